@@ -1,0 +1,139 @@
+"""A directory on disk with hashes and bytes: the only thing that is ever measured or handed on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import CompressError
+from compress.forms import Form
+from compress.units import MIB, megabytes
+
+SEAL = "artifact.json"
+"""The file that makes a directory an artifact; it is written last."""
+
+TORCH_WEIGHTS = "model.safetensors"
+MODEL_CONFIG = "config.json"
+STRUCTURE = "structure.json"
+TOKENIZER = "tokenizer.json"
+TASK = "task.json"
+ONNX_MODEL = "model.onnx"
+ORT_MODEL = "model.ort"
+
+_MODEL_SUFFIXES = (".onnx", ".onnx.data", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed directory.
+
+    `form` says what the model is, `files` maps each relative path to its sha256 and bytes, `facts` holds what
+    the step that made it found out (always `parameters`; `macs` once it is lowered).
+    """
+
+    path: Path
+    form: Form
+    files: Mapping[str, tuple[str, int]]
+    facts: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the names and hashes of all files: equal digests, equal artifacts."""
+        return self._digest_of(set(self.files))
+
+    @property
+    def runtime_digest(self) -> str:
+        """sha256 over the files that are loaded to run the model: equal ones measure alike, whatever lies beside."""
+        loaded = {name for name in self.files if name.endswith(_MODEL_SUFFIXES)}
+        return self._digest_of(loaded | ({TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE} & set(self.files)))
+
+    def _digest_of(self, names: set[str]) -> str:
+        lines = "".join(f"{name}\0{self.files[name][0]}\n" for name in sorted(names))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def model_file(self) -> Path:
+        """The file that the runtime of this form loads."""
+        return self.path / (ONNX_MODEL if self.form.framework.value == "onnx" else TORCH_WEIGHTS)
+
+    @property
+    def size_mb(self) -> float:
+        """The model's file or files with external data, in MB of 10^6 bytes."""
+        return megabytes(
+            sum(size for name, (_, size) in self.files.items() if name.endswith(_MODEL_SUFFIXES))
+        )
+
+    @property
+    def total_mb(self) -> float:
+        """Everything in the directory, in MB of 10^6 bytes."""
+        return megabytes(sum(size for _, size in self.files.values()))
+
+    def read_json(self, name: str) -> Any:
+        """The parsed JSON file `name` of the artifact."""
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(MIB):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name in the same folder, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file with stable key order, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:
+    """Hash every file of `path` and write its seal; from then on the directory is an artifact."""
+    files = {
+        str(file.relative_to(path)): (sha256_file(file), file.stat().st_size)
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != SEAL
+    }
+    body = {
+        "form": form.as_dict(),
+        "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in files.items()},
+        "facts": dict(facts),
+    }
+    write_json(path / SEAL, body)
+    return Artifact(path, form, files, dict(facts))
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read a sealed directory.
+
+    Raises:
+        CompressError: the directory has no seal, or a file of it is missing or has another size.
+    """
+    try:
+        body = json.loads((path / SEAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompressError(f"not a finished artifact: {error}", where=str(path)) from error
+    files = {name: (entry["sha256"], entry["bytes"]) for name, entry in body["files"].items()}
+    for name, (_, size) in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise CompressError("a file of this artifact is missing or was changed", where=str(file))
+    return Artifact(path, Form.from_dict(body["form"]), files, body["facts"])

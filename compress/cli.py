@@ -1,0 +1,336 @@
+"""The verbs: parse, call, print, exit code. Imports nothing heavy before a verb runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compress import __version__
+from compress.errors import BudgetMissed, CompressError, RunInterrupted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from compress.profile.load import LoadedProfile
+    from compress.records import RunRecord, StepRecord
+
+PROFILE = click.Path(path_type=Path)
+_SET = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override a value of the profile; repeatable.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Verbs(click.Group):
+    """The group that turns errors into messages and exit codes; a traceback is shown with `--debug` only."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        debug = "--debug" in sys.argv
+        try:
+            return super().main(*args, **{**options, "standalone_mode": False})
+        except click.exceptions.Exit as stop:
+            sys.exit(stop.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            sys.exit(RunInterrupted.exit_code)
+        except CompressError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"error: {error}" if error.exit_code != 2 else str(error), err=True)
+            sys.exit(error.exit_code)
+        except Exception as error:  # noqa: BLE001 - the last place where an error can become a message
+            if debug:
+                traceback.print_exc()
+            click.echo(
+                f"internal error: {type(error).__name__}: {error}\n  `--debug` shows where it comes from.",
+                err=True,
+            )
+            sys.exit(CompressError.exit_code)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="compress")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def main(debug: bool) -> None:
+    """Turn a trained model into the smallest, fastest one that still does its job, and prove it with numbers."""
+
+
+@main.command()
+@click.argument("profile", type=PROFILE)
+@_SET
+@click.option("--allow-code", is_flag=True, help="Allow the Python code that the profile names to run.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bool) -> None:
+    """Run a profile: its passes, the measuring after each, the report, the bundle."""
+    from rich.console import Console
+
+    from compress.console import TerminalProgress
+    from compress.engine.resolve import resolve_job
+    from compress.engine.running import run_job
+    from compress.progress import Silent
+    from compress.report.terminal import table
+    from compress.store.cache import Cache
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    out = Console()
+    progress = Silent() if quiet else TerminalProgress(Console(stderr=True))
+    loaded = _load(profile, assignments)
+    job = resolve_job(loaded, allow_code=allow_code)
+    for note in job.splits.notes:
+        progress.say(note)
+    try:
+        finished, store = run_job(job, Cache.default(), Path.cwd(), progress, _print_row(out))
+    except CompressError as error:
+        _report_failed(error, job.run_id)
+        raise
+    out.print(table(finished))
+    _print_outcome(out, finished, _write_reports(finished))
+    if finished.status == "budget_missed":
+        missed = ", ".join(f"{limit.name} of {limit.step}" for limit in finished.limits if not limit.held)
+        raise BudgetMissed(f"the budget is missed: {missed}", where=str(store.path))
+
+
+@main.command()
+@click.argument("profile", type=PROFILE)
+@_SET
+def validate(profile: Path, assignments: tuple[str, ...]) -> None:
+    """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
+    loaded = _load(profile, assignments)
+    click.echo(
+        f"{profile}: valid; {len(loaded.profile.passes)} passes, {len(loaded.profile.targets)} targets"
+    )
+
+
+@main.command()
+@click.argument("profile", type=PROFILE)
+@_SET
+@_JSON
+def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Show the steps of a profile, and for each whether it is cached and, if not, why."""
+    from compress.engine.planning import explain_plan
+
+    rows = explain_plan(_load(profile, assignments))
+    if as_json:
+        click.echo(json.dumps([row.as_dict() for row in rows], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("step", "from", "leaves", "parameters", "state", box=None, header_style="bold")
+    for row in rows:
+        state = f"{row.state}: {row.reason}" if row.reason else row.state
+        shown.add_row(row.name, ", ".join(row.inputs), row.form, row.parameters or "", state)
+    Console().print(shown)
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@_JSON
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write the report; reports/<profile>/ if unset."
+)
+def report(run_name: str, as_json: bool, out: Path | None) -> None:
+    """Write the report of a run again (RUN: its id, its folder, or a profile's name)."""
+    from compress.report.frame import contract_text
+    from compress.store.runs import RUNS, find_run
+
+    record = find_run(run_name, Path.cwd() / RUNS).load()
+    if as_json:
+        click.echo(contract_text(record), nl=False)
+        return
+    from rich.console import Console
+
+    from compress.report.terminal import table
+
+    console = Console()
+    console.print(table(record))
+    _print_outcome(console, record, _write_reports(record, out))
+
+
+@main.command()
+@click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True)
+@click.option("--anyway", is_flag=True, help="Compare runs of different targets or test splits, with a warning.")
+def compare(run_names: tuple[str, ...], anyway: bool) -> None:
+    """Put runs side by side."""
+    from rich.console import Console
+
+    from compress.report.compare import compare as side_by_side
+    from compress.store.runs import RUNS, find_run
+
+    records = [find_run(name, Path.cwd() / RUNS).load() for name in run_names]
+    comparison = side_by_side(records, anyway=anyway)
+    out = Console()
+    for warning in comparison.warnings:
+        out.print(f"warning: {warning}", style="yellow", highlight=False)
+    out.print(comparison.table())
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_JSON
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check every hash of a bundle and run its golden examples in a clean process."""
+    from compress.passes.export.verify import verify_bundle
+
+    result = verify_bundle(bundle)
+    if as_json:
+        click.echo(json.dumps(result.as_dict(), indent=2))
+    else:
+        click.echo(str(result))
+
+
+@main.command()
+@_JSON
+def targets(as_json: bool) -> None:
+    """Show what this machine can measure on."""
+    from compress.targets.local import probe
+
+    found = probe()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for name, facts in found.items():
+        click.echo(f"{name}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
+
+
+@main.group()
+def cache() -> None:
+    """List and prune the store of artifacts and measurements."""
+
+
+@cache.command("list")
+@_JSON
+def cache_list(as_json: bool) -> None:
+    """List the finished artifacts, the one used last first."""
+    from datetime import datetime
+
+    from compress.store.cache import Cache
+    from compress.units import megabytes
+
+    store = Cache.default()
+    entries = store.entries()
+    if as_json:
+        click.echo(json.dumps([vars(entry) for entry in entries], indent=2))
+        return
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).isoformat(" ", timespec="minutes")
+        click.echo(
+            f"{entry.key[:12]}  {megabytes(entry.bytes):8.1f} MB  {used}  "
+            f"{entry.profile} / {entry.step} ({entry.form})"
+        )
+    total = megabytes(sum(entry.bytes for entry in entries))
+    click.echo(f"{len(entries)} artifacts, {total:.1f} MB in {store.root}")
+
+
+@cache.command("prune")
+@click.option(
+    "--older-than", type=float, metavar="DAYS", help="Remove artifacts that no run asked for in so many days."
+)
+@click.option("--everything", is_flag=True, help="Remove all artifacts.")
+@click.option(
+    "--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps and cached logits too."
+)
+def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
+    """Remove artifacts; measurements and the records of runs stay."""
+    import time
+
+    from compress.errors import UsageError
+    from compress.store.cache import Cache
+    from compress.units import megabytes
+
+    if older_than is None and not everything and not leftovers:
+        raise UsageError("say what to remove: --older-than DAYS, --leftovers or --everything")
+    store = Cache.default()
+    limit = time.time() if everything else time.time() - (older_than or 0) * 86_400
+    removed = [
+        entry
+        for entry in store.entries()
+        if (everything or (older_than is not None and entry.used < limit)) and store.remove(entry.key)
+    ]
+    freed = sum(entry.bytes for entry in removed) + (
+        store.remove_leftovers() if leftovers or everything else 0
+    )
+    click.echo(f"removed {len(removed)} artifacts, {megabytes(freed):.1f} MB")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("compress.yaml"), show_default=True)
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+def init(model: str, data: str, out: Path, force: bool) -> None:
+    """Write a commented profile for MODEL and DATA."""
+    from compress.artifacts import write_text
+    from compress.errors import UsageError
+    from compress.profile.starter import starter_profile
+
+    if out.exists() and not force:
+        raise UsageError(
+            "there is a file of this name already", where=str(out), hint="`--force` replaces it."
+        )
+    write_text(out, starter_profile(model, data))
+    click.echo(f"wrote {out}; next: compress validate {out}, compress run {out}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of a profile, for an editor."""
+    from compress.profile.json_schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _load(profile: Path, assignments: tuple[str, ...]) -> LoadedProfile:
+    from compress.profile.load import load_profile
+
+    return load_profile(profile, assignments)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_row(out: Console) -> Callable[[RunRecord, StepRecord], None]:
+    from compress.report.terminal import row_line
+
+    return lambda run, record: out.print(row_line(run, record))
+
+
+def _write_reports(run: RunRecord, out: Path | None = None) -> Path:
+    from compress.report.write import write_report
+
+    return write_report(run, out or Path.cwd() / "reports" / run.profile).html
+
+
+def _report_failed(error: CompressError, run_id: str) -> None:
+    """A failed run has a report too: the steps that were done, and the error."""
+    from compress.store.runs import RUNS, RunStore
+
+    path = Path.cwd() / RUNS / run_id
+    if not isinstance(error, RunInterrupted) and (path / "run.json").is_file():
+        record = RunStore(path).load()
+        if record.steps:
+            _write_reports(record)
+
+
+def _print_outcome(out: Console, run: RunRecord, html: Path) -> None:
+    from compress.report.terminal import summary_lines
+
+    for line in summary_lines(run):
+        out.print(line, soft_wrap=True)
+    out.print(f"report  {html}", highlight=False, soft_wrap=True)

@@ -1,0 +1,255 @@
+"""What every text and label must be, whatever its source; every fault is found before any training."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.files import nearest
+from compress.data.rows import Rows
+from compress.data.splits import Examples
+from compress.errors import DataError
+
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_KINDS = {str: "a text", int: "a number", bool: "true or false"}
+
+Label = str | int | bool
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Checked splits by role, the names of their label indices, and what is worth a note."""
+
+    splits: Mapping[str, Examples]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None) -> Labelled:
+    """Turn the rows of each role (`train` always there) into examples with label indices.
+
+    Labels that are texts are named by themselves, in sorted order. Numbers are indices into `declared`, or
+    into the names that the source gives, or stand for themselves in numeric order.
+
+    Args:
+        declared: the profile's `data.labels`.
+
+    Raises:
+        DataError: an empty split, a text or label that is missing, blank or of the wrong type, a label
+            without a name or that training never sees, one class only.
+    """
+    for role, each in rows.items():
+        if not len(each):
+            raise DataError(f"the {role} split is empty", where=each.where)
+    texts = {role: _checked_texts(each) for role, each in rows.items()}
+    values = _unified({role: _checked_labels(each) for role, each in rows.items()}, rows)
+    names, index_of = _name_labels(values, rows, declared)
+    present = set(values["train"])
+    if len(present) < 2:
+        only = names[index_of[values["train"][0]]]
+        raise DataError(
+            f"one class only: every training example has the label {only!r}", where=rows["train"].where
+        )
+    _refuse_unseen(values, rows, {value: names[index_of[value]] for value in present})
+    unseen = [names[index] for value, index in index_of.items() if value not in present]
+    notes = [note for each in rows.values() for note in each.notes]
+    if unseen:
+        notes.append(f"no training example has the label {', '.join(map(repr, unseen))}")
+    splits = {
+        role: Examples(texts[role], np.array([index_of[value] for value in values[role]], np.int64))
+        for role in rows
+    }
+    return Labelled(splits, names, tuple(notes))
+
+
+def check_declared(names: tuple[str, ...] | None) -> None:
+    """Refuse label names that are blank, or equal but for their case: labels are matched by name."""
+    if names is None:
+        return
+    if len(names) < 2:
+        raise DataError(f"{len(names)} label named; a classifier needs two at least", where="data.labels")
+    _refuse_alike(names, "data.labels")
+
+
+def check_class_sizes(
+    classes: Mapping[int, Sequence[bytes]],
+    names: tuple[str, ...],
+    present: NDArray[np.int64],
+    parts: int,
+    where: str,
+) -> None:
+    """Refuse a class with fewer distinct texts than the splits that are made of it.
+
+    Raises:
+        DataError: names every such class.
+    """
+    small = [
+        f"{names[label]!r} has {len(classes.get(label, ()))}"
+        for label in np.unique(present).tolist()
+        if len(classes.get(label, ())) < parts
+    ]
+    if small:
+        shown = ", ".join(small[:5]) + (f" and {len(small) - 5} more classes" if len(small) > 5 else "")
+        raise DataError(
+            f"too few examples: each class needs {parts} distinct texts to make {parts} splits; {shown}",
+            where=where,
+            hint="Add examples, drop the class, or name splits that exist under `data.splits`.",
+        )
+
+
+def _checked_texts(rows: Rows) -> tuple[str, ...]:
+    for i, text in enumerate(rows.texts):
+        if isinstance(text, str):
+            if text.isspace() or not text:
+                raise DataError("the text is blank", where=rows.place(i))
+            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise DataError(
+                    "the text holds half a surrogate pair: not valid Unicode", where=rows.place(i)
+                )
+        elif _is_missing(text):
+            raise DataError("the text is missing", where=rows.place(i))
+        else:
+            raise DataError(
+                f"the text is {_describe(text)}",
+                where=rows.place(i),
+                hint="Is `data.text_column` the right column?",
+            )
+    return tuple(text for text in rows.texts if isinstance(text, str))
+
+
+def _checked_labels(rows: Rows) -> list[Label]:
+    """Labels as text, whole number or bool; whole floats count as whole numbers."""
+    labels: list[Label] = []
+    for i, label in enumerate(rows.labels):
+        if isinstance(label, str):
+            stripped = label.strip()
+            if not stripped:
+                raise DataError("the label is blank", where=rows.place(i))
+            labels.append(stripped)
+        elif isinstance(label, (bool, int)):
+            labels.append(label)
+        elif _is_missing(label):
+            raise DataError("the label is missing", where=rows.place(i))
+        elif isinstance(label, float) and label.is_integer():
+            labels.append(int(label))
+        else:
+            raise DataError(
+                f"the label is {_describe(label)}; expected a text or a whole number",
+                where=rows.place(i),
+                hint="Is `data.label_column` the right column?",
+            )
+    return labels
+
+
+def _unified(labels: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> dict[str, list[Label]]:
+    """Labels of one type over all splits; texts that are all whole numbers become numbers."""
+    first: dict[type, str] = {}
+    for role, values in labels.items():
+        for kind in dict.fromkeys(map(type, values)):
+            at = next(i for i, value in enumerate(values) if type(value) is kind)
+            first.setdefault(kind, rows[role].place(at))
+    if len(first) > 1:
+        (kind, place), (other, other_place) = list(first.items())[:2]
+        raise DataError(
+            f"labels of two types: {_KINDS[kind]} at {place}, but {_KINDS[other]} here", where=other_place
+        )
+    every = set(chain.from_iterable(labels.values()))
+    if all(isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) for value in every):
+        return {role: [int(value) for value in values] for role, values in labels.items()}
+    return {role: list(values) for role, values in labels.items()}
+
+
+def _name_labels(
+    values: Mapping[str, list[Label]], rows: Mapping[str, Rows], declared: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[Label, int]]:
+    """The names of the label indices, and the index of every value a label may have."""
+    train = set(values["train"])
+    sample = next(iter(train))
+    if isinstance(sample, str):
+        names = declared or tuple(sorted(value for value in train if isinstance(value, str)))
+        _refuse_alike(names, rows["train"].where)
+        for role, each in values.items():
+            for i, value in enumerate(each):
+                if declared and value not in declared:
+                    raise DataError(
+                        f"the label {value!r} is not among `data.labels`{nearest(str(value), names)}",
+                        where=rows[role].place(i),
+                    )
+        return names, {name: index for index, name in enumerate(names)}
+    _refuse_negative(values, rows)
+    given = declared or rows["train"].label_names
+    if given is None and isinstance(sample, bool):
+        given = ("false", "true")
+    if given is None:
+        numbers = sorted(train)
+        return tuple(str(number) for number in numbers), {number: i for i, number in enumerate(numbers)}
+    for role, each in values.items():
+        for i, value in enumerate(each):
+            if int(value) >= len(given):
+                owner = "`data.labels`" if declared else "the data set"
+                raise DataError(
+                    f"the label {value} has no name: {owner} names {len(given)}, 0 to {len(given) - 1}",
+                    where=rows[role].place(i),
+                )
+    _refuse_alike(given, rows["train"].where)
+    return given, {index: index for index in range(len(given))}
+
+
+def _refuse_negative(values: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> None:
+    for role, each in values.items():
+        for i, value in enumerate(each):
+            if int(value) < 0:
+                raise DataError(
+                    f"the label is negative: {value}",
+                    where=rows[role].place(i),
+                    hint="-1 often marks examples whose label is withheld: name another split for this role.",
+                )
+
+
+def _refuse_unseen(
+    values: Mapping[str, list[Label]], rows: Mapping[str, Rows], trained: Mapping[Label, str]
+) -> None:
+    """Every label of validation and test must occur in training; `trained` are those that do, with names."""
+    for role, each in values.items():
+        for i, value in enumerate(each):
+            if value not in trained:
+                raise DataError(
+                    f"the {role} split has the label {str(value)!r}, which no training example has"
+                    f"{nearest(str(value), list(trained.values()))}",
+                    where=rows[role].place(i),
+                )
+
+
+def _refuse_alike(names: Sequence[str], where: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = name.strip().casefold()
+        if not plain:
+            raise DataError("a label's name is blank", where=where)
+        if plain in seen:
+            same = (
+                f"{name!r} stands twice"
+                if seen[plain] == name
+                else f"{seen[plain]!r} and {name!r} differ in case only"
+            )
+            raise DataError(f"labels must differ: {same}", where=where)
+        seen[plain] = name
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _describe(value: Any) -> str:
+    shown = repr(value)
+    kind = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    return (
+        f"{kind.get(type(value), type(value).__name__)}: {shown if len(shown) <= 40 else shown[:37] + '...'}"
+    )

@@ -1,0 +1,46 @@
+"""One split as it stands in its source, before anything in it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold the texts and their labels."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values as the source holds them: any type, perhaps null.
+
+    `where` is the file, folder or hub split, `place(i)` the file and line of row i. `label_names` are the
+    names that the source itself gives to numbered labels, 0 first.
+    """
+
+    where: str
+    texts: Sequence[object]
+    labels: Sequence[object]
+    place: Callable[[int], str]
+    label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that was found: a reader for each of its splits.
+
+    `files` are all files that reading looks at, by their name relative to the source; none for the hub's.
+    """
+
+    where: str
+    splits: Mapping[str, Callable[[], Rows]]
+    files: Mapping[str, Path]

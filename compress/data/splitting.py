@@ -1,0 +1,83 @@
+"""Made splits: by the hash of each text's content, class by class.
+
+A text's place in the order depends on the seed and on the text alone, so the order of the files does not
+matter and an added example moves at most a few others from one split to another. Equal texts are one unit:
+they never stand on two sides. Pure functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_KEY_BYTES = 16
+
+
+def text_key(text: str) -> bytes:
+    """What two texts share when they count as the same: NFKC, no case, white space collapsed; 16 bytes."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(plain.encode(), digest_size=_KEY_BYTES).digest()
+
+
+def group_classes(keys: Sequence[bytes], labels: NDArray[np.int64]) -> dict[int, list[bytes]]:
+    """The distinct texts of each class; one with several labels counts for the most frequent (lowest of equals).
+
+    Args:
+        keys: `text_key` of each example.
+        labels: int64 (n,).
+    """
+    best: dict[bytes, tuple[int, int]] = {}
+    for (key, label), count in Counter(zip(keys, labels.tolist(), strict=True)).items():
+        vote = (count, -label)
+        if key not in best or vote > best[key]:
+            best[key] = vote
+    classes: dict[int, list[bytes]] = defaultdict(list)
+    for key, (_, negative) in best.items():
+        classes[-negative].append(key)
+    return dict(classes)
+
+
+def make_parts(
+    classes: Mapping[int, Sequence[bytes]], fractions: Sequence[float], seed: int
+) -> dict[bytes, int]:
+    """The part that each distinct text goes to: 0 = the rest, i = the part of `fractions[i - 1]`.
+
+    Each part takes its fraction of each class, rounded, at least one text, and leaves at least one for every
+    later part and for the rest.
+
+    Args:
+        classes: the distinct texts of each class.
+        fractions: of each class's distinct texts; their sum is below 1.
+        seed: another seed, other parts.
+
+    Raises:
+        ValueError: a class has fewer distinct texts than there are parts.
+    """
+    parts: dict[bytes, int] = {}
+    for label, members in classes.items():
+        if len(members) <= len(fractions):
+            raise ValueError(f"class {label}: {len(members)} distinct texts for {len(fractions) + 1} parts")
+        ordered = sorted(members, key=lambda key: _rank(key, seed))
+        parts.update(dict.fromkeys(ordered, 0))
+        start = 0
+        for part, fraction in enumerate(fractions, start=1):
+            later = len(fractions) - part + 1
+            size = min(max(1, round(fraction * len(ordered))), len(ordered) - start - later)
+            parts.update(dict.fromkeys(ordered[start : start + size], part))
+            start += size
+    return parts
+
+
+def conflicting_texts(keys: Sequence[bytes], labels: NDArray[np.int64]) -> int:
+    """How many distinct texts stand with more than one label."""
+    pairs = set(zip(keys, labels.tolist(), strict=True))
+    return sum(labels_of_text > 1 for labels_of_text in Counter(key for key, _ in pairs).values())
+
+
+def _rank(key: bytes, seed: int) -> bytes:
+    return hashlib.blake2b(key, digest_size=_KEY_BYTES, key=seed.to_bytes(8, "little")).digest()

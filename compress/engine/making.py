@@ -1,0 +1,111 @@
+"""Make a step, or find it made: lock, run the pass, check its promise, seal, publish."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass
+
+from compress.artifacts import Artifact, seal
+from compress.engine.resolve import Job
+from compress.errors import PassError
+from compress.keys import asked_precision
+from compress.plan import STEP_KINDS, PlannedStep
+from compress.progress import Progress
+from compress.step import StepContext, StepResult
+from compress.store.cache import Cache, MadeStep
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """A step that is made now or was before; `cached` says which."""
+
+    made: MadeStep
+    cached: bool
+
+
+def make_step(
+    step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress
+) -> StepOutcome:
+    """The artifact of a step, from the cache or by running its pass.
+
+    Raises:
+        PassError: the pass left another form than the plan says, or no parameter count.
+    """
+    key = job.keys[step.name]
+    made = cache.find(key)
+    if made is not None:
+        cache.touch(key)
+        return StepOutcome(made, cached=True)
+    with cache.lock(key, progress, step.name):
+        made = cache.find(key)
+        if made is not None:
+            return StepOutcome(made, cached=True)
+        out = cache.making(key)
+        started = time.monotonic()
+        context = StepContext(
+            spec=step.spec,
+            inputs=inputs,
+            task=job.task,
+            data=job.training_data,
+            out=out,
+            work=cache.work(key),
+            logits=cache.logits,
+            seed=job.plan.profile.seed,
+            precision=job.numerics.precision(asked_precision(step.spec)),
+            device=job.numerics.device,
+            threads=job.plan.profile.targets[0].threads,
+            progress=progress,
+            base=job.loaded.source.base,
+            allow_code=job.allow_code,
+        )
+        result = run_pass(step, context)
+        check_promise(step, result)
+        seal(out, result.form, result.facts)
+        made = cache.publish(
+            key,
+            out,
+            seconds=time.monotonic() - started,
+            curves=result.curves,
+            parts=job.parts[step.name],
+            labels={"step": step.name, "profile": job.plan.profile.name, "form": str(result.form)},
+        )
+    return StepOutcome(made, cached=False)
+
+
+def run_pass(step: PlannedStep, context: StepContext) -> StepResult:
+    """Import what runs this kind of step, and run it."""
+    kind = STEP_KINDS[step.kind]
+    if "torch" in kind.libraries:
+        prepare_torch(context)
+    result = getattr(importlib.import_module(kind.module), kind.function)(context)
+    assert isinstance(result, StepResult)
+    return result
+
+
+def prepare_torch(context: StepContext) -> None:
+    """Seed torch and give it this machine's threads: the same step gives the same numbers whenever it runs."""
+    import torch
+
+    from compress.numerics import local_numerics
+
+    torch.set_num_threads(local_numerics().threads)
+    torch.manual_seed(context.seed)
+
+
+def check_promise(step: PlannedStep, result: StepResult) -> None:
+    """Compare what a pass left with what its spec says it leaves.
+
+    What is not known before: the number format that `auto` chooses, and the structure of a model from outside.
+    """
+    promised = step.form
+    if step.kind in ("quantize", "export"):
+        promised = promised.with_(numbers=result.form.numbers)
+    if step.kind == "source":
+        promised = promised.with_(structure=result.form.structure)
+    if result.form.with_(structure=promised.structure) != promised:
+        raise PassError(
+            f"promised a model that is {step.form}, but left one that is {result.form}", where=step.name
+        )
+    if not isinstance(result.facts.get("parameters"), int):
+        raise PassError("left no parameter count", where=step.name)

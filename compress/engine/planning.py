@@ -1,0 +1,94 @@
+"""What `compress plan` says of each step: is it cached, and if not, what differs from the one that is nearest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from compress.engine.resolve import fingerprints
+from compress.keys import all_parts, key_of
+from compress.numerics import local_numerics
+from compress.plan import PlannedStep, build_plan
+from compress.profile.load import LoadedProfile
+from compress.store.cache import Cache
+from compress.units import format_count
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One step as `compress plan` shows it. `state` is `cached`, `to do`, or `unresolved`."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    form: str
+    parameters: str | None
+    state: str
+    reason: str
+    key: str | None
+
+    def as_dict(self) -> dict[str, object]:
+        """The row as plain JSON values."""
+        return {**vars(self), "inputs": list(self.inputs)}
+
+
+def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
+    """A row for each step, in the order in which they run."""
+    plan, known, numerics, cache = (
+        build_plan(loaded.profile),
+        fingerprints(loaded),
+        local_numerics(),
+        Cache.default(),
+    )
+    all_of_them = all_parts(plan, known, numerics)
+    keys = {name: key_of(parts) for name, parts in all_of_them.items()}
+    rows = []
+    for step in plan.steps:
+        parts, key = all_of_them[step.name], keys[step.name]
+        made = cache.find(key) if key else None
+        if key is None:
+            state, reason = "unresolved", _unresolved(step, known.model, known.data, keys)
+        elif made is not None:
+            state, reason = "cached", ""
+        else:
+            state, reason = "to do", _difference(parts, cache.parts_of(step.name, plan.profile.name))
+        parameters = format_count(made.artifact.facts["parameters"]) if made else None
+        rows.append(
+            PlanRow(
+                step.name,
+                step.kind,
+                tuple(step.inputs.values()),
+                str(step.form),
+                parameters,
+                state,
+                reason,
+                key,
+            )
+        )
+    return rows
+
+
+def _unresolved(step: PlannedStep, model: str | None, data: str | None, keys: dict[str, str | None]) -> str:
+    waiting = [name for name in step.inputs.values() if keys[name] is None]
+    if waiting:
+        return f"{', '.join(waiting)} is not resolved"
+    return "the model is not on this machine yet" if model is None else "the data is not on this machine yet"
+
+
+def _difference(parts: dict[str, object], earlier: list[dict[str, object]]) -> str:
+    """What differs from the most similar step of the same name that was made before."""
+    if not earlier:
+        return "not made yet"
+    nearest = min((_changed(parts, other) for other in earlier), key=len)
+    return f"changed: {', '.join(nearest)}" if nearest else "its artifact was removed or damaged"
+
+
+def _changed(parts: object, other: object, path: str = "") -> list[str]:
+    if isinstance(parts, dict) and isinstance(other, dict):
+        names = sorted(parts.keys() | other.keys())
+        return [
+            change
+            for name in names
+            for change in _changed(parts.get(name), other.get(name), f"{path}.{name}" if path else name)
+        ]
+    return [] if json.dumps(parts, sort_keys=True) == json.dumps(other, sort_keys=True) else [path]

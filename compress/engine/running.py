@@ -1,0 +1,259 @@
+"""The loop: make each row's step, measure it on each target, record it, judge it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from compress.artifacts import TOKENIZER, Artifact
+from compress.engine.budget import judge
+from compress.engine.environment import describe_environment
+from compress.engine.making import make_step
+from compress.engine.resolve import Job, examples_digest
+from compress.errors import CompressError, RunInterrupted
+from compress.measure.keys import measurement_key
+from compress.measure.measuring import measure
+from compress.plan import BASELINE, Row
+from compress.progress import Progress
+from compress.records import RunRecord, RunStatus, Size, StepRecord, TargetMeasurement
+from compress.store.cache import Cache, MadeStep
+from compress.store.runs import RUNS, RunStore
+from compress.targets.local import ResolvedTarget
+from compress.units import megabytes
+
+OnRow = Callable[[RunRecord, StepRecord], None]
+
+
+@dataclass
+class _State:
+    """What the loop has so far."""
+
+    run: RunRecord
+    made: dict[str, MadeStep] = field(default_factory=dict)
+    baselines: dict[str, TargetMeasurement] = field(default_factory=dict)
+
+
+def run_job(
+    job: Job, cache: Cache, folder: Path, progress: Progress, on_row: OnRow
+) -> tuple[RunRecord, RunStore]:
+    """Run a resolved job to its end, from wherever an earlier run of the same plan stopped.
+
+    Args:
+        job: what to run.
+        cache: where artifacts and measurements are found and kept.
+        folder: the working folder; the run's directory is `runs/<id>/` in it.
+        progress: where bars and messages go.
+        on_row: called with each finished row.
+
+    Returns:
+        The finished run and its directory.
+
+    Raises:
+        CompressError: a step failed; the run's directory says which and why.
+        RunInterrupted: the user stopped the run.
+    """
+    store = RunStore(folder / RUNS / job.run_id)
+    finished = _finished(store)
+    if finished is not None:
+        for record in finished.steps:
+            on_row(finished, record)
+        return finished, store
+    cache.prepare()
+    began = time.monotonic()
+    state = _State(_new_run(job))
+    store.begin(state.run)
+    try:
+        for position, row in enumerate(job.plan.rows):
+            record = _row(row, job, state, cache, progress)
+            store.add(position, record)
+            limits = judge(record, job.plan.profile.budget) if _is_judged(row, job) else ()
+            state.run = state.run.model_copy(
+                update={"steps": (*state.run.steps, record), "limits": (*state.run.limits, *limits)}
+            )
+            on_row(state.run, record)
+        state.run = _finish(job, state, store, time.monotonic() - began)
+    except KeyboardInterrupt:
+        store.write(_ended(state.run, "interrupted", "stopped by the user"))
+        raise RunInterrupted(
+            "stopped; the same command goes on from the last checkpoint", where=str(store.path)
+        ) from None
+    except Exception as error:
+        _record_failure(job, state, store, error)
+        raise
+    store.write(state.run)
+    return state.run, store
+
+
+def _finished(store: RunStore) -> RunRecord | None:
+    """The run of this plan if it was finished before, with its bundle still there."""
+    if not (store.path / "run.json").is_file():
+        return None
+    run = store.load()
+    complete = run.status in ("ok", "budget_missed")
+    return run if complete and (run.bundle is None or Path(run.bundle).is_dir()) else None
+
+
+def _new_run(job: Job) -> RunRecord:
+    profile, splits = job.plan.profile, job.splits
+    return RunRecord(
+        run=job.run_id,
+        profile=profile.name,
+        task=profile.task,
+        metric=job.task.metric,
+        status="running",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        labels=splits.labels,
+        splits={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+        seed=profile.seed,
+        profile_text=job.loaded.source.text,
+        environment=describe_environment(job.numerics, job.targets),
+        targets=tuple(target.label for target in job.targets),
+        steps=(),
+        notes=splits.notes,
+    )
+
+
+def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) -> StepRecord:
+    """Make what a row needs, measure it on each target, and say all that in one record."""
+    before = set(state.made)
+    cached = [_make(row.step, job, state, cache, progress)]
+    lowered = {name for name in row.measured.values() if name != row.step}
+    cached += [_make(name, job, state, cache, progress) for name in sorted(lowered)]
+    measurements = tuple(_measure(row, target, job, state, cache, progress) for target in job.targets)
+    made = state.made[row.step]
+    first = state.made[row.measured[job.targets[0].spec.runtime]].artifact
+    work = {name: state.made[name].seconds for name in set(state.made) - before}
+    conversions = {name for name in work if job.plan.step(name).kind == "lower"}
+    return StepRecord(
+        step=row.name,
+        kind=job.plan.step(row.step).kind,
+        role=row.role,
+        status="cached" if all(cached) else "ok",
+        key=job.keys[row.step],
+        form=str(first.form),
+        artifact=_relative(made.artifact, cache),
+        measured=_relative(first, cache),
+        facts={**made.artifact.facts, "lowering": dict(first.facts)}
+        if lowered
+        else dict(made.artifact.facts),
+        curves=made.curves,
+        size=Size(
+            model_mb=first.size_mb,
+            tokenizer_mb=megabytes(first.files[TOKENIZER][1]) if TOKENIZER in first.files else 0.0,
+            total_mb=first.total_mb,
+        ),
+        parameters=made.artifact.facts["parameters"],
+        macs=first.facts.get("macs"),
+        seconds=sum(work[name] for name in work.keys() - conversions),
+        lower_seconds=sum(work[name] for name in conversions),
+        measure_seconds=sum(measurement.seconds for measurement in measurements),
+        measurements=measurements,
+    )
+
+
+def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> bool:
+    """Make a step and whatever it takes; whether it was in the cache."""
+    if name in state.made:
+        return True
+    step = job.plan.step(name)
+    for needed in step.inputs.values():
+        _make(needed, job, state, cache, progress)
+    inputs = {role: state.made[source].artifact for role, source in step.inputs.items()}
+    outcome = make_step(step, job, inputs, cache, progress)
+    state.made[name] = outcome.made
+    return outcome.cached
+
+
+def _measure(
+    row: Row, target: ResolvedTarget, job: Job, state: _State, cache: Cache, progress: Progress
+) -> TargetMeasurement:
+    """The measurement of a row on a target, from the cache or made now."""
+    runtime = target.spec.runtime
+    artifact = state.made[row.measured[runtime]].artifact
+    baseline = state.made[job.plan.rows[0].measured[runtime]].artifact
+    profile = job.plan.profile
+    key = measurement_key(
+        artifact_digest=artifact.runtime_digest,
+        baseline_digest=baseline.runtime_digest,
+        fingerprint=target.fingerprint,
+        split=examples_digest(job.splits.test),
+        spec=profile.measure,
+        seed=profile.seed,
+    )
+    measurement = cache.measurement(key)
+    if measurement is None:
+        with cache.lock(f"measure-{key}", progress, f"measuring {row.name}"):
+            measurement = cache.measurement(key)
+            if measurement is None:
+                measurement = measure(
+                    artifact,
+                    baseline,
+                    None if row.name == BASELINE else state.baselines[target.label],
+                    target,
+                    job.task,
+                    job.splits.test,
+                    profile.measure,
+                    seed=profile.seed,
+                    key=key,
+                    progress=progress,
+                )
+                cache.keep_measurement(measurement)
+    # Names are not part of the key: the same processor may be called otherwise in another profile.
+    measurement = measurement.model_copy(update={"target": target.label})
+    if row.name == BASELINE:
+        state.baselines[target.label] = measurement
+    return measurement
+
+
+def _is_judged(row: Row, job: Job) -> bool:
+    last = row is job.plan.rows[-1]
+    return last or (job.plan.profile.budget.judge == "each" and row.role == "step")
+
+
+def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> RunRecord:
+    """Place the bundle, with what was measured of it, and say how the run ended."""
+    bundle = None
+    last = state.made[job.plan.rows[-1].step].artifact
+    if last.form.bundled:
+        # Imported here: a run that is found finished needs nothing of the passes.
+        from compress.passes.export.manifest import write_measured
+
+        path = store.place_bundle(last)
+        write_measured(path, state.run.steps[-1], job.loaded.source.text, job.run_id)
+        bundle = str(path)
+    missed = not all(limit.held for limit in state.run.limits)
+    run = _ended(state.run, "budget_missed" if missed else "ok", None)
+    return run.model_copy(update={"bundle": bundle, "wall_seconds": wall_seconds})
+
+
+def _ended(run: RunRecord, status: RunStatus, error: str | None) -> RunRecord:
+    seconds = sum(step.seconds + step.lower_seconds + step.measure_seconds for step in run.steps)
+    return run.model_copy(update={"status": status, "seconds": seconds, "error": error})
+
+
+def _record_failure(job: Job, state: _State, store: RunStore, error: Exception) -> None:
+    """Leave the record of the row that failed, and its error."""
+    done = len(state.run.steps)
+    text = str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
+    if done < len(job.plan.rows):
+        row = job.plan.rows[done]
+        step = job.plan.step(row.step)
+        record = StepRecord(
+            step=row.name,
+            kind=step.kind,
+            role=row.role,
+            status="failed",
+            key=job.keys[row.step],
+            form=str(step.form),
+            error=text,
+        )
+        store.add(done, record)
+    store.write(_ended(state.run, "failed", text))
+
+
+def _relative(artifact: Artifact, cache: Cache) -> str:
+    return str(artifact.path.relative_to(cache.root))

@@ -1,0 +1,105 @@
+"""The error tree. Every error a user can meet is one of these, and each has the exit code of its kind.
+
+CompressError            1  something inside `compress` went wrong
+├── ProfileError         2  the profile is wrong (all its faults at once)
+├── UsageError           2  a command was called wrongly
+├── BudgetMissed         3  the run is complete, and a limit of `budget` was missed
+├── DataError            4  the data cannot be used as declared
+├── ModelError           4  a model cannot be found, loaded or used as declared
+├── TargetError          5  a target is missing, or failed while it was measured
+├── PassError            6  a pass broke its promise
+└── RunInterrupted     130  the user stopped the run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class CompressError(Exception):
+    """An error for a user: what is wrong, where, what was expected and what to do next.
+
+    Args:
+        message: what is wrong and what was expected, one sentence.
+        where: `file:line`, a key of the profile, or a path; None where there is none.
+        hint: what to do next; None where the message says it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  {self.hint}" if self.hint else text
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a profile: `file:line: path: message`."""
+
+    file: str
+    line: int | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
+class ProfileError(CompressError):
+    """The profile is wrong; `faults` holds every fault that was found, in the order of the file."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class UsageError(CompressError):
+    """A command was called wrongly."""
+
+    exit_code = 2
+
+
+class BudgetMissed(CompressError):
+    """The run is complete, and a limit of its budget was missed."""
+
+    exit_code = 3
+
+
+class DataError(CompressError):
+    """The data cannot be used as declared."""
+
+    exit_code = 4
+
+
+class ModelError(CompressError):
+    """A model cannot be found, loaded or used as declared."""
+
+    exit_code = 4
+
+
+class TargetError(CompressError):
+    """A target is missing, or failed while it was measured."""
+
+    exit_code = 5
+
+
+class PassError(CompressError):
+    """A pass broke its promise: its result is not what its spec says it produces."""
+
+    exit_code = 6
+
+
+class RunInterrupted(CompressError):
+    """The user stopped the run; started again, it goes on from its last checkpoint."""
+
+    exit_code = 130

@@ -1,0 +1,166 @@
+"""Step keys: equal keys, equal results. Computed from files and package metadata alone, without importing torch."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from compress.numerics import Numerics
+from compress.plan import STEP_KINDS, Plan, PlannedStep
+from compress.profile.base import Spec
+from compress.profile.pass_specs import PruneSpec, QuantizeSpec
+from compress.profile.training_spec import Precision, TrainingSpec
+
+_ROOT = Path(__file__).parent
+_CONTRACT = frozenset(
+    # What every step is run through; its own behaviour does not enter a result.
+    (
+        "compress/errors.py",
+        "compress/progress.py",
+        "compress/units.py",
+        "compress/records.py",
+        "compress/profile/",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What the outside world gives a plan: sha256 of the model's and of the data's files; None: not known yet."""
+
+    model: str | None
+    data: str | None
+
+
+def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dict[str, dict[str, object]]:
+    """What the key of each step is made of, by the step's name.
+
+    A key is the sha256 of the keys of the inputs by role, the spec, the source of the pass and of all that it
+    imports from this package, the versions of its libraries, and, where it reads data or trains, of the data's
+    fingerprint, the seed and the numerics.
+    """
+    keys: dict[str, str | None] = {}
+    parts: dict[str, dict[str, object]] = {}
+    for step in plan.steps:
+        parts[step.name] = step_parts(step, plan, fingerprints, numerics, keys)
+        keys[step.name] = key_of(parts[step.name])
+    return parts
+
+
+def key_of(parts: dict[str, object]) -> str | None:
+    """The key that these parts make; None where one of them is not resolved yet."""
+    if _unresolved(parts):
+        return None
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def step_parts(
+    step: PlannedStep,
+    plan: Plan,
+    fingerprints: Fingerprints,
+    numerics: Numerics,
+    keys: Mapping[str, str | None],
+) -> dict[str, object]:
+    """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
+    kind = STEP_KINDS[step.kind]
+    spec = step.spec.model_dump(mode="json", by_alias=True)
+    spec.pop("control", None)
+    if step.kind == "source":
+        spec.pop("model", None)
+    parts: dict[str, object] = {
+        "kind": step.kind,
+        "inputs": {role: keys[name] for role, name in step.inputs.items()},
+        "spec": spec,
+        "code": code_digest(kind.module),
+        "libraries": {name: _version(name) for name in kind.libraries},
+    }
+    if step.kind == "source":
+        parts["model"] = fingerprints.model
+    if kind.reads_data:
+        data = plan.profile.data.model_dump(mode="json")
+        parts["data"] = {
+            "fingerprint": fingerprints.data,
+            "task": plan.profile.task,
+            "code": [code_digest(f"compress.{part}") for part in ("data", "tasks")],
+            "seed": plan.profile.seed,
+            **{name: value for name, value in data.items() if name not in ("path", "name", "revision")},
+        }
+    if kind.trains:
+        parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
+    if isinstance(step.spec, QuantizeSpec) and step.spec.scheme == "auto":
+        # `auto` picks by timing with the first target's threads.
+        parts["threads"] = plan.profile.targets[0].threads
+    return parts
+
+
+def asked_precision(spec: Spec) -> Precision:
+    """The precision that the training of a step asks for."""
+    training = spec.recover if isinstance(spec, PruneSpec) else spec
+    return training.precision if isinstance(training, TrainingSpec) else "auto"
+
+
+@cache
+def code_digest(module: str) -> str:
+    """sha256 over the source of a module (of a package: all its files) and of all it imports from this package."""
+    digest = hashlib.sha256()
+    for file in sorted(_imported_files(module)):
+        digest.update(file.encode() + b"\0" + (_ROOT.parent / file).read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _imported_files(module: str) -> set[str]:
+    found: set[str] = set()
+    folder = _ROOT.parent.joinpath(*module.split("."))
+    waiting = [module, *(f"{module}.{file.stem}" for file in folder.glob("*.py"))]
+    while waiting:
+        file = _file_of(waiting.pop())
+        if file is None:
+            continue
+        name = str(file.relative_to(_ROOT.parent))
+        if name in found or any(name.startswith(prefix) for prefix in _CONTRACT):
+            continue
+        found.add(name)
+        waiting += _imports(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _imports(source: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return [name for name in names if name.split(".")[0] == "compress"]
+
+
+def _file_of(module: str) -> Path | None:
+    base = _ROOT.parent.joinpath(*module.split("."))
+    for file in (base.with_suffix(".py"), base / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _unresolved(parts: dict[str, object]) -> bool:
+    """Whether a key or a fingerprint among the parts is still missing; a spec may hold `None` freely."""
+    data, inputs = parts.get("data"), parts["inputs"]
+    assert isinstance(inputs, dict)
+    return (
+        None in inputs.values()
+        or ("model" in parts and parts["model"] is None)
+        or (isinstance(data, dict) and data["fingerprint"] is None)
+    )

@@ -1,0 +1,176 @@
+"""Self-attention as one operator: the projections of query, key and value in one product, and no reshapes.
+
+A small model spends its time on the number of its operators, not on arithmetic: one `Attention` (`QAttention` once
+quantized) stands for fifteen. Heads are counted from the weights, so each layer of a pruned model has its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from compress.lowering.export import MASK
+from compress.lowering.graph import (
+    MS_DOMAIN,
+    Array,
+    add_initializer,
+    attribute,
+    constant,
+    insert_before,
+    made_by,
+    replace,
+    scalar,
+)
+
+_HEADS_APART = [0, 2, 1, 3]
+_HEADS_APART_TRANSPOSED = [0, 2, 3, 1]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """x (batch, sequence, hidden) @ weight (hidden, heads * head_size) + bias, seen as heads."""
+
+    name: str
+    source: ir.Value
+    weight: Array
+    bias: Array
+    head_size: int
+
+
+def fuse_attention(model: ir.Model) -> int:
+    """Replace each softmax attention over one input by `com.microsoft.Attention`; how many were replaced.
+
+    Left alone: whatever differs from softmax(q k^T * scale + mask) v with projections by constant weights, and
+    models whose mask is not the additive one that `export` prepares.
+    """
+    graph = model.graph
+    mask = next((value for value in graph.inputs if value.name == MASK), None)
+    if mask is None:
+        return 0
+    short: ir.Value | None = None
+    fused = 0
+    for node in list(graph):
+        if node.op_type != "Softmax":
+            continue
+        found = _match(node, mask)
+        if found is None:
+            continue
+        projections, scale, result = found
+        if short is None:
+            # The kernel reads a 32-bit mask (batch, sequence): 1 is kept, 0 is left out.
+            cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask.int32")
+            short = insert_before(graph, next(iter(graph)), cast)
+        replace(result, insert_before(graph, node, _attention(graph, projections, scale, short)))
+        fused += 1
+    return fused
+
+
+def _attention(
+    graph: ir.Graph, projections: tuple[Projection, ...], scale: float, mask: ir.Value
+) -> ir.Node:
+    weight = np.concatenate([projection.weight for projection in projections], axis=1)
+    bias = np.concatenate([projection.bias for projection in projections])
+    query = projections[0]
+    width = query.weight.shape[1]
+    heads = width // query.head_size
+    # `bert.encoder.layer.0.attention.self.query` is a part of `bert.encoder.layer.0.attention.self`.
+    name = query.name.rpartition(".")[0] or query.name
+    attributes: dict[str, object] = {"num_heads": heads, "scale": scale}
+    if width != query.weight.shape[0]:
+        attributes["qkv_hidden_sizes"] = [projection.weight.shape[1] for projection in projections]
+    inputs = [
+        query.source,
+        add_initializer(graph, f"{name}.qkv.weight", weight),
+        add_initializer(graph, f"{name}.qkv.bias", bias),
+        mask,
+    ]
+    return ir.node("Attention", inputs, attributes, domain=MS_DOMAIN, name=name)  # type: ignore[arg-type]
+
+
+def _match(softmax: ir.Node, mask: ir.Value) -> tuple[tuple[Projection, ...], float, ir.Value] | None:
+    """Query, key and value projections, the scale, and the value (batch, sequence, width) they end in."""
+    masked = made_by(softmax.inputs[0], "Add")
+    if masked is None or attribute(softmax, "axis", -1) not in (-1, 3):
+        return None
+    scores, bias = masked.inputs
+    if not _is_additive(bias, mask):
+        scores, bias = bias, scores
+        if not _is_additive(bias, mask):
+            return None
+    scale, product = _scaled(scores)
+    context = _only_reader(softmax.outputs[0], "MatMul")
+    if product is None or context is None or context.inputs[0] is not softmax.outputs[0]:
+        return None
+    projections = (
+        _projection(product.inputs[0], _HEADS_APART),
+        _projection(product.inputs[1], _HEADS_APART_TRANSPOSED),
+        _projection(context.inputs[1], _HEADS_APART),
+    )
+    query, key, value = projections
+    if query is None or key is None or value is None:
+        return None
+    same_input = query.source is key.source is value.source
+    same_shape = query.weight.shape == key.weight.shape == value.weight.shape
+    same_heads = query.head_size == key.head_size == value.head_size
+    together = _only_reader(context.outputs[0], "Transpose")
+    if not (same_input and same_shape and same_heads) or together is None:
+        return None
+    flat = _only_reader(together.outputs[0], "Reshape")
+    if list(attribute(together, "perm", [])) != _HEADS_APART or flat is None:
+        return None
+    return (query, key, value), scale, flat.outputs[0]
+
+
+def _scaled(scores: ir.Value | None) -> tuple[float, ir.Node | None]:
+    """`q k^T`, times or divided by a constant."""
+    node = made_by(scores, "Mul", "Div")
+    if node is None:
+        return 1.0, made_by(scores, "MatMul")
+    factor = scalar(node.inputs[1])
+    if factor is None:
+        return 1.0, None
+    return (factor if node.op_type == "Mul" else 1.0 / factor), made_by(node.inputs[0], "MatMul")
+
+
+def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
+    """Transpose(Reshape(x @ weight + bias)) with head_size as the last axis of the reshape."""
+    transpose = made_by(heads, "Transpose")
+    if transpose is None or list(attribute(transpose, "perm", [])) != order:
+        return None
+    reshape = made_by(transpose.inputs[0], "Reshape")
+    shape = None if reshape is None else made_by(reshape.inputs[1], "Concat")
+    if reshape is None or shape is None or len(shape.inputs) != 4:
+        return None
+    head_size = scalar(shape.inputs[3])
+    add = made_by(reshape.inputs[0], "Add")
+    product = made_by(reshape.inputs[0], "MatMul")
+    bias = None
+    if add is not None:
+        for one, other in ((0, 1), (1, 0)):
+            if made_by(add.inputs[one], "MatMul") and constant(add.inputs[other]) is not None:
+                product, bias = made_by(add.inputs[one], "MatMul"), constant(add.inputs[other])
+    if product is None or head_size is None or head_size < 1:
+        return None
+    weight, source = constant(product.inputs[1]), product.inputs[0]
+    if weight is None or source is None or weight.ndim != 2 or weight.shape[1] % int(head_size):
+        return None
+    if bias is None:
+        bias = np.zeros(weight.shape[1], weight.dtype)
+    return Projection(product.name or "", source, weight, bias, int(head_size)) if bias.ndim == 1 else None
+
+
+def _is_additive(value: ir.Value | None, mask: ir.Value) -> bool:
+    """Whether `value` is (1 - mask) * lowest, as `export` prepares it."""
+    product = made_by(value, "Mul")
+    inverse = None if product is None else made_by(product.inputs[0], "Sub")
+    cast = None if inverse is None else made_by(inverse.inputs[1], "Cast")
+    wide = None if cast is None else made_by(cast.inputs[0], "Unsqueeze")
+    return wide is not None and wide.inputs[0] is mask
+
+
+def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The one node that reads `value`, if it is of this operator."""
+    readers = [use.node for use in value.uses()]
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None

@@ -1,0 +1,88 @@
+"""ONNX files: written whole, checked, and read back as the session optimizes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from compress.artifacts import ONNX_MODEL
+from compress.errors import PassError
+from compress.runtimes.runner import DISABLED_OPTIMIZERS
+
+EXTERNAL_DATA_FROM_BYTES = 1_900_000_000
+"""A protobuf message holds less than 2^31 bytes; a larger model keeps its weights beside it."""
+
+
+def save_onnx(model: ir.Model, folder: Path) -> Path:
+    """Write `model.onnx` (and `model.onnx.data` for more than 1.9 GB of weights) into `folder`, and check it.
+
+    Raises:
+        PassError: onnx finds the model invalid.
+    """
+    path = folder / ONNX_MODEL
+    weights = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value))
+    if weights > EXTERNAL_DATA_FROM_BYTES:
+        ir.save(model, path, external_data=f"{ONNX_MODEL}.data")
+    else:
+        temporary = path.with_name(f".{os.getpid()}.{ONNX_MODEL}")
+        ir.save(model, temporary)
+        os.replace(temporary, path)
+    check_onnx(path)
+    return path
+
+
+def check_onnx(path: Path) -> None:
+    """The onnx checker, which leaves out operators of other domains; onnxruntime judges those when it loads them.
+
+    Raises:
+        PassError: the file is not valid.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise PassError(f"the ONNX file is not valid: {error}", where=str(path)) from error
+
+
+def session_options(threads: int = 1) -> Any:
+    """Options of a quiet session for work on graphs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return options
+
+
+def write_optimized(source: Path, target: Path, *, hardware_specific: bool, ort_format: bool = False) -> None:
+    """Write the graph that a session makes of `source`.
+
+    Args:
+        source: an ONNX file.
+        target: where the optimized graph goes.
+        hardware_specific: with the layouts and kernels that fit this machine only, or the portable part.
+        ort_format: as an ORT flatbuffer instead of ONNX.
+
+    Raises:
+        PassError: onnxruntime refuses the model.
+    """
+    options = session_options()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if hardware_specific else levels.ORT_ENABLE_EXTENDED
+    )
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    options.optimized_model_filepath = str(temporary)
+    options.add_session_config_entry("session.save_model_format", "ORT" if ort_format else "ONNX")
+    try:
+        onnxruntime.InferenceSession(
+            str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
+        os.replace(temporary, target)
+    except Exception as error:
+        # onnxruntime raises classes of its own that share no parent but Exception.
+        raise PassError(f"onnxruntime refuses the model: {error}", where=str(source)) from error
+    finally:
+        temporary.unlink(missing_ok=True)

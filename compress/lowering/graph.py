@@ -1,0 +1,91 @@
+"""Questions asked of an ONNX graph, and the small steps of changing one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+MS_DOMAIN = "com.microsoft"
+"""Operators of onnxruntime itself; every build of it for servers, Android and iOS has the ones used here."""
+
+Array = NDArray[Any]
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array of a value that never changes; None for any other value."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """The one number of a constant; None for any other value."""
+    array = constant(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes `value`, if it is of one of these operators."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type in op_types else None
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """The value of an attribute of a node."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """A new constant of the graph; an equal name gets a number."""
+    free, count = name, 1
+    while free in graph.initializers:
+        free, count = f"{name}.{count}", count + 1
+    tensor = ir.tensor(np.ascontiguousarray(array), name=free)
+    value = ir.Value(name=free, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> ir.Value:
+    """Put `node` before `place`; its first output, named after the node."""
+    for index, output in enumerate(node.outputs):
+        if output.name is None:
+            output.name = node.name if index == 0 else f"{node.name}.{index}"
+    graph.insert_before(place, node)
+    return node.outputs[0]
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let every reader of `old` read `new`; an output of the graph keeps its name."""
+    graph = old.graph
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if graph is not None and any(output is new for output in graph.outputs):
+        name, old.name = old.name, f"{old.name}.replaced"
+        new.name, new.shape, new.type = name, old.shape, old.type
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop nodes and constants that nobody reads, notes of the exporter, and the shapes of inner values."""
+    RemoveUnusedNodesPass()(model)
+    graph = model.graph
+    kept = {id(value) for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if id(value) not in kept:
+                value.shape, value.type = None, None
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    domains = {node.domain for node in graph}
+    if MS_DOMAIN in domains:
+        model.opset_imports[MS_DOMAIN] = 1
+    for domain in [domain for domain in model.opset_imports if domain and domain not in domains]:
+        del model.opset_imports[domain]

@@ -1,0 +1,47 @@
+"""Names that a user can read: nodes and weights are called after the module they came from."""
+
+from __future__ import annotations
+
+import ast
+
+import onnx_ir as ir
+
+from compress.lowering.graph import constant
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_WRAPPER = "model."
+_NAMED = ("MatMul", "Gemm", "Conv", "Gather")
+
+
+def name_after_modules(model: ir.Model) -> None:
+    """Call each node with a constant weight after its module (`bert.encoder.layer.0.output.dense`), its weight
+    `<module>.weight`, and a bias that is its alone `<module>.bias`."""
+    graph = model.graph
+    taken: set[str] = set()
+    for node in graph:
+        module = _module(node)
+        if node.op_type not in _NAMED or not module or all(constant(value) is None for value in node.inputs):
+            continue
+        node.name = module if module not in taken else f"{module}.{len(taken)}"
+        taken.add(node.name)
+        for value in node.inputs:
+            array = constant(value)
+            if value is not None and array is not None and array.ndim > 1:
+                rename(graph, value, f"{node.name}.weight")
+
+
+def rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    """Give an initializer another name, unless that is taken."""
+    if name in graph.initializers or value.name not in graph.initializers:
+        return
+    del graph.initializers[value.name]
+    value.name = name
+    if value.const_value is not None:
+        value.const_value.name = name
+    graph.initializers[name] = value
+
+
+def _module(node: ir.Node) -> str:
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    inner = [scope for scope in scopes[:-1] if scope.startswith(_WRAPPER)]
+    return inner[-1].removeprefix(_WRAPPER) if inner else ""

@@ -1,0 +1,106 @@
+"""Does a file say the same as the model it was made of? Asked on real inputs, at several shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifacts import TASK, Artifact
+from compress.data.splits import Examples
+from compress.errors import PassError
+from compress.runtimes.runner import open_session
+from compress.tasks.base import Batch, Task
+
+Outputs = NDArray[np.float32]
+
+RELATIVE_LIMIT = 1e-4
+"""Allowed difference over the largest absolute output: float32 sums of another order differ by about 1e-6."""
+EXAMPLES = 64
+PADDED_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A batch to compare on, and what to call it."""
+
+    name: str
+    batch: Batch
+
+
+def real_shapes(task: Task, examples: Examples, model: Artifact) -> list[Shape]:
+    """Batches of real inputs: one token, the shortest and the longest alone, a padded batch, and full length."""
+    some = Examples(examples.texts[:EXAMPLES], examples.labels[:EXAMPLES])
+    inputs = task.encode(some, model.path)
+    by_length = np.argsort(inputs.lengths, kind="stable")
+    # Every k-th of them in order of length: short ones beside long ones, so that there is padding.
+    spread = by_length[np.linspace(0, len(by_length) - 1, min(PADDED_BATCH, len(by_length))).astype(np.int64)]
+    shortest, longest = inputs.batch(by_length[:1]), inputs.batch(by_length[-1:])
+    batches = [
+        {name: values[:, :1] for name, values in shortest.items()},
+        shortest,
+        longest,
+        inputs.batch(spread),
+        _full_length(longest, int(model.read_json(TASK)["max_length"])),
+    ]
+    return [Shape(_name(batch), batch) for batch in batches]
+
+
+def compare(
+    path: Path,
+    shapes: Sequence[Shape],
+    expected: Callable[[Batch], Outputs],
+    limit: float = RELATIVE_LIMIT,
+) -> dict[str, float]:
+    """Largest absolute difference between the file's outputs and `expected`, by shape.
+
+    Args:
+        path: an ONNX or ORT file.
+        shapes: what to compare on.
+        expected: batch -> outputs float32 (batch, labels) of the model it must agree with.
+        limit: allowed difference as a share of the largest absolute expected output (at least 1).
+
+    Raises:
+        PassError: a difference is above the limit, or the file does not run at a shape.
+    """
+    session = open_session(str(path))
+    found = {}
+    for shape in shapes:
+        wanted = expected(shape.batch)
+        try:
+            got = session.run(None, dict(shape.batch))[0]
+        except Exception as error:
+            # onnxruntime raises classes of its own that share no parent but Exception.
+            raise PassError(f"the file does not run at {shape.name}: {error}", where=str(path)) from error
+        allowed = limit * max(1.0, float(np.abs(wanted).max()))
+        difference = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
+        if not difference <= allowed:
+            raise PassError(
+                f"outputs at {shape.name} (batch x tokens) differ by {difference:.3g} from the model's; "
+                f"the limit is {allowed:.3g}",
+                where=str(path),
+            )
+        found[shape.name] = difference
+    return found
+
+
+def outputs_of(path: Path) -> Callable[[Batch], Outputs]:
+    """Batch -> the first output of an ONNX file."""
+    session = open_session(str(path))
+    return lambda batch: np.asarray(session.run(None, dict(batch))[0], np.float32)
+
+
+def _full_length(batch: Mapping[str, NDArray[Any]], length: int) -> Batch:
+    """One example repeated until it has `length` tokens."""
+    return {name: np.resize(values, (1, length)) for name, values in batch.items()}
+
+
+def _name(batch: Batch) -> str:
+    rows, columns = next(iter(batch.values())).shape[:2]
+    return f"{rows}x{columns}"
+
+

@@ -1,0 +1,60 @@
+"""Lower a torch model to the fastest FP32 ONNX file that still says the same."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import torch
+
+from compress.artifacts import TASK, TOKENIZER
+from compress.forms import Framework
+from compress.lowering.attention import fuse_attention
+from compress.lowering.export import OPSET, export_graph
+from compress.lowering.files import save_onnx
+from compress.lowering.graph import tidy
+from compress.lowering.macs import count_macs
+from compress.lowering.naming import name_after_modules
+from compress.lowering.narrowing import select_early
+from compress.lowering.parity import Outputs, compare, real_shapes
+from compress.models.checkpoints import count_parameters, load_model
+from compress.step import StepContext, StepResult
+from compress.tasks.base import Batch
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Export, fuse, save, and compare with the torch model on real inputs.
+
+    Raises:
+        PassError: the model cannot be exported, or the file disagrees with it.
+    """
+    source = ctx.inputs["model"]
+    task = source.read_json(TASK)
+    model = load_model(source.path, attention="eager")
+    graph = export_graph(model, task["input_names"])
+    name_after_modules(graph)
+    attentions = fuse_attention(graph)
+    selected = select_early(graph)
+    tidy(graph)
+    path = save_onnx(graph, ctx.out)
+    for name in (TOKENIZER, TASK):
+        shutil.copyfile(source.path / name, ctx.out / name)
+
+    def expected(batch: Batch) -> Outputs:
+        with torch.no_grad():
+            logits = model(**{name: torch.from_numpy(values) for name, values in batch.items()}).logits
+        return np.asarray(logits.numpy(), np.float32)
+
+    length = int(task["max_length"])
+    facts = {
+        **source.facts,
+        "parameters": count_parameters(model),
+        "macs": count_macs(model, task["input_names"], length),
+        "macs_shape": [1, length],
+        "parity": compare(path, real_shapes(ctx.task, ctx.data.validation, source), expected),
+        "opset": OPSET,
+        "fused_attentions": attentions,
+        "selected_early": selected,
+        "nodes": len(graph.graph),
+    }
+    return StepResult(source.form.with_(framework=Framework.ONNX), facts)

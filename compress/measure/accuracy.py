@@ -1,0 +1,84 @@
+"""From a model's outputs to its scores, with intervals and the paired test against the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.measure.protocol import SIGNIFICANCE
+from compress.measure.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
+from compress.records import Accuracy, Metric, Verdict
+from compress.tasks.base import Task
+
+SPLIT = "test"
+
+
+def accuracy_record(
+    task: Task,
+    outputs: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    baseline: Accuracy | None,
+    batch_size: int,
+    seed: int,
+    unknown_token_share: float | None = None,
+) -> Accuracy:
+    """Scores of outputs (n, labels) against truth (n,).
+
+    Args:
+        baseline: scores of the baseline on the same examples; None: this is the baseline.
+        batch_size: what the outputs were computed with.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the baseline was scored on other examples.
+    """
+    predictions = task.predictions(outputs)
+    score = task.score(outputs, truth)
+    correct = predictions == truth
+    metrics = (
+        _metric(score.name, wilson(int(correct.sum()), len(truth)), len(truth)),
+        _metric("macro_f1", macro_f1_interval(predictions, truth, seed), len(truth)),
+    )
+    if not np.isclose(metrics[0].value, score.value):
+        raise ValueError(
+            f"{score.name} {score.value} is not the share of right predictions {metrics[0].value}"
+        )
+    retention: float | None = 1.0
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    if baseline is not None:
+        if baseline.truth != tuple(truth.tolist()):
+            raise ValueError("the baseline was scored on other examples")
+        retention = score.value / baseline.metrics[0].value if baseline.metrics[0].value else None
+        p_value, verdict = paired_verdict(predictions, np.asarray(baseline.predictions), truth)
+    return Accuracy(
+        split=SPLIT,
+        batch_size=batch_size,
+        metrics=metrics,
+        retention=retention,
+        p_value=p_value,
+        verdict=verdict,
+        predictions=tuple(predictions.tolist()),
+        truth=tuple(truth.tolist()),
+        unknown_token_share=unknown_token_share,
+    )
+
+
+def paired_verdict(
+    predictions: NDArray[np.int64] | Sequence[int],
+    baseline: NDArray[np.int64] | Sequence[int],
+    truth: NDArray[np.int64] | Sequence[int],
+) -> tuple[float, Verdict]:
+    """p value of the exact McNemar test against the baseline's predictions, and what it says; all (n,)."""
+    right, baseline_right = np.equal(predictions, truth), np.equal(baseline, truth)
+    won, lost = int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum())
+    p_value = mcnemar_exact(won, lost)
+    if p_value >= SIGNIFICANCE:
+        return p_value, "no difference"
+    return p_value, "better" if won > lost else "worse"
+
+
+def _metric(name: str, interval: Interval, n: int) -> Metric:
+    return Metric(name=name, value=interval.value, low=interval.low, high=interval.high, n=n)

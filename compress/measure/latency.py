@@ -1,0 +1,98 @@
+"""Timing a model in turns with the baseline, in several processes, and what the times say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.measure.feeds import Scenario
+from compress.measure.jobs import Job
+from compress.measure.protocol import LATENCY_PROCESSES, RESOLUTION
+from compress.measure.statistics import Interval, bootstrap_medians, percentile
+from compress.profile.schema import MeasureSpec
+from compress.records import Latency
+from compress.units import MS_PER_S, NS_PER_MS
+
+
+def latency_jobs(
+    models: Sequence[str],
+    feeds: Sequence[Sequence[str]],
+    spec: MeasureSpec,
+    tokenization: dict[str, Any] | None = None,
+    processes: int = LATENCY_PROCESSES,
+) -> Iterator[Job]:
+    """The jobs that time models in turns, to be done one after another.
+
+    Args:
+        models: paths of what is timed, the baseline first.
+        feeds: for each scenario the batches of each model.
+        spec: its time and rounds are shared by the processes.
+        tokenization: the folder of a tokenizer and the texts to time, for the first process.
+    """
+    order = list(range(len(models)))
+    for which in range(processes):
+        body = {
+            "kind": "latency",
+            "models": list(models),
+            # What is loaded last tends to be faster when there are several threads: each takes its turn.
+            "load_order": [*order[which % len(order) :], *order[: which % len(order)]],
+            "scenarios": [{"feeds": list(paths)} for paths in feeds],
+            "seconds": spec.min_seconds / processes,
+            "rounds": -(-spec.min_rounds // processes),
+            "share": [which, processes],
+            "tokenization": tokenization if which == 0 else None,
+        }
+        yield Job(body, "timing the model")
+
+
+def latency_record(
+    scenario: Scenario,
+    samples: Sequence[Sequence[NDArray[np.float64]]],
+    mean_tokens: float,
+    seed: int,
+) -> Latency:
+    """One row of timings.
+
+    Args:
+        samples: for the baseline and for the model, for each process, milliseconds of each round.
+        mean_tokens: mean length of the examples.
+        seed: of the bootstrap.
+    """
+    baseline, model = ([np.round(group, 4) for group in groups] for groups in samples)
+    p50, speedup = bootstrap_medians(baseline, model, seed)
+    times, baseline_times = np.concatenate(model), np.concatenate(baseline)
+    return Latency(
+        batch_size=scenario.batch_size,
+        lengths=scenario.lengths,
+        mean_tokens=mean_tokens,
+        rounds=len(times),
+        p50_ms=p50.value,
+        p50_low=p50.low,
+        p50_high=p50.high,
+        p95_ms=percentile(times, 95),
+        baseline_p50_ms=float(np.median(baseline_times)),
+        speedup=speedup.value,
+        speedup_low=speedup.low,
+        speedup_high=speedup.high,
+        verdict=speed_verdict(speedup),
+        throughput=scenario.batch_size * MS_PER_S / float(times.mean()),
+        samples_ms=tuple(times.tolist()),
+        baseline_samples_ms=tuple(baseline_times.tolist()),
+    )
+
+
+def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no difference"]:
+    """What an interval of a ratio of latencies says: a difference exceeds `RESOLUTION` at both ends."""
+    if speedup.low > 1 + RESOLUTION:
+        return "faster"
+    if speedup.high < 1 / (1 + RESOLUTION):
+        return "slower"
+    return "no difference"
+
+
+def milliseconds(result: dict[str, Any], scenario: int, model: int) -> NDArray[np.float64]:
+    """The times of one model in one scenario of a latency job's result."""
+    return np.asarray(result["scenarios"][scenario]["samples_ns"][model], dtype=np.float64) / NS_PER_MS

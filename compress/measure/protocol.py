@@ -1,0 +1,18 @@
+"""How this package measures. Change a number here and every cached measurement is out of date."""
+
+from __future__ import annotations
+
+PROTOCOL_VERSION = 1
+"""Part of every measurement key; raise it when anything about measuring changes."""
+
+CONFIDENCE = 0.95
+"""Of all intervals."""
+RESAMPLES = 2000
+"""Bootstrap resamples."""
+SIGNIFICANCE = 0.05
+"""Two models' predictions differ when the exact McNemar test's p value is below this."""
+LATENCY_PROCESSES = 4
+"""Processes that share the time of a latency measurement. Where a process puts its weights in memory makes one
+of two equal models faster in that process, for as long as it lives; the next process draws again."""
+RESOLUTION = 0.03
+"""A ratio of latencies nearer to 1 than this is no difference, whatever its interval says."""

@@ -1,0 +1,15 @@
+"""Bytes on disk of an artifact."""
+
+from __future__ import annotations
+
+from compress.artifacts import TOKENIZER, Artifact
+from compress.records import Size
+from compress.units import megabytes
+
+
+def size_of(artifact: Artifact) -> Size:
+    """Sizes of the model as its runtime loads it, of its tokenizer (0 without one) and of everything."""
+    tokenizer_bytes = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
+    return Size(
+        model_mb=artifact.size_mb, tokenizer_mb=megabytes(tokenizer_bytes), total_mb=artifact.total_mb
+    )

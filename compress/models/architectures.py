@@ -1,0 +1,116 @@
+"""From a config to a model object: the architecture by its name in transformers, weights not loaded yet."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from optimum.exporters.tasks import TasksManager
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from compress.artifacts import MODEL_CONFIG, STRUCTURE
+from compress.errors import ModelError
+from compress.models.structure import apply_structure
+from compress.models.weights import read_model_json
+
+Attention = Literal["sdpa", "eager"]
+"""How attention is computed: `eager` exports to the smaller graph."""
+
+
+def read_config(path: Path) -> PretrainedConfig:
+    """The config of a model directory; code that it may name is never run.
+
+    Raises:
+        ModelError: the file is missing or damaged, or its architecture is unknown.
+    """
+    file = path / MODEL_CONFIG
+    values = read_model_json(file)
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise ModelError(
+            f"the architecture {kind!r} is unknown to transformers {transformers.__version__}",
+            where=str(file),
+            hint="`model_type` must name one that transformers has; code from model folders is not run.",
+        )
+    try:
+        return CONFIG_MAPPING[kind].from_dict(values)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"not a valid {kind} config: {error}", where=str(file)) from error
+
+
+def model_class(config: PretrainedConfig, path: Path) -> Any:
+    """The class that `architectures` names; where it names none, the text classifier of the architecture."""
+    if not config.architectures:
+        return classifier_class(config, path)
+    name = config.architectures[0]
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ModelError(
+            f"the architecture {name!r} is unknown to transformers {transformers.__version__}",
+            where=str(path / MODEL_CONFIG),
+        )
+    return found
+
+
+def classifier_class(config: PretrainedConfig, path: Path) -> Any:
+    """The text classifier of an architecture.
+
+    Raises:
+        ModelError: it has none.
+    """
+    auto = TasksManager.get_model_class_for_task("text-classification", library="transformers")
+    try:
+        return auto._model_mapping[type(config)]
+    except KeyError as error:
+        raise ModelError(
+            f"{config.model_type!r} models have no text classifier in transformers",
+            where=str(path / MODEL_CONFIG),
+        ) from error
+
+
+def build(
+    kind: Any,
+    config: PretrainedConfig,
+    path: Path,
+    attention: Attention = "sdpa",
+    seed: int | None = None,
+) -> PreTrainedModel:
+    """A model of a directory's structure, in float32; its weights are not loaded yet.
+
+    The global random state is left as it was.
+
+    Args:
+        seed: draws the first weights as the architecture does it; None: their values are left undefined.
+
+    Raises:
+        ModelError: the numbers of the config do not fit each other.
+    """
+    config = copy.deepcopy(config)
+    with torch.random.fork_rng(devices=[]), no_init_weights() if seed is None else nullcontext():
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = _construct(kind, config, path, attention)
+    if (path / STRUCTURE).exists():
+        apply_structure(model, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
+    return model
+
+
+def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Attention) -> PreTrainedModel:
+    try:
+        return kind._from_config(config, attn_implementation=attention, dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError) as error:
+        raise ModelError(
+            f"this config describes no model: {error}", where=str(path / MODEL_CONFIG)
+        ) from error
+
+
+def build_on_meta(kind: Any, config: PretrainedConfig) -> PreTrainedModel:
+    """A model of the config with shapes and no values, for its names and sizes."""
+    with torch.device("meta"), no_init_weights():
+        return kind(copy.deepcopy(config))

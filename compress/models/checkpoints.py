@@ -1,0 +1,133 @@
+"""Models on disk: safetensors, a config, and a structure file where layers are irregular. No pickle, ever."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from compress.artifacts import MODEL_CONFIG, STRUCTURE, TORCH_WEIGHTS, write_json, write_text
+from compress.errors import ModelError
+from compress.models.architectures import (
+    Attention,
+    build,
+    build_on_meta,
+    classifier_class,
+    model_class,
+    read_config,
+)
+from compress.models.heads import in_label_order, plan_head, with_labels
+from compress.models.structure import describe_structure
+from compress.models.weights import read_weights, write_weights
+
+
+def save_model(model: PreTrainedModel, out: Path, leave_out: Collection[str] = ()) -> None:
+    """Write `model.safetensors`, `config.json` and, for an irregular model, `structure.json` into `out`.
+
+    Tied weights are written once. Each file appears complete or not at all.
+
+    Args:
+        leave_out: weights that are not written: those that nobody has trained yet.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = torch.float32
+    structure = describe_structure(model, build_on_meta(type(model), config))
+    tensors = {name: tensor for name, tensor in _unique_tensors(model).items() if name not in leave_out}
+    write_weights(tensors, out / TORCH_WEIGHTS)
+    write_text(out / MODEL_CONFIG, config.to_json_string())
+    if structure is None:
+        (out / STRUCTURE).unlink(missing_ok=True)
+    else:
+        write_json(out / STRUCTURE, structure)
+
+
+def load_model(path: Path, attention: Attention = "sdpa") -> PreTrainedModel:
+    """The model that `save_model` wrote, in float32 and eval mode; every weight comes from the file.
+
+    Raises:
+        ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, left
+            over or of another shape than config and structure say.
+    """
+    config = read_config(path)
+    model = build(model_class(config, path), config, path, attention)
+    weights = read_weights(path)
+    _check_names(model, set(weights), path)
+    _check_shapes(model, weights, path)
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+def load_for_labels(
+    path: Path, labels: Sequence[str], seed: int, attention: Attention = "sdpa"
+) -> PreTrainedModel:
+    """A text classifier of `labels` on the encoder of a model directory, in float32 and eval mode.
+
+    The directory may hold an encoder alone or a classifier of any labels. A head of the same labels (by name)
+    is kept, in the order of `labels`; any other gives way to a fresh one drawn from `seed`. Every weight of
+    the encoder must be found; only the head, and a pooler that the file lacks, may be fresh. `plan_head` of
+    `compress.models.heads` tells which are.
+
+    Raises:
+        ModelError: a file is missing or damaged, the architecture is unknown or has no text classifier, or
+            the encoder lacks a weight or has one of another shape.
+    """
+    config = read_config(path)
+    plan = plan_head(path, config, labels)
+    kind = classifier_class(config, path)
+    model = build(kind, with_labels(config, labels), path, attention, seed=seed)
+    saved = read_weights(path)
+    weights = {name: saved[in_file] for in_file, name in plan.names.items()}
+    _check_shapes(model, weights, path)
+    if plan.order is not None:
+        weights = in_label_order(weights, plan.rows, plan.order)
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """How many numbers the parameters hold; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _unique_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of a model without the further names of tied weights."""
+    unique: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if place not in seen:
+            seen.add(place)
+            unique[name] = tensor
+    return unique
+
+
+def _check_names(model: PreTrainedModel, found: set[str], path: Path) -> None:
+    """Every weight of the model stands in the file, by one of its names, and nothing else does."""
+    own = model.state_dict(keep_vars=True)
+    loaded = {id(tensor) for name, tensor in own.items() if name in found}
+    missing = [name for name, tensor in own.items() if id(tensor) not in loaded]
+    left_over = sorted(found - set(own))
+    if missing or left_over:
+        what = (
+            f"lacks {missing[0]!r}"
+            if missing
+            else f"holds {left_over[0]!r}, which the model has no place for"
+        )
+        count = len(missing) or len(left_over)
+        more = f" ({count} such weights)" if count > 1 else ""
+        raise ModelError(f"the file {what}{more}", where=str(path / TORCH_WEIGHTS))
+
+
+def _check_shapes(model: PreTrainedModel, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Each weight has the shape that the model has for it."""
+    for name, tensor in model.state_dict().items():
+        if name in weights and weights[name].shape != tensor.shape:
+            raise ModelError(
+                f"{name!r} has the shape {list(weights[name].shape)}, expected {list(tensor.shape)}",
+                where=str(path / TORCH_WEIGHTS),
+            )

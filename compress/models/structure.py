@@ -1,0 +1,99 @@
+"""Structures that a config cannot describe: layers whose shapes differ after pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.errors import ModelError
+
+HEAD_ATTRIBUTES = (
+    "num_attention_heads",
+    "num_heads",
+    "n_heads",
+    "attention_head_size",
+    "all_head_size",
+    "dim",
+)
+"""Whole numbers that attention modules keep beside their weights."""
+
+Structure = dict[str, dict[str, Any]]
+
+
+def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None:
+    """What `model` has otherwise than `regular`, the model that its config alone gives; None if nothing.
+
+    Returns:
+        `shapes`: parameter -> shape, `attributes`: module -> attention attribute -> value.
+    """
+    usual = {name: tuple(tensor.shape) for name, tensor in regular.state_dict().items()}
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name in usual and tuple(tensor.shape) != usual[name]
+    }
+    attributes = {}
+    for name, module in regular.named_modules():
+        own, expected = _attributes(model.get_submodule(name)), _attributes(module)
+        if own != expected:
+            attributes[name] = own
+    return {"shapes": shapes, "attributes": attributes} if shapes or attributes else None
+
+
+def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
+    """Resize the layers of a regular model in place to a described structure; the resized weights are unset.
+
+    Raises:
+        ModelError: the description does not fit the model.
+    """
+    parameters = dict(model.named_parameters())
+    for name, shape in _mapping(structure, "shapes", where).items():
+        if name not in parameters or not _is_shape(shape, parameters[name].dim()):
+            raise ModelError(f"no parameter {name!r} that could have the shape {shape}", where=where)
+        owner, _, own_name = name.rpartition(".")
+        _resize(model.get_submodule(owner), own_name, tuple(shape), where)
+    modules = dict(model.named_modules())
+    for name, values in _mapping(structure, "attributes", where).items():
+        known = _attributes(modules[name]) if name in modules else {}
+        for attribute, value in values.items():
+            if attribute not in known or not _is_shape([value], 1):
+                raise ModelError(f"{name!r} has no {attribute!r} that could be {value!r}", where=where)
+            setattr(modules[name], attribute, value)
+
+
+def _attributes(module: nn.Module) -> dict[str, int]:
+    values = {name: getattr(module, name, None) for name in HEAD_ATTRIBUTES}
+    return {name: value for name, value in values.items() if isinstance(value, int)}
+
+
+def _mapping(structure: Structure, key: str, where: str) -> Mapping[str, Any]:
+    value = structure.get(key) if isinstance(structure, dict) else None
+    if not isinstance(value, dict):
+        raise ModelError(f"expected a mapping {key!r}", where=where)
+    return value
+
+
+def _is_shape(value: object, dims: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == dims
+        and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in value)
+    )
+
+
+def _resize(module: nn.Module, name: str, shape: tuple[int, ...], where: str) -> None:
+    old = getattr(module, name)
+    setattr(module, name, nn.Parameter(torch.empty(shape, dtype=old.dtype), requires_grad=old.requires_grad))
+    if isinstance(module, nn.Linear):
+        module.out_features = shape[0]
+        if name == "weight":
+            module.in_features = shape[1]
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = shape
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = shape
+    else:
+        raise ModelError(f"cannot resize {name!r} of a {type(module).__name__}", where=where)

@@ -1,0 +1,60 @@
+"""finetune: train the teacher on the labels of the data."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+from torch import Tensor
+
+from compress.artifacts import TASK, TOKENIZER
+from compress.errors import PassError
+from compress.forms import TORCH_FLOAT
+from compress.models.checkpoints import count_parameters, load_for_labels, save_model
+from compress.profile.training_spec import FinetuneSpec
+from compress.step import StepContext, StepResult
+from compress.training.loop import train
+from compress.training.losses import label_cross_entropy
+from compress.training.prediction import score
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Put a head for the labels of the data on the model, or keep the one that it has, and train all of it."""
+    if not isinstance(ctx.spec, FinetuneSpec):
+        raise PassError(f"finetune cannot run a {type(ctx.spec).__name__}")
+    source = ctx.inputs["model"].path
+    model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager")
+    validation = ctx.task.encode(ctx.data.validation, source)
+    truth = ctx.data.validation.labels
+    labels = torch.from_numpy(ctx.data.train.labels)
+
+    def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        return label_cross_entropy(outputs, labels[indices].to(outputs.device))
+
+    trained = train(
+        model,
+        ctx.task.encode(ctx.data.train, source),
+        loss,
+        ctx.spec,
+        lambda current: score(
+            current, validation, truth, ctx.task, precision=ctx.precision, device=ctx.device
+        ),
+        work=ctx.work / "finetune",
+        seed=ctx.seed,
+        precision=ctx.precision,
+        device=ctx.device,
+        progress=ctx.progress,
+        name="finetune",
+    )
+    save_model(model.cpu(), ctx.out)
+    for name in (TOKENIZER, TASK):
+        shutil.copyfile(source / name, ctx.out / name)
+    facts = {
+        "parameters": count_parameters(model),
+        "validation_score": trained.best_score,
+        "best_step": trained.best_step,
+        "steps": trained.steps,
+        "epochs": trained.epochs,
+        "precision": ctx.precision,
+    }
+    return StepResult(TORCH_FLOAT, facts, (trained.curve,))

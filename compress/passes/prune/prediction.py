@@ -1,0 +1,143 @@
+"""What pruning will leave, in closed form from the files of a model: no torch, nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from compress.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
+from compress.errors import ModelError, PassError
+from compress.profile.pass_specs import RemoveSpec
+
+Shapes = dict[str, tuple[int, ...]]
+
+_QUERY = re.compile(r"(?P<layer>.+)\.attention\.(self\.query|q_lin)\.weight")
+_FEED_IN = re.compile(r"(?P<layer>.+)\.(intermediate\.dense|ffn\.lin1)\.weight")
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """The sizes of one encoder layer whose linear maps have biases."""
+
+    hidden: int
+    heads: int
+    head_size: int
+    feed_forward: int
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of one head: rows of query, key and value with their biases, columns of the output map."""
+        return self.head_size * (3 * (self.hidden + 1) + self.hidden)
+
+    @property
+    def unit_parameters(self) -> int:
+        """Parameters of one feed-forward unit: a row with its bias, and a column."""
+        return 2 * self.hidden + 1
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The parameters of a whole model, and the sizes of its layers from the lowest."""
+
+    parameters: int
+    layers: tuple[LayerSizes, ...]
+
+
+def kept_heads(heads: int, fraction: float) -> int:
+    """How many heads stay when `fraction` of them is removed: rounded half up, one at least.
+
+    Raises:
+        PassError: the fraction removes nothing.
+    """
+    kept = max(1, math.floor(heads * (1 - fraction) + 0.5))
+    if fraction > 0 and kept == heads:
+        raise PassError(
+            f"{fraction:g} of {heads} heads is less than one head: nothing would be removed",
+            where="prune.remove.heads",
+        )
+    return kept
+
+
+def kept_width(width: int, fraction: float, round_to: int) -> int:
+    """How many feed-forward units stay when `fraction` of them is removed: a multiple of `round_to`.
+
+    Raises:
+        PassError: the fraction removes nothing or everything.
+    """
+    if fraction == 0:
+        return width
+    kept = round_to * math.floor(width * (1 - fraction) / round_to + 0.5)
+    if kept == 0 or kept >= width:
+        what = "nothing would be left" if kept == 0 else "nothing would be removed"
+        raise PassError(
+            f"{fraction:g} of a feed-forward width of {width}, the rest rounded to a multiple of {round_to}: {what}",
+            where="prune.remove.feed_forward",
+            hint="Change the fraction, or lower `round_to`.",
+        )
+    return kept
+
+
+def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> int:
+    """The parameters that stay when every layer loses its fractions.
+
+    Raises:
+        PassError: a fraction removes nothing, or leaves nothing.
+    """
+    removed = sum(
+        (layer.heads - kept_heads(layer.heads, remove.heads)) * layer.head_parameters
+        + (layer.feed_forward - kept_width(layer.feed_forward, remove.feed_forward, round_to))
+        * layer.unit_parameters
+        for layer in sizes.layers
+    )
+    return sizes.parameters - removed
+
+
+def predicted_parameters(folder: Path, remove: RemoveSpec, round_to: int) -> int:
+    """The parameters that the model of a torch-form folder will have after pruning.
+
+    Raises:
+        ModelError: the folder holds no encoder whose layers are known.
+        PassError: a fraction removes nothing, or leaves nothing.
+    """
+    return pruned_parameters(read_sizes(folder), remove, round_to)
+
+
+def read_sizes(folder: Path) -> ModelSizes:
+    """The sizes of the model of a torch-form folder, irregular ones too, from the header of its weights.
+
+    Raises:
+        ModelError: it holds no encoder whose layers are known.
+    """
+    try:
+        config = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+        with safe_open(folder / TORCH_WEIGHTS, framework="numpy") as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        hidden = config.get("hidden_size") or config["dim"]
+        head_size = hidden // (config.get("num_attention_heads") or config["n_heads"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"cannot read the sizes of this model: {error}", where=str(folder)) from error
+    layers = layers_of(shapes, head_size)
+    if not layers:
+        raise ModelError("no encoder layers whose parts are known", where=str(folder))
+    return ModelSizes(sum(math.prod(shape) for shape in shapes.values()), layers)
+
+
+def layers_of(shapes: Shapes, head_size: int) -> tuple[LayerSizes, ...]:
+    """The layers found in the shapes of a model's weights, by number."""
+    attention = {match["layer"]: shapes[name] for name in shapes if (match := _QUERY.fullmatch(name))}
+    feed = {match["layer"]: shapes[name] for name in shapes if (match := _FEED_IN.fullmatch(name))}
+    numbered = sorted(attention.keys() & feed.keys(), key=lambda layer: int(layer.rpartition(".")[2]))
+    return tuple(
+        LayerSizes(
+            hidden=attention[layer][1],
+            heads=attention[layer][0] // head_size,
+            head_size=head_size,
+            feed_forward=feed[layer][0],
+        )
+        for layer in numbered
+    )

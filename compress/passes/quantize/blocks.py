@@ -1,0 +1,74 @@
+"""Weights in blocks that share a scale: the arithmetic of weight-only quantization, on plain arrays.
+
+Blocks run along the last axis, and a last block that is not full is filled with zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows cut into blocks.
+
+    `values`: uint8 (rows, blocks, block_size), integers below 2^bits. `scales`: float32 (rows, blocks).
+    `zeros`: uint8 (rows, blocks), the integer that stands for 0; None where it is 2^(bits-1) everywhere.
+    """
+
+    values: Bytes
+    scales: Floats
+    zeros: Bytes | None
+    bits: int
+    width: int
+
+    def dequantized(self) -> Floats:
+        """float32 (rows, width): what the integers stand for."""
+        zeros = np.full_like(self.scales, 2 ** (self.bits - 1)) if self.zeros is None else self.zeros
+        restored = (self.values.astype(np.float32) - zeros[..., None]) * self.scales[..., None]
+        return np.asarray(restored.reshape(len(self.values), -1)[:, : self.width], np.float32)
+
+
+def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
+    """Round to nearest. Rows (rows, width) -> integers of `bits` bits, a scale for every `block_size` of them.
+
+    Symmetric 4-bit blocks use the integer that stands alone on the negative side: the scale is signed so that the
+    value furthest from zero is that integer (as onnxruntime's own quantizer does), which halves the worst error.
+    """
+    count = -(-rows.shape[1] // block_size)
+    padded = np.zeros((len(rows), count * block_size), np.float32)
+    padded[:, : rows.shape[1]] = rows
+    cut = padded.reshape(len(rows), count, block_size)
+    levels, middle = 2**bits - 1, 2 ** (bits - 1)
+    if symmetric:
+        furthest = np.take_along_axis(cut, np.abs(cut).argmax(axis=2)[..., None], axis=2)[..., 0]
+        scales = np.where(furthest == 0, 1.0, furthest / -middle).astype(np.float32)
+        values = np.clip(np.rint(cut / scales[..., None]) + middle, 0, levels).astype(np.uint8)
+        return Blocks(values, scales, None, bits, rows.shape[1])
+    low, high = np.minimum(cut.min(axis=2), 0), np.maximum(cut.max(axis=2), 0)
+    scales = np.maximum((high - low) / levels, _SMALLEST_SCALE).astype(np.float32)
+    zeros = np.clip(np.rint(-low / scales), 0, levels).astype(np.uint8)
+    values = np.clip(np.rint(cut / scales[..., None]) + zeros[..., None], 0, levels).astype(np.uint8)
+    return Blocks(values, scales, zeros, bits, rows.shape[1])
+
+
+def pack_nibbles(values: Bytes) -> Bytes:
+    """4-bit integers, two a byte along the last axis, the first in the low half; an odd end is filled with 0."""
+    if values.shape[-1] % 2:
+        values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
+    return np.asarray(values[..., 0::2] | (values[..., 1::2] << 4), np.uint8)
+
+
+def block_bytes(rows: int, width: int, block_size: int, bits: int, symmetric: bool) -> int:
+    """Bytes of a weight (rows, width) in blocks: integers, float32 scales and packed zero points."""
+    blocks = -(-width // block_size)
+    zeros = 0 if symmetric else rows * -(-blocks * bits // 8)
+    return rows * blocks * (block_size * bits // 8 + 4) + zeros

@@ -1,0 +1,84 @@
+"""What really runs in integers: counted in the graph that a session makes of a file, not in the file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from compress.lowering.files import write_optimized
+
+_FLOAT = frozenset({"MatMul", "FusedMatMul", "TransposeMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "Attention"})
+_INTEGER = frozenset(
+    {
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "QLinearMatMul",
+        "QGemm",
+        "QAttention",
+        "ConvInteger",
+        "QLinearConv",
+    }
+)
+_WEIGHT_ONLY = frozenset({"MatMulNBits"})
+_KEEPS_CONSTANT = frozenset({"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"})
+
+
+@dataclass(frozen=True)
+class Products:
+    """Matrix products and convolutions with a constant weight.
+
+    `integer` multiply integers, `weight_only` multiply floats by weights stored in blocks; `floating` holds the names
+    of those that multiply floats, a weight that is dequantized at every call included.
+    """
+
+    integer: int
+    weight_only: int
+    floating: tuple[str, ...]
+
+
+def count_products(path: Path, left_floating: Collection[str] = ()) -> Products:
+    """Count in the optimized graph of a session over `path`.
+
+    Args:
+        path: an ONNX file.
+        left_floating: names of weights that may stay floating; their products are not in `floating`.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optimized-") as folder:
+        optimized = Path(folder) / "model.onnx"
+        write_optimized(path, optimized, hardware_specific=True)
+        model = onnx.load(str(optimized), load_external_data=False)
+    return count_in_graph(model.graph, frozenset(left_floating))
+
+
+def count_in_graph(graph: onnx.GraphProto, left_floating: frozenset[str]) -> Products:
+    """Count in a graph as it stands."""
+    origin = {tensor.name: tensor.name for tensor in graph.initializer}
+    integer = weight_only = 0
+    floating = []
+    for node in graph.node:
+        if node.op_type in _KEEPS_CONSTANT and node.input and node.input[0] in origin:
+            # What is made of a constant alone is a constant still.
+            origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
+        weights = [origin[name] for name in node.input[:2] if name in origin]
+        if not weights:
+            # QLinearMatMul, QLinearConv, QGemm: a, a_scale, a_zero, weight.
+            weights = [origin[name] for name in node.input[3:4] if name in origin] if node.op_type in _INTEGER else []
+        if not weights:
+            continue
+        if node.op_type in _INTEGER:
+            integer += 1
+        elif node.op_type in _WEIGHT_ONLY:
+            weight_only += 1
+        elif node.op_type in _FLOAT and not any(_same_weight(name, left_floating) for name in weights):
+            floating.append(node.name or node.op_type)
+    return Products(integer, weight_only, tuple(floating))
+
+
+def _same_weight(name: str, allowed: frozenset[str]) -> bool:
+    """Whether an initializer is one of `allowed`, also after onnxruntime appended to its name."""
+    return any(name == one or name.startswith(f"{one}_") for one in allowed)

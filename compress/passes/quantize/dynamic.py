@@ -1,0 +1,23 @@
+"""8-bit weights and arithmetic with activation ranges found at run time."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from compress.lowering.graph import tidy
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear
+from compress.passes.quantize.operators import Weights, quantize_attention, quantize_linear, quantize_rows
+
+
+def quantize_dynamic(model: ir.Model, chosen: list[Layer], *, per_channel: bool, embeddings: bool) -> None:
+    """Replace each chosen layer of the graph."""
+    graph = model.graph
+    weights = Weights(graph, per_channel)
+    for layer in chosen:
+        if isinstance(layer, Linear):
+            quantize_linear(graph, layer, weights)
+        elif isinstance(layer, FusedAttention):
+            quantize_attention(graph, layer, weights)
+        elif embeddings:
+            quantize_rows(graph, layer, per_channel)
+    tidy(model)

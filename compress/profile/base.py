@@ -1,0 +1,41 @@
+"""What every section of a profile has in common, and the one-key form `- name: {...}` of list entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+
+class Spec(BaseModel):
+    """A section of a profile: frozen, and a key it does not know is a fault."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes `true` for 1, so that `epochs: yes` would train for one epoch.
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"expected a number or a word, not {str(value).lower()}")
+        return value
+
+
+class PassSpecBase(Spec):
+    """A body that may be left empty: `- prune:` means `- prune: {}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_body(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+def single_key(value: Any) -> str | None:
+    """The tag of a one-key mapping (`{prune: ...}` -> `prune`) or of its parsed entry; None if it is neither."""
+    if isinstance(value, dict):
+        return str(next(iter(value))) if len(value) == 1 else None
+    if isinstance(value, BaseModel):
+        return next(iter(type(value).model_fields))
+    return None

@@ -1,0 +1,69 @@
+"""Whether the passes follow one another: each must accept the form that the one before it leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from compress.errors import Fault
+from compress.forms import TORCH_FLOAT, Framework
+from compress.profile.base import single_key
+from compress.profile.pass_specs import DistillSpec, ExportSpec, PassSpec, PruneSpec, QuantizeSpec
+from compress.profile.source import ProfileSource
+
+_SPECS: dict[str, type[PassSpec]] = {
+    "distill": DistillSpec,
+    "prune": PruneSpec,
+    "quantize": QuantizeSpec,
+    "export": ExportSpec,
+}
+
+
+def chain_faults(source: ProfileSource) -> list[Fault]:
+    """The faults in the order of the passes, also where the body of a pass is wrong itself."""
+    passes = source.values.get("passes")
+    if not isinstance(passes, list):
+        return []
+    faults: list[Fault] = []
+    form, before = TORCH_FLOAT, "the teacher"
+    for index, entry in enumerate(passes):
+        kind = single_key(entry)
+        if kind not in _SPECS:
+            continue
+        spec = _spec_or_defaults(kind, entry[kind])
+        if not spec.fits(form):
+            faults.append(
+                source.fault(
+                    ("passes", index, kind),
+                    f"needs {spec.accepts}, but {before} leaves a model that is {form}",
+                )
+            )
+            continue
+        form, before = spec.produces(form), f"passes.{index}.{kind}"
+    if form.framework is Framework.ONNX:
+        faults += _torch_targets(source)
+    return faults
+
+
+def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
+    cls = _SPECS[kind]
+    try:
+        return cls.model_validate(body)
+    except ValidationError:
+        # Its own faults are reported elsewhere; its place in the order does not depend on them.
+        return cls.model_construct()
+
+
+def _torch_targets(source: ProfileSource) -> list[Fault]:
+    targets = source.values.get("targets")
+    if not isinstance(targets, list):
+        return []
+    return [
+        source.fault(
+            ("targets", index, "runtime"),
+            "torch cannot run the ONNX files that the passes end with; use onnxruntime",
+        )
+        for index, target in enumerate(targets)
+        if isinstance(target, dict) and target.get("runtime") == "torch"
+    ]

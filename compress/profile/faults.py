@@ -1,0 +1,125 @@
+"""pydantic's errors as faults for a user: the path as it stands in the file, and 'did you mean'."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from compress.errors import Fault
+from compress.profile.source import Path_, ProfileSource
+
+
+def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseModel]) -> list[Fault]:
+    """Every fault of a validation, in the order of the file, one a path.
+
+    The branches of a union each leave an error; those of one path become one fault, and give way to a fault
+    that lies deeper in the same value.
+    """
+    messages: dict[Path_, list[str]] = {}
+    shallow: set[Path_] = set()
+    for detail in error.errors(include_url=False):
+        path = _written_path(detail, source.values)
+        if len(path) < len(detail["loc"]) or detail["type"] == "too_short":
+            # A list whose entries are wrong counts as empty: its entries say what is wrong.
+            shallow.add(path)
+        message = _message(detail, path, root)
+        if message not in messages.setdefault(path, []):
+            messages[path].append(message)
+    deepest = [
+        path
+        for path in messages
+        if not (path in shallow and any(other[: len(path)] == path and other != path for other in messages))
+    ]
+    faults = [source.fault(path, " or ".join(messages[path])) for path in deepest]
+    return sorted(faults, key=lambda fault: (fault.line or 0, fault.path))
+
+
+def did_you_mean(word: str, known: list[str], *, quote: str = "`") -> str:
+    """`; did you mean ...?` for the nearest known word, else the list of them."""
+    close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
+    if close:
+        name = next(name for name in known if name.lower() == close[0])
+        return f"; did you mean {quote}{name}{quote}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def _written_path(detail: ErrorDetails, values: Any) -> Path_:
+    """The path without the names of union branches, which pydantic writes between the keys."""
+    path: list[str | int] = []
+    node = values
+    parts = detail["loc"]
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        in_mapping = isinstance(node, dict) and part in node
+        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if in_mapping or in_list:
+            path.append(part)
+            node = node[part]
+        elif last and detail["type"] == "missing":
+            path.append(part)
+    return tuple(path)
+
+
+def _message(detail: ErrorDetails, path: Path_, root: type[BaseModel]) -> str:
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1], root))}"
+    if kind == "missing":
+        return "missing, and it is required"
+    if kind == "union_tag_invalid":
+        known = [word.strip("'\" ") for word in str(context["expected_tags"]).split(",")]
+        return f"unknown name {str(context['tag'])!r}{did_you_mean(str(context['tag']), known)}"
+    if kind == "union_tag_not_found":
+        known = _known_keys(path, root)
+        return f"expected one entry of the form `name: {{...}}` with a name of: {', '.join(known)}"
+    if kind == "literal_error" and isinstance(given, str):
+        known = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(",")]
+        return f"{given!r} is not one of {', '.join(known)}{_close_only(given, known)}"
+    if kind == "value_error":
+        return detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    message = message.replace("input should be", "should be")
+    return f"{message}, not {_short(given)}"
+
+
+def _close_only(word: str, known: list[str]) -> str:
+    hint = did_you_mean(word, known, quote="'")
+    return hint if "did you mean" in hint else ""
+
+
+def _short(value: object) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_keys(path: Path_, root: type[BaseModel]) -> list[str]:
+    """The keys that the schema knows at `path`."""
+    found: list[type[BaseModel]] = [root]
+    for part in path:
+        if isinstance(part, int):
+            continue
+        found = [
+            model
+            for parent in found
+            for name, info in parent.model_fields.items()
+            if part in (name, info.alias)
+            for model in _models_in(info.annotation)
+        ]
+    return [info.alias or name for model in found for name, info in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every model class in an annotation, through unions, tuples and `Annotated`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _models_in(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType, tuple, list):
+        for inner in get_args(annotation):
+            yield from _models_in(inner)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation

@@ -1,0 +1,42 @@
+"""The profile as a JSON schema (draft 2020-12), for editors: completion, descriptions, and faults as one types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.profile.base import PassSpecBase
+from compress.profile.schema import Profile
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a profile: every key with its type, limits, default and description.
+
+    A section whose keys all have defaults may be left empty, as the loader allows (`- export:`).
+    """
+    schema: dict[str, Any] = _one_line_descriptions(Profile.model_json_schema(by_alias=True))
+    may_be_empty = {model.__name__ for model in _subclasses(PassSpecBase)}
+    for name, definition in schema["$defs"].items():
+        if name in may_be_empty and not definition.get("required"):
+            definition["type"] = ["object", "null"]
+    return {"$schema": DIALECT, **schema, "title": "Profile of `compress`"}
+
+
+def _one_line_descriptions(node: Any) -> Any:
+    """A copy whose descriptions have no line breaks: in the source they are wrapped."""
+    if isinstance(node, list):
+        return [_one_line_descriptions(item) for item in node]
+    if isinstance(node, dict):
+        return {
+            key: " ".join(value.split())
+            if key == "description" and isinstance(value, str)
+            else _one_line_descriptions(value)
+            for key, value in node.items()
+        }
+    return node
+
+
+def _subclasses(model: type[PassSpecBase]) -> set[type[PassSpecBase]]:
+    direct = set(model.__subclasses__())
+    return direct.union(*(_subclasses(each) for each in direct))

@@ -1,0 +1,218 @@
+"""The reference of the profile as Markdown, made from its schema:
+
+python -m compress.profile.reference > docs/profile.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from compress.profile.json_schema import json_schema
+
+EXAMPLE = """\
+name: reviews                     # names the run and the folder of its report
+task: text-classification
+seed: 0
+data:
+  path: data/reviews.csv          # starts at the folder of this file
+  text_column: review
+  label_column: stars
+  labels: [poor, fair, good]      # the column holds 0, 1 and 2
+  splits: {validation: 0.1, test: 0.2}
+  max_length: 128
+teacher:
+  model: google-bert/bert-base-uncased
+  finetune: {epochs: 3, learning_rate: 5.0e-5}
+passes:                           # in this order; each is an entry with one key
+  - distill:
+      student: {layers: 2, hidden_size: 128}
+      vocabulary: trim
+      losses:
+        - logits: {temperature: 2, weight: 0.9}
+        - labels: {weight: 0.1}
+      augment: {copies: 4}
+      control: true               # a row for the same student without the teacher
+      epochs: 6
+  - prune:
+      remove: {feed_forward: 0.25}
+      recover: {epochs: 2}
+  - quantize: {bits: 8, scheme: auto}
+  - export:                       # an empty body takes every default
+targets:
+  - {device: cpu, threads: 2, batch_sizes: [1, 8]}
+budget:
+  retention: 0.97
+  size_mb: 6
+"""
+
+_HEAD = """\
+# The profile
+
+Every key that a profile may hold. This page is generated: `python -m compress.profile.reference > docs/profile.md`.
+`compress schema` prints the same as a JSON schema for an editor, `compress validate` checks a profile, and
+`compress init` writes one to start from.
+
+- A relative path starts at the folder of the profile.
+- A key that is not listed here is a fault. All faults are reported at once, as `file:line: path: what is wrong`.
+- `--set passes.0.distill.epochs=2` on the command line replaces a value, or sets one that is not written.
+- A section whose keys all have defaults may be left empty (`- export:`). *Unset* is `null`, or leaving the key out.
+- MB are 10^6 bytes.
+"""
+
+_DATA = """\
+## Data that can be read
+
+| `data.path` | splits |
+| --- | --- |
+| a `.csv`, `.tsv`, `.json` (array of objects, or one object a line), `.jsonl` or `.parquet` file | `train` |
+| a folder with such files | one a file, named by the file: `train.csv`, `validation.jsonl`, `test.parquet` |
+| a folder with one sub-folder a class, and in it a `.txt` file an example | `train` |
+| a folder with `train`, `validation`, `test` folders, each with one sub-folder a class | those |
+| `package://name/folder`: any of these inside an installed package, which is not imported | as above |
+| a hub id, such as `stanfordnlp/sst2` | those of the data set |
+
+- `valid`, `val`, `dev` and `eval` are taken for `validation`.
+- Splits that are missing are made of `train`: stratified by class, and by the hash of each text's content and the
+  seed, so that equal texts (without regard to case, white space and Unicode form) always stand in the same split.
+- A text that stands in several named splits is kept in the held-out one (test before validation before train) and
+  dropped from the others; the report says how many.
+- Labels that are texts are named by themselves, in sorted order. Whole numbers take their names from `data.labels`,
+  from the data set where it names them, or stand for themselves.
+- Text and csv files that are not UTF-8 (or UTF-16 with a byte order mark) are read as cp1252, and as latin-1 where
+  that fails; the report says so. JSON must be UTF-8.
+- Missing or blank texts and labels, labels that training never sees, empty splits and the like end the command
+  before anything is trained, with exit code 4 and the file and line.
+"""
+
+_LIMITS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+
+
+def reference_markdown() -> str:
+    """The whole page: every section as a table of keys, what data can be read, and an example."""
+    schema = json_schema()
+    sections = list(_sections(schema, schema["$defs"], ()))
+    places = {id(body): _path(keys) for keys, body in sections}
+    tables = [_section(keys, body, schema["$defs"], places) for keys, body in sections]
+    example = f"## Example\n\n```yaml\n{EXAMPLE}```\n"
+    return "\n".join((_HEAD, example, *tables, _DATA))
+
+
+def _sections(
+    body: dict[str, Any], definitions: dict[str, Any], keys: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """A section and all below it, in the order of the schema; an entry with one key is no section of its own."""
+    if not _is_entry(body):
+        yield keys, body
+    for key, value in body["properties"].items():
+        for name, in_list in _references(value):
+            below = (*keys, f"{key}[]" if in_list else key)
+            yield from _sections(definitions[name], definitions, below)
+
+
+def _is_entry(body: dict[str, Any]) -> bool:
+    return str(body.get("title", "")).endswith("Entry")
+
+
+def _references(node: Any, in_list: bool = False) -> Iterator[tuple[str, bool]]:
+    """Names of the definitions that a value may be, and whether as an entry of a list."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _references(item, in_list)
+    elif isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"].rpartition("/")[2], in_list
+        yield from _references(node.get("items"), True)
+        for union in ("anyOf", "oneOf"):
+            yield from _references(node.get(union), in_list)
+
+
+def _path(keys: tuple[str, ...]) -> str:
+    return ".".join(keys)
+
+
+def _anchor(path: str) -> str:
+    return path.replace("[]", "").replace(".", "-").replace("_", "-") or "top"
+
+
+def _section(
+    keys: tuple[str, ...], body: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]
+) -> str:
+    path = _path(keys)
+    title = f"`{path}`" if path else "Top level"
+    lines = [
+        f'{"##" if len(keys) < 2 else "###"} <a id="{_anchor(path)}"></a>{title}',
+        "",
+        body.get("description", ""),
+        "",
+        "| key | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    required = body.get("required", ())
+    for key, value in body["properties"].items():
+        cells = (
+            f"`{key}`",
+            _type(value, definitions, places),
+            "required" if key in required else _default(value, definitions),
+            _meaning(value, definitions),
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join((*lines, ""))
+
+
+def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]) -> str:
+    """What a value may be, in words; sections are links."""
+    if "$ref" in value:
+        return _link(definitions[value["$ref"].rpartition("/")[2]], definitions, places)
+    for union in ("anyOf", "oneOf"):
+        if union in value:
+            shown = [_type(each, definitions, places) for each in value[union] if each.get("type") != "null"]
+            return " or ".join(shown)
+    if "enum" in value or "const" in value:
+        return ", ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
+    if value.get("type") == "array":
+        least = value.get("minItems", 0)
+        return f"list of {_type(value['items'], definitions, places)}" + (
+            f", at least {least}" if least else ""
+        )
+    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
+    limits = [f"{sign} {value[limit]:.12g}" for limit, sign in _LIMITS if limit in value]
+    pattern = f"matching `{value['pattern']}`" if "pattern" in value else ""
+    return " ".join(filter(None, (words[value["type"]], ", ".join(limits), pattern)))
+
+
+def _link(body: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]) -> str:
+    if _is_entry(body):
+        ((key, value),) = body["properties"].items()
+        path = places[id(definitions[value["$ref"].rpartition("/")[2]])]
+        return f"[`{key}: {{...}}`](#{_anchor(path)})"
+    path = places[id(body)]
+    return f"[section](#{_anchor(path)})"
+
+
+def _meaning(value: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """The description of a key; where it is that of its section, the schema writes it there only."""
+    described = [value, *(definitions[name] for name, _ in _references(value))]
+    return next((str(each["description"]) for each in described if "description" in each), "")
+
+
+def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """The default as it would be written; that of a section is its own keys' defaults."""
+    default = value.get("default")
+    if default is None:
+        return "unset"
+    if isinstance(default, dict):
+        return "its defaults"
+    sections = [definitions[name] for name, in_list in _references(value) if in_list]
+    if sections and not any(map(_is_entry, sections)):
+        return "one, with its defaults"
+    written = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=10_000)
+    return f"`{written.removesuffix('...' + chr(10)).strip()}`"
+
+
+if __name__ == "__main__":
+    # Bytes, for the page is UTF-8 whatever the terminal is.
+    sys.stdout.buffer.write(reference_markdown().encode())

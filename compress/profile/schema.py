@@ -1,0 +1,150 @@
+"""The profile: what the user asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compress.profile.base import PassSpecBase, Spec
+from compress.profile.pass_specs import PassEntry, PassSpec, spec_of
+from compress.profile.training_spec import FinetuneSpec
+
+Positive = Annotated[int, Field(ge=1)]
+TaskName = Literal["text-classification"]
+
+
+class SplitsSpec(PassSpecBase):
+    """The three splits: the name of one that exists (`validation`), or the fraction to make (`0.2`)."""
+
+    train: str = "train"
+    """Name of the training split of the data; what is made for the others is taken from it."""
+    validation: str | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Name, or fraction of the distinct texts of `train`; unset: the split `validation` if there is one, else 0.1."""
+    test: str | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Name, or fraction of the distinct texts of `train`; unset: the split `test` if there is one, else 0.2."""
+
+
+class DataSpec(Spec):
+    """Where the examples come from."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A hub id, `package://name/folder`, a csv / jsonl / parquet file, a folder with files `train`,
+    `validation` and `test` of those kinds, or a text folder with one sub-folder a class."""
+    name: str | None = None
+    """Configuration of a hub data set (`sst2` of `glue`)."""
+    revision: str | None = None
+    """Commit or tag of a hub data set."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    label_column: str = "label"
+    """Column that holds the label: its name, or its number when `labels` or the data set name the numbers."""
+    labels: tuple[str, ...] | None = None
+    """Names of the labels, where the data holds numbers: 0 is the first."""
+    splits: SplitsSpec = SplitsSpec()
+    """Which examples train, validate and test."""
+    max_length: Annotated[int, Field(ge=2, le=8192)] = 128
+    """Longer texts are cut to so many tokens."""
+
+
+class TeacherSpec(Spec):
+    """The model to compress."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """A hub id, a local folder, `package://name/folder`, or `python:module:function` (needs `--allow-code`)."""
+    revision: str | None = None
+    """Commit or tag of a hub model."""
+    labels: tuple[str, ...] | None = None
+    """Names of the outputs of the model's head in order, where its config does not name them."""
+    finetune: FinetuneSpec | None = None
+    """Train the model on the data first; unset: it is a classifier of these labels already."""
+
+
+class TargetSpec(Spec):
+    """Where the model will run."""
+
+    name: str | None = None
+    """What reports call the target; unset: device and runtime."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """The processor."""
+    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
+    """What loads the model."""
+    threads: Positive = 1
+    """Threads that one inference may use."""
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
+    """Batch sizes timed; accuracy is measured at the first one."""
+    sequence_lengths: tuple[Positive, ...] = ()
+    """Fixed lengths timed beside the real lengths of the data."""
+
+    @property
+    def label(self) -> str:
+        """What reports call the target."""
+        return self.name or f"{self.device}-{self.runtime}-{self.threads}t"
+
+
+class BudgetSpec(PassSpecBase):
+    """Limits that the deployed model must hold on the first target."""
+
+    retention: Annotated[float, Field(gt=0)] | None = None
+    """At least: score over the baseline's score."""
+    score: Annotated[float, Field(gt=0)] | None = None
+    """At least: the task's metric."""
+    speedup: Annotated[float, Field(gt=0)] | None = None
+    """At least: baseline latency over latency, first batch size."""
+    latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
+    """At most: median latency at the first batch size, ms."""
+    latency_p95_ms: Annotated[float, Field(gt=0)] | None = None
+    """At most: 95th percentile of the latency at the first batch size, ms."""
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    """At most: the model's files, MB of 10^6 bytes."""
+    peak_memory_mb: Annotated[float, Field(gt=0)] | None = None
+    """At most: peak memory above the size before the model is loaded, MB of 10^6 bytes."""
+    judge: Literal["last", "each"] = "last"
+    """`last`: judge the deployed model; `each`: judge the result of every pass too."""
+
+
+class MeasureSpec(PassSpecBase):
+    """How long and on what to measure."""
+
+    examples: Positive = 100
+    """Examples of the test split that latency and memory are measured on, drawn once a seed."""
+    min_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """Time spent on each pair of models and batch size, at least."""
+    min_rounds: Positive = 30
+    """Alternated rounds over each pair of models and batch size, at least."""
+
+
+class Profile(Spec):
+    """A compression job: data, teacher, passes, targets, budget."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Names the run and the folder of its report."""
+    task: TaskName
+    """The kind of problem."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seeds splits, training, augmentation and the choice of latency inputs."""
+    data: DataSpec
+    """Where the examples come from."""
+    teacher: TeacherSpec
+    """The model to compress."""
+    passes: Annotated[tuple[PassEntry, ...], Field(min_length=1)]
+    """What is done to it, in this order."""
+    targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1)] = (TargetSpec(),)
+    """Where it will run; every step is measured on each."""
+    budget: BudgetSpec = BudgetSpec()
+    """Limits that the result must hold."""
+    measure: MeasureSpec = MeasureSpec()
+    """How long and on what to measure."""
+
+    @model_validator(mode="after")
+    def _distinct_targets(self) -> Profile:
+        names = [target.label for target in self.targets]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two targets are called {twice[0]!r}; give each a `name`")
+        return self
+
+    @property
+    def specs(self) -> tuple[PassSpec, ...]:
+        """The specs of the passes, in order."""
+        return tuple(spec_of(entry) for entry in self.passes)

@@ -1,0 +1,51 @@
+"""How to train: the section that finetune, distill and recovery share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compress.profile.base import PassSpecBase
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class TrainingSpec(PassSpecBase):
+    """Fused AdamW with a linear warm-up and decay, best checkpoint by the validation score."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3
+    """Passes over the training examples (over the augmented ones, where there are any)."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Peak learning rate of AdamW."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Examples a step."""
+    warmup: Fraction = 0.1
+    """Fraction of the steps over which the learning rate rises to its peak; it falls linearly to 0 after."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's weight decay; biases and norms have none."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this norm."""
+    evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
+    """How often the validation split is scored in an epoch."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many evaluations without a better validation score; unset: never stop early."""
+    precision: Precision = "auto"
+    """`auto`: bf16 autocast where the processor has it, else fp32."""
+
+
+class FinetuneSpec(TrainingSpec):
+    """Train the teacher on the labels of the data."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3
+    """Passes over the training examples."""
+
+
+class RecoverySpec(TrainingSpec):
+    """Training after pruning: from the teacher's logits when there is a teacher, else from the labels."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 2
+    """Passes over the training examples."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Temperature of the teacher's logits."""

@@ -1,0 +1,1 @@
+"""Reports: records in; HTML, Markdown, CSV, JSON and terminal tables out."""

@@ -1,0 +1,39 @@
+"""A run as a document: which sections a report has, and in which order."""
+
+from __future__ import annotations
+
+from compress.records import RunRecord
+from compress.report import circumstances, classes, headline, results
+from compress.report.document import Document, filled
+
+
+def document(run: RunRecord) -> Document:
+    """Everything that a report of `run` says; a failed run shows what was completed, and why it ended."""
+    status, tone = headline.status_words(run)
+    return Document(
+        title=run.profile,
+        subtitle=f"{run.task}, run {run.run}",
+        status=status,
+        tone=tone,
+        verdicts=headline.verdicts(run),
+        tiles=headline.tiles(run),
+        sections=filled(
+            (
+                headline.budget(run),
+                results.steps(run),
+                results.plane(run),
+                results.passes(run),
+                classes.classes(run),
+                circumstances.timings(run),
+                circumstances.targets(run),
+                circumstances.metrics(run),
+                circumstances.memory(run),
+                circumstances.training(run),
+                circumstances.findings(run),
+                circumstances.protocol(run),
+                circumstances.data(run),
+                circumstances.environment(run),
+                circumstances.profile(run),
+            )
+        ),
+    )

@@ -1,0 +1,136 @@
+"""A run as a pandas frame, one row a step, and as the JSON that scripts read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from compress.records import Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.report.headline import failure_reason
+from compress.report.row import (
+    baseline_of,
+    first_target,
+    measured_on,
+    ordered,
+    plain,
+    row_of,
+    score_values,
+)
+
+_COUNTS = ("parameters", "macs")
+
+
+def rows(run: RunRecord) -> pd.DataFrame:
+    """One row a step, the baseline first and what is deployed last.
+
+    The columns are the contract's, then intervals and verdicts, then those of further batch sizes, lengths and
+    targets with their place in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8 fixed:128]`, `score[phone]`.
+    """
+    baseline, target = baseline_of(run), first_target(run)
+    frame = pd.DataFrame(
+        [row_of(step, baseline, target) | _further(step, baseline, run.targets) for step in ordered(run)]
+    )
+    return frame.astype({name: "Int64" for name in _COUNTS if name in frame})
+
+
+def contract(run: RunRecord) -> dict[str, Any]:
+    """What `compress report --json` prints: plain JSON values, the same for the same records.
+
+    `status` is `ok`, `budget_missed` or `failed`; a run that was interrupted or is not finished has failed, and
+    `reason` says so. Each row holds the contract's keys, its status and, under `targets`, every target and batch size.
+    """
+    baseline, target = baseline_of(run), first_target(run)
+    return {
+        "status": run.status if run.status in ("ok", "budget_missed") else "failed",
+        "run": run.run,
+        "bundle": run.bundle,
+        "reason": failure_reason(run),
+        "profile": run.profile,
+        "task": run.task,
+        "metric": run.metric,
+        "seed": run.seed,
+        "splits": dict(run.splits),
+        "targets": list(run.targets),
+        "budget": [limit.model_dump(mode="json") for limit in run.limits],
+        "rows": [
+            {
+                **row_of(step, baseline, target),
+                "status": "failed" if step.status == "failed" else "ok",
+                "targets": [_target_values(step, baseline, found) for found in step.measurements],
+            }
+            for step in ordered(run)
+        ],
+    }
+
+
+def contract_text(run: RunRecord) -> str:
+    """The contract as JSON text; `report.json` holds exactly this."""
+    return json.dumps(contract(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _further(step: StepRecord, baseline: StepRecord | None, targets: tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for number, target in enumerate(targets):
+        found = measured_on(step, target)
+        if found is None:
+            continue
+        if number > 0:
+            scores = score_values(step, baseline, found)
+            values |= {f"{name}[{target}]": scores[name] for name in ("score", "retention", "score_verdict")}
+            values[f"peak_memory_mb[{target}]"] = found.memory.peak_mb
+        for latency in found.latency if number > 0 else found.latency[1:]:
+            place = f"{target} b{latency.batch_size}"
+            place += "" if latency.lengths == "real" else f" {latency.lengths}"
+            values |= {f"{name}[{place}]": value for name, value in _latency_values(latency).items()}
+    return {name: plain(value) for name, value in values.items()}
+
+
+def _latency_values(latency: Latency) -> dict[str, Any]:
+    return {
+        "latency_p50_ms": latency.p50_ms,
+        "latency_p95_ms": latency.p95_ms,
+        "speedup": latency.speedup,
+        "speedup_low": latency.speedup_low,
+        "speedup_high": latency.speedup_high,
+        "latency_verdict": latency.verdict,
+        "throughput": latency.throughput,
+    }
+
+
+def _target_values(step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement) -> dict[str, Any]:
+    values = {
+        "target": found.target,
+        "fingerprint": found.fingerprint,
+        "protocol": found.protocol,
+        "split": found.accuracy.split,
+        "examples": len(found.accuracy.truth),
+        **score_values(step, baseline, found),
+        "unknown_token_share": found.accuracy.unknown_token_share,
+        "peak_memory_mb": found.memory.peak_mb,
+        "absolute_peak_memory_mb": found.memory.absolute_peak_mb,
+        "before_load_memory_mb": found.memory.before_load_mb,
+        "gpu_peak_memory_mb": found.memory.gpu_peak_mb,
+        "tokenization_ms": found.tokenization_ms,
+        "measure_seconds": found.seconds,
+    }
+    metrics = [metric.model_dump() for metric in found.accuracy.metrics]
+    timings = [
+        {
+            "batch_size": latency.batch_size,
+            "lengths": latency.lengths,
+            "mean_tokens": latency.mean_tokens,
+            "rounds": latency.rounds,
+            **_latency_values(latency),
+            "latency_p50_low_ms": latency.p50_low,
+            "latency_p50_high_ms": latency.p50_high,
+            "baseline_p50_ms": latency.baseline_p50_ms,
+        }
+        for latency in found.latency
+    ]
+    return {
+        **{name: plain(value) for name, value in values.items()},
+        "metrics": [{name: plain(value) for name, value in metric.items()} for metric in metrics],
+        "latency": [{name: plain(value) for name, value in timing.items()} for timing in timings],
+    }

@@ -1,0 +1,194 @@
+"""The verdict of a run: how much smaller, how much faster, what was kept, and whether the budget held."""
+
+from __future__ import annotations
+
+from compress.records import Limit, RunRecord, StepRecord
+from compress.report.document import Cell, Section, Table, Tile, Tone, row
+from compress.report.numbers import (
+    known,
+    p_value,
+    percent,
+    percent_range,
+    significant,
+    times,
+    times_range,
+)
+from compress.report.row import baseline_of, deployed_of, failed_of, first_target, latency_on, row_of
+
+_AT_LEAST = frozenset({"retention", "score", "speedup"})
+_FRACTIONS = frozenset({"retention", "score"})
+_UNITS = {
+    "latency_p50_ms": " ms",
+    "latency_p95_ms": " ms",
+    "size_mb": " MB",
+    "peak_memory_mb": " MB",
+    "speedup": "×",
+}
+
+
+def status_words(run: RunRecord) -> tuple[str, Tone]:
+    """The status in words, and whether it is good news."""
+    if run.status == "ok":
+        return ("Budget held" if run.limits else "Complete"), "good"
+    words = {
+        "budget_missed": "Budget missed",
+        "failed": "Failed",
+        "interrupted": "Interrupted",
+        "running": "Not finished",
+    }
+    return words[run.status], "bad"
+
+
+def failure_reason(run: RunRecord) -> str | None:
+    """Why a run holds no deployable model; None where it does."""
+    if run.status in ("ok", "budget_missed"):
+        return None
+    step = failed_of(run)
+    if run.status == "failed":
+        if step is not None:
+            return f"step {step.step!r} failed: {step.error or run.error or 'no error was recorded'}"
+        return run.error or "the run failed; no error was recorded"
+    if run.status == "interrupted":
+        return run.error or "the run was interrupted; started again, it goes on from its last checkpoint"
+    return "the run is not finished: it is still going on, or it was killed; started again, it goes on"
+
+
+def verdicts(run: RunRecord) -> tuple[str, ...]:
+    """The outcome in a few plain sentences."""
+    reason = failure_reason(run)
+    if reason is not None:
+        return (reason[0].upper() + reason[1:], *_so_far(run))
+    baseline, deployed = baseline_of(run), deployed_of(run)
+    lines = []
+    if run.limits:
+        missed = [limit for limit in run.limits if not limit.held]
+        lines += [f"Missed: {limit_words(limit)}." for limit in missed]
+        if not missed:
+            lines.append(f"Every limit of the budget was held ({len(run.limits)} of {len(run.limits)}).")
+    else:
+        lines.append("The profile sets no budget.")
+    if baseline is not None and deployed is not None and deployed is not baseline:
+        lines += _cannot_tell(run, baseline, deployed)
+    return tuple(lines)
+
+
+def limit_words(limit: Limit) -> str:
+    """A judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
+    bound = "at least" if limit.name in _AT_LEAST else "at most"
+    return (
+        f"{limit.step}: {limit.name} {limit_value(limit, limit.value)}, "
+        f"the limit is {bound} {limit_value(limit, limit.limit)}"
+    )
+
+
+def limit_value(limit: Limit, value: float) -> str:
+    """A value or bound of a limit with its unit, with enough digits to tell the two apart."""
+    for digits in range(3, 10):
+        texts = [_with_unit(limit.name, number, digits) for number in (limit.value, limit.limit)]
+        if texts[0] != texts[1] or limit.value == limit.limit:
+            break
+    return _with_unit(limit.name, value, digits)
+
+
+def budget(run: RunRecord) -> Section:
+    """Every judged limit."""
+    if not run.limits:
+        return Section("budget", "Budget")
+    table = Table(
+        "Limits of the budget, judged on the first target",
+        ("Limit", "after step", "wanted", "measured", "verdict"),
+        tuple(
+            row(
+                limit.name,
+                limit.step,
+                f"{'≥' if limit.name in _AT_LEAST else '≤'} {limit_value(limit, limit.limit)}",
+                limit_value(limit, limit.value),
+                Cell("held", tone="good") if limit.held else Cell("missed", tone="bad"),
+                kind="" if limit.held else "failed",
+            )
+            for limit in run.limits
+        ),
+        frozenset({1, 4}),
+    )
+    return Section("budget", "Budget", tables=(table,))
+
+
+def tiles(run: RunRecord) -> tuple[Tile, ...]:
+    """The headline numbers of what is deployed against the baseline."""
+    baseline, deployed = baseline_of(run), deployed_of(run)
+    if baseline is None or deployed is None or deployed is baseline:
+        return ()
+    target = first_target(run)
+    before, after = (row_of(step, baseline, target) for step in (baseline, deployed))
+    found = []
+    if known(before["size_mb"]) and known(after["size_mb"]):
+        detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
+        found.append(_factor(before["size_mb"] / after["size_mb"], ("smaller", "larger"), detail))
+    latency = latency_on(deployed, target)
+    if latency is not None and known(latency.speedup):
+        detail = (
+            f"{significant(latency.p50_ms)} ms instead of {significant(latency.baseline_p50_ms)} ms (median, "
+            f"batch {latency.batch_size}); 95 % interval {times_range(latency.speedup_low, latency.speedup_high)}"
+        )
+        if latency.verdict == "no difference":
+            found.append(Tile("no difference", "in speed", detail, "quiet"))
+        else:
+            found.append(_factor(latency.speedup, ("faster", "slower"), detail))
+    if known(after["retention"]):
+        found.append(_retention_tile(run, before, after))
+    if known(before["peak_memory_mb"]) and known(after["peak_memory_mb"]) and after["peak_memory_mb"] > 0:
+        detail = (
+            f"{significant(after['peak_memory_mb'])} MB instead of "
+            f"{significant(before['peak_memory_mb'])} MB at the peak"
+        )
+        factor = before["peak_memory_mb"] / after["peak_memory_mb"]
+        found.append(_factor(factor, ("less memory", "more memory"), detail))
+    return tuple(found)
+
+
+def _retention_tile(run: RunRecord, before: dict[str, float], after: dict[str, float]) -> Tile:
+    interval = percent_range(after["retention_low"], after["retention_high"])
+    scores = f"{percent(after['score'])} instead of {percent(before['score'])}"
+    detail = scores + (f"; 95 % interval {interval}" if interval else "")
+    tone: Tone = "bad" if str(after["score_verdict"]) == "worse" else "good"
+    limit = [limit for limit in run.limits if limit.name == "retention"][-1:]
+    if limit:
+        tone = "good" if limit[0].held else "bad"
+    return Tile(percent(after["retention"]), f"of the baseline's {run.metric} kept", detail, tone)
+
+
+def _factor(factor: float, words: tuple[str, str], detail: str) -> Tile:
+    if factor >= 1:
+        return Tile(times(factor), words[0], detail, "good")
+    return Tile(times(1 / factor), words[1], detail, "bad")
+
+
+def _cannot_tell(run: RunRecord, baseline: StepRecord, deployed: StepRecord) -> list[str]:
+    values = row_of(deployed, baseline, first_target(run))
+    tested = p_value(values["p_value"])
+    test = f" (exact McNemar test, {tested})" if tested else ""
+    lines = []
+    if values["score_verdict"] == "no difference":
+        lines.append(
+            f"No difference: the test split cannot tell the {run.metric} of {deployed.step!r} "
+            f"from the baseline's{test}."
+        )
+    elif values["score_verdict"] is not None:
+        lines.append(
+            f"The {run.metric} of {deployed.step!r} is {values['score_verdict']} than the baseline's "
+            f"beyond chance{test}."
+        )
+    if values["latency_verdict"] == "no difference":
+        lines.append(f"No difference: the timings cannot tell {deployed.step!r} from the baseline.")
+    return lines
+
+
+def _so_far(run: RunRecord) -> tuple[str, ...]:
+    done = [step.step for step in run.steps if step.status != "failed"]
+    return (f"Completed before that: {', '.join(done)}." if done else "No step was completed.",)
+
+
+def _with_unit(name: str, value: float, digits: int) -> str:
+    if name in _FRACTIONS:
+        return percent(value, digits - 2)
+    return f"{significant(value, digits)}{_UNITS.get(name, '')}"

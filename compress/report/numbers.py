@@ -1,0 +1,76 @@
+"""How numbers read in a report: percentages, milliseconds, factors, intervals; a dash where there is none."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+MISSING = "–"
+
+
+def known(value: float | None) -> TypeGuard[float]:
+    """Whether there is a finite number."""
+    return value is not None and math.isfinite(value)
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits and no exponent: 0.31234 -> `0.312`, 1234.5 -> `1234`."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(decimals, 0), 9)}f}"
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """A fraction as a percentage: 0.9412 -> `94.1 %`."""
+    if fraction is None or not math.isfinite(fraction):
+        return MISSING
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def percent_range(low: float | None, high: float | None, digits: int = 1) -> str:
+    """An interval of fractions: (0.921, 0.957) -> `92.1–95.7 %`; empty where there is none."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
+
+
+def points(difference: float | None) -> str:
+    """A difference of two fractions in percentage points, signed: -0.0123 -> `−1.2`."""
+    if difference is None or not math.isfinite(difference):
+        return MISSING
+    return signed(round(100 * difference, 1), 1)
+
+
+def signed(value: float, decimals: int) -> str:
+    """A number with its sign, the minus a real one; zero has none."""
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) == 0:
+        return text
+    return f"+{text}" if value > 0 else f"−{text}"
+
+
+def times(factor: float | None) -> str:
+    """A factor: 21.34 -> `21.3×`, 1.043 -> `1.04×`."""
+    return MISSING if factor is None or not math.isfinite(factor) else f"{significant(factor)}×"
+
+
+def times_range(low: float | None, high: float | None) -> str:
+    """An interval of factors: (20.9, 21.8) -> `20.9–21.8×`; empty where there is none."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"{significant(low)}–{significant(high)}×"
+
+
+def count(value: int | None) -> str:
+    """An integer with its thousands apart: 22713216 -> `22,713,216`."""
+    return MISSING if value is None else f"{value:,}"
+
+
+def p_value(value: float | None) -> str:
+    """The p of a test: 0.0123 -> `p = 0.012`, 0.00002 -> `p < 0.001`; empty where there is none."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}".rstrip("0").rstrip(".")

@@ -1,0 +1,100 @@
+"""Two models on the same examples: what the predictions can and cannot tell apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compress.records import Accuracy
+
+SIGNIFICANCE = 0.05
+_Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How often only one of two models is right: `lost` only the first, `gained` only the second."""
+
+    both: int
+    lost: int
+    gained: int
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p of the exact McNemar test."""
+        return mcnemar(self.lost, self.gained)
+
+    @property
+    def verdict(self) -> str:
+        """The second model against the first: `better`, `worse` or `no difference`."""
+        if self.p_value >= SIGNIFICANCE:
+            return "no difference"
+        return "better" if self.gained > self.lost else "worse"
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """The exact McNemar test: two-sided binomial p of `lost` against `gained` discordant examples at 1/2."""
+    n = lost + gained
+    if n == 0:
+        return 1.0
+    tail: int = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
+    """The two models' hits and misses side by side; None where they were not scored on the same examples."""
+    if first is None or second is None or not first.truth or first.truth != second.truth:
+        return None
+    if not len(first.predictions) == len(second.predictions) == len(first.truth):
+        return None
+    rows = zip(first.truth, first.predictions, second.predictions, strict=True)
+    hits = [(truth == a, truth == b) for truth, a, b in rows]
+    return Paired(hits.count((True, True)), hits.count((True, False)), hits.count((False, True)))
+
+
+def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tuple[float, float] | None:
+    """The 95 % interval of the model's accuracy over the baseline's, from paired predictions.
+
+    None where the metric is not the share of right predictions, or the examples are not the same.
+    """
+    if baseline is None or model is None or not (_is_hit_rate(baseline) and _is_hit_rate(model)):
+        return None
+    pair = paired(baseline, model)
+    return None if pair is None else ratio_interval(pair)
+
+
+def ratio_interval(pair: Paired) -> tuple[float, float] | None:
+    """The 95 % interval of P(second is right) / P(first is right), also where no example is discordant.
+
+    Bonett and Price (2006), "Confidence intervals for a ratio of binomial proportions based on paired data",
+    Statistics in Medicine 25: two Wilson intervals whose level is set so that their quotient has the right one.
+    None where one of the two is never right.
+    """
+    n = pair.both + pair.lost + pair.gained
+    first, second = pair.both + pair.lost, pair.both + pair.gained
+    if first == 0 or second == 0:
+        return None
+    spread = math.sqrt((pair.lost + pair.gained + 2) / ((first + 1) * (second + 1)))
+    alone = [math.sqrt((1 - (hits + 1) / (n + 2)) / (hits + 1)) for hits in (first, second)]
+    z = _Z * spread / sum(alone)
+    first_low, first_high = _wilson(first, n, z)
+    second_low, second_high = _wilson(second, n, z)
+    return second_low / first_high, second_high / first_low
+
+
+def _wilson(hits: int, n: int, z: float) -> tuple[float, float]:
+    centre = 2 * hits + z * z
+    width = z * math.sqrt(z * z + 4 * hits * (1 - hits / n))
+    return (centre - width) / (2 * (n + z * z)), (centre + width) / (2 * (n + z * z))
+
+
+def _is_hit_rate(accuracy: Accuracy) -> bool:
+    if not accuracy.metrics or not accuracy.truth or len(accuracy.predictions) != len(accuracy.truth):
+        return False
+    return math.isclose(accuracy.metrics[0].value, _hit_rate(accuracy), abs_tol=1e-6)
+
+
+def _hit_rate(accuracy: Accuracy) -> float:
+    right: Sequence[bool] = [a == b for a, b in zip(accuracy.predictions, accuracy.truth, strict=True)]
+    return sum(right) / len(right)

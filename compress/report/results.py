@@ -1,0 +1,299 @@
+"""The sections that say what came out: the table of steps, its plots, what each pass cost and earned, the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from compress.records import RunRecord, StepRecord
+from compress.report.document import Cell, Change, Figure, Point, Row, Scatter, Section, Table, Waterfall, row
+from compress.report.numbers import (
+    MISSING,
+    known,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    signed,
+    significant,
+    times,
+    times_range,
+)
+from compress.report.paired import Paired, paired
+from compress.report.row import (
+    accuracy_on,
+    baseline_of,
+    deployed_of,
+    first_target,
+    ordered,
+    row_of,
+)
+from compress.units import format_count, format_seconds
+
+
+def steps(run: RunRecord) -> Section:
+    """The table: one row a step, the baseline first, what is deployed last."""
+    deployed = deployed_of(run)
+    table = Table(
+        f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them",
+        (
+            "Step",
+            run.metric,
+            "retention",
+            "p50 ms",
+            "p95 ms",
+            "speed-up",
+            "examples/s",
+            "peak MB",
+            "size MB",
+            "parameters",
+            "made in",
+        ),
+        tuple(_step_row(values, step, step is deployed) for values, step in _values(run)),
+    )
+    return Section("steps", "Steps", tables=(table,) if run.steps else ())
+
+
+def plane(run: RunRecord) -> Section:
+    """Accuracy against latency and against size."""
+    figures = []
+    for key, low, high, label, words in (
+        ("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms", "median latency, ms", "latency"),
+        ("size_mb", "size_mb", "size_mb", "size on disk, MB", "size"),
+    ):
+        found = [
+            Point(
+                values["step"],
+                values["role"],
+                (values[key], _or(values[low], values[key]), _or(values[high], values[key])),
+                (
+                    100 * values["score"],
+                    100 * _or(values["score_low"], values["score"]),
+                    100 * _or(values["score_high"], values["score"]),
+                ),
+            )
+            for values, _ in _values(run)
+            if known(values[key]) and known(values["score"]) and values[key] > 0
+        ]
+        if len(found) < 2:
+            continue
+        said = "; ".join(f"{point.label}: {point.y[0]:.1f} % at {significant(point.x[0])}" for point in found)
+        figures.append(
+            Figure(
+                Scatter(label, f"{run.metric}, %", tuple(found)),
+                f"{run.metric.capitalize()} against {words}; up and left is better. Bars are 95 % intervals.",
+                f"{run.metric} against {label}. {said}.",
+            )
+        )
+    return Section("plane", f"{run.metric.capitalize()} against latency and size", figures=tuple(figures))
+
+
+def passes(run: RunRecord) -> Section:
+    """What each pass cost and earned against the step before it, and each control against its own step."""
+    chain = [step for step in ordered(run) if step.role in ("baseline", "step") and step.status != "failed"]
+    if len(chain) < 2:
+        return Section("passes", "What each pass cost and earned")
+    table = Table(
+        "Each pass against the model it was given",
+        ("Pass", f"{run.metric}, points", "latency", "size", "memory", "parameters", "work"),
+        tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
+    )
+    tables = [table]
+    controls = [step for step in run.steps if step.role in ("control", "variant") and step.status != "failed"]
+    rows = [found for step in controls if (found := _control_row(run, step)) is not None]
+    if rows:
+        tables.append(
+            Table(
+                "Controls and variants against the step they belong to",
+                ("Row", "compared with", f"{run.metric}, points", "verdict"),
+                tuple(rows),
+                frozenset({1, 3}),
+            )
+        )
+    return Section(
+        "passes", "What each pass cost and earned", tables=tuple(tables), figures=_waterfalls(run, chain)
+    )
+
+
+def _values(run: RunRecord) -> list[tuple[dict[str, Any], StepRecord]]:
+    baseline, target = baseline_of(run), first_target(run)
+    return [(row_of(step, baseline, target), step) for step in ordered(run)]
+
+
+def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool) -> Row:
+    kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
+    note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
+        kind, ""
+    )
+    if step.role == "baseline":
+        note = "FP32 baseline"
+    a_a = "A/A run" if step.role == "baseline" and known(values["speedup"]) else ""
+    no_difference = "no difference"
+    speed = times_range(values["speedup_low"], values["speedup_high"])
+    return row(
+        Cell(step.step, note),
+        Cell(percent(values["score"]), percent_range(values["score_low"], values["score_high"])),
+        Cell(
+            percent(values["retention"]),
+            no_difference
+            if values["score_verdict"] == no_difference
+            else percent_range(values["retention_low"], values["retention_high"]),
+        ),
+        Cell(
+            significant(values["latency_p50_ms"]),
+            _range(values["latency_p50_low_ms"], values["latency_p50_high_ms"]),
+        ),
+        significant(values["latency_p95_ms"]),
+        Cell(
+            times(values["speedup"]),
+            a_a or (no_difference if values["latency_verdict"] == no_difference else speed),
+        ),
+        significant(values["throughput"]),
+        significant(values["peak_memory_mb"]),
+        significant(values["size_mb"]),
+        Cell(
+            MISSING if step.parameters is None else format_count(step.parameters),
+            "" if step.macs is None else f"{format_count(step.macs)} MACs",
+        ),
+        format_seconds(step.seconds),
+        kind=kind,
+    )
+
+
+def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
+    baseline, target = baseline_of(run), first_target(run)
+    old, new = (row_of(step, baseline, target) for step in (before, after))
+    pair = paired(accuracy_on(before, target), accuracy_on(after, target))
+    change = new["score"] - old["score"] if known(new["score"]) and known(old["score"]) else None
+    told = "" if pair is None else p_value(pair.p_value) if _told_score(pair) else "no difference"
+    latency = _shrink(old["latency_p50_ms"], new["latency_p50_ms"], " ms")
+    if latency.detail and not _told_speed(old, new):
+        latency = Cell("no difference", latency.detail)
+    return row(
+        Cell(after.step, f"after {before.step}"),
+        Cell(points(change), told),
+        latency,
+        _shrink(old["size_mb"], new["size_mb"], " MB"),
+        _shrink(old["peak_memory_mb"], new["peak_memory_mb"], " MB"),
+        _shrink(before.parameters, after.parameters, ""),
+        Cell(format_seconds(after.seconds), f"measured in {format_seconds(after.measure_seconds)}"),
+    )
+
+
+def _told_score(pair: Paired | None) -> bool:
+    return pair is not None and pair.verdict != "no difference"
+
+
+def _told_speed(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether the speed-ups over the baseline, which no drift of the machine touches, lie apart."""
+    ends = [values[key] for values in (old, new) for key in ("speedup_low", "speedup_high")]
+    if not all(known(end) for end in ends):
+        return False
+    return bool(ends[1] < ends[2] or ends[3] < ends[0])
+
+
+def _control_row(run: RunRecord, control: StepRecord) -> Row | None:
+    before = run.steps[: run.steps.index(control)]
+    alike = [step for step in before if step.role == "step" and step.kind == control.kind]
+    partners = alike or [step for step in before if step.role in ("baseline", "step")]
+    if not partners:
+        return None
+    partner = partners[-1]
+    target = first_target(run)
+    first, second = accuracy_on(partner, target), accuracy_on(control, target)
+    pair = paired(first, second)
+    if first is None or second is None or pair is None or not (first.metrics and second.metrics):
+        return None
+    change = second.metrics[0].value - first.metrics[0].value
+    return row(
+        Cell(control.step, control.role),
+        partner.step,
+        points(change),
+        Cell(pair.verdict, p_value(pair.p_value)),
+    )
+
+
+def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
+    if not (known(before) and known(after)) or after <= 0 or before <= 0:
+        return Cell(MISSING)
+    said = [format_count(value) if not unit else significant(value) for value in (before, after)]
+    return Cell(_ratio_words(before, after), f"{said[0]} → {said[1]}{unit}")
+
+
+def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
+    baseline, target = baseline_of(run), first_target(run)
+    grey = "grey where the data cannot tell the two models apart"
+    figures = []
+    for key, label, ratio, caption in (
+        (
+            "score",
+            f"{run.metric}, points from the baseline",
+            False,
+            f"{run.metric.capitalize()}: the points that each pass lost or won, the baseline at 0; {grey}.",
+        ),
+        (
+            "latency_p50_ms",
+            "median latency, ms",
+            True,
+            f"Median latency: from the model that a pass was given to the one it made; {grey}.",
+        ),
+        (
+            "size_mb",
+            "size on disk, MB",
+            True,
+            "Size on disk: from the model that a pass was given to the one it made.",
+        ),
+    ):
+        found = [
+            (step, values)
+            for step in chain
+            if known((values := row_of(step, baseline, target))[key]) and (not ratio or values[key] > 0)
+        ]
+        if len(found) < 2:
+            continue
+        first = found[0][1][key]
+        changes = []
+        for (before, old), (after, new) in pairwise(found):
+            told = old[key] != new[key]
+            if key == "score":
+                told = _told_score(paired(accuracy_on(before, target), accuracy_on(after, target)))
+            elif key == "latency_p50_ms":
+                told = _told_speed(old, new)
+            if ratio:
+                words = _ratio_words(old[key], new[key])
+                changes.append(Change(after.step, old[key], new[key], words, told))
+            else:
+                start, end = 100 * (old[key] - first), 100 * (new[key] - first)
+                changes.append(Change(after.step, start, end, signed(end - start, 1), told))
+        said = "; ".join(
+            f"{change.label}: {change.text}" + ("" if change.told else " (no difference)")
+            for change in changes
+        )
+        end = significant(changes[-1].after) if ratio else signed(changes[-1].after, 1)
+        figures.append(
+            Figure(
+                Waterfall(label, tuple(changes), larger_is_better=not ratio, ratio=ratio),
+                caption,
+                f"{label}. {said}. Ends at {end}.",
+            )
+        )
+    return tuple(figures)
+
+
+def _ratio_words(before: float, after: float) -> str:
+    """How much less there is: `÷15.2`; `×1.08` where there is more, `same` where nothing changed."""
+    factor = before / after
+    if significant(factor) == significant(1.0):
+        return "same"
+    return f"÷{significant(factor)}" if factor > 1 else f"×{significant(1 / factor)}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None or not (known(low) and known(high)):
+        return ""
+    return f"{significant(low)}–{significant(high)}"
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return value if value is not None and known(value) else otherwise

@@ -1,0 +1,175 @@
+"""A run in the terminal: one row a step as it goes, the table at the end, the budget. Narrow terminals get less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from compress.records import Limit, RunRecord, StepRecord
+from compress.report.headline import limit_words, status_words, verdicts
+from compress.report.numbers import MISSING, percent, significant, times
+from compress.report.row import baseline_of, deployed_of, first_target, ordered, row_of
+from compress.units import format_count, format_seconds
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column, its width in characters, and the width of the terminal from which it is shown."""
+
+    title: str
+    width: int
+    shown_from: int
+    text: Callable[[dict[str, Any]], str]
+
+
+_STEP_WIDTH = 20
+_COLUMNS = (
+    _Column("score", 8, 0, lambda row: percent(row["score"])),
+    _Column("kept", 7, 56, lambda row: percent(row["retention"])),
+    _Column("p50 ms", 7, 0, lambda row: significant(row["latency_p50_ms"])),
+    _Column("p95 ms", 7, 96, lambda row: significant(row["latency_p95_ms"])),
+    _Column("speed-up", 8, 64, lambda row: "1×" if row["role"] == "baseline" else times(row["speedup"])),
+    _Column("size MB", 7, 0, lambda row: significant(row["size_mb"])),
+    _Column("peak MB", 7, 72, lambda row: significant(row["peak_memory_mb"])),
+    _Column(
+        "params", 8, 88, lambda row: MISSING if row["parameters"] is None else format_count(row["parameters"])
+    ),
+    _Column("time", 11, 108, lambda row: format_seconds(row["seconds"])),
+)
+
+
+@dataclass(frozen=True)
+class RowLine:
+    """One step as one line, in columns that fit the terminal it is printed to; the header stands above the baseline."""
+
+    run: RunRecord
+    step: StepRecord
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.step.role == "baseline":
+            yield _header(self.run, options.max_width)
+        yield _line(self.run, self.step, options.max_width)
+
+
+def row_line(run: RunRecord, step: StepRecord) -> RowLine:
+    """What is printed when a step is done: its numbers on the first target, or its error.
+
+    Args:
+        run: the run so far; its first target and its baseline are looked up here.
+        step: what was just done.
+    """
+    return RowLine(run, step)
+
+
+def _header(run: RunRecord, width: int) -> Text:
+    titles = [run.metric if column.title == "score" else column.title for column in _shown(width)]
+    cells = [
+        title[: column.width].rjust(column.width) for title, column in zip(titles, _shown(width), strict=True)
+    ]
+    return Text("  ".join(["step".ljust(_step_width(width)), *cells]), style="bold", no_wrap=True)
+
+
+def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
+    room = _step_width(width)
+    name = step.step if len(step.step) <= room else step.step[: room - 1] + "…"
+    if step.status == "failed":
+        line = Text(name.ljust(room) + "  ", style="bold red")
+        return line.append(
+            f"failed: {step.error or 'no error was recorded'}".splitlines()[0], style="not bold red"
+        )
+    values = row_of(step, baseline_of(run) or step, first_target(run))
+    cells = [column.text(values).rjust(column.width) for column in _shown(width)]
+    line = Text("  ".join([name.ljust(room), *cells]), no_wrap=True, style="dim" if _aside(step) else "")
+    if step.status == "cached" and line.cell_len + 8 <= width:
+        line.append("  cached", style="dim")
+    return line
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """The table of a run as a rich renderable; how many columns it has depends on where it is shown."""
+
+    run: RunRecord
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._table(options.max_width)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._table(options.max_width))
+
+    def _table(self, width: int) -> Table:
+        run, shown = self.run, _shown(width - 4)
+        baseline, target, deployed = baseline_of(run), first_target(run), deployed_of(run)
+        table = Table(
+            title=Text(f"{run.profile} on {target}" if target else run.profile),
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+        )
+        table.add_column("step", overflow="fold")
+        for column in shown:
+            title = run.metric if column.title == "score" else column.title
+            table.add_column(Text(title), justify="right", no_wrap=True)
+        for step in ordered(run):
+            style = "bold green" if step is deployed else "dim" if _aside(step) else ""
+            if step.status == "failed":
+                table.add_row(
+                    Text(step.step),
+                    *[Text("failed" if n == 0 else "") for n in range(len(shown))],
+                    style="red",
+                )
+                continue
+            values = row_of(step, baseline, target)
+            table.add_row(Text(step.step), *[Text(column.text(values)) for column in shown], style=style)
+        return table
+
+
+def table(run: RunRecord) -> RunTable:
+    """The table of a run: the baseline first, what is deployed last and in bold."""
+    return RunTable(run)
+
+
+def budget_lines(limits: Iterable[Limit]) -> list[Text]:
+    """One line a judged limit: `held` or `MISSED`, the limit and the value."""
+    return [
+        Text.assemble(
+            ("held    ", "green") if limit.held else ("MISSED  ", "bold red"),
+            limit_words(limit),
+        )
+        for limit in limits
+    ]
+
+
+def summary_lines(run: RunRecord) -> list[Text]:
+    """The outcome below the table: the status, the verdicts, every limit, the bundle."""
+    words, tone = status_words(run)
+    lines = [Text(words, style="bold green" if tone == "good" else "bold red")]
+    lines += budget_lines(run.limits)
+    lines += [
+        Text(verdict) for verdict in verdicts(run) if not verdict.startswith(("Missed: ", "Every limit "))
+    ]
+    if run.bundle is not None:
+        lines.append(Text(f"bundle  {run.bundle}"))
+    return lines
+
+
+def _shown(width: int) -> list[_Column]:
+    return [column for column in _COLUMNS if width >= column.shown_from]
+
+
+def _step_width(width: int) -> int:
+    """What the columns leave for the step's name, within reason."""
+    return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in _shown(width))))
+
+
+def _aside(step: StepRecord) -> bool:
+    """Whether the row is there for comparison only."""
+    return step.role in ("control", "variant")

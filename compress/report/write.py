@@ -1,0 +1,36 @@
+"""Write the report of a run: HTML, Markdown, CSV and JSON, each under a temporary name first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.artifacts import write_text
+from compress.records import RunRecord
+from compress.report.content import document
+from compress.report.frame import contract_text, rows
+from compress.report.markdown import markdown
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    json: Path
+
+
+def write_report(run: RunRecord, out: Path) -> ReportPaths:
+    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there."""
+    from compress.report.html import html  # matplotlib is imported for the plots of the page alone
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = ReportPaths(out / "report.html", out / "report.md", out / "rows.csv", out / "report.json")
+    content = document(run)
+    write_text(paths.json, contract_text(run))
+    write_text(paths.csv, rows(run).to_csv(index=False, lineterminator="\n"))
+    write_text(paths.markdown, markdown(content))
+    write_text(paths.html, html(content))
+    return paths

@@ -1,0 +1,129 @@
+"""Child processes that measure: they die with their parent, in a clean environment, and their errors are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from compress.errors import TargetError
+
+TAIL_LINES = 12
+"""Lines of a failed child's output that its error shows."""
+
+# Asks the kernel for SIGKILL when the parent ends, makes sure that it has not ended before, and becomes the
+# command. A `preexec_fn` would do the same between fork and exec, where a parent with threads may deadlock.
+_FOLLOW_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_SCRUBBED_PREFIXES = (
+    "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "ORT_", "TORCH_", "PYTORCH_", "MALLOC_",
+    "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC", "PYTHONPROFILE", "PYTHONDEVMODE", "PYTHONTRACEMALLOC",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, the environment of it, and what it does ('timing student'), for its error."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    purpose: str
+
+
+def clean_environment(threads: int, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without what changes speed, memory or numbers in silence, with `threads` everywhere."""
+    kept = {
+        name: value
+        for name, value in (os.environ if base is None else base).items()
+        if not name.startswith(_SCRUBBED_PREFIXES)
+    }
+    kept.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    kept["TOKENIZERS_PARALLELISM"] = "false"
+    return kept
+
+
+def follow_parent(argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` and is killed when the thread that starts it ends, in any way (Linux)."""
+    if sys.platform != "linux":
+        return list(argv)
+    return [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid()), *argv]
+
+
+def run_all(commands: Sequence[Command], where: str) -> None:
+    """Run commands at the same time and wait for all of them.
+
+    Whatever ends this early (a failed child, Ctrl-C) kills the children that still run.
+
+    Args:
+        commands: what to run.
+        where: the target's name, for errors.
+
+    Raises:
+        TargetError: a command failed; its last lines are the hint.
+    """
+    children: list[tuple[Command, subprocess.Popen[bytes], IO[bytes]]] = []
+    try:
+        for command in commands:
+            output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed below, with its child)
+            try:
+                child = subprocess.Popen(
+                    follow_parent(command.argv),
+                    env=dict(command.environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+            except OSError as error:
+                output.close()
+                raise TargetError(f"cannot start {command.argv[0]}: {error}", where=where) from error
+            children.append((command, child, output))
+        for command, child, output in children:
+            if child.wait() != 0:
+                raise _failure(command, child.returncode, output, where)
+    finally:
+        for _, child, output in children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            output.close()
+
+
+def _failure(command: Command, code: int, output: IO[bytes], where: str) -> TargetError:
+    """The error of a failed child, from its exit code and the end of what it printed."""
+    output.seek(0)
+    lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    if code < 0:
+        name = signal.Signals(-code).name
+        ending = f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    else:
+        ending = lines[-1].strip() if lines else f"ended with exit code {code} and no message"
+    hint = "\n  ".join(lines[-TAIL_LINES:]) if len(lines) > 1 or code < 0 else None
+    return TargetError(f"{command.purpose} failed: {ending}", where=where, hint=hint)
+
+
+def runtime_command(runtime: str, job: Path, result: Path, threads: int, purpose: str) -> Command:
+    """The command that does a job of `runner.py` with a runtime: `onnxruntime` or `torch`."""
+    environment = clean_environment(threads)
+    package = Path(__file__).resolve().parents[1]
+    if runtime == "onnxruntime":
+        program = [str(package / "runtimes" / "runner.py")]
+    else:
+        program = ["-m", "compress.runtimes.torch_worker"]
+        found = [str(package.parent), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(found)
+        environment["HF_HUB_OFFLINE"] = "1"
+    argv = (sys.executable, "-P", *program, str(job), str(result))
+    return Command(argv, environment, purpose)

@@ -1,0 +1,74 @@
+"""Does the jobs of `runner.py` with torch: `python -m compress.runtimes.torch_worker JOB RESULT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.runtimes import runner
+
+
+class TorchRuntime:
+    """Loads and runs torch artifacts, with the methods of `runner.OnnxRuntime`.
+
+    A model's path is its artifact directory. A batch is moved to the device and the logits are moved back
+    inside the timed call, as onnxruntime does it, so the clock stops when the result is there.
+    """
+
+    def prepare(self, threads: int, device: str) -> None:
+        """Import torch and what loads models, and set the threads.
+
+        Raises:
+            RunnerError: `device` is cuda and torch has none.
+        """
+        import torch
+
+        from compress.models import checkpoints  # noqa: F401 (its memory is not the model's)
+
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        if device == "cuda":
+            if not torch.cuda.is_available():
+                raise runner.RunnerError(f"torch {torch.__version__} sees no CUDA device")
+            torch.zeros(1, device="cuda")
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+
+    def open(self, path: str, threads: int, device: str) -> runner.Predict:
+        """Load the model of an artifact directory; the function that comes back returns its logits."""
+        import torch
+
+        from compress.models.checkpoints import load_model
+
+        model = load_model(Path(path)).eval().to(device)
+
+        def predict(batch: runner.Batch) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+                logits: NDArray[np.float32] = model(**tensors).logits.float().cpu().numpy()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return logits
+
+        return predict
+
+    def gpu_peak_bytes(self) -> int | None:
+        """Peak of the memory that torch allocated on the GPU."""
+        import torch
+
+        return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one job with torch."""
+    job: list[str] = sys.argv[1:] if argv is None else argv
+    runtime: Any = TorchRuntime()
+    return runner.run_job(job, runtime)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

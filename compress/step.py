@@ -1,0 +1,56 @@
+"""What a step is given and what it gives back: the contract between the engine and the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.artifacts import Artifact
+from compress.forms import Form
+from compress.profile.base import Spec
+from compress.progress import Progress
+from compress.records import Curve
+from compress.tasks.base import Task, TrainingData
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Everything a step may look at.
+
+    `inputs` are sealed artifacts by role: `model` (what the pass changes), `teacher` (the fine-tuned teacher, for
+    distillation and recovery). `data` holds the training and validation splits only: the test split cannot be
+    reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it holds
+    checkpoints and cached logits, and what stands in it may be half-written unless it was renamed into place.
+    `threads` are those of the first target, for passes that measure variants. `logits` is where teachers' logits lie
+    by content, shared by all steps; None: keep them in `work`. `base` is the profile's folder, and `allow_code` says
+    whether the user allows code that the profile names; both matter to model sources only.
+    """
+
+    spec: Spec
+    inputs: Mapping[str, Artifact]
+    task: Task
+    data: TrainingData
+    out: Path
+    work: Path
+    seed: int
+    precision: Literal["fp32", "bf16"]
+    device: Literal["cpu", "cuda"]
+    threads: int
+    progress: Progress
+    logits: Path | None = None
+    base: Path = Path()
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step made: the form of the model in `out`, what it found out, and its training curves.
+
+    `facts` are plain JSON values and always hold `parameters`.
+    """
+
+    form: Form
+    facts: Mapping[str, Any]
+    curves: tuple[Curve, ...] = field(default=())

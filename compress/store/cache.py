@@ -1,0 +1,232 @@
+"""The shared, locked store of artifacts and measurements. What stands in it under its key is finished.
+
+artifacts/<key>/        sealed directories
+steps/<key>.json        what their making found out: seconds, facts, curves
+measurements/<key>.json
+work/<key>/             checkpoints and cached logits of steps that are not finished
+logits/                 logits of teachers, shared by the steps that train from them
+locks/<key>.lock        held while a step is made; the system frees it when its process dies
+making/<key>/           directories that are being filled
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from compress.artifacts import Artifact, open_artifact, write_json
+from compress.errors import CompressError
+from compress.progress import Progress
+from compress.records import Curve, TargetMeasurement
+
+ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
+_FOLDERS = ("artifacts", "steps", "measurements", "work", "logits", "locks", "making")
+
+
+@dataclass(frozen=True)
+class MadeStep:
+    """A finished step: its artifact, and what its making found out."""
+
+    artifact: Artifact
+    seconds: float
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One artifact of the cache, for listing: `used` is when a run last asked for it, seconds since 1970."""
+
+    key: str
+    step: str
+    profile: str
+    form: str
+    bytes: int
+    used: float
+
+
+class Cache:
+    """The store below one root directory; two runs may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def default(cls) -> Cache:
+        """`.compress/` in the working directory, unless `COMPRESS_CACHE` names another place."""
+        named = os.environ.get(ENVIRONMENT_VARIABLE)
+        return cls(Path(named).expanduser().absolute() if named else Path.cwd() / ".compress")
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            CompressError: the place cannot be written.
+        """
+        try:
+            for folder in _FOLDERS:
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CompressError(
+                f"the cache cannot be written: {error.strerror}",
+                where=str(self.root),
+                hint=f"Set {ENVIRONMENT_VARIABLE} to a directory that you can write.",
+            ) from error
+
+    def find(self, key: str) -> MadeStep | None:
+        """The finished step of this key; None: it is not made yet, or it was damaged and was set aside."""
+        folder = self.root / "artifacts" / key
+        note = self.root / "steps" / f"{key}.json"
+        if not (folder.is_dir() and note.is_file()):
+            return None
+        try:
+            artifact = open_artifact(folder)
+        except CompressError:
+            # Somebody changed or removed a file: what is left is not what the key promises.
+            return None
+        body = json.loads(note.read_text(encoding="utf-8"))
+        return MadeStep(
+            artifact, body["seconds"], tuple(Curve.model_validate(curve) for curve in body["curves"])
+        )
+
+    def touch(self, key: str) -> None:
+        """Note that a run asked for this step now."""
+        note = self.root / "steps" / f"{key}.json"
+        if note.exists():
+            os.utime(note)
+
+    @contextmanager
+    def lock(self, key: str, progress: Progress, title: str) -> Iterator[None]:
+        """Hold the step of this key; waits, and says so, while another process makes it."""
+        lock = FileLock(str(self.root / "locks" / f"{key}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress.say(f"{title}: another run is making it; waiting")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def work(self, key: str) -> Path:
+        """The directory of a step's checkpoints; it survives a kill and goes when the step is published."""
+        folder = self.root / "work" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def logits(self) -> Path:
+        """Where teachers' logits lie, by content."""
+        return self.root / "logits"
+
+    def making(self, key: str) -> Path:
+        """An empty directory to fill; the caller holds the lock of the key, so what stood there was given up."""
+        folder = self.root / "making" / key
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def publish(
+        self,
+        key: str,
+        made: Path,
+        *,
+        seconds: float,
+        curves: tuple[Curve, ...],
+        labels: dict[str, str],
+        parts: dict[str, object],
+    ) -> MadeStep:
+        """Move a sealed directory to its place; the caller holds the lock of the key."""
+        folder = self.root / "artifacts" / key
+        shutil.rmtree(folder, ignore_errors=True)
+        body: dict[str, Any] = {
+            "seconds": seconds,
+            "curves": [curve.model_dump() for curve in curves],
+            "made": time.time(),
+            "parts": parts,
+            **labels,
+        }
+        write_json(self.root / "steps" / f"{key}.json", body)
+        os.replace(made, folder)
+        shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        return MadeStep(open_artifact(folder), seconds, curves)
+
+    def measurement(self, key: str) -> TargetMeasurement | None:
+        """The measurement of this key, if it was made."""
+        file = self.root / "measurements" / f"{key}.json"
+        if not file.is_file():
+            return None
+        return TargetMeasurement.model_validate_json(file.read_text(encoding="utf-8"))
+
+    def keep_measurement(self, measurement: TargetMeasurement) -> None:
+        """Store a measurement under its key."""
+        write_json(
+            self.root / "measurements" / f"{measurement.key}.json", measurement.model_dump(mode="json")
+        )
+
+    def entries(self) -> list[CacheEntry]:
+        """Every finished artifact, the one used last first."""
+        found = []
+        for note in (self.root / "steps").glob("*.json"):
+            folder = self.root / "artifacts" / note.stem
+            if not folder.is_dir():
+                # The note of a removed artifact stays: it tells `compress plan` what changed since.
+                continue
+            body = json.loads(note.read_text(encoding="utf-8"))
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            found.append(
+                CacheEntry(note.stem, body["step"], body["profile"], body["form"], size, note.stat().st_mtime)
+            )
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def parts_of(self, step: str, profile: str) -> list[dict[str, object]]:
+        """What the keys of this profile's steps of that name were made of, whenever they were made."""
+        bodies = [
+            json.loads(note.read_text(encoding="utf-8")) for note in (self.root / "steps").glob("*.json")
+        ]
+        return [body["parts"] for body in bodies if body["step"] == step and body["profile"] == profile]
+
+    def remove(self, key: str) -> bool:
+        """Remove a step's artifact; False where a run is making it just now."""
+        lock = FileLock(str(self.root / "locks" / f"{key}.lock"))
+        try:
+            with lock.acquire(timeout=0):
+                for folder in ("artifacts", "work", "making"):
+                    shutil.rmtree(self.root / folder / key, ignore_errors=True)
+        except Timeout:
+            return False
+        return True
+
+    def remove_leftovers(self) -> int:
+        """Remove what unfinished steps and removed artifacts left behind; the bytes freed.
+
+        Checkpoints go too: an interrupted run begins its step anew.
+        """
+        finished = {entry.key for entry in self.entries()}
+        freed = 0
+        for folder in ("work", "making", "artifacts"):
+            for path in (self.root / folder).glob("*"):
+                if path.name in finished and folder == "artifacts":
+                    continue
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                if self.remove(path.name) if path.name not in finished else _removed(path):
+                    freed += size
+        for file in (self.root / "logits").rglob("*"):
+            if file.is_file():
+                freed += file.stat().st_size
+                file.unlink()
+        return freed
+
+
+def _removed(path: Path) -> bool:
+    shutil.rmtree(path, ignore_errors=True)
+    return True

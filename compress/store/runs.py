@@ -1,0 +1,93 @@
+"""A run's directory: one file a record, each written under a temporary name and renamed.
+
+run.json            what the run is, and how it ended
+profile.yaml        the profile as it was read
+records/00-....json one record a row
+bundle/             what is deployed, where the profile exports
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from compress.artifacts import SEAL, Artifact, write_json, write_text
+from compress.errors import UsageError
+from compress.records import RunRecord, StepRecord
+
+RUNS = "runs"
+_RUN = "run.json"
+_RECORDS = "records"
+BUNDLE = "bundle"
+
+
+class RunStore:
+    """The only reader and writer of one `runs/<id>/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, run: RunRecord) -> None:
+        """Make the directory, or take up the one that an interrupted run left."""
+        (self.path / _RECORDS).mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "profile.yaml", run.profile_text)
+        for stale in (self.path / _RECORDS).glob("*.json"):
+            stale.unlink()
+        self.write(run)
+
+    def write(self, run: RunRecord) -> None:
+        """Write the run; its steps stand in files of their own."""
+        body = run.model_dump(mode="json", exclude={"steps"})
+        write_json(self.path / _RUN, body)
+
+    def add(self, position: int, record: StepRecord) -> None:
+        """Write one row's record."""
+        write_json(
+            self.path / _RECORDS / f"{position:02d}-{record.step}.json", record.model_dump(mode="json")
+        )
+
+    def load(self) -> RunRecord:
+        """The run with its records.
+
+        Raises:
+            UsageError: there is no run in the directory, or another version of the package wrote it.
+        """
+        try:
+            files = sorted((self.path / _RECORDS).glob("*.json"))
+            body = json.loads((self.path / _RUN).read_text(encoding="utf-8"))
+            body["steps"] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+            return RunRecord.model_validate(body)
+        except OSError as error:
+            raise UsageError(
+                "there is no run here", where=str(self.path), hint="`compress run` makes one."
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise UsageError("the records of this run cannot be read", where=str(self.path)) from error
+
+    def place_bundle(self, artifact: Artifact) -> Path:
+        """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there."""
+        target = self.path / BUNDLE
+        copy = self.path / f".{BUNDLE}.{os.getpid()}.tmp"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(artifact.path, copy, ignore=shutil.ignore_patterns(SEAL))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(copy, target)
+        return target
+
+
+def find_run(word: str, root: Path) -> RunStore:
+    """The run that a word names: a directory, a run's id, or a profile's name (its newest run).
+
+    Raises:
+        UsageError: there is none.
+    """
+    for path in (Path(word), root / word):
+        if (path / _RUN).is_file():
+            return RunStore(path)
+    candidates = [path.parent for path in root.glob(f"*/{_RUN}") if path.parent.name.startswith(word)]
+    if not candidates:
+        known = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{_RUN}"))) or "none"
+        raise UsageError(f"no run {word!r}", hint=f"Runs in {root}: {known}.")
+    return RunStore(max(candidates, key=lambda path: (path / _RUN).stat().st_mtime))

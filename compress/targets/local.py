@@ -1,0 +1,205 @@
+"""This machine as a target: is what the profile asks for here, and what exactly is it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from compress.errors import TargetError
+from compress.profile.schema import TargetSpec
+from compress.units import megabytes
+
+FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+"""Instruction sets that decide which kernels run."""
+
+_TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """A target that is here.
+
+    `fingerprint`: sha256 of all that a measurement on it depends on; equal fingerprints, comparable numbers.
+    `description`: plain JSON values for reports, `warnings` among them.
+    """
+
+    spec: TargetSpec
+    label: str
+    fingerprint: str
+    description: dict[str, Any]
+
+
+def resolve(spec: TargetSpec) -> ResolvedTarget:
+    """Find what a target asks for on this machine; imports neither torch nor a model.
+
+    Raises:
+        TargetError: the runtime is not installed, or the device is cuda and something it needs is missing.
+    """
+    versions = _runtime_versions(spec)
+    machine = cpu()
+    description: dict[str, Any] = {
+        "device": spec.device,
+        "threads": spec.threads,
+        "runtime": versions,
+        "cpu": machine,
+    }
+    description["os"], description["arch"] = platform.system(), platform.machine()
+    if spec.device == "cuda":
+        description["gpu"] = _require_cuda(spec)
+    identity = {
+        **description,
+        "batch_sizes": spec.batch_sizes,
+        "sequence_lengths": spec.sequence_lengths,
+    }
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    description["memory_mb"] = round(megabytes(psutil.virtual_memory().total))
+    description["warnings"] = _warnings(spec, machine["cores"])
+    return ResolvedTarget(spec, spec.label, fingerprint, description)
+
+
+def probe() -> dict[str, Any]:
+    """What this machine offers: processor, memory, GPUs, the runtimes and what they can use."""
+    runtimes = {
+        name: version
+        for name in ("onnxruntime", "onnxruntime-gpu", "torch")
+        if (version := _installed(name)) is not None
+    }
+    return {
+        "cpu": cpu(),
+        "os": platform.system(),
+        "arch": platform.machine(),
+        "python": platform.python_version(),
+        "memory_mb": round(megabytes(psutil.virtual_memory().total)),
+        "gpus": gpus(),
+        "runtimes": runtimes,
+        "cuda": {runtime: _cuda_fault(runtime) or "ready" for runtime in ("onnxruntime", "torch")},
+    }
+
+
+def cpu() -> dict[str, Any]:
+    """Model, cores that this process may use, and the instruction sets of `FLAGS`."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    file = Path("/proc/cpuinfo")
+    facts = parse_cpuinfo(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else {}
+    model = facts.get("model") or platform.processor() or platform.machine()
+    return {"model": model, "cores": usable, "flags": facts.get("flags", [])}
+
+
+def parse_cpuinfo(text: str) -> dict[str, Any]:
+    """The first processor of /proc/cpuinfo.
+
+    Returns:
+        `model` (name, family, model, stepping; implementer and part on ARM) and `flags`, those of `FLAGS` it has.
+    """
+    first = text.strip().split("\n\n")[0]
+    values = dict([part.strip() for part in line.split(":", 1)] for line in first.splitlines() if ":" in line)
+    numbers = [values[key] for key in ("cpu family", "model", "stepping") if key in values]
+    if numbers:
+        model = f"{values.get('model name', values.get('vendor_id', ''))} ({'/'.join(numbers)})"
+    else:
+        arm = [values[key] for key in ("CPU implementer", "CPU part") if key in values]
+        model = values.get("model name") or " ".join(arm)
+    present = set((values.get("flags") or values.get("Features") or "").split())
+    return {"model": model, "flags": [flag for flag in FLAGS if flag in present]}
+
+
+def gpus() -> list[dict[str, str]]:
+    """Name and driver of each NVIDIA GPU, as nvidia-smi lists them; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return parse_gpus(answer)
+
+
+def parse_gpus(answer: str) -> list[dict[str, str]]:
+    """`NVIDIA A10G, 550.54` lines -> name and driver of each GPU."""
+    rows = [[part.strip() for part in line.rsplit(",", 1)] for line in answer.splitlines() if "," in line]
+    return [{"name": name, "driver": driver} for name, driver in rows]
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _runtime_versions(spec: TargetSpec) -> dict[str, str]:
+    """The distributions that run the model, with their versions."""
+    wanted = ("torch", "transformers") if spec.runtime == "torch" else ("onnxruntime", "onnxruntime-gpu")
+    found = {name: version for name in wanted if (version := _installed(name)) is not None}
+    if spec.runtime not in {name.removesuffix("-gpu") for name in found}:
+        raise TargetError(
+            f"the runtime {spec.runtime} is not installed",
+            where=spec.label,
+            hint=f"Install it: pip install {spec.runtime}",
+        )
+    return found
+
+
+def _require_cuda(spec: TargetSpec) -> dict[str, str]:
+    """The first GPU.
+
+    Raises:
+        TargetError: there is none, or the runtime cannot use it.
+    """
+    fault = _cuda_fault(spec.runtime)
+    if fault is not None:
+        raise TargetError(f"device cuda with runtime {spec.runtime}: {fault}", where=spec.label)
+    return gpus()[0]
+
+
+def _cuda_fault(runtime: str) -> str | None:
+    """What stands between a runtime and CUDA, and what to install; None if nothing does."""
+    faults = []
+    if not gpus():
+        faults.append(
+            "no NVIDIA GPU was found (nvidia-smi is missing or lists none): it takes one, and its driver"
+        )
+    if runtime == "onnxruntime":
+        if _installed("onnxruntime-gpu") is None:
+            faults.append(
+                "the installed onnxruntime is the CPU build: onnxruntime-gpu replaces it "
+                "(pip uninstall onnxruntime; pip install onnxruntime-gpu)"
+            )
+    elif "+cpu" in (_installed("torch") or ""):
+        faults.append(
+            f"torch {_installed('torch')} is a CPU build: install one for CUDA from https://pytorch.org/get-started"
+        )
+    elif (
+        not faults
+        and subprocess.run([sys.executable, "-c", _TORCH_CUDA], capture_output=True, check=False).returncode
+    ):
+        faults.append("torch sees no CUDA device: its CUDA version may be newer than the driver")
+    return "; ".join(faults) or None
+
+
+def _warnings(spec: TargetSpec, cores: int) -> list[str]:
+    """What makes numbers of this target less believable."""
+    if spec.threads <= cores:
+        return []
+    return [f"{spec.threads} threads on {cores} core{'s' * (cores != 1)}: they wait for each other"]

@@ -1,0 +1,111 @@
+"""Texts as token ids: encoding with the tokenizer of an artifact, and padding to batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from compress.errors import ModelError
+from compress.tasks.base import Batch
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+TOKEN_TYPE_IDS = "token_type_ids"
+KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """Token ids of one split, ragged.
+
+    `ids`: one int64 (length,) array an example, special tokens included. `special_tokens` of each are the
+    tokenizer's own (`[CLS]`, `[SEP]`), not the text's.
+    """
+
+    ids: list[NDArray[np.int64]]
+    input_names: tuple[str, ...]
+    pad_id: int
+    special_tokens: int = 0
+    lengths: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", np.fromiter(map(len, self.ids), np.int64, len(self.ids)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The examples at `indices`, padded to the longest of them: int64 (len(indices), length) each."""
+        chosen = [self.ids[i] for i in indices]
+        shape = (len(chosen), max(map(len, chosen), default=0))
+        ids = np.full(shape, self.pad_id, np.int64)
+        mask = np.zeros(shape, np.int64)
+        for row, tokens in enumerate(chosen):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        every = {INPUT_IDS: ids, ATTENTION_MASK: mask, TOKEN_TYPE_IDS: np.zeros(shape, np.int64)}
+        return {name: every[name] for name in self.input_names}
+
+
+def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) -> TokenInputs:
+    """Encode texts as an artifact declares it: its `tokenizer.json`, cut to `max_length` of its `task.json`.
+
+    Special tokens are added within `max_length`. Nothing is padded here.
+
+    Raises:
+        ModelError: a file is missing or unreadable, or the model wants inputs that no text gives.
+    """
+    try:
+        declared = json.loads(task_file.read_text(encoding="utf-8"))
+        max_length = int(declared["max_length"])
+        input_names = tuple(declared["input_names"])
+        pad_id = int(declared["pad_id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"cannot read the model's inputs: {error!r}", where=str(task_file)
+        ) from error
+    unknown = [name for name in input_names if name not in KNOWN_INPUTS]
+    if unknown:
+        raise ModelError(
+            f"the model wants the input {unknown[0]!r}; texts give {', '.join(KNOWN_INPUTS)}",
+            where=str(task_file),
+        )
+    tokenizer = open_tokenizer(tokenizer_file)
+    special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False)
+    if max_length <= special_tokens:
+        raise ModelError(
+            f"max_length {max_length} leaves no room for text beside {special_tokens} special tokens",
+            where=str(task_file),
+        )
+    tokenizer.enable_truncation(max_length)
+    tokenizer.no_padding()
+    # The fast form skips character offsets, which nobody reads.
+    encodings = tokenizer.encode_batch_fast(list(texts))
+    ids = [np.array(encoding.ids, np.int64) for encoding in encodings]
+    return TokenInputs(ids, input_names, pad_id, special_tokens)
+
+
+def open_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`.
+
+    Raises:
+        ModelError: the file is missing or not a tokenizer.
+    """
+    try:
+        return Tokenizer.from_str(file.read_text(encoding="utf-8"))
+    except Exception as error:
+        # tokenizers raises bare `Exception` for a file that it cannot parse.
+        raise ModelError(f"cannot read the tokenizer: {error}", where=str(file)) from error
+
+
+def unknown_share(inputs: TokenInputs, unk_id: int) -> float:
+    """Share of the texts' tokens that are the unknown token, special tokens left out; 0 without tokens."""
+    tokens = int(inputs.lengths.sum()) - inputs.special_tokens * len(inputs)
+    unknown = sum(int(np.count_nonzero(ids == unk_id)) for ids in inputs.ids)
+    return unknown / tokens if tokens > 0 else 0.0

@@ -1,0 +1,105 @@
+"""New texts out of the training texts, as token ids: spliced, with tokens deleted and replaced. Pure, numpy.
+
+The teacher labels them, so they need not be good sentences: they only have to lie where texts may lie. Jiao et
+al., TinyBERT, 2020 (arXiv:1909.10351) replace words by neighbours in an embedding; Tang et al., Distilling
+Task-Specific Knowledge from BERT, 2019 (arXiv:1903.12136) mask, replace and sample n-grams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.profile.pass_specs import AugmentSpec
+
+Ids = NDArray[np.int64]
+
+_BLOCK = 1024
+
+
+def nearest_neighbours(embeddings: NDArray[np.float32], tokens: Ids, count: int) -> Ids:
+    """For each row of `embeddings` (vocabulary, width) the `count` nearest of `tokens` by cosine, not itself.
+
+    Args:
+        tokens: the ids that have neighbours and are neighbours, int64 (m,), m > 1.
+
+    Returns:
+        int64 (vocabulary, min(count, m - 1)); the row of an id that is not in `tokens` holds that id alone.
+    """
+    count = min(count, len(tokens) - 1)
+    rows = embeddings[tokens].astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    table = np.repeat(np.arange(len(embeddings), dtype=np.int64)[:, None], count, axis=1)
+    for start in range(0, len(tokens), _BLOCK):
+        cosines = rows[start : start + _BLOCK] @ rows.T
+        np.put_along_axis(cosines, np.arange(start, start + len(cosines))[:, None], -np.inf, axis=1)
+        table[tokens[start : start + _BLOCK]] = tokens[
+            np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        ]
+    return table
+
+
+def augment(
+    texts: Sequence[Ids],
+    neighbours: Ids,
+    fixed: frozenset[int],
+    spec: AugmentSpec,
+    *,
+    max_length: int,
+    seed: int,
+) -> list[Ids]:
+    """`spec.copies` new texts for each text, copy after copy; equal seeds give equal texts.
+
+    Args:
+        texts: token ids of each text, special tokens included.
+        neighbours: `nearest_neighbours` of the vocabulary.
+        fixed: special ids; those before the first and after the last other token keep their places, those
+            between are neither replaced nor deleted.
+        max_length: no new text is longer, special tokens included.
+    """
+    random = np.random.default_rng([seed, len(texts)])
+    parts = [_apart(text, fixed) for text in texts]
+    loose = np.ones(len(neighbours), dtype=bool)
+    loose[sorted(fixed)] = False
+    new: list[Ids] = []
+    for _ in range(spec.copies):
+        for before, inner, after in parts:
+            room = max_length - len(before) - len(after)
+            body = inner
+            if random.random() < spec.splice:
+                body = _splice(body, parts[random.integers(len(parts))][1], random)
+            body = _delete(body[:room], loose, spec.delete, random)
+            body = _replace(body, neighbours, loose, spec.replace, random)
+            new.append(np.concatenate([before, body, after]))
+    return new
+
+
+def _apart(text: Ids, fixed: frozenset[int]) -> tuple[Ids, Ids, Ids]:
+    """A text as its leading special tokens, what stands between, and its trailing special tokens."""
+    others = [place for place, token in enumerate(text.tolist()) if token not in fixed]
+    if not others:
+        return text, text[:0], text[:0]
+    return text[: others[0]], text[others[0] : others[-1] + 1], text[others[-1] + 1 :]
+
+
+def _splice(first: Ids, second: Ids, random: np.random.Generator) -> Ids:
+    """The beginning of one text and the end of another, each cut at random."""
+    head, tail = random.integers(1, len(first) + 1) if len(first) else 0, random.integers(len(second) + 1)
+    return np.concatenate([first[:head], second[tail:]])
+
+
+def _delete(text: Ids, loose: NDArray[np.bool_], share: float, random: np.random.Generator) -> Ids:
+    """The text without a random share of its tokens; one at least is left."""
+    keep = (random.random(len(text)) >= share) | ~loose[text]
+    return text[keep] if keep.any() else text[:1]
+
+
+def _replace(
+    text: Ids, neighbours: Ids, loose: NDArray[np.bool_], share: float, random: np.random.Generator
+) -> Ids:
+    """The text with a random share of its tokens replaced by one of their neighbours each."""
+    chosen = (random.random(len(text)) < share) & loose[text]
+    picks = random.integers(neighbours.shape[1], size=len(text))
+    return np.where(chosen, neighbours[text, picks], text)

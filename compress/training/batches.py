@@ -1,0 +1,49 @@
+"""Which examples form a batch: shuffled, of like length, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.tasks.base import Batch
+
+WINDOW = 64
+"""Batches whose examples are sorted by length together: larger pads less, smaller shuffles more."""
+
+
+def shuffled_batches(
+    lengths: NDArray[np.int64], size: int, *, seed: int, epoch: int, window: int = WINDOW
+) -> list[NDArray[np.int64]]:
+    """The batches of one epoch: every example once, examples of like length together, in random order.
+
+    The examples are shuffled, cut into groups of `window` batches, sorted by length inside a group and cut
+    into batches, which are shuffled. Equal (seed, epoch) give equal batches.
+
+    Args:
+        lengths: (n,) cost of each example.
+        size: examples a batch; only one batch of the epoch may be smaller.
+
+    Returns:
+        ceil(n / size) index arrays.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), size * window):
+        group = order[start : start + size * window]
+        group = group[np.argsort(lengths[group], kind="stable")]
+        batches.extend(group[first : first + size] for first in range(0, len(group), size))
+    return [batches[place] for place in random.permutation(len(batches))]
+
+
+def batches_by_length(lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """All examples once, longest first, `size` at a time: the least padding, for prediction."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:
+    """A batch of arrays as tensors on `device`."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}

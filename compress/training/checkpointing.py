@@ -1,0 +1,127 @@
+"""Training checkpoints: safetensors and one JSON file, safe against a kill at any moment.
+
+A checkpoint is `state-<n>.safetensors` (weights, optimizer, random states), `best-<n>.safetensors` (the best
+weights so far) and `checkpoint.json`, which names the two and is renamed into place last: whatever it names
+is complete, whatever it does not name is rubbish.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compress.artifacts import write_json
+
+INDEX = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back: plain values, the running tensors, the best weights (None before a score)."""
+
+    values: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    best: Mapping[str, Tensor] | None
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter once (tied ones under their first name) and every saved buffer, not copied."""
+    saved = model.state_dict().keys()
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors.update({name: buffer for name, buffer in model.named_buffers() if name in saved})
+    return tensors
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of `weights_of(model)` that training does not change."""
+    return {name: tensor.clone() for name, tensor in weights_of(model).items()}
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Overwrite the weights in place, so that an optimizer that holds them stays valid."""
+    with torch.no_grad():
+        for name, tensor in weights_of(model).items():
+            tensor.copy_(weights[name])
+
+
+def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Everything that the next step depends on, flat: weights, optimizer moments, random states."""
+    tensors = {f"model/{name}": tensor for name, tensor in weights_of(model).items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Undo `training_state`: the next step is bit for bit the one that would have followed."""
+    put_weights(
+        model, {name.removeprefix("model/"): t for name, t in state.items() if name.startswith("model/")}
+    )
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if name.startswith("optimizer/"):
+            _, index, moment = name.split("/")
+            moments.setdefault(int(index), {})[moment] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    torch.set_rng_state(state["random/cpu"])
+    if "random/cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random/cuda"])
+
+
+def save_checkpoint(
+    folder: Path,
+    values: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
+    best_step: int | None,
+) -> None:
+    """Write a checkpoint and remove the one before it; `values` must hold `step`.
+
+    Args:
+        state: may be empty, when training is over and only `best` is of use.
+        best_step: the step whose weights `best` are; a file of it that stands already is not written again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str, str | None] = {"state": f"state-{values['step']}.safetensors", "best": None}
+    _write(folder / f"state-{values['step']}.safetensors", state)
+    if best is not None:
+        names["best"] = f"best-{best_step}.safetensors"
+        if not (folder / f"best-{best_step}.safetensors").exists():
+            _write(folder / f"best-{best_step}.safetensors", best)
+    write_json(folder / INDEX, {"values": dict(values), "files": names})
+    for file in folder.iterdir():
+        if file.name != INDEX and file.name not in names.values():
+            file.unlink()
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The last whole checkpoint; None where there is none."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    best = index["files"]["best"]
+    return Checkpoint(
+        index["values"],
+        load_file(folder / index["files"]["state"]),
+        None if best is None else load_file(folder / best),
+    )
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,34 @@
+"""Units: the only place where 10**6, 2**20 and 10**3 are written."""
+
+from __future__ import annotations
+
+BYTES_PER_MB = 10**6
+KIB = 2**10
+MIB = 2**20
+MS_PER_S = 10**3
+NS_PER_MS = 10**6
+NS_PER_S = 10**9
+
+
+def megabytes(size_bytes: float) -> float:
+    """Bytes as MB of 10^6 bytes."""
+    return size_bytes / BYTES_PER_MB
+
+
+def format_count(value: float) -> str:
+    """A count with its suffix: 22713216 -> `22.7 M`."""
+    for limit, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.1f} {suffix}"
+    return f"{value:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration: 0.31 -> `0.3 s`, 75 -> `1 min 15 s`, 3700 -> `1 h 1 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

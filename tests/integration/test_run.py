@@ -1,0 +1,233 @@
+"""The main job end to end, on a tiny model: every pass, the measuring, the report, the bundle; again, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs import compress, report_of, write_job
+
+COLUMNS = {
+    "step", "role", "score", "retention", "latency_p50_ms", "latency_p95_ms", "speedup", "throughput",
+    "peak_memory_mb", "size_mb", "parameters", "macs", "seconds", "artifact",
+}  # fmt: skip
+STABLE = ("step", "role", "score", "retention", "size_mb", "parameters", "macs", "artifact")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    result = compress("run", write_job(folder), folder=folder)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """The finished job in a folder of its own, to change it."""
+    shutil.copytree(finished, tmp_path / "job")
+    return tmp_path / "job"
+
+
+def artifacts(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "cache" / "artifacts").iterdir()}
+
+
+def test_the_report_holds_the_contract(finished: Path):
+    report = report_of(finished)
+    assert report["status"] == "ok"
+    assert [row["step"] for row in report["rows"]] == ["baseline", "distill", "prune", "quantize", "export"]
+    for row in report["rows"]:
+        assert set(row) >= COLUMNS
+        assert row["latency_p50_ms"] > 0
+        assert row["size_mb"] > 0
+    baseline, last = report["rows"][0], report["rows"][-1]
+    assert baseline["retention"] == 1.0
+    assert baseline["score"] > 0.8
+    assert last["parameters"] < baseline["parameters"]
+    assert last["size_mb"] < baseline["size_mb"]
+    for name in ("report.html", "report.md", "rows.csv"):
+        assert (finished / "reports" / "tiny" / name).stat().st_size > 0
+
+
+def test_report_json_prints_the_report(finished: Path):
+    result = compress("report", "tiny", "--json", folder=finished)
+    assert json.loads(result.stdout) == report_of(finished)
+
+
+def test_the_bundle_runs_without_the_package_and_verifies(finished: Path):
+    bundle = Path(report_of(finished)["bundle"])
+    assert bundle == next((finished / "runs").iterdir()) / "bundle"
+    assert {"model.onnx", "model.ort", "manifest.json", "predict.py", "tokenizer.json", "labels.json"} <= {
+        file.name for file in bundle.iterdir()
+    }
+    predicted = subprocess.run(
+        [sys.executable, "predict.py", "the red and the blue red"],
+        cwd=bundle,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "colour" in predicted.stdout
+    result = compress("verify", bundle, folder=finished)
+    assert result.returncode == 0, result.stderr
+
+
+def test_verify_finds_a_changed_file(copy: Path):
+    (run,) = (copy / "runs").iterdir()
+    file = run / "bundle" / "labels.json"
+    file.write_text(file.read_text() + " ")
+    result = compress("verify", run / "bundle", folder=copy)
+    assert result.returncode == 6
+    assert "labels.json" in result.stderr
+
+
+def test_a_second_run_does_nothing_again_and_leaves_the_same_report(copy: Path):
+    before = (copy / "reports" / "tiny" / "report.json").read_bytes()
+    made = artifacts(copy)
+    # Without the run's own records everything has to come from the cache.
+    shutil.rmtree(copy / "runs")
+    result = compress("run", copy / "tiny.yaml", folder=copy)
+    assert result.returncode == 0, result.stderr
+    assert artifacts(copy) == made
+    first, second = json.loads(before), report_of(copy)
+    assert [row | {"artifact": None} for row in first["rows"]] == [
+        row | {"artifact": None} for row in second["rows"]
+    ]
+
+
+def test_changing_quantize_redoes_only_what_follows(copy: Path):
+    plan = compress(
+        "plan", copy / "tiny.yaml", "--json", "--set", "passes.2.quantize.per_channel=false", folder=copy
+    )
+    states = {row["name"]: (row["state"], row["reason"]) for row in json.loads(plan.stdout)}
+    assert states["quantize"] == ("to do", "changed: spec.per_channel")
+    assert states["export"] == ("to do", "changed: inputs.model")
+    assert {state for name, (state, _) in states.items() if name not in ("quantize", "export")} == {"cached"}
+    made = artifacts(copy)
+    result = compress("run", copy / "tiny.yaml", "--set", "passes.2.quantize.per_channel=false", folder=copy)
+    assert result.returncode == 0, result.stderr
+    assert len(artifacts(copy) - made) == 2
+
+
+def test_a_new_budget_measures_nothing_and_a_missed_one_exits_with_3(copy: Path):
+    measurements = sorted((copy / "cache" / "measurements").iterdir())
+    result = compress("run", copy / "tiny.yaml", "--set", "budget.size_mb=0.0001", folder=copy)
+    assert result.returncode == 3
+    assert "the budget is missed: size_mb of export" in result.stderr
+    assert report_of(copy)["status"] == "budget_missed"
+    assert sorted((copy / "cache" / "measurements").iterdir()) == measurements
+
+
+def test_compare_and_cache_list(copy: Path):
+    compress("run", copy / "tiny.yaml", "--set", "budget.size_mb=1", folder=copy)
+    runs = sorted(path.name for path in (copy / "runs").iterdir())
+    result = compress("compare", *runs, folder=copy)
+    assert result.returncode == 0, result.stderr
+    listed = compress("cache", "list", folder=copy)
+    assert "tiny / quantize" in listed.stdout
+    assert compress("cache", "prune", "--everything", folder=copy).returncode == 0
+    assert artifacts(copy) == set()
+
+
+def test_a_damaged_artifact_is_made_again(copy: Path):
+    row = report_of(copy)["rows"][1]
+    weights = copy / "cache" / row["artifact"] / "model.safetensors"
+    digest = weights.read_bytes()
+    weights.write_bytes(b"broken")
+    shutil.rmtree(copy / "runs")
+    assert compress("run", copy / "tiny.yaml", folder=copy).returncode == 0
+    assert weights.read_bytes() == digest
+
+
+def test_two_runs_at_once_share_the_work(tmp_path: Path):
+    profile = write_job(tmp_path)
+    environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "compress", "run", str(profile)]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    running = []
+    for folder in folders:
+        folder.mkdir()
+        running.append(
+            subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        )
+    errors = [process.communicate(timeout=300)[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0], errors
+    first, second = (report_of(folder)["rows"] for folder in folders)
+    assert [row["artifact"] for row in first] == [row["artifact"] for row in second]
+    assert [row["latency_p50_ms"] for row in first] == [row["latency_p50_ms"] for row in second]
+
+
+def test_killed_while_training_it_goes_on_and_ends_the_same(finished: Path, tmp_path: Path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    for name in ("teacher", "data.csv", "tiny.yaml"):
+        source = finished / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    environment = {**os.environ, "COMPRESS_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-m", "compress", "run", "tiny.yaml"]
+    for finished_steps in (1, 3, 5):
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for_steps(folder, finished_steps, process)
+            time.sleep(0.3)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    result = compress("run", "tiny.yaml", folder=folder)
+    assert result.returncode == 0, result.stderr
+    first, second = report_of(finished), report_of(folder)
+    assert [[row[name] for name in STABLE] for row in first["rows"]] == [
+        [row[name] for name in STABLE] for row in second["rows"]
+    ]
+
+
+def wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while len(list((folder / "cache" / "artifacts").glob("*/artifact.json"))) < count:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+def test_interrupting_says_how_to_go_on(tmp_path: Path):
+    profile = write_job(tmp_path)
+    environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compress", "run", str(profile)],
+        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_steps(tmp_path, 1, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from the last checkpoint" in errors
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_data_that_cannot_be_used_leaves_no_run_directory(tmp_path: Path):
+    profile = write_job(tmp_path)
+    (tmp_path / "data.csv").write_text("text,label\nhello,a\nworld,a\n")
+    result = compress("run", profile, folder=tmp_path)
+    assert result.returncode == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cuda_target_without_cuda_is_refused_before_any_work(tmp_path: Path):
+    profile = write_job(tmp_path, targets=[{"device": "cuda"}])
+    result = compress("run", profile, folder=tmp_path)
+    assert result.returncode == 5
+    assert not (tmp_path / "runs").exists()

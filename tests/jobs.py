@@ -1,0 +1,80 @@
+"""A whole job small enough for a test: a tiny teacher on disk, data that it can learn, a profile."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.tiny import tiny_bert, write_torch_artifact
+
+WORDS_OF = {
+    "colour": ("red", "green", "blue"),
+    "animal": ("cat", "dog", "bird"),
+    "verb": ("runs", "sleeps", "sings"),
+}
+FILLERS = ("the", "a", "and")
+
+
+def tiny_texts(count: int, seed: int) -> list[tuple[str, str]]:
+    """Distinct texts with their labels: most of the telling words are of the label's class."""
+    source = random.Random(seed)
+    texts: dict[str, str] = {}
+    while len(texts) < count:
+        label = source.choice(sorted(WORDS_OF))
+        other = source.choice(sorted(WORDS_OF))
+        words = [
+            *source.choices(WORDS_OF[label], k=3),
+            source.choice(WORDS_OF[other]),
+            *source.choices(FILLERS, k=4),
+        ]
+        source.shuffle(words)
+        texts.setdefault(" ".join(words), label)
+    return list(texts.items())
+
+
+def write_job(folder: Path, **changes: Any) -> Path:
+    """Write teacher, data and profile; `changes` replace sections of the profile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "teacher").mkdir()
+    write_torch_artifact(folder / "teacher", tiny_bert(hidden=32, layers=2, heads=4, ffn=64))
+    lines = ["text,label", *(f"{text},{label}" for text, label in tiny_texts(400, seed=1))]
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    body = {
+        "name": "tiny",
+        "task": "text-classification",
+        "data": {"path": "data.csv", "max_length": 16},
+        "teacher": {"model": "teacher", "finetune": {"epochs": 4, "learning_rate": 3e-3, "batch_size": 16}},
+        "passes": [
+            {"distill": {"student": {"layers": 1, "hidden_size": 16}, "epochs": 4, "learning_rate": 5e-3}},
+            {"prune": {"remove": {"feed_forward": 0.25}, "recover": {"epochs": 1, "learning_rate": 1e-3}}},
+            {"quantize": {"bits": 8, "scheme": "dynamic"}},
+            {"export": {"formats": ["onnx", "ort"], "golden": 4}},
+        ],
+        "targets": [{"threads": 1, "batch_sizes": [1, 4]}],
+        "measure": {"examples": 10, "min_seconds": 0.05, "min_rounds": 5},
+    }
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**body, **changes}, sort_keys=False))
+    return file
+
+
+def compress(*words: str | Path, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder`, with its cache there."""
+    environment = {**os.environ, "COMPRESS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "compress", *map(str, words)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options
+    )
+
+
+def report_of(folder: Path, name: str = "tiny") -> dict[str, Any]:
+    """The report's JSON."""
+    report: dict[str, Any] = json.loads((folder / "reports" / name / "report.json").read_text())
+    return report

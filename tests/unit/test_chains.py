@@ -1,0 +1,128 @@
+"""Legal and illegal pipelines, with the exact message of each illegal one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compress.errors import ProfileError
+from compress.plan import build_plan
+from compress.profile.load import load_profile
+
+BODIES = {"prune": {"remove": {"heads": 0.5}}}
+
+
+def profile_of(folder: Path, passes: list[str], **more: object) -> Path:
+    (folder / "data.csv").write_text("text,label\nhello,a\n")
+    file = folder / "p.yaml"
+    body = {
+        "name": "job",
+        "task": "text-classification",
+        "data": {"path": "data.csv"},
+        "teacher": {"model": "owner/model", "finetune": {}},
+        "passes": [{name: BODIES.get(name, {})} for name in passes],
+        **more,
+    }
+    file.write_text(yaml.safe_dump(body))
+    return file
+
+
+LEGAL = [
+    (["distill"], ["baseline", "distill"]),
+    (["prune"], ["baseline", "prune"]),
+    (["quantize"], ["baseline", "quantize"]),
+    (["export"], ["baseline", "export"]),
+    (["distill", "export"], ["baseline", "distill", "export"]),
+    (["prune", "distill"], ["baseline", "prune", "distill"]),
+    (["distill", "distill"], ["baseline", "distill", "distill.2"]),
+    (["prune", "prune", "quantize"], ["baseline", "prune", "prune.2", "quantize"]),
+    (["distill", "prune", "quantize", "export"], ["baseline", "distill", "prune", "quantize", "export"]),
+]
+
+
+@pytest.mark.parametrize(("passes", "rows"), LEGAL)
+def test_legal_chain(tmp_path: Path, passes: list[str], rows: list[str]):
+    plan = build_plan(load_profile(profile_of(tmp_path, passes)).profile)
+    assert [row.name for row in plan.rows] == rows
+    made: set[str] = set()
+    for step in plan.steps:
+        assert set(step.inputs.values()) <= made, f"{step.name} comes before its inputs"
+        made.add(step.name)
+
+
+INT8 = "onnx operator"
+ILLEGAL = [
+    (
+        ["quantize", "distill"],
+        [f"passes.1.distill: needs a float torch model, but passes.0.quantize leaves a model that is {INT8}"],
+    ),
+    (
+        ["quantize", "prune"],
+        [f"passes.1.prune: needs a float torch model, but passes.0.quantize leaves a model that is {INT8}"],
+    ),
+    (
+        ["quantize", "quantize"],
+        [
+            "passes.1.quantize: needs a float model, torch or ONNX, but passes.0.quantize leaves a "
+            f"model that is {INT8}"
+        ],
+    ),
+    (
+        ["export", "quantize"],
+        [
+            "passes.1.quantize: needs a float model, torch or ONNX, but passes.0.export leaves a "
+            "model that is onnx float bundle"
+        ],
+    ),
+    (
+        ["export", "export"],
+        [
+            "passes.1.export: needs any model that is not a bundle yet, but passes.0.export leaves a "
+            "model that is onnx float bundle"
+        ],
+    ),
+    (
+        ["export", "prune", "distill"],
+        [
+            "passes.1.prune: needs a float torch model, but passes.0.export leaves a model that is onnx float bundle",
+            "passes.2.distill: needs a float torch model, but passes.0.export leaves a model that is onnx float bundle",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("passes", "messages"), ILLEGAL)
+def test_illegal_chain(tmp_path: Path, passes: list[str], messages: list[str]):
+    with pytest.raises(ProfileError) as caught:
+        load_profile(profile_of(tmp_path, passes))
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == messages
+
+
+def test_control_is_a_branch_and_never_last(tmp_path: Path):
+    file = profile_of(tmp_path, ["distill", "quantize"])
+    plan = build_plan(load_profile(file, ("passes.0.distill.control=true",)).profile)
+    assert [(row.name, row.role) for row in plan.rows] == [
+        ("baseline", "baseline"),
+        ("distill.control", "control"),
+        ("distill", "step"),
+        ("quantize", "step"),
+    ]
+    assert dict(plan.step("quantize").inputs) == {"model": "distill.onnx"}
+
+
+def test_a_model_is_lowered_once_whoever_needs_it(tmp_path: Path):
+    plan = build_plan(load_profile(profile_of(tmp_path, ["distill", "quantize", "export"])).profile)
+    assert [step.name for step in plan.steps if step.kind == "lower"] == ["teacher.onnx", "distill.onnx"]
+
+
+def test_torch_targets_measure_torch_models(tmp_path: Path):
+    targets = [{"runtime": "torch"}, {"runtime": "onnxruntime"}]
+    plan = build_plan(load_profile(profile_of(tmp_path, ["distill"], targets=targets)).profile)
+    assert dict(plan.rows[-1].measured) == {"onnxruntime": "distill.onnx", "torch": "distill"}
+
+
+def test_passes_learn_from_the_fine_tuned_teacher_whatever_they_change(tmp_path: Path):
+    plan = build_plan(load_profile(profile_of(tmp_path, ["distill", "prune"])).profile)
+    assert dict(plan.step("prune").inputs) == {"model": "distill", "teacher": "teacher"}

@@ -1,0 +1,119 @@
+"""The architecture as a test: imports go down, and what answers at once imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "compress"
+
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "units"),
+    ("forms", "records", "progress"),
+    ("artifacts",),
+    ("package_paths",),
+    ("profile",),
+    ("numerics", "plan"),
+    ("keys",),
+    ("data", "models", "store"),
+    ("tasks",),
+    ("step",),
+    ("runtimes", "targets"),
+    ("measure",),
+    ("training", "lowering"),
+    ("passes",),
+    ("engine", "report"),
+    ("console",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
+# The passes are siblings as well: what two of them need lies below.
+PASSES = ("finetune", "distill", "prune", "quantize", "export")
+
+
+def imports_of(file: Path) -> list[tuple[int, str]]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "compress":
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names if alias.name.startswith("compress.")]
+    return found
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_part_of_the_package_has_a_floor():
+    parts = {part_of(file) for file in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert parts == set(FLOOR_OF)
+
+
+def test_imports_run_down():
+    wrong = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file == PACKAGE / "__init__.py":
+            continue
+        here = part_of(file)
+        for line, name in imports_of(file):
+            there = name.split(".")[1]
+            if there in FLOOR_OF and there != here and FLOOR_OF[there] >= FLOOR_OF[here]:
+                wrong.append(f"{file.relative_to(ROOT)}:{line}: {here} imports {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_passes_do_not_import_each_other():
+    wrong = []
+    for name in PASSES:
+        for file in sorted((PACKAGE / "passes" / name).rglob("*.py")):
+            for line, imported in imports_of(file):
+                parts = imported.split(".")
+                if parts[1] == "passes" and len(parts) > 2 and parts[2] in PASSES and parts[2] != name:
+                    wrong.append(f"{file.relative_to(ROOT)}:{line}: {name} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cli",
+        "profile.load",
+        "plan",
+        "keys",
+        "store.cache",
+        "store.runs",
+        "engine.planning",
+        "engine.running",
+        "report.frame",
+        "report.terminal",
+        "data.sources",
+        "tasks",
+        "measure.measuring",
+    ],
+)
+def test_answers_without_torch(module: str):
+    code = f"import sys, compress.{module}; print(*sorted({{'torch', 'transformers', 'onnxruntime'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, compress.cli; print(*sorted({'pydantic', 'pandas', 'numpy', 'rich', 'torch'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+def test_no_file_wants_a_second_room():
+    long = {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
+        for file in PACKAGE.rglob("*.py")
+    }
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}

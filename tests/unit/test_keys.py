@@ -1,0 +1,131 @@
+"""Same key if and only if same inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compress.keys import Fingerprints, all_parts, code_digest, key_of
+from compress.numerics import Numerics
+from compress.plan import build_plan
+from compress.profile.load import load_profile
+
+BODY = """
+name: job
+task: text-classification
+data: {path: data.csv}
+teacher: {model: owner/model, finetune: {epochs: 1}}
+passes:
+  - distill: {epochs: 1}
+  - prune: {remove: {heads: 0.5}}
+  - quantize: {bits: 8, scheme: dynamic}
+  - export: {}
+"""
+NUMERICS = Numerics("cpu", 2, bf16=True)
+KNOWN = Fingerprints("m", "d")
+FROM = [
+    "source",
+    "teacher",
+    "teacher.onnx",
+    "distill",
+    "distill.onnx",
+    "prune",
+    "prune.onnx",
+    "quantize",
+    "export",
+]
+
+
+def keys(
+    folder: Path,
+    *assignments: str,
+    known: Fingerprints = KNOWN,
+    numerics: Numerics = NUMERICS,
+    text: str = BODY,
+) -> dict[str, str | None]:
+    (folder / "data.csv").write_text("text,label\nhello,a\n")
+    (folder / "p.yaml").write_text(text)
+    plan = build_plan(load_profile(folder / "p.yaml", assignments).profile)
+    return {name: key_of(parts) for name, parts in all_parts(plan, known, numerics).items()}
+
+
+def changed(before: dict[str, str | None], after: dict[str, str | None]) -> list[str]:
+    return [name for name in FROM if before[name] != after[name]]
+
+
+def test_every_step_has_a_key_of_its_own(tmp_path: Path):
+    found = keys(tmp_path)
+    assert list(found) == FROM
+    assert len(set(found.values())) == len(FROM)
+    assert found == keys(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "first"),
+    [
+        ("teacher.finetune.epochs=2", "teacher"),
+        ("passes.0.distill.epochs=2", "distill"),
+        ("passes.1.prune.importance=magnitude", "prune"),
+        ("passes.1.prune.recover.precision=fp32", "prune"),
+        ("passes.2.quantize.bits=4", "quantize"),
+        ("passes.3.export.golden=4", "export"),
+    ],
+)
+def test_a_changed_spec_redoes_its_step_and_what_follows(tmp_path: Path, assignment: str, first: str):
+    before = keys(tmp_path)
+    after = keys(tmp_path, assignment)
+    follows = [name for name in FROM[FROM.index(first) :] if name != "teacher.onnx" or first == "teacher"]
+    assert changed(before, after) == follows
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "name=other",
+        "budget.size_mb=3",
+        "measure.min_seconds=9",
+        "targets=[{threads: 2}]",
+        "passes.0.distill.control=true",
+    ],
+)
+def test_what_does_not_change_a_model_changes_no_key(tmp_path: Path, assignment: str):
+    after = keys(tmp_path, assignment)
+    assert changed(keys(tmp_path), after) == []
+
+
+def test_auto_depends_on_the_threads_it_is_timed_with(tmp_path: Path):
+    before = keys(tmp_path, "passes.2.quantize.scheme=auto")
+    after = keys(tmp_path, "passes.2.quantize.scheme=auto", "targets=[{threads: 2}]")
+    assert changed(before, after) == ["quantize", "export"]
+
+
+def test_the_seed_and_the_data_change_all_that_reads_them(tmp_path: Path):
+    assert changed(keys(tmp_path), keys(tmp_path, "seed=1")) == FROM
+    assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints("m", "e"))) == FROM
+    assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints("n", "d"))) == FROM
+
+
+def test_where_data_and_model_lie_does_not_matter(tmp_path: Path):
+    (tmp_path / "copy.csv").write_text("text,label\nhello,a\n")
+    assert changed(keys(tmp_path), keys(tmp_path, "data.path=copy.csv", "teacher.model=owner/copy")) == []
+
+
+def test_numerics_change_what_was_trained(tmp_path: Path):
+    after = keys(tmp_path, numerics=replace(NUMERICS, bf16=False))
+    assert changed(keys(tmp_path), after) == FROM[1:]
+
+
+def test_an_unresolved_source_leaves_every_key_open(tmp_path: Path):
+    assert set(keys(tmp_path, known=Fingerprints(None, "d")).values()) == {None}
+
+
+def test_the_code_of_a_step_is_part_of_its_key():
+    assert code_digest("compress.passes.distill.step") != code_digest("compress.passes.prune.step")
+    # The loop that trains belongs to distillation, and not to quantization.
+    from compress.keys import _imported_files
+
+    assert "compress/training/loop.py" in _imported_files("compress.passes.distill.step")
+    assert "compress/training/loop.py" not in _imported_files("compress.passes.quantize.step")

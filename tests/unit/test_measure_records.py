@@ -1,0 +1,113 @@
+"""From results to records: accuracy, latency, memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compress.measure.accuracy import accuracy_record, paired_verdict
+from compress.measure.feeds import Scenario
+from compress.measure.latency import latency_jobs, latency_record, milliseconds, speed_verdict
+from compress.measure.measuring import memory_record
+from compress.measure.protocol import LATENCY_PROCESSES, RESOLUTION
+from compress.measure.statistics import Interval
+from compress.profile.schema import MeasureSpec
+from compress.tasks.text_classification import TextClassification
+
+TASK = TextClassification(16)
+
+
+def outputs_of(predictions: list[int]) -> np.ndarray:
+    return np.eye(3, dtype=np.float32)[predictions]
+
+
+def test_scores_of_a_baseline() -> None:
+    truth = np.array([0, 1, 2, 2])
+    record = accuracy_record(TASK, outputs_of([0, 1, 2, 0]), truth, None, 1, 0, 0.25)
+    assert [metric.name for metric in record.metrics] == ["accuracy", "macro_f1"]
+    assert record.metrics[0].value == 0.75
+    assert record.metrics[0].n == 4
+    assert (record.retention, record.p_value, record.verdict) == (1.0, None, None)
+    assert record.predictions == (0, 1, 2, 0)
+    assert record.unknown_token_share == 0.25
+
+
+def test_scores_against_a_baseline() -> None:
+    truth = np.zeros(20, np.int64)
+    baseline = accuracy_record(TASK, outputs_of([0] * 16 + [1] * 4), truth, None, 1, 0)
+    record = accuracy_record(TASK, outputs_of([1] * 8 + [0] * 8 + [1] * 4), truth, baseline, 1, 0)
+    assert record.retention == 0.5
+    assert record.p_value == pytest.approx(2 / 2**8)
+    assert record.verdict == "worse"
+
+
+def test_a_baseline_that_is_always_wrong_has_no_retention() -> None:
+    truth = np.zeros(3, np.int64)
+    baseline = accuracy_record(TASK, outputs_of([1, 1, 1]), truth, None, 1, 0)
+    assert accuracy_record(TASK, outputs_of([0, 0, 0]), truth, baseline, 1, 0).retention is None
+
+
+def test_another_split_is_refused() -> None:
+    baseline = accuracy_record(TASK, outputs_of([0, 1]), np.array([0, 1]), None, 1, 0)
+    with pytest.raises(ValueError, match="other examples"):
+        accuracy_record(TASK, outputs_of([0, 1]), np.array([1, 0]), baseline, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "verdict"), [(8, 0, "better"), (0, 8, "worse"), (3, 0, "no difference"), (9, 9, "no difference")]
+)
+def test_paired_verdicts(won: int, lost: int, verdict: str) -> None:
+    truth = [0] * (won + lost + 5)
+    model = [0] * won + [1] * lost + [0] * 5
+    baseline = [1] * won + [0] * lost + [0] * 5
+    assert paired_verdict(model, baseline, truth)[1] == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.2, 1.3, "faster"),
+        (1 + RESOLUTION / 2, 1.3, "no difference"),
+        (0.98, 1.01, "no difference"),
+        (0.7, 0.8, "slower"),
+        (0.7, 1 - RESOLUTION / 2, "no difference"),
+    ],
+)
+def test_speed_verdicts_keep_their_distance_from_one(low: float, high: float, verdict: str) -> None:
+    assert speed_verdict(Interval((low + high) / 2, low, high)) == verdict
+
+
+def test_latency_of_pooled_processes() -> None:
+    baseline = [np.array([4.0, 4.0]), np.array([4.0, 4.0])]
+    model = [np.array([1.0, 2.0]), np.array([2.0, 3.0])]
+    record = latency_record(Scenario(8, None, np.zeros((1, 8), np.int64)), [baseline, model], 11.5, 0)
+    assert (record.p50_ms, record.baseline_p50_ms, record.speedup, record.rounds) == (2, 4, 2, 4)
+    assert record.p95_ms == pytest.approx(2.85)
+    assert record.throughput == pytest.approx(8 * 4 / 8e-3)
+    assert record.samples_ms == (1, 2, 2, 3)
+    assert record.lengths == "real"
+    assert record.mean_tokens == 11.5
+
+
+def test_latency_jobs_share_the_time_and_swap_the_order_of_loading() -> None:
+    spec = MeasureSpec(min_seconds=2, min_rounds=30)
+    bodies = [job.body for job in latency_jobs(["a", "b"], [["fa", "fb"]], spec, {"folder": "t", "texts": []})]
+    assert len(bodies) == LATENCY_PROCESSES
+    assert sum(body["seconds"] for body in bodies) == pytest.approx(2)
+    assert sum(body["rounds"] for body in bodies) >= 30
+    assert [body["load_order"] for body in bodies[:2]] == [[0, 1], [1, 0]]
+    assert [body["share"][0] for body in bodies] == list(range(LATENCY_PROCESSES))
+    assert [body["tokenization"] is None for body in bodies] == [False] + [True] * (LATENCY_PROCESSES - 1)
+
+
+def test_times_are_milliseconds() -> None:
+    result = {"scenarios": [{"samples_ns": [[1_500_000], [2_000_000]]}]}
+    assert milliseconds(result, 0, 1).tolist() == [2.0]
+
+
+def test_memory_is_what_the_model_added() -> None:
+    record = memory_record(
+        {"peak_bytes": 90_000_000, "before_load_bytes": 50_000_000, "gpu_peak_bytes": None, "method": "VmHWM"}
+    )
+    assert (record.peak_mb, record.absolute_peak_mb, record.before_load_mb) == (40, 90, 50)
+    assert record.gpu_peak_mb is None

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from compress.measure.statistics import (
+    bootstrap_medians,
+    macro_f1_interval,
+    mcnemar_exact,
+    percentile,
+    wilson,
+)
+from compress.tasks.classification import macro_f1
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(90, 100, 0.8256, 0.9448), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (1, 2, 0.0945, 0.9055)],
+)
+def test_wilson_matches_published_values(successes: int, n: int, low: float, high: float) -> None:
+    interval = wilson(successes, n)
+    assert interval.value == successes / n
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_wilson_holds_the_share_and_stays_a_share(n: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, n))
+    interval = wilson(successes, n)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    mirrored = wilson(n - successes, n)
+    assert mirrored.low == pytest.approx(1 - interval.high, abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="successes of"):
+        wilson(successes, n)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (1, 9, 2 * (1 + 10) / 1024), (4, 4, 1.0)]
+)
+def test_mcnemar_by_hand(first: int, second: int, p: float) -> None:
+    assert mcnemar_exact(first, second) == pytest.approx(p)
+
+
+@given(st.integers(0, 1500), st.integers(0, 1500))
+def test_mcnemar_is_the_binomial_test(first: int, second: int) -> None:
+    expected = binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar_exact(first, second) == pytest.approx(expected, abs=1e-9)
+    assert mcnemar_exact(first, second) == mcnemar_exact(second, first)
+
+
+def test_percentile_interpolates() -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0, 5.0], 95) == pytest.approx(4.8)
+
+
+def test_a_constant_ratio_has_a_narrow_interval() -> None:
+    generator = np.random.default_rng(0)
+    model = [generator.lognormal(0, 0.3, 80) for _ in range(4)]
+    _, ratio = bootstrap_medians([3 * group for group in model], model, seed=0)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((3, 3, 3), rel=1e-6)
+
+
+def test_the_median_and_its_interval() -> None:
+    p50, ratio = bootstrap_medians([np.array([2.0, 2.0, 2.0])], [np.array([1.0, 2.0, 4.0])], seed=0)
+    assert (p50.low, p50.value, p50.high) == (1, 2, 4)
+    assert (ratio.low, ratio.value, ratio.high) == (0.5, 1, 2)
+
+
+def test_processes_that_disagree_widen_the_interval() -> None:
+    generator = np.random.default_rng(1)
+    model = [generator.normal(10, 0.01, 500) for _ in range(4)]
+    baseline = [group * bias for group, bias in zip(model, (0.95, 1.05, 0.95, 1.05), strict=True)]
+    _, ratio = bootstrap_medians(baseline, model, seed=0)
+    assert ratio.low < 0.96
+    assert ratio.high > 1.04
+
+
+def test_equal_seeds_draw_equally() -> None:
+    groups = [np.random.default_rng(2).lognormal(0, 0.3, 50)]
+    other = [groups[0][::-1]]
+    assert bootstrap_medians(groups, other, 7) == bootstrap_medians(groups, other, 7)
+    assert bootstrap_medians(groups, other, 7) != bootstrap_medians(groups, other, 8)
+
+
+def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
+    held = 0
+    for trial in range(200):
+        generator = np.random.default_rng(trial)
+        noise = generator.lognormal(0, 0.1, (4, 60))
+        baseline = list(1.5 * noise * generator.lognormal(0, 0.05, (4, 60)))
+        model = list(noise * generator.lognormal(0, 0.05, (4, 60)))
+        _, ratio = bootstrap_medians(baseline, model, seed=trial, resamples=400)
+        held += ratio.low <= 1.5 <= ratio.high
+    assert held >= 180
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([], []), ([np.ones(2)], [np.ones(3)]), ([np.ones(0)], [np.ones(0)])]
+)
+def test_series_must_pair_up(first: list[np.ndarray], second: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="pair up"):
+        bootstrap_medians(first, second, 0)
+
+
+def test_two_thousand_resamples_of_five_hundred_take_no_time() -> None:
+    groups = [np.random.default_rng(3).lognormal(0, 0.3, 125) for _ in range(4)]
+    spent = []
+    for _ in range(5):
+        started = time.perf_counter()
+        bootstrap_medians(groups, groups, 0, resamples=2000)
+        spent.append(time.perf_counter() - started)
+    assert min(spent) < 0.2
+
+
+def test_macro_f1_by_hand() -> None:
+    # class 0: precision 1, recall 1/2; class 1: precision 2/3, recall 1
+    interval = macro_f1_interval(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]), seed=0)
+    assert interval.value == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_perfect_predictions_leave_no_doubt() -> None:
+    truth = np.arange(50) % 7
+    interval = macro_f1_interval(truth, truth, seed=0)
+    assert (interval.low, interval.value, interval.high) == (1, 1, 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
+def test_macro_f1_agrees_with_the_task(pairs: list[tuple[int, int]]) -> None:
+    predicted, truth = (np.array(column) for column in zip(*pairs, strict=True))
+    interval = macro_f1_interval(predicted, truth, seed=0, resamples=20)
+    assert interval.value == pytest.approx(macro_f1(predicted, truth, 6))

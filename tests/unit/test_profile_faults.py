@@ -1,0 +1,242 @@
+"""A table of malformed profiles: each fault with its line and its exact message, and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from compress.cli import main
+from compress.errors import ProfileError
+from compress.profile.load import load_profile
+
+GOOD = """\
+name: job
+task: text-classification
+data:
+  path: data.csv
+teacher:
+  model: owner/model
+passes:
+  - distill: {epochs: 1}
+  - quantize: {bits: 8}
+  - export: {}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data.csv").write_text("text,label\nhello,a\n")
+    return tmp_path
+
+
+def faults_of(folder: Path, text: str | bytes, *assignments: str) -> list[str]:
+    file = folder / "p.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ProfileError) as caught:
+        load_profile(file, assignments)
+    assert caught.value.exit_code == 2
+    return [str(fault).replace(f"{file}", "p.yaml") for fault in caught.value.faults]
+
+
+def test_the_good_one_is_good(folder: Path):
+    (folder / "p.yaml").write_text(GOOD)
+    assert load_profile(folder / "p.yaml").profile.specs[0].kind == "distill"
+
+
+MALFORMED = [
+    ("", ["p.yaml:1: the profile is empty; `compress init` writes one"]),
+    ("- a\n- b\n", ["p.yaml:1: expected keys such as `name:` and `passes:`"]),
+    ("name: [a\n", ["p.yaml:2: not YAML: expected ',' or ']', but got '<stream end>'"]),
+    (b"name: \xff\xfe\n", ["p.yaml: not UTF-8 text"]),
+    (GOOD + "name: again\n", ["p.yaml:11: name: stands twice; first on line 1"]),
+    (GOOD + "1: x\n", ["p.yaml:11: a key must be a word"]),
+    (
+        GOOD.replace("name: job", "name: a b"),
+        ["p.yaml:1: name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', not 'a b'"],
+    ),
+    (GOOD.replace("name: job\n", ""), ["p.yaml:1: name: missing, and it is required"]),
+    (
+        GOOD.replace("text-classification", "text-clasification"),
+        [
+            "p.yaml:2: task: 'text-clasification' is not one of text-classification; did you mean 'text-classification'?"
+        ],
+    ),
+    (GOOD.replace("data:\n  path: data.csv\n", ""), ["p.yaml:1: data: missing, and it is required"]),
+    (GOOD.replace("data.csv", "nowhere.csv"), ["p.yaml:4: data.path: there is no {folder}/nowhere.csv"]),
+    (
+        GOOD.replace("path: data.csv", "path: package://no_such_thing/x"),
+        ["p.yaml:4: data.path: no package 'no_such_thing' is installed in this Python"],
+    ),
+    (
+        GOOD.replace("owner/model", "package://torch/../etc"),
+        ["p.yaml:6: teacher.model: expected `package://name/folder`, with a folder inside the package"],
+    ),
+    (
+        GOOD.replace("owner/model", "python:os"),
+        ["p.yaml:6: teacher.model: expected `python:module:function`"],
+    ),
+    (
+        GOOD.replace("epochs: 1", "epoch: 1"),
+        ["p.yaml:8: passes.0.distill.epoch: unknown key; did you mean `epochs`?"],
+    ),
+    (
+        GOOD.replace("epochs: 1", "epochs: yes"),
+        ["p.yaml:8: passes.0.distill.epochs: expected a number or a word, not true"],
+    ),
+    (
+        GOOD.replace("epochs: 1", "epochs: -1"),
+        ["p.yaml:8: passes.0.distill.epochs: should be greater than 0, not -1"],
+    ),
+    (
+        GOOD.replace("epochs: 1", "learning_rate: .nan"),
+        ["p.yaml:8: passes.0.distill.learning_rate: should be a finite number, not nan"],
+    ),
+    (
+        GOOD.replace("epochs: 1", "losses: []"),
+        [
+            "p.yaml:8: passes.0.distill.losses: tuple should have at least 1 item after validation, not 0, not []"
+        ],
+    ),
+    (
+        GOOD.replace("epochs: 1", "losses: [{logit: {}}]"),
+        ["p.yaml:8: passes.0.distill.losses.0: unknown name 'logit'; did you mean `logits`?"],
+    ),
+    (
+        GOOD.replace("epochs: 1", "vocabulary: {margn: 2}"),
+        ["p.yaml:8: passes.0.distill.vocabulary.margn: unknown key; did you mean `margin`?"],
+    ),
+    (
+        GOOD.replace("- quantize", "- quantise"),
+        ["p.yaml:9: passes.1: unknown name 'quantise'; did you mean `quantize`?"],
+    ),
+    (GOOD.replace("bits: 8", "bits: 7"), ["p.yaml:9: passes.1.quantize.bits: should be 4 or 8, not 7"]),
+    (
+        GOOD.replace("bits: 8", "scheme: dynamc"),
+        [
+            "p.yaml:9: passes.1.quantize.scheme: 'dynamc' is not one of auto, dynamic, static; did you mean 'dynamic'?"
+        ],
+    ),
+    (
+        GOOD.replace("- export: {}", "- {export: {}, prune: {}}"),
+        [
+            "p.yaml:10: passes.2: expected one entry of the form `name: {...}` with a name of: distill, prune, quantize, "
+            "export"
+        ],
+    ),
+    (
+        GOOD.replace("- export: {}", "- prune:"),
+        [
+            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is onnx operator",
+            "p.yaml:10: passes.2.prune.remove: missing, and it is required",
+        ],
+    ),
+    (
+        GOOD.replace("bits: 8", "bits: 8}\n  - prune: {remove: {feed_forward: 0}"),
+        [
+            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is onnx operator",
+            "p.yaml:10: passes.2.prune.remove: nothing to remove: feed_forward and heads are both 0",
+        ],
+    ),
+    (
+        GOOD[: GOOD.index("passes:")] + "passes: []\n",
+        ["p.yaml:7: passes: tuple should have at least 1 item after validation, not 0, not []"],
+    ),
+    (
+        GOOD + "targets: [{device: gpu}]\n",
+        ["p.yaml:11: targets.0.device: 'gpu' is not one of cpu, cuda; did you mean 'cpu'?"],
+    ),
+    (
+        GOOD + "targets: [{threads: 0}]\n",
+        ["p.yaml:11: targets.0.threads: should be greater than or equal to 1, not 0"],
+    ),
+    (
+        GOOD + "targets: [{runtime: torch}]\n",
+        [
+            "p.yaml:11: targets.0.runtime: torch cannot run the ONNX files that the passes end with; use onnxruntime"
+        ],
+    ),
+    (
+        GOOD + "targets: [{}, {}]\n",
+        ["p.yaml:1: two targets are called 'cpu-onnxruntime-1t'; give each a `name`"],
+    ),
+    (
+        GOOD + "budget: {retension: 0.9}\n",
+        ["p.yaml:11: budget.retension: unknown key; did you mean `retention`?"],
+    ),
+    (GOOD + "budgt: {}\n", ["p.yaml:11: budgt: unknown key; did you mean `budget`?"]),
+    (GOOD + "seed: -1\n", ["p.yaml:11: seed: should be greater than or equal to 0, not -1"]),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), MALFORMED, ids=range(len(MALFORMED)))
+def test_malformed_profile(folder: Path, text: str | bytes, expected: list[str]):
+    assert sorted(faults_of(folder, text)) == sorted(
+        line.format(folder=folder) if "{folder}" in line else line for line in expected
+    )
+
+
+def test_all_faults_are_reported_at_once_in_the_order_of_the_file(folder: Path):
+    text = GOOD.replace("data.csv", "x.csv").replace("bits: 8", "bits: 3").replace("epochs: 1", "epoch: 1")
+    assert [fault.split(":")[1] for fault in faults_of(folder, text)] == ["4", "8", "9"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        (
+            "passes.0.distill.epochs",
+            "--set passes.0.distill.epochs: expected `path=value`, as in `passes.0.distill.epochs=2`",
+        ),
+        (
+            "passes.9.distill.epochs=1",
+            "--set passes.9.distill.epochs=1: passes.9.distill.epochs: the profile has no "
+            "'entry 9: the list has 3'",
+        ),
+        (
+            "passes.0.distill.epochs=x",
+            "--set passes.0.distill.epochs=x: passes.0.distill.epochs: should be a valid "
+            "number, unable to parse string as a number, not 'x'",
+        ),
+        ("name.x=1", "--set name.x=1: name.x: the profile has no `x` below the value 'job'"),
+    ],
+)
+def test_wrong_override(folder: Path, assignment: str, expected: str):
+    assert [
+        fault.replace("'entry 9: the list has 3'", "entry 9: the list has 3")
+        for fault in faults_of(folder, GOOD, assignment)
+    ] == [expected.replace("'entry 9: the list has 3'", "entry 9: the list has 3")]
+
+
+def test_override_changes_the_value(folder: Path):
+    (folder / "p.yaml").write_text(GOOD)
+    loaded = load_profile(folder / "p.yaml", ("passes.0.distill.epochs=2.5", "budget.retention=0.9"))
+    assert loaded.profile.specs[0].epochs == 2.5
+    assert loaded.profile.budget.retention == 0.9
+
+
+def test_nested_aliases_do_not_multiply(folder: Path):
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for this, before in zip("bcdefghi", "abcdefgh", strict=True):
+        bomb += f"{this}: &{this} [{', '.join([f'*{before}'] * 9)}]\n"
+    assert any("not a profile" in fault for fault in faults_of(folder, bomb))
+
+
+def test_yaml_is_never_executed(folder: Path):
+    faults = faults_of(folder, "name: !!python/object/apply:os.system ['touch hacked']\n")
+    assert "could not determine a constructor" in faults[0]
+    assert not Path("hacked").exists()
+
+
+def test_the_command_prints_faults_and_exits_with_2(folder: Path):
+    (folder / "p.yaml").write_text(GOOD.replace("bits: 8", "bits: 3"))
+    result = CliRunner().invoke(main, ["validate", str(folder / "p.yaml")])
+    assert result.exit_code == 2
+    assert result.stderr == f"{folder}/p.yaml:9: passes.1.quantize.bits: should be 4 or 8, not 3\n"
+
+
+def test_a_missing_profile_is_a_fault(tmp_path: Path):
+    result = CliRunner().invoke(main, ["validate", str(tmp_path / "none.yaml")])
+    assert result.exit_code == 2
+    assert "cannot be read: No such file or directory" in result.stderr

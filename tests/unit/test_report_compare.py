@@ -1,0 +1,112 @@
+import pytest
+from rich.console import Console
+
+from compress.errors import UsageError
+from compress.report.compare import compare, differences
+from tests.records import (
+    TARGET,
+    accuracy,
+    bert_run,
+    change_step,
+    failed_run,
+    measurement,
+    predictions_of,
+    truth_of,
+)
+
+
+def other_run(wrong=40, **changes):
+    truth = truth_of()
+    teacher = accuracy(predictions_of(truth, 10), truth, None)
+    found = measurement(accuracy(predictions_of(truth, wrong), truth, teacher), 0.3, 12.4, 5.0)
+    return change_step(bert_run(run="other", **changes), "export", measurements=(found,))
+
+
+def elsewhere(run):
+    steps = tuple(
+        step.model_copy(
+            update={
+                "measurements": tuple(
+                    m.model_copy(update={"fingerprint": "phone"}) for m in step.measurements
+                )
+            }
+        )
+        for step in run.steps
+    )
+    return run.model_copy(update={"steps": steps})
+
+
+def cells(comparison, title):
+    row = next(row for row in comparison.deployed.rows if row.cells[0].text == title)
+    return [cell.text for cell in row.cells[1:]]
+
+
+def test_runs_side_by_side():
+    comparison = compare([bert_run(), other_run()])
+    assert comparison.warnings == ()
+    assert comparison.deployed.columns == ("", "bert_to_tiny-0a1b2c3d4e5f", "other")
+    assert cells(comparison, "score") == ["96.4 %", "91.0 %"]
+    assert cells(comparison, "score against the first") == ["–", "worse"]
+    assert cells(comparison, "size MB") == ["1.61", "1.61"]
+    assert list(comparison.frame.columns[:3]) == ["run", "step", "role"]
+    assert len(comparison.frame) == 12
+
+
+def test_models_that_the_data_cannot_tell_apart():
+    assert cells(compare([bert_run(), other_run(wrong=17)]), "score against the first") == [
+        "–",
+        "no difference",
+    ]
+
+
+def test_other_targets_are_refused_and_with_a_flag_only_warned_of():
+    runs = [bert_run(), elsewhere(other_run())]
+    with pytest.raises(UsageError, match="was measured on") as caught:
+        compare(runs)
+    assert caught.value.exit_code == 2
+    comparison = compare(runs, anyway=True)
+    assert len(comparison.warnings) == 1
+    assert comparison.markdown().startswith("**Warning:** ")
+
+
+def test_other_test_splits_are_refused():
+    run = bert_run(truth_of(400), run="smaller")
+    assert "different test splits (445 and 400 examples)" in differences([bert_run(), run])[0]
+    with pytest.raises(UsageError):
+        compare([bert_run(), run])
+    assert cells(compare([bert_run(), run], anyway=True), "score against the first") == ["–", "–"]
+
+
+def test_the_same_split_under_other_label_numbers_is_another_one_only_by_name():
+    renamed = bert_run(run="renamed", labels=("a", "b", "c", "d", "e"))
+    assert differences([bert_run(), renamed])
+
+
+def test_a_failed_run_has_a_column_that_says_why():
+    comparison = compare([bert_run(), failed_run()])
+    assert cells(comparison, "deploys")[1].startswith("step 'prune' failed")
+    assert cells(comparison, "p50 ms")[1] == "–"
+
+
+def test_a_run_beside_itself_gets_a_number():
+    assert compare([bert_run(), bert_run(), bert_run()]).deployed.columns[1:] == (
+        "bert_to_tiny-0a1b2c3d4e5f",
+        "bert_to_tiny-0a1b2c3d4e5f (2)",
+        "bert_to_tiny-0a1b2c3d4e5f (3)",
+    )
+
+
+def test_one_run_is_not_a_comparison():
+    with pytest.raises(UsageError):
+        compare([bert_run()])
+
+
+def test_terminal_and_markdown():
+    comparison = compare([bert_run(), other_run()])
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(comparison.table())
+    assert "no difference" in capture.get() or "worse" in capture.get()
+    assert f"on {TARGET}" in comparison.markdown()
+    lines = [line for line in comparison.markdown().splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {4}

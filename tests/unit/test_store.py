@@ -1,0 +1,190 @@
+"""The cache and the run directory: finished or not there, and nothing between."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from compress.artifacts import open_artifact, seal
+from compress.errors import CompressError, UsageError
+from compress.forms import TORCH_FLOAT
+from compress.progress import Silent
+from compress.records import Curve, CurvePoint, RunRecord, StepRecord
+from compress.store.cache import Cache
+from compress.store.runs import RunStore, find_run
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    store = Cache(tmp_path / "cache")
+    store.prepare()
+    return store
+
+
+def publish(cache: Cache, key: str = KEY, text: str = "weights", step: str = "prune") -> None:
+    folder = cache.making(key)
+    (folder / "model.safetensors").write_text(text)
+    seal(folder, TORCH_FLOAT, {"parameters": 3})
+    curve = Curve(
+        name="recover", points=(CurvePoint(step=1, epoch=0.5, train_loss=0.1, validation_score=None),)
+    )
+    cache.publish(
+        key,
+        folder,
+        seconds=1.5,
+        curves=(curve,),
+        labels={"step": step, "profile": "job", "form": "torch float"},
+        parts={"spec": {"epochs": 1}},
+    )
+
+
+def test_what_was_published_is_found_with_what_its_making_found_out(cache: Cache):
+    assert cache.find(KEY) is None
+    publish(cache)
+    made = cache.find(KEY)
+    assert made is not None
+    assert made.seconds == 1.5
+    assert made.curves[0].points[0].train_loss == 0.1
+    assert made.artifact.facts == {"parameters": 3}
+    assert made.artifact.size_mb == pytest.approx(7e-6)
+
+
+def test_publishing_removes_the_checkpoints(cache: Cache):
+    work = cache.work(KEY)
+    (work / "checkpoint").write_text("x")
+    publish(cache)
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "seal"])
+def test_a_damaged_artifact_is_not_found(cache: Cache, damage: str):
+    publish(cache)
+    folder = cache.root / "artifacts" / KEY
+    if damage == "change":
+        (folder / "model.safetensors").write_text("other weights")
+    else:
+        (folder / ("artifact.json" if damage == "seal" else "model.safetensors")).unlink()
+    assert cache.find(KEY) is None
+    publish(cache)
+    assert cache.find(KEY) is not None
+
+
+def test_a_directory_without_a_seal_is_no_artifact(tmp_path: Path):
+    with pytest.raises(CompressError, match="not a finished artifact"):
+        open_artifact(tmp_path)
+
+
+def test_the_digest_depends_on_content_only_and_the_runtime_digest_on_what_is_loaded(cache: Cache):
+    publish(cache, "b" * 64)
+    publish(cache, "c" * 64)
+    publish(cache, "d" * 64, text="others")
+    first, same, other = (cache.find(letter * 64) for letter in "bcd")
+    assert first and same and other
+    assert first.artifact.digest == same.artifact.digest != other.artifact.digest
+    assert first.artifact.runtime_digest == same.artifact.runtime_digest != other.artifact.runtime_digest
+
+
+def _hold(root: Path, key: str, held: str) -> None:
+    with Cache(root).lock(key, Silent(), "step"):
+        Path(held).touch()
+        time.sleep(60)
+
+
+def test_a_lock_is_free_again_when_its_process_is_killed(cache: Cache, tmp_path: Path):
+    held = tmp_path / "held"
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(cache.root, KEY, str(held)))
+    process.start()
+    try:
+        while not held.exists():
+            time.sleep(0.02)
+        assert cache.remove(KEY) is False
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.join()
+    with cache.lock(KEY, Silent(), "step"):
+        pass
+    assert cache.remove(KEY) is True
+
+
+def test_pruning_removes_artifacts_and_leftovers(cache: Cache):
+    publish(cache, "b" * 64)
+    (cache.work("c" * 64) / "checkpoint").write_text("12345")
+    (cache.logits / "x.npy").write_text("123")
+    assert [entry.key for entry in cache.entries()] == ["b" * 64]
+    assert cache.remove_leftovers() == 8
+    assert cache.find("b" * 64) is not None
+    cache.remove("b" * 64)
+    assert cache.entries() == []
+    assert cache.parts_of("prune", "job") == [{"spec": {"epochs": 1}}]
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CompressError, match="the cache cannot be written"):
+        Cache(tmp_path / "file").prepare()
+
+
+def a_run(**changes: object) -> RunRecord:
+    values = {
+        "run": "job-1",
+        "profile": "job",
+        "task": "text-classification",
+        "metric": "accuracy",
+        "status": "running",
+        "started": "2026-01-01T00:00:00+00:00",
+        "seconds": 0.0,
+        "labels": ("a", "b"),
+        "splits": {"train": 1},
+        "seed": 0,
+        "profile_text": "name: job\n",
+        "environment": {},
+        "targets": ("cpu",),
+        "steps": (),
+    }
+    return RunRecord.model_validate({**values, **changes})
+
+
+def a_step(name: str) -> StepRecord:
+    return StepRecord(step=name, kind=name, role="step", status="ok", key=KEY, form="torch float")
+
+
+def test_a_run_comes_back_as_it_was_written(tmp_path: Path):
+    store = RunStore(tmp_path / "job-1")
+    store.begin(a_run())
+    store.add(0, a_step("baseline"))
+    store.add(1, a_step("prune"))
+    loaded = store.load()
+    assert loaded.steps == (a_step("baseline"), a_step("prune"))
+    assert (tmp_path / "job-1" / "profile.yaml").read_text() == "name: job\n"
+
+
+def test_beginning_again_forgets_the_rows_of_the_interrupted_run(tmp_path: Path):
+    store = RunStore(tmp_path / "job-1")
+    store.begin(a_run())
+    store.add(0, a_step("baseline"))
+    store.begin(a_run())
+    assert store.load().steps == ()
+
+
+def test_a_run_is_found_by_folder_id_or_name(tmp_path: Path):
+    RunStore(tmp_path / "job-1").begin(a_run())
+    for word in (str(tmp_path / "job-1"), "job-1", "job"):
+        assert find_run(word, tmp_path).path.name == "job-1"
+    with pytest.raises(UsageError, match="no run 'other'"):
+        find_run("other", tmp_path)
+
+
+def test_records_of_another_version_are_refused(tmp_path: Path):
+    store = RunStore(tmp_path / "job-1")
+    store.begin(a_run())
+    (store.path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match="cannot be read"):
+        store.load()
