@@ -185,13 +185,19 @@ def compare(run_names: tuple[str, ...], anyway: bool) -> None:
 @_JSON
 def verify(bundle: Path, as_json: bool) -> None:
     """Check every hash of a bundle and run its golden examples in a clean process."""
+    from dataclasses import asdict
+
+    from compress.errors import PassError
     from compress.passes.export.verify import verify_bundle
 
     result = verify_bundle(bundle)
     if as_json:
-        click.echo(json.dumps(result.as_dict(), indent=2))
-    else:
-        click.echo(str(result))
+        click.echo(json.dumps({"ok": result.ok, **asdict(result)}, indent=2))
+    if not result.ok:
+        raise PassError("; ".join(result.problems), where=str(bundle))
+    if not as_json:
+        models = " and ".join(result.models)
+        click.echo(f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}")
 
 
 @main.command()
@@ -243,7 +249,7 @@ def cache_list(as_json: bool) -> None:
 )
 @click.option("--everything", is_flag=True, help="Remove all artifacts.")
 @click.option(
-    "--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps and cached logits too."
+    "--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps too."
 )
 def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
     """Remove artifacts; measurements and the records of runs stay."""

@@ -23,9 +23,8 @@ class StepContext:
     distillation and recovery). `data` holds the training and validation splits only: the test split cannot be
     reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it holds
     checkpoints and cached logits, and what stands in it may be half-written unless it was renamed into place.
-    `threads` are those of the first target, for passes that measure variants. `logits` is where teachers' logits lie
-    by content, shared by all steps; None: keep them in `work`. `base` is the profile's folder, and `allow_code` says
-    whether the user allows code that the profile names; both matter to model sources only.
+    `threads` are those of the first target, for passes that measure variants. `base` is the profile's folder, and
+    `allow_code` says whether the user allows code that the profile names; both matter to model sources only.
     """
 
     spec: Spec
@@ -39,7 +38,6 @@ class StepContext:
     device: Literal["cpu", "cuda"]
     threads: int
     progress: Progress
-    logits: Path | None = None
     base: Path = Path()
     allow_code: bool = False
 

@@ -50,7 +50,6 @@ def make_step(
             data=job.training_data,
             out=out,
             work=cache.work(key),
-            logits=cache.logits,
             seed=job.plan.profile.seed,
             precision=job.numerics.precision(asked_precision(step.spec)),
             device=job.numerics.device,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from compress.artifacts import TOKENIZER, Artifact
-from compress.engine.budget import judge
+from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
 from compress.engine.resolve import Job, examples_digest
@@ -220,10 +220,11 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
     last = state.made[job.plan.rows[-1].step].artifact
     if last.form.bundled:
         # Imported here: a run that is found finished needs nothing of the passes.
-        from compress.passes.export.manifest import write_measured
+        from compress.passes.export.manifest import write_manifest_metrics
 
         path = store.place_bundle(last)
-        write_measured(path, state.run.steps[-1], job.loaded.source.text, job.run_id)
+        metrics = {"metric": job.task.metric, "target": job.targets[0].label, **measured_values(state.run.steps[-1])}
+        write_manifest_metrics(path, metrics, job.loaded.source.text, job.run_id)
         bundle = str(path)
     missed = not all(limit.held for limit in state.run.limits)
     run = _ended(state.run, "budget_missed" if missed else "ok", None)

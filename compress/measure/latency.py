@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compress.measure.feeds import Scenario
 from compress.measure.jobs import Job
-from compress.measure.protocol import LATENCY_PROCESSES, RESOLUTION
+from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval, bootstrap_medians, percentile
 from compress.profile.schema import MeasureSpec
 from compress.records import Latency
@@ -22,7 +22,8 @@ def latency_jobs(
     feeds: Sequence[Sequence[str]],
     spec: MeasureSpec,
     tokenization: dict[str, Any] | None = None,
-    processes: int = LATENCY_PROCESSES,
+    *,
+    processes: int,
 ) -> Iterator[Job]:
     """The jobs that time models in turns, to be done one after another.
 
@@ -31,6 +32,7 @@ def latency_jobs(
         feeds: for each scenario the batches of each model.
         spec: its time and rounds are shared by the processes.
         tokenization: the folder of a tokenizer and the texts to time, for the first process.
+        processes: how many.
     """
     order = list(range(len(models)))
     for which in range(processes):

@@ -57,7 +57,7 @@ def measure(
     sample = _subset(test, sample_indices(len(test), spec.examples, seed))
     with (
         tempfile.TemporaryDirectory(prefix="compress-measure-") as name,
-        progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES) as advance,
+        progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
     ):
         jobs = JobFolder.of_target(Path(name), target)
         inputs = task.encode(labelled, artifact.path)
@@ -112,7 +112,8 @@ def _time(
         for row, scenario in enumerate(timed)
     ]
     results = []
-    for job in latency_jobs(models, feeds, spec, tokenization):
+    processes = LATENCY_PROCESSES[target.spec.runtime]
+    for job in latency_jobs(models, feeds, spec, tokenization, processes=processes):
         results += jobs.run(job)
         advance(1)
     rows = tuple(

@@ -52,8 +52,11 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         only_second: examples that only the second one gets right.
     """
     n = only_first + only_second
-    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
     # Whole numbers all the way: the powers overflow floats for n > 1023.
+    tail = ways = 1
+    for k in range(min(only_first, only_second)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return min(1.0, float(2 * tail * 10**18 // 2**n) / 10**18)
 
 

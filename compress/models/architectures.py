@@ -96,6 +96,9 @@ def build(
         if seed is not None:
             torch.manual_seed(seed)
         model = _construct(kind, config, path, attention)
+        if seed is None:
+            # Without initialisation transformers leaves tied weights apart.
+            model.tie_weights()
     if (path / STRUCTURE).exists():
         apply_structure(model, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
     return model

@@ -22,7 +22,7 @@ from compress.models.architectures import model_class, read_config
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.heads import in_label_order, label_rows, with_labels
 from compress.models.labels import check_head, head_names, match_labels
-from compress.models.sources import MODEL_FILES, check_code_allowed, hub_commit, module_file
+from compress.models.sources import MODEL_FILES, VOCABULARY_FILES, check_code_allowed, hub_commit, module_file
 from compress.models.weights import missing_weights
 from compress.package_paths import CODE, local_path
 from compress.profile.schema import TeacherSpec
@@ -64,9 +64,10 @@ def materialise(
     model = source.model
     _check_lengths(model.config, max_length, spec.model)
     head = _put_head_in_order(model, spec, labels)
-    save_model(model, out, leave_out=source.untrained)
+    _check_vocabulary(model, source.tokenizer, spec.model)
     source.tokenizer.no_truncation()
     source.tokenizer.no_padding()
+    save_model(model, out, leave_out=source.untrained)
     write_text(out / TOKENIZER, source.tokenizer.to_str())
     write_json(out / TASK, describe_task(model, source.tokenizer, labels, max_length))
     facts = {
@@ -84,16 +85,8 @@ def describe_task(
     """The content of `task.json`: how the model takes texts and what its outputs are.
 
     `unk_id` is -1 where the tokenizer spells every text and has no unknown token.
-
-    Raises:
-        ModelError: the tokenizer gives ids that the model has no embedding for.
     """
     vocabulary = tokenizer.get_vocab()
-    rows = model.get_input_embeddings().num_embeddings
-    if max(vocabulary.values()) >= rows:
-        raise ModelError(
-            f"the tokenizer has ids up to {max(vocabulary.values())}, the model embeds {rows} tokens only"
-        )
     taken = inspect.signature(model.forward).parameters
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in taken and getattr(model.config, "type_vocab_size", 0) > 1:
@@ -114,6 +107,15 @@ def describe_task(
 
 def _first_id(vocabulary: dict[str, int], *tokens: str | None, default: int) -> int:
     return next((vocabulary[token] for token in tokens if token in vocabulary), default)
+
+
+def _check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    rows = model.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        raise ModelError(
+            f"the tokenizer has ids up to {highest}, but the model embeds {rows} tokens only", where=where
+        )
 
 
 def _check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
@@ -187,6 +189,13 @@ def _from_folder(folder: Path) -> Source:
 def _read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer.json of a folder, or what transformers makes of its older files."""
     file = folder / TOKENIZER
+    if not any(found for pattern in VOCABULARY_FILES for found in folder.glob(pattern)):
+        # transformers would make up a tokenizer that knows no words.
+        raise ModelError(
+            f"no tokenizer here: none of {', '.join(VOCABULARY_FILES)}",
+            where=str(folder),
+            hint="Save the model's tokenizer into its folder: `tokenizer.save_pretrained(folder)`.",
+        )
     try:
         if file.exists():
             return Tokenizer.from_str(file.read_text(encoding="utf-8"))

@@ -16,19 +16,19 @@ from compress.models.labels import check_head, head_names
 from compress.package_paths import CODE, local_path, missing_source
 from compress.profile.schema import TeacherSpec
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""The files that can hold a vocabulary; a model has one of them at least."""
+
 MODEL_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     MODEL_CONFIG,
     "structure.json",
-    "tokenizer.json",
+    *VOCABULARY_FILES,
+    "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
 )
 """The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
 

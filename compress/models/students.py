@@ -134,20 +134,27 @@ def _project(old: Encoder, new: Encoder, layers: Sequence[int]) -> None:
     """Fill a narrower student."""
     moments = stream_moments(old)
     narrow = _Narrow(narrowing_basis(moments, new.hidden_size), moments)
-    if old.projection is None or new.projection is None:
+    if old.projection is None:
+        shift = old.embedding_norm.bias
         for theirs, mine in _embeddings(old, new):
             _put(mine.weight, theirs.weight.double() @ narrow.basis)
         _put_norm(old.embedding_norm, new.embedding_norm, narrow)
-        shift = old.embedding_norm.bias
     else:
-        _copy_embeddings(old, new)
-        _put(new.projection.weight, narrow.basis.T @ old.projection.weight.double())
-        _put(new.projection.bias, narrow.basis.T @ old.projection.bias.double())
         shift = old.projection.bias
+        weight, bias = _writes(old.projection, narrow)
+        if new.projection is not None:
+            _copy_embeddings(old, new)
+            _put(new.projection.weight, weight)
+            _put(new.projection.bias, bias)
+        else:
+            # The student is as narrow as the teacher's embeddings: its own take the projection in.
+            for theirs, mine in _embeddings(old, new):
+                _put(mine.weight, theirs.weight.double() @ weight.T)
+            _put(new.embedding_norm.bias, bias)
     for place, source in zip(new.layers, layers, strict=True):
         _fill_layer(old.layers[source], place, narrow, shift)
         shift = old.layers[source].output_norm.bias
-    weight, bias = read_through(old.head_dense.weight, old.head_dense.bias, narrow.basis, shift)
+    weight, bias = _reads(old.head_dense, narrow, shift)
     kept = important_neurons(weight, old.head_out.weight.double(), new.head_dense.out_features)
     _put(new.head_dense.weight, weight[kept])
     _put(new.head_dense.bias, bias[kept])

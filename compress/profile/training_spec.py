@@ -27,6 +27,8 @@ class TrainingSpec(PassSpecBase):
     """AdamW's weight decay; biases and norms have none."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this norm."""
+    dropout: Fraction | None = None
+    """Dropout rate while training; unset: the rates of the model's config."""
     evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
     """How often the validation split is scored in an epoch."""
     patience: Annotated[int, Field(ge=1)] | None = None

@@ -55,12 +55,10 @@ class OnnxRuntime:
 
     def prepare(self, threads: int, device: str) -> None:
         """Import what running needs, so that its memory is not counted as the model's."""
-        import onnxruntime
+        import onnxruntime  # noqa: F401
 
-        if device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise RunnerError(
-                "this onnxruntime has no CUDAExecutionProvider; install onnxruntime-gpu instead of it"
-            )
+        if device == "cuda":
+            require_cuda()
 
     def open(self, path: str, threads: int, device: str) -> Predict:
         """Load a model; the function that comes back returns its first output."""
@@ -70,6 +68,18 @@ class OnnxRuntime:
     def gpu_peak_bytes(self) -> int | None:
         """GPU memory of this process; the arena never shrinks, so it is the peak. None where nobody knows."""
         return gpu_bytes_of(os.getpid())
+
+
+def require_cuda() -> None:
+    """Make sure that onnxruntime was built for CUDA.
+
+    Raises:
+        RunnerError: it was not.
+    """
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise RunnerError("this onnxruntime has no CUDAExecutionProvider: onnxruntime-gpu replaces it")
 
 
 def open_session(path: str, threads: int = 1, device: str = "cpu") -> Any:
@@ -88,6 +98,7 @@ def open_session(path: str, threads: int = 1, device: str = "cpu") -> Any:
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
     if device == "cuda":
+        require_cuda()
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         providers.insert(0, "CUDAExecutionProvider")

@@ -30,7 +30,6 @@ class TorchRuntime:
         from compress.models import checkpoints  # noqa: F401 (its memory is not the model's)
 
         torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
         if device == "cuda":
             if not torch.cuda.is_available():
                 raise runner.RunnerError(f"torch {torch.__version__} sees no CUDA device")

@@ -3,8 +3,7 @@
 artifacts/<key>/        sealed directories
 steps/<key>.json        what their making found out: seconds, facts, curves
 measurements/<key>.json
-work/<key>/             checkpoints and cached logits of steps that are not finished
-logits/                 logits of teachers, shared by the steps that train from them
+work/<key>/             checkpoints and teachers' logits of steps that are not finished
 locks/<key>.lock        held while a step is made; the system frees it when its process dies
 making/<key>/           directories that are being filled
 """
@@ -29,7 +28,7 @@ from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
 
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
-_FOLDERS = ("artifacts", "steps", "measurements", "work", "logits", "locks", "making")
+_FOLDERS = ("artifacts", "steps", "measurements", "work", "locks", "making")
 
 
 @dataclass(frozen=True)
@@ -123,11 +122,6 @@ class Cache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    @property
-    def logits(self) -> Path:
-        """Where teachers' logits lie, by content."""
-        return self.root / "logits"
-
     def making(self, key: str) -> Path:
         """An empty directory to fill; the caller holds the lock of the key, so what stood there was given up."""
         folder = self.root / "making" / key
@@ -220,10 +214,6 @@ class Cache:
                 size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                 if self.remove(path.name) if path.name not in finished else _removed(path):
                     freed += size
-        for file in (self.root / "logits").rglob("*"):
-            if file.is_file():
-                freed += file.stat().st_size
-                file.unlink()
         return freed
 
 

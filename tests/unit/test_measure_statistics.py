@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -50,6 +50,7 @@ def test_mcnemar_by_hand(first: int, second: int, p: float) -> None:
     assert mcnemar_exact(first, second) == pytest.approx(p)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1500), st.integers(0, 1500))
 def test_mcnemar_is_the_binomial_test(first: int, second: int) -> None:
     expected = binomtest(first, first + second).pvalue if first + second else 1.0
@@ -133,6 +134,7 @@ def test_perfect_predictions_leave_no_doubt() -> None:
     assert (interval.low, interval.value, interval.high) == (1, 1, 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60))
 def test_macro_f1_agrees_with_the_task(pairs: list[tuple[int, int]]) -> None:
     predicted, truth = (np.array(column) for column in zip(*pairs, strict=True))

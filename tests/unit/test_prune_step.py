@@ -254,8 +254,8 @@ def test_taylor_finds_the_parts_that_do_nothing(trained: tuple[Any, TrainingData
 
 
 def test_the_step_leaves_a_smaller_recovered_model(trained: tuple[Any, TrainingData], tmp_path: Path):
-    recover = RecoverySpec(epochs=3, learning_rate=1e-3)
-    ctx = context(tmp_path, trained, spec(remove={"feed_forward": 0.75, "heads": 0.75}, recover=recover))
+    remove, recover = {"feed_forward": 0.75, "heads": 0.75}, RecoverySpec(epochs=10, learning_rate=2e-3)
+    ctx = context(tmp_path, trained, spec(remove=remove, recover=recover, importance="random"))
     result = run(ctx)
     facts = result.facts
     assert result.form.structure is Structure.PRUNED

@@ -64,7 +64,10 @@ def test_special_tokens_keep_their_places(
 def test_equal_seeds_give_equal_texts() -> None:
     given_texts = [np.array([2, *np.random.default_rng(i).integers(4, 30, 9), 3]) for i in range(20)]
     first, again, other = (
-        [text.tolist() for text in augment(given_texts, NEIGHBOURS, FIXED, AugmentSpec(), max_length=32, seed=s)]
+        [
+            text.tolist()
+            for text in augment(given_texts, NEIGHBOURS, FIXED, AugmentSpec(), max_length=32, seed=s)
+        ]
         for s in (0, 0, 1)
     )
     assert first == again
@@ -90,7 +93,10 @@ def test_each_operation_takes_its_share() -> None:
     lengths = np.mean([len(text) - 2 for text in drawn(delete=0.25)])
     assert lengths == pytest.approx(30, abs=1)
     spliced = np.mean(
-        [len(a) != len(b) or bool((a != b).any()) for a, b in zip(drawn(splice=0.5), given_texts, strict=True)]
+        [
+            len(a) != len(b) or bool((a != b).any())
+            for a, b in zip(drawn(splice=0.5), given_texts, strict=True)
+        ]
     )
     assert spliced == pytest.approx(0.5, abs=0.1)
 

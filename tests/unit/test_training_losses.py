@@ -37,7 +37,9 @@ def test_logits_kl_is_never_negative(student: object, teacher: object, temperatu
 
 @given(logits, temperatures, st.floats(-5, 5))
 @settings(deadline=None)
-def test_logits_kl_is_zero_where_the_softmaxes_agree(values: object, temperature: float, shift: float) -> None:
+def test_logits_kl_is_zero_where_the_softmaxes_agree(
+    values: object, temperature: float, shift: float
+) -> None:
     teacher = torch.tensor(values)
     assert logits_kl(teacher + shift, teacher, temperature).item() == pytest.approx(0, abs=1e-3)
 

@@ -1,13 +1,13 @@
 """8-bit weights and arithmetic with activation ranges known beforehand.
 
-Where a range is put decides what onnxruntime can fuse. A product by a constant weight takes a quantized input and a
-quantized weight (`QuantizeLinear`, `DequantizeLinear` around both): the session turns that into integer arithmetic.
-Nothing is quantized on the way out, nor are sums, norms and activations, where a pair of nodes costs more than it
-saves. Two places differ:
+The file holds the integer operators themselves (`QuantizeLinear` into `MatMulIntegerToFloat` or `QAttention`), not
+pairs of `QuantizeLinear` and `DequantizeLinear` around floating-point ones: whether a session fuses such pairs
+depends on their place, and where it does not, it dequantizes the weight at every call (after a token is selected
+early the products have two axes, the session makes them `Gemm` with a bias, and those stay floating).
 
-- inputs that come out of an activation function (the second feed-forward product): their range is ruled by a few
-  large values, and a fixed one destroys the small ones that matter; they keep a range found at run time.
-- `Attention`, which has an integer kernel of its own (`QAttention`) that takes the fixed range directly.
+Nothing is quantized on the way out of a product, nor are sums, norms and activations, where a pair of nodes costs more
+than it saves. Inputs that come out of an activation function (the second feed-forward product) keep a range found at
+run time: a few large values rule it, and a fixed one destroys the small ones that matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import add_initializer, insert_before, made_by, replace, tidy
+from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
 from compress.passes.quantize.integers import activation_scale
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear
 from compress.passes.quantize.operators import Weights, attend, quantize_linear, quantize_rows
@@ -78,13 +78,8 @@ def _has_fixed_range(layer: Layer) -> bool:
 def _multiply(
     graph: ir.Graph, layer: Linear, weights: Weights, source: ir.Value, scale: ir.Value, zero: ir.Value
 ) -> None:
-    """DequantizeLinear(source) @ DequantizeLinear(weight) + bias."""
-    name, place = layer.node.name, layer.node
+    """source @ weight + bias in one `MatMulIntegerToFloat`."""
     weight, scales = weights.columns(layer)
-    read = ir.node("DequantizeLinear", [source, scale, zero], name=f"{name}.input")
-    floats = ir.node("DequantizeLinear", [weight, scales], {"axis": 1}, name=f"{name}.weight")
-    inputs = [insert_before(graph, place, read), insert_before(graph, place, floats)]
-    result = insert_before(graph, place, ir.node("MatMul", inputs, name=name))
-    if layer.bias is not None:
-        result = insert_before(graph, place, ir.node("Add", [result, layer.bias], name=f"{name}.bias"))
-    replace(layer.result, result)
+    inputs = [source, weight, scale, scales, zero, None, layer.bias]
+    node = ir.node("MatMulIntegerToFloat", inputs, domain=MS_DOMAIN, name=layer.node.name)
+    replace(layer.result, insert_before(graph, layer.node, node))

@@ -1,0 +1,125 @@
+"""The manifest of a bundle, and the card that is written from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jinja2
+import onnx
+
+from compress import __version__
+from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER, sha256_file, write_json, write_text
+from compress.forms import Form, Numbers
+from compress.units import format_count, megabytes
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+LABELS = "labels.json"
+GOLDEN = "golden.json"
+PREDICT = "predict.py"
+RUNNER = "runner.py"
+FORMAT = 1
+"""Version of the manifest's layout."""
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_LIBRARIES = ("onnxruntime", "onnx", "numpy", "tokenizers", "torch", "transformers")
+_CONTENTS = {
+    ONNX_MODEL: "the model",
+    f"{ONNX_MODEL}.data": "its weights",
+    ORT_MODEL: "the model in onnxruntime's mobile format",
+    TOKENIZER: "text to token ids",
+    LABELS: "names of the outputs",
+    TASK: "how inputs are made",
+    GOLDEN: "examples with the outputs that must come out",
+    PREDICT: "predicts from the command line",
+    RUNNER: "loads and runs the model; Python code to reuse",
+}
+_NUMBERS = {
+    Numbers.FLOAT: "32-bit floating point",
+    Numbers.OPERATOR: "8-bit integer weights and arithmetic",
+    Numbers.QDQ: "8-bit integer weights and arithmetic",
+    Numbers.WEIGHT_ONLY: "4-bit weights",
+}
+
+
+def write_manifest(
+    bundle: Path, form: Form, facts: Mapping[str, Any], task: Mapping[str, Any], tolerance: float, name: str
+) -> None:
+    """Describe and hash every file of `bundle`, and write its card."""
+    model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "task": task["task"],
+        "labels": task["labels"],
+        "max_length": task["max_length"],
+        "pad_id": task["pad_id"],
+        "form": form.as_dict(),
+        "facts": dict(facts),
+        "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "inputs": [_described(value) for value in model.graph.input],
+        "outputs": [_described(value) for value in model.graph.output],
+        "tolerance": tolerance,
+        "libraries": {"compress": __version__, **{library: version(library) for library in _LIBRARIES}},
+        "metrics": {},
+        "profile": "",
+    }
+    _publish(bundle, manifest)
+
+
+def write_manifest_metrics(bundle: Path, metrics: Mapping[str, Any], profile: str = "", name: str = "") -> None:
+    """Add what was measured (plain values), the profile's text and the run's name to a bundle that is already made.
+
+    The card is written anew, and its hash with it; no other file changes.
+    """
+    manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    manifest["metrics"] = dict(metrics)
+    manifest["profile"] = profile or manifest["profile"]
+    manifest["name"] = name or manifest["name"]
+    _publish(bundle, manifest)
+
+
+def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and bytes of every file of a bundle but its manifest, by relative path."""
+    return {
+        str(PurePosixPath(file.relative_to(bundle))): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+        for file in sorted(bundle.rglob("*"))
+        if file.is_file() and file.name not in (MANIFEST, "artifact.json") and not file.name.startswith(".")
+    }
+
+
+def render_card(manifest: Mapping[str, Any]) -> str:
+    """The model card, from a manifest whose `files` are complete but for the card itself."""
+    files = manifest["files"]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False
+    )
+    weights = [entry["bytes"] for file, entry in files.items() if file.startswith(ONNX_MODEL)]
+    return environment.get_template("README.md.j2").render(
+        **manifest,
+        contents=[(file, what) for file, what in _CONTENTS.items() if file in files],
+        numbers_text=_NUMBERS[Form.from_dict(manifest["form"]).numbers],
+        parameters_text=format_count(manifest["facts"]["parameters"]),
+        size_text=f"{megabytes(sum(weights)):.2f}",
+        onnx_domains=[domain for domain in manifest["opsets"] if domain != "ai.onnx"],
+    )
+
+
+def _publish(bundle: Path, manifest: dict[str, Any]) -> None:
+    """Write the card and the manifest; the manifest comes last, so that its hashes are those of what lies there."""
+    manifest["files"] = {file: entry for file, entry in hashes(bundle).items() if file != CARD}
+    write_text(bundle / CARD, render_card(manifest))
+    manifest["files"] = hashes(bundle)
+    write_json(bundle / MANIFEST, manifest)
+
+
+def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
+    """Name, element type and axes of an input or output; a dynamic axis is a name."""
+    tensor = value.type.tensor_type
+    axes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
+    return {"name": value.name, "type": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), "shape": axes}

@@ -1,0 +1,58 @@
+"""export: package an ONNX model with all that is needed to use it, and prove that it says the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER, write_json
+from compress.forms import Numbers
+from compress.lowering.files import check_onnx, write_optimized
+from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
+from compress.passes.export.golden import choose_texts, golden_examples, tolerance_of
+from compress.passes.export.manifest import GOLDEN, LABELS, PREDICT, RUNNER, TEMPLATES, write_manifest
+from compress.profile.pass_specs import ExportSpec
+from compress.runtimes import runner
+from compress.step import StepContext, StepResult
+from compress.units import megabytes
+
+QUANTIZED_LIMIT = 0.02
+"""Allowed difference over the largest output, where a sum of another order may move a value to the next integer."""
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Copy the model as it was measured, add the mobile format, compare both with the input, describe everything.
+
+    Raises:
+        PassError: a file is not valid, or does not give the outputs of the input model.
+    """
+    spec, source = ctx.spec, ctx.inputs["model"]
+    assert isinstance(spec, ExportSpec)
+    task = source.read_json(TASK)
+    for file in source.files:
+        if file.startswith(ONNX_MODEL) or file in (TOKENIZER, TASK):
+            shutil.copyfile(source.path / file, ctx.out / file)
+    check_onnx(ctx.out / ONNX_MODEL)
+    models = [ONNX_MODEL]
+    if "ort" in spec.formats:
+        write_optimized(
+            ctx.out / ONNX_MODEL, ctx.out / ORT_MODEL, hardware_specific=False, ort_format=True
+        )
+        models.append(ORT_MODEL)
+    limit = RELATIVE_LIMIT if source.form.numbers is Numbers.FLOAT else QUANTIZED_LIMIT
+    expected = outputs_of(source.path / ONNX_MODEL)
+    shapes = real_shapes(ctx.task, ctx.data.validation, source)
+    parity = {file: compare(ctx.out / file, shapes, expected, limit) for file in models}
+    write_json(ctx.out / LABELS, task["labels"])
+    shutil.copyfile(Path(runner.__file__), ctx.out / RUNNER)
+    shutil.copyfile(TEMPLATES / PREDICT, ctx.out / PREDICT)
+    tolerance = tolerance_of(source.form)
+    texts = choose_texts(ctx.data.validation.texts, spec.golden, ctx.seed)
+    write_json(ctx.out / GOLDEN, golden_examples(str(ctx.out), texts, tolerance))
+    form = source.form.with_(bundled=True)
+    facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(texts)}
+    if ORT_MODEL in models:
+        facts["ort_size_mb"] = megabytes((ctx.out / ORT_MODEL).stat().st_size)
+    write_manifest(ctx.out, form, facts, task, tolerance, name=str(task["task"]))
+    return StepResult(form, facts)

@@ -1,0 +1,179 @@
+"""Measuring whole artifacts in real child processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress.artifacts import ONNX_MODEL, Artifact, open_artifact
+from compress.data.splits import UNLABELLED, Examples
+from compress.errors import TargetError
+from compress.measure.measuring import measure
+from compress.measure.protocol import PROTOCOL_VERSION
+from compress.measure.size import size_of
+from compress.measure.variants import compare_variants
+from compress.profile.schema import MeasureSpec, TargetSpec
+from compress.progress import Silent
+from compress.records import TargetMeasurement
+from compress.runtimes.torch_worker import TorchRuntime
+from compress.targets.local import resolve
+from compress.tasks.text_classification import TextClassification
+from tests.tiny import tiny_bert, write_torch_artifact
+from tests.tiny_onnx import VOTES, write_votes_artifact
+
+TASK = TextClassification(16)
+SPEC = MeasureSpec(examples=20, min_seconds=0.2, min_rounds=8)
+TEXTS = (
+    "red blue",
+    "cat",
+    "dog cat red",
+    "runs",
+    "sings runs cat",
+    "blue",
+    "zebra dog",
+    "red runs runs",
+    "cat cat",
+    "x",
+)
+TRUTH = (0, 1, 1, 2, 2, 0, 1, 2, 1, UNLABELLED)
+TEST = Examples(TEXTS, np.array(TRUTH))
+
+
+def measured(
+    artifact: Artifact,
+    baseline: Artifact | None = None,
+    measurement: TargetMeasurement | None = None,
+    spec: MeasureSpec = SPEC,
+    **target: Any,
+) -> TargetMeasurement:
+    resolved = resolve(TargetSpec(**target))
+    return measure(
+        artifact, baseline or artifact, measurement, resolved, TASK, TEST, spec, 0, "key", Silent()
+    )
+
+
+def test_a_baseline_is_scored_timed_against_itself_and_weighed(tmp_path: Path) -> None:
+    record = measured(write_votes_artifact(tmp_path / "m"), batch_sizes=(2, 4), sequence_lengths=(12,))
+    assert record.accuracy.predictions == TRUTH[:-1]
+    assert record.accuracy.truth == TRUTH[:-1]
+    assert record.accuracy.metrics[0].value == 1
+    assert record.accuracy.retention == 1
+    assert record.accuracy.batch_size == 2
+    # 'zebra' is the only unknown word of the 18 that have a label.
+    assert record.accuracy.unknown_token_share == pytest.approx(1 / 18)
+    timed = [(row.batch_size, row.lengths) for row in record.latency]
+    assert timed == [(2, "real"), (4, "real"), (2, "fixed:12"), (4, "fixed:12")]
+    for row in record.latency:
+        assert len(row.samples_ms) == len(row.baseline_samples_ms) == row.rounds >= 8
+        assert row.p50_low <= row.p50_ms <= row.p50_high
+        assert row.verdict == "no difference"
+    assert record.latency[2].mean_tokens == 12
+    assert record.tokenization_ms is not None
+    assert 0 < record.tokenization_ms < 50
+    assert 0 < record.memory.peak_mb < record.memory.absolute_peak_mb
+    assert (record.key, record.target, record.protocol) == ("key", "cpu-onnxruntime-1t", PROTOCOL_VERSION)
+    assert record == TargetMeasurement.model_validate_json(record.model_dump_json())
+
+
+def test_a_rival_is_compared_with_the_baseline(tmp_path: Path) -> None:
+    slow = write_votes_artifact(tmp_path / "slow", matmuls=60)
+    fast = write_votes_artifact(tmp_path / "fast", {**VOTES, "dog": 2, "runs": 1})
+    base = measured(slow)
+    record = measured(fast, slow, base)
+    assert record.accuracy.predictions == (0, 1, 0, 1, 1, 0, 2, 1, 1)
+    assert record.accuracy.retention == pytest.approx(4 / 9)
+    assert record.accuracy.p_value == pytest.approx(2 / 2**5)
+    assert record.accuracy.verdict == "no difference"
+    (row,) = record.latency
+    assert row.verdict == "faster"
+    assert row.speedup == pytest.approx(row.baseline_p50_ms / row.p50_ms)
+    assert 1.03 < row.speedup_low <= row.speedup <= row.speedup_high
+    back = measured(slow, fast, record)
+    assert back.latency[0].verdict == "slower"
+
+
+def test_memory_holds_the_weights(tmp_path: Path) -> None:
+    light = write_votes_artifact(tmp_path / "light")
+    heavy = write_votes_artifact(tmp_path / "heavy", ballast_mb=60)
+    assert size_of(heavy).model_mb - size_of(light).model_mb == pytest.approx(60, abs=0.1)
+    difference = measured(heavy).memory.peak_mb - measured(light).memory.peak_mb
+    assert 55 < difference < 250
+
+
+def test_equal_seeds_score_equally(tmp_path: Path) -> None:
+    artifact = write_votes_artifact(tmp_path / "m")
+    assert measured(artifact).accuracy == measured(artifact).accuracy
+
+
+def test_a_broken_model_file_is_a_target_error(tmp_path: Path) -> None:
+    artifact = write_votes_artifact(tmp_path / "m")
+    model = artifact.path / ONNX_MODEL
+    model.write_bytes(b"\xff" * model.stat().st_size)
+    with pytest.raises(TargetError, match="scoring the model failed") as caught:
+        measured(open_artifact(artifact.path))
+    assert caught.value.where == "cpu-onnxruntime-1t"
+    assert caught.value.exit_code == 5
+
+
+def test_a_runtime_refuses_the_other_form(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="runtime torch does not run this model"):
+        measured(write_votes_artifact(tmp_path / "m"), runtime="torch")
+    with pytest.raises(TargetError, match="runtime onnxruntime does not run this model"):
+        measured(write_torch_artifact(tmp_path / "t"))
+
+
+@pytest.mark.slow
+def test_torch_is_measured_as_onnxruntime_is(tmp_path: Path) -> None:
+    artifact = write_torch_artifact(tmp_path / "m")
+    record = measured(artifact, runtime="torch", batch_sizes=(2,))
+    predict = TorchRuntime().open(str(artifact.path), 1, "cpu")
+    inputs = TASK.encode(Examples(TEXTS[:-1], np.array(TRUTH[:-1])), artifact.path)
+    expected = [
+        int(label)
+        for start in range(0, 9, 2)
+        for label in predict(inputs.batch(range(start, min(start + 2, 9)))).argmax(1)
+    ]
+    assert list(record.accuracy.predictions) == expected
+    assert record.latency[0].verdict == "no difference"
+    assert record.memory.before_load_mb > 100
+    assert record.memory.gpu_peak_mb is None
+
+
+def test_variants_are_scored_and_timed(tmp_path: Path) -> None:
+    artifacts = {
+        "good": write_votes_artifact(tmp_path / "good", matmuls=60),
+        "fast": write_votes_artifact(tmp_path / "fast", {**VOTES, "dog": 2, "runs": 1}),
+        "twin": write_votes_artifact(tmp_path / "twin", matmuls=60),
+    }
+    examples = Examples(TEXTS[:-1], np.array(TRUTH[:-1]))
+    inputs = TASK.encode(examples, artifacts["good"].path)
+    paths = {name: artifact.model_file for name, artifact in artifacts.items()}
+    found = compare_variants(paths, inputs, examples.labels, TASK, 1, seed=0)
+    assert list(found) == ["good", "fast", "twin"]
+    assert [found[name][0] for name in found] == pytest.approx([1, 4 / 9, 1])
+    assert found["fast"][1] < 0.8 * found["good"][1]
+    assert found["twin"][1] == pytest.approx(found["good"][1], rel=0.3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_cuda(runtime: Any, tmp_path: Path) -> None:
+    try:
+        resolve(TargetSpec(device="cuda", runtime=runtime))
+    except TargetError as error:
+        pytest.skip(str(error))
+    if runtime == "torch":
+        artifact = write_torch_artifact(tmp_path / "m", tiny_bert(hidden=64))
+    else:
+        artifact = write_votes_artifact(tmp_path / "m", matmuls=4)
+    on_cpu = measured(artifact, runtime=runtime)
+    on_gpu = measured(artifact, device="cuda", runtime=runtime)
+    assert on_gpu.accuracy.predictions == on_cpu.accuracy.predictions
+    assert on_gpu.fingerprint != on_cpu.fingerprint
+    assert on_gpu.latency[0].verdict == "no difference"
+    if runtime == "torch":
+        assert on_gpu.memory.gpu_peak_mb is not None
+        assert on_gpu.memory.gpu_peak_mb > 0

@@ -1,0 +1,218 @@
+"""finetune and distill on tiny models: what they write, what they promise, and going on after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from compress.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
+from compress.data.splits import Examples
+from compress.errors import ModelError
+from compress.models.checkpoints import count_parameters, load_model
+from compress.passes.distill import step as distill
+from compress.passes.finetune import step as finetune
+from compress.profile.base import Spec
+from compress.profile.pass_specs import DistillSpec
+from compress.profile.training_spec import FinetuneSpec
+from compress.progress import Silent
+from compress.step import StepContext, StepResult
+from compress.tasks.base import TrainingData
+from compress.tasks.text_classification import TextClassification
+from compress.training.prediction import score
+from tests.tiny import LABELS, WORDS, tiny_bert, write_torch_artifact
+
+KINDS = (WORDS[:3], WORDS[3:6], WORDS[6:9])
+
+
+def examples(count: int, seed: int) -> Examples:
+    """Texts of one kind of words among others; the kind is the label."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, count)
+    texts = []
+    for label in labels:
+        words = [str(random.choice(KINDS[label])), "the", "and", "a"]
+        texts.append(" ".join(random.permutation(words)[: random.integers(3, 5)].tolist() + words[:1]))
+    return Examples(tuple(texts), labels)
+
+
+def context(folder: Path, spec: Spec, inputs: dict[str, Artifact], **changes: Any) -> StepContext:
+    (folder / "out").mkdir(parents=True, exist_ok=True)
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    data = TrainingData(examples(120, 0), examples(60, 1), LABELS)
+    settings: dict[str, Any] = {
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "progress": Silent(),
+        "seed": 0,
+    }
+    return StepContext(
+        spec=spec,
+        inputs=inputs,
+        task=TextClassification(32),
+        data=data,
+        out=folder / "out",
+        work=folder / "work",
+        **{**settings, **changes},
+    )
+
+
+def finish(ctx: StepContext, result: StepResult) -> Artifact:
+    return seal(ctx.out, result.form, result.facts)
+
+
+def accuracy(artifact: Artifact, data: Examples) -> float:
+    task = TextClassification(32)
+    inputs = task.encode(data, artifact.path)
+    return score(load_model(artifact.path), inputs, data.labels, task, precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("teacher")
+    source = write_torch_artifact(folder / "source", tiny_bert(labels=("x", "y")))
+    spec = FinetuneSpec(epochs=12, learning_rate=3e-3, batch_size=16)
+    ctx = context(folder, spec, {"model": source})
+    return finish(ctx, finetune.run(ctx))
+
+
+def test_finetune_makes_a_classifier_of_the_datas_labels(teacher: Artifact) -> None:
+    assert load_model(teacher.path).config.id2label == dict(enumerate(LABELS))
+    assert accuracy(teacher, examples(60, 1)) == teacher.facts["validation_score"] > 0.9
+    assert teacher.facts["parameters"] == count_parameters(load_model(teacher.path))
+    assert (teacher.path / TOKENIZER).exists()
+
+
+def test_finetune_keeps_a_head_of_the_same_labels_in_another_order(teacher: Artifact, tmp_path: Path) -> None:
+    spec = FinetuneSpec(epochs=0.01, learning_rate=1e-12)
+    ctx = context(tmp_path, spec, {"model": teacher})
+    order = [2, 0, 1]
+    data = TrainingData(
+        replace(ctx.data.train, labels=np.argsort(order)[ctx.data.train.labels]),
+        replace(ctx.data.validation, labels=np.argsort(order)[ctx.data.validation.labels]),
+        tuple(LABELS[index] for index in order),
+    )
+    again = finish(ctx, finetune.run(replace(ctx, data=data)))
+    assert accuracy(again, data.validation) == accuracy(teacher, examples(60, 1))
+
+
+DISTIL: dict[str, Any] = {
+    "student": {"layers": 1, "hidden_size": 16},
+    "vocabulary": {"margin": 1},
+    "augment": {"copies": 2},
+    "epochs": 8,
+    "learning_rate": 5e-3,
+    "batch_size": 16,
+}
+
+
+def distilled(folder: Path, teacher: Artifact, **changes: Any) -> Artifact:
+    ctx = context(folder, DistillSpec(**{**DISTIL, **changes}), {"model": teacher, "teacher": teacher})
+    return finish(ctx, distill.run(ctx))
+
+
+def test_distill(teacher: Artifact, tmp_path: Path) -> None:
+    student = distilled(tmp_path, teacher)
+    model = load_model(student.path)
+    assert accuracy(student, examples(60, 1)) == pytest.approx(student.facts["validation_score"])
+    assert accuracy(student, examples(200, 5)) > 0.9
+    assert student.facts["parameters"] == count_parameters(model) < teacher.facts["parameters"]
+    assert student.facts["augmented"] == 240
+    assert student.facts["teacher_train_score"] > 0.9
+    used = {token for text in examples(120, 0).texts for token in text.split()}
+    assert student.facts["vocabulary"] == model.config.vocab_size == 5 + len(used) + 1
+    assert student.read_json(TASK)["labels"] == list(LABELS)
+    assert student.read_json(TASK)["unk_id"] == 1
+
+
+def test_equal_runs_give_equal_artifacts(teacher: Artifact, tmp_path: Path) -> None:
+    assert distilled(tmp_path / "a", teacher).digest == distilled(tmp_path / "b", teacher).digest
+
+
+def test_the_vocabulary_is_kept_unless_asked(teacher: Artifact, tmp_path: Path) -> None:
+    student = distilled(tmp_path, teacher, vocabulary="keep", augment=None, epochs=1)
+    assert (student.path / TOKENIZER).read_bytes() == (teacher.path / TOKENIZER).read_bytes()
+    assert student.facts["vocabulary"] == 19
+    assert student.facts["augmented"] == 0
+
+
+def test_a_student_of_a_trimmed_student(teacher: Artifact, tmp_path: Path) -> None:
+    """Teacher and model have unlike ids for the same pieces."""
+    middle = distilled(tmp_path / "middle", teacher, student={"layers": 1}, epochs=2)
+    ctx = context(tmp_path / "last", DistillSpec(**DISTIL), {"model": middle, "teacher": teacher})
+    last = finish(ctx, distill.run(ctx))
+    assert accuracy(last, examples(200, 5)) > 0.9
+
+
+def test_the_control_knows_the_labels_alone(teacher: Artifact, tmp_path: Path) -> None:
+    spec = DistillSpec(**DISTIL)
+    run = context(tmp_path / "run", spec, {"model": teacher, "teacher": teacher})
+    control = context(tmp_path / "control", spec, {"model": teacher, "teacher": teacher})
+    student, other = finish(run, distill.run(run)), finish(control, distill.run_control(control))
+    assert other.facts["parameters"] == student.facts["parameters"]
+    assert other.facts["steps"] == pytest.approx(student.facts["steps"], rel=0.05)
+    assert other.facts["augmented"] == 0
+    assert not (control.work / "teacher").exists()
+
+
+def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_training(
+    teacher: Artifact, tmp_path: Path
+) -> None:
+    from tests.unit.test_models_vocabulary import unigram
+
+    tokenizer = unigram()
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]"])
+    model = write_torch_artifact(tmp_path / "model", tokenizer=tokenizer)
+    ctx = context(tmp_path, DistillSpec(**DISTIL), {"model": model, "teacher": teacher})
+    with pytest.raises(ModelError, match="Unigram"):
+        distill.run(ctx)
+
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    import compress.training.loop as loop
+    loop.train.__kwdefaults__["checkpoint_seconds"] = 0.05
+    from tests.integration.test_training_steps import DISTIL, distilled
+    from compress.artifacts import open_artifact
+    print("ready", flush=True)
+    print(distilled(Path(sys.argv[1]), open_artifact(Path(sys.argv[2])), epochs=20).digest, flush=True)
+    """
+)
+
+
+def start(folder: Path, teacher: Artifact) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(teacher.path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_artifact(teacher: Artifact, tmp_path: Path) -> None:
+    with start(tmp_path / "straight", teacher) as process:
+        expected = process.communicate(timeout=300)[0].split()[-1]
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        with start(tmp_path / "killed", teacher) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(random.uniform(0.2, 1.5))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    with start(tmp_path / "killed", teacher) as process:
+        assert process.communicate(timeout=300)[0].split()[-1] == expected
+    weights = load_file(open_artifact(tmp_path / "killed" / "out").path / "model.safetensors")
+    assert all(np.isfinite(array).all() for array in weights.values())

@@ -1,0 +1,386 @@
+"""Where teachers come from: fingerprints, checks before any work, and the torch form that is written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig
+
+from compress.errors import ModelError, UsageError
+from compress.models.checkpoints import load_for_labels, load_model, save_model
+from compress.models.materialise import materialise
+from compress.models.sources import check_teacher, fingerprint
+from compress.profile.schema import TeacherSpec
+from compress.profile.training_spec import FinetuneSpec
+from tests.tiny import LABELS, tiny_bert, tiny_classifier, tiny_tokenizer
+
+IDS = torch.tensor([[2, 5, 9, 3], [2, 7, 8, 3]])
+CODE = """
+from tests.tiny import tiny_bert, tiny_tokenizer
+from transformers import PreTrainedTokenizerFast
+
+def make():
+    return tiny_bert(), PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer())
+
+def no_pair():
+    return 3
+
+def fails():
+    raise RuntimeError("out of order")
+"""
+
+
+def spec(model: str | Path, finetune: bool = False, **changes: Any) -> TeacherSpec:
+    return TeacherSpec(model=str(model), finetune=FinetuneSpec() if finetune else None, **changes)
+
+
+def write_model(folder: Path, model: Any = None, tokenizer: Tokenizer | None = None) -> Path:
+    """A folder as transformers writes it, with truncation and padding in the tokenizer."""
+    model = tiny_bert() if model is None else model
+    model.save_pretrained(folder)
+    tokenizer = tiny_tokenizer() if tokenizer is None else tokenizer
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def make(
+    teacher: TeacherSpec, out: Path, labels: Any = LABELS, base: Path = Path(), **changes: Any
+) -> dict[str, Any]:
+    arguments = {"max_length": 32, "allow_code": False, **changes}
+    return materialise(teacher, labels, base, out, **arguments)
+
+
+# Fingerprints.
+
+
+def test_a_fingerprint_follows_the_model_files_alone(tmp_path: Path):
+    folder = write_model(tmp_path / "model")
+    first = fingerprint("./model", None, tmp_path)
+    (folder / "README.md").write_text("words")
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    assert fingerprint("./model", None, tmp_path) == first == fingerprint(str(folder), None, Path("/"))
+    edit(folder, pad_token_id=1)
+    assert fingerprint("./model", None, tmp_path) != first
+
+
+def test_a_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+
+    commit = "a" * 40
+    assert fingerprint("owner/name", commit, tmp_path) == f"hub:owner/name@{commit}"
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text(commit)
+    look = huggingface_hub.try_to_load_from_cache
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda *args, **names: look(*args, cache_dir=tmp_path, **names),
+    )
+    assert fingerprint("owner/name", None, tmp_path) == f"hub:owner/name@{commit}"
+    assert fingerprint("owner/other", None, tmp_path) is None
+
+
+def test_code_is_known_by_its_file(tmp_path: Path):
+    (tmp_path / "shop_code.py").write_text(CODE)
+    first = fingerprint("python:shop_code:make", None, tmp_path)
+    assert first != fingerprint("python:shop_code:no_pair", None, tmp_path)
+    (tmp_path / "shop_code.py").write_text(CODE + "\n")
+    assert fingerprint("python:shop_code:make", None, tmp_path) != first
+    with pytest.raises(ModelError, match="no module 'shop_nothing'"):
+        fingerprint("python:shop_nothing:make", None, tmp_path)
+
+
+def test_fingerprints_need_no_torch():
+    code = "import sys, compress.models.sources; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# Checks before any work.
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_fitting_head_needs_no_finetune(tmp_path: Path):
+    write_model(tmp_path)
+    check_teacher(spec(tmp_path), ["Verb", "animal", "colour"], Path(), allow_code=False)
+    check_teacher(spec(tmp_path, finetune=True), ["other", "labels"], Path(), allow_code=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "message"),
+    [
+        ({}, ("colour", "animal"), "the data lacks its 'verb'"),
+        ({}, ("colour", "animal", "verb", "noun"), "it lacks 'noun'"),
+        ({"id2label": {str(n): f"LABEL_{n}" for n in range(3)}}, LABELS, "does not say what they mean"),
+        ({"architectures": ["BertModel"]}, LABELS, "no classification head"),
+        ({"architectures": ["BertForMaskedLM"]}, LABELS, "no classification head"),
+        ({"id2label": {"5": "a"}}, LABELS, "id2label"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused_early_and_late(
+    changes: dict[str, Any], labels: tuple[str, ...], message: str, tmp_path: Path
+):
+    folder = write_model(tmp_path / "model")
+    edit(folder, **changes)
+    with pytest.raises(ModelError, match=message):
+        check_teacher(spec(folder), labels, Path(), allow_code=False)
+    out = tmp_path / "out"
+    with pytest.raises(ModelError):
+        make(spec(folder), out, labels)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.onnx", "folder_with_gguf", "empty"])
+def test_what_is_no_model_folder_is_refused(name: str, tmp_path: Path):
+    path = tmp_path / name
+    if "." in name:
+        path.write_bytes(b"GGUF")
+    else:
+        path.mkdir()
+        if name != "empty":
+            (path / "weights.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError) as caught:
+        check_teacher(spec(path), LABELS, Path(), allow_code=False)
+    assert caught.value.exit_code == 4
+    with pytest.raises(ModelError):
+        make(spec(path), tmp_path / "out")
+
+
+def test_code_needs_to_be_allowed(tmp_path: Path):
+    (tmp_path / "shop_code.py").write_text("raise SystemExit('ran')")
+    teacher = spec("python:shop_code:make")
+    with pytest.raises(UsageError, match="runs Python code") as caught:
+        check_teacher(teacher, LABELS, tmp_path, allow_code=False)
+    assert "--allow-code" in str(caught.value.hint)
+    with pytest.raises(UsageError):
+        make(teacher, tmp_path / "out", base=tmp_path)
+    check_teacher(teacher, LABELS, tmp_path, allow_code=True)
+
+
+# Writing the torch form.
+
+
+def test_a_classifier_is_written_in_the_order_of_the_data(tmp_path: Path):
+    model = tiny_bert()
+    folder = write_model(tmp_path / "model", model)
+    facts = make(spec(folder), tmp_path / "out", ["verb", "colour", "ANIMAL"])
+    assert facts["head"] == "matched"
+    written = load_model(tmp_path / "out")
+    assert written.config.id2label == {0: "verb", 1: "colour", 2: "ANIMAL"}
+    with torch.inference_mode():
+        assert torch.allclose(written(IDS).logits, model(IDS).logits[:, [2, 0, 1]], atol=1e-6)
+    task = json.loads((tmp_path / "out" / "task.json").read_text())
+    assert task == {
+        "task": "text-classification",
+        "max_length": 32,
+        "labels": ["verb", "colour", "ANIMAL"],
+        "input_names": ["input_ids", "attention_mask", "token_type_ids"],
+        "output_names": ["logits"],
+        "pad_id": 0,
+        "unk_id": 1,
+    }
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert (tokenizer.truncation, tokenizer.padding) == (None, None)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "task.json",
+        "tokenizer.json",
+    ]
+
+
+def test_declared_labels_name_the_outputs(tmp_path: Path):
+    folder = write_model(tmp_path / "model", tiny_bert(labels=["LABEL_0", "LABEL_1"]))
+    teacher = spec(folder, labels=("neg", "pos"))
+    check_teacher(teacher, ("pos", "neg"), Path(), allow_code=False)
+    make(teacher, tmp_path / "out", ("pos", "neg"))
+    with torch.inference_mode():
+        expected = tiny_bert(labels=["LABEL_0", "LABEL_1"])(IDS).logits[:, [1, 0]]
+        assert torch.allclose(load_model(tmp_path / "out")(IDS).logits, expected, atol=1e-6)
+
+
+def test_an_encoder_stays_an_encoder(tmp_path: Path):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=19, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    encoder = BertModel(config).eval()
+    facts = make(spec(write_model(tmp_path / "model", encoder), finetune=True), tmp_path / "out")
+    assert (facts["head"], facts["architecture"]) == ("none", "BertModel")
+    model = load_for_labels(tmp_path / "out", LABELS, seed=0)
+    with torch.inference_mode():
+        assert torch.equal(model.bert(IDS).last_hidden_state, encoder(IDS).last_hidden_state)
+
+
+def test_a_pooler_that_nobody_trained_is_not_written(tmp_path: Path):
+    config = BertConfig(
+        vocab_size=19, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
+    )
+    make(spec(write_model(tmp_path / "model", BertForMaskedLM(config)), finetune=True), tmp_path / "out")
+    assert not [name for name in load_file(tmp_path / "out" / "model.safetensors") if "pooler" in name]
+    first, second = (load_for_labels(tmp_path / "out", LABELS, seed=0) for _ in range(2))
+    assert torch.equal(first.bert.pooler.dense.weight, second.bert.pooler.dense.weight)
+
+
+def test_a_head_of_other_labels_is_kept_for_finetune(tmp_path: Path):
+    folder = write_model(tmp_path / "model", tiny_bert(labels=["x", "y"]))
+    facts = make(spec(folder, finetune=True), tmp_path / "out")
+    assert facts["head"] == "as it was"
+    assert load_for_labels(tmp_path / "out", LABELS, seed=0)(IDS).logits.shape == (2, 3)
+
+
+def test_half_precision_weights_become_float32(tmp_path: Path):
+    folder = write_model(tmp_path / "model", tiny_bert().to(torch.bfloat16))
+    make(spec(folder), tmp_path / "out")
+    written = load_model(tmp_path / "out")
+    assert {parameter.dtype for parameter in written.parameters()} == {torch.float32}
+
+
+def test_sharded_weights_are_read(tmp_path: Path):
+    model = tiny_bert()
+    folder = write_model(tmp_path / "model", model)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    make(spec(folder), tmp_path / "out")
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path / "out")(IDS).logits, model(IDS).logits)
+
+
+def test_a_vocabulary_file_alone_makes_a_tokenizer(tmp_path: Path):
+    folder = write_model(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    tokens = sorted(tiny_tokenizer().get_vocab().items(), key=lambda item: item[1])
+    (folder / "vocab.txt").write_text("\n".join(token for token, _ in tokens) + "\n")
+    make(spec(folder), tmp_path / "out")
+    made = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert made.encode("The cat runs").ids == tiny_tokenizer().encode("The cat runs").ids
+
+
+def test_an_artifact_of_this_package_can_be_a_source(tmp_path: Path):
+    save_model(tiny_bert(), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text(tiny_tokenizer().to_str())
+    make(spec(tmp_path / "model"), tmp_path / "out")
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path / "out")(IDS).logits, tiny_bert()(IDS).logits)
+
+
+def test_a_roberta_takes_no_token_types_and_fewer_positions(tmp_path: Path):
+    config = RobertaConfig(
+        vocab_size=19,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=34,
+        type_vocab_size=1,
+    )
+    folder = write_model(tmp_path / "model", tiny_classifier(config))
+    make(spec(folder), tmp_path / "out")
+    task = json.loads((tmp_path / "out" / "task.json").read_text())
+    assert task["input_names"] == ["input_ids", "attention_mask"]
+    assert task["pad_id"] == 1
+    with pytest.raises(ModelError, match="takes 32 tokens at most"):
+        make(spec(folder), tmp_path / "longer", max_length=33)
+
+
+def test_code_gives_a_model_when_allowed(tmp_path: Path):
+    (tmp_path / "shop_code.py").write_text(CODE)
+    facts = make(spec("python:shop_code:make"), tmp_path / "out", base=tmp_path, allow_code=True)
+    assert facts["parameters"] == sum(parameter.numel() for parameter in tiny_bert().parameters())
+    assert str(tmp_path) not in sys.path
+    for name, message in (("no_pair", "to return"), ("fails", "out of order"), ("nothing", "nothing")):
+        with pytest.raises(ModelError, match=message):
+            make(spec(f"python:shop_code:{name}"), tmp_path / "bad", base=tmp_path, allow_code=True)
+
+
+# Damaged sources.
+
+
+def damage_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+
+def damage_no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def damage_no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def damage_truncated(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+def damage_no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def damage_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def damage_tokenizer_too_large(folder: Path) -> None:
+    words = [f"word{n}" for n in range(50)]
+    tiny_tokenizer(words).save(str(folder / "tokenizer.json"))
+
+
+def damage_unknown_type(folder: Path) -> None:
+    edit(folder, model_type="no-such-model")
+
+
+def damage_remote_code(folder: Path) -> None:
+    edit(folder, model_type="mine", auto_map={"AutoModel": "modeling.Mine"})
+    (folder / "modeling.py").write_text("raise SystemExit('ran')")
+
+
+def damage_shapes(folder: Path) -> None:
+    edit(folder, intermediate_size=48)
+
+
+def damage_layers(folder: Path) -> None:
+    edit(folder, num_hidden_layers=4)
+
+
+DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_source_is_refused_and_nothing_is_left(damage: Any, tmp_path: Path):
+    folder = write_model(tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ModelError) as caught:
+        make(spec(folder, finetune=True), tmp_path / "out")
+    assert caught.value.exit_code == 4
+    assert caught.value.where is not None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_model_without_a_network_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="cannot fetch this model") as caught:
+        make(spec("owner/no-such-model-here"), tmp_path / "out")
+    assert caught.value.exit_code == 4

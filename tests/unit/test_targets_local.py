@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from compress.errors import TargetError
+from compress.profile.schema import TargetSpec
+from compress.targets import local
+
+X86 = """processor	: 0
+vendor_id	: GenuineIntel
+cpu family	: 6
+model		: 143
+model name	: Intel(R) Xeon(R) Platinum 8481C
+stepping	: 8
+flags		: fpu avx2 avx512f avx512_vnni amx_int8 sse2
+
+processor	: 1
+model name	: another
+"""
+ARM = """processor	: 0
+Features	: fp asimd asimddp i8mm
+CPU implementer	: 0x41
+CPU part	: 0xd40
+"""
+
+
+def test_x86_processors() -> None:
+    assert local.parse_cpuinfo(X86) == {
+        "model": "Intel(R) Xeon(R) Platinum 8481C (6/143/8)",
+        "flags": ["avx2", "avx512f", "avx512_vnni", "amx_int8"],
+    }
+
+
+def test_arm_processors() -> None:
+    assert local.parse_cpuinfo(ARM) == {"model": "0x41 0xd40", "flags": ["asimddp", "i8mm"]}
+
+
+def test_gpus_are_read_from_nvidia_smi() -> None:
+    answer = "NVIDIA A10G, 550.54.15\nTesla T4, 550.54.15\n"
+    assert local.parse_gpus(answer) == [
+        {"name": "NVIDIA A10G", "driver": "550.54.15"},
+        {"name": "Tesla T4", "driver": "550.54.15"},
+    ]
+
+
+@pytest.mark.parametrize("spec", [TargetSpec(), TargetSpec(runtime="torch")])
+def test_this_machine_resolves(spec: TargetSpec) -> None:
+    target = local.resolve(spec)
+    assert target.label == spec.label
+    assert target.description["cpu"]["cores"] >= 1
+    assert target.description["runtime"].keys() >= {spec.runtime}
+    assert target.description["warnings"] == []
+    assert target.fingerprint == local.resolve(spec).fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"threads": 2}, {"batch_sizes": (1, 8)}, {"sequence_lengths": (32,)}, {"runtime": "torch"}],
+)
+def test_what_changes_numbers_changes_the_fingerprint(changes: dict[str, Any]) -> None:
+    assert local.resolve(TargetSpec(**changes)).fingerprint != local.resolve(TargetSpec()).fingerprint
+
+
+def test_another_version_of_the_runtime_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = local.resolve(TargetSpec()).fingerprint
+    monkeypatch.setattr(local, "_installed", lambda name: "999" if name == "onnxruntime" else None)
+    assert local.resolve(TargetSpec()).fingerprint != before
+
+
+def test_the_name_is_only_a_name() -> None:
+    named = local.resolve(TargetSpec(name="laptop"))
+    assert named.label == "laptop"
+    assert named.fingerprint == local.resolve(TargetSpec()).fingerprint
+
+
+def test_more_threads_than_cores_is_a_warning() -> None:
+    (warning,) = local.resolve(TargetSpec(threads=10_000)).description["warnings"]
+    assert warning.startswith("10000 threads on ")
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_installed", lambda name: None)
+    with pytest.raises(TargetError, match="onnxruntime is not installed") as caught:
+        local.resolve(TargetSpec(name="edge"))
+    assert caught.value.where == "edge"
+    assert "pip install onnxruntime" in (caught.value.hint or "")
+
+
+def test_the_gpu_build_of_onnxruntime_is_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_installed", lambda name: "1.31.1" if name == "onnxruntime-gpu" else None)
+    assert local.resolve(TargetSpec()).description["runtime"] == {"onnxruntime-gpu": "1.31.1"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "installed", "gpus", "missing"),
+    [
+        ("onnxruntime", {"onnxruntime": "1.31.1"}, [], "no NVIDIA GPU.*onnxruntime-gpu replaces it"),
+        (
+            "onnxruntime",
+            {"onnxruntime": "1.31.1"},
+            [{"name": "T4", "driver": "1"}],
+            "onnxruntime-gpu replaces it",
+        ),
+        ("onnxruntime", {"onnxruntime-gpu": "1.31.1"}, [], "no NVIDIA GPU"),
+        ("torch", {"torch": "2.13.0+cpu"}, [{"name": "T4", "driver": "1"}], "is a CPU build"),
+        ("torch", {"torch": "2.13.0+cpu"}, [], "no NVIDIA GPU.*is a CPU build"),
+    ],
+)
+def test_cuda_that_is_missing_is_told_with_what_to_install(
+    runtime: Any,
+    installed: dict[str, str],
+    gpus: list[dict[str, str]],
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "_installed", installed.get)
+    monkeypatch.setattr(local, "gpus", lambda: gpus)
+    with pytest.raises(TargetError, match=missing) as caught:
+        local.resolve(TargetSpec(device="cuda", runtime=runtime))
+    assert caught.value.exit_code == 5
+    assert local.probe()["cuda"][runtime] != "ready"
+
+
+def test_a_gpu_that_is_there_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_installed", {"onnxruntime-gpu": "1.31.1"}.get)
+    prints = []
+    for name in ("T4", "A10G"):
+        monkeypatch.setattr(local, "gpus", lambda name=name: [{"name": name, "driver": "550"}])
+        target = local.resolve(TargetSpec(device="cuda"))
+        assert target.description["gpu"]["name"] == name
+        prints.append(target.fingerprint)
+    assert prints[0] != prints[1]

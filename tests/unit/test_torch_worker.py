@@ -1,0 +1,73 @@
+"""The jobs of the runner, done by torch in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compress.data.splits import Examples
+from compress.models.checkpoints import load_model
+from compress.runtimes import runner
+from compress.runtimes.torch_worker import TorchRuntime
+from compress.tasks.text_classification import TextClassification
+from tests.tiny import write_torch_artifact
+
+TEXTS = ("red cat", "the dog sleeps and sings", "bird", "blue runs a")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    return write_torch_artifact(tmp_path / "m").path
+
+
+def feeds(artifact: Path, file: Path) -> str:
+    inputs = TextClassification(16).encode(Examples(TEXTS, np.zeros(4, np.int64)), artifact)
+    runner.write_batches(str(file), [inputs.batch([0, 1]), inputs.batch([2, 3])])
+    return str(file)
+
+
+def test_scores_are_those_of_the_model(artifact: Path, tmp_path: Path) -> None:
+    job = {
+        "kind": "accuracy",
+        "model": str(artifact),
+        "feeds": feeds(artifact, tmp_path / "f.npz"),
+        "outputs": str(tmp_path / "o.npy"),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+    assert runner.accuracy_job(job, TorchRuntime()) == {"examples": 4}
+    model = load_model(artifact).eval()
+    with torch.inference_mode():
+        expected = [
+            model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits
+            for batch in runner.read_batches(job["feeds"])
+        ]
+    np.testing.assert_allclose(np.load(tmp_path / "o.npy"), torch.cat(expected).numpy(), rtol=1e-6)
+
+
+def test_the_loop_and_the_counter_are_the_runners(artifact: Path, tmp_path: Path) -> None:
+    path = feeds(artifact, tmp_path / "f.npz")
+    common = {"threads": torch.get_num_threads(), "device": "cpu"}
+    latency = {
+        "models": [str(artifact)] * 2,
+        "load_order": [1, 0],
+        "scenarios": [{"feeds": [path, path]}],
+        "seconds": 0.05,
+        "rounds": 4,
+        "share": [0, 1],
+    }
+    (scenario,) = runner.latency_job({**common, **latency}, TorchRuntime())["scenarios"]
+    assert [len(times) >= 4 for times in scenario["samples_ns"]] == [True, True]
+    memory = runner.memory_job({**common, "model": str(artifact), "feeds": path}, TorchRuntime())
+    assert memory["peak_bytes"] >= memory["before_load_bytes"] > 0
+    assert memory["gpu_peak_bytes"] is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_without_cuda_it_says_so() -> None:
+    with pytest.raises(runner.RunnerError, match="sees no CUDA device"):
+        TorchRuntime().prepare(1, "cuda")
+    assert TorchRuntime().gpu_peak_bytes() is None

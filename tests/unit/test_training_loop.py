@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compress.errors import PassError
+from compress.profile.training_spec import TrainingSpec
+from compress.progress import Silent
+from compress.tasks.tokens import TokenInputs
+from compress.training.checkpointing import copy_weights, load_checkpoint
+from compress.training.loop import TrainResult, train
+from compress.training.losses import label_cross_entropy
+from tests.tiny import tiny_bert
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def examples(count: int = 60) -> tuple[TokenInputs, torch.Tensor]:
+    """Texts whose label is the colour among their first two words."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, count)
+    ids = [np.array([2, 5 + label, *random.integers(8, 19, random.integers(1, 9)), 3]) for label in labels]
+    return TokenInputs(ids, NAMES, 0), torch.from_numpy(labels)
+
+
+class Stopped(Exception):
+    """The process dies here."""
+
+
+class Setup:
+    """One small training, the same whenever it is started."""
+
+    def __init__(self, work: Path, **changes: Any) -> None:
+        self.work = work
+        self.spec = TrainingSpec(**{"epochs": 3, "learning_rate": 3e-3, "batch_size": 8, **changes})
+        self.inputs, self.labels = examples()
+        self.model = tiny_bert()
+        self.losses: list[float] = []
+        self.scores: Callable[[int], float] | None = None
+        self.evaluations = 0
+
+    def run(self, stop_at: int | None = None, **options: Any) -> TrainResult:
+        def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+            if len(self.losses) == stop_at:
+                raise Stopped
+            value = label_cross_entropy(outputs, self.labels[indices])
+            self.losses.append(value.item())
+            return value
+
+        def validate(model: torch.nn.Module) -> float:
+            self.evaluations += 1
+            if self.scores is not None:
+                return self.scores(self.evaluations)
+            model.eval()
+            with torch.inference_mode():
+                batch = {
+                    k: torch.from_numpy(v) for k, v in self.inputs.batch(range(len(self.inputs))).items()
+                }
+                return float((model(**batch).logits.argmax(1) == self.labels).float().mean())
+
+        settings = {"precision": "fp32", "checkpoint_seconds": 0.0, **options}
+        return train(
+            self.model,
+            self.inputs,
+            loss,
+            self.spec,
+            validate,
+            work=self.work,
+            seed=7,
+            device="cpu",
+            progress=Silent(),
+            name="test",
+            **settings,
+        )
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=10)
+    result = setup.run()
+    assert result.best_score > 0.9
+    assert result.steps == 80
+    assert len(result.curve.points) == 10
+    assert result.curve.points[-1].train_loss < result.curve.points[0].train_loss / 2
+    assert not setup.model.training
+
+
+def test_bf16_learns_too(tmp_path: Path) -> None:
+    assert Setup(tmp_path, epochs=10).run(precision="bf16").best_score > 0.9
+
+
+def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:
+    first, second = Setup(tmp_path / "a"), Setup(tmp_path / "b")
+    assert first.run().curve == second.run().curve
+    assert same(copy_weights(first.model), copy_weights(second.model))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop_at", [1, 8, 13])
+def test_killed_and_resumed_gives_the_same_weights_bit_for_bit(
+    tmp_path: Path, stop_at: int, precision: str
+) -> None:
+    straight = Setup(tmp_path / "straight")
+    expected = straight.run(precision=precision)
+    killed = Setup(tmp_path / "killed")
+    with pytest.raises(Stopped):
+        killed.run(stop_at, precision=precision)
+    torch.manual_seed(99)
+    resumed = Setup(tmp_path / "killed")
+    result = resumed.run(precision=precision)
+    assert result.curve == expected.curve
+    assert (result.best_score, result.best_step, result.steps) == (
+        expected.best_score,
+        expected.best_step,
+        expected.steps,
+    )
+    assert same(copy_weights(resumed.model), copy_weights(straight.model))
+    assert killed.losses + resumed.losses == straight.losses
+
+
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    straight = Setup(tmp_path / "straight")
+    straight.run()
+    losses: list[float] = []
+    for _ in range(9):
+        setup = Setup(tmp_path / "killed")
+        try:
+            setup.run(3)
+        except Stopped:
+            losses += setup.losses
+            continue
+        losses += setup.losses
+        break
+    assert losses == straight.losses
+    assert same(copy_weights(setup.model), copy_weights(straight.model))
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = Setup(tmp_path)
+    expected = first.run()
+    again = Setup(tmp_path)
+    assert again.run().curve == expected.curve
+    assert again.losses == []
+    assert same(copy_weights(again.model), copy_weights(first.model))
+
+
+def test_the_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
+    Setup(tmp_path).run()
+    other = Setup(tmp_path, learning_rate=1e-3)
+    other.run()
+    assert len(other.losses) == 24
+
+
+def test_what_the_checkpoint_does_not_name_is_not_read(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    with pytest.raises(Stopped):
+        setup.run(5)
+    (tmp_path / "state-6.safetensors").write_bytes(b"half-written")
+    (tmp_path / ".state-7.safetensors.tmp").write_bytes(b"half-written")
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.values["step"] == 5
+    Setup(tmp_path).run()
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {
+        "checkpoint.json",
+        "state-24.safetensors",
+        json.loads((tmp_path / "checkpoint.json").read_text())["files"]["best"],
+    }
+
+
+def test_checkpoints_are_not_written_more_often_than_asked(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    with pytest.raises(Stopped):
+        setup.run(5, checkpoint_seconds=3600)
+    assert not tmp_path.exists() or not list(tmp_path.iterdir())
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    """Scores that fall after the second evaluation: the weights of step 16 are left in the model."""
+    setup = Setup(tmp_path / "all")
+    setup.scores = lambda evaluation: [0.1, 0.5, 0.2][evaluation - 1]
+    result = setup.run()
+    assert (result.best_score, result.best_step, result.steps) == (0.5, 16, 24)
+    stopped = Setup(tmp_path / "stopped", patience=1, epochs=3)
+    stopped.scores = setup.scores
+    stopped.run()
+    assert same(copy_weights(setup.model), copy_weights(stopped.model))
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=10, patience=2)
+    setup.scores = lambda evaluation: [0.1, 0.5, 0.5, 0.4, 0.9][evaluation - 1]
+    result = setup.run()
+    assert result.steps == 32
+    assert result.best_step == 16
+    assert setup.run().steps == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"epochs": 2}, [8, 16]),
+        ({"epochs": 1.5}, [8, 12]),
+        ({"epochs": 0.01}, [1]),
+        ({"epochs": 1, "evaluations_per_epoch": 4}, [2, 4, 6, 8]),
+    ],
+)
+def test_when_it_is_evaluated(tmp_path: Path, changes: dict[str, Any], expected: list[int]) -> None:
+    assert [point.step for point in Setup(tmp_path, **changes).run().curve.points] == expected
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, epochs=1)
+    setup.labels = torch.full_like(setup.labels, 2)
+    with torch.no_grad():
+        next(setup.model.parameters()).fill_(float("nan"))
+    with pytest.raises(PassError, match="loss is nan at step 1 of 8"):
+        setup.run()
+
+
+def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    Setup(tmp_path, epochs=1).run()
+    assert torch.equal(torch.rand(2), expected)
