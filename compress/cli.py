@@ -86,7 +86,8 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
     from compress.report.terminal import table
     from compress.store.cache import Cache
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruption = _Interruption()
+    interruption.listen()
     out = Console()
     progress = Silent() if quiet else TerminalProgress(Console(stderr=True))
     loaded = _load(profile, assignments)
@@ -94,7 +95,9 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
     for note in job.splits.notes:
         progress.say(note)
     try:
-        finished, store = run_job(job, Cache.default(), Path.cwd(), progress, _print_row(out))
+        finished, store = run_job(
+            job, Cache.default(), Path.cwd(), progress, _print_row(out), lambda: interruption.asked
+        )
     except CompressError as error:
         _report_failed(error, job.run_id)
         raise
@@ -289,7 +292,7 @@ def init(model: str, data: str, out: Path, force: bool) -> None:
         raise UsageError(
             "there is a file of this name already", where=str(out), hint="`--force` replaces it."
         )
-    write_text(out, starter_profile(model, data))
+    write_text(out, starter_profile(model, data, out.parent))
     click.echo(f"wrote {out}; next: compress validate {out}, compress run {out}")
 
 
@@ -307,8 +310,24 @@ def _load(profile: Path, assignments: tuple[str, ...]) -> LoadedProfile:
     return load_profile(profile, assignments)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _Stop(KeyboardInterrupt):
+    """A KeyboardInterrupt of our own: CPython kills itself at exit after a plain one passed through an `exec`."""
+
+
+class _Interruption:
+    """Remembers that the user asked to stop, by ctrl-C or by SIGTERM."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> None:
+        """Take the two signals from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise _Stop
 
 
 def _print_row(out: Console) -> Callable[[RunRecord, StepRecord], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -55,7 +56,8 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
     if source.startswith(CODE):
         return None
     path = base / Path(source).expanduser()
-    if path.exists():
+    # Unlike Path.exists, this answers for texts that cannot be a path at all (too long).
+    if os.path.exists(path):
         return path.resolve()
     if is_hub_id(source):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compress.artifacts import TOKENIZER, Artifact
+from compress.artifacts import Artifact
 from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
@@ -16,13 +16,13 @@ from compress.engine.resolve import Job, examples_digest
 from compress.errors import CompressError, RunInterrupted
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
+from compress.measure.size import size_of
 from compress.plan import BASELINE, Row
 from compress.progress import Progress
-from compress.records import RunRecord, RunStatus, Size, StepRecord, TargetMeasurement
+from compress.records import RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
-from compress.units import megabytes
 
 OnRow = Callable[[RunRecord, StepRecord], None]
 
@@ -37,7 +37,12 @@ class _State:
 
 
 def run_job(
-    job: Job, cache: Cache, folder: Path, progress: Progress, on_row: OnRow
+    job: Job,
+    cache: Cache,
+    folder: Path,
+    progress: Progress,
+    on_row: OnRow,
+    was_interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[RunRecord, RunStore]:
     """Run a resolved job to its end, from wherever an earlier run of the same plan stopped.
 
@@ -47,6 +52,7 @@ def run_job(
         folder: the working folder; the run's directory is `runs/<id>/` in it.
         progress: where bars and messages go.
         on_row: called with each finished row.
+        was_interrupted: whether the user asked to stop; libraries turn a KeyboardInterrupt into errors of their own.
 
     Returns:
         The finished run and its directory.
@@ -75,14 +81,14 @@ def run_job(
             )
             on_row(state.run, record)
         state.run = _finish(job, state, store, time.monotonic() - began)
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, KeyboardInterrupt) and not was_interrupted():
+            _record_failure(job, state, store, error)
+            raise
         store.write(_ended(state.run, "interrupted", "stopped by the user"))
         raise RunInterrupted(
             "stopped; the same command goes on from the last checkpoint", where=str(store.path)
         ) from None
-    except Exception as error:
-        _record_failure(job, state, store, error)
-        raise
     store.write(state.run)
     return state.run, store
 
@@ -141,11 +147,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         if lowered
         else dict(made.artifact.facts),
         curves=made.curves,
-        size=Size(
-            model_mb=first.size_mb,
-            tokenizer_mb=megabytes(first.files[TOKENIZER][1]) if TOKENIZER in first.files else 0.0,
-            total_mb=first.total_mb,
-        ),
+        size=size_of(first),
         parameters=made.artifact.facts["parameters"],
         macs=first.facts.get("macs"),
         seconds=sum(work[name] for name in work.keys() - conversions),

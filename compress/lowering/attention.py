@@ -67,9 +67,7 @@ def fuse_attention(model: ir.Model) -> int:
     return fused
 
 
-def _attention(
-    graph: ir.Graph, projections: tuple[Projection, ...], scale: float, mask: ir.Value
-) -> ir.Node:
+def _attention(graph: ir.Graph, projections: tuple[Projection, ...], scale: float, mask: ir.Value) -> ir.Node:
     weight = np.concatenate([projection.weight for projection in projections], axis=1)
     bias = np.concatenate([projection.bias for projection in projections])
     query = projections[0]
@@ -86,7 +84,7 @@ def _attention(
         add_initializer(graph, f"{name}.qkv.bias", bias),
         mask,
     ]
-    return ir.node("Attention", inputs, attributes, domain=MS_DOMAIN, name=name)  # type: ignore[arg-type]
+    return ir.node("Attention", inputs, attributes, domain=MS_DOMAIN, name=name)
 
 
 def _match(softmax: ir.Node, mask: ir.Value) -> tuple[tuple[Projection, ...], float, ir.Value] | None:

@@ -25,7 +25,9 @@ def save_onnx(model: ir.Model, folder: Path) -> Path:
         PassError: onnx finds the model invalid.
     """
     path = folder / ONNX_MODEL
-    weights = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value))
+    weights = sum(
+        tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value)
+    )
     if weights > EXTERNAL_DATA_FROM_BYTES:
         ir.save(model, path, external_data=f"{ONNX_MODEL}.data")
     else:

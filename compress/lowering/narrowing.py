@@ -64,7 +64,12 @@ def _narrow_nodes(graph: ir.Graph, select: ir.Node) -> list[ir.Node]:
     for node in reversed(list(graph)):
         readers = [use.node for output in node.outputs for use in output.uses()]
         is_output = any(output.is_graph_output() for output in node.outputs)
-        if readers and not is_output and all(reader in found for reader in readers) and _treats_tokens_apart(node):
+        if (
+            readers
+            and not is_output
+            and all(reader in found for reader in readers)
+            and _treats_tokens_apart(node)
+        ):
             found.add(node)
     return [node for node in graph if node in found and node is not select]
 
@@ -81,7 +86,7 @@ def _treats_tokens_apart(node: ir.Node) -> bool:
         return attribute(node, "axis", -1) in (-1, 2) and len(node.outputs) == 1
     # Values without a constant side are residual sums: both sides have the full shape.
     return node.op_type in _SUMS and all(
-        constant(value) is None and _has_tokens(value) or _is_vector(value) for value in node.inputs
+        (constant(value) is None and _has_tokens(value)) or _is_vector(value) for value in node.inputs
     )
 
 

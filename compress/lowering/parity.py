@@ -102,5 +102,3 @@ def _full_length(batch: Mapping[str, NDArray[Any]], length: int) -> Batch:
 def _name(batch: Batch) -> str:
     rows, columns = next(iter(batch.values())).shape[:2]
     return f"{rows}x{columns}"
-
-

@@ -22,7 +22,13 @@ from compress.models.architectures import model_class, read_config
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.heads import in_label_order, label_rows, with_labels
 from compress.models.labels import check_head, head_names, match_labels
-from compress.models.sources import MODEL_FILES, VOCABULARY_FILES, check_code_allowed, hub_commit, module_file
+from compress.models.sources import (
+    VOCABULARY_FILES,
+    check_code_allowed,
+    hub_commit,
+    model_folder,
+    module_file,
+)
 from compress.models.weights import missing_weights
 from compress.package_paths import CODE, local_path
 from compress.profile.schema import TeacherSpec
@@ -56,11 +62,9 @@ def materialise(
     if spec.model.startswith(CODE):
         source = _from_code(spec.model, base, allow_code)
     else:
-        folder = local_path(spec.model, base)
-        if folder is None:
-            folder = _download(spec.model, spec.revision)
+        source = _from_folder(model_folder(spec.model, spec.revision, base))
+        if local_path(spec.model, base) is None:
             commit = hub_commit(spec.model, spec.revision)
-        source = _from_folder(folder)
     model = source.model
     _check_lengths(model.config, max_length, spec.model)
     head = _put_head_in_order(model, spec, labels)
@@ -215,21 +219,6 @@ def _backend(tokenizer: Any, where: str) -> Tokenizer:
             where=where,
         )
     return Tokenizer.from_str(backend.to_str())
-
-
-def _download(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"cannot fetch this model from the hub: {reason}",
-            where=model,
-            hint="Check the id, the network and HF_TOKEN; or name a local folder.",
-        ) from error
 
 
 def _from_code(source: str, base: Path, allow_code: bool) -> Source:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def fingerprint(model: str, revision: str | None, base: Path) -> str | None:
 def check_teacher(spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool) -> None:
     """Refuse a teacher that cannot do its job, before any work: only its config is read.
 
-    What a hub model that is not on this machine yet and a `python:` function give is checked when it is there.
+    A hub model that is not on this machine yet is fetched here, so that from then on its commit is known. What
+    a `python:` function gives is checked when it is called.
 
     Raises:
         UsageError: it is code, and `--allow-code` was not given.
@@ -72,10 +74,21 @@ def check_teacher(spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow
         check_code_allowed(spec.model, allow_code)
         module_file(spec.model, base)
         return
-    folder = local_path(spec.model, base)
-    config = _cached_config(spec) if folder is None else _read_config(_folder(folder))
-    if config is not None and spec.finetune is None:
+    config = _read_config(model_folder(spec.model, spec.revision, base))
+    if spec.finetune is None:
         check_head(head_names(config, spec.labels), labels, spec.model)
+
+
+def model_folder(model: str, revision: str | None, base: Path) -> Path:
+    """The folder of a model on this machine; a hub model that is not here yet is fetched, safetensors only.
+
+    Raises:
+        ModelError: there is none, or it cannot be fetched.
+    """
+    folder = local_path(model, base)
+    if folder is not None:
+        return _folder(folder)
+    return _cached_folder(model, revision) or _fetch(model, revision)
 
 
 def check_code_allowed(model: str, allow_code: bool) -> None:
@@ -159,9 +172,33 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _cached_config(spec: TeacherSpec) -> dict[str, Any] | None:
-    file = _cached_file(spec.model, spec.revision)
-    return None if file is None else _read_config(file.parent)
+def _cached_folder(model: str, revision: str | None) -> Path | None:
+    """The snapshot of a hub model in the cache of this machine; None if a file of it is missing."""
+    config = _cached_file(model, revision)
+    if config is None:
+        return None
+    names = {file.name for file in model_files(config.parent)}
+    needed: set[str] = set()
+    for index in config.parent.glob("*.safetensors.index.json"):
+        needed.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    weights = any(name.endswith(".safetensors") for name in names)
+    vocabulary = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
+    return config.parent if weights and vocabulary and needed <= names else None
+
+
+def _fetch(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"cannot fetch this model from the hub: {reason}",
+            where=model,
+            hint="Check the id, the network and HF_TOKEN; or name a local folder.",
+        ) from error
 
 
 def _cached_file(model: str, revision: str | None) -> Path | None:

@@ -204,7 +204,7 @@ def time_in_turns(
         feeds: for each model its own encoding of the same batches.
         seconds: go on for so long at least.
         rounds: and until so many batches are timed at least; one round is one batch on every model.
-        cover: and until so many are timed, unless that takes more than three times `seconds`.
+        cover: and until so many are timed, unless that takes more than twice `seconds`.
 
     Returns:
         Nanoseconds of each model in each round, and the index of the batch of each round.
@@ -223,7 +223,7 @@ def time_in_turns(
             slowest = max(slowest, clock() - start)
         length = max(SHORTEST_TURN, min(TURN_NS // slowest, batches))
         begin = clock()
-        deadline, limit = begin + int(seconds * 1e9), begin + int(3 * seconds * 1e9)
+        deadline, limit = begin + int(seconds * 1e9), begin + int(2 * seconds * 1e9)
         turn = 0
         while len(inputs) < rounds or clock() < (limit if len(inputs) < cover else deadline):
             done = len(inputs)

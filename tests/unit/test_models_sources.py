@@ -9,20 +9,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig
 
+from compress.data.splits import Examples
 from compress.errors import ModelError, UsageError
-from compress.models.checkpoints import load_for_labels, load_model, save_model
+from compress.forms import TORCH_FLOAT
+from compress.models.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.materialise import materialise
 from compress.models.sources import check_teacher, fingerprint
+from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
+from compress.progress import Silent
+from compress.step import StepContext
+from compress.tasks.base import TrainingData
+from compress.tasks.text_classification import TextClassification
 from tests.tiny import LABELS, tiny_bert, tiny_classifier, tiny_tokenizer
 
+COMMIT = "a" * 40
 IDS = torch.tensor([[2, 5, 9, 3], [2, 7, 8, 3]])
 CODE = """
 from tests.tiny import tiny_bert, tiny_tokenizer
@@ -74,24 +84,46 @@ def test_a_fingerprint_follows_the_model_files_alone(tmp_path: Path):
     assert fingerprint("./model", None, tmp_path) != first
 
 
-def test_a_hub_model_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import huggingface_hub
-
-    commit = "a" * 40
-    assert fingerprint("owner/name", commit, tmp_path) == f"hub:owner/name@{commit}"
-    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache with the snapshot of `owner/name`, and no network."""
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--owner--name" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
-    (tmp_path / "models--owner--name" / "refs").mkdir()
-    (tmp_path / "models--owner--name" / "refs" / "main").write_text(commit)
+    write_model(snapshot)
+    (cache / "models--owner--name" / "refs").mkdir()
+    (cache / "models--owner--name" / "refs" / "main").write_text(COMMIT)
     look = huggingface_hub.try_to_load_from_cache
     monkeypatch.setattr(
         huggingface_hub,
         "try_to_load_from_cache",
-        lambda *args, **names: look(*args, cache_dir=tmp_path, **names),
+        lambda *args, **names: look(*args, cache_dir=cache, **names),
     )
-    assert fingerprint("owner/name", None, tmp_path) == f"hub:owner/name@{commit}"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_a_hub_model_is_known_by_its_commit(hub: Path, tmp_path: Path):
+    other = "b" * 40
+    assert fingerprint("owner/name", other, tmp_path) == f"hub:owner/name@{other}"
+    assert fingerprint("owner/name", None, tmp_path) == f"hub:owner/name@{COMMIT}"
     assert fingerprint("owner/other", None, tmp_path) is None
+
+
+def test_a_hub_model_in_the_cache_needs_no_network(hub: Path, tmp_path: Path):
+    check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False)
+    facts = make(spec("owner/name"), tmp_path / "out", base=tmp_path)
+    assert (facts["source"], facts["commit"]) == ("owner/name", COMMIT)
+    with pytest.raises(ModelError, match="labels are not those"):
+        check_teacher(spec("owner/name"), ("x", "y"), tmp_path, allow_code=False)
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_an_incomplete_snapshot_is_fetched_again(missing: str, hub: Path, tmp_path: Path):
+    (hub / missing).unlink()
+    with pytest.raises(ModelError, match="cannot fetch this model") as caught:
+        check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False)
+    assert (caught.value.exit_code, caught.value.where) == (4, "owner/name")
 
 
 def test_code_is_known_by_its_file(tmp_path: Path):
@@ -312,6 +344,30 @@ def test_code_gives_a_model_when_allowed(tmp_path: Path):
             make(spec(f"python:shop_code:{name}"), tmp_path / "bad", base=tmp_path, allow_code=True)
 
 
+def test_the_source_step_writes_an_artifact(tmp_path: Path):
+    write_model(tmp_path / "model")
+    none = Examples((), np.zeros(0, np.int64))
+    out = tmp_path / "out"
+    out.mkdir()
+    ctx = StepContext(
+        spec=spec("./model"),
+        inputs={},
+        task=TextClassification(32),
+        data=TrainingData(none, none, LABELS),
+        out=out,
+        work=tmp_path / "work",
+        seed=0,
+        precision="fp32",
+        device="cpu",
+        threads=1,
+        progress=Silent(),
+        base=tmp_path,
+    )
+    result = run(ctx)
+    assert result.form == TORCH_FLOAT
+    assert result.facts["parameters"] == count_parameters(load_model(out))
+
+
 # Damaged sources.
 
 
@@ -375,12 +431,3 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(damage: Any, tmp_path: 
     assert caught.value.exit_code == 4
     assert caught.value.where is not None
     assert not (tmp_path / "out").exists()
-
-
-def test_a_hub_model_without_a_network_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="cannot fetch this model") as caught:
-        make(spec("owner/no-such-model-here"), tmp_path / "out")
-    assert caught.value.exit_code == 4

@@ -93,6 +93,8 @@ def test_is_hub_id(text: str, is_id: bool):
         ("python::", False),
         ("prajjwal1/bert-tiny", True),
         ("./nothing", False),
+        ("./" + "long" * 2000, False),
+        ("./nul\0", False),
     ],
 )
 def test_missing_source(text: str, fine: bool, tmp_path: Path):

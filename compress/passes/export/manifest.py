@@ -72,7 +72,9 @@ def write_manifest(
     _publish(bundle, manifest)
 
 
-def write_manifest_metrics(bundle: Path, metrics: Mapping[str, Any], profile: str = "", name: str = "") -> None:
+def write_manifest_metrics(
+    bundle: Path, metrics: Mapping[str, Any], profile: str = "", name: str = ""
+) -> None:
     """Add what was measured (plain values), the profile's text and the run's name to a bundle that is already made.
 
     The card is written anew, and its hash with it; no other file changes.
@@ -87,7 +89,10 @@ def write_manifest_metrics(bundle: Path, metrics: Mapping[str, Any], profile: st
 def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
     """sha256 and bytes of every file of a bundle but its manifest, by relative path."""
     return {
-        str(PurePosixPath(file.relative_to(bundle))): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+        str(PurePosixPath(file.relative_to(bundle))): {
+            "sha256": sha256_file(file),
+            "bytes": file.stat().st_size,
+        }
         for file in sorted(bundle.rglob("*"))
         if file.is_file() and file.name not in (MANIFEST, "artifact.json") and not file.name.startswith(".")
     }
@@ -122,4 +127,8 @@ def _described(value: onnx.ValueInfoProto) -> dict[str, Any]:
     """Name, element type and axes of an input or output; a dynamic axis is a name."""
     tensor = value.type.tensor_type
     axes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
-    return {"name": value.name, "type": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(), "shape": axes}
+    return {
+        "name": value.name,
+        "type": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(),
+        "shape": axes,
+    }

@@ -36,9 +36,7 @@ def run(ctx: StepContext) -> StepResult:
     check_onnx(ctx.out / ONNX_MODEL)
     models = [ONNX_MODEL]
     if "ort" in spec.formats:
-        write_optimized(
-            ctx.out / ONNX_MODEL, ctx.out / ORT_MODEL, hardware_specific=False, ort_format=True
-        )
+        write_optimized(ctx.out / ONNX_MODEL, ctx.out / ORT_MODEL, hardware_specific=False, ort_format=True)
         models.append(ORT_MODEL)
     limit = RELATIVE_LIMIT if source.form.numbers is Numbers.FLOAT else QUANTIZED_LIMIT
     expected = outputs_of(source.path / ONNX_MODEL)

@@ -96,7 +96,11 @@ def _hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     ours = {MANIFEST, "artifact.json"}
     unknown = sorted(name for name in present - set(files) - ours if "__pycache__" not in name)
     problems += [f"{name} is not in the manifest" for name in unknown]
-    problems += [f"{name} is not in the manifest" for name in (ONNX_MODEL, "golden.json", "runner.py") if name not in files]
+    problems += [
+        f"{name} is not in the manifest"
+        for name in (ONNX_MODEL, "golden.json", "runner.py")
+        if name not in files
+    ]
     return problems
 
 

@@ -11,7 +11,9 @@ import onnx
 
 from compress.lowering.files import write_optimized
 
-_FLOAT = frozenset({"MatMul", "FusedMatMul", "TransposeMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "Attention"})
+_FLOAT = frozenset(
+    {"MatMul", "FusedMatMul", "TransposeMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "Attention"}
+)
 _INTEGER = frozenset(
     {
         "MatMulInteger",
@@ -67,7 +69,11 @@ def count_in_graph(graph: onnx.GraphProto, left_floating: frozenset[str]) -> Pro
         weights = [origin[name] for name in node.input[:2] if name in origin]
         if not weights:
             # QLinearMatMul, QLinearConv, QGemm: a, a_scale, a_zero, weight.
-            weights = [origin[name] for name in node.input[3:4] if name in origin] if node.op_type in _INTEGER else []
+            weights = (
+                [origin[name] for name in node.input[3:4] if name in origin]
+                if node.op_type in _INTEGER
+                else []
+            )
         if not weights:
             continue
         if node.op_type in _INTEGER:

@@ -29,7 +29,9 @@ class Weights:
         transposed = isinstance(layer, Linear) and bool(attribute(layer.node, "transB", 0))
         key = (id(layer.weight_value), transposed)
         if key not in self._made:
-            self._made[key] = self._add(layer.weight_value.name, quantize_columns(layer.weight, self.per_channel))
+            self._made[key] = self._add(
+                layer.weight_value.name, quantize_columns(layer.weight, self.per_channel)
+            )
         return self._made[key]
 
     def _add(self, name: str | None, quantized: Quantized) -> tuple[ir.Value, ir.Value]:
@@ -56,7 +58,12 @@ def quantize_attention(graph: ir.Graph, layer: FusedAttention, weights: Weights)
 
 
 def attend(
-    graph: ir.Graph, layer: FusedAttention, weights: Weights, source: ir.Value, scale: ir.Value, zero: ir.Value
+    graph: ir.Graph,
+    layer: FusedAttention,
+    weights: Weights,
+    source: ir.Value,
+    scale: ir.Value,
+    zero: ir.Value,
 ) -> None:
     """`Attention` -> `QAttention` of an input that is quantized already."""
     weight, scales = weights.columns(layer)

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
 from compress.passes.quantize.integers import activation_scale
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
 from compress.passes.quantize.operators import Weights, attend, quantize_linear, quantize_rows
 from compress.passes.quantize.ranges import Range
 
@@ -28,8 +28,8 @@ _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", 
 
 def ranged_values(chosen: list[Layer]) -> list[str]:
     """Names of the values whose range must be known, each once."""
-    names = [layer.source.name for layer in chosen if _has_fixed_range(layer)]
-    return list(dict.fromkeys(name for name in names if name is not None))
+    sources = [_fixed_source(layer) for layer in chosen]
+    return list(dict.fromkeys(source.name for source in sources if source is not None and source.name))
 
 
 def quantize_static(
@@ -53,7 +53,7 @@ def quantize_static(
         return quantized[name]
 
     # A value keeps its calibrated name although its producer may be replaced before its reader is.
-    names = {id(layer): layer.source.name or "" for layer in chosen if _has_fixed_range(layer)}
+    names = {id(layer): source.name or "" for layer in chosen if (source := _fixed_source(layer)) is not None}
     for layer in chosen:
         if id(layer) in names:
             assert isinstance(layer, Linear | FusedAttention)
@@ -64,15 +64,17 @@ def quantize_static(
                 _multiply(graph, layer, weights, *source)
         elif isinstance(layer, Linear):
             quantize_linear(graph, layer, weights)
-        elif embeddings and not isinstance(layer, FusedAttention):
+        elif embeddings and isinstance(layer, Table):
             quantize_rows(graph, layer, per_channel)
     tidy(model)
 
 
-def _has_fixed_range(layer: Layer) -> bool:
-    if isinstance(layer, Linear):
-        return made_by(layer.source, *_ACTIVATIONS) is None
-    return isinstance(layer, FusedAttention)
+def _fixed_source(layer: Layer) -> ir.Value | None:
+    """The input of a layer if its range is to be fixed; None where it is found at run time or there is none."""
+    if isinstance(layer, Table):
+        return None
+    from_activation = isinstance(layer, Linear) and made_by(layer.source, *_ACTIVATIONS) is not None
+    return None if from_activation else layer.source
 
 
 def _multiply(

@@ -73,7 +73,9 @@ def _attend(graph: ir.Graph, layer: FusedAttention, block_size: int, symmetric: 
     if len(set(widths)) == 1:
         cut = ir.node("Split", [biased], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
     else:
-        raise ModelError(f"query, key and value have the widths {list(widths)}, which must be equal", where=name)
+        raise ModelError(
+            f"query, key and value have the widths {list(widths)}, which must be equal", where=name
+        )
     insert_before(graph, node, cut)
     kept = [node.attributes[key] for key in ("num_heads", "scale") if key in node.attributes]
     heads = ir.Node(MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, mask], kept, name=f"{name}.heads")

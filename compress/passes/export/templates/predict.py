@@ -22,8 +22,12 @@ from runner import Classifier, RunnerError, softmax  # type: ignore[import-not-f
 def main() -> int:
     """Read the command line, predict, print."""
     parser = argparse.ArgumentParser(description="Classify texts.")
-    parser.add_argument("texts", nargs="*", help="texts; without any, one is read from each line of the input")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a text, with every probability")
+    parser.add_argument(
+        "texts", nargs="*", help="texts; without any, one is read from each line of the input"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object a text, with every probability"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of one inference (1)")
     parser.add_argument("--model", default="model.onnx", help="file in this folder (model.onnx)")
     asked = parser.parse_args()

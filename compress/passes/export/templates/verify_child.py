@@ -23,7 +23,7 @@ class Refuse:
 
 def main(bundle: str, model: str) -> None:
     """Compare every golden example."""
-    sys.meta_path.insert(0, Refuse())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Refuse())
     sys.path.insert(0, bundle)
     from runner import Classifier, softmax  # type: ignore[import-not-found]
 
@@ -42,7 +42,9 @@ def main(bundle: str, model: str) -> None:
         elif classifier.labels[int(row.argmax())] != example["label"] and (
             max(expected) - expected[int(row.argmax())] > golden["tolerance"]
         ):
-            problems.append(f"{model}: golden example {number}: label {classifier.labels[int(row.argmax())]!r}")
+            problems.append(
+                f"{model}: golden example {number}: label {classifier.labels[int(row.argmax())]!r}"
+            )
     modules = sorted(name for name in FORBIDDEN if name in sys.modules)
     print(json.dumps({"examples": len(golden["examples"]), "modules": modules, "problems": problems}))
 

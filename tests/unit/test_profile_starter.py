@@ -1,0 +1,68 @@
+"""`compress init`: what it writes is a valid profile of the user's own model and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from compress.profile.load import load_profile
+from compress.profile.schema import Profile
+from compress.profile.starter import starter_profile
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "name"),
+    [
+        ("prajjwal1/bert-tiny", "nyu-mll/glue", "glue_bert_tiny"),
+        ("package://the_shop/model", "package://news4all/bbc/data", "bbc_the_shop"),
+        ("python:my.models:make", "reviews", "reviews_make"),
+    ],
+)
+def test_it_names_the_users_model_and_data(model: str, data: str, name: str):
+    profile = Profile.model_validate(yaml.safe_load(starter_profile(model, data)))
+    assert (profile.teacher.model, profile.data.path, profile.name) == (model, data, name)
+    assert [spec.kind for spec in profile.specs] == ["distill", "prune", "quantize", "export"]
+
+
+def test_paths_are_written_as_the_profile_sees_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("my model", "profiles"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "reviews.csv").write_text("text,label\n")
+    file = tmp_path / "profiles" / "mine.yaml"
+    file.write_text(starter_profile("my model", "reviews.csv", file.parent))
+    loaded = load_profile(file)
+    assert loaded.profile.teacher.model == "../my model"
+    assert loaded.profile.data.path == "../reviews.csv"
+    assert loaded.profile.name == "reviews_my_model"
+    here = Profile.model_validate(yaml.safe_load(starter_profile("my model", "reviews.csv")))
+    assert (here.teacher.model, here.data.path) == ("./my model", "./reviews.csv")
+
+
+def test_what_is_commented_out_is_valid_too():
+    text = starter_profile("prajjwal1/bert-tiny", "nyu-mll/glue")
+    for key in ("text_column", "label_column", "labels", "splits", "control", "size_mb", "speedup"):
+        assert f"# {key}:" in text
+        text = text.replace(f"# {key}:", f"{key}:")
+    profile = Profile.model_validate(yaml.safe_load(text))
+    assert profile.budget.speedup == 10
+    assert profile.data.labels == profile.teacher.labels == ("negative", "positive")
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
+
+
+@example("0", "0")
+@example("null", "1e3")
+@example("a: b # c", "x\ny\u2028")
+@given(model=TEXT, data=TEXT)
+def test_any_text_comes_back_from_the_yaml(model: str, data: str):
+    profile = Profile.model_validate(yaml.safe_load(starter_profile(model, data, Path.cwd())))
+    if not Path(model).exists():
+        assert profile.teacher.model == model
+    if not Path(data).exists():
+        assert profile.data.path == data
