@@ -167,7 +167,9 @@ def report(run_name: str, as_json: bool, out: Path | None) -> None:
 
 @main.command()
 @click.argument("run_names", metavar="RUN RUN...", nargs=-1, required=True)
-@click.option("--anyway", is_flag=True, help="Compare runs of different targets or test splits, with a warning.")
+@click.option(
+    "--anyway", is_flag=True, help="Compare runs of different targets or test splits, with a warning."
+)
 def compare(run_names: tuple[str, ...], anyway: bool) -> None:
     """Put runs side by side."""
     from rich.console import Console
@@ -200,7 +202,9 @@ def verify(bundle: Path, as_json: bool) -> None:
         raise PassError("; ".join(result.problems), where=str(bundle))
     if not as_json:
         models = " and ".join(result.models)
-        click.echo(f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}")
+        click.echo(
+            f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}"
+        )
 
 
 @main.command()
@@ -251,9 +255,7 @@ def cache_list(as_json: bool) -> None:
     "--older-than", type=float, metavar="DAYS", help="Remove artifacts that no run asked for in so many days."
 )
 @click.option("--everything", is_flag=True, help="Remove all artifacts.")
-@click.option(
-    "--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps too."
-)
+@click.option("--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps too.")
 def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
     """Remove artifacts; measurements and the records of runs stay."""
     import time

@@ -10,7 +10,9 @@ from typing import Protocol
 class Advance(Protocol):
     """Moves one bar on by `steps`; `note` replaces the text beside it (a loss, a score)."""
 
-    def __call__(self, steps: int = 1, note: str | None = None) -> None: ...
+    def __call__(self, steps: int = 1, note: str | None = None) -> None:
+        """Move on."""
+        ...
 
 
 class Progress(Protocol):

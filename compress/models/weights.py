@@ -79,7 +79,11 @@ def missing_weights(folder: Path) -> ModelError | None:
             where=str(folder),
             hint="Save the model as safetensors first: `save_pretrained` of transformers does.",
         )
-    return ModelError(f"no {TORCH_WEIGHTS} here", where=str(folder))
+    return ModelError(
+        f"no {TORCH_WEIGHTS} here",
+        where=str(folder),
+        hint="Only safetensors are read; of a hub model that has pickles alone (.bin), name a `revision` with them.",
+    )
 
 
 def _unreadable(file: Path, error: Exception) -> ModelError:

@@ -67,9 +67,7 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         input_names = tuple(declared["input_names"])
         pad_id = int(declared["pad_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"cannot read the model's inputs: {error!r}", where=str(task_file)
-        ) from error
+        raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(task_file)) from error
     unknown = [name for name in input_names if name not in KNOWN_INPUTS]
     if unknown:
         raise ModelError(

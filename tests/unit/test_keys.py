@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from compress.keys import Fingerprints, all_parts, code_digest, key_of
 from compress.numerics import Numerics

@@ -60,7 +60,8 @@ MALFORMED = [
     (
         GOOD.replace("text-classification", "text-clasification"),
         [
-            "p.yaml:2: task: 'text-clasification' is not one of text-classification; did you mean 'text-classification'?"
+            "p.yaml:2: task: 'text-clasification' is not one of text-classification; did you mean "
+            "'text-classification'?"
         ],
     ),
     (GOOD.replace("data:\n  path: data.csv\n", ""), ["p.yaml:1: data: missing, and it is required"]),
@@ -121,21 +122,23 @@ MALFORMED = [
     (
         GOOD.replace("- export: {}", "- {export: {}, prune: {}}"),
         [
-            "p.yaml:10: passes.2: expected one entry of the form `name: {...}` with a name of: distill, prune, quantize, "
-            "export"
+            "p.yaml:10: passes.2: expected one entry of the form `name: {...}` with a name of: distill, prune, "
+            "quantize, export"
         ],
     ),
     (
         GOOD.replace("- export: {}", "- prune:"),
         [
-            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is onnx operator",
+            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is "
+            "onnx operator",
             "p.yaml:10: passes.2.prune.remove: missing, and it is required",
         ],
     ),
     (
         GOOD.replace("bits: 8", "bits: 8}\n  - prune: {remove: {feed_forward: 0}"),
         [
-            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is onnx operator",
+            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is "
+            "onnx operator",
             "p.yaml:10: passes.2.prune.remove: nothing to remove: feed_forward and heads are both 0",
         ],
     ),

@@ -122,7 +122,11 @@ def test_entropy_keeps_an_even_spread():
 
 
 def test_the_fastest_within_half_a_point_wins():
-    found = {"dynamic": Candidate(0.957, 2.0), "static": Candidate(0.953, 1.8), "worse": Candidate(0.951, 1.0)}
+    found = {
+        "dynamic": Candidate(0.957, 2.0),
+        "static": Candidate(0.953, 1.8),
+        "worse": Candidate(0.951, 1.0),
+    }
     assert choose(found) == "static"
 
 

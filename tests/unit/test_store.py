@@ -86,7 +86,9 @@ def test_the_digest_depends_on_content_only_and_the_runtime_digest_on_what_is_lo
     publish(cache, "c" * 64)
     publish(cache, "d" * 64, text="others")
     first, same, other = (cache.find(letter * 64) for letter in "bcd")
-    assert first and same and other
+    assert first is not None
+    assert same is not None
+    assert other is not None
     assert first.artifact.digest == same.artifact.digest != other.artifact.digest
     assert first.artifact.runtime_digest == same.artifact.runtime_digest != other.artifact.runtime_digest
 

@@ -50,7 +50,9 @@ def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -
     levels, middle = 2**bits - 1, 2 ** (bits - 1)
     if symmetric:
         furthest = np.take_along_axis(cut, np.abs(cut).argmax(axis=2)[..., None], axis=2)[..., 0]
-        scales = np.where(furthest == 0, 1.0, furthest / -middle).astype(np.float32)
+        # A block of zeros, or of numbers too small to divide by, becomes zeros.
+        tiny = np.abs(furthest) < _SMALLEST_SCALE * middle
+        scales = np.where(tiny, 1.0, furthest / -middle).astype(np.float32)
         values = np.clip(np.rint(cut / scales[..., None]) + middle, 0, levels).astype(np.uint8)
         return Blocks(values, scales, None, bits, rows.shape[1])
     low, high = np.minimum(cut.min(axis=2), 0), np.maximum(cut.max(axis=2), 0)

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compress.lowering.graph import MS_DOMAIN
 from compress.passes.quantize.ranges import Range, entropy_range, percentile_range
 from compress.runtimes.runner import open_session
 from compress.tasks.base import Batch
@@ -26,7 +25,7 @@ def calibrate(
 
     Args:
         path: the float model.
-        names: values inside its graph.
+        names: values of its graph, inputs included.
         batches: starts an iteration over the inputs, unpadded (a padded position is no activation); histograms
             need two of them.
         method: `minmax` keeps everything, the others cut rare values off.
@@ -44,16 +43,13 @@ def calibrate(
 
 def _extremes(path: Path, names: Sequence[str], batches: Iterator[Batch], work: Path) -> dict[str, Range]:
     """Smallest and largest value, reduced inside the session."""
-    outputs = [f"{name}.{end}" for name in names for end in ("min", "max")]
+    outputs = [f"{name}.{end}" for name in names for end in ("Min", "Max")]
 
     def observe(model: ir.Model, values: dict[str, ir.Value]) -> None:
         for name in names:
-            for end in ("min", "max"):
-                op_type = f"Reduce{end.capitalize()}"
-                node = ir.node(op_type, [values[name]], {"keepdims": 0}, name=f"{name}.{end}")
-                node.outputs[0].name = f"{name}.{end}"
-                model.graph.append(node)
-                _publish(model, node.outputs[0], rank=0)
+            for end in ("Min", "Max"):
+                node = ir.node(f"Reduce{end}", [values[name]], {"keepdims": 0})
+                _publish(model, node, f"{name}.{end}")
 
     low = np.full(len(names), np.inf)
     high = np.full(len(names), -np.inf)
@@ -68,14 +64,15 @@ def _histograms(
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Histograms of 2048 bins between the known extremes."""
     names = list(ranges)
+    outputs = [f"{name}.Seen" for name in names]
 
     def observe(model: ir.Model, values: dict[str, ir.Value]) -> None:
         for name in names:
-            _publish(model, values[name], rank=None)
+            _publish(model, ir.node("Identity", [values[name]]), f"{name}.Seen")
 
     edges = {name: np.linspace(low, max(high, low + 1e-12), BINS + 1) for name, (low, high) in ranges.items()}
     counts = {name: np.zeros(BINS, np.int64) for name in names}
-    for found in _run(path, observe, names, batches, work):
+    for found in _run(path, observe, outputs, batches, work):
         for name, values in zip(names, found, strict=True):
             counts[name] += np.histogram(values, edges[name])[0]
     return {name: (counts[name], edges[name]) for name in names}
@@ -90,9 +87,9 @@ def _run(
 ) -> Iterator[list[NDArray[np.float32]]]:
     """The named outputs of an instrumented copy of the model, batch after batch."""
     model = ir.load(path)
-    values = {value.name: value for node in model.graph for value in node.outputs if value.name}
+    made = [value for node in model.graph for value in node.outputs]
+    values = {value.name: value for value in (*model.graph.inputs, *made) if value.name}
     observe(model, values)
-    model.opset_imports.setdefault(MS_DOMAIN, 1)
     instrumented = work / "calibration.onnx"
     try:
         ir.save(model, instrumented)
@@ -103,9 +100,9 @@ def _run(
         yield session.run(outputs, dict(batch))
 
 
-def _publish(model: ir.Model, value: ir.Value, rank: int | None) -> None:
-    """Make a float value an output of the graph."""
-    value.type = ir.TensorType(ir.DataType.FLOAT)
-    if rank is not None:
-        value.shape = ir.Shape([1] * rank)
+def _publish(model: ir.Model, node: ir.Node, name: str) -> None:
+    """Add a node whose float output is an output of the graph."""
+    value = node.outputs[0]
+    value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(node)
     model.graph.outputs.append(value)

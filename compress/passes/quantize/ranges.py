@@ -26,33 +26,41 @@ def percentile_range(counts: Counts, edges: Edges, percentile: float = PERCENTIL
 
 
 def entropy_range(counts: Counts, edges: Edges) -> Range:
-    """The range around 0 that loses least information when cut to 256 levels.
+    """The range that loses least information when cut to 256 levels.
 
-    For each of 64 shares of the whole range the values outside are moved to its ends, the values inside are spread
-    evenly over their level, and the share with the smallest KL divergence from the histogram wins. After Migacz,
-    "8-bit inference with TensorRT" (2017), for ranges that need not be symmetric.
+    For each of 64 distances from 0 the reference is the histogram with what lies further out moved to the outermost
+    bins, and its rival is the histogram inside alone, each level spread evenly over its filled bins; the distance
+    with the smallest KL divergence wins. After Migacz, "8-bit inference with TensorRT" (2017), for ranges that need
+    not be symmetric.
     """
     centres = (edges[:-1] + edges[1:]) / 2
+    furthest = max(abs(edges[0]), abs(edges[-1]))
     best, found = np.inf, (float(edges[0]), float(edges[-1]))
-    for share in np.linspace(1 / _CANDIDATES, 1, _CANDIDATES):
-        low, high = min(edges[0], 0.0) * share, max(edges[-1], 0.0) * share
-        inside = (centres >= low) & (centres <= high)
-        if not inside.any():
+    for limit in furthest * np.linspace(1, 1 / _CANDIDATES, _CANDIDATES):
+        inside = np.flatnonzero(np.abs(centres) <= limit)
+        if len(inside) < 2:
             continue
-        divergence = _divergence(counts, np.clip(centres, low, high), low, high)
+        divergence = _divergence(counts, int(inside[0]), int(inside[-1]))
         if divergence < best - 1e-12:
-            best, found = divergence, (float(low), float(high))
+            best, found = divergence, (float(edges[inside[0]]), float(edges[inside[-1] + 1]))
     return found
 
 
-def _divergence(counts: Counts, values: Edges, low: float, high: float) -> float:
-    """KL divergence of the histogram from itself after clipping to [low, high] and rounding to 256 levels."""
-    level = np.minimum(((values - low) / max(high - low, 1e-30) * LEVELS).astype(np.int64), LEVELS - 1)
-    filled = counts > 0
-    total = np.bincount(level, weights=counts, minlength=LEVELS)
-    # A clipped value weighs on the reference at its own bin, and on the last level of the rounded histogram.
+def _divergence(counts: Counts, first: int, last: int) -> float:
+    """KL divergence between the histogram clipped to bins first..last and its 256 levels."""
+    kept = counts[first : last + 1].astype(np.float64)
+    reference = kept.copy()
+    reference[0] += counts[:first].sum()
+    reference[-1] += counts[last + 1 :].sum()
+    level = np.arange(len(kept)) * LEVELS // max(len(kept), LEVELS)
+    filled = kept > 0
+    total = np.bincount(level, weights=kept, minlength=LEVELS)
     members = np.bincount(level[filled], minlength=LEVELS)
-    reference = counts[filled] / counts.sum()
-    rounded = total[level[filled]] / members[level[filled]] / counts.sum()
-    inside = reference > 0
-    return float(np.sum(reference[inside] * np.log(reference[inside] / rounded[inside])))
+    rival = np.where(filled, total[level] / np.maximum(members[level], 1), 0.0)
+    if rival.sum() == 0:
+        return np.inf
+    # An outermost bin that held nothing itself has no rival: it counts as if it held a single value.
+    rival = np.where((reference > 0) & (rival == 0), 1.0, rival)
+    p, q = reference / reference.sum(), rival / rival.sum()
+    used = p > 0
+    return float(np.sum(p[used] * np.log(p[used] / q[used])))
