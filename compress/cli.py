@@ -134,10 +134,18 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from compress.units import format_count
+
     shown = Table("step", "from", "leaves", "parameters", "state", box=None, header_style="bold")
     for row in rows:
         state = f"{row.state}: {row.reason}" if row.reason else row.state
-        shown.add_row(row.name, ", ".join(row.inputs), row.form, row.parameters or "", state)
+        shown.add_row(
+            row.name,
+            ", ".join(row.inputs),
+            row.form,
+            format_count(row.parameters) if row.parameters else "",
+            state,
+        )
     Console().print(shown)
 
 

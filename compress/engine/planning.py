@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compress.engine.resolve import fingerprints
 from compress.keys import all_parts, key_of
 from compress.numerics import local_numerics
+from compress.passes.prune.prediction import predicted_parameters
 from compress.plan import PlannedStep, build_plan
 from compress.profile.load import LoadedProfile
+from compress.profile.pass_specs import PruneSpec
 from compress.store.cache import Cache
-from compress.units import format_count
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One step as `compress plan` shows it. `state` is `cached`, `to do`, or `unresolved`."""
+    """One step as `compress plan` shows it. `state` is `cached`, `to do`, or `unresolved`; `parameters` are those of a
+    step that is made, or those that pruning will leave."""
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     form: str
-    parameters: str | None
+    parameters: int | None
     state: str
     reason: str
     key: str | None
@@ -52,7 +55,7 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
             state, reason = "cached", ""
         else:
             state, reason = "to do", _difference(parts, cache.parts_of(step.name, plan.profile.name))
-        parameters = format_count(made.artifact.facts["parameters"]) if made else None
+        parameters = made.artifact.facts["parameters"] if made else _predicted(step, cache, keys)
         rows.append(
             PlanRow(
                 step.name,
@@ -68,6 +71,17 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
     return rows
 
 
+def _predicted(step: PlannedStep, cache: Cache, keys: Mapping[str, str | None]) -> int | None:
+    """The parameters that pruning will leave, where the model that it starts from is made already."""
+    if not isinstance(step.spec, PruneSpec):
+        return None
+    key = keys[step.inputs["model"]]
+    source = cache.find(key) if key else None
+    if source is None:
+        return None
+    return predicted_parameters(source.artifact.path, step.spec.remove, step.spec.round_to)
+
+
 def _unresolved(step: PlannedStep, model: str | None, data: str | None, keys: dict[str, str | None]) -> str:
     waiting = [name for name in step.inputs.values() if keys[name] is None]
     if waiting:
@@ -80,7 +94,8 @@ def _difference(parts: dict[str, object], earlier: list[dict[str, object]]) -> s
     if not earlier:
         return "not made yet"
     nearest = min((_changed(parts, other) for other in earlier), key=len)
-    return f"changed: {', '.join(nearest)}" if nearest else "its artifact was removed or damaged"
+    own = [name for name in nearest if not name.startswith("inputs.")]
+    return f"changed: {', '.join(own or nearest)}" if nearest else "its artifact was removed or damaged"
 
 
 def _changed(parts: object, other: object, path: str = "") -> list[str]:
