@@ -16,7 +16,10 @@ test: venv lint
 test-slow: venv
 	$(BIN)/python -m pytest -q -m slow
 
+# Debian packages: run as root, or with SUDO=sudo.
 test-system: venv
+	$(SUDO) apt-get update -qq
+	$(SUDO) apt-get install -qq --yes --no-install-recommends $(shell cat requirements/system.txt)
 	$(BIN)/python -m pytest -q -m system
 
 lint: venv

@@ -39,7 +39,7 @@ class TerminalProgress:
 
     def say(self, message: str) -> None:
         """Print one line."""
-        self.console.print(message, markup=False, highlight=False, style="dim")
+        self.console.print(message, markup=False, highlight=False, style="dim", soft_wrap=True)
 
     @contextmanager
     def _rich_bar(self, title: str, total: int) -> Iterator[Advance]:

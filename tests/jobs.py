@@ -39,11 +39,11 @@ def tiny_texts(count: int, seed: int) -> list[tuple[str, str]]:
     return list(texts.items())
 
 
-def write_job(folder: Path, **changes: Any) -> Path:
-    """Write teacher, data and profile; `changes` replace sections of the profile."""
+def write_job(folder: Path, hidden: int = 32, **changes: Any) -> Path:
+    """Write a teacher of that width, data and profile; `changes` replace sections of the profile."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "teacher").mkdir()
-    write_torch_artifact(folder / "teacher", tiny_bert(hidden=32, layers=2, heads=4, ffn=64))
+    write_torch_artifact(folder / "teacher", tiny_bert(hidden=hidden, layers=2, heads=4, ffn=2 * hidden))
     lines = ["text,label", *(f"{text},{label}" for text, label in tiny_texts(400, seed=1))]
     (folder / "data.csv").write_text("\n".join(lines) + "\n")
     body = {

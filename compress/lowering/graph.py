@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 MS_DOMAIN = "com.microsoft"
-"""Operators of onnxruntime itself; every build of it for servers, Android and iOS has the ones used here."""
+"""Operators of onnxruntime itself."""
 
 Array = NDArray[Any]
 

@@ -231,3 +231,61 @@ def test_a_cuda_target_without_cuda_is_refused_before_any_work(tmp_path: Path):
     result = compress("run", profile, folder=tmp_path)
     assert result.returncode == 5
     assert not (tmp_path / "runs").exists()
+
+
+def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(tmp_path: Path):
+    passes = [
+        {
+            "distill": {
+                "student": {"layers": [1], "hidden_size": 64},
+                "vocabulary": {"margin": 2},
+                "augment": {"copies": 1},
+                "control": True,
+                "epochs": 2,
+                "learning_rate": 5e-3,
+            }
+        },
+        {"prune": {"remove": {"heads": 0.5}, "importance": "magnitude", "recover": {"epochs": 1}}},
+        {"quantize": {"bits": 4, "block_size": 16}},
+        {"export": {"golden": 2}},
+    ]
+    profile = write_job(tmp_path, hidden=128, passes=passes)
+    result = compress("run", profile, folder=tmp_path)
+    assert result.returncode == 0, result.stderr + result.stdout
+    rows = report_of(tmp_path)["rows"]
+    assert [(row["step"], row["role"]) for row in rows] == [
+        ("baseline", "baseline"), ("distill.control", "control"), ("distill", "step"), ("prune", "step"),
+        ("quantize", "step"), ("export", "step"),
+    ]  # fmt: skip
+    by_step = {row["step"]: row for row in rows}
+    assert by_step["distill.control"]["parameters"] == by_step["distill"]["parameters"]
+    assert by_step["prune"]["parameters"] < by_step["distill"]["parameters"]
+    assert by_step["quantize"]["size_mb"] < 0.7 * by_step["prune"]["size_mb"]
+    torch_passes = json.dumps(passes[:1])
+    on_torch = compress(
+        "run",
+        profile,
+        "--set",
+        "targets=[{runtime: torch}]",
+        "--set",
+        f"passes={torch_passes}",
+        folder=tmp_path,
+    )
+    assert on_torch.returncode == 0, on_torch.stderr
+    assert [row["score"] for row in report_of(tmp_path)["rows"]] == pytest.approx(
+        [by_step[name]["score"] for name in ("baseline", "distill.control", "distill")], abs=0.03
+    )
+
+
+def test_a_failed_step_leaves_its_record_and_a_report_and_the_run_can_be_mended(copy: Path):
+    broken = "passes.2.quantize.exclude=['no such layer']"
+    result = compress("run", copy / "tiny.yaml", "--set", broken, folder=copy)
+    assert result.returncode == 4
+    assert "no layer of the model fits the pattern 'no such layer'" in result.stderr
+    report = report_of(copy)
+    assert report["status"] == "failed"
+    assert [row["step"] for row in report["rows"]] == ["baseline", "distill", "prune", "quantize"]
+    assert "no such layer" in report["rows"][-1]["error"]
+    assert not list((copy / "cache" / "artifacts").glob("*/.optimized*"))
+    assert compress("run", copy / "tiny.yaml", folder=copy).returncode == 0
+    assert report_of(copy)["status"] == "ok"

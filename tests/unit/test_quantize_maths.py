@@ -130,5 +130,7 @@ def test_the_fastest_within_half_a_point_wins():
     assert choose(found) == "static"
 
 
-def test_a_tie_in_speed_goes_to_the_better():
-    assert choose({"a": Candidate(0.95, 1.0), "b": Candidate(0.951, 1.0)}) == "b"
+def test_noise_does_not_choose():
+    assert choose({"a": Candidate(0.95, 1.0), "b": Candidate(0.951, 1.04)}) == "b"
+    assert choose({"a": Candidate(0.95, 1.03), "b": Candidate(0.95, 1.0)}) == "a"
+    assert choose({"a": Candidate(0.95, 1.0), "b": Candidate(0.951, 1.06)}) == "a"
