@@ -114,6 +114,8 @@ class DistillSpec(TrainingSpec):
     """Passes over the training examples, augmented ones included."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Peak learning rate of AdamW."""
+    dropout: Fraction | None = 0.0
+    """Share of activations dropped; a small student that follows a teacher underfits, so none by default."""
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""

@@ -49,5 +49,7 @@ class RecoverySpec(TrainingSpec):
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 2
     """Passes over the training examples."""
+    dropout: Fraction | None = 0.0
+    """Share of activations dropped in training; none by default, as in distillation."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Temperature of the teacher's logits."""
