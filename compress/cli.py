@@ -98,7 +98,7 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
         finished, store = run_job(
             job, Cache.default(), Path.cwd(), progress, _print_row(out), lambda: interruption.asked
         )
-    except CompressError as error:
+    except Exception as error:
         _report_failed(error, job.run_id)
         raise
     out.print(table(finished))
@@ -352,7 +352,7 @@ def _write_reports(run: RunRecord, out: Path | None = None) -> Path:
     return write_report(run, out or Path.cwd() / "reports" / run.profile).html
 
 
-def _report_failed(error: CompressError, run_id: str) -> None:
+def _report_failed(error: Exception, run_id: str) -> None:
     """A failed run has a report too: the steps that were done, and the error."""
     from compress.store.runs import RUNS, RunStore
 

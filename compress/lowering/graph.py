@@ -67,6 +67,8 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     if graph is not None and any(output is new for output in graph.outputs):
         name, old.name = old.name, f"{old.name}.replaced"
         new.name, new.shape, new.type = name, old.shape, old.type
+    elif new.shape is None:
+        new.shape = old.shape
 
 
 def tidy(model: ir.Model) -> None:

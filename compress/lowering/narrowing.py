@@ -33,6 +33,8 @@ def select_early(model: ir.Model) -> bool:
     for node in narrow:
         if node.op_type == "LayerNormalization":
             node.attributes["axis"] = ir.AttrInt64("axis", -1)
+        for output in node.outputs:
+            output.shape = _without_tokens(output)
         for index, value in enumerate(node.inputs):
             if value is None or constant(value) is not None or value.producer() in narrow:
                 continue
@@ -40,6 +42,7 @@ def select_early(model: ir.Model) -> bool:
                 name = f"{value.name}.selected"
                 early = ir.node("Gather", [value, select.inputs[1]], {"axis": _TOKEN_AXIS}, name=name)
                 chosen[id(value)] = insert_before(graph, node, early)
+                chosen[id(value)].shape = _without_tokens(value)
             node.replace_input_with(index, chosen[id(value)])
     replace(select.outputs[0], select.inputs[0])
     graph.remove(select, safe=True)
@@ -88,6 +91,13 @@ def _treats_tokens_apart(node: ir.Node) -> bool:
     return node.op_type in _SUMS and all(
         (constant(value) is None and _has_tokens(value)) or _is_vector(value) for value in node.inputs
     )
+
+
+def _without_tokens(value: ir.Value) -> ir.Shape | None:
+    """The shape of a value without its token axis; None where it is not known."""
+    if value.shape is None:
+        return None
+    return ir.Shape([axis for place, axis in enumerate(value.shape) if place != _TOKEN_AXIS])
 
 
 def _has_tokens(value: ir.Value | None) -> bool:
