@@ -1,10 +1,11 @@
 """The main job as a stranger runs it: clone, set up, run; then run it again; then how quickly the command answers.
 
-    python benchmarks/main_job.py [--profile profiles/bert_to_tiny.yaml] [--here]
+    python benchmarks/main_job.py [--profile profiles/bert_to_tiny.yaml] [--here] [--publish]
 
 Clones this repository's HEAD into an empty folder, times `make venv` and the first run there, and compares each figure
-with its bar. `--here` uses this environment instead of a fresh one, in an empty working folder. Writes
-reports/benchmarks/main_job.<profile>.json and .md; exits 1 where a bar is missed.
+with its bar. `--here` uses this environment instead of a fresh one, in an empty working folder. `--publish` puts the
+report into reports/published/ and its table into the README. Writes reports/benchmarks/main_job.<profile>.json and .md;
+exits 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from publish import publish
 from writing import write_rows
 
 ROOT = Path(__file__).parents[1]
@@ -55,10 +57,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="profiles/bert_to_tiny.yaml")
     parser.add_argument("--here", action="store_true")
+    parser.add_argument("--publish", action="store_true")
     options = parser.parse_args()
+    name = Path(options.profile).stem
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder), options.profile, here=options.here)
-    name = Path(options.profile).stem
+        if options.publish:
+            publish(name, Path(folder, "reports" if options.here else "clone/reports"))
     bars = {**BARS.get(name, {}), **EVERY_JOB}
     rows = [
         {

@@ -8,7 +8,6 @@ Run it in the folder in which the profile was run.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,24 @@ FILES = ("report.json", "report.md", "report.html", "rows.csv")
 
 
 def main() -> None:
-    name = sys.argv[1]
+    publish(sys.argv[1], Path("reports"))
+
+
+def publish(name: str, reports: Path) -> None:
+    """Copy the report of that name from a folder of reports, and put its table into the README if it has a place."""
     target = ROOT / "reports" / "published" / name
     target.mkdir(parents=True, exist_ok=True)
+    report = json.loads((reports / name / "report.json").read_text())
     for file in FILES:
-        shutil.copy(Path("reports") / name / file, target / file)
-    report = json.loads((target / "report.json").read_text())
-    # Paths of the machine that ran it mean nothing elsewhere.
-    report["bundle"] = f"runs/{report['run']}/bundle" if report["bundle"] else None
-    (target / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        text = (reports / name / file).read_text(encoding="utf-8")
+        if report["bundle"]:
+            # Paths of the machine that ran it mean nothing elsewhere.
+            text = text.replace(report["bundle"], f"runs/{report['run']}/bundle")
+        (target / file).write_text(text, encoding="utf-8")
     (target / "machine.txt").write_text(machine() + "\n")
     readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text(), name, readme_table(target)))
+    if mark(name) in readme.read_text():
+        readme.write_text(with_table(readme.read_text(), name, readme_table(target)))
 
 
 def readme_table(published: Path) -> str:
@@ -52,9 +57,14 @@ def readme_table(published: Path) -> str:
     return "\n".join([*lines, "", note])
 
 
+def mark(name: str) -> str:
+    """Where the README's table of a report begins."""
+    return f"<!-- table: {name} -->"
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """The README with the table between its marks replaced."""
-    start, end = f"<!-- table: {name} -->", "<!-- end -->"
+    start, end = mark(name), "<!-- end -->"
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)
     return f"{before}{start}\n{table}\n{end}{after}"

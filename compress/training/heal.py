@@ -51,6 +51,7 @@ def recover(
             lambda: load_model(teacher.path),
             task.encode(data.train, teacher.path),
             work / "recover-teacher",
+            precision=precision,
             device=device,
             progress=progress,
         )

@@ -102,25 +102,6 @@ def test_a_rotation_of_a_teacher_with_plain_norms_is_the_teacher(kind: str) -> N
     assert torch.allclose(logits(student), logits(teacher), atol=1e-4)
 
 
-def test_a_teacher_whose_stream_is_narrow_is_kept_in_fewer_dimensions() -> None:
-    """A wide model that uses few dimensions alone: its stream, rotated into more, comes back whole."""
-    narrow = tiny_bert(hidden=16, heads=2, ffn=32)
-    config = CONFIGS["bert"].__class__(
-        **{**narrow.config.to_dict(), "hidden_size": 32, "num_attention_heads": 4}
-    )
-    wide = tiny_classifier(config)
-    small, big = encoder_of(narrow), encoder_of(wide)
-    lift = torch.zeros(16, 32)
-    lift[:, :16] = torch.eye(16)
-    with torch.no_grad():
-        for theirs, mine in ((small.words, big.words), (small.positions, big.positions)):
-            assert theirs is not None
-            assert mine is not None
-            mine.weight.copy_(theirs.weight @ lift)
-    student = make_student(wide, StudentSpec(layers=2, hidden_size=16, heads=2, intermediate_size=32), 0)
-    assert logits(student).shape == (2, 3)
-
-
 def test_a_student_keeps_the_teachers_most_important_heads_and_neurons() -> None:
     teacher = tiny_bert(hidden=32, heads=4, ffn=64)
     layer = encoder_of(teacher).layers[0]

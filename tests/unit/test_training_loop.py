@@ -186,6 +186,19 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path: Path) -> No
     assert not tmp_path.exists() or not list(tmp_path.iterdir())
 
 
+def test_dropout_is_the_specs_where_it_names_one(tmp_path: Path) -> None:
+    def rates(setup: Setup) -> set[float]:
+        return {module.p for module in setup.model.modules() if isinstance(module, torch.nn.Dropout)}
+
+    own, none = Setup(tmp_path / "own", epochs=0.2), Setup(tmp_path / "none", epochs=0.2, dropout=0.0)
+    own.run()
+    none.run()
+    assert rates(own) == {0.1}
+    assert rates(none) == {0.0}
+    assert own.losses != none.losses
+    assert none.model.config.hidden_dropout_prob == 0.1
+
+
 def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     """Scores that fall after the second evaluation: the weights of step 16 are left in the model."""
     setup = Setup(tmp_path / "all")
