@@ -18,7 +18,7 @@ from compress.progress import Progress
 from compress.tasks.base import Inputs
 from compress.training.prediction import BATCH_SIZE, Device, Precision, predict
 
-CHUNK = 4096
+CHUNK = 256
 """Examples a chunk: a kill loses the work on one chunk at most."""
 
 LOGITS = "logits.npy"
