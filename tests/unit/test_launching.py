@@ -110,7 +110,11 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_child_and_goes_on_up(tmp_path: Path) -> None:
-    code = RUN_CHILD + ("try: run_all([command], 'here')\nexcept KeyboardInterrupt: sys.exit(130)\n")
+    # A shell starts its background jobs with SIGINT ignored, and this test may be run by one.
+    listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = (
+        RUN_CHILD + listening + "try: run_all([command], 'here')\nexcept KeyboardInterrupt: sys.exit(130)\n"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")])
     child = wait_for(tmp_path / "pid")
     parent.send_signal(signal.SIGINT)
