@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,13 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 class _Verbs(click.Group):
     """The group that turns errors into messages and exit codes; a traceback is shown with `--debug` only."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        debug = "--debug" in sys.argv
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        # It may stand anywhere: one adds it to the end of a command that has just failed.
+        debug = "--debug" in words
+        words = [word for word in words if word != "--debug"]
         try:
-            return super().main(*args, **{**options, "standalone_mode": False})
+            return super().main(words, *rest, **{**options, "standalone_mode": False})
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)
         except click.ClickException as error:
