@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
@@ -98,8 +97,3 @@ def examples_digest(examples: Examples) -> str:
     for text in examples.texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
-
-
-def working_folder() -> Path:
-    """Where `runs/` and `reports/` lie."""
-    return Path.cwd()
