@@ -20,6 +20,12 @@ SEAL = "artifact.json"
 TORCH_WEIGHTS = "model.safetensors"
 MODEL_CONFIG = "config.json"
 STRUCTURE = "structure.json"
+POOLING = "pooling.json"
+"""How a sentence encoder makes one vector of its tokens'."""
+MODULE = "module.json"
+"""Which function builds a model that is no transformers model."""
+ENSEMBLE = "ensemble.json"
+"""The folders of the models that are averaged."""
 TOKENIZER = "tokenizer.json"
 TASK = "task.json"
 ONNX_MODEL = "model.onnx"
@@ -50,7 +56,8 @@ class Artifact:
     def runtime_digest(self) -> str:
         """sha256 over the files that are loaded to run the model: equal ones measure alike, whatever lies beside."""
         loaded = {name for name in self.files if name.endswith(_MODEL_SUFFIXES)}
-        return self._digest_of(loaded | ({TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE} & set(self.files)))
+        beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE}
+        return self._digest_of(loaded | (beside & set(self.files)))
 
     def _digest_of(self, names: set[str]) -> str:
         lines = "".join(f"{name}\0{self.files[name][0]}\n" for name in sorted(names))

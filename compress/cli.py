@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from compress.profile.load import LoadedProfile
+    from compress.profile.schema import TaskName
     from compress.records import RunRecord, StepRecord
 
 PROFILE = click.Path(path_type=Path)
@@ -95,7 +96,7 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
     progress = Silent() if quiet else TerminalProgress(Console(stderr=True))
     loaded = _load(profile, assignments)
     job = resolve_job(loaded, allow_code=allow_code)
-    for note in job.splits.notes:
+    for note in (*(f"warning: {one}" for one in loaded.warnings), *job.splits.notes):
         progress.say(note)
     try:
         finished, store = run_job(
@@ -120,6 +121,8 @@ def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     click.echo(
         f"{profile}: valid; {len(loaded.profile.passes)} passes, {len(loaded.profile.targets)} targets"
     )
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}")
 
 
 @main.command()
@@ -234,22 +237,22 @@ def targets(as_json: bool) -> None:
 
 @main.group()
 def cache() -> None:
-    """List and prune the store of artifacts and measurements."""
+    """List and prune the store of artifacts, measurements and teachers' signals."""
 
 
 @cache.command("list")
 @_JSON
 def cache_list(as_json: bool) -> None:
-    """List the finished artifacts, the one used last first."""
+    """List the finished artifacts and the teachers' signals, the one used last first."""
     from datetime import datetime
 
     from compress.store.cache import Cache
     from compress.units import megabytes
 
     store = Cache.default()
-    entries = store.entries()
+    entries, signals = store.entries(), store.signals_entries()
     if as_json:
-        click.echo(json.dumps([vars(entry) for entry in entries], indent=2))
+        click.echo(json.dumps([vars(entry) for entry in (*entries, *signals)], indent=2))
         return
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", timespec="minutes")
@@ -257,18 +260,25 @@ def cache_list(as_json: bool) -> None:
             f"{entry.key[:12]}  {megabytes(entry.bytes):8.1f} MB  {used}  "
             f"{entry.profile} / {entry.step} ({entry.form})"
         )
-    total = megabytes(sum(entry.bytes for entry in entries))
-    click.echo(f"{len(entries)} artifacts, {total:.1f} MB in {store.root}")
+    for said in signals:
+        used = datetime.fromtimestamp(said.used).isoformat(" ", timespec="minutes")
+        click.echo(
+            f"{said.key[:12]}  {megabytes(said.bytes):8.1f} MB  {used}  {said.title} ({', '.join(said.signals)})"
+        )
+    total = megabytes(sum(entry.bytes for entry in entries) + sum(said.bytes for said in signals))
+    click.echo(
+        f"{len(entries)} artifacts, teachers' signals on {len(signals)} sets of inputs, {total:.1f} MB in {store.root}"
+    )
 
 
 @cache.command("prune")
 @click.option(
-    "--older-than", type=float, metavar="DAYS", help="Remove artifacts that no run asked for in so many days."
+    "--older-than", type=float, metavar="DAYS", help="Remove what no run asked for in so many days."
 )
-@click.option("--everything", is_flag=True, help="Remove all artifacts.")
+@click.option("--everything", is_flag=True, help="Remove all artifacts and teachers' signals.")
 @click.option("--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps too.")
 def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
-    """Remove artifacts; measurements and the records of runs stay."""
+    """Remove artifacts and teachers' signals; measurements and the records of runs stay."""
     import time
 
     from compress.errors import UsageError
@@ -284,10 +294,17 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
         for entry in store.entries()
         if (everything or (older_than is not None and entry.used < limit)) and store.remove(entry.key)
     ]
-    freed = sum(entry.bytes for entry in removed) + (
-        store.remove_leftovers() if leftovers or everything else 0
+    said = [
+        entry
+        for entry in store.signals_entries()
+        if (everything or (older_than is not None and entry.used < limit)) and store.remove_signals(entry.key)
+    ]
+    freed = sum(entry.bytes for entry in removed) + sum(entry.bytes for entry in said)
+    freed += store.remove_leftovers() if leftovers or everything else 0
+    click.echo(
+        f"removed {len(removed)} artifacts and teachers' signals on {len(said)} sets of inputs, "
+        f"{megabytes(freed):.1f} MB"
     )
-    click.echo(f"removed {len(removed)} artifacts, {megabytes(freed):.1f} MB")
 
 
 @main.command()
@@ -295,7 +312,12 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
 @click.argument("data")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("compress.yaml"), show_default=True)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
-def init(model: str, data: str, out: Path, force: bool) -> None:
+@click.option(
+    "--task",
+    type=click.Choice(["text-classification", "image-classification", "sentence-embedding"]),
+    help="What the model is for; unset: what MODEL and DATA look like.",
+)
+def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -> None:
     """Write a commented profile for MODEL and DATA."""
     from compress.artifacts import write_text
     from compress.errors import UsageError
@@ -305,7 +327,7 @@ def init(model: str, data: str, out: Path, force: bool) -> None:
         raise UsageError(
             "there is a file of this name already", where=str(out), hint="`--force` replaces it."
         )
-    write_text(out, starter_profile(model, data, out.parent))
+    write_text(out, starter_profile(model, data, out.parent, task))
     click.echo(f"wrote {out}; next: compress validate {out}, compress run {out}")
 
 

@@ -15,6 +15,7 @@ from compress.numerics import Numerics
 from compress.plan import STEP_KINDS, Plan, PlannedStep
 from compress.profile.base import Spec
 from compress.profile.pass_specs import PruneSpec, QuantizeSpec
+from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import Precision, TrainingSpec
 
 _ROOT = Path(__file__).parent
@@ -32,9 +33,12 @@ _CONTRACT = frozenset(
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What the outside world gives a plan: sha256 of the model's and of the data's files; None: not known yet."""
+    """What the outside world gives a plan; None: not known yet.
 
-    model: str | None
+    `models`: the fingerprint of each model by (source, revision); `data`: sha256 of the data's files.
+    """
+
+    models: Mapping[tuple[str, str | None], str | None]
     data: str | None
 
 
@@ -80,8 +84,8 @@ def step_parts(
         "code": code_digest(kind.module),
         "libraries": {name: _version(name) for name in kind.libraries},
     }
-    if step.kind == "source":
-        parts["model"] = fingerprints.model
+    if isinstance(step.spec, TeacherSpec):
+        parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
     if kind.reads_data:
         data = plan.profile.data.model_dump(mode="json")
         parts["data"] = {
@@ -93,6 +97,9 @@ def step_parts(
         }
     if kind.trains:
         parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
+        if plan.profile.train.world > 1:
+            # Sums over processes have another order, so the last digits differ, as with another number of threads.
+            parts["processes"] = plan.profile.train.world
     if isinstance(step.spec, QuantizeSpec) and step.spec.scheme == "auto":
         # `auto` picks by timing with the first target's threads.
         parts["threads"] = plan.profile.targets[0].threads

@@ -12,6 +12,7 @@ from compress.errors import CompressError, ModelError
 
 PACKAGE = "package://"
 CODE = "python:"
+SKLEARN = "sklearn://"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".gguf", ".safetensors", ".onnx", ".bin", ".txt")
@@ -70,10 +71,12 @@ def is_hub_id(source: str) -> bool:
 
 
 def missing_source(source: str, base: Path) -> str | None:
-    """What is wrong with a source as far as this disk can tell; None if nothing is."""
+    """What is wrong with a source as far as this disk can tell; None if nothing is, or if a library holds it."""
     if source.startswith(CODE):
         well_formed = re.fullmatch(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source)
         return None if well_formed else "expected `python:module:function`"
+    if source.startswith(SKLEARN):
+        return None
     try:
         local_path(source, base)
     except ModelError as error:

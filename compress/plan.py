@@ -5,6 +5,10 @@
                        │            └─ prune ── its lowering ── quantize ── export
                        └─ distill.control ── its lowering
 
+A distillation takes its inputs by role: `model` is what the student is made from, `teacher` who teaches it,
+`original` the teacher of the profile, `teacher.N` further teachers, `student` a student that stands ready. Assistants
+are distillations themselves.
+
 A torch model is lowered to ONNX by a step of its own wherever an onnxruntime target measures it or a later pass
 takes ONNX; the plan holds that step once, whoever needs it.
 """
@@ -16,8 +20,9 @@ from dataclasses import dataclass
 
 from compress.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
 from compress.profile.base import Spec
-from compress.profile.pass_specs import DistillSpec, PassSpec
-from compress.profile.schema import Profile
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.pass_specs import PassSpec
+from compress.profile.schema import Profile, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.records import Role
 
@@ -93,6 +98,11 @@ class Plan:
         return next(step for step in self.steps if step.name == name)
 
 
+def model_sources(plan: Plan) -> tuple[TeacherSpec, ...]:
+    """What the source steps of a plan fetch: the teacher, and whatever else a distillation names."""
+    return tuple(step.spec for step in plan.steps if isinstance(step.spec, TeacherSpec))
+
+
 def build_plan(profile: Profile) -> Plan:
     """The plan of a valid profile."""
     return _Builder(profile).build()
@@ -116,29 +126,74 @@ class _Builder:
         return Plan(self.profile, tuple(self.steps.values()), tuple(self.rows))
 
     def teacher(self) -> str:
-        spec = self.profile.teacher
+        return self.trained(self.profile.teacher, SOURCE, TEACHER)
+
+    def trained(self, spec: TeacherSpec, source: str, name: str) -> str:
+        """The step that fetches a teacher, or the one that trains it after that."""
         # The source depends on whether it will be fine-tuned (else its head must fit), not on how.
         shown = spec.model_copy(update={"finetune": spec.finetune and FinetuneSpec()})
-        self.add(SOURCE, "source", shown, {}, TORCH_FLOAT)
+        self.add(source, "source", shown, {}, TORCH_FLOAT)
         if spec.finetune is None:
-            return SOURCE
-        return self.add(TEACHER, "finetune", spec.finetune, {"model": SOURCE}, TORCH_FLOAT)
+            return source
+        return self.add(name, "finetune", spec.finetune, {"model": source}, TORCH_FLOAT)
 
     def add_pass(self, name: str, spec: PassSpec, current: str, teacher: str) -> str:
         form = self.steps[current].form
         produced = spec.produces(form)
+        if isinstance(spec, DistillSpec):
+            return self.add_distillation(name, spec, current, teacher, produced)
         if produced.framework is Framework.ONNX:
-            step = self.add(name, spec.kind, spec, {"model": self.lowered(current)}, produced)
-            self.row(name, "step", step)
-            return step
-        inputs = {"model": current, "teacher": teacher}
-        if isinstance(spec, DistillSpec) and spec.control:
-            spec = spec.model_copy(update={"control": False})
-            control = self.add(f"{name}.control", "distill.control", spec, inputs, produced)
-            self.row(control, "control", control)
+            inputs = {"model": self.lowered(current)}
+        else:
+            inputs = {"model": current, "teacher": teacher}
         step = self.add(name, spec.kind, spec, inputs, produced)
         self.row(name, "step", step)
         return step
+
+    def add_distillation(self, name: str, spec: DistillSpec, current: str, teacher: str, form: Form) -> str:
+        """The step of the student, those of its control, its further teachers and its assistants."""
+        asked, spec = spec, spec.model_copy(update={"control": False, "assistants": ()})
+        inputs = {"model": current, "teacher": teacher, "original": teacher}
+        inputs.update(self.further_teachers(name, spec, teacher))
+        if asked.control:
+            started = {**inputs, **self.ready_student(name, spec)}
+            # What is taught without data is held against the same teaching with it.
+            kind = "distill.control" if spec.data_free is None else "distill"
+            shown = spec.model_copy(update={"data_free": None})
+            control = self.add(f"{name}.control", kind, shown, started, form)
+            self.row(control, "control", control)
+        for number, assistant in enumerate(asked.assistants, start=1):
+            # Each is made from the one before it and taught by it; generations are for the student alone.
+            own = spec.model_copy(update={"student": assistant, "generations": 1, "keep": "last"})
+            taught = {**inputs, **self.ready_student(f"{name}.assistant{number}", own)}
+            step = self.add(f"{name}.assistant{number}", "distill", own, taught, form)
+            inputs = {"model": step, "teacher": step, "original": teacher}
+            spec = spec.model_copy(update={"teachers": ()})
+        inputs.update(self.ready_student(name, spec))
+        step = self.add(name, "distill", spec, inputs, form)
+        self.row(name, "step", step)
+        return step
+
+    def further_teachers(self, name: str, spec: DistillSpec, teacher: str) -> dict[str, str]:
+        """The steps of `teachers` by role: `teacher.1` for the first entry, and so on."""
+        roles = {}
+        for number, entry in enumerate(spec.teachers, start=1):
+            step = teacher
+            if entry.model is not None:
+                own = TeacherSpec(
+                    model=entry.model, revision=entry.revision, labels=entry.labels, finetune=entry.finetune
+                )
+                step = self.trained(own, f"{name}.teacher{number}.source", f"{name}.teacher{number}")
+            roles[f"teacher.{number}"] = step
+        return roles
+
+    def ready_student(self, name: str, spec: DistillSpec) -> dict[str, str]:
+        """The step that fetches a student that stands ready; none for one made from the teacher."""
+        if spec.student.model is None:
+            return {}
+        # A head of other labels gives way to a fresh one, as before a fine-tuning.
+        own = TeacherSpec(model=spec.student.model, revision=spec.student.revision, finetune=FinetuneSpec())
+        return {"student": self.add(f"{name}.student", "source", own, {}, TORCH_FLOAT)}
 
     def pass_name(self, index: int) -> str:
         """`prune`, or `prune.2` where it is the second of its kind."""

@@ -33,6 +33,11 @@ class Accuracy(Record):
 
     `p_value` and `verdict` come from the exact McNemar test against the baseline's predictions on the same
     examples; both are None for the baseline itself. `predictions` and `truth` are label indices, one an example.
+
+    Embeddings have none of these. They are scored `against` given scores of pairs, where the test is a paired
+    bootstrap over the pairs, or against the baseline's similarities, where there is no test: the verdict says whether
+    the interval of the correlation stays below 1. `retention_low` and `retention_high` are given where they cannot be
+    had of the predictions. `examples` is the sha256 of what was scored.
     """
 
     split: str
@@ -44,6 +49,10 @@ class Accuracy(Record):
     predictions: tuple[int, ...]
     truth: tuple[int, ...]
     unknown_token_share: float | None = None
+    against: Literal["labels", "scores", "baseline"] = "labels"
+    retention_low: float | None = None
+    retention_high: float | None = None
+    examples: str | None = None
 
 
 class Latency(Record):

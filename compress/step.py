@@ -23,8 +23,9 @@ class StepContext:
     distillation and recovery). `data` holds the training and validation splits only: the test split cannot be
     reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it holds
     checkpoints and cached logits, and what stands in it may be half-written unless it was renamed into place.
-    `threads` are those of the first target, for passes that measure variants. `base` is the profile's folder, and
-    `allow_code` says whether the user allows code that the profile names; both matter to model sources only.
+    `threads` are those of the first target, for passes that measure variants. `shared` is a folder of the cache where
+    what teachers say is kept for all steps and runs. `base` is the profile's folder, and `allow_code` says whether the
+    user allows code that the profile names; both matter to model sources only.
     """
 
     spec: Spec
@@ -38,6 +39,7 @@ class StepContext:
     device: Literal["cpu", "cuda"]
     threads: int
     progress: Progress
+    shared: Path
     base: Path = Path()
     allow_code: bool = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 BYTES_PER_MB = 10**6
 KIB = 2**10
 MIB = 2**20
+GIB = 2**30
 MS_PER_S = 10**3
 NS_PER_MS = 10**6
 NS_PER_S = 10**9

@@ -13,6 +13,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Pretrai
 from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal, write_json, write_text
 from compress.forms import TORCH_FLOAT, Structure
 from compress.models.checkpoints import count_parameters, save_model
+from compress.profile.schema import DataSpec
+from compress.tasks.text_classification import TextClassification
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (
@@ -86,6 +88,11 @@ def tiny_tokenizer(words: Sequence[str] = WORDS) -> Tokenizer:
     return tokenizer
 
 
+def text_task(max_length: int) -> TextClassification:
+    """Text classification of texts of so many tokens."""
+    return TextClassification(DataSpec(path="unused", max_length=max_length))
+
+
 def write_torch_artifact(
     out: Path,
     model: PreTrainedModel | None = None,
@@ -111,6 +118,7 @@ def write_torch_artifact(
             "output_names": ["logits"],
             "pad_id": tokenizer.token_to_id("[PAD]"),
             "unk_id": tokenizer.token_to_id("[UNK]"),
+            "mask_id": tokenizer.token_to_id("[MASK]"),
         },
     )
     form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT

@@ -1,9 +1,10 @@
-"""ONNX classifiers made by hand, whose predictions can be counted on one's fingers. No torch."""
+"""ONNX models made by hand, whose predictions can be counted on one's fingers. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,9 +70,7 @@ def write_votes_model(path: Path, table: NDArray[np.float32], ballast_mb: int = 
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
     constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
     graph = helper.make_graph(nodes, "votes", inputs, outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    _save(graph, path)
 
 
 def word_tokenizer() -> Tokenizer:
@@ -99,3 +98,62 @@ def write_votes_artifact(
     }
     write_json(out / TASK, task)
     return seal(out, ONNX_FLOAT, {"parameters": int(votes_table().size)})
+
+
+HALVES = ("left", "right")
+GREY = {"size": [6, 8], "channels": 1, "mean": [0.5], "std": [0.25]}
+
+
+def write_halves_artifact(out: Path, image: Mapping[str, Any] = GREY) -> Artifact:
+    """A sealed image classifier: logits = the mean of the left half's values, and that of the right half's."""
+    out.mkdir(parents=True)
+    (height, width), channels = image["size"], image["channels"]
+    weight = np.zeros((channels, height, width, len(HALVES)), np.float32)
+    weight[:, :, : width // 2, 0] = weight[:, :, width // 2 :, 1] = 2 / (channels * height * width)
+    nodes = [
+        helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "halves",
+        [
+            helper.make_tensor_value_info(
+                "pixel_values", TensorProto.FLOAT, ["batch", channels, height, width]
+            )
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(HALVES)])],
+        [numpy_helper.from_array(weight.reshape(-1, len(HALVES)), "weight")],
+    )
+    _save(graph, out / ONNX_MODEL)
+    task = {
+        "task": "image-classification",
+        "labels": list(HALVES),
+        "input_names": ["pixel_values"],
+        "output_names": ["logits"],
+        "image": dict(image),
+    }
+    write_json(out / TASK, task)
+    return seal(out, ONNX_FLOAT, {"parameters": int(weight.size)})
+
+
+def write_embedder_artifact(out: Path) -> Artifact:
+    """A sealed sentence encoder: embedding = the sum over the words, padding left out, of their votes."""
+    artifact = write_votes_artifact(out)
+    model = onnx.load(str(artifact.model_file))
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "embedding"
+    onnx.save(model, str(artifact.model_file))
+    described = {
+        "task": "sentence-embedding",
+        "labels": [],
+        "output_names": ["embedding"],
+        "width": len(LABELS),
+    }
+    write_json(out / TASK, {**artifact.read_json(TASK), **described})
+    return seal(out, ONNX_FLOAT, artifact.facts)
+
+
+def _save(graph: onnx.GraphProto, path: Path) -> None:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))

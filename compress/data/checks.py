@@ -1,20 +1,20 @@
-"""What every text and label must be, whatever its source; every fault is found before any training."""
+"""What every example and label must be, whatever its source; every fault is found before any training."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.files import nearest
+from compress.data.kinds import ItemKind
 from compress.data.rows import Rows
 from compress.data.splits import Examples
+from compress.data.texts import describe, is_missing
 from compress.errors import DataError
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
@@ -25,14 +25,15 @@ Label = str | int | bool
 
 @dataclass(frozen=True)
 class Labelled:
-    """Checked splits by role, the names of their label indices, and what is worth a note."""
+    """Checked splits by role, the key of each of their examples, the names of their label indices, and notes."""
 
     splits: Mapping[str, Examples]
+    keys: Mapping[str, list[bytes]]
     names: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None) -> Labelled:
+def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind: ItemKind) -> Labelled:
     """Turn the rows of each role (`train` always there) into examples with label indices.
 
     Labels that are texts are named by themselves, in sorted order. Numbers are indices into `declared`, or
@@ -42,13 +43,13 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None) -> La
         declared: the profile's `data.labels`.
 
     Raises:
-        DataError: an empty split, a text or label that is missing, blank or of the wrong type, a label
+        DataError: an empty split, an item or label that is missing, blank, damaged or of the wrong type, a label
             without a name or that training never sees, one class only.
     """
     for role, each in rows.items():
         if not len(each):
             raise DataError(f"the {role} split is empty", where=each.where)
-    texts = {role: _checked_texts(each) for role, each in rows.items()}
+    checked = {role: kind.check(each) for role, each in rows.items()}
     values = _unified({role: _checked_labels(each) for role, each in rows.items()}, rows)
     names, index_of = _name_labels(values, rows, declared)
     present = set(values["train"])
@@ -63,10 +64,10 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None) -> La
     if unseen:
         notes.append(f"no training example has the label {', '.join(map(repr, unseen))}")
     splits = {
-        role: Examples(texts[role], np.array([index_of[value] for value in values[role]], np.int64))
+        role: Examples(checked[role][0], np.array([index_of[value] for value in values[role]], np.int64))
         for role in rows
     }
-    return Labelled(splits, names, tuple(notes))
+    return Labelled(splits, {role: keys for role, (_, keys) in checked.items()}, names, tuple(notes))
 
 
 def check_declared(names: tuple[str, ...] | None) -> None:
@@ -84,8 +85,9 @@ def check_class_sizes(
     present: NDArray[np.int64],
     parts: int,
     where: str,
+    noun: str = "text",
 ) -> None:
-    """Refuse a class with fewer distinct texts than the splits that are made of it.
+    """Refuse a class with fewer distinct examples than the splits that are made of it.
 
     Raises:
         DataError: names every such class.
@@ -98,30 +100,10 @@ def check_class_sizes(
     if small:
         shown = ", ".join(small[:5]) + (f" and {len(small) - 5} more classes" if len(small) > 5 else "")
         raise DataError(
-            f"too few examples: each class needs {parts} distinct texts to make {parts} splits; {shown}",
+            f"too few examples: each class needs {parts} distinct {noun}s to make {parts} splits; {shown}",
             where=where,
             hint="Add examples, drop the class, or name splits that exist under `data.splits`.",
         )
-
-
-def _checked_texts(rows: Rows) -> tuple[str, ...]:
-    for i, text in enumerate(rows.texts):
-        if isinstance(text, str):
-            if text.isspace() or not text:
-                raise DataError("the text is blank", where=rows.place(i))
-            if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise DataError(
-                    "the text holds half a surrogate pair: not valid Unicode", where=rows.place(i)
-                )
-        elif _is_missing(text):
-            raise DataError("the text is missing", where=rows.place(i))
-        else:
-            raise DataError(
-                f"the text is {_describe(text)}",
-                where=rows.place(i),
-                hint="Is `data.text_column` the right column?",
-            )
-    return tuple(text for text in rows.texts if isinstance(text, str))
 
 
 def _checked_labels(rows: Rows) -> list[Label]:
@@ -135,13 +117,13 @@ def _checked_labels(rows: Rows) -> list[Label]:
             labels.append(stripped)
         elif isinstance(label, (bool, int)):
             labels.append(label)
-        elif _is_missing(label):
+        elif is_missing(label):
             raise DataError("the label is missing", where=rows.place(i))
         elif isinstance(label, float) and label.is_integer():
             labels.append(int(label))
         else:
             raise DataError(
-                f"the label is {_describe(label)}; expected a text or a whole number",
+                f"the label is {describe(label)}; expected a text or a whole number",
                 where=rows.place(i),
                 hint="Is `data.label_column` the right column?",
             )
@@ -241,15 +223,3 @@ def _refuse_alike(names: Sequence[str], where: str) -> None:
             )
             raise DataError(f"labels must differ: {same}", where=where)
         seen[plain] = name
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _describe(value: Any) -> str:
-    shown = repr(value)
-    kind = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
-    return (
-        f"{kind.get(type(value), type(value).__name__)}: {shown if len(shown) <= 40 else shown[:37] + '...'}"
-    )

@@ -29,7 +29,7 @@ def is_table(path: Path) -> bool:
 
 
 def read_table(path: Path, columns: Columns) -> Rows:
-    """The two columns of a file; its ending says what kind of file it is.
+    """The columns of a file; its ending says what kind of file it is.
 
     Raises:
         DataError: unknown ending, unreadable or malformed file, or a column is missing.
@@ -82,12 +82,13 @@ def _read_separated(path: Path, columns: Columns, delimiter: str) -> Rows:
     text, encoding = decode(read_bytes(path), path)
     header, rows, lines = _parse_separated(text, path, delimiter)
     _check_columns(header, columns, path)
-    text_at, label_at = header.index(columns.text), header.index(columns.label)
+    text_at = header.index(columns.text)
+    label_at = None if columns.label is None else header.index(columns.label)
     notes = () if encoding == "utf-8" else (f"{path.name} is not UTF-8 and was read as {encoding}",)
     return Rows(
         where=str(path),
         texts=[row[text_at] for row in rows],
-        labels=[row[label_at] for row in rows],
+        labels=[None if label_at is None else row[label_at] for row in rows],
         place=lambda i: f"{path}:{lines[i]}",
         notes=notes,
     )
@@ -169,7 +170,7 @@ def _read_json(path: Path, columns: Columns) -> Rows:
     return Rows(
         where=str(path),
         texts=[item.get(columns.text) for item in objects],
-        labels=[item.get(columns.label) for item in objects],
+        labels=[None if columns.label is None else item.get(columns.label) for item in objects],
         place=place,
     )
 
@@ -209,7 +210,7 @@ def _line_of(path: Path, lines: Sequence[int]) -> Callable[[int], str]:
 
 
 def _read_parquet(path: Path, columns: Columns) -> Rows:
-    """Only the two columns are read; names that `datasets` left for numbered labels are taken over."""
+    """Only the columns asked for are read; names that `datasets` left for numbered labels are taken over."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -217,15 +218,15 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             _check_columns(schema.names, columns, path)
-            table = file.read(columns=[columns.text, columns.label])
+            table = file.read(columns=columns.names)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
     return Rows(
         where=str(path),
         texts=table.column(columns.text).to_pylist(),
-        labels=table.column(columns.label).to_pylist(),
+        labels=[None] * table.num_rows if columns.label is None else table.column(columns.label).to_pylist(),
         place=lambda i: f"{path}: row {i}",
-        label_names=_class_names(schema.metadata, columns.label),
+        label_names=None if columns.label is None else _class_names(schema.metadata, columns.label),
     )
 
 
@@ -239,9 +240,9 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
 
 
 def _check_columns(known: list[str], columns: Columns, path: Path) -> None:
-    """Both columns are there, once."""
+    """Each column is there, once."""
     check_columns(known, columns, str(path))
-    for name in (columns.text, columns.label):
+    for name in columns.names:
         if known.count(name) > 1:
             raise DataError(f"two columns are called {name!r}", where=str(path))
 
@@ -252,7 +253,7 @@ def check_columns(known: Sequence[str], columns: Columns, where: str) -> None:
     Raises:
         DataError: a column is missing; names the nearest that is there, and the key that declares it.
     """
-    for key, name in (("text_column", columns.text), ("label_column", columns.label)):
+    for key, name in columns.keyed:
         if name not in known:
             if len(known) == 1 and any(mark in known[0] for mark in ";,\t|"):
                 hint = "Fields of a .csv are separated by commas, those of a .tsv by tabs."

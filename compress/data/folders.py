@@ -1,17 +1,19 @@
-"""Folders of data: one file a split, or one sub-folder a class with a text file an example.
+"""Folders of data: one file a split, or one sub-folder a class with a file an example.
 
 clinc/train.csv, validation.csv, test.csv           a file a split (`dev`, `val`, `valid`, `eval`: validation)
 bbc/sport/001.txt, bbc/tech/001.txt, ...            one split, `train`: a sub-folder a class
 bbc/train/sport/001.txt, bbc/test/sport/001.txt     a folder a split, in each a sub-folder a class
+notes/001.txt, notes/old/002.txt, ...               one split without labels, where none are asked for
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from compress.data.files import decode, is_table, read_bytes, read_table
+from compress.data.files import is_table
+from compress.data.kinds import ItemKind
 from compress.data.rows import Columns, Rows, Source
 from compress.errors import DataError
 
@@ -21,13 +23,15 @@ _LEFT_BEHIND = ("__pycache__", "__MACOSX")
 _SPLIT_NAMES = (TRAIN, *VALIDATION_NAMES, "test")
 
 
-def open_file(path: Path, columns: Columns) -> Source:
+def open_file(path: Path, columns: Columns, kind: ItemKind) -> Source:
     """One file: its only split is `train`."""
-    return Source(str(path), {TRAIN: partial(read_table, path, columns)}, {path.name: path})
+    return Source(str(path), {TRAIN: partial(kind.read_table, path, columns)}, {path.name: path})
 
 
-def open_folder(folder: Path, columns: Columns, named: tuple[str, ...]) -> Source:
-    """The splits of a folder, whichever of the three layouts it has.
+def open_folder(folder: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind) -> Source:
+    """The splits of a folder, whichever of the layouts it has.
+
+    Where `columns` asks for no labels, the files of a split may lie in its folder itself or at any depth below it.
 
     Args:
         named: names that the profile gives to splits, beside the usual ones.
@@ -40,22 +44,20 @@ def open_folder(folder: Path, columns: Columns, named: tuple[str, ...]) -> Sourc
     tables = [entry for entry in entries if entry.is_file() and is_table(entry)]
     folders = [entry for entry in entries if entry.is_dir()]
     if any(table.stem in usual for table in tables) or (tables and not folders):
-        return _table_folder(folder, tables, columns)
+        return _table_folder(folder, tables, columns, kind)
+    if columns.label is None:
+        return _loose_source(folder, [entry for entry in folders if entry.name in usual], kind)
     split_folders = {
         entry.name: classes for entry in folders if entry.name in usual and (classes := _class_folders(entry))
     }
     if split_folders:
-        return _text_source(folder, split_folders)
+        return _class_source(folder, split_folders, kind)
     if folders:
-        return _text_source(folder, {TRAIN: folders})
-    raise DataError(
-        "the folder holds no data",
-        where=str(folder),
-        hint="Expected train.csv (or .jsonl, .parquet, ...), or one sub-folder a class with .txt files.",
-    )
+        return _class_source(folder, {TRAIN: folders}, kind)
+    raise _no_data(folder, f"one sub-folder a class with {kind.file}s")
 
 
-def _table_folder(folder: Path, tables: list[Path], columns: Columns) -> Source:
+def _table_folder(folder: Path, tables: list[Path], columns: Columns, kind: ItemKind) -> Source:
     by_split: dict[str, Path] = {}
     for table in tables:
         if table.stem in by_split:
@@ -66,7 +68,7 @@ def _table_folder(folder: Path, tables: list[Path], columns: Columns) -> Source:
             )
         by_split[table.stem] = table
     readers: dict[str, Callable[[], Rows]] = {
-        split: partial(read_table, path, columns) for split, path in by_split.items()
+        split: partial(kind.read_table, path, columns) for split, path in by_split.items()
     }
     return Source(str(folder), readers, {path.name: path for path in tables})
 
@@ -85,45 +87,61 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"cannot be read: {error.strerror}", where=str(folder)) from error
 
 
-def _text_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+def _files(folder: Path, kind: ItemKind) -> list[Path]:
+    """The files of one example each that lie directly in a folder."""
+    return [entry for entry in _entries(folder) if kind.holds_one(entry) and entry.is_file()]
 
 
-def _text_source(root: Path, splits: Mapping[str, list[Path]]) -> Source:
+def _files_below(folder: Path, kind: ItemKind) -> list[Path]:
+    """The same at any depth."""
+    deeper = [file for entry in _class_folders(folder) for file in _files_below(entry, kind)]
+    return [*_files(folder, kind), *deeper]
+
+
+def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind) -> Source:
+    """Splits of class folders: the name of an example's folder is its label."""
     files: dict[str, Path] = {}
     readers: dict[str, Callable[[], Rows]] = {}
     for split, classes in splits.items():
-        texts = {folder.name: _text_files(folder) for folder in classes}
-        where = classes[0].parent
-        readers[split] = partial(_read_texts, where, texts)
-        files.update((str(path.relative_to(root)), path) for paths in texts.values() for path in paths)
+        by_class = {folder.name: _files(folder, kind) for folder in classes}
+        readers[split] = partial(_read_classes, classes[0].parent, by_class, kind)
+        files.update((str(path.relative_to(root)), path) for paths in by_class.values() for path in paths)
     return Source(str(root), readers, files)
 
 
-def _read_texts(folder: Path, texts: Mapping[str, list[Path]]) -> Rows:
-    """Every `.txt` of every class folder; files that are not UTF-8 are read as cp1252, then latin-1."""
-    for name, paths in texts.items():
+def _read_classes(folder: Path, by_class: Mapping[str, list[Path]], kind: ItemKind) -> Rows:
+    for name, paths in by_class.items():
         if not paths:
             raise DataError(
-                "the class folder holds no .txt file",
+                f"the class folder holds no {kind.file}",
                 where=str(folder / name),
-                hint="Each sub-folder is a class, and each .txt file directly in it an example.",
+                hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
             )
-    paths = [path for each in texts.values() for path in each]
-    decoded = [decode(read_bytes(path), path) for path in paths]
-    odd = [
-        (path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != "utf-8"
-    ]
-    notes: tuple[str, ...] = ()
-    if odd:
-        first = odd[0][0].relative_to(folder)
-        encodings = " or ".join(sorted({encoding for _, encoding in odd}))
-        count = "1 text file is" if len(odd) == 1 else f"{len(odd)} text files are"
-        notes = (f"{count} not UTF-8 and read as {encodings}; the first is {first}",)
-    return Rows(
+    paths = [path for each in by_class.values() for path in each]
+    return _rows(folder, paths, [path.parent.name for path in paths], kind)
+
+
+def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind) -> Source:
+    """Splits without labels: folders with the usual names, or all that lies below the root."""
+    by_split = {entry.name: found for entry in split_folders if (found := _files_below(entry, kind))}
+    by_split = by_split or {TRAIN: _files_below(root, kind)}
+    if not any(by_split.values()):
+        raise _no_data(root, f"{kind.file}s")
+    readers: dict[str, Callable[[], Rows]] = {
+        split: partial(_rows, root, paths, [None] * len(paths), kind) for split, paths in by_split.items()
+    }
+    files = {str(path.relative_to(root)): path for paths in by_split.values() for path in paths}
+    return Source(str(root), readers, files)
+
+
+def _rows(folder: Path, paths: list[Path], labels: Sequence[object], kind: ItemKind) -> Rows:
+    values, notes = kind.read_files(folder, paths)
+    return Rows(str(folder), values, labels, place=lambda i: str(paths[i]), notes=notes)
+
+
+def _no_data(folder: Path, files: str) -> DataError:
+    return DataError(
+        "the folder holds no data",
         where=str(folder),
-        texts=[text for text, _ in decoded],
-        labels=[path.parent.name for path in paths],
-        place=lambda i: str(paths[i]),
-        notes=notes,
+        hint=f"Expected train.csv (or .jsonl, .parquet, ...), or {files}.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20
 
 
-def open_hub(path: str, name: str | None, revision: str | None, columns: Columns) -> Source:
+def open_hub(
+    path: str,
+    name: str | None,
+    revision: str | None,
+    columns: Columns,
+    read: Callable[[Any, str, Columns], Rows],
+) -> Source:
     """The splits of a hub data set. The network is asked only for what the local cache does not hold.
+
+    Args:
+        read: gives the rows of a split, as `read_split` does for texts.
 
     Raises:
         DataError: the data set cannot be reached, does not exist, or needs a configuration to be named.
@@ -26,20 +36,20 @@ def open_hub(path: str, name: str | None, revision: str | None, columns: Columns
     if loaded is None:
         loaded = _download(path, name, commit or revision)
     readers = {
-        str(split): partial(read_split, dataset, f"{path}, split {split}", columns)
+        str(split): partial(read, dataset, f"{path}, split {split}", columns)
         for split, dataset in loaded.items()
     }
     return Source(path, readers, {})
 
 
 def read_split(dataset: Any, where: str, columns: Columns) -> Rows:
-    """The two columns of one split; a `ClassLabel` names its numbers."""
+    """The columns of one split; a `ClassLabel` names its numbers."""
     check_columns(dataset.column_names, columns, where)
-    names = getattr(dataset.features[columns.label], "names", None)
+    names = None if columns.label is None else getattr(dataset.features[columns.label], "names", None)
     return Rows(
         where=where,
         texts=list(dataset[columns.text]),
-        labels=list(dataset[columns.label]),
+        labels=[None] * len(dataset) if columns.label is None else list(dataset[columns.label]),
         place=lambda i: f"{where}, row {i}",
         label_names=tuple(names) if names else None,
     )

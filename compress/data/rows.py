@@ -9,15 +9,31 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the texts and their labels."""
+    """The columns that hold the texts and, where they are asked for, their labels.
+
+    `text_key` and `label_key` are what a profile calls them, for errors.
+    """
 
     text: str
-    label: str
+    label: str | None
+    text_key: str = "text_column"
+    label_key: str = "label_column"
+
+    @property
+    def keyed(self) -> tuple[tuple[str, str], ...]:
+        """Key and name of each column that is read."""
+        text = (self.text_key, self.text)
+        return (text,) if self.label is None else (text, (self.label_key, self.label))
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are read."""
+        return [name for _, name in self.keyed]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Values as the source holds them: any type, perhaps null.
+    """Values as the source holds them: any type, perhaps null; labels that were not asked for are all None.
 
     `where` is the file, folder or hub split, `place(i)` the file and line of row i. `label_names` are the
     names that the source itself gives to numbered labels, 0 first.

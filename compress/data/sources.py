@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
-from compress.data.files import nearest, read_bytes
-from compress.data.folders import VALIDATION_NAMES, open_file, open_folder
-from compress.data.hub import cached_commit, open_hub
+from compress.data.documents import SENTENCES, split_documents
+from compress.data.files import nearest
+from compress.data.folders import VALIDATION_NAMES
+from compress.data.kinds import TEXTS, ItemKind, columns_of, kind_of
+from compress.data.opening import open_source, source_fingerprint
+from compress.data.pairs import split_pairs
 from compress.data.rows import Columns, Source
 from compress.data.splits import Examples, Splits
-from compress.data.splitting import conflicting_texts, group_classes, make_parts, text_key
+from compress.data.splitting import conflicting_items, group_classes, make_parts, text_key
+from compress.data.unlabeled import load_unlabeled
 from compress.errors import DataError
-from compress.package_paths import local_path
-from compress.profile.schema import DataSpec
+from compress.profile.schema import DataSpec, TaskName
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
 """What is made of the training split where the data has no split of that name."""
@@ -25,84 +29,132 @@ DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
 _HELD_OUT = ("test", "validation")
 
 
-def load(spec: DataSpec, base: Path, seed: int) -> Splits:
-    """The three splits of the data that a profile names.
+def load(spec: DataSpec, base: Path, seed: int, task: TaskName = "text-classification") -> Splits:
+    """The three splits of the data that a profile names, and its unlabelled examples.
 
-    A text of a held-out split is never trained on: where equal texts stand in several named splits, test
+    A text or image of a held-out split is never trained on: where equal ones stand in several named splits, test
     keeps them before validation, and validation before train. Made splits hold each class's fraction of
-    distinct texts, drawn by the hash of their content and the seed.
+    distinct ones, drawn by the hash of their content and the seed.
 
     Args:
         spec: the profile's `data` section.
         base: the folder that relative paths start at.
         seed: another seed makes other splits; splits that exist are not changed.
+        task: says whether the examples are texts or images, and whether they have labels.
 
     Raises:
         DataError: whatever makes the data unfit, with the file and line where there is one.
     """
-    if spec.text_column == spec.label_column:
+    if task == "sentence-embedding":
+        return _load_for_embedding(spec, base, seed)
+    kind = kind_of(task)
+    columns = columns_of(spec, kind)
+    if columns.text == columns.label:
         raise DataError(
-            f"text and label are the same column, {spec.text_column!r}", where="data.label_column"
+            f"{kind.noun} and label are the same column, {columns.text!r}", where="data.label_column"
         )
     check_declared(spec.labels)
-    source = _open(spec, base)
+    source = open_source(spec, base, columns, _named(spec), kind)
     split_names, fractions = _choose_splits(spec, source)
     read = {role: source.splits[name]() for role, name in split_names.items()}
-    checked = check_rows(read, spec.labels)
-    kept, keys, notes = _drop_leaks(checked, split_names, source.where)
-    splits, made = _make_missing(kept, keys["train"], fractions, checked.names, source.where, seed)
-    conflicts = conflicting_texts(
+    checked = check_rows(read, spec.labels, kind)
+    kept, keys, notes = _drop_leaks(checked, split_names, source.where, kind)
+    splits, key_splits, made = _make_missing(kept, keys, fractions, checked.names, source.where, seed, kind)
+    conflicts = conflicting_items(
         [key for each in keys.values() for key in each], np.concatenate([kept[role].labels for role in keys])
     )
     if conflicts:
-        notes.append(f"{_count(conflicts, 'text stands', 'texts stand')} with more than one label")
+        stand = _count(conflicts, f"{kind.noun} stands", f"{kind.noun}s stand")
+        notes.append(f"{stand} with more than one label")
+    unlabeled, dropped = None, list[str]()
+    if spec.unlabeled is not None:
+        unlabeled, dropped = load_unlabeled(
+            spec.unlabeled,
+            spec,
+            base,
+            kind,
+            held_out={key for role in _HELD_OUT for key in key_splits[role]},
+            trained=set(key_splits["train"]),
+        )
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
         labels=checked.names,
-        notes=(*checked.notes, *notes, *made),
+        unlabeled=unlabeled,
+        notes=(*checked.notes, *notes, *made, *dropped),
     )
 
 
-def fingerprint(spec: DataSpec, base: Path) -> str | None:
-    """sha256 over the names and bytes of all files of the data, or of a hub data set's commit.
+def _load_for_embedding(spec: DataSpec, base: Path, seed: int) -> Splits:
+    """Texts without labels, or pairs of them with given scores; further texts are cut as these are."""
+    if spec.labels is not None:
+        raise DataError("embeddings have no labels: leave `labels` out", where="data.labels")
+    if spec.pair_columns is None:
+        source = open_source(spec, base, Columns(spec.text_column, None), _named(spec), TEXTS)
+        names, fractions = _choose_splits(spec, source)
+        read = {role: source.splits[name]() for role, name in names.items()}
+        splits = split_documents(read, names, fractions, seed, sentences=spec.sentences, where=source.where)
+    else:
+        splits = _load_pairs(spec, spec.pair_columns, base, seed)
+    if spec.unlabeled is None:
+        return splits
+    unlabeled, dropped = load_unlabeled(
+        spec.unlabeled,
+        spec,
+        base,
+        SENTENCES if spec.sentences else TEXTS,
+        held_out={text_key(text) for part in (splits.validation, splits.test) for text in part.texts},
+        trained={text_key(text) for text in splits.train.texts},
+    )
+    return replace(splits, unlabeled=unlabeled, notes=(*splits.notes, *dropped))
+
+
+def _load_pairs(spec: DataSpec, columns: tuple[str, str], base: Path, seed: int) -> Splits:
+    if spec.sentences:
+        raise DataError(
+            "scores are of whole texts: pairs are not cut into sentences",
+            where="data.sentences",
+            hint="Leave out `sentences` or `pair_columns`.",
+        )
+    first, second = columns
+    if len({first, second, spec.score_column}) < 3:
+        raise DataError(
+            f"two texts and their score need three columns, not {first!r}, {second!r} and {spec.score_column!r}",
+            where="data.pair_columns",
+        )
+    own = Columns(first, spec.score_column, text_key="pair_columns", label_key="score_column")
+    sources = [
+        open_source(spec, base, each, _named(spec), TEXTS) for each in (own, replace(own, text=second))
+    ]
+    names, fractions = _choose_splits(spec, sources[0])
+    read = [{role: source.splits[name]() for role, name in names.items()} for source in sources]
+    return split_pairs(read[0], read[1], names, fractions, seed, sources[0].where)
+
+
+def fingerprint(spec: DataSpec, base: Path, task: TaskName = "text-classification") -> str | None:
+    """sha256 over the names and bytes of all files of the data, or of a hub data set's commit; of `unlabeled` too.
 
     None: a hub data set whose commit the local cache does not know; the network is not asked.
 
     Raises:
         DataError: there is no such data.
     """
-    path = local_path(spec.path, base, DataError)
-    digest = hashlib.sha256()
-    if path is None:
-        commit = cached_commit(spec.path, spec.revision)
-        if commit is None:
-            return None
-        digest.update("\0".join((spec.path, spec.name or "", commit)).encode())
-        return digest.hexdigest()
-    for name, file in sorted(_open_path(spec, path).files.items()):
-        content = hashlib.sha256(read_bytes(file)).digest()
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
-    return digest.hexdigest()
+    kind = kind_of(task)
+    columns = columns_of(spec, kind, labelled=task != "sentence-embedding")
+    own = source_fingerprint(spec, base, columns, _named(spec), kind)
+    if spec.unlabeled is None:
+        return own
+    columns = columns_of(spec, kind, labelled=False)
+    further = source_fingerprint(spec.unlabeled, base, columns, (spec.unlabeled.split,), kind)
+    if own is None or further is None:
+        return None
+    return hashlib.sha256(f"{own}\0{further}".encode()).hexdigest()
 
 
-def _open(spec: DataSpec, base: Path) -> Source:
-    path = local_path(spec.path, base, DataError)
-    if path is None:
-        return open_hub(spec.path, spec.name, spec.revision, _columns(spec))
-    return _open_path(spec, path)
-
-
-def _open_path(spec: DataSpec, path: Path) -> Source:
-    if path.is_file():
-        return open_file(path, _columns(spec))
+def _named(spec: DataSpec) -> tuple[str, ...]:
     chosen = (spec.splits.train, spec.splits.validation, spec.splits.test)
-    return open_folder(path, _columns(spec), tuple(name for name in chosen if isinstance(name, str)))
-
-
-def _columns(spec: DataSpec) -> Columns:
-    return Columns(spec.text_column, spec.label_column)
+    return tuple(name for name in chosen if isinstance(name, str))
 
 
 def _choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[str, float]]:
@@ -158,7 +210,7 @@ def _usual(role: str, source: Source) -> str | None:
 
 
 def _drop_leaks(
-    checked: Labelled, split_names: Mapping[str, str], where: str
+    checked: Labelled, split_names: Mapping[str, str], where: str, kind: ItemKind
 ) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
     """Drop from train what stands in validation or test, and from validation what stands in test."""
     kept: dict[str, Examples] = {}
@@ -169,64 +221,63 @@ def _drop_leaks(
         if role not in checked.splits:
             continue
         examples = checked.splits[role]
-        all_keys = [text_key(text) for text in examples.texts]
+        all_keys = checked.keys[role]
         stay = [i for i, key in enumerate(all_keys) if key not in held]
         dropped = len(examples) - len(stay)
         if dropped:
             others = "the test split" if role == "validation" else "a held-out split"
             notes.append(
                 f"{_count(dropped, 'example', 'examples')} of {len(examples)} dropped from "
-                f"{split_names[role]!r}: the same text stands in {others}"
+                f"{split_names[role]!r}: the same {kind.noun} stands in {others}"
             )
-        kept[role], keys[role] = _take(examples, stay), [all_keys[i] for i in stay]
+        kept[role], keys[role] = examples.take(stay), [all_keys[i] for i in stay]
         held.update(keys[role])
-    _refuse_emptied(checked, kept, where)
+    _refuse_emptied(checked, kept, where, kind)
     return kept, keys, notes
 
 
-def _refuse_emptied(checked: Labelled, kept: Mapping[str, Examples], where: str) -> None:
+def _refuse_emptied(checked: Labelled, kept: Mapping[str, Examples], where: str, kind: ItemKind) -> None:
     for role, examples in kept.items():
         if not len(examples):
-            raise DataError(f"every text of the {role} split stands in a held-out split too", where=where)
+            raise DataError(
+                f"every {kind.noun} of the {role} split stands in a held-out split too", where=where
+            )
     lost = sorted(set(checked.splits["train"].labels.tolist()) - set(kept["train"].labels.tolist()))
     if lost:
         names = ", ".join(repr(checked.names[label]) for label in lost[:5])
         raise DataError(
-            f"no training example of {names} is left: all of its texts stand in a held-out split too",
+            f"no training example of {names} is left: all of its {kind.noun}s stand in a held-out split too",
             where=where,
         )
 
 
 def _make_missing(
     kept: Mapping[str, Examples],
-    keys: list[bytes],
+    keys: Mapping[str, list[bytes]],
     fractions: Mapping[str, float],
     names: tuple[str, ...],
     where: str,
     seed: int,
-) -> tuple[dict[str, Examples], list[str]]:
-    """Make the splits that the data lacks out of the training split."""
+    kind: ItemKind,
+) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
+    """Make the splits that the data lacks out of the training split: examples, their keys, and notes."""
+    splits, key_splits, notes = dict(kept), dict(keys), list[str]()
     if not fractions:
-        return dict(kept), []
-    train = kept["train"]
-    classes = group_classes(keys, train.labels)
-    check_class_sizes(classes, names, train.labels, len(fractions) + 1, where)
+        return splits, key_splits, notes
+    train, own = kept["train"], keys["train"]
+    classes = group_classes(own, train.labels)
+    check_class_sizes(classes, names, train.labels, len(fractions) + 1, where, kind.noun)
     part_of = make_parts(classes, tuple(fractions.values()), seed)
-    splits = dict(kept)
     for part, role in enumerate(("train", *fractions)):
-        splits[role] = _take(train, [i for i, key in enumerate(keys) if part_of[key] == part])
-    repeated = len(keys) - len(set(keys))
-    notes = []
+        places = [i for i, key in enumerate(own) if part_of[key] == part]
+        splits[role], key_splits[role] = train.take(places), [own[i] for i in places]
+    repeated = len(own) - len(set(own))
     if repeated:
         notes.append(
-            f"{_count(repeated, 'example repeats', 'examples repeat')} the text of another; "
-            "equal texts were kept in the same split"
+            f"{_count(repeated, 'example repeats', 'examples repeat')} the {kind.noun} of another; "
+            f"equal {kind.noun}s were kept in the same split"
         )
-    return splits, notes
-
-
-def _take(examples: Examples, chosen: list[int]) -> Examples:
-    return Examples(tuple(examples.texts[i] for i in chosen), examples.labels[chosen])
+    return splits, key_splits, notes
 
 
 def _count(number: int, one: str, many: str) -> str:

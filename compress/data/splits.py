@@ -2,43 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from compress.errors import DataError
 
 UNLABELLED = -1
 """The label index of an example whose label is not known."""
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Texts with their label indices.
+class StoredImage:
+    """An encoded image in a row of a memory-mapped `datasets` table: read when it is asked for, held by nobody."""
 
-    `labels`: int64 (n,), an index into the label names of the data, -1 where there is no label.
+    table: Any
+    row: int
+    column: str
+
+    def read(self) -> bytes:
+        """The bytes of the image's file.
+
+        Raises:
+            DataError: the row holds none.
+        """
+        value = self.table[self.row][self.column]
+        raw = value["bytes"] if isinstance(value, dict) else value
+        if not isinstance(raw, bytes):
+            raise DataError(f"row {self.row} of the column {self.column!r} holds no image")
+        return raw
+
+
+Item = str | Path | NDArray[np.uint8] | StoredImage
+"""A text, an image file, an image's pixels (height, width) or (height, width, channels), or a stored image."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts or images with their label indices.
+
+    `labels`: int64 (n,), an index into the label names of the data, -1 where there is no label. `scores`: float32
+    (n // 2,), the given similarity of items 2i and 2i + 1, where the data holds pairs.
     """
 
-    texts: tuple[str, ...]
+    items: Sequence[Item]
     labels: NDArray[np.int64]
+    scores: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        if self.labels.shape != (len(self.texts),):
-            raise ValueError(f"{len(self.texts)} texts, but labels of shape {self.labels.shape}")
+        if self.labels.shape != (len(self.items),):
+            raise ValueError(f"{len(self.items)} items, but labels of shape {self.labels.shape}")
+        if self.scores is not None and 2 * len(self.scores) != len(self.items):
+            raise ValueError(f"{len(self.items)} items of pairs, but {len(self.scores)} scores")
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.items)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The items as texts.
+
+        Raises:
+            TypeError: they are images.
+        """
+        if len(self.items) and not isinstance(self.items[0], str):
+            raise TypeError("these examples are images, not texts")
+        return self.items  # type: ignore[return-value]
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """The examples at `indices`, in that order; of pairs only whole ones may be asked for as pairs."""
+        return Examples(
+            tuple(self.items[int(index)] for index in indices), self.labels[np.asarray(indices, np.int64)]
+        )
+
+
+def item_bytes(item: Item) -> bytes:
+    """What tells one item from another: a text's UTF-8, an image file's bytes, an array's shape and pixels."""
+    if isinstance(item, str):
+        return item.encode("utf-8", "surrogatepass")
+    if isinstance(item, Path):
+        return item.read_bytes()
+    if isinstance(item, StoredImage):
+        return item.read()
+    return repr(item.shape).encode() + item.tobytes()
 
 
 @dataclass(frozen=True)
 class Splits:
     """The data of a job.
 
-    `labels` names the label indices. `notes` says what loading did to the data that its owner may not expect
-    (duplicates dropped, a fallback encoding used), one sentence each, for the report.
+    `labels` names the label indices; it is empty where the task has none. `unlabeled` are further examples for the
+    teacher to label, none of which stands in validation or test. `notes` says what loading did to the data that its
+    owner may not expect (duplicates dropped, a fallback encoding used), one sentence each, for the report.
     """
 
     train: Examples
     validation: Examples
     test: Examples
     labels: tuple[str, ...]
+    unlabeled: Examples | None = None
     notes: tuple[str, ...] = ()

@@ -62,7 +62,7 @@ def make_parts(
     for label, members in classes.items():
         if len(members) <= len(fractions):
             raise ValueError(f"class {label}: {len(members)} distinct texts for {len(fractions) + 1} parts")
-        ordered = sorted(members, key=lambda key: _rank(key, seed))
+        ordered = sorted(members, key=lambda key: rank(key, seed))
         parts.update(dict.fromkeys(ordered, 0))
         start = 0
         for part, fraction in enumerate(fractions, start=1):
@@ -73,11 +73,12 @@ def make_parts(
     return parts
 
 
-def conflicting_texts(keys: Sequence[bytes], labels: NDArray[np.int64]) -> int:
+def conflicting_items(keys: Sequence[bytes], labels: NDArray[np.int64]) -> int:
     """How many distinct texts stand with more than one label."""
     pairs = set(zip(keys, labels.tolist(), strict=True))
     return sum(labels_of_text > 1 for labels_of_text in Counter(key for key, _ in pairs).values())
 
 
-def _rank(key: bytes, seed: int) -> bytes:
+def rank(key: bytes, seed: int) -> bytes:
+    """Where a text stands in the order that splits are drawn in."""
     return hashlib.blake2b(key, digest_size=_KEY_BYTES, key=seed.to_bytes(8, "little")).digest()

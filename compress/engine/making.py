@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from compress.artifacts import Artifact, seal
+from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
 from compress.errors import PassError
 from compress.keys import asked_precision
 from compress.plan import STEP_KINDS, PlannedStep
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Progress
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep
@@ -43,22 +47,11 @@ def make_step(
             return StepOutcome(made, cached=True)
         out = cache.making(key)
         started = time.monotonic()
-        context = StepContext(
-            spec=step.spec,
-            inputs=inputs,
-            task=job.task,
-            data=job.training_data,
-            out=out,
-            work=cache.work(key),
-            seed=job.plan.profile.seed,
-            precision=job.numerics.precision(asked_precision(step.spec)),
-            device=job.numerics.device,
-            threads=job.plan.profile.targets[0].threads,
-            progress=progress,
-            base=job.loaded.source.base,
-            allow_code=job.allow_code,
-        )
-        result = run_pass(step, context)
+        context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
+        if STEP_KINDS[step.kind].trains and job.plan.profile.train.world > 1:
+            result = run_in_processes(step, job, context, cache)
+        else:
+            result = run_pass(step, context)
         check_promise(step, result)
         seal(out, result.form, result.facts)
         made = cache.publish(
@@ -72,23 +65,58 @@ def make_step(
     return StepOutcome(made, cached=False)
 
 
-def run_pass(step: PlannedStep, context: StepContext) -> StepResult:
-    """Import what runs this kind of step, and run it."""
+def context_of(
+    step: PlannedStep,
+    job: Job,
+    inputs: dict[str, Artifact],
+    cache: Cache,
+    progress: Progress,
+    *,
+    out: Path,
+    work: Path,
+) -> StepContext:
+    """All that a step may look at."""
+    return StepContext(
+        spec=step.spec,
+        inputs=inputs,
+        task=job.task,
+        data=job.training_data,
+        out=out,
+        work=work,
+        seed=seed_of(step, job),
+        precision=job.numerics.precision(asked_precision(step.spec)),
+        device=job.numerics.device,
+        threads=job.plan.profile.targets[0].threads,
+        progress=progress,
+        shared=cache.signals,
+        base=job.loaded.source.base,
+        allow_code=job.allow_code,
+    )
+
+
+def seed_of(step: PlannedStep, job: Job) -> int:
+    """The seed of a step: that of its spec, else the profile's."""
+    own = step.spec.seed if isinstance(step.spec, DistillSpec | FinetuneSpec) else None
+    return job.plan.profile.seed if own is None else own
+
+
+def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None) -> StepResult:
+    """Import what runs this kind of step, and run it with so many threads; None: all that this machine has."""
     kind = STEP_KINDS[step.kind]
     if "torch" in kind.libraries:
-        prepare_torch(context)
+        prepare_torch(context, threads)
     result = getattr(importlib.import_module(kind.module), kind.function)(context)
     assert isinstance(result, StepResult)
     return result
 
 
-def prepare_torch(context: StepContext) -> None:
+def prepare_torch(context: StepContext, threads: int | None) -> None:
     """Seed torch and give it this machine's threads: the same step gives the same numbers whenever it runs."""
     import torch
 
     from compress.numerics import local_numerics
 
-    torch.set_num_threads(local_numerics().threads)
+    torch.set_num_threads(threads or local_numerics().threads)
     torch.manual_seed(context.seed)
 
 

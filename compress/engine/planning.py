@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compress.engine.resolve import fingerprints
-from compress.keys import all_parts, key_of
+from compress.keys import Fingerprints, all_parts, key_of
 from compress.numerics import local_numerics
 from compress.passes.prune.prediction import predicted_parameters
 from compress.plan import PlannedStep, build_plan
 from compress.profile.load import LoadedProfile
 from compress.profile.pass_specs import PruneSpec
+from compress.profile.schema import TeacherSpec
 from compress.store.cache import Cache
 
 
@@ -50,7 +51,7 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
         parts, key = all_of_them[step.name], keys[step.name]
         made = cache.find(key) if key else None
         if key is None:
-            state, reason = "unresolved", _unresolved(step, known.model, known.data, keys)
+            state, reason = "unresolved", _unresolved(step, known, keys)
         elif made is not None:
             state, reason = "cached", ""
         else:
@@ -82,11 +83,14 @@ def _predicted(step: PlannedStep, cache: Cache, keys: Mapping[str, str | None]) 
     return predicted_parameters(source.artifact.path, step.spec.remove, step.spec.round_to)
 
 
-def _unresolved(step: PlannedStep, model: str | None, data: str | None, keys: dict[str, str | None]) -> str:
+def _unresolved(step: PlannedStep, known: Fingerprints, keys: Mapping[str, str | None]) -> str:
     waiting = [name for name in step.inputs.values() if keys[name] is None]
     if waiting:
         return f"{', '.join(waiting)} is not resolved"
-    return "the model is not on this machine yet" if model is None else "the data is not on this machine yet"
+    spec = step.spec
+    if isinstance(spec, TeacherSpec) and known.models[spec.model, spec.revision] is None:
+        return "the model is not on this machine yet"
+    return "the data is not on this machine yet"
 
 
 def _difference(parts: dict[str, object], earlier: list[dict[str, object]]) -> str:

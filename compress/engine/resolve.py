@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
-from compress.data.splits import Examples, Splits
+from compress.data.splits import Examples, Splits, item_bytes
 from compress.keys import Fingerprints, all_parts, key_of
 from compress.models.sources import check_teacher
 from compress.models.sources import fingerprint as model_fingerprint
 from compress.numerics import Numerics, local_numerics
-from compress.plan import Plan, build_plan
+from compress.plan import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
 from compress.targets.local import ResolvedTarget, resolve
 from compress.tasks import task_of
@@ -52,15 +52,17 @@ class Job:
     @property
     def training_data(self) -> TrainingData:
         """What passes may see: no test split."""
-        return TrainingData(self.splits.train, self.splits.validation, self.splits.labels)
+        splits = self.splits
+        return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
 
 
 def fingerprints(loaded: LoadedProfile) -> Fingerprints:
     """The fingerprints as far as this machine knows them, without the network."""
     profile, base = loaded.profile, loaded.source.base
+    models = {(one.model, one.revision) for one in model_sources(build_plan(profile))}
     return Fingerprints(
-        model_fingerprint(profile.teacher.model, profile.teacher.revision, base),
-        data_fingerprint(profile.data, base),
+        {(model, revision): model_fingerprint(model, revision, base) for model, revision in models},
+        data_fingerprint(profile.data, base, profile.task),
     )
 
 
@@ -72,12 +74,14 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """
     profile, base = loaded.profile, loaded.source.base
     targets = tuple(resolve(target) for target in profile.targets)
-    splits = load_data(profile.data, base, profile.seed)
-    check_teacher(profile.teacher, splits.labels, base, allow_code=allow_code)
+    splits = load_data(profile.data, base, profile.seed, profile.task)
     plan = build_plan(profile)
+    for source in model_sources(plan):
+        check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
     known = fingerprints(loaded)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
-    known = Fingerprints(known.model or profile.teacher.model, known.data or splits_digest(splits))
+    models = {source: found or source[0] for source, found in known.models.items()}
+    known = Fingerprints(models, known.data or splits_digest(splits))
     parts = all_parts(plan, known, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     task = task_of(profile.task, profile.data)
@@ -85,15 +89,17 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
 
 
 def splits_digest(splits: Splits) -> str:
-    """sha256 over all examples of all splits."""
-    return hashlib.sha256(
-        "".join(examples_digest(part) for part in (splits.train, splits.validation, splits.test)).encode()
-    ).hexdigest()
+    """sha256 over all examples of all splits, the unlabelled ones among them."""
+    parts = (splits.train, splits.validation, splits.test, splits.unlabeled)
+    digests = "".join(examples_digest(part) for part in parts if part is not None)
+    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def examples_digest(examples: Examples) -> str:
-    """sha256 over the texts and labels of one split, in their order."""
+    """sha256 over the items, labels and scores of one split, in their order."""
     digest = hashlib.sha256(examples.labels.tobytes())
-    for text in examples.texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    if examples.scores is not None:
+        digest.update(examples.scores.tobytes())
+    for item in examples.items:
+        digest.update(item_bytes(item) + b"\0")
     return digest.hexdigest()

@@ -204,6 +204,7 @@ def _measure(
                     seed=profile.seed,
                     key=key,
                     progress=progress,
+                    shared=cache.references,
                 )
                 cache.keep_measurement(measurement)
     # Names are not part of the key: the same processor may be called otherwise in another profile.

@@ -42,13 +42,11 @@ class Projection:
 def fuse_attention(model: ir.Model) -> int:
     """Replace each softmax attention over one input by `com.microsoft.Attention`; how many were replaced.
 
-    Left alone: whatever differs from softmax(q k^T * scale + mask) v with projections by constant weights, and
-    models whose mask is not the additive one that `export` prepares.
+    Left alone: whatever differs from softmax(q k^T * scale + mask) v with projections by constant weights. The mask
+    is the additive one that `export` prepares, or there is none: images have no padding.
     """
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == MASK), None)
-    if mask is None:
-        return 0
     short: ir.Value | None = None
     fused = 0
     for node in list(graph):
@@ -58,7 +56,7 @@ def fuse_attention(model: ir.Model) -> int:
         if found is None:
             continue
         projections, scale, result = found
-        if short is None:
+        if short is None and mask is not None:
             # The kernel reads a 32-bit mask (batch, sequence): 1 is kept, 0 is left out.
             cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask.int32")
             short = insert_before(graph, next(iter(graph)), cast)
@@ -67,7 +65,9 @@ def fuse_attention(model: ir.Model) -> int:
     return fused
 
 
-def _attention(graph: ir.Graph, projections: tuple[Projection, ...], scale: float, mask: ir.Value) -> ir.Node:
+def _attention(
+    graph: ir.Graph, projections: tuple[Projection, ...], scale: float, mask: ir.Value | None
+) -> ir.Node:
     weight = np.concatenate([projection.weight for projection in projections], axis=1)
     bias = np.concatenate([projection.bias for projection in projections])
     query = projections[0]
@@ -82,21 +82,16 @@ def _attention(graph: ir.Graph, projections: tuple[Projection, ...], scale: floa
         query.source,
         add_initializer(graph, f"{name}.qkv.weight", weight),
         add_initializer(graph, f"{name}.qkv.bias", bias),
-        mask,
+        *([] if mask is None else [mask]),
     ]
     return ir.node("Attention", inputs, attributes, domain=MS_DOMAIN, name=name)
 
 
-def _match(softmax: ir.Node, mask: ir.Value) -> tuple[tuple[Projection, ...], float, ir.Value] | None:
+def _match(softmax: ir.Node, mask: ir.Value | None) -> tuple[tuple[Projection, ...], float, ir.Value] | None:
     """Query, key and value projections, the scale, and the value (batch, sequence, width) they end in."""
-    masked = made_by(softmax.inputs[0], "Add")
-    if masked is None or attribute(softmax, "axis", -1) not in (-1, 3):
+    scores = _unmasked(softmax.inputs[0], mask)
+    if scores is None or attribute(softmax, "axis", -1) not in (-1, 3):
         return None
-    scores, bias = masked.inputs
-    if not _is_additive(bias, mask):
-        scores, bias = bias, scores
-        if not _is_additive(bias, mask):
-            return None
     scale, product = _scaled(scores)
     context = _only_reader(softmax.outputs[0], "MatMul")
     if product is None or context is None or context.inputs[0] is not softmax.outputs[0]:
@@ -138,10 +133,9 @@ def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
     if transpose is None or list(attribute(transpose, "perm", [])) != order:
         return None
     reshape = made_by(transpose.inputs[0], "Reshape")
-    shape = None if reshape is None else made_by(reshape.inputs[1], "Concat")
-    if reshape is None or shape is None or len(shape.inputs) != 4:
+    head_size = None if reshape is None else _last_axis(reshape.inputs[1])
+    if reshape is None:
         return None
-    head_size = scalar(shape.inputs[3])
     add = made_by(reshape.inputs[0], "Add")
     product = made_by(reshape.inputs[0], "MatMul")
     bias = None
@@ -157,6 +151,36 @@ def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
     if bias is None:
         bias = np.zeros(weight.shape[1], weight.dtype)
     return Projection(product.name or "", source, weight, bias, int(head_size)) if bias.ndim == 1 else None
+
+
+def _last_axis(shape: ir.Value | None) -> float | None:
+    """The last of four axes of a reshape, constant alone or with the others."""
+    sizes = constant(shape)
+    if sizes is not None:
+        return float(sizes[3]) if sizes.shape == (4,) else None
+    joined = made_by(shape, "Concat")
+    return scalar(joined.inputs[3]) if joined is not None and len(joined.inputs) == 4 else None
+
+
+def _unmasked(value: ir.Value | None, mask: ir.Value | None) -> ir.Value | None:
+    """The scores before the model's mask is added to them; None where something else is added."""
+    masked = made_by(value, "Add")
+    if masked is None:
+        return value if mask is None else None
+    for scores, added in (masked.inputs, reversed(masked.inputs)):
+        if _masks_nothing(added) if mask is None else _is_additive(added, mask):
+            return scores
+    return None
+
+
+def _masks_nothing(value: ir.Value | None) -> bool:
+    """Whether `value` is 0 where a constant is true, and the constant is true everywhere."""
+    choice = made_by(value, "Where")
+    condition = None if choice is None else made_by(choice.inputs[0], "Expand")
+    if choice is None or condition is None:
+        return False
+    everywhere, zeros = constant(condition.inputs[0]), constant(choice.inputs[1])
+    return everywhere is not None and bool(everywhere.all()) and zeros is not None and not zeros.any()
 
 
 def _is_additive(value: ir.Value | None, mask: ir.Value) -> bool:

@@ -6,63 +6,105 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.errors import PassError
+from compress.models.ensemble import Ensemble
+from compress.models.outputs import outputs_of
+from compress.models.sentence import SentenceEncoder
 
 OPSET = 20
 """The first opset with `Gelu`; higher ones ask for a newer runtime and bring nothing that is used here."""
 
 MASK = "attention_mask"
-EXAMPLE_SHAPE = (2, 16)
+EXAMPLE_BATCH = 2
+EXAMPLE_LENGTH = 16
 
 
-class Classifier(torch.nn.Module):
-    """The model with its mask prepared: positional int64 (batch, sequence) inputs -> float32 logits (batch, labels).
+class Traced(nn.Module):
+    """The model with its mask prepared: positional inputs -> one float32 output (batch, labels or width).
 
     Transformers build their mask with a dozen operators that ask for more than a 0/1 mask of an encoder needs; a
-    four-dimensional additive mask is taken as it is.
+    four-dimensional additive mask is taken as it is. A sentence encoder pools with the 0/1 mask.
     """
 
-    def __init__(self, model: PreTrainedModel, input_names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, input_names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.input_names = tuple(input_names)
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, labels)."""
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits (batch, labels) or embeddings (batch, width)."""
         named = dict(zip(self.input_names, inputs, strict=True))
-        if MASK in named:
-            kept = named[MASK][:, None, None, :].to(torch.float32)
-            named[MASK] = (1.0 - kept) * torch.finfo(torch.float32).min
-        logits: torch.Tensor = self.model(**named).logits
-        return logits
+        kept = named.get(MASK)
+        if kept is not None:
+            named[MASK] = (1.0 - kept[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
+        return _outputs(self.model, named, kept)
 
 
-def export_graph(model: PreTrainedModel, input_names: Sequence[str]) -> ir.Model:
-    """Trace `model` (float32, eval mode, eager attention) at opset 20 with the axes `batch` and `sequence`.
+def _outputs(model: nn.Module, named: dict[str, Tensor], kept: Tensor | None) -> Tensor:
+    """What a model gives for inputs with the prepared mask; `kept` is the 0/1 mask (batch, sequence)."""
+    if isinstance(model, Ensemble):
+        return model.combine([_outputs(member, named, kept) for member in model.members])
+    if isinstance(model, SentenceEncoder):
+        assert kept is not None
+        return model.pool(model.encoder(**named).last_hidden_state, kept)
+    return outputs_of(model(**named))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model takes and gives: example inputs by name, their dynamic axes, and the name of the output."""
+
+    example: dict[str, Tensor]
+    axes: tuple[str, ...]
+    output: str
+
+
+def signature_of(
+    task: Mapping[str, Any], rows: int = EXAMPLE_BATCH, length: int = EXAMPLE_LENGTH
+) -> Signature:
+    """The signature that a `task.json` describes.
+
+    Images: float32 (rows, channels, height, width), where only the batch is dynamic. Texts: int64 (rows, length).
+    """
+    image = task.get("image")
+    axes: tuple[str, ...] = ("batch", "sequence") if image is None else ("batch",)
+    if image is None:
+        example = torch.ones((rows, length), dtype=torch.int64)
+    else:
+        example = torch.ones((rows, int(image["channels"]), *map(int, image["size"])))
+    # A tensor for each name: the exporter would take one that stands twice for one input.
+    return Signature({name: example.clone() for name in task["input_names"]}, axes, task["output_names"][0])
+
+
+def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
+    """Trace `model` (float32, eval mode, eager attention) at opset 20 with named dynamic axes.
+
+    The exporter folds a BatchNorm in eval mode into the convolution before it.
 
     Raises:
         PassError: torch cannot trace or translate the model.
     """
-    batch = torch.export.Dim("batch")
-    sequence = torch.export.Dim("sequence", max=_longest(model))
-    example = tuple(torch.ones(EXAMPLE_SHAPE, dtype=torch.int64) for _ in input_names)
-    axes = tuple({0: batch, 1: sequence} for _ in input_names)
+    bounds = {"batch": None, "sequence": _longest(model)}
+    dims = {place: torch.export.Dim(name, max=bounds[name]) for place, name in enumerate(signature.axes)}
     with _quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                Classifier(model, input_names).eval(),
-                example,
+                Traced(model, tuple(signature.example)).eval(),
+                tuple(signature.example.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(input_names),
-                output_names=["logits"],
-                dynamic_shapes=(axes,),
+                input_names=list(signature.example),
+                output_names=[signature.output],
+                dynamic_shapes=(tuple(dims for _ in signature.example),),
                 verbose=False,
             )
         except Exception as error:
@@ -70,13 +112,23 @@ def export_graph(model: PreTrainedModel, input_names: Sequence[str]) -> ir.Model
             raise PassError(f"this model cannot be exported to ONNX: {_first_line(error)}") from error
     assert program is not None
     exported: ir.Model = program.model
+    _free_name(exported.graph, signature.output)
     return exported
 
 
-def _longest(model: PreTrainedModel) -> int | None:
+def _free_name(graph: ir.Graph, output: str) -> None:
+    """Let the output alone have its name: the exporter calls what an operator gives after the operator."""
+    for node in graph:
+        for value in node.outputs:
+            if value.name == output and not value.is_graph_output():
+                value.name = f"{output}.inner"
+
+
+def _longest(model: nn.Module) -> int | None:
     """How many positions the model has; None where nothing bounds them."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return None if positions is None else int(positions)
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    found = [getattr(config, "max_position_embeddings", None) for config in configs]
+    return min((int(positions) for positions in found if positions is not None), default=None)
 
 
 def _first_line(error: BaseException) -> str:

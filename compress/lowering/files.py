@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,14 @@ def session_options(threads: int = 1) -> Any:
     return options
 
 
-def write_optimized(source: Path, target: Path, *, hardware_specific: bool, ort_format: bool = False) -> None:
+def write_optimized(
+    source: Path,
+    target: Path,
+    *,
+    hardware_specific: bool,
+    ort_format: bool = False,
+    without: Collection[str] = (),
+) -> None:
     """Write the graph that a session makes of `source`.
 
     Args:
@@ -66,6 +74,7 @@ def write_optimized(source: Path, target: Path, *, hardware_specific: bool, ort_
         target: where the optimized graph goes.
         hardware_specific: with the layouts and kernels that fit this machine only, or the portable part.
         ort_format: as an ORT flatbuffer instead of ONNX.
+        without: names of onnxruntime's optimizers that are left out besides those that sessions leave out.
 
     Raises:
         PassError: onnxruntime refuses the model.
@@ -80,7 +89,10 @@ def write_optimized(source: Path, target: Path, *, hardware_specific: bool, ort_
     options.add_session_config_entry("session.save_model_format", "ORT" if ort_format else "ONNX")
     try:
         onnxruntime.InferenceSession(
-            str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+            str(source),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=[*DISABLED_OPTIMIZERS, *without],
         )
         os.replace(temporary, target)
     except Exception as error:

@@ -45,7 +45,7 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     free, count = name, 1
     while free in graph.initializers:
         free, count = f"{name}.{count}", count + 1
-    tensor = ir.tensor(np.ascontiguousarray(array), name=free)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=free)
     value = ir.Value(name=free, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -10,6 +10,7 @@ from compress.lowering.graph import constant
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _WRAPPER = "model."
+_WEIGHT = ".weight"
 _NAMED = ("MatMul", "Gemm", "Conv", "Gather")
 
 
@@ -19,7 +20,7 @@ def name_after_modules(model: ir.Model) -> None:
     graph = model.graph
     taken: set[str] = set()
     for node in graph:
-        module = _module(node)
+        module = _folded_into(node) or _module(node)
         if node.op_type not in _NAMED or not module or all(constant(value) is None for value in node.inputs):
             continue
         node.name = module if module not in taken else f"{module}.{len(taken)}"
@@ -39,6 +40,14 @@ def rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
     if value.const_value is not None:
         value.const_value.name = name
     graph.initializers[name] = value
+
+
+def _folded_into(node: ir.Node) -> str:
+    """The module of a convolution's own weight; the exporter calls one after the norm that was folded into it."""
+    weight = node.inputs[1] if node.op_type == "Conv" else None
+    name = "" if weight is None else weight.name or ""
+    fits = name.startswith(_WRAPPER) and name.endswith(_WEIGHT)
+    return name.removeprefix(_WRAPPER).removesuffix(_WEIGHT) if fits else ""
 
 
 def _module(node: ir.Node) -> str:

@@ -1,15 +1,16 @@
-"""A classifier that reads one token needs only that token of whatever works on each token for itself.
+"""A model that reads one token needs only that token of whatever works on each token for itself.
 
 The last feed-forward layer of an encoder and the norms around it are applied to every token, then all but the first
-are thrown away. Here the selection moves up the graph to the last operator that mixes tokens (attention): exact, and
-in a model of two layers it halves the feed-forward arithmetic.
+(or the first two: class and distillation token) are thrown away. Here the selection moves up the graph to the last
+operator that mixes tokens (attention): exact, and in a model of two layers it halves the feed-forward arithmetic.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import attribute, constant, insert_before, replace, scalar
+from compress.lowering.graph import add_initializer, attribute, constant, insert_before, replace, scalar
 
 _POINTWISE = frozenset({"Gelu", "Relu", "Tanh", "Erf", "Sigmoid", "Identity", "BiasGelu", "FastGelu"})
 _SUMS = frozenset({"Add", "Mul", "Sub", "Div"})
@@ -17,24 +18,35 @@ _TOKEN_AXIS = 1
 
 
 def select_early(model: ir.Model) -> bool:
-    """Move the selection of one token (`Gather` of a scalar index on axis 1) as far up as it goes.
+    """Move the selection of tokens (`Gather` of scalar indices on axis 1) as far up as it goes.
 
     Returns:
-        Whether anything moved. Values between the old and the new place lose their token axis.
+        Whether anything moved. Where one token is read, values between the old and the new place lose their token
+        axis; where several are, it is as long as they are many.
     """
     graph = model.graph
-    select = next((node for node in graph if _selects_token(node)), None)
-    if select is None or select.inputs[0] is None:
-        return False
-    narrow = _narrow_nodes(graph, select)
+    by_source: dict[ir.Value | None, list[ir.Node]] = {}
+    for node in graph:
+        if _selects_token(node):
+            by_source.setdefault(node.inputs[0], []).append(node)
+    moved = [_move_up(graph, selections) for selections in by_source.values()]
+    return any(moved)
+
+
+def _move_up(graph: ir.Graph, selections: list[ir.Node]) -> bool:
+    """Move all selections from one value; whether they moved."""
+    narrow = _narrow_nodes(graph, set(selections))
     if not narrow:
         return False
+    select = selections[0] if len(selections) == 1 else _together(graph, selections)
+    indices = constant(select.inputs[1])
+    one = indices is not None and indices.ndim == 0
     chosen: dict[int, ir.Value] = {}
     for node in narrow:
         if node.op_type == "LayerNormalization":
             node.attributes["axis"] = ir.AttrInt64("axis", -1)
         for output in node.outputs:
-            output.shape = _without_tokens(output)
+            output.shape = _without_tokens(output) if one else None
         for index, value in enumerate(node.inputs):
             if value is None or constant(value) is not None or value.producer() in narrow:
                 continue
@@ -42,11 +54,27 @@ def select_early(model: ir.Model) -> bool:
                 name = f"{value.name}.selected"
                 early = ir.node("Gather", [value, select.inputs[1]], {"axis": _TOKEN_AXIS}, name=name)
                 chosen[id(value)] = insert_before(graph, node, early)
-                chosen[id(value)].shape = _without_tokens(value)
+                chosen[id(value)].shape = _without_tokens(value) if one else None
             node.replace_input_with(index, chosen[id(value)])
-    replace(select.outputs[0], select.inputs[0])
+    selected = select.inputs[0]
+    assert selected is not None
+    replace(select.outputs[0], selected)
     graph.remove(select, safe=True)
     return True
+
+
+def _together(graph: ir.Graph, selections: list[ir.Node]) -> ir.Node:
+    """One selection of all the tokens, which the given ones then read: a `Gather` that keeps the token axis."""
+    source = selections[0].inputs[0]
+    assert source is not None
+    tokens = np.array([int(scalar(node.inputs[1]) or 0) for node in selections], np.int64)
+    indices = add_initializer(graph, f"{source.name}.tokens", tokens)
+    select = ir.node("Gather", [source, indices], {"axis": _TOKEN_AXIS}, name=f"{source.name}.together")
+    joined = insert_before(graph, selections[0], select)
+    for place, node in enumerate(selections):
+        node.replace_input_with(0, joined)
+        node.replace_input_with(1, add_initializer(graph, f"{source.name}.token", np.array(place, np.int64)))
+    return select
 
 
 def _selects_token(node: ir.Node) -> bool:
@@ -61,9 +89,9 @@ def _selects_token(node: ir.Node) -> bool:
     )
 
 
-def _narrow_nodes(graph: ir.Graph, select: ir.Node) -> list[ir.Node]:
-    """Nodes that treat tokens apart and whose every reader is the selection or such a node, in graph order."""
-    found = {select}
+def _narrow_nodes(graph: ir.Graph, selections: set[ir.Node]) -> list[ir.Node]:
+    """Nodes that treat tokens apart and whose every reader is a selection or such a node, in graph order."""
+    found = set(selections)
     for node in reversed(list(graph)):
         readers = [use.node for output in node.outputs for use in output.uses()]
         is_output = any(output.is_graph_output() for output in node.outputs)
@@ -74,7 +102,7 @@ def _narrow_nodes(graph: ir.Graph, select: ir.Node) -> list[ir.Node]:
             and _treats_tokens_apart(node)
         ):
             found.add(node)
-    return [node for node in graph if node in found and node is not select]
+    return [node for node in graph if node in found and node not in selections]
 
 
 def _treats_tokens_apart(node: ir.Node) -> bool:

@@ -21,7 +21,7 @@ Outputs = NDArray[np.float32]
 RELATIVE_LIMIT = 1e-4
 """Allowed difference over the largest absolute output: float32 sums of another order differ by about 1e-6."""
 EXAMPLES = 64
-PADDED_BATCH = 8
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,30 @@ class Shape:
     name: str
     batch: Batch
 
+    @property
+    def axes(self) -> str:
+        """What the numbers of the name count."""
+        ranks = {values.ndim for values in self.batch.values()}
+        return "batch x tokens" if ranks == {2} else "batch x channels x height x width"
+
 
 def real_shapes(task: Task, examples: Examples, model: Artifact) -> list[Shape]:
-    """Batches of real inputs: one token, the shortest and the longest alone, a padded batch, and full length."""
-    some = Examples(examples.texts[:EXAMPLES], examples.labels[:EXAMPLES])
+    """Batches of real inputs.
+
+    Texts: one token, the shortest and the longest alone, a padded batch, and full length. Images: one, and eight.
+    """
+    some = examples.take(range(min(EXAMPLES, len(examples))))
     inputs = task.encode(some, model.path)
     by_length = np.argsort(inputs.lengths, kind="stable")
     # Every k-th of them in order of length: short ones beside long ones, so that there is padding.
-    spread = by_length[np.linspace(0, len(by_length) - 1, min(PADDED_BATCH, len(by_length))).astype(np.int64)]
+    spread = inputs.batch(by_length[np.linspace(0, len(by_length) - 1, BATCH).astype(np.int64)])
     shortest, longest = inputs.batch(by_length[:1]), inputs.batch(by_length[-1:])
-    batches = [
-        {name: values[:, :1] for name, values in shortest.items()},
-        shortest,
-        longest,
-        inputs.batch(spread),
-        _full_length(longest, int(model.read_json(TASK)["max_length"])),
-    ]
+    described = model.read_json(TASK)
+    if "image" in described:
+        batches = [shortest, spread]
+    else:
+        cut = {name: values[:, :1] for name, values in shortest.items()}
+        batches = [cut, shortest, longest, spread, _full_length(longest, int(described["max_length"]))]
     return [Shape(_name(batch), batch) for batch in batches]
 
 
@@ -61,7 +69,7 @@ def compare(
     Args:
         path: an ONNX or ORT file.
         shapes: what to compare on.
-        expected: batch -> outputs float32 (batch, labels) of the model it must agree with.
+        expected: batch -> outputs float32 (batch, labels or width) of the model it must agree with.
         limit: allowed difference as a share of the largest absolute expected output (at least 1).
 
     Raises:
@@ -80,7 +88,7 @@ def compare(
         difference = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
         if not difference <= allowed:
             raise PassError(
-                f"outputs at {shape.name} (batch x tokens) differ by {difference:.3g} from the model's; "
+                f"outputs at {shape.name} ({shape.axes}) differ by {difference:.3g} from the model's; "
                 f"the limit is {allowed:.3g}",
                 where=str(path),
             )
@@ -100,5 +108,4 @@ def _full_length(batch: Mapping[str, NDArray[Any]], length: int) -> Batch:
 
 
 def _name(batch: Batch) -> str:
-    rows, columns = next(iter(batch.values())).shape[:2]
-    return f"{rows}x{columns}"
+    return "x".join(str(size) for size in next(iter(batch.values())).shape)

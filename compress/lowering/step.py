@@ -10,14 +10,17 @@ import torch
 from compress.artifacts import TASK, TOKENIZER
 from compress.forms import Framework
 from compress.lowering.attention import fuse_attention
-from compress.lowering.export import OPSET, export_graph
+from compress.lowering.export import OPSET, export_graph, signature_of
 from compress.lowering.files import save_onnx
 from compress.lowering.graph import tidy
 from compress.lowering.macs import count_macs
 from compress.lowering.naming import name_after_modules
 from compress.lowering.narrowing import select_early
 from compress.lowering.parity import Outputs, compare, real_shapes
+from compress.lowering.patches import multiply_patches
+from compress.lowering.pooling import pool_globally
 from compress.models.checkpoints import count_parameters, load_model
+from compress.models.outputs import outputs_of
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Batch
 
@@ -31,29 +34,33 @@ def run(ctx: StepContext) -> StepResult:
     source = ctx.inputs["model"]
     task = source.read_json(TASK)
     model = load_model(source.path, attention="eager")
-    graph = export_graph(model, task["input_names"])
+    graph = export_graph(model, signature_of(task))
     name_after_modules(graph)
+    patches = multiply_patches(graph)
+    pool_globally(graph)
     attentions = fuse_attention(graph)
     selected = select_early(graph)
     tidy(graph)
     path = save_onnx(graph, ctx.out)
     for name in (TOKENIZER, TASK):
-        shutil.copyfile(source.path / name, ctx.out / name)
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, ctx.out / name)
 
     def expected(batch: Batch) -> Outputs:
         with torch.no_grad():
-            logits = model(**{name: torch.from_numpy(values) for name, values in batch.items()}).logits
-        return np.asarray(logits.numpy(), np.float32)
+            outputs = outputs_of(model(**{name: torch.from_numpy(values) for name, values in batch.items()}))
+        return np.asarray(outputs.numpy(), np.float32)
 
-    length = int(task["max_length"])
+    one = signature_of(task, rows=1, length=int(task.get("max_length", 1))).example
     facts = {
         **source.facts,
         "parameters": count_parameters(model),
-        "macs": count_macs(model, task["input_names"], length),
-        "macs_shape": [1, length],
+        "macs": count_macs(model, one),
+        "macs_shape": list(next(iter(one.values())).shape),
         "parity": compare(path, real_shapes(ctx.task, ctx.data.validation, source), expected),
         "opset": OPSET,
         "fused_attentions": attentions,
+        "multiplied_patches": patches,
         "selected_early": selected,
         "nodes": len(graph.graph),
     }

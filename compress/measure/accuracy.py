@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from compress.measure.protocol import SIGNIFICANCE
 from compress.measure.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
 from compress.records import Accuracy, Metric, Verdict
-from compress.tasks.base import Task
+from compress.tasks.base import Task, Truth
 
 SPLIT = "test"
 
@@ -35,11 +35,11 @@ def accuracy_record(
         ValueError: the baseline was scored on other examples.
     """
     predictions = task.predictions(outputs)
-    score = task.score(outputs, truth)
+    score = task.score(outputs, Truth(truth))
     correct = predictions == truth
     metrics = (
-        _metric(score.name, wilson(int(correct.sum()), len(truth)), len(truth)),
-        _metric("macro_f1", macro_f1_interval(predictions, truth, seed), len(truth)),
+        metric_record(score.name, wilson(int(correct.sum()), len(truth)), len(truth)),
+        metric_record("macro_f1", macro_f1_interval(predictions, truth, seed), len(truth)),
     )
     if not np.isclose(metrics[0].value, score.value):
         raise ValueError(
@@ -80,5 +80,6 @@ def paired_verdict(
     return p_value, "better" if won > lost else "worse"
 
 
-def _metric(name: str, interval: Interval, n: int) -> Metric:
+def metric_record(name: str, interval: Interval, n: int) -> Metric:
+    """A metric with its interval, over n examples."""
     return Metric(name=name, value=interval.value, low=interval.low, high=interval.high, n=n)

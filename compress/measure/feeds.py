@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.tasks.base import Batch, Inputs
+from compress.units import MIB
+
+PART_BYTES = 256 * MIB
+"""Inputs that are held at once while a model is scored."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,23 @@ def fixed_batch(inputs: Inputs, indices: Sequence[int] | NDArray[np.int64], leng
     }
 
 
-def in_order(inputs: Inputs, batch_size: int) -> list[Batch]:
+def in_order(inputs: Inputs, batch_size: int) -> Iterator[Batch]:
     """All examples in their order, `batch_size` at a time; the last batch may be smaller."""
     every = np.arange(len(inputs))
-    return [inputs.batch(every[start : start + batch_size]) for start in range(0, len(inputs), batch_size)]
+    for start in range(0, len(inputs), batch_size):
+        yield inputs.batch(every[start : start + batch_size])
+
+
+def parts(batches: Iterable[Batch], most_bytes: int = PART_BYTES) -> Iterator[list[Batch]]:
+    """Batches in lists that stay below `most_bytes`, one batch at least each: what is held in memory at once."""
+    part: list[Batch] = []
+    room = most_bytes
+    for batch in batches:
+        size = sum(array.nbytes for array in batch.values())
+        if part and size > room:
+            yield part
+            part, room = [], most_bytes
+        part.append(batch)
+        room -= size
+    if part:
+        yield part

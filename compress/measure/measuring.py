@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from compress.artifacts import TASK, TOKENIZER, Artifact
-from compress.data.splits import UNLABELLED, Examples
-from compress.measure.accuracy import accuracy_record
-from compress.measure.feeds import in_order, sample_indices, scenarios
-from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
+from compress.artifacts import TOKENIZER, Artifact
+from compress.data.splits import Examples
+from compress.measure.feeds import sample_indices, scenarios
+from compress.measure.jobs import Job, JobFolder, model_path
 from compress.measure.latency import latency_jobs, latency_record, milliseconds
 from compress.measure.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
+from compress.measure.scoring import score_artifact
 from compress.profile.schema import MeasureSpec
 from compress.progress import Advance, Progress
-from compress.records import Accuracy, Latency, Memory, TargetMeasurement
+from compress.records import Latency, Memory, TargetMeasurement
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task
-from compress.tasks.tokens import TokenInputs, unknown_share
 from compress.units import NS_PER_MS, megabytes
 
 
@@ -36,6 +35,7 @@ def measure(
     seed: int,
     key: str,
     progress: Progress,
+    shared: Path | None = None,
 ) -> TargetMeasurement:
     """Measure an artifact on a target, in child processes that load nothing but what runs it.
 
@@ -47,37 +47,35 @@ def measure(
         test: the held-out examples; nothing is tuned on them here.
         seed: of the choice of the timed examples and of the bootstrap.
         key: the measurement's key, kept in the record.
+        shared: a folder that survives; the baseline's embeddings are kept there, which each rival is compared with.
 
     Raises:
         TargetError: the target cannot load the artifact, or failed while it was measured.
     """
     started = time.perf_counter()
     models = (model_path(baseline, target), model_path(artifact, target))
-    labelled = _subset(test, np.flatnonzero(test.labels != UNLABELLED))
-    sample = _subset(test, sample_indices(len(test), spec.examples, seed))
+    sample = test.take(sample_indices(len(test), spec.examples, seed))
     with (
         tempfile.TemporaryDirectory(prefix="compress-measure-") as name,
         progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
     ):
         jobs = JobFolder.of_target(Path(name), target)
-        inputs = task.encode(labelled, artifact.path)
-        batch_size = target.spec.batch_sizes[0]
-        scoring, outputs = jobs.accuracy(models[1], jobs.feeds("test", in_order(inputs, batch_size)))
         sampled = [task.encode(sample, one.path) for one in (baseline, artifact)]
-        weighing = _memory_job(jobs, models[1], sampled[1], batch_size)
-        # Neither scores nor sizes depend on what else runs, so these two may share the machine.
-        _, weighed = jobs.run(scoring, weighing)
-        accuracy = accuracy_record(
+        accuracy, (weighed,) = score_artifact(
+            jobs,
+            artifact,
+            baseline,
+            None if baseline_measurement is None else baseline_measurement.accuracy,
+            target,
             task,
-            load_outputs(outputs),
-            labelled.labels,
-            _accuracy_of(baseline_measurement),
-            batch_size,
+            test,
             seed,
-            _unknown_share(artifact, inputs),
+            # Sizes do not depend on what else runs either.
+            beside=[_memory_job(jobs, models[1], sampled[1], target.spec.batch_sizes[0])],
+            shared=shared,
         )
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
-        texts = sample.texts if (artifact.path / TOKENIZER).is_file() else ()
+        texts = tuple(sample.texts) if (artifact.path / TOKENIZER).is_file() else ()
         latency, tokenization_ms = _time(
             jobs, models, sampled, spec, target, seed, _tokenization(artifact, texts), advance
         )
@@ -150,19 +148,3 @@ def _memory_job(jobs: JobFolder, model: str, inputs: Inputs, batch_size: int) ->
 
 def _tokenization(artifact: Artifact, texts: tuple[str, ...]) -> dict[str, Any] | None:
     return {"folder": str(artifact.path), "texts": list(texts)} if texts else None
-
-
-def _accuracy_of(measurement: TargetMeasurement | None) -> Accuracy | None:
-    return None if measurement is None else measurement.accuracy
-
-
-def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
-    """Share of unknown tokens, where the inputs are tokens and the artifact names the unknown one."""
-    if not isinstance(inputs, TokenInputs):
-        return None
-    unk_id = artifact.read_json(TASK).get("unk_id")
-    return None if unk_id is None else unknown_share(inputs, int(unk_id))
-
-
-def _subset(examples: Examples, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Examples:
-    return Examples(tuple(examples.texts[index] for index in indices), examples.labels[indices])

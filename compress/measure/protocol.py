@@ -17,3 +17,10 @@ of two equal models faster in that process, for as long as it lives; the next pr
 costs seconds, so it gets fewer."""
 RESOLUTION = 0.03
 """A ratio of latencies nearer to 1 than this is no difference, whatever its interval says."""
+SAME_ORDER = 0.001
+"""A rank correlation with the baseline's similarities whose interval comes this near to 1 is no difference: float
+arithmetic alone moves it."""
+INTERVAL_PAIRS = 100_000
+"""Pairs of texts that the interval of such a correlation is drawn from, at most."""
+PAIR_RESAMPLES = 1000
+"""Bootstrap resamples of it, each of which ranks all those pairs again."""

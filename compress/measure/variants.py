@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder, load_outputs, usable_cores
 from compress.measure.latency import latency_jobs, milliseconds
 from compress.profile.schema import MeasureSpec
-from compress.tasks.base import Inputs, Task
+from compress.tasks.base import Inputs, Task, Truth
 
 TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
 """How the variants are timed, for each variant."""
@@ -25,22 +26,25 @@ PROCESSES = 2
 def compare_variants(
     paths: Mapping[str, Path],
     inputs: Inputs,
-    truth: NDArray[np.int64],
+    truth: Truth,
     task: Task,
     threads: int,
     *,
     seed: int,
     batch_size: int = 1,
+    reference: Path | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Score and time variants of one model; in child processes, timed in turns.
 
     Args:
         paths: the ONNX file of each variant, by name.
         inputs: encoded validation examples, the same for all variants.
-        truth: their labels (n,).
+        truth: what they are scored against; of pairs, whole ones are taken.
         threads: of each inference.
         seed: of the choice of examples, where there are more than are needed.
         batch_size: of both the scores and the times.
+        reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
+            `truth`, for tasks that compare with one.
 
     Returns:
         For each variant its score (a fraction) and its median time a batch in milliseconds.
@@ -48,27 +52,40 @@ def compare_variants(
     Raises:
         TargetError: a variant cannot be run.
     """
-    chosen = np.sort(sample_indices(len(inputs), SCORED, seed))
+    chosen, truth = _sampled(truth, seed)
     scored = [inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
     with tempfile.TemporaryDirectory(prefix="compress-variants-") as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
         feeds = jobs.feeds("scored", scored)
-        made = [
-            jobs.accuracy(str(path), feeds, f"outputs-{number}") for number, path in enumerate(paths.values())
-        ]
+        files = [*paths.values(), *(() if reference is None else (reference,))]
+        made = [jobs.accuracy(str(path), feeds, f"outputs-{number}") for number, path in enumerate(files)]
         together = max(1, usable_cores() // threads)
         for start in range(0, len(made), together):
             jobs.run(*(job for job, _ in made[start : start + together]))
-        scores = [task.score(load_outputs(outputs), truth[chosen]).value for _, outputs in made]
+        outputs = [load_outputs(file) for _, file in made]
+        if reference is not None:
+            truth = replace(truth, reference=outputs.pop())
+        scores = [task.score(each, truth).value for each in outputs]
         scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
         timed = jobs.feeds("timed", scenario.batches(inputs))
         spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(paths)})
-        files = [str(path) for path in paths.values()]
+        rivals = [str(path) for path in paths.values()]
         results = []
-        for job in latency_jobs(files, [[timed] * len(files)], spec, processes=PROCESSES):
+        for job in latency_jobs(rivals, [[timed] * len(rivals)], spec, processes=PROCESSES):
             results += jobs.run(job)
     times = [
         float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
-        for which in range(len(files))
+        for which in range(len(rivals))
     ]
     return dict(zip(paths, zip(scores, times, strict=True), strict=True))
+
+
+def _sampled(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
+    """The examples that are scored, at most `SCORED`, and what they are scored against; pairs stay whole."""
+    n = len(truth.labels)
+    if truth.scores is None:
+        chosen = np.sort(sample_indices(n, SCORED, seed))
+        return chosen, truth.take(chosen)
+    pairs = np.sort(sample_indices(n // 2, SCORED // 2, seed))
+    chosen = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
+    return chosen, Truth(truth.labels[chosen], truth.scores[pairs])

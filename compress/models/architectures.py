@@ -45,7 +45,7 @@ def read_config(path: Path) -> PretrainedConfig:
 
 
 def model_class(config: PretrainedConfig, path: Path) -> Any:
-    """The class that `architectures` names; where it names none, the text classifier of the architecture."""
+    """The class that `architectures` names; where it names none, the classifier of the architecture."""
     if not config.architectures:
         return classifier_class(config, path)
     name = config.architectures[0]
@@ -59,19 +59,24 @@ def model_class(config: PretrainedConfig, path: Path) -> Any:
 
 
 def classifier_class(config: PretrainedConfig, path: Path) -> Any:
-    """The text classifier of an architecture.
+    """The classifier of texts or images of an architecture; of several the one that `architectures` names.
 
     Raises:
         ModelError: it has none.
     """
-    auto = TasksManager.get_model_class_for_task("text-classification", library="transformers")
-    try:
-        return auto._model_mapping[type(config)]
-    except KeyError as error:
+    named = (config.architectures or [""])[0]
+    found: list[Any] = []
+    for task in ("text-classification", "image-classification"):
+        mapping = TasksManager.get_model_class_for_task(task, library="transformers")._model_mapping
+        if type(config) in mapping:
+            kinds = mapping[type(config)]
+            found += kinds if isinstance(kinds, (list, tuple)) else [kinds]
+    if not found:
         raise ModelError(
-            f"{config.model_type!r} models have no text classifier in transformers",
+            f"{config.model_type!r} models have no classifier of texts or images in transformers",
             where=str(path / MODEL_CONFIG),
-        ) from error
+        )
+    return next((kind for kind in found if kind.__name__ == named), found[0])
 
 
 def build(
@@ -105,8 +110,10 @@ def build(
 
 
 def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Attention) -> PreTrainedModel:
+    # Convolutions have no attention whose implementation could be chosen.
+    chosen = attention if kind._supports_sdpa else "eager"
     try:
-        return kind._from_config(config, attn_implementation=attention, dtype=torch.float32)
+        return kind._from_config(config, attn_implementation=chosen, dtype=torch.float32)
     except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError) as error:
         raise ModelError(
             f"this config describes no model: {error}", where=str(path / MODEL_CONFIG)

@@ -1,4 +1,4 @@
-"""Where the parts of an encoder stand: one vocabulary for BERT and its relatives."""
+"""Where the parts of an encoder stand: one vocabulary for BERT and its relatives and for vision transformers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ Part = TypeVar("Part", bound=nn.Module)
 class Layer:
     """The parts of one layer; linear maps have their weight as (out, in).
 
-    `attention` is the module that keeps the head counts; `query`, `key` and `value` are (heads * head size,
-    hidden), `attention_output` (hidden, heads * head size), `feed_in` (width, hidden), `feed_out` (hidden,
-    width).
+    `block` is the whole layer, `attention` the module that keeps the head counts; `query`, `key` and `value` are
+    (heads * head size, hidden), `attention_output` (hidden, heads * head size), `feed_in` (width, hidden), `feed_out`
+    (hidden, width). `attention_norm` and `output_norm` stand after attention and feed-forward, or before them in an
+    encoder whose `norm_first` is true.
     """
 
+    block: nn.Module
     attention: nn.Module
     query: nn.Linear
     key: nn.Linear
@@ -41,7 +43,8 @@ class Layer:
     @property
     def head_size(self) -> int:
         """Dimensions of one head."""
-        return cast(int, self.attention.attention_head_size)
+        name = "attention_head_size" if hasattr(self.attention, "attention_head_size") else "head_dim"
+        return cast(int, getattr(self.attention, name))
 
     @property
     def feed_forward(self) -> int:
@@ -60,38 +63,55 @@ class Layer:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The parts of a text classifier.
+    """The parts of a text classifier, a sentence encoder or a vision transformer with a head.
 
-    `positions` and `token_types` are None where the family has none, `projection` where embeddings are as
-    wide as the layers. `head_dense` is (hidden, hidden), `head_out` (labels, hidden).
+    `embedding` gives the stream that the first layer reads. Texts have `words` and `embedding_norm`; `positions` and
+    `token_types` are None where the family has none, `projection` where embeddings are as wide as the layers. Images
+    have `patches` (hidden, channels, side, side) and, because their layers normalise first, a `final_norm`.
+    `head_dense` is (hidden, hidden), `head_out` (labels, hidden), `head_teacher` the same on a distillation token; a
+    sentence encoder has no heads (but a pooler, if any, as `head_dense`), and a vision transformer no `head_dense`.
     """
 
-    model: PreTrainedModel
-    words: nn.Embedding
-    positions: nn.Embedding | None
-    token_types: nn.Embedding | None
-    embedding_norm: nn.LayerNorm
-    projection: nn.Linear | None
+    model: nn.Module
+    embedding: nn.Module
     layers: tuple[Layer, ...]
-    head_dense: nn.Linear
-    head_out: nn.Linear
+    norm_first: bool = False
+    words: nn.Embedding | None = None
+    positions: nn.Embedding | None = None
+    token_types: nn.Embedding | None = None
+    embedding_norm: nn.LayerNorm | None = None
+    projection: nn.Linear | None = None
+    patches: nn.Conv2d | None = None
+    final_norm: nn.LayerNorm | None = None
+    head_dense: nn.Linear | None = None
+    head_out: nn.Linear | None = None
+    head_teacher: nn.Linear | None = None
 
     @property
     def hidden_size(self) -> int:
         """Width of the stream between the layers."""
         return self.layers[0].feed_in.in_features
 
+    @property
+    def extra_tokens(self) -> int:
+        """How many tokens stand before the patches of an image: class and distillation token; 0 for texts."""
+        names = ("cls_token", "distillation_token")
+        return sum(getattr(self.embedding, name, None) is not None for name in names)
+
 
 @dataclass(frozen=True)
 class _Family:
-    """Paths: `layers` and `embeddings` inside the model, the rest inside those."""
+    """Paths: `layers`, `embeddings` and `projection` inside the base model, heads inside the whole, the rest inside
+    those. `base` is what the whole calls the base model."""
 
-    embeddings: str
+    base: str
     layers: str
     layer: dict[str, str]
-    head_dense: str
-    head_out: str
+    head_dense: str | None = None
+    head_out: str | None = None
+    embeddings: str = "embeddings"
     projection: str | None = None
+    vision: bool = False
 
 
 _BERT_LAYER = {
@@ -118,11 +138,21 @@ _DISTILBERT_LAYER = {
     "output_norm": "output_layer_norm",
 }
 
+_VIT_LAYER = {
+    "attention": "attention",
+    "query": "attention.q_proj",
+    "key": "attention.k_proj",
+    "value": "attention.v_proj",
+    "attention_output": "attention.o_proj",
+    "attention_norm": "layernorm_before",
+    "feed_in": "mlp.fc1",
+    "feed_out": "mlp.fc2",
+    "output_norm": "layernorm_after",
+}
+
 
 def _bert_like(base: str, head_dense: str, head_out: str, projection: str | None = None) -> _Family:
-    return _Family(
-        f"{base}.embeddings", f"{base}.encoder.layer", _BERT_LAYER, head_dense, head_out, projection
-    )
+    return _Family(base, "encoder.layer", _BERT_LAYER, head_dense, head_out, projection=projection)
 
 
 _ROBERTA = _bert_like("roberta", "classifier.dense", "classifier.out_proj")
@@ -132,49 +162,118 @@ FAMILIES: dict[str, _Family] = {
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": _bert_like(
-        "electra", "classifier.dense", "classifier.out_proj", projection="electra.embeddings_project"
-    ),
+    "electra": _bert_like("electra", "classifier.dense", "classifier.out_proj", "embeddings_project"),
     "distilbert": _Family(
-        "distilbert.embeddings",
-        "distilbert.transformer.layer",
-        _DISTILBERT_LAYER,
-        "pre_classifier",
-        "classifier",
+        "distilbert", "transformer.layer", _DISTILBERT_LAYER, "pre_classifier", "classifier"
     ),
+    "vit": _Family("vit", "layers", _VIT_LAYER, head_out="classifier", vision=True),
+    "deit": _Family("deit", "layers", _VIT_LAYER, head_out="classifier", vision=True),
 }
-"""Model types whose text classifiers we can take apart."""
+"""Model types that we can take apart: classifiers of texts and of images, and the text encoders alone."""
+
+_REFUSED = {
+    "albert": "all its layers share one set of weights, so none can be cut out or changed alone",
+    "mpnet": "its layers share one table of relative positions, a column a head",
+    "deberta": "its attention reads relative positions through weights of their own",
+    "deberta-v2": "its attention reads relative positions through weights of their own",
+}
 
 
-def encoder_of(model: PreTrainedModel) -> Encoder:
-    """The parts of a text classifier. They are the model's own modules: changing them changes the model.
+def transformer_of(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers that has the config: the model itself, or the encoder inside a sentence encoder.
 
     Raises:
-        ModelError: the family is unknown, or the model has not the parts of a text classifier of it.
+        ModelError: there is none.
     """
-    kind = str(model.config.model_type)
+    if isinstance(model, PreTrainedModel):
+        return model
+    inside = getattr(model, "encoder", None)
+    if isinstance(inside, PreTrainedModel):
+        return inside
+    raise ModelError(
+        f"a {type(model).__name__} is no transformer whose layers we know",
+        hint=f"Known families: {', '.join(sorted(FAMILIES))}.",
+    )
+
+
+def encoder_of(model: nn.Module) -> Encoder:
+    """The parts of a classifier or a sentence encoder. They are the model's own: changing them changes the model.
+
+    Raises:
+        ModelError: the family is unknown, or the model has not the parts of a classifier of it.
+    """
+    inside = transformer_of(model)
+    kind = str(inside.config.model_type)
     family = FAMILIES.get(kind)
     if family is None:
         raise ModelError(
-            f"do not know where the layers of a {kind!r} model stand",
+            f"cannot take a {kind!r} model apart: {_REFUSED[kind]}"
+            if kind in _REFUSED
+            else f"do not know where the layers of a {kind!r} model stand",
             hint=f"Known families: {', '.join(sorted(FAMILIES))}.",
         )
+    alone = inside is not model
     try:
-        embeddings = model.get_submodule(family.embeddings)
-        layers = model.get_submodule(family.layers)
-        return Encoder(
-            model=model,
-            words=_part(embeddings, "word_embeddings", nn.Embedding),
-            positions=_optional(embeddings, "position_embeddings", nn.Embedding),
-            token_types=_optional(embeddings, "token_type_embeddings", nn.Embedding),
-            embedding_norm=_part(embeddings, "LayerNorm", nn.LayerNorm),
-            projection=None if family.projection is None else _optional(model, family.projection, nn.Linear),
-            layers=tuple(_layer(layer, family.layer) for layer in layers.children()),
-            head_dense=_part(model, family.head_dense, nn.Linear),
-            head_out=_part(model, family.head_out, nn.Linear),
-        )
+        base = inside if alone else inside.get_submodule(family.base)
+        if family.vision:
+            return _vision(model, base, inside, family)
+        return _text(model, base, inside, family, alone)
     except AttributeError as error:
-        raise ModelError(f"this {kind} model is not a text classifier: {error}") from error
+        whole = "an encoder of texts" if alone else "a classifier"
+        raise ModelError(f"this {kind} model is not {whole}: {error}") from error
+
+
+def _text(model: nn.Module, base: nn.Module, inside: nn.Module, family: _Family, alone: bool) -> Encoder:
+    embeddings = base.get_submodule(family.embeddings)
+    projection = None if family.projection is None else _optional(base, family.projection, nn.Linear)
+    head_dense: nn.Linear | None
+    if alone:
+        head_dense = _optional(base, "pooler.dense", nn.Linear)
+    else:
+        head_dense = _part(inside, str(family.head_dense), nn.Linear)
+    return Encoder(
+        model=model,
+        embedding=embeddings if projection is None else projection,
+        layers=_layers(base, family),
+        words=_part(embeddings, "word_embeddings", nn.Embedding),
+        positions=_optional(embeddings, "position_embeddings", nn.Embedding),
+        token_types=_optional(embeddings, "token_type_embeddings", nn.Embedding),
+        embedding_norm=_part(embeddings, "LayerNorm", nn.LayerNorm),
+        projection=projection,
+        head_dense=head_dense,
+        head_out=None if alone else _part(inside, str(family.head_out), nn.Linear),
+    )
+
+
+def _vision(model: nn.Module, base: nn.Module, inside: nn.Module, family: _Family) -> Encoder:
+    embeddings = base.get_submodule(family.embeddings)
+    teacher = _optional(inside, "distillation_classifier", nn.Linear)
+    return Encoder(
+        model=model,
+        embedding=embeddings,
+        layers=_layers(base, family),
+        norm_first=True,
+        patches=_part(embeddings, "patch_embeddings.projection", nn.Conv2d),
+        final_norm=_part(base, "layernorm", nn.LayerNorm),
+        head_out=_part(inside, str(family.head_out) if teacher is None else "cls_classifier", nn.Linear),
+        head_teacher=teacher,
+    )
+
+
+def _layers(base: nn.Module, family: _Family) -> tuple[Layer, ...]:
+    return tuple(_layer(layer, family.layer) for layer in base.get_submodule(family.layers).children())
+
+
+def words_of(model: nn.Module) -> nn.Embedding:
+    """The word embeddings of a model of texts, (vocabulary, width).
+
+    Raises:
+        ModelError: the family is unknown, or the model takes images.
+    """
+    words = encoder_of(model).words
+    if words is None:
+        raise ModelError(f"a {type(model).__name__} takes images: it has no vocabulary")
+    return words
 
 
 def _layer(layer: nn.Module, paths: dict[str, str]) -> Layer:
@@ -182,6 +281,7 @@ def _layer(layer: nn.Module, paths: dict[str, str]) -> Layer:
         return _part(layer, paths[name], nn.Linear)
 
     return Layer(
+        block=layer,
         attention=layer.get_submodule(paths["attention"]),
         query=linear("query"),
         key=linear("key"),
@@ -210,33 +310,47 @@ def _optional(module: nn.Module, path: str, kind: type[Part]) -> Part | None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of an encoder as its config gives them."""
+    """The sizes of an encoder as its config gives them; `vocabulary` is None for images."""
 
     hidden: int
     layers: int
     heads: int
     feed_forward: int
-    vocabulary: int
+    vocabulary: int | None
 
 
 _FEED_FORWARD_NAMES = ("intermediate_size", "hidden_dim")
 
 
-def sizes_of(model: PreTrainedModel) -> Sizes:
+def sizes_of(model: nn.Module) -> Sizes:
     """The sizes that the config of a model names, whatever the family calls them."""
-    config = NormalizedConfigManager.get_normalized_config_class(model.config.model_type)(model.config)
+    config = transformer_of(model).config
+    values = {name: int(getattr(config, key)) for name, key in config_keys(model).items()}
     return Sizes(
-        hidden=config.hidden_size,
-        layers=config.num_layers,
-        heads=config.num_attention_heads,
-        feed_forward=getattr(model.config, feed_forward_key(model)),
-        vocabulary=config.vocab_size,
+        hidden=values["hidden"],
+        layers=values["layers"],
+        heads=values["heads"],
+        feed_forward=values["feed_forward"],
+        vocabulary=values.get("vocabulary"),
     )
 
 
-def config_keys(model: PreTrainedModel) -> dict[str, str]:
-    """What the model's config calls the sizes: `hidden`, `layers`, `heads`, `feed_forward`, `vocabulary`."""
-    config = NormalizedConfigManager.get_normalized_config_class(model.config.model_type)(model.config)
+def config_keys(model: nn.Module) -> dict[str, str]:
+    """What the model's config calls the sizes: `hidden`, `layers`, `heads`, `feed_forward` and, for texts,
+    `vocabulary`.
+
+    Raises:
+        ModelError: the family is unknown.
+    """
+    kind = transformer_of(model).config.model_type
+    if kind in FAMILIES and FAMILIES[kind].vision:
+        # optimum's word for vision models names the images' sizes only.
+        names = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+        return {**names, "feed_forward": feed_forward_key(model)}
+    try:
+        config = NormalizedConfigManager.get_normalized_config_class(kind)(transformer_of(model).config)
+    except KeyError as error:
+        raise ModelError(f"do not know what a {kind!r} model calls its sizes") from error
     return {
         "hidden": config.HIDDEN_SIZE,
         "layers": config.NUM_LAYERS,
@@ -246,6 +360,10 @@ def config_keys(model: PreTrainedModel) -> dict[str, str]:
     }
 
 
-def feed_forward_key(model: PreTrainedModel) -> str:
+def feed_forward_key(model: nn.Module) -> str:
     """What the model's config calls the feed-forward width; optimum has no word for it."""
-    return next(name for name in _FEED_FORWARD_NAMES if name in model.config.to_dict())
+    values = transformer_of(model).config.to_dict()
+    found = next((name for name in _FEED_FORWARD_NAMES if name in values), None)
+    if found is None:
+        raise ModelError(f"a {type(model).__name__} does not say how wide its feed-forward parts are")
+    return found

@@ -14,8 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compress.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.errors import ModelError
 from compress.models.architectures import build_on_meta, classifier_class
-from compress.models.labels import head_names, match_labels
+from compress.models.labels import check_head, head_names, match_labels
 from compress.models.weights import read_model_json, read_shapes
+from compress.profile.schema import TeacherSpec
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,33 @@ def in_label_order(
 ) -> dict[str, torch.Tensor]:
     """The same weights with the rows of the head put into an order: row i becomes what row `order[i]` was."""
     return {name: tensor[list(order)] if name in rows else tensor for name, tensor in tensors.items()}
+
+
+def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequence[str]) -> str:
+    """Name the outputs of a classifier and, if they are the labels of the data, put them into their order.
+
+    Returns:
+        What was done: `none` without a head, `as it was`, or `matched`.
+
+    Raises:
+        ModelError: the head does not fit the labels, and no `finetune` follows.
+    """
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    names = head_names(config, spec.labels)
+    if spec.finetune is None:
+        check_head(names, labels, spec.model)
+    if names is None:
+        return "none"
+    order = match_labels(names, labels)
+    named = with_labels(model.config, labels if order is not None else names)
+    model.config.id2label, model.config.label2id = named.id2label, named.label2id
+    if order is None:
+        return "as it was"
+    model.config.problem_type = named.problem_type
+    rows = label_rows(type(model), model.config)
+    head = {name: tensor for name, tensor in model.state_dict().items() if name in rows}
+    model.load_state_dict(in_label_order(head, rows, order), strict=False)
+    return "matched"
 
 
 def _names_in(model: PreTrainedModel, found: set[str]) -> dict[str, str]:

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.errors import ModelError
+from compress.profile.schema import TaskName
 
+_HEADS: Mapping[str, TaskName] = {
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+}
 _GENERIC = re.compile(r"LABEL_\d+")
 _SHOWN = 5
 
@@ -22,8 +27,7 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
     Raises:
         ModelError: the config numbers its labels otherwise than 0, 1, 2..., or `declared` has another count.
     """
-    architectures = config.get("architectures") or [""]
-    if not str(architectures[0]).endswith("ForSequenceClassification"):
+    if task_of_head(config) is None:
         return None
     # transformers leaves out what it would fill in by default: two labels with generic names.
     named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
@@ -41,6 +45,32 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
             hint="Name each output of the model, in its order.",
         )
     return tuple(declared)
+
+
+def task_of_head(config: Mapping[str, Any]) -> TaskName | None:
+    """The task that the classification head of a model is for, by its architecture's name; None without such a head.
+
+    Args:
+        config: the parsed `config.json`.
+    """
+    name = str((config.get("architectures") or [""])[0])
+    return next((task for part, task in _HEADS.items() if part in name), None)
+
+
+def check_task(config: Mapping[str, Any], task: TaskName, where: str) -> None:
+    """Refuse a classifier of another kind of input than the task has.
+
+    Raises:
+        ModelError: it classifies texts where images are asked for, or images where texts are.
+    """
+    kinds = {"text-classification": "texts", "sentence-embedding": "texts", "image-classification": "images"}
+    found = task_of_head(config)
+    if found is not None and kinds[found] != kinds[task]:
+        raise ModelError(
+            f"this model takes {kinds[found]}, but the task is {task}",
+            where=where,
+            hint=f"Set `task`, or name a model that takes {kinds[task]}.",
+        )
 
 
 def match_labels(names: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:

@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, TORCH_WEIGHTS, write_json, write_text
+from compress.artifacts import STRUCTURE, TASK, TOKENIZER, write_json, write_text
 from compress.errors import ModelError
 from compress.models.architectures import model_class, read_config
 from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.heads import in_label_order, label_rows, with_labels
-from compress.models.labels import check_head, head_names, match_labels
+from compress.models.code import call
+from compress.models.heads import put_head_in_order
+from compress.models.pooling import MEAN, Pooling, read_pooling
+from compress.models.pretrained import load_pretrained
+from compress.models.sentence import SentenceEncoder
 from compress.models.sources import (
     VOCABULARY_FILES,
     check_code_allowed,
     hub_commit,
     model_folder,
-    module_file,
 )
 from compress.models.weights import missing_weights
 from compress.package_paths import CODE, local_path
-from compress.profile.schema import TeacherSpec
+from compress.profile.schema import TaskName, TeacherSpec
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model in memory: `untrained` names weights that its files do not hold."""
+    """A model in memory: `untrained` names weights that its files do not hold; `pooling` is what they say of it."""
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     untrained: frozenset[str] = frozenset()
+    pooling: Pooling = MEAN
 
 
 def materialise(
-    spec: TeacherSpec, labels: Sequence[str], base: Path, out: Path, *, max_length: int, allow_code: bool
+    spec: TeacherSpec,
+    labels: Sequence[str],
+    base: Path,
+    out: Path,
+    *,
+    max_length: int,
+    allow_code: bool,
+    task: TaskName = "text-classification",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write the teacher's source to `out`: weights, config, tokenizer.json without truncation, task.json.
 
     An encoder stays an encoder. A classifier whose labels are those of the data gets its rows in their order;
-    any other keeps its head as it is, and is refused where no `finetune` follows.
+    any other keeps its head as it is, and is refused where no `finetune` follows. For sentence embedding whatever head
+    there is gives way to the pooling that the folder or the profile names.
 
     Returns:
         facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head` (none, as it was, or
@@ -59,53 +67,67 @@ def materialise(
         ModelError: the model cannot be had, is not safetensors, or takes no texts of `max_length` tokens.
     """
     commit = None
+    sentences = task == "sentence-embedding"
     if spec.model.startswith(CODE):
-        source = _from_code(spec.model, base, allow_code)
+        source = _from_code(spec, base, allow_code, seed, bare=sentences)
     else:
-        source = _from_folder(model_folder(spec.model, spec.revision, base))
+        folder = model_folder(spec.model, spec.revision, base)
+        source = _from_folder(folder, spec, bare=sentences)
         if local_path(spec.model, base) is None:
             commit = hub_commit(spec.model, spec.revision)
     model = source.model
     _check_lengths(model.config, max_length, spec.model)
-    head = _put_head_in_order(model, spec, labels)
+    head = "none" if sentences else put_head_in_order(model, spec, labels)
     _check_vocabulary(model, source.tokenizer, spec.model)
     source.tokenizer.no_truncation()
     source.tokenizer.no_padding()
-    save_model(model, out, leave_out=source.untrained)
+    pooling = source.pooling
+    whole = SentenceEncoder(model, pooling.mode, pooling.normalize) if sentences else model
+    save_model(whole, out, leave_out=source.untrained)
     write_text(out / TOKENIZER, source.tokenizer.to_str())
-    write_json(out / TASK, describe_task(model, source.tokenizer, labels, max_length))
-    facts = {
-        "parameters": count_parameters(model),
+    write_json(out / TASK, describe_task(whole, source.tokenizer, labels, max_length))
+    facts: dict[str, Any] = {
+        "parameters": count_parameters(whole),
         "architecture": type(model).__name__,
         "source": spec.model,
         "head": head,
     }
+    if sentences:
+        facts |= {"pooling": pooling.mode, "normalize": pooling.normalize, "width": model.config.hidden_size}
     return facts if commit is None else {**facts, "commit": commit}
 
 
 def describe_task(
-    model: PreTrainedModel, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
+    model: PreTrainedModel | SentenceEncoder, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
 ) -> dict[str, Any]:
     """The content of `task.json`: how the model takes texts and what its outputs are.
 
-    `unk_id` is -1 where the tokenizer spells every text and has no unknown token.
+    `unk_id` is -1 where the tokenizer spells every text and has no unknown token, `mask_id` where it hides none.
     """
     vocabulary = tokenizer.get_vocab()
-    taken = inspect.signature(model.forward).parameters
+    inside = model.encoder if isinstance(model, SentenceEncoder) else model
+    taken = inspect.signature(inside.forward).parameters
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in taken and getattr(model.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
     pad = model.config.pad_token_id
+    kind: dict[str, Any] = {"task": "text-classification", "output_names": ["logits"]}
+    if isinstance(model, SentenceEncoder):
+        kind = {
+            "task": "sentence-embedding",
+            "output_names": ["embedding"],
+            "width": model.config.hidden_size,
+        }
     return {
-        "task": "text-classification",
+        **kind,
         "max_length": max_length,
         "labels": list(labels),
         "input_names": names,
-        "output_names": ["logits"],
         "pad_id": pad if pad is not None else _first_id(vocabulary, "[PAD]", "<pad>", default=0),
         "unk_id": _first_id(
             vocabulary, getattr(tokenizer.model, "unk_token", None), "[UNK]", "<unk>", default=-1
         ),
+        "mask_id": _first_id(vocabulary, "[MASK]", "<mask>", default=-1),
     }
 
 
@@ -135,59 +157,26 @@ def _check_lengths(config: PretrainedConfig, max_length: int, where: str) -> Non
         )
 
 
-def _put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequence[str]) -> str:
-    """Name the outputs of a classifier and, if they are the labels of the data, put them into their order."""
-    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
-    names = head_names(config, spec.labels)
-    if spec.finetune is None:
-        check_head(names, labels, spec.model)
-    if names is None:
-        return "none"
-    order = match_labels(names, labels)
-    named = with_labels(model.config, labels if order is not None else names)
-    model.config.id2label, model.config.label2id = named.id2label, named.label2id
-    if order is None:
-        return "as it was"
-    model.config.problem_type = named.problem_type
-    rows = label_rows(type(model), model.config)
-    head = {name: tensor for name, tensor in model.state_dict().items() if name in rows}
-    model.load_state_dict(in_label_order(head, rows, order), strict=False)
-    return "matched"
-
-
-def _from_folder(folder: Path) -> Source:
+def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
+    """The model of a folder; `bare`: without its head, and with its pooling."""
+    pooling = read_pooling(folder, spec.pooling) if bare else MEAN
     if (problem := missing_weights(folder)) is not None:
         raise problem
     if (folder / STRUCTURE).exists():
-        return Source(load_model(folder), _read_tokenizer(folder))
+        return Source(_transformer(load_model(folder), bare), _read_tokenizer(folder), pooling=pooling)
     config = read_config(folder)
     name = str((config.architectures or [""])[0])
-    kind = model_class(config, folder) if name.endswith("ForSequenceClassification") else AutoModel
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        try:
-            model, found = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise ModelError(f"cannot load this model: {error}", where=str(folder)) from error
-        except Exception as error:
-            if type(error).__module__.startswith("safetensors"):
-                where = str(folder / TORCH_WEIGHTS)
-                raise ModelError(f"this file is damaged: {error}", where=where) from error
-            raise
-    untrained = frozenset(found["missing_keys"])
-    lacking = sorted(key for key in untrained if "pooler." not in key)
-    if lacking:
-        raise ModelError(
-            f"its files lack {len(lacking)} weights of a {type(model).__name__}, {lacking[0]!r} among them",
-            where=str(folder),
-        )
-    return Source(model.eval(), _read_tokenizer(folder), untrained)
+    headed = name.endswith("ForSequenceClassification") and not bare
+    kind = model_class(config, folder) if headed else AutoModel
+    model, untrained = load_pretrained(kind, folder, config)
+    return Source(model, _read_tokenizer(folder), untrained, pooling)
+
+
+def _transformer(model: nn.Module, bare: bool) -> PreTrainedModel:
+    """The model of transformers in a model that was loaded; `bare`: without its head."""
+    inside = model.encoder if isinstance(model, SentenceEncoder) else model
+    assert isinstance(inside, PreTrainedModel)
+    return cast(PreTrainedModel, inside.base_model) if bare else inside
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
@@ -221,38 +210,14 @@ def _backend(tokenizer: Any, where: str) -> Tokenizer:
     return Tokenizer.from_str(backend.to_str())
 
 
-def _from_code(source: str, base: Path, allow_code: bool) -> Source:
+def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, bare: bool) -> Source:
+    source = spec.model
     check_code_allowed(source, allow_code)
-    module_file(source, base)
-    module_name, _, function_name = source.removeprefix(CODE).partition(":")
-    with _importable(base):
-        try:
-            made = getattr(importlib.import_module(module_name), function_name)()
-        except Exception as error:  # the user's own code may raise anything
-            raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], PreTrainedModel)):
+    made = call(source, base, seed)
+    known = (PreTrainedModel, SentenceEncoder) if bare else PreTrainedModel
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], known)):
         raise ModelError("expected the function to return (model, tokenizer) of transformers", where=source)
-    return Source(made[0].float().cpu().eval(), _backend(made[1], source))
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and no tables of transformers: what they would say is checked here."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    model = made[0].float().cpu().eval()
+    said = Pooling(model.pooling, model.normalize) if isinstance(model, SentenceEncoder) else MEAN
+    pooling = Pooling(spec.pooling or said.mode, said.normalize)
+    return Source(_transformer(model, bare), _backend(made[1], source), pooling=pooling)

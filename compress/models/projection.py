@@ -4,8 +4,11 @@ The stream between the layers has d dimensions in the teacher and k in the stude
 for a basis B (d, k). A map that reads the stream becomes `W B`, one that writes it `B^T W`. The layer norms stand
 between: they subtract the mean over the dimensions, which no rotation keeps. So B is orthogonal to the vector of
 ones on both sides (as Ashkboos et al., SliceGPT, 2024, arXiv:2401.15024, fold it into the weights instead): then
-the student's norms subtract nothing, what the teacher's norms subtract is lost anyway, and with k = d a teacher
-whose norms scale all dimensions alike is kept exactly.
+the student's norms subtract nothing, and what the teacher's norms subtract is lost anyway.
+
+Where norms stand before the blocks (vision transformers), their scales go into the maps that read, and with k = d the
+student computes what the teacher does. Where they stand after them, in the stream (BERT), a scale is no longer diagonal
+in the basis: the nearest diagonal replaces it, which is exact with k = d if a norm scales all dimensions alike.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_RIDGE = 1e-3
 
 
 def orthogonal_to_ones(size: int) -> Tensor:
@@ -37,75 +42,98 @@ def narrowing_basis(moments: Tensor, width: int) -> Tensor:
     return wide @ directions @ orthogonal_to_ones(width).T
 
 
-def second_moments(rows: Tensor) -> Tensor:
-    """The second moments of rows (n, d) about 0, scaled to trace 1: (d, d), float64."""
-    rows = rows.double()
-    moments = rows.T @ rows
-    return moments / moments.trace()
-
-
 def normalised(rows: Tensor) -> Tensor:
-    """Rows (n, d) with mean 0 and variance 1 each: a layer norm without scale and shift."""
+    """Rows (n, d) with mean 0 and variance 1 each: a layer norm without scale and shift; float64."""
     return torch.nn.functional.layer_norm(rows.double(), rows.shape[-1:])
 
 
-def read_through(weight: Tensor, bias: Tensor, basis: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (out, k) and bias of a map that reads the narrow stream.
+@dataclass(frozen=True)
+class Moments:
+    """Moments of vectors: `mean` (d,) and `square` (d, d), the mean of their outer products; float64."""
 
-    What the basis leaves out of `shift`, the stream's constant part (d,), goes into the bias.
-    """
-    lost = shift.double() - basis @ (basis.T @ shift.double())
-    return weight.double() @ basis, bias.double() + weight.double() @ lost
+    mean: Tensor
+    square: Tensor
 
+    @classmethod
+    def of(cls, rows: Tensor) -> Moments:
+        """The moments of the rows (n, d)."""
+        rows = rows.double()
+        return cls(rows.mean(dim=0), rows.T @ rows / len(rows))
 
-def norm_scale(scale: Tensor, moments: Tensor, basis: Tensor) -> Tensor:
-    """The scale (k,) of the student's layer norm for a teacher's norm of scale (d,).
+    @property
+    def covariance(self) -> Tensor:
+        """The moments about the mean, (d, d)."""
+        return self.square - torch.outer(self.mean, self.mean)
 
-    The norm of the narrow stream divides by its own length, so the scale takes back what the basis leaves out of
-    it; the teacher's scale, no longer diagonal in the basis, is replaced by its least-squares diagonal.
-    """
-    moments = moments.double()
-    wide, narrow = basis.shape
-    inside = torch.einsum("di,de,ei->i", basis, moments, basis).clamp(min=1e-12)
-    scaled = torch.einsum("di,d,de,ei->i", basis, scale.double(), moments, basis)
-    kept = inside.sum() / moments.trace()
-    return scaled / inside * torch.sqrt(kept * wide / narrow)
+    def scaled(self, weight: Tensor, bias: Tensor) -> Moments:
+        """The moments of `weight * x + bias`; both (d,)."""
+        weight, bias = weight.detach().double(), bias.detach().double()
+        mean = weight * self.mean
+        crossed = torch.outer(mean, bias)
+        square = self.square * torch.outer(weight, weight) + crossed + crossed.T + torch.outer(bias, bias)
+        return Moments(mean + bias, square)
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Attention weights by head, biases as the last column: (heads, size, hidden + 1); `out` (heads, hidden, size)."""
+class Reader:
+    """How the student's maps read the narrow stream: what reads x (d,) in the teacher reads `gather` y + `constant`.
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    out: Tensor
+    `gather` (d, k), `constant` (d,): what the basis leaves out of the mean of x.
+    """
 
-    def importance(self) -> Tensor:
-        """How much each head writes: the norm of its value and output maps together, (heads,)."""
-        written: Tensor = torch.linalg.matrix_norm(self.out @ self.value)
-        return written
+    gather: Tensor
+    constant: Tensor
 
-    def select(self, count: int) -> Heads:
-        """The `count` most important heads, in their order."""
-        best = torch.topk(self.importance(), count).indices.sort().values
-        return Heads(self.query[best], self.key[best], self.value[best], self.out[best])
+    @classmethod
+    def of_stream(cls, basis: Tensor, mean: Tensor) -> Reader:
+        """The stream itself, of this mean (d,)."""
+        return cls(basis, mean - basis @ (basis.T @ mean))
 
-    def shrink(self, size: int) -> Heads:
-        """Heads of fewer dimensions, by truncated SVD of what each computes: the bilinear form of its scores and
-        the product of its value and output maps. The scores keep their size under the new 1 / sqrt(size)."""
-        old = self.query.shape[1]
-        query, key = _factors(self.query.transpose(1, 2), self.key, size)
-        out, value = _factors(self.out, self.value, size)
-        kept = (size / old) ** 0.25
-        return Heads(query.transpose(1, 2) * kept, key * kept, value, out)
+    @classmethod
+    def of_norm(cls, basis: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Reader:
+        """The stream behind a norm of scale and shift (d,) each, which the student's norm does not have any more.
+
+        Args:
+            mean: of the normalised stream, before scale and shift, (d,).
+        """
+        stream, scale = cls.of_stream(basis, mean), scale.detach().double()
+        return cls(scale[:, None] * stream.gather, shift.detach().double() + scale * stream.constant)
+
+    def read(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weight (out, k) and bias (out,) of the student's map, float64; no bias is one of zeros."""
+        weight = weight.detach().double()
+        constant = weight @ self.constant
+        return weight @ self.gather, constant if bias is None else constant + bias.detach().double()
 
 
-def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best rank-`rank` factors of `left @ right`, each batch alone: (b, n, rank), (b, rank, m)."""
-    u, s, v = torch.linalg.svd(left @ right, full_matrices=False)
-    root = s[:, :rank].sqrt()
-    return u[:, :, :rank] * root[:, None, :], root[:, :, None] * v[:, :rank]
+def norm_gain(square: Tensor, basis: Tensor) -> float:
+    """What a norm of the narrow stream must multiply by.
+
+    It divides by the length of what it gets, so this takes back what the basis leaves out of a normalised stream of
+    the second moments `square` (d, d).
+    """
+    wide, narrow = basis.shape
+    kept = (basis.T @ square @ basis).trace() / square.trace()
+    return float(torch.sqrt(kept * wide / narrow))
+
+
+def narrow_norm(scale: Tensor, shift: Tensor, seen: Moments, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift (k,) of the student's norm in the stream, for a teacher's of `scale` and `shift` (d,).
+
+    The scale is the least-squares diagonal over what the teacher's norm normalises, times the gain of `norm_gain`; the
+    shift keeps the mean.
+
+    Args:
+        seen: the moments of the normalised stream, before scale and shift.
+    """
+    scale, shift = scale.detach().double(), shift.detach().double()
+    spread = seen.covariance
+    # A direction that the examples do not show gets the mean scale and not a quotient of two nothings.
+    spread = spread + _RIDGE * spread.trace() / len(spread) * torch.eye(len(spread), dtype=torch.float64)
+    inside = torch.einsum("di,de,ei->i", basis, spread, basis).clamp(min=1e-12)
+    slope = torch.einsum("di,d,de,ei->i", basis, scale, spread, basis) / inside
+    offset = basis.T @ (scale * seen.mean + shift) - slope * (basis.T @ seen.mean)
+    return slope * norm_gain(seen.square, basis), offset
 
 
 def important_neurons(reads: Tensor, writes: Tensor, count: int) -> Tensor:

@@ -11,20 +11,29 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import MODEL_CONFIG, sha256_file
+from compress.artifacts import MODEL_CONFIG, MODULE, POOLING, STRUCTURE, sha256_file
 from compress.errors import ModelError, UsageError
-from compress.models.labels import check_head, head_names
+from compress.models.labels import check_head, check_task, head_names
+from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.package_paths import CODE, local_path, missing_source
-from compress.profile.schema import TeacherSpec
+from compress.profile.schema import TaskName, TeacherSpec
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""The files that can hold a vocabulary; a model has one of them at least."""
+"""The files that can hold a vocabulary; a model of texts has one of them at least."""
+
+PREPROCESSOR = "preprocessor_config.json"
+"""How a vision model of transformers says what images it takes."""
 
 MODEL_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     MODEL_CONFIG,
-    "structure.json",
+    STRUCTURE,
+    MODULE,
+    PREPROCESSOR,
+    POOLING,
+    MODULES,
+    f"{POOLING_FOLDER}/{MODEL_CONFIG}",
     *VOCABULARY_FILES,
     "merges.txt",
     "tokenizer_config.json",
@@ -33,6 +42,7 @@ MODEL_FILES = (
 )
 """The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
 
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -51,16 +61,24 @@ def fingerprint(model: str, revision: str | None, base: Path) -> str | None:
     if folder is None:
         commit = hub_commit(model, revision)
         return None if commit is None else f"hub:{model}@{commit}"
-    files = model_files(_folder(folder))
+    folder = _folder(folder)
+    files = model_files(folder)
     return (
         "files:"
         + hashlib.sha256(
-            "".join(f"{file.name}\0{sha256_file(file)}\n" for file in files).encode()
+            "".join(f"{file.relative_to(folder)}\0{sha256_file(file)}\n" for file in files).encode()
         ).hexdigest()
     )
 
 
-def check_teacher(spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool) -> None:
+def check_teacher(
+    spec: TeacherSpec,
+    labels: Sequence[str],
+    base: Path,
+    *,
+    allow_code: bool,
+    task: TaskName = "text-classification",
+) -> None:
     """Refuse a teacher that cannot do its job, before any work: only its config is read.
 
     A hub model that is not on this machine yet is fetched here, so that from then on its commit is known. What
@@ -68,18 +86,34 @@ def check_teacher(spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow
 
     Raises:
         UsageError: it is code, and `--allow-code` was not given.
-        ModelError: it is missing, is no model, or needs `finetune` because its head does not fit the labels.
+        ModelError: it is missing, is no model, is one of another task, needs `finetune` because its head does not
+            fit the labels, or, for sentence embedding, is to be fine-tuned or pools in a way that is not known.
     """
+    if task == "sentence-embedding" and spec.finetune is not None:
+        raise ModelError(
+            "a sentence encoder cannot be fine-tuned here: the data has no labels to train it on",
+            where="teacher.finetune",
+            hint="Leave `finetune` out, and name a model that was trained for sentence similarity.",
+        )
     if spec.model.startswith(CODE):
         check_code_allowed(spec.model, allow_code)
         module_file(spec.model, base)
         return
-    config = _read_config(model_folder(spec.model, spec.revision, base))
-    if spec.finetune is None:
+    folder = model_folder(spec.model, spec.revision, base, task)
+    if (folder / MODULE).is_file():
+        check_code_allowed(spec.model, allow_code)
+        return
+    config = _read_config(folder)
+    check_task(config, task, spec.model)
+    if task == "sentence-embedding":
+        read_pooling(folder, spec.pooling)
+    elif spec.finetune is None:
         check_head(head_names(config, spec.labels), labels, spec.model)
 
 
-def model_folder(model: str, revision: str | None, base: Path) -> Path:
+def model_folder(
+    model: str, revision: str | None, base: Path, task: TaskName = "text-classification"
+) -> Path:
     """The folder of a model on this machine; a hub model that is not here yet is fetched, safetensors only.
 
     Raises:
@@ -88,7 +122,7 @@ def model_folder(model: str, revision: str | None, base: Path) -> Path:
     folder = local_path(model, base)
     if folder is not None:
         return _folder(folder)
-    return _cached_folder(model, revision) or _fetch(model, revision)
+    return _cached_folder(model, revision, task) or _fetch(model, revision)
 
 
 def check_code_allowed(model: str, allow_code: bool) -> None:
@@ -104,7 +138,7 @@ def check_code_allowed(model: str, allow_code: bool) -> None:
 def model_files(folder: Path) -> list[Path]:
     """The files of a folder that make its model, by name."""
     found = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
-    return sorted(found, key=lambda file: file.name)
+    return sorted(found, key=lambda file: str(file.relative_to(folder)))
 
 
 def hub_commit(model: str, revision: str | None) -> str | None:
@@ -151,6 +185,13 @@ def _folder(path: Path) -> Path:
             where=str(path),
             hint="Name a folder with config.json, model.safetensors and a tokenizer.",
         )
+    if path.suffix.lower() in _PICKLES:
+        raise ModelError(
+            "this checkpoint is a pickle: it could run any code and is never loaded",
+            where=str(path),
+            hint="Save its weights as safetensors, and name a `python:module:function` that builds the model and "
+            "loads them.",
+        )
     if not path.is_dir():
         raise ModelError(
             "a model is a folder with config.json, model.safetensors and a tokenizer; this is a file",
@@ -172,7 +213,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _cached_folder(model: str, revision: str | None) -> Path | None:
+def _cached_folder(model: str, revision: str | None, task: TaskName) -> Path | None:
     """The snapshot of a hub model in the cache of this machine; None if a file of it is missing."""
     config = _cached_file(model, revision)
     if config is None:
@@ -182,8 +223,11 @@ def _cached_folder(model: str, revision: str | None) -> Path | None:
     for index in config.parent.glob("*.safetensors.index.json"):
         needed.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     weights = any(name.endswith(".safetensors") for name in names)
-    vocabulary = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
-    return config.parent if weights and vocabulary and needed <= names else None
+    if task == "image-classification":
+        further = PREPROCESSOR in names
+    else:
+        further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
+    return config.parent if weights and further and needed <= names else None
 
 
 def _fetch(model: str, revision: str | None) -> Path:

@@ -1,4 +1,4 @@
-"""Structures that a config cannot describe: layers whose shapes differ after pruning."""
+"""Structures that a config cannot describe: layers whose shapes differ after pruning, of whatever kind."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from torch import nn
 
 from compress.errors import ModelError
 
-HEAD_ATTRIBUTES = (
+COUNTS = (
     "num_attention_heads",
     "num_heads",
     "n_heads",
     "attention_head_size",
     "all_head_size",
     "dim",
+    "in_channels",
+    "out_channels",
+    "groups",
+    "num_features",
+    "num_channels",
 )
-"""Whole numbers that attention modules keep beside their weights."""
+"""Whole numbers that attention modules, convolutions and norms keep beside their weights."""
 
 Structure = dict[str, dict[str, Any]]
 
@@ -27,7 +32,7 @@ def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None
     """What `model` has otherwise than `regular`, the model that its config alone gives; None if nothing.
 
     Returns:
-        `shapes`: parameter -> shape, `attributes`: module -> attention attribute -> value.
+        `shapes`: parameter or buffer -> shape, `attributes`: module -> count that it keeps -> value.
     """
     usual = {name: tuple(tensor.shape) for name, tensor in regular.state_dict().items()}
     shapes = {
@@ -49,12 +54,12 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
     Raises:
         ModelError: the description does not fit the model.
     """
-    parameters = dict(model.named_parameters())
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, shape in _mapping(structure, "shapes", where).items():
-        if name not in parameters or not _is_shape(shape, parameters[name].dim()):
+        if name not in tensors or not _is_shape(shape, tensors[name].dim()):
             raise ModelError(f"no parameter {name!r} that could have the shape {shape}", where=where)
         owner, _, own_name = name.rpartition(".")
-        _resize(model.get_submodule(owner), own_name, tuple(shape), where)
+        _resize(model.get_submodule(owner), own_name, tuple(shape))
     modules = dict(model.named_modules())
     for name, values in _mapping(structure, "attributes", where).items():
         known = _attributes(modules[name]) if name in modules else {}
@@ -65,7 +70,7 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
 
 
 def _attributes(module: nn.Module) -> dict[str, int]:
-    values = {name: getattr(module, name, None) for name in HEAD_ATTRIBUTES}
+    values = {name: getattr(module, name, None) for name in COUNTS}
     return {name: value for name, value in values.items() if isinstance(value, int)}
 
 
@@ -84,9 +89,14 @@ def _is_shape(value: object, dims: int) -> bool:
     )
 
 
-def _resize(module: nn.Module, name: str, shape: tuple[int, ...], where: str) -> None:
+def _resize(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Give a module's parameter or buffer another shape; its convolutions' and norms' counts are attributes."""
     old = getattr(module, name)
-    setattr(module, name, nn.Parameter(torch.empty(shape, dtype=old.dtype), requires_grad=old.requires_grad))
+    new = torch.empty(shape, dtype=old.dtype)
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, new)
     if isinstance(module, nn.Linear):
         module.out_features = shape[0]
         if name == "weight":
@@ -95,5 +105,3 @@ def _resize(module: nn.Module, name: str, shape: tuple[int, ...], where: str) ->
         module.num_embeddings, module.embedding_dim = shape
     elif isinstance(module, nn.LayerNorm):
         module.normalized_shape = shape
-    else:
-        raise ModelError(f"cannot resize {name!r} of a {type(module).__name__}", where=where)

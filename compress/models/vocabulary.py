@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel
 
 from compress.errors import ModelError
-from compress.models.families import config_keys, encoder_of
+from compress.models.families import config_keys, transformer_of, words_of
 
 Ids = NDArray[np.int64]
 
@@ -102,6 +101,8 @@ def check_can_trim(vocabulary: Vocabulary) -> None:
     """
     if vocabulary.kind != "WordPiece":
         reason = _REFUSED.get(vocabulary.kind, "only WordPiece vocabularies can be trimmed")
+        if vocabulary.kind == "BPE" and vocabulary.unknown is None:
+            reason = "it spells every text out of bytes, and no unknown token stands for what is dropped"
         raise ModelError(
             f"cannot trim the vocabulary of a {vocabulary.kind} tokenizer: {reason}",
             hint="Use `vocabulary: keep`.",
@@ -129,23 +130,23 @@ def trim_tokenizer(tokenizer: Path, table: Ids) -> str:
     return json.dumps(body, ensure_ascii=False)
 
 
-def trim_embeddings(model: PreTrainedModel, table: Ids, kept: Ids) -> None:
+def trim_embeddings(model: nn.Module, table: Ids, kept: Ids) -> None:
     """Keep the rows `kept` of the word embeddings, in place, and renumber the special ids of the config."""
-    words = encoder_of(model).words
+    words, config = words_of(model), transformer_of(model).config
     replace_words(model, words.weight.detach()[torch.from_numpy(kept)])
-    for name, value in model.config.to_dict().items():
+    for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int) and value < len(table):
-            setattr(model.config, name, int(table[value]))
+            setattr(config, name, int(table[value]))
     if words.padding_idx is not None:
         words.padding_idx = int(table[words.padding_idx])
 
 
-def replace_words(model: PreTrainedModel, rows: torch.Tensor) -> None:
+def replace_words(model: nn.Module, rows: torch.Tensor) -> None:
     """Give the model's word embeddings other rows, in place: (vocabulary, width)."""
-    words = encoder_of(model).words
+    words = words_of(model)
     words.weight = nn.Parameter(rows.clone())
     words.num_embeddings = len(rows)
-    setattr(model.config, config_keys(model)["vocabulary"], len(rows))
+    setattr(transformer_of(model).config, config_keys(model)["vocabulary"], len(rows))
 
 
 def _renumber(part: Any, table: Ids) -> None:

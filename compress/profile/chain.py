@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from compress.errors import Fault
 from compress.forms import TORCH_FLOAT, Framework
 from compress.profile.base import single_key
-from compress.profile.pass_specs import DistillSpec, ExportSpec, PassSpec, PruneSpec, QuantizeSpec
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.pass_specs import ExportSpec, PassSpec, PruneSpec, QuantizeSpec
 from compress.profile.source import ProfileSource
 
 _SPECS: dict[str, type[PassSpec]] = {

@@ -11,17 +11,21 @@ from pydantic import ValidationError
 from compress.errors import Fault, ProfileError
 from compress.package_paths import missing_source
 from compress.profile.chain import chain_faults
+from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
+from compress.profile.known_models import known_model_faults
 from compress.profile.schema import Profile
-from compress.profile.source import ProfileSource, override, read_source
+from compress.profile.source import Path_, ProfileSource, override, read_source
+from compress.profile.teaching import Found, teaching_faults, teaching_warnings
 
 
 @dataclass(frozen=True)
 class LoadedProfile:
-    """A valid profile and the text it was read from."""
+    """A valid profile, the text it was read from, and what in it is likely to disappoint."""
 
     profile: Profile
     source: ProfileSource
+    warnings: tuple[str, ...] = ()
 
 
 def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile:
@@ -41,11 +45,18 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
         profile = Profile.model_validate(source.values)
     except ValidationError as error:
         faults += faults_of(error, source, Profile)
+    if profile is not None:
+        found = [
+            *teaching_faults(profile),
+            *known_model_faults(profile, source.base),
+            *_further_source_faults(profile, source.base),
+        ]
+        faults += [source.fault(path, why) for path, why in found]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
     if faults or profile is None:
         raise ProfileError(sorted(faults, key=lambda fault: fault.line or 0))
-    return LoadedProfile(profile, source)
+    return LoadedProfile(profile, source, tuple(teaching_warnings(profile)))
 
 
 def _source_faults(source: ProfileSource) -> list[Fault]:
@@ -57,6 +68,26 @@ def _source_faults(source: ProfileSource) -> list[Fault]:
         if problem:
             faults.append(source.fault((section, key), problem))
     return faults
+
+
+def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
+    """Sources that do not exist, of what a valid profile names beside its teacher and its data."""
+    named: list[tuple[Path_, str | None]] = []
+    if profile.data.unlabeled is not None:
+        named.append((("data", "unlabeled", "path"), profile.data.unlabeled.path))
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec):
+            place: Path_ = ("passes", index, "distill")
+            named.append(((*place, "student", "model"), spec.student.model))
+            named += [
+                ((*place, "teachers", number, "model"), one.model) for number, one in enumerate(spec.teachers)
+            ]
+            named += [
+                ((*place, "assistants", number, "model"), one.model)
+                for number, one in enumerate(spec.assistants)
+            ]
+    checked = [(path, missing_source(name, base)) for path, name in named if name is not None]
+    return [(path, problem) for path, problem in checked if problem is not None]
 
 
 def _text_at(values: dict[str, Any], section: str, key: str) -> str | None:

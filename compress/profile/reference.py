@@ -72,6 +72,8 @@ _DATA = """\
 | a folder with such files | one a file, named by the file: `train.csv`, `validation.jsonl`, `test.parquet` |
 | a folder with one sub-folder a class, and in it a `.txt` file an example | `train` |
 | a folder with `train`, `validation`, `test` folders, each with one sub-folder a class | those |
+| the same with images (png, jpg, jpeg, bmp, webp) for image classification | as above |
+| `sklearn://digits`: 1,797 images of 8 x 8 pixels | `train` |
 | `package://name/folder`: any of these inside an installed package, which is not imported | as above |
 | a hub id, such as `stanfordnlp/sst2` | those of the data set |
 
@@ -94,7 +96,11 @@ _LIMITS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("
 def reference_markdown() -> str:
     """The whole page: every section as a table of keys, what data can be read, and an example."""
     schema = json_schema()
-    sections = list(_sections(schema, schema["$defs"], ()))
+    # A section that stands in several places (a student, an assistant) is shown at the first of them.
+    first: dict[int, tuple[tuple[str, ...], dict[str, Any]]] = {}
+    for keys, body in _sections(schema, schema["$defs"], ()):
+        first.setdefault(id(body), (keys, body))
+    sections = list(first.values())
     places = {id(body): _path(keys) for keys, body in sections}
     tables = [_section(keys, body, schema["$defs"], places) for keys, body in sections]
     example = f"## Example\n\n```yaml\n{EXAMPLE}```\n"
@@ -173,6 +179,9 @@ def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, 
             return " or ".join(shown)
     if "enum" in value or "const" in value:
         return ", ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
+    if "prefixItems" in value:
+        inner = [_type(each, definitions, places) for each in value["prefixItems"]]
+        return f"[{', '.join(inner)}]"
     if value.get("type") == "array":
         least = value.get("minItems", 0)
         return f"list of {_type(value['items'], definitions, places)}" + (

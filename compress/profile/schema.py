@@ -11,7 +11,7 @@ from compress.profile.pass_specs import PassEntry, PassSpec, spec_of
 from compress.profile.training_spec import FinetuneSpec
 
 Positive = Annotated[int, Field(ge=1)]
-TaskName = Literal["text-classification"]
+TaskName = Literal["text-classification", "image-classification", "sentence-embedding"]
 
 
 class SplitsSpec(PassSpecBase):
@@ -25,18 +25,45 @@ class SplitsSpec(PassSpecBase):
     """Name, or fraction of the distinct texts of `train`; unset: the split `test` if there is one, else 0.2."""
 
 
+class UnlabeledSpec(Spec):
+    """Further examples without labels, for the teacher to label."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """As `data.path`; columns of labels are not read, and a folder of images or texts needs no sub-folders."""
+    name: str | None = None
+    """Configuration of a hub data set."""
+    revision: str | None = None
+    """Commit or tag of a hub data set."""
+    split: str = "train"
+    """Which split of it."""
+    limit: Positive | None = None
+    """Take so many at most, the first ones by the hash of their content."""
+
+
 class DataSpec(Spec):
     """Where the examples come from."""
 
     path: Annotated[str, Field(min_length=1)]
     """A hub id, `package://name/folder`, a csv / jsonl / parquet file, a folder with files `train`,
-    `validation` and `test` of those kinds, or a text folder with one sub-folder a class."""
+    `validation` and `test` of those kinds, a text or image folder with one sub-folder a class, or `sklearn://digits`."""
     name: str | None = None
     """Configuration of a hub data set (`sst2` of `glue`)."""
     revision: str | None = None
     """Commit or tag of a hub data set."""
     text_column: str = "text"
     """Column that holds the text."""
+    image_column: str = "image"
+    """Column that holds the image of a hub or parquet data set."""
+    image_size: tuple[Positive, Positive] | None = None
+    """Height and width that images are scaled to; unset: what the teacher's config says, else the first image's own."""
+    pair_columns: tuple[str, str] | None = None
+    """Sentence embedding: the two columns of texts whose similarity `score_column` gives."""
+    score_column: str = "score"
+    """Sentence embedding: column with the given similarity of the two texts, any scale; larger is more alike."""
+    sentences: bool = False
+    """Sentence embedding: cut longer texts into their sentences, each an example."""
+    unlabeled: UnlabeledSpec | None = None
+    """Further examples that the teacher labels; those that stand in validation or test are dropped."""
     label_column: str = "label"
     """Column that holds the label: its name, or its number when `labels` or the data set name the numbers."""
     labels: tuple[str, ...] | None = None
@@ -58,6 +85,8 @@ class TeacherSpec(Spec):
     """Names of the outputs of the model's head in order, where its config does not name them."""
     finetune: FinetuneSpec | None = None
     """Train the model on the data first; unset: it is a classifier of these labels already."""
+    pooling: Literal["mean", "cls"] | None = None
+    """Sentence embedding: how token vectors become one; unset: what the model's folder says, else the mean."""
 
 
 class TargetSpec(Spec):
@@ -114,6 +143,30 @@ class MeasureSpec(PassSpecBase):
     """Alternated rounds over each pair of models and batch size, at least."""
 
 
+class TrainSpec(PassSpecBase):
+    """How training steps are run."""
+
+    processes: Positive = 1
+    """Processes on this machine, started by `torch.distributed.run`; each takes its share of every batch."""
+    nodes: Positive = 1
+    """Machines; each runs the same command."""
+    rendezvous: str | None = None
+    """`host:port` where the machines meet, for more than one."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Whole copies of the model in each process, or its parts spread over them."""
+
+    @model_validator(mode="after")
+    def _meets(self) -> TrainSpec:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("nodes needs `rendezvous`: host:port of one of them")
+        return self
+
+    @property
+    def world(self) -> int:
+        """Processes on all machines."""
+        return self.processes * self.nodes
+
+
 class Profile(Spec):
     """A compression job: data, teacher, passes, targets, budget."""
 
@@ -135,6 +188,8 @@ class Profile(Spec):
     """Limits that the result must hold."""
     measure: MeasureSpec = MeasureSpec()
     """How long and on what to measure."""
+    train: TrainSpec = TrainSpec()
+    """How training steps are run; it changes their speed and, by the order of sums, their last digits."""
 
     @model_validator(mode="after")
     def _distinct_targets(self) -> Profile:

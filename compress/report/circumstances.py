@@ -1,51 +1,23 @@
-"""The sections that say how it came out: training, timings everywhere, memory, noise, protocol, data, environment."""
+"""The sections that say how it came out: timings everywhere, memory, noise, protocol, data, environment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from compress.records import Curve, RunRecord, TargetMeasurement
-from compress.report.document import Cell, Code, Figure, Section, Table, Training, row
+from compress.records import RunRecord, StepRecord, TargetMeasurement
+from compress.report.document import Cell, Code, Section, Table, row
+from compress.report.facts import flatten
 from compress.report.numbers import MISSING, count, known, percent, significant, times, times_range
-from compress.report.row import baseline_of, first_target, measured_on, ordered
+from compress.report.row import baseline_of, examples_of, first_target, measured_on, ordered
+from compress.report.scores import examples_word, reading
+from compress.report.training import TAUGHT
 from compress.units import format_seconds
-
-
-def training(run: RunRecord) -> Section:
-    """Training curves: the loss, and the score on the validation split."""
-    figures, rows = [], []
-    for step in run.steps:
-        for curve in step.curves:
-            if not curve.points:
-                continue
-            name = curve.name if curve.name.startswith(step.step) else f"{step.step}, {curve.name}"
-            scored = [point for point in curve.points if known(point.validation_score)]
-            best = max(scored, key=lambda point: point.validation_score or 0.0, default=None)
-            last = curve.points[-1]
-            rows.append(
-                row(
-                    name,
-                    count(last.step),
-                    significant(last.epoch),
-                    significant(last.train_loss),
-                    percent(best.validation_score) if best else MISSING,
-                    count(best.step) if best else MISSING,
-                )
-            )
-            if len(curve.points) > 1:
-                figures.append(_curve_figure(run, name, curve))
-    table = Table(
-        "Training runs",
-        ("Run", "steps", "epochs", "last loss", f"best validation {run.metric}", "at step"),
-        tuple(rows),
-    )
-    return Section("training", "Training", tables=(table,) if rows else (), figures=tuple(figures))
 
 
 def timings(run: RunRecord) -> Section:
     """Every target, batch size and length that was timed."""
     tables = []
+    images = examples_word(run.task) == "images"
     for target in run.targets:
         rows = []
         for step in ordered(run):
@@ -55,7 +27,7 @@ def timings(run: RunRecord) -> Section:
                     row(
                         step.step,
                         count(latency.batch_size),
-                        length_words(latency.lengths),
+                        *(() if images else (length_words(latency.lengths),)),
                         significant(latency.p50_ms),
                         significant(latency.p95_ms),
                         Cell(
@@ -68,8 +40,10 @@ def timings(run: RunRecord) -> Section:
                     )
                 )
         if rows:
-            columns = ("Step", "batch", "lengths", "p50 ms", "p95 ms", "speed-up", "verdict", "examples/s")
-            tables.append(Table(f"Timings on {target}", columns, tuple(rows), frozenset({2, 6})))
+            lengths = () if images else ("lengths",)
+            columns = ("Step", "batch", *lengths, "p50 ms", "p95 ms", "speed-up", "verdict", "examples/s")
+            words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
+            tables.append(Table(f"Timings on {target}", columns, tuple(rows), words))
     return Section("timings", "Every target and batch size", tables=tuple(tables))
 
 
@@ -86,7 +60,7 @@ def targets(run: RunRecord) -> Section:
             rows.append(
                 row(
                     step.step,
-                    percent(metric.value) if metric else MISSING,
+                    reading(run.metric).value(metric.value) if metric else MISSING,
                     percent(1.0 if step.role == "baseline" else found.accuracy.retention),
                     found.accuracy.verdict or MISSING,
                     significant(found.memory.peak_mb),
@@ -94,7 +68,7 @@ def targets(run: RunRecord) -> Section:
                 )
             )
         if rows:
-            columns = ("Step", run.metric, "retention", "against its baseline", "peak MB")
+            columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
             tables.append(Table(f"Scores and memory on {target}", columns, tuple(rows), frozenset({3})))
     return Section("targets", "Further targets", tables=tuple(tables))
 
@@ -111,15 +85,18 @@ def metrics(run: RunRecord) -> Section:
     for name, values in scores.items():
         by_name = {metric.name: metric for metric in values}
         cells = [
-            Cell(percent(by_name[key].value), f"{100 * by_name[key].low:.1f}–{100 * by_name[key].high:.1f} %")
+            Cell(
+                reading(key).value(by_name[key].value),
+                reading(key).range(by_name[key].low, by_name[key].high),
+            )
             if key in by_name
             else Cell(MISSING)
             for key in names
         ]
         rows.append(row(name, *cells))
-    return Section(
-        "metrics", "All metrics", tables=(Table("Metrics on the test split", ("Step", *names), tuple(rows)),)
-    )
+    columns = ("Step", *(reading(name).words for name in names))
+    table = Table("Metrics on the test split", columns, tuple(rows))
+    return Section("metrics", "All metrics", _metric_words(run, list(found.values())), (table,))
 
 
 def memory(run: RunRecord) -> Section:
@@ -171,15 +148,17 @@ def protocol(run: RunRecord) -> Section:
     """How it was measured, in words, with the noise of the machine from the run of the baseline against itself."""
     words, rows = [], []
     baseline = baseline_of(run)
+    images = examples_word(run.task) == "images"
     for target in run.targets:
         found = measured_on(baseline, target)
         if found is None:
             continue
-        words.append(_protocol_words(found))
+        words.append(_protocol_words(found, run.task))
         for latency in found.latency:
+            timed = f"batch {latency.batch_size}" + ("" if images else f", {length_words(latency.lengths)}")
             rows.append(
                 row(
-                    Cell(target, f"batch {latency.batch_size}, {length_words(latency.lengths)}"),
+                    Cell(target, timed),
                     times(latency.speedup),
                     times_range(latency.speedup_low, latency.speedup_high),
                     Cell(latency.verdict, tone="" if latency.verdict == "no difference" else "bad"),
@@ -196,7 +175,7 @@ def protocol(run: RunRecord) -> Section:
         "Every model is the saved file, loaded again in a fresh process, and timed in alternation with the baseline "
         "(A B A B, both in the same process, thread spinning off), so that a machine that drifts does not invent a "
         "speed-up. Speed-ups are ratios of the medians of such a pair, with a 95 % bootstrap interval; 'no difference' "
-        "is said where that interval, or McNemar's exact test on the predictions, cannot tell two models apart."
+        f"is said where that interval, or {_test_words(baseline, run)}, cannot tell two models apart."
     )
     noise = Table(
         "Noise floor: the baseline timed against itself (A/A run)",
@@ -208,11 +187,12 @@ def protocol(run: RunRecord) -> Section:
 
 
 def findings(run: RunRecord) -> Section:
-    """What the steps found out about their own work."""
+    """What the steps found out about their own work, beside what other sections show."""
+    told = ("parameters", "macs", *TAUGHT)
     rows = [
         row(step.step, key, text)
         for step in ordered(run)
-        for key, text in flatten({k: v for k, v in step.facts.items() if k not in ("parameters", "macs")})
+        for key, text in flatten({key: fact for key, fact in step.facts.items() if key not in told})
     ]
     share = [
         row(step.step, "unknown tokens in the test split", percent(found.accuracy.unknown_token_share, 2))
@@ -232,7 +212,7 @@ def data(run: RunRecord) -> Section:
     labels = ", ".join(run.labels[:30]) + (
         f" and {len(run.labels) - 30} more" if len(run.labels) > 30 else ""
     )
-    words = [f"{len(run.labels)} labels: {labels}."] if run.labels else []
+    words = [f"{len(run.labels)} labels: {labels}." if run.labels else "The texts have no labels."]
     words += run.notes
     words.append(f"Seed {run.seed}. The test split is never trained on, calibrated on or tuned on.")
     tables = (Table("Examples in each split", ("Split", "examples"), rows),) if rows else ()
@@ -258,36 +238,6 @@ def profile(run: RunRecord) -> Section:
     return Section("profile", "Profile", code=code)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON values as dotted keys with one line of text each, in the order they stand."""
-    lines: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            lines += flatten(value, f"{name}.")
-        else:
-            lines.append((name, value_words(value)))
-    return lines
-
-
-def value_words(value: Any) -> str:
-    """A JSON value as one line of text; long lists are cut, and say so."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return MISSING
-    if isinstance(value, float):
-        return f"{value:.4g}" if known(value) else MISSING
-    if isinstance(value, int):
-        return count(value) if abs(value) >= 10_000 else str(value)
-    if isinstance(value, (list, tuple)):
-        shown = ", ".join(value_words(item) for item in value[:12])
-        return shown if len(value) <= 12 else f"{shown}, … ({len(value)} in all)"
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {text}" for key, text in flatten(value))
-    return str(value)
-
-
 def length_words(lengths: str) -> str:
     """What was timed: `real` -> `real lengths`, `fixed:128` -> `128 tokens`."""
     return (
@@ -295,39 +245,57 @@ def length_words(lengths: str) -> str:
     )
 
 
-def _protocol_words(found: TargetMeasurement) -> str:
-    accuracy = found.accuracy
+def _protocol_words(found: TargetMeasurement, task: str) -> str:
+    accuracy, images = found.accuracy, examples_word(task) == "images"
     timed = "; ".join(
-        f"batches of {latency.batch_size} at {length_words(latency.lengths)}, {latency.mean_tokens:.1f} tokens on "
-        f"average, {latency.rounds} rounds"
+        f"batches of {latency.batch_size}"
+        + (
+            ""
+            if images
+            else f" at {length_words(latency.lengths)}, {latency.mean_tokens:.1f} tokens on average"
+        )
+        + f", {latency.rounds} rounds"
         for latency in found.latency
     )
+    scored = (
+        f"{examples_of(accuracy)} {'pairs of texts' if accuracy.against == 'scores' else examples_word(task)}"
+    )
     words = (
-        f"{found.target}: scored on {len(accuracy.truth)} examples of the split {accuracy.split!r} at batch size "
-        f"{accuracy.batch_size}. Timed: {timed or 'nothing'}. Tokenization is left out of the latencies"
+        f"{found.target}: scored on {scored} of the split {accuracy.split!r} at batch size "
+        f"{accuracy.batch_size}. Timed: {timed or 'nothing'}. "
+        f"{'Reading images' if images else 'Tokenization'} is left out of the latencies"
     )
     if known(found.tokenization_ms):
         words += f"; it takes {significant(found.tokenization_ms)} ms an example beside them"
     return f"{words}. Protocol {found.protocol}, target {found.fingerprint[:12]}."
 
 
-def _curve_figure(run: RunRecord, name: str, curve: Curve) -> Figure:
-    scored = [
-        (point.step, point.validation_score) for point in curve.points if point.validation_score is not None
-    ]
-    losses = [(point.step, point.train_loss) for point in curve.points if known(point.train_loss)]
-    plot = Training(
-        tuple(step for step, _ in losses),
-        tuple(loss for _, loss in losses),
-        tuple(step for step, score in scored if known(score)),
-        tuple(100 * score for _, score in scored if known(score)),
-        f"validation {run.metric}, %",
+def _test_words(baseline: StepRecord | None, run: RunRecord) -> str:
+    """What decides whether two scores differ."""
+    found = measured_on(baseline, first_target(run))
+    if found is None or found.accuracy.against == "labels":
+        return "McNemar's exact test on the predictions"
+    return "that of the correlation"
+
+
+def _metric_words(run: RunRecord, found: Sequence[TargetMeasurement | None]) -> tuple[str, ...]:
+    """What the numbers of embeddings mean; nothing has to be said of classifications."""
+    against = {one.accuracy.against for one in found if one is not None}
+    if "baseline" in against:
+        words = (
+            "The Spearman correlation is that of the cosine similarities of pairs of test texts with the baseline's "
+            "own, so the baseline has 1 by definition: over all pairs of up to 2,000 texts, else over 2,000,000 evenly "
+            "chosen ones. Its interval is a bootstrap over texts."
+        )
+    elif "scores" in against:
+        words = (
+            "The Spearman correlation is that of the cosine similarities of the test pairs with their given scores; "
+            "its interval is a bootstrap over pairs."
+        )
+    else:
+        return ()
+    recall = (
+        "Recall@10 is the share of a text's ten nearest neighbours by the baseline that are among its ten nearest by "
+        "the model."
     )
-    ends = (
-        f"The loss goes from {significant(plot.losses[0])} to {significant(plot.losses[-1])}"
-        if losses
-        else name
-    )
-    if plot.scores:
-        ends += f", the validation {run.metric} from {plot.scores[0]:.1f} % to {plot.scores[-1]:.1f} %"
-    return Figure(plot, f"{name}: training loss and validation {run.metric}.", f"{name}. {ends}.")
+    return (words, recall)

@@ -27,8 +27,9 @@ from compress.report.numbers import (
     times,
     times_range,
 )
-from compress.report.paired import paired
-from compress.report.row import baseline_of, deployed_of, first_target, measured_on, row_of
+from compress.report.paired import told
+from compress.report.row import baseline_of, deployed_of, examples_of, first_target, measured_on, row_of
+from compress.report.scores import reading
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,13 @@ def differences(runs: Sequence[RunRecord]) -> tuple[str, ...]:
             found.append(
                 f"{name} was measured by protocol {one.protocol}, {other_name} by protocol {two.protocol}"
             )
-        if _truth_names(first, one) != _truth_names(other, two):
+        if _scored(first, one) != _scored(other, two):
             found.append(
                 f"{name} and {other_name} were scored on different test splits "
-                f"({len(one.accuracy.truth)} and {len(two.accuracy.truth)} examples)"
+                f"({examples_of(one.accuracy)} and {examples_of(two.accuracy)} examples)"
             )
+        elif "baseline" in (one.accuracy.against, two.accuracy.against) and not _same_baseline(first, other):
+            found.append(f"{name} and {other_name} were scored against different teachers' similarities")
     return tuple(found)
 
 
@@ -133,7 +136,7 @@ def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
     lines = (
         row("status", *(run.status for run in runs)),
         row("deploys", *(_deployed_words(run) for run in runs)),
-        line("score", lambda v: Cell(percent(v["score"]), percent_range(v["score_low"], v["score_high"]))),
+        line("score", _score_cell),
         row("score against the first", *(_against_first(runs[0], run) for run in runs)),
         line(
             "retention",
@@ -149,7 +152,7 @@ def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
         line("size MB", lambda v: Cell(significant(v["size_mb"]))),
         line("parameters", lambda v: Cell(count(v["parameters"]))),
         line("MACs", lambda v: Cell(count(v["macs"]))),
-        line("baseline score", lambda v: Cell(percent(v["score"])), baselines),
+        line("baseline score", lambda v: Cell(reading(v["metric"]).value(v["score"])), baselines),
         line("baseline p50 ms", lambda v: Cell(significant(v["latency_p50_ms"])), baselines),
     )
     targets = ", ".join(dict.fromkeys(first_target(run) or MISSING for run in runs))
@@ -160,24 +163,26 @@ def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
     )
 
 
-def _cell_text(cell: Cell) -> Text:
-    return Text.assemble(cell.text, (f"\n{cell.detail}", "dim")) if cell.detail else Text(cell.text)
-
-
-def _retention_cell(values: dict[str, Any]) -> Cell:
-    return Cell(
-        percent(values["retention"]), percent_range(values["retention_low"], values["retention_high"])
-    )
-
-
 def _against_first(first: RunRecord, run: RunRecord) -> Cell:
     if run is first:
         return Cell(MISSING)
     one, two = _measured(first), _measured(run)
     if one is None or two is None or first.labels != run.labels:
         return Cell(MISSING)
-    pair = paired(one.accuracy, two.accuracy)
-    return Cell(MISSING) if pair is None else Cell(pair.verdict, p_value(pair.p_value))
+    if one.accuracy.against == "baseline" and not _same_baseline(first, run):
+        return Cell(MISSING)
+    found = told(one.accuracy, two.accuracy)
+    return Cell(MISSING) if found is None else Cell(found.verdict, p_value(found.p_value))
+
+
+def _score_cell(values: dict[str, Any]) -> Cell:
+    read = reading(values["metric"])
+    return Cell(read.value(values["score"]), read.range(values["score_low"], values["score_high"]))
+
+
+def _same_baseline(one: RunRecord, two: RunRecord) -> bool:
+    baselines = [baseline_of(run) for run in (one, two)]
+    return len({baseline.key for baseline in baselines if baseline is not None}) == 1
 
 
 def _measured(run: RunRecord) -> TargetMeasurement | None:
@@ -188,7 +193,9 @@ def _measured(run: RunRecord) -> TargetMeasurement | None:
 
 
 def _values(run: RunRecord, step: StepRecord | None) -> dict[str, Any] | None:
-    return None if step is None else row_of(step, baseline_of(run), first_target(run))
+    if step is None:
+        return None
+    return row_of(step, baseline_of(run), first_target(run)) | {"metric": run.metric}
 
 
 def _deployed_words(run: RunRecord) -> str:
@@ -196,7 +203,10 @@ def _deployed_words(run: RunRecord) -> str:
     return deployed.step if deployed is not None else failure_reason(run) or MISSING
 
 
-def _truth_names(run: RunRecord, found: TargetMeasurement) -> list[str | int]:
+def _scored(run: RunRecord, found: TargetMeasurement) -> str | list[str | int]:
+    """What tells one test split from another: the digest of its examples, or its labels by name."""
+    if found.accuracy.examples is not None:
+        return found.accuracy.examples
     labels = run.labels
     return [labels[index] if 0 <= index < len(labels) else index for index in found.accuracy.truth]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.records import RunRecord
 from compress.report import circumstances, classes, headline, results
 from compress.report.document import Document, filled
+from compress.report.training import training
 
 
 def document(run: RunRecord) -> Document:
@@ -28,7 +29,7 @@ def document(run: RunRecord) -> Document:
                 circumstances.targets(run),
                 circumstances.metrics(run),
                 circumstances.memory(run),
-                circumstances.training(run),
+                training(run),
                 circumstances.findings(run),
                 circumstances.protocol(run),
                 circumstances.data(run),

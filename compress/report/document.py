@@ -84,13 +84,21 @@ class Waterfall:
 
 
 @dataclass(frozen=True)
-class Training:
+class Course:
     """One training run: steps, losses, and the validation scores where there are any."""
 
+    name: str
     steps: tuple[int, ...]
     losses: tuple[float, ...]
     score_steps: tuple[int, ...]
     scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training runs of a step, one behind another: stages, generations, or the only one."""
+
+    courses: tuple[Course, ...]
     score_label: str
 
 

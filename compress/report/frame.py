@@ -11,6 +11,7 @@ from compress.records import Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report.headline import failure_reason
 from compress.report.row import (
     baseline_of,
+    examples_of,
     first_target,
     measured_on,
     ordered,
@@ -105,7 +106,7 @@ def _target_values(step: StepRecord, baseline: StepRecord | None, found: TargetM
         "fingerprint": found.fingerprint,
         "protocol": found.protocol,
         "split": found.accuracy.split,
-        "examples": len(found.accuracy.truth),
+        "examples": examples_of(found.accuracy),
         **score_values(step, baseline, found),
         "unknown_token_share": found.accuracy.unknown_token_share,
         "peak_memory_mb": found.memory.peak_mb,

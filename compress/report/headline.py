@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from compress.records import Limit, RunRecord, StepRecord
 from compress.report.document import Cell, Section, Table, Tile, Tone, row
 from compress.report.numbers import (
@@ -13,7 +15,16 @@ from compress.report.numbers import (
     times,
     times_range,
 )
-from compress.report.row import baseline_of, deployed_of, failed_of, first_target, latency_on, row_of
+from compress.report.row import (
+    accuracy_on,
+    baseline_of,
+    deployed_of,
+    failed_of,
+    first_target,
+    latency_on,
+    row_of,
+)
+from compress.report.scores import reading
 
 _AT_LEAST = frozenset({"retention", "score", "speedup"})
 _FRACTIONS = frozenset({"retention", "score"})
@@ -62,7 +73,7 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
     lines = []
     if run.limits:
         missed = [limit for limit in run.limits if not limit.held]
-        lines += [f"Missed: {limit_words(limit)}." for limit in missed]
+        lines += [f"Missed: {limit_words(limit, run.metric)}." for limit in missed]
         if not missed:
             lines.append(f"Every limit of the budget was held ({len(run.limits)} of {len(run.limits)}).")
     else:
@@ -72,22 +83,22 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def limit_words(limit: Limit) -> str:
+def limit_words(limit: Limit, metric: str = "accuracy") -> str:
     """A judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
     bound = "at least" if limit.name in _AT_LEAST else "at most"
     return (
-        f"{limit.step}: {limit.name} {limit_value(limit, limit.value)}, "
-        f"the limit is {bound} {limit_value(limit, limit.limit)}"
+        f"{limit.step}: {limit.name} {limit_value(limit, limit.value, metric)}, "
+        f"the limit is {bound} {limit_value(limit, limit.limit, metric)}"
     )
 
 
-def limit_value(limit: Limit, value: float) -> str:
+def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
     """A value or bound of a limit with its unit, with enough digits to tell the two apart."""
     for digits in range(3, 10):
-        texts = [_with_unit(limit.name, number, digits) for number in (limit.value, limit.limit)]
+        texts = [_with_unit(limit.name, number, digits, metric) for number in (limit.value, limit.limit)]
         if texts[0] != texts[1] or limit.value == limit.limit:
             break
-    return _with_unit(limit.name, value, digits)
+    return _with_unit(limit.name, value, digits, metric)
 
 
 def budget(run: RunRecord) -> Section:
@@ -101,8 +112,8 @@ def budget(run: RunRecord) -> Section:
             row(
                 limit.name,
                 limit.step,
-                f"{'≥' if limit.name in _AT_LEAST else '≤'} {limit_value(limit, limit.limit)}",
-                limit_value(limit, limit.value),
+                f"{'≥' if limit.name in _AT_LEAST else '≤'} {limit_value(limit, limit.limit, run.metric)}",
+                limit_value(limit, limit.value, run.metric),
                 Cell("held", tone="good") if limit.held else Cell("missed", tone="bad"),
                 kind="" if limit.held else "failed",
             )
@@ -148,13 +159,14 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
 
 def _retention_tile(run: RunRecord, before: dict[str, float], after: dict[str, float]) -> Tile:
     interval = percent_range(after["retention_low"], after["retention_high"])
-    scores = f"{percent(after['score'])} instead of {percent(before['score'])}"
+    read = reading(run.metric)
+    scores = f"{read.value(after['score'])} instead of {read.value(before['score'])}"
     detail = scores + (f"; 95 % interval {interval}" if interval else "")
     tone: Tone = "bad" if str(after["score_verdict"]) == "worse" else "good"
     limit = [limit for limit in run.limits if limit.name == "retention"][-1:]
     if limit:
         tone = "good" if limit[0].held else "bad"
-    return Tile(percent(after["retention"]), f"of the baseline's {run.metric} kept", detail, tone)
+    return Tile(percent(after["retention"]), f"of the baseline's {read.words} kept", detail, tone)
 
 
 def _factor(factor: float, words: tuple[str, str], detail: str) -> Tile:
@@ -165,22 +177,37 @@ def _factor(factor: float, words: tuple[str, str], detail: str) -> Tile:
 
 def _cannot_tell(run: RunRecord, baseline: StepRecord, deployed: StepRecord) -> list[str]:
     values = row_of(deployed, baseline, first_target(run))
-    tested = p_value(values["p_value"])
-    test = f" (exact McNemar test, {tested})" if tested else ""
     lines = []
-    if values["score_verdict"] == "no difference":
-        lines.append(
-            f"No difference: the test split cannot tell the {run.metric} of {deployed.step!r} "
-            f"from the baseline's{test}."
-        )
-    elif values["score_verdict"] is not None:
-        lines.append(
-            f"The {run.metric} of {deployed.step!r} is {values['score_verdict']} than the baseline's "
-            f"beyond chance{test}."
-        )
+    if values["score_verdict"] is not None:
+        lines.append(_score_words(run, deployed, values))
     if values["latency_verdict"] == "no difference":
         lines.append(f"No difference: the timings cannot tell {deployed.step!r} from the baseline.")
     return lines
+
+
+def _score_words(run: RunRecord, deployed: StepRecord, values: dict[str, Any]) -> str:
+    accuracy = accuracy_on(deployed, first_target(run))
+    same = values["score_verdict"] == "no difference"
+    read = reading(run.metric)
+    if accuracy is not None and accuracy.against == "baseline":
+        said = f"their {read.words} is {read.value(values['score'])}"
+        interval = read.range(values["score_low"], values["score_high"])
+        order = "as the baseline's, to within the arithmetic" if same else "otherwise than the baseline's"
+        return f"The similarities of {deployed.step!r} order the test texts {order}: {said}" + (
+            f", with a 95 % interval of {interval}." if interval else "."
+        )
+    kind = "paired bootstrap over the pairs" if read.is_correlation else "exact McNemar test"
+    tested = p_value(values["p_value"])
+    test = f" ({kind}, {tested})" if tested else ""
+    if same:
+        return (
+            f"No difference: the test split cannot tell the {read.words} of {deployed.step!r} "
+            f"from the baseline's{test}."
+        )
+    return (
+        f"The {read.words} of {deployed.step!r} is {values['score_verdict']} than the baseline's "
+        f"beyond chance{test}."
+    )
 
 
 def _so_far(run: RunRecord) -> tuple[str, ...]:
@@ -188,7 +215,9 @@ def _so_far(run: RunRecord) -> tuple[str, ...]:
     return (f"Completed before that: {', '.join(done)}." if done else "No step was completed.",)
 
 
-def _with_unit(name: str, value: float, digits: int) -> str:
+def _with_unit(name: str, value: float, digits: int, metric: str) -> str:
+    if name == "score" and reading(metric).is_correlation:
+        return f"{value:.{digits}f}"
     if name in _FRACTIONS:
         return percent(value, digits - 2)
     return f"{significant(value, digits)}{_UNITS.get(name, '')}"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compress.measure.protocol import SAME_ORDER
 from compress.records import Accuracy
 
 SIGNIFICANCE = 0.05
@@ -53,11 +54,46 @@ def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
     return Paired(hits.count((True, True)), hits.count((True, False)), hits.count((False, True)))
 
 
-def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tuple[float, float] | None:
-    """The 95 % interval of the model's accuracy over the baseline's, from paired predictions.
+@dataclass(frozen=True)
+class Told:
+    """What the data say of a second model against a first: `better`, `worse` or `no difference`; the p of the test."""
 
-    None where the metric is not the share of right predictions, or the examples are not the same.
+    verdict: str
+    p_value: float | None
+
+    @property
+    def differ(self) -> bool:
+        """Whether the two can be told apart."""
+        return self.verdict != "no difference"
+
+
+def told(first: Accuracy | None, second: Accuracy | None) -> Told | None:
+    """Two models on the same examples: by McNemar's test, and where there are no predictions by their intervals.
+
+    Embeddings leave no predictions: two models of them differ where their 95 % intervals lie apart, which asks for more
+    than a test of the pair would. None where the models were not scored on the same examples.
     """
+    pair = paired(first, second)
+    if pair is not None:
+        return Told(pair.verdict, pair.p_value)
+    if first is None or second is None or not (first.metrics and second.metrics):
+        return None
+    if first.against == "labels" or (first.against, first.examples) != (second.against, second.examples):
+        return None
+    one, two = first.metrics[0], second.metrics[0]
+    apart = two.low > one.high or two.high < one.low
+    if not apart or abs(two.value - one.value) <= SAME_ORDER:
+        return Told("no difference", None)
+    return Told("better" if two.value > one.value else "worse", None)
+
+
+def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tuple[float, float] | None:
+    """The 95 % interval of the model's score over the baseline's: the recorded one, or that of paired predictions.
+
+    None where nothing was recorded and the metric is not the share of right predictions, or the examples differ.
+    """
+    if model is not None and model.retention_low is not None and model.retention_high is not None:
+        return model.retention_low, model.retention_high
     if baseline is None or model is None or not (_is_hit_rate(baseline) and _is_hit_rate(model)):
         return None
     pair = paired(baseline, model)

@@ -67,6 +67,7 @@ _PLACES = (
 )
 """Where a name may stand beside its point, in points of 1/72 inch, the best place first."""
 _LOG_FROM = 3.0  # a span of values beyond this factor is shown on a logarithmic axis
+_LOG_LOSSES = 100.0  # the same of losses, whose fall itself spans much
 
 
 def draw(plot: Plot, name: str) -> str:
@@ -225,36 +226,83 @@ def _waterfall(plot: Waterfall) -> Figure:
 
 
 def _training(plot: Training) -> Figure:
-    both = bool(plot.scores) and bool(plot.losses)
-    figure = _figure(4.5, 3.2 if both else 2.2)
-    panels = figure.subplots(2 if both else 1, 1, sharex=True, squeeze=False)[:, 0]
-    if plot.scores:
-        axes = panels[0]
-        axes.plot(plot.score_steps, plot.scores, color=_ACCENT, linewidth=1.6, marker="o", markersize=3.5)
-        best = max(range(len(plot.scores)), key=plot.scores.__getitem__)
-        axes.plot(plot.score_steps[best], plot.scores[best], color=_GOOD, marker="o", markersize=8, zorder=3)
-        axes.annotate(
-            f"{plot.scores[best]:.1f}",
-            (plot.score_steps[best], plot.scores[best]),
-            xytext=(0, -9),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=9,
-        )
-        axes.margins(y=0.2)
-        axes.set_ylabel(plot.score_label.replace("validation ", "validation\n"))
-    if plot.losses:
+    scored = any(course.scores for course in plot.courses)
+    lost = any(course.losses for course in plot.courses)
+    figure = _figure(4.5, 3.2 if scored and lost else 2.2)
+    panels = figure.subplots(2 if scored and lost else 1, 1, sharex=True, squeeze=False)[:, 0]
+    if scored:
+        _draw_scores(panels[0], plot)
+    if lost:
         axes = panels[-1]
-        axes.plot(plot.steps, plot.losses, color=_INK, linewidth=1.4)
+        for course in plot.courses:
+            axes.plot(course.steps, course.losses, color=_INK, linewidth=1.4)
+        _scale_losses(axes, [loss for course in plot.courses for loss in course.losses])
         axes.set_ylabel("training\nloss")
     panels[-1].set_xlabel("step")
-    for axes in panels:
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+    _part_courses(list(panels), plot)
     panels[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.align_ylabels()
     return figure
+
+
+def _draw_scores(axes: Axes, plot: Training) -> None:
+    """Every score, and the best one of the last training run that has any: what is kept."""
+    for course in plot.courses:
+        axes.plot(course.score_steps, course.scores, color=_ACCENT, linewidth=1.6, marker="o", markersize=3.5)
+    last = [course for course in plot.courses if course.scores][-1]
+    best = max(range(len(last.scores)), key=last.scores.__getitem__)
+    axes.plot(last.score_steps[best], last.scores[best], color=_GOOD, marker="o", markersize=8, zorder=3)
+    axes.annotate(
+        f"{last.scores[best]:.1f}" if "%" in plot.score_label else f"{last.scores[best]:.3f}",
+        (last.score_steps[best], last.scores[best]),
+        xytext=(0, -9),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=9,
+    )
+    axes.margins(y=0.2)
+    axes.set_ylabel(plot.score_label.replace("validation ", "validation\n"))
+    _plain_ticks(axes)
+
+
+def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """A logarithmic axis where losses of stages differ by orders of magnitude."""
+    if min(losses) > 0 and max(losses) / min(losses) > _LOG_LOSSES:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=4))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+    else:
+        _plain_ticks(axes)
+
+
+def _part_courses(panels: Sequence[Axes], plot: Training) -> None:
+    """A line between one training run and the next, and their names above."""
+    if len(plot.courses) < 2:
+        return
+    begin = 0
+    for number, course in enumerate(plot.courses):
+        end = max((*course.steps, *course.score_steps, begin))
+        if number:
+            for axes in panels:
+                axes.axvline(begin, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        panels[0].annotate(
+            course.name,
+            ((begin + end) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+        begin = end
+
+
+def _plain_ticks(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
 
 
 def _scale_x(axes: Axes, values: Sequence[float]) -> None:

@@ -14,13 +14,12 @@ from compress.report.numbers import (
     p_value,
     percent,
     percent_range,
-    points,
     signed,
     significant,
     times,
     times_range,
 )
-from compress.report.paired import Paired, paired
+from compress.report.paired import told
 from compress.report.row import (
     accuracy_on,
     baseline_of,
@@ -29,6 +28,7 @@ from compress.report.row import (
     ordered,
     row_of,
 )
+from compress.report.scores import Reading, reading
 from compress.units import format_count, format_seconds
 
 
@@ -39,7 +39,7 @@ def steps(run: RunRecord) -> Section:
         f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them",
         (
             "Step",
-            run.metric,
+            reading(run.metric).words,
             "retention",
             "p50 ms",
             "p95 ms",
@@ -50,14 +50,16 @@ def steps(run: RunRecord) -> Section:
             "parameters",
             "made in",
         ),
-        tuple(_step_row(values, step, step is deployed) for values, step in _values(run)),
+        tuple(
+            _step_row(values, step, step is deployed, reading(run.metric)) for values, step in _values(run)
+        ),
     )
     return Section("steps", "Steps", tables=(table,) if run.steps else ())
 
 
 def plane(run: RunRecord) -> Section:
-    """Accuracy against latency and against size."""
-    figures = []
+    """The score against latency and against size."""
+    figures, read = [], reading(run.metric)
     for key, low, high, label, words in (
         ("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms", "median latency, ms", "latency"),
         ("size_mb", "size_mb", "size_mb", "size on disk, MB", "size"),
@@ -68,9 +70,9 @@ def plane(run: RunRecord) -> Section:
                 values["role"],
                 (values[key], _or(values[low], values[key]), _or(values[high], values[key])),
                 (
-                    100 * values["score"],
-                    100 * _or(values["score_low"], values["score"]),
-                    100 * _or(values["score_high"], values["score"]),
+                    read.factor * values["score"],
+                    read.factor * _or(values["score_low"], values["score"]),
+                    read.factor * _or(values["score_high"], values["score"]),
                 ),
             )
             for values, _ in _values(run)
@@ -78,15 +80,18 @@ def plane(run: RunRecord) -> Section:
         ]
         if len(found) < 2:
             continue
-        said = "; ".join(f"{point.label}: {point.y[0]:.1f} % at {significant(point.x[0])}" for point in found)
+        said = "; ".join(
+            f"{point.label}: {read.value(point.y[0] / read.factor)} at {significant(point.x[0])}"
+            for point in found
+        )
         figures.append(
             Figure(
-                Scatter(label, f"{run.metric}, %", tuple(found)),
-                f"{run.metric.capitalize()} against {words}; up and left is better. Bars are 95 % intervals.",
-                f"{run.metric} against {label}. {said}.",
+                Scatter(label, read.axis, tuple(found)),
+                f"{read.title} against {words}; up and left is better. Bars are 95 % intervals.",
+                f"{read.words} against {label}. {said}.",
             )
         )
-    return Section("plane", f"{run.metric.capitalize()} against latency and size", figures=tuple(figures))
+    return Section("plane", f"{read.title} against latency and size", figures=tuple(figures))
 
 
 def passes(run: RunRecord) -> Section:
@@ -96,7 +101,7 @@ def passes(run: RunRecord) -> Section:
         return Section("passes", "What each pass cost and earned")
     table = Table(
         "Each pass against the model it was given",
-        ("Pass", f"{run.metric}, points", "latency", "size", "memory", "parameters", "work"),
+        ("Pass", reading(run.metric).change_axis, "latency", "size", "memory", "parameters", "work"),
         tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
     )
     tables = [table]
@@ -106,7 +111,7 @@ def passes(run: RunRecord) -> Section:
         tables.append(
             Table(
                 "Controls and variants against the step they belong to",
-                ("Row", "compared with", f"{run.metric}, points", "verdict"),
+                ("Row", "compared with", reading(run.metric).change_axis, "verdict"),
                 tuple(rows),
                 frozenset({1, 3}),
             )
@@ -121,7 +126,7 @@ def _values(run: RunRecord) -> list[tuple[dict[str, Any], StepRecord]]:
     return [(row_of(step, baseline, target), step) for step in ordered(run)]
 
 
-def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool) -> Row:
+def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read: Reading) -> Row:
     kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
     note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
         kind, ""
@@ -133,7 +138,7 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool) -> Ro
     speed = times_range(values["speedup_low"], values["speedup_high"])
     return row(
         Cell(step.step, note),
-        Cell(percent(values["score"]), percent_range(values["score_low"], values["score_high"])),
+        Cell(read.value(values["score"]), read.range(values["score_low"], values["score_high"])),
         Cell(
             percent(values["retention"]),
             no_difference
@@ -164,25 +169,21 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool) -> Ro
 def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
     baseline, target = baseline_of(run), first_target(run)
     old, new = (row_of(step, baseline, target) for step in (before, after))
-    pair = paired(accuracy_on(before, target), accuracy_on(after, target))
+    found = told(accuracy_on(before, target), accuracy_on(after, target))
     change = new["score"] - old["score"] if known(new["score"]) and known(old["score"]) else None
-    told = "" if pair is None else p_value(pair.p_value) if _told_score(pair) else "no difference"
+    words = "" if found is None else p_value(found.p_value) if found.differ else found.verdict
     latency = _shrink(old["latency_p50_ms"], new["latency_p50_ms"], " ms")
     if latency.detail and not _told_speed(old, new):
         latency = Cell("no difference", latency.detail)
     return row(
         Cell(after.step, f"after {before.step}"),
-        Cell(points(change), told),
+        Cell(reading(run.metric).change(change), words),
         latency,
         _shrink(old["size_mb"], new["size_mb"], " MB"),
         _shrink(old["peak_memory_mb"], new["peak_memory_mb"], " MB"),
         _shrink(before.parameters, after.parameters, ""),
         Cell(format_seconds(after.seconds), f"measured in {format_seconds(after.measure_seconds)}"),
     )
-
-
-def _told_score(pair: Paired | None) -> bool:
-    return pair is not None and pair.verdict != "no difference"
 
 
 def _told_speed(old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -202,15 +203,15 @@ def _control_row(run: RunRecord, control: StepRecord) -> Row | None:
     partner = partners[-1]
     target = first_target(run)
     first, second = accuracy_on(partner, target), accuracy_on(control, target)
-    pair = paired(first, second)
-    if first is None or second is None or pair is None or not (first.metrics and second.metrics):
+    found = told(first, second)
+    if first is None or second is None or found is None or not (first.metrics and second.metrics):
         return None
     change = second.metrics[0].value - first.metrics[0].value
     return row(
         Cell(control.step, control.role),
         partner.step,
-        points(change),
-        Cell(pair.verdict, p_value(pair.p_value)),
+        reading(run.metric).change(change),
+        Cell(found.verdict, p_value(found.p_value)),
     )
 
 
@@ -222,15 +223,16 @@ def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
 
 
 def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
-    baseline, target = baseline_of(run), first_target(run)
+    baseline, target, read = baseline_of(run), first_target(run), reading(run.metric)
+    lost = "what" if read.is_correlation else "the points that"
     grey = "grey where the data cannot tell the two models apart"
     figures = []
     for key, label, ratio, caption in (
         (
             "score",
-            f"{run.metric}, points from the baseline",
+            f"{read.change_axis}{',' if read.is_correlation else ''} from the baseline",
             False,
-            f"{run.metric.capitalize()}: the points that each pass lost or won, the baseline at 0; {grey}.",
+            f"{read.title}: {lost} each pass lost or won, the baseline at 0; {grey}.",
         ),
         (
             "latency_p50_ms",
@@ -252,25 +254,26 @@ def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ..
         ]
         if len(found) < 2:
             continue
-        first = found[0][1][key]
+        first, decimals = found[0][1][key], 3 if read.is_correlation else 1
         changes = []
         for (before, old), (after, new) in pairwise(found):
-            told = old[key] != new[key]
+            differ = old[key] != new[key]
             if key == "score":
-                told = _told_score(paired(accuracy_on(before, target), accuracy_on(after, target)))
+                pair = told(accuracy_on(before, target), accuracy_on(after, target))
+                differ = pair is not None and pair.differ
             elif key == "latency_p50_ms":
-                told = _told_speed(old, new)
+                differ = _told_speed(old, new)
             if ratio:
                 words = _ratio_words(old[key], new[key])
-                changes.append(Change(after.step, old[key], new[key], words, told))
+                changes.append(Change(after.step, old[key], new[key], words, differ))
             else:
-                start, end = 100 * (old[key] - first), 100 * (new[key] - first)
-                changes.append(Change(after.step, start, end, signed(end - start, 1), told))
+                start, end = (read.factor * (values[key] - first) for values in (old, new))
+                changes.append(Change(after.step, start, end, signed(end - start, decimals), differ))
         said = "; ".join(
             f"{change.label}: {change.text}" + ("" if change.told else " (no difference)")
             for change in changes
         )
-        end = significant(changes[-1].after) if ratio else signed(changes[-1].after, 1)
+        end = significant(changes[-1].after) if ratio else signed(changes[-1].after, decimals)
         figures.append(
             Figure(
                 Waterfall(label, tuple(changes), larger_is_better=not ratio, ratio=ratio),

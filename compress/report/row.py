@@ -72,6 +72,11 @@ def accuracy_on(step: StepRecord | None, target: str | None) -> Accuracy | None:
     return found.accuracy if found else None
 
 
+def examples_of(accuracy: Accuracy) -> int:
+    """How many examples a model was scored on: classified ones, texts, or given pairs."""
+    return accuracy.metrics[0].n if accuracy.metrics and not accuracy.truth else len(accuracy.truth)
+
+
 def latency_on(step: StepRecord | None, target: str | None) -> Latency | None:
     """The timings of a step on a target at its first batch size."""
     found = measured_on(step, target)

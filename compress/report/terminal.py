@@ -15,12 +15,16 @@ from compress.records import Limit, RunRecord, StepRecord
 from compress.report.headline import limit_words, status_words, verdicts
 from compress.report.numbers import MISSING, percent, significant, times
 from compress.report.row import baseline_of, deployed_of, first_target, ordered, row_of
+from compress.report.scores import reading
 from compress.units import format_count, format_seconds
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column, its width in characters, and the width of the terminal from which it is shown."""
+    """A column, its width in characters, and the width of the terminal from which it is shown.
+
+    `text` takes the row of a step, with the name of the run's metric as `metric`.
+    """
 
     title: str
     width: int
@@ -30,7 +34,7 @@ class _Column:
 
 _STEP_WIDTH = 20
 _COLUMNS = (
-    _Column("score", 8, 0, lambda row: percent(row["score"])),
+    _Column("score", 8, 0, lambda row: reading(row["metric"]).value(row["score"])),
     _Column("kept", 7, 56, lambda row: percent(row["retention"])),
     _Column("p50 ms", 7, 0, lambda row: significant(row["latency_p50_ms"])),
     _Column("p95 ms", 7, 96, lambda row: significant(row["latency_p95_ms"])),
@@ -83,7 +87,7 @@ def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
         return line.append(
             f"failed: {step.error or 'no error was recorded'}".splitlines()[0], style="not bold red"
         )
-    values = row_of(step, baseline_of(run) or step, first_target(run))
+    values = row_of(step, baseline_of(run) or step, first_target(run)) | {"metric": run.metric}
     cells = [column.text(values).rjust(column.width) for column in _shown(width)]
     line = Text("  ".join([name.ljust(room), *cells]), no_wrap=True, style="dim" if _aside(step) else "")
     if step.status == "cached" and line.cell_len + 8 <= width:
@@ -127,7 +131,7 @@ class RunTable:
                     style="red",
                 )
                 continue
-            values = row_of(step, baseline, target)
+            values = row_of(step, baseline, target) | {"metric": run.metric}
             table.add_row(Text(step.step), *[Text(column.text(values)) for column in shown], style=style)
         return table
 
@@ -137,12 +141,12 @@ def table(run: RunRecord) -> RunTable:
     return RunTable(run)
 
 
-def budget_lines(limits: Iterable[Limit]) -> list[Text]:
-    """One line a judged limit: `held` or `MISSED`, the limit and the value."""
+def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
+    """One line a judged limit: `held` or `MISSED`, the limit and the value; `metric` is that of the task."""
     return [
         Text.assemble(
             ("held    ", "green") if limit.held else ("MISSED  ", "bold red"),
-            limit_words(limit),
+            limit_words(limit, metric),
         )
         for limit in limits
     ]
@@ -152,7 +156,7 @@ def summary_lines(run: RunRecord) -> list[Text]:
     """The outcome below the table: the status, the verdicts, every limit, the bundle."""
     words, tone = status_words(run)
     lines = [Text(words, style="bold green" if tone == "good" else "bold red")]
-    lines += budget_lines(run.limits)
+    lines += budget_lines(run.limits, run.metric)
     lines += [
         Text(verdict) for verdict in verdicts(run) if not verdict.startswith(("Missed: ", "Every limit "))
     ]

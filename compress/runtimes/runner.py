@@ -2,8 +2,8 @@
 
     python runner.py JOB.json RESULT.json
 
-One file that needs Python 3.9, numpy and onnxruntime (and tokenizers, to predict from text): it is copied
-into bundles and onto devices, so it imports nothing of the package it lies in. A job is one of
+One file that needs Python 3.9, numpy and onnxruntime (to predict from texts tokenizers too, from images Pillow):
+it is copied into bundles and onto devices, so it imports nothing of the package it lies in. A job is one of
 
     {"kind": "accuracy", "model": PATH, "feeds": NPZ, "outputs": NPY, "threads": 1, "device": "cpu"}
     {"kind": "latency", "models": [PATH, PATH], "load_order": [0, 1], "scenarios": [{"feeds": [NPZ, NPZ]}],
@@ -37,6 +37,8 @@ Predict = Callable[[Batch], Any]
 
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 """The fused SkipLayerNormalization kernel is slower on CPUs than the Add and LayerNormalization it joins."""
+
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 
 SHORTEST_TURN = 4
 """Batches that a model is timed on before another model has its turn, at least."""
@@ -344,11 +346,11 @@ def parse_compute_apps(answer: str, pid: int) -> int | None:
     return sum(used) * 2**20 if used else None
 
 
-# Prediction from text.
+# Prediction from texts and images.
 
 
 def load_task(folder: str) -> dict[str, Any]:
-    """The `task.json` of an artifact or bundle: labels, input names, longest input, pad id."""
+    """The `task.json` of an artifact or bundle: the task, labels, input names, and how inputs are made."""
     task: dict[str, Any] = json.loads((Path(folder) / "task.json").read_text(encoding="utf-8"))
     return task
 
@@ -383,29 +385,155 @@ def encode(tokenizer: Any, texts: Sequence[str], task: dict[str, Any]) -> Batch:
     return {name: known[name] for name in task["input_names"]}
 
 
+def read_image(file: Any) -> Any:
+    """An image file -> uint8 (height, width) if it is grey, else (height, width, 3), red first.
+
+    Turned as its EXIF data says; 16 bits a value become 8; what is transparent becomes white.
+
+    Raises:
+        RunnerError: it cannot be read as an image.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file, formats=IMAGE_FORMATS) as opened:
+            opened.load()
+            picture = ImageOps.exif_transpose(opened)
+    except (OSError, ValueError, SyntaxError, IndexError, TypeError, Image.DecompressionBombError) as error:
+        raise RunnerError(f"cannot read {file} as an image: {error}") from error
+    if picture.mode.startswith(("I", "F")):
+        # Only 16-bit files open so; Pillow's own conversion would clip them.
+        return np.clip(np.rint(np.asarray(picture).astype(np.float64) / 257), 0, 255).astype(np.uint8)
+    wanted = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(picture.convert(wanted), np.uint8)
+
+
+def scale_image(pixels: Any, size: Sequence[int], channels: int) -> Any:
+    """uint8 (h, w) or (h, w, 1 or 3) -> (height, width, channels) of `size`, scaled bilinearly where it differs."""
+    from PIL import Image
+
+    height, width = size
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.uint8).reshape(height, width, channels)
+
+
+def encode_images(images: Sequence[Any], task: dict[str, Any]) -> Batch:
+    """Images -> the model's input, float32 (images, channels, height, width): (pixel / 255 - mean) / std.
+
+    Args:
+        images: files, or pixels as `scale_image` takes them.
+        task: its `image` section says what the model was trained to see.
+
+    Raises:
+        RunnerError: an image cannot be read.
+    """
+    image = task["image"]
+    pixels = [
+        scale_image(one if isinstance(one, np.ndarray) else read_image(one), image["size"], image["channels"])
+        for one in images
+    ]
+    values = np.stack(pixels).astype(np.float32) / np.float32(255)
+    values = (values - np.float32(image["mean"])) / np.float32(image["std"])
+    return {task["input_names"][0]: np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
+
+
+def require_pillow() -> None:
+    """Make sure that images can be read.
+
+    Raises:
+        RunnerError: Pillow is not installed.
+    """
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise RunnerError("images are read with Pillow: pip install pillow") from None
+
+
+def input_maker(folder: str, task: dict[str, Any]) -> Callable[[Sequence[Any]], Batch]:
+    """The function that makes a model's inputs: from images where the task has an `image` section, else from texts."""
+    if "image" in task:
+        require_pillow()
+        return lambda images: encode_images(images, task)
+    tokenizer = load_tokenizer(folder, task["max_length"])
+    return lambda texts: encode(tokenizer, texts, task)
+
+
 def softmax(logits: Any) -> Any:
     """Probabilities along the last axis."""
     powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
     return powers / np.sum(powers, axis=-1, keepdims=True)
 
 
-class Classifier:
-    """The text classifier of a folder with `model.onnx`, `tokenizer.json` and `task.json`."""
+def cosine(first: Any, second: Any) -> float:
+    """The cosine of the angle between two vectors (width,)."""
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
+
+
+class Predictor:
+    """A model and what makes its inputs, of a folder with `model.onnx` and `task.json`.
+
+    Texts need `tokenizer.json` beside them. Images are files, or pixels as `scale_image` takes them.
+    """
 
     def __init__(self, folder: str, threads: int = 1, device: str = "cpu", model: str = "model.onnx") -> None:
         self.task = load_task(folder)
         self.labels = load_labels(folder)
-        self.tokenizer = load_tokenizer(folder, self.task["max_length"])
+        self.encode = input_maker(folder, self.task)
         self.session = open_session(str(Path(folder) / model), threads, device)
 
-    def logits(self, texts: Sequence[str]) -> Any:
-        """float32 (texts, labels)."""
-        return self.session.run(None, encode(self.tokenizer, texts, self.task))[0]
+    def outputs(self, items: Sequence[Any]) -> Any:
+        """What the model gives for texts or images: float32 (items, labels or width)."""
+        return self.session.run(None, self.encode(items))[0]
 
-    def __call__(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """The label of each text and its probability."""
-        probabilities = softmax(self.logits(texts))
+
+class Classifier(Predictor):
+    """Classifies texts."""
+
+    def __call__(self, items: Sequence[Any]) -> list[tuple[str, float]]:
+        """The label of each item and its probability."""
+        probabilities = softmax(self.outputs(items))
         return [(self.labels[int(row.argmax())], float(row.max())) for row in probabilities]
+
+
+class ImageClassifier(Classifier):
+    """Classifies images."""
+
+
+class SentenceEncoder(Predictor):
+    """Embeds texts."""
+
+    def __call__(self, items: Sequence[str]) -> Any:
+        """The embedding of each text: float32 (texts, width)."""
+        return self.outputs(items)
+
+    def similarity(self, first: str, second: str) -> float:
+        """The cosine of two texts' embeddings, each computed alone."""
+        return cosine(self.outputs([first])[0], self.outputs([second])[0])
+
+
+PREDICTORS = {
+    "text-classification": Classifier,
+    "image-classification": ImageClassifier,
+    "sentence-embedding": SentenceEncoder,
+}
+
+
+def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: str = "model.onnx") -> Any:
+    """The predictor of a folder's task.
+
+    Raises:
+        RunnerError: this file knows no such task.
+    """
+    name = load_task(folder)["task"]
+    if name not in PREDICTORS:
+        raise RunnerError(f"unknown task {name!r}; known: {', '.join(sorted(PREDICTORS))}")
+    return PREDICTORS[name](folder, threads, device, model)
 
 
 # The command.

@@ -15,7 +15,7 @@ from compress.runtimes import runner
 class TorchRuntime:
     """Loads and runs torch artifacts, with the methods of `runner.OnnxRuntime`.
 
-    A model's path is its artifact directory. A batch is moved to the device and the logits are moved back
+    A model's path is its artifact directory. A batch is moved to the device and the outputs are moved back
     inside the timed call, as onnxruntime does it, so the clock stops when the result is there.
     """
 
@@ -38,20 +38,21 @@ class TorchRuntime:
             torch.cuda.reset_peak_memory_stats()
 
     def open(self, path: str, threads: int, device: str) -> runner.Predict:
-        """Load the model of an artifact directory; the function that comes back returns its logits."""
+        """Load the model of an artifact directory; of any kind; the function that comes back returns its outputs."""
         import torch
 
         from compress.models.checkpoints import load_model
+        from compress.models.outputs import outputs_of
 
         model = load_model(Path(path)).eval().to(device)
 
         def predict(batch: runner.Batch) -> NDArray[np.float32]:
             with torch.inference_mode():
                 tensors = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
-                logits: NDArray[np.float32] = model(**tensors).logits.float().cpu().numpy()
+                outputs: NDArray[np.float32] = outputs_of(model(**tensors)).float().cpu().numpy()
             if device == "cuda":
                 torch.cuda.synchronize()
-            return logits
+            return outputs
 
         return predict
 

@@ -3,7 +3,9 @@
 artifacts/<key>/        sealed directories
 steps/<key>.json        what their making found out: seconds, facts, curves
 measurements/<key>.json
-work/<key>/             checkpoints and teachers' logits of steps that are not finished
+references/<key>.npy    outputs of baselines on the test split, where a task compares with them
+signals/<key>/          what a teacher says of some inputs, for every step and run that asks for it
+work/<key>/             checkpoints of steps that are not finished
 locks/<key>.lock        held while a step is made; the system frees it when its process dies
 making/<key>/           directories that are being filled
 """
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
@@ -28,7 +31,9 @@ from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
 
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
-_FOLDERS = ("artifacts", "steps", "measurements", "work", "locks", "making")
+SIGNALS_NOTE = "teacher.json"
+"""The file of a folder of signals that says whose they are; its time is when a run last asked for them."""
+_FOLDERS = ("artifacts", "steps", "measurements", "references", "signals", "work", "locks", "making")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,17 @@ class CacheEntry:
     step: str
     profile: str
     form: str
+    bytes: int
+    used: float
+
+
+@dataclass(frozen=True)
+class SignalsEntry:
+    """What one teacher says of one set of inputs: the names of its signals, finished or not; `used` as above."""
+
+    key: str
+    title: str
+    signals: tuple[str, ...]
     bytes: int
     used: float
 
@@ -116,6 +132,16 @@ class Cache:
         finally:
             lock.release()
 
+    @property
+    def references(self) -> Path:
+        """Where the outputs of baselines are kept that every rival is compared with."""
+        return self.root / "references"
+
+    @property
+    def signals(self) -> Path:
+        """The folder of what teachers say; `compress.training.teachers` fills it under locks of its own."""
+        return self.root / "signals"
+
     def work(self, key: str) -> Path:
         """The directory of a step's checkpoints; it survives a kill and goes when the step is published."""
         folder = self.root / "work" / key
@@ -181,6 +207,27 @@ class Cache:
                 CacheEntry(note.stem, body["step"], body["profile"], body["form"], size, note.stat().st_mtime)
             )
         return sorted(found, key=lambda entry: -entry.used)
+
+    def signals_entries(self) -> list[SignalsEntry]:
+        """What teachers said, the one used last first."""
+        found = []
+        for note in self.signals.glob(f"*/{SIGNALS_NOTE}"):
+            files = [file.stat() for file in note.parent.iterdir() if file.is_file()]
+            body = json.loads(note.read_text(encoding="utf-8"))
+            names = tuple(sorted({unquote(file.stem) for file in note.parent.glob("*.layout")}))
+            size = sum(file.st_size for file in files)
+            found.append(SignalsEntry(note.parent.name, body["title"], names, size, note.stat().st_mtime))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def remove_signals(self, key: str) -> bool:
+        """Remove what a teacher said; False where a run is computing it just now."""
+        lock = FileLock(str(self.signals / f"{key}.lock"))
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(self.signals / key, ignore_errors=True)
+        except Timeout:
+            return False
+        return True
 
     def parts_of(self, step: str, profile: str) -> list[dict[str, object]]:
         """What the keys of this profile's steps of that name were made of, whenever they were made."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.splits import Examples
+from compress.profile.schema import DataSpec
 
 Batch = dict[str, NDArray[Any]]
 
@@ -18,8 +19,8 @@ Batch = dict[str, NDArray[Any]]
 class Inputs(Protocol):
     """Encoded examples of one split, ragged, ready to be batched for a model.
 
-    `lengths`: int64 (n,), the cost of each example (tokens), for length bucketing. `input_names` are both the
-    keyword arguments of the torch model and the input names of its ONNX file.
+    `lengths`: int64 (n,), the cost of each example (tokens; 1 each for images), for length bucketing. `input_names`
+    are both the keyword arguments of the torch model and the input names of its ONNX file.
     """
 
     @property
@@ -34,18 +35,52 @@ class Inputs(Protocol):
 
     def __len__(self) -> int: ...
 
+    def digest(self) -> str:
+        """sha256 over all that a model is given: equal inputs, equal digests."""
+        ...
+
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The examples at `indices`, padded to the longest of them: int64 (len(indices), length) each."""
+        """The examples at `indices`: token ids padded to the longest of them, int64 (len(indices), length) each, or
+        pixels, float32 (len(indices), channels, height, width)."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What passes may see: training and validation examples and label names. Never the test split."""
+    """What passes may see: training and validation examples, label names, unlabelled examples. Never the test split."""
 
     train: Examples
     validation: Examples
     labels: tuple[str, ...]
+    unlabeled: Examples | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What outputs are scored against.
+
+    `labels`: int64 (n,). `scores`: float32 (n // 2,), given similarities of pairs. `reference`: float32 (n, d), the
+    teacher's outputs on the same examples, where the task compares with those.
+    """
+
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32] | None = None
+    reference: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, examples: Examples, reference: NDArray[np.float32] | None = None) -> Truth:
+        """The truth of examples."""
+        return cls(examples.labels, examples.scores, reference)
+
+    def take(self, indices: NDArray[np.int64]) -> Truth:
+        """The truth of some of the examples, for truths without pairs.
+
+        Raises:
+            ValueError: the examples are pairs.
+        """
+        if self.scores is not None:
+            raise ValueError("pairs cannot be taken apart")
+        return Truth(self.labels[indices], None, None if self.reference is None else self.reference[indices])
 
 
 @dataclass(frozen=True)
@@ -70,18 +105,27 @@ class Task(Protocol):
         ...
 
     @property
-    def max_length(self) -> int:
-        """Tokens that an example is cut to."""
+    def data(self) -> DataSpec:
+        """What the profile says of the data."""
+        ...
+
+    @property
+    def labelled(self) -> bool:
+        """Whether outputs are logits of labels; else they are embeddings."""
         ...
 
     def encode(self, examples: Examples, model: Path) -> Inputs:
-        """Encode examples with the tokenizer of the artifact directory `model`; needs no torch."""
+        """Encode examples as the artifact directory `model` declares it (tokenizer, image size); needs no torch."""
         ...
 
-    def score(self, outputs: NDArray[np.float32], truth: NDArray[np.int64]) -> Score:
-        """The primary metric of outputs (n, labels) against truth (n,)."""
+    def needs_reference(self, examples: Examples) -> bool:
+        """Whether `score` of these examples compares with the teacher's outputs."""
+        ...
+
+    def score(self, outputs: NDArray[np.float32], truth: Truth) -> Score:
+        """The primary metric of outputs (n, labels or width); larger is better."""
         ...
 
     def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Outputs (n, labels) -> predicted label indices (n,)."""
+        """Outputs (n, labels) -> predicted label indices (n,); empty where the task has no labels."""
         ...

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.artifacts import TASK, TOKENIZER
 from compress.data.splits import Examples
 from compress.profile.schema import DataSpec
-from compress.tasks.base import Score
+from compress.tasks.base import Score, Truth
 from compress.tasks.classification import accuracy, predicted_classes
 from compress.tasks.tokens import TokenInputs, encode_texts
 
@@ -21,26 +21,31 @@ from compress.tasks.tokens import TokenInputs, encode_texts
 class TextClassification:
     """Texts cut to `max_length` tokens; scored by accuracy.
 
-    `max_length` is what the profile asks for; an artifact holds it in its `task.json`, and that is what
+    `data.max_length` is what the profile asks for; an artifact holds it in its `task.json`, and that is what
     `encode` reads, so that a model is always given what its bundle will give it.
     """
 
     name: ClassVar[str] = "text-classification"
     metric: ClassVar[str] = "accuracy"
-    max_length: int
+    labelled: ClassVar[bool] = True
+    data: DataSpec
 
     @classmethod
     def from_spec(cls, data: DataSpec) -> TextClassification:
         """The task of a profile's data."""
-        return cls(data.max_length)
+        return cls(data)
 
     def encode(self, examples: Examples, model: Path) -> TokenInputs:
         """Encode examples with the tokenizer of the artifact directory `model`."""
         return encode_texts(examples.texts, model / TOKENIZER, model / TASK)
 
-    def score(self, outputs: NDArray[np.float32], truth: NDArray[np.int64]) -> Score:
-        """The accuracy of outputs (n, labels) against truth (n,)."""
-        return Score(self.metric, accuracy(predicted_classes(outputs), truth))
+    def needs_reference(self, examples: Examples) -> bool:
+        """Never: labels say what is right."""
+        return False
+
+    def score(self, outputs: NDArray[np.float32], truth: Truth) -> Score:
+        """The accuracy of outputs (n, labels)."""
+        return Score(self.metric, accuracy(predicted_classes(outputs), truth.labels))
 
     def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.int64]:
         """Outputs (n, labels) -> predicted label indices (n,)."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from compress.errors import ModelError
+from compress.store.flat import Ragged, RaggedWriter
 from compress.tasks.base import Batch
 
 INPUT_IDS = "input_ids"
@@ -19,38 +22,56 @@ ATTENTION_MASK = "attention_mask"
 TOKEN_TYPE_IDS = "token_type_ids"
 KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
 
+_CHUNK = 4096
+"""Texts that are tokenized together: the tokenizer's own objects are far larger than the ids."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class TokenInputs:
     """Token ids of one split, ragged.
 
-    `ids`: one int64 (length,) array an example, special tokens included. `special_tokens` of each are the
-    tokenizer's own (`[CLS]`, `[SEP]`), not the text's.
+    `ids`: the ids of each example, int32 (length,), special tokens included, stored end to end (from 16 MiB on in a
+    memory-mapped temporary file); any sequence of id arrays may be given. `special_tokens` of each are the tokenizer's
+    own (`[CLS]`, `[SEP]`), not the text's.
     """
 
-    ids: list[NDArray[np.int64]]
+    ids: Sequence[NDArray[Any]]
     input_names: tuple[str, ...]
     pad_id: int
     special_tokens: int = 0
     lengths: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", np.fromiter(map(len, self.ids), np.int64, len(self.ids)))
+        if not isinstance(self.ids, Ragged):
+            object.__setattr__(self, "ids", Ragged.of(self.ids))
+        object.__setattr__(self, "lengths", self.ragged.lengths)
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def ragged(self) -> Ragged:
+        """The ids as they are stored."""
+        assert isinstance(self.ids, Ragged)
+        return self.ids
+
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at `indices`, padded to the longest of them: int64 (len(indices), length) each."""
-        chosen = [self.ids[i] for i in indices]
-        shape = (len(chosen), max(map(len, chosen), default=0))
-        ids = np.full(shape, self.pad_id, np.int64)
-        mask = np.zeros(shape, np.int64)
-        for row, tokens in enumerate(chosen):
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-        every = {INPUT_IDS: ids, ATTENTION_MASK: mask, TOKEN_TYPE_IDS: np.zeros(shape, np.int64)}
+        ids, present = self.ragged.padded(indices, self.pad_id)
+        every = {
+            INPUT_IDS: ids.astype(np.int64),
+            ATTENTION_MASK: present.astype(np.int64),
+            TOKEN_TYPE_IDS: np.zeros(ids.shape, np.int64),
+        }
         return {name: every[name] for name in self.input_names}
+
+    def digest(self) -> str:
+        """sha256 over all that a model is given: the ids, the lengths, the names of the inputs, the padding."""
+        digest = hashlib.sha256(repr((self.input_names, self.pad_id, len(self))).encode())
+        digest.update(self.lengths.tobytes())
+        for block in self.ragged.flat.blocks():
+            digest.update(block.tobytes())
+        return digest.hexdigest()
 
 
 def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) -> TokenInputs:
@@ -83,10 +104,12 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         )
     tokenizer.enable_truncation(max_length)
     tokenizer.no_padding()
-    # The fast form skips character offsets, which nobody reads.
-    encodings = tokenizer.encode_batch_fast(list(texts))
-    ids = [np.array(encoding.ids, np.int64) for encoding in encodings]
-    return TokenInputs(ids, input_names, pad_id, special_tokens)
+    writer = RaggedWriter(np.int32)
+    for start in range(0, len(texts), _CHUNK):
+        # The fast form skips character offsets, which nobody reads.
+        encodings = tokenizer.encode_batch_fast(list(texts[start : start + _CHUNK]))
+        writer.add([encoding.ids for encoding in encodings])
+    return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
 
 
 def open_tokenizer(file: Path) -> Tokenizer:
@@ -105,5 +128,5 @@ def open_tokenizer(file: Path) -> Tokenizer:
 def unknown_share(inputs: TokenInputs, unk_id: int) -> float:
     """Share of the texts' tokens that are the unknown token, special tokens left out; 0 without tokens."""
     tokens = int(inputs.lengths.sum()) - inputs.special_tokens * len(inputs)
-    unknown = sum(int(np.count_nonzero(ids == unk_id)) for ids in inputs.ids)
+    unknown = sum(int(np.count_nonzero(block == unk_id)) for block in inputs.ragged.flat.blocks())
     return unknown / tokens if tokens > 0 else 0.0

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.profile.pass_specs import AugmentSpec
+from compress.profile.distill_spec import AugmentSpec
 
 Ids = NDArray[np.int64]
 

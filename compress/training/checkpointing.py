@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.artifacts import write_json
+from compress.training.sharding import part_of, whole
+from compress.training.world import current_world
 
 INDEX = "checkpoint.json"
 
@@ -43,24 +45,26 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     """A copy of `weights_of(model)` that training does not change."""
-    return {name: tensor.clone() for name, tensor in weights_of(model).items()}
+    return {name: whole(tensor).clone() for name, tensor in weights_of(model).items()}
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Overwrite the weights in place, so that an optimizer that holds them stays valid."""
     with torch.no_grad():
         for name, tensor in weights_of(model).items():
-            tensor.copy_(weights[name])
+            tensor.copy_(part_of(weights[name], tensor))
 
 
 def training_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Everything that the next step depends on, flat: weights, optimizer moments, random states."""
-    tensors = {f"model/{name}": tensor for name, tensor in weights_of(model).items()}
+    """Everything that the next step depends on, flat: weights, optimizer moments, random states (of all processes)."""
+    tensors = {f"model/{name}": whole(tensor) for name, tensor in weights_of(model).items()}
     for index, moments in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
-    tensors["random/cpu"] = torch.get_rng_state()
+        tensors.update({f"optimizer/{index}/{name}": whole(value) for name, value in moments.items()})
+    for rank, state in enumerate(current_world().gathered(torch.get_rng_state())):
+        tensors[f"random/cpu/{rank}"] = state
     if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+        for rank, state in enumerate(current_world().gathered(torch.cuda.get_rng_state())):
+            tensors[f"random/cuda/{rank}"] = state
     return tensors
 
 
@@ -69,16 +73,19 @@ def restore_state(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Te
     put_weights(
         model, {name.removeprefix("model/"): t for name, t in state.items() if name.startswith("model/")}
     )
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         if name.startswith("optimizer/"):
             _, index, moment = name.split("/")
-            moments.setdefault(int(index), {})[moment] = tensor
+            like = tensor if moment == "step" else parameters[int(index)]
+            moments.setdefault(int(index), {})[moment] = part_of(tensor, like)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    torch.set_rng_state(state["random/cpu"])
-    if "random/cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random/cuda"])
+    rank = current_world().rank
+    torch.set_rng_state(state[f"random/cpu/{rank}"])
+    if f"random/cuda/{rank}" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state[f"random/cuda/{rank}"])
 
 
 def save_checkpoint(

@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.artifacts import Artifact
+from compress.data.splits import Examples
+from compress.errors import PassError
 from compress.models.checkpoints import load_model
 from compress.profile.training_spec import RecoverySpec
 from compress.progress import Progress
-from compress.tasks.base import Task, TrainingData
-from compress.training.loop import TrainResult, train
+from compress.tasks.base import Task, TrainingData, Truth
+from compress.training.loop import Loss, TrainResult, train
 from compress.training.losses import label_cross_entropy, logits_kl
+from compress.training.losses.similarity import similarity_matrix_distance
 from compress.training.prediction import Device, Precision, score
-from compress.training.teachers import teacher_logits
+from compress.training.teachers import cached_signals
+
+Outputs = NDArray[np.float32]
 
 
 def recover(
@@ -29,40 +34,44 @@ def recover(
     *,
     tokenizer: Path,
     work: Path,
+    shared: Path,
     seed: int,
     precision: Precision,
     device: Device,
     progress: Progress,
     name: str = "recover",
 ) -> TrainResult:
-    """Train `model` in place from the teacher's logits, or from the labels where there is no teacher.
+    """Train `model` in place from what the teacher puts out, or from the labels where there is no teacher.
 
     The model is left with its best weights by the validation score.
 
     Args:
-        tokenizer: the artifact directory whose tokenizer the model reads (the input of the pass).
-        work: the step's work folder; the logits and checkpoints stand in sub-folders of it.
+        tokenizer: the artifact directory that says what the model reads (the input of the pass).
+        work: the step's work folder; checkpoints stand in a sub-folder of it.
+        shared: the folder of the cache for what teachers say.
+
+    Raises:
+        PassError: the task has no labels, and there is no teacher.
     """
-    train_inputs = task.encode(data.train, tokenizer)
-    validation = task.encode(data.validation, tokenizer)
-    logits: NDArray[np.float32] | None = None
-    if teacher is not None:
-        logits = teacher_logits(
-            lambda: load_model(teacher.path),
-            task.encode(data.train, teacher.path),
-            work / "recover-teacher",
-            precision=precision,
-            device=device,
-            progress=progress,
+
+    def said(examples: Examples) -> Outputs:
+        assert teacher is not None
+        return teacher_outputs(
+            teacher, task, examples, shared=shared, precision=precision, device=device, progress=progress
         )
+
+    goal = None if teacher is None else said(data.train)
+    if not task.labelled and goal is None:
+        raise PassError("without labels a model can only recover from a teacher", where="recover")
+    compared = teacher is not None and task.needs_reference(data.validation)
+    truth = Truth.of(data.validation, said(data.validation) if compared else None)
+    validation = task.encode(data.validation, tokenizer)
     return train(
         model,
-        train_inputs,
-        RecoveryLoss(data.train.labels, logits, spec.temperature),
+        task.encode(data.train, tokenizer),
+        recovery_loss(data.train.labels, goal, spec.temperature, labelled=task.labelled),
         spec,
-        lambda current: score(
-            current, validation, data.validation.labels, task, precision=precision, device=device
-        ),
+        lambda current: score(current, validation, truth, task, precision=precision, device=device),
         work=work / "recover",
         seed=seed,
         precision=precision,
@@ -72,19 +81,74 @@ def recover(
     )
 
 
-class RecoveryLoss:
-    """KL to the teacher's logits where there are any, else cross-entropy with the labels."""
+def teacher_outputs(
+    teacher: Artifact,
+    task: Task,
+    examples: Examples,
+    *,
+    shared: Path,
+    precision: Precision,
+    device: Device,
+    progress: Progress,
+) -> Outputs:
+    """What a teacher puts out for examples, float32 (n, labels or width), from the cache where it is there."""
+    return cached_signals(
+        lambda: load_model(teacher.path),
+        task.encode(examples, teacher.path),
+        (),
+        shared,
+        teacher_digest=teacher.digest,
+        precision=precision,
+        device=device,
+        progress=progress,
+    ).outputs
 
-    def __init__(
-        self, labels: NDArray[np.int64], logits: NDArray[np.float32] | None, temperature: float
-    ) -> None:
+
+def recovery_loss(
+    labels: NDArray[np.int64], goal: Outputs | None, temperature: float, *, labelled: bool
+) -> Loss:
+    """What recovery minimises.
+
+    Of classifiers the KL divergence to the teacher's logits where there are any, else cross-entropy with the labels. Of
+    embeddings the distance of the matrices of cosine similarities in a batch (Tung and Mori 2019, arXiv:1907.09682).
+
+    Args:
+        labels: int64 (n,). goal: the teacher's outputs, float32 (n, labels or width), or None.
+    """
+    if goal is None:
+        return _FromLabels(labels)
+    return _FromLogits(goal, temperature) if labelled else _FromEmbeddings(goal)
+
+
+class _FromLabels:
+    def __init__(self, labels: NDArray[np.int64]) -> None:
         self.labels = torch.from_numpy(np.ascontiguousarray(labels))
-        self.logits = logits
+
+    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        return label_cross_entropy(outputs, self.labels[indices].to(outputs.device))
+
+
+class _FromLogits:
+    def __init__(self, goal: Outputs, temperature: float) -> None:
+        self.goal = goal
         self.temperature = temperature
 
     def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """The loss of one batch."""
-        if self.logits is None:
-            return label_cross_entropy(outputs, self.labels[indices].to(outputs.device))
-        goal = torch.from_numpy(self.logits[indices.numpy()]).to(outputs.device)
-        return logits_kl(outputs, goal, self.temperature)
+        return logits_kl(outputs, _rows(self.goal, indices, outputs), self.temperature)
+
+
+class _FromEmbeddings:
+    def __init__(self, goal: Outputs) -> None:
+        self.goal = goal
+
+    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        mine, theirs = (
+            nn.functional.normalize(rows.float(), dim=-1)
+            for rows in (outputs, _rows(self.goal, indices, outputs))
+        )
+        # The entries of a row of length 1 fall with the size of the batch; the loss should not.
+        return similarity_matrix_distance(mine, theirs) * len(outputs)
+
+
+def _rows(goal: Outputs, indices: Tensor, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.array(goal[indices.numpy()])).to(like.device)

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from compress.errors import PassError
@@ -32,8 +33,13 @@ from compress.training.checkpointing import (
 )
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic, forward
+from compress.training.sharding import gathered, shard, unshard
+from compress.training.world import World, current_world
 
 CHECKPOINT_SECONDS = 20.0
+
+_STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
+"""Steps whose losses are read together: reading one waits for the GPU."""
 
 
 class Loss(Protocol):
@@ -64,6 +70,7 @@ class _State:
     step: int = 0
     loss_sum: float = 0.0
     loss_steps: int = 0
+    last_loss: float = math.nan
     best_score: float = -math.inf
     best_step: int = 0
     worse: int = 0
@@ -106,20 +113,26 @@ def train(
     name: str,
     steps: int | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    keep: Literal["best", "last"] = "best",
+    slow: tuple[nn.Module, float] | None = None,
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
 
     Equal arguments give equal weights, and so does a training that was killed at any moment and started again:
-    it goes on from its last checkpoint bit for bit.
+    it goes on from its last checkpoint bit for bit. Where several processes train, each calls this with equal arguments
+    and takes its share of every batch; the result is that of one process up to the order of sums, for losses that are
+    means over examples. A loss that compares the examples of a batch sees those of one process.
 
     Args:
         inputs: the training examples, encoded for this model.
         loss: called under the autocast of `precision`; gets the indices of its examples in `inputs`.
         validate: the score of the model, larger is better; called `evaluations_per_epoch` times an epoch
-            and after the last step.
+            and after the last step, in one process.
         work: folder for the checkpoints of this training alone; written at most every `checkpoint_seconds`.
         name: title of the progress bar and of the curve.
         steps: how many steps to take; None: as many as `spec.epochs` needs.
+        keep: `last` leaves the last weights, for a loss that the score says nothing of.
+        slow: a part of the model that has another learning rate, and that rate over the others'.
 
     Raises:
         PassError: the loss is no longer finite.
@@ -129,46 +142,71 @@ def train(
     per_epoch = math.ceil(len(inputs) / spec.batch_size)
     total = max(1, round(spec.epochs * per_epoch)) if steps is None else steps
     evaluations = _evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
-    plan = {"steps": total, "examples": len(inputs), "seed": seed, "spec": spec.model_dump(mode="json")}
+    world = current_world()
+    plan = {
+        "steps": total,
+        "examples": len(inputs),
+        "seed": seed,
+        "processes": world.size,
+        "spec": spec.model_dump(mode="json"),
+    }
 
     model.to(device)
     if spec.dropout is not None:
         set_dropout(model, spec.dropout)
-    optimizer = adamw(model, spec)
+    taught: nn.Module = _Taught(model, loss)
+    if world.strategy == "fsdp":
+        shard(taught, device)
+    optimizer = adamw(model, spec, slow)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices), progress.bar(name, total) as advance:
-        torch.manual_seed(seed)
-        state = _resume(work, plan, model, optimizer)
+        torch.manual_seed(seed + world.rank)
+        state = _resume(work, plan, model, optimizer, world)
+        if world.size > 1 and world.strategy == "ddp":
+            taught = _parallel(taught, device)
+        taught.train()
         advance(state.step)
         saved_at = time.monotonic()
         epoch, batches = -1, list[NDArray[np.int64]]()
+        pending: list[Tensor] = []
         while not state.finished:
             if state.step // per_epoch != epoch:
                 epoch = state.step // per_epoch
                 batches = shuffled_batches(lengths, spec.batch_size, seed=seed, epoch=epoch)
-            rate = learning_rate(state.step, total, spec)
-            indices = batches[state.step % per_epoch]
-            value = _step(
-                model, optimizer, loss, inputs, indices, rate, spec.max_grad_norm, precision, device
-            )
-            if not math.isfinite(value):
-                raise PassError(
-                    f"the loss is {value} at step {state.step + 1} of {total}", hint="lower `learning_rate`"
-                )
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, total, spec) * group["factor"]
+            indices, weight = world.share(batches[state.step % per_epoch])
+            batch = to_tensors(inputs.batch(indices), device)
+            with arithmetic(precision, device):
+                value = weight * taught(batch, torch.from_numpy(indices))
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
+            optimizer.step()
             state.step += 1
-            state.loss_sum += value
-            state.loss_steps += 1
+            pending.append(value.detach())
+            if state.step not in evaluations and len(pending) < _STEPS_UNREAD[device]:
+                continue
+            late = time.monotonic() - saved_at >= checkpoint_seconds
+            asked = _read_losses(state, pending, world, late, total)
             if state.step in evaluations:
-                _evaluate(state, model, validate(model), per_epoch)
+                with gathered(taught):
+                    found = validate(model) if world.leads else 0.0
+                _evaluate(state, model, float(world.told(found)), per_epoch, keep)
                 stopped = spec.patience is not None and state.worse >= spec.patience
                 state.finished = stopped or state.step == total
-            advance(1, _note(state, value))
-            if state.finished or time.monotonic() - saved_at >= checkpoint_seconds:
-                tensors: Mapping[str, Tensor] = {} if state.finished else training_state(model, optimizer)
-                save_checkpoint(work, {**state.values(), "plan": plan}, tensors, state.best, state.best_step)
+                taught.train()
+            advance(len(pending), _note(state))
+            pending.clear()
+            if state.finished or asked:
+                tensors = {} if state.finished else training_state(model, optimizer)
+                if world.leads:
+                    values = {**state.values(), "plan": plan}
+                    save_checkpoint(work, values, tensors, state.best, state.best_step)
                 saved_at = time.monotonic()
     assert state.best is not None
-    put_weights(model, state.best)
+    put_weights(model, world.given(state.best))
+    unshard(model)
     model.eval()
     return TrainResult(
         Curve(name=name, points=tuple(state.points)),
@@ -192,47 +230,69 @@ def _evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) ->
     return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})
 
 
-def _resume(work: Path, plan: Mapping[str, Any], model: nn.Module, optimizer: Optimizer) -> _State:
-    """The state of the last checkpoint, put into the model and the optimizer.
+class _Taught(nn.Module):
+    """A model with its loss, as one module: what averages gradients must see all that is done with the weights."""
 
-    A fresh state where there is no checkpoint, or where it belongs to another training.
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        """The loss of a batch."""
+        return self.loss(forward(self.model, batch), batch, indices)
+
+
+def _parallel(taught: nn.Module, device: Device) -> nn.Module:
+    """The same, with gradients that are the means over the processes, and the weights of the first in all of them."""
+    # A stage need not use every weight: a head that no loss looks at stays as it is.
+    devices = [torch.cuda.current_device()] if device == "cuda" else None
+    return DistributedDataParallel(taught, device_ids=devices, find_unused_parameters=True)
+
+
+def _resume(
+    work: Path, plan: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, world: World
+) -> _State:
+    """The state of the last checkpoint, put into the model and the optimizer of every process.
+
+    A fresh state where there is no checkpoint, or where it belongs to another training or number of processes.
     """
-    checkpoint = load_checkpoint(work)
-    if checkpoint is None or checkpoint.values["plan"] != plan:
+    checkpoint = load_checkpoint(work) if world.leads else None
+    if checkpoint is not None and checkpoint.values["plan"] != plan:
+        checkpoint = None
+    values = world.told(None if checkpoint is None else checkpoint.values)
+    if values is None:
         return _State()
-    state = _State.read(checkpoint)
+    running = world.given({} if checkpoint is None else checkpoint.state)
+    best = world.given({} if checkpoint is None or checkpoint.best is None else checkpoint.best)
+    state = _State.read(Checkpoint(values, running, best or None))
     if not state.finished:
-        restore_state(model, optimizer, checkpoint.state)
+        restore_state(model, optimizer, running)
     return state
 
 
-def _step(
-    model: nn.Module,
-    optimizer: Optimizer,
-    loss: Loss,
-    inputs: Inputs,
-    indices: NDArray[np.int64],
-    rate: float,
-    max_grad_norm: float,
-    precision: Precision,
-    device: Device,
-) -> float:
-    """One optimizer step on the examples at `indices`; gives the loss before it."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    model.train()
-    batch = to_tensors(inputs.batch(indices), device)
-    with arithmetic(precision, device):
-        value = loss(forward(model, batch), batch, torch.from_numpy(indices))
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm, foreach=True)
-    optimizer.step()
-    return float(value.detach())
+def _read_losses(state: _State, pending: list[Tensor], world: World, late: bool, total: int) -> bool:
+    """Add the losses of the last steps up; whether the first process asks for a checkpoint.
+
+    Raises:
+        PassError: one of them is not finite.
+    """
+    own = torch.stack(pending).double().tolist()
+    *losses, asked = world.mean([*own, float(late and world.leads)])
+    for place, value in enumerate(losses):
+        step = state.step - len(losses) + place + 1
+        if not math.isfinite(value):
+            raise PassError(f"the loss is {value} at step {step} of {total}", hint="lower `learning_rate`")
+        state.loss_sum += value
+        state.last_loss = value
+    state.loss_steps += len(losses)
+    return asked > 0
 
 
-def _evaluate(state: _State, model: nn.Module, score: float, per_epoch: int) -> None:
-    """Note a validation score; keep the weights if it is the best one yet."""
+def _evaluate(
+    state: _State, model: nn.Module, score: float, per_epoch: int, keep: Literal["best", "last"]
+) -> None:
+    """Note a validation score; keep the weights if it is the best one yet, or the last."""
     state.points.append(
         CurvePoint(
             step=state.step,
@@ -242,13 +302,13 @@ def _evaluate(state: _State, model: nn.Module, score: float, per_epoch: int) -> 
         )
     )
     state.loss_sum, state.loss_steps = 0.0, 0
-    if score > state.best_score:
+    if keep == "last" or score > state.best_score:
         state.best_score, state.best_step, state.worse = score, state.step, 0
         state.best = copy_weights(model)
     else:
         state.worse += 1
 
 
-def _note(state: _State, value: float) -> str:
+def _note(state: _State) -> str:
     score = "" if state.best is None else f", best score {state.best_score:.4f}"
-    return f"loss {value:.3f}{score}"
+    return f"loss {state.last_loss:.3f}{score}"

@@ -8,24 +8,33 @@ from torch.optim import AdamW
 from compress.profile.training_spec import TrainingSpec
 
 
-def adamw(model: nn.Module, spec: TrainingSpec) -> AdamW:
+def adamw(model: nn.Module, spec: TrainingSpec, slow: tuple[nn.Module, float] | None = None) -> AdamW:
     """Fused AdamW; weights of one dimension (biases, norms) and embeddings have no weight decay.
 
     Embeddings have none so that the rows of tokens that no example holds stay exactly as they were.
     Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2019 (arXiv:1711.05101).
+
+    Args:
+        slow: a part of the model whose learning rate is the others' times a factor, which each group holds.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    slowed = set() if slow is None else {id(parameter) for parameter in slow[0].parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             free = parameter.ndim < 2 or id(parameter) in embeddings
-            (plain if free else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": spec.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=spec.learning_rate, fused=True)
+            factor = slow[1] if slow is not None and id(parameter) in slowed else 1.0
+            groups.setdefault((0.0 if free else spec.weight_decay, factor), []).append(parameter)
+    return AdamW(
+        [
+            {"params": parameters, "weight_decay": decay, "factor": factor}
+            for (decay, factor), parameters in sorted(
+                groups.items(), key=lambda group: group[0], reverse=True
+            )
+        ],
+        lr=spec.learning_rate,
+        fused=True,
+    )
 
 
 def learning_rate(step: int, steps: int, spec: TrainingSpec) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.tasks.base import Inputs, Task
+from compress.models.outputs import outputs_of
+from compress.tasks.base import Inputs, Task, Truth
+from compress.training.attention_precision import Float32Attention
 from compress.training.batches import batches_by_length, to_tensors
 
 Precision = Literal["fp32", "bf16"]
@@ -21,14 +23,23 @@ BATCH_SIZE = 64
 
 
 def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[object]:
-    """bf16 autocast, or nothing for fp32."""
-    return torch.autocast(device, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    """bf16 autocast, with float32 attention where a CPU trains; or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    if device == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return _bf16_on_cpu()
+
+
+@contextmanager
+def _bf16_on_cpu() -> Iterator[None]:
+    with torch.autocast("cpu", dtype=torch.bfloat16), Float32Attention():
+        yield
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The logits of one batch: (n, labels), in the type that the arithmetic gave."""
-    logits: Tensor = model(**batch).logits
-    return logits
+    """The outputs of one batch: (n, labels or width), in the type that the arithmetic gave."""
+    return outputs_of(model(**batch))
 
 
 def predict(
@@ -68,7 +79,7 @@ def predict(
 def score(
     model: nn.Module,
     inputs: Inputs,
-    truth: NDArray[np.int64],
+    truth: Truth,
     task: Task,
     *,
     precision: Precision,

@@ -1,98 +1,337 @@
-"""The teacher's logits: computed once, kept on disk, memory-mapped."""
+"""What frozen teachers say of fixed inputs: computed once for all epochs, steps and runs, and kept on disk."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
-from numpy.lib.format import open_memmap
+import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from compress.artifacts import write_json
 from compress.progress import Progress
+from compress.store.cache import SIGNALS_NOTE
 from compress.tasks.base import Inputs
-from compress.training.prediction import BATCH_SIZE, Device, Precision, predict
+from compress.tasks.tokens import ATTENTION_MASK, TokenInputs
+from compress.training.batches import to_tensors
+from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
+from compress.training.signal_cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
+from compress.training.signals import Recorder, Signals
+from compress.units import GIB
 
-CHUNK = 256
+BUDGET = 8 * GIB
+"""Bytes of disk that the signals of one teacher on one set of inputs may take, its outputs not counted."""
+
+CHUNK = 1024
 """Examples a chunk: a kill loses the work on one chunk at most."""
 
-LOGITS = "logits.npy"
-PARTIAL = "partial.npy"
-DONE = "done.json"
+OUTPUTS = "outputs"
+
+_FORMAT = 1
+_LIBRARIES = ("torch", "transformers", "numpy")
 
 
-def teacher_logits(
+class Teaching(Protocol):
+    """A teacher, whatever stands behind it, on one set of inputs."""
+
+    @property
+    def outputs(self) -> NDArray[np.float32]:
+        """Its outputs on all examples, float32 (n, labels or width); not to be written to."""
+        ...
+
+    def take(self, indices: NDArray[np.int64]) -> Signals:
+        """Its signals on the examples at `indices`, float32 on the training device: `outputs` (len(indices), k), token
+        signals (len(indices), longest, d) with padding after the end of an example, others (len(indices), ...)."""
+        ...
+
+
+class TeacherSignals:
+    """The signals of one teacher on one set of inputs.
+
+    Args:
+        stored: what lies on disk, `outputs` among it.
+        live: computes the rest; None where there is none.
+    """
+
+    def __init__(
+        self, stored: Mapping[str, StoredSignal], live: LiveSignals | None, *, device: Device
+    ) -> None:
+        self.stored = dict(stored)
+        self.live = live
+        self._device = device
+
+    @property
+    def outputs(self) -> NDArray[np.float32]:
+        """The teacher's outputs on all examples, float32 (n, labels or width), memory-mapped and read-only."""
+        return self.stored[OUTPUTS].values.values
+
+    def take(self, indices: NDArray[np.int64]) -> Signals:
+        """The signals of the examples at `indices`, as `Teaching.take` says."""
+        found = {
+            name: signal.take(indices).to(self._device, torch.float32) for name, signal in self.stored.items()
+        }
+        return found if self.live is None else {**found, **self.live.take(indices)}
+
+
+class LiveSignals:
+    """The signals of a teacher that runs again for every batch."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, names: Iterable[str], *, device: Device, precision: Precision
+    ) -> None:
+        self.names = tuple(names)
+        self._model = model
+        self._inputs = inputs
+        self._device = device
+        self._precision = precision
+
+    def take(self, indices: NDArray[np.int64]) -> Signals:
+        """The signals of the examples at `indices`, as `Teaching.take` says; padding is what the model gave for it."""
+        batch = to_tensors(self._inputs.batch(indices), self._device)
+        found = observe(self._model, batch, self.names, precision=self._precision, device=self._device)
+        return {name: signal.float() for name, signal in found.items()}
+
+
+class AveragedSignals:
+    """Several teachers as one: the weighted mean of their outputs, and the other signals of the first.
+
+    `probabilities`: the logarithm of the mean of their softmaxes, so that the softmax of it is that mean; `logits`: the
+    mean of their outputs. Ensembles as teachers: Hinton et al. 2015 (arXiv:1503.02531); You et al., Learning from
+    Multiple Teacher Networks, 2017 (doi:10.1145/3097983.3098135).
+    """
+
+    def __init__(
+        self, teachers: Sequence[tuple[Teaching, float]], combine: Literal["probabilities", "logits"]
+    ) -> None:
+        total = sum(weight for _, weight in teachers)
+        self._teachers = [(teacher, weight / total) for teacher, weight in teachers]
+        self._combine = combine
+
+    @property
+    def outputs(self) -> NDArray[np.float32]:
+        """The mean of all teachers on all examples, float32 (n, labels or width), in memory."""
+        parts = [(torch.from_numpy(np.array(teacher.outputs)), weight) for teacher, weight in self._teachers]
+        return mean_outputs(parts, self._combine).numpy()
+
+    def take(self, indices: NDArray[np.int64]) -> Signals:
+        """The signals of the examples at `indices`, as `Teaching.take` says."""
+        taken = [(teacher.take(indices), weight) for teacher, weight in self._teachers]
+        outputs = mean_outputs([(signals[OUTPUTS], weight) for signals, weight in taken], self._combine)
+        return {**taken[0][0], OUTPUTS: outputs}
+
+
+def averaged(
+    teachers: Sequence[tuple[Teaching, float]], combine: Literal["probabilities", "logits"]
+) -> Teaching:
+    """Several teachers with their weights as one; a single one as it is."""
+    return teachers[0][0] if len(teachers) == 1 else AveragedSignals(teachers, combine)
+
+
+def mean_outputs(
+    outputs: Sequence[tuple[Tensor, float]], combine: Literal["probabilities", "logits"]
+) -> Tensor:
+    """The weighted mean of outputs (n, k), float32: of the logits, or the logarithm of that of the probabilities.
+
+    Args:
+        outputs: each with its weight; the weights sum to 1.
+    """
+    if combine == "logits":
+        return torch.stack([weight * one.float() for one, weight in outputs]).sum(0)
+    shares = [torch.log_softmax(one.float(), -1) + np.log(weight) for one, weight in outputs]
+    return torch.logsumexp(torch.stack(shares), 0)
+
+
+def cached_signals(
     load: Callable[[], nn.Module],
     inputs: Inputs,
-    folder: Path,
+    names: Iterable[str],
+    shared: Path,
     *,
+    teacher_digest: str,
     device: Device,
+    precision: Precision,
     progress: Progress,
-    precision: Precision = "fp32",
+    budget_bytes: int = BUDGET,
+    title: str = "teacher",
     chunk: int = CHUNK,
-) -> NDArray[np.float32]:
-    """The teacher's logits on all of `inputs`, float32 (n, labels), read-only and memory-mapped.
+) -> TeacherSignals:
+    """The named signals, and always `outputs`, of a frozen teacher on `inputs`.
 
-    The model is loaded only if something is left to compute. Finished chunks survive a kill; the file gets
-    its final name when all of it is there. `folder` belongs to one teacher and one set of inputs.
+    They lie in `shared/<key>/`, one file each, in float16 (`outputs` in float32); the key is made of the teacher, the
+    inputs, the precision and the libraries, so that no step or run computes them again. What is missing is computed
+    together, under a lock, longest examples first; finished chunks survive a kill. A signal that does not fit into
+    `budget_bytes` beside the others is computed anew for each batch instead.
+
+    Args:
+        load: gives the teacher; called only where something is left to compute.
+        names: as `compress.training.signals` names them.
+        shared: the folder of the cache for all teachers.
+        teacher_digest: what tells this teacher from others: the digest of its artifact.
+        title: what lists of the cache and messages call it.
+        chunk: examples between two notes of what is done.
+
+    Raises:
+        PassError: the teacher cannot give a signal, or gives one that is not finite.
     """
-    final = folder / LOGITS
-    if not final.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _fill(
-            load().to(device),
-            inputs,
-            folder,
-            device=device,
-            progress=progress,
-            precision=precision,
-            chunk=chunk,
-        )
-        os.replace(folder / PARTIAL, final)
-    logits: NDArray[np.float32] = np.load(final, mmap_mode="r")
-    return logits
+    wanted = [OUTPUTS, *sorted(set(names) - {OUTPUTS})]
+    folder = shared / signals_key(teacher_digest, inputs, device, precision)
+    offsets = _offsets(inputs)
+    stored = _stored(folder, wanted, offsets)
+    live: LiveSignals | None = None
+    if len(stored) < len(wanted):
+        model = load().to(device).eval()
+        layouts = _layouts(model, inputs, wanted, precision=precision, device=device)
+        with _locked(folder, progress, title):
+            kept = _within(layouts, offsets, budget_bytes)
+            stored = _stored(folder, kept, offsets)
+            write_json(folder / SIGNALS_NOTE, {"title": f"{title} on {len(inputs)} examples"})
+            missing = {name: layouts[name] for name in kept if name not in stored}
+            if missing:
+                _fill(
+                    model,
+                    inputs,
+                    [SignalWriter(folder, name, layout, offsets) for name, layout in missing.items()],
+                    precision=precision,
+                    device=device,
+                    progress=progress,
+                    title=f"{title}'s {_few([*missing])}",
+                    chunk=chunk,
+                )
+                stored = _stored(folder, kept, offsets)
+        rest = [name for name in wanted if name not in stored]
+        if rest:
+            progress.say(f"{title}: {_few(rest)} would not fit into the cache; computed for each batch")
+            live = LiveSignals(model, inputs, rest, device=device, precision=precision)
+    with suppress(FileNotFoundError):
+        # Somebody may prune the cache just now; what is mapped stays readable.
+        os.utime(folder / SIGNALS_NOTE)
+    return TeacherSignals(stored, live, device=device)
+
+
+def signals_key(teacher_digest: str, inputs: Inputs, device: Device, precision: Precision) -> str:
+    """sha256 over all that the signals depend on."""
+    parts = {
+        "format": _FORMAT,
+        "teacher": teacher_digest,
+        "inputs": inputs.digest(),
+        "device": device,
+        "precision": precision,
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def observe(
+    model: nn.Module, batch: dict[str, Tensor], names: Iterable[str], *, precision: Precision, device: Device
+) -> Signals:
+    """The named signals of one batch, without gradients, in the types that the arithmetic gave."""
+    with torch.no_grad(), arithmetic(precision, device), Recorder(model, names) as recorder:
+        model(**batch)
+        return recorder.take()
+
+
+def _layouts(
+    model: nn.Module, inputs: Inputs, names: Sequence[str], *, precision: Precision, device: Device
+) -> dict[str, Layout]:
+    """How the signals of a model lie on disk, found out on its shortest example."""
+    arrays = inputs.batch([int(np.argmin(inputs.lengths))])
+    signals = observe(model, to_tensors(arrays, device), names, precision=precision, device=device)
+    layouts = {}
+    for name in names:
+        shape = tuple(signals[name].shape)
+        # A text has as many rows as tokens; every image has the same number of patches.
+        ragged = len(shape) == 3 and ATTENTION_MASK in arrays
+        dtype: Literal["float32", "float16"] = "float32" if name == OUTPUTS else "float16"
+        layouts[name] = Layout(dtype, shape[2:] if ragged else shape[1:], ragged)
+    return layouts
+
+
+def _within(layouts: Mapping[str, Layout], offsets: NDArray[np.int64], budget: int) -> list[str]:
+    """The signals that are kept: `outputs` always, the others in their order as far as the budget reaches."""
+    kept, used = [], 0
+    for name, layout in layouts.items():
+        size = 0 if name == OUTPUTS else layout.bytes(offsets)
+        if used + size <= budget:
+            kept.append(name)
+            used += size
+    return kept
 
 
 def _fill(
     model: nn.Module,
     inputs: Inputs,
-    folder: Path,
+    writers: Sequence[SignalWriter],
     *,
+    precision: Precision,
     device: Device,
     progress: Progress,
-    precision: Precision,
+    title: str,
     chunk: int,
 ) -> None:
-    """Compute the chunks that `done.json` does not count yet, longest examples first: chunks pad little."""
+    """Compute what the writers do not hold yet, longest examples first: batches pad little."""
     order = np.argsort(-inputs.lengths, kind="stable")
-    chunks = math.ceil(len(order) / chunk)
-    done = _done(folder, chunk)
-    with progress.bar("teacher's logits", len(order)) as advance:
-        advance(min(done * chunk, len(order)))
-        for number in range(done, chunks):
-            places = order[number * chunk : (number + 1) * chunk]
-            values = predict(
-                model, inputs, indices=places, precision=precision, device=device, batch_size=BATCH_SIZE
-            )
-            path = folder / PARTIAL
-            shape = (len(order), values.shape[1])
-            target = open_memmap(path, mode="w+" if number == 0 else "r+", dtype=np.float32, shape=shape)
-            target[places] = values
-            target.flush()
-            del target
-            write_json(folder / DONE, {"chunks": number + 1, "chunk": chunk})
-            advance(len(places))
+    by_name = {writer.name: writer for writer in writers}
+    with progress.bar(title, len(order)) as advance, torch.no_grad(), arithmetic(precision, device):
+        done = min(writer.done for writer in writers)
+        advance(done)
+        with Recorder(model, by_name) as recorder:
+            while done < len(order):
+                stop = min(done + chunk, len(order))
+                try:
+                    for first in range(done, stop, BATCH_SIZE):
+                        places = order[first : min(first + BATCH_SIZE, stop)]
+                        model(**to_tensors(inputs.batch(places), device))
+                        for name, signal in recorder.take().items():
+                            by_name[name].put(places, signal)
+                except TooLarge as error:
+                    by_name[str(error)].widen()
+                    done = 0
+                    continue
+                for writer in writers:
+                    writer.note(stop)
+                advance(stop - done)
+                done = stop
+    for writer in writers:
+        writer.finish()
 
 
-def _done(folder: Path, chunk: int) -> int:
-    """How many chunks of this size are complete."""
+def _offsets(inputs: Inputs) -> NDArray[np.int64]:
+    """Where the tokens of each example would begin, end to end: int64 (n + 1,)."""
+    if isinstance(inputs, TokenInputs):
+        return inputs.ragged.offsets
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
+
+
+def _stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> dict[str, StoredSignal]:
+    found = ((name, open_signal(folder, name, offsets)) for name in names)
+    return {name: signal for name, signal in found if signal is not None}
+
+
+@contextmanager
+def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
+    """Hold the folder, which exists then; waits, and says so, while another process fills it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(folder.with_suffix(".lock")))
     try:
-        done = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return 0
-    return int(done["chunks"]) if done["chunk"] == chunk and (folder / PARTIAL).exists() else 0
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"{title}: another process computes what it says; waiting")
+        lock.acquire()
+    try:
+        folder.mkdir(exist_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more signals"

@@ -31,8 +31,15 @@ from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.progress import Silent
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
-from compress.tasks.text_classification import TextClassification
-from tests.tiny import LABELS, WORDS, tiny_bert, tiny_classifier, tiny_tokenizer, write_torch_artifact
+from tests.tiny import (
+    LABELS,
+    WORDS,
+    text_task,
+    tiny_bert,
+    tiny_classifier,
+    tiny_tokenizer,
+    write_torch_artifact,
+)
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 VOCAB = 600
@@ -51,10 +58,11 @@ def context(folder: Path, spec: Spec, model: Artifact) -> StepContext:
     return StepContext(
         spec=spec,
         inputs={"model": model},
-        task=TextClassification(32),
+        task=text_task(32),
         data=TrainingData(examples(), examples(40), LABELS),
         out=out,
         work=work,
+        shared=folder / "shared",
         seed=0,
         precision="fp32",
         device="cpu",
@@ -169,7 +177,7 @@ def test_pruned_layers_keep_their_own_heads(tmp_path: Path, bits: int):
     assert heads == [3, 2]
     after, result = make(quantize, tmp_path / "quantize", QuantizeSpec(bits=bits, scheme="dynamic"), artifact)
     assert result.facts["float_matmuls"] == 0
-    shapes = real_shapes(TextClassification(32), examples(), artifact)
+    shapes = real_shapes(text_task(32), examples(), artifact)
     # 4 bits on random weights are coarse; a wrong number of heads would be off by the outputs' own size.
     compare(
         after.path / "model.onnx",
@@ -180,7 +188,7 @@ def test_pruned_layers_keep_their_own_heads(tmp_path: Path, bits: int):
 
 
 def test_a_file_that_disagrees_is_refused(lowered: Artifact, tmp_path: Path):
-    shapes = real_shapes(TextClassification(32), examples(), lowered)
+    shapes = real_shapes(text_task(32), examples(), lowered)
     other = outputs_of(lowered.path / "model.onnx")
     with pytest.raises(PassError, match=r"1x1 .*differ by .*the limit is"):
         compare(lowered.path / "model.onnx", shapes, lambda batch: other(batch) + 0.01)
@@ -192,7 +200,7 @@ def test_eight_bits_leave_no_float_product(lowered: Artifact, tmp_path: Path, sc
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (10, 0)
     assert result.form.numbers is Numbers.OPERATOR
     assert after.size_mb < 0.45 * lowered.size_mb
-    shapes = real_shapes(TextClassification(32), examples(), lowered)
+    shapes = real_shapes(text_task(32), examples(), lowered)
     compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
 
 
@@ -282,7 +290,7 @@ def test_predict_prints_label_and_probability(bundle: Path, torch_artifact: Arti
     assert done.returncode == 0, done.stderr
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(lines) == 2
-    model, task = load_model(torch_artifact.path), TextClassification(32)
+    model, task = load_model(torch_artifact.path), text_task(32)
     inputs = task.encode(Examples(("the red cat runs",), np.array([-1])), torch_artifact.path).batch([0])
     with torch.no_grad():
         logits = model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits[0]

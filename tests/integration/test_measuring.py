@@ -7,24 +7,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from compress.artifacts import ONNX_MODEL, Artifact, open_artifact
 from compress.data.splits import UNLABELLED, Examples
 from compress.errors import TargetError
+from compress.measure.feeds import parts
 from compress.measure.measuring import measure
 from compress.measure.protocol import PROTOCOL_VERSION
 from compress.measure.size import size_of
 from compress.measure.variants import compare_variants
-from compress.profile.schema import MeasureSpec, TargetSpec
+from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.progress import Silent
 from compress.records import TargetMeasurement
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.targets.local import resolve
-from compress.tasks.text_classification import TextClassification
-from tests.tiny import tiny_bert, write_torch_artifact
-from tests.tiny_onnx import VOTES, write_votes_artifact
+from compress.tasks import task_of
+from compress.tasks.base import Truth
+from compress.tasks.similarity import similarities
+from tests.tiny import text_task, tiny_bert, write_torch_artifact
+from tests.tiny_onnx import VOTES, votes_table, write_votes_artifact
 
-TASK = TextClassification(16)
+TASK = text_task(16)
 SPEC = MeasureSpec(examples=20, min_seconds=0.2, min_rounds=8)
 TEXTS = (
     "red blue",
@@ -151,7 +155,7 @@ def test_variants_are_scored_and_timed(tmp_path: Path) -> None:
     examples = Examples(TEXTS[:-1], np.array(TRUTH[:-1]))
     inputs = TASK.encode(examples, artifacts["good"].path)
     paths = {name: artifact.model_file for name, artifact in artifacts.items()}
-    found = compare_variants(paths, inputs, examples.labels, TASK, 1, seed=0)
+    found = compare_variants(paths, inputs, Truth.of(examples), TASK, 1, seed=0)
     assert list(found) == ["good", "fast", "twin"]
     assert [found[name][0] for name in found] == pytest.approx([1, 4 / 9, 1])
     assert found["fast"][1] < 0.8 * found["good"][1]
@@ -177,3 +181,51 @@ def test_cuda(runtime: Any, tmp_path: Path) -> None:
     if runtime == "torch":
         assert on_gpu.memory.gpu_peak_mb is not None
         assert on_gpu.memory.gpu_peak_mb > 0
+
+
+EMBEDDING = task_of("sentence-embedding", DataSpec(path="unused"))
+
+
+def test_embeddings_are_compared_with_the_baselines(tmp_path: Path) -> None:
+    test = Examples(TEXTS, np.full(len(TEXTS), UNLABELLED))
+    target, shared = resolve(TargetSpec()), tmp_path / "shared"
+    one = write_votes_artifact(tmp_path / "one")
+    two = write_votes_artifact(tmp_path / "two", {**VOTES, "dog": 2, "runs": 1})
+
+    def embedded(artifact: Artifact, before: TargetMeasurement | None) -> TargetMeasurement:
+        return measure(artifact, one, before, target, EMBEDDING, test, SPEC, 0, "key", Silent(), shared)
+
+    base = embedded(one, None)
+    assert (base.accuracy.metrics[0].value, base.accuracy.against) == (1.0, "baseline")
+    (kept,) = shared.glob("*.npy")
+    votes = np.load(kept)
+    assert votes.shape == (len(TEXTS), 3)
+    rival = embedded(two, base)
+    theirs = load_votes(two, test)
+    expected = spearmanr(similarities(theirs), similarities(votes)).statistic
+    assert rival.accuracy.metrics[0].value == pytest.approx(expected)
+    # Ten texts are too few to tell.
+    assert rival.accuracy.verdict == "no difference"
+    assert rival.accuracy.examples == base.accuracy.examples
+    assert rival.accuracy.unknown_token_share == base.accuracy.unknown_token_share
+    kept.unlink()
+    assert embedded(two, base).accuracy == rival.accuracy
+
+
+def load_votes(artifact: Artifact, test: Examples) -> np.ndarray:
+    """The votes of an artifact's model, by hand."""
+    table = votes_table({**VOTES, "dog": 2, "runs": 1})
+    inputs = EMBEDDING.encode(test, artifact.path)
+    return np.stack([table[inputs.batch([index])["input_ids"][0]].sum(0) for index in range(len(inputs))])
+
+
+def test_pairs_are_scored_whole_and_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = np.array([3, 1, 2, 5, 4], np.float32)
+    test = Examples(TEXTS, np.full(len(TEXTS), UNLABELLED), scores)
+    one = write_votes_artifact(tmp_path / "one")
+    target = resolve(TargetSpec(batch_sizes=(2,)))
+    made = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", Silent())
+    assert (made.accuracy.against, made.accuracy.metrics[0].n) == ("scores", 5)
+    monkeypatch.setattr("compress.measure.scoring.parts", lambda batches: parts(batches, most_bytes=1))
+    again = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", Silent())
+    assert again.accuracy == made.accuracy

@@ -23,14 +23,13 @@ from compress.models.checkpoints import count_parameters, load_model
 from compress.passes.distill import step as distill
 from compress.passes.finetune import step as finetune
 from compress.profile.base import Spec
-from compress.profile.pass_specs import DistillSpec
+from compress.profile.distill_spec import DistillSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Silent
 from compress.step import StepContext, StepResult
-from compress.tasks.base import TrainingData
-from compress.tasks.text_classification import TextClassification
+from compress.tasks.base import TrainingData, Truth
 from compress.training.prediction import score
-from tests.tiny import LABELS, WORDS, tiny_bert, write_torch_artifact
+from tests.tiny import LABELS, WORDS, text_task, tiny_bert, write_torch_artifact
 
 KINDS = (WORDS[:3], WORDS[3:6], WORDS[6:9])
 
@@ -60,10 +59,11 @@ def context(folder: Path, spec: Spec, inputs: dict[str, Artifact], **changes: An
     return StepContext(
         spec=spec,
         inputs=inputs,
-        task=TextClassification(32),
+        task=text_task(32),
         data=data,
         out=folder / "out",
         work=folder / "work",
+        shared=folder / "shared",
         **{**settings, **changes},
     )
 
@@ -73,9 +73,9 @@ def finish(ctx: StepContext, result: StepResult) -> Artifact:
 
 
 def accuracy(artifact: Artifact, data: Examples) -> float:
-    task = TextClassification(32)
+    task = text_task(32)
     inputs = task.encode(data, artifact.path)
-    return score(load_model(artifact.path), inputs, data.labels, task, precision="fp32", device="cpu")
+    return score(load_model(artifact.path), inputs, Truth.of(data), task, precision="fp32", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +117,13 @@ DISTIL: dict[str, Any] = {
 }
 
 
+def taught_by(teacher: Artifact) -> dict[str, Artifact]:
+    """The inputs of a distillation whose student is made from its teacher."""
+    return {"model": teacher, "teacher": teacher, "original": teacher}
+
+
 def distilled(folder: Path, teacher: Artifact, **changes: Any) -> Artifact:
-    ctx = context(folder, DistillSpec(**{**DISTIL, **changes}), {"model": teacher, "teacher": teacher})
+    ctx = context(folder, DistillSpec(**{**DISTIL, **changes}), taught_by(teacher))
     return finish(ctx, distill.run(ctx))
 
 
@@ -128,8 +133,10 @@ def test_distill(teacher: Artifact, tmp_path: Path) -> None:
     assert accuracy(student, examples(60, 1)) == pytest.approx(student.facts["validation_score"])
     assert accuracy(student, examples(200, 5)) > 0.9
     assert student.facts["parameters"] == count_parameters(model) < teacher.facts["parameters"]
-    assert student.facts["augmented"] == 240
-    assert student.facts["teacher_train_score"] > 0.9
+    assert student.facts["shown"] == {"train": 120, "augmented": 240}
+    (taught,) = student.facts["teachers"]
+    assert taught["name"] == "teacher"
+    assert taught["train_score"] > 0.9
     used = {token for text in examples(120, 0).texts for token in text.split()}
     assert student.facts["vocabulary"] == model.config.vocab_size == 5 + len(used) + 1
     assert student.read_json(TASK)["labels"] == list(LABELS)
@@ -144,26 +151,27 @@ def test_the_vocabulary_is_kept_unless_asked(teacher: Artifact, tmp_path: Path) 
     student = distilled(tmp_path, teacher, vocabulary="keep", augment=None, epochs=1)
     assert (student.path / TOKENIZER).read_bytes() == (teacher.path / TOKENIZER).read_bytes()
     assert student.facts["vocabulary"] == 19
-    assert student.facts["augmented"] == 0
+    assert student.facts["shown"] == {"train": 120}
 
 
 def test_a_student_of_a_trimmed_student(teacher: Artifact, tmp_path: Path) -> None:
     """Teacher and model have unlike ids for the same pieces."""
     middle = distilled(tmp_path / "middle", teacher, student={"layers": 1}, epochs=2)
-    ctx = context(tmp_path / "last", DistillSpec(**DISTIL), {"model": middle, "teacher": teacher})
+    ctx = context(tmp_path / "last", DistillSpec(**DISTIL), {**taught_by(teacher), "model": middle})
     last = finish(ctx, distill.run(ctx))
     assert accuracy(last, examples(200, 5)) > 0.9
 
 
 def test_the_control_knows_the_labels_alone(teacher: Artifact, tmp_path: Path) -> None:
     spec = DistillSpec(**DISTIL)
-    run = context(tmp_path / "run", spec, {"model": teacher, "teacher": teacher})
-    control = context(tmp_path / "control", spec, {"model": teacher, "teacher": teacher})
+    run = context(tmp_path / "run", spec, taught_by(teacher))
+    control = context(tmp_path / "control", spec, taught_by(teacher))
     student, other = finish(run, distill.run(run)), finish(control, distill.run_control(control))
     assert other.facts["parameters"] == student.facts["parameters"]
     assert other.facts["steps"] == pytest.approx(student.facts["steps"], rel=0.05)
-    assert other.facts["augmented"] == 0
-    assert not (control.work / "teacher").exists()
+    assert other.facts["shown"] == {"train": 120}
+    assert other.facts["teachers"] == []
+    assert not control.shared.exists()
 
 
 def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_training(
@@ -174,7 +182,7 @@ def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_training(
     tokenizer = unigram()
     tokenizer.add_special_tokens(["[PAD]", "[UNK]"])
     model = write_torch_artifact(tmp_path / "model", tokenizer=tokenizer)
-    ctx = context(tmp_path, DistillSpec(**DISTIL), {"model": model, "teacher": teacher})
+    ctx = context(tmp_path, DistillSpec(**DISTIL), {**taught_by(teacher), "model": model})
     with pytest.raises(ModelError, match="Unigram"):
         distill.run(ctx)
 

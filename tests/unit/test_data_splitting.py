@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.data.splitting import conflicting_texts, group_classes, make_parts, text_key
+from compress.data.splitting import conflicting_items, group_classes, make_parts, text_key
 
 FRACTIONS = (0.2, 0.1)
 
@@ -113,4 +113,4 @@ def test_a_text_with_several_labels_counts_for_the_most_frequent() -> None:
     keys = [text_key(text) for text in ("x", "x", "x", "y", "y")]
     labels = np.array([1, 2, 2, 3, 1], np.int64)
     assert group_classes(keys, labels) == {2: [text_key("x")], 1: [text_key("y")]}
-    assert conflicting_texts(keys, labels) == 2
+    assert conflicting_items(keys, labels) == 2

@@ -24,7 +24,8 @@ passes:
   - export: {}
 """
 NUMERICS = Numerics("cpu", 2, bf16=True)
-KNOWN = Fingerprints("m", "d")
+MODEL = ("owner/model", None)
+KNOWN = Fingerprints({MODEL: "m", ("owner/copy", None): "m"}, "d")
 FROM = [
     "source",
     "teacher",
@@ -103,8 +104,8 @@ def test_auto_depends_on_the_threads_it_is_timed_with(tmp_path: Path):
 
 def test_the_seed_and_the_data_change_all_that_reads_them(tmp_path: Path):
     assert changed(keys(tmp_path), keys(tmp_path, "seed=1")) == FROM
-    assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints("m", "e"))) == FROM
-    assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints("n", "d"))) == FROM
+    assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints({MODEL: "m"}, "e"))) == FROM
+    assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints({MODEL: "n"}, "d"))) == FROM
 
 
 def test_where_data_and_model_lie_does_not_matter(tmp_path: Path):
@@ -118,7 +119,7 @@ def test_numerics_change_what_was_trained(tmp_path: Path):
 
 
 def test_an_unresolved_source_leaves_every_key_open(tmp_path: Path):
-    assert set(keys(tmp_path, known=Fingerprints(None, "d")).values()) == {None}
+    assert set(keys(tmp_path, known=Fingerprints({MODEL: None}, "d")).values()) == {None}
 
 
 def test_the_code_of_a_step_is_part_of_its_key():

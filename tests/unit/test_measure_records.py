@@ -12,9 +12,9 @@ from compress.measure.measuring import memory_record
 from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval
 from compress.profile.schema import MeasureSpec
-from compress.tasks.text_classification import TextClassification
+from tests.tiny import text_task
 
-TASK = TextClassification(16)
+TASK = text_task(16)
 
 
 def outputs_of(predictions: list[int]) -> np.ndarray:

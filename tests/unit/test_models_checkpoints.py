@@ -268,9 +268,9 @@ def test_an_encoder_weight_of_another_shape_is_refused(folder: Path):
         load_for_labels(folder, ["x", "y"], seed=0)
 
 
-def test_an_architecture_without_a_text_classifier_is_refused(folder: Path):
-    edit(folder, model_type="vit", architectures=["ViTModel"])
-    with pytest.raises(ModelError, match="no text classifier"):
+def test_an_architecture_without_a_classifier_is_refused(folder: Path):
+    edit(folder, model_type="wav2vec2", architectures=["Wav2Vec2Model"])
+    with pytest.raises(ModelError, match="no classifier of texts or images"):
         load_for_labels(folder, ["x", "y"], seed=0)
 
 

@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.models.projection import (
-    Heads,
+    Moments,
+    Reader,
     important_neurons,
+    narrow_norm,
     narrowing_basis,
-    norm_scale,
+    norm_gain,
     normalised,
     orthogonal_to_ones,
-    read_through,
-    second_moments,
 )
 
 
@@ -21,6 +21,11 @@ def rows(count: int, width: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
     return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mix
+
+
+def moved(count: int, width: int) -> torch.Tensor:
+    """Rows whose mean is not 0."""
+    return rows(count, width) + 3 * rows(1, width, seed=5)
 
 
 @given(st.integers(2, 40))
@@ -36,7 +41,7 @@ def test_orthogonal_to_ones(size: int) -> None:
 @settings(deadline=None)
 def test_the_basis_is_an_isometry_orthogonal_to_ones_on_both_sides(wide: int, data: st.DataObject) -> None:
     narrow = data.draw(st.integers(2, wide))
-    basis = narrowing_basis(second_moments(rows(50, wide)), narrow)
+    basis = narrowing_basis(Moments.of(rows(50, wide)).square, narrow)
     assert basis.shape == (wide, narrow)
     ones = torch.ones(narrow, narrow, dtype=torch.float64) / narrow
     assert torch.allclose(basis.T @ basis, torch.eye(narrow, dtype=torch.float64) - ones, atol=1e-9)
@@ -48,76 +53,91 @@ def test_the_basis_keeps_what_matters_most() -> None:
     # all of the stream lies in a plane orthogonal to ones: three dimensions hold it exactly
     plane = orthogonal_to_ones(10)[:, 2:4]
     stream = torch.randn(30, 2, dtype=torch.float64) @ plane.T
-    basis = narrowing_basis(second_moments(stream), 3)
+    basis = narrowing_basis(Moments.of(stream).square, 3)
     assert torch.allclose(stream @ basis @ basis.T, stream, atol=1e-9)
+
+
+def test_the_basis_is_no_worse_than_any_other_of_its_width() -> None:
+    stream = normalised(rows(200, 12))
+    square = Moments.of(stream).square
+    lost = [
+        float((stream - stream @ basis @ basis.T).square().sum())
+        for basis in (
+            narrowing_basis(square, 5),
+            *(narrowing_basis(Moments.of(rows(40, 12, s)).square, 5) for s in range(1, 20)),
+        )
+    ]
+    assert lost[0] == min(lost)
 
 
 def test_a_layer_norm_commutes_with_a_full_basis() -> None:
     stream = rows(20, 12)
-    basis = narrowing_basis(second_moments(normalised(stream)), 12)
+    basis = narrowing_basis(Moments.of(normalised(stream)).square, 12)
     assert torch.allclose(normalised(stream @ basis), normalised(stream) @ basis, atol=1e-9)
 
 
-def test_the_norm_scale_takes_back_what_the_basis_leaves_out() -> None:
+@given(st.integers(2, 8), st.integers(0, 5))
+@settings(deadline=None)
+def test_the_moments_of_a_scaled_and_shifted_stream(width: int, seed: int) -> None:
+    stream = moved(40, width)
+    scale, shift = rows(2, width, seed=seed)
+    found, expected = Moments.of(stream).scaled(scale, shift), Moments.of(stream * scale + shift)
+    assert torch.allclose(found.mean, expected.mean)
+    assert torch.allclose(found.square, expected.square)
+    assert torch.allclose(found.covariance, torch.cov((stream * scale + shift).T, correction=0), atol=1e-6)
+
+
+def test_the_gain_of_a_norm_takes_back_what_the_basis_leaves_out() -> None:
     stream = normalised(rows(4000, 16))
-    moments = second_moments(stream)
-    basis = narrowing_basis(moments, 8)
-    scale = norm_scale(torch.full((16,), 1.7), moments, basis)
-    mine = normalised(stream @ basis) * scale
-    goal = 1.7 * stream @ basis
+    square = Moments.of(stream).square
+    basis = narrowing_basis(square, 8)
+    mine, goal = norm_gain(square, basis) * normalised(stream @ basis), stream @ basis
     # on the average: the norm divides each row by its own length
     assert (mine * goal).sum() / (goal * goal).sum() == pytest.approx(1.0, abs=0.05)
 
 
-def test_read_through_moves_the_lost_constant_into_the_bias() -> None:
-    basis = narrowing_basis(second_moments(rows(30, 6)), 3)
+def test_a_norm_in_the_stream_keeps_scale_and_mean() -> None:
+    stream = normalised(moved(4000, 16))
+    seen = Moments.of(stream)
+    basis = narrowing_basis(seen.square, 8)
+    shift = rows(1, 16, seed=3)[0]
+    weight, bias = narrow_norm(torch.full((16,), 1.7), shift, seen, basis)
+    mine, goal = normalised(stream @ basis) * weight + bias, (1.7 * stream + shift) @ basis
+    assert torch.allclose(weight, torch.full((8,), 1.7, dtype=torch.float64) * norm_gain(seen.square, basis))
+    assert (mine - goal).mean(dim=0).norm() < 0.05 * goal.mean(dim=0).norm()
+
+
+def test_a_direction_that_no_example_shows_gets_the_mean_scale() -> None:
+    stream = normalised(rows(3, 16))
+    weight, bias = narrow_norm(
+        rows(1, 16, seed=2)[0],
+        torch.zeros(16),
+        Moments.of(stream),
+        narrowing_basis(Moments.of(stream).square, 10),
+    )
+    assert weight.abs().max() < 20
+    assert bias.isfinite().all()
+
+
+def test_a_reader_of_the_stream_moves_the_lost_mean_into_the_bias() -> None:
+    basis = narrowing_basis(Moments.of(rows(30, 6)).square, 3)
     weight, bias = rows(4, 6, seed=1), rows(1, 4, seed=2)[0]
-    shift = rows(1, 6, seed=3)[0]
-    narrow_weight, narrow_bias = read_through(weight, bias, basis, shift)
-    # reading exactly the constant: nothing is lost
-    assert torch.allclose(narrow_weight @ (basis.T @ shift) + narrow_bias, weight @ shift + bias, atol=1e-9)
+    mean = rows(1, 6, seed=3)[0]
+    narrow_weight, narrow_bias = Reader.of_stream(basis, mean).read(weight, bias)
+    # reading exactly the mean: nothing is lost
+    assert torch.allclose(narrow_weight @ (basis.T @ mean) + narrow_bias, weight @ mean + bias, atol=1e-9)
 
 
-def heads(count: int, size: int, hidden: int) -> Heads:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    reads = [draw(count, size, hidden + 1) for _ in range(3)]
-    return Heads(*reads, out=draw(count, hidden, size))
-
-
-def test_the_heads_that_write_most_are_kept_in_their_order() -> None:
-    every = heads(4, 3, 8)
-    scaled = Heads(
-        every.query, every.key, every.value, every.out * torch.tensor([1.0, 9, 0.1, 5])[:, None, None]
-    )
-    kept = scaled.select(2)
-    assert torch.equal(kept.query, every.query[[1, 3]])
-
-
-def test_shrinking_heads_of_low_rank_keeps_what_they_compute() -> None:
-    every = heads(2, 3, 8)
-    # six dimensions of which three are used
-    wide = Heads(
-        *(torch.cat([part, torch.zeros_like(part)], dim=1) for part in (every.query, every.key, every.value)),
-        out=torch.cat([every.out, torch.zeros_like(every.out)], dim=2),
-    )
-    small = wide.shrink(3)
-    assert small.query.shape == (2, 3, 9)
-    scores = wide.query.transpose(1, 2) @ wide.key / 6**0.5
-    assert torch.allclose(small.query.transpose(1, 2) @ small.key / 3**0.5, scores, atol=1e-9)
-    assert torch.allclose(small.out @ small.value, wide.out @ wide.value, atol=1e-9)
-
-
-def test_shrinking_is_the_best_approximation_of_its_rank() -> None:
-    every = heads(1, 6, 8)
-    product = every.out @ every.value
-    small = every.shrink(2)
-    singular = torch.linalg.svdvals(product[0])
-    error = torch.linalg.matrix_norm(product - small.out @ small.value).item()
-    assert error == pytest.approx(singular[2:].square().sum().sqrt().item(), rel=1e-9)
+@given(st.integers(3, 12))
+@settings(deadline=None)
+def test_a_reader_behind_a_norm_of_any_scale_is_exact_at_full_width(width: int) -> None:
+    stream = normalised(moved(20, width))
+    seen = Moments.of(stream)
+    basis = narrowing_basis(seen.square, width)
+    scale, shift, weight = rows(1, width, 2)[0], rows(1, width, 3)[0], rows(4, width, 4)
+    mine, bias = Reader.of_norm(basis, seen.mean, scale, shift).read(weight, None)
+    # each row of `stream` has mean 0, and that is all that the basis leaves out
+    assert torch.allclose(stream @ basis @ mine.T + bias, (stream * scale + shift) @ weight.T, atol=1e-8)
 
 
 def test_important_neurons() -> None:

@@ -29,13 +29,12 @@ from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Silent
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
-from compress.tasks.text_classification import TextClassification
-from tests.tiny import LABELS, tiny_bert, tiny_classifier, tiny_tokenizer
+from tests.tiny import LABELS, text_task, tiny_bert, tiny_classifier, tiny_tokenizer
 
 COMMIT = "a" * 40
 IDS = torch.tensor([[2, 5, 9, 3], [2, 7, 8, 3]])
 CODE = """
-from tests.tiny import tiny_bert, tiny_tokenizer
+from tests.tiny import text_task, tiny_bert, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 def make():
@@ -228,6 +227,7 @@ def test_a_classifier_is_written_in_the_order_of_the_data(tmp_path: Path):
         "output_names": ["logits"],
         "pad_id": 0,
         "unk_id": 1,
+        "mask_id": 4,
     }
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert (tokenizer.truncation, tokenizer.padding) == (None, None)
@@ -352,10 +352,11 @@ def test_the_source_step_writes_an_artifact(tmp_path: Path):
     ctx = StepContext(
         spec=spec("./model"),
         inputs={},
-        task=TextClassification(32),
+        task=text_task(32),
         data=TrainingData(none, none, LABELS),
         out=out,
         work=tmp_path / "work",
+        shared=tmp_path / "shared",
         seed=0,
         precision="fp32",
         device="cpu",

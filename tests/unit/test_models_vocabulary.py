@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from compress.errors import ModelError
-from compress.models.families import encoder_of
+from compress.models.families import words_of
+from compress.models.sentence import SentenceEncoder
 from compress.models.vocabulary import (
     check_can_trim,
     choose_tokens,
@@ -122,14 +124,56 @@ def test_every_post_processor_is_renumbered(tmp_path: Path, processor: processor
 
 def test_trimmed_embeddings_are_rows_of_the_old_ones(tokenizer: Path) -> None:
     model = tiny_bert()
-    rows = encoder_of(model).words.weight.detach().clone()
+    rows = words_of(model).weight.detach().clone()
     vocabulary = read_vocabulary(tokenizer)
     kept = choose_tokens(vocabulary, encoded(tokenizer, TEXTS[:1]), 1)
     trim_embeddings(model, id_table(vocabulary, kept), kept)
-    words = encoder_of(model).words
+    words = words_of(model)
     assert (words.weight == rows[kept]).all()
     assert words.num_embeddings == model.config.vocab_size == len(kept)
     assert model.config.pad_token_id == 0
+
+
+def test_a_trimmed_sentence_encoder_embeds_known_texts_as_before(tokenizer: Path) -> None:
+    model = SentenceEncoder(tiny_bert().base_model, "mean", True).eval()
+    vocabulary = read_vocabulary(tokenizer)
+    used = encoded(tokenizer, TEXTS[:1])
+    kept = choose_tokens(vocabulary, used, 0)
+    table = id_table(vocabulary, kept)
+
+    def embed(ids: np.ndarray) -> torch.Tensor:
+        row = torch.from_numpy(ids)[None]
+        with torch.no_grad():
+            found: torch.Tensor = model(input_ids=row, attention_mask=torch.ones_like(row))
+        return found
+
+    before = embed(used[0])
+    trim_embeddings(model, table, kept)
+    assert words_of(model).num_embeddings == model.config.vocab_size == len(kept)
+    assert torch.equal(embed(table[used[0]]), before)
+
+
+def test_the_mask_token_is_always_kept(tokenizer: Path) -> None:
+    vocabulary = read_vocabulary(tokenizer)
+    kept = choose_tokens(vocabulary, [], 0)
+    table = id_table(vocabulary, kept)
+    trimmed = Tokenizer.from_str(trim_tokenizer(tokenizer, table))
+    assert trimmed.token_to_id("[MASK]") == table[vocabulary.ids["[MASK]"]] != table[1]
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(vocab_size=60))
+    return tokenizer
+
+
+def test_a_byte_level_tokenizer_is_refused_because_nothing_stands_for_a_dropped_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(byte_level().to_str(), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"BPE.*no unknown token stands for") as error:
+        check_can_trim(read_vocabulary(path))
+    assert "vocabulary: keep" in str(error.value)
 
 
 def bpe() -> Tokenizer:

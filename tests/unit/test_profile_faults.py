@@ -60,8 +60,8 @@ MALFORMED = [
     (
         GOOD.replace("text-classification", "text-clasification"),
         [
-            "p.yaml:2: task: 'text-clasification' is not one of text-classification; did you mean "
-            "'text-classification'?"
+            "p.yaml:2: task: 'text-clasification' is not one of text-classification, image-classification, "
+            "sentence-embedding; did you mean 'text-classification'?"
         ],
     ),
     (GOOD.replace("data:\n  path: data.csv\n", ""), ["p.yaml:1: data: missing, and it is required"]),
@@ -139,7 +139,7 @@ MALFORMED = [
         [
             "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is "
             "onnx operator",
-            "p.yaml:10: passes.2.prune.remove: nothing to remove: feed_forward and heads are both 0",
+            "p.yaml:10: passes.2.prune.remove: nothing to remove: feed_forward, heads and channels are all 0",
         ],
     ),
     (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compress.profile.load import load_profile
@@ -56,7 +56,9 @@ def test_what_is_commented_out_is_valid_too():
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @example("0", "0")
+@example("...", "---")
 @example("null", "1e3")
 @example("a: b # c", "x\ny\u2028")
 @given(model=TEXT, data=TEXT)

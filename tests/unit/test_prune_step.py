@@ -25,15 +25,23 @@ from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import encoder_of
 from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters
-from compress.passes.prune.step import prune, run
+from compress.passes.prune.removal import prune
+from compress.passes.prune.step import run
 from compress.profile.pass_specs import PruneSpec, RemoveSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.progress import Silent
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
-from compress.tasks.text_classification import TextClassification
 from compress.tasks.tokens import TokenInputs
-from tests.tiny import LABELS, WORDS, tiny_bert, tiny_classifier, tiny_tokenizer, write_torch_artifact
+from tests.tiny import (
+    LABELS,
+    WORDS,
+    text_task,
+    tiny_bert,
+    tiny_classifier,
+    tiny_tokenizer,
+    write_torch_artifact,
+)
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -79,7 +87,7 @@ def test_a_pruned_model_is_the_original_with_the_removed_parts_zeroed(family: st
 
     # Which units were removed is read from the weights: rows of the original that are left.
     original = [layer.feed_in.weight.detach().clone() for layer in encoder_of(model).layers]
-    removed = prune(model, inputs, labels, spec(importance=importance), 0, "cpu")
+    removed, _ = prune(model, inputs, labels, spec(importance=importance), 0, "cpu")
     for layer, before in zip(encoder_of(model).layers, original, strict=True):
         rows = {tuple(row.tolist()) for row in layer.feed_in.weight}
         widths.append([index for index, row in enumerate(before) if tuple(row.tolist()) not in rows])
@@ -148,8 +156,8 @@ def test_pruning_is_the_same_for_the_same_seed():
     inputs, labels = token_inputs()
     for importance in ("taylor", "random"):
         first, second, other = (tiny_bert(vocab=40) for _ in range(3))
-        removed = prune(first, inputs, labels, spec(importance=importance), 3, "cpu")
-        assert removed == prune(second, inputs, labels, spec(importance=importance), 3, "cpu")
+        removed, _ = prune(first, inputs, labels, spec(importance=importance), 3, "cpu")
+        assert removed == prune(second, inputs, labels, spec(importance=importance), 3, "cpu")[0]
         assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
         if importance == "random":
             prune(other, inputs, labels, spec(importance=importance), 4, "cpu")
@@ -205,10 +213,11 @@ def context(
     return StepContext(
         spec=prune_spec,
         inputs=inputs,
-        task=TextClassification(32),
+        task=text_task(32),
         data=data,
         out=out,
         work=work,
+        shared=tmp_path / "shared",
         seed=0,
         precision="fp32",
         device="cpu",
@@ -229,7 +238,7 @@ def loss_after(trained: tuple[Any, TrainingData], inputs: TokenInputs, importanc
 
 def test_taylor_damages_a_trained_model_less_than_random(trained: tuple[Any, TrainingData], tmp_path: Path):
     folder = write_torch_artifact(tmp_path / "model", trained[0]).path
-    inputs = TextClassification(32).encode(trained[1].train, folder)
+    inputs = text_task(32).encode(trained[1].train, folder)
     taylor = [loss_after(trained, inputs, "taylor", seed) for seed in range(4)]
     random = [loss_after(trained, inputs, "random", seed) for seed in range(4)]
     assert max(taylor) < np.mean(random)
@@ -244,11 +253,11 @@ def test_taylor_finds_the_parts_that_do_nothing(trained: tuple[Any, TrainingData
             layer.feed_out.weight[:, dead_units] = 0
             layer.attention_output.weight[:, channels_of_heads([dead_head], layer.head_size)] = 0
     folder = write_torch_artifact(tmp_path / "model", model).path
-    inputs = TextClassification(32).encode(data.train, folder)
+    inputs = text_task(32).encode(data.train, folder)
     x = batch(inputs)
     expected = model(**x).logits
     chosen = spec(remove={"feed_forward": 0.25, "heads": 0.25})
-    removed = prune(model, inputs, torch.from_numpy(data.train.labels), chosen, 0, "cpu")
+    removed, _ = prune(model, inputs, torch.from_numpy(data.train.labels), chosen, 0, "cpu")
     assert [layer["heads_removed"] for layer in removed] == [[dead_head], [dead_head]]
     assert torch.allclose(model.eval()(**x).logits, expected, atol=1e-5)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from compress.records import Limit
-from compress.report import circumstances, classes, headline, results
+from compress.report import circumstances, classes, facts, headline, results
 from compress.report.content import document
 from compress.report.document import Waterfall
 from tests.records import (
@@ -149,7 +149,7 @@ def test_an_unsteady_machine_is_called_that():
 
 def test_the_protocol_in_words():
     words = circumstances.protocol(bert_run()).paragraphs[0]
-    assert words.startswith(f"{TARGET}: scored on 445 examples of the split 'test' at batch size 1.")
+    assert words.startswith(f"{TARGET}: scored on 445 texts of the split 'test' at batch size 1.")
     assert "batches of 8 at real lengths, 118.4 tokens on average, 40 rounds" in words
     assert "Tokenization is left out of the latencies; it takes 0.210 ms an example" in words
 
@@ -162,12 +162,12 @@ def test_the_data_and_what_loading_did_to_it():
 
 
 def test_facts_are_flattened():
-    assert circumstances.flatten({"a": {"b": 1, "c": [1.0, None, True]}, "d": "x"}) == [
+    assert facts.flatten({"a": {"b": 1, "c": [1.0, None, True]}, "d": "x"}) == [
         ("a.b", "1"),
         ("a.c", "1, –, yes"),
         ("d", "x"),
     ]
-    assert circumstances.value_words(list(range(100))).endswith("… (100 in all)")
+    assert facts.value_words(list(range(100))).endswith("… (100 in all)")
 
 
 def test_sections_of_a_complete_run():

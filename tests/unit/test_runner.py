@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from compress.runtimes import runner
 from compress.tasks.tokens import encode_texts
-from tests.tiny_onnx import LABELS, write_votes_artifact
+from tests.tiny_onnx import LABELS, write_embedder_artifact, write_votes_artifact
 
 SOURCE = Path(runner.__file__).read_text(encoding="utf-8")
 
@@ -32,7 +32,7 @@ def test_it_stands_alone_on_python_3_9() -> None:
             else []
         )
     }
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tokenizers"}
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "tokenizers", "PIL"}
 
 
 @settings(deadline=None)
@@ -165,6 +165,23 @@ def test_a_classifier_predicts_labels_with_their_probability(tmp_path: Path) -> 
     assert first[0] == "colour"
     assert first[1] == pytest.approx(np.e**2 / (np.e**2 + np.e + 1))
     assert second[0] == "verb"
+
+
+def test_a_sentence_encoder_embeds_and_compares(tmp_path: Path) -> None:
+    encoder = runner.open_predictor(str(write_embedder_artifact(tmp_path / "m").path))
+    assert isinstance(encoder, runner.SentenceEncoder)
+    assert encoder.labels == []
+    np.testing.assert_array_equal(encoder(["red blue cat", "runs"]), [[2, 1, 0], [0, 0, 1]])
+    assert encoder.similarity("red blue cat", "cat dog") == pytest.approx(1 / np.sqrt(5))
+    assert encoder.similarity("red", "runs") == 0
+
+
+def test_a_task_of_another_time_is_refused(tmp_path: Path) -> None:
+    folder = write_votes_artifact(tmp_path / "m").path
+    task = {**runner.load_task(str(folder)), "task": "mind-reading"}
+    (folder / "task.json").write_text(json.dumps(task))
+    with pytest.raises(runner.RunnerError, match="unknown task 'mind-reading'; known: image-class"):
+        runner.open_predictor(str(folder))
 
 
 def test_labels_of_a_bundle_come_first(tmp_path: Path) -> None:

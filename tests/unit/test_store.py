@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from compress.artifacts import open_artifact, seal
 from compress.errors import CompressError, UsageError
@@ -125,6 +126,35 @@ def test_pruning_removes_artifacts_and_leftovers(cache: Cache):
     cache.remove("b" * 64)
     assert cache.entries() == []
     assert cache.parts_of("prune", "job") == [{"spec": {"epochs": 1}}]
+
+
+def say(cache: Cache, key: str) -> Path:
+    """What a teacher said, as `compress.training.teachers` leaves it."""
+    folder = cache.signals / key
+    folder.mkdir()
+    (folder / "teacher.json").write_text('{"title": "teacher on 3 examples"}')
+    (folder / "outputs.bin").write_bytes(bytes(100))
+    (folder / "outputs.layout").write_text("{}")
+    (folder / "feature.a%2Fb.layout").write_text("{}")
+    return folder
+
+
+def test_teachers_signals_are_listed_and_removed(cache: Cache):
+    folder = say(cache, "e" * 64)
+    (entry,) = cache.signals_entries()
+    assert (entry.key, entry.title) == ("e" * 64, "teacher on 3 examples")
+    assert entry.signals == ("feature.a/b", "outputs")
+    assert entry.bytes == sum(file.stat().st_size for file in folder.iterdir())
+    assert cache.remove_signals("e" * 64) is True
+    assert cache.signals_entries() == []
+    assert not folder.exists()
+
+
+def test_signals_that_are_being_computed_are_not_removed(cache: Cache):
+    folder = say(cache, "e" * 64)
+    with FileLock(str(folder.with_suffix(".lock"))):
+        assert cache.remove_signals("e" * 64) is False
+    assert folder.exists()
 
 
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from compress.data.splits import Examples
 from compress.errors import ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks import task_of
-from compress.tasks.base import Task
+from compress.tasks.base import Task, Truth
 from compress.tasks.classification import class_scores, confusion, macro_f1
 from compress.tasks.tokens import TokenInputs, encode_texts, unknown_share
+from tests.tiny import write_torch_artifact
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "one", "two", "three")
 BERT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -115,21 +117,21 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_score_is_the_accuracy_of_labelled_examples() -> None:
     outputs = np.array([[1, 0], [0, 1], [0, 1], [5, 4]], np.float32)
-    score = text_task().score(outputs, np.array([0, 1, 0, -1], np.int64))
+    score = text_task().score(outputs, Truth(np.array([0, 1, 0, -1], np.int64)))
     assert (score.name, score.value) == ("accuracy", pytest.approx(2 / 3))
     assert text_task().predictions(outputs).tolist() == [0, 1, 1, 0]
 
 
 def test_outputs_that_are_not_numbers_have_no_score() -> None:
     with pytest.raises(ModelError, match="not finite"):
-        text_task().score(np.array([[np.nan, 1]], np.float32), np.array([0], np.int64))
+        text_task().score(np.array([[np.nan, 1]], np.float32), Truth(np.array([0], np.int64)))
 
 
 def test_no_score_without_labels_or_with_other_shapes() -> None:
     with pytest.raises(ValueError, match="no example has a label"):
-        text_task().score(np.zeros((1, 2), np.float32), np.array([-1], np.int64))
+        text_task().score(np.zeros((1, 2), np.float32), Truth(np.array([-1], np.int64)))
     with pytest.raises(ValueError, match="shape"):
-        text_task().score(np.zeros((2, 2), np.float32), np.array([0], np.int64))
+        text_task().score(np.zeros((2, 2), np.float32), Truth(np.array([0], np.int64)))
 
 
 def test_class_scores_computed_by_hand() -> None:
@@ -151,3 +153,41 @@ def test_class_scores_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> N
     assert macro_f1(predicted, truth, 5) == pytest.approx(
         f1_score(truth, predicted, average="macro", zero_division=0)
     )
+
+
+class Texts(Sequence[str]):
+    """Texts that are made when they are read, and never more than a few thousand at once."""
+
+    def __init__(self, places: range) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            assert len(self.places[index]) <= 4096
+            return Texts(self.places[index])
+        return "red " * (self.places[index] % 5)
+
+
+def test_many_texts_are_encoded_a_few_at_a_time(tmp_path: Path) -> None:
+    write_torch_artifact(tmp_path)
+    inputs = encode_texts(Texts(range(10_000)), tmp_path / "tokenizer.json", tmp_path / "task.json")
+    assert inputs.lengths.tolist() == [place % 5 + 2 for place in range(10_000)]
+    assert inputs.ids[9_999].tolist() == [2, 5, 5, 5, 5, 3]
+
+
+def test_equal_inputs_have_equal_digests() -> None:
+    def digest(rows: list[list[int]], names: tuple[str, ...] = BERT_INPUTS, pad_id: int = 0) -> str:
+        return TokenInputs([np.array(row) for row in rows], names, pad_id).digest()
+
+    first = digest([[2, 4, 3], [2, 3]])
+    assert digest([[2, 4, 3], [2, 3]]) == first
+    others = [
+        digest([[2, 4], [3, 2, 3]]),
+        digest([[2, 3], [2, 4, 3]]),
+        digest([[2, 4, 3], [2, 3]], BERT_INPUTS[:2]),
+        digest([[2, 4, 3], [2, 3]], pad_id=1),
+    ]
+    assert len({first, *others}) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from compress.data.splits import Examples
-from compress.models.checkpoints import load_model
+from compress.models.checkpoints import load_model, save_model
+from compress.models.code import call
+from compress.models.plain import Origin, PlainModel
+from compress.models.sentence import SentenceEncoder
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime
-from compress.tasks.text_classification import TextClassification
-from tests.tiny import write_torch_artifact
+from tests.tiny import text_task, tiny_bert, write_torch_artifact
 
 TEXTS = ("red cat", "the dog sleeps and sings", "bird", "blue runs a")
 
@@ -24,7 +27,7 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def feeds(artifact: Path, file: Path) -> str:
-    inputs = TextClassification(16).encode(Examples(TEXTS, np.zeros(4, np.int64)), artifact)
+    inputs = text_task(16).encode(Examples(TEXTS, np.zeros(4, np.int64)), artifact)
     runner.write_batches(str(file), [inputs.batch([0, 1]), inputs.batch([2, 3])])
     return str(file)
 
@@ -46,6 +49,38 @@ def test_scores_are_those_of_the_model(artifact: Path, tmp_path: Path) -> None:
             for batch in runner.read_batches(job["feeds"])
         ]
     np.testing.assert_allclose(np.load(tmp_path / "o.npy"), torch.cat(expected).numpy(), rtol=1e-6)
+
+
+def network_of_the_digits() -> torch.nn.Module:
+    profiles = Path(__file__).parents[2] / "profiles"
+    source = "python:digits_cnn:build_small"
+    return PlainModel(call(source, profiles, 0), Origin.of(source, profiles)).eval()
+
+
+def sentence_encoder() -> torch.nn.Module:
+    return SentenceEncoder(tiny_bert().bert, "mean", True).eval()
+
+
+IDS = np.array([[2, 5, 6, 3], [2, 7, 3, 0]])
+BATCHES = {
+    "images": {"pixel_values": np.random.default_rng(0).random((2, 1, 8, 8), np.float32)},
+    "sentences": {"input_ids": IDS, "attention_mask": (IDS > 0).astype(np.int64)},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "width"), [("images", network_of_the_digits, 10), ("sentences", sentence_encoder, 32)]
+)
+def test_models_of_other_kinds_run_as_well(
+    kind: str, make: Callable[[], torch.nn.Module], width: int, tmp_path: Path
+) -> None:
+    model, batch = make(), BATCHES[kind]
+    save_model(model, tmp_path)
+    got = TorchRuntime().open(str(tmp_path), 1, "cpu")(batch)
+    with torch.inference_mode():
+        expected = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
+    assert (got.shape, got.dtype) == ((2, width), np.float32)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_the_loop_and_the_counter_are_the_runners(artifact: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from compress.errors import PassError
 from compress.progress import Silent
-from compress.tasks.text_classification import TextClassification
+from compress.tasks.base import Truth
 from compress.training.prediction import predict, score
-from compress.training.teachers import teacher_logits
-from tests.tiny import tiny_bert
+from compress.training.signals import capture
+from compress.training.teachers import (
+    LiveSignals,
+    TeacherSignals,
+    averaged,
+    cached_signals,
+)
+from tests.tiny import text_task, tiny_bert
 from tests.unit.test_training_loop import examples
 
 
@@ -48,11 +57,11 @@ def test_no_examples_no_logits() -> None:
 def test_the_score_is_the_tasks() -> None:
     model, (inputs, labels) = tiny_bert(), examples(40)
     expected = float((one_by_one(model, inputs).argmax(1) == labels.numpy()).mean())
-    found = score(model, inputs, labels.numpy(), TextClassification(32), precision="fp32", device="cpu")
+    found = score(model, inputs, Truth(labels.numpy()), text_task(32), precision="fp32", device="cpu")
     assert found == pytest.approx(expected)
 
 
-def test_logits_are_computed_once(tmp_path: Path) -> None:
+def test_outputs_are_computed_once(tmp_path: Path) -> None:
     model, (inputs, _) = tiny_bert(), examples(50)
     loads = []
 
@@ -60,12 +69,13 @@ def test_logits_are_computed_once(tmp_path: Path) -> None:
         loads.append(1)
         return model
 
-    first = teacher_logits(load, inputs, tmp_path, device="cpu", progress=Silent(), chunk=16)
-    again = teacher_logits(load, inputs, tmp_path, device="cpu", progress=Silent(), chunk=16)
+    first = cached(tmp_path, inputs, (), load).outputs
+    again = cached(tmp_path, inputs, (), load).outputs
     assert len(loads) == 1
     np.testing.assert_allclose(first, one_by_one(model, inputs), atol=1e-5)
     np.testing.assert_array_equal(first, again)
     assert isinstance(first, np.memmap)
+    assert not first.flags.writeable
 
 
 class Dying(nn.Module):
@@ -86,11 +96,194 @@ class Dying(nn.Module):
 def test_finished_chunks_survive_a_kill(tmp_path: Path) -> None:
     inputs, _ = examples(50)
     with pytest.raises(KeyboardInterrupt):
-        teacher_logits(
-            lambda: Dying(tiny_bert(), 2), inputs, tmp_path, device="cpu", progress=Silent(), chunk=16
-        )
-    assert not (tmp_path / "logits.npy").exists()
+        cached(tmp_path, inputs, (), lambda: Dying(tiny_bert(), 3))
+    assert not list(tmp_path.rglob("*.bin"))
     rest = Dying(tiny_bert(), 99)
-    found = teacher_logits(lambda: rest, inputs, tmp_path, device="cpu", progress=Silent(), chunk=16)
-    assert rest.rows == 50 - 32
+    found = cached(tmp_path, inputs, (), lambda: rest).outputs
+    # One more, to see what the signals look like.
+    assert rest.rows == 50 - 32 + 1
     np.testing.assert_allclose(found, one_by_one(tiny_bert(), inputs), atol=1e-5)
+
+
+def cached(
+    folder: Path, inputs: object, names: tuple[str, ...], load: object, **changes: object
+) -> TeacherSignals:
+    settings = {
+        "teacher_digest": "t",
+        "device": "cpu",
+        "precision": "fp32",
+        "progress": Silent(),
+        "chunk": 16,
+    }
+    return cached_signals(load, inputs, names, folder, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+class Counting(nn.Module):
+    """A model that counts the rows that it was given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, **batch: torch.Tensor) -> object:
+        self.rows += len(batch["input_ids"])
+        return self.model(**batch)
+
+
+def refuse() -> nn.Module:
+    raise AssertionError("the teacher was loaded")
+
+
+def test_token_signals_come_back_padded_and_as_the_model_gives_them(tmp_path: Path) -> None:
+    model, (inputs, _) = tiny_bert(), examples(50)
+    signals = cached(tmp_path, inputs, ("hidden.0", "query.1", "embedding"), lambda: model)
+    indices = np.array([31, 2, 2, 49])
+    taken = signals.take(indices)
+    batch = {name: torch.from_numpy(array) for name, array in inputs.batch(indices).items()}
+    real = batch["attention_mask"].bool()
+    expected = capture(model, batch, {"outputs", "hidden.0", "query.1", "embedding"})
+    assert taken.keys() == expected.keys()
+    torch.testing.assert_close(taken["outputs"], expected["outputs"].detach(), atol=1e-5, rtol=1e-5)
+    for name in ("hidden.0", "query.1", "embedding"):
+        assert taken[name].dtype == torch.float32
+        assert taken[name].shape == expected[name].shape
+        torch.testing.assert_close(taken[name][real], expected[name].detach()[real], atol=2e-3, rtol=1e-3)
+        assert not taken[name][~real].any()
+
+
+def test_the_file_holds_no_padding(tmp_path: Path) -> None:
+    inputs, _ = examples(50)
+    cached(tmp_path, inputs, ("hidden.1",), tiny_bert)
+    (file,) = tmp_path.rglob("hidden.1.bin")
+    assert file.stat().st_size == int(inputs.lengths.sum()) * 32 * 2
+
+
+def test_another_run_computes_nothing_and_one_more_signal_only_that_one(tmp_path: Path) -> None:
+    inputs, _ = examples(50)
+    first = cached(tmp_path, inputs, ("hidden.1",), tiny_bert)
+    again = cached(tmp_path, examples(50)[0], ("hidden.1",), refuse)
+    indices = np.arange(50)
+    assert all(torch.equal(a, again.take(indices)[name]) for name, a in first.take(indices).items())
+    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.bin")}
+    more = Counting(tiny_bert())
+    assert set(cached(tmp_path, inputs, ("hidden.0", "hidden.1"), lambda: more).stored) == {
+        "outputs",
+        "hidden.0",
+        "hidden.1",
+    }
+    assert more.rows == 50 + 1
+    assert {
+        file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.bin") if file.name in files
+    } == files
+
+
+@pytest.mark.parametrize(
+    "changes", [{"teacher_digest": "other"}, {"precision": "bf16"}, {"inputs": examples(51)[0]}]
+)
+def test_another_teacher_precision_or_input_is_another_entry(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    arguments = {"inputs": examples(50)[0], "names": (), "load": tiny_bert}
+    cached(tmp_path, **arguments)  # type: ignore[arg-type]
+    loads = []
+    cached(tmp_path, **{**arguments, "load": lambda: loads.append(1) or tiny_bert(), **changes})  # type: ignore[arg-type]
+    assert loads == [1]
+
+
+def test_beyond_the_budget_a_signal_is_computed_live(tmp_path: Path) -> None:
+    model, (inputs, _) = tiny_bert(), examples(50)
+    one = int(inputs.lengths.sum()) * 32 * 2
+    names = ("hidden.0", "hidden.1")
+    signals = cached(tmp_path, inputs, names, lambda: model, budget_bytes=one)
+    assert sorted(file.name for file in tmp_path.rglob("*.bin")) == ["hidden.0.bin", "outputs.bin"]
+    whole = cached(tmp_path, inputs, names, lambda: model)
+    assert whole.live is None
+    indices = np.array([7, 1, 30])
+    live, stored = signals.take(indices), whole.take(indices)
+    assert live.keys() == stored.keys()
+    _, real = inputs.ragged.padded(indices)
+    torch.testing.assert_close(live["hidden.1"][real], stored["hidden.1"][real], atol=2e-3, rtol=1e-3)
+
+
+def test_what_does_not_fit_into_float16_is_kept_in_float32(tmp_path: Path) -> None:
+    model, (inputs, _) = tiny_bert(), examples(40)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.LayerNorm.weight.mul_(1e6)
+    signals = cached(tmp_path, inputs, ("hidden.0", "hidden.1"), lambda: model)
+    indices = np.arange(8)
+    batch = {name: torch.from_numpy(array) for name, array in inputs.batch(indices).items()}
+    expected = capture(model, batch, {"hidden.1"})["hidden.1"].detach()
+    assert expected.abs().max() > 1e5
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(signals.take(indices)["hidden.1"][real], expected[real], rtol=1e-3, atol=10.0)
+    assert signals.stored["hidden.0"].values.dtype == np.float16
+
+
+def test_a_teacher_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    model = tiny_bert()
+    with torch.no_grad():
+        model.classifier.bias.fill_(float("nan"))
+    with pytest.raises(PassError, match="the teacher's outputs is not finite"):
+        cached(tmp_path, examples(20)[0], (), lambda: model)
+
+
+def test_a_signal_that_a_model_cannot_give_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PassError, match=r"hidden\.9"):
+        cached(tmp_path, examples(20)[0], ("hidden.9",), tiny_bert)
+
+
+def test_half_precision_of_hidden_states_changes_no_distance_that_matters(tmp_path: Path) -> None:
+    """The rounding is far below the distance between one text's hidden states and another's."""
+    model, (inputs, _) = tiny_bert(), examples(40)
+    indices = np.arange(40)
+    stored = cached(tmp_path, inputs, ("hidden.1",), lambda: model).take(indices)["hidden.1"]
+    live = LiveSignals(model, inputs, ("hidden.1",), device="cpu", precision="fp32").take(indices)["hidden.1"]
+    _, real = inputs.ragged.padded(indices)
+    error = (stored[real] - live[real]).pow(2).mean()
+    assert error < 1e-6 * live[real].var()
+
+
+class Fixed:
+    """A teacher that says what it was given."""
+
+    def __init__(self, outputs: np.ndarray) -> None:
+        self.outputs = outputs
+
+    def take(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"outputs": torch.from_numpy(self.outputs[indices])}
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+def test_several_teachers_are_averaged(combine: str) -> None:
+    random = np.random.default_rng(0)
+    one, two = (random.normal(size=(5, 4)).astype(np.float32) for _ in range(2))
+    mean = averaged([(Fixed(one), 1.0), (Fixed(two), 3.0)], combine)  # type: ignore[arg-type]
+
+    def softmax(z: np.ndarray) -> np.ndarray:
+        return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+    if combine == "logits":
+        expected = 0.25 * one + 0.75 * two
+    else:
+        expected = np.log(0.25 * softmax(one) + 0.75 * softmax(two))
+    np.testing.assert_allclose(mean.outputs, expected, atol=1e-6)
+    indices = np.array([3, 0])
+    np.testing.assert_allclose(mean.take(indices)["outputs"].numpy(), expected[indices], atol=1e-6)
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    """The second waits for the first and computes nothing."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tests.unit.test_training_teachers import Counting, cached, examples, tiny_bert\n"
+        "model = Counting(tiny_bert())\n"
+        "cached(Path(sys.argv[1]), examples(200)[0], ('hidden.0',), lambda: model)\n"
+        "print(model.rows)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(2)]
+    rows = sorted(int(process.communicate()[0].split()[-1]) for process in both)
+    # Either the second had to look at its teacher before it waited, or it came when all was done.
+    assert rows[1] == 201
+    assert rows[0] <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from compress.models.vocabulary import (
     read_vocabulary,
     trim_tokenizer,
 )
-from compress.profile.pass_specs import AugmentSpec, VocabularySpec
+from compress.profile.distill_spec import AugmentSpec, VocabularySpec
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs
 from compress.training.augmentation import augment, nearest_neighbours
@@ -48,14 +49,14 @@ def tokens_of(inputs: Inputs) -> TokenInputs:
 
 
 def write_tokenizer(
-    source: Path, out: Path, trim: VocabularySpec | None, train: Inputs, labels: tuple[str, ...]
+    source: Path, out: Path, trim: VocabularySpec | None, texts: Sequence[Ids], labels: tuple[str, ...]
 ) -> Words:
-    """Write the student's `tokenizer.json` and `task.json` into `out`.
+    """Write the student's `task.json` into `out`, and its `tokenizer.json` where the model reads texts.
 
     Args:
         source: the artifact directory that the student is made from.
         trim: None keeps the vocabulary.
-        train: the training texts as `source` encodes them.
+        texts: token ids of `source` whose tokens must be kept, where the vocabulary is trimmed.
 
     Raises:
         ModelError: the tokenizer is of a kind that cannot be trimmed.
@@ -63,16 +64,17 @@ def write_tokenizer(
     declared = json.loads((source / TASK).read_text(encoding="utf-8"))
     declared["labels"] = list(labels)
     if trim is None:
-        shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
+        if (source / TOKENIZER).exists():
+            shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
         write_json(out / TASK, declared)
         return Words(None, None)
     vocabulary = read_vocabulary(source / TOKENIZER)
     check_can_trim(vocabulary)
-    kept = choose_tokens(vocabulary, tokens_of(train).ids, trim.margin)
+    kept = choose_tokens(vocabulary, texts, trim.margin)
     table = id_table(vocabulary, kept)
     write_text(out / TOKENIZER, trim_tokenizer(source / TOKENIZER, table))
-    for name in ("pad_id", "unk_id"):
-        if declared.get(name) is not None:
+    for name in ("pad_id", "unk_id", "mask_id"):
+        if declared.get(name, -1) >= 0:
             declared[name] = int(table[declared[name]])
     write_json(out / TASK, declared)
     return Words(table, kept)
@@ -91,55 +93,67 @@ def check_segmentation(inputs: Inputs, source: Inputs, words: Words) -> None:
         raise PassError("the trimmed tokenizer cuts texts otherwise than the one it was made from")
 
 
-@dataclass(frozen=True)
-class Extra:
-    """Texts that the teacher labels, as the teacher and as the student read them; the same texts, in one order."""
-
-    teacher: TokenInputs
-    student: TokenInputs
-
-
 def extra_texts(
-    teacher: Path,
-    student: Path,
+    base: tuple[Path, TokenInputs],
+    readers: Sequence[tuple[Path, TokenInputs]],
     embeddings: NDArray[np.float32],
-    teacher_train: Inputs,
-    student_train: Inputs,
     spec: AugmentSpec,
     *,
     max_length: int,
     seed: int,
-) -> Extra:
-    """Draw new texts out of the training texts.
+) -> list[TokenInputs]:
+    """Draw new texts out of the training texts, and give them to each reader in its own ids.
 
-    Tokens are replaced by such alone as the student knows.
+    Tokens are replaced by such alone as the last reader knows.
 
     Args:
-        teacher: artifact directory of the teacher; student: directory that holds the student's tokenizer.
-        embeddings: the teacher's word embeddings (vocabulary, width).
+        base: artifact directory whose vocabulary the texts are drawn in, and its encoding of the training texts.
+        readers: directories of whoever reads them, with their encodings of the same texts; the student comes last.
+        embeddings: word embeddings of the base vocabulary (vocabulary, width).
+
+    Returns:
+        the same new texts, in one order, for each reader.
 
     Raises:
-        ModelError: student and teacher cut the training texts into different pieces.
+        ModelError: a reader cuts the training texts into other pieces than the base.
     """
-    theirs, mine = tokens_of(teacher_train), tokens_of(student_train)
-    old, new = read_vocabulary(teacher / TOKENIZER), read_vocabulary(student / TOKENIZER)
-    bridge = _bridge(old, new)
-    if not all(np.array_equal(bridge[a], b) for a, b in zip(theirs.ids, mine.ids, strict=True)):
-        raise ModelError(
-            "student and teacher cut texts into different pieces, so new texts cannot be made for both",
-            where="augment",
-            hint="Leave `augment` out.",
-        )
-    known = np.flatnonzero(bridge != new.unknown) if new.unknown is not None else np.arange(len(bridge))
+    folder, texts = base
+    old = read_vocabulary(folder / TOKENIZER)
+    bridges = [_checked_bridge(old, texts, read_vocabulary(path / TOKENIZER), own) for path, own in readers]
+    student = read_vocabulary(readers[-1][0] / TOKENIZER)
+    bridge = bridges[-1]
+    known = (
+        np.flatnonzero(bridge != student.unknown) if student.unknown is not None else np.arange(len(bridge))
+    )
     candidates = known[~np.isin(known, sorted(old.special)) & (known < len(embeddings))]
     neighbours = nearest_neighbours(embeddings, candidates, spec.neighbours)
-    ids = augment(theirs.ids, neighbours, old.special, spec, max_length=max_length, seed=seed)
-    return Extra(replace(theirs, ids=ids), replace(mine, ids=[bridge[text] for text in ids]))
+    ids = augment(texts.ids, neighbours, old.special, spec, max_length=max_length, seed=seed)
+    return [
+        replace(own, ids=[table[text] for text in ids])
+        for table, (_, own) in zip(bridges, readers, strict=True)
+    ]
+
+
+def translated(ids: Sequence[Ids], old: Path, new: Path, own: TokenInputs) -> TokenInputs:
+    """Token ids of one vocabulary as the reader of another has them; `own` is any encoding of that reader."""
+    bridge = _bridge(read_vocabulary(old / TOKENIZER), read_vocabulary(new / TOKENIZER))
+    return replace(own, ids=[bridge[text] for text in ids])
 
 
 def joined(first: Inputs, second: TokenInputs | None) -> Inputs:
     """The examples of both, one after the other."""
     return first if second is None else replace(second, ids=[*tokens_of(first).ids, *second.ids])
+
+
+def _checked_bridge(old: Vocabulary, texts: TokenInputs, new: Vocabulary, own: TokenInputs) -> Ids:
+    bridge = _bridge(old, new)
+    if not all(np.array_equal(bridge[a], b) for a, b in zip(texts.ids, own.ids, strict=True)):
+        raise ModelError(
+            "student and teacher cut texts into different pieces, so new texts cannot be made for both",
+            where="augment",
+            hint="Leave `augment` out.",
+        )
+    return bridge
 
 
 def _bridge(old: Vocabulary, new: Vocabulary) -> Ids:

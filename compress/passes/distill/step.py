@@ -1,129 +1,85 @@
-"""distill: make a student from the teacher and train it on the teacher's logits."""
+"""distill: make a student and train it on what its teachers say."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import nn
 
-from compress.data.splits import UNLABELLED
+from compress.artifacts import TASK, TOKENIZER, Artifact, seal
 from compress.errors import PassError
 from compress.forms import TORCH_FLOAT
 from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.models.ensemble import Ensemble
 from compress.models.families import encoder_of
-from compress.models.students import make_student, student_shape
-from compress.models.vocabulary import trim_embeddings
-from compress.passes.distill.material import (
-    Words,
-    check_segmentation,
-    extra_texts,
-    joined,
-    write_tokenizer,
-)
-from compress.profile.pass_specs import DistillSpec, LabelsLoss, LogitsLoss, LossEntry
+from compress.passes.distill.data_free import teach_without_data
+from compress.passes.distill.examples import TeacherAt, shown_data
+from compress.passes.distill.material import check_segmentation
+from compress.passes.distill.scoring import Scoring
+from compress.passes.distill.student import Untrained, untrained_student
+from compress.passes.distill.teaching import Taught, teach
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
+from compress.profile.teaching import FAR_SMALLER, losses_of
+from compress.records import Curve
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Inputs
-from compress.training.loop import TrainResult, train
-from compress.training.losses import label_cross_entropy, logits_kl
-from compress.training.prediction import score
-from compress.training.teachers import teacher_logits
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Distil: the student learns from the teacher's logits, on the training texts and on those drawn from them."""
+    """Teach a student, generation after generation where the profile asks for several."""
     spec = _spec(ctx)
-    teacher_path = ctx.inputs["teacher"].path
-    student, words = _student(ctx, spec)
-    inputs = _encode(ctx, words)
-    teacher_inputs = ctx.task.encode(ctx.data.train, teacher_path)
-    extra = None
-    if spec.augment is not None:
-        extra = extra_texts(
-            teacher_path,
-            ctx.out,
-            encoder_of(load_model(teacher_path)).words.weight.detach().numpy(),
-            teacher_inputs,
-            inputs,
-            spec.augment,
-            max_length=ctx.task.max_length,
-            seed=ctx.seed,
-        )
-    logits = teacher_logits(
-        lambda: load_model(teacher_path),
-        joined(teacher_inputs, extra.teacher if extra else None),
-        ctx.work / "teacher",
-        precision=ctx.precision,
-        device=ctx.device,
-        progress=ctx.progress,
-    )
-    count = len(ctx.data.train)
-    labels = np.full(len(logits), UNLABELLED, dtype=np.int64)
-    labels[:count] = ctx.data.train.labels
-    trained = _train(
-        ctx,
-        spec,
-        student,
-        joined(inputs, extra.student if extra else None),
-        DistillLoss([_loss_of(entry) for entry in spec.losses], labels, logits),
-        "distill",
-    )
-    facts = {
-        "teacher_train_score": ctx.task.score(np.asarray(logits[:count]), ctx.data.train.labels).value,
-        "augmented": len(logits) - count,
-    }
-    return _finish(ctx, spec, student, words, trained, facts)
+    ctx, seed = _seeded(ctx, spec)
+    if spec.data_free is not None:
+        taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec), seed)
+        return _finish(ctx, spec, untrained, taught.model, [taught])
+    untrained = untrained_student(ctx, spec, seed)
+    _check_tokenizer(ctx, untrained)
+    generations: list[Taught] = []
+    teachers, folders = _teachers(ctx, spec), list[Artifact]()
+    for number in range(1, spec.generations + 1):
+        student = untrained if number == 1 else untrained_student(ctx, spec, seed + number - 1)
+        name = "distill" if spec.generations == 1 else f"generation {number}"
+        shown = shown_data(ctx, spec, teachers)
+        taught = teach(ctx, spec, student.model, teachers, shown, name=name, seed=seed)
+        generations.append(taught)
+        if spec.generations > 1:
+            folders.append(_keep_generation(ctx, taught.model, number))
+            teachers = [TeacherAt(name, folders[-1])]
+    return _finish(ctx, spec, untrained, _kept(spec, generations, folders), generations)
 
 
 def run_control(ctx: StepContext) -> StepResult:
     """The same student without the teacher, to show what the teacher is worth.
 
-    The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled texts.
+    The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples.
     """
-    spec = _spec(ctx)
-    student, words = _student(ctx, spec)
-    copies = 0 if spec.augment is None else spec.augment.copies
-    smoothing = next(
-        (loss.smoothing for loss in map(_loss_of, spec.losses) if isinstance(loss, LabelsLoss)), 0.0
+    asked = _spec(ctx)
+    ctx, seed = _seeded(ctx, asked)
+    copies = 0 if asked.augment is None or "pixel_values" in _input_names(ctx) else asked.augment.copies
+    further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
+    epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
+    spec = asked.model_copy(
+        update={
+            "losses": (LabelsLossEntry(labels=_labels_loss(asked)),),
+            "stages": (),
+            "data": "train",
+            # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.
+            "augment": _plain_changes(asked) if "pixel_values" in _input_names(ctx) else None,
+            "epochs": epochs * (1 + copies + further),
+            **dict.fromkeys(("select", "online", "ema", "data_free")),
+            "teachers": (),
+            "generations": 1,
+            "keep": "last",
+        }
     )
-    loss = DistillLoss([LabelsLoss(smoothing=smoothing)], ctx.data.train.labels, None)
-    longer = spec.model_copy(update={"epochs": spec.epochs * (1 + copies)})
-    trained = _train(ctx, longer, student, _encode(ctx, words), loss, "control")
-    return _finish(ctx, spec, student, words, trained, {"augmented": 0})
-
-
-class DistillLoss:
-    """The weighted sum of the losses of a profile.
-
-    Args:
-        labels: int64 (n,), `UNLABELLED` where only the teacher labels.
-        logits: the teacher's, float32 (n, labels); None where no loss needs them.
-    """
-
-    def __init__(
-        self,
-        losses: Sequence[LogitsLoss | LabelsLoss],
-        labels: NDArray[np.int64],
-        logits: NDArray[np.float32] | None,
-    ) -> None:
-        self.losses = tuple(losses)
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels))
-        self.logits = logits
-
-    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """The loss of one batch."""
-        total = outputs.new_zeros((), dtype=torch.float32)
-        for loss in self.losses:
-            if isinstance(loss, LabelsLoss):
-                labels = self.labels[indices].to(outputs.device)
-                total = total + loss.weight * label_cross_entropy(outputs, labels, loss.smoothing)
-            elif self.logits is not None:
-                goal = torch.from_numpy(self.logits[indices.numpy()]).to(outputs.device)
-                total = total + loss.weight * logits_kl(outputs, goal, loss.temperature)
-        return total
+    untrained = untrained_student(ctx, asked, seed)
+    _check_tokenizer(ctx, untrained)
+    shown = shown_data(ctx, spec, ())
+    taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=seed)
+    return _finish(ctx, spec, untrained, taught.model, [taught])
 
 
 def _spec(ctx: StepContext) -> DistillSpec:
@@ -132,75 +88,104 @@ def _spec(ctx: StepContext) -> DistillSpec:
     return ctx.spec
 
 
-def _loss_of(entry: LossEntry) -> LogitsLoss | LabelsLoss:
-    loss = getattr(entry, next(iter(type(entry).model_fields)))
-    assert isinstance(loss, LogitsLoss | LabelsLoss)
-    return loss
+def _seeded(ctx: StepContext, spec: DistillSpec) -> tuple[StepContext, int]:
+    """The context with the seed of the pass, where it has one of its own."""
+    seed = ctx.seed if spec.seed is None else spec.seed
+    return replace(ctx, seed=seed), seed
 
 
-def _student(ctx: StepContext, spec: DistillSpec) -> tuple[PreTrainedModel, Words]:
-    """The untrained student; its tokenizer and `task.json` stand in `ctx.out` then."""
-    source = ctx.inputs["model"].path
-    texts = ctx.task.encode(ctx.data.train, source)
-    words = write_tokenizer(source, ctx.out, spec.trimmed, texts, ctx.data.labels)
-    student = make_student(load_model(source, attention="eager"), spec.student, ctx.seed)
-    if words.table is not None and words.kept is not None:
-        trim_embeddings(student, words.table, words.kept)
-    return student, words
+def _labels_loss(spec: DistillSpec) -> LabelsLoss:
+    """The labels loss of a spec with a weight of 1, for its control."""
+    found = [loss for stage in spec.staged for loss in losses_of(stage) if isinstance(loss, LabelsLoss)]
+    return LabelsLoss(smoothing=found[-1].smoothing if found else 0.0)
 
 
-def _encode(ctx: StepContext, words: Words) -> Inputs:
-    """The training texts as the student reads them."""
-    inputs = ctx.task.encode(ctx.data.train, ctx.out)
-    check_segmentation(inputs, ctx.task.encode(ctx.data.train, ctx.inputs["model"].path), words)
-    return inputs
+def _plain_changes(spec: DistillSpec) -> Any:
+    """Augmentation without blending, whose result nobody but a teacher can label."""
+    return None if spec.augment is None else spec.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
 
 
-def _train(
-    ctx: StepContext,
-    spec: DistillSpec,
-    student: PreTrainedModel,
-    inputs: Inputs,
-    loss: DistillLoss,
-    name: str,
-) -> TrainResult:
-    validation = ctx.task.encode(ctx.data.validation, ctx.out)
-    truth = ctx.data.validation.labels
-    return train(
-        student,
-        inputs,
-        loss,
-        spec,
-        lambda model: score(model, validation, truth, ctx.task, precision=ctx.precision, device=ctx.device),
-        work=ctx.work / name,
-        seed=ctx.seed,
-        precision=ctx.precision,
-        device=ctx.device,
-        progress=ctx.progress,
-        name=name,
-    )
+def _input_names(ctx: StepContext) -> tuple[str, ...]:
+    return tuple(ctx.inputs["teacher"].read_json(TASK)["input_names"])
+
+
+def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
+    """Who teaches: the profile's teacher, or the entries of `teachers`."""
+    if not spec.teachers:
+        return [TeacherAt("teacher", ctx.inputs["teacher"])]
+    return [
+        TeacherAt(entry.model or "teacher", ctx.inputs[f"teacher.{number}"], entry.weight)
+        for number, entry in enumerate(spec.teachers, start=1)
+    ]
+
+
+def _check_tokenizer(ctx: StepContext, untrained: Untrained) -> None:
+    if untrained.words.table is None:
+        return
+    own = ctx.task.encode(ctx.data.train, ctx.out)
+    check_segmentation(own, ctx.task.encode(ctx.data.train, ctx.inputs["model"].path), untrained.words)
+
+
+def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artifact:
+    """A generation as a teacher of the next one."""
+    folder = ctx.work / f"generation-{number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_model(student.cpu(), folder)
+    for name in (TOKENIZER, TASK):
+        if (ctx.out / name).exists():
+            shutil.copyfile(ctx.out / name, folder / name)
+    return seal(folder, TORCH_FLOAT, {"parameters": count_parameters(student)})
+
+
+def _kept(spec: DistillSpec, generations: Sequence[Taught], folders: Sequence[Artifact]) -> nn.Module:
+    """The generation that is the result, or all of them as one."""
+    if spec.keep == "ensemble":
+        return Ensemble([load_model(folder.path) for folder in folders])
+    if spec.keep == "best":
+        return max(generations, key=lambda one: one.validation_score).model
+    return generations[-1].model
 
 
 def _finish(
-    ctx: StepContext,
-    spec: DistillSpec,
-    student: PreTrainedModel,
-    words: Words,
-    trained: TrainResult,
-    facts: Mapping[str, object],
+    ctx: StepContext, spec: DistillSpec, untrained: Untrained, student: nn.Module, taught: Sequence[Taught]
 ) -> StepResult:
     """Save the student and say what was done."""
-    shape = student_shape(load_model(ctx.inputs["model"].path), spec.student)
-    save_model(student.cpu(), ctx.out)
-    known = {
-        "parameters": count_parameters(student),
-        "vocabulary": encoder_of(student).words.num_embeddings,
-        "initialised_from": spec.student.from_,
-        "layers_from": list(shape.layers),
-        "validation_score": trained.best_score,
-        "best_step": trained.best_step,
-        "steps": trained.steps,
-        "epochs": trained.epochs,
+    student = student.cpu().eval()
+    save_model(student, ctx.out)
+    parameters = count_parameters(student)
+    score = taught[-1].validation_score
+    if spec.keep == "best":
+        score = max(one.validation_score for one in taught)
+    elif spec.keep == "ensemble":
+        score = Scoring.of(ctx).score(student)
+    facts: dict[str, Any] = {
+        "parameters": parameters,
+        "initialised_from": untrained.origin,
+        "validation_score": score,
         "precision": ctx.precision,
+        **taught[-1].facts,
+        **_ancestry(ctx, spec, parameters),
     }
-    return StepResult(TORCH_FLOAT, {**known, **facts}, (trained.curve,))
+    if (ctx.out / TOKENIZER).exists() and not isinstance(student, Ensemble):
+        words = encoder_of(student).words
+        facts["vocabulary"] = None if words is None else words.num_embeddings
+    if spec.generations > 1:
+        facts["generations"] = [{"validation_score": one.validation_score} for one in taught]
+        facts["keep"] = spec.keep
+    curves: list[Curve] = [curve for one in taught for curve in one.curves]
+    return StepResult(TORCH_FLOAT, facts, tuple(curves))
+
+
+def _ancestry(ctx: StepContext, spec: DistillSpec, parameters: int) -> Mapping[str, Any]:
+    """How much smaller the student is than who teaches it, and a warning where that is very much."""
+    teacher = int(ctx.inputs["teacher"].facts["parameters"])
+    ratio = teacher / parameters
+    if ratio < FAR_SMALLER or ctx.inputs["teacher"].path != ctx.inputs["original"].path:
+        return {"times_fewer_parameters": ratio}
+    warning = (
+        f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {FAR_SMALLER} often costs "
+        "accuracy: `assistants` of sizes between them may help (Mirzadeh et al. 2020)"
+    )
+    ctx.progress.say(f"warning: {warning}")
+    return {"times_fewer_parameters": ratio, "warnings": [warning]}

@@ -1,42 +1,76 @@
-"""Golden examples: texts with the outputs that a bundle must reproduce wherever it runs."""
+"""Golden examples: texts or images with the outputs that a bundle must reproduce wherever it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from compress.data.images import pixels_of, scaled
+from compress.data.splits import Examples, Item
 from compress.forms import Form, Numbers
-from compress.runtimes.runner import Classifier, softmax
+from compress.passes.export.layout import GOLDEN_IMAGES
+from compress.runtimes.runner import Predictor, SentenceEncoder, open_predictor, softmax
 
-FLOAT_TOLERANCE = 1e-3
-QUANTIZED_TOLERANCE = 0.05
+PROBABILITY_TOLERANCE = 1e-3
+QUANTIZED_PROBABILITY_TOLERANCE = 0.05
 """Another processor sums in another order; where that moves a value to the next integer, the output moves visibly."""
+COSINE_TOLERANCE = 1e-4
+QUANTIZED_COSINE_TOLERANCE = 0.02
 
 
-def tolerance_of(form: Form) -> float:
-    """Allowed difference of a probability."""
-    return FLOAT_TOLERANCE if form.numbers is Numbers.FLOAT else QUANTIZED_TOLERANCE
+def tolerance_of(form: Form, *, labelled: bool) -> float:
+    """Allowed difference of a probability, or of the cosine of two embeddings from 1 where there are no labels."""
+    if labelled:
+        return PROBABILITY_TOLERANCE if form.numbers is Numbers.FLOAT else QUANTIZED_PROBABILITY_TOLERANCE
+    return COSINE_TOLERANCE if form.numbers is Numbers.FLOAT else QUANTIZED_COSINE_TOLERANCE
 
 
-def golden_examples(bundle: str, texts: Sequence[str], tolerance: float) -> dict[str, Any]:
-    """What the model of `bundle` answers to each text alone, as JSON values."""
-    classifier = Classifier(bundle)
+def golden_examples(bundle: Path, items: Sequence[Item], tolerance: float) -> dict[str, Any]:
+    """What the model of `bundle` answers to each item alone, as JSON values.
+
+    Images are stored in the bundle, as the model sees them: PNG files of its size and its channels.
+    """
+    predictor = open_predictor(str(bundle))
     examples = []
-    for text in texts:
-        row = softmax(classifier.logits([text]))[0]
-        examples.append(
-            {
-                "text": text,
-                "label": classifier.labels[int(row.argmax())],
-                "probabilities": [round(float(value), 7) for value in row],
-            }
+    for number, item in enumerate(items):
+        shown = (
+            {"text": item} if isinstance(item, str) else {"image": _store(predictor, item, bundle, number)}
         )
-    return {"tolerance": tolerance, "labels": list(classifier.labels), "examples": examples}
+        given = item if isinstance(item, str) else str(bundle / shown["image"])
+        examples.append({**shown, **_answer(predictor, predictor.outputs([given])[0])})
+    return {"tolerance": tolerance, "examples": examples}
 
 
-def choose_texts(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` of the texts, drawn by the seed, in their order."""
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[:count])
-    return [texts[index] for index in drawn]
+def choose_items(examples: Examples, count: int, seed: int) -> list[Item]:
+    """`count` of the items, drawn by the seed, in their order."""
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(examples))[:count])
+    return [examples.items[index] for index in drawn]
+
+
+def _store(predictor: Predictor, item: Item, bundle: Path, number: int) -> str:
+    """Write an image as the model was trained to see it; its path in the bundle."""
+    from PIL import Image
+
+    name = f"{GOLDEN_IMAGES}/{number:03d}.png"
+    image = predictor.task["image"]
+    pixels = scaled(pixels_of(item), tuple(image["size"]), image["channels"])
+    (bundle / GOLDEN_IMAGES).mkdir(exist_ok=True)
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(bundle / name)
+    return name
+
+
+def _answer(predictor: Predictor, output: NDArray[np.float32]) -> dict[str, Any]:
+    if isinstance(predictor, SentenceEncoder):
+        return {"embedding": _rounded(output)}
+    return {
+        "label": predictor.labels[int(output.argmax())],
+        "probabilities": _rounded(softmax(output)),
+    }
+
+
+def _rounded(values: NDArray[np.float32]) -> list[float]:
+    return [round(float(value), 7) for value in values]

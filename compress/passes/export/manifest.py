@@ -14,20 +14,22 @@ import onnx
 from compress import __version__
 from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER, sha256_file, write_json, write_text
 from compress.forms import Form, Numbers
+from compress.passes.export.layout import (
+    CARD,
+    FORMAT,
+    GOLDEN,
+    GOLDEN_IMAGES,
+    LABELS,
+    MANIFEST,
+    PREDICT,
+    RUNNER,
+    TEMPLATES,
+)
 from compress.units import format_count, megabytes
 
-MANIFEST = "manifest.json"
-CARD = "README.md"
-LABELS = "labels.json"
-GOLDEN = "golden.json"
-PREDICT = "predict.py"
-RUNNER = "runner.py"
-FORMAT = 1
-"""Version of the manifest's layout."""
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-_LIBRARIES = ("onnxruntime", "onnx", "numpy", "tokenizers", "torch", "transformers")
+_LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
+_OF_INPUTS = ("max_length", "pad_id", "image", "width")
+"""What of `task.json` says how inputs are made and outputs are shaped, as far as the task has it."""
 _CONTENTS = {
     ONNX_MODEL: "the model",
     f"{ONNX_MODEL}.data": "its weights",
@@ -52,20 +54,20 @@ def write_manifest(
 ) -> None:
     """Describe and hash every file of `bundle`, and write its card."""
     model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
+    libraries = (*_LIBRARIES, "pillow" if "image" in task else "tokenizers")
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
         "task": task["task"],
         "labels": task["labels"],
-        "max_length": task["max_length"],
-        "pad_id": task["pad_id"],
+        **{key: task[key] for key in _OF_INPUTS if key in task},
         "form": form.as_dict(),
         "facts": dict(facts),
         "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "inputs": [_described(value) for value in model.graph.input],
         "outputs": [_described(value) for value in model.graph.output],
         "tolerance": tolerance,
-        "libraries": {"compress": __version__, **{library: version(library) for library in _LIBRARIES}},
+        "libraries": {"compress": __version__, **{library: version(library) for library in libraries}},
         "metrics": {},
         "profile": "",
     }
@@ -107,7 +109,10 @@ def render_card(manifest: Mapping[str, Any]) -> str:
     weights = [entry["bytes"] for file, entry in files.items() if file.startswith(ONNX_MODEL)]
     return environment.get_template("README.md.j2").render(
         **manifest,
-        contents=[(file, what) for file, what in _CONTENTS.items() if file in files],
+        contents=[(file, files[file]["bytes"], what) for file, what in _CONTENTS.items() if file in files],
+        golden_bytes=sum(
+            entry["bytes"] for file, entry in files.items() if file.startswith(f"{GOLDEN_IMAGES}/")
+        ),
         numbers_text=_NUMBERS[Form.from_dict(manifest["form"]).numbers],
         parameters_text=format_count(manifest["facts"]["parameters"]),
         size_text=f"{megabytes(sum(weights)):.2f}",

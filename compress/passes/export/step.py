@@ -10,8 +10,9 @@ from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER, write_jso
 from compress.forms import Numbers
 from compress.lowering.files import check_onnx, write_optimized
 from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
-from compress.passes.export.golden import choose_texts, golden_examples, tolerance_of
-from compress.passes.export.manifest import GOLDEN, LABELS, PREDICT, RUNNER, TEMPLATES, write_manifest
+from compress.passes.export.golden import choose_items, golden_examples, tolerance_of
+from compress.passes.export.layout import GOLDEN, LABELS, PREDICT, RUNNER, TEMPLATES
+from compress.passes.export.manifest import write_manifest
 from compress.profile.pass_specs import ExportSpec
 from compress.runtimes import runner
 from compress.step import StepContext, StepResult
@@ -42,14 +43,16 @@ def run(ctx: StepContext) -> StepResult:
     expected = outputs_of(source.path / ONNX_MODEL)
     shapes = real_shapes(ctx.task, ctx.data.validation, source)
     parity = {file: compare(ctx.out / file, shapes, expected, limit) for file in models}
-    write_json(ctx.out / LABELS, task["labels"])
+    labelled = bool(task["labels"])
+    if labelled:
+        write_json(ctx.out / LABELS, task["labels"])
     shutil.copyfile(Path(runner.__file__), ctx.out / RUNNER)
-    shutil.copyfile(TEMPLATES / PREDICT, ctx.out / PREDICT)
-    tolerance = tolerance_of(source.form)
-    texts = choose_texts(ctx.data.validation.texts, spec.golden, ctx.seed)
-    write_json(ctx.out / GOLDEN, golden_examples(str(ctx.out), texts, tolerance))
+    shutil.copyfile(TEMPLATES / ("classify.py" if labelled else "embed.py"), ctx.out / PREDICT)
+    tolerance = tolerance_of(source.form, labelled=labelled)
+    items = choose_items(ctx.data.validation, spec.golden, ctx.seed)
+    write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, tolerance))
     form = source.form.with_(bundled=True)
-    facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(texts)}
+    facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(items)}
     if ORT_MODEL in models:
         facts["ort_size_mb"] = megabytes((ctx.out / ORT_MODEL).stat().st_size)
     write_manifest(ctx.out, form, facts, task, tolerance, name=str(task["task"]))

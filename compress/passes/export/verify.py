@@ -11,9 +11,9 @@ from typing import Any
 
 from compress.artifacts import ONNX_MODEL, ORT_MODEL, sha256_file
 from compress.errors import ModelError
+from compress.passes.export.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 
-MANIFEST = "manifest.json"
-CHILD = Path(__file__).parent / "templates" / "verify_child.py"
+CHILD = TEMPLATES / "verify_child.py"
 TIMEOUT_S = 600
 
 
@@ -43,7 +43,7 @@ def verify_bundle(path: Path) -> Verification:
     """
     manifest = _manifest(path)
     files = _files(path, manifest)
-    problems = _hash_problems(path, files)
+    problems = _hash_problems(path, files) or _golden_problems(path, files)
     if problems:
         return Verification(len(files), 0, (), tuple(problems))
     models = tuple(name for name in (ONNX_MODEL, ORT_MODEL) if name in files)
@@ -66,6 +66,12 @@ def _manifest(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ModelError("the manifest lists no files", where=str(path / MANIFEST))
+    if manifest.get("format") != FORMAT:
+        raise ModelError(
+            f"the layout of this bundle is {manifest.get('format')}; this version of compress knows {FORMAT}",
+            where=str(path / MANIFEST),
+            hint="Export it again, or verify it with the version that made it.",
+        )
     return manifest
 
 
@@ -97,11 +103,19 @@ def _hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     unknown = sorted(name for name in present - set(files) - ours if "__pycache__" not in name)
     problems += [f"{name} is not in the manifest" for name in unknown]
     problems += [
-        f"{name} is not in the manifest"
-        for name in (ONNX_MODEL, "golden.json", "runner.py")
-        if name not in files
+        f"{name} is not in the manifest" for name in (ONNX_MODEL, GOLDEN, RUNNER) if name not in files
     ]
     return problems
+
+
+def _golden_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Images of the golden examples that the manifest does not list: they may lie anywhere."""
+    try:
+        examples = json.loads((path / GOLDEN).read_text(encoding="utf-8"))["examples"]
+        named = [str(example["image"]) for example in examples if "image" in example]
+    except (ValueError, KeyError, TypeError):
+        return [f"{GOLDEN} holds no golden examples"]
+    return [f"{GOLDEN} names {name!r}, which is not in the manifest" for name in named if name not in files]
 
 
 def _run_golden(path: Path, model: str) -> tuple[int, list[str]]:

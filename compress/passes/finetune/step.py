@@ -11,8 +11,12 @@ from compress.artifacts import TASK, TOKENIZER
 from compress.errors import PassError
 from compress.forms import TORCH_FLOAT
 from compress.models.checkpoints import count_parameters, load_for_labels, save_model
+from compress.profile.distill_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
+from compress.tasks.base import Inputs, Truth
+from compress.tasks.images import ImageInputs
+from compress.training.image_augmentation import AugmentedImages
 from compress.training.loop import train
 from compress.training.losses import label_cross_entropy
 from compress.training.prediction import score
@@ -25,15 +29,18 @@ def run(ctx: StepContext) -> StepResult:
     source = ctx.inputs["model"].path
     model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager")
     validation = ctx.task.encode(ctx.data.validation, source)
-    truth = ctx.data.validation.labels
-    labels = torch.from_numpy(ctx.data.train.labels)
+    truth = Truth.of(ctx.data.validation)
+    labels, smoothing = torch.from_numpy(ctx.data.train.labels), ctx.spec.smoothing
 
     def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        return label_cross_entropy(outputs, labels[indices].to(outputs.device))
+        return label_cross_entropy(outputs, labels[indices].to(outputs.device), smoothing)
 
+    shown: Inputs = ctx.task.encode(ctx.data.train, source)
+    if ctx.spec.augment and isinstance(shown, ImageInputs):
+        shown = AugmentedImages(shown, AugmentSpec())
     trained = train(
         model,
-        ctx.task.encode(ctx.data.train, source),
+        shown,
         loss,
         ctx.spec,
         lambda current: score(
@@ -47,8 +54,9 @@ def run(ctx: StepContext) -> StepResult:
         name="finetune",
     )
     save_model(model.cpu(), ctx.out)
-    for name in (TOKENIZER, TASK):
-        shutil.copyfile(source / name, ctx.out / name)
+    shutil.copyfile(source / TASK, ctx.out / TASK)
+    if (source / TOKENIZER).is_file():
+        shutil.copyfile(source / TOKENIZER, ctx.out / TOKENIZER)
     facts = {
         "parameters": count_parameters(model),
         "validation_score": trained.best_score,

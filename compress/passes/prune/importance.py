@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,13 +21,16 @@ class LayerScores:
         return LayerScores(self.heads + other.heads, self.feed_forward + other.feed_forward)
 
 
-def sum_of_scores(batches: Iterable[Sequence[LayerScores]]) -> list[LayerScores]:
-    """The scores of each layer summed over batches.
+Scores = TypeVar("Scores", LayerScores, Tensor)
+
+
+def sum_of_scores(batches: Iterable[Sequence[Scores]]) -> list[Scores]:
+    """The scores of each layer, or of each group of channels, summed over batches.
 
     Magnitudes are summed, not gradients: gradients of opposite sign on two batches do not hide that a part
     matters on both (Molchanov et al., Importance Estimation for Neural Network Pruning, 2019, arXiv:1906.10771).
     """
-    total: list[LayerScores] = []
+    total: list[Scores] = []
     for scores in batches:
         total = (
             [first + second for first, second in zip(total, scores, strict=True)] if total else list(scores)

@@ -16,8 +16,8 @@ from compress.profile.pass_specs import RemoveSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
-_QUERY = re.compile(r"(?P<layer>.+)\.attention\.(self\.query|q_lin)\.weight")
-_FEED_IN = re.compile(r"(?P<layer>.+)\.(intermediate\.dense|ffn\.lin1)\.weight")
+_QUERY = re.compile(r"(?P<layer>.+)\.attention\.(self\.query|q_lin|q_proj)\.weight")
+_FEED_IN = re.compile(r"(?P<layer>.+)\.(intermediate\.dense|ffn\.lin1|mlp\.fc1)\.weight")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,13 @@ def kept_width(width: int, fraction: float, round_to: int) -> int:
     return kept
 
 
+def kept_channels(width: int, fraction: float, multiple: int) -> int:
+    """How many channels of a convolution stay when `fraction` of them is removed: the nearest multiple, one multiple
+    at least; all of them where there are no more than that."""
+    kept = multiple * math.floor(width * (1 - fraction) / multiple + 0.5)
+    return min(width, max(multiple, kept))
+
+
 def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> int:
     """The parameters that stay when every layer loses its fractions.
 
@@ -97,14 +104,15 @@ def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> i
     return sizes.parameters - removed
 
 
-def predicted_parameters(folder: Path, remove: RemoveSpec, round_to: int) -> int:
-    """The parameters that the model of a torch-form folder will have after pruning.
+def predicted_parameters(folder: Path, remove: RemoveSpec, round_to: int) -> int | None:
+    """The parameters that the model of a torch-form folder will have after pruning; None where channels are removed,
+    which only the loaded model can tell.
 
     Raises:
         ModelError: the folder holds no encoder whose layers are known.
         PassError: a fraction removes nothing, or leaves nothing.
     """
-    return pruned_parameters(read_sizes(folder), remove, round_to)
+    return None if remove.channels else pruned_parameters(read_sizes(folder), remove, round_to)
 
 
 def read_sizes(folder: Path) -> ModelSizes:

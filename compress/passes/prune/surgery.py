@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress.errors import ModelError
 from compress.models.families import Encoder, Layer
+from compress.models.outputs import outputs_of
 from compress.passes.prune.importance import LayerScores, channels_of_heads, head_scores
 
 
@@ -26,7 +27,9 @@ class Surgeon:
             ModelError: its attention or feed-forward is coupled with other layers than an encoder's is.
         """
         self.encoder = encoder
-        self.graph = tp.DependencyGraph().build_dependency(encoder.model, example_inputs=dict(example))
+        self.graph = tp.DependencyGraph().build_dependency(
+            encoder.model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+        )
         for layer in encoder.layers:
             self._group(layer.query, range(layer.query.out_features), _attention(layer))
             self._group(layer.feed_in, range(layer.feed_forward), _feed_forward(layer))
@@ -73,4 +76,4 @@ def _feed_forward(layer: Layer) -> set[nn.Linear]:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
+    return isinstance(module, nn.Module) and any(True for _ in module.parameters())

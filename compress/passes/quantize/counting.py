@@ -27,6 +27,8 @@ _INTEGER = frozenset(
     }
 )
 _WEIGHT_ONLY = frozenset({"MatMulNBits"})
+_RENAMING = ("NchwcTransformer",)
+"""Lays the weights of floating convolutions out anew under names that nobody would know."""
 _KEEPS_CONSTANT = frozenset({"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"})
 
 
@@ -52,7 +54,7 @@ def count_products(path: Path, left_floating: Collection[str] = ()) -> Products:
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".optimized-") as folder:
         optimized = Path(folder) / "model.onnx"
-        write_optimized(path, optimized, hardware_specific=True)
+        write_optimized(path, optimized, hardware_specific=True, without=_RENAMING)
         model = onnx.load(str(optimized), load_external_data=False)
     return count_in_graph(model.graph, frozenset(left_floating))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from compress.lowering.graph import tidy
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
 from compress.passes.quantize.operators import Weights, quantize_attention, quantize_linear, quantize_rows
 
 
@@ -18,6 +18,6 @@ def quantize_dynamic(model: ir.Model, chosen: list[Layer], *, per_channel: bool,
             quantize_linear(graph, layer, weights)
         elif isinstance(layer, FusedAttention):
             quantize_attention(graph, layer, weights)
-        elif embeddings:
+        elif isinstance(layer, Table) and embeddings:
             quantize_rows(graph, layer, per_channel)
     tidy(model)

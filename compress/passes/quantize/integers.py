@@ -14,6 +14,9 @@ INT8_LIMIT = 127
 UINT8_LEVELS = 255
 UINT8_ZERO = 128
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+_SMALLEST_KERNEL_SCALE = 1e-20
+_SMALLEST_RANGE = 1e-20
+_BIAS_LIMIT = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,29 @@ def quantize_columns(weight: Floats, per_channel: bool = True) -> Quantized:
     return Quantized(values, scales)
 
 
+def quantize_kernel(kernel: Floats, per_channel: bool, bias: Floats | None, input_scale: float) -> Quantized:
+    """The kernel of a convolution (outputs, inputs, ...) as int8 around zero, one scale an output (or one in all).
+
+    A scale is large enough for the bias, which is stored in units of input scale times kernel scale, to fit into 32
+    bits: outputs with next to no weights would break that.
+    """
+    rows = np.abs(kernel.reshape(len(kernel), -1))
+    largest = rows.max(axis=1) if per_channel else rows.max()
+    scales = np.maximum(largest / INT8_LIMIT, _SMALLEST_KERNEL_SCALE)
+    if bias is not None:
+        needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
+        scales = np.maximum(scales, needed if per_channel else needed.max())
+    scales = scales.astype(np.float32)
+    across = scales.reshape(-1, *[1] * (kernel.ndim - 1)) if per_channel else scales
+    values = np.clip(np.rint(kernel / across), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
+    return Quantized(values, scales)
+
+
+def quantize_bias(bias: Floats, scales: Floats, input_scale: float) -> NDArray[np.int32]:
+    """A bias (outputs,) as int32 in units of input scale times the kernel's scales."""
+    return np.rint(bias.astype(np.float64) / (input_scale * scales.astype(np.float64))).astype(np.int32)
+
+
 def quantize_table(table: Floats) -> Quantized:
     """A table (rows, width) as uint8 around 128 with one scale in all."""
     scale = np.float32(max(float(np.abs(table).max()) / INT8_LIMIT, _SMALLEST_SCALE))
@@ -46,5 +72,7 @@ def quantize_table(table: Floats) -> Quantized:
 def activation_scale(low: float, high: float) -> tuple[float, int]:
     """Scale and zero point of uint8 activations that cover [low, high] and represent 0 exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / UINT8_LEVELS, _SMALLEST_SCALE)
+    if high - low < _SMALLEST_RANGE:
+        return 1.0, 0  # nothing but zeros was seen
+    scale = (high - low) / UINT8_LEVELS
     return scale, int(np.clip(round(-low / scale), 0, UINT8_LEVELS))

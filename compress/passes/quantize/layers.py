@@ -48,6 +48,16 @@ class FusedAttention:
         """What it multiplies, as the graph stands now."""
         return _first_input(self.node)
 
+    @property
+    def bias(self) -> ir.Value | None:
+        """(query + key + value,)."""
+        return self.node.inputs[2]
+
+    @property
+    def mask(self) -> ir.Value | None:
+        """int32 (batch, sequence); None where nothing is masked."""
+        return self.node.inputs[3] if len(self.node.inputs) > 3 else None
+
 
 @dataclass(frozen=True)
 class Table:
@@ -58,13 +68,23 @@ class Table:
     rows_value: ir.Value
 
 
-Layer = Linear | FusedAttention | Table
+@dataclass(frozen=True)
+class Convolution:
+    """`Conv` with a constant kernel: weight (outputs, inputs / groups, ...), bias (outputs,) or None."""
+
+    node: ir.Node
+    weight: Array
+    weight_value: ir.Value
+    bias: Array | None
+
+
+Layer = Linear | FusedAttention | Table | Convolution
 
 
 def layers(graph: ir.Graph) -> Iterator[Layer]:
     """Every layer with a constant weight, in graph order."""
     for node in list(graph):
-        found = _linear(node) or _attention(node) or _table(node)
+        found = _linear(node) or _attention(node) or _table(node) or _convolution(node)
         if found is not None:
             yield found
 
@@ -144,6 +164,17 @@ def _attention(node: ir.Node) -> FusedAttention | None:
     if value is None or weight is None:
         return None
     return FusedAttention(node, weight, value)
+
+
+def _convolution(node: ir.Node) -> Convolution | None:
+    if node.op_type != "Conv" or node.domain:
+        return None
+    value = node.inputs[1]
+    weight = constant(value)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None or weight is None or (bias is not None and constant(bias) is None):
+        return None
+    return Convolution(node, weight, value, constant(bias))
 
 
 def _table(node: ir.Node) -> Table | None:

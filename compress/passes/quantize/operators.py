@@ -67,8 +67,7 @@ def attend(
 ) -> None:
     """`Attention` -> `QAttention` of an input that is quantized already."""
     weight, scales = weights.columns(layer)
-    _, _, bias, mask = layer.node.inputs[:4]
-    inputs = [source, weight, bias, scale, scales, mask, zero]
+    inputs = [source, weight, layer.bias, scale, scales, layer.mask, zero]
     kept = {
         name: layer.node.attributes[name]
         for name in ("num_heads", "scale", "mask_filter_value")

@@ -18,18 +18,20 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
+from compress.passes.quantize.convolutions import quantize_convolutions, ranged_between
 from compress.passes.quantize.integers import activation_scale
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
+from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, Table
 from compress.passes.quantize.operators import Weights, attend, quantize_linear, quantize_rows
 from compress.passes.quantize.ranges import Range
 
 _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", "Erf")
 
 
-def ranged_values(chosen: list[Layer]) -> list[str]:
+def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
     """Names of the values whose range must be known, each once."""
     sources = [_fixed_source(layer) for layer in chosen]
-    return list(dict.fromkeys(source.name for source in sources if source is not None and source.name))
+    names = [source.name for source in sources if source is not None and source.name]
+    return list(dict.fromkeys([*names, *ranged_between(graph, convolutions(chosen))]))
 
 
 def quantize_static(
@@ -42,11 +44,19 @@ def quantize_static(
 
     def fixed(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The uint8 value of `source`, its scale and its zero point."""
+        restored = made_by(source, "DequantizeLinear")
+        if restored is not None:
+            # It comes out of an integer convolution, and is read as it came.
+            value, scale, zero = restored.inputs
+            assert value is not None
+            assert scale is not None
+            assert zero is not None
+            return value, scale, zero
         if name not in quantized:
-            scale, zero = activation_scale(*ranges[name])
+            step, middle = activation_scale(*ranges[name])
             constants = (
-                add_initializer(graph, f"{name}.scale", np.asarray(scale, np.float32)),
-                add_initializer(graph, f"{name}.zero", np.asarray(zero, np.uint8)),
+                add_initializer(graph, f"{name}.scale", np.asarray(step, np.float32)),
+                add_initializer(graph, f"{name}.zero", np.asarray(middle, np.uint8)),
             )
             node = ir.node("QuantizeLinear", [source, *constants], name=f"{name}.quantized")
             quantized[name] = (insert_before(graph, place, node), *constants)
@@ -54,6 +64,7 @@ def quantize_static(
 
     # A value keeps its calibrated name although its producer may be replaced before its reader is.
     names = {id(layer): source.name or "" for layer in chosen if (source := _fixed_source(layer)) is not None}
+    quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel)
     for layer in chosen:
         if id(layer) in names:
             assert isinstance(layer, Linear | FusedAttention)
@@ -69,9 +80,14 @@ def quantize_static(
     tidy(model)
 
 
+def convolutions(chosen: list[Layer]) -> list[Convolution]:
+    """Those of the layers that are convolutions."""
+    return [layer for layer in chosen if isinstance(layer, Convolution)]
+
+
 def _fixed_source(layer: Layer) -> ir.Value | None:
     """The input of a layer if its range is to be fixed; None where it is found at run time or there is none."""
-    if isinstance(layer, Table):
+    if isinstance(layer, Table | Convolution):
         return None
     from_activation = isinstance(layer, Linear) and made_by(layer.source, *_ACTIVATIONS) is not None
     return None if from_activation else layer.source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL, TASK, TOKENIZER, Artifact
-from compress.data.splits import Examples
-from compress.errors import PassError
+from compress.errors import ModelError, PassError
 from compress.forms import Numbers
 from compress.lowering.files import save_onnx
 from compress.measure.variants import compare_variants
@@ -21,12 +20,12 @@ from compress.passes.quantize.calibration import calibrate
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
 from compress.passes.quantize.dynamic import quantize_dynamic
-from compress.passes.quantize.layers import Table, layers, split_excluded, weight_of
-from compress.passes.quantize.static import quantize_static, ranged_values
+from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded, weight_of
+from compress.passes.quantize.static import convolutions, quantize_static, ranged_values
 from compress.passes.quantize.weight_only import quantize_weights
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Batch
+from compress.tasks.base import Batch, Truth
 from compress.units import megabytes
 
 
@@ -35,14 +34,11 @@ def run(ctx: StepContext) -> StepResult:
 
     Raises:
         PassError: the file did not shrink, or a product with a constant weight still multiplies floats.
-        ModelError: `exclude` names nothing, or a layer cannot be stored in 4 bits.
+        ModelError: `exclude` names nothing, or the scheme does not fit a layer.
     """
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, QuantizeSpec)
-    if spec.bits == 4:
-        schemes = ["weight_only"]
-    else:
-        schemes = ["dynamic", "static"] if spec.scheme == "auto" else [spec.scheme]
+    schemes = schemes_for(spec, convolutions(_chosen(ir.load(source.path / ONNX_MODEL), spec)))
     folders = {scheme: ctx.work / scheme for scheme in schemes}
     for scheme, folder in folders.items():
         shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +50,8 @@ def run(ctx: StepContext) -> StepResult:
     for file in folders[chosen].iterdir():
         shutil.move(file, ctx.out / file.name)
     for name in (TOKENIZER, TASK):
-        shutil.copyfile(source.path / name, ctx.out / name)
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, ctx.out / name)
     for folder in folders.values():
         shutil.rmtree(folder)
     facts: dict[str, Any] = {
@@ -73,10 +70,41 @@ def run(ctx: StepContext) -> StepResult:
     return StepResult(source.form.with_(numbers=numbers), facts)
 
 
+def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list[str]:
+    """The schemes that a spec asks for, of a model with these convolutions to quantize; several are measured.
+
+    Raises:
+        ModelError: the scheme has no convolutions.
+    """
+    if not convolutions:
+        if spec.bits == 4:
+            return ["weight_only"]
+        return ["dynamic", "static"] if spec.scheme == "auto" else [spec.scheme]
+    names = ", ".join(layer.node.name or "" for layer in convolutions[:3])
+    found = f"{len(convolutions)} convolutions ({names}{', ...' if len(convolutions) > 3 else ''})"
+    if spec.bits == 4:
+        raise ModelError(
+            f"this model has {found}, and weights in 4-bit blocks exist for matrix products only",
+            where="quantize.bits",
+            hint="Set `bits: 8`, or name the convolutions in `exclude` to leave them floating.",
+        )
+    if spec.scheme == "dynamic":
+        raise ModelError(
+            f"this model has {found}, which are slower with ranges found at run time than in floating point",
+            where="quantize.scheme",
+            hint="Set `scheme: static` (or `auto`, which takes it), or name the convolutions in `exclude`.",
+        )
+    return ["static"]
+
+
+def _chosen(model: ir.Model, spec: QuantizeSpec) -> list[Layer]:
+    return split_excluded(list(layers(model.graph)), spec.exclude)[0]
+
+
 def _write(ctx: StepContext, spec: QuantizeSpec, source: Artifact, scheme: str, folder: Path) -> None:
     """Write the model quantized by one scheme into `folder`."""
     model = ir.load(source.path / ONNX_MODEL)
-    chosen, _ = split_excluded(list(layers(model.graph)), spec.exclude)
+    chosen = _chosen(model, spec)
     if scheme == "weight_only":
         quantize_weights(
             model,
@@ -90,7 +118,11 @@ def _write(ctx: StepContext, spec: QuantizeSpec, source: Artifact, scheme: str, 
     else:
         batches = calibration_batches(ctx, source, spec.calibration.examples)
         ranges = calibrate(
-            source.path / ONNX_MODEL, ranged_values(chosen), batches, spec.calibration.method, ctx.work
+            source.path / ONNX_MODEL,
+            ranged_values(model.graph, chosen),
+            batches,
+            spec.calibration.method,
+            ctx.work,
         )
         quantize_static(model, chosen, ranges, per_channel=spec.per_channel, embeddings=spec.embeddings)
     save_onnx(model, folder)
@@ -100,22 +132,22 @@ def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Calla
     """Starts an iteration over `count` training examples, drawn by the seed, one at a time and so without padding."""
     train = ctx.data.train
     drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(train))[:count])
-    some = Examples(tuple(train.texts[index] for index in drawn), train.labels[drawn])
-    inputs = ctx.task.encode(some, source.path)
+    inputs = ctx.task.encode(train.take(drawn), source.path)
     return lambda: (inputs.batch([index]) for index in range(len(inputs)))
 
 
 def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> dict[str, Candidate]:
-    """Score and latency of each scheme on the validation split."""
+    """Score and latency of each scheme on the validation split; the float model is the reference of embeddings."""
     validation = ctx.data.validation
     ctx.progress.say(f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples")
     found = compare_variants(
         {scheme: folder / ONNX_MODEL for scheme, folder in folders.items()},
         ctx.task.encode(validation, source.path),
-        validation.labels,
+        Truth.of(validation),
         ctx.task,
         ctx.threads,
         seed=ctx.seed,
+        reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
     )
     return {scheme: Candidate(score, p50_ms) for scheme, (score, p50_ms) in found.items()}
 

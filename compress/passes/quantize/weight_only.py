@@ -32,7 +32,7 @@ def quantize_weights(
             replace(layer.result, product)
         elif isinstance(layer, FusedAttention):
             _attend(graph, layer, block_size, symmetric)
-        elif embeddings:
+        elif isinstance(layer, Table) and embeddings:
             _read_rows(graph, layer, block_size, symmetric)
     tidy(model)
 
@@ -65,11 +65,10 @@ def _product(
 def _attend(graph: ir.Graph, layer: FusedAttention, block_size: int, symmetric: bool) -> None:
     """`Attention` -> one product for query, key and value, cut in three, and `MultiHeadAttention`."""
     node, name = layer.node, layer.node.name
-    _, _, bias, mask = node.inputs[:4]
     widths = attribute(node, "qkv_hidden_sizes", None) or [layer.weight.shape[1] // 3] * 3
     product = _product(graph, layer, layer.source, block_size, symmetric)
     product.name = f"{name}.qkv.product"
-    biased = insert_before(graph, node, ir.node("Add", [product, bias], name=f"{name}.qkv"))
+    biased = insert_before(graph, node, ir.node("Add", [product, layer.bias], name=f"{name}.qkv"))
     if len(set(widths)) == 1:
         cut = ir.node("Split", [biased], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
     else:
@@ -78,7 +77,9 @@ def _attend(graph: ir.Graph, layer: FusedAttention, block_size: int, symmetric: 
         )
     insert_before(graph, node, cut)
     kept = [node.attributes[key] for key in ("num_heads", "scale") if key in node.attributes]
-    heads = ir.Node(MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, mask], kept, name=f"{name}.heads")
+    heads = ir.Node(
+        MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, layer.mask], kept, name=f"{name}.heads"
+    )
     replace(node.outputs[0], insert_before(graph, node, heads))
 
 

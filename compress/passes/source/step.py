@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from compress.forms import TORCH_FLOAT, Structure
+from compress.models.image_teachers import IMAGE_TASK
 from compress.models.materialise import materialise
-from compress.profile.schema import TeacherSpec
+from compress.passes.source.images import materialise_images
+from compress.profile.schema import TaskName, TeacherSpec
 from compress.step import StepContext, StepResult
 
 
@@ -15,13 +19,18 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: it cannot be had or used.
     """
     assert isinstance(ctx.spec, TeacherSpec)
-    facts = materialise(
-        ctx.spec,
-        ctx.data.labels,
-        ctx.base,
-        ctx.out,
-        max_length=ctx.task.max_length,
-        allow_code=ctx.allow_code,
-    )
+    if ctx.task.name == IMAGE_TASK:
+        facts = materialise_images(ctx, ctx.spec)
+    else:
+        facts = materialise(
+            ctx.spec,
+            ctx.data.labels,
+            ctx.base,
+            ctx.out,
+            max_length=ctx.task.data.max_length,
+            allow_code=ctx.allow_code,
+            task=cast(TaskName, ctx.task.name),
+            seed=ctx.seed,
+        )
     pruned = (ctx.out / "structure.json").exists()
     return StepResult(TORCH_FLOAT.with_(structure=Structure.PRUNED) if pruned else TORCH_FLOAT, facts)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 FORBIDDEN = ("torch", "transformers", "compress", "onnx")
 
@@ -21,30 +24,45 @@ class Refuse:
             raise ImportError(f"a bundle must run without {name}")
 
 
+def problem_of(output: Any, example: dict[str, Any], labels: list[str], tolerance: float) -> str | None:
+    """What is wrong with the output (labels or width,) of a golden example."""
+    from runner import cosine, softmax  # type: ignore[import-not-found]
+
+    embeds = "embedding" in example
+    expected = np.array(example["embedding" if embeds else "probabilities"], np.float32)
+    if output.shape != expected.shape:
+        return f"{len(output)} outputs instead of {len(expected)}"
+    if embeds:
+        apart = 1 - cosine(output, expected)
+        # Written so that what is not a number is wrong too.
+        return (
+            None if apart <= tolerance else f"the cosine is {apart:.3g} below 1, allowed are {tolerance:.3g}"
+        )
+    probabilities = softmax(output)
+    furthest = float(abs(probabilities - expected).max())
+    if not furthest <= tolerance:
+        return f"probabilities differ by {furthest:.3g}, allowed are {tolerance:.3g}"
+    best = int(probabilities.argmax())
+    if labels[best] != example["label"] and expected.max() - expected[best] > tolerance:
+        return f"label {labels[best]!r}"
+    return None
+
+
 def main(bundle: str, model: str) -> None:
     """Compare every golden example."""
     sys.meta_path.insert(0, Refuse())
     sys.path.insert(0, bundle)
-    from runner import Classifier, softmax  # type: ignore[import-not-found]
+    from runner import open_predictor
 
     golden = json.loads((Path(bundle) / "golden.json").read_text(encoding="utf-8"))
-    classifier = Classifier(bundle, model=model)
+    predictor = open_predictor(bundle, model=model)
     problems = []
     for number, example in enumerate(golden["examples"]):
-        row = softmax(classifier.logits([example["text"]]))[0]
-        expected = example["probabilities"]
-        furthest = max(abs(float(got) - wanted) for got, wanted in zip(row, expected))  # noqa: B905
-        if len(row) != len(expected) or not furthest <= golden["tolerance"]:
-            problems.append(
-                f"{model}: golden example {number}: probabilities differ by {furthest:.3g}, "
-                f"allowed are {golden['tolerance']:.3g}"
-            )
-        elif classifier.labels[int(row.argmax())] != example["label"] and (
-            max(expected) - expected[int(row.argmax())] > golden["tolerance"]
-        ):
-            problems.append(
-                f"{model}: golden example {number}: label {classifier.labels[int(row.argmax())]!r}"
-            )
+        item = example["text"] if "text" in example else str(Path(bundle) / example["image"])
+        output = predictor.outputs([item])[0]
+        problem = problem_of(output, example, predictor.labels, golden["tolerance"])
+        if problem:
+            problems.append(f"{model}: golden example {number}: {problem}")
     modules = sorted(name for name in FORBIDDEN if name in sys.modules)
     print(json.dumps({"examples": len(golden["examples"]), "modules": modules, "problems": problems}))
 

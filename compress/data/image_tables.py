@@ -1,0 +1,76 @@
+"""Images in tables: parquet files and splits of the hub, through `datasets`, which maps them into memory.
+
+An image's bytes stay in the mapped file until the image is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compress.data.files import check_columns, is_table
+from compress.data.rows import Columns, Rows
+from compress.data.splits import Item, StoredImage
+from compress.errors import DataError
+
+
+def read_image_table(path: Path, columns: Columns) -> Rows:
+    """The images of a parquet file, with their labels where a column of labels is asked for.
+
+    Raises:
+        DataError: another kind of table, an unreadable file, or a column is missing.
+    """
+    if path.suffix.lower() != ".parquet":
+        assert is_table(path), path
+        raise DataError(
+            f"a {path.suffix} file cannot hold images",
+            where=str(path),
+            hint="Images are read from folders with a sub-folder a class, from parquet files and from the hub.",
+        )
+    # Imported here: nothing else of a local data set needs it.
+    import datasets
+    import pyarrow as pa
+
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        table = datasets.Dataset.from_parquet(str(path))
+    except (pa.ArrowException, OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
+    finally:
+        if bars:
+            datasets.utils.logging.enable_progress_bar()
+    return read_image_split(table, str(path), columns)
+
+
+def read_image_split(dataset: Any, where: str, columns: Columns) -> Rows:
+    """The images of one split; a `ClassLabel` names its numbers.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    import datasets
+
+    check_columns(dataset.column_names, columns, where)
+    table = dataset.select_columns([columns.text])
+    if isinstance(dataset.features[columns.text], datasets.Image):
+        table = table.cast_column(columns.text, datasets.Image(decode=False))
+    names = None if columns.label is None else getattr(dataset.features[columns.label], "names", None)
+    return Rows(
+        where=where,
+        texts=[_item(table, row, columns.text) for row in range(len(table))],
+        labels=[None] * len(dataset) if columns.label is None else list(dataset[columns.label]),
+        place=lambda i: f"{where}, row {i}",
+        label_names=tuple(names) if names else None,
+    )
+
+
+def _item(table: Any, row: int, column: str) -> Item | object:
+    """A handle of the image in a row, a file where the row names one, None where it holds nothing."""
+    value = table[row][column]
+    if isinstance(value, dict):
+        if value.get("bytes") is None:
+            path = value.get("path")
+            return Path(path) if path else None
+        return StoredImage(table, row, column)
+    return StoredImage(table, row, column) if isinstance(value, bytes) else value

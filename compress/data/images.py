@@ -1,0 +1,167 @@
+"""Images: from files, bytes and arrays to pixels of one form, and what two equal images share.
+
+An image stays where it is, in its file or its data set, until it is asked for; no pixels are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from compress.data.rows import Rows
+from compress.data.splits import Item, StoredImage
+from compress.errors import DataError
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+"""The endings of image files, in lower case."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_KEY_BYTES = 16
+_FROM_16_BITS = 257
+# What opening and decoding raise for damaged files; Pillow's plugins let struct and zlib errors through as well.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError)
+
+Pixels = NDArray[np.uint8]
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file's ending is that of an image that can be read."""
+    return path.suffix.lower() in IMAGE_ENDINGS
+
+
+def pixels_of(item: Item, where: str = "image") -> Pixels:
+    """An image's pixels, uint8: (height, width) if it is grey, else (height, width, 3), red first.
+
+    Turned as its EXIF data says; 16 bits a value become 8; palettes and CMYK become RGB; what is transparent
+    becomes white. Arrays are taken as they are, one channel squeezed.
+
+    Args:
+        where: what an error calls the image, unless it is a file.
+
+    Raises:
+        DataError: it is empty, damaged, of another format than its ending may have, or too large.
+        TypeError: it is a text.
+    """
+    if isinstance(item, np.ndarray):
+        return item[..., 0] if item.ndim == 3 and item.shape[2] == 1 else item
+    if isinstance(item, Path):
+        return _decoded(item, str(item))
+    if isinstance(item, StoredImage):
+        return _decoded(io.BytesIO(item.read()), where)
+    raise TypeError(f"{type(item).__name__} is no image")
+
+
+def scaled(pixels: Pixels, size: tuple[int, int], channels: int) -> Pixels:
+    """The pixels as (height, width, channels) of `size` = (height, width); 1 channel is luma (ITU-R 601).
+
+    Scaled by a bilinear filter whose support grows where it shrinks (antialiased), as Pillow does it; the ratio
+    of the sides is not kept.
+    """
+    wanted = "L" if channels == 1 else "RGB"
+    if (pixels.ndim == 2) == (wanted == "L") and pixels.shape[:2] == size:
+        return pixels.reshape(*size, channels)
+    image = Image.fromarray(pixels).convert(wanted)
+    if pixels.shape[:2] != size:
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(*size, channels)
+
+
+def image_key(pixels: Pixels) -> bytes:
+    """What two images share when they count as the same: size and RGB values, whatever the format; 16 bytes."""
+    height, width = pixels.shape[:2]
+    coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    digest = hashlib.blake2b(f"{height} {width}\0".encode(), digest_size=_KEY_BYTES)
+    digest.update(coloured.tobytes())
+    return digest.digest()
+
+
+def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
+    """The images of a split and the key of each; every one is decoded once, and none is kept.
+
+    Raises:
+        DataError: an image is missing, damaged, or not an image at all.
+    """
+    items, keys = [], []
+    for i, value in enumerate(rows.texts):
+        items.append(_image(value, rows, i))
+        keys.append(image_key(pixels_of(items[-1], rows.place(i))))
+    return tuple(items), keys
+
+
+def pixel_statistics(
+    items: Sequence[Item], size: tuple[int, int], channels: int
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over all pixels of the scaled images, as fractions of 255.
+
+    Read once, one image at a time; sums are whole numbers, so that the order changes nothing. A channel that never
+    changes has the standard deviation 1.
+    """
+    total = np.zeros(channels, np.int64)
+    squares = np.zeros(channels, np.int64)
+    for item in items:
+        values = scaled(pixels_of(item), size, channels).reshape(-1, channels).astype(np.int64)
+        total += values.sum(axis=0)
+        squares += (values * values).sum(axis=0)
+    count = len(items) * size[0] * size[1]
+    mean = total / count
+    variance = np.maximum(squares / count - mean * mean, 0.0)
+    deviation = np.where(variance > 0, np.sqrt(variance) / 255.0, 1.0)
+    return (mean / 255.0).tolist(), deviation.tolist()
+
+
+def _image(value: object, rows: Rows, i: int) -> Item:
+    if isinstance(value, (Path, StoredImage)):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size and _is_plain(value.shape):
+        return value
+    if value is None:
+        raise DataError("the image is missing", where=rows.place(i))
+    raise DataError(
+        f"expected an image, found {type(value).__name__}",
+        where=rows.place(i),
+        hint="Is `data.image_column` the right column?",
+    )
+
+
+def _is_plain(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+def _decoded(source: Any, where: str) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            # A warning about size is an error: an image may not fill the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(source, formats=_FORMATS) as image:
+                image.load()
+                return _plain(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"the image is too large: {error}", where=where) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"not a readable image: it is empty, damaged, or none of {', '.join(_FORMATS)}", where=where
+        ) from error
+    except _DAMAGE as error:
+        raise DataError(f"the image is damaged: {error}", where=where) from error
+
+
+def _plain(image: Image.Image) -> Pixels:
+    """8 bits a value, grey or RGB."""
+    if image.mode.startswith(("I", "F")):
+        # Only 16-bit files open so; Pillow's own conversion would clip them.
+        wide = np.asarray(image).astype(np.float64) / _FROM_16_BITS
+        return np.clip(np.rint(wide), 0, 255).astype(np.uint8)
+    wanted = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert(wanted), np.uint8)

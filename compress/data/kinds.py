@@ -1,0 +1,64 @@
+"""What examples are made of, texts or images: how each is found, read, checked and told from others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.data.files import read_table
+from compress.data.hub import read_split
+from compress.data.image_tables import read_image_split, read_image_table
+from compress.data.images import IMAGE_ENDINGS, check_images
+from compress.data.rows import Columns, Rows
+from compress.data.splits import Item
+from compress.data.texts import check_texts, read_text_files
+from compress.profile.schema import DataSpec, TaskName
+
+
+@dataclass(frozen=True)
+class ItemKind:
+    """One kind of example.
+
+    `endings` are those of files that hold one example each; `read_files` gives what stands in them, and notes.
+    `read_table` reads a file of many, `read_split` a split of the hub. `check` gives the items of a split and, for
+    each, the key that it shares with its duplicates.
+    """
+
+    noun: str
+    endings: tuple[str, ...]
+    read_files: Callable[[Path, Sequence[Path]], tuple[Sequence[object], tuple[str, ...]]]
+    read_table: Callable[[Path, Columns], Rows]
+    read_split: Callable[[Any, str, Columns], Rows]
+    check: Callable[[Rows], tuple[tuple[Item, ...], list[bytes]]]
+
+    @property
+    def file(self) -> str:
+        """What an error calls a file of one example."""
+        return ".txt file" if self.endings == (".txt",) else f"{self.noun} file ({', '.join(self.endings)})"
+
+    def holds_one(self, path: Path) -> bool:
+        """Whether a file's ending is that of one example."""
+        return path.suffix.lower() in self.endings
+
+
+def _files_themselves(folder: Path, paths: Sequence[Path]) -> tuple[Sequence[object], tuple[str, ...]]:
+    return paths, ()
+
+
+TEXTS = ItemKind("text", (".txt",), read_text_files, read_table, read_split, check_texts)
+IMAGES = ItemKind("image", IMAGE_ENDINGS, _files_themselves, read_image_table, read_image_split, check_images)
+
+
+def kind_of(task: TaskName) -> ItemKind:
+    """What the examples of a task are."""
+    return IMAGES if task == "image-classification" else TEXTS
+
+
+def columns_of(spec: DataSpec, kind: ItemKind, *, labelled: bool = True) -> Columns:
+    """The columns that are read of tables, with the keys that declare them."""
+    label = spec.label_column if labelled else None
+    if kind is IMAGES:
+        return Columns(spec.image_column, label, text_key="image_column")
+    return Columns(spec.text_column, label)

@@ -1,0 +1,174 @@
+"""Pairs of texts with a given similarity: checked, and divided so that no text of a held-out pair is trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.rows import Rows
+from compress.data.splits import UNLABELLED, Examples, Splits
+from compress.data.splitting import rank
+from compress.data.texts import check_texts, describe, is_missing
+from compress.errors import DataError
+
+FEWEST_PAIRS = 3
+"""Pairs of a held-out split, at least: fewer have no order of scores."""
+
+_HELD_OUT = ("test", "validation")
+_HINT = "Is `data.score_column` the right column?"
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """`texts` and `keys` hold both sides of each pair; `scores`: float32 (n,)."""
+
+    texts: tuple[tuple[str, str], ...]
+    keys: tuple[tuple[bytes, bytes], ...]
+    scores: NDArray[np.float32]
+
+    def take(self, chosen: Sequence[int]) -> _Pairs:
+        texts, keys = (tuple(side[i] for i in chosen) for side in (self.texts, self.keys))
+        return _Pairs(texts, keys, self.scores[np.asarray(chosen, np.int64)])  # type: ignore[arg-type]
+
+
+def split_pairs(
+    first: Mapping[str, Rows],
+    second: Mapping[str, Rows],
+    names: Mapping[str, str],
+    fractions: Mapping[str, float],
+    seed: int,
+    where: str,
+) -> Splits:
+    """The three splits of scored pairs; no text of a validation or test pair stands in training.
+
+    A pair of a named split is dropped where one of its texts stands in a pair of test (from validation and train) or of
+    validation (from train). Made splits keep pairs that share a text together, whatever leads from one to the other.
+
+    Args:
+        first, second: the rows of the two columns of texts for each role, with the scores as their labels.
+        names: the source's name of each role's split, for notes.
+        fractions: the roles to make of the training pairs, with their shares.
+        seed: of the made splits.
+        where: the source, for errors.
+
+    Raises:
+        DataError: a text that is none, a score that is no finite number, a held-out split with too few pairs or
+            with one score only.
+    """
+    for role, each in first.items():
+        if not len(each):
+            raise DataError(f"the {role} split is empty", where=each.where)
+    pairs = {role: _checked(first[role], second[role]) for role in first}
+    notes = [note for each in first.values() for note in each.notes]
+    pairs, found = _drop_leaks(pairs, names)
+    pairs = _make_missing(pairs, fractions, seed)
+    for role in _HELD_OUT:
+        scores = pairs[role].scores
+        if len(scores) < FEWEST_PAIRS:
+            raise DataError(
+                f"the {role} split has {len(scores)} {_pairs(len(scores))}; "
+                f"comparing their order needs {FEWEST_PAIRS} at least",
+                where=where,
+                hint="Pairs that share a text stay in one split; name splits that exist under `data.splits`.",
+            )
+        if len(np.unique(scores)) == 1:
+            raise DataError(
+                f"every pair of the {role} split has the score {scores[0]:g}: there is no order to compare with",
+                where=where,
+                hint=_HINT,
+            )
+    if not len(pairs["train"].scores):
+        raise DataError("no training pair is left: each shares a text with a held-out pair", where=where)
+    made = {role: _examples(each) for role, each in pairs.items()}
+    return Splits(made["train"], made["validation"], made["test"], (), notes=(*notes, *found))
+
+
+def linked_groups(pairs: Sequence[tuple[bytes, bytes]]) -> list[list[int]]:
+    """The pairs that hang together, by their indices: two that share a key, directly or through others."""
+    parent: dict[bytes, bytes] = {}
+
+    def root(key: bytes) -> bytes:
+        top = key
+        while parent.setdefault(top, top) != top:
+            top = parent[top]
+        while parent[key] != top:
+            parent[key], key = top, parent[key]
+        return top
+
+    for one, two in pairs:
+        parent[root(one)] = root(two)
+    groups: dict[bytes, list[int]] = {}
+    for index, (one, _) in enumerate(pairs):
+        groups.setdefault(root(one), []).append(index)
+    return list(groups.values())
+
+
+def _checked(first: Rows, second: Rows) -> _Pairs:
+    (one, one_keys), (two, two_keys) = check_texts(first), check_texts(second)
+    scores = np.array([_score(first, i) for i in range(len(first))], np.float32)
+    return _Pairs(tuple(zip(one, two, strict=True)), tuple(zip(one_keys, two_keys, strict=True)), scores)
+
+
+def _score(rows: Rows, i: int) -> float:
+    value = rows.labels[i]
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+        raise DataError("the score is missing", where=rows.place(i))
+    try:
+        number = (
+            float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+        )
+    except ValueError:
+        number = None
+    if number is None:
+        raise DataError(f"the score is {describe(value)}; expected a number", where=rows.place(i), hint=_HINT)
+    if not math.isfinite(number):
+        raise DataError(f"the score is {number}; expected a finite number", where=rows.place(i))
+    return number
+
+
+def _drop_leaks(pairs: Mapping[str, _Pairs], names: Mapping[str, str]) -> tuple[dict[str, _Pairs], list[str]]:
+    kept: dict[str, _Pairs] = {}
+    notes = []
+    held: set[bytes] = set()
+    for role in (*_HELD_OUT, "train"):
+        if role not in pairs:
+            continue
+        keys = pairs[role].keys
+        stay = [i for i, pair in enumerate(keys) if held.isdisjoint(pair)]
+        dropped = len(keys) - len(stay)
+        if dropped:
+            others = "the test split" if role == "validation" else "a held-out split"
+            notes.append(
+                f"{dropped} {_pairs(dropped)} of {len(keys)} dropped from "
+                f"{names.get(role, role)!r}: a text of each stands in {others}"
+            )
+        kept[role] = pairs[role].take(stay)
+        held.update(key for pair in kept[role].keys for key in pair)
+    return kept, notes
+
+
+def _make_missing(
+    pairs: Mapping[str, _Pairs], fractions: Mapping[str, float], seed: int
+) -> dict[str, _Pairs]:
+    """Make the splits that the data lacks; groups go where there is room for the whole of them, the rest to train."""
+    train = pairs["train"]
+    room = {role: round(share * len(train.scores)) for role, share in fractions.items()}
+    chosen: dict[str, list[int]] = {role: [] for role in ("train", *fractions)}
+    groups = linked_groups(train.keys)
+    for group in sorted(groups, key=lambda group: rank(min(min(train.keys[i]) for i in group), seed)):
+        role = next((role for role in fractions if len(chosen[role]) + len(group) <= room[role]), "train")
+        chosen[role] += group
+    return {**pairs, **{role: train.take(sorted(indices)) for role, indices in chosen.items()}}
+
+
+def _pairs(number: int) -> str:
+    return "pair" if number == 1 else "pairs"
+
+
+def _examples(pairs: _Pairs) -> Examples:
+    texts = tuple(text for pair in pairs.texts for text in pair)
+    return Examples(texts, np.full(len(texts), UNLABELLED, np.int64), pairs.scores)

@@ -1,0 +1,68 @@
+"""Texts: from files, one an example, and what every text must be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.data.files import decode, read_bytes
+from compress.data.rows import Rows
+from compress.data.splitting import text_key
+from compress.errors import DataError
+
+
+def read_text_files(folder: Path, paths: Sequence[Path]) -> tuple[list[object], tuple[str, ...]]:
+    """The texts of files, and a note on those that are not UTF-8: they are read as cp1252, then latin-1."""
+    decoded = [decode(read_bytes(path), path) for path in paths]
+    odd = [
+        (path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != "utf-8"
+    ]
+    notes: tuple[str, ...] = ()
+    if odd:
+        first = odd[0][0].relative_to(folder)
+        encodings = " or ".join(sorted({encoding for _, encoding in odd}))
+        count = "1 text file is" if len(odd) == 1 else f"{len(odd)} text files are"
+        notes = (f"{count} not UTF-8 and read as {encodings}; the first is {first}",)
+    return [text for text, _ in decoded], notes
+
+
+def check_texts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
+    """The texts of a split and the key of each.
+
+    Raises:
+        DataError: a text is missing, blank, no text at all, or not valid Unicode.
+    """
+    texts = tuple(_text(value, rows, i) for i, value in enumerate(rows.texts))
+    return texts, [text_key(text) for text in texts]
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for nothing: null, or not a number."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def describe(value: Any) -> str:
+    """A value and its type in words, for errors."""
+    shown = repr(value)
+    kind = {int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    return (
+        f"{kind.get(type(value), type(value).__name__)}: {shown if len(shown) <= 40 else shown[:37] + '...'}"
+    )
+
+
+def _text(value: object, rows: Rows, i: int) -> str:
+    if isinstance(value, str):
+        if value.isspace() or not value:
+            raise DataError("the text is blank", where=rows.place(i))
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DataError("the text holds half a surrogate pair: not valid Unicode", where=rows.place(i))
+        return value
+    if is_missing(value):
+        raise DataError("the text is missing", where=rows.place(i))
+    raise DataError(
+        f"the text is {describe(value)}",
+        where=rows.place(i),
+        hint="Is `data.text_column` the right column?",
+    )

@@ -1,0 +1,71 @@
+"""Further examples without labels, which the teacher labels: distinct, and none that training or judging knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from compress.data.files import nearest
+from compress.data.kinds import ItemKind, columns_of
+from compress.data.opening import open_source
+from compress.data.splits import UNLABELLED, Examples
+from compress.errors import DataError
+from compress.profile.schema import DataSpec, UnlabeledSpec
+
+
+def load_unlabeled(
+    spec: UnlabeledSpec,
+    data: DataSpec,
+    base: Path,
+    kind: ItemKind,
+    *,
+    held_out: Collection[bytes],
+    trained: Collection[bytes],
+) -> tuple[Examples, list[str]]:
+    """The distinct examples of `data.unlabeled`, and notes on those that were dropped.
+
+    Args:
+        data: the section that `spec` is part of; its columns are read here too.
+        held_out: keys of the examples of validation and test, which are dropped: nobody may learn from them.
+        trained: keys of the training examples, which are dropped too: they teach already.
+
+    Raises:
+        DataError: there is no such split, an example is unfit, or none is left.
+    """
+    columns = columns_of(data, kind, labelled=False)
+    source = open_source(spec, base, columns, (spec.split,), kind)
+    if spec.split not in source.splits:
+        known = list(source.splits)
+        raise DataError(
+            f"no split {spec.split!r}{nearest(spec.split, known)}",
+            where=source.where,
+            hint=f"Set `data.unlabeled.split`; the splits are: {', '.join(map(repr, known))}.",
+        )
+    items, keys = kind.check(source.splits[spec.split]())
+    places: dict[bytes, int] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, place)
+    held = sum(key in held_out for key in keys)
+    known_already = sum(key in trained and key not in held_out for key in keys)
+    fresh = [key for key in places if key not in held_out and key not in trained]
+    if not fresh:
+        raise DataError(
+            f"no unlabelled {kind.noun} is left: "
+            + ("the split is empty" if not keys else "all of them stand in the labelled data too"),
+            where=source.where,
+        )
+    chosen = sorted(places[key] for key in sorted(fresh)[: spec.limit])
+    notes = []
+    if held:
+        notes.append(_dropped(held, len(keys), kind, "validation or test"))
+    if known_already:
+        notes.append(_dropped(known_already, len(keys), kind, "the training split"))
+    unlabelled = np.full(len(chosen), UNLABELLED, np.int64)
+    return Examples(tuple(items[place] for place in chosen), unlabelled), notes
+
+
+def _dropped(count: int, of: int, kind: ItemKind, where: str) -> str:
+    they = "it stands" if count == 1 else "they stand"
+    return f"{count} of {of} unlabelled {kind.noun}s dropped: {they} in {where} too"

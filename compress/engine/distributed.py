@@ -1,0 +1,185 @@
+"""Training steps in several processes: `torch.distributed.run` starts them, they die with this one, files join the two.
+
+The exchange folder holds `task.json` (what to run), `progress.jsonl` (bars and messages of the first process),
+`result.json`, and an `error-<rank>.json` for each process that failed with an error for the user.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import compress.errors
+from compress.artifacts import write_json
+from compress.engine.resolve import Job
+from compress.errors import CompressError
+from compress.forms import Form
+from compress.plan import PlannedStep
+from compress.profile.schema import TrainSpec
+from compress.progress import Advance, Progress
+from compress.records import Curve
+from compress.runtimes.launching import TAIL_LINES, clean_environment, follow_parent
+from compress.step import StepContext, StepResult
+from compress.store.cache import Cache
+
+TASK = "task.json"
+PROGRESS = "progress.jsonl"
+RESULT = "result.json"
+ERRORS = "error-*.json"
+
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 10.0
+
+
+def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: Cache) -> StepResult:
+    """Run a training step in the processes that the profile asks for, and wait for its result.
+
+    Each process loads the profile, the data and the inputs itself and runs the same pass; the first of each machine
+    fills `context.out`.
+
+    Raises:
+        CompressError: what a process raised, or that one was killed; checkpoints stay, so the run can go on.
+    """
+    folder = context.work / "processes"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    source = job.loaded.source
+    task = {
+        "profile": str(Path(source.file).absolute()),
+        "assignments": [word.removeprefix("--set ") for word in source.overridden.values()],
+        "allow_code": job.allow_code,
+        "step": step.name,
+        "key": job.keys[step.name],
+        "cache": str(cache.root.absolute()),
+        "out": str(context.out.absolute()),
+        "work": str(context.work.absolute()),
+    }
+    write_json(folder / TASK, task)
+    train = job.plan.profile.train
+    environment = clean_environment(max(1, job.numerics.threads // train.processes))
+    # The working folder may hold modules of the user's own: what runs is this package.
+    environment |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(compress.__file__).parents[1])}
+    if train.nodes == 1 and sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    with (folder / "output").open("w+b") as output:
+        code = _wait(
+            subprocess.Popen(
+                follow_parent(launch_command(train, folder / TASK, job.keys[step.name])),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            ),
+            _Relay(folder / PROGRESS, context.progress),
+        )
+        if code != 0:
+            raise _failure(step.name, code, folder, output)
+    body = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    curves = tuple(Curve.model_validate(curve) for curve in body["curves"])
+    return StepResult(Form.from_dict(body["form"]), body["facts"], curves)
+
+
+def launch_command(train: TrainSpec, task: Path, key: str) -> list[str]:
+    """What starts the processes of this machine."""
+    if train.nodes == 1:
+        meeting = ["--standalone", "--local-addr", "127.0.0.1"]
+    else:
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(train.rendezvous), "--rdzv-id", key]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nnodes", str(train.nodes), "--nproc-per-node", str(train.processes), "--max-restarts", "0"),
+        *meeting,
+        *("-m", "compress.engine.worker", str(task)),
+    ]
+
+
+def _wait(child: subprocess.Popen[bytes], relay: _Relay) -> int:
+    """The exit code of the launcher; whatever ends this early ends the processes too."""
+    try:
+        with relay:
+            while child.poll() is None:
+                relay.forward()
+                time.sleep(_POLL_SECONDS)
+            relay.forward()
+    finally:
+        if child.poll() is None:
+            # It ends its processes on SIGTERM; after SIGKILL they end by themselves.
+            child.terminate()
+            try:
+                child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        child.wait()
+    return child.returncode
+
+
+class _Relay(ExitStack):
+    """Shows here the bars and messages that another process writes into a file."""
+
+    def __init__(self, file: Path, progress: Progress) -> None:
+        super().__init__()
+        self._file = file
+        self._progress = progress
+        self._read = 0
+        self._bars: dict[int, tuple[ExitStack, Advance]] = {}
+
+    def forward(self) -> None:
+        """Show what was written since the last call."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as stream:
+            stream.seek(self._read)
+            new = stream.read()
+        # A line may be half-written.
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            self._show(json.loads(line))
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if "say" in event:
+            self._progress.say(event["say"])
+        elif "title" in event:
+            stack = self.enter_context(ExitStack())
+            bar = stack.enter_context(self._progress.bar(event["title"], event["total"]))
+            self._bars[event["bar"]] = (stack, bar)
+        elif "ended" in event:
+            self._bars.pop(event["bar"])[0].close()
+        else:
+            self._bars[event["bar"]][1](event["steps"], event["note"])
+
+
+def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressError:
+    """The error of the processes: how one of them was killed, else what one raised, else what they printed."""
+    output.seek(0)
+    text = output.read().decode(errors="replace")
+    # The launcher itself ends the others with SIGTERM.
+    deaths = {int(number) for number in re.findall(r"exitcode *: -(\d+)", text)} - {int(signal.SIGTERM)}
+    if deaths:
+        name = signal.Signals(min(deaths)).name
+        return CompressError(
+            f"a training process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}",
+            where=step,
+            hint="The same command goes on from the last checkpoint.",
+        )
+    for file in sorted(folder.glob(ERRORS)):
+        body = json.loads(file.read_text(encoding="utf-8"))
+        kind = getattr(compress.errors, body["kind"])
+        error: CompressError = kind(body["message"], where=body["where"], hint=body["hint"])
+        return error
+    # What a process printed before it died stands before what the launcher says of it.
+    own = text.partition("torch.distributed.elastic")[0]
+    lines = [line for line in own.splitlines() if line.strip()]
+    return CompressError(
+        f"the training processes ended with exit code {code}",
+        where=step,
+        hint="\n  ".join(lines[-TAIL_LINES:]) or None,
+    )

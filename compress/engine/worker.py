@@ -1,0 +1,150 @@
+"""One of the processes that train a step together: `torch.distributed.run ... -m compress.engine.worker TASK`."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from compress.artifacts import write_json
+from compress.engine.distributed import PROGRESS, RESULT
+from compress.engine.making import context_of, run_pass
+from compress.engine.resolve import Job, resolve_job
+from compress.errors import CompressError
+from compress.profile.load import load_profile
+from compress.progress import Advance, Progress, Silent
+from compress.store.cache import Cache
+from compress.training.world import STRATEGY_VARIABLE
+
+_PATIENCE = timedelta(hours=12)
+"""How long a process waits for another: the launcher notices at once that one died, and a slow one is not lost."""
+
+_WRITE_SECONDS = 0.1
+
+
+def main(argv: list[str]) -> int:
+    """Run the step of the task file; the first process of each machine leaves the result."""
+    _follow_parent()
+    task = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    folder = Path(argv[0]).parent
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    try:
+        job = resolve_job(
+            load_profile(Path(task["profile"]), tuple(task["assignments"])), allow_code=task["allow_code"]
+        )
+        _join(job, local)
+        _run(task, job, folder, local)
+    except CompressError as error:
+        body = {"message": error.message, "where": error.where, "hint": error.hint}
+        write_json(folder / f"error-{rank}.json", {"kind": type(error).__name__, **body})
+        raise
+    distributed.destroy_process_group()
+    return 0
+
+
+def _run(task: dict[str, Any], job: Job, folder: Path, local: int) -> None:
+    step, cache = job.plan.step(task["step"]), Cache(Path(task["cache"]))
+    if job.keys[step.name] != task["key"]:
+        raise CompressError(
+            "the profile, its data or the code was changed while the run went on",
+            where=step.name,
+            hint="Start the run again.",
+        )
+    inputs = {}
+    for role, name in step.inputs.items():
+        made = cache.find(job.keys[name])
+        if made is None:
+            raise CompressError("an input of the step is not in the cache any more", where=name)
+        inputs[role] = made.artifact
+    out, work = Path(task["out"]), Path(task["work"])
+    if local > 0:
+        # What all processes compute alike, one of them keeps.
+        out, work = folder / f"rank-{local}" / "out", folder / f"rank-{local}" / "work"
+        out.mkdir(parents=True)
+        work.mkdir()
+    with _progress(folder / PROGRESS, shown=local == 0) as progress:
+        context = context_of(step, job, inputs, cache, progress, out=out, work=work)
+        threads = max(1, job.numerics.threads // job.plan.profile.train.processes)
+        result = run_pass(step, context, threads)
+    if local == 0:
+        curves = [curve.model_dump() for curve in result.curves]
+        body = {"form": result.form.as_dict(), "facts": dict(result.facts), "curves": curves}
+        write_json(folder / RESULT, body)
+
+
+def _join(job: Job, local: int) -> None:
+    """Meet the other processes: gloo on processors, NCCL between GPUs."""
+    os.environ[STRATEGY_VARIABLE] = job.plan.profile.train.strategy
+    if job.numerics.device == "cuda":
+        torch.cuda.set_device(local)
+        distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=_PATIENCE)
+    else:
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
+
+
+def _follow_parent() -> None:
+    """Be killed with the launcher."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(1)
+
+
+@contextmanager
+def _progress(file: Path, *, shown: bool) -> Iterator[Progress]:
+    if not shown:
+        yield Silent()
+        return
+    with file.open("a", encoding="utf-8", buffering=1) as stream:
+        yield _Written(stream)
+
+
+class _Written:
+    """Progress as lines of JSON for the process that waits."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._bars = 0
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        """A bar in the other process."""
+        number = self._bars
+        self._bars += 1
+        self._write({"bar": number, "title": title, "total": total})
+        waiting, words, written = 0, None, 0.0
+
+        def advance(steps: int = 1, note: str | None = None) -> None:
+            nonlocal waiting, words, written
+            waiting, words = waiting + steps, note if note is not None else words
+            if time.monotonic() - written >= _WRITE_SECONDS:
+                self._write({"bar": number, "steps": waiting, "note": words})
+                waiting, written = 0, time.monotonic()
+
+        try:
+            yield advance
+        finally:
+            self._write({"bar": number, "steps": waiting, "note": words})
+            self._write({"bar": number, "ended": True})
+
+    def say(self, message: str) -> None:
+        """A line in the other process."""
+        self._write({"say": message})
+
+    def _write(self, event: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(event) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

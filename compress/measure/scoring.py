@@ -1,0 +1,135 @@
+"""What a saved model gives for the test split, computed in child processes, and its scores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifacts import TASK, Artifact
+from compress.data.splits import UNLABELLED, Examples, item_bytes
+from compress.measure.accuracy import accuracy_record
+from compress.measure.embeddings import embedding_record
+from compress.measure.feeds import in_order, parts
+from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
+from compress.records import Accuracy
+from compress.targets.local import ResolvedTarget
+from compress.tasks.base import Inputs, Task, Truth
+from compress.tasks.tokens import TokenInputs, unknown_share
+
+
+def score_artifact(
+    jobs: JobFolder,
+    artifact: Artifact,
+    baseline: Artifact,
+    baseline_accuracy: Accuracy | None,
+    target: ResolvedTarget,
+    task: Task,
+    test: Examples,
+    seed: int,
+    beside: Sequence[Job] = (),
+    shared: Path | None = None,
+) -> tuple[Accuracy, list[dict[str, Any]]]:
+    """Score an artifact on the test split, as `measure` is asked to.
+
+    Args:
+        baseline_accuracy: of the baseline; None: `artifact` is the baseline.
+        beside: jobs to do at the same time: scores do not depend on what else runs.
+        shared: a folder where the baseline's embeddings are kept for its other rivals; None: they are not.
+
+    Returns:
+        The scores, and the results of `beside`.
+    """
+    scored = test.take(np.flatnonzero(test.labels != UNLABELLED)) if task.labelled else test
+    batch_size = target.spec.batch_sizes[0]
+    inputs = task.encode(scored, artifact.path)
+    outputs, results = model_outputs(jobs, model_path(artifact, target), inputs, batch_size, beside)
+    unknown = _unknown_share(artifact, inputs)
+    if task.labelled:
+        accuracy = accuracy_record(task, outputs, scored.labels, baseline_accuracy, batch_size, seed, unknown)
+        return accuracy, results
+    is_baseline = baseline_accuracy is None
+    reference = outputs if is_baseline else None
+    digest = _digest(scored)
+    kept = None if shared is None else shared / f"{_reference_key(baseline, target, digest)}.npy"
+    if reference is None and kept is not None and kept.is_file():
+        reference = load_outputs(kept)
+    if reference is None:
+        theirs = task.encode(scored, baseline.path)
+        reference, _ = model_outputs(jobs, model_path(baseline, target), theirs, batch_size)
+    if kept is not None and not kept.is_file():
+        _keep(reference, kept)
+    accuracy = embedding_record(
+        task,
+        outputs,
+        Truth.of(scored, reference),
+        _distinct(scored),
+        is_baseline,
+        batch_size,
+        seed,
+        unknown,
+        digest,
+    )
+    return accuracy, results
+
+
+def model_outputs(
+    jobs: JobFolder, model: str, inputs: Inputs, batch_size: int, beside: Sequence[Job] = ()
+) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
+    """Outputs (n, ...) of a model on all inputs, in their order, and the results of the jobs done beside the first.
+
+    Inputs that are too many to be held at once go through several processes, one after another.
+    """
+    found: list[NDArray[np.float32]] = []
+    results: list[dict[str, Any]] = []
+    for part in parts(in_order(inputs, batch_size)):
+        job, file = jobs.accuracy(model, jobs.feeds("test", part))
+        _, *others = jobs.run(job, *beside)
+        results, beside = results + others, ()
+        found.append(load_outputs(file))
+    return np.concatenate(found), results
+
+
+def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
+    """Share of unknown tokens, where the inputs are tokens and the artifact names the unknown one."""
+    if not isinstance(inputs, TokenInputs):
+        return None
+    unk_id = artifact.read_json(TASK).get("unk_id")
+    return None if unk_id is None else unknown_share(inputs, int(unk_id))
+
+
+def _distinct(examples: Examples) -> NDArray[np.int64]:
+    """One index of each distinct item, in their order."""
+    first: dict[bytes, int] = {}
+    for index, item in enumerate(examples.items):
+        first.setdefault(item_bytes(item), index)
+    return np.fromiter(first.values(), np.int64, len(first))
+
+
+def _digest(examples: Examples) -> str:
+    digest = hashlib.sha256()
+    for item in examples.items:
+        digest.update(hashlib.sha256(item_bytes(item)).digest())
+    if examples.scores is not None:
+        digest.update(examples.scores.tobytes())
+    return digest.hexdigest()
+
+
+def _reference_key(baseline: Artifact, target: ResolvedTarget, examples: str) -> str:
+    return hashlib.sha256(f"{baseline.runtime_digest} {target.fingerprint} {examples}".encode()).hexdigest()
+
+
+def _keep(outputs: NDArray[np.float32], file: Path) -> None:
+    """Save embeddings under a temporary name first: another run may look for them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}.npy")
+    try:
+        np.save(temporary, outputs, allow_pickle=False)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

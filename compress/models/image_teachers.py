@@ -1,0 +1,169 @@
+"""An image classifier from wherever it comes, with what it says of the images that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+
+from compress.artifacts import MODULE, STRUCTURE, TASK
+from compress.errors import ModelError
+from compress.models.architectures import model_class, read_config
+from compress.models.checkpoints import load_model
+from compress.models.heads import put_head_in_order
+from compress.models.labels import check_head, check_task, match_labels, task_of_head
+from compress.models.plain import Origin, PlainModel, make_module
+from compress.models.preprocessing import DeclaredImages, declared_images
+from compress.models.pretrained import load_pretrained
+from compress.models.sources import (
+    PREPROCESSOR,
+    check_code_allowed,
+    hub_commit,
+    model_folder,
+)
+from compress.models.weights import missing_weights, read_model_json
+from compress.package_paths import CODE, local_path
+from compress.profile.schema import TaskName, TeacherSpec
+
+IMAGE_TASK: TaskName = "image-classification"
+
+
+@dataclass(frozen=True)
+class ImageTeacher:
+    """A model in memory, its outputs in the order of the data's labels where they are the same.
+
+    `declared` is what it says of its images. `head`: none, as it was, or matched. `untrained` names weights that its
+    files do not hold, `commit` that of a hub model.
+    """
+
+    model: nn.Module
+    declared: DeclaredImages
+    head: str
+    untrained: frozenset[str] = frozenset()
+    commit: str | None = None
+
+    @property
+    def architecture(self) -> str:
+        """The name of the model's class."""
+        return type(self.model.module if isinstance(self.model, PlainModel) else self.model).__name__
+
+
+def open_image_teacher(
+    spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool, seed: int
+) -> ImageTeacher:
+    """The model of a `TeacherSpec`: a vision model of transformers, or any `nn.Module` that a function builds.
+
+    Raises:
+        ModelError: it cannot be had, is not safetensors, takes no images, or its head does not fit the labels and no
+            `finetune` follows.
+        UsageError: it is code, and the user did not allow it.
+    """
+    if spec.model.startswith(CODE):
+        check_code_allowed(spec.model, allow_code)
+        return _from_code(spec, labels, base, seed)
+    folder = model_folder(spec.model, spec.revision, base, IMAGE_TASK)
+    if (problem := missing_weights(folder)) is not None:
+        raise problem
+    if (folder / MODULE).is_file():
+        check_code_allowed(spec.model, allow_code)
+        return _from_plain_folder(folder, spec, labels)
+    commit = hub_commit(spec.model, spec.revision) if local_path(spec.model, base) is None else None
+    return _from_folder(folder, spec, labels, commit)
+
+
+def describe_images(labels: Sequence[str], image: dict[str, Any]) -> dict[str, Any]:
+    """The content of `task.json` for a model of images.
+
+    Args:
+        image: `size` [height, width], `channels`, `mean` and `std` of each channel.
+    """
+    return {
+        "task": IMAGE_TASK,
+        "labels": list(labels),
+        "input_names": ["pixel_values"],
+        "output_names": ["logits"],
+        "image": image,
+    }
+
+
+def _from_folder(folder: Path, spec: TeacherSpec, labels: Sequence[str], commit: str | None) -> ImageTeacher:
+    config = read_config(folder)
+    values = config.to_dict()
+    check_task(values, IMAGE_TASK, spec.model)
+    untrained: frozenset[str] = frozenset()
+    if (folder / STRUCTURE).exists():
+        model = load_model(folder)
+    else:
+        kind = model_class(config, folder) if task_of_head(values) else AutoModel
+        model, untrained = load_pretrained(kind, folder, config)
+    if getattr(model, "main_input_name", None) != "pixel_values":
+        raise ModelError(f"a {type(model).__name__} takes no images", where=spec.model)
+    preprocessor = folder / PREPROCESSOR
+    try:
+        declared = declared_images(values, read_model_json(preprocessor) if preprocessor.is_file() else None)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"this file is damaged: {error}", where=str(preprocessor)) from error
+    assert isinstance(model, PreTrainedModel)
+    return ImageTeacher(model, declared, put_head_in_order(model, spec, labels), untrained, commit)
+
+
+def _from_code(spec: TeacherSpec, labels: Sequence[str], base: Path, seed: int) -> ImageTeacher:
+    origin = Origin.of(spec.model, base)
+    module, own_names = make_module(origin, seed)
+    if isinstance(module, PreTrainedModel):
+        declared = declared_images(module.config.to_dict(), None)
+        named = spec.model_copy(update={"labels": spec.labels or own_names})
+        return ImageTeacher(module, declared, put_head_in_order(module, named, labels))
+    return _ordered(PlainModel(module, origin), spec, spec.labels or own_names, labels, _declared(module))
+
+
+def _from_plain_folder(folder: Path, spec: TeacherSpec, labels: Sequence[str]) -> ImageTeacher:
+    model = load_model(folder)
+    assert isinstance(model, PlainModel)
+    described = read_model_json(folder / TASK)
+    try:
+        image = described["image"]
+        declared = DeclaredImages(
+            (int(image["size"][0]), int(image["size"][1])),
+            int(image["channels"]),
+            (tuple(map(float, image["mean"])), tuple(map(float, image["std"]))),
+        )
+        names = spec.labels or tuple(map(str, described["labels"]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"this file is damaged: {error!r}", where=str(folder / TASK)) from error
+    return _ordered(model, spec, names, labels, declared)
+
+
+def _ordered(
+    model: PlainModel,
+    spec: TeacherSpec,
+    names: Sequence[str] | None,
+    labels: Sequence[str],
+    declared: DeclaredImages,
+) -> ImageTeacher:
+    """A plain model whose outputs stand in the order of the labels, if they have their names."""
+    if names is None and spec.finetune is None:
+        raise ModelError(
+            "nothing says what the outputs of this model mean",
+            where=spec.model,
+            hint="Let the function return (module, labels), set `teacher.labels` to their names in order, "
+            "or add `teacher.finetune` to train the model on the data.",
+        )
+    if spec.finetune is None:
+        check_head(names, labels, spec.model)
+    order = None if names is None else match_labels(names, labels)
+    if order is None:
+        return ImageTeacher(model, declared, "as it was")
+    before = model.order or tuple(range(len(order)))
+    ordered = PlainModel(model.module, model.origin, [before[place] for place in order])
+    return ImageTeacher(ordered.eval(), declared, "matched")
+
+
+def _declared(module: nn.Module) -> DeclaredImages:
+    """The channels that the first convolution takes; nothing else shows from outside."""
+    first = next((each for each in module.modules() if isinstance(each, nn.Conv2d)), None)
+    return DeclaredImages(channels=None if first is None else first.in_channels)

@@ -1,0 +1,138 @@
+"""A student that is shown no training data: what it learns from is sampled or generated, and the teacher labels it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from compress.artifacts import TASK, TOKENIZER
+from compress.errors import ModelError
+from compress.models.checkpoints import load_model
+from compress.models.vocabulary import Ids, read_vocabulary
+from compress.passes.distill.examples import TeacherAt, shown_samples
+from compress.passes.distill.material import tokens_of
+from compress.passes.distill.scoring import Scoring
+from compress.passes.distill.student import Untrained, untrained_student
+from compress.passes.distill.teaching import Taught, teach
+from compress.profile.distill_spec import DataFreeSpec, DistillSpec
+from compress.profile.loss_specs import LogitsLoss
+from compress.profile.teaching import losses_of
+from compress.step import StepContext
+from compress.tasks.tokens import TokenInputs
+from compress.training.data_free.images import train_data_free_images
+from compress.training.data_free.texts import sample_texts
+from compress.training.data_free.words import Frame, spoken_words
+from compress.training.losses.logits import hard_label_cross_entropy, logits_kl
+from compress.training.losses.vectors import standardized
+from compress.training.prediction import predict
+
+
+def teach_without_data(
+    ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], seed: int
+) -> tuple[Taught, Untrained]:
+    """Make and train a student without a training example; validation only chooses which of its weights are kept.
+
+    Raises:
+        ModelError: there are several teachers.
+    """
+    assert spec.data_free is not None
+    if len(teachers) > 1:
+        raise ModelError("data_free asks one teacher", where="teachers", hint="Name one teacher alone.")
+    if "image" in json.loads((teachers[0].artifact.path / TASK).read_text(encoding="utf-8")):
+        return _from_generator(ctx, spec, spec.data_free, teachers[0], seed)
+    return _from_vocabulary(ctx, spec, spec.data_free, teachers, seed)
+
+
+def _from_vocabulary(
+    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teachers: Sequence[TeacherAt], seed: int
+) -> tuple[Taught, Untrained]:
+    """Sample token sequences, and teach with them as with any unlabelled texts."""
+    folder = teachers[0].artifact.path
+    sampled = sample_texts(
+        spoken_words(read_vocabulary(folder / TOKENIZER)),
+        Frame.of(Tokenizer.from_file(str(folder / TOKENIZER))),
+        free,
+        _asked(ctx, teachers[0]) if ctx.task.labelled else None,
+        max_length=ctx.task.data.max_length,
+        seed=seed,
+        work=ctx.work / "sampled",
+        progress=ctx.progress,
+    )
+    untrained = untrained_student(ctx, spec, seed, vocabulary=sampled.words)
+    shown = shown_samples(ctx, teachers, sampled.ids)
+    taught = teach(ctx, spec, untrained.model, teachers, shown, name="distill", seed=seed)
+    facts = {**taught.facts, "data_free": {"shown": "sampled token sequences", "examples": len(sampled.ids)}}
+    return Taught(taught.model, taught.validation_score, taught.curves, facts), untrained
+
+
+def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], NDArray[np.float32]]:
+    """The teacher as a function of token sequences."""
+    model = load_model(teacher.artifact.path).to(ctx.device)
+    like = tokens_of(ctx.task.encode(ctx.data.validation.take([0]), teacher.artifact.path))
+
+    def answer(texts: Sequence[Ids]) -> NDArray[np.float32]:
+        inputs = TokenInputs(list(texts), like.input_names, like.pad_id)
+        return predict(model, inputs, precision=ctx.precision, device=ctx.device)
+
+    return answer
+
+
+def _from_generator(
+    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt, seed: int
+) -> tuple[Taught, Untrained]:
+    """Train against a generator of images."""
+    untrained = untrained_student(ctx, spec, seed)
+    image = json.loads((ctx.out / TASK).read_text(encoding="utf-8"))["image"]
+    height, width = image["size"]
+    result = train_data_free_images(
+        untrained.model,
+        load_model(teacher.artifact.path).to(ctx.device),
+        shape=(image["channels"], height, width),
+        mean=image["mean"],
+        std=image["std"],
+        spec=spec,
+        loss=_LogitsLosses(spec),
+        validate=Scoring.of(ctx).score,
+        work=ctx.work / "generated",
+        seed=seed,
+        precision=ctx.precision,
+        device=ctx.device,
+        progress=ctx.progress,
+        name="distill",
+    )
+    facts = {
+        "data_free": {"shown": "images of a generator", "examples": free.examples},
+        "teachers": [{"name": teacher.name, "weight": teacher.weight}],
+        "best_step": result.best_step,
+        "steps": result.steps,
+        "epochs": result.epochs,
+    }
+    return Taught(untrained.model, result.best_score, (result.curve,), facts), untrained
+
+
+class _LogitsLosses:
+    """The logits losses of a profile as a function of the outputs of both models."""
+
+    def __init__(self, spec: DistillSpec) -> None:
+        self._losses = [loss for loss in losses_of(spec.staged[0]) if isinstance(loss, LogitsLoss)]
+
+    def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The weighted sum."""
+        total = torch.zeros((), device=student.device)
+        for loss in self._losses:
+            mine, theirs = (
+                (standardized(student), standardized(teacher)) if loss.standardize else (student, teacher)
+            )
+            value = (
+                hard_label_cross_entropy(mine, theirs)
+                if loss.hard
+                else logits_kl(mine, theirs, loss.temperature)
+            )
+            total = total + loss.weight * value
+        return total

@@ -1,0 +1,134 @@
+"""What is shown to the student and to its teachers: the same examples in one order, as each of them reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifacts import Artifact
+from compress.data.splits import UNLABELLED, Examples
+from compress.errors import ModelError
+from compress.models.checkpoints import load_model
+from compress.models.families import encoder_of
+from compress.models.vocabulary import Ids
+from compress.passes.distill.material import extra_texts, joined, tokens_of, translated
+from compress.profile.distill_spec import DistillSpec
+from compress.step import StepContext
+from compress.tasks.base import Inputs
+from compress.tasks.tokens import TokenInputs
+
+Origin = Literal["train", "unlabeled", "augmented", "sampled"]
+_ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled")
+
+
+@dataclass(frozen=True)
+class TeacherAt:
+    """A teacher on disk, what reports call it, and its share in the mean."""
+
+    name: str
+    artifact: Artifact
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Examples as the student and as each teacher reads them.
+
+    `labels`: int64 (n,), `UNLABELLED` where only teachers label. `origin`: int8 (n,), where each comes from.
+    """
+
+    student: Inputs
+    teachers: tuple[Inputs, ...]
+    labels: NDArray[np.int64]
+    origin: NDArray[np.int8]
+
+    def part(self, which: Literal["train", "unlabeled", "all"]) -> NDArray[np.int64]:
+        """Indices of a part; what was made of training examples belongs to `train`."""
+        if which == "all":
+            return np.arange(len(self.labels), dtype=np.int64)
+        unlabelled = self.origin == _ORIGINS.index("unlabeled")
+        return np.flatnonzero(unlabelled if which == "unlabeled" else ~unlabelled).astype(np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """How many examples come from where."""
+        counted = {name: int((self.origin == number).sum()) for number, name in enumerate(_ORIGINS)}
+        return {name: count for name, count in counted.items() if count}
+
+
+def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt]) -> Shown:
+    """The training examples, those of `data.unlabeled`, and the texts that `augment` draws of the former.
+
+    Raises:
+        ModelError: new texts are wanted and a reader cuts texts into other pieces than the first teacher.
+    """
+    examples, further = ctx.data.train, ctx.data.unlabeled
+    origin = [np.full(len(examples), _ORIGINS.index("train"), np.int8)]
+    if further is not None:
+        origin.append(np.full(len(further), _ORIGINS.index("unlabeled"), np.int8))
+        examples = together(examples, further)
+    folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
+    inputs: list[Inputs] = [ctx.task.encode(examples, folder) for folder in folders]
+    labels = [examples.labels]
+    if spec.augment is not None and isinstance(inputs[-1], TokenInputs):
+        own = [tokens_of(ctx.task.encode(ctx.data.train, folder)) for folder in folders]
+        new = extra_texts(
+            (folders[0], own[0]),
+            list(zip(folders, own, strict=True)),
+            _word_embeddings(teachers[0].artifact),
+            spec.augment,
+            max_length=ctx.task.data.max_length,
+            seed=ctx.seed,
+        )
+        inputs = [joined(one, extra) for one, extra in zip(inputs, new, strict=True)]
+        count = len(new[0])
+        labels.append(np.full(count, UNLABELLED, np.int64))
+        origin.append(np.full(count, _ORIGINS.index("augmented"), np.int8))
+    return Shown(inputs[-1], tuple(inputs[:-1]), np.concatenate(labels), np.concatenate(origin))
+
+
+def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence[Ids]) -> Shown:
+    """Token sequences that nobody wrote, in the vocabulary of the first teacher; no example of the data is read."""
+    folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
+    nothing = Examples(("",), np.full(1, UNLABELLED, np.int64))
+    inputs = [
+        translated(ids, folders[0], folder, tokens_of(ctx.task.encode(nothing, folder))) for folder in folders
+    ]
+    count = len(ids)
+    origin = np.full(count, _ORIGINS.index("sampled"), np.int8)
+    return Shown(inputs[-1], tuple(inputs[:-1]), np.full(count, UNLABELLED, np.int64), origin)
+
+
+def together(first: Examples, second: Examples) -> Examples:
+    """The examples of both, one after the other."""
+    return Examples((*first.items, *second.items), np.concatenate([first.labels, second.labels]))
+
+
+def check_aligned(shown: Shown, names: frozenset[str]) -> None:
+    """Signals of tokens can be compared only where student and teacher cut texts into the same pieces.
+
+    Raises:
+        ModelError: they do not.
+    """
+    student = shown.student
+    if not names or not isinstance(student, TokenInputs):
+        return
+    for teacher in shown.teachers:
+        if not np.array_equal(teacher.lengths, student.lengths):
+            raise ModelError(
+                f"student and teacher cut texts into different pieces, so {', '.join(sorted(names))} of the two "
+                "cannot be compared token by token",
+                where="losses",
+                hint="Use logits, similarity of outputs or contrastive, or a student with the teacher's tokenizer.",
+            )
+
+
+def _word_embeddings(teacher: Artifact) -> NDArray[np.float32]:
+    words = encoder_of(load_model(teacher.path)).words
+    if words is None:
+        raise ModelError("this teacher has no word embeddings to draw neighbours from", where="augment")
+    embeddings: NDArray[np.float32] = words.weight.detach().numpy()
+    return embeddings

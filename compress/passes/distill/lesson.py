@@ -1,0 +1,162 @@
+"""One step of a distillation: what the teacher says of a batch against what the student says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.data.splits import UNLABELLED
+from compress.passes.distill.trainee import Trainee
+from compress.tasks.base import Inputs
+from compress.training.batches import to_tensors
+from compress.training.losses import label_cross_entropy, logits_kl
+from compress.training.prediction import Device
+from compress.training.signals import Recorder, Signals
+from compress.training.teachers import Teaching, mean_outputs
+
+MASK = "attention_mask"
+
+
+class Answers(Protocol):
+    """Whoever teaches: the signals of a batch, given the indices of its examples and the batch that was shown."""
+
+    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+        """The teacher's signals of these examples, on the device of the batch."""
+        ...
+
+
+class NoAnswers:
+    """The labels alone teach."""
+
+    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+        """No signals."""
+        return {}
+
+
+class FixedAnswers:
+    """A frozen teacher on inputs that do not change: its signals are read from the cache."""
+
+    def __init__(self, teacher: Teaching) -> None:
+        self._teacher = teacher
+
+    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+        """The cached signals."""
+        return self._teacher.take(indices)
+
+
+class LiveAnswers:
+    """A teacher that is run in every step: because it changes, or because what is shown does.
+
+    Args:
+        model: read at each call, so that it may be trained meanwhile.
+        names: the signals that are asked for.
+        inputs: what the teacher reads at the indices; None: the very batch that was shown to the student.
+        learns: keep the graph of its outputs, because it is trained too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: frozenset[str],
+        device: Device,
+        *,
+        inputs: Inputs | None = None,
+        learns: bool = False,
+    ) -> None:
+        self._model = model
+        self._recorder = Recorder(model, names)
+        self._device = device
+        self._inputs = inputs
+        self._learns = learns
+
+    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+        """The signals of a forward pass."""
+        batch = shown if self._inputs is None else to_tensors(self._inputs.batch(indices), self._device)
+        if not self._learns:
+            self._model.eval()
+        with torch.set_grad_enabled(self._learns), self._recorder as recorder:
+            self._model(**batch)
+            return recorder.take()
+
+
+class MeanAnswers:
+    """Several teachers that are run in every step, as one."""
+
+    def __init__(
+        self, teachers: Sequence[tuple[LiveAnswers, float]], combine: Literal["probabilities", "logits"]
+    ) -> None:
+        total = sum(weight for _, weight in teachers)
+        self._teachers = [(teacher, weight / total) for teacher, weight in teachers]
+        self._combine = combine
+
+    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+        """The mean of their outputs, and the other signals of the first."""
+        taken = [(teacher(indices, shown), weight) for teacher, weight in self._teachers]
+        outputs = mean_outputs([(signals["outputs"], weight) for signals, weight in taken], self._combine)
+        return {**taken[0][0], "outputs": outputs}
+
+
+class Lesson:
+    """The loss of one batch.
+
+    Args:
+        trainee: has just run on the batch.
+        answers: who teaches.
+        labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
+        chosen: the examples that the indices of a batch count, int64 (m,); None: all.
+        mutual: factor of the teacher's own divergence from the student, for a teacher that learns too.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        answers: Answers,
+        labels: NDArray[np.int64],
+        *,
+        chosen: NDArray[np.int64] | None = None,
+        mutual: float | None = None,
+    ) -> None:
+        self._trainee = trainee
+        self._answers = answers
+        self._labels = torch.from_numpy(np.ascontiguousarray(labels))
+        self._chosen = chosen
+        self._mutual = mutual
+
+    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        """The weighted sum of the losses; with mutual learning, the teacher's own loss added to it."""
+        numbers = indices.numpy() if self._chosen is None else self._chosen[indices.numpy()]
+        trainee = self._trainee
+        shown, student = trainee.seen, trainee.take()
+        labels = self._labels[torch.from_numpy(numbers)]
+        if not trainee.labels_hold:
+            labels = torch.full_like(labels, UNLABELLED)
+        labels = labels.to(outputs.device)
+        teacher = self._answers(numbers, shown)
+        value: Tensor = trainee.objective(
+            student,
+            {name: tensor.detach() for name, tensor in teacher.items()},
+            labels,
+            shown.get(MASK),
+            shown,
+        )
+        if self._mutual is not None:
+            value = value + mutual_loss(teacher["outputs"], outputs, labels, self._mutual)
+        return value
+
+
+def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """What a teacher learns while it teaches: its labels, and the student's answers.
+
+    Zhang et al.: Deep Mutual Learning, 2018 (arXiv:1706.00384).
+
+    Args:
+        teacher: logits (n, classes); student: logits (n, classes), no gradient reaches them.
+        labels: int64 (n,), `UNLABELLED` where there is none.
+        weight: factor of the divergence.
+    """
+    return label_cross_entropy(teacher, labels) + weight * logits_kl(teacher, student, 1.0)

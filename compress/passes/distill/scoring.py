@@ -1,0 +1,56 @@
+"""How far a student has come: its score on the validation split, which is never trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from compress.models.checkpoints import load_model
+from compress.step import StepContext
+from compress.tasks.base import Inputs, Truth
+from compress.training.prediction import score
+from compress.training.teachers import cached_signals
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The validation examples as the student in `ctx.out` reads them, and what its outputs are scored against."""
+
+    ctx: StepContext
+    inputs: Inputs
+    truth: Truth
+
+    @classmethod
+    def of(cls, ctx: StepContext) -> Scoring:
+        """The scoring of a step; the reference, where the task has one, is the profile's own teacher."""
+        examples = ctx.data.validation
+        reference = None
+        if ctx.task.needs_reference(examples):
+            original = ctx.inputs["original"]
+            reference = np.asarray(
+                cached_signals(
+                    lambda: load_model(original.path),
+                    ctx.task.encode(examples, original.path),
+                    (),
+                    ctx.shared,
+                    teacher_digest=original.digest,
+                    device=ctx.device,
+                    precision=ctx.precision,
+                    progress=ctx.progress,
+                ).outputs
+            )
+        return cls(ctx, ctx.task.encode(examples, ctx.out), Truth.of(examples, reference))
+
+    def score(self, model: nn.Module) -> float:
+        """The task's metric of a model, a fraction."""
+        ctx = self.ctx
+        return score(
+            model.to(ctx.device),
+            self.inputs,
+            self.truth,
+            ctx.task,
+            precision=ctx.precision,
+            device=ctx.device,
+        )

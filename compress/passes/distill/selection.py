@@ -1,0 +1,39 @@
+"""Which examples a teacher can be trusted with. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.splits import UNLABELLED
+from compress.errors import PassError
+from compress.profile.distill_spec import SelectSpec
+
+FEWEST = 2
+
+
+def trusted(outputs: NDArray[np.float32], labels: NDArray[np.int64], spec: SelectSpec) -> NDArray[np.bool_]:
+    """Which examples are kept: the teacher is confident enough, and right where there is a label.
+
+    Confidence is the highest probability, at temperature 1.
+
+    Args:
+        outputs: the teacher's logits (n, classes).
+        labels: int64 (n,), `UNLABELLED` where there is none.
+
+    Raises:
+        PassError: fewer than two examples are left.
+    """
+    shifted = outputs - outputs.max(axis=1, keepdims=True)
+    # The highest logit is 0 after the shift, so its probability is 1 over the sum.
+    confidence = 1.0 / np.exp(shifted.astype(np.float64)).sum(axis=1)
+    kept: NDArray[np.bool_] = confidence >= spec.confidence
+    if spec.right:
+        kept &= (labels == UNLABELLED) | (outputs.argmax(axis=1) == labels)
+    if kept.sum() < FEWEST:
+        raise PassError(
+            f"{int(kept.sum())} of {len(kept)} examples are left to learn from",
+            where="select",
+            hint=f"Lower `confidence` ({spec.confidence:g}); the teacher's median is {np.median(confidence):.3f}.",
+        )
+    return kept

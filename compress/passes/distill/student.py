@@ -1,0 +1,115 @@
+"""The untrained student of a step, with its tokenizer and `task.json` in the step's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress.artifacts import TASK, TOKENIZER, write_json
+from compress.errors import ModelError
+from compress.models.checkpoints import load_for_labels, load_model
+from compress.models.plain import PlainModel
+from compress.models.students import make_student
+from compress.models.vision_students import fresh_vision
+from compress.models.vocabulary import Ids, trim_embeddings
+from compress.passes.distill.material import Words, tokens_of, write_tokenizer
+from compress.profile.distill_spec import DistillSpec
+from compress.step import StepContext
+from compress.training.batches import to_tensors
+
+LOOKED_AT = 256
+"""Training examples whose hidden states decide which directions and layers a student keeps."""
+LOOK_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A student before its training, and its vocabulary; `origin` says where its weights come from."""
+
+    model: nn.Module
+    words: Words
+    origin: str
+
+
+def untrained_student(
+    ctx: StepContext, spec: DistillSpec, seed: int, vocabulary: Ids | None = None
+) -> Untrained:
+    """Make or fetch the student; equal arguments give equal weights.
+
+    Args:
+        vocabulary: the tokens that it must know, where no training text may be looked at; None: those of the texts.
+
+    Raises:
+        ModelError: the teacher cannot be cut into such a student, or a ready one does not fit the task.
+    """
+    if "student" in ctx.inputs:
+        return _ready(ctx, seed)
+    source = ctx.inputs["model"].path
+    if spec.student.architecture is not None:
+        shutil.copyfile(source / TASK, ctx.out / TASK)
+        image = json.loads((source / TASK).read_text(encoding="utf-8"))["image"]
+        height, width = image["size"]
+        model = fresh_vision(
+            spec.student, size=(height, width), channels=image["channels"], labels=ctx.data.labels, seed=seed
+        )
+        return Untrained(model, Words(None, None), "scratch")
+    teacher = load_model(source, attention="eager")
+    if isinstance(teacher, PlainModel):
+        raise ModelError(
+            "no student can be cut from a module of your own: its layers are not known",
+            where="student",
+            hint="Name another with `student.model: python:...`, use `student.architecture`, or `prune` this one.",
+        )
+    shown = _shown_tokens(ctx, spec, vocabulary)
+    words = write_tokenizer(source, ctx.out, spec.trimmed, shown, ctx.data.labels)
+    look = None if spec.data_free is not None else _batches(ctx)
+    shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
+    model = make_student(teacher, shape, seed, look)
+    if words.table is not None and words.kept is not None:
+        trim_embeddings(model, words.table, words.kept)
+    return Untrained(model, words, spec.student.from_)
+
+
+def _ready(ctx: StepContext, seed: int) -> Untrained:
+    """A student that stands ready: with its own tokenizer, and a fresh head where its labels are others."""
+    source = ctx.inputs["student"].path
+    declared = json.loads((source / TASK).read_text(encoding="utf-8"))
+    write_json(ctx.out / TASK, {**declared, "labels": list(ctx.data.labels)})
+    if (source / TOKENIZER).exists():
+        shutil.copyfile(source / TOKENIZER, ctx.out / TOKENIZER)
+    if ctx.task.labelled:
+        model: nn.Module = load_for_labels(source, ctx.data.labels, seed, attention="eager")
+    else:
+        model = load_model(source, attention="eager")
+    return Untrained(model, Words(None, None), "ready")
+
+
+def _shown_tokens(ctx: StepContext, spec: DistillSpec, vocabulary: Ids | None) -> list[Ids]:
+    """Token ids whose tokens a trimmed vocabulary must keep."""
+    if spec.trimmed is None:
+        return []
+    if vocabulary is not None:
+        return [vocabulary]
+    source = ctx.inputs["model"].path
+    splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
+    return [ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids]
+
+
+def _batches(ctx: StepContext) -> Callable[[], Iterable[dict[str, Tensor]]]:
+    """Starts an iteration over some training examples, as the model that the student is made from reads them."""
+    count = min(LOOKED_AT, len(ctx.data.train))
+    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(ctx.data.train))[:count])
+
+    def start() -> Iterable[dict[str, Tensor]]:
+        inputs = ctx.task.encode(ctx.data.train.take(drawn), ctx.inputs["model"].path)
+        return (
+            to_tensors(inputs.batch(range(first, min(first + LOOK_BATCH, count))), "cpu")
+            for first in range(0, count, LOOK_BATCH)
+        )
+
+    return start

@@ -1,0 +1,331 @@
+"""Teaching a student, stage by stage: who answers, on which examples, and what is compared."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.artifacts import TASK, TOKENIZER
+from compress.data.splits import UNLABELLED
+from compress.errors import PassError
+from compress.models.checkpoints import load_model
+from compress.models.vocabulary import read_vocabulary
+from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
+from compress.passes.distill.lesson import (
+    Answers,
+    FixedAnswers,
+    Lesson,
+    LiveAnswers,
+    MeanAnswers,
+    NoAnswers,
+)
+from compress.passes.distill.scoring import Scoring
+from compress.passes.distill.selection import trusted
+from compress.passes.distill.trainee import Change, Trainee
+from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
+from compress.profile.loss_specs import LossSpec, loss_of
+from compress.profile.teaching import losses_of, needs_teacher, trains_outputs
+from compress.records import Curve
+from compress.step import StepContext
+from compress.tasks.base import Inputs, Truth
+from compress.tasks.subset import InputSubset
+from compress.training.batches import to_tensors
+from compress.training.image_augmentation import blend_images, move_images
+from compress.training.loop import TrainResult, train
+from compress.training.objective import Objective, build_objective
+from compress.training.signals import anatomy_of
+from compress.training.teachers import Teaching, averaged, cached_signals
+
+PIXELS = "pixel_values"
+_OUTPUTS = frozenset({"outputs", "outputs.labels", "outputs.teacher"})
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A trained student, how well it does on validation, and what its teaching was."""
+
+    model: nn.Module
+    validation_score: float
+    curves: tuple[Curve, ...]
+    facts: dict[str, Any]
+
+
+def teach(
+    ctx: StepContext,
+    spec: DistillSpec,
+    student: nn.Module,
+    teachers: Sequence[TeacherAt],
+    shown: Shown,
+    *,
+    name: str,
+    seed: int,
+) -> Taught:
+    """Train `student` in place through all stages of `spec`.
+
+    Args:
+        teachers: none where the labels alone teach, or the student's own average does.
+        shown: all examples, as the student and each teacher reads them.
+        name: of the curve, and of the folder of its checkpoints.
+    """
+    school = _School(ctx, spec, teachers, shown, Scoring.of(ctx), seed)
+    chosen, facts = school.selected()
+    stages, curves = [], []
+    trained: TrainResult | None = None
+    for number, stage in enumerate(spec.staged, start=1):
+        title = name if len(spec.staged) == 1 else f"{name}, {stage.name or f'stage {number}'}"
+        started = time.monotonic()
+        examples = np.intersect1d(shown.part(stage.data or spec.data), chosen)
+        if len(examples) == 0:
+            raise PassError("no example is left to learn from", where=title)
+        trained, own = school.stage(student, stage, examples, title)
+        curves.append(trained.curve)
+        stages.append(
+            {
+                "name": title,
+                "losses": [_kind(entry) for entry in stage.losses],
+                "examples": len(examples),
+                "epochs": trained.epochs,
+                "steps": trained.steps,
+                "seconds": time.monotonic() - started,
+                **own,
+            }
+        )
+    assert trained is not None
+    score = trained.best_score
+    facts = {
+        **facts,
+        "shown": shown.counts(),
+        "stages": stages,
+        "best_step": trained.best_step,
+        "steps": sum(stage["steps"] for stage in stages),
+        "epochs": sum(stage["epochs"] for stage in stages),
+        "teachers": school.described(),
+    }
+    return Taught(student.eval(), score, tuple(curves), facts)
+
+
+@dataclass(frozen=True)
+class _School:
+    """Everything that the stages of one teaching share."""
+
+    ctx: StepContext
+    spec: DistillSpec
+    teachers: Sequence[TeacherAt]
+    shown: Shown
+    scoring: Scoring
+    seed: int
+
+    def stage(
+        self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str
+    ) -> tuple[TrainResult, dict[str, Any]]:
+        """Train through one stage; what is worth a fact beside the curve."""
+        ctx, own = self.ctx, self.spec.stage_training(stage)
+        losses = losses_of(stage)
+        # Weights of a stage that does not train the outputs cannot be told apart by their score.
+        judged = any(map(trains_outputs, losses))
+        loaded = (
+            [load_model(teacher.artifact.path) for teacher in self.teachers] if self._live(losses) else []
+        )
+        objective = self._objective(student, losses, loaded)
+        student_follows = self.spec.ema is not None
+        trainee = Trainee(
+            student,
+            objective,
+            change=self._change(),
+            teacher=loaded[0] if self.spec.online is not None else None,
+            decay=self.spec.ema.decay if self.spec.ema is not None else None,
+        )
+        lesson = Lesson(
+            trainee,
+            self._answers(trainee, losses, loaded, objective.teacher_needs),
+            self.shown.labels,
+            chosen=examples,
+            mutual=self.spec.online.weight if self.spec.online is not None else None,
+        )
+        result = train(
+            trainee,
+            InputSubset(self.shown.student, examples),
+            lesson,
+            own,
+            self.scoring.score,
+            work=ctx.work / title.replace(" ", "-").replace(",", ""),
+            seed=self.seed,
+            precision=ctx.precision,
+            device=ctx.device,
+            progress=ctx.progress,
+            name=title,
+            keep="best" if judged else "last",
+            slow=self._slow(trainee),
+        )
+        facts: dict[str, Any] = {}
+        if trainee.teacher is not None:
+            facts["teacher_validation_score"] = self._teacher_score(trainee.teacher)
+        if student_follows and trainee.average is not None:
+            facts["average_validation_score"] = self.scoring.score(trainee.average)
+        return result, facts
+
+    def selected(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """The examples that the teacher can be trusted with: all of them unless `select` says otherwise."""
+        every = np.arange(len(self.shown.labels), dtype=np.int64)
+        if self.spec.select is None:
+            return every, {}
+        kept = trusted(np.asarray(self._fixed(frozenset()).outputs), self.shown.labels, self.spec.select)
+        return every[kept], {"kept": {"examples": int(kept.sum()), "of": len(every)}}
+
+    def described(self) -> list[dict[str, Any]]:
+        """Who taught, and how well each does on the training examples that have labels."""
+        if self.spec.ema is not None:
+            return [{"name": "the student's moving average", "weight": 1.0}]
+        labelled = self.ctx.task.labelled and self.spec.online is None
+        count = len(self.ctx.data.train)
+        shown_training = bool((self.shown.labels[:count] != UNLABELLED).any()) and count <= len(
+            self.shown.labels
+        )
+        described = []
+        for number, teacher in enumerate(self.teachers):
+            entry: dict[str, Any] = {"name": teacher.name, "weight": teacher.weight}
+            if labelled and shown_training and self._taught_by_cache():
+                outputs = self._signals(number, frozenset()).outputs[:count]
+                entry["train_score"] = self.ctx.task.score(
+                    np.asarray(outputs), Truth.of(self.ctx.data.train)
+                ).value
+            described.append(entry)
+        return described
+
+    def _taught_by_cache(self) -> bool:
+        return self._change() is None or self.spec.select is not None
+
+    def _objective(
+        self, student: nn.Module, losses: Sequence[LossSpec], loaded: Sequence[nn.Module]
+    ) -> Objective:
+        mine = anatomy_of(student, self._sample(self.shown.student))
+        theirs = mine
+        if self.teachers and self.spec.ema is None and any(map(needs_teacher, losses)):
+            model = loaded[0] if loaded else load_model(self.teachers[0].artifact.path)
+            theirs = anatomy_of(model, self._sample(self.shown.teachers[0]))
+        objective = build_objective(
+            losses,
+            mine,
+            theirs,
+            seed=self.seed,
+            student_model=student,
+            mask_id=self._mask_id(),
+            special_ids=self._special(),
+        )
+        if self.spec.ema is None:
+            check_aligned(self.shown, objective.teacher_needs - _OUTPUTS)
+        return objective.to(self.ctx.device)
+
+    def _answers(
+        self, trainee: Trainee, losses: Sequence[LossSpec], loaded: Sequence[nn.Module], needs: frozenset[str]
+    ) -> Answers:
+        """Who answers in this stage."""
+        if not any(map(needs_teacher, losses)) and self.spec.online is None:
+            return NoAnswers()
+        names, device = needs | {"outputs"}, self.ctx.device
+        if trainee.average is not None:
+            return LiveAnswers(trainee.average, names, device)
+        changed = self._change() is not None
+        if trainee.teacher is not None:
+            read = None if changed else self.shown.teachers[0]
+            return LiveAnswers(trainee.teacher, names, device, inputs=read, learns=True)
+        if changed:
+            self._check_pixels()
+            weights = [teacher.weight for teacher in self.teachers]
+            live = [LiveAnswers(model.to(device), names, device) for model in loaded]
+            return MeanAnswers(list(zip(live, weights, strict=True)), self.spec.combine)
+        return FixedAnswers(self._fixed(needs))
+
+    def _live(self, losses: Sequence[LossSpec]) -> bool:
+        """Whether a teacher must be run in every step."""
+        if self.spec.online is not None:
+            return True
+        taught = any(map(needs_teacher, losses)) and self.spec.ema is None
+        return taught and self._change() is not None
+
+    def _fixed(self, needs: frozenset[str]) -> Teaching:
+        signals = [(self._signals(number, needs), one.weight) for number, one in enumerate(self.teachers)]
+        return averaged(signals, self.spec.combine)
+
+    def _signals(self, number: int, needs: frozenset[str]) -> Teaching:
+        ctx, teacher = self.ctx, self.teachers[number]
+        return cached_signals(
+            lambda: load_model(teacher.artifact.path),
+            self.shown.teachers[number],
+            needs,
+            ctx.shared,
+            teacher_digest=teacher.artifact.digest,
+            device=ctx.device,
+            precision=ctx.precision,
+            progress=ctx.progress,
+            title=teacher.name,
+        )
+
+    def _change(self) -> Change | None:
+        """What is done to a batch of images before it is shown; nothing is done to texts."""
+        spec = self.spec.augment
+        if spec is None or PIXELS not in self.shown.student.input_names:
+            return None
+        return lambda batch: changed_pixels(batch, spec)
+
+    def _check_pixels(self) -> None:
+        """Teachers that are shown the student's own pixels must read them as it does."""
+        for teacher in self.teachers:
+            if teacher.artifact.read_json(TASK)["image"] != self.declared["image"]:
+                raise PassError(
+                    f"{teacher.name} reads images of another size or scale than the student, so it cannot label "
+                    "what `augment` makes of them",
+                    where="augment",
+                    hint="Leave `augment` out, or give both the same `data.image_size`.",
+                )
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """The student's `task.json`."""
+        declared: dict[str, Any] = json.loads((self.ctx.out / TASK).read_text(encoding="utf-8"))
+        return declared
+
+    def _slow(self, trainee: Trainee) -> tuple[nn.Module, float] | None:
+        """What is trained at another rate: a teacher that learns too, and its rate over the student's."""
+        if trainee.teacher is None or self.spec.online is None:
+            return None
+        return trainee.teacher, self.spec.online.learning_rate / self.spec.learning_rate
+
+    def _teacher_score(self, teacher: nn.Module) -> float:
+        examples, path = self.ctx.data.validation, self.teachers[0].artifact.path
+        ctx = self.ctx
+        scoring = Scoring(ctx, ctx.task.encode(examples, path), self.scoring.truth)
+        return scoring.score(teacher)
+
+    def _mask_id(self) -> int | None:
+        found = int(self.declared.get("mask_id", -1))
+        return found if found >= 0 else None
+
+    def _special(self) -> Sequence[int] | None:
+        tokenizer = self.ctx.out / TOKENIZER
+        return sorted(read_vocabulary(tokenizer).special) if tokenizer.exists() else None
+
+    def _sample(self, inputs: Inputs) -> dict[str, Tensor]:
+        return to_tensors(inputs.batch(range(min(2, len(inputs)))), "cpu")
+
+
+def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:
+    """A batch of images moved, mirrored or blended; whether each is still one image, so that its label holds."""
+    moved = move_images(batch[PIXELS], spec, torch.default_generator)
+    blended = blend_images(moved, spec, torch.default_generator)
+    return {**batch, PIXELS: moved if blended is None else blended}, blended is None
+
+
+def _kind(entry: Any) -> str:
+    """What the profile calls a loss, with its weight."""
+    name = next(iter(type(entry).model_fields))
+    weight = loss_of(entry).weight
+    return name if weight == 1 else f"{weight:g} {name}"

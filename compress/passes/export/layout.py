@@ -1,0 +1,17 @@
+"""The files of a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+LABELS = "labels.json"
+GOLDEN = "golden.json"
+GOLDEN_IMAGES = "golden"
+PREDICT = "predict.py"
+RUNNER = "runner.py"
+FORMAT = 2
+"""Version of the layout: 2 has bundles of images and of sentence embeddings."""
+
+TEMPLATES = Path(__file__).parent / "templates"

@@ -1,0 +1,171 @@
+"""Removing channels from the convolutions of any model, with whatever is coupled to them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.errors import PassError
+from compress.models.outputs import outputs_of
+from compress.passes.prune.importance import least_important
+from compress.passes.prune.prediction import kept_channels
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only go together: those of `root` and of all layers that are added to or follow it.
+
+    `width` channels; `repeats` > 1 where a grouped convolution wants the same channels of each of its groups removed.
+    """
+
+    root: nn.Module
+    name: str
+    width: int
+    repeats: int
+
+    def channels(self, places: Sequence[int]) -> list[int]:
+        """The channels at places within a repeat, in all of them."""
+        period = self.width // self.repeats
+        return [repeat * period + place for repeat in range(self.repeats) for place in places]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Channels of a group to remove."""
+
+    group: ChannelGroup
+    channels: tuple[int, ...]
+
+
+class ChannelSurgeon:
+    """The dependency graph of a model with convolutions.
+
+    DepGraph: Fang et al., Towards Any Structural Pruning, 2023 (arXiv:2301.12900), by torch-pruning: sums of branches,
+    concatenations, depthwise and grouped convolutions, norms, and the columns of a linear map after flattening.
+    """
+
+    def __init__(self, model: nn.Module, example: Mapping[str, Tensor]) -> None:
+        """Trace the model on an example batch."""
+        self.model = model
+        self.graph = tp.DependencyGraph().build_dependency(
+            model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+        )
+        names = {module: name for name, module in model.named_modules()}
+        self.groups = tuple(
+            ChannelGroup(root, names[root], len(group[0].idxs), repeats)
+            for group in self.graph.get_all_groups(root_module_types=CONVOLUTIONS)
+            if (repeats := self._repeats(group)) is not None
+            for root in [group[0].dep.target.module]
+        )
+
+    def scores(self, importance: Any) -> list[Tensor]:
+        """The scores that an importance of torch-pruning gives the channels of each group, float (width,) each."""
+        return [importance(self._group(group, range(group.width))) for group in self.groups]
+
+    def remaining(self, cuts: Sequence[Cut]) -> int:
+        """The parameters that the model will have after the cuts, counted from shapes; nothing is changed."""
+        outputs: Counter[Any] = Counter()
+        inputs: Counter[Any] = Counter()
+        for cut in cuts:
+            for dependency, channels in self._group(cut.group, cut.channels):
+                side = outputs if self.graph.is_out_channel_pruning_fn(dependency.handler) else inputs
+                side[dependency.target.module] += len(set(channels))
+        total = 0
+        counted: set[int] = set()
+        for module in self.model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in counted:
+                    counted.add(id(parameter))
+                    owner = parameter if parameter in outputs else module
+                    total += _left(owner, name, parameter, outputs[owner], inputs[owner])
+        return total
+
+    def remove(self, cuts: Sequence[Cut]) -> None:
+        """Remove channels in place, with what is coupled to them."""
+        for cut in cuts:
+            self._group(cut.group, cut.channels).prune()
+
+    def _group(self, group: ChannelGroup, channels: Sequence[int]) -> Any:
+        return self.graph.get_pruning_group(group.root, tp.prune_conv_out_channels, idxs=list(channels))
+
+    def _repeats(self, group: Any) -> int | None:
+        """How often the pattern of removed channels must repeat in a group; None where it must stay whole.
+
+        It stays where it reaches the model's outputs, where nothing but the model's input makes its channels (a
+        depthwise convolution of the image), and where groups of channels do not line up.
+        """
+        width, made = len(group[0].idxs), False
+        grouped = set()
+        for dependency, channels in group:
+            node, module = dependency.target, dependency.target.module
+            out = self.graph.is_out_channel_pruning_fn(dependency.handler)
+            if out and not node.outputs:
+                return None
+            if not isinstance(module, CONVOLUTIONS):
+                made = made or (out and isinstance(module, nn.Linear))
+                continue
+            depthwise = module.groups == module.in_channels == module.out_channels and module.groups > 1
+            made = made or (out and not depthwise)
+            if module.groups > 1 and not depthwise:
+                if len(set(channels)) != width:
+                    return None
+                grouped.add(module.groups)
+        repeats = max(grouped, default=1)
+        return repeats if made and all(repeats % count == 0 for count in grouped) else None
+
+
+def choose_cuts(
+    groups: Sequence[ChannelGroup], scores: Sequence[Tensor], fraction: float, round_to: int
+) -> list[Cut]:
+    """The least important channels of each group; a group too narrow to lose any stays as it is.
+
+    Args:
+        scores: float (width,), for each group.
+
+    Raises:
+        PassError: no group loses anything.
+    """
+    cuts = []
+    for group, importance in zip(groups, scores, strict=True):
+        kept = kept_channels(group.width, fraction, math.lcm(round_to, group.repeats))
+        if kept < group.width:
+            period = importance.reshape(group.repeats, -1).mean(dim=0)
+            places = least_important(period, (group.width - kept) // group.repeats)
+            cuts.append(Cut(group, tuple(group.channels(places))))
+    if not cuts:
+        widths = ", ".join(str(width) for width in sorted({group.width for group in groups}))
+        raise PassError(
+            f"{fraction:g} of the channels of convolutions with {widths or 'no removable'} channels, the rest rounded "
+            f"to a multiple of {round_to}: nothing would be removed",
+            where="prune.remove.channels",
+            hint="Raise the fraction, or lower `round_to`.",
+        )
+    return cuts
+
+
+def _left(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -> int:
+    """How many numbers of a parameter stay when its layer loses so many outputs and inputs."""
+    if isinstance(owner, CONVOLUTIONS):
+        if name == "bias":
+            return parameter.numel() - outputs
+        depthwise = owner.groups == owner.in_channels == owner.out_channels and owner.groups > 1
+        kernel = math.prod(owner.kernel_size)
+        columns = 1 if depthwise else (owner.in_channels - inputs) // owner.groups
+        return (owner.out_channels - outputs) * columns * kernel
+    if isinstance(owner, nn.Linear):
+        rows = owner.out_features - outputs
+        return rows if name == "bias" else rows * (owner.in_features - inputs)
+    lost = max(outputs, inputs)
+    widths = [size for size in parameter.shape if size > 1]
+    # Norms and scales hold numbers for each channel along one axis.
+    return (
+        parameter.numel() if not lost or not widths else parameter.numel() // widths[-1] * (widths[-1] - lost)
+    )

@@ -1,0 +1,260 @@
+"""distill: who teaches whom, what is compared, on which examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from compress.forms import Form, Framework, Numbers, Structure
+from compress.profile.base import PassSpecBase, Spec
+from compress.profile.loss_specs import (
+    LabelsLoss,
+    LabelsLossEntry,
+    LogitsLoss,
+    LogitsLossEntry,
+    LossEntry,
+    Positive,
+    Weight,
+)
+from compress.profile.student_spec import StudentSpec
+from compress.profile.training_spec import FinetuneSpec, Fraction, TrainingSpec
+
+
+class VocabularySpec(PassSpecBase):
+    """Which tokens the student keeps."""
+
+    trim: bool = True
+    """Keep only the tokens of the training data plus the margin; other tokens become the unknown token."""
+    margin: Annotated[int, Field(ge=0)] = 500
+    """So many further tokens, the most frequent ones of the teacher's vocabulary, in its order."""
+
+
+class AugmentSpec(PassSpecBase):
+    """Extra training examples that the teacher labels: texts with replaced, deleted and spliced tokens; images flipped,
+    cropped and mixed."""
+
+    copies: Annotated[int, Field(ge=1, le=50)] = 4
+    """Texts: new texts for each text of the training split, drawn once a seed."""
+    replace: Fraction = 0.15
+    """Texts: share of the tokens replaced by one of their nearest neighbours in the teacher's embeddings."""
+    delete: Fraction = 0.1
+    """Texts: share of the tokens deleted."""
+    splice: Fraction = 0.2
+    """Texts: share of the texts made by joining parts of two texts."""
+    neighbours: Positive = 15
+    """Texts: how many nearest embeddings a replacement is drawn from."""
+    flip: Fraction = 0.0
+    """Images: share that is mirrored; 0 by default, because a mirrored digit is another digit."""
+    crop: Fraction = 0.125
+    """Images: how far, as a share of the side, an image is shifted at most, its edge repeated."""
+    mixup: Fraction = 0.0
+    """Images: share of the batches blended in pairs; the teacher labels the blend (Zhang et al. 2018)."""
+    cutmix: Fraction = 0.0
+    """Images: share of the batches with a patch of another image pasted in; the teacher labels it (Yun et al. 2019)."""
+
+
+class WeightedTeacher(Spec):
+    """One of several teachers."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """Where it comes from, as `teacher.model`; unset: the profile's teacher."""
+    revision: str | None = None
+    """Commit or tag of a hub model."""
+    labels: tuple[str, ...] | None = None
+    """Names of the outputs of its head in order, where its config does not name them."""
+    finetune: FinetuneSpec | None = None
+    """Train it on the data first."""
+    weight: Weight = 1.0
+    """Its share in the mean."""
+
+
+class SelectSpec(PassSpecBase):
+    """Learn only from examples where the teacher can be trusted."""
+
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The teacher's highest probability is at least this."""
+    right: bool = False
+    """And its answer is the label, where there is one."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> SelectSpec:
+        if self.confidence == 0 and not self.right:
+            raise ValueError("nothing is selected: set confidence or right")
+        return self
+
+
+class EmaSpec(PassSpecBase):
+    """The teacher is a moving average of the student's own weights (Tarvainen and Valpola 2017)."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """How much of the average stays in a step."""
+
+
+class OnlineSpec(PassSpecBase):
+    """Teacher and student train together, each on the labels and on the other's outputs (Zhang et al. 2018)."""
+
+    weight: Weight = 1.0
+    """Factor of the KL to the student in the teacher's loss, beside its labels."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    """Peak learning rate of the teacher."""
+
+
+class DataFreeSpec(PassSpecBase):
+    """No training data is shown: images from a generator trained against the teacher (Fang et al. 2019), texts sampled
+    from the vocabulary; the teacher labels them."""
+
+    examples: Positive = 20000
+    """Texts: how many are sampled. Images: how many are generated in an epoch."""
+    length: tuple[Positive, Positive] = (4, 32)
+    """Texts: fewest and most tokens of a text, special tokens left out."""
+    words: Positive = 12000
+    """Texts: of how many tokens they are made: half of them the most frequent ones of the teacher's vocabulary, half
+    those that tell the teacher most."""
+    rounds: Annotated[int, Field(ge=0)] = 3
+    """Texts: how often those that miss their class are changed and asked about again; 0: never."""
+    generator_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Images: learning rate of the generator."""
+    student_steps: Positive = 2
+    """Images: steps of the student for each step of the generator."""
+    statistics: Annotated[float, Field(ge=0)] = 10.0
+    """Images: how strongly the generator is held to the statistics of the teacher's BatchNorms (Yin et al. 2020)."""
+    balance: Annotated[float, Field(ge=0)] = 1.0
+    """Images: how strongly it is held to equally frequent classes (Chen et al. 2019)."""
+
+
+class StageSpec(PassSpecBase):
+    """One stage of a distillation; what is unset is that of the pass."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
+    """What reports call it; unset: its number."""
+    losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)]
+    """Weighted losses, summed."""
+    data: Literal["train", "unlabeled", "all"] | None = None
+    """Which examples: those of the training split, those of `data.unlabeled`, or both; unset: as the pass."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over the examples."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate of AdamW."""
+    batch_size: Positive | None = None
+    """Examples a step."""
+
+
+class DistillSpec(TrainingSpec):
+    """Train a smaller student from a teacher, from several, or from itself."""
+
+    kind: ClassVar[str] = "distill"
+    accepts: ClassVar[str] = "a float torch model"
+
+    student: StudentSpec = StudentSpec()
+    """Shape and initialisation of the student."""
+    vocabulary: Literal["keep", "trim"] | VocabularySpec = "keep"
+    """`trim` keeps the tokens that the data uses plus a margin of 500."""
+    losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] = (
+        LogitsLossEntry(logits=LogitsLoss(weight=0.9)),
+        LabelsLossEntry(labels=LabelsLoss(weight=0.1)),
+    )
+    """Weighted losses, summed; of the one stage where there are no `stages`."""
+    stages: tuple[StageSpec, ...] = ()
+    """Stages in their order, each with its own losses, data and epochs."""
+    data: Literal["train", "unlabeled", "all"] = "all"
+    """Which examples teach: those of the training split, those of `data.unlabeled`, or both."""
+    teachers: tuple[WeightedTeacher, ...] = ()
+    """Several teachers, averaged; unset: the profile's teacher."""
+    combine: Literal["probabilities", "logits"] = "probabilities"
+    """What of several teachers is averaged."""
+    select: SelectSpec | None = None
+    """Leave out examples whose teacher cannot be trusted."""
+    generations: Positive = 1
+    """Born-again generations: each further student is taught by the one before it (Furlanello et al. 2018)."""
+    keep: Literal["last", "best", "ensemble"] = "last"
+    """Which generation is the result: the last, the best on validation, or all of them as one averaging model."""
+    assistants: tuple[StudentSpec, ...] = ()
+    """Students of falling size between the teacher and the student, each taught by the one before it (Mirzadeh et al.
+    2020)."""
+    online: OnlineSpec | None = None
+    """Train teacher and student together."""
+    ema: EmaSpec | None = None
+    """Let the student's moving average teach it instead of the teacher."""
+    data_free: DataFreeSpec | None = None
+    """Show no training data."""
+    augment: AugmentSpec | None = None
+    """Extra examples that the teacher labels; unset: none."""
+    control: bool = False
+    """Train the same student without the teacher too, and report that row; with `data_free`: the same student from the
+    same teacher with the training data."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seeds the student, its new examples and the order of its batches; unset: the profile's, which seeds teachers and
+    splits too."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 6
+    """Passes over the training examples, augmented ones included."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Peak learning rate of AdamW."""
+    dropout: Fraction | None = 0.0
+    """Share of activations dropped; a small student that follows a teacher underfits, so none by default."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DistillSpec:
+        refuse_combinations(self)
+        return self
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result."""
+        return form.with_(structure=Structure.REGULAR)
+
+    @property
+    def trimmed(self) -> VocabularySpec | None:
+        """The trimming asked for; None: the vocabulary is kept."""
+        if isinstance(self.vocabulary, VocabularySpec):
+            return self.vocabulary if self.vocabulary.trim else None
+        return VocabularySpec() if self.vocabulary == "trim" else None
+
+    @property
+    def staged(self) -> tuple[StageSpec, ...]:
+        """The stages; without any, the one that the pass itself describes."""
+        return self.stages or (StageSpec(losses=self.losses),)
+
+    def stage_training(self, stage: StageSpec) -> DistillSpec:
+        """This spec with what a stage sets in its place."""
+        own = ("losses", "data", "epochs", "learning_rate", "batch_size")
+        changed = {name: value for name in own if (value := getattr(stage, name)) is not None}
+        return self.model_copy(update={**changed, "stages": ()})
+
+
+def refuse_combinations(spec: DistillSpec) -> None:
+    """Refuse ways of teaching that exclude each other.
+
+    Raises:
+        ValueError: two of them were asked for, or one without what it needs.
+    """
+    live = [name for name in ("online", "ema", "data_free") if getattr(spec, name) is not None]
+    if len(live) > 1:
+        raise ValueError(f"{live[0]} and {live[1]} exclude each other: each decides alone who teaches")
+    if live and spec.teachers and live[0] != "data_free":
+        raise ValueError(f"{live[0]} has one teacher by nature; leave `teachers` out")
+    if live and spec.generations > 1:
+        raise ValueError(f"{live[0]} and generations exclude each other: a generation needs a fixed teacher")
+    if live and spec.select is not None:
+        raise ValueError(
+            f"{live[0]} and select exclude each other: the teacher's answers are not known beforehand"
+        )
+    if live and spec.assistants and live[0] != "data_free":
+        raise ValueError(f"{live[0]} and assistants exclude each other")
+    if spec.keep != "last" and spec.generations == 1:
+        raise ValueError(f"keep: {spec.keep} needs `generations` of 2 or more")
+    if spec.data_free is not None:
+        _refuse_shown_data(spec)
+    if spec.online is not None and spec.stages:
+        raise ValueError("online has one stage by nature; leave `stages` out")
+
+
+def _refuse_shown_data(spec: DistillSpec) -> None:
+    if spec.augment is not None:
+        raise ValueError("data_free shows no training data, so there is nothing to augment")
+    for stage in spec.staged:
+        if any(isinstance(entry, LabelsLossEntry) for entry in stage.losses):
+            raise ValueError("data_free has no labels: leave the labels loss out")

@@ -1,0 +1,48 @@
+"""The student of a distillation: its shape, its architecture, and where its first weights come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compress.profile.base import PassSpecBase
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class StudentSpec(PassSpecBase):
+    """The student: cut from the teacher (same width) or narrower, initialised from the teacher's weights; or a fresh
+    transformer for images; or a model that stands ready."""
+
+    layers: Positive | tuple[Annotated[int, Field(ge=0)], ...] = 2
+    """How many layers, or which layers of the teacher (0 is the lowest)."""
+    choose: Literal["uniform", "first", "last", "similarity"] = "uniform"
+    """Which of the teacher's layers, where `layers` is a number: evenly spread with the last among them, the lowest,
+    the highest, or those that change the stream most on training examples."""
+    hidden_size: Positive | None = None
+    """Width; unset: the teacher's."""
+    heads: Positive | None = None
+    """Attention heads; unset: the hidden size over the teacher's head size, at least 1."""
+    intermediate_size: Positive | None = None
+    """Feed-forward width; unset: the teacher's ratio to the hidden size."""
+    from_: Annotated[Literal["teacher", "scratch"], Field(alias="from")] = "teacher"
+    """`teacher`: weights projected from the teacher's; `scratch`: random weights."""
+    basis: Literal["hidden", "embeddings"] = "hidden"
+    """What the directions that a narrower student keeps are principal for: the teacher's hidden states on training
+    examples, or its embedding table alone."""
+    architecture: Literal["vit", "deit"] | None = None
+    """A fresh vision transformer, whatever the teacher is; `deit` has a distillation token (Touvron et al. 2021): its
+    head learns from the teacher, the class token's from the labels."""
+    patch_size: Positive | None = None
+    """Pixels of the side of a patch, for `architecture`; unset: an eighth of the image's side, at least 2."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """A model that stands ready: a hub id, a folder, `package://name/folder`, or `python:module:function`."""
+    revision: str | None = None
+    """Commit or tag of a hub model."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentSpec:
+        if self.architecture is not None and self.model is not None:
+            raise ValueError("architecture and model are two ways to name the student; give one")
+        return self

@@ -1,0 +1,210 @@
+"""What a task can be taught with: combinations of keys that exclude each other, each with its reason.
+
+Some are faults, found by `validate` before anything is read but the profile; some are warnings, for what works and is
+likely to disappoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.profile.distill_spec import DistillSpec, StageSpec
+from compress.profile.loss_specs import (
+    AttentionLoss,
+    ContrastiveLoss,
+    EmbeddingLoss,
+    HiddenLoss,
+    LabelsLoss,
+    LogitsLoss,
+    LossSpec,
+    MaskedLmLoss,
+    OutputLoss,
+    RelationLoss,
+    SimilarityLoss,
+    loss_of,
+)
+from compress.profile.pass_specs import PruneSpec
+from compress.profile.schema import Profile
+from compress.profile.source import Path_
+
+Found = tuple[Path_, str]
+"""Where in the profile, and what is wrong."""
+
+FAR_SMALLER = 50
+"""A student with so many times fewer parameters than its teacher gets a warning (Mirzadeh et al. 2020)."""
+
+_TEXTS = ("text-classification", "sentence-embedding")
+_INNER = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss, ContrastiveLoss)
+"""Losses that look inside the teacher."""
+
+
+def losses_of(stage: StageSpec) -> list[LossSpec]:
+    """The losses of a stage."""
+    return [loss_of(entry) for entry in stage.losses]
+
+
+def needs_teacher(loss: LossSpec) -> bool:
+    """Whether a loss compares with a teacher."""
+    return not isinstance(loss, LabelsLoss | MaskedLmLoss)
+
+
+def trains_outputs(loss: LossSpec) -> bool:
+    """Whether a loss reaches the outputs of the student, so that its score says how far it has come."""
+    if isinstance(loss, SimilarityLoss):
+        return loss.representation == "outputs"
+    return isinstance(loss, LogitsLoss | LabelsLoss | OutputLoss)
+
+
+def teaching_faults(profile: Profile) -> list[Found]:
+    """Every combination of a valid profile that cannot work."""
+    found = list(_data_faults(profile))
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec):
+            path: Path_ = ("passes", index, "distill")
+            found += [((*path, *keys), why) for keys, why in _distill_faults(profile, spec)]
+        elif isinstance(spec, PruneSpec) and spec.remove.channels and profile.task in _TEXTS:
+            found.append(
+                (("passes", index, "prune", "remove", "channels"), "models of texts have no channels")
+            )
+    return found
+
+
+def teaching_warnings(profile: Profile) -> list[str]:
+    """What a valid profile does that is likely to disappoint, a sentence each."""
+    warnings = []
+    distils = any(
+        isinstance(spec, DistillSpec)
+        and any(isinstance(loss, LogitsLoss) for stage in spec.staged for loss in losses_of(stage))
+        for spec in profile.specs
+    )
+    if distils and profile.teacher.finetune is not None and profile.teacher.finetune.smoothing > 0:
+        warnings.append(
+            "teacher.finetune.smoothing: a teacher trained with smoothed labels distils worse, because its logits "
+            "no longer tell the wrong classes apart (Mueller et al. 2019); leave it at 0 unless you measured it"
+        )
+    return warnings
+
+
+def _data_faults(profile: Profile) -> Iterator[Found]:
+    data, task = profile.data, profile.task
+    if task in _TEXTS:
+        if data.image_size is not None:
+            yield ("data", "image_size"), f"{task} reads texts, not images"
+    else:
+        if any(target.sequence_lengths for target in profile.targets):
+            yield ("targets",), "sequence_lengths are for texts: all images have one size"
+        if data.sentences:
+            yield ("data", "sentences"), "images have no sentences"
+    if task != "sentence-embedding":
+        for name in ("pair_columns", "sentences"):
+            if getattr(data, name) and (task in _TEXTS or name != "sentences"):
+                yield ("data", name), f"only sentence-embedding uses it, not {task}"
+        if profile.teacher.pooling is not None:
+            yield ("teacher", "pooling"), f"only sentence-embedding pools, not {task}"
+    if task == "sentence-embedding" and data.labels is not None:
+        yield ("data", "labels"), "sentence embeddings have no labels"
+    if data.sentences and data.pair_columns is not None:
+        yield (
+            ("data", "sentences"),
+            "given pairs are compared as they are, so their texts cannot be cut into sentences",
+        )
+    if task == "sentence-embedding" and profile.teacher.finetune is not None:
+        yield (
+            ("teacher", "finetune"),
+            "a sentence encoder is used as it is: fine-tuning needs labels, which this task has not",
+        )
+    finetune = profile.teacher.finetune
+    if finetune is not None and finetune.augment and task != "image-classification":
+        yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
+
+
+def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    yield from _student_faults(profile, spec)
+    yield from _augment_faults(profile, spec)
+    yield from _teacher_faults(profile, spec)
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, loss in enumerate(losses_of(stage)):
+            why = _loss_fault(profile, spec, loss)
+            if why is not None:
+                yield (*place, number), why
+        wanted = stage.data or spec.data
+        if wanted == "unlabeled" and profile.data.unlabeled is None:
+            yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
+        if wanted == "unlabeled" and all(isinstance(loss, LabelsLoss) for loss in losses_of(stage)):
+            yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
+    if not any(trains_outputs(loss) for loss in losses_of(spec.staged[-1])):
+        last = "the last stage has" if spec.stages else "there is"
+        yield (
+            ("stages",) if spec.stages else ("losses",),
+            f"{last} no loss that reaches the student's outputs: add logits, labels, output, or similarity with "
+            "`representation: outputs`",
+        )
+
+
+def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if profile.task == "image-classification" and spec.vocabulary != "keep":
+        yield ("vocabulary",), "images have no vocabulary"
+    students = [(("student",), spec.student)]
+    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]  # type: ignore[misc]
+    for place, student in students:
+        if student.architecture is not None and profile.task != "image-classification":
+            yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
+        if student.patch_size is not None and student.architecture is None:
+            yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
+        if student.model is not None and spec.trimmed is not None:
+            yield (
+                ("vocabulary",),
+                "a student that stands ready keeps its own tokenizer; leave `vocabulary` out",
+            )
+
+
+def _augment_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if spec.augment is None or profile.task == "image-classification":
+        return
+    for name in ("flip", "mixup", "cutmix"):
+        if getattr(spec.augment, name):
+            yield ("augment", name), "texts cannot be " + ("mirrored" if name == "flip" else "blended")
+
+
+def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    losses = [loss for stage in spec.staged for loss in losses_of(stage)]
+    taught = any(needs_teacher(loss) for loss in losses)
+    if not taught:
+        for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
+            if getattr(spec, name):
+                yield (name,), "every loss looks at the labels alone, so nobody teaches"
+        if spec.generations > 1:
+            yield (
+                ("generations",),
+                "every loss looks at the labels alone: a generation would learn nothing new",
+            )
+    if spec.ema is not None and not any(isinstance(loss, LabelsLoss) for loss in losses):
+        yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
+    if profile.task != "sentence-embedding":
+        return
+    if len(spec.teachers) > 1:
+        yield ("teachers",), "embeddings of different models have no common axes, so they cannot be averaged"
+    for name in ("select", "online", "ema"):
+        if getattr(spec, name) is not None:
+            yield (name,), "it needs probabilities or labels, which embeddings have not"
+
+
+def _loss_fault(profile: Profile, spec: DistillSpec, loss: LossSpec) -> str | None:
+    """Why a loss cannot be used; None where it can, as far as the profile tells."""
+    embeds, images = profile.task == "sentence-embedding", profile.task == "image-classification"
+    if embeds and isinstance(loss, LogitsLoss | LabelsLoss):
+        return "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
+    if isinstance(loss, OutputLoss) and not embeds:
+        return "logits are compared by `logits`; `output` is for embeddings"
+    if images and isinstance(loss, MaskedLmLoss):
+        return "images have no tokens to hide"
+    if isinstance(loss, AttentionLoss) and loss.of == "spatial" and not images:
+        return "models of texts have no spatial maps: use of: scores or of: probabilities"
+    if len(spec.teachers) > 1 and (
+        isinstance(loss, _INNER) or (isinstance(loss, SimilarityLoss) and loss.representation == "pooled")
+    ):
+        return "several teachers are averaged in their outputs; what lies inside them has no mean"
+    if spec.data_free is not None and images and not isinstance(loss, LogitsLoss):
+        return "images of a generator are taught by `logits` alone"
+    return None

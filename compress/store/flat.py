@@ -1,0 +1,213 @@
+"""Large arrays of which a few rows are wanted at a time, in memory or memory-mapped; rows of unlike length in one."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from compress.units import MIB
+
+IN_MEMORY = 16 * MIB
+"""Bytes from which ragged rows go to a file."""
+
+_BLOCK = 1 << 20
+
+
+class FlatArray:
+    """An array (n, *row) in memory."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return self.values.dtype
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of a row."""
+        return self.values.shape[1:]
+
+    def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of the rows at `places`."""
+        return self.values[places]
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """All rows in order, a block at a time."""
+        size = max(1, _BLOCK // max(1, math.prod(self.row)))
+        for start in range(0, len(self), size):
+            yield self.rows(np.arange(start, min(start + size, len(self))))
+
+
+class FileArray(FlatArray):
+    """An array (n, *row) in a file, without a header.
+
+    `values` is the whole of it, memory-mapped and read-only. Rows are read and written past the map: a page fault costs
+    more than a system call, and leaves its surroundings in the process, which would grow with the file.
+    """
+
+    def __init__(
+        self, file: Path | IO[bytes], dtype: DTypeLike, shape: tuple[int, ...], *, writable: bool = False
+    ) -> None:
+        if isinstance(file, Path):
+            self._descriptor = os.open(file, os.O_RDWR if writable else os.O_RDONLY)
+        else:
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        empty = math.prod(shape) == 0
+        with os.fdopen(self._descriptor, "rb", closefd=False) as stream:
+            mapped = np.zeros(shape, dtype) if empty else np.memmap(stream, dtype, "r", shape=shape)
+        super().__init__(mapped)
+        self._row_bytes = math.prod(shape[1:]) * np.dtype(dtype).itemsize
+
+    def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of the rows at `places`; rows that stand together are read together."""
+        found = np.empty((len(places), *self.row), self.dtype)
+        for start, stop, place in _runs(places):
+            os.preadv(self._descriptor, [found[start:stop].data], place * self._row_bytes)
+        return found
+
+    def put(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
+        """Write rows."""
+        rows = np.ascontiguousarray(rows, self.dtype)
+        for start, stop, place in _runs(places):
+            os.pwritev(self._descriptor, [rows[start:stop].data], place * self._row_bytes)
+
+    def flush(self) -> None:
+        """Wait until what was written is on the disk."""
+        os.fsync(self._descriptor)
+
+
+def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """The stretches of `places` that count up by one: where each begins and ends, and its first place."""
+    breaks = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
+    starts = [0, *breaks] if len(places) else []
+    return zip(starts, [*breaks, len(places)], places[starts].tolist(), strict=False)
+
+
+class Ragged(Sequence[NDArray[Any]]):
+    """Rows of unlike length, end to end: example i is `flat[offsets[i]:offsets[i + 1]]`.
+
+    Args:
+        flat: (total, *row).
+        offsets: int64 (n + 1,), from 0 to total.
+    """
+
+    def __init__(self, flat: FlatArray, offsets: NDArray[np.int64]) -> None:
+        self.flat = flat
+        self.offsets = offsets
+
+    @classmethod
+    def of(cls, examples: Sequence[ArrayLike], dtype: DTypeLike = np.int32) -> Ragged:
+        """The same examples, end to end."""
+        writer = RaggedWriter(dtype)
+        for start in range(0, len(examples), 4096):
+            writer.add([np.asarray(one) for one in examples[start : start + 4096]])
+        return writer.finish()
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[Any]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[Any] | list[NDArray[Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self.flat.rows(np.arange(self.offsets[place], self.offsets[place + 1]))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 (n,)."""
+        return np.diff(self.offsets)
+
+    def padded(
+        self, indices: Sequence[int] | NDArray[np.int64], fill: float = 0
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The examples at `indices`, padded with `fill` to the longest of them.
+
+        Returns:
+            The values (len(indices), longest, *row), and which places are no padding: bool (len(indices), longest).
+        """
+        places, present = self.places(indices)
+        values = np.full((*present.shape, *self.flat.row), fill, self.flat.dtype)
+        values[present] = self.flat.rows(places)
+        return values, present
+
+    def places(
+        self, indices: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where in `flat` the rows of the examples stand, one after the other: int64 (rows,); and which places of the
+        padded batch they fill: bool (len(indices), longest)."""
+        chosen = np.asarray(indices, np.int64)
+        starts = self.offsets[chosen]
+        lengths = self.offsets[chosen + 1] - starts
+        steps = np.arange(lengths.max(initial=0))
+        present: NDArray[np.bool_] = steps < lengths[:, None]
+        return (starts[:, None] + steps)[present], present
+
+
+class RaggedWriter:
+    """Collects ragged rows: in memory, and from `in_memory` bytes on in a temporary file that goes with the process."""
+
+    def __init__(
+        self, dtype: DTypeLike = np.int32, row: tuple[int, ...] = (), in_memory: int = IN_MEMORY
+    ) -> None:
+        self.dtype = np.dtype(dtype)
+        self._row = row
+        self._limit = in_memory
+        self._blocks: list[NDArray[Any]] = []
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._lengths: list[NDArray[np.int64]] = []
+
+    def add(self, examples: Sequence[Sequence[int] | NDArray[Any]]) -> None:
+        """Append examples, each (length, *row)."""
+        lengths = np.fromiter(map(len, examples), np.int64, len(examples))
+        total = int(lengths.sum())
+        if total == 0:
+            block: NDArray[Any] = np.zeros((0, *self._row), self.dtype)
+        elif isinstance(examples[0], np.ndarray):
+            block = np.concatenate(examples).astype(self.dtype, copy=False)
+        else:
+            block = np.fromiter(chain.from_iterable(examples), self.dtype, total)
+        self._lengths.append(lengths)
+        self._bytes += block.nbytes
+        if self._file is not None:
+            self._file.write(block.tobytes())
+            return
+        self._blocks.append(block)
+        if self._bytes > self._limit:
+            self._file = tempfile.TemporaryFile(prefix="compress-")  # noqa: SIM115 (closed by `finish`)
+            for waiting in self._blocks:
+                self._file.write(waiting.tobytes())
+            self._blocks = []
+
+    def finish(self) -> Ragged:
+        """All examples; the writer is of no use after it."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
+        self._lengths = []
+        offsets = np.cumsum(lengths, out=lengths)
+        shape = (int(offsets[-1]), *self._row)
+        if self._file is None:
+            blocks = self._blocks or [np.zeros(shape, self.dtype)]
+            return Ragged(FlatArray(np.concatenate(blocks)), offsets)
+        self._file.flush()
+        # It has no name, so the system frees it with the process.
+        with self._file as file:
+            return Ragged(FileArray(file, self.dtype, shape), offsets)

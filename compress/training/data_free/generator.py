@@ -1,0 +1,60 @@
+"""Images out of noise: a small convolutional generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+NOISE = 64
+"""Width of the noise that an image is made from."""
+
+
+class Generator(nn.Module):
+    """Noise (n, NOISE) -> images (n, c, h, w) as a model reads them: (pixel - mean) / std with pixels within 0..1.
+
+    A linear layer makes a map a quarter of the side, two upsampled convolutions make it the image. The shape is that
+    of Fang et al. 2019 (arXiv:1912.11006) and of DCGAN (Radford et al. 2016, arXiv:1511.06434) before it.
+
+    Args:
+        shape: channels, height and width of an image; any height and width.
+        mean: of the inputs that the teacher was trained on, for each channel, of pixels within 0..1.
+        std: likewise.
+        width: channels of the widest map.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float], width: int = 64
+    ) -> None:
+        super().__init__()
+        channels, height, across = shape
+        self.size = (height, across)
+        self.start = (width, math.ceil(height / 4), math.ceil(across / 4))
+        self.spread = nn.Linear(NOISE, math.prod(self.start))
+        self.first = nn.Sequential(nn.BatchNorm2d(width), nn.Upsample(scale_factor=2), *_block(width, width))
+        self.second = nn.Sequential(nn.Upsample(scale_factor=2), *_block(width, width // 2))
+        self.last = nn.Conv2d(width // 2, channels, 3, padding=1)
+        self.register_buffer("mean", torch.tensor(mean).view(1, channels, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, channels, 1, 1))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Images (n, c, h, w) of noise (n, NOISE)."""
+        hidden = self.spread(noise).view(-1, *self.start)
+        pixels = torch.sigmoid(self.last(self.second(self.first(hidden))))
+        if pixels.shape[2:] != self.size:
+            pixels = functional.interpolate(pixels, self.size, mode="bilinear", align_corners=False)
+        return (pixels - self.mean) / self.std
+
+
+def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.BatchNorm2d(outputs),
+        nn.LeakyReLU(0.2, inplace=True),
+    )

@@ -1,0 +1,261 @@
+"""A student of images that never sees one: its inputs come from a generator trained against the teacher."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from compress.errors import PassError
+from compress.profile.distill_spec import DataFreeSpec, DistillSpec
+from compress.progress import Progress
+from compress.records import Curve, CurvePoint
+from compress.training.checkpointing import (
+    copy_weights,
+    load_checkpoint,
+    put_weights,
+    restore_state,
+    save_checkpoint,
+    training_state,
+)
+from compress.training.data_free.adversary import BatchStatistics, disagreement, imbalance
+from compress.training.data_free.generator import NOISE, Generator
+from compress.training.loop import CHECKPOINT_SECONDS, TrainResult, set_dropout
+from compress.training.optimization import adamw, learning_rate
+from compress.training.prediction import Device, Precision, arithmetic, forward
+
+OutputLoss = Callable[[Tensor, Tensor], Tensor]
+"""A scalar from the outputs of student and teacher, (n, classes) each."""
+
+
+@dataclass
+class _State:
+    """Where training stands; all of it but `best` goes into the checkpoint's JSON."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    finished: bool = False
+    points: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+
+    def values(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "best"}
+
+
+def train_data_free_images(
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    spec: DistillSpec,
+    loss: OutputLoss,
+    validate: Callable[[nn.Module], float],
+    work: Path,
+    seed: int,
+    precision: Precision,
+    device: Device,
+    progress: Progress,
+    name: str,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> TrainResult:
+    """Train `student` in place on generated images, and leave it in eval mode with its best weights.
+
+    Two players: the student lessens its loss against the teacher on images of the generator, and every
+    `student_steps` of its steps the generator takes one to widen their disagreement, held near the training data by
+    the teacher's BatchNorm statistics and by equally frequent classes. No example is trained on. The validation split
+    is used for one thing alone: its score chooses which weights are kept.
+
+    Fang et al., Data-Free Adversarial Distillation, 2019 (arXiv:1912.11006); statistics: Yin et al. 2020
+    (arXiv:1912.08795); classes: Chen et al. 2019 (arXiv:1904.01186).
+
+    Equal arguments give equal weights, also after a kill: training goes on from its last checkpoint bit for bit.
+
+    Args:
+        shape: channels, height and width of an image.
+        mean: how the models' inputs are normalised, a channel each: (pixel - mean) / std, pixels within 0..1.
+        std: likewise.
+        spec: `data_free.examples` images are generated in an epoch.
+        loss: what the student minimises, from its outputs and the teacher's, both (n, classes).
+        validate: the score of the student, larger is better.
+        work: folder for the checkpoints of this training alone.
+
+    Raises:
+        PassError: the loss is no longer finite.
+    """
+    started = time.monotonic()
+    free = spec.data_free or DataFreeSpec()
+    per_epoch = math.ceil(free.examples / spec.batch_size)
+    total = max(1, round(spec.epochs * per_epoch))
+    evaluations = {max(1, round(k * per_epoch / spec.evaluations_per_epoch)) for k in range(1, total + 1)}
+    evaluations = {step for step in evaluations if step < total} | {total}
+    plan = {"steps": total, "seed": seed, "shape": list(shape), "spec": spec.model_dump(mode="json")}
+
+    student.to(device)
+    teacher.to(device).eval().requires_grad_(False)
+    if spec.dropout is not None:
+        set_dropout(student, spec.dropout)
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices), BatchStatistics(teacher) as statistics:
+        torch.manual_seed(seed)
+        generator = Generator(shape, mean, std).to(device)
+        players = {
+            "student": (student, adamw(student, spec)),
+            "generator": (generator, Adam(generator.parameters(), lr=free.generator_rate)),
+        }
+        game = _Game(student, teacher, generator, statistics, spec, free, loss, precision, device)
+        state = _resume(work, plan, players)
+        saved_at = time.monotonic()
+        with progress.bar(name, total) as advance:
+            advance(state.step)
+            while not state.finished:
+                rate = learning_rate(state.step, total, spec)
+                if state.step % free.student_steps == 0:
+                    share = rate / spec.learning_rate
+                    _update(*players["generator"], game.generator_loss(), share * free.generator_rate, spec)
+                value = _update(*players["student"], game.student_loss(), rate, spec)
+                if not math.isfinite(value):
+                    raise PassError(
+                        f"the loss is {value} at step {state.step + 1} of {total}",
+                        hint="lower `learning_rate` or `generator_rate`",
+                    )
+                state.step += 1
+                state.loss_sum += value
+                state.loss_steps += 1
+                if state.step in evaluations:
+                    _evaluate(state, student, validate(student), per_epoch)
+                    stopped = spec.patience is not None and state.worse >= spec.patience
+                    state.finished = stopped or state.step == total
+                score = "" if state.best_score is None else f", best score {state.best_score:.4f}"
+                advance(1, f"loss {value:.3f}{score}")
+                if state.finished or time.monotonic() - saved_at >= checkpoint_seconds:
+                    _save(work, plan, state, {} if state.finished else players)
+                    saved_at = time.monotonic()
+    assert state.best is not None
+    assert state.best_score is not None
+    put_weights(student, state.best)
+    student.eval()
+    return TrainResult(
+        Curve(name=name, points=tuple(CurvePoint(**point) for point in state.points)),
+        best_score=state.best_score,
+        best_step=state.best_step,
+        steps=state.step,
+        epochs=state.step / per_epoch,
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Game:
+    """The losses of the two players."""
+
+    student: nn.Module
+    teacher: nn.Module
+    generator: Generator
+    statistics: BatchStatistics
+    spec: DistillSpec
+    free: DataFreeSpec
+    loss: OutputLoss
+    precision: Precision
+    device: Device
+
+    def student_loss(self) -> Tensor:
+        """The student against the teacher on new images."""
+        self.student.train()
+        with arithmetic(self.precision, self.device):
+            with torch.no_grad():
+                batch = self.images()
+                goal = forward(self.teacher, batch)
+            return self.loss(forward(self.student, batch), goal)
+
+    def generator_loss(self) -> Tensor:
+        """Less where student and teacher disagree on new images that look to the teacher like its training data.
+
+        The logarithm keeps the gradient alive when the two agree almost everywhere (Fang et al. 2019, section 3.3).
+        """
+        self.student.eval()
+        with arithmetic(self.precision, self.device):
+            batch = self.images()
+            goal = forward(self.teacher, batch)
+            apart = disagreement(forward(self.student, batch), goal)
+        return (
+            -torch.log1p(apart)
+            + self.free.statistics * self.statistics.distance()
+            + self.free.balance * imbalance(goal)
+        )
+
+    def images(self) -> dict[str, Tensor]:
+        """A batch of new images."""
+        noise = torch.randn(self.spec.batch_size, NOISE).to(self.device)
+        return {"pixel_values": self.generator(noise)}
+
+
+Player = tuple[nn.Module, Optimizer]
+
+
+def _update(model: nn.Module, optimizer: Optimizer, value: Tensor, rate: float, spec: DistillSpec) -> float:
+    """One step of a player; gives its loss before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
+    optimizer.step()
+    return float(value.detach())
+
+
+def _evaluate(state: _State, student: nn.Module, score: float, per_epoch: int) -> None:
+    state.points.append(
+        {
+            "step": state.step,
+            "epoch": state.step / per_epoch,
+            "train_loss": state.loss_sum / state.loss_steps,
+            "validation_score": score,
+        }
+    )
+    state.loss_sum, state.loss_steps = 0.0, 0
+    if state.best_score is None or score > state.best_score:
+        state.best_score, state.best_step, state.best = score, state.step, copy_weights(student)
+        state.worse = 0
+    else:
+        state.worse += 1
+
+
+def _save(work: Path, plan: Mapping[str, Any], state: _State, players: Mapping[str, Player]) -> None:
+    tensors = {
+        f"{who}/{name}": tensor
+        for who, (model, optimizer) in players.items()
+        for name, tensor in training_state(model, optimizer).items()
+    }
+    save_checkpoint(work, {**state.values(), "plan": plan}, tensors, state.best, state.best_step)
+
+
+def _resume(work: Path, plan: Mapping[str, Any], players: Mapping[str, Player]) -> _State:
+    """The state of the last checkpoint of this very training, put into the players; else a fresh one."""
+    checkpoint = load_checkpoint(work)
+    if checkpoint is None or checkpoint.values["plan"] != plan:
+        return _State()
+    values = {name: value for name, value in checkpoint.values.items() if name != "plan"}
+    state = _State(**values, best=None if checkpoint.best is None else dict(checkpoint.best))
+    if checkpoint.state:
+        for who, (model, optimizer) in players.items():
+            prefix = f"{who}/"
+            own = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in checkpoint.state.items()
+                if name.startswith(prefix)
+            }
+            restore_state(model, optimizer, own)
+    return state

@@ -1,0 +1,131 @@
+"""Attention as a goal: who looks at whom in a transformer, and where a convolution is active.
+
+Token attention is computed from captured queries and keys, so no model has to run the slow attention that
+returns its matrices.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compress.training.losses.precision import in_float32
+from compress.training.losses.vectors import masked_mean, unit
+
+# Finite, unlike -inf: the softmax of a row without any real token, and its gradient, stay finite.
+_NEVER = -1e9
+
+
+@in_float32
+def attention_scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
+    """Scaled products of queries and keys, before the softmax: (n, heads, t, t).
+
+    Vaswani et al., Attention Is All You Need, 2017 (arXiv:1706.03762).
+
+    Args:
+        query, key: (n, t, heads * size), the heads side by side, any float type.
+    """
+    first, second = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key))
+    scores: Tensor = first @ second.transpose(2, 3) / math.sqrt(first.shape[-1])
+    return scores
+
+
+@in_float32
+def log_attention(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Logarithms of the attention probabilities (n, heads, t, t); real tokens alone are looked at.
+
+    Args:
+        scores: (n, heads, t, t).
+        mask: bool (n, t), true for real tokens; None: all are.
+    """
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], _NEVER)
+    return functional.log_softmax(scores, dim=-1)
+
+
+def averaged_scores(scores: Tensor) -> Tensor:
+    """The mean score over the heads: (n, heads, t, t) -> (n, 1, t, t)."""
+    return scores.mean(1, keepdim=True)
+
+
+def averaged_log_attention(logs: Tensor) -> Tensor:
+    """Logarithms of the mean probabilities over the heads: (n, heads, t, t) -> (n, 1, t, t)."""
+    return logs.logsumexp(1, keepdim=True) - math.log(logs.shape[1])
+
+
+@in_float32
+def scores_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared difference of attention scores, the mean over heads and pairs of real tokens.
+
+    Jiao et al., TinyBERT, 2020 (arXiv:1909.10351), which compares scores instead of probabilities.
+
+    Args:
+        student, teacher: (n, heads, t, t); no gradient reaches the teacher's.
+        mask: bool (n, t), true for real tokens; None: all are.
+    """
+    return masked_mean((student - teacher.detach()).square(), _pairs(mask))
+
+
+@in_float32
+def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared difference of attention probabilities, the mean over heads and pairs of real tokens.
+
+    Args:
+        student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
+        mask: bool (n, t), true for real tokens; None: all are.
+    """
+    return masked_mean((student.exp() - teacher.detach().exp()).square(), _pairs(mask))
+
+
+@in_float32
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """KL divergence from the teacher's attention to the student's, the mean over heads and real tokens that look.
+
+    Wang et al., MiniLM, 2020 (arXiv:2002.10957).
+
+    Args:
+        student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
+        mask: bool (n, t), true for real tokens; None: all are.
+    """
+    goal = teacher.detach()
+    terms = goal.exp() * (goal - student)
+    pairs = _pairs(mask)
+    rows = (terms if pairs is None else torch.where(pairs, terms, 0.0)).sum(-1)
+    return masked_mean(rows, None if mask is None else mask[:, None, :])
+
+
+@in_float32
+def spatial_attention(feature: Tensor, height: int, width: int) -> Tensor:
+    """Where a feature map is active: sums of squares over the channels, as unit vectors (n, height * width).
+
+    Zagoruyko and Komodakis, Paying More Attention to Attention, 2017 (arXiv:1612.03928).
+
+    Args:
+        feature: (n, c, h, w), any float type.
+        height, width: resolution of the result; a finer map is averaged down to it.
+    """
+    energy = feature.square().sum(1, keepdim=True)
+    if energy.shape[2:] != (height, width):
+        energy = functional.adaptive_avg_pool2d(energy, (height, width))
+    return unit(energy.flatten(1))
+
+
+@in_float32
+def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of two spatial attention maps, the mean over the examples; at most 2.
+
+    Args:
+        student, teacher: feature maps (n, c, h, w); channels and resolutions may differ, and are compared at the
+            coarser resolution; no gradient reaches the teacher's.
+    """
+    height, width = (min(sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    mine, theirs = (spatial_attention(feature, height, width) for feature in (student, teacher.detach()))
+    return (mine - theirs).square().sum(-1).mean()
+
+
+def _pairs(mask: Tensor | None) -> Tensor | None:
+    """Which tokens look at which: bool (n, t) -> (n, 1, t, t), true where both are real."""
+    return None if mask is None else mask[:, None, :, None] & mask[:, None, None, :]

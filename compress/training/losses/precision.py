@@ -1,0 +1,31 @@
+"""Losses are computed in float32, whatever the models' arithmetic."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, cast
+
+import torch
+from torch import Tensor
+
+Parameters = ParamSpec("Parameters")
+
+
+def in_float32(function: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
+    """The same function with autocast off and its positional float tensors as float32.
+
+    Sums of squares and softmaxes in bf16 lose what a loss compares, and fp16 overflows.
+    """
+
+    @functools.wraps(function)
+    def computed(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return cast(Callable[..., Tensor], function)(*map(_float32, args), **kwargs)
+
+    return computed
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

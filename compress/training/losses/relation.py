@@ -1,0 +1,34 @@
+"""Self-attention relations as a goal: widths and heads of the two models may differ."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress.training.losses.attention import attention_kl, attention_scores, log_attention
+
+
+def relation_kl(
+    student_from: Tensor,
+    student_to: Tensor,
+    teacher_from: Tensor,
+    teacher_to: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """KL divergence from the teacher's relation between tokens to the student's, the mean over relation heads and real
+    tokens.
+
+    A relation is `softmax(A B^T / sqrt(size))`, with A and B among the queries, keys and values of a layer. The heads
+    of a model stand side by side in them, and are cut anew into `heads` relation heads, the same number for both.
+    Wang et al., MiniLM, 2020 (arXiv:2002.10957): query-key and value-value; MiniLMv2, 2021 (arXiv:2012.15828):
+    query-query, key-key, value-value, any number of relation heads.
+
+    Args:
+        student_from, student_to: A and B of the student (n, t, width); `heads` divides the width.
+        teacher_from, teacher_to: those of the teacher (n, t, width); no gradient reaches them.
+        heads: how many relation heads.
+        mask: bool (n, t), true for real tokens; None: all are.
+    """
+    student = log_attention(attention_scores(student_from, student_to, heads), mask)
+    teacher = log_attention(attention_scores(teacher_from.detach(), teacher_to.detach(), heads), mask)
+    return attention_kl(student, teacher, mask)

@@ -1,0 +1,67 @@
+"""Relations between the examples of a batch as a goal: widths of the two models may differ."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compress.training.losses.precision import in_float32
+from compress.training.losses.vectors import TINY, masked_mean, unit
+
+
+@in_float32
+def distance_relation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss of the distances between two examples, the mean over all pairs; 0 for a single example.
+
+    Distances of each model are divided by their own mean, so that scales do not count.
+    Park et al., Relational Knowledge Distillation, 2019 (arXiv:1904.05068), "RKD-D".
+
+    Args:
+        student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
+    """
+    mine, theirs = _relative_distances(student), _relative_distances(teacher.detach())
+    return functional.smooth_l1_loss(mine, theirs) if len(mine) else student.sum() * 0.0
+
+
+@in_float32
+def angle_relation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss of the cosines of the angles that three examples form, the mean over all triples of different
+    examples; 0 for fewer than three. Takes memory for n^2 * (n + d) numbers.
+
+    Park et al., Relational Knowledge Distillation, 2019 (arXiv:1904.05068), "RKD-A".
+
+    Args:
+        student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
+    """
+    other = ~torch.eye(len(student), dtype=torch.bool, device=student.device)
+    # Corner first: the angle at j between i and k.
+    triples = other[:, :, None] & other[:, None, :] & other[None, :, :]
+    losses = functional.smooth_l1_loss(_cosines(student), _cosines(teacher.detach()), reduction="none")
+    return masked_mean(losses, triples)
+
+
+@in_float32
+def similarity_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared difference of the two matrices of similarities between examples, the mean over their n^2 entries.
+
+    A matrix is `X X^T` with its rows scaled to length 1.
+    Tung and Mori, Similarity-Preserving Knowledge Distillation, 2019 (arXiv:1907.09682).
+
+    Args:
+        student: (n, d), any float type. teacher: (n, d'); no gradient reaches it.
+    """
+    mine, theirs = (unit(rows @ rows.T) for rows in (student, teacher.detach()))
+    return (mine - theirs).square().mean()
+
+
+def _relative_distances(rows: Tensor) -> Tensor:
+    """Euclidean distances of all pairs, over their mean: (n, d) -> (n (n - 1) / 2,)."""
+    distances = functional.pdist(rows)
+    return distances / distances.mean().clamp(min=TINY) if len(distances) else distances
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    """Cosine of the angle at row j between rows i and k, at [j, i, k]: (n, d) -> (n, n, n)."""
+    arms = unit(rows[None, :, :] - rows[:, None, :])
+    return arms @ arms.transpose(1, 2)

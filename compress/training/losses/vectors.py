@@ -1,0 +1,45 @@
+"""Parts that several losses share: unit vectors, z-scores, means over real tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TINY = 1e-6
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., d) of length 1; one shorter than 1e-6 stays as it is, so that its gradient stays finite."""
+    lengths = vectors.square().sum(-1, keepdim=True).clamp(min=TINY**2).sqrt()
+    return vectors / torch.where(lengths > TINY, lengths, 1.0)
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """z-scores of each row (n, classes): mean 0 and standard deviation 1; a constant row becomes 0.
+
+    Sun et al., Logit Standardization in Knowledge Distillation, 2024 (arXiv:2403.01427).
+    """
+    centred = logits - logits.mean(-1, keepdim=True)
+    deviation = centred.square().mean(-1, keepdim=True).clamp(min=TINY**2).sqrt()
+    return centred / torch.where(deviation > TINY, deviation, 1.0)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of the values where `mask` is true; 0 where it is true nowhere.
+
+    Args:
+        values: any shape.
+        mask: bool, expands to that shape; None: everywhere. What stands elsewhere, even nan, changes nothing.
+    """
+    if mask is None:
+        return values.mean()
+    mask = mask.expand_as(values)
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def token_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over the real tokens of each example: (n, t, d) -> (n, d); mask bool (n, t), None: all are real."""
+    if mask is None:
+        return hidden.mean(1)
+    real = mask[..., None]
+    return torch.where(real, hidden, 0.0).sum(1) / real.sum(1).clamp(min=1)

@@ -1,0 +1,131 @@
+"""What a student's training minimises: a weighted sum of losses between its signals and the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.profile.loss_specs import (
+    AttentionLoss,
+    ContrastiveLoss,
+    EmbeddingLoss,
+    HiddenLoss,
+    LabelsLoss,
+    LogitsLoss,
+    LossSpec,
+    MaskedLmLoss,
+    OutputLoss,
+    RelationLoss,
+    SimilarityLoss,
+)
+from compress.training.signals import Anatomy, Signals
+from compress.training.terms.attention import RelationTerm, attention_term
+from compress.training.terms.base import Models, Seen, Term, refuse
+from compress.training.terms.examples import ContrastiveTerm, SimilarityTerm
+from compress.training.terms.layers import EmbeddingTerm, hidden_term
+from compress.training.terms.masked_lm import MaskedLmTerm
+from compress.training.terms.outputs import LabelsTerm, LogitsTerm, OutputTerm
+
+_Make = Callable[[Any, Models], Term]
+
+_COMPARING: dict[type[LossSpec], tuple[str, _Make]] = {
+    LogitsLoss: ("logits", LogitsTerm),
+    HiddenLoss: ("hidden", hidden_term),
+    EmbeddingLoss: ("embedding", EmbeddingTerm),
+    AttentionLoss: ("attention", attention_term),
+    RelationLoss: ("relation", RelationTerm),
+    SimilarityLoss: ("similarity", SimilarityTerm),
+    ContrastiveLoss: ("contrastive", ContrastiveTerm),
+    OutputLoss: ("output", OutputTerm),
+}
+
+
+class Objective(nn.Module):
+    """The weighted sum of the terms; its parameters are what the terms learn, to be trained with the student's.
+
+    Attributes:
+        student_needs, teacher_needs: names of the signals to capture of each; nothing of a teacher where no loss
+            compares with it.
+    """
+
+    def __init__(self, terms: dict[str, Term], weights: dict[str, float]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict(terms)
+        self.weights = weights
+        self.student_needs = frozenset[str]().union(*(term.student_needs for term in terms.values()))
+        self.teacher_needs = frozenset[str]().union(*(term.teacher_needs for term in terms.values()))
+        self._parts: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        student: Signals,
+        teacher: Signals,
+        labels: Tensor,
+        mask: Tensor | None,
+        batch: dict[str, Tensor],
+    ) -> Tensor:
+        """The loss of one batch, a float32 scalar; no gradient reaches the teacher.
+
+        Args:
+            student, teacher: the signals of `student_needs` and `teacher_needs`, for the same inputs, token by token.
+            labels: int64 (n,); only the loss `labels` reads them, and leaves out those that are `UNLABELLED`.
+            mask: (n, t), nonzero for real tokens; None for images.
+            batch: what the student read; only `masked_lm` reads it, and runs the student once more.
+        """
+        real = None if mask is None else mask.bool()
+        teacher = {name: signal.detach() for name, signal in teacher.items()}
+        seen = Seen(student, teacher, labels, real, batch)
+        values = {name: term(seen) for name, term in self.terms.items()}
+        self._parts = {name: value.detach() for name, value in values.items()}
+        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The last value of each loss, unweighted; a second loss of a kind is called `hidden-2`."""
+        return {name: float(value) for name, value in self._parts.items()}
+
+
+def build_objective(
+    losses: Sequence[LossSpec],
+    student: Anatomy,
+    teacher: Anatomy | None,
+    *,
+    seed: int,
+    student_model: nn.Module | None = None,
+    mask_id: int | None = None,
+    special_ids: Collection[int] | None = None,
+) -> Objective:
+    """The objective of some losses between two models; equal arguments give equal first weights.
+
+    Args:
+        teacher: None where nobody teaches: only `labels` and `masked_lm` can be asked for.
+        student_model, mask_id, special_ids: for `masked_lm` alone: the student, the id of its mask token, the ids
+            of all its special tokens, padding included.
+
+    Raises:
+        ModelError: a loss compares what one of the models has not, or what cannot be compared; the reason is given.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    terms: dict[str, Term] = {}
+    weights: dict[str, float] = {}
+    for spec in losses:
+        term: Term
+        if isinstance(spec, LabelsLoss):
+            kind, term = "labels", LabelsTerm(spec)
+        elif isinstance(spec, MaskedLmLoss):
+            kind = "masked_lm"
+            term = MaskedLmTerm(
+                spec, student, generator, model=student_model, mask_id=mask_id, special_ids=special_ids
+            )
+        else:
+            kind, make = _COMPARING[type(spec)]
+            if teacher is None:
+                refuse(kind, "this loss compares with a teacher, and there is none")
+            term = make(spec, Models(student, teacher, generator))
+        count = 1 + sum(name.split("-")[0] == kind for name in terms)
+        name = kind if count == 1 else f"{kind}-{count}"
+        terms[name], weights[name] = term, spec.weight
+    return Objective(terms, weights)

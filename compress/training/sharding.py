@@ -1,0 +1,60 @@
+"""Weights, gradients and optimizer states spread over processes: torch's fully sharded data parallelism.
+
+Rajbhandari et al.: ZeRO, 2020 (arXiv:1910.02054); Zhao et al.: PyTorch FSDP, 2023 (arXiv:2304.11277). Between steps a
+process holds its part of every weight; a forward pass gathers them all, and lets go of them after the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(module: nn.Module, device: str) -> None:
+    """Spread the weights of a module over the processes, in place; from then on only its own forward may run."""
+    fully_shard(module, mesh=init_device_mesh(device, (distributed.get_world_size(),)))
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """While it stands open, every process holds all weights, so that parts of the module may run by themselves."""
+    if not isinstance(module, FSDPModule):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor; of one that is spread, every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """What this process holds of a whole tensor that is spread as `like` is; equal in all processes."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements)
+
+
+def unshard(model: nn.Module) -> None:
+    """Give a model whose weights are spread all of them back, for good; tied weights stay tied."""
+    plain: dict[int, nn.Parameter] = {}
+    with torch.no_grad():
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+                if isinstance(parameter.data, DTensor):
+                    if id(parameter) not in plain:
+                        plain[id(parameter)] = nn.Parameter(
+                            whole(parameter.detach()), parameter.requires_grad
+                        )
+                    setattr(module, name, plain[id(parameter)])

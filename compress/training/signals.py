@@ -1,0 +1,275 @@
+"""What a model computes on its way to its outputs, captured by forward hooks: the model itself is never edited.
+
+A signal has a name and is one tensor:
+
+| name | shape | what |
+| --- | --- | --- |
+| `outputs` | (n, outputs) | what `outputs_of` gives |
+| `outputs.labels`, `outputs.teacher` | (n, outputs) | a DeiT's class head and distillation head; else the outputs |
+| `embedding` | (n, t, d) | what the first layer reads: embeddings after their norm and projection |
+| `hidden.L` | (n, t, d) | output of layer L, 0 the lowest |
+| `query.L`, `key.L`, `value.L` | (n, t, heads * head size) | projections of layer L, before they are cut into heads |
+| `feature.NAME` | (n, c, h, w) | output of the submodule NAME |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
+
+from compress.errors import PassError
+from compress.models.outputs import outputs_of
+from compress.training.layer_stack import StackLayer, attentions_of, heads_of, layers_of
+
+Signals = dict[str, Tensor]
+
+_HEADS_OF_OUTPUTS = {"outputs.labels": "cls_logits", "outputs.teacher": "distillation_logits"}
+_OUTPUTS = frozenset({"outputs", *_HEADS_OF_OUTPUTS})
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature map of convolutions: the submodule that gives it, and its shape for the batch that was looked at."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a model has that can be compared.
+
+    `hidden`, `embedding`: widths, None without layers. `heads`: of each layer; empty, and `head_size` None, where
+    queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1, in the order of
+    the computation; none for a model with attention, whose patches are tokens. `extra_tokens`: class and distillation
+    tokens before the patches, 0 for texts; `patches`: None for texts.
+    """
+
+    outputs: int
+    layers: int = 0
+    hidden: int | None = None
+    heads: tuple[int, ...] = ()
+    head_size: int | None = None
+    embedding: int | None = None
+    features: tuple[Feature, ...] = ()
+    extra_tokens: int = 0
+    patches: int | None = None
+
+
+class Recorder:
+    """Captures the named signals of a model while it stands open; hooks are removed on exit.
+
+        with Recorder(model, {"outputs", "hidden.3"}) as recorder:
+            model(**batch)
+            signals = recorder.take()
+
+    It may be opened any number of times; of several forward passes before a `take()` the last one counts. It works
+    under autocast, in inference mode and inside `DistributedDataParallel`: signals have the type, and the gradient,
+    that the model gave them.
+
+    Raises:
+        PassError: the model cannot give one of the signals.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        self._model = model.module if isinstance(model, DistributedDataParallel) else model
+        self._names = frozenset(names)
+        self._held: Signals = {}
+        self._handles: list[RemovableHandle] = []
+        layers = layers_of(self._model) if self._names - _OUTPUTS else ()
+        self._open = [self._opener(name, layers) for name in sorted(self._names)]
+
+    def __enter__(self) -> Recorder:
+        self._handles = [register() for register in self._open]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._held.clear()
+
+    def take(self) -> Signals:
+        """The signals of the last forward pass; the recorder lets go of them.
+
+        Raises:
+            PassError: a signal was not computed since the last `take()`.
+        """
+        missing = self._names - self._held.keys()
+        if missing:
+            raise PassError(f"the model ran without computing {', '.join(sorted(missing))}")
+        taken = dict(self._held)
+        self._held.clear()
+        return taken
+
+    def _opener(self, name: str, layers: tuple[StackLayer, ...]) -> Callable[[], RemovableHandle]:
+        """What registers the hook of one signal."""
+        held = self._held
+        kind, _, rest = name.partition(".")
+
+        def keep(module: nn.Module, given: Any, result: Any) -> None:
+            held[name] = _first(result)
+
+        def keep_outputs(module: nn.Module, given: Any, result: Any) -> None:
+            head = getattr(result, _HEADS_OF_OUTPUTS.get(name, ""), None)
+            held[name] = outputs_of(result) if head is None else head
+
+        def keep_input(module: nn.Module, given: Any, named: dict[str, Any]) -> None:
+            held[name] = given[0] if given else named["hidden_states"]
+
+        if name in _OUTPUTS:
+            return lambda: self._model.register_forward_hook(keep_outputs)
+        if name == "embedding" and layers:
+            return lambda: layers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
+        module = _feature(self._model, rest) if kind == "feature" else _of_layer(layers, kind, rest)
+        if module is None:
+            raise PassError(f"the model cannot give {name!r}: {_what_it_has(layers)}")
+        return lambda: module.register_forward_hook(keep)
+
+
+def capture(model: nn.Module, batch: dict[str, Tensor], names: Iterable[str]) -> Signals:
+    """The named signals of one forward pass.
+
+    Raises:
+        PassError: the model cannot give one of them.
+    """
+    with Recorder(model, names) as recorder:
+        model(**batch)
+        return recorder.take()
+
+
+def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
+    """What a model has, found by running it on a batch in eval mode, without gradients."""
+    root = model.module if isinstance(model, DistributedDataParallel) else model
+    calls = _run(root, batch)
+    outputs = calls[-1].shape[1]
+    layers = layers_of(root)
+    shapes = [call.shape for layer in layers for call in calls if call.module is layer.module]
+    patches = _patches(calls, layers)
+    # Layers that share a module cannot be told apart; stages of falling resolution have no common positions.
+    alike = len(shapes) == len(layers) and len(set(shapes)) == 1 and len(shapes[0]) == 3
+    if not alike or (patches or 0) > shapes[0][1]:
+        return Anatomy(outputs=outputs, features=() if attentions_of(root) else _feature_maps(root, calls))
+    _, tokens, hidden = shapes[0]
+    heads, size = heads_of(layers)
+    return Anatomy(
+        outputs=outputs,
+        layers=len(layers),
+        hidden=hidden,
+        heads=heads,
+        head_size=size,
+        embedding=_read_width(root, batch),
+        extra_tokens=0 if patches is None else tokens - patches,
+        patches=patches,
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A module that ran, and the shape of the tensor it gave."""
+
+    module: nn.Module
+    shape: tuple[int, ...]
+
+
+def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
+    """Every module that gave a tensor, in the order in which they ended; the model itself is the last."""
+    calls: list[_Call] = []
+
+    def note(module: nn.Module, given: Any, result: Any) -> None:
+        value = outputs_of(result) if module is model else _first(result)
+        if isinstance(value, Tensor):
+            calls.append(_Call(module, tuple(value.shape)))
+
+    with _evaluating(model):
+        handles = [module.register_forward_hook(note) for module in model.modules()]
+        try:
+            model(**batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return calls
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module gets its own training flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _of_layer(layers: tuple[StackLayer, ...], kind: str, number: str) -> nn.Module | None:
+    """The module whose output is the signal `kind.number`; None where there is none."""
+    if not number.isdecimal() or int(number) >= len(layers):
+        return None
+    layer = layers[int(number)]
+    if kind == "hidden":
+        return layer.module
+    maps = layer.attention.projections
+    names = ("query", "key", "value")
+    return maps[names.index(kind)] if maps is not None and kind in names else None
+
+
+def _feature(model: nn.Module, path: str) -> nn.Module | None:
+    return dict(model.named_modules()).get(path) if path else None
+
+
+def _what_it_has(layers: tuple[StackLayer, ...]) -> str:
+    if not layers:
+        return "it has no layers that could be told apart"
+    queries = "" if heads_of(layers)[0] else ", whose queries, keys and values cannot be captured"
+    return f"it has {len(layers)} layers{queries}"
+
+
+def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
+    """The last map at each resolution, in the order of the computation; 1 x 1 says nothing about places."""
+    names = {module: name for name, module in model.named_modules()}
+    times = Counter(call.module for call in calls)
+    last: dict[tuple[int, ...], Feature] = {}
+    for call in calls:
+        if len(call.shape) == 4 and times[call.module] == 1 and max(call.shape[2:]) > 1:
+            last.pop(call.shape[2:], None)
+            last[call.shape[2:]] = Feature(names[call.module], *call.shape[1:])
+    return tuple(last.values())
+
+
+def _patches(calls: list[_Call], layers: tuple[StackLayer, ...]) -> int | None:
+    """How many patches an image is cut into: the places of the last map before the first layer; None for texts."""
+    inside = set(layers[0].module.modules()) if layers else set()
+    maps: list[tuple[int, ...]] = []
+    for call in calls:
+        if call.module in inside:
+            return maps[-1][2] * maps[-1][3] if maps else None
+        if len(call.shape) == 4:
+            maps.append(call.shape)
+    return None
+
+
+def _read_width(model: nn.Module, batch: dict[str, Tensor]) -> int:
+    """Width of what the first layer reads."""
+    with _evaluating(model):
+        return capture(model, batch, {"embedding"})["embedding"].shape[-1]
+
+
+def _first(result: Any) -> Any:
+    """The tensor in what a module returned: it, or the first of a tuple."""
+    return result[0] if isinstance(result, tuple) else result

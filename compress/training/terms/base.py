@@ -1,0 +1,120 @@
+"""What the terms have in common: what they see, how widths are bridged, how they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ModelError, PassError
+from compress.profile.loss_specs import LayerMap
+from compress.training.layer_maps import layer_pairs
+from compress.training.signals import Anatomy, Signals
+
+
+@dataclass(frozen=True)
+class Models:
+    """The two models that a term is made for; `generator` draws the first weights of what the term learns."""
+
+    student: Anatomy
+    teacher: Anatomy
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One batch: the signals of both models, labels int64 (n,), real tokens bool (n, t) or None, and the inputs."""
+
+    student: Signals
+    teacher: Signals
+    labels: Tensor
+    mask: Tensor | None
+    batch: dict[str, Tensor]
+
+
+class Term(nn.Module):
+    """One loss; `forward` gives a float32 scalar from the signals that the term needs."""
+
+    def __init__(self, student_needs: Iterable[str] = (), teacher_needs: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.student_needs = frozenset(student_needs)
+        self.teacher_needs = frozenset(teacher_needs)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        raise NotImplementedError
+
+
+def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
+    """Say why a loss cannot compare two models.
+
+    Raises:
+        ModelError: always.
+    """
+    raise ModelError(reason, where=f"losses.{kind}", hint=hint)
+
+
+def linear(width: int, goal: int, generator: torch.Generator, *, bias: bool = False) -> nn.Linear:
+    """A linear map whose rows or columns, whichever are fewer, start orthonormal: it keeps lengths as far as it can."""
+    made = nn.Linear(width, goal, bias=bias)
+    nn.init.orthogonal_(made.weight, generator=generator)
+    if bias:
+        nn.init.zeros_(made.bias)
+    return made
+
+
+def projection(width: int, goal: int, generator: torch.Generator) -> nn.Module:
+    """How vectors of the student reach the teacher's width.
+
+    A learned linear map without bias (Romero et al., FitNets, 2015, arXiv:1412.6550); nothing where widths are equal
+    (Sanh et al., DistilBERT, 2019), so that there the student alone can bring the loss down.
+    """
+    return nn.Identity() if width == goal else linear(width, goal, generator)
+
+
+def pairs_of(kind: str, wanted: LayerMap, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+    """`layer_pairs`, its error placed at the loss."""
+    try:
+        return layer_pairs(wanted, student, teacher)
+    except ModelError as error:
+        raise ModelError(error.message, where=f"losses.{kind}.layers", hint=error.hint) from error
+
+
+def check_tokens(kind: str, models: Models) -> None:
+    """Refuse models without layers, or whose tokens stand for different things.
+
+    Raises:
+        ModelError: one has no layers that could be told apart, or they see images in different patches.
+    """
+    for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
+        if not anatomy.layers:
+            refuse(
+                kind, f"the {who} has no transformer layers", "Compare `logits`, `output` or `similarity`."
+            )
+    mine, theirs = models.student.patches, models.teacher.patches
+    if mine != theirs:
+        shown = " and ".join("words" if count is None else f"{count} patches" for count in (mine, theirs))
+        refuse(kind, f"positions do not match: student and teacher see {shown}", "Give equal patches.")
+
+
+def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Token signals (n, t, d) of both models without the `extra` tokens before the patches of each.
+
+    Raises:
+        PassError: what is left differs in length.
+    """
+    student, teacher = student[:, extra[0] :], teacher[:, extra[1] :]
+    if student.shape[:2] != teacher.shape[:2]:
+        raise PassError(
+            f"the student's signal covers {tuple(student.shape[:2])} examples and tokens, the teacher's "
+            f"{tuple(teacher.shape[:2])}: they must cut their inputs alike"
+        )
+    return student, teacher
+
+
+def extra_tokens(models: Models) -> tuple[int, int]:
+    """The class and distillation tokens of both models, which are compared with nothing: the other may lack them."""
+    return models.student.extra_tokens, models.teacher.extra_tokens

@@ -1,0 +1,101 @@
+"""Terms that compare vectors inside the models: hidden states, embeddings, feature maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compress.profile.loss_specs import EmbeddingLoss, HiddenLoss
+from compress.training.losses.hidden import hidden_cosine, hidden_mse, map_tokens
+from compress.training.terms.base import (
+    Models,
+    Seen,
+    Term,
+    aligned,
+    check_tokens,
+    extra_tokens,
+    pairs_of,
+    projection,
+)
+
+_DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
+
+
+def hidden_term(spec: HiddenLoss, models: Models) -> Term:
+    """The term of `hidden`: feature maps between two convolutional models, hidden states between all others."""
+    both = models.student.features and models.teacher.features
+    return FeatureTerm(spec, models) if both else HiddenTerm(spec, models)
+
+
+class HiddenTerm(Term):
+    """Hidden states of pairs of layers, the mean over the pairs, each with a projection of its own."""
+
+    def __init__(self, spec: HiddenLoss, models: Models) -> None:
+        check_tokens("hidden", models)
+        student, teacher = models.student, models.teacher
+        pairs = pairs_of("hidden", spec.layers, student.layers, teacher.layers)
+        super().__init__({f"hidden.{mine}" for mine, _ in pairs}, {f"hidden.{theirs}" for _, theirs in pairs})
+        assert student.hidden is not None
+        assert teacher.hidden is not None
+        self.pairs = pairs
+        self.extra = extra_tokens(models)
+        self.distance = _DISTANCES[spec.distance]
+        self.projections = nn.ModuleList(
+            projection(student.hidden, teacher.hidden, models.generator) for _ in pairs
+        )
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        losses = []
+        for (mine, theirs), project in zip(self.pairs, self.projections, strict=True):
+            student, teacher = aligned(
+                seen.student[f"hidden.{mine}"], seen.teacher[f"hidden.{theirs}"], self.extra
+            )
+            losses.append(self.distance(project(student.float()), teacher, seen.mask))
+        return torch.stack(losses).mean()
+
+
+class FeatureTerm(Term):
+    """Feature maps of pairs of convolution stages, place by place at the coarser resolution, the mean over the pairs,
+    each with a projection of its own: a 1 x 1 convolution (FitNets)."""
+
+    def __init__(self, spec: HiddenLoss, models: Models) -> None:
+        student, teacher = models.student.features, models.teacher.features
+        pairs = pairs_of("hidden", spec.layers, len(student), len(teacher))
+        stages = [(student[mine], teacher[theirs]) for mine, theirs in pairs]
+        names = [(f"feature.{mine.name}", f"feature.{theirs.name}") for mine, theirs in stages]
+        super().__init__({mine for mine, _ in names}, {theirs for _, theirs in names})
+        self.names = names
+        self.distance = _DISTANCES[spec.distance]
+        self.projections = nn.ModuleList(
+            projection(mine.channels, theirs.channels, models.generator) for mine, theirs in stages
+        )
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        losses = []
+        for (mine, theirs), project in zip(self.names, self.projections, strict=True):
+            maps = seen.student[mine].float(), seen.teacher[theirs].float()
+            height, width = (min(sides) for sides in zip(*(one.shape[2:] for one in maps), strict=True))
+            student, teacher = (map_tokens(one, height, width) for one in maps)
+            losses.append(self.distance(project(student), teacher))
+        return torch.stack(losses).mean()
+
+
+class EmbeddingTerm(Term):
+    """The output of the embedding layer, the student's projected where widths differ."""
+
+    def __init__(self, spec: EmbeddingLoss, models: Models) -> None:
+        check_tokens("embedding", models)
+        super().__init__({"embedding"}, {"embedding"})
+        student, teacher = models.student.embedding, models.teacher.embedding
+        assert student is not None
+        assert teacher is not None
+        self.extra = extra_tokens(models)
+        self.distance = _DISTANCES[spec.distance]
+        self.projection = projection(student, teacher, models.generator)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
+        return self.distance(self.projection(student.float()), teacher, seen.mask)

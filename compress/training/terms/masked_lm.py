@@ -1,0 +1,79 @@
+"""The term of masked language modelling: the student reads its inputs a second time, with tokens hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from compress.profile.loss_specs import MaskedLmLoss
+from compress.training.losses.masked_lm import mask_tokens, masked_lm_cross_entropy
+from compress.training.signals import Anatomy, Recorder
+from compress.training.terms.base import Seen, Term, linear, refuse
+
+
+class MaskedLmTerm(Term):
+    """Guess hidden tokens from the student's last hidden state.
+
+    The head is BERT's: dense, GELU, LayerNorm, then the student's own word embeddings as decoder, with a bias of its
+    own. The student itself is no part of this module: its weights are not listed twice.
+
+    Args:
+        model: the student.
+        mask_id: id of the mask token; None or -1: the tokenizer has none.
+        special_ids: ids that are never hidden: padding and all other special tokens; None: there is no tokenizer.
+    """
+
+    special: Tensor
+
+    def __init__(
+        self,
+        spec: MaskedLmLoss,
+        student: Anatomy,
+        generator: torch.Generator,
+        *,
+        model: nn.Module | None,
+        mask_id: int | None,
+        special_ids: Collection[int] | None,
+    ) -> None:
+        words = None if model is None else _words(model)
+        if model is None or words is None or student.hidden is None:
+            refuse("masked_lm", "the student is no transformer that reads words", "Leave `masked_lm` out.")
+        if mask_id is None or mask_id < 0 or special_ids is None:
+            refuse("masked_lm", "the student's tokenizer has no mask token", "Leave `masked_lm` out.")
+        super().__init__()
+        self.last = f"hidden.{student.layers - 1}"
+        # In a tuple, so that this module does not own them.
+        self._student = (model, words, Recorder(model, {self.last}))
+        self.share = spec.share
+        self.mask_id = mask_id
+        self.dense = linear(student.hidden, words.embedding_dim, generator, bias=True)
+        self.norm = nn.LayerNorm(words.embedding_dim)
+        self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
+        self.register_buffer("special", torch.tensor(sorted({mask_id, *special_ids})), persistent=False)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch; runs the student once more, in the mode that it is in."""
+        model, words, recorder = self._student
+        ids = seen.batch["input_ids"]
+        may_change = ~torch.isin(ids, self.special)
+        if seen.mask is not None:
+            may_change &= seen.mask
+        masked, chosen = mask_tokens(ids, may_change, self.share, self.mask_id, words.num_embeddings)
+        with recorder:
+            model(**{**seen.batch, "input_ids": masked})
+            hidden = recorder.take()[self.last]
+        guesses = self.norm(functional.gelu(self.dense(hidden[chosen].float())))
+        return masked_lm_cross_entropy(functional.linear(guesses, words.weight, self.bias), ids[chosen])
+
+
+def _words(model: nn.Module) -> nn.Embedding | None:
+    """The word embeddings of the transformer inside a model; None where there are none."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            words = module.get_input_embeddings()
+            return words if isinstance(words, nn.Embedding) else None
+    return None

@@ -1,0 +1,272 @@
+"""Training in two processes: the same cache, one report, an equal student; and what a killed process leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from compress.artifacts import sha256_file
+from tests.jobs import compress, report_of, write_job
+
+ROOT = Path(__file__).parents[2]
+
+TRAIN = """
+import gc, os, sys
+from pathlib import Path
+import torch
+from torch import distributed
+from torch.distributed.tensor import DTensor
+from safetensors.torch import save_file
+from compress.profile.training_spec import TrainingSpec
+from compress.progress import Silent
+from compress.training.checkpointing import weights_of
+from compress.training.loop import train
+from compress.training.losses import label_cross_entropy
+from tests.tiny import tiny_bert
+from tests.unit.test_training_loop import examples
+
+torch.set_num_threads(1)
+size = int(os.environ.get("WORLD_SIZE", 1))
+if size > 1:
+    distributed.init_process_group("gloo")
+rank = distributed.get_rank() if size > 1 else 0
+inputs, labels = examples(61)
+model, steps, stop_at = tiny_bert(), 0, int(sys.argv[2])
+
+def loss(outputs, batch, indices):
+    global steps
+    steps += 1
+    if steps == stop_at:
+        os._exit(1)
+    return label_cross_entropy(outputs, labels[indices])
+
+def validate(model):
+    print("spread:", any(isinstance(one, DTensor) for one in gc.get_objects()))
+    return rank
+
+spec = TrainingSpec(epochs=3, learning_rate=3e-3, batch_size=12, dropout=float(sys.argv[3]))
+work = Path(sys.argv[1]) / ("work" if rank == 0 else "other")
+result = train(model, inputs, loss, spec, validate, work=work, seed=7, precision="fp32",
+    device="cpu", progress=Silent(), name="t", checkpoint_seconds=0.0)
+tensors = {name: tensor.clone() for name, tensor in weights_of(model).items()}
+save_file(tensors, Path(sys.argv[1]) / f"rank-{rank}.safetensors")
+if size > 1:
+    distributed.destroy_process_group()
+"""
+
+
+def train_in(
+    folder: Path, processes: int, stop_at: int = 0, dropout: float = 0.0, strategy: str = "ddp"
+) -> subprocess.CompletedProcess[str]:
+    """Train a tiny model in so many processes; each leaves its weights in the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "train.py").write_text(TRAIN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launcher += ["--nproc-per-node", str(processes), "--max-restarts", "0"]
+    return subprocess.run(
+        [
+            sys.executable,
+            *(launcher if processes > 1 else []),
+            folder / "train.py",
+            folder,
+            str(stop_at),
+            str(dropout),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+            "COMPRESS_STRATEGY": strategy,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"rank-{rank}.safetensors")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_give_the_weights_of_one_up_to_the_order_of_sums(tmp_path: Path, strategy: str):
+    """61 examples in batches of 12: the last batch holds one, and one process has nothing of its own in it."""
+    for processes in (1, 2):
+        result = train_in(tmp_path / str(processes), processes, strategy=strategy)
+        assert result.returncode == 0, result.stderr
+        assert f"spread: {processes == 2 and strategy == 'fsdp'}" in result.stdout
+    one, two, other = weights(tmp_path / "1"), weights(tmp_path / "2"), weights(tmp_path / "2", rank=1)
+    for name, tensor in one.items():
+        # The gradient of a key's bias is 0 but for rounding, and Adam makes steps of rounding.
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-3)
+        assert torch.equal(two[name], other[name])
+    assert any(not torch.equal(two[name], tensor) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_go_on_from_their_checkpoint_bit_for_bit(tmp_path: Path, strategy: str):
+    """With dropout, so that the random state of each process counts."""
+    assert train_in(tmp_path / "straight", 2, 0, 0.2, strategy).returncode == 0
+    assert train_in(tmp_path / "killed", 2, 8, 0.2, strategy).returncode != 0
+    assert (tmp_path / "killed" / "work" / "checkpoint.json").exists()
+    assert not (tmp_path / "killed" / "other").exists()
+    assert train_in(tmp_path / "killed", 2, 0, 0.2, strategy).returncode == 0
+    straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "killed")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished job in one process, whose teacher is trained already, and its profile `tiny.yaml`."""
+    folder = tmp_path_factory.mktemp("jobs")
+    first = write_job(folder / "teacher-job", passes=[{"export": {"formats": ["onnx"], "golden": 4}}])
+    result = compress("run", first, folder=folder / "teacher-job")
+    assert result.returncode == 0, result.stderr
+    trained = next(
+        path
+        for path in (folder / "teacher-job" / "cache" / "artifacts").iterdir()
+        if (path / "model.safetensors").exists()
+        and "validation_score" in (path / "artifact.json").read_text()
+    )
+    profile = write_job(folder / "job")
+    shutil.rmtree(folder / "job" / "teacher")
+    shutil.copytree(trained, folder / "job" / "teacher")
+    body: dict[str, Any] = yaml.safe_load(profile.read_text())
+    body["teacher"] = {"model": "teacher"}
+    body["passes"] = body["passes"][:1]
+    body["passes"][0]["distill"] |= {"epochs": 12, "precision": "fp32"}
+    profile.write_text(yaml.safe_dump(body))
+    result = compress("run", profile, folder=folder / "job")
+    assert result.returncode == 0, result.stderr
+    return folder / "job"
+
+
+def signals(folder: Path) -> dict[str, int]:
+    """When each file of teachers' signals was written."""
+    files = (folder / "cache" / "signals").rglob("*.bin")
+    return {str(file): file.stat().st_mtime_ns for file in files}
+
+
+def test_a_run_in_two_processes_gives_the_same_cache_one_report_and_as_good_a_student(job: Path):
+    one, said = report_of(job)["rows"], signals(job)
+    assert said
+    result = compress("run", job / "tiny.yaml", "--set", "train.processes=2", folder=job)
+    assert result.returncode == 0, result.stderr
+    two = report_of(job)["rows"]
+    assert signals(job) == said
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    assert two[0]["score"] == one[0]["score"]
+    assert abs(two[-1]["score"] - one[-1]["score"]) < 0.05
+    assert two[-1]["parameters"] == one[-1]["parameters"]
+    assert two[-1]["artifact"] != one[-1]["artifact"]
+    assert len(list((job / "runs").iterdir())) == 2
+    assert [path.name for path in (job / "reports").iterdir()] == ["tiny"]
+
+
+def test_a_killed_process_ends_the_run_with_its_error(job: Path):
+    command = [sys.executable, "-m", "compress", "run", str(job / "tiny.yaml")]
+    command += ["--set", "train.processes=2", "--set", "passes.0.distill.epochs=300"]
+    environment = {**os.environ, "COMPRESS_CACHE": str(job / "cache")}
+    run = subprocess.Popen(
+        command, cwd=job, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    workers = wait_for_workers(run, job)
+    workers[1].send_signal(signal.SIGKILL)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "a training process was killed by SIGKILL" in errors
+    assert "goes on from the last checkpoint" in errors
+    gone = psutil.wait_procs(workers, timeout=10)[1]
+    assert gone == []
+
+
+def test_the_processes_die_with_the_run(job: Path):
+    command = [sys.executable, "-m", "compress", "run", str(job / "tiny.yaml")]
+    command += ["--set", "train.processes=2", "--set", "passes.0.distill.epochs=300", "--set", "seed=1"]
+    environment = {**os.environ, "COMPRESS_CACHE": str(job / "cache")}
+    run = subprocess.Popen(
+        command, cwd=job, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    workers = wait_for_workers(run, job)
+    run.kill()
+    run.wait()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+def wait_for_workers(run: subprocess.Popen[Any], job: Path) -> list[psutil.Process]:
+    """The two processes that train, once they do."""
+    began = time.monotonic()
+    while time.monotonic() - began < 90 and run.poll() is None:
+        workers = [
+            child
+            for child in psutil.Process(run.pid).children(recursive=True)
+            if "compress.engine.worker" in " ".join(child.cmdline())
+            and "torch.distributed.run" not in child.cmdline()
+        ]
+        if len(workers) == 2 and any(
+            "distill" in file.read_text()
+            for file in (job / "cache" / "work").glob("*/processes/progress.jsonl")
+        ):
+            return workers
+        time.sleep(0.2)
+    run.kill()
+    raise AssertionError("the processes did not start")
+
+
+def test_an_error_in_a_process_is_the_error_of_the_run(job: Path):
+    losses = "[{logits: {}}, {hidden: {layers: [[0, 9]]}}]"
+    changes = ("--set", "train.processes=2", "--set", f"passes.0.distill.losses={losses}")
+    result = compress("run", job / "tiny.yaml", *changes, folder=job)
+    assert result.returncode == 4
+    assert "[0, 9]" in result.stderr
+    alone = compress("run", job / "tiny.yaml", *changes[2:], folder=job)
+    assert alone.stderr.splitlines()[-2:] == result.stderr.splitlines()[-2:]
+
+
+def test_two_nodes_train_together_and_each_keeps_the_same_artifact(tmp_path: Path):
+    """Two runs on one machine, with caches of their own, that meet at one port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--set", "train.nodes=2", "--set", f"train.rendezvous=127.0.0.1:{port}"]
+    runs = []
+    for node in ("one", "two"):
+        passes = [{"export": {"formats": ["onnx"], "golden": 4}}]
+        profile = write_job(tmp_path / node, passes=passes)
+        environment = {
+            **os.environ,
+            "COMPRESS_CACHE": str(tmp_path / node / "cache"),
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        command = [sys.executable, "-m", "compress", "run", str(profile), *words]
+        runs.append(
+            subprocess.Popen(command, cwd=tmp_path / node, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    for run in runs:
+        _, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors
+    one, two = (
+        {
+            file.parent.name: sha256_file(file)
+            for file in (tmp_path / node).rglob("artifacts/*/model.safetensors")
+        }
+        for node in ("one", "two")
+    )
+    assert one == two
+    assert len(one) == 2

@@ -1,0 +1,163 @@
+"""Lower, quantize, prune: sentence encoders, through the step functions that the engine calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal, write_json, write_text
+from compress.data.splits import UNLABELLED, Examples
+from compress.forms import TORCH_FLOAT, Structure
+from compress.lowering import step as lower
+from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.models.ensemble import Ensemble
+from compress.models.sentence import SentenceEncoder
+from compress.passes.prune import step as prune
+from compress.passes.quantize import step as quantize
+from compress.profile.base import Spec
+from compress.profile.pass_specs import ExportSpec, PruneSpec, QuantizeSpec
+from compress.profile.schema import DataSpec
+from compress.profile.training_spec import RecoverySpec
+from compress.progress import Silent
+from compress.step import StepContext, StepResult
+from compress.tasks.base import TrainingData
+from compress.tasks.sentence_embedding import SentenceEmbedding
+from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
+
+
+def texts(count: int, seed: int = 0) -> Examples:
+    random = np.random.default_rng(seed)
+    items = tuple(" ".join(random.choice(WORDS[:9], random.integers(1, 12))) for _ in range(count))
+    return Examples(items, np.full(count, UNLABELLED))
+
+
+def encoder(pooling: Any, seed: int = 0) -> SentenceEncoder:
+    config = BertConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inside = BertModel(config)
+        for parameter in inside.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.2)
+    return SentenceEncoder(inside, pooling, normalize=True).eval()
+
+
+def write(out: Path, model: nn.Module) -> Artifact:
+    save_model(model, out)
+    tokenizer = tiny_tokenizer()
+    write_text(out / TOKENIZER, tokenizer.to_str())
+    body = {
+        "task": "sentence-embedding",
+        "max_length": 16,
+        "labels": [],
+        "input_names": ["input_ids", "attention_mask", "token_type_ids"],
+        "output_names": ["embedding"],
+        "width": 32,
+        "pad_id": tokenizer.token_to_id("[PAD]"),
+        "unk_id": tokenizer.token_to_id("[UNK]"),
+        "mask_id": tokenizer.token_to_id("[MASK]"),
+    }
+    write_json(out / TASK, body)
+    form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
+    return seal(out, form, {"parameters": count_parameters(model)})
+
+
+def make(step: Any, folder: Path, spec: Spec, model: Artifact) -> tuple[Artifact, StepResult]:
+    out, work = folder / "out", folder / "work"
+    out.mkdir(parents=True)
+    work.mkdir()
+    ctx = StepContext(
+        spec=spec,
+        inputs={"model": model, "teacher": model},
+        task=SentenceEmbedding(DataSpec(path="unused", max_length=16)),
+        data=TrainingData(texts(200), texts(60, seed=1), ()),
+        out=out,
+        work=work,
+        shared=folder / "shared",
+        seed=0,
+        precision="fp32",
+        device="cpu",
+        threads=1,
+        progress=Silent(),
+    )
+    result = step.run(ctx)
+    return seal(out, result.form, result.facts), result
+
+
+@pytest.fixture(scope="module")
+def mean_pooled(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write(tmp_path_factory.mktemp("torch"), encoder("mean"))
+
+
+@pytest.fixture(scope="module")
+def lowered(mean_pooled: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make(lower, tmp_path_factory.mktemp("lowered"), ExportSpec(), mean_pooled)[0]
+
+
+def test_pooling_is_a_part_of_the_file(lowered: Artifact) -> None:
+    graph = onnx.load(str(lowered.path / "model.onnx")).graph
+    assert [value.name for value in graph.output] == ["embedding"]
+    assert (lowered.facts["fused_attentions"], lowered.facts["selected_early"]) == (2, False)
+    assert {"1x1", "1x16"} < set(lowered.facts["parity"])
+    assert any(name.startswith("8x") for name in lowered.facts["parity"])
+    ids, mask = np.array([[2, 5, 9, 3, 0, 0]]), np.array([[1, 1, 1, 1, 0, 0]])
+    short = {"input_ids": ids[:, :4], "attention_mask": mask[:, :4], "token_type_ids": ids[:, :4] * 0}
+    long = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids * 0}
+    run = outputs_of(lowered.path / "model.onnx")
+    assert run(long) == pytest.approx(run(short), abs=1e-5)
+    assert np.linalg.norm(run(long)) == pytest.approx(1, abs=1e-5)
+
+
+def test_only_the_first_token_is_selected_early(tmp_path: Path) -> None:
+    _, result = make(lower, tmp_path / "lower", ExportSpec(), write(tmp_path / "torch", encoder("cls")))
+    assert (result.facts["fused_attentions"], result.facts["selected_early"]) == (2, True)
+
+
+def test_an_ensemble_of_encoders_is_one_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "torch", Ensemble([encoder("cls"), encoder("cls", seed=1)]))
+    _, result = make(lower, tmp_path / "lower", ExportSpec(), source)
+    assert (result.facts["fused_attentions"], result.facts["selected_early"]) == (4, True)
+
+
+def test_auto_compares_with_the_float_models_own_embeddings(lowered: Artifact, tmp_path: Path) -> None:
+    after, result = make(quantize, tmp_path, QuantizeSpec(), lowered)
+    assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
+    assert {name: one["score"] > 0.97 for name, one in result.facts["variants"].items()} == {
+        "dynamic": True,
+        "static": True,
+    }
+    task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
+    shapes = real_shapes(task, texts(30, seed=2), lowered)
+    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+
+
+def test_a_pruned_encoder_recovers_its_teachers_similarities(mean_pooled: Artifact, tmp_path: Path) -> None:
+    spec = PruneSpec.model_validate(
+        {
+            "remove": {"heads": 0.5, "feed_forward": 0.5},
+            "importance_batches": 2,
+            "recover": RecoverySpec(epochs=8, learning_rate=2e-3).model_dump(),
+        }
+    )
+    pruned, result = make(prune, tmp_path / "prune", spec, mean_pooled)
+    facts = result.facts
+    assert facts["parameters"] == facts["parameters_predicted"] < facts["parameters_before"]
+    assert facts["validation_score"] > facts["validation_score_before_recovery"] + 0.02
+    assert isinstance(load_model(pruned.path), SentenceEncoder)
+    _, result = make(lower, tmp_path / "lower", ExportSpec(), pruned)
+    assert result.facts["fused_attentions"] == 2

@@ -1,0 +1,346 @@
+"""A table of ways of teaching that cannot work: each is refused by `validate` with its place and its exact reason."""
+
+# ruff: noqa: E501 (a row of the table is one line)
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compress.errors import ProfileError
+from compress.profile.load import load_profile
+
+TEXT, IMAGE, SENTENCE = "text-classification", "image-classification", "sentence-embedding"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data.csv").write_text("text,label\nhello,a\n")
+    for name, kind, words in (
+        ("convolutions", "resnet", "a"),
+        ("transformer", "bert", "b"),
+        ("otherwords", "bert", "c"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": kind}))
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps({"model": words}))
+    return tmp_path
+
+
+def write(folder: Path, task: str, distill: str, changes: dict[str, Any]) -> Path:
+    body = {
+        "name": "job",
+        "task": task,
+        "data": {"path": "data.csv"},
+        "teacher": {"model": "owner/model"},
+        "passes": [{"distill": yaml.safe_load(distill)}],
+        **changes,
+    }
+    file = folder / "p.yaml"
+    file.write_text(yaml.safe_dump(body, sort_keys=False))
+    return file
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
+    (
+        TEXT,
+        "{ema: {}, online: {}, losses: [{logits: {}}, {labels: {}}]}",
+        {},
+        ["passes.0.distill: online and ema exclude each other: each decides alone who teaches"],
+    ),
+    (
+        TEXT,
+        "{ema: {}, losses: [{logits: {}}]}",
+        {},
+        [
+            "passes.0.distill.ema: a student that follows its own average alone learns nothing: add a labels loss"
+        ],
+    ),
+    (
+        TEXT,
+        "{online: {}, generations: 2}",
+        {},
+        ["passes.0.distill: online and generations exclude each other: a generation needs a fixed teacher"],
+    ),
+    (
+        TEXT,
+        "{ema: {}, select: {right: true}}",
+        {},
+        [
+            "passes.0.distill: ema and select exclude each other: the teacher's answers are not known beforehand"
+        ],
+    ),
+    (
+        TEXT,
+        "{online: {}, teachers: [{}, {model: owner/b}]}",
+        {},
+        ["passes.0.distill: online has one teacher by nature; leave `teachers` out"],
+    ),
+    (
+        TEXT,
+        "{online: {}, assistants: [{layers: 2}]}",
+        {},
+        ["passes.0.distill: online and assistants exclude each other"],
+    ),
+    (
+        TEXT,
+        "{online: {}, stages: [{losses: [{logits: {}}]}]}",
+        {},
+        ["passes.0.distill: online has one stage by nature; leave `stages` out"],
+    ),
+    (TEXT, "{keep: best}", {}, ["passes.0.distill: keep: best needs `generations` of 2 or more"]),
+    (TEXT, "{select: {}}", {}, ["passes.0.distill.select: nothing is selected: set confidence or right"]),
+    (TEXT, "{data_free: {}}", {}, ["passes.0.distill: data_free has no labels: leave the labels loss out"]),
+    (
+        TEXT,
+        "{data_free: {}, losses: [{logits: {}}], augment: {}}",
+        {},
+        ["passes.0.distill: data_free shows no training data, so there is nothing to augment"],
+    ),
+    (
+        TEXT,
+        "{losses: [{labels: {}}], generations: 2}",
+        {},
+        [
+            "passes.0.distill.generations: every loss looks at the labels alone: a generation would learn nothing new"
+        ],
+    ),
+    (
+        TEXT,
+        "{losses: [{labels: {}}], select: {right: true}}",
+        {},
+        ["passes.0.distill.select: every loss looks at the labels alone, so nobody teaches"],
+    ),
+    (
+        TEXT,
+        "{losses: [{hidden: cosine}]}",
+        {},
+        [
+            "passes.0.distill.losses: there is no loss that reaches the student's outputs: add logits, labels, output, or similarity with `representation: outputs`"
+        ],
+    ),
+    (
+        TEXT,
+        "{stages: [{losses: [{logits: {}}]}, {losses: [{hidden: mse}]}]}",
+        {},
+        [
+            "passes.0.distill.stages: the last stage has no loss that reaches the student's outputs: add logits, labels, output, or similarity with `representation: outputs`"
+        ],
+    ),
+    (
+        TEXT,
+        "{losses: [{logits: {}}, {attention: spatial}]}",
+        {},
+        [
+            "passes.0.distill.losses.1: models of texts have no spatial maps: use of: scores or of: probabilities"
+        ],
+    ),
+    (
+        TEXT,
+        "{losses: [{logits: {}}, {attention: {of: scores, distance: kl}}]}",
+        {},
+        [
+            "passes.0.distill.losses.1.attention: distance: kl compares probabilities; it cannot compare scores"
+        ],
+    ),
+    (
+        TEXT,
+        "{losses: [{output: cosine}]}",
+        {},
+        ["passes.0.distill.losses.0: logits are compared by `logits`; `output` is for embeddings"],
+    ),
+    (
+        TEXT,
+        "{data: unlabeled}",
+        {},
+        ["passes.0.distill.data: `unlabeled` needs `data.unlabeled` in the profile"],
+    ),
+    (
+        TEXT,
+        "{stages: [{losses: [{labels: {}}], data: unlabeled}]}",
+        {"data": {"path": "data.csv", "unlabeled": {"path": "data.csv"}}},
+        [
+            "passes.0.distill.stages.0.losses: unlabelled examples have no labels to learn from: add a loss with the teacher"
+        ],
+    ),
+    (
+        TEXT,
+        "{teachers: [{}, {model: owner/b}], losses: [{logits: {}}, {hidden: mse}]}",
+        {},
+        [
+            "passes.0.distill.losses.1: several teachers are averaged in their outputs; what lies inside them has no mean"
+        ],
+    ),
+    (TEXT, "{augment: {mixup: 0.5}}", {}, ["passes.0.distill.augment.mixup: texts cannot be blended"]),
+    (
+        TEXT,
+        "{student: {architecture: vit}}",
+        {},
+        ["passes.0.distill.student.architecture: vit reads images, not texts"],
+    ),
+    (
+        TEXT,
+        "{student: {architecture: vit, model: owner/b}}",
+        {},
+        ["passes.0.distill.student: architecture and model are two ways to name the student; give one"],
+    ),
+    (
+        TEXT,
+        "{student: {patch_size: 2}}",
+        {},
+        ["passes.0.distill.student.patch_size: only a student with an `architecture` has patches to size"],
+    ),
+    (
+        TEXT,
+        "{student: {model: owner/b}, vocabulary: trim}",
+        {},
+        [
+            "passes.0.distill.vocabulary: a student that stands ready keeps its own tokenizer; leave `vocabulary` out"
+        ],
+    ),
+    (
+        TEXT,
+        "{student: {model: missing/x.csv}}",
+        {},
+        ["passes.0.distill.student.model: there is no {folder}/missing/x.csv"],
+    ),
+    (
+        TEXT,
+        "{}",
+        {"data": {"path": "data.csv", "image_size": [8, 8]}},
+        ["data.image_size: text-classification reads texts, not images"],
+    ),
+    (
+        TEXT,
+        "{}",
+        {"data": {"path": "data.csv", "sentences": True}},
+        ["data.sentences: only sentence-embedding uses it, not text-classification"],
+    ),
+    (
+        TEXT,
+        "{}",
+        {"teacher": {"model": "owner/model", "pooling": "cls"}},
+        ["teacher.pooling: only sentence-embedding pools, not text-classification"],
+    ),
+    (
+        TEXT,
+        "{}",
+        {"teacher": {"model": "owner/model", "finetune": {"augment": True}}},
+        ["teacher.finetune.augment: only images are shifted; texts are augmented in `distill`"],
+    ),
+    (IMAGE, "{vocabulary: trim}", {}, ["passes.0.distill.vocabulary: images have no vocabulary"]),
+    (
+        IMAGE,
+        "{losses: [{logits: {}}, {masked_lm: {}}]}",
+        {},
+        ["passes.0.distill.losses.1: images have no tokens to hide"],
+    ),
+    (
+        IMAGE,
+        "{data_free: {}, losses: [{logits: {}}, {hidden: mse}]}",
+        {},
+        ["passes.0.distill.losses.1: images of a generator are taught by `logits` alone"],
+    ),
+    (
+        IMAGE,
+        "{}",
+        {"targets": [{"sequence_lengths": [8]}]},
+        ["targets: sequence_lengths are for texts: all images have one size"],
+    ),
+    (
+        SENTENCE,
+        "{}",
+        {},
+        [
+            "passes.0.distill.losses.0: embeddings are no logits and have no labels: use output, similarity, hidden or contrastive",
+            "passes.0.distill.losses.1: embeddings are no logits and have no labels: use output, similarity, hidden or contrastive",
+        ],
+    ),
+    (
+        SENTENCE,
+        "{losses: [{similarity: {representation: outputs}}], select: {confidence: 0.5}}",
+        {},
+        ["passes.0.distill.select: it needs probabilities or labels, which embeddings have not"],
+    ),
+    (
+        SENTENCE,
+        "{losses: [{output: cosine}], teachers: [{}, {model: owner/b}]}",
+        {},
+        [
+            "passes.0.distill.teachers: embeddings of different models have no common axes, so they cannot be averaged"
+        ],
+    ),
+    (
+        SENTENCE,
+        "{losses: [{output: cosine}]}",
+        {"teacher": {"model": "owner/model", "finetune": {}}},
+        [
+            "teacher.finetune: a sentence encoder is used as it is: fine-tuning needs labels, which this task has not"
+        ],
+    ),
+    (
+        IMAGE,
+        "{losses: [{logits: {}}, {relation: {}}]}",
+        {"teacher": {"model": "convolutions"}},
+        ["passes.0.distill.losses.1: the teacher is a resnet, which has no attention to compare"],
+    ),
+    (
+        IMAGE,
+        "{losses: [{logits: {}}, {attention: spatial}]}",
+        {"teacher": {"model": "transformer"}},
+        ["passes.0.distill.losses.1: the teacher is a bert, which has no maps of convolutions to compare"],
+    ),
+    (
+        TEXT,
+        "{student: {model: otherwords}, losses: [{logits: {}}, {relation: {}}], augment: {}}",
+        {"teacher": {"model": "transformer"}},
+        [
+            "passes.0.distill.losses.1: student and teacher have unlike tokenizers, so relation cannot compare them token by token",
+            "passes.0.distill.augment: student and teacher have unlike tokenizers, so new texts cannot be made for both",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "distill", "changes", "expected"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_refused(folder: Path, task: str, distill: str, changes: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(ProfileError) as caught:
+        load_profile(write(folder, task, distill, changes))
+    found = [f"{fault.path}: {fault.message}" for fault in caught.value.faults]
+    assert found == [line.replace("{folder}", str(folder)) for line in expected]
+
+
+ALLOWED = [
+    (TEXT, "{stages: [{losses: [{hidden: mse}, {embedding: {}}]}, {losses: [{logits: {}}]}]}"),
+    (TEXT, "{teachers: [{weight: 2}, {model: owner/b, finetune: {}}], combine: logits}"),
+    (TEXT, "{select: {confidence: 0.5, right: true}, generations: 3, keep: ensemble}"),
+    (TEXT, "{assistants: [{layers: 4, hidden_size: 256}], control: true}"),
+    (TEXT, "{online: {}, losses: [{logits: {}}, {labels: {}}]}"),
+    (TEXT, "{ema: {decay: 0.99}}"),
+    (TEXT, "{data_free: {}, losses: [{logits: {}}], vocabulary: trim, control: true}"),
+    (TEXT, "{losses: [{logits: {hard: true}}, {relation: {relations: [qq, kk, vv], heads: 16}}]}"),
+    (
+        IMAGE,
+        "{augment: {mixup: 0.5, cutmix: 0.5}, student: {architecture: deit, layers: 4, hidden_size: 64}}",
+    ),
+    (IMAGE, "{losses: [{logits: {}}, {attention: spatial}, {similarity: angle}]}"),
+    (SENTENCE, "{losses: [{similarity: {representation: outputs}}, {output: cosine}]}"),
+]
+
+
+@pytest.mark.parametrize(("task", "distill"), ALLOWED, ids=[row[1] for row in ALLOWED])
+def test_allowed(folder: Path, task: str, distill: str) -> None:
+    assert load_profile(write(folder, task, distill, {})).warnings == ()
+
+
+def test_a_smoothed_teacher_is_warned_of(folder: Path) -> None:
+    teacher = {"teacher": {"model": "owner/model", "finetune": {"smoothing": 0.1}}}
+    (warning,) = load_profile(write(folder, TEXT, "{}", teacher)).warnings
+    assert warning.startswith(
+        "teacher.finetune.smoothing: a teacher trained with smoothed labels distils worse"
+    )
+    assert load_profile(write(folder, TEXT, "{losses: [{labels: {}}]}", teacher)).warnings == ()

@@ -1,0 +1,101 @@
+"""Every profile that the project ships is valid, and together they show every task and every way of teaching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.errors import ProfileError
+from compress.models.code import call
+from compress.plan import build_plan
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.load import load_profile
+from compress.profile.loss_specs import LossSpec, MaskedLmLoss, RelationLoss
+from compress.profile.schema import Profile
+from compress.profile.teaching import losses_of
+
+FOLDER = Path(__file__).parents[2] / "profiles"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+def load(file: Path) -> Profile:
+    """A valid profile; the test is skipped where a package that it names is not installed."""
+    try:
+        return load_profile(file).profile
+    except ProfileError as error:
+        if all("no package" in fault.message and "is installed" in fault.message for fault in error.faults):
+            pytest.skip(str(error.faults[0]))
+        raise
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_profile_is_valid_and_has_a_plan(file: Path):
+    profile = load(file)
+    assert profile.name == file.stem
+    assert [row.name for row in build_plan(profile).rows][-1] == profile.specs[-1].kind == "export"
+    assert load_profile(file).warnings == ()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_profile_says_what_it_shows_and_how_to_run_it(file: Path):
+    profile, text = load(file), file.read_text(encoding="utf-8")
+    code = "--allow-code " if "python:" in text else ""
+    assert text.startswith("# ")
+    assert f"#   compress run {code}profiles/{file.name}\n" in text
+    assert max(map(len, text.splitlines())) <= 120
+    if not profile.teacher.model.startswith(("package:", "python:")) or "fancyzhx" in text:
+        assert "Downloads" in text
+
+
+def distils(shows: Callable[[DistillSpec], object]) -> Callable[[Profile], object]:
+    return lambda profile: any(isinstance(spec, DistillSpec) and shows(spec) for spec in profile.specs)
+
+
+def teaches_with(kind: type[LossSpec]) -> Callable[[Profile], object]:
+    return distils(lambda spec: any(isinstance(loss, kind) for one in spec.staged for loss in losses_of(one)))
+
+
+WAYS: dict[str, Callable[[Profile], object]] = {
+    "text-classification": lambda profile: profile.task == "text-classification",
+    "image-classification": lambda profile: profile.task == "image-classification",
+    "sentence-embedding": lambda profile: profile.task == "sentence-embedding",
+    "stages": distils(lambda spec: len(spec.stages) > 1),
+    "several teachers": distils(lambda spec: len(spec.teachers) > 1),
+    "selective": distils(lambda spec: spec.select),
+    "generations": distils(lambda spec: spec.generations > 1),
+    "assistants": distils(lambda spec: spec.assistants),
+    "online": distils(lambda spec: spec.online),
+    "moving average": distils(lambda spec: spec.ema),
+    "unlabelled examples": lambda profile: profile.data.unlabeled,
+    "augmented texts": lambda profile: (
+        profile.task == "text-classification" and distils(lambda spec: spec.augment)(profile)
+    ),
+    "mixup and cutmix": distils(lambda spec: spec.augment and spec.augment.mixup and spec.augment.cutmix),
+    "no data, texts": lambda profile: (
+        profile.task == "text-classification" and distils(lambda spec: spec.data_free)(profile)
+    ),
+    "no data, images": lambda profile: (
+        profile.task == "image-classification" and distils(lambda spec: spec.data_free)(profile)
+    ),
+    "distillation token": distils(lambda spec: spec.student.architecture == "deit"),
+    "masked language modelling": teaches_with(MaskedLmLoss),
+    "relations": teaches_with(RelationLoss),
+    "a control without the teacher": distils(lambda spec: spec.control),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_task_and_every_way_of_teaching_has_a_profile(way: str):
+    assert any(WAYS[way](load(file)) for file in FILES)
+
+
+@pytest.mark.parametrize(("function", "parameters"), [("build", 131_178), ("build_small", 8_610)])
+def test_the_networks_of_the_digits_take_pixels_and_give_logits(function: str, parameters: int):
+    network = call(f"python:digits_cnn:{function}", FOLDER, seed=0).eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    logits = network(torch.zeros(2, 1, 8, 8))
+    assert logits.shape == (2, 10)
+    assert torch.equal(logits[0], logits[1])

@@ -1,0 +1,243 @@
+"""Removing channels: what goes together, what was foretold, and what the rest still computes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch_pruning as tp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import AutoModelForImageClassification, ConvNextConfig, MobileNetV2Config, ResNetConfig
+
+from compress.errors import ModelError, PassError
+from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.models.outputs import outputs_of
+from compress.models.structure import apply_structure, describe_structure
+from compress.passes.prune.channels import ChannelGroup, ChannelSurgeon, choose_cuts
+from compress.passes.prune.prediction import kept_channels, predicted_parameters
+from compress.passes.prune.removal import prune
+from compress.profile.pass_specs import PruneSpec, RemoveSpec
+from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
+
+PIXELS = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def spec(**changes: Any) -> PruneSpec:
+    values = {"remove": {"channels": 0.5}, "importance_batches": 2, "recover": None, "round_to": 4}
+    return PruneSpec.model_validate({**values, **changes})
+
+
+def outputs(model: nn.Module, pixels: Tensor = PIXELS) -> Tensor:
+    with torch.inference_mode():
+        return outputs_of(model.eval()(pixel_values=pixels))
+
+
+@pytest.mark.parametrize(
+    ("width", "fraction", "multiple", "kept"),
+    [(32, 0.5, 8, 16), (12, 0.5, 8, 8), (8, 0.5, 8, 8), (4, 0.5, 8, 4), (24, 0.9, 4, 4), (16, 0.1, 8, 16)],
+)
+def test_kept_channels(width: int, fraction: float, multiple: int, kept: int) -> None:
+    assert kept_channels(width, fraction, multiple) == kept
+
+
+@given(width=st.integers(1, 512), fraction=st.floats(0.01, 0.99), multiple=st.sampled_from([1, 2, 8, 24]))
+def test_kept_channels_are_a_multiple_or_all(width: int, fraction: float, multiple: int) -> None:
+    kept = kept_channels(width, fraction, multiple)
+    assert 0 < kept <= width
+    assert kept == width or (kept % multiple == 0 and kept >= multiple)
+
+
+def test_a_pattern_is_repeated_in_every_group_of_channels() -> None:
+    group = ChannelGroup(nn.Conv2d(1, 1, 1), "grouped", 12, 3)
+    assert group.channels([1, 3]) == [1, 3, 5, 7, 9, 11]
+    (cut,) = choose_cuts([group], [torch.tensor([9.0, 0, 9, 9, 9, 9, 1, 9, 9, 0, 0, 9])], 0.25, 1)
+    # Means over the repeats: (9 + 9 + 9) / 3, (0 + 9 + 0) / 3, (9 + 1 + 0) / 3, 9: the second place goes.
+    assert cut.channels == (1, 5, 9)
+
+
+def test_the_groups_of_a_network(tmp_path: Path) -> None:
+    surgeon = ChannelSurgeon(tiny_network(tmp_path), {"pixel_values": PIXELS})
+    # The stem, the residual sum, the depthwise and the grouped convolution's inputs are one group.
+    found = sorted((group.width, group.repeats) for group in surgeon.groups)
+    assert found == [(16, 1), (16, 2), (16, 2), (24, 1)]
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "random"])
+def test_a_pruned_network_is_the_original_with_the_removed_channels_zeroed(
+    importance: str, tmp_path: Path
+) -> None:
+    model = tiny_network(tmp_path / "code")
+    folder = write_image_artifact(tmp_path / "artifact", model).path
+    examples = images(80)
+    inputs = image_task().encode(examples, folder)
+    zeroed, original = copy.deepcopy(model), copy.deepcopy(model)
+    surgeon = ChannelSurgeon(zeroed, {"pixel_values": PIXELS})
+    facts, predicted = prune(
+        model, inputs, torch.from_numpy(examples.labels), spec(importance=importance), 0, "cpu"
+    )
+    assert count_parameters(model) == predicted < count_parameters(original)
+    lost = {layer["name"]: lost_channels(original, model, layer["name"]) for layer in facts}
+    assert [len(lost[layer["name"]]) for layer in facts] == [layer["channels_removed"] for layer in facts]
+    with torch.no_grad():
+        for group in surgeon.groups:
+            for part, channels in surgeon._group(group, lost[group.name]):
+                module = part.target.module
+                if surgeon.graph.is_out_channel_pruning_fn(part.handler) and isinstance(
+                    module, nn.Conv2d | nn.BatchNorm2d
+                ):
+                    module.weight[channels] = 0
+                    if module.bias is not None:
+                        module.bias[channels] = 0
+    assert torch.allclose(outputs(model), outputs(zeroed), atol=1e-5)
+    assert not torch.allclose(outputs(model), outputs(original), atol=1e-3)
+
+
+def lost_channels(before: nn.Module, after: nn.Module, name: str) -> list[int]:
+    """Channels of a convolution that are gone, told by its bias, or by that of the norm behind it."""
+
+    def marks(model: nn.Module) -> list[float]:
+        bias = model.get_submodule(name).bias
+        if bias is None:
+            bias = model.get_submodule(NORMS[name.removeprefix("module.")]).bias
+        assert isinstance(bias, Tensor)
+        return [float(value) for value in bias.detach()]
+
+    left = set(marks(after))
+    return [index for index, value in enumerate(marks(before)) if value not in left]
+
+
+NORMS = {
+    "stem": "module.stem_norm",
+    "block.first": "module.block.first_norm",
+    "block.second": "module.block.second_norm",
+    "depthwise": "module.depthwise_norm",
+}
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    fraction=st.sampled_from([0.25, 0.5, 0.75]),
+    round_to=st.sampled_from([1, 2, 8]),
+    kind=st.sampled_from(["basic", "bottleneck", "convnext", "mobilenet"]),
+)
+def test_the_parameter_count_is_what_was_foretold(fraction: float, round_to: int, kind: str) -> None:
+    config: Any = {
+        "basic": lambda: ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic"
+        ),
+        "bottleneck": lambda: ResNetConfig(embedding_size=8, hidden_sizes=[32, 64], depths=[1, 1]),
+        "convnext": lambda: ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
+        "mobilenet": lambda: MobileNetV2Config(depth_multiplier=0.1, min_depth=8, image_size=32),
+    }[kind]()
+    model = AutoModelForImageClassification.from_config(config).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    shape = outputs(model, pixels).shape
+    surgeon = ChannelSurgeon(model, {"pixel_values": pixels})
+    cuts = choose_cuts(
+        surgeon.groups, surgeon.scores(tp.importance.GroupMagnitudeImportance()), fraction, round_to
+    )
+    before, predicted = count_parameters(model), surgeon.remaining(cuts)
+    surgeon.remove(cuts)
+    assert count_parameters(model) == predicted < before
+    assert outputs(model, pixels).shape == shape
+
+
+def test_channels_that_do_nothing_go_first(tmp_path: Path) -> None:
+    model = tiny_network(tmp_path / "code")
+    dead = [1, 2, 4, 7, 8, 11, 13, 14, 16, 18, 21, 23]
+    point, hidden = model.get_submodule("module.point"), model.get_submodule("module.hidden")
+    assert isinstance(point, nn.Conv2d)
+    assert isinstance(point.bias, Tensor)
+    assert isinstance(hidden, nn.Linear)
+    with torch.no_grad():
+        point.weight[dead] *= 5  # large weights that lead nowhere
+        point.bias.copy_(2 + torch.arange(24) / 100)  # so that every channel is alive
+        hidden.weight.view(32, 24, 16)[:, dead] = 0
+    examples = images(80)
+    folder = write_image_artifact(tmp_path / "artifact", model).path
+    inputs = image_task().encode(examples, folder)
+    prune(model, inputs, torch.from_numpy(examples.labels), spec(), 0, "cpu")
+    left = [round(100 * (float(value) - 2)) for value in point.bias.detach()]
+    assert left == [channel for channel in range(24) if channel not in dead]
+
+
+def test_a_pruned_network_is_described_and_rebuilt_bit_by_bit(tmp_path: Path) -> None:
+    model = tiny_network(tmp_path / "code")
+    examples = images(40)
+    folder = write_image_artifact(tmp_path / "artifact", model).path
+    inputs = image_task().encode(examples, folder)
+    prune(model, inputs, torch.from_numpy(examples.labels), spec(), 0, "cpu")
+    regular = tiny_network(tmp_path / "code", seed=5)
+    structure = describe_structure(model, regular)
+    assert structure is not None
+    assert structure["shapes"]["module.stem_norm.running_mean"] == [8]
+    assert structure["attributes"]["module.depthwise"]["groups"] == 8
+    apply_structure(regular, structure, "here")
+    for name, module in model.named_modules():
+        for count in ("in_channels", "out_channels", "groups", "num_features", "in_features", "out_features"):
+            assert getattr(regular.get_submodule(name), count, None) == getattr(module, count, None), name
+    save_model(model, tmp_path / "saved")
+    assert torch.equal(outputs(load_model(tmp_path / "saved")), outputs(model))
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"shapes": {"module.stem.weight": [8, 1, 3]}, "attributes": {}},
+        {"shapes": {"module.stem.nothing": [8]}, "attributes": {}},
+        {"shapes": {}, "attributes": {"module.stem": {"groups": 0}}},
+        {"shapes": {}, "attributes": {"module.stem": {"padding": 1}}},
+    ],
+)
+def test_a_structure_that_does_not_fit_is_refused(structure: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="that could"):
+        apply_structure(tiny_network(tmp_path), structure, "structure.json")
+
+
+def test_the_output_layer_and_the_image_keep_their_channels() -> None:
+    class Mapped(nn.Module):
+        """A depthwise convolution of the image, and logits that are means of maps."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.blur = nn.Conv2d(3, 3, 3, groups=3)
+            self.inner = nn.Conv2d(3, 16, 3)
+            self.logits = nn.Conv2d(16, 10, 1)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return self.logits(torch.relu(self.inner(self.blur(pixel_values)))).mean((2, 3))
+
+    surgeon = ChannelSurgeon(Mapped().eval(), {"pixel_values": torch.randn(2, 3, 8, 8)})
+    assert [group.name for group in surgeon.groups] == ["inner"]
+
+
+def test_only_the_loaded_model_tells_what_channels_leave(tmp_path: Path) -> None:
+    assert predicted_parameters(tmp_path, RemoveSpec(channels=0.5), 8) is None
+
+
+def test_nothing_to_remove_is_refused() -> None:
+    group = ChannelGroup(nn.Conv2d(1, 1, 1), "narrow", 8, 1)
+    with pytest.raises(
+        PassError, match="with 8 channels, the rest rounded to a multiple of 8: nothing would"
+    ) as caught:
+        choose_cuts([group], [torch.ones(8)], 0.5, 8)
+    assert caught.value.hint == "Raise the fraction, or lower `round_to`."
+
+
+def test_pruning_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    examples = images(80)
+    folder = write_image_artifact(tmp_path / "artifact", tiny_network(tmp_path / "code")).path
+    inputs, labels = image_task().encode(examples, folder), torch.from_numpy(examples.labels)
+    made = []
+    for seed in (3, 3, 4):
+        model = tiny_network(tmp_path / "code")
+        prune(model, inputs, labels, spec(importance="random"), seed, "cpu")
+        made.append(np.concatenate([parameter.detach().numpy().ravel() for parameter in model.parameters()]))
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
