@@ -57,7 +57,7 @@ class Artifact:
         """sha256 over the files that are loaded to run the model: equal ones measure alike, whatever lies beside."""
         loaded = {name for name in self.files if name.endswith(_MODEL_SUFFIXES)}
         beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE}
-        return self._digest_of(loaded | (beside & set(self.files)))
+        return self._digest_of(loaded | {name for name in self.files if Path(name).name in beside})
 
     def _digest_of(self, names: set[str]) -> str:
         lines = "".join(f"{name}\0{self.files[name][0]}\n" for name in sorted(names))

@@ -19,6 +19,7 @@ from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import Precision, TrainingSpec
 
 _ROOT = Path(__file__).parent
+_PLACES = ("path", "name", "revision")
 _CONTRACT = frozenset(
     # What every step is run through; its own behaviour does not enter a result.
     (
@@ -93,7 +94,7 @@ def step_parts(
             "task": plan.profile.task,
             "code": [code_digest(f"compress.{part}") for part in ("data", "tasks")],
             "seed": plan.profile.seed,
-            **{name: value for name, value in data.items() if name not in ("path", "name", "revision")},
+            **_without_places(data),
         }
     if kind.trains:
         parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
@@ -110,6 +111,14 @@ def asked_precision(spec: Spec) -> Precision:
     """The precision that the training of a step asks for."""
     training = spec.recover if isinstance(spec, PruneSpec) else spec
     return training.precision if isinstance(training, TrainingSpec) else "auto"
+
+
+def _without_places(data: dict[str, object]) -> dict[str, object]:
+    """What a profile says of its data but where it lies, which its fingerprint stands for."""
+    kept = {name: value for name, value in data.items() if name not in _PLACES}
+    if isinstance(further := kept.get("unlabeled"), dict):
+        kept["unlabeled"] = _without_places(further)
+    return kept
 
 
 @cache

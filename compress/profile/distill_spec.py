@@ -234,7 +234,7 @@ def refuse_combinations(spec: DistillSpec) -> None:
     live = [name for name in ("online", "ema", "data_free") if getattr(spec, name) is not None]
     if len(live) > 1:
         raise ValueError(f"{live[0]} and {live[1]} exclude each other: each decides alone who teaches")
-    if live and spec.teachers and live[0] != "data_free":
+    if live and spec.teachers:
         raise ValueError(f"{live[0]} has one teacher by nature; leave `teachers` out")
     if live and spec.generations > 1:
         raise ValueError(f"{live[0]} and generations exclude each other: a generation needs a fixed teacher")

@@ -105,7 +105,8 @@ class RelationLoss(LossSpec):
     relations: Annotated[tuple[Literal["qk", "qq", "kk", "vv"], ...], Field(min_length=1)] = ("qk", "vv")
     """Scaled products of queries, keys and values: `qk` and `vv` are MiniLM's, `qq`, `kk`, `vv` MiniLMv2's."""
     heads: Positive | None = None
-    """Relation heads that both models are cut into; unset: the teacher's number of heads."""
+    """Relation heads that both models are cut into; unset: the teacher's number of heads, or the largest below it that
+    divides the widths of both."""
     layers: LayerMap = "last"
     """Which layer learns from which."""
 

@@ -150,6 +150,8 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     for place, student in students:
         if student.architecture is not None and profile.task != "image-classification":
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
+        if spec.data_free is not None and student.choose == "similarity":
+            yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
         if student.patch_size is not None and student.architecture is None:
             yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
         if student.model is not None and spec.trimmed is not None:

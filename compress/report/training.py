@@ -12,7 +12,7 @@ from compress.report.numbers import MISSING, count, known, percent, significant
 from compress.report.scores import Reading, examples_word, reading
 from compress.units import format_seconds
 
-TAUGHT = ("shown", "teachers", "kept", "stages", "assistants", "generations", "data_free")
+TAUGHT = ("shown", "teachers", "kept", "stages", "assistants", "generations", "data_free", "warnings")
 """The facts of a distillation that the table of teaching shows."""
 
 _LABELS = {"train_score": "on the training split", "validation_score": "on the validation split"}
@@ -111,6 +111,8 @@ def _taught(step: StepRecord, run: RunRecord) -> list[Row]:
     for key in TAUGHT:
         if key in step.facts and step.facts[key] not in (None, [], {}):
             words += _SAY[key](step.facts[key], run)
+    if step.facts.get("data_free"):
+        words.append(("against the training data", _given_up(step, run)))
     words = [(what.removesuffix(f": {step.step}"), how) for what, how in words]
     return [
         row(Cell(step.step if number == 0 else ""), what, how) for number, (what, how) in enumerate(words)
@@ -154,6 +156,20 @@ def _say_data_free(data_free: Any, run: RunRecord) -> list[tuple[str, str]]:
     return [("no training data was shown", "; ".join(words))]
 
 
+def _say_warnings(warnings: Any, run: RunRecord) -> list[tuple[str, str]]:
+    return [("warning", str(warning)) for warning in warnings]
+
+
+def _given_up(step: StepRecord, run: RunRecord) -> str:
+    """What a student that saw no training data gives up against the same one that saw it."""
+    control = next((other for other in run.steps if other.step == f"{step.step}.control"), None)
+    if control is None or not control.measurements or not step.measurements:
+        return "not measured: `control: true` teaches the same student with it, too"
+    read = reading(run.metric)
+    without, with_data = (one.measurements[0].accuracy.metrics[0].value for one in (step, control))
+    return f"{read.words} {read.value(without)} instead of {read.value(with_data)}, on the test split"
+
+
 _SAY: Mapping[str, Callable[[Any, RunRecord], list[tuple[str, str]]]] = {
     "shown": _say_shown,
     "teachers": _say_teachers,
@@ -162,6 +178,7 @@ _SAY: Mapping[str, Callable[[Any, RunRecord], list[tuple[str, str]]]] = {
     "assistants": _say_assistants,
     "generations": _say_generations,
     "data_free": _say_data_free,
+    "warnings": _say_warnings,
 }
 
 

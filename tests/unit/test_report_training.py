@@ -68,8 +68,41 @@ def test_who_taught_and_from_what() -> None:
 
 def test_data_free_teaching_says_so() -> None:
     facts = {"data_free": {"shown": "images of a generator", "examples": 20000}}
-    assert taught(bert_run(task="image-classification"), **facts) == [
-        ("distill", "no training data was shown", "shown: images of a generator; 20,000 images")
+    run = bert_run(task="image-classification")
+    alone = run.model_copy(update={"steps": tuple(s for s in run.steps if s.role != "control")})
+    assert taught(alone, **facts) == [
+        ("distill", "no training data was shown", "shown: images of a generator; 20,000 images"),
+        (
+            "",
+            "against the training data",
+            "not measured: `control: true` teaches the same student with it, too",
+        ),
+    ]
+
+
+def test_what_is_given_up_without_data_is_said_against_the_same_student_with_it() -> None:
+    run = bert_run()
+    student = next(step for step in run.steps if step.step == "distill")
+    control = student.model_copy(
+        update={"step": "distill.control", "role": "control", "measurements": run.steps[0].measurements}
+    )
+    others = tuple(step for step in run.steps if step.role != "control")
+    rows = taught(
+        run.model_copy(update={"steps": (*others, control)}), data_free={"shown": "sampled token sequences"}
+    )
+    scores = [
+        f"{100 * one.measurements[0].accuracy.metrics[0].value:.1f} %" for one in (student, run.steps[0])
+    ]
+    assert rows[1] == (
+        "",
+        "against the training data",
+        f"accuracy {scores[0]} instead of {scores[1]}, on the test split",
+    )
+
+
+def test_warnings_stand_in_the_table() -> None:
+    assert taught(warnings=["the student is very small"]) == [
+        ("distill", "warning", "the student is very small")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,11 +13,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from compress.artifacts import TASK, TOKENIZER
-from compress.errors import ModelError
 from compress.models.checkpoints import load_model
 from compress.models.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
-from compress.passes.distill.material import tokens_of
+from compress.passes.distill.material import tokens_of, translated
 from compress.passes.distill.scoring import Scoring
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
@@ -32,49 +32,52 @@ from compress.training.losses.logits import hard_label_cross_entropy, logits_kl
 from compress.training.losses.vectors import standardized
 from compress.training.prediction import predict
 
+_PIECE = 8
+"""Words are read as texts of so many, so that none is longer than a model takes."""
 
-def teach_without_data(
-    ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], seed: int
-) -> tuple[Taught, Untrained]:
-    """Make and train a student without a training example; validation only chooses which of its weights are kept.
 
-    Raises:
-        ModelError: there are several teachers.
-    """
+def teach_without_data(ctx: StepContext, spec: DistillSpec, teacher: TeacherAt) -> tuple[Taught, Untrained]:
+    """Make and train a student without a training example; validation only chooses which of its weights are kept."""
     assert spec.data_free is not None
-    if len(teachers) > 1:
-        raise ModelError("data_free asks one teacher", where="teachers", hint="Name one teacher alone.")
-    if "image" in json.loads((teachers[0].artifact.path / TASK).read_text(encoding="utf-8")):
-        return _from_generator(ctx, spec, spec.data_free, teachers[0], seed)
-    return _from_vocabulary(ctx, spec, spec.data_free, teachers, seed)
+    if "image" in teacher.artifact.read_json(TASK):
+        return _from_generator(ctx, spec, spec.data_free, teacher)
+    return _from_vocabulary(ctx, spec, spec.data_free, teacher)
 
 
 def _from_vocabulary(
-    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teachers: Sequence[TeacherAt], seed: int
+    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt
 ) -> tuple[Taught, Untrained]:
     """Sample token sequences, and teach with them as with any unlabelled texts."""
-    folder = teachers[0].artifact.path
+    folder, source = teacher.artifact.path, ctx.inputs["model"].path
     sampled = sample_texts(
         spoken_words(read_vocabulary(folder / TOKENIZER)),
         Frame.of(Tokenizer.from_file(str(folder / TOKENIZER))),
         free,
-        _asked(ctx, teachers[0]) if ctx.task.labelled else None,
+        _asked(ctx, teacher) if ctx.task.labelled else None,
         max_length=ctx.task.data.max_length,
-        seed=seed,
+        seed=ctx.seed,
         work=ctx.work / "sampled",
         progress=ctx.progress,
     )
-    untrained = untrained_student(ctx, spec, seed, vocabulary=sampled.words)
-    shown = shown_samples(ctx, teachers, sampled.ids)
-    taught = teach(ctx, spec, untrained.model, teachers, shown, name="distill", seed=seed)
+    # A trimmed vocabulary keeps every word that could have been drawn.
+    words = [sampled.words[start : start + _PIECE] for start in range(0, len(sampled.words), _PIECE)]
+    read = translated([*sampled.ids, *words], folder, source, _inputs_of(ctx, source))
+    untrained = untrained_student(ctx, spec, ctx.seed, read)
+    shown = shown_samples(ctx, [teacher], sampled.ids)
+    taught = teach(ctx, spec, untrained.model, [teacher], shown, name="distill", seed=ctx.seed)
     facts = {**taught.facts, "data_free": {"shown": "sampled token sequences", "examples": len(sampled.ids)}}
     return Taught(taught.model, taught.validation_score, taught.curves, facts), untrained
+
+
+def _inputs_of(ctx: StepContext, folder: Path) -> TokenInputs:
+    """Any encoding of a model's, for what it says of the model's inputs; a validation text serves."""
+    return tokens_of(ctx.task.encode(ctx.data.validation.take([0]), folder))
 
 
 def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], NDArray[np.float32]]:
     """The teacher as a function of token sequences."""
     model = load_model(teacher.artifact.path).to(ctx.device)
-    like = tokens_of(ctx.task.encode(ctx.data.validation.take([0]), teacher.artifact.path))
+    like = _inputs_of(ctx, teacher.artifact.path)
 
     def answer(texts: Sequence[Ids]) -> NDArray[np.float32]:
         inputs = TokenInputs(list(texts), like.input_names, like.pad_id)
@@ -84,10 +87,10 @@ def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], ND
 
 
 def _from_generator(
-    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt, seed: int
+    ctx: StepContext, spec: DistillSpec, free: DataFreeSpec, teacher: TeacherAt
 ) -> tuple[Taught, Untrained]:
     """Train against a generator of images."""
-    untrained = untrained_student(ctx, spec, seed)
+    untrained = untrained_student(ctx, spec, ctx.seed)
     image = json.loads((ctx.out / TASK).read_text(encoding="utf-8"))["image"]
     height, width = image["size"]
     result = train_data_free_images(
@@ -100,7 +103,7 @@ def _from_generator(
         loss=_LogitsLosses(spec),
         validate=Scoring.of(ctx).score,
         work=ctx.work / "generated",
-        seed=seed,
+        seed=ctx.seed,
         precision=ctx.precision,
         device=ctx.device,
         progress=ctx.progress,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -31,19 +30,18 @@ from compress.step import StepContext, StepResult
 def run(ctx: StepContext) -> StepResult:
     """Teach a student, generation after generation where the profile asks for several."""
     spec = _spec(ctx)
-    ctx, seed = _seeded(ctx, spec)
     if spec.data_free is not None:
-        taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec), seed)
+        taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
         return _finish(ctx, spec, untrained, taught.model, [taught])
-    untrained = untrained_student(ctx, spec, seed)
+    untrained = untrained_student(ctx, spec, ctx.seed)
     _check_tokenizer(ctx, untrained)
     generations: list[Taught] = []
     teachers, folders = _teachers(ctx, spec), list[Artifact]()
     for number in range(1, spec.generations + 1):
-        student = untrained if number == 1 else untrained_student(ctx, spec, seed + number - 1)
+        student = untrained if number == 1 else untrained_student(ctx, spec, ctx.seed + number - 1)
         name = "distill" if spec.generations == 1 else f"generation {number}"
         shown = shown_data(ctx, spec, teachers)
-        taught = teach(ctx, spec, student.model, teachers, shown, name=name, seed=seed)
+        taught = teach(ctx, spec, student.model, teachers, shown, name=name, seed=ctx.seed)
         generations.append(taught)
         if spec.generations > 1:
             folders.append(_keep_generation(ctx, taught.model, number))
@@ -57,7 +55,6 @@ def run_control(ctx: StepContext) -> StepResult:
     The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples.
     """
     asked = _spec(ctx)
-    ctx, seed = _seeded(ctx, asked)
     copies = 0 if asked.augment is None or "pixel_values" in _input_names(ctx) else asked.augment.copies
     further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
@@ -75,10 +72,10 @@ def run_control(ctx: StepContext) -> StepResult:
             "keep": "last",
         }
     )
-    untrained = untrained_student(ctx, asked, seed)
+    untrained = untrained_student(ctx, asked, ctx.seed)
     _check_tokenizer(ctx, untrained)
     shown = shown_data(ctx, spec, ())
-    taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=seed)
+    taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=ctx.seed)
     return _finish(ctx, spec, untrained, taught.model, [taught])
 
 
@@ -86,12 +83,6 @@ def _spec(ctx: StepContext) -> DistillSpec:
     if not isinstance(ctx.spec, DistillSpec):
         raise PassError(f"distill cannot run a {type(ctx.spec).__name__}")
     return ctx.spec
-
-
-def _seeded(ctx: StepContext, spec: DistillSpec) -> tuple[StepContext, int]:
-    """The context with the seed of the pass, where it has one of its own."""
-    seed = ctx.seed if spec.seed is None else spec.seed
-    return replace(ctx, seed=seed), seed
 
 
 def _labels_loss(spec: DistillSpec) -> LabelsLoss:
@@ -162,10 +153,11 @@ def _finish(
     facts: dict[str, Any] = {
         "parameters": parameters,
         "initialised_from": untrained.origin,
+        "layers_from": list(untrained.layers),
         "validation_score": score,
         "precision": ctx.precision,
         **taught[-1].facts,
-        **_ancestry(ctx, spec, parameters),
+        **_ancestry(ctx, parameters),
     }
     if (ctx.out / TOKENIZER).exists() and not isinstance(student, Ensemble):
         words = encoder_of(student).words
@@ -177,15 +169,20 @@ def _finish(
     return StepResult(TORCH_FLOAT, facts, tuple(curves))
 
 
-def _ancestry(ctx: StepContext, spec: DistillSpec, parameters: int) -> Mapping[str, Any]:
-    """How much smaller the student is than who teaches it, and a warning where that is very much."""
-    teacher = int(ctx.inputs["teacher"].facts["parameters"])
-    ratio = teacher / parameters
-    if ratio < FAR_SMALLER or ctx.inputs["teacher"].path != ctx.inputs["original"].path:
-        return {"times_fewer_parameters": ratio}
-    warning = (
-        f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {FAR_SMALLER} often costs "
-        "accuracy: `assistants` of sizes between them may help (Mirzadeh et al. 2020)"
-    )
-    ctx.progress.say(f"warning: {warning}")
-    return {"times_fewer_parameters": ratio, "warnings": [warning]}
+def _ancestry(ctx: StepContext, parameters: int) -> Mapping[str, Any]:
+    """How much smaller the student is than who teaches it, with a warning where that is very much, and the assistants
+    that stand between it and the profile's teacher."""
+    teacher, original = ctx.inputs["teacher"], ctx.inputs["original"]
+    ratio = int(teacher.facts["parameters"]) / parameters
+    facts: dict[str, Any] = {"times_fewer_parameters": ratio}
+    if teacher.path != original.path:
+        own = {name: teacher.facts[name] for name in ("parameters", "validation_score")}
+        facts["assistants"] = [*teacher.facts.get("assistants", ()), own]
+    if ratio >= FAR_SMALLER:
+        warning = (
+            f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {FAR_SMALLER} often "
+            "costs accuracy: `assistants` of sizes between them may help (Mirzadeh et al. 2020)"
+        )
+        ctx.progress.say(f"warning: {warning}")
+        facts["warnings"] = [warning]
+    return facts

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.artifacts import TASK, TOKENIZER, write_json
 from compress.errors import ModelError
 from compress.models.checkpoints import load_for_labels, load_model
 from compress.models.plain import PlainModel
-from compress.models.students import make_student
+from compress.models.students import make_student, student_shape
 from compress.models.vision_students import fresh_vision
 from compress.models.vocabulary import Ids, trim_embeddings
 from compress.passes.distill.material import Words, tokens_of, write_tokenizer
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
+from compress.tasks.base import Inputs
+from compress.tasks.subset import InputSubset
+from compress.tasks.tokens import TokenInputs
 from compress.training.batches import to_tensors
 
 LOOKED_AT = 256
@@ -29,20 +33,23 @@ LOOK_BATCH = 32
 
 @dataclass(frozen=True)
 class Untrained:
-    """A student before its training, and its vocabulary; `origin` says where its weights come from."""
+    """A student before its training, and its vocabulary; `origin` says where its weights come from, `layers` which of
+    the teacher's layers it is made of."""
 
     model: nn.Module
     words: Words
     origin: str
+    layers: tuple[int, ...] = ()
 
 
 def untrained_student(
-    ctx: StepContext, spec: DistillSpec, seed: int, vocabulary: Ids | None = None
+    ctx: StepContext, spec: DistillSpec, seed: int, sampled: TokenInputs | None = None
 ) -> Untrained:
     """Make or fetch the student; equal arguments give equal weights.
 
     Args:
-        vocabulary: the tokens that it must know, where no training text may be looked at; None: those of the texts.
+        sampled: texts that nobody wrote, as the model that the student is made from reads them: they stand for the
+            training texts, where none of those may be looked at.
 
     Raises:
         ModelError: the teacher cannot be cut into such a student, or a ready one does not fit the task.
@@ -65,14 +72,14 @@ def untrained_student(
             where="student",
             hint="Name another with `student.model: python:...`, use `student.architecture`, or `prune` this one.",
         )
-    shown = _shown_tokens(ctx, spec, vocabulary)
+    shown = _shown_tokens(ctx, spec, sampled)
     words = write_tokenizer(source, ctx.out, spec.trimmed, shown, ctx.data.labels)
-    look = None if spec.data_free is not None else _batches(ctx)
+    look = _batches(ctx, spec, sampled)
     shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
     model = make_student(teacher, shape, seed, look)
     if words.table is not None and words.kept is not None:
         trim_embeddings(model, words.table, words.kept)
-    return Untrained(model, words, spec.student.from_)
+    return Untrained(model, words, spec.student.from_, student_shape(teacher, shape, look).layers)
 
 
 def _ready(ctx: StepContext, seed: int) -> Untrained:
@@ -89,27 +96,37 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
     return Untrained(model, Words(None, None), "ready")
 
 
-def _shown_tokens(ctx: StepContext, spec: DistillSpec, vocabulary: Ids | None) -> list[Ids]:
+def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Sequence[Ids]:
     """Token ids whose tokens a trimmed vocabulary must keep."""
     if spec.trimmed is None:
         return []
-    if vocabulary is not None:
-        return [vocabulary]
+    if sampled is not None:
+        return list(sampled.ids)
     source = ctx.inputs["model"].path
     splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
     return [ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids]
 
 
-def _batches(ctx: StepContext) -> Callable[[], Iterable[dict[str, Tensor]]]:
-    """Starts an iteration over some training examples, as the model that the student is made from reads them."""
-    count = min(LOOKED_AT, len(ctx.data.train))
-    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(ctx.data.train))[:count])
+def _batches(
+    ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None
+) -> Callable[[], Iterable[dict[str, Tensor]]] | None:
+    """Starts an iteration over some examples, as the model that the student is made from reads them; None where there
+    are none that may be looked at."""
+    if sampled is None and spec.data_free is not None:
+        return None
+    available = len(ctx.data.train) if sampled is None else len(sampled)
+    count = min(LOOKED_AT, available)
+    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(available)[:count])
 
     def start() -> Iterable[dict[str, Tensor]]:
-        inputs = ctx.task.encode(ctx.data.train.take(drawn), ctx.inputs["model"].path)
+        inputs: Inputs = InputSubset(sampled, drawn) if sampled is not None else _encoded(ctx, drawn)
         return (
             to_tensors(inputs.batch(range(first, min(first + LOOK_BATCH, count))), "cpu")
             for first in range(0, count, LOOK_BATCH)
         )
 
     return start
+
+
+def _encoded(ctx: StepContext, chosen: NDArray[np.int64]) -> Inputs:
+    return ctx.task.encode(ctx.data.train.take(chosen), ctx.inputs["model"].path)

@@ -120,7 +120,10 @@ class RelationTerm(Term):
         _check_queries("relation", models)
         student, teacher = models.student, models.teacher
         pairs = pairs_of("relation", spec.layers, student.layers, teacher.layers)
-        heads = [spec.heads or teacher.heads[theirs] for _, theirs in pairs]
+        heads = [
+            spec.heads or common_heads(teacher.heads[theirs], _width(student, mine), _width(teacher, theirs))
+            for mine, theirs in pairs
+        ]
         for (mine, theirs), count in zip(pairs, heads, strict=True):
             for width, who in ((_width(student, mine), "student"), (_width(teacher, theirs), "teacher")):
                 if width % count:
@@ -150,6 +153,11 @@ class RelationTerm(Term):
                 )
                 losses.append(relation_kl(a[0], b[0], a[1], b[1], heads, seen.mask))
         return torch.stack(losses).sum() / len(self.pairs)
+
+
+def common_heads(most: int, student: int, teacher: int) -> int:
+    """The largest number of relation heads up to `most` that divides the attention widths of both models."""
+    return next(count for count in range(most, 0, -1) if student % count == 0 and teacher % count == 0)
 
 
 def _check_queries(kind: str, models: Models) -> None:
