@@ -185,6 +185,11 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
     if profile.task != "sentence-embedding":
         return
+    if spec.control and spec.data_free is None:
+        yield (
+            ("control",),
+            "embeddings have no labels, so nobody could teach the same student without the teacher",
+        )
     if len(spec.teachers) > 1:
         yield ("teachers",), "embeddings of different models have no common axes, so they cannot be averaged"
     for name in ("select", "online", "ema"):

@@ -47,6 +47,31 @@ def write(folder: Path, task: str, distill: str, changes: dict[str, Any]) -> Pat
 
 REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
     (
+        SENTENCE,
+        "{losses: [{output: cosine}], control: true}",
+        {},
+        [
+            "passes.0.distill.control: embeddings have no labels, so nobody could teach the same student without the teacher"
+        ],
+    ),
+    (
+        TEXT,
+        "{data_free: {}, losses: [{logits: {}}], student: {choose: similarity}}",
+        {},
+        [
+            "passes.0.distill.student.choose: data_free shows no examples to measure the similarity of layers on"
+        ],
+    ),
+    (
+        SENTENCE,
+        "{losses: [{output: cosine}]}",
+        {"data": {"path": "data.csv", "sentences": True, "pair_columns": ["a", "b"], "labels": ["x", "y"]}},
+        [
+            "data.sentences: given pairs are compared as they are, so their texts cannot be cut into sentences",
+            "data.labels: sentence embeddings have no labels",
+        ],
+    ),
+    (
         TEXT,
         "{ema: {}, online: {}, losses: [{logits: {}}, {labels: {}}]}",
         {},

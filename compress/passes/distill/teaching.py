@@ -135,7 +135,6 @@ class _School:
             [load_model(teacher.artifact.path) for teacher in self.teachers] if self._live(losses) else []
         )
         objective = self._objective(student, losses, loaded)
-        student_follows = self.spec.ema is not None
         trainee = Trainee(
             student,
             objective,
@@ -168,7 +167,7 @@ class _School:
         facts: dict[str, Any] = {}
         if trainee.teacher is not None:
             facts["teacher_validation_score"] = self._teacher_score(trainee.teacher)
-        if student_follows and trainee.average is not None:
+        if trainee.average is not None:
             facts["average_validation_score"] = self.scoring.score(trainee.average)
         return result, facts
 
