@@ -37,6 +37,8 @@ ERRORS = "error-*.json"
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 10.0
+_MEETING_SECONDS = 2 * 3600
+"""How long a machine waits for the others: they measure at their own speed before they come to the next step."""
 
 
 def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: Cache) -> StepResult:
@@ -92,7 +94,9 @@ def launch_command(train: TrainSpec, task: Path, key: str) -> list[str]:
     if train.nodes == 1:
         meeting = ["--standalone", "--local-addr", "127.0.0.1"]
     else:
+        patience = f"read_timeout={_MEETING_SECONDS},join_timeout={_MEETING_SECONDS}"
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", str(train.rendezvous), "--rdzv-id", key]
+        meeting += ["--rdzv-conf", patience]
     return [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", str(train.nodes), "--nproc-per-node", str(train.processes), "--max-restarts", "0"),
@@ -170,8 +174,9 @@ def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressE
             where=step,
             hint="The same command goes on from the last checkpoint.",
         )
-    for file in sorted(folder.glob(ERRORS)):
-        body = json.loads(file.read_text(encoding="utf-8"))
+    raised = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(ERRORS))]
+    # A process whose neighbour has failed loses its connection: that is not the error to show.
+    for body in sorted(raised, key=lambda one: one["kind"] == "CompressError"):
         kind = getattr(compress.errors, body["kind"])
         error: CompressError = kind(body["message"], where=body["where"], hint=body["hint"])
         return error

@@ -45,11 +45,18 @@ def main(argv: list[str]) -> int:
         )
         _join(job, local)
         _run(task, job, folder, local)
+        # Nobody leaves before all have what was told last.
+        distributed.barrier()
+        distributed.destroy_process_group()
     except CompressError as error:
         body = {"message": error.message, "where": error.where, "hint": error.hint}
         write_json(folder / f"error-{rank}.json", {"kind": type(error).__name__, **body})
         raise
-    distributed.destroy_process_group()
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        body = {"message": f"training in process {rank} failed: {text}", "where": task["step"], "hint": None}
+        write_json(folder / f"error-{rank}.json", {"kind": "CompressError", **body})
+        raise
     return 0
 
 
