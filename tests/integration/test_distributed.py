@@ -239,6 +239,7 @@ def test_an_error_in_a_process_is_the_error_of_the_run(job: Path):
     assert alone.stderr.splitlines()[-2:] == result.stderr.splitlines()[-2:]
 
 
+@pytest.mark.slow  # two launchers meet over the network of this machine, which takes as long as it takes
 def test_two_nodes_train_together_and_each_keeps_the_same_artifact(tmp_path: Path):
     """Two runs on one machine, with caches of their own, that meet at one port."""
     with socket.socket() as free:
