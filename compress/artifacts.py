@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file with stable key order, atomically."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def copy_interface(source: Path, out: Path) -> None:
+    """Copy what says how a model reads its inputs: its `task.json`, and its `tokenizer.json` where it has one."""
+    for name in (TOKENIZER, TASK):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
 
 
 def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:

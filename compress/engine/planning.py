@@ -38,12 +38,8 @@ class PlanRow:
 
 def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
     """A row for each step, in the order in which they run."""
-    plan, known, numerics, cache = (
-        build_plan(loaded.profile),
-        fingerprints(loaded),
-        local_numerics(),
-        Cache.default(),
-    )
+    plan, numerics, cache = build_plan(loaded.profile), local_numerics(), Cache.default()
+    known = fingerprints(loaded, plan)
     all_of_them = all_parts(plan, known, numerics)
     keys = {name: key_of(parts) for name, parts in all_of_them.items()}
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
@@ -49,6 +50,11 @@ class Job:
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         return f"{profile.name}-{digest[:12]}"
 
+    @cached_property
+    def test_digest(self) -> str:
+        """What tells the test split from any other; found once, for images are read for it."""
+        return examples_digest(self.splits.test)
+
     @property
     def training_data(self) -> TrainingData:
         """What passes may see: no test split."""
@@ -56,10 +62,10 @@ class Job:
         return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
 
 
-def fingerprints(loaded: LoadedProfile) -> Fingerprints:
+def fingerprints(loaded: LoadedProfile, plan: Plan) -> Fingerprints:
     """The fingerprints as far as this machine knows them, without the network."""
     profile, base = loaded.profile, loaded.source.base
-    models = {(one.model, one.revision) for one in model_sources(build_plan(profile))}
+    models = {(one.model, one.revision) for one in model_sources(plan)}
     return Fingerprints(
         {(model, revision): model_fingerprint(model, revision, base) for model, revision in models},
         data_fingerprint(profile.data, base, profile.task),
@@ -78,7 +84,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     plan = build_plan(profile)
     for source in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
-    known = fingerprints(loaded)
+    known = fingerprints(loaded, plan)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
     models = {source: found or source[0] for source, found in known.models.items()}
     known = Fingerprints(models, known.data or splits_digest(splits))

@@ -12,7 +12,7 @@ from compress.artifacts import Artifact
 from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
-from compress.engine.resolve import Job, examples_digest
+from compress.engine.resolve import Job
 from compress.errors import CompressError, RunInterrupted
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
@@ -184,7 +184,7 @@ def _measure(
         artifact_digest=artifact.runtime_digest,
         baseline_digest=baseline.runtime_digest,
         fingerprint=target.fingerprint,
-        split=examples_digest(job.splits.test),
+        split=job.test_digest,
         spec=profile.measure,
         seed=profile.seed,
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import torch
 
-from compress.artifacts import TASK, TOKENIZER
+from compress.artifacts import TASK, copy_interface
 from compress.forms import Framework
 from compress.lowering.attention import fuse_attention
 from compress.lowering.export import OPSET, export_graph, signature_of
@@ -42,9 +40,7 @@ def run(ctx: StepContext) -> StepResult:
     selected = select_early(graph)
     tidy(graph)
     path = save_onnx(graph, ctx.out)
-    for name in (TOKENIZER, TASK):
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, ctx.out / name)
+    copy_interface(source.path, ctx.out)
 
     def expected(batch: Batch) -> Outputs:
         with torch.no_grad():

@@ -26,6 +26,7 @@ from compress.profile.loss_specs import (
 from compress.profile.pass_specs import PruneSpec
 from compress.profile.schema import Profile
 from compress.profile.source import Path_
+from compress.profile.student_spec import StudentSpec
 
 Found = tuple[Path_, str]
 """Where in the profile, and what is wrong."""
@@ -145,8 +146,8 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if profile.task == "image-classification" and spec.vocabulary != "keep":
         yield ("vocabulary",), "images have no vocabulary"
-    students = [(("student",), spec.student)]
-    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]  # type: ignore[misc]
+    students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
+    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
     for place, student in students:
         if student.architecture is not None and profile.task != "image-classification":
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"

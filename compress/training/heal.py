@@ -10,19 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.artifacts import Artifact
-from compress.data.splits import Examples
 from compress.errors import PassError
-from compress.models.checkpoints import load_model
 from compress.profile.training_spec import RecoverySpec
 from compress.progress import Progress
-from compress.tasks.base import Task, TrainingData, Truth
+from compress.tasks.base import Task, TrainingData
 from compress.training.loop import Loss, TrainResult, train
 from compress.training.losses import label_cross_entropy, logits_kl
 from compress.training.losses.similarity import similarity_matrix_distance
 from compress.training.prediction import Device, Precision, score
-from compress.training.teachers import cached_signals
-
-Outputs = NDArray[np.float32]
+from compress.training.references import Outputs, teacher_outputs, truth_beside
 
 
 def recover(
@@ -54,17 +50,16 @@ def recover(
         PassError: the task has no labels, and there is no teacher.
     """
 
-    def said(examples: Examples) -> Outputs:
-        assert teacher is not None
-        return teacher_outputs(
-            teacher, task, examples, shared=shared, precision=precision, device=device, progress=progress
+    goal: Outputs | None = None
+    if teacher is not None:
+        goal = teacher_outputs(
+            teacher, task, data.train, shared=shared, precision=precision, device=device, progress=progress
         )
-
-    goal = None if teacher is None else said(data.train)
     if not task.labelled and goal is None:
         raise PassError("without labels a model can only recover from a teacher", where="recover")
-    compared = teacher is not None and task.needs_reference(data.validation)
-    truth = Truth.of(data.validation, said(data.validation) if compared else None)
+    truth = truth_beside(
+        teacher, task, data.validation, shared=shared, precision=precision, device=device, progress=progress
+    )
     validation = task.encode(data.validation, tokenizer)
     return train(
         model,
@@ -79,29 +74,6 @@ def recover(
         progress=progress,
         name=name,
     )
-
-
-def teacher_outputs(
-    teacher: Artifact,
-    task: Task,
-    examples: Examples,
-    *,
-    shared: Path,
-    precision: Precision,
-    device: Device,
-    progress: Progress,
-) -> Outputs:
-    """What a teacher puts out for examples, float32 (n, labels or width), from the cache where it is there."""
-    return cached_signals(
-        lambda: load_model(teacher.path),
-        task.encode(examples, teacher.path),
-        (),
-        shared,
-        teacher_digest=teacher.digest,
-        precision=precision,
-        device=device,
-        progress=progress,
-    ).outputs
 
 
 def recovery_loss(

@@ -28,9 +28,8 @@ from compress.tasks.tokens import TokenInputs
 from compress.training.data_free.images import train_data_free_images
 from compress.training.data_free.texts import sample_texts
 from compress.training.data_free.words import Frame, spoken_words
-from compress.training.losses.logits import hard_label_cross_entropy, logits_kl
-from compress.training.losses.vectors import standardized
 from compress.training.prediction import predict
+from compress.training.terms.outputs import compare_logits
 
 _PIECE = 8
 """Words are read as texts of so many, so that none is longer than a model takes."""
@@ -129,13 +128,5 @@ class _LogitsLosses:
         """The weighted sum."""
         total = torch.zeros((), device=student.device)
         for loss in self._losses:
-            mine, theirs = (
-                (standardized(student), standardized(teacher)) if loss.standardize else (student, teacher)
-            )
-            value = (
-                hard_label_cross_entropy(mine, theirs)
-                if loss.hard
-                else logits_kl(mine, theirs, loss.temperature)
-            )
-            total = total + loss.weight * value
+            total = total + loss.weight * compare_logits(loss, student, teacher)
         return total

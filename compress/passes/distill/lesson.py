@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from compress.data.splits import UNLABELLED
 from compress.passes.distill.trainee import Trainee
 from compress.tasks.base import Inputs
+from compress.tasks.tokens import ATTENTION_MASK
 from compress.training.batches import to_tensors
 from compress.training.losses import label_cross_entropy, logits_kl
 from compress.training.prediction import Device
 from compress.training.signals import Recorder, Signals
 from compress.training.teachers import Teaching, mean_outputs
-
-MASK = "attention_mask"
 
 
 class Answers(Protocol):
@@ -141,7 +140,7 @@ class Lesson:
             student,
             {name: tensor.detach() for name, tensor in teacher.items()},
             labels,
-            shown.get(MASK),
+            shown.get(ATTENTION_MASK),
             shown,
         )
         if self._mutual is not None:

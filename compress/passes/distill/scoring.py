@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
-from compress.models.checkpoints import load_model
 from compress.step import StepContext
 from compress.tasks.base import Inputs, Truth
 from compress.training.prediction import score
-from compress.training.teachers import cached_signals
+from compress.training.references import truth_beside
 
 
 @dataclass(frozen=True)
@@ -26,22 +24,16 @@ class Scoring:
     def of(cls, ctx: StepContext) -> Scoring:
         """The scoring of a step; the reference, where the task has one, is the profile's own teacher."""
         examples = ctx.data.validation
-        reference = None
-        if ctx.task.needs_reference(examples):
-            original = ctx.inputs["original"]
-            reference = np.asarray(
-                cached_signals(
-                    lambda: load_model(original.path),
-                    ctx.task.encode(examples, original.path),
-                    (),
-                    ctx.shared,
-                    teacher_digest=original.digest,
-                    device=ctx.device,
-                    precision=ctx.precision,
-                    progress=ctx.progress,
-                ).outputs
-            )
-        return cls(ctx, ctx.task.encode(examples, ctx.out), Truth.of(examples, reference))
+        truth = truth_beside(
+            ctx.inputs["original"],
+            ctx.task,
+            examples,
+            shared=ctx.shared,
+            precision=ctx.precision,
+            device=ctx.device,
+            progress=ctx.progress,
+        )
+        return cls(ctx, ctx.task.encode(examples, ctx.out), truth)
 
     def score(self, model: nn.Module) -> float:
         """The task's metric of a model, a fraction."""

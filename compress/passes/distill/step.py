@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from compress.artifacts import TASK, TOKENIZER, Artifact, seal
+from compress.artifacts import TASK, TOKENIZER, Artifact, copy_interface, seal
 from compress.errors import PassError
 from compress.forms import TORCH_FLOAT
 from compress.models.checkpoints import count_parameters, load_model, save_model
@@ -25,6 +25,7 @@ from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
 from compress.profile.teaching import FAR_SMALLER, losses_of
 from compress.records import Curve
 from compress.step import StepContext, StepResult
+from compress.tasks.images import PIXEL_VALUES
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -55,7 +56,8 @@ def run_control(ctx: StepContext) -> StepResult:
     The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples.
     """
     asked = _spec(ctx)
-    copies = 0 if asked.augment is None or "pixel_values" in _input_names(ctx) else asked.augment.copies
+    images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
+    copies = 0 if asked.augment is None or images else asked.augment.copies
     further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
     spec = asked.model_copy(
@@ -64,7 +66,7 @@ def run_control(ctx: StepContext) -> StepResult:
             "stages": (),
             "data": "train",
             # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.
-            "augment": _plain_changes(asked) if "pixel_values" in _input_names(ctx) else None,
+            "augment": _plain_changes(asked) if images else None,
             "epochs": epochs * (1 + copies + further),
             **dict.fromkeys(("select", "online", "ema", "data_free")),
             "teachers": (),
@@ -96,10 +98,6 @@ def _plain_changes(spec: DistillSpec) -> Any:
     return None if spec.augment is None else spec.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
 
 
-def _input_names(ctx: StepContext) -> tuple[str, ...]:
-    return tuple(ctx.inputs["teacher"].read_json(TASK)["input_names"])
-
-
 def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
     """Who teaches: the profile's teacher, or the entries of `teachers`."""
     if not spec.teachers:
@@ -123,9 +121,7 @@ def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artif
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_model(student.cpu(), folder)
-    for name in (TOKENIZER, TASK):
-        if (ctx.out / name).exists():
-            shutil.copyfile(ctx.out / name, folder / name)
+    copy_interface(ctx.out, folder)
     return seal(folder, TORCH_FLOAT, {"parameters": count_parameters(student)})
 
 

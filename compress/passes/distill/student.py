@@ -76,10 +76,12 @@ def untrained_student(
     words = write_tokenizer(source, ctx.out, spec.trimmed, shown, ctx.data.labels)
     look = _batches(ctx, spec, sampled)
     shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
-    model = make_student(teacher, shape, seed, look)
+    # Named, so that a choice that is made by running the teacher is made once.
+    layers = student_shape(teacher, shape, look).layers
+    model = make_student(teacher, shape.model_copy(update={"layers": layers}), seed, look)
     if words.table is not None and words.kept is not None:
         trim_embeddings(model, words.table, words.kept)
-    return Untrained(model, words, spec.student.from_, student_shape(teacher, shape, look).layers)
+    return Untrained(model, words, spec.student.from_, layers)
 
 
 def _ready(ctx: StepContext, seed: int) -> Untrained:

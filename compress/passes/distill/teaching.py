@@ -36,6 +36,7 @@ from compress.profile.teaching import losses_of, needs_teacher, trains_outputs
 from compress.records import Curve
 from compress.step import StepContext
 from compress.tasks.base import Inputs, Truth
+from compress.tasks.images import PIXEL_VALUES
 from compress.tasks.subset import InputSubset
 from compress.training.batches import to_tensors
 from compress.training.image_augmentation import blend_images, move_images
@@ -44,7 +45,6 @@ from compress.training.objective import Objective, build_objective
 from compress.training.signals import anatomy_of
 from compress.training.teachers import Teaching, averaged, cached_signals
 
-PIXELS = "pixel_values"
 _OUTPUTS = frozenset({"outputs", "outputs.labels", "outputs.teacher"})
 
 
@@ -271,7 +271,7 @@ class _School:
     def _change(self) -> Change | None:
         """What is done to a batch of images before it is shown; nothing is done to texts."""
         spec = self.spec.augment
-        if spec is None or PIXELS not in self.shown.student.input_names:
+        if spec is None or PIXEL_VALUES not in self.shown.student.input_names:
             return None
         return lambda batch: changed_pixels(batch, spec)
 
@@ -318,9 +318,9 @@ class _School:
 
 def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:
     """A batch of images moved, mirrored or blended; whether each is still one image, so that its label holds."""
-    moved = move_images(batch[PIXELS], spec, torch.default_generator)
+    moved = move_images(batch[PIXEL_VALUES], spec, torch.default_generator)
     blended = blend_images(moved, spec, torch.default_generator)
-    return {**batch, PIXELS: moved if blended is None else blended}, blended is None
+    return {**batch, PIXEL_VALUES: moved if blended is None else blended}, blended is None
 
 
 def _kind(entry: Any) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import torch
 from torch import Tensor
 
-from compress.artifacts import TASK, TOKENIZER
+from compress.artifacts import copy_interface
 from compress.errors import PassError
 from compress.forms import TORCH_FLOAT
 from compress.models.checkpoints import count_parameters, load_for_labels, save_model
@@ -54,9 +52,7 @@ def run(ctx: StepContext) -> StepResult:
         name="finetune",
     )
     save_model(model.cpu(), ctx.out)
-    shutil.copyfile(source / TASK, ctx.out / TASK)
-    if (source / TOKENIZER).is_file():
-        shutil.copyfile(source / TOKENIZER, ctx.out / TOKENIZER)
+    copy_interface(source, ctx.out)
     facts = {
         "parameters": count_parameters(model),
         "validation_score": trained.best_score,

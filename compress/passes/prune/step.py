@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import torch
 from torch import nn
 
-from compress.artifacts import TASK, TOKENIZER
+from compress.artifacts import copy_interface
 from compress.errors import PassError
 from compress.forms import TORCH_FLOAT, Structure
 from compress.models.checkpoints import count_parameters, load_model, save_model
@@ -20,8 +19,9 @@ from compress.records import Curve
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Inputs, Truth
 from compress.training.batches import to_tensors
-from compress.training.heal import recover, teacher_outputs
+from compress.training.heal import recover
 from compress.training.prediction import score
+from compress.training.references import truth_beside
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -74,28 +74,22 @@ def run(ctx: StepContext) -> StepResult:
         curves = (result.curve,)
     facts["validation_score"] = _validation_score(ctx, model, truth)
     save_model(model.cpu(), ctx.out)
-    for name in (TOKENIZER, TASK):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, ctx.out / name)
+    copy_interface(source, ctx.out)
     _check_saved(ctx, model, inputs)
     return StepResult(TORCH_FLOAT.with_(structure=Structure.PRUNED), facts, curves)
 
 
 def _validation_truth(ctx: StepContext) -> Truth:
-    """What the validation split is scored against: for embeddings without given scores, the teacher's outputs."""
-    examples = ctx.data.validation
-    if not ctx.task.needs_reference(examples):
-        return Truth.of(examples)
-    reference = teacher_outputs(
+    """What the validation split is scored against."""
+    return truth_beside(
         ctx.inputs.get("teacher", ctx.inputs["model"]),
         ctx.task,
-        examples,
+        ctx.data.validation,
         shared=ctx.shared,
         precision=ctx.precision,
         device=ctx.device,
         progress=ctx.progress,
     )
-    return Truth.of(examples, reference)
 
 
 def _validation_score(ctx: StepContext, model: nn.Module, truth: Truth) -> float:

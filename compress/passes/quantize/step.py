@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from compress.artifacts import ONNX_MODEL, TASK, TOKENIZER, Artifact
+from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.errors import ModelError, PassError
 from compress.forms import Numbers
 from compress.lowering.files import save_onnx
@@ -49,9 +49,7 @@ def run(ctx: StepContext) -> StepResult:
     products = check_promise(source.path, folders[chosen], left_floating(source.path, spec), chosen)
     for file in folders[chosen].iterdir():
         shutil.move(file, ctx.out / file.name)
-    for name in (TOKENIZER, TASK):
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, ctx.out / name)
+    copy_interface(source.path, ctx.out)
     for folder in folders.values():
         shutil.rmtree(folder)
     facts: dict[str, Any] = {

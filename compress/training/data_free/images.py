@@ -17,6 +17,7 @@ from compress.errors import PassError
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.progress import Progress
 from compress.records import Curve, CurvePoint
+from compress.tasks.images import PIXEL_VALUES
 from compress.training.checkpointing import (
     copy_weights,
     load_checkpoint,
@@ -199,7 +200,7 @@ class _Game:
     def images(self) -> dict[str, Tensor]:
         """A batch of new images."""
         noise = torch.randn(self.spec.batch_size, NOISE).to(self.device)
-        return {"pixel_values": self.generator(noise)}
+        return {PIXEL_VALUES: self.generator(noise)}
 
 
 Player = tuple[nn.Module, Optimizer]

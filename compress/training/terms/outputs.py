@@ -24,12 +24,16 @@ class LogitsTerm(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
-        student, teacher = seen.student["outputs.teacher"], seen.teacher["outputs"]
-        if self.spec.standardize:
-            student, teacher = standardized(student.float()), standardized(teacher.float())
-        if self.spec.hard:
-            return hard_label_cross_entropy(student, teacher)
-        return logits_kl(student, teacher, self.spec.temperature)
+        return compare_logits(self.spec, seen.student["outputs.teacher"], seen.teacher["outputs"])
+
+
+def compare_logits(spec: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss that a spec asks for between two logits (n, classes) of any float type: a float32 scalar, unweighted."""
+    if spec.standardize:
+        student, teacher = standardized(student.float()), standardized(teacher.float())
+    if spec.hard:
+        return hard_label_cross_entropy(student, teacher)
+    return logits_kl(student, teacher, spec.temperature)
 
 
 class LabelsTerm(Term):
