@@ -28,7 +28,7 @@ def write_rows(name: str, rows: list[dict[str, Any]], *, note: str = "", script:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, dtype=object)  # whole numbers stay whole beside empty cells
     lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + " --- |" * len(frame.columns)]
     lines += [
         "| " + " | ".join("" if pd.isna(v) else str(v) for v in row) + " |"
