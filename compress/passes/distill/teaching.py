@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.artifacts import TASK, TOKENIZER
-from compress.data.splits import UNLABELLED
 from compress.errors import PassError
 from compress.models.checkpoints import load_model
 from compress.models.vocabulary import read_vocabulary
 from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
+from compress.passes.distill.frozen import FrozenTeachers
 from compress.passes.distill.lesson import (
     Answers,
     FixedAnswers,
@@ -28,14 +28,13 @@ from compress.passes.distill.lesson import (
     NoAnswers,
 )
 from compress.passes.distill.scoring import Scoring
-from compress.passes.distill.selection import trusted
 from compress.passes.distill.trainee import Change, Trainee
 from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
 from compress.profile.loss_specs import LossSpec, loss_of
 from compress.profile.teaching import losses_of, needs_teacher, trains_outputs
 from compress.records import Curve
 from compress.step import StepContext
-from compress.tasks.base import Inputs, Truth
+from compress.tasks.base import Inputs
 from compress.tasks.images import PIXEL_VALUES
 from compress.tasks.subset import InputSubset
 from compress.training.batches import to_tensors
@@ -43,7 +42,6 @@ from compress.training.image_augmentation import blend_images, move_images
 from compress.training.loop import TrainResult, train
 from compress.training.objective import Objective, build_objective
 from compress.training.signals import anatomy_of
-from compress.training.teachers import Teaching, averaged, cached_signals
 
 _OUTPUTS = frozenset({"outputs", "outputs.labels", "outputs.teacher"})
 
@@ -76,7 +74,7 @@ def teach(
         name: of the curve, and of the folder of its checkpoints.
     """
     school = _School(ctx, spec, teachers, shown, Scoring.of(ctx), seed)
-    chosen, facts = school.selected()
+    chosen, facts = school.frozen.trusted(spec.select)
     stages, curves = [], []
     trained: TrainResult | None = None
     for number, stage in enumerate(spec.staged, start=1):
@@ -122,6 +120,11 @@ class _School:
     shown: Shown
     scoring: Scoring
     seed: int
+
+    @property
+    def frozen(self) -> FrozenTeachers:
+        """The teachers, where they are asked once."""
+        return FrozenTeachers(self.ctx, self.teachers, self.shown, self.spec.combine)
 
     def stage(
         self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str
@@ -171,36 +174,18 @@ class _School:
             facts["average_validation_score"] = self.scoring.score(trainee.average)
         return result, facts
 
-    def selected(self) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """The examples that the teacher can be trusted with: all of them unless `select` says otherwise."""
-        every = np.arange(len(self.shown.labels), dtype=np.int64)
-        if self.spec.select is None:
-            return every, {}
-        kept = trusted(np.asarray(self._fixed(frozenset()).outputs), self.shown.labels, self.spec.select)
-        return every[kept], {"kept": {"examples": int(kept.sum()), "of": len(every)}}
-
     def described(self) -> list[dict[str, Any]]:
-        """Who taught, and how well each does on the training examples that have labels."""
+        """Who taught, and how well each frozen teacher that was asked does on the training examples."""
         if self.spec.ema is not None:
             return [{"name": "the student's moving average", "weight": 1.0}]
-        labelled = self.ctx.task.labelled and self.spec.online is None
-        count = len(self.ctx.data.train)
-        shown_training = bool((self.shown.labels[:count] != UNLABELLED).any()) and count <= len(
-            self.shown.labels
-        )
-        described = []
-        for number, teacher in enumerate(self.teachers):
-            entry: dict[str, Any] = {"name": teacher.name, "weight": teacher.weight}
-            if labelled and shown_training and self._taught_by_cache():
-                outputs = self._signals(number, frozenset()).outputs[:count]
-                entry["train_score"] = self.ctx.task.score(
-                    np.asarray(outputs), Truth.of(self.ctx.data.train)
-                ).value
-            described.append(entry)
+        asked = self.spec.online is None and (self._change() is None or self.spec.select is not None)
+        scores = self.frozen.training_scores() if asked else None
+        described: list[dict[str, Any]] = [
+            {"name": teacher.name, "weight": teacher.weight} for teacher in self.teachers
+        ]
+        for entry, score in zip(described, scores or (), strict=False):
+            entry["train_score"] = score
         return described
-
-    def _taught_by_cache(self) -> bool:
-        return self._change() is None or self.spec.select is not None
 
     def _objective(
         self, student: nn.Module, losses: Sequence[LossSpec], loaded: Sequence[nn.Module]
@@ -241,7 +226,7 @@ class _School:
             weights = [teacher.weight for teacher in self.teachers]
             live = [LiveAnswers(model.to(device), names, device) for model in loaded]
             return MeanAnswers(list(zip(live, weights, strict=True)), self.spec.combine)
-        return FixedAnswers(self._fixed(needs))
+        return FixedAnswers(self.frozen.say(needs))
 
     def _live(self, losses: Sequence[LossSpec]) -> bool:
         """Whether a teacher must be run in every step."""
@@ -249,24 +234,6 @@ class _School:
             return True
         taught = any(map(needs_teacher, losses)) and self.spec.ema is None
         return taught and self._change() is not None
-
-    def _fixed(self, needs: frozenset[str]) -> Teaching:
-        signals = [(self._signals(number, needs), one.weight) for number, one in enumerate(self.teachers)]
-        return averaged(signals, self.spec.combine)
-
-    def _signals(self, number: int, needs: frozenset[str]) -> Teaching:
-        ctx, teacher = self.ctx, self.teachers[number]
-        return cached_signals(
-            lambda: load_model(teacher.artifact.path),
-            self.shown.teachers[number],
-            needs,
-            ctx.shared,
-            teacher_digest=teacher.artifact.digest,
-            device=ctx.device,
-            precision=ctx.precision,
-            progress=ctx.progress,
-            title=teacher.name,
-        )
 
     def _change(self) -> Change | None:
         """What is done to a batch of images before it is shown; nothing is done to texts."""

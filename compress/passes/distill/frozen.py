@@ -1,0 +1,67 @@
+"""Teachers that do not change, on examples that do not change: each is asked once, and what it says is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.splits import UNLABELLED
+from compress.models.checkpoints import load_model
+from compress.passes.distill.examples import Shown, TeacherAt
+from compress.passes.distill.selection import trusted
+from compress.profile.distill_spec import SelectSpec
+from compress.step import StepContext
+from compress.tasks.base import Truth
+from compress.training.teachers import Teaching, averaged, cached_signals
+
+_NOTHING_INSIDE = frozenset[str]()
+
+
+@dataclass(frozen=True)
+class FrozenTeachers:
+    """The teachers of a step with their shares, and all examples as each of them reads them."""
+
+    ctx: StepContext
+    teachers: Sequence[TeacherAt]
+    shown: Shown
+    combine: Literal["probabilities", "logits"]
+
+    def say(self, needs: frozenset[str]) -> Teaching:
+        """The outputs and the named signals of all teachers as one."""
+        said = [(self._one(number, needs), teacher.weight) for number, teacher in enumerate(self.teachers)]
+        return averaged(said, self.combine)
+
+    def trusted(self, spec: SelectSpec | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Indices of the examples that they can be trusted with, and how many those are, where `spec` selects."""
+        every = np.arange(len(self.shown.labels), dtype=np.int64)
+        if spec is None:
+            return every, {}
+        kept = trusted(np.asarray(self.say(_NOTHING_INSIDE).outputs), self.shown.labels, spec)
+        return every[kept], {"kept": {"examples": int(kept.sum()), "of": len(every)}}
+
+    def training_scores(self) -> list[float] | None:
+        """How well each does on the training examples; None where those were not shown with their labels."""
+        train = self.ctx.data.train
+        labels = self.shown.labels[: len(train)]
+        if not self.ctx.task.labelled or len(labels) < len(train) or (labels == UNLABELLED).all():
+            return None
+        outputs = [self._one(number, _NOTHING_INSIDE).outputs for number in range(len(self.teachers))]
+        return [self.ctx.task.score(np.asarray(one[: len(train)]), Truth.of(train)).value for one in outputs]
+
+    def _one(self, number: int, needs: frozenset[str]) -> Teaching:
+        ctx, teacher = self.ctx, self.teachers[number]
+        return cached_signals(
+            lambda: load_model(teacher.artifact.path),
+            self.shown.teachers[number],
+            needs,
+            ctx.shared,
+            teacher_digest=teacher.artifact.digest,
+            device=ctx.device,
+            precision=ctx.precision,
+            progress=ctx.progress,
+            title=teacher.name,
+        )
