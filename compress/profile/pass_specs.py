@@ -78,8 +78,8 @@ class QuantizeSpec(PassSpecBase):
     """Activation ranges at run time, or calibrated; `auto` measures both on the validation split. For 8 bits."""
     per_channel: bool = True
     """A scale for each output channel of a weight."""
-    embeddings: bool = True
-    """Quantize the embedding tables too."""
+    embeddings: bool | Literal[4, 8] = True
+    """Quantize the embedding tables too; 4 or 8: in so many bits, whatever the rest has."""
     exclude: tuple[str, ...] = ()
     """Names of ONNX nodes left in floating point (shell patterns)."""
     block_size: Literal[16, 32, 64, 128] = 32
@@ -88,6 +88,11 @@ class QuantizeSpec(PassSpecBase):
     """Weights around zero, without a zero point."""
     calibration: CalibrationSpec = CalibrationSpec()
     """Where `static` takes its ranges from."""
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of the embedding tables, where they are quantized."""
+        return self.bits if isinstance(self.embeddings, bool) else self.embeddings
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""

@@ -156,6 +156,19 @@ def test_eight_bit_rows(tmp_path, per_channel, width):
     assert close(run(model, tmp_path, ids=ids), table[ids], 0.01)
 
 
+@pytest.mark.parametrize("width", [128, 40])
+def test_four_bit_rows_beside_eight_bit_products(tmp_path, width):
+    model, table = lookup(width=width)
+    found = list(layers(model.graph))
+    quantize_dynamic(model, found, per_channel=True, embeddings=True, table_bits=4)
+    stored = next(value.const_value for name, value in model.graph.initializers.items() if "uint4" in name)
+    assert stored.shape == (300, width // 2)
+    # 40 is no multiple of 64 or 32: its blocks have 16 values, the last of them half filled.
+    restored = quantize_blocks(table, 64 if width == 128 else 16, 4, symmetric=True).dequantized()
+    ids = np.array([[0, 299, 7]])
+    np.testing.assert_allclose(run(model, tmp_path, ids=ids), restored[ids], atol=1e-5)
+
+
 def test_small_tables_are_left_alone():
     model, _ = lookup(rows=2, width=128)
     assert list(layers(model.graph)) == []

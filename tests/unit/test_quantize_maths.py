@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from compress.passes.quantize.blocks import block_bytes, pack_nibbles, quantize_blocks
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.integers import activation_scale, quantize_columns, quantize_table
-from compress.passes.quantize.operators import block_size_for
+from compress.passes.quantize.tables import block_size_for
 from compress.passes.quantize.ranges import entropy_range, percentile_range
 
 WEIGHTS = arrays.arrays(
@@ -98,7 +98,7 @@ def test_bytes_of_blocks():
 
 @pytest.mark.parametrize(("width", "size"), [(384, 128), (128, 128), (192, 64), (96, 32), (40, 16)])
 def test_block_size_divides_where_it_can(width, size):
-    assert block_size_for(width) == size
+    assert block_size_for(width, 128) == size
 
 
 def test_percentile_cuts_rare_values():

@@ -6,10 +6,13 @@ import onnx_ir as ir
 
 from compress.lowering.graph import tidy
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
-from compress.passes.quantize.operators import Weights, quantize_attention, quantize_linear, quantize_rows
+from compress.passes.quantize.operators import Weights, quantize_attention, quantize_linear
+from compress.passes.quantize.tables import quantize_rows
 
 
-def quantize_dynamic(model: ir.Model, chosen: list[Layer], *, per_channel: bool, embeddings: bool) -> None:
+def quantize_dynamic(
+    model: ir.Model, chosen: list[Layer], *, per_channel: bool, embeddings: bool, table_bits: int = 8
+) -> None:
     """Replace each chosen layer of the graph."""
     graph = model.graph
     weights = Weights(graph, per_channel)
@@ -19,5 +22,5 @@ def quantize_dynamic(model: ir.Model, chosen: list[Layer], *, per_channel: bool,
         elif isinstance(layer, FusedAttention):
             quantize_attention(graph, layer, weights)
         elif isinstance(layer, Table) and embeddings:
-            quantize_rows(graph, layer, per_channel)
+            quantize_rows(graph, layer, per_channel=per_channel, bits=table_bits)
     tidy(model)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
-from compress.passes.quantize.blocks import quantize_blocks
-from compress.passes.quantize.integers import Quantized, quantize_columns, quantize_table
-from compress.passes.quantize.layers import FusedAttention, Linear, Table
-
-TABLE_BLOCK = 128
-"""Values of a row that share a scale at most."""
+from compress.passes.quantize.integers import Quantized, quantize_columns
+from compress.passes.quantize.layers import FusedAttention, Linear
 
 
 @dataclass
@@ -75,43 +70,3 @@ def attend(
     }
     node = ir.Node(MS_DOMAIN, "QAttention", inputs, list(kept.values()), name=layer.node.name)
     replace(layer.node.outputs[0], insert_before(graph, layer.node, node))
-
-
-def quantize_rows(graph: ir.Graph, table: Table, per_channel: bool) -> None:
-    """Rows of a table -> 8-bit rows that are dequantized after they are read.
-
-    With `per_channel` each 128 values of a row have a scale of their own (`GatherBlockQuantized`); otherwise the
-    table has one.
-    """
-    name, node = table.rows_value.name, table.node
-    if per_channel:
-        block = block_size_for(table.rows.shape[1])
-        blocks = quantize_blocks(table.rows, block, bits=8, symmetric=True)
-        width = table.rows.shape[1]
-        values = blocks.values.reshape(len(table.rows), -1)[:, :width]
-        inputs = [
-            add_initializer(graph, f"{name}.uint8", values),
-            node.inputs[1],
-            add_initializer(graph, f"{name}.scale", blocks.scales),
-        ]
-        attributes = {"bits": 8, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-        read = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS_DOMAIN, name=node.name)
-    else:
-        quantized = quantize_table(table.rows)
-        rows = add_initializer(graph, f"{name}.uint8", quantized.values)
-        gather = ir.node("Gather", [rows, node.inputs[1]], {"axis": 0}, name=f"{node.name}.rows")
-        inputs = [
-            insert_before(graph, node, gather),
-            add_initializer(graph, f"{name}.scale", quantized.scales),
-            add_initializer(graph, f"{name}.zero", np.asarray(quantized.zero, np.uint8)),
-        ]
-        read = ir.node("DequantizeLinear", inputs, name=node.name)
-    replace(node.outputs[0], insert_before(graph, node, read))
-
-
-def block_size_for(width: int, largest: int = TABLE_BLOCK) -> int:
-    """The largest power of two from 16 up to `largest` that divides `width`; 16 where none does."""
-    size = largest
-    while size > 16 and width % size:
-        size //= 2
-    return size

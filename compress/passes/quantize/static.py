@@ -21,8 +21,9 @@ from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, m
 from compress.passes.quantize.convolutions import quantize_convolutions, ranged_between
 from compress.passes.quantize.integers import activation_scale
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, Table
-from compress.passes.quantize.operators import Weights, attend, quantize_linear, quantize_rows
+from compress.passes.quantize.operators import Weights, attend, quantize_linear
 from compress.passes.quantize.ranges import Range
+from compress.passes.quantize.tables import quantize_rows
 
 _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", "Erf")
 
@@ -35,7 +36,13 @@ def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
 
 
 def quantize_static(
-    model: ir.Model, chosen: list[Layer], ranges: Mapping[str, Range], *, per_channel: bool, embeddings: bool
+    model: ir.Model,
+    chosen: list[Layer],
+    ranges: Mapping[str, Range],
+    *,
+    per_channel: bool,
+    embeddings: bool,
+    table_bits: int = 8,
 ) -> None:
     """Replace each chosen layer of the graph; `ranges` holds (low, high) of the values of `ranged_values`."""
     graph = model.graph
@@ -76,7 +83,7 @@ def quantize_static(
         elif isinstance(layer, Linear):
             quantize_linear(graph, layer, weights)
         elif embeddings and isinstance(layer, Table):
-            quantize_rows(graph, layer, per_channel)
+            quantize_rows(graph, layer, per_channel=per_channel, bits=table_bits)
     tidy(model)
 
 

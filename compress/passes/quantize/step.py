@@ -103,16 +103,11 @@ def _write(ctx: StepContext, spec: QuantizeSpec, source: Artifact, scheme: str, 
     """Write the model quantized by one scheme into `folder`."""
     model = ir.load(source.path / ONNX_MODEL)
     chosen = _chosen(model, spec)
+    tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
     if scheme == "weight_only":
-        quantize_weights(
-            model,
-            chosen,
-            block_size=spec.block_size,
-            symmetric=spec.symmetric,
-            embeddings=spec.embeddings,
-        )
+        quantize_weights(model, chosen, block_size=spec.block_size, symmetric=spec.symmetric, **tables)
     elif scheme == "dynamic":
-        quantize_dynamic(model, chosen, per_channel=spec.per_channel, embeddings=spec.embeddings)
+        quantize_dynamic(model, chosen, per_channel=spec.per_channel, **tables)
     else:
         batches = calibration_batches(ctx, source, spec.calibration.examples)
         ranges = calibrate(
@@ -122,7 +117,7 @@ def _write(ctx: StepContext, spec: QuantizeSpec, source: Artifact, scheme: str, 
             spec.calibration.method,
             ctx.work,
         )
-        quantize_static(model, chosen, ranges, per_channel=spec.per_channel, embeddings=spec.embeddings)
+        quantize_static(model, chosen, ranges, per_channel=spec.per_channel, **tables)
     save_onnx(model, folder)
 
 

@@ -6,8 +6,9 @@ import onnx_ir as ir
 
 from compress.errors import ModelError
 from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace, tidy
-from compress.passes.quantize.blocks import Blocks, Bytes, pack_nibbles, quantize_blocks
+from compress.passes.quantize.blocks import pack_nibbles, quantize_blocks
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
+from compress.passes.quantize.tables import quantize_rows, read_blocks
 
 BITS = 4
 ACCURACY_LEVEL = 4
@@ -15,7 +16,13 @@ ACCURACY_LEVEL = 4
 
 
 def quantize_weights(
-    model: ir.Model, chosen: list[Layer], *, block_size: int, symmetric: bool, embeddings: bool
+    model: ir.Model,
+    chosen: list[Layer],
+    *,
+    block_size: int,
+    symmetric: bool,
+    embeddings: bool,
+    table_bits: int = BITS,
 ) -> None:
     """Replace each chosen layer of the graph.
 
@@ -33,7 +40,10 @@ def quantize_weights(
         elif isinstance(layer, FusedAttention):
             _attend(graph, layer, block_size, symmetric)
         elif isinstance(layer, Table) and embeddings:
-            _read_rows(graph, layer, block_size, symmetric)
+            if table_bits == BITS:
+                read_blocks(graph, layer, quantize_blocks(layer.rows, block_size, BITS, symmetric))
+            else:
+                quantize_rows(graph, layer, per_channel=True, bits=table_bits)
     tidy(model)
 
 
@@ -81,30 +91,3 @@ def _attend(graph: ir.Graph, layer: FusedAttention, block_size: int, symmetric: 
         MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, layer.mask], kept, name=f"{name}.heads"
     )
     replace(node.outputs[0], insert_before(graph, node, heads))
-
-
-def _read_rows(graph: ir.Graph, table: Table, block_size: int, symmetric: bool) -> None:
-    """`Gather` -> `GatherBlockQuantized`: rows are dequantized after they are read."""
-    width, name = table.rows.shape[1], table.rows_value.name
-    if width % 2:
-        raise ModelError(
-            f"its rows have {width} values, an odd number that 4-bit storage cannot hold",
-            where=table.node.name,
-            hint=f"Leave it floating: quantize: {{exclude: [{table.node.name}]}}",
-        )
-    blocks = quantize_blocks(table.rows, block_size, BITS, symmetric)
-    inputs = [
-        add_initializer(graph, f"{name}.int4", pack_nibbles(_flat(blocks))),
-        table.node.inputs[1],
-        add_initializer(graph, f"{name}.scale", blocks.scales),
-    ]
-    if blocks.zeros is not None:
-        inputs.append(add_initializer(graph, f"{name}.zero", pack_nibbles(blocks.zeros)))
-    attributes = {"bits": BITS, "block_size": block_size, "gather_axis": 0, "quantize_axis": 1}
-    read = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS_DOMAIN, name=table.node.name)
-    replace(table.node.outputs[0], insert_before(graph, table.node, read))
-
-
-def _flat(blocks: Blocks) -> Bytes:
-    """Rows without what fills their last block: uint8 (rows, width)."""
-    return blocks.values.reshape(len(blocks.values), -1)[:, : blocks.width]
