@@ -16,7 +16,8 @@ from compress.models.sources import fingerprint as model_fingerprint
 from compress.numerics import Numerics, local_numerics
 from compress.plan import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
-from compress.targets.local import ResolvedTarget, resolve
+from compress.targets.local import ResolvedTarget
+from compress.targets.resolving import resolve
 from compress.tasks import task_of
 from compress.tasks.base import Task, TrainingData
 

@@ -89,6 +89,9 @@ def run_job(
         raise RunInterrupted(
             "stopped; the same command goes on from the last checkpoint", where=str(store.path)
         ) from None
+    finally:
+        for note in filter(None, [target.close() for target in job.targets]):
+            progress.say(note)
     store.write(state.run)
     return state.run, store
 

@@ -1,10 +1,9 @@
-"""Jobs for `runner.py`: written to a folder, done in child processes, their results read back."""
+"""Jobs for `runner.py`: their files written to a folder, done where the target is, their results read back."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import Artifact, write_json
+from compress.artifacts import Artifact
 from compress.errors import TargetError
 from compress.forms import Framework
+from compress.measure.transport import Elsewhere, Here, Transport
+from compress.profile.device import is_ssh
+from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
-from compress.runtimes.launching import run_all, runtime_command
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Batch
+from compress.units import BYTES_PER_MB
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,36 @@ class Job:
 
 
 class JobFolder:
-    """A folder of jobs for one runtime, device and number of threads; `where` names them in errors."""
+    """A folder of jobs for one runtime, device and number of threads; `where` names them in errors.
 
-    def __init__(self, folder: Path, runtime: str, device: str, threads: int, where: str) -> None:
+    The jobs run here, or where `transport` takes them; `confinement` is part of each.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        runtime: str,
+        device: str,
+        threads: int,
+        where: str,
+        transport: Transport | None = None,
+        confinement: Mapping[str, Any] | None = None,
+    ) -> None:
         self._folder = folder
-        self._runtime = runtime
-        self._device = device
-        self._threads = threads
-        self._where = where
+        self._common = {"device": device, "threads": threads, **(confinement or {})}
+        self._transport = transport or Here(folder, runtime, threads, where)
 
     @classmethod
     def of_target(cls, folder: Path, target: ResolvedTarget) -> JobFolder:
-        """Jobs for a resolved target."""
+        """Jobs for a resolved target.
+
+        Raises:
+            TargetError: it is a device that cannot be reached.
+        """
         spec = target.spec
-        return cls(folder, spec.runtime, spec.device, spec.threads, target.label)
+        transport = None if target.device is None else Elsewhere(target.device, spec.threads)
+        device = "cpu" if is_ssh(spec.device) else spec.device
+        return cls(folder, spec.runtime, device, spec.threads, target.label, transport, _confinement(spec))
 
     def feeds(self, name: str, batches: Sequence[Batch]) -> str:
         """Write batches; the path that a job names."""
@@ -57,21 +75,24 @@ class JobFolder:
         Raises:
             TargetError: a job failed.
         """
-        made, commands = [], []
-        for job in jobs:
-            stem = f"job{len(list(self._folder.glob('job*.json')))}"
-            file, result = self._folder / f"{stem}.json", self._folder / f"{stem}.result"
-            write_json(file, {"device": self._device, "threads": self._threads, **job.body})
-            commands.append(runtime_command(self._runtime, file, result, self._threads, job.purpose))
-            made.append(result)
-        run_all(commands, self._where)
-        return [json.loads(result.read_text(encoding="utf-8")) for result in made]
+        bodies = [{**self._common, **job.body} for job in jobs]
+        return self._transport.run(bodies, [job.purpose for job in jobs])
 
     def accuracy(self, model: str, feeds: str, name: str = "outputs") -> tuple[Job, Path]:
         """The job that computes a model's outputs, and the file that they will stand in."""
         outputs = self._folder / f"{name}.npy"
         body = {"kind": "accuracy", "model": model, "feeds": feeds, "outputs": str(outputs)}
         return Job(body, "scoring the model"), outputs
+
+
+def _confinement(spec: TargetSpec) -> dict[str, Any]:
+    """What a target is held to, as jobs say it."""
+    held: dict[str, Any] = {}
+    if spec.cores is not None:
+        held["cores"] = list(spec.cores)
+    if spec.memory_limit_mb is not None:
+        held["memory_limit_bytes"] = spec.memory_limit_mb * BYTES_PER_MB
+    return held
 
 
 def load_outputs(path: Path) -> NDArray[np.float32]:

@@ -75,7 +75,8 @@ def measure(
             shared=shared,
         )
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
-        texts = tuple(sample.texts) if (artifact.path / TOKENIZER).is_file() else ()
+        told = target.tokenizes and (artifact.path / TOKENIZER).is_file()
+        texts = tuple(sample.texts) if told else ()
         latency, tokenization_ms = _time(
             jobs, models, sampled, spec, target, seed, _tokenization(artifact, texts), advance
         )

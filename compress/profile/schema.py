@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from compress.profile.base import PassSpecBase, Spec
+from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_specs import PassEntry, PassSpec, spec_of
 from compress.profile.training_spec import FinetuneSpec
 
 Positive = Annotated[int, Field(ge=1)]
+Device = Annotated[
+    str,
+    AfterValidator(checked_device),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(LOCAL), "type": "string"}, {"pattern": f"^{SSH}.", "type": "string"}]}
+    ),
+]
 TaskName = Literal["text-classification", "image-classification", "sentence-embedding"]
 
 
@@ -94,8 +102,8 @@ class TargetSpec(Spec):
 
     name: str | None = None
     """What reports call the target; unset: device and runtime."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """The processor."""
+    device: Device = "cpu"
+    """A processor of this machine, or another machine as `ssh://user@host[:port]`, whose CPU is measured."""
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     """What loads the model."""
     threads: Positive = 1
@@ -104,11 +112,44 @@ class TargetSpec(Spec):
     """Batch sizes timed; accuracy is measured at the first one."""
     sequence_lengths: tuple[Positive, ...] = ()
     """Fixed lengths timed beside the real lengths of the data."""
+    cores: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """CPU only: numbers of the cores that the model is kept on; unset: the system chooses."""
+    memory_limit_mb: Positive | None = None
+    """CPU only: memory that a process may hold at its peak which loads and runs the model, runtime included, MB of
+    10^6 bytes; a model that needs more is an error."""
+    python: str = "python3"
+    """Over ssh: the device's Python (3.9 or newer) that has numpy and onnxruntime; a path may start at the home folder
+    (`~/venv/bin/python`)."""
+    folder: str | None = None
+    """Over ssh: an existing folder of the device in which the work folder is made; unset: its temporary folder."""
+    keep: bool = False
+    """Over ssh: leave the work folder on the device, to look into it."""
+
+    @model_validator(mode="after")
+    def _fits_the_device(self) -> TargetSpec:
+        remote = is_ssh(self.device)
+        if remote and self.runtime == "torch":
+            raise ValueError(
+                "a device over ssh is measured with onnxruntime; torch runs on this machine only"
+            )
+        for key in ("python", "folder", "keep"):
+            if not remote and key in self.model_fields_set:
+                raise ValueError(f"`{key}` is for a device over ssh, and this one is {self.device}")
+        for key in ("cores", "memory_limit_mb"):
+            if self.device == "cuda" and getattr(self, key) is not None:
+                raise ValueError(f"`{key}` is for CPUs, and this device is cuda")
+        if self.cores is not None and len(set(self.cores)) < len(self.cores):
+            raise ValueError("`cores` names a core twice")
+        for key, path in (("python", self.python), ("folder", self.folder)):
+            if path is not None and (path[:1] in ("", "-") or not path.isprintable()):
+                raise ValueError(f"`{key}`: {path!r} is no path")
+        return self
 
     @property
     def label(self) -> str:
         """What reports call the target."""
-        return self.name or f"{self.device}-{self.runtime}-{self.threads}t"
+        where = parse_ssh(self.device).host if is_ssh(self.device) else self.device
+        return self.name or f"{where}-{self.runtime}-{self.threads}t"
 
 
 class BudgetSpec(PassSpecBase):

@@ -19,7 +19,7 @@ TAIL_LINES = 12
 
 # Asks the kernel for SIGKILL when the parent ends, makes sure that it has not ended before, and becomes the
 # command. A `preexec_fn` would do the same between fork and exec, where a parent with threads may deadlock.
-_FOLLOW_PARENT = """
+FOLLOW_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() != int(sys.argv[1]):
@@ -28,7 +28,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_SCRUBBED_PREFIXES = (
+SCRUBBED_PREFIXES = (
     "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "ORT_", "TORCH_", "PYTORCH_", "MALLOC_",
     "GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONMALLOC", "PYTHONPROFILE", "PYTHONDEVMODE", "PYTHONTRACEMALLOC",
 )  # fmt: skip
@@ -48,18 +48,22 @@ def clean_environment(threads: int, base: Mapping[str, str] | None = None) -> di
     kept = {
         name: value
         for name, value in (os.environ if base is None else base).items()
-        if not name.startswith(_SCRUBBED_PREFIXES)
+        if not name.startswith(SCRUBBED_PREFIXES)
     }
-    kept.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    kept["TOKENIZERS_PARALLELISM"] = "false"
+    kept.update(set_variables(threads))
     return kept
+
+
+def set_variables(threads: int) -> dict[str, str]:
+    """What the environment of every child says."""
+    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def follow_parent(argv: Sequence[str]) -> list[str]:
     """The command that runs `argv` and is killed when the thread that starts it ends, in any way (Linux)."""
     if sys.platform != "linux":
         return list(argv)
-    return [sys.executable, "-I", "-S", "-c", _FOLLOW_PARENT, str(os.getpid()), *argv]
+    return [sys.executable, "-I", "-S", "-c", FOLLOW_PARENT, str(os.getpid()), *argv]
 
 
 def run_all(commands: Sequence[Command], where: str) -> None:
@@ -92,7 +96,9 @@ def run_all(commands: Sequence[Command], where: str) -> None:
             children.append((command, child, output))
         for command, child, output in children:
             if child.wait() != 0:
-                raise _failure(command, child.returncode, output, where)
+                output.seek(0)
+                said = output.read().decode(errors="replace")
+                raise failure(command.purpose, child.returncode, said, where)
     finally:
         for _, child, output in children:
             if child.poll() is None:
@@ -101,17 +107,16 @@ def run_all(commands: Sequence[Command], where: str) -> None:
             output.close()
 
 
-def _failure(command: Command, code: int, output: IO[bytes], where: str) -> TargetError:
+def failure(purpose: str, code: int, output: str, where: str) -> TargetError:
     """The error of a failed child, from its exit code and the end of what it printed."""
-    output.seek(0)
-    lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in output.splitlines() if line.strip()]
     if code < 0:
         name = signal.Signals(-code).name
         ending = f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     else:
         ending = lines[-1].strip() if lines else f"ended with exit code {code} and no message"
     hint = "\n  ".join(lines[-TAIL_LINES:]) if len(lines) > 1 or code < 0 else None
-    return TargetError(f"{command.purpose} failed: {ending}", where=where, hint=hint)
+    return TargetError(f"{purpose} failed: {ending}", where=where, hint=hint)
 
 
 def runtime_command(runtime: str, job: Path, result: Path, threads: int, purpose: str) -> Command:

@@ -11,7 +11,8 @@ it is copied into bundles and onto devices, so it imports nothing of the package
      "tokenization": {"folder": PATH, "texts": ["..."]}}
     {"kind": "memory", "model": PATH, "feeds": NPZ, "threads": 1, "device": "cpu"}
 
-`feeds` are files of `write_batches`. Several processes may share one latency measurement: `share` says which
+Any job may say on which `cores` it is kept, and a memory job its `memory_limit_bytes`. `feeds` are files of
+`write_batches`. Several processes may share one latency measurement: `share` says which
 of how many this is, `seconds` and `rounds` are this one's. `tokenization` may be left out. The result is JSON,
 written under a temporary name and renamed.
 """
@@ -281,12 +282,30 @@ def memory_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     for batch in batches:
         predict(batch)
     peak, method = peak_bytes()
+    limit = job.get("memory_limit_bytes") or peak
+    if peak > limit:
+        raise RunnerError(
+            f"it takes {peak / 1e6:.1f} MB at its peak ({before / 1e6:.1f} MB of them before the model is loaded), "
+            f"and `memory_limit_mb` allows {limit / 1e6:.0f} MB"
+        )
     return {
         "before_load_bytes": before,
         "peak_bytes": peak,
         "method": method + (", reset after the imports" if reset else ", imports included"),
         "gpu_peak_bytes": runtime.gpu_peak_bytes() if job["device"] == "cuda" else None,
     }
+
+
+def keep_to(cores: Sequence[int]) -> None:
+    """Keep this process and all threads that it starts from now on to some cores.
+
+    Raises:
+        RunnerError: they are not there, or this system cannot do it.
+    """
+    try:
+        os.sched_setaffinity(0, cores)
+    except (AttributeError, OSError) as error:
+        raise RunnerError(f"cannot keep to the cores {list(cores)}: {error}") from error
 
 
 def reset_peak() -> bool:
@@ -562,6 +581,8 @@ def run_job(argv: Sequence[str], runtime: Any) -> int:
         return 2
     started = time.perf_counter()
     try:
+        if job.get("cores"):
+            keep_to(job["cores"])
         result = JOBS[job["kind"]](job, runtime)
     except RunnerError as error:
         print(error, file=sys.stderr)

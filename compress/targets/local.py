@@ -9,14 +9,17 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from compress.errors import TargetError
+from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
+from compress.targets.ssh.device import SshDevice
 from compress.units import megabytes
 
 FLAGS = (
@@ -39,24 +42,39 @@ _TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """A target that is here.
+    """A target that was found.
 
     `fingerprint`: sha256 of all that a measurement on it depends on; equal fingerprints, comparable numbers.
-    `description`: plain JSON values for reports, `warnings` among them.
+    `description`: plain JSON values for reports, `warnings` among them. `device`: the machine that measures; None where
+    it is this one.
     """
 
     spec: TargetSpec
     label: str
     fingerprint: str
     description: dict[str, Any]
+    device: SshDevice | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def tokenizes(self) -> bool:
+        """Whether the time of tokenization can be measured there."""
+        return self.device is None or self.description["tokenizers"] is not None
+
+    def close(self) -> str | None:
+        """End the connection to the device, if there is one; what stays there, where that was asked for."""
+        return None if self.device is None else self.device.close()
 
 
 def resolve(spec: TargetSpec) -> ResolvedTarget:
     """Find what a target asks for on this machine; imports neither torch nor a model.
 
     Raises:
-        TargetError: the runtime is not installed, or the device is cuda and something it needs is missing.
+        TargetError: the runtime is not installed, the device is cuda and something it needs is missing, or a core is
+            not there.
+        ValueError: the target is another machine (`targets.resolving` knows those too).
     """
+    if is_ssh(spec.device):
+        raise ValueError(f"{spec.device} is not this machine")
     versions = _runtime_versions(spec)
     machine = cpu()
     description: dict[str, Any] = {
@@ -68,15 +86,47 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
     description["os"], description["arch"] = platform.system(), platform.machine()
     if spec.device == "cuda":
         description["gpu"] = _require_cuda(spec)
+    description |= confinement(spec, usable_cores())
+    fingerprint = fingerprint_of(spec, description)
+    description["memory_mb"] = round(megabytes(psutil.virtual_memory().total))
+    description["warnings"] = warnings_of(spec, machine["cores"])
+    return ResolvedTarget(spec, spec.label, fingerprint, description)
+
+
+def fingerprint_of(spec: TargetSpec, description: dict[str, Any]) -> str:
+    """sha256 of what a target is and of what is measured there."""
     identity = {
         **description,
         "batch_sizes": spec.batch_sizes,
         "sequence_lengths": spec.sequence_lengths,
     }
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    description["memory_mb"] = round(megabytes(psutil.virtual_memory().total))
-    description["warnings"] = _warnings(spec, machine["cores"])
-    return ResolvedTarget(spec, spec.label, fingerprint, description)
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
+    """The cores and the memory that a target is held to, where it is; for its description.
+
+    Raises:
+        TargetError: a core is not among the `usable` ones.
+    """
+    held: dict[str, Any] = {}
+    if spec.cores is not None:
+        missing = sorted(set(spec.cores) - set(usable))
+        if missing:
+            raise TargetError(
+                f"core{'s' * (len(missing) > 1)} {_listed(missing)} cannot be used there; these can: "
+                f"{_listed(sorted(usable)) or 'none, for the system pins no processes'}",
+                where=spec.label,
+            )
+        held["pinned_to"] = sorted(spec.cores)
+    if spec.memory_limit_mb is not None:
+        held["memory_limit_mb"] = spec.memory_limit_mb
+    return held
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the cores that this process may be kept on; none where the system pins no processes."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def probe() -> dict[str, Any]:
@@ -198,8 +248,13 @@ def _cuda_fault(runtime: str) -> str | None:
     return "; ".join(faults) or None
 
 
-def _warnings(spec: TargetSpec, cores: int) -> list[str]:
-    """What makes numbers of this target less believable."""
+def warnings_of(spec: TargetSpec, cores: int) -> list[str]:
+    """What makes numbers of a target with so many cores less believable."""
+    cores = cores if spec.cores is None else len(spec.cores)
     if spec.threads <= cores:
         return []
     return [f"{spec.threads} threads on {cores} core{'s' * (cores != 1)}: they wait for each other"]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

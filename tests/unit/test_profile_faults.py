@@ -148,7 +148,9 @@ MALFORMED = [
     ),
     (
         GOOD + "targets: [{device: gpu}]\n",
-        ["p.yaml:11: targets.0.device: 'gpu' is not one of cpu, cuda; did you mean 'cpu'?"],
+        [
+            "p.yaml:11: targets.0.device: 'gpu' is not one of cpu, cuda, ssh://user@host[:port]; did you mean 'cpu'?"
+        ],
     ),
     (
         GOOD + "targets: [{threads: 0}]\n",

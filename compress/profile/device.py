@@ -1,0 +1,83 @@
+"""Where a target is: a processor of this machine, or another machine over ssh."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from dataclasses import dataclass
+
+SSH = "ssh://"
+LOCAL = ("cpu", "cuda")
+
+# A name that begins with a hyphen would be read as an option.
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:/@\[\]]*)(?::(?P<port>[^/]*))?(?P<path>/.*)?"
+)
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """A machine that the ssh client knows how to reach; `user` and `port` are its own choice where they are None."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+
+def is_ssh(device: str) -> bool:
+    """Whether a device is another machine."""
+    return device.startswith(SSH)
+
+
+def parse_ssh(device: str) -> SshAddress:
+    """`ssh://user@host:port` -> its parts; user and port may be left out, and an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: it is no such address; the message says why.
+    """
+    found = _ADDRESS.fullmatch(device.removeprefix(SSH))
+    if found is None or not is_ssh(device):
+        raise ValueError(f"{device!r} is not of the form ssh://user@host[:port]")
+    user, host, port, path = found["user"], found["host"], found["port"], found["path"]
+    if path not in (None, "/"):
+        raise ValueError(
+            f"{device!r} names a path: the key `folder` says where on the device the work is put"
+        )
+    if user is not None and ":" in user:
+        raise ValueError("no password can stand in a profile: ssh takes a key, of its agent or its config")
+    if user is not None and not _USER.fullmatch(user):
+        raise ValueError(f"{user!r} is no name of a user")
+    if host.startswith("["):
+        host = host[1:-1]
+        if not _is_ipv6(host):
+            raise ValueError(f"{host!r} is no IPv6 address")
+    elif not _HOST.fullmatch(host):
+        raise ValueError(f"{host!r} is no name of a host" if host else f"{device!r} names no host")
+    if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"{port!r} is no port: expected 1 to 65535")
+    return SshAddress(host, user, None if port is None else int(port))
+
+
+def checked_device(device: str) -> str:
+    """A device that a profile may name.
+
+    Raises:
+        ValueError: it is none; the message says what is known.
+    """
+    if is_ssh(device):
+        parse_ssh(device)
+    elif device not in LOCAL:
+        close = difflib.get_close_matches(device, LOCAL, n=1, cutoff=0.55)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{device!r} is not one of {', '.join(LOCAL)}, ssh://user@host[:port]{hint}")
+    return device
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False

@@ -1,0 +1,178 @@
+"""A device that measures: what is sent to it, once a session, and what it is asked to do."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress.artifacts import sha256_file
+from compress.errors import TargetError
+from compress.profile.device import parse_ssh
+from compress.profile.schema import TargetSpec
+from compress.targets.ssh.connection import Connection, plain
+from compress.units import megabytes
+
+_CODES = {*range(256), *(-number for number in signal.Signals)}
+"""How a process may end."""
+
+
+class Facts(BaseModel):
+    """What a device says of itself."""
+
+    model_config = ConfigDict(strict=True)
+
+    python: str
+    system: str
+    machine: str
+    board: str
+    cpuinfo: str
+    cores: list[int]
+    memory_bytes: int
+    libraries: dict[str, str]
+    fault: str | None
+    tokenizers: str | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that failed: its place among those started with it, its exit code, the end of what it printed."""
+
+    number: int
+    code: int
+    output: str
+
+
+class SshDevice:
+    """The device of a target, connected to when it is first needed.
+
+    A session lasts from then until `close` or a lost connection. Files are sent once a session, in groups that are
+    named by a hash of their names and contents.
+    """
+
+    def __init__(self, spec: TargetSpec) -> None:
+        self._spec = spec
+        self._connection: Connection | None = None
+        self._folder = ""
+        self._sent: set[str] = set()
+        self._used: set[str] = set()
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    @property
+    def label(self) -> str:
+        """The target's name."""
+        return self._spec.label
+
+    def facts(self) -> Facts:
+        """What the device is.
+
+        Raises:
+            TargetError: it cannot be reached, or says what nobody understands.
+        """
+        connection, doing = self._connected(), "looking at what it is"
+        answer = connection.ask({"op": "probe"}, doing)
+        try:
+            return Facts.model_validate(answer)
+        except ValidationError as error:
+            raise connection.nonsense(doing) from error
+
+    def begin(self) -> None:
+        """Begin a measurement: connect where there is no connection any more, and drop what the last one did not use.
+
+        Raises:
+            TargetError: the device cannot be reached.
+        """
+        connection = self._connected()
+        unused = sorted(self._sent - self._used)
+        if unused:
+            connection.ask({"op": "drop", "groups": unused}, "removing files of earlier steps")
+        self._sent &= self._used
+        self._used = set()
+
+    def send(self, files: Sequence[Path]) -> str:
+        """Send files that belong into one folder, unless they are there; the name of that folder on the device.
+
+        Raises:
+            TargetError: the connection is lost, or the device cannot keep them.
+        """
+        connection = self._session
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(f"{file.name}\0{self._digest(file)}\n".encode())
+        group = digest.hexdigest()[:32]
+        if group not in self._sent:
+            for file in files:
+                size = f"{megabytes(file.stat().st_size):.1f} MB"
+                connection.put(file, f"{group}/{file.name}", f"sending {file.name} ({size})")
+            self._sent.add(group)
+        self._used.add(group)
+        return group
+
+    def run(self, request: Mapping[str, Any], doing: str) -> list[str] | Failed:
+        """Run jobs at the same time; the texts of their results, or the first that failed.
+
+        Raises:
+            TargetError: the connection is lost.
+        """
+        connection, jobs = self._session, len(request["jobs"])
+        answer = connection.ask({"op": "run", **request}, doing)
+        if "failed" in answer:
+            failed, code = answer["failed"], answer.get("code")
+            if failed not in range(jobs) or code not in _CODES:
+                raise connection.nonsense(doing)
+            lines = [plain(line) for line in str(answer.get("output", "")).splitlines()]
+            return Failed(failed, code, "\n".join(lines))
+        results = answer.get("results")
+        if not isinstance(results, list) or len(results) != jobs or {type(one) for one in results} - {str}:
+            raise connection.nonsense(doing)
+        return results
+
+    def take(self, name: str, to: Path, doing: str) -> None:
+        """Fetch a file that a job wrote.
+
+        Raises:
+            TargetError: the connection is lost, or there is no such file.
+        """
+        self._session.take(name, to, doing)
+
+    def nonsense(self, doing: str) -> TargetError:
+        """The error of a result that has not the form it should have."""
+        return self._session.nonsense(doing)
+
+    def close(self) -> str | None:
+        """End the session, if there is one; what stays on the device, where that was asked for."""
+        if self._connection is None:
+            return None
+        connection, self._connection = self._connection, None
+        connection.close()
+        self._sent, self._used = set(), set()
+        return f"{self.label}: the work is kept in {plain(self._folder)}" if self._spec.keep else None
+
+    @property
+    def _session(self) -> Connection:
+        # A new connection would know nothing of what this measurement has sent: only `begin` makes one.
+        assert self._connection is not None, "begin comes first"
+        return self._connection
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.is_alive():
+            self.close()
+        if self._connection is None:
+            spec = self._spec
+            self._connection = Connection(parse_ssh(spec.device), spec.python, spec.label)
+            opened = {"op": "open", "folder": spec.folder, "keep": spec.keep}
+            self._folder = str(self._connection.ask(opened, "making a work folder").get("folder"))
+        return self._connection
+
+    def _digest(self, file: Path) -> str:
+        """The sha256 of a file's bytes, found once as long as it does not change."""
+        state = file.stat()
+        key = (str(file), state.st_mtime_ns, state.st_size)
+        if key not in self._digests:
+            self._digests[key] = sha256_file(file)
+        return self._digests[key]

@@ -1,0 +1,63 @@
+"""A device over ssh as a target: is what the profile asks for there, and what exactly is it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from compress.errors import TargetError
+from compress.profile.schema import TargetSpec
+from compress.targets.local import ResolvedTarget, confinement, fingerprint_of, parse_cpuinfo, warnings_of
+from compress.targets.ssh.connection import plain
+from compress.targets.ssh.device import Facts, SshDevice
+from compress.units import megabytes
+
+
+def resolve(spec: TargetSpec) -> ResolvedTarget:
+    """Ask a device what it is; the connection is closed again, for the training may take hours.
+
+    Raises:
+        TargetError: it cannot be reached, or something that a measurement needs is missing there.
+    """
+    with closing(SshDevice(spec)) as device:
+        facts = device.facts()
+    return described(spec, facts, device)
+
+
+def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarget:
+    """The target that a device with these facts is.
+
+    Raises:
+        TargetError: its Python cannot load numpy and onnxruntime, or a core is missing.
+    """
+    if not {"numpy", "onnxruntime"} <= facts.libraries.keys():
+        raise TargetError(
+            f"Python {plain(facts.python)} ({spec.python}) of the device cannot load numpy and onnxruntime: "
+            f"{plain(facts.fault or 'no reason given')}",
+            where=spec.label,
+            hint="Install them there (python3 -m venv compress; compress/bin/pip install numpy onnxruntime), and name "
+            "that Python with the target's key `python` (compress/bin/python).",
+        )
+    processor = parse_cpuinfo(facts.cpuinfo)
+    cpu = {
+        "model": plain(processor["model"]) or plain(facts.machine),
+        "cores": len(facts.cores),
+        "flags": processor["flags"],
+    }
+    description: dict[str, Any] = {
+        "device": spec.device,
+        "threads": spec.threads,
+        "runtime": {"onnxruntime": plain(facts.libraries["onnxruntime"])},
+        "cpu": cpu,
+        "os": plain(facts.system),
+        "arch": plain(facts.machine),
+        "board": plain(facts.board),
+        "python": plain(facts.python),
+        "numpy": plain(facts.libraries["numpy"]),
+        "tokenizers": None if facts.tokenizers is None else plain(facts.tokenizers),
+        **confinement(spec, facts.cores),
+    }
+    fingerprint = fingerprint_of(spec, description)
+    description["memory_mb"] = round(megabytes(facts.memory_bytes))
+    description["warnings"] = warnings_of(spec, len(facts.cores))
+    return ResolvedTarget(spec, spec.label, fingerprint, description, device)
