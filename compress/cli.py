@@ -222,17 +222,17 @@ def verify(bundle: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("profile", type=PROFILE, required=False)
+@_SET
 @_JSON
-def targets(as_json: bool) -> None:
-    """Show what this machine can measure on."""
-    from compress.targets.local import probe
+def targets(profile: Path | None, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Show what this machine can measure on, or what each target of PROFILE is."""
+    from compress.targets.showing import show_machine, show_targets
 
-    found = probe()
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    for name, facts in found.items():
-        click.echo(f"{name}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
+    if profile is None:
+        show_machine(as_json)
+    else:
+        show_targets(_load(profile, assignments).profile.targets, as_json)
 
 
 @main.group()

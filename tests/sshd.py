@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,11 @@ class Sshd:
             self.process.terminate()
             self.process.wait()
 
+    def restart(self) -> None:
+        """Start again, with what its config says now."""
+        self.stop()
+        self.process = serve(self.folder, self.port)
+
     def cut(self) -> None:
         """Kill the server's side of every connection, and nothing that runs on the device."""
         for session in self.sessions():
@@ -84,9 +90,7 @@ def start_sshd(folder: Path) -> Sshd:
         # Debian's service makes it when it starts; no service runs here.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     for name in ("host_key", "user_key"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True
-        )
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
     port = free_port()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
@@ -96,16 +100,18 @@ def start_sshd(folder: Path) -> Sshd:
     client = folder / "bin" / "ssh"
     client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
     client.chmod(0o755)
+    return Sshd(folder, port, serve(folder, port))
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start the server with the config of `folder`, and wait until it listens."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdout=log, stderr=log
         )
-    deadline = time.monotonic() + 20
-    while not listens(port):
-        assert process.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return Sshd(folder, port, process)
+    assert soon(lambda: listens(port) or process.poll() is not None)
+    assert process.poll() is None, (folder / "log").read_text()
+    return process
 
 
 def free_port() -> int:
@@ -118,3 +124,25 @@ def free_port() -> int:
 def listens(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def soon(true: Callable[[], object], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def running_under(place: Path) -> list[int]:
+    """Processes that work in a folder of the device."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str(place) in os.readlink(entry / "cwd"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found

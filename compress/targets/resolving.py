@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compress.errors import TargetError
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
 from compress.targets import local
@@ -16,3 +20,35 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
         TargetError: it is not there, or something that it needs is missing.
     """
     return ssh.resolve(spec) if is_ssh(spec.device) else local.resolve(spec)
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A target that a profile names: what it is, or what is wrong with it."""
+
+    spec: TargetSpec
+    found: ResolvedTarget | None
+    fault: TargetError | None
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {
+            "target": self.spec.label,
+            "device": self.spec.device,
+            "runtime": self.spec.runtime,
+            "found": None if self.found is None else self.found.description,
+            "fingerprint": None if self.found is None else self.found.fingerprint,
+            "fault": None if self.fault is None else self.fault.message,
+            "hint": None if self.fault is None else self.fault.hint,
+        }
+
+
+def survey(specs: Iterable[TargetSpec]) -> list[Surveyed]:
+    """Find every target, also where one of them fails."""
+    surveyed = []
+    for spec in specs:
+        try:
+            surveyed.append(Surveyed(spec, resolve(spec), None))
+        except TargetError as error:
+            surveyed.append(Surveyed(spec, None, error))
+    return surveyed

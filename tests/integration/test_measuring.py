@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,22 @@ def test_memory_holds_the_weights(tmp_path: Path) -> None:
     assert size_of(heavy).model_mb - size_of(light).model_mb == pytest.approx(60, abs=0.1)
     difference = measured(heavy).memory.peak_mb - measured(light).memory.peak_mb
     assert 55 < difference < 250
+
+
+def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> None:
+    heavy = write_votes_artifact(tmp_path / "heavy", ballast_mb=150)
+    with pytest.raises(TargetError, match="measuring the model's memory failed") as caught:
+        measured(heavy, memory_limit_mb=120, name="small")
+    words = r"it takes (\d+\.\d) MB at its peak \(\d+\.\d MB of them before .* allows 120 MB"
+    found = re.search(words, str(caught.value))
+    assert found is not None
+    assert 150 < float(found[1]) < 600
+    assert measured(write_votes_artifact(tmp_path / "light"), memory_limit_mb=1000).memory.peak_mb < 1000
+
+
+def test_jobs_are_kept_on_their_cores(tmp_path: Path) -> None:
+    core = sorted(os.sched_getaffinity(0))[-1]
+    assert measured(write_votes_artifact(tmp_path / "m"), cores=(core,)).accuracy.metrics[0].value == 1
 
 
 def test_equal_seeds_score_equally(tmp_path: Path) -> None:

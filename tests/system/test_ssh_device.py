@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,29 @@ from compress.data.splits import UNLABELLED, Examples
 from compress.errors import TargetError
 from compress.measure.jobs import JobFolder
 from compress.measure.measuring import measure
-from compress.profile.schema import MeasureSpec, TargetSpec
+from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.progress import Silent
 from compress.records import TargetMeasurement
 from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection
-from tests.jobs import compress, report_of, write_job
-from tests.sshd import Sshd, start_sshd
-from tests.tiny import text_task
+from compress.tasks import task_of
+from tests.sshd import Sshd, running_under, soon, start_sshd
 from tests.tiny_onnx import VOTES, write_votes_artifact
 
 pytestmark = pytest.mark.system
 
-TEXTS = ("red blue", "cat", "dog cat red", "runs", "sings runs cat", "blue", "zebra dog", "red runs runs", "x")
+TASK = task_of("text-classification", DataSpec(path="unused", max_length=16))
+TEXTS = (
+    "red blue",
+    "cat",
+    "dog cat red",
+    "runs",
+    "sings runs cat",
+    "blue",
+    "zebra dog",
+    "red runs runs",
+    "x",
+)
 TEST = Examples(TEXTS, np.array([0, 1, 1, 2, 2, 0, 1, 2, UNLABELLED]))
 SPEC = MeasureSpec(examples=8, min_seconds=0.2, min_rounds=8)
 
@@ -66,22 +75,11 @@ def measured(
         for artifact in artifacts:
             baseline = found[0] if found else None
             found.append(
-                measure(
-                    artifact, artifacts[0], baseline, target, text_task(16), TEST, measuring, 0, "key", Silent()
-                )
+                measure(artifact, artifacts[0], baseline, target, TASK, TEST, measuring, 0, "key", Silent())
             )
     finally:
         target.close()
     return found
-
-
-def soon(true: Callable[[], object], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_a_device_measures_what_this_machine_measures(sshd: Sshd, place: Path, tmp_path: Path) -> None:
@@ -102,7 +100,10 @@ def test_a_device_measures_what_this_machine_measures(sshd: Sshd, place: Path, t
 
 def test_its_outputs_are_equal(sshd: Sshd, place: Path, tmp_path: Path) -> None:
     model = str(write_votes_artifact(tmp_path / "model", matmuls=3).model_file)
-    batch = {"input_ids": np.array([[2, 3, 6], [4, 1, 0]]), "attention_mask": np.array([[1, 1, 1], [1, 1, 0]])}
+    batch = {
+        "input_ids": np.array([[2, 3, 6], [4, 1, 0]]),
+        "attention_mask": np.array([[1, 1, 1], [1, 1, 0]]),
+    }
     outputs = []
     for spec in (TargetSpec(), spec_of(sshd, place)):
         target = resolve(spec)
@@ -132,7 +133,7 @@ def test_files_are_sent_once_a_session_and_dropped_when_they_are_not_used(
     target = resolve(spec_of(sshd, place))
     base = None
     for artifact in models:
-        made = measure(artifact, models[0], base, target, text_task(16), TEST, SPEC, 0, "key", Silent())
+        made = measure(artifact, models[0], base, target, TASK, TEST, SPEC, 0, "key", Silent())
         base = base or made
         (work,) = place.iterdir()
         assert work.stat().st_mode & 0o777 == 0o700
@@ -149,7 +150,7 @@ def test_files_are_sent_once_a_session_and_dropped_when_they_are_not_used(
 def test_work_is_kept_where_that_is_asked_for(sshd: Sshd, place: Path, tmp_path: Path) -> None:
     target = resolve(spec_of(sshd, place, keep=True))
     artifact = write_votes_artifact(tmp_path / "m")
-    measure(artifact, artifact, None, target, text_task(16), TEST, SPEC, 0, "key", Silent())
+    measure(artifact, artifact, None, target, TASK, TEST, SPEC, 0, "key", Silent())
     said = target.close()
     assert said is not None
     work = Path(said.removeprefix("board: the work is kept in "))
@@ -159,7 +160,9 @@ def test_work_is_kept_where_that_is_asked_for(sshd: Sshd, place: Path, tmp_path:
 
 def test_an_unknown_host_key_is_refused(sshd: Sshd, place: Path) -> None:
     (sshd.folder / "known_hosts").write_text("")
-    with pytest.raises(TargetError, match=r"cannot reach 127\.0\.0\.1: Host key verification failed") as caught:
+    with pytest.raises(
+        TargetError, match=r"cannot reach 127\.0\.0\.1: Host key verification failed"
+    ) as caught:
         resolve(spec_of(sshd, place))
     assert caught.value.exit_code == 5
     assert caught.value.where == "board"
@@ -182,7 +185,7 @@ def test_a_key_that_is_not_known_there_is_refused_without_a_question(sshd: Sshd,
 
 
 def test_a_python_that_is_not_there(sshd: Sshd, place: Path) -> None:
-    with pytest.raises(TargetError, match="cannot reach.*not found") as caught:
+    with pytest.raises(TargetError, match=r"cannot reach.*not found") as caught:
         resolve(spec_of(sshd, place).model_copy(update={"python": "no such; $(touch python)"}))
     assert "`python`" in str(caught.value.hint)
 
@@ -195,7 +198,7 @@ def test_a_python_without_onnxruntime(sshd: Sshd, place: Path, tmp_path: Path) -
 
 
 def test_a_folder_that_is_not_there(sshd: Sshd, place: Path) -> None:
-    with pytest.raises(TargetError, match="making a work folder.*No such file"):
+    with pytest.raises(TargetError, match=r"making a work folder.*No such file"):
         resolve(spec_of(sshd, place / "none"))
 
 
@@ -208,8 +211,9 @@ def test_a_server_that_is_not_there(sshd: Sshd, place: Path) -> None:
 def test_a_shell_that_greets_is_listened_to(sshd: Sshd, place: Path) -> None:
     config = sshd.folder / "sshd_config"
     config.write_text(config.read_text() + 'ForceCommand echo hello; sh -c "$SSH_ORIGINAL_COMMAND"\n')
-    sshd.process.send_signal(1)
-    assert soon(lambda: resolve(spec_of(sshd, place)).description["cpu"]["cores"] >= 1)
+    # The server reads its config once: the next one greets.
+    sshd.restart()
+    assert resolve(spec_of(sshd, place)).description["cpu"]["cores"] >= 1
 
 
 def test_a_failed_job_says_what_the_device_said(sshd: Sshd, place: Path, tmp_path: Path) -> None:
@@ -230,19 +234,6 @@ def test_cores_and_memory_are_held_there_too(sshd: Sshd, place: Path, tmp_path: 
         measured(spec_of(sshd, place, memory_limit_mb=120), heavy)
 
 
-def running_under(place: Path) -> list[int]:
-    """Processes that work in a folder of the device."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if str(place) in os.readlink(entry / "cwd"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
 def test_a_connection_that_is_cut_is_an_error_and_leaves_nothing(
     sshd: Sshd, place: Path, tmp_path: Path
 ) -> None:
@@ -258,9 +249,9 @@ def test_a_connection_that_is_cut_is_an_error_and_leaves_nothing(
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        assert soon(lambda: list(place.glob("*/job0.json")))
+        timed = '"kind": "latency"'
+        assert soon(lambda: any(timed in job.read_text() for job in place.glob("*/job0.json")), 120)
         assert soon(lambda: running_under(place))
-        time.sleep(1)
     finally:
         sshd.cut()
     worker.join(60)
@@ -270,43 +261,3 @@ def test_a_connection_that_is_cut_is_an_error_and_leaves_nothing(
     assert "it goes on from here" in str(error)
     assert soon(lambda: not running_under(place))
     assert soon(lambda: not list(place.iterdir()))
-
-
-def test_a_run_whose_device_went_away_is_resumed(sshd: Sshd, place: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "job"
-    target = spec_of(sshd, place).model_dump(mode="json", exclude_defaults=True)
-    passes = [{"quantize": {"bits": 8, "scheme": "dynamic"}}, {"export": {"formats": ["onnx"], "golden": 2}}]
-    # Long enough to be cut while it is timed.
-    profile = write_job(folder, passes=passes, targets=[target], measure={"min_seconds": 6, "min_rounds": 5})
-    results: list[subprocess.CompletedProcess[str]] = []
-    worker = threading.Thread(target=lambda: results.append(compress("run", profile, folder=folder)))
-    worker.start()
-    measurements = folder / "cache" / "measurements"
-    try:
-        assert soon(lambda: measurements.is_dir() and list(measurements.iterdir()), 180)
-        assert soon(lambda: running_under(place))
-        time.sleep(1)
-    finally:
-        sshd.cut()
-    worker.join(120)
-    assert results[0].returncode == 5
-    assert "was lost while" in results[0].stderr
-    made = {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}
-    artifacts = {path.name for path in (folder / "cache" / "artifacts").iterdir()}
-    again = compress("run", profile, "--set", "measure.min_seconds=6", folder=folder)
-    assert again.returncode == 0, again.stderr
-    assert made.items() <= {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}.items()
-    assert artifacts <= {path.name for path in (folder / "cache" / "artifacts").iterdir()}
-    assert [row["step"] for row in report_of(folder)["rows"]] == ["baseline", "quantize", "export"]
-    assert list(place.iterdir()) == []
-
-
-def test_targets_shows_what_each_target_is(sshd: Sshd, place: Path, tmp_path: Path) -> None:
-    target = spec_of(sshd, place).model_dump(mode="json", exclude_defaults=True)
-    gone = {**target, "name": "gone", "device": "ssh://127.0.0.1:1"}
-    profile = write_job(tmp_path / "job", targets=[{"threads": 1}, target, gone])
-    result = compress("targets", profile, folder=tmp_path / "job")
-    assert result.returncode == 5
-    assert "1 of 3 targets cannot be used: gone" in result.stderr
-    assert "Connection refused" in result.stdout
-    assert "board" in result.stdout

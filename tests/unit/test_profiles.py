@@ -11,6 +11,7 @@ import torch
 from compress.errors import ProfileError
 from compress.models.code import call
 from compress.plan import build_plan
+from compress.profile.device import is_ssh
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.load import load_profile
 from compress.profile.loss_specs import LossSpec, MaskedLmLoss, RelationLoss
@@ -35,7 +36,10 @@ def load(file: Path) -> Profile:
 def test_a_profile_is_valid_and_has_a_plan(file: Path):
     profile = load(file)
     assert profile.name == file.stem
-    assert [row.name for row in build_plan(profile).rows][-1] == profile.specs[-1].kind == "export"
+    assert [row.name for row in build_plan(profile).rows][-1] == profile.specs[-1].kind
+    # Torch runs no ONNX files, so what it is a target of ends with a torch model.
+    on_torch = any(target.runtime == "torch" for target in profile.targets)
+    assert (profile.specs[-1].kind == "export") is not on_torch
     assert load_profile(file).warnings == ()
 
 
@@ -83,6 +87,10 @@ WAYS: dict[str, Callable[[Profile], object]] = {
     "distillation token": distils(lambda spec: spec.student.architecture == "deit"),
     "masked language modelling": teaches_with(MaskedLmLoss),
     "relations": teaches_with(RelationLoss),
+    "a device over ssh": lambda profile: any(is_ssh(target.device) for target in profile.targets),
+    "CUDA with both runtimes": lambda profile: (
+        {target.runtime for target in profile.targets if target.device == "cuda"} == {"onnxruntime", "torch"}
+    ),
     "a control without the teacher": distils(lambda spec: spec.control),
 }
 

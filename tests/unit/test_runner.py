@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -323,3 +325,19 @@ def test_the_command_writes_its_result_whole(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text())["examples"] == 1
     assert np.load(tmp_path / "o.npy").tolist() == [[2, 1, 0]]
     assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_a_process_keeps_to_its_cores() -> None:
+    core = sorted(os.sched_getaffinity(0))[-1]
+    code = (
+        "import os, threading; from compress.runtimes.runner import keep_to\n"
+        f"keep_to([{core}])\n"
+        "thread = threading.Thread(target=lambda: print(os.sched_getaffinity(0))); thread.start(); thread.join()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{{{core}}}\n"
+
+
+def test_cores_that_are_not_there_are_an_error() -> None:
+    with pytest.raises(runner.RunnerError, match=r"cannot keep to the cores \[9000\]"):
+        runner.keep_to([9000])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from compress.errors import TargetError
 from compress.profile.schema import TargetSpec
 from compress.targets import local
+from compress.targets.showing import show_machine, show_targets
 
 X86 = """processor	: 0
 vendor_id	: GenuineIntel
@@ -132,3 +135,51 @@ def test_a_gpu_that_is_there_is_part_of_the_fingerprint(monkeypatch: pytest.Monk
         assert target.description["gpu"]["name"] == name
         prints.append(target.fingerprint)
     assert prints[0] != prints[1]
+
+
+def test_cores_and_a_memory_limit_are_part_of_what_a_target_is() -> None:
+    core = sorted(os.sched_getaffinity(0))[-1]
+    plain = local.resolve(TargetSpec())
+    pinned = local.resolve(TargetSpec(cores=(core,)))
+    limited = local.resolve(TargetSpec(memory_limit_mb=512))
+    assert len({plain.fingerprint, pinned.fingerprint, limited.fingerprint}) == 3
+    assert pinned.description["pinned_to"] == [core]
+    assert limited.description["memory_limit_mb"] == 512
+
+
+def test_threads_wait_for_each_other_on_the_cores_they_are_kept_to() -> None:
+    core = sorted(os.sched_getaffinity(0))[0]
+    (warning,) = local.resolve(TargetSpec(threads=2, cores=(core,))).description["warnings"]
+    assert warning == "2 threads on 1 core: they wait for each other"
+
+
+def test_a_core_that_is_not_there() -> None:
+    usable = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+    with pytest.raises(TargetError) as caught:
+        local.resolve(TargetSpec(name="edge", cores=(9000, 9001)))
+    assert str(caught.value) == f"edge: cores 9000, 9001 cannot be used there; these can: {usable}"
+
+
+def test_another_machine_is_never_taken_for_this_one() -> None:
+    with pytest.raises(ValueError, match="is not this machine"):
+        local.resolve(TargetSpec(device="ssh://board"))
+
+
+def test_this_machine_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_machine(as_json=False)
+    shown = capsys.readouterr().out
+    assert shown.startswith("cpu: model ")
+    assert "\ngpus: " in shown
+    show_targets((TargetSpec(name="[bold]mine", memory_limit_mb=512),), as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[bold]mine" in shown
+
+
+def test_what_is_wrong_with_a_target_is_shown_and_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    specs = (TargetSpec(), TargetSpec(name="edge", cores=(9000,)))
+    with pytest.raises(TargetError, match="1 of 2 targets cannot be used: edge"):
+        show_targets(specs, as_json=True)
+    good, bad = json.loads(capsys.readouterr().out)
+    assert (good["fault"], good["found"]["device"]) == (None, "cpu")
+    assert bad["found"] is None
+    assert bad["fault"].startswith("core 9000 cannot be used")

@@ -1,0 +1,77 @@
+"""A run whose target is a device over ssh: it goes away and comes back; and what `compress targets` shows of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.jobs import compress, report_of, write_job
+from tests.sshd import Sshd, running_under, soon, start_sshd
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    server = start_sshd(tmp_path / "sshd")
+    monkeypatch.setenv("PATH", server.path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Where the device puts its work: what stays behind can be seen."""
+    (tmp_path / "device").mkdir()
+    return tmp_path / "device"
+
+
+def target_on(sshd: Sshd, place: Path) -> dict[str, Any]:
+    return {"name": "board", "device": sshd.device, "python": sys.executable, "folder": str(place)}
+
+
+def test_a_run_whose_device_went_away_is_resumed(sshd: Sshd, place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    target = target_on(sshd, place)
+    passes = [{"quantize": {"bits": 8, "scheme": "dynamic"}}, {"export": {"formats": ["onnx"], "golden": 2}}]
+    # Long enough to be cut while it is timed.
+    profile = write_job(folder, passes=passes, targets=[target], measure={"min_seconds": 8, "min_rounds": 5})
+    results: list[subprocess.CompletedProcess[str]] = []
+    worker = threading.Thread(target=lambda: results.append(compress("run", profile, folder=folder)))
+    worker.start()
+    measurements = folder / "cache" / "measurements"
+    try:
+        assert soon(lambda: measurements.is_dir() and list(measurements.iterdir()), 180)
+        assert soon(lambda: running_under(place))
+        time.sleep(1)
+    finally:
+        sshd.cut()
+    worker.join(120)
+    assert results[0].returncode == 5
+    assert "was lost while" in results[0].stderr
+    made = {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}
+    artifacts = {path.name for path in (folder / "cache" / "artifacts").iterdir()}
+    again = compress("run", profile, folder=folder)
+    assert again.returncode == 0, again.stderr
+    assert made.items() <= {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}.items()
+    assert artifacts <= {path.name for path in (folder / "cache" / "artifacts").iterdir()}
+    assert [row["step"] for row in report_of(folder)["rows"]] == ["baseline", "quantize", "export"]
+    assert list(place.iterdir()) == []
+
+
+def test_targets_shows_what_each_target_is(sshd: Sshd, place: Path, tmp_path: Path) -> None:
+    target = target_on(sshd, place)
+    gone = {**target, "name": "gone", "device": "ssh://127.0.0.1:1"}
+    profile = write_job(tmp_path / "job", targets=[{"threads": 1}, target, gone])
+    result = compress("targets", profile, folder=tmp_path / "job")
+    assert result.returncode == 5
+    assert "1 of 3 targets cannot be used: gone" in result.stderr
+    assert "Connection refused" in result.stdout
+    assert "board" in result.stdout

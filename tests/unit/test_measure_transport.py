@@ -1,0 +1,113 @@
+"""Jobs on their way to a device, and what is believed of what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress.measure.results import examples_in, output_fault, result_fault
+from compress.measure.transport import relocated
+from compress.runtimes import runner
+
+
+def test_every_path_of_a_job_is_moved_and_nothing_else() -> None:
+    sent: list[str] = []
+
+    def send(path: str) -> str:
+        sent.append(path)
+        return f"there{path}"
+
+    job = {
+        "kind": "latency",
+        "models": ["/a", "/b"],
+        "scenarios": [{"feeds": ["/c", "/d"]}],
+        "tokenization": {"folder": "/e", "texts": ["/not a path"]},
+        "seconds": 1,
+    }
+    assert relocated(job, send, "out") == {
+        "kind": "latency",
+        "models": ["there/a", "there/b"],
+        "scenarios": [{"feeds": ["there/c", "there/d"]}],
+        "tokenization": {"folder": "there/e", "texts": ["/not a path"]},
+        "seconds": 1,
+    }
+    assert sent == ["/a", "/b", "/c", "/d", "/e"]
+    scored = {"kind": "accuracy", "model": "/m", "feeds": "/f", "outputs": "/o"}
+    assert relocated(scored, send, "out") == {
+        "kind": "accuracy", "model": "there/m", "feeds": "there/f", "outputs": "out",
+    }  # fmt: skip
+    assert relocated({"kind": "latency", "tokenization": None}, send, "out")["tokenization"] is None
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> dict[str, Any]:
+    feeds = str(tmp_path / "feeds.npz")
+    runner.write_batches(feeds, [{"x": np.zeros((2, 3))}, {"x": np.zeros((1, 5))}])
+    return {"kind": "accuracy", "feeds": feeds, "outputs": str(tmp_path / "outputs.npy")}
+
+
+def test_examples_are_counted(scored: dict[str, Any]) -> None:
+    assert examples_in(scored["feeds"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("result", "right"),
+    [
+        ({"examples": 3, "seconds": 0.1}, True),
+        ({"examples": 2, "seconds": 0.1}, False),
+        ({"examples": "3", "seconds": 0.1}, False),
+        ({"seconds": 0.1}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_results_of_scoring(result: object, right: bool, scored: dict[str, Any]) -> None:
+    assert (result_fault(scored, result) is None) is right
+
+
+@pytest.mark.parametrize(
+    ("samples", "right"),
+    [
+        ([[[1, 2], [3, 4]]], True),
+        ([[[1, 2]]], False),
+        ([[[1, 2], [3]]], False),
+        ([[[], []]], False),
+        ([[[1, -2], [3, 4]]], False),
+        ([[[1, 2.5], [3, 4]]], False),
+        ([], False),
+    ],
+)
+def test_results_of_timing(samples: list[Any], right: bool) -> None:
+    job = {"kind": "latency", "models": ["a", "b"], "scenarios": [{"feeds": []}]}
+    result = {"seconds": 1.0, "scenarios": [{"samples_ns": one, "inputs": []} for one in samples]}
+    assert (result_fault(job, result) is None) is right
+
+
+def test_results_of_weighing() -> None:
+    result = {
+        "seconds": 1.0,
+        "before_load_bytes": 1,
+        "peak_bytes": 2,
+        "method": "VmHWM",
+        "gpu_peak_bytes": None,
+    }
+    assert result_fault({"kind": "memory"}, result) is None
+    assert result_fault({"kind": "memory"}, {**result, "peak_bytes": 0}) is not None
+
+
+def test_outputs_are_numbers_of_every_example(scored: dict[str, Any]) -> None:
+    def fault(array: np.ndarray) -> str | None:
+        np.save(scored["outputs"], array, allow_pickle=True)
+        return output_fault(scored)
+
+    assert fault(np.zeros((3, 2), np.float32)) is None
+    assert fault(np.zeros((2, 2), np.float32)) == "outputs of 2 examples"
+    assert fault(np.zeros((3, 2), np.float64)) is not None
+    assert fault(np.zeros(3, np.float32)) is not None
+    # A pickle is never opened.
+    assert "allow_pickle" in str(fault(np.array([{"a": 1}], dtype=object)))
+    Path(scored["outputs"]).write_bytes(b"no array")
+    assert output_fault(scored) is not None
