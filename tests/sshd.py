@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,9 +79,11 @@ class Sshd:
     def cut(self) -> None:
         """Kill the server's side of every connection, and nothing that runs on the device."""
         for session in self.sessions():
-            for process in (*session.children(recursive=True), session):
-                if process.name().startswith("sshd"):
-                    process.kill()
+            # One that is ending anyway is as good as killed.
+            with suppress(psutil.NoSuchProcess):
+                for process in (*session.children(recursive=True), session):
+                    if process.name().startswith("sshd"):
+                        process.kill()
 
 
 def start_sshd(folder: Path) -> Sshd:
