@@ -34,9 +34,7 @@ def in_a_shell(python: str, home: Path, source: bytes) -> subprocess.CompletedPr
     return subprocess.run(["sh", "-c", line], input=source, cwd=home, capture_output=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "name", ["python", "a name", "it's", "$(touch x)", "`touch x`", "a;touch x", '"']
-)
+@pytest.mark.parametrize("name", ["python", "a name", "it's", "$(touch x)", "`touch x`", "a;touch x", '"'])
 def test_the_name_of_the_python_is_only_a_name(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     folder.mkdir()
