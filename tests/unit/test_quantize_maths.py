@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as arrays
 from compress.passes.quantize.blocks import block_bytes, pack_nibbles, quantize_blocks
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.integers import activation_scale, quantize_columns, quantize_table
-from compress.passes.quantize.tables import block_size_for
 from compress.passes.quantize.ranges import entropy_range, percentile_range
+from compress.passes.quantize.tables import block_size_for
 
 WEIGHTS = arrays.arrays(
     np.float32,
