@@ -123,6 +123,8 @@ class SshDevice:
         answer = connection.ask({"op": "run", **request}, doing)
         if "failed" in answer:
             failed, code = answer["failed"], answer.get("code")
+            if not (isinstance(failed, int) and isinstance(code, int)):
+                raise connection.nonsense(doing)
             if failed not in range(jobs) or code not in _CODES:
                 raise connection.nonsense(doing)
             lines = [plain(line) for line in str(answer.get("output", "")).splitlines()]
