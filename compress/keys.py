@@ -11,7 +11,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from compress.numerics import Numerics
+from compress.numerics import Numerics, reduced_range
 from compress.plan import STEP_KINDS, Plan, PlannedStep
 from compress.profile.base import Spec
 from compress.profile.pass_specs import PruneSpec, QuantizeSpec
@@ -104,6 +104,8 @@ def step_parts(
     if isinstance(step.spec, QuantizeSpec) and step.spec.scheme == "auto":
         # `auto` picks by timing with the first target's threads.
         parts["threads"] = plan.profile.targets[0].threads
+    if isinstance(step.spec, QuantizeSpec) and step.spec.bits == 8:
+        parts["reduced_range"] = reduced_range(step.spec.reduce_range)
     return parts
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -47,6 +49,20 @@ def processor_flags() -> frozenset[str]:
         if name.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
+
+
+def bytes_overflow(flags: Collection[str], architecture: str) -> bool:
+    """Whether a processor adds two products of bytes in 16 bits, where full 8-bit weights overflow.
+
+    That is x86 without VNNI or AMX, one whose instruction sets nobody knows included.
+    """
+    x86 = architecture.lower() in ("x86_64", "amd64", "i386", "i686", "x86")
+    return x86 and not {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(flags)
+
+
+def reduced_range(asked: bool | Literal["auto"]) -> bool:
+    """Whether 8-bit weights use 7 bits: as asked, or as this processor needs it."""
+    return bytes_overflow(processor_flags(), platform.machine()) if asked == "auto" else asked
 
 
 def _has_cuda() -> bool:

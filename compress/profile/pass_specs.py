@@ -62,8 +62,21 @@ class CalibrationSpec(PassSpecBase):
 
     examples: Positive = 128
     """Training examples read."""
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    """How a range is made of the values seen."""
+    method: Literal["minmax", "average", "entropy", "percentile", "mse"] = "minmax"
+    """How a range is made of the values seen: all of them, the mean of each example's smallest and largest, or the
+    part that loses least (KL divergence, a percentile, mean squared error). One pass, in memory that does not grow
+    with the examples."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
+    """Percent of the values that `percentile` keeps."""
+    symmetric: bool = False
+    """Ranges that hold both signs are made symmetric around zero."""
+
+
+class SmoothSpec(PassSpecBase):
+    """Move outliers of activations into the weights that multiply them (SmoothQuant)."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = "search"
+    """Share of the difficulty that moves into the weights; `search`: each layer's with the least error of 8 bits."""
 
 
 class QuantizeSpec(PassSpecBase):
@@ -82,12 +95,41 @@ class QuantizeSpec(PassSpecBase):
     """Quantize the embedding tables too; 4 or 8: in so many bits, whatever the rest has."""
     exclude: tuple[str, ...] = ()
     """Names of ONNX nodes left in floating point (shell patterns)."""
+    exclude_kinds: tuple[Literal["linear", "attention", "embedding", "convolution"], ...] = ()
+    """Kinds of layers left in floating point."""
+    format: Literal["operator", "qdq"] = "operator"
+    """Integer operators of onnxruntime, or `QuantizeLinear` and `DequantizeLinear` around floating-point ones, for
+    `scheme: static`."""
+    reduce_range: bool | Literal["auto"] = "auto"
+    """8-bit weights of 7 bits, which do not overflow on x86 without VNNI; `auto`: where this processor needs it."""
+    smooth: SmoothSpec | bool = False
+    """Move outliers of activations into weights first; `true` takes the defaults of this section."""
+    equalize: bool = False
+    """Share out the ranges of neighbouring convolutions first (cross-layer equalisation)."""
+    bias_correction: bool = False
+    """Let biases take back what rounding shifts in the mean, measured on the calibration examples."""
     block_size: Literal[16, 32, 64, 128] = 32
     """Weights that share a scale, for 4 bits."""
     symmetric: bool = True
     """Weights around zero, without a zero point."""
     calibration: CalibrationSpec = CalibrationSpec()
-    """Where `static` takes its ranges from."""
+    """Where `static` takes its ranges from; its examples serve `smooth` and `bias_correction` too."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> QuantizeSpec:
+        if self.bits == 4:
+            unused = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
+            unused += ["format"] if self.format == "qdq" else []
+            if unused:
+                raise ValueError(f"{' and '.join(unused)} serve 8 bits only; this is `bits: 4`")
+        if self.format == "qdq" and self.scheme == "dynamic":
+            raise ValueError("`format: qdq` writes calibrated ranges down, and `scheme: dynamic` has none")
+        return self
+
+    @property
+    def smoothing(self) -> SmoothSpec | None:
+        """How to smooth; None: not at all."""
+        return (SmoothSpec() if self.smooth else None) if isinstance(self.smooth, bool) else self.smooth
 
     @property
     def table_bits(self) -> int:
@@ -100,7 +142,8 @@ class QuantizeSpec(PassSpecBase):
 
     def produces(self, form: Form) -> Form:
         """The form of the result; with `auto` the number format is known after measuring."""
-        numbers = Numbers.WEIGHT_ONLY if self.bits == 4 else Numbers.OPERATOR
+        eight = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
+        numbers = Numbers.WEIGHT_ONLY if self.bits == 4 else eight
         return form.with_(framework=Framework.ONNX, numbers=numbers)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, constant, insert_before, replace, scalar
-from compress.passes.quantize.integers import activation_scale, quantize_bias, quantize_kernel
+from compress.passes.quantize.integers import INT8_LIMIT, activation_scale, quantize_bias, quantize_kernel
 from compress.passes.quantize.layers import Convolution
 from compress.passes.quantize.ranges import Range
 
@@ -44,15 +44,21 @@ def ranged_between(graph: ir.Graph, chosen: Sequence[Convolution]) -> list[str]:
 
 
 def quantize_convolutions(
-    graph: ir.Graph, chosen: Sequence[Convolution], ranges: Mapping[str, Range], *, per_channel: bool
+    graph: ir.Graph,
+    chosen: Sequence[Convolution],
+    ranges: Mapping[str, Range],
+    *,
+    per_channel: bool,
+    limit: int = INT8_LIMIT,
 ) -> None:
     """Replace each chosen convolution by `QLinearConv`, and what lies between them by its integer kernel.
 
     Args:
         ranges: (low, high) of the values of `ranged_between`.
+        limit: the largest integer of a weight.
     """
     if chosen:
-        _Integers(graph, {layer.node: layer for layer in chosen}, ranges, per_channel).walk()
+        _Integers(graph, {layer.node: layer for layer in chosen}, ranges, per_channel, limit).walk()
 
 
 def activated(value: ir.Value) -> ir.Value:
@@ -98,11 +104,13 @@ class _Integers:
         convolutions: Mapping[ir.Node, Convolution],
         ranges: Mapping[str, Range],
         per_channel: bool,
+        limit: int,
     ) -> None:
         self.graph = graph
         self.convolutions = convolutions
         self.ranges = ranges
         self.per_channel = per_channel
+        self.limit = limit
         self.known: dict[ir.Value, _Integer] = {}
         """Float values that exist as integers."""
         self.gone: set[ir.Value] = set()
@@ -194,7 +202,7 @@ class _Integers:
         node, name = layer.node, layer.weight_value.name
         source = self.integer(node.inputs[0], node)
         input_scale = _number(source.scale)
-        kernel = quantize_kernel(layer.weight, self.per_channel, layer.bias, input_scale)
+        kernel = quantize_kernel(layer.weight, self.per_channel, layer.bias, input_scale, self.limit)
         constants = [
             add_initializer(self.graph, f"{name}.int8", kernel.values),
             add_initializer(self.graph, f"{name}.scale", kernel.scales),

@@ -5,17 +5,24 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from compress.lowering.graph import tidy
+from compress.passes.quantize.integers import INT8_LIMIT
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
 from compress.passes.quantize.operators import Weights, quantize_attention, quantize_linear
 from compress.passes.quantize.tables import quantize_rows
 
 
 def quantize_dynamic(
-    model: ir.Model, chosen: list[Layer], *, per_channel: bool, embeddings: bool, table_bits: int = 8
+    model: ir.Model,
+    chosen: list[Layer],
+    *,
+    per_channel: bool,
+    embeddings: bool,
+    table_bits: int = 8,
+    limit: int = INT8_LIMIT,
 ) -> None:
-    """Replace each chosen layer of the graph."""
+    """Replace each chosen layer of the graph; `limit` is the largest integer of a weight."""
     graph = model.graph
-    weights = Weights(graph, per_channel)
+    weights = Weights(graph, per_channel, limit)
     for layer in chosen:
         if isinstance(layer, Linear):
             quantize_linear(graph, layer, weights)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 INT8_LIMIT = 127
+REDUCED_LIMIT = 64
+"""Two products of a uint8 and such a weight fit into 16 bits, where processors without VNNI add them up."""
 UINT8_LEVELS = 255
 UINT8_ZERO = 128
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -28,18 +30,20 @@ class Quantized:
     zero: int = 0
 
 
-def quantize_columns(weight: Floats, per_channel: bool = True) -> Quantized:
+def quantize_columns(weight: Floats, per_channel: bool = True, limit: int = INT8_LIMIT) -> Quantized:
     """A weight (inputs, outputs) as int8 around zero, one scale a column (or one in all).
 
-    The lowest integer is -127: the range is symmetric, so that no value saturates on one side.
+    The integers go from -`limit` to `limit`: the range is symmetric, so that no value saturates on one side.
     """
     largest = np.abs(weight).max(axis=0) if per_channel else np.abs(weight).max(keepdims=False)
-    scales = np.maximum(largest / INT8_LIMIT, _SMALLEST_SCALE).astype(np.float32)
-    values = np.clip(np.rint(weight / scales), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
+    scales = np.maximum(largest / limit, _SMALLEST_SCALE).astype(np.float32)
+    values = np.clip(np.rint(weight / scales), -limit, limit).astype(np.int8)
     return Quantized(values, scales)
 
 
-def quantize_kernel(kernel: Floats, per_channel: bool, bias: Floats | None, input_scale: float) -> Quantized:
+def quantize_kernel(
+    kernel: Floats, per_channel: bool, bias: Floats | None, input_scale: float, limit: int = INT8_LIMIT
+) -> Quantized:
     """The kernel of a convolution (outputs, inputs, ...) as int8 around zero, one scale an output (or one in all).
 
     A scale is large enough for the bias, which is stored in units of input scale times kernel scale, to fit into 32
@@ -47,13 +51,13 @@ def quantize_kernel(kernel: Floats, per_channel: bool, bias: Floats | None, inpu
     """
     rows = np.abs(kernel.reshape(len(kernel), -1))
     largest = rows.max(axis=1) if per_channel else rows.max()
-    scales = np.maximum(largest / INT8_LIMIT, _SMALLEST_KERNEL_SCALE)
+    scales = np.maximum(largest / limit, _SMALLEST_KERNEL_SCALE)
     if bias is not None:
         needed = np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT)
         scales = np.maximum(scales, needed if per_channel else needed.max())
     scales = scales.astype(np.float32)
     across = scales.reshape(-1, *[1] * (kernel.ndim - 1)) if per_channel else scales
-    values = np.clip(np.rint(kernel / across), -INT8_LIMIT, INT8_LIMIT).astype(np.int8)
+    values = np.clip(np.rint(kernel / across), -limit, limit).astype(np.int8)
     return Quantized(values, scales)
 
 
@@ -76,3 +80,8 @@ def activation_scale(low: float, high: float) -> tuple[float, int]:
         return 1.0, 0  # nothing but zeros was seen
     scale = (high - low) / UINT8_LEVELS
     return scale, int(np.clip(round(-low / scale), 0, UINT8_LEVELS))
+
+
+def rounded_activations(values: NDArray[Any], scale: float, zero: int) -> NDArray[Any]:
+    """What uint8 activations of a scale and zero point stand for, of the same shape and dtype as `values`."""
+    return np.asarray((np.clip(np.rint(values / scale) + zero, 0, UINT8_LEVELS) - zero) * scale)

@@ -89,8 +89,19 @@ def layers(graph: ir.Graph) -> Iterator[Layer]:
             yield found
 
 
-def split_excluded(found: Sequence[Layer], exclude: Sequence[str]) -> tuple[list[Layer], list[Layer]]:
-    """Layers to quantize, and layers whose node's name fits one of the shell patterns.
+KINDS: dict[str, type[Layer]] = {
+    "linear": Linear,
+    "attention": FusedAttention,
+    "embedding": Table,
+    "convolution": Convolution,
+}
+"""What profiles call the kinds of layers."""
+
+
+def split_excluded(
+    found: Sequence[Layer], exclude: Sequence[str], kinds: Sequence[str] = ()
+) -> tuple[list[Layer], list[Layer]]:
+    """Layers to quantize, and layers whose node's name fits one of the shell patterns or that are of a kind.
 
     Raises:
         ModelError: a pattern fits no layer.
@@ -103,7 +114,11 @@ def split_excluded(found: Sequence[Layer], exclude: Sequence[str]) -> tuple[list
                 where="quantize.exclude",
                 hint=f"The layers are: {', '.join(names)}",
             )
-    out = [any(fnmatchcase(name, pattern) for pattern in exclude) for name in names]
+    classes = tuple(KINDS[kind] for kind in kinds)
+    out = [
+        isinstance(layer, classes) or any(fnmatchcase(name, pattern) for pattern in exclude)
+        for layer, name in zip(found, names, strict=True)
+    ]
     chosen = [layer for layer, excluded in zip(found, out, strict=True) if not excluded]
     left = [layer for layer, excluded in zip(found, out, strict=True) if excluded]
     return chosen, left

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
-from compress.passes.quantize.integers import Quantized, quantize_columns
+from compress.passes.quantize.integers import INT8_LIMIT, Quantized, quantize_columns
 from compress.passes.quantize.layers import FusedAttention, Linear
 
 
@@ -17,6 +17,8 @@ class Weights:
 
     graph: ir.Graph
     per_channel: bool
+    limit: int = INT8_LIMIT
+    """The largest integer."""
     _made: dict[tuple[int, bool], tuple[ir.Value, ir.Value]] = field(default_factory=dict)
 
     def columns(self, layer: Linear | FusedAttention) -> tuple[ir.Value, ir.Value]:
@@ -25,7 +27,7 @@ class Weights:
         key = (id(layer.weight_value), transposed)
         if key not in self._made:
             self._made[key] = self._add(
-                layer.weight_value.name, quantize_columns(layer.weight, self.per_channel)
+                layer.weight_value.name, quantize_columns(layer.weight, self.per_channel, self.limit)
             )
         return self._made[key]
 

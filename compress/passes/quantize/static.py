@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
 from compress.passes.quantize.convolutions import quantize_convolutions, ranged_between
-from compress.passes.quantize.integers import activation_scale
+from compress.passes.quantize.integers import INT8_LIMIT, activation_scale
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, Table
 from compress.passes.quantize.operators import Weights, attend, quantize_linear
 from compress.passes.quantize.ranges import Range
@@ -30,7 +30,7 @@ _ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", 
 
 def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
     """Names of the values whose range must be known, each once."""
-    sources = [_fixed_source(layer) for layer in chosen]
+    sources = [fixed_source(layer) for layer in chosen]
     names = [source.name for source in sources if source is not None and source.name]
     return list(dict.fromkeys([*names, *ranged_between(graph, convolutions(chosen))]))
 
@@ -43,10 +43,16 @@ def quantize_static(
     per_channel: bool,
     embeddings: bool,
     table_bits: int = 8,
+    limit: int = INT8_LIMIT,
 ) -> None:
-    """Replace each chosen layer of the graph; `ranges` holds (low, high) of the values of `ranged_values`."""
+    """Replace each chosen layer of the graph.
+
+    Args:
+        ranges: (low, high) of the values of `ranged_values`.
+        limit: the largest integer of a weight.
+    """
     graph = model.graph
-    weights = Weights(graph, per_channel)
+    weights = Weights(graph, per_channel, limit)
     quantized: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def fixed(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -70,8 +76,8 @@ def quantize_static(
         return quantized[name]
 
     # A value keeps its calibrated name although its producer may be replaced before its reader is.
-    names = {id(layer): source.name or "" for layer in chosen if (source := _fixed_source(layer)) is not None}
-    quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel)
+    names = {id(layer): source.name or "" for layer in chosen if (source := fixed_source(layer)) is not None}
+    quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel, limit=limit)
     for layer in chosen:
         if id(layer) in names:
             assert isinstance(layer, Linear | FusedAttention)
@@ -92,7 +98,7 @@ def convolutions(chosen: list[Layer]) -> list[Convolution]:
     return [layer for layer in chosen if isinstance(layer, Convolution)]
 
 
-def _fixed_source(layer: Layer) -> ir.Value | None:
+def fixed_source(layer: Layer) -> ir.Value | None:
     """The input of a layer if its range is to be fixed; None where it is found at run time or there is none."""
     if isinstance(layer, Table | Convolution):
         return None

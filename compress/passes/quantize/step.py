@@ -13,20 +13,30 @@ import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.errors import ModelError, PassError
-from compress.forms import Numbers
 from compress.lowering.files import save_onnx
 from compress.measure.variants import compare_variants
+from compress.numerics import reduced_range
+from compress.passes.quantize.bias import correct_biases
 from compress.passes.quantize.calibration import calibrate
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
 from compress.passes.quantize.dynamic import quantize_dynamic
+from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
 from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded, weight_of
+from compress.passes.quantize.pairs import write_pairs
+from compress.passes.quantize.preparation import prepare
+from compress.passes.quantize.probe import probe, shapes_of, warning
+from compress.passes.quantize.ranges import Range
 from compress.passes.quantize.static import convolutions, quantize_static, ranged_values
 from compress.passes.quantize.weight_only import quantize_weights
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
+from compress.targets.local import cpu
 from compress.tasks.base import Batch, Truth
 from compress.units import megabytes
+
+TYPICAL = 256
+"""Training examples whose median length is the typical one."""
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -38,22 +48,26 @@ def run(ctx: StepContext) -> StepResult:
     """
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, QuantizeSpec)
-    schemes = schemes_for(spec, convolutions(_chosen(ir.load(source.path / ONNX_MODEL), spec)))
+    chosen_layers = _chosen(ir.load(source.path / ONNX_MODEL), spec)
+    schemes = schemes_for(spec, convolutions(chosen_layers))
+    facts = {**source.facts, **(_probed(ctx, source, chosen_layers) if spec.bits == 8 else {})}
+    batches = calibration_batches(ctx, source, spec.calibration.examples)
+    prepared, done = prepare(source.path, spec, batches, ctx.work)
     folders = {scheme: ctx.work / scheme for scheme in schemes}
     for scheme, folder in folders.items():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _write(ctx, spec, source, scheme, folder)
+        done |= _write(ctx, spec, prepared, batches, scheme, folder)
     variants = _measured(ctx, source, folders) if len(folders) > 1 else {}
     chosen = choose(variants) if variants else schemes[0]
     products = check_promise(source.path, folders[chosen], left_floating(source.path, spec), chosen)
     for file in folders[chosen].iterdir():
         shutil.move(file, ctx.out / file.name)
     copy_interface(source.path, ctx.out)
-    for folder in folders.values():
+    for folder in {*folders.values(), prepared} - {source.path}:
         shutil.rmtree(folder)
-    facts: dict[str, Any] = {
-        **source.facts,
+    facts |= {
+        **done,
         "bits": spec.bits,
         "scheme": chosen,
         "integer_matmuls": products.integer,
@@ -64,8 +78,18 @@ def run(ctx: StepContext) -> StepResult:
     }
     if variants:
         facts["variants"] = {name: asdict(one) for name, one in variants.items()}
-    numbers = Numbers.WEIGHT_ONLY if spec.bits == 4 else Numbers.OPERATOR
-    return StepResult(source.form.with_(numbers=numbers), facts)
+    return StepResult(spec.produces(source.form), facts)
+
+
+def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
+    """What 8 bits gain on this machine, for the facts; says so where it is nothing."""
+    some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
+    rows = int(np.median(ctx.task.encode(some, source.path).lengths))
+    found = probe(shapes_of(chosen), rows, ctx.threads, cpu()["flags"])
+    message = warning(found)
+    if message is not None:
+        ctx.progress.say(f"quantize: {message}")
+    return {"probe": found.facts()}
 
 
 def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list[str]:
@@ -77,7 +101,8 @@ def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list
     if not convolutions:
         if spec.bits == 4:
             return ["weight_only"]
-        return ["dynamic", "static"] if spec.scheme == "auto" else [spec.scheme]
+        measured = ["static"] if spec.format == "qdq" else ["dynamic", "static"]
+        return measured if spec.scheme == "auto" else [spec.scheme]
     names = ", ".join(layer.node.name or "" for layer in convolutions[:3])
     found = f"{len(convolutions)} convolutions ({names}{', ...' if len(convolutions) > 3 else ''})"
     if spec.bits == 4:
@@ -96,29 +121,52 @@ def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list
 
 
 def _chosen(model: ir.Model, spec: QuantizeSpec) -> list[Layer]:
-    return split_excluded(list(layers(model.graph)), spec.exclude)[0]
+    return split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)[0]
 
 
-def _write(ctx: StepContext, spec: QuantizeSpec, source: Artifact, scheme: str, folder: Path) -> None:
-    """Write the model quantized by one scheme into `folder`."""
-    model = ir.load(source.path / ONNX_MODEL)
+def _write(
+    ctx: StepContext,
+    spec: QuantizeSpec,
+    prepared: Path,
+    batches: Callable[[], Iterator[Batch]],
+    scheme: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Write the model quantized by one scheme into `folder`; what was done besides, for the facts."""
+    path = prepared / ONNX_MODEL
+    model = ir.load(path)
     chosen = _chosen(model, spec)
     tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
     if scheme == "weight_only":
         quantize_weights(model, chosen, block_size=spec.block_size, symmetric=spec.symmetric, **tables)
-    elif scheme == "dynamic":
-        quantize_dynamic(model, chosen, per_channel=spec.per_channel, **tables)
-    else:
-        batches = calibration_batches(ctx, source, spec.calibration.examples)
+        save_onnx(model, folder)
+        return {}
+    limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
+    done: dict[str, Any] = {"reduced_range": limit == REDUCED_LIMIT}
+    ranges: dict[str, Range] = {}
+    if scheme == "static":
         ranges = calibrate(
-            source.path / ONNX_MODEL,
+            path,
             ranged_values(model.graph, chosen),
             batches,
             spec.calibration.method,
             ctx.work,
+            percentile=spec.calibration.percentile,
+            symmetric=spec.calibration.symmetric,
         )
-        quantize_static(model, chosen, ranges, per_channel=spec.per_channel, **tables)
+    if spec.bias_correction:
+        done["corrected_biases"] = correct_biases(
+            model, chosen, ranges, path, batches, ctx.work, per_channel=spec.per_channel, limit=limit
+        )
+        chosen = _chosen(model, spec)
+    if scheme == "dynamic":
+        quantize_dynamic(model, chosen, per_channel=spec.per_channel, limit=limit, **tables)
+    else:
+        quantize_static(model, chosen, ranges, per_channel=spec.per_channel, limit=limit, **tables)
+    if spec.format == "qdq":
+        write_pairs(model)
     save_onnx(model, folder)
+    return done
 
 
 def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Callable[[], Iterator[Batch]]:
@@ -148,7 +196,7 @@ def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> d
 def left_floating(source: Path, spec: QuantizeSpec) -> list[str]:
     """Names of the weights that the user excluded."""
     found = list(layers(ir.load(source / ONNX_MODEL).graph))
-    _, excluded = split_excluded(found, spec.exclude)
+    _, excluded = split_excluded(found, spec.exclude, spec.exclude_kinds)
     return [weight_of(layer).name or "" for layer in excluded if not isinstance(layer, Table)]
 
 

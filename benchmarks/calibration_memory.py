@@ -1,0 +1,138 @@
+"""How much memory calibration takes: BERT-base with random weights, 512 samples of 128 tokens, every method.
+
+    python benchmarks/calibration_memory.py
+
+Each row is measured in a process of its own that imports no torch: its resident peak above the size before the model
+is loaded, less what plain inference of the same model takes. The counters are those of the runner.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from writing import write_rows
+
+from compress.passes.quantize.calibration import Method, calibrate
+from compress.runtimes import runner
+from compress.tasks.base import Batch
+from compress.units import megabytes
+
+SAMPLES = 512
+TOKENS = 128
+VOCABULARY = 30522
+LIMIT_MB = 2000
+INFERENCE = "inference"
+
+
+def main() -> None:
+    """Make the model, measure each method beside plain inference, and write the table."""
+    if len(sys.argv) == 3:
+        print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]))))
+        return
+    with tempfile.TemporaryDirectory(prefix="calibration-") as name:
+        model = Path(name)
+        subprocess.run([sys.executable, "-c", "import calibration_memory as m, sys; m.make_model(sys.argv[1])", name],
+                       cwd=Path(__file__).parent, check=True)  # fmt: skip
+        plain = in_process(INFERENCE, model)
+        rows = []
+        for method in get_args(Method):
+            found = in_process(method, model)
+            above = found["peak_mb"] - plain["peak_mb"]
+            rows.append(
+                {
+                    "method": method,
+                    "peak_mb": round(found["peak_mb"]),
+                    "above_inference_mb": round(above),
+                    "under_2_gb": above < LIMIT_MB,
+                    "values": found["values"],
+                    "seconds": round(found["seconds"]),
+                    "inference_seconds": round(plain["seconds"]),
+                }
+            )
+        size = megabytes(sum(file.stat().st_size for file in model.glob("model.onnx*")))
+    write_rows(
+        "calibration_memory",
+        rows,
+        note=f"BERT-base, 12 layers, 768 wide, random weights ({size:.0f} MB), {SAMPLES} samples x {TOKENS} tokens, "
+        f"one thread. Plain inference peaks at {plain['peak_mb']:.0f} MB above an empty process.",
+    )
+
+
+def in_process(method: str, model: Path) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, __file__, method, str(model)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def make_model(folder: str) -> None:
+    """Write BERT-base with random weights, as the lowering step writes it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    from compress.lowering.attention import fuse_attention
+    from compress.lowering.export import Signature, export_graph
+    from compress.lowering.files import save_onnx
+    from compress.lowering.graph import tidy
+    from compress.lowering.naming import name_after_modules
+    from compress.lowering.narrowing import select_early
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(), attn_implementation="eager").eval()
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    example = {name: torch.ones((2, 16), dtype=torch.int64) for name in names}
+    graph = export_graph(model, Signature(example, ("batch", "sequence"), "logits"))
+    name_after_modules(graph)
+    fuse_attention(graph)
+    select_early(graph)
+    tidy(graph)
+    save_onnx(graph, Path(folder))
+
+
+def samples() -> Iterator[Batch]:
+    """Random tokens, one sample at a time."""
+    random = np.random.default_rng(0)
+    ones = np.ones((1, TOKENS), np.int64)
+    for _ in range(SAMPLES):
+        ids = random.integers(0, VOCABULARY, (1, TOKENS))
+        yield {"input_ids": ids, "attention_mask": ones, "token_type_ids": 0 * ones}
+
+
+def measure(method: str, folder: Path) -> dict[str, Any]:
+    """Peak MB above the process without a model, and seconds, of one method or of plain inference."""
+    import onnx_ir as ir
+    import onnxruntime  # noqa: F401
+
+    from compress.passes.quantize.layers import layers
+    from compress.passes.quantize.static import ranged_values
+
+    path = folder / "model.onnx"
+    graph = ir.load(path).graph
+    names = ranged_values(graph, list(layers(graph)))
+    (folder / "names.json").write_text(json.dumps(names))
+    del graph
+    runner.reset_peak()
+    before, started = runner.resident_bytes(), time.monotonic()
+    if method == INFERENCE:
+        session = runner.open_session(str(path))
+        for batch in samples():
+            session.run(None, batch)
+    else:
+        calibrate(path, names, samples, method, folder)  # type: ignore[arg-type]
+    return {
+        "peak_mb": megabytes(runner.peak_bytes()[0] - before),
+        "seconds": time.monotonic() - started,
+        "values": len(names),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Cross-layer equalisation: neighbouring convolutions share out their channels' ranges.
+
+Relu(s x) = s Relu(x) for s > 0, so a channel between two convolutions may be divided by any factor that the next one
+multiplies by. The factors that make both sides' largest weights equal leave no channel whose weights all round to
+zero. After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compress.lowering.graph import attribute, constant
+from compress.passes.quantize.layers import Convolution, Layer
+from compress.passes.quantize.weights import one_use, set_constant, set_weight, weight_now
+
+Floats = NDArray[np.float32]
+
+_HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"})
+"""What gives s f(x) for s x, channel by channel. Relu6 does not."""
+_ROUNDS = 40
+_EQUAL_WITHIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two convolutions, the second of which alone reads the first, through homogeneous operators."""
+
+    first: Convolution
+    second: Convolution
+
+
+def equalize(chosen: Sequence[Layer]) -> int:
+    """Equalise the convolutions of a graph in place, again and again until their ranges are; how many pairs.
+
+    The outputs of the float model stay what they are.
+    """
+    found = pairs(chosen)
+    for _ in range(_ROUNDS):
+        if not found or max(_equalize_pair(pair) for pair in found) < _EQUAL_WITHIN:
+            break
+    return len(found)
+
+
+def pairs(chosen: Sequence[Layer]) -> list[Pair]:
+    """The pairs among these layers, in graph order."""
+    by_node = {layer.node: layer for layer in chosen if isinstance(layer, Convolution)}
+    found = []
+    for layer in by_node.values():
+        reader = _only_reader(layer.node.outputs[0])
+        while reader is not None and reader.op_type in _HOMOGENEOUS and not reader.domain:
+            reader = _only_reader(reader.outputs[0])
+        second = None if reader is None else by_node.get(reader)
+        if second is not None and _own(layer) and _own(second):
+            found.append(Pair(layer, second))
+    return found
+
+
+def equalizing_factors(first: Floats, second: Floats) -> Floats:
+    """sqrt(first / second) of the largest absolute weights of each channel (channels,); 1 where one of them is 0.
+
+    The first convolution's outputs are divided by them, equation 11 of the paper.
+    """
+    used = (first > 0) & (second > 0)
+    ratio = np.where(used, first, 1.0) / np.where(used, second, 1.0)
+    return np.sqrt(ratio).astype(np.float32)
+
+
+def input_ranges(kernel: Floats, groups: int) -> Floats:
+    """The largest absolute weight of each input channel of a kernel (outputs, inputs / groups, ...): (inputs,)."""
+    rows = np.abs(kernel.reshape(groups, kernel.shape[0] // groups, kernel.shape[1], -1))
+    return np.asarray(rows.max(axis=(1, 3)).reshape(-1))
+
+
+def scale_inputs(kernel: Floats, groups: int, factors: Floats) -> Floats:
+    """The kernel with each of its input channels multiplied by a factor (inputs,)."""
+    rows = kernel.reshape(groups, kernel.shape[0] // groups, kernel.shape[1], -1)
+    return (rows * factors.reshape(groups, 1, kernel.shape[1], 1)).reshape(kernel.shape)
+
+
+def _equalize_pair(pair: Pair) -> float:
+    """Equalise once; how far the largest factor was from 1."""
+    first, second = weight_now(pair.first), weight_now(pair.second)
+    groups = attribute(pair.second.node, "group", 1)
+    outputs = np.abs(first.reshape(len(first), -1)).max(axis=1)
+    factors = equalizing_factors(outputs, input_ranges(second, groups))
+    set_weight(pair.first, first / factors.reshape(-1, *[1] * (first.ndim - 1)))
+    bias = pair.first.node.inputs[2] if len(pair.first.node.inputs) > 2 else None
+    if bias is not None:
+        set_constant(bias, np.asarray(constant(bias), np.float32) / factors)
+    set_weight(pair.second, scale_inputs(second, groups, factors))
+    return float(np.abs(np.log(factors)).max())
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and uses[0].idx == 0 and not value.is_graph_output() else None
+
+
+def _own(layer: Convolution) -> bool:
+    """Whether the constants of a convolution serve it alone."""
+    return all(one_use(value) for value in layer.node.inputs[1:] if value is not None)

@@ -1,0 +1,51 @@
+"""What is done to the float graph before it is quantized; its outputs stay the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compress.artifacts import ONNX_MODEL
+from compress.lowering.files import save_onnx
+from compress.passes.quantize.equalization import equalize
+from compress.passes.quantize.layers import layers, split_excluded
+from compress.passes.quantize.smoothing import smooth
+from compress.profile.pass_specs import QuantizeSpec
+from compress.tasks.base import Batch
+
+
+def prepare(
+    folder: Path, spec: QuantizeSpec, batches: Callable[[], Iterator[Batch]], work: Path
+) -> tuple[Path, dict[str, Any]]:
+    """Equalise and smooth, as the spec asks.
+
+    Args:
+        folder: of the float model.
+        batches: starts an iteration over the calibration examples.
+        work: where the prepared model goes.
+
+    Returns:
+        The folder of the model that is to be quantized (`folder` where nothing is asked for), and what was done.
+    """
+    smoothing = spec.smoothing
+    if smoothing is None and not spec.equalize:
+        return folder, {}
+    prepared = work / "prepared"
+    shutil.rmtree(prepared, ignore_errors=True)
+    prepared.mkdir(parents=True)
+    model = ir.load(folder / ONNX_MODEL)
+    chosen = split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)[0]
+    facts: dict[str, Any] = {}
+    if spec.equalize:
+        facts["equalized_pairs"] = equalize(chosen)
+    if smoothing is not None:
+        alpha = None if smoothing.alpha == "search" else smoothing.alpha
+        facts["smoothed"] = smooth(
+            model, chosen, folder / ONNX_MODEL, batches, work, alpha=alpha, per_channel=spec.per_channel
+        )
+    save_onnx(model, prepared)
+    return prepared, facts

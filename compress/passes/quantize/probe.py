@@ -1,0 +1,160 @@
+"""What 8-bit products gain on this machine: measured at the model's own shapes, in a second or two, before the work.
+
+A processor whose instructions add up products of bytes in 32 bits (VNNI, AMX; dot products on ARM) multiplies them
+faster than floats. Others may not, and on x86 they add two products in 16 bits, which overflows: there weights take
+one bit less.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.lowering.graph import MS_DOMAIN
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear
+from compress.runtimes.runner import open_session
+
+Shape = tuple[int, int]
+"""Inputs and outputs of a linear layer."""
+
+WORTH_IT = 1.1
+"""Products that are less faster than this gain nothing once the rest of the model is counted."""
+SECONDS_A_SHAPE = 0.2
+MOST_SHAPES = 8
+_FAST = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Instructions that multiply bytes and add in 32 bits."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One shape: a float32 product against the same in integers, ms, and how many layers have it."""
+
+    inputs: int
+    outputs: int
+    layers: int
+    float_ms: float
+    integer_ms: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found: the instructions that matter, the rows of each product, and its times by shape."""
+
+    flags: tuple[str, ...]
+    rows: int
+    timings: tuple[Timing, ...]
+
+    @property
+    def speedup(self) -> float | None:
+        """All products of the model as floats over the same in integers; None where it has none to time."""
+        floats = sum(one.layers * one.float_ms for one in self.timings)
+        integers = sum(one.layers * one.integer_ms for one in self.timings)
+        return floats / integers if integers else None
+
+    def facts(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        speedup = self.speedup
+        return {
+            "flags": list(self.flags),
+            "rows": self.rows,
+            "speedup": None if speedup is None else round(speedup, 3),
+            "timings": [asdict(one) for one in self.timings],
+        }
+
+
+def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
+    """How many linear layers have each shape (inputs, outputs)."""
+    found = [layer.weight.shape for layer in chosen if isinstance(layer, Linear | FusedAttention)]
+    return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
+
+
+def probe(shapes: Mapping[Shape, int], rows: int, threads: int, flags: Sequence[str]) -> Probe:
+    """Time each shape, the most expensive first and at most eight, with weights and inputs of random numbers.
+
+    Args:
+        shapes: (inputs, outputs) -> layers.
+        rows: of each product: tokens of a typical example.
+        threads: of each product.
+        flags: instruction sets of the processor.
+    """
+    by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:MOST_SHAPES]
+    timings = tuple(Timing(*shape, shapes[shape], *_times(shape, rows, threads)) for shape in by_cost)
+    return Probe(tuple(flags), rows, timings)
+
+
+def warning(found: Probe) -> str | None:
+    """Why 8 bits will not make this model faster here; None where they will."""
+    speedup = found.speedup
+    if speedup is None:
+        if _FAST.intersection(found.flags):
+            return None
+        return f"this processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
+    if speedup >= WORTH_IT:
+        return None
+    reason = "" if _FAST.intersection(found.flags) else f"; this processor has {lacking(found.flags)}"
+    return (
+        f"8-bit products of this model's shapes run {speedup:.2f} times as fast as FP32 here ({found.rows} rows)"
+        f"{reason}: expect a smaller file, not a faster model"
+    )
+
+
+def lacking(flags: Collection[str]) -> str:
+    """What a processor lacks, in words."""
+    known = f" (it has {', '.join(sorted(flags))})" if flags else ""
+    return f"no instructions for products of bytes{known}"
+
+
+def _times(shape: Shape, rows: int, threads: int) -> tuple[float, float]:
+    """Fastest ms of a float32 product and of an integer one, in turns."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(rows, shape[0])).astype(np.float32)
+    with tempfile.TemporaryDirectory(prefix="compress-probe-") as folder:
+        runs: list[Callable[[], Any]] = []
+        for name, model in (("float", _float_product(shape)), ("integer", _integer_product(shape))):
+            path = Path(folder) / f"{name}.onnx"
+            onnx.save(model, str(path))
+            session = open_session(str(path), threads)
+            runs.append(lambda session=session: session.run(None, {"x": x}))  # type: ignore[misc]
+    fastest = [float("inf")] * len(runs)
+    deadline = time.perf_counter() + SECONDS_A_SHAPE
+    turns = 0
+    while turns < 3 or time.perf_counter() < deadline:
+        for place, run in enumerate(runs):
+            started = time.perf_counter()
+            run()
+            fastest[place] = min(fastest[place], time.perf_counter() - started)
+        turns += 1
+    return fastest[0] * 1e3, fastest[1] * 1e3
+
+
+def _float_product(shape: Shape) -> onnx.ModelProto:
+    weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return _model(shape, helper.make_node("MatMul", ["x", "w"], ["y"]), {"w": weight})
+
+
+def _integer_product(shape: Shape) -> onnx.ModelProto:
+    weight = np.random.default_rng(0).integers(-64, 65, shape).astype(np.int8)
+    scales = np.full(shape[1], 0.01, np.float32)
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "scales"], ["y"], domain=MS_DOMAIN)
+    return _model(shape, node, {"w": weight, "scales": scales})
+
+
+def _model(shape: Shape, node: onnx.NodeProto, constants: Mapping[str, Any]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", shape[1]])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MS_DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -1,0 +1,161 @@
+"""What is kept of values that pass by: each of these has one size from the first value to the last."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+Edges = NDArray[np.float64]
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+BINS = 8192
+_HALF = BINS // 2
+_FINEST_EXPONENT = -100
+MOMENTUM = 0.01
+"""Weight of one more example in a moving average, as usual in training with simulated quantization."""
+
+
+class Histogram:
+    """Counts of values in equal bins around zero, and the smallest and largest value.
+
+    The width of a bin is a power of two that doubles when a value lies outside: two bins then become one, without
+    error. So the counts do not depend on the order of the values, and one pass over them is enough.
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(BINS, np.int64)
+        self._exponent = _FINEST_EXPONENT
+        self.low, self.high = math.inf, -math.inf
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the counts."""
+        return self._counts.nbytes
+
+    def add(self, values: Floats) -> None:
+        """Count finite values of any shape."""
+        flat = values.reshape(-1)
+        low, high = float(flat.min()), float(flat.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._widen(max(-low, high))
+        bins = np.floor(flat * np.float32(2.0**-self._exponent)).astype(np.int32) + _HALF
+        self._counts += np.bincount(bins, minlength=BINS)
+
+    def _widen(self, furthest: float) -> None:
+        # frexp: furthest < 2^exponent, so that it falls into a bin.
+        needed = math.frexp(furthest)[1] - int(math.log2(_HALF)) if furthest > 0 else _FINEST_EXPONENT
+        while self._exponent < needed:
+            merged = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.zeros(BINS, np.int64)
+            self._counts[_HALF // 2 : _HALF // 2 + _HALF] = merged
+            self._exponent += 1
+
+    def between_extremes(self) -> tuple[Counts, Edges]:
+        """Counts (bins,) and edges (bins + 1,) from the smallest to the largest value."""
+        width = 2.0**self._exponent
+        first, last = (math.floor(end / width) + _HALF for end in (self.low, self.high))
+        edges: Edges = (np.arange(first, last + 2) - _HALF).astype(np.float64) * width
+        edges[0], edges[-1] = self.low, self.high
+        return self._counts[first : last + 1], edges
+
+
+@dataclass
+class Extremes:
+    """The smallest and largest value of all."""
+
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, values: Floats) -> None:
+        """Look at values of any shape."""
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+
+@dataclass
+class AverageExtremes:
+    """Moving averages of the smallest and largest value of each example.
+
+    The plain mean of the first hundred examples, then each moves it by a hundredth. After Jacob et al., "Quantization
+    and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018), section 3.1.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    examples: int = 0
+
+    def add(self, values: Floats) -> None:
+        """Look at the values of one example."""
+        self.examples += 1
+        step = max(MOMENTUM, 1 / self.examples)
+        self.low += step * (float(values.min()) - self.low)
+        self.high += step * (float(values.max()) - self.high)
+
+
+@dataclass
+class ChannelMean:
+    """The mean of each channel; `axis` is that of the channels."""
+
+    axis: int
+    _sum: Doubles | None = None
+    _rows: int = 0
+
+    def add(self, values: Floats) -> None:
+        """Look at values (..., channels, ...)."""
+        others = tuple(axis for axis in range(values.ndim) if axis != self.axis % values.ndim)
+        total = values.sum(axis=others, dtype=np.float64)
+        self._sum = total if self._sum is None else self._sum + total
+        self._rows += values.size // len(total)
+
+    @property
+    def mean(self) -> Doubles:
+        """float64 (channels,)."""
+        assert self._sum is not None
+        return np.asarray(self._sum / self._rows)
+
+
+@dataclass
+class ChannelSample:
+    """Of values (..., channels): the smallest and largest of each channel, and rows drawn from all alike.
+
+    Rows are drawn by a reservoir (Vitter, "Random Sampling with a Reservoir", 1985).
+    """
+
+    size: int
+    seed: int = 0
+    _rows: Floats | None = None
+    _seen: int = 0
+    low: Floats = field(init=False)
+    high: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+
+    def add(self, values: Floats) -> None:
+        """Look at values (..., channels)."""
+        rows = values.reshape(-1, values.shape[-1])
+        if self._rows is None:
+            self._rows = np.empty((self.size, rows.shape[1]), np.float32)
+            self.low, self.high = rows.min(axis=0), rows.max(axis=0)
+        self.low, self.high = np.minimum(self.low, rows.min(axis=0)), np.maximum(self.high, rows.max(axis=0))
+        places = np.arange(self._seen, self._seen + len(rows))
+        drawn = (self._random.random(len(rows)) * (places + 1)).astype(np.int64)
+        places = np.where(places < self.size, places, drawn)
+        kept = places < self.size
+        self._rows[places[kept]] = rows[kept]
+        self._seen += len(rows)
+
+    @property
+    def rows(self) -> Floats:
+        """float32 (at most `size`, channels)."""
+        assert self._rows is not None
+        return self._rows[: self._seen]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows kept."""
+        return 0 if self._rows is None else self._rows.nbytes
