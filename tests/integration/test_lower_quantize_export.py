@@ -211,6 +211,59 @@ def test_auto_measures_both_and_says_so(lowered: Artifact, tmp_path: Path):
     assert all(one["p50_ms"] > 0 for one in result.facts["variants"].values())
 
 
+@pytest.mark.parametrize("method", ["average", "entropy", "percentile", "mse"])
+def test_every_way_to_find_ranges(lowered: Artifact, tmp_path: Path, method: str):
+    spec = QuantizeSpec(scheme="static", calibration={"method": method, "examples": 20})
+    after, result = make(quantize, tmp_path, spec, lowered)
+    assert result.facts["float_matmuls"] == 0
+    shapes = real_shapes(text_task(32), examples(), lowered)
+    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.3)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_smoothing_and_bias_correction_together(lowered: Artifact, tmp_path: Path, scheme: str):
+    spec = QuantizeSpec(scheme=scheme, smooth={"alpha": 0.5}, bias_correction=True, exclude=("classifier",))
+    after, result = make(quantize, tmp_path, spec, lowered)
+    # Attention, its output and both feed-forward products of two layers, and the pooler.
+    assert (len(result.facts["smoothed"]), result.facts["corrected_biases"]) == (9, 9)
+    assert result.facts["integer_matmuls"] == 9
+    shapes = real_shapes(text_task(32), examples(), lowered)
+    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+
+
+def test_pairs_run_in_integers(lowered: Artifact, tmp_path: Path):
+    after, result = make(quantize, tmp_path, QuantizeSpec(format="qdq"), lowered)
+    assert (result.facts["scheme"], result.facts["integer_matmuls"]) == ("static", 10)
+    assert result.form.numbers is Numbers.QDQ
+    assert after.size_mb < 0.45 * lowered.size_mb
+    # Rows of the table are dequantized after they are read.
+    graph = onnx.load(str(after.path / "model.onnx")).graph
+    tables = {tensor.name for tensor in graph.initializer if tuple(tensor.dims) == (VOCAB, 32)}
+    readers = {node.op_type for node in graph.node if tables.intersection(node.input)}
+    assert readers == {"GatherBlockQuantized"}
+    shapes = real_shapes(text_task(32), examples(), lowered)
+    compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+
+
+def test_kinds_are_excluded_and_weights_reduced(lowered: Artifact, tmp_path: Path):
+    spec = QuantizeSpec(scheme="dynamic", exclude_kinds=("attention", "embedding"), reduce_range=True)
+    after, result = make(quantize, tmp_path, spec, lowered)
+    assert (result.facts["integer_matmuls"], result.facts["reduced_range"]) == (8, True)
+    model = onnx.load(str(after.path / "model.onnx"))
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    integers = [array for array in weights if array.dtype == np.int8]
+    assert integers
+    assert max(np.abs(array.astype(int)).max() for array in integers) == 64
+
+
+def test_the_probe_is_a_fact(quantized: Artifact):
+    probed = quantized.facts["probe"]
+    assert probed["speedup"] > 0
+    assert {(one["inputs"], one["outputs"]) for one in probed["timings"]} == {
+        (32, 96), (32, 32), (32, 64), (64, 32), (32, 3),
+    }  # fmt: skip
+
+
 def test_four_bits_are_weight_only(lowered: Artifact, tmp_path: Path):
     after, result = make(quantize, tmp_path, QuantizeSpec(bits=4), lowered)
     assert result.form.numbers is Numbers.WEIGHT_ONLY

@@ -60,7 +60,7 @@ def mse_range(counts: Counts, edges: Edges) -> Range:
     furthest = max(abs(edges[0]), abs(edges[-1]))
     best, found = np.inf, (float(edges[0]), float(edges[-1]))
     for limit in furthest * np.linspace(1, 1 / _CANDIDATES, _CANDIDATES):
-        low, high = max(float(edges[0]), -limit), min(float(edges[-1]), limit)
+        low, high = max(float(edges[0]), -float(limit)), min(float(edges[-1]), float(limit))
         error = float(weights @ (rounded_activations(values, *activation_scale(low, high)) - values) ** 2)
         if error < best * (1 - 1e-9):
             best, found = error, (low, high)

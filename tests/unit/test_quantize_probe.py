@@ -1,0 +1,90 @@
+"""The probe: what is decided from flags and times, and that the times are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compress.numerics import bytes_overflow, reduced_range
+from compress.passes.quantize.integers import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
+from compress.passes.quantize.layers import layers
+from compress.passes.quantize.probe import Probe, Timing, probe, shapes_of, warning
+from tests.unit.test_quantize_graphs import mlp
+
+
+@pytest.mark.parametrize(
+    ("flags", "architecture", "overflows"),
+    [
+        (["avx2"], "x86_64", True),
+        (["avx2", "avx512f"], "AMD64", True),
+        ([], "x86_64", True),
+        (["avx512f", "avx512_vnni"], "x86_64", False),
+        (["avx2", "avx_vnni"], "x86_64", False),
+        (["amx_int8"], "x86_64", False),
+        ([], "aarch64", False),
+        (["asimddp"], "arm64", False),
+    ],
+)
+def test_x86_without_vnni_overflows(flags, architecture, overflows):
+    assert bytes_overflow(flags, architecture) is overflows
+
+
+def test_asked_for_is_asked_for():
+    assert reduced_range(True) is True
+    assert reduced_range(False) is False
+
+
+def test_two_products_of_a_reduced_weight_fit_into_16_bits():
+    assert 2 * UINT8_LEVELS * REDUCED_LIMIT <= 2**15 - 1 < 2 * UINT8_LEVELS * (REDUCED_LIMIT + 1)
+    weight = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    reduced = quantize_columns(weight, limit=REDUCED_LIMIT)
+    assert np.abs(reduced.values.astype(int)).max() == REDUCED_LIMIT
+    assert np.abs(reduced.values * reduced.scales - weight).max() <= reduced.scales.max() / 2 + 1e-6
+
+
+def found(flags: tuple[str, ...], *times: tuple[float, float]) -> Probe:
+    return Probe(flags, 11, tuple(Timing(384, 384, 6, *pair) for pair in times))
+
+
+def test_the_speedup_is_that_of_all_products():
+    one = Probe((), 1, (Timing(4, 4, 3, 1.0, 0.5), Timing(4, 8, 1, 3.0, 0.5)))
+    assert one.speedup == pytest.approx(6 / 2)
+    assert Probe((), 1, ()).speedup is None
+
+
+@pytest.mark.parametrize(
+    ("probed", "message"),
+    [
+        (found(("avx512_vnni",), (3.0, 1.0)), None),
+        (found(("avx2",), (3.0, 1.0)), None),
+        (
+            found(("avx512_vnni",), (1.0, 1.25)),
+            "8-bit products of this model's shapes run 0.80 times as fast as FP32 here (11 rows): "
+            "expect a smaller file, not a faster model",
+        ),
+        (
+            found(("avx2",), (1.0, 1.0)),
+            "8-bit products of this model's shapes run 1.00 times as fast as FP32 here (11 rows); "
+            "this processor has no instructions for products of bytes (it has avx2): "
+            "expect a smaller file, not a faster model",
+        ),
+        (found(("amx_int8",)), None),
+        (
+            found(()),
+            "this processor has no instructions for products of bytes: "
+            "8-bit arithmetic may be no faster than FP32",
+        ),
+    ],
+)
+def test_the_warning(probed, message):
+    assert warning(probed) == message
+
+
+def test_every_shape_is_timed():
+    shapes = shapes_of(list(layers(mlp().graph)))
+    assert shapes == {(32, 48): 1, (48, 32): 1}
+    timed = probe(shapes, rows=5, threads=1, flags=["avx2"])
+    assert {(one.inputs, one.outputs) for one in timed.timings} == set(shapes)
+    assert all(one.float_ms > 0 and one.integer_ms > 0 for one in timed.timings)
+    assert timed.facts()["rows"] == 5
+    assert timed.facts()["speedup"] > 0
