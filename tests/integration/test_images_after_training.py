@@ -139,6 +139,22 @@ def test_every_product_of_a_network_runs_in_integers(lowered: Artifact, tmp_path
     compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
 
 
+@pytest.mark.parametrize("form", ["operator", "qdq"])
+def test_a_network_is_equalized_and_corrected(lowered: Artifact, tmp_path: Path, form: str) -> None:
+    spec = QuantizeSpec.model_validate({"format": form, "equalize": True, "bias_correction": True})
+    after, result = make(quantize, tmp_path / "q", spec, lowered)
+    # Those of the block: a sum, a Relu6 or a concatenation lies between the others.
+    assert result.facts["equalized_pairs"] == 1
+    assert (result.facts["corrected_biases"], result.facts["float_matmuls"]) == (8, 0)
+    assert result.facts["integer_matmuls"] == 8
+    compare(
+        after.path / "model.onnx",
+        real_shapes(image_task(), images(60), lowered),
+        outputs_of(lowered.path / "model.onnx"),
+        0.1,
+    )
+
+
 def test_an_excluded_convolution_stays_floating(lowered: Artifact, tmp_path: Path) -> None:
     _, result = make(quantize, tmp_path, QuantizeSpec(exclude=("*stem",)), lowered)
     assert result.facts["integer_matmuls"] == 7

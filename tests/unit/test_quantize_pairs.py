@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from compress.passes.quantize.calibration import calibrate
 from compress.passes.quantize.counting import count_products
@@ -16,7 +16,7 @@ from compress.passes.quantize.pairs import write_pairs
 from compress.passes.quantize.static import quantize_static, ranged_values
 from tests.unit.test_quantize_convolutions import X, conv, graph_of
 from tests.unit.test_quantize_convolutions import normal as kernel
-from tests.unit.test_quantize_graphs import kinds, mlp, normal, run
+from tests.unit.test_quantize_graphs import kinds, mlp, model_of, normal, run
 from tests.unit.test_quantize_smoothing import block
 
 
@@ -40,6 +40,19 @@ def test_products_fuse_at_any_rank(tmp_path: Path, rank: int):
     assert {"MatMul", "QuantizeLinear", "DequantizeLinear"} < set(kinds(model))
     products = count_products(tmp_path / "run.onnx")
     assert (products.integer, products.floating) == (2, ())
+
+
+def test_a_product_before_relu_stays_an_operator(tmp_path: Path):
+    nodes = [
+        helper.make_node("Gemm", ["x", "a", "b"], ["h"], name="first"),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    constants = {"a": normal(32, 48), "b": normal(48)}
+    model = model_of(nodes, constants, [("x", TensorProto.FLOAT, ["n", 32])], [("y", ["n", 48])])
+    _, operators, written = both(model, tmp_path, normal(20, 32))
+    np.testing.assert_array_equal(written, operators)
+    assert kinds(model) == ["MatMulIntegerToFloat", "QuantizeLinear", "Relu"]
+    assert count_products(tmp_path / "run.onnx").floating == ()
 
 
 def test_attention_becomes_an_integer_product_and_its_heads(tmp_path: Path):

@@ -3,7 +3,8 @@
 Other runtimes than onnxruntime read this form only. onnxruntime fuses each group into the operator that it was made
 of: a weight and a bias are dequantized right before the product that reads them, and everything is quantized right
 after the operator, where it was in the operator form. Rows of an embedding table are dequantized after they are
-read, as there. A product whose input keeps a range found at run time has no such form and stays an operator.
+read, as there. Two kinds of products stay operators: those whose input keeps a range found at run time have no other
+form, and a `Gemm` takes an activation function in before it would be fused into integers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _UNARY = {
     "QLinearAveragePool": "AveragePool",
     "QLinearSigmoid": "Sigmoid",
 }
+_TAKEN_IN = frozenset(
+    {"Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"}
+)
 _LARGEST_BIAS = 2**30
 _MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 """Operators that run on integers as they are."""
@@ -132,6 +136,8 @@ def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> 
 
 
 def _product(graph: ir.Graph, node: ir.Node) -> None:
+    if any(use.node.op_type in _TAKEN_IN for use in node.outputs[0].uses()):
+        return
     replace(node.outputs[0], _matmul(graph, node, *node.inputs[:5], *node.inputs[6:7]))
 
 
