@@ -102,6 +102,12 @@ def test_auto_depends_on_the_threads_it_is_timed_with(tmp_path: Path):
     assert changed(before, after) == ["quantize", "export"]
 
 
+def test_weights_of_seven_bits_are_other_weights(tmp_path: Path):
+    full = keys(tmp_path, "passes.2.quantize.reduce_range=false")
+    reduced = keys(tmp_path, "passes.2.quantize.reduce_range=true")
+    assert changed(full, reduced) == ["quantize", "export"]
+
+
 def test_the_seed_and_the_data_change_all_that_reads_them(tmp_path: Path):
     assert changed(keys(tmp_path), keys(tmp_path, "seed=1")) == FROM
     assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints({MODEL: "m"}, "e"))) == FROM

@@ -112,6 +112,17 @@ MALFORMED = [
         GOOD.replace("- quantize", "- quantise"),
         ["p.yaml:9: passes.1: unknown name 'quantise'; did you mean `quantize`?"],
     ),
+    (
+        GOOD.replace("bits: 8", "bits: 4, smooth: true, bias_correction: true"),
+        ["p.yaml:9: passes.1.quantize: smooth and bias_correction serve 8 bits only; this is `bits: 4`"],
+    ),
+    (
+        GOOD.replace("bits: 8", "format: qdq, scheme: dynamic"),
+        [
+            "p.yaml:9: passes.1.quantize: `format: qdq` writes calibrated ranges down, "
+            "and `scheme: dynamic` has none"
+        ],
+    ),
     (GOOD.replace("bits: 8", "bits: 7"), ["p.yaml:9: passes.1.quantize.bits: should be 4 or 8, not 7"]),
     (
         GOOD.replace("bits: 8", "scheme: dynamc"),
