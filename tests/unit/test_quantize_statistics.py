@@ -42,7 +42,7 @@ def histogram_of(parts: list[np.ndarray]) -> Histogram:
     return histogram
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(PARTS)
 def test_a_histogram_is_that_of_all_values_at_once(parts):
     counts, edges = histogram_of(parts).between_extremes()
@@ -57,7 +57,7 @@ def test_a_histogram_is_that_of_all_values_at_once(parts):
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(PARTS)
 def test_the_order_of_the_values_does_not_matter(parts):
     one, other = histogram_of(parts), histogram_of(parts[::-1])

@@ -49,6 +49,8 @@ class Histogram:
     def _widen(self, furthest: float) -> None:
         # frexp: furthest < 2^exponent, so that it falls into a bin.
         needed = math.frexp(furthest)[1] - int(math.log2(_HALF)) if furthest > 0 else _FINEST_EXPONENT
+        if not self._counts.any():
+            self._exponent = max(needed, _FINEST_EXPONENT)
         while self._exponent < needed:
             merged = self._counts.reshape(-1, 2).sum(axis=1)
             self._counts = np.zeros(BINS, np.int64)
