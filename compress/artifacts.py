@@ -113,6 +113,12 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The parsed JSON object of a file."""
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return body
+
+
 def copy_interface(source: Path, out: Path) -> None:
     """Copy what says how a model reads its inputs: its `task.json`, and its `tokenizer.json` where it has one."""
     for name in (TOKENIZER, TASK):

@@ -15,6 +15,7 @@ import click
 
 from compress import __version__
 from compress.errors import BudgetMissed, CompressError, RunInterrupted
+from compress.verbs.measure import measure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,6 +73,9 @@ class _Verbs(click.Group):
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def main(debug: bool) -> None:
     """Turn a trained model into the smallest, fastest one that still does its job, and prove it with numbers."""
+
+
+main.add_command(measure)
 
 
 @main.command()

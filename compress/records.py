@@ -37,7 +37,8 @@ class Accuracy(Record):
     Embeddings have none of these. They are scored `against` given scores of pairs, where the test is a paired
     bootstrap over the pairs, or against the baseline's similarities, where there is no test: the verdict says whether
     the interval of the correlation stays below 1. `retention_low` and `retention_high` are given where they cannot be
-    had of the predictions. `examples` is the sha256 of what was scored.
+    had of the predictions. `examples` is the sha256 of what was scored. `confidence` is the probability of each
+    prediction, rounded to four decimals; records of before it was kept have none.
     """
 
     split: str
@@ -53,6 +54,7 @@ class Accuracy(Record):
     retention_low: float | None = None
     retention_high: float | None = None
     examples: str | None = None
+    confidence: tuple[float, ...] = ()
 
 
 class Latency(Record):

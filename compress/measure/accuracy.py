@@ -13,6 +13,8 @@ from compress.records import Accuracy, Metric, Verdict
 from compress.tasks.base import Task, Truth
 
 SPLIT = "test"
+_DECIMALS = 4
+_SUM_TOLERANCE = 1e-3
 
 
 def accuracy_record(
@@ -63,7 +65,20 @@ def accuracy_record(
         predictions=tuple(predictions.tolist()),
         truth=tuple(truth.tolist()),
         unknown_token_share=unknown_token_share,
+        confidence=tuple(np.round(probabilities(outputs).max(axis=1), _DECIMALS).tolist()),
     )
+
+
+def probabilities(outputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Outputs (n, labels) -> float64 probabilities: their softmax, or themselves where they are probabilities already.
+
+    They are where no value is negative and every row sums to 1: a model may end in a Softmax of its own.
+    """
+    wide = outputs.astype(np.float64)
+    if (wide >= 0).all() and np.allclose(wide.sum(axis=1), 1, atol=_SUM_TOLERANCE):
+        return wide
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def paired_verdict(

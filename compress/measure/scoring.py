@@ -20,6 +20,7 @@ from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
 from compress.records import Accuracy
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task, Truth
+from compress.tasks.interface import Interface, in_label_order
 from compress.tasks.tokens import TokenInputs, unknown_share
 
 
@@ -49,6 +50,7 @@ def score_artifact(
     batch_size = target.spec.batch_sizes[0]
     inputs = task.encode(scored, artifact.path)
     outputs, results = model_outputs(jobs, model_path(artifact, target), inputs, batch_size, beside)
+    outputs = in_label_order(outputs, Interface.of(artifact.read_json(TASK)))
     unknown = _unknown_share(artifact, inputs)
     if task.labelled:
         accuracy = accuracy_record(task, outputs, scored.labels, baseline_accuracy, batch_size, seed, unknown)

@@ -34,7 +34,7 @@ import numpy as np
 Batch = dict[str, Any]
 """Input name -> array."""
 Predict = Callable[[Batch], Any]
-"""A batch -> the model's first output, an array (batch, ...) in host memory."""
+"""A batch -> the model's output, an array (batch, ...) in host memory."""
 
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 """The fused SkipLayerNormalization kernel is slower on CPUs than the Add and LayerNormalization it joins."""
@@ -64,13 +64,21 @@ class OnnxRuntime:
             require_cuda()
 
     def open(self, path: str, threads: int, device: str) -> Predict:
-        """Load a model; the function that comes back returns its first output."""
+        """Load a model; the function that comes back returns its first output, or the one that is chosen."""
         session = open_session(path, threads, device)
-        return lambda batch: session.run(None, batch)[0]
+        names = chosen_output(path)
+        return lambda batch: session.run(names, batch)[0]
 
     def gpu_peak_bytes(self) -> int | None:
         """GPU memory of this process; the arena never shrinks, so it is the peak. None where nobody knows."""
         return gpu_bytes_of(os.getpid())
+
+
+def chosen_output(path: str) -> list[str] | None:
+    """The output that the `task.json` beside a model chooses of several; None: the first one is read."""
+    file = Path(path).with_name("task.json")
+    chosen = json.loads(file.read_text(encoding="utf-8")).get("interface") if file.is_file() else None
+    return [chosen["output"]] if chosen and chosen["output"] else None
 
 
 def require_cuda() -> None:

@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("engine", "report"),
     ("console",),
+    ("verbs",),
     ("cli",),
     ("__main__",),
 )

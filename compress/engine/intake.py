@@ -1,0 +1,395 @@
+"""Takes in an ONNX file from wherever it comes: with what lies beside it, or with what the user says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from compress.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal, write_json
+from compress.errors import ModelError, UsageError
+from compress.forms import ONNX_FLOAT, Form
+from compress.models.labels import head_names, match_labels
+from compress.models.onnx_files import OnnxFile, Port, read_onnx
+from compress.models.preprocessing import declared_images
+from compress.models.sources import PREPROCESSOR
+from compress.profile.schema import TaskName
+from compress.records import Size
+from compress.tasks.images import PIXEL_VALUES
+from compress.tasks.interface import SECTION, Interface, OwnInput
+from compress.tasks.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS, open_tokenizer
+from compress.units import megabytes
+
+MANIFEST = "manifest.json"
+_USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
+"""What the first BERT called its inputs, and models exported from TensorFlow still do."""
+_CONVERTED = ("int64", "int32", "float32", "float16", "bool")
+"""What masks are converted to; token ids stay integers, and images floating point."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of a model that does not say it itself.
+
+    `beside` are folders that are searched before the model's own for `tokenizer.json`, `task.json` and the files of
+    transformers. `labels` names the outputs in order; `inputs` maps the task's names of inputs to the model's.
+    """
+
+    beside: tuple[Path, ...] = ()
+    labels: tuple[str, ...] | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class TakenIn:
+    """A model that can be measured: an artifact, what it is called, its size, and what its maker wrote down of it.
+
+    `form` and `facts` are those of our own bundles and artifacts; None and empty where nobody says.
+    """
+
+    artifact: Artifact
+    file: Path
+    size: Size
+    form: Form | None
+    facts: Mapping[str, Any]
+
+
+def task_of_file(model: Path, given: Given) -> TaskName | None:
+    """The task that the `task.json` of a model names; None without one."""
+    described = _described(_folders(onnx_file(model), given))
+    return described.get("task")
+
+
+def onnx_file(model: Path) -> Path:
+    """The file that a path means: itself, or the `model.onnx` of a folder.
+
+    Raises:
+        ModelError: it is a file of another format.
+    """
+    if model.is_dir():
+        return model / ONNX_MODEL
+    if model.suffix == ".ort":
+        raise ModelError(
+            "this is onnxruntime's mobile format, which does not say what its inputs are",
+            where=str(model),
+            hint=f"Measure the {ONNX_MODEL} that it was made of.",
+        )
+    return model
+
+
+def take_in(
+    model: Path,
+    given: Given,
+    task: TaskName,
+    labels: Sequence[str],
+    max_length: int,
+    folder: Path,
+) -> TakenIn:
+    """Make an artifact of an ONNX file in `folder`, which must not exist; the model's bytes are not changed.
+
+    Args:
+        model: an ONNX file, or the folder of a bundle or an artifact.
+        given: what the user says of it.
+        labels: of the data; the model's own are matched with them by name.
+        max_length: texts are cut to so many tokens, where the model has no `task.json` that says it.
+
+    Raises:
+        ModelError: the file is damaged, or its inputs, outputs or labels are not those of the task and the data.
+    """
+    found = read_onnx(onnx_file(model))
+    folders = _folders(found.path, given)
+    described = _described(folders)
+    if described.get("task", task) != task:
+        raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
+    roles = _image_input(found) if task == "image-classification" else _text_inputs(found, given)
+    order = _label_order(found, folders, described, given, labels) if labels else None
+    interface = Interface(roles, given.output, order)
+    _check_output(found, interface)
+    folder.mkdir(parents=True)
+    body: dict[str, Any] = {
+        "task": task,
+        "labels": list(labels),
+        "input_names": list(roles),
+        "output_names": [given.output or found.outputs[0].name],
+        SECTION: interface.as_dict(),
+    }
+    if task == "image-classification":
+        body["image"] = described.get("image") or _image_format(found, folders)
+    else:
+        tokenizer = _required(folders, TOKENIZER, found.path)
+        body |= _text_format(tokenizer, folders, described, max_length)
+        shutil.copyfile(tokenizer, folder / TOKENIZER)
+    write_json(folder / TASK, body)
+    for name, source in (
+        (ONNX_MODEL, found.path),
+        *((one, found.path.parent / one) for one in found.external),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _link(source, folder / name)
+    form, facts = _made_by_us(found.path)
+    artifact = seal(folder, form or ONNX_FLOAT, facts)
+    weights = sum(artifact.files[name][1] for name in (ONNX_MODEL, *found.external))
+    tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
+    size = Size(
+        model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
+    )
+    return TakenIn(artifact, found.path, size, form, facts)
+
+
+def for_baseline(given: Given, baseline: Path) -> Given:
+    """What the user says of the model, as far as the baseline needs it: its own files come first."""
+    found = read_onnx(onnx_file(baseline))
+    names = {port.name for port in found.inputs}
+    outputs = {port.name for port in found.outputs}
+    own = _folders(found.path, Given())
+    says = bool(_described(own).get("labels")) or _config_labels(own) is not None
+    return replace(
+        given,
+        beside=(found.path.parent, *given.beside),
+        labels=None if says else given.labels,
+        inputs={role: name for role, name in given.inputs.items() if name in names},
+        output=given.output if given.output in outputs else None,
+    )
+
+
+def _folders(file: Path, given: Given) -> tuple[Path, ...]:
+    return (*given.beside, file.parent)
+
+
+def _described(folders: Sequence[Path]) -> Mapping[str, Any]:
+    """The first `task.json`; empty without one."""
+    return _first_json(folders, TASK) or {}
+
+
+def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
+    for folder in folders:
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            body = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"this file is damaged: {error}", where=str(file)) from error
+        if not isinstance(body, dict):
+            raise ModelError("expected a mapping", where=str(file))
+        return body
+    return None
+
+
+def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise ModelError(
+        f"no {name} lies beside this model", where=str(model), hint="Name its folder with --tokenizer."
+    )
+
+
+def _text_inputs(found: OnnxFile, given: Given) -> dict[str, OwnInput]:
+    """The task's names of inputs -> the model's, in the model's order.
+
+    Raises:
+        ModelError: the model has inputs that no text gives, or lacks the token ids; a name that it does not have.
+    """
+    names = [port.name for port in found.inputs]
+    for asked, name in given.inputs.items():
+        if asked not in KNOWN_INPUTS:
+            raise UsageError(f"--input {asked}={name}: texts give {', '.join(KNOWN_INPUTS)}, not {asked!r}")
+        if name not in names:
+            raise ModelError(
+                f"the model has no input {name!r}", where=str(found.path), hint=_inputs_hint(found)
+            )
+    named = {name: role for role, name in given.inputs.items()}
+    roles: dict[str, OwnInput] = {}
+    for port in found.inputs:
+        role = named.get(port.name) or _usual_role(port.name)
+        if role is None or role in roles:
+            raise ModelError(
+                f"the model's input {port.name!r} is none that texts give",
+                where=str(found.path),
+                hint=_inputs_hint(found),
+            )
+        wanted = ("int64", "int32") if role == INPUT_IDS else _CONVERTED
+        _check_port(port, wanted, 2, found)
+        roles[role] = OwnInput(port.name, port.dtype)
+    if INPUT_IDS not in roles:
+        raise ModelError("the model takes no token ids", where=str(found.path), hint=_inputs_hint(found))
+    return roles
+
+
+def _usual_role(name: str) -> str | None:
+    plain = name.removesuffix(":0")
+    return plain if plain in KNOWN_INPUTS else _USUAL.get(plain)
+
+
+def _image_input(found: OnnxFile) -> dict[str, OwnInput]:
+    if len(found.inputs) != 1:
+        raise ModelError(
+            f"images give one input, the model has {len(found.inputs)}",
+            where=str(found.path),
+            hint=f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}.",
+        )
+    (port,) = found.inputs
+    _check_port(port, ("float32", "float16"), 4, found)
+    return {PIXEL_VALUES: OwnInput(port.name, port.dtype, _channels_last(port))}
+
+
+def _channels_last(port: Port) -> bool:
+    return port.axes is not None and port.axes[1] not in (1, 3) and port.axes[3] in (1, 3)
+
+
+def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -> None:
+    if port.dtype not in dtypes:
+        raise ModelError(
+            f"the model's input {port.name!r} is {port.dtype}; {' or '.join(dtypes)} was expected",
+            where=str(found.path),
+        )
+    if port.axes is not None and len(port.axes) != rank:
+        raise ModelError(
+            f"the model's input {port} has {len(port.axes)} axes; {rank} were expected", where=str(found.path)
+        )
+    fixed = () if port.axes is None else port.axes[: 2 if rank == 2 else 1]
+    if any(isinstance(axis, int) for axis in fixed):
+        raise ModelError(
+            f"the model's input {port} is of a fixed size",
+            where=str(found.path),
+            hint="Batches of several sizes and texts of their real lengths are measured: export it with dynamic axes.",
+        )
+
+
+def _inputs_hint(found: OnnxFile) -> str:
+    return (
+        f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}. Texts give {', '.join(KNOWN_INPUTS)}; "
+        f"say which is which: --input {INPUT_IDS}=NAME."
+    )
+
+
+def _check_output(found: OnnxFile, interface: Interface) -> None:
+    """Refuse, as far as the file says it, an output that is missing or of another shape than the labels ask for."""
+    by_name = {port.name: port for port in found.outputs}
+    said = f"Its outputs: {', '.join(map(str, found.outputs))}."
+    if interface.output is not None and interface.output not in by_name:
+        raise ModelError(f"the model has no output {interface.output!r}", where=str(found.path), hint=said)
+    port = by_name[interface.output] if interface.output else found.outputs[0]
+    if port.axes is None:
+        return
+    if len(port.axes) != 2:
+        raise ModelError(
+            f"the model's output {port} is not one row of numbers an example",
+            where=str(found.path),
+            hint=f"{said} `--output NAME` reads another one.",
+        )
+    width = port.axes[1]
+    if interface.order is not None and isinstance(width, int) and width != len(interface.order):
+        raise ModelError(
+            f"the model's output {port} has {width} numbers for {len(interface.order)} labels",
+            where=str(found.path),
+            hint=f"{said} `--output NAME` reads another one, `--labels` names its numbers in order.",
+        )
+
+
+def _label_order(
+    found: OnnxFile,
+    folders: Sequence[Path],
+    described: Mapping[str, Any],
+    given: Given,
+    labels: Sequence[str],
+) -> tuple[int, ...]:
+    """For each label of the data the output that stands for it, by name.
+
+    Raises:
+        ModelError: nobody names the outputs, or they are other labels.
+    """
+    names = given.labels or tuple(described.get("labels") or ()) or _config_labels(folders)
+    known = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
+    if not names:
+        raise ModelError(
+            "nobody says which label each output of this model stands for",
+            where=str(found.path),
+            hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {known}",
+        )
+    if len(names) != len(labels):
+        raise ModelError(
+            f"{len(names)} labels are named for this model, the data has {len(labels)}",
+            where=str(found.path),
+            hint=known,
+        )
+    order = match_labels(names, labels)
+    if order is None:
+        foreign = sorted(set(names) - set(labels))
+        raise ModelError(
+            f"the labels named for this model are not the data's: {', '.join(foreign[:5]) or 'one stands twice'}",
+            where=str(found.path),
+            hint=known,
+        )
+    return order
+
+
+def _config_labels(folders: Sequence[Path]) -> tuple[str, ...] | None:
+    config = _first_json(folders, MODEL_CONFIG)
+    return None if config is None else head_names(config)
+
+
+def _text_format(
+    tokenizer: Path, folders: Sequence[Path], described: Mapping[str, Any], max_length: int
+) -> dict[str, Any]:
+    if "max_length" in described:
+        return {key: described[key] for key in ("max_length", "pad_id", "unk_id") if key in described}
+    read = open_tokenizer(tokenizer)
+    pad = (_first_json(folders, MODEL_CONFIG) or {}).get("pad_token_id")
+    if pad is None:
+        padding = read.padding or {}
+        known = [padding.get("pad_id"), read.token_to_id("[PAD]"), read.token_to_id("<pad>")]
+        pad = next((each for each in known if each is not None), 0)
+    unknown = read.token_to_id(getattr(read.model, "unk_token", None) or "[UNK]")
+    return {"max_length": max_length, "pad_id": pad, "unk_id": -1 if unknown is None else unknown}
+
+
+def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
+    """The `image` section of a model that has only the files of transformers beside it.
+
+    Raises:
+        ModelError: nobody says how images are scaled and normalised.
+    """
+    (port,) = found.inputs
+    last = _channels_last(port)
+    axes = ("?",) * 4 if port.axes is None else port.axes
+    height, width, channels = (axes[index] for index in ((1, 2, 3) if last else (2, 3, 1)))
+    preprocessor = _first_json(folders, PREPROCESSOR)
+    try:
+        said = declared_images(_first_json(folders, MODEL_CONFIG) or {}, preprocessor)
+    except ValueError as error:
+        raise ModelError(f"{PREPROCESSOR}: {error}", where=str(found.path)) from error
+    size = (height, width) if isinstance(height, int) and isinstance(width, int) else said.size
+    depth = channels if isinstance(channels, int) else said.channels
+    if size is None or depth is None or said.normalisation is None:
+        raise ModelError(
+            "nobody says how images are scaled and normalised for this model",
+            where=str(found.path),
+            hint=f"Put its {PREPROCESSOR} beside it, or name a task.json with an `image` section (size, channels, "
+            "mean, std) with --task-json.",
+        )
+    mean, std = (list(each) * (depth if len(each) == 1 else 1) for each in said.normalisation)
+    return {"size": list(size), "channels": depth, "mean": mean, "std": std}
+
+
+def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
+    """Form and facts of a model of ours: those of the bundle's manifest, or of the artifact's seal."""
+    for name in (MANIFEST, SEAL):
+        body = _first_json((file.parent,), name)
+        if body is not None and "form" in body and file.name == ONNX_MODEL:
+            return Form.from_dict(body["form"]), body.get("facts", {})
+    return None, {}
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes under another name; copied where the two places share no file system."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,203 @@
+"""Measures one ONNX file, alone or against another, and leaves a run like any other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from compress.artifacts import Artifact
+from compress.data.sources import load as load_data
+from compress.data.splits import Splits
+from compress.engine.environment import describe_environment
+from compress.engine.intake import Given, TakenIn, for_baseline, take_in
+from compress.engine.resolve import examples_digest
+from compress.errors import CompressError, RunInterrupted, UsageError
+from compress.measure.keys import measurement_key
+from compress.measure.measuring import measure
+from compress.numerics import local_numerics
+from compress.plan import BASELINE
+from compress.profile.measure_request import MeasureRequest
+from compress.progress import Progress
+from compress.records import Role, RunRecord, StepRecord, TargetMeasurement
+from compress.store.runs import RUNS, RunStore
+from compress.targets.local import ResolvedTarget, resolve
+from compress.tasks import task_of
+from compress.tasks.interface import OwnInterfaces
+
+MODEL = "model"
+"""The step that a measured model is, where it is measured against another."""
+
+OnRow = Callable[[RunRecord, StepRecord], None]
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What every row of one measurement shares."""
+
+    request: MeasureRequest
+    base: Path
+    splits: Splits
+    targets: tuple[ResolvedTarget, ...]
+    progress: Progress
+
+
+def measure_files(
+    model: Path,
+    baseline: Path | None,
+    given: Given,
+    request: MeasureRequest,
+    base: Path,
+    folder: Path,
+    progress: Progress,
+    on_row: OnRow,
+) -> tuple[RunRecord, RunStore]:
+    """Measure an ONNX file on the test split, in turns with a baseline; without one it is its own.
+
+    Nothing is taken from the cache: whoever measures again wants to know again. The run of an equal request is
+    replaced.
+
+    Args:
+        model: an ONNX file, or the folder of a bundle or an artifact; `baseline` too.
+        given: what the files do not say themselves.
+        base: the folder that relative paths of the data start at.
+        folder: the working folder; the run's directory is `runs/<id>/` in it.
+
+    Raises:
+        DataError, ModelError, TargetError: something cannot be used as declared.
+    """
+    if any(target.runtime != "onnxruntime" for target in request.targets):
+        raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
+    began = time.monotonic()
+    targets = tuple(resolve(target) for target in request.targets)
+    splits = load_data(request.data, base, request.seed, request.task)
+    session = _Session(request, base, splits, targets, progress)
+    with tempfile.TemporaryDirectory(prefix="compress-measured-") as name:
+        taken = [_take_in(model, given, session, Path(name) / MODEL)]
+        if baseline is not None:
+            taken.insert(0, _take_in(baseline, for_baseline(given, baseline), session, Path(name) / BASELINE))
+        run = _new_run(session, taken)
+        store = RunStore(folder / RUNS / run.run)
+        store.begin(run)
+        try:
+            for position, one in enumerate(taken):
+                record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
+                store.add(position, record)
+                run = run.model_copy(update={"steps": (*run.steps, record)})
+                on_row(run, record)
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            text = str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
+            update = {
+                "status": "interrupted" if stopped else "failed",
+                "error": "stopped" if stopped else text,
+            }
+            store.write(run.model_copy(update=update))
+            if stopped:
+                raise RunInterrupted("stopped", where=str(store.path)) from None
+            raise
+    seconds = time.monotonic() - began
+    run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
+    store.write(run)
+    return run, store
+
+
+def _take_in(model: Path, given: Given, session: _Session, folder: Path) -> TakenIn:
+    request = session.request
+    return take_in(model, given, request.task, session.splits.labels, request.data.max_length, folder)
+
+
+def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
+    request, splits = session.request, session.splits
+    said = {
+        "measured": str(taken[-1].file.absolute()),
+        "baseline": str(taken[0].file.absolute()) if len(taken) > 1 else None,
+        **request.model_dump(mode="json", exclude_defaults=True),
+    }
+    body = [
+        [one.artifact.digest for one in taken],
+        [target.fingerprint for target in session.targets],
+        examples_digest(splits.test),
+        request.model_dump(mode="json"),
+    ]
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return RunRecord(
+        run=f"{request.name}-{digest[:12]}",
+        profile=request.name,
+        task=request.task,
+        metric=task_of(request.task, request.data).metric,
+        status="running",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        labels=splits.labels,
+        splits={"test": len(splits.test)},
+        seed=request.seed,
+        profile_text=yaml.safe_dump(said, sort_keys=False, allow_unicode=True),
+        environment=describe_environment(local_numerics(), session.targets),
+        targets=tuple(target.label for target in session.targets),
+        steps=(),
+        notes=splits.notes,
+    )
+
+
+def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _Session) -> StepRecord:
+    """Measure a file on each target; `first` is the baseline's record, None where this is the baseline."""
+    found = []
+    for number, target in enumerate(session.targets):
+        against = None if first is None else first.measurements[number]
+        found.append(_measure(taken.artifact, baseline.artifact, against, target, session))
+    role: Role = "baseline" if first is None else "step"
+    return StepRecord(
+        step=BASELINE if first is None else MODEL,
+        kind="measure",
+        role=role,
+        status="ok",
+        key=taken.artifact.digest,
+        form="onnx" if taken.form is None else str(taken.form),
+        artifact=str(taken.file.absolute()),
+        measured=str(taken.file.absolute()),
+        facts=dict(taken.facts),
+        size=taken.size,
+        parameters=taken.facts.get("parameters"),
+        macs=taken.facts.get("macs"),
+        measure_seconds=sum(one.seconds for one in found),
+        measurements=tuple(found),
+    )
+
+
+def _measure(
+    artifact: Artifact,
+    baseline: Artifact,
+    against: TargetMeasurement | None,
+    target: ResolvedTarget,
+    session: _Session,
+) -> TargetMeasurement:
+    request, test = session.request, session.splits.test
+    key = measurement_key(
+        # All files count here: weights beside the model may be called anything.
+        artifact_digest=artifact.digest,
+        baseline_digest=baseline.digest,
+        fingerprint=target.fingerprint,
+        split=examples_digest(test),
+        spec=request.measure,
+        seed=request.seed,
+    )
+    return measure(
+        artifact,
+        baseline,
+        against,
+        target,
+        OwnInterfaces(task_of(request.task, request.data)),
+        test,
+        request.measure,
+        seed=request.seed,
+        key=key,
+        progress=session.progress,
+    )

@@ -1,0 +1,177 @@
+"""Models whose inputs and outputs are called, typed or ordered otherwise than the task's: the mapping between the two.
+
+It stands in the `interface` section of a model's `task.json`; models that this package made have none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifacts import TASK, read_mapping
+from compress.data.splits import Examples
+from compress.errors import ModelError
+from compress.profile.schema import DataSpec
+from compress.tasks.base import Batch, Inputs, Score, Task, Truth
+
+SECTION = "interface"
+_CHANNELS_LAST = (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class OwnInput:
+    """What a model calls one of the task's inputs, and the numpy dtype it wants; `channels_last` for images."""
+
+    name: str
+    dtype: str
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How a model's inputs and outputs are mapped.
+
+    `inputs`: the task's name of each input -> the model's. `output`: the name of the output that is read; None: the
+    first one. `order`: for each label of the data, which output stands for it; None: no labels, or nobody said.
+    """
+
+    inputs: Mapping[str, OwnInput]
+    output: str | None = None
+    order: tuple[int, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The section as plain JSON values."""
+        return {
+            "inputs": {role: vars(own) for role, own in self.inputs.items()},
+            "output": self.output,
+            "order": None if self.order is None else list(self.order),
+        }
+
+    @classmethod
+    def of(cls, task: Mapping[str, Any]) -> Interface | None:
+        """The section of a parsed `task.json`; None where it has none."""
+        section = task.get(SECTION)
+        if section is None:
+            return None
+        order = section["order"]
+        return cls(
+            {role: OwnInput(**own) for role, own in section["inputs"].items()},
+            section["output"],
+            None if order is None else tuple(order),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class OwnInputs:
+    """Encoded examples under the names and in the dtypes of one model."""
+
+    whole: Inputs
+    own: Mapping[str, OwnInput]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Cost of each example."""
+        return self.whole.lengths
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs of the model, by its own names."""
+        return tuple(self.own[role].name for role in self.whole.input_names)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The examples at `indices`, as the model takes them."""
+        return {
+            self.own[role].name: _as_wanted(values, self.own[role])
+            for role, values in self.whole.batch(indices).items()
+        }
+
+    def digest(self) -> str:
+        """sha256 over all that the model is given."""
+        return hashlib.sha256(f"{self.whole.digest()} {dict(self.own)}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class OwnInterfaces:
+    """A task for models of which each may call its inputs otherwise: `encode` follows the model's `task.json`."""
+
+    task: Task
+
+    @property
+    def name(self) -> str:
+        """What the profile calls the task."""
+        return self.task.name
+
+    @property
+    def metric(self) -> str:
+        """What `score` measures."""
+        return self.task.metric
+
+    @property
+    def data(self) -> DataSpec:
+        """What is said of the data."""
+        return self.task.data
+
+    @property
+    def labelled(self) -> bool:
+        """Whether outputs are scores of labels."""
+        return self.task.labelled
+
+    def encode(self, examples: Examples, model: Path) -> Inputs:
+        """Encode examples as the directory `model` declares it, under the names that its model has for them."""
+        inputs = self.task.encode(examples, model)
+        interface = Interface.of(read_mapping(model / TASK))
+        return inputs if interface is None else OwnInputs(inputs, interface.inputs)
+
+    def needs_reference(self, examples: Examples) -> bool:
+        """Whether `score` compares with the baseline's outputs."""
+        return self.task.needs_reference(examples)
+
+    def score(self, outputs: NDArray[np.float32], truth: Truth) -> Score:
+        """The primary metric of outputs (n, labels or width)."""
+        return self.task.score(outputs, truth)
+
+    def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Outputs (n, labels) -> predicted label indices (n,)."""
+        return self.task.predictions(outputs)
+
+
+def in_label_order(outputs: NDArray[np.float32], interface: Interface | None) -> NDArray[np.float32]:
+    """Outputs (n, labels) of a model -> the same in the order of the data's labels; embeddings stay as they are.
+
+    Raises:
+        ModelError: the outputs are not one row an example, or not one number a label.
+    """
+    if interface is None:
+        return outputs
+    if outputs.ndim != 2:
+        raise ModelError(
+            f"the model's output has the shape {_shape(outputs)}; one row of numbers an example was expected",
+            hint="`--output NAME` reads another output.",
+        )
+    if interface.order is None:
+        return outputs
+    if outputs.shape[1] != len(interface.order):
+        raise ModelError(
+            f"the model's output has the shape {_shape(outputs)}: {outputs.shape[1]} numbers an example "
+            f"for {len(interface.order)} labels",
+            hint="`--output NAME` reads another output, `--labels` names its numbers in order.",
+        )
+    return outputs[:, list(interface.order)]
+
+
+def _as_wanted(values: NDArray[Any], own: OwnInput) -> NDArray[Any]:
+    turned = values.transpose(_CHANNELS_LAST) if own.channels_last else values
+    return np.ascontiguousarray(turned, np.dtype(own.dtype))
+
+
+def _shape(outputs: NDArray[np.float32]) -> str:
+    return " x ".join(("n", *map(str, outputs.shape[1:])))

@@ -1,0 +1,1 @@
+"""Verbs that have a file of their own; `compress.cli` gathers them."""
