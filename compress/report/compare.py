@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.errors import UsageError
-from compress.records import RunRecord, StepRecord, TargetMeasurement
+from compress.records import RunRecord
 from compress.report import markdown
 from compress.report.document import Cell, Row, Table, row
 from compress.report.frame import rows
-from compress.report.headline import failure_reason
 from compress.report.numbers import (
     MISSING,
     count,
@@ -27,8 +26,16 @@ from compress.report.numbers import (
     times,
     times_range,
 )
-from compress.report.paired import told
-from compress.report.row import baseline_of, deployed_of, examples_of, first_target, measured_on, row_of
+from compress.report.paired import told_values
+from compress.report.reading_back import (
+    Report,
+    Result,
+    as_report,
+    deployed_row,
+    first_target_of,
+    frame_of,
+    same_split,
+)
 from compress.report.scores import reading
 
 
@@ -63,17 +70,17 @@ class Comparison:
         return "\n\n".join([*blocks, markdown.table(self.deployed)]) + "\n"
 
 
-def comparison_table(runs: Sequence[RunRecord], *, anyway: bool = False) -> RenderableType:
+def comparison_table(runs: Sequence[Result], *, anyway: bool = False) -> RenderableType:
     """`compare` for a terminal: the warnings, then the table."""
     found = compare(runs, anyway=anyway)
     return Group(*(Text(f"warning: {warning}", style="yellow") for warning in found.warnings), found.table())
 
 
-def compare(runs: Sequence[RunRecord], *, anyway: bool = False) -> Comparison:
+def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
     """Set runs side by side.
 
     Args:
-        runs: two runs or more.
+        runs: two or more; records, or what a `report.json` holds.
         anyway: compare runs of different targets or test splits, with a warning for each difference.
 
     Raises:
@@ -86,47 +93,49 @@ def compare(runs: Sequence[RunRecord], *, anyway: bool = False) -> Comparison:
         raise UsageError(
             "these runs are not comparable: " + "; ".join(found), hint="compare them anyway with --anyway"
         )
-    names = _names(runs)
+    reports = [as_report(run) for run in runs]
+    names = _names(reports)
     frames = []
-    for name, run in zip(names, runs, strict=True):
-        frame = rows(run)
+    for name, run, report in zip(names, runs, reports, strict=True):
+        frame = rows(run) if isinstance(run, RunRecord) else frame_of(report)
         frame.insert(0, "run", name)
         frames.append(frame)
-    return Comparison(pd.concat(frames, ignore_index=True), _deployed_table(runs, names), found)
+    return Comparison(pd.concat(frames, ignore_index=True), _deployed_table(reports, names), found)
 
 
-def differences(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+def differences(runs: Sequence[Result]) -> tuple[str, ...]:
     """Why rows of these runs may not be compared: one sentence a difference, none where they may."""
-    first, *others = runs
-    name, *names = _names(runs)
+    first, *others = (as_report(run) for run in runs)
+    name, *names = _names([first, *others])
     found = []
     for other_name, other in zip(names, others, strict=True):
-        if first.task != other.task or first.metric != other.metric:
+        if (first["task"], first["metric"]) != (other["task"], other["metric"]):
             found.append(
-                f"{name} is scored by {first.task} {first.metric}, {other_name} by {other.task} {other.metric}"
+                f"{name} is scored by {first['task']} {first['metric']}, "
+                f"{other_name} by {other['task']} {other['metric']}"
             )
         one, two = _measured(first), _measured(other)
         if one is None or two is None:
             continue
-        if one.fingerprint != two.fingerprint:
+        if one["fingerprint"] != two["fingerprint"]:
             found.append(f"{name} was measured on {_place(one)}, {other_name} on {_place(two)}")
-        elif one.protocol != two.protocol:
+        elif one["protocol"] != two["protocol"]:
             found.append(
-                f"{name} was measured by protocol {one.protocol}, {other_name} by protocol {two.protocol}"
+                f"{name} was measured by protocol {one['protocol']}, {other_name} by protocol {two['protocol']}"
             )
-        if _scored(first, one) != _scored(other, two):
+        if not same_split(one, two):
             found.append(
                 f"{name} and {other_name} were scored on different test splits "
-                f"({examples_of(one.accuracy)} and {examples_of(two.accuracy)} examples)"
+                f"({one['examples']} and {two['examples']} examples)"
             )
-        elif "baseline" in (one.accuracy.against, two.accuracy.against) and not _same_baseline(first, other):
+        elif "baseline" in (one.get("against"), two.get("against")) and not _same_baseline(first, other):
             found.append(f"{name} and {other_name} were scored against different teachers' similarities")
     return tuple(found)
 
 
-def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
-    values = [_values(run, deployed_of(run)) for run in runs]
-    baselines = [_values(run, baseline_of(run)) for run in runs]
+def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
+    values = [_values(report, deployed_row(report)) for report in reports]
+    baselines = [_values(report, _baseline_row(report)) for report in reports]
 
     def line(
         title: str, cell: Callable[[dict[str, Any]], Cell], of: Sequence[dict[str, Any] | None] = values
@@ -134,10 +143,10 @@ def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
         return row(title, *(Cell(MISSING) if value is None else cell(value) for value in of))
 
     lines = (
-        row("status", *(run.status for run in runs)),
-        row("deploys", *(_deployed_words(run) for run in runs)),
+        row("status", *(str(report["status"]) for report in reports)),
+        row("deploys", *(_deployed_words(report) for report in reports)),
         line("score", _score_cell),
-        row("score against the first", *(_against_first(runs[0], run) for run in runs)),
+        row("score against the first", *(_against_first(reports[0], report) for report in reports)),
         line(
             "retention",
             lambda v: Cell(percent(v["retention"]), percent_range(v["retention_low"], v["retention_high"])),
@@ -155,7 +164,9 @@ def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
         line("baseline score", lambda v: Cell(reading(v["metric"]).value(v["score"])), baselines),
         line("baseline p50 ms", lambda v: Cell(significant(v["latency_p50_ms"])), baselines),
     )
-    targets = ", ".join(dict.fromkeys(first_target(run) or MISSING for run in runs))
+    targets = ", ".join(
+        dict.fromkeys(report["targets"][0] if report["targets"] else MISSING for report in reports)
+    )
     return Table(
         f"What the runs deploy, on {targets}; each speed-up is over the baseline of its own run",
         ("", *names),
@@ -163,15 +174,15 @@ def _deployed_table(runs: Sequence[RunRecord], names: Sequence[str]) -> Table:
     )
 
 
-def _against_first(first: RunRecord, run: RunRecord) -> Cell:
-    if run is first:
+def _against_first(first: Report, report: Report) -> Cell:
+    if report is first:
         return Cell(MISSING)
-    one, two = _measured(first), _measured(run)
-    if one is None or two is None or first.labels != run.labels:
+    one, two = _measured(first), _measured(report)
+    if one is None or two is None:
         return Cell(MISSING)
-    if one.accuracy.against == "baseline" and not _same_baseline(first, run):
+    if one.get("against") == "baseline" and not _same_baseline(first, report):
         return Cell(MISSING)
-    found = told(one.accuracy, two.accuracy)
+    found = told_values(one, two)
     return Cell(MISSING) if found is None else Cell(found.verdict, p_value(found.p_value))
 
 
@@ -180,45 +191,38 @@ def _score_cell(values: dict[str, Any]) -> Cell:
     return Cell(read.value(values["score"]), read.range(values["score_low"], values["score_high"]))
 
 
-def _same_baseline(one: RunRecord, two: RunRecord) -> bool:
-    baselines = [baseline_of(run) for run in (one, two)]
-    return len({baseline.key for baseline in baselines if baseline is not None}) == 1
+def _same_baseline(one: Report, two: Report) -> bool:
+    baselines = [_baseline_row(report) for report in (one, two)]
+    return len({baseline.get("key") for baseline in baselines if baseline is not None}) == 1
 
 
-def _measured(run: RunRecord) -> TargetMeasurement | None:
+def _baseline_row(report: Report) -> Mapping[str, Any] | None:
+    return next((each for each in report["rows"] if each["role"] == "baseline"), None)
+
+
+def _measured(report: Report) -> Mapping[str, Any] | None:
     """What was measured of the deployed model, or of the baseline where nothing is deployed."""
-    return measured_on(deployed_of(run), first_target(run)) or measured_on(
-        baseline_of(run), first_target(run)
-    )
+    return first_target_of(report, deployed_row(report)) or first_target_of(report, _baseline_row(report))
 
 
-def _values(run: RunRecord, step: StepRecord | None) -> dict[str, Any] | None:
-    if step is None:
-        return None
-    return row_of(step, baseline_of(run), first_target(run)) | {"metric": run.metric}
+def _values(report: Report, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if found is None else {**found, "metric": report["metric"]}
 
 
-def _deployed_words(run: RunRecord) -> str:
-    deployed = deployed_of(run)
-    return deployed.step if deployed is not None else failure_reason(run) or MISSING
+def _deployed_words(report: Report) -> str:
+    deployed = deployed_row(report)
+    return str(deployed["step"]) if deployed is not None else report["reason"] or MISSING
 
 
-def _scored(run: RunRecord, found: TargetMeasurement) -> str | list[str | int]:
-    """What tells one test split from another: the digest of its examples, or its labels by name."""
-    if found.accuracy.examples is not None:
-        return found.accuracy.examples
-    labels = run.labels
-    return [labels[index] if 0 <= index < len(labels) else index for index in found.accuracy.truth]
+def _place(found: Mapping[str, Any]) -> str:
+    return f"{found['target']} ({found['fingerprint'][:12]})"
 
 
-def _place(found: TargetMeasurement) -> str:
-    return f"{found.target} ({found.fingerprint[:12]})"
-
-
-def _names(runs: Sequence[RunRecord]) -> list[str]:
+def _names(reports: Sequence[Report]) -> list[str]:
     """The ids of the runs; a run that stands twice gets a number."""
     names: list[str] = []
-    for run in runs:
-        twice = sum(name == run.run or name.startswith(f"{run.run} (") for name in names)
-        names.append(f"{run.run} ({twice + 1})" if twice else run.run)
+    for report in reports:
+        run = str(report["run"])
+        twice = sum(name == run or name.startswith(f"{run} (") for name in names)
+        names.append(f"{run} ({twice + 1})" if twice else run)
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from compress.records import Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report.headline import failure_reason
+from compress.report.paired import hits_of, packed
 from compress.report.row import (
     baseline_of,
     examples_of,
@@ -59,7 +61,8 @@ def contract(run: RunRecord) -> dict[str, Any]:
             {
                 **row_of(step, baseline, target),
                 "status": "failed" if step.status == "failed" else "ok",
-                "targets": [_target_values(step, baseline, found) for found in step.measurements],
+                "key": step.key,
+                "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
             }
             for step in ordered(run)
         ],
@@ -100,13 +103,28 @@ def _latency_values(latency: Latency) -> dict[str, Any]:
     }
 
 
-def _target_values(step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement) -> dict[str, Any]:
+def test_split(run: RunRecord, found: TargetMeasurement) -> str:
+    """What tells one test split from another: the digest of its examples, or of its labels by name."""
+    if found.accuracy.examples is not None:
+        return found.accuracy.examples
+    labels = run.labels
+    named = [labels[index] if 0 <= index < len(labels) else index for index in found.accuracy.truth]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+def _target_values(
+    run: RunRecord, step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement
+) -> dict[str, Any]:
+    hits = hits_of(found.accuracy)
     values = {
         "target": found.target,
         "fingerprint": found.fingerprint,
         "protocol": found.protocol,
         "split": found.accuracy.split,
         "examples": examples_of(found.accuracy),
+        "against": found.accuracy.against,
+        "test_split": test_split(run, found),
+        "hits": None if hits is None else packed(hits),
         **score_values(step, baseline, found),
         "unknown_token_share": found.accuracy.unknown_token_share,
         "peak_memory_mb": found.memory.peak_mb,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compress.measure.protocol import SAME_ORDER
 from compress.records import Accuracy
@@ -80,11 +81,64 @@ def told(first: Accuracy | None, second: Accuracy | None) -> Told | None:
         return None
     if first.against == "labels" or (first.against, first.examples) != (second.against, second.examples):
         return None
-    one, two = first.metrics[0], second.metrics[0]
-    apart = two.low > one.high or two.high < one.low
-    if not apart or abs(two.value - one.value) <= SAME_ORDER:
+    one, two = (
+        (each.metrics[0].low, each.metrics[0].value, each.metrics[0].high) for each in (first, second)
+    )
+    return _apart(one, two)
+
+
+def told_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> Told | None:
+    """The same of what two reports hold of a target: `test_split`, `hits`, and `metrics` with their intervals."""
+    if first.get("test_split") is None or first["test_split"] != second.get("test_split"):
+        return None
+    if first.get("hits") is not None and second.get("hits") is not None:
+        pairs = list(
+            zip(*(unpacked(each["hits"], each["examples"]) for each in (first, second)), strict=True)
+        )
+        pair = Paired(*(pairs.count(each) for each in ((True, True), (True, False), (False, True))))
+        return Told(pair.verdict, pair.p_value)
+    if first["against"] == "labels" or first["against"] != second["against"]:
+        return None
+    if not (first["metrics"] and second["metrics"]):
+        return None
+    one, two = (
+        tuple(each["metrics"][0][key] for key in ("low", "value", "high")) for each in (first, second)
+    )
+    return None if None in (*one, *two) else _apart(one, two)
+
+
+def _apart(one: tuple[float, ...], two: tuple[float, ...]) -> Told:
+    """What two intervals (low, value, high) say: the values differ where the intervals lie apart."""
+    apart = two[0] > one[2] or two[2] < one[0]
+    if not apart or abs(two[1] - one[1]) <= SAME_ORDER:
         return Told("no difference", None)
-    return Told("better" if two.value > one.value else "worse", None)
+    return Told("better" if two[1] > one[1] else "worse", None)
+
+
+def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:
+    """Which examples a model gets right; None where it was not scored against labels."""
+    if not accuracy.truth or len(accuracy.predictions) != len(accuracy.truth):
+        return None
+    return tuple(a == b for a, b in zip(accuracy.truth, accuracy.predictions, strict=True))
+
+
+def packed(hits: Sequence[bool]) -> str:
+    """Four examples a hexadecimal digit, the first the highest bit, zeros at the end: (1, 0, 1, 1, 1) -> `b8`."""
+    digits = -(-len(hits) // 4)
+    bits = "".join("1" if hit else "0" for hit in hits).ljust(4 * digits, "0")
+    return f"{int(bits, 2):0{digits}x}" if bits else ""
+
+
+def unpacked(text: str, examples: int) -> tuple[bool, ...]:
+    """The hits that `packed` wrote, of so many examples.
+
+    Raises:
+        ValueError: the text is not that of so many.
+    """
+    if len(text) != -(-examples // 4):
+        raise ValueError(f"{len(text)} digits for {examples} examples")
+    bits = f"{int(text or '0', 16):0{4 * len(text)}b}"
+    return tuple(bit == "1" for bit in bits[:examples])
 
 
 def retention_interval(baseline: Accuracy | None, model: Accuracy | None) -> tuple[float, float] | None:

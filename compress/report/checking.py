@@ -1,0 +1,267 @@
+"""A run against an earlier report: what got worse, and by more than it may. For continuous integration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from compress.errors import UsageError
+from compress.report.numbers import known, p_value, signed, significant, times
+from compress.report.paired import told_values
+from compress.report.reading_back import Report, deployed_row, same_split
+from compress.report.scores import reading
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How much worse is still accepted. `score` is a difference of fractions (0.005: half a point), the others are
+    shares of what it was before (0.10: a tenth more)."""
+
+    score: float = 0.005
+    latency: float = 0.10
+    size: float = 0.01
+    memory: float = 0.15
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One quantity of one row on one target.
+
+    `change` is a difference for scores, else a share of what it was before, above zero where there is more of it.
+    `by` says what was compared, `note` what there is to know beside it.
+    """
+
+    step: str
+    target: str
+    quantity: str
+    by: str
+    before: float
+    after: float
+    change: float
+    tolerance: float
+    worse: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything that was judged."""
+
+    metric: str
+    lines: tuple[Judged, ...]
+
+    @property
+    def worse(self) -> tuple[Judged, ...]:
+        """What got worse beyond its tolerance."""
+        return tuple(line for line in self.lines if line.worse)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"ok": not self.worse, "rows": [asdict(line) for line in self.lines]}
+
+    def table(self) -> RichTable:
+        """The table for a terminal."""
+        made = RichTable(box=None, pad_edge=False, header_style="bold")
+        for number, title in enumerate(("step", "what", "before", "now", "change", "may", "")):
+            made.add_column(title, justify="right" if 2 <= number <= 5 else "left", overflow="fold")
+        several = len({line.target for line in self.lines}) > 1
+        for line in self.lines:
+            step = f"{line.step} on {line.target}" if several else line.step
+            before, after, change, may = _words(line, self.metric)
+            verdict = " ".join(part for part in ("WORSE" if line.worse else "ok", line.note) if part)
+            style = "bold red" if line.worse else ""
+            made.add_row(
+                Text(step),
+                Text(f"{line.quantity}: {line.by}"),
+                before,
+                after,
+                change,
+                may,
+                Text(verdict),
+                style=style,
+            )
+        return made
+
+
+def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: bool = False) -> Check:
+    """Judge every row of the pipeline of an earlier report that was measured again, matched by its name.
+
+    Scores are compared as they are; where both reports hold which examples were right, the note says what McNemar's
+    test makes of the difference. Latencies, at the first batch size, are medians where the target is the same machine
+    and setting (equal fingerprints); else they are speed-ups over the baseline, which was timed in alternation and so
+    travels between machines: the baseline's own row has none.
+
+    Args:
+        now: what is checked.
+        then: what it is held against.
+        deployed_only: judge what each deploys, whatever its row is called, and nothing else.
+
+    Raises:
+        UsageError: a row or target is missing, or the scores are of another metric or test split.
+    """
+    if (now["task"], now["metric"]) != (then["task"], then["metric"]):
+        raise UsageError(
+            f"{now['run']} is scored by {now['task']} {now['metric']}, "
+            f"the report by {then['task']} {then['metric']}: they cannot be compared"
+        )
+    lines: list[Judged] = []
+    for before, after in _pairs(now, then, deployed_only=deployed_only):
+        for number, target in enumerate(then["targets"]):
+            one, two = _target(before, then, target), _target(after, now, target)
+            if one is None:
+                continue
+            if two is None:
+                raise UsageError(f"{now['run']}: row {after['step']!r} was not measured on {target}")
+            if not same_split(one, two):
+                raise UsageError(
+                    f"row {after['step']!r} was scored on another test split: {two['examples']} examples now, "
+                    f"{one['examples']} in the report"
+                )
+            lines += _score(before, one, two, target, tolerances)
+            lines += _latency(before, one, two, target, tolerances)
+            if number == 0:
+                pair = before["size_mb"], after["size_mb"]
+                lines += _grown(before, target, "size", "MB on disk", pair, tolerances.size)
+            pair = one["peak_memory_mb"], two["peak_memory_mb"]
+            lines += _grown(before, target, "memory", "peak MB", pair, tolerances.memory)
+    return Check(now["metric"], tuple(lines))
+
+
+def _pairs(
+    now: Report, then: Report, *, deployed_only: bool
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The rows that belong together: of the earlier report, and now."""
+    ends = deployed_row(then), deployed_row(now)
+    for report, end in zip((then, now), ends, strict=True):
+        if end is None:
+            raise UsageError(f"{report['run']} deploys nothing: {report.get('reason') or report['status']}")
+    if deployed_only:
+        assert ends[0] is not None
+        assert ends[1] is not None
+        return [(ends[0], ends[1])]
+    wanted = [row for row in then["rows"] if row["role"] in ("baseline", "step")]
+    found = {row["step"]: row for row in now["rows"]}
+    missing = [row["step"] for row in wanted if row["step"] not in found]
+    if missing:
+        raise UsageError(
+            f"{now['run']} has no row {', '.join(map(repr, missing))}; it has {', '.join(map(repr, found))}",
+            hint="`--deployed` holds only what each deploys against each other.",
+        )
+    return [(row, found[row["step"]]) for row in wanted]
+
+
+def _target(row: Mapping[str, Any], report: Report, label: str) -> Mapping[str, Any] | None:
+    """What a row holds of a target; of a report with one target that one, whatever it is called."""
+    if len(report["targets"]) == 1:
+        label = report["targets"][0]
+    return next((found for found in row["targets"] if found["target"] == label), None)
+
+
+def _score(
+    row: Mapping[str, Any],
+    one: Mapping[str, Any],
+    two: Mapping[str, Any],
+    target: str,
+    tolerances: Tolerances,
+) -> list[Judged]:
+    before, after = one["score"], two["score"]
+    if not _both(row, "score", before, after):
+        return []
+    found = told_values(one, two)
+    note = "" if found is None else f"paired test: {found.verdict}"
+    if found is not None and found.p_value is not None:
+        note += f", {p_value(found.p_value)}"
+    worse = before - after > tolerances.score + _ROUNDING
+    by = str(one["metrics"][0]["name"]) if one["metrics"] else "score"
+    return [
+        Judged(row["step"], target, "score", by, before, after, after - before, tolerances.score, worse, note)
+    ]
+
+
+def _latency(
+    row: Mapping[str, Any],
+    one: Mapping[str, Any],
+    two: Mapping[str, Any],
+    target: str,
+    tolerances: Tolerances,
+) -> list[Judged]:
+    if not (one["latency"] and two["latency"]):
+        return []
+    old, new = one["latency"][0], two["latency"][0]
+    if one["fingerprint"] == two["fingerprint"]:
+        pair = old["latency_p50_ms"], new["latency_p50_ms"]
+        return _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
+    if row["role"] == "baseline":
+        return []
+    before, after = old["speedup"], new["speedup"]
+    if not _both(row, "speed-up", before, after):
+        return []
+    by = "speed-up over the baseline, for the machines differ"
+    change = before / after - 1
+    worse = change > tolerances.latency + _ROUNDING
+    return [Judged(row["step"], target, "latency", by, before, after, change, tolerances.latency, worse)]
+
+
+def _grown(
+    row: Mapping[str, Any],
+    target: str,
+    quantity: str,
+    by: str,
+    pair: tuple[float | None, float | None],
+    tolerance: float,
+) -> list[Judged]:
+    before, after = pair
+    if not _both(row, quantity, before, after):
+        return []
+    assert before is not None
+    assert after is not None
+    change = after / before - 1 if before > 0 else 0.0
+    return [
+        Judged(
+            row["step"],
+            target,
+            quantity,
+            by,
+            before,
+            after,
+            change,
+            tolerance,
+            change > tolerance + _ROUNDING,
+        )
+    ]
+
+
+def _both(row: Mapping[str, Any], quantity: str, before: float | None, after: float | None) -> bool:
+    """Whether a quantity can be judged.
+
+    Raises:
+        UsageError: it was known before and is not now.
+    """
+    if not known(before):
+        return False
+    if not known(after):
+        raise UsageError(f"the {quantity} of row {row['step']!r} was not measured; the report has it")
+    return True
+
+
+def _words(line: Judged, metric: str) -> Sequence[str]:
+    if line.quantity == "score":
+        read = reading(metric)
+        decimals, factor = (3, 1) if read.is_correlation else (2, 100)
+        unit = "" if read.is_correlation else " points"
+        return (
+            *(f"{factor * value:.{decimals}f}" for value in (line.before, line.after)),
+            f"{signed(factor * line.change, decimals)}{unit}",
+            f"{signed(-factor * line.tolerance, decimals)}{unit}",
+        )
+    values = [
+        times(value) if line.by.startswith("speed-up") else significant(value)
+        for value in (line.before, line.after)
+    ]
+    return (*values, f"{signed(100 * line.change, 1)} %", f"{signed(100 * line.tolerance, 1)} %")

@@ -1,0 +1,83 @@
+"""What scripts read of a run, a measured model or a `report.json`: one kind of mapping, whichever it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from compress.errors import UsageError
+from compress.records import RunRecord
+from compress.report.frame import contract
+from compress.report.row import CONTRACT_KEYS
+from compress.store.runs import find_run
+
+Report = Mapping[str, Any]
+"""What `contract` gives, and `report.json` holds."""
+Result = RunRecord | Report
+
+_KEYS = ("status", "run", "task", "metric", "targets", "rows")
+
+
+def find_report(word: str, runs: Path) -> Result:
+    """The records of a run (its folder, id, or a profile's name), or what a `report.json` holds.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    if word.endswith(".json"):
+        return read_report(Path(word))
+    return find_run(word, runs).load()
+
+
+def read_report(file: Path) -> Report:
+    """What a `report.json` holds.
+
+    Raises:
+        UsageError: the file is missing, or is no report.
+    """
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"this report cannot be read: {error}", where=str(file)) from error
+    if not isinstance(body, dict) or any(key not in body for key in _KEYS):
+        raise UsageError("this is no report.json: `compress report RUN --json` prints one", where=str(file))
+    for row in body["rows"]:
+        lacking = [key for key in (*CONTRACT_KEYS, "targets") if key not in row]
+        if lacking:
+            raise UsageError(f"a row of this report has no {lacking[0]!r}", where=str(file))
+    return body
+
+
+def as_report(result: Result) -> Report:
+    """A result as a report."""
+    return contract(result) if isinstance(result, RunRecord) else result
+
+
+def frame_of(report: Report) -> pd.DataFrame:
+    """One row a step, without what is nested."""
+    return pd.DataFrame(
+        [{key: value for key, value in row.items() if key != "targets"} for row in report["rows"]]
+    )
+
+
+def deployed_row(report: Report) -> Mapping[str, Any] | None:
+    """The row that is deployed; None where the run did not get that far."""
+    done = report["status"] in ("ok", "budget_missed") and report["rows"]
+    return report["rows"][-1] if done and report["rows"][-1].get("status") != "failed" else None
+
+
+def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What a row holds of the target that its flat keys mean."""
+    if row is None or not report["targets"]:
+        return None
+    return next((found for found in row["targets"] if found["target"] == report["targets"][0]), None)
+
+
+def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether two models were scored on the same examples; reports of before they said it tell only how many."""
+    digests = [each.get("test_split") for each in (one, two)]
+    return one["examples"] == two["examples"] and (None in digests or digests[0] == digests[1])

@@ -1,0 +1,78 @@
+"""`compress check`: a run against an earlier report, for continuous integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option(
+    "--against", required=True, metavar="REPORT", help="The earlier report.json, or the earlier run."
+)
+@click.option(
+    "--tolerance-score",
+    type=click.FloatRange(min=0),
+    default=0.005,
+    show_default=True,
+    help="How far the score may fall, as a fraction: 0.005 is half a point.",
+)
+@click.option(
+    "--tolerance-latency",
+    type=click.FloatRange(min=0),
+    default=0.10,
+    show_default=True,
+    help="By what share the latency may grow.",
+)
+@click.option(
+    "--tolerance-size",
+    type=click.FloatRange(min=0),
+    default=0.01,
+    show_default=True,
+    help="By what share the model's files may grow.",
+)
+@click.option(
+    "--tolerance-memory",
+    type=click.FloatRange(min=0),
+    default=0.15,
+    show_default=True,
+    help="By what share the peak memory may grow.",
+)
+@click.option(
+    "--deployed", is_flag=True, help="Judge what each deploys, whatever its row is called, and nothing else."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(
+    run_name: str,
+    against: str,
+    tolerance_score: float,
+    tolerance_latency: float,
+    tolerance_size: float,
+    tolerance_memory: float,
+    deployed: bool,
+    as_json: bool,
+) -> None:
+    """Hold a run (or a report.json) against an earlier report: exit code 3 where it got worse beyond a tolerance."""
+    import json
+
+    from rich.console import Console
+
+    from compress.errors import BudgetMissed
+    from compress.report.checking import Tolerances
+    from compress.report.checking import check as judge
+    from compress.report.reading_back import as_report, find_report
+    from compress.store.runs import RUNS
+
+    now, then = (as_report(find_report(word, Path.cwd() / RUNS)) for word in (run_name, against))
+    tolerances = Tolerances(tolerance_score, tolerance_latency, tolerance_size, tolerance_memory)
+    found = judge(now, then, tolerances, deployed_only=deployed)
+    if as_json:
+        said = {"run": now["run"], "against": then["run"], **found.as_dict()}
+        click.echo(json.dumps(said, indent=2, ensure_ascii=False))
+    else:
+        Console().print(found.table())
+    if found.worse:
+        what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
+        raise BudgetMissed(f"worse beyond tolerance than {then['run']}: {what}", where=str(now["run"]))
