@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.records import RunRecord
-from compress.report import circumstances, classes, headline, results
+from compress.report import answers, circumstances, classes, headline, pareto, results
 from compress.report.document import Document, filled
 from compress.report.training import training
 
@@ -24,7 +24,10 @@ def document(run: RunRecord) -> Document:
                 results.steps(run),
                 results.plane(run),
                 results.passes(run),
+                pareto.front(run),
                 classes.classes(run),
+                answers.answers(run),
+                answers.calibration(run),
                 circumstances.timings(run),
                 circumstances.targets(run),
                 circumstances.metrics(run),

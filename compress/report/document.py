@@ -45,17 +45,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Point:
-    """A model in a plane, each coordinate with its interval."""
+    """A model in a plane, each coordinate with its interval; `size` and `on_front` where its bubble shows them."""
 
     label: str
     role: Role
     x: tuple[float, float, float]
     y: tuple[float, float, float]
+    size: float = 0.0
+    on_front: bool = True
 
 
 @dataclass(frozen=True)
 class Scatter:
     """Models in a plane; those of the pipeline are joined in order. x is better the smaller, y the larger."""
+
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Models as bubbles, their area that of their size; those on the Pareto front are filled and joined."""
 
     x_label: str
     y_label: str
@@ -102,7 +113,7 @@ class Training:
     score_label: str
 
 
-Plot = Scatter | Waterfall | Training
+Plot = Scatter | Plane | Waterfall | Training
 
 
 @dataclass(frozen=True)

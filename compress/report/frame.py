@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from compress.records import Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.report.among import among
 from compress.report.headline import failure_reason
 from compress.report.paired import hits_of, packed
 from compress.report.row import (
@@ -22,7 +23,7 @@ from compress.report.row import (
     score_values,
 )
 
-_COUNTS = ("parameters", "macs")
+_COUNTS = ("parameters", "macs", "answers_fixed", "answers_broken", "answers_otherwise_wrong")
 
 
 def rows(run: RunRecord) -> pd.DataFrame:
@@ -33,7 +34,10 @@ def rows(run: RunRecord) -> pd.DataFrame:
     """
     baseline, target = baseline_of(run), first_target(run)
     frame = pd.DataFrame(
-        [row_of(step, baseline, target) | _further(step, baseline, run.targets) for step in ordered(run)]
+        [
+            row_of(step, baseline, target) | _flat(values) | _further(step, baseline, run.targets)
+            for step, values in zip(ordered(run), among(run), strict=True)
+        ]
     )
     return frame.astype({name: "Int64" for name in _COUNTS if name in frame})
 
@@ -60,11 +64,12 @@ def contract(run: RunRecord) -> dict[str, Any]:
         "rows": [
             {
                 **row_of(step, baseline, target),
+                **values,
                 "status": "failed" if step.status == "failed" else "ok",
                 "key": step.key,
                 "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
             }
-            for step in ordered(run)
+            for step, values in zip(ordered(run), among(run), strict=True)
         ],
     }
 
@@ -72,6 +77,11 @@ def contract(run: RunRecord) -> dict[str, Any]:
 def contract_text(run: RunRecord) -> str:
     """The contract as JSON text; `report.json` holds exactly this."""
     return json.dumps(contract(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The names of several rows in one cell."""
+    return {key: ", ".join(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _further(step: StepRecord, baseline: StepRecord | None, targets: tuple[str, ...]) -> dict[str, Any]:

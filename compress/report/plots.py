@@ -16,7 +16,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from compress.report.document import Plot, Point, Scatter, Training, Waterfall
+from compress.report.document import Plane, Plot, Point, Scatter, Training, Waterfall
 
 # Stand-ins that matplotlib draws with; in the SVG they become variables of the page's style sheet.
 _INK, _MUTED, _GRID, _ACCENT, _GOOD, _BAD, _SURFACE = (f"#0{n}0{n}0{n}" for n in "1234567")
@@ -64,8 +64,11 @@ _PLACES = (
     (-10, -22),
     (10, 36),
     (10, -36),
+    (-24, 12),
+    (0, 30),
 )
 """Where a name may stand beside its point, in points of 1/72 inch, the best place first."""
+_LARGEST_BUBBLE, _SMALLEST_BUBBLE = 900.0, 24.0  # area in square points of 1/72 inch
 _LOG_FROM = 3.0  # a span of values beyond this factor is shown on a logarithmic axis
 _LOG_LOSSES = 100.0  # the same of losses, whose fall itself spans much
 
@@ -76,6 +79,8 @@ def draw(plot: Plot, name: str) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         if isinstance(plot, Scatter):
             figure = _scatter(plot)
+        elif isinstance(plot, Plane):
+            figure = _plane(plot)
         elif isinstance(plot, Waterfall):
             figure = _waterfall(plot)
         else:
@@ -123,13 +128,53 @@ def _scatter(plot: Scatter) -> Figure:
     return figure
 
 
-def _label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Put each name beside its point where it hides neither a point nor a name placed before it."""
+def _plane(plot: Plane) -> Figure:
+    figure = _figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    largest = max(point.size for point in plot.points) or 1.0
+    front = sorted((point for point in plot.points if point.on_front), key=lambda point: point.x[0])
+    axes.plot([p.x[0] for p in front], [p.y[0] for p in front], color=_MUTED, linewidth=1, zorder=1)
+    # The large ones first, so that none hides a smaller one.
+    for point in sorted(plot.points, key=lambda point: -point.size):
+        axes.scatter(
+            point.x[0],
+            point.y[0],
+            s=_bubble(point, largest),
+            facecolor=_ACCENT if point.on_front else _SURFACE,
+            edgecolor=_ACCENT if point.on_front else _MUTED,
+            linewidth=1.2,
+            alpha=0.75,
+            zorder=3,
+        )
+    _scale_x(axes, [point.x[0] for point in plot.points])
+    axes.margins(x=0.16, y=0.24)
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(plot.y_label)
+    radii = [math.sqrt(_bubble(point, largest) / math.pi) * figure.dpi / 72 for point in plot.points]
+    _label_points(figure, axes, plot.points, radii)
+    return figure
+
+
+def _bubble(point: Point, largest: float) -> float:
+    """The area of a bubble in square points."""
+    return max(_LARGEST_BUBBLE * point.size / largest, _SMALLEST_BUBBLE)
+
+
+def _label_points(
+    figure: Figure, axes: Axes, points: Sequence[Point], radii: Sequence[float] | None = None
+) -> None:
+    """Put each name beside its point where it hides neither a point nor a name placed before it.
+
+    `radii` are those of the points in pixels, where they are no small marks.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     frame = axes.get_window_extent()
     centres = [(float(x), float(y)) for x, y in axes.transData.transform([(p.x[0], p.y[0]) for p in points])]
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    taken = [
+        Bbox.from_extents(x - r, y - r, x + r, y + r)
+        for (x, y), r in zip(centres, radii or [5.0] * len(centres), strict=True)
+    ]
     bars = []
     for point, (x, _) in zip(points, centres, strict=True):
         low, high = (axes.transData.transform((point.x[0], end))[1] for end in point.y[1:])

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from compress.records import RunRecord, StepRecord
+from compress.report import attribution
 from compress.report.document import Cell, Change, Figure, Point, Row, Scatter, Section, Table, Waterfall, row
 from compress.report.numbers import (
     MISSING,
@@ -104,7 +105,7 @@ def passes(run: RunRecord) -> Section:
         ("Pass", reading(run.metric).change_axis, "latency", "size", "memory", "parameters", "work"),
         tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
     )
-    tables = [table]
+    tables = [table, attribution.table(run)]
     controls = [step for step in run.steps if step.role in ("control", "variant") and step.status != "failed"]
     rows = [found for step in controls if (found := _control_row(run, step)) is not None]
     if rows:
