@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table as RichTable
@@ -12,7 +12,7 @@ from rich.text import Text
 from compress.errors import UsageError
 from compress.report.numbers import known, p_value, signed, significant, times
 from compress.report.paired import told_values
-from compress.report.reading_back import Report, deployed_row, same_split
+from compress.report.reading_back import Report, deployed_row, same_baseline, same_split
 from compress.report.scores import reading
 
 _ROUNDING = 1e-9
@@ -95,7 +95,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
     Scores are compared as they are; where both reports hold which examples were right, the note says what McNemar's
     test makes of the difference. Latencies, at the first batch size, are medians where the target is the same machine
     and setting (equal fingerprints); else they are speed-ups over the baseline, which was timed in alternation and so
-    travels between machines: the baseline's own row has none.
+    travels between machines: the baseline's own row has none. A machine is not always as fast as it was: where both
+    reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too.
 
     Args:
         now: what is checked.
@@ -111,6 +112,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
             f"the report by {then['task']} {then['metric']}: they cannot be compared"
         )
     lines: list[Judged] = []
+    baseline = same_baseline(now, then)
     for before, after in _pairs(now, then, deployed_only=deployed_only):
         for number, target in enumerate(then["targets"]):
             one, two = _target(before, then, target), _target(after, now, target)
@@ -124,7 +126,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                     f"{one['examples']} in the report"
                 )
             lines += _score(before, one, two, target, tolerances)
-            lines += _latency(before, one, two, target, tolerances)
+            lines += _latency(before, one, two, target, tolerances, baseline)
             if number == 0:
                 pair = before["size_mb"], after["size_mb"]
                 lines += _grown(before, target, "size", "MB on disk", pair, tolerances.size)
@@ -190,22 +192,51 @@ def _latency(
     two: Mapping[str, Any],
     target: str,
     tolerances: Tolerances,
+    baseline: bool,
 ) -> list[Judged]:
+    """The latency of one row; `baseline`: both reports have the same one."""
     if not (one["latency"] and two["latency"]):
         return []
     old, new = one["latency"][0], two["latency"][0]
-    if one["fingerprint"] == two["fingerprint"]:
-        pair = old["latency_p50_ms"], new["latency_p50_ms"]
-        return _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
-    if row["role"] == "baseline":
+    alone = row["role"] == "baseline"
+    here = one["fingerprint"] == two["fingerprint"]
+    if alone and (baseline or not here):
         return []
-    before, after = old["speedup"], new["speedup"]
+    ratios = old["speedup"], new["speedup"]
+    by_ratio = [] if alone else _slowed(row, target, ratios, tolerances.latency)
+    if not here:
+        return by_ratio
+    pair = old["latency_p50_ms"], new["latency_p50_ms"]
+    found = _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
+    if baseline and found and found[0].worse and by_ratio and not by_ratio[0].worse:
+        note = f"the machine is slower: {times(ratios[0])} its baseline before, {times(ratios[1])} now"
+        return [replace(found[0], worse=False, note=note)]
+    return found
+
+
+def _slowed(
+    row: Mapping[str, Any], target: str, pair: tuple[float | None, float | None], tolerance: float
+) -> list[Judged]:
+    before, after = pair
     if not _both(row, "speed-up", before, after):
         return []
-    by = "speed-up over the baseline, for the machines differ"
+    assert before is not None
+    assert after is not None
     change = before / after - 1
-    worse = change > tolerances.latency + _ROUNDING
-    return [Judged(row["step"], target, "latency", by, before, after, change, tolerances.latency, worse)]
+    by = "speed-up over the baseline, for the machines differ"
+    return [
+        Judged(
+            row["step"],
+            target,
+            "latency",
+            by,
+            before,
+            after,
+            change,
+            tolerance,
+            change > tolerance + _ROUNDING,
+        )
+    ]
 
 
 def _grown(

@@ -31,9 +31,11 @@ from compress.report.reading_back import (
     Report,
     Result,
     as_report,
+    baseline_row,
     deployed_row,
     first_target_of,
     frame_of,
+    same_baseline,
     same_split,
 )
 from compress.report.scores import reading
@@ -128,14 +130,14 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
                 f"{name} and {other_name} were scored on different test splits "
                 f"({one['examples']} and {two['examples']} examples)"
             )
-        elif "baseline" in (one.get("against"), two.get("against")) and not _same_baseline(first, other):
+        elif "baseline" in (one.get("against"), two.get("against")) and not same_baseline(first, other):
             found.append(f"{name} and {other_name} were scored against different teachers' similarities")
     return tuple(found)
 
 
 def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
     values = [_values(report, deployed_row(report)) for report in reports]
-    baselines = [_values(report, _baseline_row(report)) for report in reports]
+    baselines = [_values(report, baseline_row(report)) for report in reports]
 
     def line(
         title: str, cell: Callable[[dict[str, Any]], Cell], of: Sequence[dict[str, Any] | None] = values
@@ -180,7 +182,7 @@ def _against_first(first: Report, report: Report) -> Cell:
     one, two = _measured(first), _measured(report)
     if one is None or two is None:
         return Cell(MISSING)
-    if one.get("against") == "baseline" and not _same_baseline(first, report):
+    if one.get("against") == "baseline" and not same_baseline(first, report):
         return Cell(MISSING)
     found = told_values(one, two)
     return Cell(MISSING) if found is None else Cell(found.verdict, p_value(found.p_value))
@@ -191,18 +193,9 @@ def _score_cell(values: dict[str, Any]) -> Cell:
     return Cell(read.value(values["score"]), read.range(values["score_low"], values["score_high"]))
 
 
-def _same_baseline(one: Report, two: Report) -> bool:
-    baselines = [_baseline_row(report) for report in (one, two)]
-    return len({baseline.get("key") for baseline in baselines if baseline is not None}) == 1
-
-
-def _baseline_row(report: Report) -> Mapping[str, Any] | None:
-    return next((each for each in report["rows"] if each["role"] == "baseline"), None)
-
-
 def _measured(report: Report) -> Mapping[str, Any] | None:
     """What was measured of the deployed model, or of the baseline where nothing is deployed."""
-    return first_target_of(report, deployed_row(report)) or first_target_of(report, _baseline_row(report))
+    return first_target_of(report, deployed_row(report)) or first_target_of(report, baseline_row(report))
 
 
 def _values(report: Report, found: Mapping[str, Any] | None) -> dict[str, Any] | None:

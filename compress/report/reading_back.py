@@ -70,6 +70,17 @@ def deployed_row(report: Report) -> Mapping[str, Any] | None:
     return report["rows"][-1] if done and report["rows"][-1].get("status") != "failed" else None
 
 
+def baseline_row(report: Report) -> Mapping[str, Any] | None:
+    """The row of the baseline; None where the run failed before it was there."""
+    return next((row for row in report["rows"] if row["role"] == "baseline"), None)
+
+
+def same_baseline(one: Report, two: Report) -> bool:
+    """Whether both were compared with the same model; not known of reports of before they named it."""
+    keys = [None if row is None else row.get("key") for row in map(baseline_row, (one, two))]
+    return keys[0] is not None and keys[0] == keys[1]
+
+
 def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """What a row holds of the target that its flat keys mean."""
     if row is None or not report["targets"]:

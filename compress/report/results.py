@@ -105,7 +105,7 @@ def passes(run: RunRecord) -> Section:
         ("Pass", reading(run.metric).change_axis, "latency", "size", "memory", "parameters", "work"),
         tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
     )
-    tables = [table, attribution.table(run)]
+    tables = [table]
     controls = [step for step in run.steps if step.role in ("control", "variant") and step.status != "failed"]
     rows = [found for step in controls if (found := _control_row(run, step)) is not None]
     if rows:
@@ -117,6 +117,7 @@ def passes(run: RunRecord) -> Section:
                 frozenset({1, 3}),
             )
         )
+    tables.append(attribution.table(run))
     return Section(
         "passes", "What each pass cost and earned", tables=tuple(tables), figures=_waterfalls(run, chain)
     )

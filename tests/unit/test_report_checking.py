@@ -109,6 +109,28 @@ def test_latency_is_a_median_on_one_machine_and_a_speed_up_between_two():
         assert [line.step for line in found.worse] == worse
 
 
+def slower_machine(factor: float, **changes) -> RunRecord:
+    """The run again, on the same machine while it was slower by a factor; speed-ups are what they were."""
+    run = bert_run(**changes)
+    for step in run.steps:
+        (found,) = step.measurements
+        timed = found.latency[0].model_copy(update={"p50_ms": factor * found.latency[0].p50_ms})
+        run = change_step(run, step.step, measurements=(found.model_copy(update={"latency": (timed,)}),))
+    return run
+
+
+def test_a_slower_machine_is_not_blamed_on_the_model():
+    found = check(contract(slower_machine(1.4)), contract(bert_run()), Tolerances())
+    assert not found.worse
+    timed = [line for line in found.lines if line.quantity == "latency"]
+    assert "baseline" not in {line.step for line in timed}
+    assert all(line.note.startswith("the machine is slower: ") for line in timed)
+    # Another baseline proves nothing of the machine.
+    other = change_step(slower_machine(1.4), "baseline", key="other")
+    found = check(contract(other), contract(bert_run()), Tolerances())
+    assert [line.step for line in found.worse] == ["baseline", "distill", "prune", "quantize", "export"]
+
+
 def test_the_paired_test_is_told_beside_the_score():
     found = check(contract(changed(wrong=60)), contract(bert_run()), Tolerances())
     (line,) = [line for line in found.worse if line.quantity == "score"]

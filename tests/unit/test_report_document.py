@@ -173,7 +173,8 @@ def test_facts_are_flattened():
 def test_sections_of_a_complete_run():
     keys = [section.key for section in document(bert_run()).sections]
     words = (
-        "budget steps plane passes classes timings memory training findings protocol data environment profile"
+        "budget steps plane passes front classes answers timings memory training findings protocol data "
+        "environment profile"
     )
     assert " ".join(keys) == words
 

@@ -44,7 +44,7 @@ def test_the_table_of_steps_reads_correlations() -> None:
 
 
 def test_passes_are_told_apart_by_their_intervals() -> None:
-    chain, controls = results.passes(embedding_run()).tables
+    chain, controls, added = results.passes(embedding_run()).tables
     assert chain.columns[1] == "Spearman correlation"
     changes = [(row.cells[0].text, row.cells[1].text, row.cells[1].detail) for row in chain.rows]
     assert changes == [
@@ -55,6 +55,7 @@ def test_passes_are_told_apart_by_their_intervals() -> None:
     ]
     (control,) = controls.rows
     assert [cell.text for cell in control.cells] == ["distill (control)", "distill", "−0.151", "worse"]
+    assert [cell.text for cell in added.rows[1].cells][:2] == ["distill", "−0.048"]
 
 
 def test_plots_are_in_correlations() -> None:
