@@ -28,7 +28,8 @@ from compress.profile.measure_request import MeasureRequest
 from compress.progress import Progress
 from compress.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.store.runs import RUNS, RunStore
-from compress.targets.local import ResolvedTarget, resolve
+from compress.targets.local import ResolvedTarget
+from compress.targets.resolving import resolve
 from compress.tasks import task_of
 from compress.tasks.interface import OwnInterfaces
 
@@ -103,6 +104,9 @@ def measure_files(
             if stopped:
                 raise RunInterrupted("stopped", where=str(store.path)) from None
             raise
+        finally:
+            for note in filter(None, [target.close() for target in targets]):
+                progress.say(note)
     seconds = time.monotonic() - began
     run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
     store.write(run)

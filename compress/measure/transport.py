@@ -84,11 +84,13 @@ class Elsewhere:
         return [self._received(*each) for each in zip(bodies, moved, answer, purposes, strict=True)]
 
     def _send(self, path: str) -> str:
-        """A file with the external data beside it, or the folder of a tokenizer; where it is on the device."""
+        """A file with the external data and the `task.json` beside it, or the folder of a tokenizer; where it is on the
+        device."""
         there = Path(path)
         if there.is_dir():
             return self._device.send([there / name for name in (TOKENIZER, TASK)])
-        beside = {*there.parent.glob(f"{there.name}.data"), *there.parent.glob(f"{there.name}_data*")}
+        patterns = (f"{there.name}.data", f"{there.name}_data*", TASK)
+        beside = {file for pattern in patterns for file in there.parent.glob(pattern)}
         return f"{self._device.send([there, *sorted(beside)])}/{there.name}"
 
     def _received(
