@@ -17,6 +17,7 @@ from compress import __version__
 from compress.errors import BudgetMissed, CompressError, RunInterrupted
 from compress.verbs.cache import cache
 from compress.verbs.check import check
+from compress.verbs.export import export
 from compress.verbs.measure import measure
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def main(debug: bool) -> None:
     """Turn a trained model into the smallest, fastest one that still does its job, and prove it with numbers."""
 
 
-for verb in (measure, check, cache):
+for verb in (measure, check, cache, export):
     main.add_command(verb)
 
 

@@ -41,7 +41,7 @@ _CONTENTS = {
     PREDICT: "predicts from the command line",
     RUNNER: "loads and runs the model; Python code to reuse",
 }
-_NUMBERS = {
+NUMBERS_TEXT = {
     Numbers.FLOAT: "32-bit floating point",
     Numbers.OPERATOR: "8-bit integer weights and arithmetic",
     Numbers.QDQ: "8-bit integer weights and arithmetic",
@@ -113,7 +113,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         golden_bytes=sum(
             entry["bytes"] for file, entry in files.items() if file.startswith(f"{GOLDEN_IMAGES}/")
         ),
-        numbers_text=_NUMBERS[Form.from_dict(manifest["form"]).numbers],
+        numbers_text=NUMBERS_TEXT[Form.from_dict(manifest["form"]).numbers],
         parameters_text=format_count(manifest["facts"]["parameters"]),
         size_text=f"{megabytes(sum(weights)):.2f}",
         onnx_domains=[domain for domain in manifest["opsets"] if domain != "ai.onnx"],

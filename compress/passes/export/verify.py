@@ -41,9 +41,9 @@ def verify_bundle(path: Path) -> Verification:
     Raises:
         ModelError: there is no readable manifest, or it names a file outside the bundle.
     """
-    manifest = _manifest(path)
-    files = _files(path, manifest)
-    problems = _hash_problems(path, files) or _golden_problems(path, files)
+    manifest = read_manifest(path)
+    files = listed_files(path, manifest)
+    problems = hash_problems(path, files) or _golden_problems(path, files)
     if problems:
         return Verification(len(files), 0, (), tuple(problems))
     models = tuple(name for name in (ONNX_MODEL, ORT_MODEL) if name in files)
@@ -55,7 +55,12 @@ def verify_bundle(path: Path) -> Verification:
     return Verification(len(files), examples, models, tuple(problems))
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a bundle.
+
+    Raises:
+        ModelError: it cannot be read, or is of another version.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -75,8 +80,12 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The entries of the manifest, none of which leads out of the bundle."""
+def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries of the manifest, none of which leads out of the bundle.
+
+    Raises:
+        ModelError: one does.
+    """
     root = path.resolve()
     for name, entry in manifest["files"].items():
         pure = PurePosixPath(name)
@@ -89,7 +98,7 @@ def _files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     """Files that are missing, changed, or not in the manifest."""
     problems = []
     for name, entry in sorted(files.items()):

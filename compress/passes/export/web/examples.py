@@ -1,0 +1,66 @@
+"""The examples of a page: the golden ones of its bundle, with the outputs that Python computes for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.artifacts import TASK, TOKENIZER, write_json
+from compress.passes.export.web.tokenizing import AWKWARD
+from compress.runtimes.runner import encode, load_tokenizer, open_predictor
+
+CHECK = "check.json"
+CHECK_IMAGES = "check"
+
+
+@dataclass(frozen=True)
+class PageExamples:
+    """What a trial compares: texts with their ids (the examples' first), images as tensors, and the outputs."""
+
+    texts: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    outputs: list[list[float]]
+    tolerance: float
+
+
+def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
+    """Write `check.json` (and the images that it names) into the folder `out` of a page."""
+    golden = json.loads(golden_file.read_text(encoding="utf-8"))
+    predictor = open_predictor(str(bundle))
+    texts: list[str] = []
+    written: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    outputs: list[list[float]] = []
+    for number, example in enumerate(golden["examples"]):
+        if "image" in example:
+            name = f"{CHECK_IMAGES}/{number:03d}.png"
+            (out / CHECK_IMAGES).mkdir(exist_ok=True)
+            shutil.copyfile(bundle / example["image"], out / name)
+            (pixels,) = predictor.encode([str(bundle / example["image"])]).values()
+            images.append({"values": pixels.ravel().tolist(), "shape": list(pixels.shape)})
+            shown, item = {"image": name}, str(bundle / example["image"])
+        else:
+            shown, item = {"text": example["text"]}, example["text"]
+            texts.append(item)
+        outputs.append([float(value) for value in predictor.outputs([item])[0]])
+        written.append({**shown, "output": outputs[-1]})
+    write_json(out / CHECK, {"tolerance": golden["tolerance"], "examples": written})
+    return PageExamples(_with_ids(bundle, texts), images, outputs, golden["tolerance"])
+
+
+def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
+    """The texts, and awkward ones after them, with the ids that they have in Python."""
+    if not (bundle / TOKENIZER).is_file():
+        return []
+    task = json.loads((bundle / TASK).read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(str(bundle), task["max_length"])
+    return [
+        {
+            "text": text,
+            "ids": encode(tokenizer, [text], {**task, "input_names": ["input_ids"]})["input_ids"][0].tolist(),
+        }
+        for text in (*texts, *AWKWARD)
+    ]

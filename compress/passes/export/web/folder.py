@@ -1,0 +1,132 @@
+"""A folder that runs a bundle's model in a browser: a page, the model, what makes its inputs, onnxruntime-web."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from compress.artifacts import ONNX_MODEL, TOKENIZER, write_json, write_text
+from compress.errors import ModelError, UsageError
+from compress.forms import Form
+from compress.passes.export.layout import GOLDEN
+from compress.passes.export.manifest import NUMBERS_TEXT
+from compress.passes.export.verify import hash_problems, listed_files, read_manifest
+from compress.passes.export.web.examples import write_examples
+from compress.passes.export.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
+from compress.passes.export.web.tokenizing import character_tables, check_tokenizer, surroundings
+from compress.passes.export.web.trial import Trial, try_page
+from compress.units import megabytes
+
+PAGE = "page.json"
+"""What the page must know of the model; a folder that holds it is one of ours."""
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'wasm-unsafe-eval'",
+        "connect-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+"""The page loads from its own folder only, and compiles WebAssembly."""
+
+_SOURCES = Path(__file__).with_name("page")
+_OF_TEXTS = ("texts.mjs", "bert.mjs")
+_OF_IMAGES = ("images.mjs",)
+_ALWAYS = ("page.css", "start.js", "page.mjs", "model.mjs")
+
+
+@dataclass(frozen=True)
+class WebPage:
+    """A folder that was written: its bytes, and how its model did under node (None where there is no node)."""
+
+    path: Path
+    bytes: int
+    trial: Trial | None
+
+
+def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> WebPage:
+    """Write the page of `bundle` to `out`; a page that lies there is replaced, nothing else is.
+
+    Everything is made beside `out` and tried with node where there is one; it gets its name when it is right.
+
+    Args:
+        bundle: what `export` wrote.
+        out: the new folder.
+        runtime_folder: an installed onnxruntime-web; without it npm fetches the pinned one.
+
+    Raises:
+        UsageError: `out` holds something else, or onnxruntime-web cannot be had as asked.
+        ModelError: the bundle was changed, or a browser cannot run it; an operator that is missing is named.
+    """
+    if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError("there is something else here", where=str(out), hint="Give another `--out`.")
+    manifest = read_manifest(bundle)
+    files = listed_files(bundle, manifest)
+    problems = hash_problems(bundle, files)
+    if problems:
+        raise ModelError(f"the bundle is not as it was made: {'; '.join(problems)}", where=str(bundle))
+    if f"{ONNX_MODEL}.data" in files:
+        raise ModelError("its weights lie in a file of their own: too large for a browser", where=str(bundle))
+    images = "image" in manifest
+    if not images:
+        check_tokenizer(bundle / TOKENIZER)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        place_packages([RUNTIME] if images else [RUNTIME, TOKENIZERS], temporary, runtime_folder)
+        for name in (*_ALWAYS, *(_OF_IMAGES if images else _OF_TEXTS)):
+            shutil.copyfile(_SOURCES / name, temporary / name)
+        for name in (ONNX_MODEL,) if images else (ONNX_MODEL, TOKENIZER):
+            shutil.copyfile(bundle / name, temporary / name)
+        page = _describe(bundle, manifest)
+        write_json(temporary / PAGE, page)
+        write_text(temporary / "index.html", _html(page))
+        examples = write_examples(bundle, temporary, bundle / GOLDEN)
+        trial = try_page(temporary, examples)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return WebPage(out, sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), trial)
+
+
+def _describe(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `page.json`."""
+    page = {
+        "name": manifest["name"],
+        "task": manifest["task"],
+        "labels": manifest["labels"],
+        "input_names": [value["name"] for value in manifest["inputs"]],
+        "image": manifest.get("image"),
+        "numbers": NUMBERS_TEXT[Form.from_dict(manifest["form"]).numbers],
+        "size_mb": megabytes((bundle / ONNX_MODEL).stat().st_size),
+        "runtime": locked(RUNTIME).version,
+    }
+    if page["image"] is None:
+        from tokenizers import Tokenizer
+
+        before, after = surroundings(Tokenizer.from_file(str(bundle / TOKENIZER)))
+        page |= {"max_length": manifest["max_length"], "before": before, "after": after}
+        page["characters"] = character_tables(bundle / TOKENIZER)
+    return page
+
+
+def _html(page: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_SOURCES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+    )
+    return environment.get_template("index.html.j2").render(**page, policy=POLICY)

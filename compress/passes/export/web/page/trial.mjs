@@ -1,0 +1,38 @@
+// node trial.mjs FOLDER: runs the model of a page on its examples and prints what went wrong, as JSON.
+// Images are given as the tensors that Python made; how a browser decodes them only a browser can tell.
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [folder, trialFile] = process.argv.slice(2).map((path) => resolve(path));
+const load = (name) => import(pathToFileURL(join(folder, name)).href);
+const json = (path) => JSON.parse(readFileSync(path, "utf8"));
+
+const page = json(join(folder, "page.json"));
+const { texts, images, outputs, tolerance } = json(trialFile);
+const { distance, openSession, run, Tensor } = await load("model.mjs");
+const problems = [];
+let furthest = 0;
+try {
+  let inputs = images.map(({ values, shape }) => ({
+    [page.input_names[0]]: new Tensor("float32", Float32Array.from(values), shape),
+  }));
+  if (!page.image) {
+    const { textEncoder, tokenInputs } = await load("texts.mjs");
+    const encode = textEncoder(json(join(folder, "tokenizer.json")), page);
+    for (const { text, ids } of texts) {
+      const found = encode(text);
+      if (JSON.stringify(found) !== JSON.stringify(ids)) problems.push({ kind: "tokens", text, found, ids });
+    }
+    inputs = texts.slice(0, outputs.length).map(({ ids }) => tokenInputs(ids, page.input_names, Tensor));
+  }
+  const session = await openSession(new Uint8Array(readFileSync(join(folder, "model.onnx"))));
+  for (const [place, expected] of outputs.entries()) {
+    const apart = distance((await run(session, inputs[place])).values, expected, page.labels.length > 0);
+    furthest = Math.max(furthest, apart);
+    if (!(apart <= tolerance)) problems.push({ kind: "outputs", place, apart });
+  }
+} catch (error) {
+  problems.push({ kind: "error", message: String(error.message ?? error) });
+}
+console.log(JSON.stringify({ furthest, problems }));

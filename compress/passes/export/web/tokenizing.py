@@ -1,0 +1,156 @@
+"""What a browser needs to cut texts as the Python library `tokenizers` does.
+
+The package @huggingface/tokenizers reads `tokenizer.json`. BERT's normalizer and its splitting go by Unicode's
+categories, and those of a browser are newer than the library's; there the page uses tables measured here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from compress.errors import ModelError
+
+AWKWARD = (
+    "", " ", "a", "Hello, world!", "what's  up?\tnew\nline", "don't CAN'T I'm", "naïve café ÀÉÎÕÜ", "e\u0301 o\u0308",
+    "İstanbul ß ẞ Œ", "ΑΒΓ ΣΑΣ", "東京タワー 中国", "\U00020000\U0002a700ext", "한국어 한", "हिन्दी", "العربية", "ไทย",
+    "x" * 99, "y" * 101, "$100.50 + 5 = 3^2 ~`|<>", "–—‘’“”…", "１２３ ｶﾅ ﬁ Ⅷ ½", "emoji 😀 🇩🇪", "a_b_c @user #tag",
+    "\u00a0nbsp\u3000wide\u200bzero", "soft\u00adhyphen", "\u0000\ufffd\u0007", "[CLS] [sep] [MASK]x", "...!!!???",
+)  # fmt: skip
+"""Texts on which two tokenizers differ if they differ at all."""
+
+_KINDS = ("WordPiece", "BPE", "Unigram")
+_NORMALIZERS = (
+    "BertNormalizer", "Precompiled", "Sequence", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Strip", "StripAccents",
+    "Lowercase", "Prepend",
+)  # fmt: skip
+_PRE_TOKENIZERS = (
+    "BertPreTokenizer", "Sequence", "Whitespace", "WhitespaceSplit", "Metaspace", "ByteLevel", "Split", "Punctuation",
+    "Digits", "Replace",
+)  # fmt: skip
+
+_APART = "q"
+"""Stands between the characters that are normalized together; only its capital becomes it, and it has no accents."""
+_HANGUL = range(0xAC00, 0xD7A4)
+"""Syllables; they decompose by a rule that no version of Unicode may change, so the browser does it."""
+
+Ranges = list[list[int]]
+
+
+def check_tokenizer(file: Path) -> None:
+    """Refuse a `tokenizer.json` with a part that the JavaScript package does not know.
+
+    Raises:
+        ModelError: there is one.
+    """
+    body = json.loads(file.read_text(encoding="utf-8"))
+    model = body["model"]
+    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    if kind not in _KINDS:
+        raise ModelError(
+            f"a browser cannot run a {kind} tokenizer; known: {', '.join(_KINDS)}", where=str(file)
+        )
+    for part, known in (("normalizer", _NORMALIZERS), ("pre_tokenizer", _PRE_TOKENIZERS)):
+        for name in _types(body.get(part)):
+            if name not in known:
+                raise ModelError(f"a browser cannot run the {part} {name}", where=str(file))
+
+
+def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids of the special tokens before and after every text."""
+    encoded = tokenizer.encode("a")
+    content = [place for place, owner in enumerate(encoded.sequence_ids) if owner is not None]
+    if not content:
+        special = len(tokenizer.encode("").ids)
+        raise ModelError(f"the tokenizer makes nothing but its {special} special tokens of a text")
+    return encoded.ids[: content[0]], encoded.ids[content[-1] + 1 :]
+
+
+def character_tables(file: Path) -> dict[str, Any]:
+    """How BERT's normalizer and splitting treat each character, as far as the tokenizer has them.
+
+    `normalizer`: ranges of code points that are `removed`, become a `blank` or get blanks around them (`spaced`), and
+    what every other that changes becomes (`changed`); `syllables` says whether Hangul is decomposed. `splitting`:
+    ranges that separate words (`blank`) or stand alone (`alone`). Ranges are [first, last].
+    """
+    body = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(file))
+    tables: dict[str, Any] = {}
+    if (body.get("normalizer") or {}).get("type") == "BertNormalizer":
+        tables["normalizer"] = _normalizer_table(tokenizer.normalizer)
+    if (body.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer":
+        tables["splitting"] = _splitting_table(tokenizer.pre_tokenizer)
+    return tables
+
+
+def _normalizer_table(normalizer: Any) -> dict[str, Any]:
+    letters = [
+        chr(code)
+        for code in range(sys.maxunicode + 1)
+        if not 0xD800 <= code < 0xE000 and chr(code) not in "qQ"
+    ]
+    became = normalizer.normalize_str(_APART.join(letters)).split(_APART)
+    assert len(became) == len(letters)
+    removed, blank, spaced = [], [], []
+    changed = {"Q": normalizer.normalize_str("Q")}
+    for letter, now in zip(letters, became, strict=True):
+        if now == letter or ord(letter) in _HANGUL:
+            continue
+        if now == "":
+            removed.append(ord(letter))
+        elif now == " ":
+            blank.append(ord(letter))
+        elif now == f" {letter} ":
+            spaced.append(ord(letter))
+        else:
+            changed[letter] = now
+    return {
+        "removed": ranges(removed),
+        "blank": ranges(blank),
+        "spaced": ranges(spaced),
+        "changed": changed,
+        "syllables": normalizer.normalize_str("각") != "각",
+    }
+
+
+def _splitting_table(pre_tokenizer: Any) -> dict[str, Any]:
+    blank, alone = [], []
+    for code in range(sys.maxunicode + 1):
+        # Letters, marks and digits are never split off; surrogates are no characters; the rest is tried.
+        if unicodedata.category(chr(code))[0] in "LMN" or unicodedata.category(chr(code)) in (
+            "Cn",
+            "Co",
+            "Cs",
+        ):
+            continue
+        pieces = [piece for piece, _ in pre_tokenizer.pre_tokenize_str(f"a{chr(code)}a")]
+        if pieces == ["a", "a"]:
+            blank.append(code)
+        elif len(pieces) == 3:
+            alone.append(code)
+    return {"blank": ranges(blank), "alone": ranges(alone)}
+
+
+def ranges(codes: Iterable[int]) -> Ranges:
+    """Rising numbers as [first, last] pairs of unbroken runs."""
+    found: Ranges = []
+    for code in codes:
+        if found and found[-1][1] == code - 1:
+            found[-1][1] = code
+        else:
+            found.append([code, code])
+    return found
+
+
+def _types(part: Any) -> list[str]:
+    """The kinds of a part of a tokenizer, and of what it is a sequence of."""
+    if part is None:
+        return []
+    inside = part.get("normalizers") or part.get("pretokenizers") or []
+    return [part["type"], *(name for entry in inside for name in _types(entry))]

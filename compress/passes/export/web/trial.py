@@ -1,0 +1,81 @@
+"""A page's model, run by node with the page's own files before the page gets its name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.artifacts import write_json
+from compress.errors import ModelError
+from compress.passes.export.web.examples import PageExamples
+from compress.passes.export.web.packages import RUNTIME, locked
+
+_SCRIPT = Path(__file__).with_name("page") / "trial.mjs"
+_TIMEOUT_S = 600
+_MISSING = (
+    re.compile(r"([\w.]+(?::\w+)?)\(-?\d+\) is not a registered function/op"),
+    re.compile(r"Could not find an implementation for (\w+)\(\d+\)"),
+)
+"""How onnxruntime names an operator that it does not know, or has no kernel for."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How far the outputs of so many examples were from Python's: of a probability, or of the cosine from 1."""
+
+    examples: int
+    furthest: float
+
+
+def try_page(folder: Path, examples: PageExamples) -> Trial | None:
+    """Run the examples with node; None where there is no node.
+
+    Raises:
+        ModelError: an operator is missing, a text is cut otherwise than in Python, or outputs differ.
+    """
+    node = shutil.which("node")
+    if node is None:
+        return None
+    asked = folder / ".trial.json"
+    write_json(asked, asdict(examples))
+    try:
+        command = [node, str(_SCRIPT), str(folder), str(asked)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"the model did not answer within {_TIMEOUT_S} s", where=_runtime()) from error
+    finally:
+        asked.unlink()
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelError(f"the page could not be tried: {last}", where="node")
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    if result["problems"]:
+        raise ModelError(sentence(result["problems"][0], examples.tolerance), where=_runtime())
+    return Trial(len(examples.outputs), result["furthest"])
+
+
+def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
+    """What is wrong, for a user."""
+    if problem["kind"] == "tokens":
+        return (
+            f"the text {problem['text']!r} has the tokens {problem['found']}, in Python {problem['ids']}: "
+            "a browser cannot run this tokenizer faithfully"
+        )
+    if problem["kind"] == "outputs":
+        return (
+            f"example {problem['place']} is {problem['apart']:.3g} from Python's, allowed are {tolerance:.3g}"
+        )
+    for pattern in _MISSING:
+        if found := pattern.search(problem["message"]):
+            return f"it has no operator {found[1]}, which the model uses"
+    return f"it refuses the model: {problem['message']}"
+
+
+def _runtime() -> str:
+    return f"{RUNTIME} {locked(RUNTIME).version}"
