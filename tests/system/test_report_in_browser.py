@@ -10,13 +10,9 @@ import pytest
 
 from compress.report.write import write_report
 from tests.records import bert_run
+from tests.system.browser import FLAGS
 
 pytestmark = pytest.mark.system
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
 
 
 def browse(page: Path, profile: Path, *flags: str) -> str:

@@ -19,7 +19,7 @@ from compress.passes.export.manifest import NUMBERS_TEXT
 from compress.passes.export.verify import hash_problems, listed_files, read_manifest
 from compress.passes.export.web.examples import write_examples
 from compress.passes.export.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
-from compress.passes.export.web.tokenizing import character_tables, check_tokenizer, surroundings
+from compress.passes.export.web.tokenizing import check_tokenizer, tokenizer_facts
 from compress.passes.export.web.trial import Trial, try_page
 from compress.units import megabytes
 
@@ -114,11 +114,7 @@ def _describe(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "runtime": locked(RUNTIME).version,
     }
     if page["image"] is None:
-        from tokenizers import Tokenizer
-
-        before, after = surroundings(Tokenizer.from_file(str(bundle / TOKENIZER)))
-        page |= {"max_length": manifest["max_length"], "before": before, "after": after}
-        page["characters"] = character_tables(bundle / TOKENIZER)
+        page |= {"max_length": manifest["max_length"], **tokenizer_facts(bundle / TOKENIZER)}
     return page
 
 

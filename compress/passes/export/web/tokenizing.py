@@ -62,13 +62,22 @@ def check_tokenizer(file: Path) -> None:
                 raise ModelError(f"a browser cannot run the {part} {name}", where=str(file))
 
 
+def tokenizer_facts(file: Path) -> dict[str, Any]:
+    """What a page must know beside `tokenizer.json`: the special tokens `before` and `after` a text, and `characters`."""
+    before, after = surroundings(Tokenizer.from_file(str(file)))
+    return {"before": before, "after": after, "characters": character_tables(file)}
+
+
 def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids of the special tokens before and after every text."""
+    """The ids of the special tokens before and after every text.
+
+    Raises:
+        ModelError: the tokenizer makes no token of the letter a.
+    """
     encoded = tokenizer.encode("a")
     content = [place for place, owner in enumerate(encoded.sequence_ids) if owner is not None]
     if not content:
-        special = len(tokenizer.encode("").ids)
-        raise ModelError(f"the tokenizer makes nothing but its {special} special tokens of a text")
+        raise ModelError("the tokenizer makes no token of the letter a")
     return encoded.ids[: content[0]], encoded.ids[content[-1] + 1 :]
 
 

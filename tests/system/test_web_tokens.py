@@ -1,0 +1,134 @@
+"""Texts become the same token ids in JavaScript as in Python, whatever stands in them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from compress.models.vocabulary import choose_tokens, id_table, read_vocabulary, trim_tokenizer
+from compress.passes.export.web import tokenizing
+from compress.passes.export.web.packages import TOKENIZERS, place_packages
+from compress.passes.export.web.tokenizing import AWKWARD, tokenizer_facts
+from compress.runtimes.runner import encode, load_tokenizer
+from tests.tiny import SPECIAL
+
+pytestmark = pytest.mark.system
+
+PAGE = Path(tokenizing.__file__).with_name("page")
+MAX_LENGTH = 24
+CORPUS = [text for text in AWKWARD if text.strip()] * 20 + [
+    "the cat sat on the mat",
+    "unhappiness and café",
+] * 50
+
+
+def word_piece(lowercase: bool, strip_accents: bool | None) -> Tokenizer:
+    """Every letter of the corpus, alone and continuing a word, some words, and BERT's rules."""
+    letters = sorted(set("".join(CORPUS)) | set("abcdefghijklmnopqrstuvwxyz"))
+    tokens = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), "hello", "the", "##ing", "naive"]
+    made = Tokenizer(
+        models.WordPiece({token: place for place, token in enumerate(tokens)}, unk_token="[UNK]")
+    )
+    made.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    made.add_special_tokens(list(SPECIAL))
+    return made
+
+
+def byte_pairs() -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"],
+        show_progress=False,
+    )  # fmt: skip
+    made.train_from_iterator(CORPUS, trainer)
+    made.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    return made
+
+
+def unigram() -> Tokenizer:
+    made = Tokenizer(models.Unigram())
+    made.normalizer = normalizers.NFKC()
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator(CORPUS, trainer)
+    return made
+
+
+def trimmed(folder: Path) -> str:
+    whole = folder / "whole.json"
+    word_piece(True, None).save(str(whole))
+    vocabulary = read_vocabulary(whole)
+    used = np.array(Tokenizer.from_file(str(whole)).encode("hello the naïve cat!").ids)
+    kept = choose_tokens(vocabulary, [used], 5)
+    text = trim_tokenizer(whole, id_table(vocabulary, kept))
+    ids = list(json.loads(text)["model"]["vocab"].values())
+    assert len(ids) > len(set(ids))
+    return text
+
+
+KINDS: dict[str, Callable[[Path], str]] = {
+    "uncased": lambda _: word_piece(True, None).to_str(),
+    "cased": lambda _: word_piece(False, False).to_str(),
+    "accents kept": lambda _: word_piece(True, False).to_str(),
+    "trimmed": trimmed,
+    "byte pairs": lambda _: byte_pairs().to_str(),
+    "unigram": lambda _: unigram().to_str(),
+}
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scripts")
+    place_packages([TOKENIZERS], folder, None)
+    for name in ("texts.mjs", "bert.mjs"):
+        shutil.copyfile(PAGE / name, folder / name)
+    return folder
+
+
+@pytest.fixture(params=KINDS)
+def compare(request: pytest.FixtureRequest, scripts: Path, tmp_path: Path) -> Callable[[list[str]], None]:
+    """Fails where the ids of a text differ."""
+    file = tmp_path / "tokenizer.json"
+    file.write_text(KINDS[request.param](tmp_path), encoding="utf-8")
+    page = {"max_length": MAX_LENGTH, **tokenizer_facts(file)}
+    tokenizer = load_tokenizer(str(tmp_path), MAX_LENGTH)
+    task = {"pad_id": 0, "input_names": ["input_ids"]}
+
+    def same(texts: list[str]) -> None:
+        asked = {"tokenizer": json.loads(file.read_text(encoding="utf-8")), "page": page, "texts": texts}
+        command = ["node", str(Path(__file__).with_name("ids.mjs")), str(scripts)]
+        done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
+        for text, found in zip(texts, json.loads(done.stdout), strict=True):
+            assert found == encode(tokenizer, [text], task)["input_ids"][0].tolist(), repr(text)
+
+    return same
+
+
+def test_awkward_texts_have_the_ids_of_python(compare: Callable[[list[str]], None]) -> None:
+    compare([*AWKWARD, *(f"{one} {other}" for one in AWKWARD for other in AWKWARD)])
+
+
+LETTERS = st.characters(exclude_categories=["Cs"])
+# Words of the corpus among any letters: of letters alone nearly every text is one unknown token after another.
+TEXTS = st.lists(st.one_of(st.sampled_from(CORPUS), st.text(LETTERS, max_size=12)), max_size=6).map(" ".join)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(texts=st.lists(TEXTS, min_size=150, max_size=150))
+def test_any_text_has_the_ids_of_python(compare: Callable[[list[str]], None], texts: list[str]) -> None:
+    compare(texts)
