@@ -9,6 +9,7 @@ CARD = "README.md"
 LABELS = "labels.json"
 GOLDEN = "golden.json"
 GOLDEN_IMAGES = "golden"
+OPERATORS = "required_operators_and_types.config"
 PREDICT = "predict.py"
 RUNNER = "runner.py"
 FORMAT = 2

@@ -11,8 +11,9 @@ from compress.forms import Numbers
 from compress.lowering.files import check_onnx, write_optimized
 from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
 from compress.passes.export.golden import choose_items, golden_examples, tolerance_of
-from compress.passes.export.layout import GOLDEN, LABELS, PREDICT, RUNNER, TEMPLATES
+from compress.passes.export.layout import GOLDEN, LABELS, OPERATORS, PREDICT, RUNNER, TEMPLATES
 from compress.passes.export.manifest import write_manifest
+from compress.passes.export.mobile import mobile_usability, write_operators
 from compress.profile.pass_specs import ExportSpec
 from compress.runtimes import runner
 from compress.step import StepContext, StepResult
@@ -38,6 +39,7 @@ def run(ctx: StepContext) -> StepResult:
     models = [ONNX_MODEL]
     if "ort" in spec.formats:
         write_optimized(ctx.out / ONNX_MODEL, ctx.out / ORT_MODEL, hardware_specific=False, ort_format=True)
+        write_operators(ctx.out / ORT_MODEL, ctx.out / OPERATORS)
         models.append(ORT_MODEL)
     limit = RELATIVE_LIMIT if source.form.numbers is Numbers.FLOAT else QUANTIZED_LIMIT
     expected = outputs_of(source.path / ONNX_MODEL)
@@ -55,5 +57,6 @@ def run(ctx: StepContext) -> StepResult:
     facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(items)}
     if ORT_MODEL in models:
         facts["ort_size_mb"] = megabytes((ctx.out / ORT_MODEL).stat().st_size)
+        facts["mobile"] = mobile_usability(ctx.out / ONNX_MODEL)
     write_manifest(ctx.out, form, facts, task, tolerance, name=str(task["task"]))
     return StepResult(form, facts)

@@ -1,0 +1,72 @@
+"""What a phone needs to know of a model: the operators of a reduced build, and what its accelerators could take."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnxruntime.tools.mobile_helpers import usability_checker
+from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo
+from onnxruntime.tools.ort_format_model import create_config_from_models
+
+from compress.artifacts import ORT_MODEL, write_text
+from compress.lowering.files import write_optimized
+from compress.passes.export.layout import OPERATORS
+
+# onnxruntime's tools log each file that they write, at levels that they set themselves while they are imported.
+logging.getLogger("ort_format_model.utils").setLevel(logging.ERROR)
+
+_COREML = "coreml_supported_mlprogram_ops.md"
+_ACCELERATORS: dict[str, Callable[[onnx.ModelProto, bool], Any]] = {
+    "nnapi": usability_checker.check_nnapi_partitions,
+    "coreml": lambda model, fixed: usability_checker.check_coreml_partitions(model, fixed, _COREML),
+}
+
+
+def write_operators(ort_model: Path, out: Path) -> None:
+    """Write the operators and types of an ORT file as `--include_ops_by_config` of onnxruntime's build reads them.
+
+    They are read from the file that is shipped, so the list holds what its optimization left and nothing else.
+    """
+    with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
+        # onnxruntime's reader leaves closing the file to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        written = Path(work) / OPERATORS
+        create_config_from_models([ort_model], written, True)
+        lines = [line for line in written.read_text().splitlines() if not line.startswith("#")]
+    write_text(out, "\n".join((f"# Operators of {ORT_MODEL}", *lines)) + "\n")
+
+
+def mobile_usability(model: Path) -> dict[str, Any]:
+    """What onnxruntime's check of mobile usability finds in the portable, optimized graph of an ONNX file.
+
+    `opset` of ai.onnx, `dynamic_inputs` by name, `nodes`; for `nnapi` and `coreml` (MLProgram) the nodes that the
+    accelerator could take and in how many `partitions`, as the file is (`nodes`) and with fixed shapes (`nodes_fixed`),
+    and the better `verdict` of the two: no, maybe or yes. It reads onnxruntime's tables; nothing runs on a phone.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        optimized = Path(work) / "optimized.onnx"
+        write_optimized(model, optimized, hardware_specific=False)
+        shaped = ModelProtoWithShapeInfo(optimized).model_with_shape_info
+    dynamic, _ = usability_checker.check_shapes(shaped.graph)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in shaped.opset_import}
+    found: dict[str, Any] = {
+        "opset": opsets["ai.onnx"],
+        "dynamic_inputs": [value.name for value in dynamic],
+        "nodes": len(shaped.graph.node),
+    }
+    for name, partitions_of in _ACCELERATORS.items():
+        as_it_is, fixed = partitions_of(shaped, True), partitions_of(shaped, False)
+        found[name] = {
+            "nodes": as_it_is.num_supported_nodes,
+            "partitions": as_it_is.num_partitions,
+            "nodes_fixed": fixed.num_supported_nodes,
+            "partitions_fixed": fixed.num_partitions,
+            "verdict": max(as_it_is.suitability(), fixed.suitability()).name.lower(),
+        }
+    return found
