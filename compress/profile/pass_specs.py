@@ -108,6 +108,11 @@ class QuantizeSpec(PassSpecBase):
     """Share out the ranges of neighbouring convolutions first (cross-layer equalisation)."""
     bias_correction: bool = False
     """Let biases take back what rounding shifts in the mean, measured on the calibration examples."""
+    method: Literal["rtn", "hqq", "gptq", "awq"] = "gptq"
+    """How weights become 4 bits: to the nearest (`rtn`), on a fitted grid (`hqq`), with feedback of errors (`gptq`) or
+    with scaled inputs (`awq`); the last two read `calibration.examples` training examples."""
+    activation_order: bool = True
+    """`gptq`: round the weights of the largest inputs first."""
     block_size: Literal[16, 32, 64, 128] = 32
     """Weights that share a scale, for 4 bits."""
     symmetric: bool = True

@@ -137,7 +137,7 @@ def multiplied(model: ir.Model, folder: Path) -> list[str]:
         model, list(layers(model.graph)), folder / "m.onnx", lambda: iter(batches), folder,
         alpha=0.5, per_channel=True,
     )  # fmt: skip
-    return [node.name.removesuffix(".smoothed") for node in model.graph if node.op_type == "Mul"]
+    return [node.name.removesuffix(".divided") for node in model.graph if node.op_type == "Mul"]
 
 
 def test_what_makes_the_input_takes_the_division_where_it_can(tmp_path: Path):

@@ -6,6 +6,7 @@ Blocks run along the last axis, and a last block that is not full is filled with
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,11 @@ class Blocks:
     bits: int
     width: int
 
+    @property
+    def block_size(self) -> int:
+        """Values that share a scale."""
+        return int(self.values.shape[2])
+
     def dequantized(self) -> Floats:
         """float32 (rows, width): what the integers stand for."""
         zeros = np.full_like(self.scales, 2 ** (self.bits - 1)) if self.zeros is None else self.zeros
@@ -43,23 +49,37 @@ def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -
     Symmetric 4-bit blocks use the integer that stands alone on the negative side: the scale is signed so that the
     value furthest from zero is that integer (as onnxruntime's own quantizer does), which halves the worst error.
     """
+    cut = cut_into_blocks(rows, block_size)
+    scales, zeros = grid_of(cut, bits, symmetric)
+    return Blocks(round_to(cut, scales, zeros, bits), scales, zeros, bits, rows.shape[1])
+
+
+def cut_into_blocks(rows: Floats, block_size: int) -> Floats:
+    """Rows (rows, width) -> (rows, blocks, block_size), the last block filled with zeros."""
     count = -(-rows.shape[1] // block_size)
     padded = np.zeros((len(rows), count * block_size), np.float32)
     padded[:, : rows.shape[1]] = rows
-    cut = padded.reshape(len(rows), count, block_size)
+    return padded.reshape(len(rows), count, block_size)
+
+
+def grid_of(cut: Floats, bits: int, symmetric: bool) -> tuple[Floats, Bytes | None]:
+    """Scales and zero points (rows, blocks) that just cover the values of blocks (rows, blocks, block_size)."""
     levels, middle = 2**bits - 1, 2 ** (bits - 1)
     if symmetric:
         furthest = np.take_along_axis(cut, np.abs(cut).argmax(axis=2)[..., None], axis=2)[..., 0]
         # A block of zeros, or of numbers too small to divide by, becomes zeros.
         tiny = np.abs(furthest) < _SMALLEST_SCALE * middle
-        scales = np.where(tiny, 1.0, furthest / -middle).astype(np.float32)
-        values = np.clip(np.rint(cut / scales[..., None]) + middle, 0, levels).astype(np.uint8)
-        return Blocks(values, scales, None, bits, rows.shape[1])
+        return np.where(tiny, 1.0, furthest / -middle).astype(np.float32), None
     low, high = np.minimum(cut.min(axis=2), 0), np.maximum(cut.max(axis=2), 0)
     scales = np.maximum((high - low) / levels, _SMALLEST_SCALE).astype(np.float32)
-    zeros = np.clip(np.rint(-low / scales), 0, levels).astype(np.uint8)
-    values = np.clip(np.rint(cut / scales[..., None]) + zeros[..., None], 0, levels).astype(np.uint8)
-    return Blocks(values, scales, zeros, bits, rows.shape[1])
+    return scales, np.clip(np.rint(-low / scales), 0, levels).astype(np.uint8)
+
+
+def round_to(values: NDArray[np.floating[Any]], scales: Floats, zeros: Bytes | None, bits: int) -> Bytes:
+    """The nearest integers of a grid: values (..., block_size), scales and zero points (...)."""
+    middle = 2 ** (bits - 1) if zeros is None else zeros[..., None]
+    nearest = np.rint(values / scales[..., None]) + middle
+    return np.asarray(np.clip(nearest, 0, 2**bits - 1), np.uint8)
 
 
 def pack_nibbles(values: Bytes) -> Bytes:

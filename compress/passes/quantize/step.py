@@ -21,6 +21,7 @@ from compress.passes.quantize.calibration import calibrate
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
 from compress.passes.quantize.dynamic import quantize_dynamic
+from compress.passes.quantize.four_bits import quantize_to_four_bits
 from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
 from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded, weight_of
 from compress.passes.quantize.pairs import write_pairs
@@ -28,7 +29,6 @@ from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.probe import probe, shapes_of, warning
 from compress.passes.quantize.ranges import Range
 from compress.passes.quantize.static import convolutions, quantize_static, ranged_values
-from compress.passes.quantize.weight_only import quantize_weights
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
@@ -136,11 +136,11 @@ def _write(
     path = prepared / ONNX_MODEL
     model = ir.load(path)
     chosen = _chosen(model, spec)
-    tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
     if scheme == "weight_only":
-        quantize_weights(model, chosen, block_size=spec.block_size, symmetric=spec.symmetric, **tables)
+        quantize_to_four_bits(model, path, spec, batches, ctx.work)
         save_onnx(model, folder)
         return {}
+    tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
     limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
     done: dict[str, Any] = {"reduced_range": limit == REDUCED_LIMIT}
     ranges: dict[str, Range] = {}

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from compress.errors import ModelError
 from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, replace
-from compress.passes.quantize.blocks import Blocks, pack_nibbles, quantize_blocks
+from compress.passes.quantize.blocks import Blocks, Floats, pack_nibbles, quantize_blocks
 from compress.passes.quantize.integers import quantize_table
 from compress.passes.quantize.layers import Table
 
@@ -24,8 +24,13 @@ def quantize_rows(graph: ir.Graph, table: Table, *, per_channel: bool, bits: int
     if not per_channel and bits == 8:
         _read_whole(graph, table)
         return
-    block = block_size_for(table.rows.shape[1], LARGEST_BLOCK[bits])
-    read_blocks(graph, table, quantize_blocks(table.rows, block, bits, symmetric=True))
+    read_blocks(graph, table, table_blocks(table.rows, bits))
+
+
+def table_blocks(rows: Floats, bits: int) -> Blocks:
+    """Rows (rows, width) in symmetric blocks as large as `LARGEST_BLOCK` allows and the width divides into."""
+    block = block_size_for(rows.shape[1], LARGEST_BLOCK[bits])
+    return quantize_blocks(rows, block, bits, symmetric=True)
 
 
 def read_blocks(graph: ir.Graph, table: Table, blocks: Blocks) -> None:
@@ -53,7 +58,7 @@ def read_blocks(graph: ir.Graph, table: Table, blocks: Blocks) -> None:
         inputs.append(add_initializer(graph, f"{name}.zero", packed(blocks.zeros)))
     attributes = {
         "bits": blocks.bits,
-        "block_size": blocks.values.shape[2],
+        "block_size": blocks.block_size,
         "gather_axis": 0,
         "quantize_axis": 1,
     }

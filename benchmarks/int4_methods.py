@@ -1,0 +1,254 @@
+"""Rank the methods of 4-bit weights by what they cost a real model, beside onnxruntime's own quantizers.
+
+    python benchmarks/int4_methods.py [--profile benchmarks/clinc_intents.yaml] [--examples 512] [--quick]
+
+Takes the FP32 ONNX file of the profile's fine-tuned teacher (or `--model`, the folder of one), quantizes it by every
+method, block size and kind of zero point, and compares with the float model on the test split: accuracy,
+Kullback-Leibler divergence of the probabilities, cosine of the logits; size; median latency of all files in turns, at
+batch 1 and one thread. onnxruntime's quantizers know plain products only, so they get the same model with its fused
+attention taken apart. Writes reports/benchmarks/int4_methods.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnxruntime.quantization.matmul_nbits_quantizer import (
+    DefaultWeightOnlyQuantConfig,
+    HQQWeightOnlyQuantConfig,
+    MatMulNBitsQuantizer,
+)
+from onnxruntime.quantization.quant_utils import QuantFormat
+from running import ROOT, missing, resolve, terminal
+from writing import write_rows
+
+from compress.artifacts import ONNX_MODEL
+from compress.engine.making import make_step
+from compress.engine.resolve import Job
+from compress.lowering.files import save_onnx
+from compress.lowering.graph import insert_before, tidy
+from compress.measure.feeds import in_order, sample_indices, scenarios
+from compress.measure.jobs import JobFolder
+from compress.measure.latency import latency_jobs, milliseconds
+from compress.passes.quantize.four_bits import quantize_to_four_bits
+from compress.passes.quantize.layers import FusedAttention, layers
+from compress.passes.quantize.weight_only import attend_apart
+from compress.plan import BASELINE
+from compress.profile.pass_specs import QuantizeSpec
+from compress.profile.schema import MeasureSpec
+from compress.runtimes.runner import open_session
+from compress.store.cache import Cache
+from compress.tasks.base import Batch, Inputs
+from compress.units import megabytes
+
+METHODS = ("rtn", "hqq", "gptq", "awq")
+BLOCK_SIZES = (32, 128)
+PROCESSES = 4
+BATCH = 8
+Write = Callable[[Path], None]
+"""Writes a quantized model into a folder."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The float model, the job that it was made in, and the inputs that it is calibrated and judged on."""
+
+    folder: Path
+    job: Job
+    test: Inputs
+    labels: NDArray[np.int64]
+
+    def batches(self, examples: int) -> Callable[[], Iterator[Batch]]:
+        """Training examples, one by one and unpadded."""
+        train = self.job.training_data.train
+        drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:examples])
+        inputs = self.job.task.encode(train.take(drawn), self.folder)
+        return lambda: in_order(inputs, 1)
+
+    def logits(self, model: Path) -> NDArray[np.float32]:
+        """(examples, labels) of a file on the test split."""
+        session = open_session(str(model))
+        return np.concatenate([session.run(None, dict(batch))[0] for batch in in_order(self.test, BATCH)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", type=Path, default=ROOT / "benchmarks" / "clinc_intents.yaml")
+    parser.add_argument(
+        "--model", type=Path, help="a folder with the float model.onnx, if it is made already"
+    )
+    parser.add_argument("--examples", type=int, default=512, help="training examples that gptq and awq read")
+    parser.add_argument("--quick", action="store_true", help="block size 32 and 300 test examples, to try it")
+    options = parser.parse_args()
+    if reason := missing(options.profile):
+        print(f"skipped: {reason}")
+        return 0
+    subject = _subject(options.profile, options.model, 300 if options.quick else None)
+    block_sizes = BLOCK_SIZES[:1] if options.quick else BLOCK_SIZES
+    with tempfile.TemporaryDirectory(prefix="int4-") as name:
+        taken_apart = _taken_apart(subject.folder / ONNX_MODEL, Path(name) / "apart.onnx")
+        rows = _rows(subject, variants(subject, block_sizes, options.examples, taken_apart), Path(name))
+    note = (
+        f"Profile {options.profile.name}: {len(subject.test)} test examples, {options.examples} training examples "
+        "for gptq and awq. KL and cosine compare with the float model, best first. Latency: batch 1, real lengths, "
+        f"one thread, all files in turns in {PROCESSES} processes. onnxruntime's HQQ has floating-point zero points, "
+        "and leaves embeddings floating; its RTN takes products and embeddings."
+    )
+    write_rows(
+        "int4_methods.quick" if options.quick else "int4_methods", rows, note=note, script="int4_methods"
+    )
+    return 0
+
+
+def variants(
+    subject: Subject, block_sizes: tuple[int, ...], examples: int, taken_apart: Path
+) -> dict[tuple[str, int | None, str], Write]:
+    """How each file is written, by method, block size and kind of zero point."""
+    source = subject.folder / ONNX_MODEL
+    made: dict[tuple[str, int | None, str], Write] = {}
+    for size in block_sizes:
+        for symmetric in (True, False):
+            zero = "none" if symmetric else "integer"
+            for method in METHODS:
+                spec = QuantizeSpec.model_validate(
+                    {"bits": 4, "method": method, "block_size": size, "symmetric": symmetric}
+                )
+                made[method, size, zero] = _ours(source, spec, subject.batches(examples))
+            made["onnxruntime RTN", size, zero] = _theirs(
+                taken_apart,
+                DefaultWeightOnlyQuantConfig(
+                    block_size=size,
+                    is_symmetric=symmetric,
+                    accuracy_level=4,
+                    quant_format=QuantFormat.QOperator,
+                    op_types_to_quantize=("MatMul", "Gather"),
+                ),
+            )
+        made["onnxruntime HQQ", size, "float"] = _theirs(
+            taken_apart, HQQWeightOnlyQuantConfig(block_size=size)
+        )
+    return made
+
+
+def _subject(profile: Path, model: Path | None, most: int | None) -> Subject:
+    job = resolve(profile)
+    folder = model or _teacher(job)
+    test = job.splits.test
+    if most is not None:
+        test = test.take(np.sort(sample_indices(len(test), most, seed=0)))
+    return Subject(folder, job, job.task.encode(test, folder), test.labels)
+
+
+def _teacher(job: Job) -> Path:
+    """The folder of the teacher's FP32 ONNX file, made through the engine."""
+    wanted = next(row for row in job.plan.rows if row.name == BASELINE).measured["onnxruntime"]
+    cache, progress = Cache.default(), terminal()
+    cache.prepare()
+    made: dict[str, Any] = {}
+    for step in job.plan.steps:
+        if all(name in made for name in step.inputs.values()) and wanted not in made:
+            inputs = {role: made[name] for role, name in step.inputs.items()}
+            made[step.name] = make_step(step, job, inputs, cache, progress).made.artifact
+    folder: Path = made[wanted].path
+    return folder
+
+
+def _taken_apart(source: Path, target: Path) -> Path:
+    """The same float model with a plain product in each attention."""
+    model = ir.load(source)
+    for layer in list(layers(model.graph)):
+        if isinstance(layer, FusedAttention):
+            product = ir.node("MatMul", [layer.source, layer.weight_value], name=f"{layer.node.name}.product")
+            attend_apart(model.graph, layer, insert_before(model.graph, layer.node, product))
+    tidy(model)
+    ir.save(model, target)
+    return target
+
+
+def _ours(source: Path, spec: QuantizeSpec, batches: Callable[[], Iterator[Batch]]) -> Write:
+    def write(folder: Path) -> None:
+        model = ir.load(source)
+        quantize_to_four_bits(model, source, spec, batches, folder)
+        save_onnx(model, folder)
+
+    return write
+
+
+def _theirs(source: Path, config: DefaultWeightOnlyQuantConfig | HQQWeightOnlyQuantConfig) -> Write:
+    def write(folder: Path) -> None:
+        quantizer = MatMulNBitsQuantizer(onnx.load(str(source)), algo_config=config)
+        quantizer.process()
+        onnx.save(quantizer.model.model, str(folder / ONNX_MODEL))
+
+    return write
+
+
+def _rows(
+    subject: Subject, variants: dict[tuple[str, int | None, str], Write], work: Path
+) -> list[dict[str, Any]]:
+    wanted = subject.logits(subject.folder / ONNX_MODEL).astype(np.float64)
+    rows = [{"method": "float", "block": None, "zero point": "", **_judged(subject, wanted, wanted)}]
+    files = [subject.folder / ONNX_MODEL]
+    for (method, size, zero), write in variants.items():
+        folder = work / f"{len(files)}"
+        folder.mkdir()
+        started = time.perf_counter()
+        write(folder)
+        seconds = time.perf_counter() - started
+        files.append(folder / ONNX_MODEL)
+        row = {"method": method, "block": size, "zero point": zero}
+        found = _judged(subject, wanted, subject.logits(files[-1]).astype(np.float64))
+        rows.append({**row, **found, "quantizing, s": round(seconds, 1)})
+        print(rows[-1], flush=True)
+    medians = _medians(subject, files, work)
+    for row, file, median in zip(rows, files, medians, strict=True):
+        row["MB"] = round(megabytes(file.stat().st_size), 2)
+        row["p50, ms"] = round(median, 3)
+        row["times faster"] = round(medians[0] / median, 2)
+    return sorted(rows, key=lambda row: row["KL"])
+
+
+def _judged(subject: Subject, wanted: NDArray[np.float64], got: NDArray[np.float64]) -> dict[str, float]:
+    """What the outputs (examples, labels) are worth beside those of the float model."""
+    reference, other = _log_probabilities(wanted), _log_probabilities(got)
+    lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(got, axis=1)
+    return {
+        "accuracy": round(float((got.argmax(axis=1) == subject.labels).mean()), 4),
+        "same answer": round(float((got.argmax(axis=1) == wanted.argmax(axis=1)).mean()), 4),
+        "KL": round(float((np.exp(reference) * (reference - other)).sum(axis=1).mean()), 6),
+        "cosine": round(float(((wanted * got).sum(axis=1) / lengths).mean()), 5),
+    }
+
+
+def _log_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _medians(subject: Subject, files: list[Path], work: Path) -> list[float]:
+    """Median milliseconds of each file at batch 1, all timed in turns."""
+    scenario = scenarios(sample_indices(len(subject.test), 100, seed=0), [1], [])[0]
+    jobs = JobFolder(work, "onnxruntime", "cpu", 1, "4-bit variants")
+    timed = jobs.feeds("timed", scenario.batches(subject.test))
+    spec = MeasureSpec(examples=100, min_seconds=1.0 * len(files), min_rounds=60)
+    results = []
+    for job in latency_jobs([str(file) for file in files], [[timed] * len(files)], spec, processes=PROCESSES):
+        results += jobs.run(job)
+    return [
+        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
+        for which in range(len(files))
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
