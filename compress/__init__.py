@@ -1,3 +1,34 @@
-"""Distil, prune, quantize, export and measure a trained model on the device it will run on."""
+"""Distil, prune, quantize, export and measure a trained model on the device it will run on.
+
+`compress.load_model(folder)` reads the model of any torch-form folder that `compress` wrote, also one that is pruned or
+factored in ways that its config cannot say, where `from_pretrained` of transformers does not serve.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import os
+
+    from torch import nn
 
 __version__ = "0.1.0"
+
+
+def load_model(folder: str | os.PathLike[str]) -> nn.Module:
+    """The model of a folder with `model.safetensors`, in float32 and eval mode, ready to predict or to train on.
+
+    Args:
+        folder: an artifact of a pass: `config.json` or `module.json`, and `structure.json` where the model is pruned or
+            factored in ways that those do not say.
+
+    Raises:
+        ModelError: a file is missing or damaged, or a weight does not fit.
+    """
+    # Imported here: everything that does not train answers without torch.
+    from pathlib import Path
+
+    from compress.models.checkpoints import load_model as load
+
+    return load(Path(folder))

@@ -16,10 +16,12 @@ class Framework(StrEnum):
 
 
 class Structure(StrEnum):
-    """Whether the shapes follow from the config alone (regular) or differ by layer (pruned)."""
+    """Whether the shapes follow from the config alone (regular), differ by layer (pruned), or belong to products of two
+    maps where the config says one (factored, whatever else was pruned)."""
 
     REGULAR = "regular"
     PRUNED = "pruned"
+    FACTORED = "factored"
 
 
 class Numbers(StrEnum):
@@ -43,8 +45,8 @@ class Form:
 
     def __str__(self) -> str:
         words = [self.framework.value, self.numbers.value]
-        if self.structure is Structure.PRUNED:
-            words.append("pruned")
+        if self.structure is not Structure.REGULAR:
+            words.append(self.structure.value)
         if self.bundled:
             words.append("bundle")
         return " ".join(words)

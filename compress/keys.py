@@ -14,7 +14,9 @@ from pathlib import Path
 from compress.numerics import Numerics, reduced_range
 from compress.plan import STEP_KINDS, Plan, PlannedStep
 from compress.profile.base import Spec
-from compress.profile.pass_specs import PruneSpec, QuantizeSpec
+from compress.profile.low_rank_spec import LowRankSpec
+from compress.profile.pass_specs import QuantizeSpec
+from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import Precision, TrainingSpec
 
@@ -101,8 +103,9 @@ def step_parts(
         if plan.profile.train.world > 1:
             # Sums over processes have another order, so the last digits differ, as with another number of threads.
             parts["processes"] = plan.profile.train.world
-    if isinstance(step.spec, QuantizeSpec) and step.spec.scheme == "auto":
-        # `auto` picks by timing with the first target's threads.
+    timed = isinstance(step.spec, PruneSpec) and step.spec.target is not None and step.spec.target.timed
+    if timed or (isinstance(step.spec, QuantizeSpec) and step.spec.scheme == "auto"):
+        # `auto` picks by timing with the first target's threads, and so does a latency that is to be reached.
         parts["threads"] = plan.profile.targets[0].threads
     if isinstance(step.spec, QuantizeSpec) and step.spec.bits == 8:
         parts["reduced_range"] = reduced_range(step.spec.reduce_range)
@@ -111,7 +114,7 @@ def step_parts(
 
 def asked_precision(spec: Spec) -> Precision:
     """The precision that the training of a step asks for."""
-    training = spec.recover if isinstance(spec, PruneSpec) else spec
+    training = spec.recover if isinstance(spec, PruneSpec | LowRankSpec) else spec
     return training.precision if isinstance(training, TrainingSpec) else "auto"
 
 

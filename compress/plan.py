@@ -54,7 +54,10 @@ STEP_KINDS: Mapping[str, StepKind] = {
     "finetune": StepKind("compress.passes.finetune.step", "run", _TORCH, trains=True),
     "distill": StepKind("compress.passes.distill.step", "run", _TORCH, trains=True),
     "distill.control": StepKind("compress.passes.distill.step", "run_control", _TORCH, trains=True),
-    "prune": StepKind("compress.passes.prune.step", "run", (*_TORCH, "torch-pruning"), trains=True),
+    "prune": StepKind(
+        "compress.passes.prune.step", "run", (*_TORCH, *_ONNX, "onnxscript", "torch-pruning"), trains=True
+    ),
+    "low_rank": StepKind("compress.passes.low_rank.step", "run", _TORCH, trains=True),
     "lower": StepKind("compress.lowering.step", "run", (*_TORCH, *_ONNX, "onnxscript")),
     "quantize": StepKind("compress.passes.quantize.step", "run", _ONNX),
     "export": StepKind("compress.passes.export.step", "run", _ONNX),

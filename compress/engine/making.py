@@ -128,7 +128,7 @@ def check_promise(step: PlannedStep, result: StepResult) -> None:
     promised = step.form
     if step.kind in ("quantize", "export"):
         promised = promised.with_(numbers=result.form.numbers)
-    if step.kind not in ("distill", "prune"):
+    if step.kind not in ("distill", "prune", "low_rank"):
         promised = promised.with_(structure=result.form.structure)
     if result.form != promised:
         raise PassError(

@@ -12,7 +12,7 @@ from compress.numerics import local_numerics
 from compress.passes.prune.prediction import predicted_parameters
 from compress.plan import PlannedStep, build_plan
 from compress.profile.load import LoadedProfile
-from compress.profile.pass_specs import PruneSpec
+from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import TeacherSpec
 from compress.store.cache import Cache
 
@@ -70,7 +70,7 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
 
 def _predicted(step: PlannedStep, cache: Cache, keys: Mapping[str, str | None]) -> int | None:
     """The parameters that pruning will leave, where the model that it starts from is made already."""
-    if not isinstance(step.spec, PruneSpec):
+    if not isinstance(step.spec, PruneSpec) or step.spec.remove is None or step.spec.scope == "global":
         return None
     key = keys[step.inputs["model"]]
     source = cache.find(key) if key else None

@@ -74,7 +74,8 @@ def _attention(
     width = query.weight.shape[1]
     heads = width // query.head_size
     # `bert.encoder.layer.0.attention.self.query` is a part of `bert.encoder.layer.0.attention.self`.
-    name = query.name.rpartition(".")[0] or query.name
+    # Of a factored query the second factor is here; the first is a product of its own.
+    name = query.name.removesuffix(".second").rpartition(".")[0] or query.name
     attributes: dict[str, object] = {"num_heads": heads, "scale": scale}
     if width != query.weight.shape[0]:
         attributes["qkv_hidden_sizes"] = [projection.weight.shape[1] for projection in projections]

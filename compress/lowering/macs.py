@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from compress.models.factors import Factored
 
 
 def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
     """Multiply-adds of one example: linear layers, convolutions and both products of attention.
 
     The counter sees matrix products and convolutions (two operations a multiply-add), so `model` must be loaded with
-    eager attention.
+    eager attention. A first factor that several maps share counts once, as it is multiplied once in the graph.
 
     Args:
         example: the model's inputs, one row each.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(**example)
-    return int(counter.get_total_flops()) // 2
+    calls: Counter[nn.Module] = Counter()
+    repeated = 0
+
+    def count(module: nn.Module, inputs: Any, outputs: Tensor) -> None:
+        nonlocal repeated
+        calls[module] += 1
+        if calls[module] > 1:
+            assert isinstance(module.weight, Tensor)
+            repeated += outputs.numel() // module.weight.shape[0] * module.weight.numel()
+
+    shared = {module.first for module in model.modules() if isinstance(module, Factored)}
+    handles = [module.register_forward_hook(count) for module in shared]
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return int(counter.get_total_flops()) // 2 - repeated

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+import onnx_ir as ir
 import torch
+from torch import nn
 
 from compress.artifacts import TASK, copy_interface
 from compress.forms import Framework
@@ -32,13 +37,7 @@ def run(ctx: StepContext) -> StepResult:
     source = ctx.inputs["model"]
     task = source.read_json(TASK)
     model = load_model(source.path, attention="eager")
-    graph = export_graph(model, signature_of(task))
-    name_after_modules(graph)
-    patches = multiply_patches(graph)
-    pool_globally(graph)
-    attentions = fuse_attention(graph)
-    selected = select_early(graph)
-    tidy(graph)
+    graph, done = lower(model, task)
     path = save_onnx(graph, ctx.out)
     copy_interface(source.path, ctx.out)
 
@@ -55,9 +54,27 @@ def run(ctx: StepContext) -> StepResult:
         "macs_shape": list(next(iter(one.values())).shape),
         "parity": compare(path, real_shapes(ctx.task, ctx.data.validation, source), expected),
         "opset": OPSET,
-        "fused_attentions": attentions,
-        "multiplied_patches": patches,
-        "selected_early": selected,
+        **done,
         "nodes": len(graph.graph),
     }
     return StepResult(source.form.with_(framework=Framework.ONNX), facts)
+
+
+def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str, Any]]:
+    """The graph of a model (float32, eval mode, eager attention), and what was done to it.
+
+    Args:
+        task: the content of its `task.json`.
+
+    Raises:
+        PassError: the model cannot be exported.
+    """
+    graph = export_graph(model, signature_of(task))
+    name_after_modules(graph)
+    patches = multiply_patches(graph)
+    pool_globally(graph)
+    attentions = fuse_attention(graph)
+    selected = select_early(graph)
+    tidy(graph)
+    done = {"fused_attentions": attentions, "multiplied_patches": patches, "selected_early": selected}
+    return graph, done

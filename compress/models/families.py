@@ -10,13 +10,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.errors import ModelError
+from compress.models.factors import Factored, Map, reader, writer
 
 Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The parts of one layer; linear maps have their weight as (out, in).
+    """The parts of one layer; linear maps have their weight as (out, in), and may be factored.
 
     `block` is the whole layer, `attention` the module that keeps the head counts; `query`, `key` and `value` are
     (heads * head size, hidden), `attention_output` (hidden, heads * head size), `feed_in` (width, hidden), `feed_out`
@@ -26,13 +27,13 @@ class Layer:
 
     block: nn.Module
     attention: nn.Module
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attention_output: nn.Linear
+    query: Map
+    key: Map
+    value: Map
+    attention_output: Map
     attention_norm: nn.LayerNorm
-    feed_in: nn.Linear
-    feed_out: nn.Linear
+    feed_in: Map
+    feed_out: Map
     output_norm: nn.LayerNorm
 
     @property
@@ -90,7 +91,7 @@ class Encoder:
     @property
     def hidden_size(self) -> int:
         """Width of the stream between the layers."""
-        return self.layers[0].feed_in.in_features
+        return self.layers[0].output_norm.weight.shape[0]
 
     @property
     def extra_tokens(self) -> int:
@@ -264,6 +265,32 @@ def _layers(base: nn.Module, family: _Family) -> tuple[Layer, ...]:
     return tuple(_layer(layer, family.layer) for layer in base.get_submodule(family.layers).children())
 
 
+def block_sizes(layer: Layer) -> tuple[int, int]:
+    """The parameters of one head of a layer, and of one feed-forward unit, as far as they go with it."""
+    maps = [writer(each) for each in (layer.query, layer.key, layer.value)]
+    head = sum(each.weight.shape[1] + (each.bias is not None) for each in maps)
+    head += reader(layer.attention_output).weight.shape[0]
+    feed_in = writer(layer.feed_in)
+    unit = feed_in.weight.shape[1] + (feed_in.bias is not None) + reader(layer.feed_out).weight.shape[0]
+    return head * layer.head_size, unit
+
+
+def regularise(model: nn.Module) -> None:
+    """Let the config of a pruned model say what it can: one feed-forward width of all layers, and a width of the stream
+    that is that of their heads. What it cannot say stays as it was."""
+    config, keys, layers = transformer_of(model).config, config_keys(model), encoder_of(model).layers
+    widths = {layer.feed_forward for layer in layers}
+    if len(widths) == 1:
+        setattr(config, keys["feed_forward"], widths.pop())
+    hidden, heads = encoder_of(model).hidden_size, {layer.heads for layer in layers}
+    if {count * layers[0].head_size for count in heads} == {hidden}:
+        old = getattr(config, keys["hidden"])
+        setattr(config, keys["hidden"], hidden)
+        setattr(config, keys["heads"], heads.pop())
+        if getattr(config, "embedding_size", None) == old and encoder_of(model).projection is None:
+            config.embedding_size = hidden
+
+
 def words_of(model: nn.Module) -> nn.Embedding:
     """The word embeddings of a model of texts, (vocabulary, width).
 
@@ -277,8 +304,9 @@ def words_of(model: nn.Module) -> nn.Embedding:
 
 
 def _layer(layer: nn.Module, paths: dict[str, str]) -> Layer:
-    def linear(name: str) -> nn.Linear:
-        return _part(layer, paths[name], nn.Linear)
+    def linear(name: str) -> Map:
+        found = layer.get_submodule(paths[name])
+        return found if isinstance(found, Factored) else _part(layer, paths[name], nn.Linear)
 
     return Layer(
         block=layer,

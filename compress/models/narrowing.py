@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress.errors import ModelError
 from compress.models.attention_heads import Heads
+from compress.models.factors import Factored, Map, writer
 from compress.models.families import Encoder, Layer
 from compress.models.projection import (
     Moments,
@@ -171,7 +172,7 @@ def _fill_layer(
     kept = important_neurons(inner, outer, min(new.feed_forward, old.feed_forward))
     # A wider feed-forward part than the teacher's: its further neurons keep their random weights.
     _put(new.feed_in.weight[: len(kept)], inner[kept])
-    _put(new.feed_in.bias[: len(kept)], bias[kept])
+    _put(writer(new.feed_in).bias[: len(kept)], bias[kept])
     _put(new.feed_out.weight[:, : len(kept)], outer[:, kept])
     _put(new.feed_out.bias, outer_bias)
     if narrowing is None:
@@ -185,7 +186,7 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
             _copy(getattr(old, name), getattr(new, name))
         return
 
-    def by_head(linear: nn.Linear) -> Tensor:
+    def by_head(linear: Map) -> Tensor:
         weight, bias = _read(linear, reader)
         return torch.cat([weight, bias[:, None]], dim=1).view(old.heads, -1, weight.shape[1] + 1)
 
@@ -195,7 +196,11 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
     if (old.heads, old.head_size) != (new.heads, new.head_size):
         heads = heads.regroup(new.heads, new.head_size)
     # What the teacher has no weights for keeps its random ones.
-    for linear, part in ((new.query, heads.query), (new.key, heads.key), (new.value, heads.value)):
+    for linear, part in (
+        (writer(new.query), heads.query),
+        (writer(new.key), heads.key),
+        (writer(new.value), heads.value),
+    ):
         count, size = part.shape[:2]
         _put(linear.weight.view(new.heads, new.head_size, -1)[:count, :size], part[:, :, :-1])
         if linear.bias is not None:
@@ -206,14 +211,14 @@ def _fill_attention(old: Layer, new: Layer, narrowing: _Narrowing | None, reader
     _put(new.attention_output.bias, bias)
 
 
-def _read(linear: nn.Linear, reader: Reader | None) -> tuple[Tensor, Tensor]:
+def _read(linear: Map, reader: Reader | None) -> tuple[Tensor, Tensor]:
     if reader is not None:
         return reader.read(linear.weight, linear.bias)
     weight = linear.weight.double()
     return weight, weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.double()
 
 
-def _write(linear: nn.Linear, narrowing: _Narrowing | None) -> tuple[Tensor, Tensor | None]:
+def _write(linear: Map, narrowing: _Narrowing | None) -> tuple[Tensor, Tensor | None]:
     if narrowing is not None:
         return narrowing.write(linear.weight, linear.bias)
     return linear.weight.double(), None if linear.bias is None else linear.bias.double()
@@ -244,6 +249,11 @@ def _tables(old: Encoder, new: Encoder) -> list[tuple[Tensor, Tensor]]:
 
 
 def _copy(old: nn.Module, new: nn.Module) -> None:
+    if isinstance(old, Factored):
+        assert isinstance(new, nn.Linear)
+        _put(new.weight, old.weight)
+        _put(new.bias, old.bias)
+        return
     for theirs, mine in zip(old.parameters(), new.parameters(), strict=True):
         mine.copy_(theirs)
 

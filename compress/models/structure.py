@@ -1,4 +1,4 @@
-"""Structures that a config cannot describe: layers whose shapes differ after pruning, of whatever kind."""
+"""Structures that a config cannot describe: layers whose shapes differ after pruning, and maps that are factored."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
+from compress.models.factors import apply_factors, describe_factors
 
 COUNTS = (
     "num_attention_heads",
@@ -25,15 +26,21 @@ COUNTS = (
 )
 """Whole numbers that attention modules, convolutions and norms keep beside their weights."""
 
-Structure = dict[str, dict[str, Any]]
+Structure = dict[str, Any]
 
 
 def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None:
     """What `model` has otherwise than `regular`, the model that its config alone gives; None if nothing.
 
+    Args:
+        regular: is factored like `model` in the course of it.
+
     Returns:
-        `shapes`: parameter or buffer -> shape, `attributes`: module -> count that it keeps -> value.
+        `shapes`: parameter or buffer -> shape, `attributes`: module -> count that it keeps -> value; and where maps are
+        factored, `factors` as `describe_factors` gives them.
     """
+    factors = describe_factors(model)
+    apply_factors(regular, factors, "structure")
     usual = {name: tuple(tensor.shape) for name, tensor in regular.state_dict().items()}
     shapes = {
         name: list(tensor.shape)
@@ -45,7 +52,10 @@ def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None
         own, expected = _attributes(model.get_submodule(name)), _attributes(module)
         if own != expected:
             attributes[name] = own
-    return {"shapes": shapes, "attributes": attributes} if shapes or attributes else None
+    if not (shapes or attributes or factors):
+        return None
+    structure = {"shapes": shapes, "attributes": attributes}
+    return {**structure, "factors": factors} if factors else structure
 
 
 def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
@@ -54,6 +64,8 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
     Raises:
         ModelError: the description does not fit the model.
     """
+    if isinstance(structure, dict) and "factors" in structure:
+        apply_factors(model, structure["factors"], where)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, shape in _mapping(structure, "shapes", where).items():
         if name not in tensors or not _is_shape(shape, tensors[name].dim()):

@@ -10,12 +10,15 @@ from compress.errors import Fault
 from compress.forms import TORCH_FLOAT, Framework
 from compress.profile.base import single_key
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.pass_specs import ExportSpec, PassSpec, PruneSpec, QuantizeSpec
+from compress.profile.low_rank_spec import LowRankSpec
+from compress.profile.pass_specs import ExportSpec, PassSpec, QuantizeSpec
+from compress.profile.prune_spec import PruneSpec
 from compress.profile.source import ProfileSource
 
 _SPECS: dict[str, type[PassSpec]] = {
     "distill": DistillSpec,
     "prune": PruneSpec,
+    "low_rank": LowRankSpec,
     "quantize": QuantizeSpec,
     "export": ExportSpec,
 }

@@ -4,57 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
-from compress.forms import Form, Framework, Numbers, Structure
+from compress.forms import Form, Framework, Numbers
 from compress.profile.base import PassSpecBase, Spec, single_key
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.training_spec import Fraction, RecoverySpec
+from compress.profile.low_rank_spec import LowRankSpec
+from compress.profile.prune_spec import PruneSpec
 
 Positive = Annotated[int, Field(ge=1)]
-
-
-class RemoveSpec(PassSpecBase):
-    """Fractions removed, of each layer."""
-
-    feed_forward: Fraction = 0.0
-    """Fraction of the feed-forward width removed."""
-    heads: Fraction = 0.0
-    """Fraction of the attention heads removed."""
-    channels: Fraction = 0.0
-    """Fraction of the channels of each convolution removed; the last layer's outputs stay."""
-
-    @model_validator(mode="after")
-    def _something(self) -> RemoveSpec:
-        if self.feed_forward == 0 and self.heads == 0 and self.channels == 0:
-            raise ValueError("nothing to remove: feed_forward, heads and channels are all 0")
-        return self
-
-
-class PruneSpec(PassSpecBase):
-    """Remove attention heads, feed-forward width and channels (structured pruning), then recover by training."""
-
-    kind: ClassVar[str] = "prune"
-    accepts: ClassVar[str] = "a float torch model"
-
-    remove: RemoveSpec
-    """What to remove: fractions removed."""
-    importance: Literal["magnitude", "taylor", "random"] = "taylor"
-    """`taylor` reads gradients on training batches; `random` is the check that importance matters."""
-    importance_batches: Positive = 16
-    """Training batches that `taylor` reads."""
-    round_to: Positive = 8
-    """The kept feed-forward width, or the kept channels, are rounded to a multiple of this."""
-    recover: RecoverySpec | None = RecoverySpec()
-    """Training after pruning; `null`: none."""
-
-    def fits(self, form: Form) -> bool:
-        """Whether the pass can start from this form."""
-        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
-
-    def produces(self, form: Form) -> Form:
-        """The form of the result."""
-        return form.with_(structure=Structure.PRUNED)
 
 
 class CalibrationSpec(PassSpecBase):
@@ -172,7 +130,7 @@ class ExportSpec(PassSpecBase):
         return form.with_(framework=Framework.ONNX, bundled=True)
 
 
-PassSpec = DistillSpec | PruneSpec | QuantizeSpec | ExportSpec
+PassSpec = DistillSpec | PruneSpec | LowRankSpec | QuantizeSpec | ExportSpec
 
 
 class DistillEntry(Spec):
@@ -186,7 +144,14 @@ class PruneEntry(Spec):
     """`- prune: {...}`."""
 
     prune: PruneSpec
-    """Remove heads and feed-forward width, then recover."""
+    """Remove the parts that matter least, then recover."""
+
+
+class LowRankEntry(Spec):
+    """`- low_rank: {...}`."""
+
+    low_rank: LowRankSpec
+    """Factor linear maps and convolutions, then recover."""
 
 
 class QuantizeEntry(Spec):
@@ -206,6 +171,7 @@ class ExportEntry(Spec):
 PassEntry = Annotated[
     Annotated[DistillEntry, Tag("distill")]
     | Annotated[PruneEntry, Tag("prune")]
+    | Annotated[LowRankEntry, Tag("low_rank")]
     | Annotated[QuantizeEntry, Tag("quantize")]
     | Annotated[ExportEntry, Tag("export")],
     Discriminator(single_key),

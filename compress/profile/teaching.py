@@ -23,7 +23,7 @@ from compress.profile.loss_specs import (
     SimilarityLoss,
     loss_of,
 )
-from compress.profile.pass_specs import PruneSpec
+from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile
 from compress.profile.source import Path_
 from compress.profile.student_spec import StudentSpec
@@ -63,10 +63,12 @@ def teaching_faults(profile: Profile) -> list[Found]:
         if isinstance(spec, DistillSpec):
             path: Path_ = ("passes", index, "distill")
             found += [((*path, *keys), why) for keys, why in _distill_faults(profile, spec)]
-        elif isinstance(spec, PruneSpec) and spec.remove.channels and profile.task in _TEXTS:
-            found.append(
-                (("passes", index, "prune", "remove", "channels"), "models of texts have no channels")
-            )
+        elif isinstance(spec, PruneSpec) and spec.remove is not None:
+            where: Path_ = ("passes", index, "prune", "remove")
+            if spec.remove.channels and profile.task in _TEXTS:
+                found.append(((*where, "channels"), "models of texts have no channels"))
+            if spec.remove.vocabulary == "unused" and profile.task not in _TEXTS:
+                found.append(((*where, "vocabulary"), "models of images have no vocabulary"))
     return found
 
 

@@ -26,7 +26,8 @@ from compress.passes.export.verify import verify_bundle
 from compress.passes.prune import step as prune
 from compress.passes.quantize import step as quantize
 from compress.profile.base import Spec
-from compress.profile.pass_specs import ExportSpec, PruneSpec, QuantizeSpec
+from compress.profile.pass_specs import ExportSpec, QuantizeSpec
+from compress.profile.prune_spec import PruneSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.progress import Silent
 from compress.step import StepContext, StepResult

@@ -29,7 +29,7 @@ from compress.passes.prune.prediction import (
     pruned_parameters,
     read_sizes,
 )
-from compress.profile.pass_specs import RemoveSpec
+from compress.profile.prune_spec import RemoveSpec
 from tests.tiny import tiny_bert
 
 
@@ -94,9 +94,28 @@ def test_layers_are_ordered_by_number():
     for number in (10, 2, 0):
         name = f"bert.encoder.layer.{number}"
         shapes[f"{name}.attention.self.query.weight"] = (8, 16)
+        shapes[f"{name}.attention.output.dense.weight"] = (16, 8)
         shapes[f"{name}.intermediate.dense.weight"] = (number + 1, 16)
+        shapes[f"{name}.output.dense.weight"] = (16, number + 1)
     assert [layer.feed_forward for layer in layers_of(shapes, 4)] == [1, 3, 11]
     assert layers_of(shapes, 4)[0] == LayerSizes(hidden=16, heads=2, head_size=4, feed_forward=1)
+
+
+def test_factors_that_lose_rows_and_columns_are_found():
+    name = "bert.encoder.layer.0"
+    shapes = {
+        f"{name}.attention.self.query.first.weight": (6, 16),
+        f"{name}.attention.self.query.second.weight": (8, 6),
+        f"{name}.attention.output.dense.first.weight": (5, 8),
+        f"{name}.attention.output.dense.second.weight": (16, 5),
+        f"{name}.intermediate.dense.weight": (32, 16),
+        f"{name}.output.dense.first.weight": (4, 32),
+        f"{name}.output.dense.second.weight": (16, 4),
+    }
+    (layer,) = layers_of(shapes, 4)
+    assert (layer.heads, layer.feed_forward, layer.hidden) == (2, 32, 16)
+    assert layer.head_parameters == 4 * (3 * (6 + 1) + 5)
+    assert layer.unit_parameters == 16 + 1 + 4
 
 
 def test_sizes_are_read_from_the_files(tmp_path: Path):

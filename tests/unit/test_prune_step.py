@@ -27,7 +27,7 @@ from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters
 from compress.passes.prune.removal import prune
 from compress.passes.prune.step import run
-from compress.profile.pass_specs import PruneSpec, RemoveSpec
+from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.progress import Silent
 from compress.step import StepContext

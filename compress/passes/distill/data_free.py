@@ -16,7 +16,7 @@ from compress.artifacts import TASK, TOKENIZER
 from compress.models.checkpoints import load_model
 from compress.models.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
-from compress.passes.distill.material import tokens_of, translated
+from compress.passes.distill.material import translated
 from compress.passes.distill.scoring import Scoring
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
@@ -30,6 +30,7 @@ from compress.training.data_free.texts import sample_texts
 from compress.training.data_free.words import Frame, spoken_words
 from compress.training.prediction import predict
 from compress.training.terms.outputs import compare_logits
+from compress.training.trimming import tokens_of
 
 _PIECE = 8
 """Words are read as texts of so many, so that none is longer than a model takes."""

@@ -15,11 +15,12 @@ from compress.errors import ModelError
 from compress.models.checkpoints import load_model
 from compress.models.families import encoder_of
 from compress.models.vocabulary import Ids
-from compress.passes.distill.material import extra_texts, joined, tokens_of, translated
+from compress.passes.distill.material import extra_texts, joined, translated
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs
+from compress.training.trimming import tokens_of
 
 Origin = Literal["train", "unlabeled", "augmented", "sampled"]
 _ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled")

@@ -2,82 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TASK, TOKENIZER, write_json, write_text
+from compress.artifacts import TOKENIZER
 from compress.errors import ModelError, PassError
 from compress.models.vocabulary import (
     Ids,
     Vocabulary,
-    check_can_trim,
-    choose_tokens,
-    id_table,
     read_vocabulary,
-    trim_tokenizer,
 )
-from compress.profile.distill_spec import AugmentSpec, VocabularySpec
+from compress.profile.distill_spec import AugmentSpec
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs
 from compress.training.augmentation import augment, nearest_neighbours
-
-
-@dataclass(frozen=True)
-class Words:
-    """The student's vocabulary: `table` maps an id of the model it is made from to the student's, `kept` the other
-    way round; both None where the vocabulary is kept."""
-
-    table: Ids | None
-    kept: Ids | None
-
-
-def tokens_of(inputs: Inputs) -> TokenInputs:
-    """The inputs as token ids.
-
-    Raises:
-        ModelError: they are no token ids.
-    """
-    if not isinstance(inputs, TokenInputs):
-        raise ModelError("trimming and augmenting need token ids; this task's inputs are others")
-    return inputs
-
-
-def write_tokenizer(
-    source: Path, out: Path, trim: VocabularySpec | None, texts: Sequence[Ids], labels: tuple[str, ...]
-) -> Words:
-    """Write the student's `task.json` into `out`, and its `tokenizer.json` where the model reads texts.
-
-    Args:
-        source: the artifact directory that the student is made from.
-        trim: None keeps the vocabulary.
-        texts: token ids of `source` whose tokens must be kept, where the vocabulary is trimmed.
-
-    Raises:
-        ModelError: the tokenizer is of a kind that cannot be trimmed.
-    """
-    declared = json.loads((source / TASK).read_text(encoding="utf-8"))
-    declared["labels"] = list(labels)
-    if trim is None:
-        if (source / TOKENIZER).exists():
-            shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
-        write_json(out / TASK, declared)
-        return Words(None, None)
-    vocabulary = read_vocabulary(source / TOKENIZER)
-    check_can_trim(vocabulary)
-    kept = choose_tokens(vocabulary, texts, trim.margin)
-    table = id_table(vocabulary, kept)
-    write_text(out / TOKENIZER, trim_tokenizer(source / TOKENIZER, table))
-    for name in ("pad_id", "unk_id", "mask_id"):
-        if declared.get(name, -1) >= 0:
-            declared[name] = int(table[declared[name]])
-    write_json(out / TASK, declared)
-    return Words(table, kept)
+from compress.training.trimming import Words, tokens_of
 
 
 def check_segmentation(inputs: Inputs, source: Inputs, words: Words) -> None:

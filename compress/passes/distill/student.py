@@ -18,13 +18,13 @@ from compress.models.plain import PlainModel
 from compress.models.students import make_student, student_shape
 from compress.models.vision_students import fresh_vision
 from compress.models.vocabulary import Ids, trim_embeddings
-from compress.passes.distill.material import Words, tokens_of, write_tokenizer
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.tasks.subset import InputSubset
 from compress.tasks.tokens import TokenInputs
 from compress.training.batches import to_tensors
+from compress.training.trimming import Words, tokens_of, write_tokenizer
 
 LOOKED_AT = 256
 """Training examples whose hidden states decide which directions and layers a student keeps."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 from compress.errors import PassError
 from compress.models.outputs import outputs_of
+from compress.passes.prune.counting import CONVOLUTIONS, remaining
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.prediction import kept_channels
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -72,21 +70,7 @@ class ChannelSurgeon:
 
     def remaining(self, cuts: Sequence[Cut]) -> int:
         """The parameters that the model will have after the cuts, counted from shapes; nothing is changed."""
-        outputs: Counter[Any] = Counter()
-        inputs: Counter[Any] = Counter()
-        for cut in cuts:
-            for dependency, channels in self._group(cut.group, cut.channels):
-                side = outputs if self.graph.is_out_channel_pruning_fn(dependency.handler) else inputs
-                side[dependency.target.module] += len(set(channels))
-        total = 0
-        counted: set[int] = set()
-        for module in self.model.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if id(parameter) not in counted:
-                    counted.add(id(parameter))
-                    owner = parameter if parameter in outputs else module
-                    total += _left(owner, name, parameter, outputs[owner], inputs[owner])
-        return total
+        return remaining(self.model, self.graph, (self._group(cut.group, cut.channels) for cut in cuts))
 
     def remove(self, cuts: Sequence[Cut]) -> None:
         """Remove channels in place, with what is coupled to them."""
@@ -123,19 +107,25 @@ class ChannelSurgeon:
 
 
 def choose_cuts(
-    groups: Sequence[ChannelGroup], scores: Sequence[Tensor], fraction: float, round_to: int
+    groups: Sequence[ChannelGroup],
+    scores: Sequence[Tensor],
+    fraction: float,
+    round_to: int,
+    goal: Callable[[ChannelGroup, int], int] | None = None,
 ) -> list[Cut]:
     """The least important channels of each group; a group too narrow to lose any stays as it is.
 
     Args:
         scores: float (width,), for each group.
+        goal: group and multiple -> how many of its channels stay; unset: what `fraction` leaves of them.
 
     Raises:
         PassError: no group loses anything.
     """
     cuts = []
     for group, importance in zip(groups, scores, strict=True):
-        kept = kept_channels(group.width, fraction, math.lcm(round_to, group.repeats))
+        multiple = math.lcm(round_to, group.repeats)
+        kept = goal(group, multiple) if goal else kept_channels(group.width, fraction, multiple)
         if kept < group.width:
             period = importance.reshape(group.repeats, -1).mean(dim=0)
             places = least_important(period, (group.width - kept) // group.repeats)
@@ -149,23 +139,3 @@ def choose_cuts(
             hint="Raise the fraction, or lower `round_to`.",
         )
     return cuts
-
-
-def _left(owner: Any, name: str, parameter: Tensor, outputs: int, inputs: int) -> int:
-    """How many numbers of a parameter stay when its layer loses so many outputs and inputs."""
-    if isinstance(owner, CONVOLUTIONS):
-        if name == "bias":
-            return parameter.numel() - outputs
-        depthwise = owner.groups == owner.in_channels == owner.out_channels and owner.groups > 1
-        kernel = math.prod(owner.kernel_size)
-        columns = 1 if depthwise else (owner.in_channels - inputs) // owner.groups
-        return (owner.out_channels - outputs) * columns * kernel
-    if isinstance(owner, nn.Linear):
-        rows = owner.out_features - outputs
-        return rows if name == "bias" else rows * (owner.in_features - inputs)
-    lost = max(outputs, inputs)
-    widths = [size for size in parameter.shape if size > 1]
-    # Norms and scales hold numbers for each channel along one axis.
-    return (
-        parameter.numel() if not lost or not widths else parameter.numel() // widths[-1] * (widths[-1] - lost)
-    )

@@ -12,32 +12,45 @@ from safetensors import SafetensorError, safe_open
 
 from compress.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.errors import ModelError, PassError
-from compress.profile.pass_specs import RemoveSpec
+from compress.profile.prune_spec import RemoveSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
-_QUERY = re.compile(r"(?P<layer>.+)\.attention\.(self\.query|q_lin|q_proj)\.weight")
-_FEED_IN = re.compile(r"(?P<layer>.+)\.(intermediate\.dense|ffn\.lin1|mlp\.fc1)\.weight")
+# Of factored maps those factors count that lose rows or columns with a head or a unit.
+_PARTS = {
+    "query": re.compile(r"(?P<layer>.+)\.attention\.(self\.query|q_lin|q_proj)(\.second)?\.weight"),
+    "output": re.compile(r"(?P<layer>.+)\.attention\.(output\.dense|out_lin|o_proj)(\.first)?\.weight"),
+    "feed_in": re.compile(r"(?P<layer>.+)\.(intermediate\.dense|ffn\.lin1|mlp\.fc1)(\.second)?\.weight"),
+    "feed_out": re.compile(r"(?P<layer>.+\.\d+)\.(output\.dense|ffn\.lin2|mlp\.fc2)(\.first)?\.weight"),
+}
 
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """The sizes of one encoder layer whose linear maps have biases."""
+    """The sizes of one encoder layer whose linear maps have biases.
+
+    `attention` is (columns of the query map, rows of the output map), `feed` the same of both feed-forward maps; None
+    where those maps are not factored: `hidden` both.
+    """
 
     hidden: int
     heads: int
     head_size: int
     feed_forward: int
+    attention: tuple[int, int] | None = None
+    feed: tuple[int, int] | None = None
 
     @property
     def head_parameters(self) -> int:
         """Parameters of one head: rows of query, key and value with their biases, columns of the output map."""
-        return self.head_size * (3 * (self.hidden + 1) + self.hidden)
+        reads, writes = self.attention or (self.hidden, self.hidden)
+        return self.head_size * (3 * (reads + 1) + writes)
 
     @property
     def unit_parameters(self) -> int:
         """Parameters of one feed-forward unit: a row with its bias, and a column."""
-        return 2 * self.hidden + 1
+        reads, writes = self.feed or (self.hidden, self.hidden)
+        return reads + writes + 1
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,9 @@ def kept_heads(heads: int, fraction: float) -> int:
     return kept
 
 
-def kept_width(width: int, fraction: float, round_to: int) -> int:
-    """How many feed-forward units stay when `fraction` of them is removed: a multiple of `round_to`.
+def kept_width(width: int, fraction: float, round_to: int, what: str = "feed_forward") -> int:
+    """How many feed-forward units (or dimensions of the stream) stay when `fraction` of them is removed: a multiple of
+    `round_to`.
 
     Raises:
         PassError: the fraction removes nothing or everything.
@@ -73,10 +87,11 @@ def kept_width(width: int, fraction: float, round_to: int) -> int:
         return width
     kept = round_to * math.floor(width * (1 - fraction) / round_to + 0.5)
     if kept == 0 or kept >= width:
-        what = "nothing would be left" if kept == 0 else "nothing would be removed"
+        fault = "nothing would be left" if kept == 0 else "nothing would be removed"
         raise PassError(
-            f"{fraction:g} of a feed-forward width of {width}, the rest rounded to a multiple of {round_to}: {what}",
-            where="prune.remove.feed_forward",
+            f"{fraction:g} of a {what.replace('_', '-')} width of {width}, the rest rounded to a multiple of "
+            f"{round_to}: {fault}",
+            where=f"prune.remove.{what}",
             hint="Change the fraction, or lower `round_to`.",
         )
     return kept
@@ -105,14 +120,16 @@ def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> i
 
 
 def predicted_parameters(folder: Path, remove: RemoveSpec, round_to: int) -> int | None:
-    """The parameters that the model of a torch-form folder will have after pruning; None where channels are removed,
-    which only the loaded model can tell.
+    """The parameters that the model of a torch-form folder will have after pruning; None where more is removed than
+    heads and feed-forward width of each layer, which only the loaded model and the data can tell.
 
     Raises:
         ModelError: the folder holds no encoder whose layers are known.
         PassError: a fraction removes nothing, or leaves nothing.
     """
-    return None if remove.channels else pruned_parameters(read_sizes(folder), remove, round_to)
+    if remove.channels or remove.layers or remove.hidden or remove.vocabulary != "keep":
+        return None
+    return pruned_parameters(read_sizes(folder), remove, round_to)
 
 
 def read_sizes(folder: Path) -> ModelSizes:
@@ -137,15 +154,30 @@ def read_sizes(folder: Path) -> ModelSizes:
 
 def layers_of(shapes: Shapes, head_size: int) -> tuple[LayerSizes, ...]:
     """The layers found in the shapes of a model's weights, by number."""
-    attention = {match["layer"]: shapes[name] for name in shapes if (match := _QUERY.fullmatch(name))}
-    feed = {match["layer"]: shapes[name] for name in shapes if (match := _FEED_IN.fullmatch(name))}
-    numbered = sorted(attention.keys() & feed.keys(), key=lambda layer: int(layer.rpartition(".")[2]))
-    return tuple(
-        LayerSizes(
-            hidden=attention[layer][1],
-            heads=attention[layer][0] // head_size,
-            head_size=head_size,
-            feed_forward=feed[layer][0],
-        )
-        for layer in numbered
+    found: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in _PARTS}
+    for name, shape in shapes.items():
+        for part, pattern in _PARTS.items():
+            if match := pattern.fullmatch(name):
+                found[part][match["layer"]] = shape
+    query, output, feed_in, feed_out = found.values()
+    numbered = sorted(
+        query.keys() & output.keys() & feed_in.keys() & feed_out.keys(),
+        key=lambda layer: int(layer.rpartition(".")[2]),
     )
+    layers = []
+    for layer in numbered:
+        attention = (query[layer][1], output[layer][0])
+        feed = (feed_in[layer][1], feed_out[layer][0])
+        # Where every map is factored this is the largest rank; nothing is computed from it then.
+        hidden = max(*attention, *feed)
+        layers.append(
+            LayerSizes(
+                hidden=hidden,
+                heads=query[layer][0] // head_size,
+                head_size=head_size,
+                feed_forward=feed_in[layer][0],
+                attention=None if attention == (hidden, hidden) else attention,
+                feed=None if feed == (hidden, hidden) else feed,
+            )
+        )
+    return tuple(layers)

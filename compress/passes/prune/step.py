@@ -1,109 +1,174 @@
-"""prune: remove heads and feed-forward width, or channels, by importance, then recover by training."""
+"""prune: remove what matters least, at once or in steps, then recover by training."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from compress.artifacts import copy_interface
+from compress.artifacts import TASK, copy_interface, write_json
 from compress.errors import PassError
-from compress.forms import TORCH_FLOAT, Structure
 from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.outputs import outputs_of
+from compress.models.families import encoder_of
+from compress.models.sentence import SentenceEncoder
+from compress.models.vocabulary import trim_embeddings
+from compress.passes.prune.budget import Budget
+from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.prediction import predicted_parameters
-from compress.passes.prune.removal import check_request, prune
-from compress.profile.pass_specs import PruneSpec
+from compress.passes.prune.removal import Pruner, check_request, pruner_of
+from compress.passes.prune.selection import shares
+from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
+from compress.profile.distill_spec import VocabularySpec
+from compress.profile.prune_spec import PruneSpec
 from compress.records import Curve
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Inputs, Truth
-from compress.training.batches import to_tensors
-from compress.training.heal import recover
-from compress.training.prediction import score
-from compress.training.references import truth_beside
+from compress.training.altered import Validation, check_saved, recover_altered
+from compress.training.trimming import tokens_of, write_tokenizer
+from compress.units import megabytes
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Prune every layer by the same fractions, check the promised size, recover, save and read back.
+    """Prune, check the promised size, recover, save and read back.
 
     Raises:
-        PassError: a fraction removes nothing or everything, the parameters are not those predicted, or the
-            saved model does not give the same outputs.
+        PassError: a fraction removes nothing or everything, a target cannot be reached, the parameters are not those
+            predicted, or the saved model does not give the same outputs.
         ModelError: the model does not have what is to be removed.
     """
     spec = ctx.spec
     assert isinstance(spec, PruneSpec)
-    source = ctx.inputs["model"].path
-    model = load_model(source).to(ctx.device)
-    check_request(model, spec.remove)
-    promised = predicted_parameters(source, spec.remove, spec.round_to)
-    before = count_parameters(model)
-    inputs = ctx.task.encode(ctx.data.train, source)
-    labels = torch.from_numpy(ctx.data.train.labels) if ctx.task.labelled else None
-    removed, planned = prune(model, inputs, labels, spec, ctx.seed, ctx.device)
+    source = ctx.inputs["model"]
+    model = load_model(source.path).to(ctx.device)
+    check_request(model, spec)
+    whole = spec.remove is not None and spec.scope == "layer"
+    promised = (
+        predicted_parameters(source.path, spec.remove, spec.round_to) if whole and spec.remove else None
+    )
+    facts: dict[str, Any] = {"parameters_before": count_parameters(model), "importance": spec.importance}
+    with ExitStack() as stack:
+        interface = _interface(ctx, spec, model, facts, stack)
+        inputs = ctx.task.encode(ctx.data.train, interface)
+        validation = Validation.of(ctx, interface)
+        labels = torch.from_numpy(ctx.data.train.labels) if ctx.task.labelled else None
+        timing, budget = _budget(ctx, spec, model, interface, stack)
+        pruner = pruner_of(model, Material(inputs, labels, spec, ctx.seed, ctx.device), budget)
+        curves: list[Curve] = []
+        steps = shares(spec.steps)
+        for number, share in enumerate(steps, start=1):
+            pruner.advance(share)
+            _check_count(model, pruner.parameters)
+            last = number == len(steps)
+            if spec.recover is not None:
+                if last:
+                    facts["validation_score_before_recovery"] = validation.score(model)
+                recovery = spec.recover
+                if not last:
+                    recovery = recovery.model_copy(update={"epochs": recovery.epochs / (spec.steps - 1)})
+                name = "recover" if last else f"recover-{number}"
+                curves.append(recover_altered(ctx, model, recovery, interface, name))
+        if promised is not None:
+            _check_count(model, promised)
+        facts |= {
+            "parameters": count_parameters(model),
+            "parameters_predicted": pruner.parameters if promised is None else promised,
+            "layers": pruner.described(),
+            "validation_score": validation.score(model),
+        }
+        model.cpu()
+        _note_target(facts, ctx, spec, model, pruner, budget, timing, interface)
+        _note_encoder(facts, pruner)
+        save_model(model, ctx.out)
+        copy_interface(interface, ctx.out)
+    _note_width(model, ctx.out)
+    check_saved(model, ctx.out, inputs, "prune")
+    return StepResult(spec.produces(source.form), facts, tuple(curves))
+
+
+def _check_count(model: nn.Module, predicted: int) -> None:
     parameters = count_parameters(model)
-    predicted = planned if promised is None else promised
     if parameters != predicted:
         raise PassError(f"{predicted} parameters were predicted, but {parameters} are left", where="prune")
-    facts: dict[str, Any] = {
-        "parameters": parameters,
-        "parameters_predicted": predicted,
-        "parameters_before": before,
-        "importance": spec.importance,
-        "layers": removed,
-    }
-    truth = _validation_truth(ctx)
-    curves: tuple[Curve, ...] = ()
-    if spec.recover is not None:
-        facts["validation_score_before_recovery"] = _validation_score(ctx, model, truth)
-        result = recover(
-            model,
-            ctx.inputs.get("teacher"),
-            ctx.task,
-            ctx.data,
-            spec.recover,
-            tokenizer=source,
-            work=ctx.work,
-            shared=ctx.shared,
-            seed=ctx.seed,
-            precision=ctx.precision,
-            device=ctx.device,
-            progress=ctx.progress,
-        )
-        curves = (result.curve,)
-    facts["validation_score"] = _validation_score(ctx, model, truth)
-    save_model(model.cpu(), ctx.out)
-    copy_interface(source, ctx.out)
-    _check_saved(ctx, model, inputs)
-    return StepResult(TORCH_FLOAT.with_(structure=Structure.PRUNED), facts, curves)
 
 
-def _validation_truth(ctx: StepContext) -> Truth:
-    """What the validation split is scored against."""
-    return truth_beside(
-        ctx.inputs.get("teacher", ctx.inputs["model"]),
-        ctx.task,
-        ctx.data.validation,
-        shared=ctx.shared,
-        precision=ctx.precision,
-        device=ctx.device,
-        progress=ctx.progress,
-    )
+def _interface(
+    ctx: StepContext, spec: PruneSpec, model: nn.Module, facts: dict[str, Any], stack: ExitStack
+) -> Path:
+    """The folder that says how the model reads its inputs: that of the model, or one with a trimmed vocabulary, whose
+    rows the model then has no more."""
+    source = ctx.inputs["model"].path
+    if spec.remove is None or spec.remove.vocabulary == "keep":
+        return source
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
+    splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
+    used = [ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids]
+    labels = tuple(json.loads((source / TASK).read_text(encoding="utf-8"))["labels"])
+    words = write_tokenizer(source, folder, VocabularySpec(), used, labels)
+    before, embedding = count_parameters(model), encoder_of(model).words
+    assert words.table is not None
+    assert words.kept is not None
+    assert embedding is not None
+    rows, width = embedding.weight.shape
+    trim_embeddings(model, words.table, words.kept)
+    _check_count(model, before - (rows - len(words.kept)) * width)
+    facts["vocabulary"] = {"tokens": len(words.kept), "tokens_removed": rows - len(words.kept)}
+    return folder
 
 
-def _validation_score(ctx: StepContext, model: nn.Module, truth: Truth) -> float:
-    inputs = ctx.task.encode(ctx.data.validation, ctx.inputs["model"].path)
-    return score(model, inputs, truth, ctx.task, precision=ctx.precision, device=ctx.device)
+def _budget(
+    ctx: StepContext, spec: PruneSpec, model: nn.Module, interface: Path, stack: ExitStack
+) -> tuple[Timing | None, Budget | None]:
+    """What the pruned model may cost, where the spec names a target."""
+    if spec.target is None:
+        return None, None
+    if not spec.target.timed:
+        return None, parameter_budget(model, spec.target)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-latency-")))
+    timing = time_before(ctx, model, interface, folder)
+    return timing, latency_budget(timing, encoder_of(model), spec.target)
 
 
-def _check_saved(ctx: StepContext, model: nn.Module, inputs: Inputs) -> None:
-    """What was saved gives the same outputs, bit for bit."""
-    batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
-    with torch.inference_mode():
-        expected, found = outputs_of(model.eval()(**batch)), outputs_of(load_model(ctx.out)(**batch))
-    if not torch.equal(expected, found):
-        difference = float((expected - found).abs().max())
-        raise PassError(
-            f"the saved model gives other outputs: they differ by {difference:.2g}", where="prune"
-        )
+def _note_target(
+    facts: dict[str, Any],
+    ctx: StepContext,
+    spec: PruneSpec,
+    model: nn.Module,
+    pruner: Pruner,
+    budget: Budget | None,
+    timing: Timing | None,
+    interface: Path,
+) -> None:
+    """What was predicted of a target beside what was measured."""
+    if spec.target is None or budget is None:
+        return
+    asked = spec.target.model_dump(exclude_none=True)
+    if timing is None:
+        size = megabytes(4 * facts["parameters"])
+        facts["target"] = {**asked, "weights_mb": size}
+        return
+    assert isinstance(pruner, EncoderPruner)
+    predicted = budget.predicted([(layer.heads, layer.feed_forward) for layer in encoder_of(model).layers])
+    measured = time_after(ctx, model, interface, timing)
+    facts["target"] = {**asked, "predicted_ms": predicted, **measured}
+
+
+def _note_encoder(facts: dict[str, Any], pruner: Pruner) -> None:
+    """Which layers and how many dimensions of the stream are left, where any went."""
+    if not isinstance(pruner, EncoderPruner):
+        return
+    if len(pruner.layers) < len(pruner.whole):
+        facts["layers_kept"] = pruner.layers
+    hidden = encoder_of(pruner.model).hidden_size
+    if hidden < pruner.hidden:
+        facts["hidden"] = {"width": hidden, "removed": pruner.hidden - hidden}
+
+
+def _note_width(model: nn.Module, out: Path) -> None:
+    """Embeddings are as wide as the stream that is left."""
+    if isinstance(model, SentenceEncoder):
+        task = json.loads((out / TASK).read_text(encoding="utf-8"))
+        write_json(out / TASK, {**task, "width": encoder_of(model).hidden_size})

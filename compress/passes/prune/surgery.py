@@ -9,6 +9,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.errors import ModelError
+from compress.models.factors import reader, writer
 from compress.models.families import Encoder, Layer
 from compress.models.outputs import outputs_of
 from compress.passes.prune.importance import LayerScores, channels_of_heads, head_scores
@@ -31,18 +32,22 @@ class Surgeon:
             encoder.model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
         )
         for layer in encoder.layers:
-            self._group(layer.query, range(layer.query.out_features), _attention(layer))
-            self._group(layer.feed_in, range(layer.feed_forward), _feed_forward(layer))
+            self._group(writer(layer.query), range(layer.query.out_features), _attention(layer))
+            self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
 
     def scores(self, importance: Any) -> list[LayerScores]:
         """The scores that an importance of torch-pruning gives the parts of each layer."""
         return [
             LayerScores(
                 head_scores(
-                    importance(self._group(layer.query, range(layer.query.out_features), _attention(layer))),
+                    importance(
+                        self._group(writer(layer.query), range(layer.query.out_features), _attention(layer))
+                    ),
                     layer.head_size,
                 ),
-                importance(self._group(layer.feed_in, range(layer.feed_forward), _feed_forward(layer))),
+                importance(
+                    self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
+                ),
             )
             for layer in self.encoder.layers
         ]
@@ -51,11 +56,11 @@ class Surgeon:
         """Remove heads and feed-forward units of a layer, in place, with what is coupled to them."""
         if heads:
             channels = channels_of_heads(heads, layer.head_size)
-            self._group(layer.query, channels, _attention(layer)).prune()
+            self._group(writer(layer.query), channels, _attention(layer)).prune()
             # torch-pruning leaves the head counts of the attention module as they were.
             layer.note_heads()
         if units:
-            self._group(layer.feed_in, units, _feed_forward(layer)).prune()
+            self._group(writer(layer.feed_in), units, _feed_forward(layer)).prune()
 
     def _group(self, root: nn.Linear, channels: Sequence[int], expected: set[nn.Linear]) -> Any:
         group = self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(channels))
@@ -68,11 +73,11 @@ class Surgeon:
 
 
 def _attention(layer: Layer) -> set[nn.Linear]:
-    return {layer.query, layer.key, layer.value, layer.attention_output}
+    return {writer(layer.query), writer(layer.key), writer(layer.value), reader(layer.attention_output)}
 
 
 def _feed_forward(layer: Layer) -> set[nn.Linear]:
-    return {layer.feed_in, layer.feed_out}
+    return {writer(layer.feed_in), reader(layer.feed_out)}
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import cast
 
+from compress.artifacts import STRUCTURE
 from compress.forms import TORCH_FLOAT, Structure
 from compress.models.image_teachers import IMAGE_TASK
 from compress.models.materialise import materialise
@@ -32,5 +35,12 @@ def run(ctx: StepContext) -> StepResult:
             task=cast(TaskName, ctx.task.name),
             seed=ctx.seed,
         )
-    pruned = (ctx.out / "structure.json").exists()
-    return StepResult(TORCH_FLOAT.with_(structure=Structure.PRUNED) if pruned else TORCH_FLOAT, facts)
+    return StepResult(TORCH_FLOAT.with_(structure=_structure(ctx.out)), facts)
+
+
+def _structure(folder: Path) -> Structure:
+    """What the files of a model say of its structure."""
+    if not (folder / STRUCTURE).exists():
+        return Structure.REGULAR
+    described = json.loads((folder / STRUCTURE).read_text(encoding="utf-8"))
+    return Structure.FACTORED if "factors" in described else Structure.PRUNED

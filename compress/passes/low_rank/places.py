@@ -1,0 +1,173 @@
+"""Which maps of a model are factored, which of them together, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ModelError
+from compress.models.factors import Whole, can_factor, insert_factors
+from compress.models.families import encoder_of
+from compress.passes.low_rank.factoring import Decomposition
+
+Batches = Callable[[], Iterable[dict[str, Tensor]]]
+"""Starts an iteration over batches of examples, encoded for the model."""
+
+CHUNK = 1 << 22
+"""Numbers of a convolution's patches that are held at once."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A map that is factored, or several that read the same and get one first factor: query, key and value, whose
+    product then stays one.
+
+    `weight` is theirs, one below the other: (rows, columns), where a convolution's columns are channels times kernel.
+    """
+
+    modules: tuple[str, ...]
+    weight: Tensor
+
+    @property
+    def name(self) -> str:
+        """What reports call the place: the first module."""
+        return self.modules[0]
+
+    @property
+    def rows(self) -> int:
+        """Outputs of all its maps."""
+        return len(self.weight)
+
+    @property
+    def columns(self) -> int:
+        """Inputs."""
+        return self.weight.shape[1]
+
+    def saved(self, rank: int) -> int:
+        """How many parameters factors of this rank save."""
+        return self.rows * self.columns - rank * (self.rows + self.columns)
+
+
+def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
+    """The places of a model: the maps of the layers of an encoder that we know, else every linear map and convolution.
+
+    Args:
+        exclude: shell patterns of module names; one that names a part of a place leaves out the place.
+
+    Raises:
+        ModelError: there is nothing to factor.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    weights = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
+    groups = [
+        tuple(names[module] for module in group)
+        for group in _groups(model)
+        if all(can_factor(module) and weights.count(id(module.weight)) == 1 for module in group)
+    ]
+    chosen = [
+        group
+        for group in groups
+        if not any(fnmatchcase(name, pattern) for name in group for pattern in exclude)
+    ]
+    if not chosen:
+        what = (
+            "all its maps are excluded" if groups else "it has no linear maps or convolutions of torch's own"
+        )
+        raise ModelError(f"nothing of this model can be factored: {what}", where="low_rank")
+    return [Place(group, torch.cat([_matrix(model, name) for name in group])) for group in chosen]
+
+
+def factor(model: nn.Module, place: Place, decomposition: Decomposition, rank: int) -> None:
+    """Put the factors of a rank in place, in the model."""
+    first, second = decomposition.factors(rank)
+    made = insert_factors(model, place.modules, rank)
+    with torch.no_grad():
+        made[0].first.weight.copy_(first.view_as(made[0].first.weight))
+        rows = torch.split(second, [each.out_features for each in made])
+        for each, part in zip(made, rows, strict=True):
+            each.second.weight.copy_(part.reshape(each.second.weight.shape))
+
+
+def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) -> list[Tensor]:
+    """E[x x^T] of what each place reads, float64 (columns, columns); padding of texts is left out.
+
+    Raises:
+        ModelError: a place read nothing.
+    """
+    modules = [cast(Whole, model.get_submodule(place.name)) for place in places]
+    squares = [torch.zeros(place.columns, place.columns, dtype=torch.float64) for place in places]
+    counts = [0] * len(places)
+    mask: Tensor | None = None
+
+    def hook_of(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> None:
+            inputs = args[0] if args else next(iter(kwargs.values()))
+            for rows in _rows(modules[index], inputs, mask):
+                squares[index] += (rows.T @ rows).double().cpu()
+                counts[index] += len(rows)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_of(index), with_kwargs=True) for index, module in enumerate(modules)
+    ]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches():
+                mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
+                model(**batch)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    for place, count in zip(places, counts, strict=True):
+        if not count:
+            raise ModelError("no example reached this map", where=place.name)
+    return [square / count for square, count in zip(squares, counts, strict=True)]
+
+
+def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:
+    """The maps of a model that could be factored, those together that read the same."""
+    try:
+        layers = encoder_of(model).layers
+    except ModelError:
+        return [(module,) for module in model.modules() if isinstance(module, Whole) and can_factor(module)]
+    groups: list[tuple[Any, ...]] = []
+    for layer in layers:
+        groups += [(layer.query, layer.key, layer.value), (layer.attention_output,)]
+        groups += [(layer.feed_in,), (layer.feed_out,)]
+    return groups
+
+
+def _matrix(model: nn.Module, name: str) -> Tensor:
+    return cast(Whole, model.get_submodule(name)).weight.detach().cpu().flatten(1)
+
+
+def _rows(module: Whole, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor]:
+    """What a map multiplies, float32 (n, columns), in parts."""
+    inputs = inputs.float()
+    if isinstance(module, nn.Linear):
+        masked = mask is not None and inputs.shape[:-1] == mask.shape
+        yield inputs[mask] if masked else inputs.reshape(-1, inputs.shape[-1])
+        return
+    assert isinstance(module, nn.Conv2d)
+    padding = module.padding
+    if isinstance(padding, str):
+        sides = zip(module.dilation, module.kernel_size, strict=True)
+        high, wide = (step * (side - 1) * (padding == "same") for step, side in sides)
+        inputs = nn.functional.pad(inputs, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
+        padding = (0, 0)
+    columns = module.weight[0].numel()
+    outputs = inputs[0, 0].numel()
+    for part in torch.split(inputs, max(1, CHUNK // (columns * outputs))):
+        patches = nn.functional.unfold(
+            part, module.kernel_size, dilation=module.dilation, padding=padding, stride=module.stride
+        )
+        yield patches.transpose(1, 2).reshape(-1, columns)

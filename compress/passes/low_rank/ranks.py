@@ -1,0 +1,94 @@
+"""The rank of each place: by a ratio, by energy, or by the loss of score that is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from compress.errors import PassError
+from compress.passes.low_rank.factoring import Decomposition, pays, rank_for_energy, rank_for_ratio
+from compress.profile.low_rank_spec import LowRankSpec
+
+LOSSES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)
+"""Shares of a map's output that `max_drop` tries to lose, the boldest first."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The rank of each place; None where the whole weight is kept, because factors would multiply no less. `energy`
+    is the share of the output that was asked of each place, and `drop` the loss of score measured with it, where
+    `max_drop` decides."""
+
+    ranks: tuple[int | None, ...]
+    energy: float | None = None
+    drop: float | None = None
+
+
+def choose_ranks(
+    decompositions: Sequence[Decomposition],
+    spec: LowRankSpec,
+    drop_of: Callable[[Sequence[int | None]], float],
+) -> Ranks:
+    """The ranks that a spec asks for.
+
+    Args:
+        decompositions: of each place.
+        drop_of: the loss of validation score with given ranks, for `max_drop`.
+
+    Raises:
+        PassError: no place would be factored.
+    """
+    if spec.ratio is not None:
+        shapes = [_shape(each) for each in decompositions]
+        found = Ranks(
+            tuple(_paying(rank_for_ratio(*shape, spec.ratio, spec.round_to), *shape) for shape in shapes)
+        )
+    elif spec.energy is not None:
+        found = Ranks(ranks_for_energy(decompositions, spec.energy, spec.round_to), spec.energy)
+    else:
+        assert spec.max_drop is not None
+        found = _within_drop(decompositions, spec.max_drop, spec.round_to, drop_of)
+    if not any(found.ranks):
+        raise PassError(
+            "no map would be factored: factors that keep what was asked would multiply no less than the maps do",
+            where="low_rank",
+            hint="Raise `ratio` or `max_drop`, or lower `energy` or `round_to`.",
+        )
+    return found
+
+
+def ranks_for_energy(
+    decompositions: Sequence[Decomposition], energy: float, round_to: int
+) -> tuple[int | None, ...]:
+    """The least ranks that carry a share of each place's output; None where they do not pay."""
+    return tuple(
+        _paying(rank_for_energy(each.squares, energy, round_to), *_shape(each)) for each in decompositions
+    )
+
+
+def _within_drop(
+    decompositions: Sequence[Decomposition],
+    max_drop: float,
+    round_to: int,
+    drop_of: Callable[[Sequence[int | None]], float],
+) -> Ranks:
+    """The boldest loss whose drop is allowed, by bisection: losing less is taken to cost no more."""
+    best = Ranks((None,) * len(decompositions))
+    low, high = 0, len(LOSSES)
+    while low < high:
+        middle = (low + high) // 2
+        ranks = ranks_for_energy(decompositions, 1 - LOSSES[middle], round_to)
+        drop = drop_of(ranks) if any(ranks) else 0.0
+        if drop <= max_drop:
+            best, high = Ranks(ranks, 1 - LOSSES[middle], drop), middle
+        else:
+            low = middle + 1
+    return best
+
+
+def _shape(decomposition: Decomposition) -> tuple[int, int]:
+    return len(decomposition.left), decomposition.right.shape[1]
+
+
+def _paying(rank: int, rows: int, columns: int) -> int | None:
+    return rank if pays(rank, rows, columns) else None

@@ -1,0 +1,118 @@
+"""low_rank: factor linear maps and convolutions where it pays, then recover by training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress.artifacts import copy_interface
+from compress.errors import PassError
+from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.passes.low_rank.factoring import Decomposition, decompose
+from compress.passes.low_rank.places import Place, factor, places_of, second_moments
+from compress.passes.low_rank.ranks import choose_ranks
+from compress.profile.low_rank_spec import LowRankSpec
+from compress.step import StepContext, StepResult
+from compress.tasks.base import Inputs
+from compress.training.altered import Validation, check_saved, recover_altered
+from compress.training.batches import to_tensors
+
+BATCH_SIZE = 32
+"""Examples a batch that the weighting reads."""
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Choose ranks, factor, check the promised size, recover, save and read back.
+
+    Raises:
+        PassError: no map would be factored, the parameters are not those predicted, or the saved model does not
+            give the same outputs.
+        ModelError: nothing of the model can be factored.
+    """
+    spec = ctx.spec
+    assert isinstance(spec, LowRankSpec)
+    source = ctx.inputs["model"]
+    model = load_model(source.path).to(ctx.device)
+    inputs = ctx.task.encode(ctx.data.train, source.path)
+    places = places_of(model, spec.exclude)
+    decompositions = _decompose(ctx, spec, model, places, inputs)
+    validation = Validation.of(ctx, source.path)
+    whole_score = validation.score(model)
+
+    def drop_of(ranks: Sequence[int | None]) -> float:
+        return whole_score - validation.score(_factored(copy.deepcopy(model), places, decompositions, ranks))
+
+    chosen = choose_ranks(decompositions, spec, drop_of)
+    before = count_parameters(model)
+    predicted = before - sum(
+        place.saved(rank) for place, rank in zip(places, chosen.ranks, strict=True) if rank is not None
+    )
+    _factored(model, places, decompositions, chosen.ranks)
+    parameters = count_parameters(model)
+    if parameters != predicted:
+        raise PassError(f"{predicted} parameters were predicted, but {parameters} are left", where="low_rank")
+    facts: dict[str, Any] = {
+        "parameters": parameters,
+        "parameters_predicted": predicted,
+        "parameters_before": before,
+        "weighted": spec.weighted,
+        "maps": [_described(*each) for each in zip(places, decompositions, chosen.ranks, strict=True)],
+        "validation_score_before": whole_score,
+    }
+    if chosen.energy is not None:
+        facts["energy"] = chosen.energy
+    curves = []
+    if spec.recover is not None:
+        facts["validation_score_before_recovery"] = validation.score(model)
+        curves.append(recover_altered(ctx, model, spec.recover, source.path))
+    facts["validation_score"] = validation.score(model)
+    save_model(model.cpu(), ctx.out)
+    copy_interface(source.path, ctx.out)
+    check_saved(model, ctx.out, inputs, "low_rank")
+    return StepResult(spec.produces(source.form), facts, tuple(curves))
+
+
+def _decompose(
+    ctx: StepContext, spec: LowRankSpec, model: nn.Module, places: Sequence[Place], inputs: Inputs
+) -> list[Decomposition]:
+    if not spec.weighted:
+        return [decompose(place.weight) for place in places]
+    count = min(spec.examples, len(inputs))
+    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(inputs))[:count])
+
+    def batches() -> Iterable[dict[str, Tensor]]:
+        return (
+            to_tensors(inputs.batch(drawn[first : first + BATCH_SIZE]), ctx.device)
+            for first in range(0, count, BATCH_SIZE)
+        )
+
+    squares = second_moments(model, places, batches)
+    return [decompose(place.weight, square) for place, square in zip(places, squares, strict=True)]
+
+
+def _factored(
+    model: nn.Module,
+    places: Sequence[Place],
+    decompositions: Sequence[Decomposition],
+    ranks: Sequence[int | None],
+) -> nn.Module:
+    """The model with its places factored, in place."""
+    for place, decomposition, rank in zip(places, decompositions, ranks, strict=True):
+        if rank is not None:
+            factor(model, place, decomposition, rank)
+    return model
+
+
+def _described(place: Place, decomposition: Decomposition, rank: int | None) -> dict[str, Any]:
+    return {
+        "name": place.name,
+        "maps": len(place.modules),
+        "rows": place.rows,
+        "columns": place.columns,
+        "rank": rank,
+        "output_lost": 0.0 if rank is None else decomposition.lost(rank),
+    }

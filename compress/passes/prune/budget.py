@@ -1,0 +1,70 @@
+"""Heads and feed-forward widths of each layer that fit a budget of time or of parameters, with the least loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from compress.passes.prune.importance import LayerScores
+from compress.passes.prune.knapsack import Option, within
+from compress.passes.prune.selection import losses_left
+
+Cost = Callable[[int, int], float]
+"""Layer and size (heads, or feed-forward width) -> what that costs."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the layers of an encoder may cost together, in `what`'s unit (ms, or parameters).
+
+    `fixed` is what the rest of the model costs, `limit` what the whole may. `heads` and `units` are the costs of the
+    parts of a layer.
+    """
+
+    what: str
+    where: str
+    limit: float
+    fixed: float
+    heads: Cost
+    units: Cost
+
+    def predicted(self, sizes: Sequence[tuple[int, int]]) -> float:
+        """What the whole costs with (heads, feed-forward width) of each layer."""
+        return self.fixed + sum(
+            self.heads(layer, heads) + self.units(layer, width) for layer, (heads, width) in enumerate(sizes)
+        )
+
+
+def choose_sizes(
+    scores: Sequence[LayerScores], budget: Budget, share: float, round_to: int, *, loss_units: bool
+) -> list[tuple[int, int]]:
+    """The heads and feed-forward width of each layer.
+
+    Args:
+        scores: of what each layer has now: the loss that each of its heads and units stands for.
+        share: of the way from what the model costs now to the budget.
+        round_to: widths are multiples of this, or as they are.
+        loss_units: whether scores are in units of the loss; any others count as shares of their part of the layer.
+
+    Raises:
+        PassError: nothing fits the budget.
+    """
+    places: list[list[Option]] = []
+    now = budget.fixed
+    for layer, each in enumerate(scores):
+        heads, width = len(each.heads), len(each.feed_forward)
+        now += budget.heads(layer, heads) + budget.units(layer, width)
+        places.append(_options(each.heads, range(1, heads + 1), budget.heads, layer, loss_units))
+        widths = sorted({width, *range(round_to, width, round_to)})
+        places.append(_options(each.feed_forward, widths, budget.units, layer, loss_units))
+    room = min(now, now - (now - budget.limit) * share) - budget.fixed
+    chosen = within(places, room, budget.what, budget.where)
+    return [(chosen[place].size, chosen[place + 1].size) for place in range(0, len(chosen), 2)]
+
+
+def _options(scores: Tensor, sizes: Sequence[int], cost: Cost, layer: int, loss_units: bool) -> list[Option]:
+    total = 1.0 if loss_units else float(scores.double().sum()) or 1.0
+    losses = losses_left(scores, sizes)
+    return [Option(size, cost(layer, size), loss / total) for size, loss in zip(sizes, losses, strict=True)]

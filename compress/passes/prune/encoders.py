@@ -1,0 +1,278 @@
+"""Pruning an encoder step by step: layers, heads and feed-forward units, and the width of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.errors import PassError
+from compress.models.checkpoints import count_parameters
+from compress.models.families import Encoder, Layer, block_sizes, encoder_of, regularise
+from compress.models.stream import block_influence
+from compress.passes.prune.budget import Budget, choose_sizes
+from compress.passes.prune.hidden import StreamSurgeon
+from compress.passes.prune.importance import LayerScores, least_important, sum_of_scores
+from compress.passes.prune.layers import kept_layers, remove_layers
+from compress.passes.prune.prediction import kept_heads, kept_width
+from compress.passes.prune.saliency import (
+    BATCH_SIZE,
+    LOSS_UNITS,
+    Saliency,
+    loss_on,
+    standing_in,
+    sum_over_group,
+    total_of,
+    weight_saliency,
+)
+from compress.passes.prune.selection import between, comparable, least_of_all
+from compress.passes.prune.surgery import Surgeon
+from compress.profile.prune_spec import PruneSpec, RemoveSpec
+from compress.tasks.base import Inputs
+from compress.training.batches import shuffled_batches, to_tensors
+
+
+@dataclass(frozen=True)
+class Material:
+    """What importance is measured on: the training examples, encoded for the model, and their labels, int64 (n,), or
+    None where the outputs are embeddings."""
+
+    inputs: Inputs
+    labels: Tensor | None
+    spec: PruneSpec
+    seed: int
+    device: str
+
+    def batches(self) -> list[Any]:
+        """The batches that importance reads."""
+        every = shuffled_batches(self.inputs.lengths, BATCH_SIZE, seed=self.seed, epoch=0)
+        return every[: self.spec.importance_batches]
+
+    def example(self) -> dict[str, Tensor]:
+        """Two examples to trace a model on."""
+        return to_tensors(self.inputs.batch(self.batches()[0][:2]), self.device)
+
+    def saliency(self, model: nn.Module) -> Saliency:
+        """How much each weight of a model matters."""
+        return weight_saliency(model, self.inputs, self.labels, self.spec, self.seed, self.device)
+
+
+class EncoderPruner:
+    """Takes an encoder from the sizes that it has to those that are asked for, in as many steps as wanted.
+
+    `parameters` is what the model must have after each step, counted from shapes before anything is removed.
+    """
+
+    def __init__(self, model: nn.Module, material: Material, budget: Budget | None = None) -> None:
+        """Set the goals from the model as it is.
+
+        Raises:
+            PassError: a fraction removes nothing or everything.
+            ModelError: the model is no encoder of a known family.
+        """
+        self.model = model
+        self.material = material
+        self.budget = budget
+        self.parameters = count_parameters(model)
+        layers = encoder_of(model).layers
+        self.layers = list(range(len(layers)))
+        self.heads = [list(range(layer.heads)) for layer in layers]
+        self.widths = [layer.feed_forward for layer in layers]
+        self.whole = [(layer.heads, layer.feed_forward) for layer in layers]
+        self.hidden = encoder_of(model).hidden_size
+        remove = material.spec.remove
+        if remove is not None:
+            self._check(remove)
+
+    def _check(self, remove: RemoveSpec) -> None:
+        """Refuse fractions that remove nothing or everything, before anything is removed."""
+        round_to = self.material.spec.round_to
+        kept_layers(len(self.layers), remove.layers)
+        for heads, width in self.whole:
+            kept_heads(heads, remove.heads)
+            kept_width(width, remove.feed_forward, round_to)
+        kept_width(self.hidden, remove.hidden, round_to, "hidden")
+
+    def advance(self, share: float) -> None:
+        """Remove so much that `share` of what is to go has gone; 1: all of it."""
+        remove = self.material.spec.remove
+        if remove is None:
+            self._fit_budget(share)
+        else:
+            if remove.layers:
+                self._remove_layers(share, remove.layers)
+            if remove.heads or remove.feed_forward:
+                self._remove_units(share, remove)
+            if remove.hidden:
+                self._remove_hidden(share, remove.hidden)
+        regularise(self.model)
+
+    def described(self) -> list[dict[str, Any]]:
+        """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
+        found = []
+        for layer in self.layers:
+            heads, width = self.whole[layer]
+            found.append(
+                {
+                    "heads": len(self.heads[layer]),
+                    "feed_forward": self.widths[layer],
+                    "heads_removed": sorted(set(range(heads)) - set(self.heads[layer])),
+                    "feed_forward_removed": width - self.widths[layer],
+                }
+            )
+        return found
+
+    def _remove_layers(self, share: float, fraction: float) -> None:
+        encoder = encoder_of(self.model)
+        count = len(self.whole)
+        lost = len(self.layers) - between(count, kept_layers(count, fraction), share)
+        if not lost:
+            return
+        gone = least_important(self._layer_scores(encoder), lost)
+        blocks = [encoder.layers[place].block for place in gone]
+        self.parameters -= sum(each.numel() for block in blocks for each in block.parameters())
+        remove_layers(encoder, gone)
+        self.layers = [layer for place, layer in enumerate(self.layers) if place not in gone]
+
+    def _layer_scores(self, encoder: Encoder) -> Tensor:
+        """Of whole layers: with `activation` how much each changes the stream, else the saliency of its weights."""
+        if self.material.spec.importance == "activation":
+            material = self.material
+            influence = block_influence(
+                encoder,
+                lambda: (
+                    to_tensors(material.inputs.batch(indices), material.device)
+                    for indices in material.batches()
+                ),
+            )
+            return torch.tensor(influence)
+        saliency = self.material.saliency(self.model)
+        return torch.tensor([total_of(layer.block, saliency) for layer in encoder.layers])
+
+    def _remove_units(self, share: float, remove: RemoveSpec) -> None:
+        encoder = encoder_of(self.model)
+        surgeon = Surgeon(encoder, self.material.example())
+        spec = self.material.spec
+        goals = [
+            (
+                between(heads, kept_heads(heads, remove.heads), share),
+                between(width, kept_width(width, remove.feed_forward, spec.round_to), share, spec.round_to),
+            )
+            for heads, width in (self.whole[layer] for layer in self.layers)
+        ]
+        if spec.scope == "layer":
+            scores = self._plain_scores(surgeon)
+            heads = [
+                least_important(each.heads, layer.heads - goal[0])
+                for each, layer, goal in zip(scores, encoder.layers, goals, strict=True)
+            ]
+            units = [
+                least_important(each.feed_forward, layer.feed_forward - goal[1])
+                for each, layer, goal in zip(scores, encoder.layers, goals, strict=True)
+            ]
+        else:
+            scores = self._summed_scores(surgeon)
+            loss = spec.importance in LOSS_UNITS
+            lost_heads = sum(layer.heads for layer in encoder.layers) - sum(goal[0] for goal in goals)
+            lost_units = sum(layer.feed_forward for layer in encoder.layers) - sum(goal[1] for goal in goals)
+            heads = least_of_all(comparable([each.heads for each in scores], loss=loss), lost_heads, 1, 1)
+            widths = comparable([each.feed_forward for each in scores], loss=loss)
+            units = least_of_all(widths, lost_units, spec.round_to, spec.round_to)
+        self._cut(surgeon, heads, units)
+
+    def _fit_budget(self, share: float) -> None:
+        assert self.budget is not None
+        encoder = encoder_of(self.model)
+        surgeon = Surgeon(encoder, self.material.example())
+        scores = self._summed_scores(surgeon)
+        spec = self.material.spec
+        sizes = choose_sizes(
+            scores, self.budget, share, spec.round_to, loss_units=spec.importance in LOSS_UNITS
+        )
+        heads = [
+            least_important(each.heads, len(each.heads) - size[0])
+            for each, size in zip(scores, sizes, strict=True)
+        ]
+        units = [
+            least_important(each.feed_forward, len(each.feed_forward) - size[1])
+            for each, size in zip(scores, sizes, strict=True)
+        ]
+        self._cut(surgeon, heads, units)
+
+    def _cut(self, surgeon: Surgeon, heads: Sequence[Sequence[int]], units: Sequence[Sequence[int]]) -> None:
+        for layer, number, lost_heads, lost_units in zip(
+            surgeon.encoder.layers, self.layers, heads, units, strict=True
+        ):
+            self.parameters -= _saved(layer, len(lost_heads), len(lost_units))
+            surgeon.remove(layer, lost_heads, lost_units)
+            self.heads[number] = [
+                head for place, head in enumerate(self.heads[number]) if place not in lost_heads
+            ]
+            self.widths[number] -= len(lost_units)
+
+    def _remove_hidden(self, share: float, fraction: float) -> None:
+        spec = self.material.spec
+        encoder = encoder_of(self.model)
+        final = kept_width(self.hidden, fraction, spec.round_to, "hidden")
+        lost = encoder.hidden_size - between(self.hidden, final, share, spec.round_to)
+        if not lost:
+            return
+        surgeon = StreamSurgeon(encoder, self.material.example())
+        with standing_in(self.material.saliency(self.model)):
+            gone = least_important(surgeon.scores(sum_over_group()), lost)
+        self.parameters = surgeon.remaining(gone)
+        surgeon.remove(gone)
+
+    def _summed_scores(self, surgeon: Surgeon) -> list[LayerScores]:
+        """The saliency of heads and units, added up over their weights."""
+        with standing_in(self.material.saliency(self.model)):
+            scores = surgeon.scores(sum_over_group())
+        # Of a head's channels the mean is given.
+        return [
+            LayerScores(each.heads * layer.head_size, each.feed_forward)
+            for each, layer in zip(scores, surgeon.encoder.layers, strict=True)
+        ]
+
+    def _plain_scores(self, surgeon: Surgeon) -> list[LayerScores]:
+        """The scores by which each layer ranks its own parts."""
+        spec = self.material.spec
+        if spec.importance in ("hessian", "activation"):
+            return self._summed_scores(surgeon)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.material.seed)
+            if spec.importance == "taylor":
+                return taylor_scores(surgeon, self.model, self.material)
+            magnitude = spec.importance == "magnitude"
+            kind = tp.importance.GroupMagnitudeImportance if magnitude else tp.importance.RandomImportance
+            return surgeon.scores(kind())
+
+
+def taylor_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any]:
+    """First-order Taylor scores, summed over batches: how much the loss on the labels would change.
+
+    Embeddings have no labels: there it is how far the outputs would move, along a random direction of each example.
+    """
+    importance = tp.importance.GroupTaylorImportance()
+
+    def of_batches() -> Any:
+        for indices in material.batches():
+            model.zero_grad(set_to_none=True)
+            torch.autograd.backward(
+                loss_on(model, material.inputs, material.labels, indices, material.device)
+            )
+            yield surgeon.scores(importance)
+        model.zero_grad(set_to_none=True)
+
+    return sum_of_scores(of_batches())
+
+
+def _saved(layer: Layer, heads: int, units: int) -> int:
+    """The parameters of so many heads and feed-forward units of a layer."""
+    head, unit = block_sizes(layer)
+    if heads >= layer.heads or units >= layer.feed_forward:
+        raise PassError("a layer would lose all its heads or units", where="prune")
+    return heads * head + units * unit

@@ -1,0 +1,77 @@
+"""Removing dimensions of the stream between the layers of an encoder, from everything that reads or writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.errors import ModelError
+from compress.models.factors import reader, writer
+from compress.models.families import Encoder
+from compress.models.outputs import outputs_of
+from compress.passes.prune.counting import remaining
+
+
+class StreamSurgeon:
+    """The dependency graph of an encoder's stream, by torch-pruning (Fang et al. 2023, arXiv:2301.12900)."""
+
+    def __init__(self, encoder: Encoder, example: Mapping[str, Tensor]) -> None:
+        """Trace the encoder on an example batch.
+
+        Raises:
+            ModelError: the stream is coupled with other layers than an encoder's is.
+        """
+        self.encoder = encoder
+        self.graph = tp.DependencyGraph().build_dependency(
+            encoder.model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+        )
+        coupled = {
+            part.target.module
+            for part, _ in self._group(range(encoder.hidden_size))
+            if isinstance(part.target.module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.Conv2d)
+        }
+        if coupled != _expected(encoder):
+            raise ModelError(
+                "the stream of this model is coupled with other layers than an encoder's is",
+                where="prune.remove.hidden",
+            )
+
+    def scores(self, importance: Any) -> Tensor:
+        """What an importance of torch-pruning gives each dimension of the stream, float (hidden,)."""
+        scores: Tensor = importance(self._group(range(self.encoder.hidden_size)))
+        return scores
+
+    def remaining(self, dimensions: Sequence[int]) -> int:
+        """The parameters that the model will have without these dimensions."""
+        return remaining(self.encoder.model, self.graph, [self._group(dimensions)])
+
+    def remove(self, dimensions: Sequence[int]) -> None:
+        """Remove dimensions in place."""
+        self._group(dimensions).prune()
+        for module in _expected(self.encoder):
+            if isinstance(module, nn.LayerNorm):
+                module.normalized_shape = (module.weight.shape[0],)
+
+    def _group(self, dimensions: Sequence[int]) -> Any:
+        root = writer(self.encoder.layers[0].attention_output)
+        return self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(dimensions))
+
+
+def _expected(encoder: Encoder) -> set[nn.Module]:
+    """What reads or writes the stream."""
+    found: list[nn.Module | None] = [encoder.final_norm, encoder.patches]
+    if encoder.projection is not None:
+        found.append(encoder.projection)
+    else:
+        found += [encoder.words, encoder.positions, encoder.token_types, encoder.embedding_norm]
+    found += (
+        [encoder.head_dense] if encoder.head_dense is not None else [encoder.head_out, encoder.head_teacher]
+    )
+    for layer in encoder.layers:
+        found += [layer.attention_norm, layer.output_norm]
+        found += [reader(each) for each in (layer.query, layer.key, layer.value, layer.feed_in)]
+        found += [writer(layer.attention_output), writer(layer.feed_out)]
+    return {module for module in found if module is not None}

@@ -1,0 +1,45 @@
+"""Removing whole layers of an encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from compress.errors import ModelError, PassError
+from compress.models.families import Encoder, config_keys, transformer_of
+
+
+def kept_layers(layers: int, fraction: float) -> int:
+    """How many layers stay when `fraction` of them is removed: rounded half up, one at least.
+
+    Raises:
+        PassError: the fraction removes nothing.
+    """
+    kept = max(1, math.floor(layers * (1 - fraction) + 0.5))
+    if fraction > 0 and kept == layers:
+        raise PassError(
+            f"{fraction:g} of {layers} layers is less than one layer: nothing would be removed",
+            where="prune.remove.layers",
+        )
+    return kept
+
+
+def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:
+    """Remove layers from the model of an encoder, in place; its config says how many are left.
+
+    Raises:
+        ModelError: its layers do not stand in one list.
+    """
+    blocks = {layer.block for layer in encoder.layers}
+    stack = next((each for each in _lists(encoder.model) if set(each) == blocks), None)
+    if stack is None:
+        raise ModelError("the layers of this model do not stand in one list", where="prune.remove.layers")
+    for place in sorted(places, reverse=True):
+        del stack[place]
+    setattr(transformer_of(encoder.model).config, config_keys(encoder.model)["layers"], len(stack))
+
+
+def _lists(model: nn.Module) -> Iterable[nn.ModuleList]:
+    return (module for module in model.modules() if isinstance(module, nn.ModuleList))

@@ -1,0 +1,154 @@
+"""How much each weight matters, so that whatever can be removed is scored by the sum over its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.models.outputs import outputs_of
+from compress.profile.prune_spec import PruneSpec
+from compress.tasks.base import Inputs
+from compress.training.batches import shuffled_batches, to_tensors
+from compress.training.losses import label_cross_entropy
+
+BATCH_SIZE = 32
+"""Examples a batch that importance reads."""
+
+Saliency = dict[nn.Parameter, Tensor]
+LOSS_UNITS = frozenset({"taylor", "hessian"})
+"""Kinds of importance whose scores are changes of the loss, comparable between layers as they are."""
+
+
+def weight_saliency(
+    model: nn.Module, inputs: Inputs, labels: Tensor | None, spec: PruneSpec, seed: int, device: str
+) -> Saliency:
+    """A number >= 0 for each weight of a model, by the kind of importance.
+
+    `magnitude`: w^2. `taylor`: |w dL/dw|, summed over batches (Molchanov et al. 2019, arXiv:1906.10771). `hessian`:
+    w^2 F / 2, Optimal Brain Damage (LeCun et al. 1990) with the diagonal of the empirical Fisher matrix as the Hessian:
+    squared gradients of single examples (Theis et al. 2018, arXiv:1801.05787). `activation`: |w| times the root mean
+    square of what it multiplies (Wanda, Sun et al. 2023, arXiv:2306.11695). `random`: drawn from the seed.
+
+    Args:
+        inputs: the training examples, encoded for the model.
+        labels: int64 (n,), theirs; None where the outputs are embeddings, whose "loss" is the outputs along a random
+            direction of each example.
+    """
+    parameters = list(model.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if spec.importance == "magnitude":
+            return {each: each.detach() ** 2 for each in parameters}
+        if spec.importance == "random":
+            return {each: torch.rand(each.shape).to(each.device) for each in parameters}
+        batches = shuffled_batches(inputs.lengths, BATCH_SIZE, seed=seed, epoch=0)[: spec.importance_batches]
+        if spec.importance == "activation":
+            return _activation(model, inputs, batches, device)
+        totals = {each: torch.zeros_like(each) for each in parameters}
+        if spec.importance == "taylor":
+            for _ in _gradients(model, inputs, labels, batches, device):
+                for each in parameters:
+                    if each.grad is not None:
+                        totals[each] += (each.detach() * each.grad).abs()
+            return totals
+        singles = [batch[place : place + 1] for batch in batches for place in range(len(batch))]
+        for _ in _gradients(model, inputs, labels, singles, device):
+            for each in parameters:
+                if each.grad is not None:
+                    totals[each] += each.grad**2
+    return {each: each.detach() ** 2 * total / (2 * len(singles)) for each, total in totals.items()}
+
+
+@contextmanager
+def standing_in(saliency: Saliency) -> Iterator[None]:
+    """While it lasts, every weight of a model is its saliency, so that an importance that adds up weights adds up
+    those."""
+    weights = {parameter: parameter.data for parameter in saliency}
+    try:
+        for parameter, values in saliency.items():
+            parameter.data = values
+        yield
+    finally:
+        for parameter, values in weights.items():
+            parameter.data = values
+
+
+def sum_over_group() -> Any:
+    """The importance of torch-pruning that adds up the weights of a group that go with each of its channels."""
+    return tp.importance.GroupMagnitudeImportance(p=1, group_reduction="sum", normalizer=None)
+
+
+def total_of(module: nn.Module, saliency: Saliency) -> float:
+    """The saliency of all weights of a module together."""
+    return float(sum(saliency[each].double().sum() for each in module.parameters()))
+
+
+def loss_on(
+    model: nn.Module, inputs: Inputs, labels: Tensor | None, indices: NDArray[np.int64], device: str
+) -> Tensor:
+    """What importance differentiates, on the examples at `indices`: the loss on their labels, or outputs along a random
+    direction of each."""
+    outputs = outputs_of(model(**to_tensors(inputs.batch(indices), device)))
+    if labels is None:
+        return (outputs * torch.randn(outputs.shape).to(outputs.device)).sum()
+    return label_cross_entropy(outputs, labels[torch.from_numpy(indices)].to(device))
+
+
+def _gradients(
+    model: nn.Module,
+    inputs: Inputs,
+    labels: Tensor | None,
+    batches: Sequence[NDArray[np.int64]],
+    device: str,
+) -> Iterator[None]:
+    """Leave the gradients of each batch in the parameters, one after another."""
+    for indices in batches:
+        model.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss_on(model, inputs, labels, indices, device))
+        yield
+    model.zero_grad(set_to_none=True)
+
+
+def _activation(
+    model: nn.Module, inputs: Inputs, batches: Sequence[NDArray[np.int64]], device: str
+) -> Saliency:
+    """|w| times the root mean square of the input that it multiplies; of anything but maps |w| alone."""
+    saliency = {each: each.detach().abs() for each in model.parameters()}
+    squares: dict[nn.Module, Tensor] = {}
+    counts: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, args: Sequence[Any], output: Any) -> None:
+        values = args[0].detach().float()
+        # Linear maps have their channels last, convolutions after the batch.
+        rows = values.flatten(0, -2) if isinstance(module, nn.Linear) else values.transpose(0, 1).flatten(1).T
+        squares[module] = squares.get(module, torch.zeros(())) + (rows**2).sum(dim=0)
+        counts[module] = counts.get(module, 0) + len(rows)
+
+    maps = [
+        each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    ]
+    handles = [each.register_forward_hook(note) for each in maps]
+    try:
+        with torch.no_grad():
+            for indices in batches:
+                model(**to_tensors(inputs.batch(indices), device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module, square in squares.items():
+        size = (square / counts[module]).sqrt()
+        weight: Any = module.weight
+        groups = getattr(module, "groups", 1)
+        columns = (
+            size if groups == 1 else size.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+        )
+        shape = (-1, weight.shape[1], *[1] * (weight.dim() - 2))
+        saliency[weight] = saliency[weight] * columns.reshape(shape if groups > 1 else (1, *shape[1:]))
+    return saliency

@@ -1,0 +1,209 @@
+"""What a pruned encoder may cost: a latency, a size, or a share of its parameters."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.artifacts import TASK, copy_interface
+from compress.errors import ModelError
+from compress.lowering.files import save_onnx
+from compress.lowering.step import lower
+from compress.measure.feeds import sample_indices, scenarios
+from compress.measure.jobs import JobFolder
+from compress.measure.latency import latency_jobs, milliseconds
+from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.models.families import Encoder, block_sizes, encoder_of
+from compress.passes.prune.budget import Budget
+from compress.passes.prune.latency_table import LatencyTable, LayerShape, measure_table
+from compress.profile.prune_spec import PruneSpec, PruneTargetSpec
+from compress.profile.schema import MeasureSpec
+from compress.step import StepContext
+from compress.tasks.base import Batch, Inputs
+from compress.training.batches import to_tensors
+from compress.units import BYTES_PER_MB
+
+TIMED = MeasureSpec(examples=50, min_seconds=3.0, min_rounds=30)
+"""How the models before and after are timed."""
+PROCESSES = 2
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The model before pruning, lowered and timed, beside the table of its parts; `folder` holds its file."""
+
+    folder: Path
+    before_ms: float
+    table: LatencyTable
+
+
+def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
+    """The budget of `size_mb` or `ratio`, in parameters."""
+    encoder = encoder_of(model)
+    sizes = [block_sizes(layer) for layer in encoder.layers]
+    total = count_parameters(model)
+    in_layers = sum(each.numel() for layer in encoder.layers for each in layer.block.parameters())
+    in_units = sum(
+        head * layer.heads + unit * layer.feed_forward
+        for layer, (head, unit) in zip(encoder.layers, sizes, strict=True)
+    )
+    if target.size_mb is not None:
+        what, where, limit = (
+            f"a size of {target.size_mb:g} MB",
+            "size_mb",
+            target.size_mb * BYTES_PER_MB / FLOAT_BYTES,
+        )
+    else:
+        assert target.ratio is not None
+        what, where = f"{target.ratio:g} fewer parameters in the layers", "ratio"
+        limit = total - target.ratio * in_layers
+    return Budget(
+        what,
+        f"prune.target.{where}",
+        limit,
+        total - in_units,
+        lambda layer, heads: float(sizes[layer][0] * heads),
+        lambda layer, width: float(sizes[layer][1] * width),
+    )
+
+
+def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) -> Budget:
+    """The budget of `latency_ms` or `speedup`, in milliseconds.
+
+    What the layers do not explain of the model's own latency is taken to stay.
+    """
+    if target.latency_ms is not None:
+        what, where, limit = f"a latency of {target.latency_ms:g} ms", "latency_ms", target.latency_ms
+    else:
+        assert target.speedup is not None
+        what, where = f"a speed-up of {target.speedup:g}", "speedup"
+        limit = timing.before_ms / target.speedup
+    last, table = len(encoder.layers) - 1, timing.table
+    now = sum(
+        table.attention_ms(layer.heads, last=place == last)
+        + table.feed_forward_ms(layer.feed_forward, last=place == last)
+        for place, layer in enumerate(encoder.layers)
+    )
+    return Budget(
+        what,
+        f"prune.target.{where}",
+        limit,
+        timing.before_ms - now,
+        lambda layer, heads: table.attention_ms(heads, last=layer == last),
+        lambda layer, width: table.feed_forward_ms(width, last=layer == last),
+    )
+
+
+def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> Timing:
+    """Lower and time the model as it is, and the parts of its layers.
+
+    Args:
+        interface: the folder that says how the model reads its inputs.
+        folder: empty; files of the measurement go there.
+
+    Raises:
+        PassError: the model cannot be lowered.
+    """
+    spec = ctx.spec
+    assert isinstance(spec, PruneSpec)
+    batches = _batches(ctx, interface)
+    done = _lowered(model, interface, folder / "before")
+    shape = _layer_shape(model, ctx, interface, done["selected_early"])
+    encoder = encoder_of(model)
+    table = measure_table(
+        shape,
+        max(layer.heads for layer in encoder.layers),
+        max(layer.feed_forward for layer in encoder.layers),
+        spec.round_to,
+        len(encoder.layers),
+        ctx.threads,
+        _made(folder / "table"),
+    )
+    (before,) = _time([folder / "before"], batches, ctx.threads, folder)
+    return Timing(folder, before, table)
+
+
+def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> dict[str, Any]:
+    """Lower the pruned model and time it in turns with the one before: `before_ms`, `measured_ms`, `table`."""
+    _lowered(model, interface, timing.folder / "after")
+    files = [timing.folder / "before", timing.folder / "after"]
+    before, after = _time(files, _batches(ctx, interface), ctx.threads, timing.folder)
+    return {"before_ms": before, "measured_ms": after, "table": asdict(timing.table)}
+
+
+def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
+    """Write a model's `model.onnx` into a folder; what the lowering did."""
+    saved = _made(out) / "torch"
+    save_model(model, saved)
+    copy_interface(interface, saved)
+    task = json.loads((interface / TASK).read_text(encoding="utf-8"))
+    graph, done = lower(load_model(saved, attention="eager"), task)
+    save_onnx(graph, out)
+    return done
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
+    """Real inputs of the validation split, one at a time."""
+    inputs = ctx.task.encode(ctx.data.validation, interface)
+    chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
+    return scenarios(chosen, [1], [])[0].batches(inputs)
+
+
+def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where: Path) -> list[float]:
+    """Median milliseconds of models on the same batches, in turns."""
+    with tempfile.TemporaryDirectory(dir=where) as name:
+        jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
+        feeds = jobs.feeds("timed", batches)
+        models = [str(folder / "model.onnx") for folder in folders]
+        results = []
+        for job in latency_jobs(models, [[feeds] * len(models)], TIMED, processes=PROCESSES):
+            results += jobs.run(job)
+    return [
+        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
+        for which in range(len(folders))
+    ]
+
+
+def _layer_shape(model: nn.Module, ctx: StepContext, interface: Path, selected: bool) -> LayerShape:
+    """What a layer of the model reads for a typical input: one of the median length."""
+    encoder = encoder_of(model)
+    inputs: Inputs = ctx.task.encode(ctx.data.validation, interface)
+    chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
+    typical = chosen[np.argsort(inputs.lengths[chosen], kind="stable")[len(chosen) // 2]]
+    batch: Mapping[str, Tensor] = to_tensors(inputs.batch([int(typical)]), ctx.device)
+    seen: list[tuple[int, ...]] = []
+
+    def note(module: nn.Module, args: Sequence[Any], output: Any) -> None:
+        seen.append(tuple((output if isinstance(output, Tensor) else output[0]).shape))
+
+    handle = encoder.layers[0].block.register_forward_hook(note)
+    try:
+        with torch.inference_mode():
+            model.eval()(**batch)
+    finally:
+        handle.remove()
+    if not seen or len(seen[0]) != 3:
+        raise ModelError("cannot see what the layers of this model read", where="prune.target")
+    read = 2 if encoder.head_teacher is not None else 1
+    return LayerShape(
+        batch=1,
+        tokens=seen[0][1],
+        hidden=encoder.hidden_size,
+        head_size=encoder.layers[0].head_size,
+        last_tokens=read if selected else seen[0][1],
+        masked=encoder.words is not None,
+    )

@@ -1,0 +1,54 @@
+"""How linear maps and convolutions are factored."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from compress.forms import Form, Framework, Numbers, Structure
+from compress.profile.base import PassSpecBase
+from compress.profile.training_spec import Fraction, RecoverySpec
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class LowRankSpec(PassSpecBase):
+    """Replace linear maps and convolutions by products of two smaller ones (SVD), then recover by training. A map whose
+    factors would multiply no less than it does keeps its weight."""
+
+    kind: ClassVar[str] = "low_rank"
+    accepts: ClassVar[str] = "a float torch model"
+
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fraction of the multiplications of each map removed."""
+    energy: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of each map's output that the kept directions carry, in squares, at least."""
+    max_drop: Fraction | None = None
+    """Keep the fewest directions whose loss of validation score, before recovery, is at most this (0.01: one point);
+    the same energy for all maps."""
+    weighted: bool = True
+    """Weigh the directions by what the maps read on training examples; `false`: plain SVD of the weights."""
+    examples: Positive = 256
+    """Training examples that are looked at for the weighting."""
+    exclude: tuple[str, ...] = ()
+    """Names of modules that keep their weight (shell patterns)."""
+    round_to: Positive = 8
+    """Ranks are rounded to a multiple of this."""
+    recover: RecoverySpec | None = RecoverySpec()
+    """Training after factoring; `null`: none."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> LowRankSpec:
+        if sum(value is not None for value in (self.ratio, self.energy, self.max_drop)) != 1:
+            raise ValueError("name one of ratio, energy and max_drop: it decides the ranks")
+        return self
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        unfactored = form.structure is not Structure.FACTORED
+        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT and unfactored
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result."""
+        return form.with_(structure=Structure.FACTORED)

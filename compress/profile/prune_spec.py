@@ -1,0 +1,114 @@
+"""What pruning removes, by what measure, and how far."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from compress.forms import Form, Framework, Numbers, Structure
+from compress.profile.base import PassSpecBase
+from compress.profile.training_spec import Fraction, RecoverySpec
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class RemoveSpec(PassSpecBase):
+    """Fractions removed, of each layer or of all together (`scope`)."""
+
+    feed_forward: Fraction = 0.0
+    """Fraction of the feed-forward width removed."""
+    heads: Fraction = 0.0
+    """Fraction of the attention heads removed."""
+    channels: Fraction = 0.0
+    """Fraction of the channels of each convolution removed; the last layer's outputs stay."""
+    layers: Fraction = 0.0
+    """Fraction of the encoder's layers removed, whole ones."""
+    hidden: Fraction = 0.0
+    """Fraction of the width of the stream between the layers removed, from everything that reads or writes it."""
+    vocabulary: Literal["keep", "unused"] = "keep"
+    """`unused`: remove the embedding rows of tokens that the training data does not use, but for a margin of the 500
+    most frequent ones; the tokenizer cuts texts as before."""
+
+    @model_validator(mode="after")
+    def _something(self) -> RemoveSpec:
+        fractions = (self.feed_forward, self.heads, self.channels, self.layers, self.hidden)
+        if not any(fractions) and self.vocabulary == "keep":
+            raise ValueError("nothing to remove: all fractions are 0, and the vocabulary is kept")
+        if self.channels and (any(fractions[:2]) or any(fractions[3:]) or self.vocabulary != "keep"):
+            raise ValueError(
+                "channels are removed from convolutions, everything else from transformers: not both"
+            )
+        return self
+
+
+class PruneTargetSpec(PassSpecBase):
+    """How small or fast the model must become; heads and feed-forward widths are chosen for it, layer by layer."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """At most: median latency of one example with the first target's threads, ms, lowered to ONNX in FP32."""
+    speedup: Annotated[float, Field(gt=1)] | None = None
+    """At least: latency of the model before the pass over that after it, both lowered to ONNX in FP32."""
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    """At most: the model's weights, MB of 10^6 bytes, in FP32."""
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fraction of the parameters of the encoder's layers removed, at least."""
+
+    @model_validator(mode="after")
+    def _one(self) -> PruneTargetSpec:
+        if sum(value is not None for value in (self.latency_ms, self.speedup, self.size_mb, self.ratio)) != 1:
+            raise ValueError("name one of latency_ms, speedup, size_mb and ratio")
+        return self
+
+    @property
+    def timed(self) -> bool:
+        """Whether latencies are measured for it."""
+        return self.latency_ms is not None or self.speedup is not None
+
+
+class PruneSpec(PassSpecBase):
+    """Remove attention heads, feed-forward width, layers, hidden width, channels or embedding rows (structured
+    pruning), then recover by training."""
+
+    kind: ClassVar[str] = "prune"
+    accepts: ClassVar[str] = "a float torch model"
+
+    remove: RemoveSpec | None = None
+    """What to remove: fractions removed."""
+    target: PruneTargetSpec | None = None
+    """What to reach, instead of `remove`: the least important heads and feed-forward units whose removal reaches it."""
+    importance: Literal["magnitude", "taylor", "hessian", "activation", "random"] = "taylor"
+    """`taylor` reads gradients on training batches, `hessian` squared gradients of single examples (the diagonal of the
+    empirical Fisher matrix), `activation` the size of what flows; `random` is the check that importance matters."""
+    importance_batches: Positive = 16
+    """Training batches of 32 examples that importance reads."""
+    scope: Literal["layer", "global"] = "layer"
+    """Heads and feed-forward units: `layer` removes the same fraction of each layer, `global` the least important ones
+    wherever they are; one head and `round_to` units stay in each layer."""
+    steps: Positive = 1
+    """Remove in so many steps, most in the first ones, with a recovery between."""
+    round_to: Positive = 8
+    """The kept feed-forward width, hidden width or channels are rounded to a multiple of this."""
+    recover: RecoverySpec | None = RecoverySpec()
+    """Training after pruning; `null`: none. With `steps`, each recovery before the last gets an equal share of as many
+    epochs again."""
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> PruneSpec:
+        if (self.remove is None) == (self.target is None):
+            raise ValueError("name what to remove (`remove`) or what to reach (`target`), one of them")
+        if self.steps > 1 and self.recover is None:
+            raise ValueError("`steps` without `recover` would remove in steps what one step removes")
+        if self.scope == "global" and self.remove is not None and self.remove.channels:
+            raise ValueError("`scope: global` ranks heads and feed-forward units, not channels")
+        return self
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result; a factored model stays one."""
+        if form.structure is Structure.FACTORED:
+            return form
+        return form.with_(structure=Structure.PRUNED)

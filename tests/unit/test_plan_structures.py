@@ -1,0 +1,95 @@
+"""Which orders of prune and low_rank are legal, and what form each leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compress.errors import ProfileError
+from compress.forms import Structure
+from compress.plan import build_plan
+from compress.profile.load import load_profile
+from compress.profile.low_rank_spec import LowRankSpec
+from compress.profile.prune_spec import PruneSpec, PruneTargetSpec, RemoveSpec
+
+DISTILL: dict[str, Any] = {"distill": {"student": {"layers": 2}}}
+PRUNE: dict[str, Any] = {"prune": {"remove": {"feed_forward": 0.5}}}
+LOW_RANK: dict[str, Any] = {"low_rank": {"ratio": 0.5}}
+QUANTIZE: dict[str, Any] = {"quantize": {"bits": 8}}
+EXPORT: dict[str, Any] = {"export": {}}
+
+
+def profile(folder: Path, *passes: dict[str, Any], task: str = "text-classification") -> Path:
+    (folder / "data").mkdir()
+    (folder / "data" / "train.csv").write_text("text,label\na,x\nb,y\n")
+    (folder / "model").mkdir()
+    body = {"name": "p", "task": task, "data": {"path": "data"}, "teacher": {"model": "model"}}
+    file = folder / "p.yaml"
+    file.write_text(yaml.safe_dump({**body, "passes": list(passes)}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("passes", "structures"),
+    [
+        ([LOW_RANK], ["factored"]),
+        ([DISTILL, LOW_RANK], ["regular", "factored"]),
+        ([PRUNE, LOW_RANK, QUANTIZE, EXPORT], ["pruned", "factored", "factored", "factored"]),
+        ([LOW_RANK, PRUNE], ["factored", "factored"]),
+        ([PRUNE, PRUNE], ["pruned", "pruned"]),
+        ([LOW_RANK, DISTILL, LOW_RANK], ["factored", "regular", "factored"]),
+    ],
+)
+def test_legal_orders(passes: list[dict[str, Any]], structures: list[str], tmp_path: Path):
+    plan = build_plan(load_profile(profile(tmp_path, *passes)).profile)
+    found = [plan.step(row.step).form.structure for row in plan.rows[1:]]
+    assert found == [Structure(each) for each in structures]
+    for step in plan.steps:
+        if step.kind == "lower" and step.inputs["model"] in plan.step(step.name).name:
+            assert step.form.structure is plan.step(step.inputs["model"]).form.structure
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        (
+            [LOW_RANK, LOW_RANK],
+            r"p.yaml:\d+: passes.1.low_rank: needs a float torch model, .* leaves a model that is torch float factored",
+        ),
+        ([QUANTIZE, LOW_RANK], r"passes.1.low_rank: needs a float torch model"),
+        ([QUANTIZE, PRUNE], r"passes.1.prune: needs a float torch model"),
+        ([EXPORT, LOW_RANK], r"passes.1.low_rank: needs"),
+        ([LOW_RANK, PRUNE, LOW_RANK], r"passes.2.low_rank: needs"),
+        ([{"low_rank": {}}], "name one of ratio, energy and max_drop"),
+        ([{"low_rank": {"ratio": 0.5, "energy": 0.9}}], "name one of ratio, energy and max_drop"),
+        ([{"prune": {}}], "name what to remove"),
+        (
+            [{"prune": {"remove": {"heads": 0.5}, "target": {"ratio": 0.5}}}],
+            "name what to remove .* or what to reach",
+        ),
+        ([{"prune": {"target": {}}}], "name one of latency_ms, speedup, size_mb and ratio"),
+        ([{"prune": {"remove": {"heads": 0.5}, "steps": 2, "recover": None}}], "`steps` without `recover`"),
+        ([{"prune": {"remove": {"channels": 0.5, "layers": 0.5}}}], "not both"),
+        ([{"prune": {"remove": {"channels": 0.5}}}], "models of texts have no channels"),
+        ([{"prune": {"remove": {"channels": 0.5}, "scope": "global"}}], "not channels"),
+    ],
+)
+def test_illegal_orders_and_requests(passes: list[dict[str, Any]], message: str, tmp_path: Path):
+    with pytest.raises(ProfileError, match=message):
+        load_profile(profile(tmp_path, *passes))
+
+
+def test_images_have_no_vocabulary(tmp_path: Path):
+    asked = {"prune": {"remove": {"vocabulary": "unused"}}}
+    with pytest.raises(ProfileError, match="models of images have no vocabulary"):
+        load_profile(profile(tmp_path, asked, task="image-classification"))
+
+
+def test_specs_know_what_is_timed():
+    assert PruneTargetSpec(speedup=2).timed
+    assert not PruneTargetSpec(ratio=0.5).timed
+    assert PruneSpec(remove=RemoveSpec(vocabulary="unused")).remove is not None
+    assert LowRankSpec(energy=0.9).weighted
