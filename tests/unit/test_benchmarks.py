@@ -90,6 +90,14 @@ def test_every_way_and_its_rival_make_valid_profiles(script):
                 is_valid(profile, {**shared, **more, **own})
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_is_pruned_makes_valid_profiles(script, quick: bool):
+    pruned = script("prune_recover")
+    reached = {"target": {"latency_ms": 2.0}, "recover": pruned.RECOVERY}
+    for keys in (*pruned.AWAY.values(), pruned.UNIFORM, reached):
+        is_valid(pruned.PROFILE, {**pruned.overrides(keys, quick), "data.path": DATA})
+
+
 def test_the_paired_difference_is_that_of_the_means(script):
     first = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], dtype=bool)
     second = np.array([[1, 0, 1, 0], [0, 1, 0, 0]], dtype=bool)

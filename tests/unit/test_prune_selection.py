@@ -166,7 +166,9 @@ def test_the_table_is_interpolated():
     assert [interpolated(points, size) for size in (1, 2, 3, 4)] == [1, 1.5, 2, 2]
 
 
-@pytest.mark.parametrize(("whole", "multiple"), [(12, 1), (4, 1), (1, 1), (1536, 8), (64, 8), (5, 8), (100, 8)])
+@pytest.mark.parametrize(
+    ("whole", "multiple"), [(12, 1), (4, 1), (1, 1), (1536, 8), (64, 8), (5, 8), (100, 8)]
+)
 def test_timed_sizes(whole: int, multiple: int):
     sizes = timed_sizes(whole, multiple)
     assert sizes == sorted(set(sizes))

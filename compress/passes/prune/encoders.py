@@ -223,7 +223,7 @@ class EncoderPruner:
             return
         surgeon = StreamSurgeon(encoder, self.material.example())
         with standing_in(self.material.saliency(self.model)):
-            gone = least_important(surgeon.scores(sum_over_group()), lost)
+            gone = surgeon.least_important(sum_over_group(), lost)
         self.parameters = surgeon.remaining(gone)
         surgeon.remove(gone)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch_pruning as tp
@@ -13,6 +14,15 @@ from compress.models.factors import reader, writer
 from compress.models.families import Encoder
 from compress.models.outputs import outputs_of
 from compress.passes.prune.counting import remaining
+from compress.passes.prune.importance import least_important
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """What goes: dimensions of the stream, and outputs of the head's inner map."""
+
+    stream: tuple[int, ...]
+    inner: tuple[int, ...]
 
 
 class StreamSurgeon:
@@ -39,21 +49,43 @@ class StreamSurgeon:
                 where="prune.remove.hidden",
             )
 
-    def scores(self, importance: Any) -> Tensor:
-        """What an importance of torch-pruning gives each dimension of the stream, float (hidden,)."""
-        scores: Tensor = importance(self._group(range(self.encoder.hidden_size)))
-        return scores
+    def least_important(self, importance: Any, count: int) -> Narrowing:
+        """So many dimensions of the stream to which an importance of torch-pruning gives the least; and as many outputs
+        of a head's inner map that is as wide as the stream, as configs have it."""
+        stream = least_important(importance(self._group(range(self.encoder.hidden_size))), count)
+        inner = self._inner()
+        if inner is None:
+            return Narrowing(stream, ())
+        return Narrowing(
+            stream, least_important(importance(self._inner_group(range(inner.out_features))), count)
+        )
 
-    def remaining(self, dimensions: Sequence[int]) -> int:
-        """The parameters that the model will have without these dimensions."""
-        return remaining(self.encoder.model, self.graph, [self._group(dimensions)])
+    def remaining(self, narrowing: Narrowing) -> int:
+        """The parameters that the model will have after a narrowing."""
+        return remaining(self.encoder.model, self.graph, self._groups(narrowing))
 
-    def remove(self, dimensions: Sequence[int]) -> None:
-        """Remove dimensions in place."""
-        self._group(dimensions).prune()
+    def remove(self, narrowing: Narrowing) -> None:
+        """Narrow the model in place."""
+        for group in self._groups(narrowing):
+            group.prune()
         for module in _expected(self.encoder):
             if isinstance(module, nn.LayerNorm):
                 module.normalized_shape = (module.weight.shape[0],)
+
+    def _groups(self, narrowing: Narrowing) -> list[Any]:
+        inner = [self._inner_group(narrowing.inner)] if narrowing.inner else []
+        return [self._group(narrowing.stream), *inner]
+
+    def _inner(self) -> nn.Linear | None:
+        """The inner map of the head, where it is as wide as the stream."""
+        dense = self.encoder.head_dense
+        inside = self.encoder.head_out is not None and dense is not None
+        return (
+            dense if inside and dense is not None and dense.out_features == self.encoder.hidden_size else None
+        )
+
+    def _inner_group(self, outputs: Sequence[int]) -> Any:
+        return self.graph.get_pruning_group(self._inner(), tp.prune_linear_out_channels, idxs=list(outputs))
 
     def _group(self, dimensions: Sequence[int]) -> Any:
         root = writer(self.encoder.layers[0].attention_output)
