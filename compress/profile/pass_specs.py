@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from compress.forms import Form, Framework, Numbers
 from compress.profile.base import PassSpecBase, Spec, single_key
