@@ -116,7 +116,8 @@ def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> N
     words = r"it takes (\d+\.\d) MB at its peak \(\d+\.\d MB of them before .* allows 120 MB"
     found = re.search(words, str(caught.value))
     assert found is not None
-    assert 150 < float(found[1]) < 600
+    # The weights, and a product with them for each of the examples.
+    assert 150 < float(found[1]) < 1000
     assert measured(write_votes_artifact(tmp_path / "light"), memory_limit_mb=1000).memory.peak_mb < 1000
 
 
