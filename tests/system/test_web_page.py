@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from compress.errors import ModelError
+from compress.passes.export.web.examples import PageExamples
 from compress.passes.export.web.folder import WebPage, write_page
+from compress.passes.export.web.trial import try_page
 from compress.runtimes.runner import cosine, open_predictor, softmax
 from tests.bundles import image_bundle, sentence_bundle, text_bundle
 from tests.system.browser import Browser, browser, served
@@ -112,7 +116,13 @@ def test_a_sentence_encoder_compares_as_in_python(window: Browser, tmp_path: Pat
         check(window)
 
 
-def test_a_page_that_is_opened_as_a_file_says_what_to_do(window: Browser, tmp_path: Path) -> None:
-    made(tmp_path, image_bundle(tmp_path / "made"))
-    window.open((tmp_path / "web" / "index.html").as_uri())
+def test_a_file_is_no_page_and_a_missing_operator_is_named(window: Browser, tmp_path: Path) -> None:
+    page = made(tmp_path, image_bundle(tmp_path / "made")).path
+    window.open((page / "index.html").as_uri())
     assert "python3 -m http.server" in window.wait("#state", "This page must be served.")
+    # The same folder with an operator that nobody has.
+    model = onnx.load(str(page / "model.onnx"))
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Nope", "com.microsoft"
+    onnx.save(model, str(page / "model.onnx"))
+    with pytest.raises(ModelError, match=r"it has no operator (com\.microsoft:)?Nope, which the model uses"):
+        try_page(page, PageExamples([], [], [], 0.1))
