@@ -95,6 +95,19 @@ def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no differen
     return "no difference"
 
 
+def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
+    """The time of a model where nothing else disturbs it: of each input the lower quartile over all processes, and the
+    median of the inputs. For comparing what was timed apart on a machine that does other things too; reports say what
+    was measured, disturbances included.
+
+    Args:
+        results: of the processes that shared one latency job with one scenario.
+    """
+    times = np.concatenate([milliseconds(result, 0, model) for result in results])
+    inputs = np.concatenate([np.asarray(result["scenarios"][0]["inputs"]) for result in results])
+    return float(np.median([np.percentile(times[inputs == each], 25) for each in np.unique(inputs)]))
+
+
 def milliseconds(result: dict[str, Any], scenario: int, model: int) -> NDArray[np.float64]:
     """The times of one model in one scenario of a latency job's result."""
     return np.asarray(result["scenarios"][scenario]["samples_ns"][model], dtype=np.float64) / NS_PER_MS

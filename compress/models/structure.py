@@ -66,7 +66,11 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
     """
     if isinstance(structure, dict) and "factors" in structure:
         apply_factors(model, structure["factors"], where)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    # By all their names: a factor that several maps share is described under each.
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     for name, shape in _mapping(structure, "shapes", where).items():
         if name not in tensors or not _is_shape(shape, tensors[name].dim()):
             raise ModelError(f"no parameter {name!r} that could have the shape {shape}", where=where)

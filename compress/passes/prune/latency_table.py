@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.lowering.export import OPSET
 from compress.lowering.graph import MS_DOMAIN
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import latency_jobs, milliseconds
+from compress.measure.latency import latency_jobs, undisturbed_ms
 from compress.profile.schema import MeasureSpec
 from compress.units import MIB
 
@@ -235,7 +235,7 @@ class _Graph:
 
 
 def _time(shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path) -> list[float]:
-    """Median milliseconds of each graph, in turns with all others."""
+    """Milliseconds of each graph, in turns with all others."""
     jobs = JobFolder(folder, "onnxruntime", "cpu", threads, "latencies of layers")
     feeds: Mapping[int, str] = {
         tokens: jobs.feeds(f"tokens-{tokens}", [_batch(shape, tokens)])
@@ -252,10 +252,7 @@ def _time(shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path) 
     results = []
     for job in latency_jobs([str(path) for path in paths], [reads], TIMED, processes=PROCESSES):
         results += jobs.run(job)
-    return [
-        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
-        for which in range(len(paths))
-    ]
+    return [undisturbed_ms(results, which) for which in range(len(paths))]
 
 
 def _batch(shape: LayerShape, tokens: int) -> dict[str, NDArray[np.generic]]:

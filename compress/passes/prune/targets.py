@@ -19,7 +19,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import latency_jobs, milliseconds
+from compress.measure.latency import latency_jobs, undisturbed_ms
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, block_sizes, encoder_of
 from compress.passes.prune.budget import Budget
@@ -164,7 +164,7 @@ def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
 
 
 def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where: Path) -> list[float]:
-    """Median milliseconds of models on the same batches, in turns."""
+    """Milliseconds of models on the same batches, in turns."""
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
         feeds = jobs.feeds("timed", batches)
@@ -172,10 +172,7 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where
         results = []
         for job in latency_jobs(models, [[feeds] * len(models)], TIMED, processes=PROCESSES):
             results += jobs.run(job)
-    return [
-        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
-        for which in range(len(folders))
-    ]
+    return [undisturbed_ms(results, which) for which in range(len(folders))]
 
 
 def _layer_shape(model: nn.Module, ctx: StepContext, interface: Path, selected: bool) -> LayerShape:
