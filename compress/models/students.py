@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compress.errors import ModelError
-from compress.models.families import config_keys, encoder_of, sizes_of, transformer_of
+from compress.models.families import encoder_of, transformer_of
 from compress.models.layer_choice import choose_layers
 from compress.models.narrowing import cut, project
 from compress.models.sentence import SentenceEncoder
+from compress.models.sizes import config_keys, sizes_of
 from compress.models.stream import Batches, block_influence, embedding_stream, measure_stream
 from compress.profile.student_spec import StudentSpec
 

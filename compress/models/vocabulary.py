@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.errors import ModelError
-from compress.models.families import config_keys, transformer_of, words_of
+from compress.models.families import transformer_of, words_of
+from compress.models.sizes import config_keys
 
 Ids = NDArray[np.int64]
 

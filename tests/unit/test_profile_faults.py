@@ -134,15 +134,13 @@ MALFORMED = [
         GOOD.replace("- export: {}", "- {export: {}, prune: {}}"),
         [
             "p.yaml:10: passes.2: expected one entry of the form `name: {...}` with a name of: distill, prune, "
-            "quantize, export"
+            "low_rank, quantize, export"
         ],
     ),
     (
         GOOD.replace("- export: {}", "- prune:"),
         [
-            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is "
-            "onnx operator",
-            "p.yaml:10: passes.2.prune.remove: missing, and it is required",
+            "p.yaml:10: passes.2.prune: name what to remove (`remove`) or what to reach (`target`), one of them",
         ],
     ),
     (
@@ -150,7 +148,7 @@ MALFORMED = [
         [
             "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is "
             "onnx operator",
-            "p.yaml:10: passes.2.prune.remove: nothing to remove: feed_forward, heads and channels are all 0",
+            "p.yaml:10: passes.2.prune.remove: nothing to remove: all fractions are 0, and the vocabulary is kept",
         ],
     ),
     (

@@ -103,7 +103,7 @@ def test_good_profiles(text: str) -> None:
         ("batch_sizes: [1, 8]", "batch_sizes: []"),
         ("batch_sizes: [1, 8]", "batch_sizes: [0]"),
         ("feed_forward: 0.25", "feed_forward: 1.5"),
-        ("remove: {feed_forward: 0.25, heads: 0.0}, ", ""),
+        ("remove: {feed_forward", "remov: {feed_forward"),
         ("from: teacher", "from: parent"),
         ("{labels: {weight: 0.1}}", "{labels: {weight: 0.1}, logits: {}}"),
         ("{labels: {weight: 0.1}}", "{hints: {weight: 0.1}}"),

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from compress.errors import ModelError, PassError
-from compress.models.families import Encoder, config_keys, transformer_of
+from compress.models.families import Encoder, transformer_of
+from compress.models.sizes import config_keys
 
 
 def kept_layers(layers: int, fraction: float) -> int:
