@@ -224,7 +224,7 @@ def test_a_network_of_convolutions(tmp_path: Path):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
     lowered, _ = of_images.make(lower, tmp_path / "lower", Spec(), made)
     _, result = of_images.make(quantize, tmp_path / "quantize", QuantizeSpec(scheme="static"), lowered)
-    assert result.facts["float_convolutions"] == 0
+    assert result.facts["float_matmuls"] == 0
     channels = PruneSpec.model_validate({"remove": {"channels": 0.5}, "round_to": 4, "recover": None})
     _, result = of_images.make(prune, tmp_path / "prune", channels, made)
     assert result.facts["parameters"] == result.facts["parameters_predicted"]
