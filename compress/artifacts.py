@@ -25,6 +25,8 @@ POOLING = "pooling.json"
 """How a sentence encoder makes one vector of its tokens'."""
 MODULE = "module.json"
 """Which function builds a model that is no transformers model."""
+BITSANDBYTES = "bitsandbytes.json"
+"""Which linear layers are stored in 8 or 4 bits, and how."""
 ENSEMBLE = "ensemble.json"
 """The folders of the models that are averaged."""
 TOKENIZER = "tokenizer.json"
@@ -57,7 +59,7 @@ class Artifact:
     def runtime_digest(self) -> str:
         """sha256 over the files that are loaded to run the model: equal ones measure alike, whatever lies beside."""
         loaded = {name for name in self.files if name.endswith(_MODEL_SUFFIXES)}
-        beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE}
+        beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE, BITSANDBYTES}
         return self._digest_of(loaded | {name for name in self.files if Path(name).name in beside})
 
     def _digest_of(self, names: set[str]) -> str:

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
+from compress.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework, Numbers
 from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.pass_specs import PassSpec
+from compress.profile.pass_specs import PassSpec, QuantizeSpec
 from compress.profile.schema import Profile, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.records import Role
@@ -60,6 +60,9 @@ STEP_KINDS: Mapping[str, StepKind] = {
     "low_rank": StepKind("compress.passes.low_rank.step", "run", _TORCH, trains=True),
     "lower": StepKind("compress.lowering.step", "run", (*_TORCH, *_ONNX, "onnxscript")),
     "quantize": StepKind("compress.passes.quantize.step", "run", _ONNX),
+    "quantize.bitsandbytes": StepKind(
+        "compress.passes.quantize.torch_step", "run", (*_TORCH, "bitsandbytes"), reads_data=False
+    ),
     "export": StepKind("compress.passes.export.step", "run", _ONNX),
 }
 
@@ -147,9 +150,12 @@ class _Builder:
             return self.add_distillation(name, spec, current, teacher, produced)
         if produced.framework is Framework.ONNX:
             inputs = {"model": self.lowered(current)}
+        elif isinstance(spec, QuantizeSpec):
+            inputs = {"model": current}
         else:
             inputs = {"model": current, "teacher": teacher}
-        step = self.add(name, spec.kind, spec, inputs, produced)
+        packs = produced.numbers is Numbers.BITSANDBYTES
+        step = self.add(name, "quantize.bitsandbytes" if packs else spec.kind, spec, inputs, produced)
         self.row(name, "step", step)
         return step
 

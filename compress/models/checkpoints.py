@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.artifacts import (
+    BITSANDBYTES,
     ENSEMBLE,
     MODEL_CONFIG,
     MODULE,
@@ -32,6 +33,7 @@ from compress.models.architectures import (
 )
 from compress.models.ensemble import Ensemble, member_folders
 from compress.models.heads import in_label_order, plan_head, with_labels
+from compress.models.low_bit import put_layers, unpack_layers
 from compress.models.plain import PlainModel, image_outputs, make_module, rebuild
 from compress.models.pooling import read_pooling
 from compress.models.sentence import SentenceEncoder, drop_pooler, write_pooling
@@ -117,6 +119,15 @@ def load_model(path: Path, attention: Attention = "sdpa") -> nn.Module:
     return whole.eval()
 
 
+def bare_model(model: nn.Module) -> nn.Module | None:
+    """The module whose names the file of a model uses; None for one that is several."""
+    if isinstance(model, Ensemble):
+        return None
+    if isinstance(model, SentenceEncoder):
+        return model.encoder
+    return model.module if isinstance(model, PlainModel) else model
+
+
 def load_for_labels(path: Path, labels: Sequence[str], seed: int, attention: Attention = "sdpa") -> nn.Module:
     """A classifier of `labels` on the encoder of a model directory, in float32 and eval mode.
 
@@ -147,9 +158,12 @@ def load_for_labels(path: Path, labels: Sequence[str], seed: int, attention: Att
 def _load_weights(model: nn.Module, path: Path) -> None:
     """Every weight and buffer of the model from the file, and nothing left over."""
     weights = read_weights(path)
+    packed = unpack_layers(model, weights, path) if (path / BITSANDBYTES).is_file() else {}
+    put_layers(model, list(packed))  # the others are checked and loaded without them
     _check_names(model, set(weights), path)
     _check_shapes(model, weights, path)
     model.load_state_dict(weights, strict=False)
+    put_layers(model, packed)
 
 
 def _plain_for_labels(path: Path, labels: Sequence[str]) -> PlainModel:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from compress.errors import Fault
-from compress.forms import TORCH_FLOAT, Framework
+from compress.forms import TORCH_FLOAT, Framework, Numbers
 from compress.profile.base import single_key
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.low_rank_spec import LowRankSpec
@@ -30,24 +30,52 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
     if not isinstance(passes, list):
         return []
     faults: list[Fault] = []
-    form, before = TORCH_FLOAT, "the teacher"
+    form, before, bits = TORCH_FLOAT, "the teacher", 0
     for index, entry in enumerate(passes):
         kind = single_key(entry)
         if kind not in _SPECS:
             continue
         spec = _spec_or_defaults(kind, entry[kind])
         if not spec.fits(form):
-            faults.append(
-                source.fault(
-                    ("passes", index, kind),
-                    f"needs {spec.accepts}, but {before} leaves a model that is {form}",
-                )
-            )
+            why = f"needs {spec.accepts}, but {before} leaves a model that is {form}"
+            faults.append(source.fault(("passes", index, kind), why))
             continue
+        if form.numbers is Numbers.BITSANDBYTES:
+            why = f"{before} leaves a model that cannot become ONNX: {_in_onnx(bits)}"
+            faults.append(source.fault(("passes", index, kind), why))
+            continue
+        if isinstance(spec, QuantizeSpec) and spec.library == "bitsandbytes":
+            bits = spec.bits
+            faults += _onnx_targets(source, index, bits)
         form, before = spec.produces(form), f"passes.{index}.{kind}"
     if form.framework is Framework.ONNX:
         faults += _torch_targets(source)
     return faults
+
+
+def _in_onnx(bits: int) -> str:
+    """Why bitsandbytes stays in torch, and how to get the same bits without it."""
+    operator = "MatMulNBits" if bits == 4 else "integer products"
+    return (
+        "ONNX has no operator for the weights of bitsandbytes, which only its own kernels read; "
+        f"for {bits} bits in ONNX use `quantize: {{bits: {bits}}}` ({operator})"
+    )
+
+
+def _onnx_targets(source: ProfileSource, index: int, bits: int) -> list[Fault]:
+    """The targets that cannot run a model of bitsandbytes; without any, the default one cannot."""
+    targets = source.values.get("targets")
+    if not isinstance(targets, list):
+        why = f"needs a target with `runtime: torch`: {_in_onnx(bits)}"
+        return [source.fault(("passes", index, "quantize", "library"), why)]
+    return [
+        source.fault(
+            ("targets", place, "runtime"),
+            f"onnxruntime cannot run what passes.{index}.quantize leaves: {_in_onnx(bits)}",
+        )
+        for place, target in enumerate(targets)
+        if isinstance(target, dict) and target.get("runtime", "onnxruntime") == "onnxruntime"
+    ]
 
 
 def _spec_or_defaults(kind: str, body: Any) -> PassSpec:

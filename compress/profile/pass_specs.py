@@ -18,8 +18,8 @@ Positive = Annotated[int, Field(ge=1)]
 class CalibrationSpec(PassSpecBase):
     """Activation ranges for `scheme: static`, from training data only."""
 
-    examples: Positive = 128
-    """Training examples read."""
+    examples: Positive | None = None
+    """Training examples read; unset: 128 for ranges, 512 for `method: gptq` or `awq`, which learn from each."""
     method: Literal["minmax", "average", "entropy", "percentile", "mse"] = "minmax"
     """How a range is made of the values seen: all of them, the mean of each example's smallest and largest, or the
     part that loses least (KL divergence, a percentile, mean squared error). One pass, in memory that does not grow
@@ -37,6 +37,10 @@ class SmoothSpec(PassSpecBase):
     """Share of the difficulty that moves into the weights; `search`: each layer's with the least error of 8 bits."""
 
 
+_OF_BITSANDBYTES = frozenset({"bits", "library", "numbers", "double_quantization", "exclude"})
+_RANGED_OVER, _LEARNED_FROM = 128, 512
+
+
 class QuantizeSpec(PassSpecBase):
     """Store and multiply in 8-bit integers, or store weights in 4-bit blocks."""
 
@@ -45,6 +49,13 @@ class QuantizeSpec(PassSpecBase):
 
     bits: Literal[4, 8] = 8
     """8: integer weights and arithmetic; 4: weight-only blocks (`MatMulNBits`)."""
+    library: Literal["onnxruntime", "bitsandbytes"] = "onnxruntime"
+    """`onnxruntime` writes an ONNX file; `bitsandbytes` packs the linear layers (LLM.int8(), NF4, FP4) of a model that
+    stays in torch: for `runtime: torch` alone, and `exclude` names modules."""
+    numbers: Literal["nf4", "fp4"] = "nf4"
+    """`library: bitsandbytes`: what 4 bits stand for, quantiles of a normal distribution or floating-point numbers."""
+    double_quantization: bool = True
+    """`library: bitsandbytes`: 4 bits: store the scales in 8 bits too."""
     scheme: Literal["auto", "dynamic", "static"] = "auto"
     """Activation ranges at run time, or calibrated; `auto` measures both on the validation split. For 8 bits."""
     per_channel: bool = True
@@ -85,6 +96,14 @@ class QuantizeSpec(PassSpecBase):
             unused += ["format"] if self.format == "qdq" else []
             if unused:
                 raise ValueError(f"{' and '.join(unused)} serve 8 bits only; this is `bits: 4`")
+        if self.library == "bitsandbytes":
+            unused = sorted(self.model_fields_set - _OF_BITSANDBYTES)
+            if unused:
+                raise ValueError(f"{' and '.join(unused)} serve ONNX only; this is `library: bitsandbytes`")
+        else:
+            unused = [key for key in ("numbers", "double_quantization") if key in self.model_fields_set]
+            if unused:
+                raise ValueError(f"{' and '.join(unused)} serve `library: bitsandbytes` only")
         if self.format == "qdq" and self.scheme == "dynamic":
             raise ValueError("`format: qdq` writes calibrated ranges down, and `scheme: dynamic` has none")
         return self
@@ -95,16 +114,30 @@ class QuantizeSpec(PassSpecBase):
         return (SmoothSpec() if self.smooth else None) if isinstance(self.smooth, bool) else self.smooth
 
     @property
+    def calibration_examples(self) -> int:
+        """Training examples read."""
+        learns = self.bits == 4 and self.method in ("gptq", "awq")
+        return self.calibration.examples or (_LEARNED_FROM if learns else _RANGED_OVER)
+
+    @property
     def table_bits(self) -> int:
         """Bits of the embedding tables, where they are quantized."""
         return self.bits if isinstance(self.embeddings, bool) else self.embeddings
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return form.numbers is Numbers.FLOAT and not form.bundled
+        loads = self.library == "onnxruntime" or form.framework is Framework.TORCH
+        return loads and form.numbers is Numbers.FLOAT and not form.bundled
+
+    @property
+    def stored_as(self) -> Literal["int8", "nf4", "fp4"]:
+        """How bitsandbytes stores a weight."""
+        return "int8" if self.bits == 8 else self.numbers
 
     def produces(self, form: Form) -> Form:
         """The form of the result; with `auto` the number format is known after measuring."""
+        if self.library == "bitsandbytes":
+            return form.with_(numbers=Numbers.BITSANDBYTES)
         eight = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
         numbers = Numbers.WEIGHT_ONLY if self.bits == 4 else eight
         return form.with_(framework=Framework.ONNX, numbers=numbers)

@@ -51,7 +51,7 @@ def run(ctx: StepContext) -> StepResult:
     chosen_layers = _chosen(ir.load(source.path / ONNX_MODEL), spec)
     schemes = schemes_for(spec, convolutions(chosen_layers))
     facts = {**source.facts, **(_probed(ctx, source, chosen_layers) if spec.bits == 8 else {})}
-    batches = calibration_batches(ctx, source, spec.calibration.examples)
+    batches = calibration_batches(ctx, source, spec.calibration_examples)
     prepared, done = prepare(source.path, spec, batches, ctx.work)
     folders = {scheme: ctx.work / scheme for scheme in schemes}
     for scheme, folder in folders.items():
