@@ -123,9 +123,12 @@ def bare_model(model: nn.Module) -> nn.Module | None:
     """The module whose names the file of a model uses; None for one that is several."""
     if isinstance(model, Ensemble):
         return None
+    inside: nn.Module = model
     if isinstance(model, SentenceEncoder):
-        return model.encoder
-    return model.module if isinstance(model, PlainModel) else model
+        inside = model.encoder
+    elif isinstance(model, PlainModel):
+        inside = model.module
+    return inside
 
 
 def load_for_labels(path: Path, labels: Sequence[str], seed: int, attention: Attention = "sdpa") -> nn.Module:

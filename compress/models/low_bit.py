@@ -1,8 +1,8 @@
 """Linear layers of bitsandbytes: made from a model's weights, and read back from a file.
 
 LLM.int8() (Dettmers et al. 2022) stores a weight as 8-bit integers with a scale for each output, and multiplies inputs
-that hold large values in 16 bits. NF4 and FP4 (Dettmers et al., "QLoRA", 2023) store it in 4-bit codes with a scale for each
-64 of them; with double quantization those scales are 8-bit codes themselves.
+that hold large values in 16 bits. NF4 and FP4 (Dettmers et al., "QLoRA", 2023) store it in 4-bit codes with a scale for
+each 64 of them; with double quantization those scales are 8-bit codes themselves.
 
 On a CPU with AVX512-BF16 the first forward pass of a 4-bit layer lays its weight out anew, in place, and what is saved
 after that can be wrong. So a file is made from weights of which no forward pass was ever taken.
@@ -125,7 +125,8 @@ def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]
 def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
     import bitsandbytes as bnb
 
-    layer = _empty_layer(linear.in_features, linear.out_features, low_bit, bias=linear.bias is not None)
+    layer: Any = _empty_layer(linear.in_features, linear.out_features, low_bit, bias=linear.bias is not None)
+    made: nn.Module = layer
     weight = tensors.pop("weight")
     if linear.bias is not None:
         layer.bias.data.copy_(tensors.pop("bias"))
@@ -135,13 +136,13 @@ def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
         layer.weight = bnb.nn.Int8Params(
             weight, requires_grad=False, has_fp16_weights=False, CB=weight, SCB=tensors["SCB"]
         )
-        return layer
+        return made
     stats = {key.removeprefix("weight."): tensor for key, tensor in tensors.items()}
     layer.weight = bnb.nn.Params4bit.from_prequantized(weight, stats, device="cpu", module=layer)
     shape = tuple(layer.weight.quant_state.shape)
     if shape != (linear.out_features, linear.in_features):
         raise ValueError(f"its weight has the shape {list(shape)}")
-    return layer
+    return made
 
 
 def _empty_layer(inputs: int, outputs: int, low_bit: LowBit, bias: bool) -> Any:

@@ -83,8 +83,9 @@ def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
     try:
         return cls.model_validate(body)
     except ValidationError:
-        # Its own faults are reported elsewhere; its place in the order does not depend on them.
-        return cls.model_construct()
+        # Its own faults are reported elsewhere; its place in the order depends on these keys alone.
+        told = body if isinstance(body, dict) else {}
+        return cls.model_construct(**{key: told[key] for key in ("library", "bits") if key in told})
 
 
 def _torch_targets(source: ProfileSource) -> list[Fault]:
