@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Part of every measurement key; raise it when anything about measuring changes."""
 
 CONFIDENCE = 0.95

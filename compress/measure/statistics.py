@@ -75,9 +75,9 @@ def bootstrap_medians(
 ) -> tuple[Interval, Interval]:
     """Median of the second series, and the ratio of medians first / second, with percentile intervals.
 
-    The series are paired by round and grouped by process. A resample draws processes with replacement and
-    then rounds within each (Davison and Hinkley 1997, 3.8), the same ones for both series: rounds of one
-    process are not independent of each other.
+    The series are paired by round and grouped by process. A resample draws processes with replacement, each
+    as often as it has rounds, and then rounds within each (Davison and Hinkley 1997, 3.8), the same ones for both
+    series: rounds of one process are not independent of each other.
 
     Args:
         first, second: for each process the times of its rounds (rounds,); equal shapes.
@@ -93,12 +93,14 @@ def bootstrap_medians(
     one, two = (np.concatenate(list(series)).astype(np.float32) for series in (first, second))
     starts = np.cumsum(sizes) - sizes
     draws = max(1, round(float(sizes.mean())))
+    bounds = np.cumsum(sizes)[:-1] / sizes.sum()
     generator = np.random.default_rng(seed)
     medians, ratios = np.empty(resamples), np.empty(resamples)
     rows = max(1, _CELLS // (draws * sizes.size))
     for begin in range(0, resamples, rows):
         count = min(rows, resamples - begin)
-        groups = generator.integers(sizes.size, size=(count, sizes.size, 1))
+        # In proportion to its rounds: so the medians of all rounds count it, which the interval is about.
+        groups = np.searchsorted(bounds, generator.random((count, sizes.size, 1)), side="right")
         within = generator.random((count, sizes.size, draws), dtype=np.float32)
         within *= sizes[groups].astype(np.float32)
         # float32 may round a draw up to the size itself.

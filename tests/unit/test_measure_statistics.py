@@ -84,6 +84,14 @@ def test_processes_that_disagree_widen_the_interval() -> None:
     assert ratio.high > 1.04
 
 
+def test_a_process_counts_by_its_rounds() -> None:
+    # Three processes with few slow rounds beside one with many: the interval is about the rounds of all.
+    model = [np.full(3000, 1.0), np.full(10, 2.0), np.full(10, 2.0), np.full(10, 2.0)]
+    p50, ratio = bootstrap_medians([3 * np.ones_like(group) for group in model], model, seed=0, resamples=200)
+    assert (p50.value, p50.low, p50.high) == (1.0, 1.0, 1.0)
+    assert (ratio.value, ratio.low, ratio.high) == (3.0, 3.0, 3.0)
+
+
 def test_equal_seeds_draw_equally() -> None:
     groups = [np.random.default_rng(2).lognormal(0, 0.3, 50)]
     other = [groups[0][::-1]]
