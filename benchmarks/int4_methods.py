@@ -98,11 +98,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="int4-") as name:
         taken_apart = _taken_apart(subject.folder / ONNX_MODEL, Path(name) / "apart.onnx")
         rows = _rows(subject, variants(subject, block_sizes, options.examples, taken_apart), Path(name))
+    model = "a float file given by --model" if options.model else "its teacher"
     note = (
-        f"Profile {options.profile.name}: {len(subject.test)} test examples, {options.examples} training examples "
-        "for gptq and awq. KL and cosine compare with the float model, best first. Latency: batch 1, real lengths, "
-        f"one thread, all files in turns in {PROCESSES} processes. onnxruntime's HQQ has floating-point zero points, "
-        "and leaves embeddings floating; its RTN takes products and embeddings."
+        f"Profile {options.profile.name}, {model}: {len(subject.test)} test examples, {options.examples} training "
+        "examples for gptq and awq. KL and cosine compare with the float model, best first. Latency: batch 1, real "
+        f"lengths, one thread, all files in turns in {PROCESSES} processes. onnxruntime's HQQ has floating-point zero "
+        "points, and leaves embeddings floating; its RTN takes products and embeddings."
     )
     write_rows(
         "int4_methods.quick" if options.quick else "int4_methods", rows, note=note, script="int4_methods"

@@ -31,6 +31,7 @@ class Numbers(StrEnum):
     QDQ = "qdq"
     OPERATOR = "operator"
     WEIGHT_ONLY = "weight_only"
+    HALF = "half"
     BITSANDBYTES = "bitsandbytes"
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework, Numbers
+from compress.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
 from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.pass_specs import PassSpec, QuantizeSpec
@@ -63,6 +63,7 @@ STEP_KINDS: Mapping[str, StepKind] = {
     "quantize.bitsandbytes": StepKind(
         "compress.passes.quantize.torch_step", "run", (*_TORCH, "bitsandbytes"), reads_data=False
     ),
+    "quantize.half": StepKind("compress.passes.quantize.half_step", "run", _ONNX),
     "export": StepKind("compress.passes.export.step", "run", _ONNX),
 }
 
@@ -154,8 +155,8 @@ class _Builder:
             inputs = {"model": current}
         else:
             inputs = {"model": current, "teacher": teacher}
-        packs = produced.numbers is Numbers.BITSANDBYTES
-        step = self.add(name, "quantize.bitsandbytes" if packs else spec.kind, spec, inputs, produced)
+        kind = spec.step_kind if isinstance(spec, QuantizeSpec) else spec.kind
+        step = self.add(name, kind, spec, inputs, produced)
         self.row(name, "step", step)
         return step
 

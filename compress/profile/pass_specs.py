@@ -38,22 +38,28 @@ class SmoothSpec(PassSpecBase):
 
 
 _OF_BITSANDBYTES = frozenset({"bits", "library", "numbers", "double_quantization", "exclude"})
+_OF_HALF = frozenset({"bits", "library", "numbers", "arithmetic", "double_quantization"})
 _RANGED_OVER, _LEARNED_FROM = 128, 512
 
 
 class QuantizeSpec(PassSpecBase):
-    """Store and multiply in 8-bit integers, or store weights in 4-bit blocks."""
+    """Store and multiply in 8-bit integers, or store weights in 4-bit blocks or 16 bits."""
 
     kind: ClassVar[str] = "quantize"
     accepts: ClassVar[str] = "a float model, torch or ONNX"
 
-    bits: Literal[4, 8] = 8
-    """8: integer weights and arithmetic; 4: weight-only blocks (`MatMulNBits`)."""
+    bits: Literal[4, 8, 16] = 8
+    """8: integer weights and arithmetic; 4: weight-only blocks (`MatMulNBits`); 16: half the bytes, and no faster on a
+    CPU."""
     library: Literal["onnxruntime", "bitsandbytes"] = "onnxruntime"
     """`onnxruntime` writes an ONNX file; `bitsandbytes` packs the linear layers (LLM.int8(), NF4, FP4) of a model that
     stays in torch: for `runtime: torch` alone, and `exclude` names modules."""
-    numbers: Literal["nf4", "fp4"] = "nf4"
-    """`library: bitsandbytes`: what 4 bits stand for, quantiles of a normal distribution or floating-point numbers."""
+    numbers: Literal["fp16", "bf16", "nf4", "fp4"] | None = None
+    """What the bits stand for. 16: `fp16` (unset) or `bf16`; 4 of bitsandbytes: quantiles of a normal distribution
+    (`nf4`, unset) or floating-point numbers (`fp4`)."""
+    arithmetic: Literal["fp32", "half"] = "fp32"
+    """For 16 bits: `fp32` stores them and multiplies as before; `half` converts the operators to FP16 too, which is no
+    faster on a CPU."""
     double_quantization: bool = True
     """`library: bitsandbytes`: 4 bits: store the scales in 8 bits too."""
     scheme: Literal["auto", "dynamic", "static"] = "auto"
@@ -96,12 +102,30 @@ class QuantizeSpec(PassSpecBase):
             unused += ["format"] if self.format == "qdq" else []
             if unused:
                 raise ValueError(f"{' and '.join(unused)} serve 8 bits only; this is `bits: 4`")
+        if self.bits == 16 and self.library == "onnxruntime":
+            unused = sorted(self.model_fields_set - _OF_HALF)
+            if unused:
+                raise ValueError(f"{' and '.join(unused)} serve 4 and 8 bits only; this is `bits: 16`")
+            if self.half == "bf16" and self.arithmetic == "half":
+                raise ValueError(
+                    "onnxruntime multiplies no bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`"
+                )
+        elif "arithmetic" in self.model_fields_set:
+            raise ValueError("arithmetic serves `bits: 16` only")
+        known = ("fp16", "bf16") if self.bits == 16 else ("nf4", "fp4")
+        if self.numbers is not None and self.numbers not in known:
+            raise ValueError(
+                f"{self.bits} bits are not {self.numbers}; use {' or '.join(known)}, or leave it out"
+            )
         if self.library == "bitsandbytes":
+            if self.bits == 16:
+                raise ValueError("bitsandbytes stores 4 or 8 bits; leave `library` out for `bits: 16`")
             unused = sorted(self.model_fields_set - _OF_BITSANDBYTES)
             if unused:
                 raise ValueError(f"{' and '.join(unused)} serve ONNX only; this is `library: bitsandbytes`")
         else:
-            unused = [key for key in ("numbers", "double_quantization") if key in self.model_fields_set]
+            foreign = ("double_quantization",) if self.bits == 16 else ("numbers", "double_quantization")
+            unused = [key for key in foreign if key in self.model_fields_set]
             if unused:
                 raise ValueError(f"{' and '.join(unused)} serve `library: bitsandbytes` only")
         if self.format == "qdq" and self.scheme == "dynamic":
@@ -132,12 +156,28 @@ class QuantizeSpec(PassSpecBase):
     @property
     def stored_as(self) -> Literal["int8", "nf4", "fp4"]:
         """How bitsandbytes stores a weight."""
-        return "int8" if self.bits == 8 else self.numbers
+        if self.bits == 8:
+            return "int8"
+        return "fp4" if self.numbers == "fp4" else "nf4"
+
+    @property
+    def half(self) -> Literal["fp16", "bf16"]:
+        """What 16 bits stand for."""
+        return "bf16" if self.numbers == "bf16" else "fp16"
+
+    @property
+    def step_kind(self) -> str:
+        """The kind of step that runs it."""
+        if self.library == "bitsandbytes":
+            return "quantize.bitsandbytes"
+        return "quantize.half" if self.bits == 16 else "quantize"
 
     def produces(self, form: Form) -> Form:
         """The form of the result; with `auto` the number format is known after measuring."""
         if self.library == "bitsandbytes":
             return form.with_(numbers=Numbers.BITSANDBYTES)
+        if self.bits == 16:
+            return form.with_(framework=Framework.ONNX, numbers=Numbers.HALF)
         eight = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
         numbers = Numbers.WEIGHT_ONLY if self.bits == 4 else eight
         return form.with_(framework=Framework.ONNX, numbers=numbers)

@@ -123,7 +123,7 @@ MALFORMED = [
             "and `scheme: dynamic` has none"
         ],
     ),
-    (GOOD.replace("bits: 8", "bits: 7"), ["p.yaml:9: passes.1.quantize.bits: should be 4 or 8, not 7"]),
+    (GOOD.replace("bits: 8", "bits: 7"), ["p.yaml:9: passes.1.quantize.bits: should be 4, 8 or 16, not 7"]),
     (
         GOOD.replace("bits: 8", "scheme: dynamc"),
         [
@@ -247,7 +247,7 @@ def test_the_command_prints_faults_and_exits_with_2(folder: Path):
     (folder / "p.yaml").write_text(GOOD.replace("bits: 8", "bits: 3"))
     result = CliRunner().invoke(main, ["validate", str(folder / "p.yaml")])
     assert result.exit_code == 2
-    assert result.stderr == f"{folder}/p.yaml:9: passes.1.quantize.bits: should be 4 or 8, not 3\n"
+    assert result.stderr == f"{folder}/p.yaml:9: passes.1.quantize.bits: should be 4, 8 or 16, not 3\n"
 
 
 def test_a_missing_profile_is_a_fault(tmp_path: Path):

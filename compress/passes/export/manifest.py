@@ -48,6 +48,7 @@ NUMBERS_TEXT = {
     Numbers.OPERATOR: "8-bit integer weights and arithmetic",
     Numbers.QDQ: "8-bit integer weights and arithmetic",
     Numbers.WEIGHT_ONLY: "4-bit weights",
+    Numbers.HALF: "16-bit floating-point weights",
 }
 
 
