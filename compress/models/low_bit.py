@@ -10,7 +10,7 @@ after that can be wrong. So a file is made from weights of which no forward pass
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,10 +147,9 @@ def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
 
 def _empty_layer(inputs: int, outputs: int, low_bit: LowBit, bias: bool) -> Any:
     """A layer whose weight is yet to be set."""
-    # The first import tells of optional CPU kernels that are not installed.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import bitsandbytes as bnb
+    # It would tell of optional kernels that are not installed, and at every product of the cast to 16 bits it makes.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import bitsandbytes as bnb
 
     if low_bit.numbers == "int8":
         return bnb.nn.Linear8bitLt(
