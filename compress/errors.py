@@ -103,3 +103,8 @@ class RunInterrupted(CompressError):
     """The user stopped the run; started again, it goes on from its last checkpoint."""
 
     exit_code = 130
+
+
+def in_words(error: BaseException) -> str:
+    """What a record keeps of an error: the message of one of ours, else its kind too."""
+    return str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"

@@ -17,6 +17,7 @@ from compress.models.labels import head_names, match_labels
 from compress.models.onnx_files import OnnxFile, Port, read_onnx
 from compress.models.preprocessing import declared_images
 from compress.models.sources import PREPROCESSOR
+from compress.passes.export.layout import MANIFEST
 from compress.profile.schema import TaskName
 from compress.records import Size
 from compress.tasks.images import PIXEL_VALUES
@@ -24,7 +25,6 @@ from compress.tasks.interface import SECTION, Interface, OwnInput
 from compress.tasks.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS, open_tokenizer
 from compress.units import megabytes
 
-MANIFEST = "manifest.json"
 _USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
 """What the first BERT called its inputs, and models exported from TensorFlow still do."""
 _CONVERTED = ("int64", "int32", "float32", "float16", "bool")

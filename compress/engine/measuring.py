@@ -19,7 +19,7 @@ from compress.data.splits import Splits
 from compress.engine.environment import describe_environment
 from compress.engine.intake import Given, TakenIn, for_baseline, take_in
 from compress.engine.resolve import examples_digest
-from compress.errors import CompressError, RunInterrupted, UsageError
+from compress.errors import RunInterrupted, UsageError, in_words
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.numerics import local_numerics
@@ -29,7 +29,7 @@ from compress.progress import Progress
 from compress.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
-from compress.targets.resolving import resolve
+from compress.targets.resolving import close_all, resolve
 from compress.tasks import task_of
 from compress.tasks.interface import OwnInterfaces
 
@@ -95,18 +95,16 @@ def measure_files(
                 on_row(run, record)
         except (Exception, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt)
-            text = str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
             update = {
                 "status": "interrupted" if stopped else "failed",
-                "error": "stopped" if stopped else text,
+                "error": "stopped" if stopped else in_words(error),
             }
             store.write(run.model_copy(update=update))
             if stopped:
                 raise RunInterrupted("stopped", where=str(store.path)) from None
             raise
         finally:
-            for note in filter(None, [target.close() for target in targets]):
-                progress.say(note)
+            close_all(targets, progress)
     seconds = time.monotonic() - began
     run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
     store.write(run)

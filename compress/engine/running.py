@@ -13,7 +13,7 @@ from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
-from compress.errors import CompressError, RunInterrupted
+from compress.errors import RunInterrupted, in_words
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.size import size_of
@@ -23,6 +23,7 @@ from compress.records import RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
+from compress.targets.resolving import close_all
 
 OnRow = Callable[[RunRecord, StepRecord], None]
 
@@ -90,8 +91,7 @@ def run_job(
             "stopped; the same command goes on from the last checkpoint", where=str(store.path)
         ) from None
     finally:
-        for note in filter(None, [target.close() for target in job.targets]):
-            progress.say(note)
+        close_all(job.targets, progress)
     store.write(state.run)
     return state.run, store
 
@@ -251,7 +251,7 @@ def _ended(run: RunRecord, status: RunStatus, error: str | None) -> RunRecord:
 def _record_failure(job: Job, state: _State, store: RunStore, error: Exception) -> None:
     """Leave the record of the row that failed, and its error."""
     done = len(state.run.steps)
-    text = str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
+    text = in_words(error)
     if done < len(job.plan.rows):
         row = job.plan.rows[done]
         step = job.plan.step(row.step)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.measure.feeds import Scenario
-from compress.measure.jobs import Job
+from compress.measure.jobs import Job, JobFolder
 from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval, bootstrap_medians, percentile
 from compress.profile.schema import MeasureSpec
@@ -48,6 +48,24 @@ def latency_jobs(
             "tokenization": tokenization if which == 0 else None,
         }
         yield Job(body, "timing the model")
+
+
+def timed(
+    jobs: JobFolder,
+    models: Sequence[str],
+    feeds: Sequence[Sequence[str]],
+    spec: MeasureSpec,
+    *,
+    processes: int,
+) -> list[dict[str, Any]]:
+    """The results of `latency_jobs`, done one after another.
+
+    Raises:
+        TargetError: a model cannot be run.
+    """
+    return [
+        result for job in latency_jobs(models, feeds, spec, processes=processes) for result in jobs.run(job)
+    ]
 
 
 def latency_record(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder, load_outputs, usable_cores
-from compress.measure.latency import latency_jobs, milliseconds
+from compress.measure.latency import milliseconds, timed
 from compress.profile.schema import MeasureSpec
 from compress.tasks.base import Inputs, Task, Truth
 
@@ -67,12 +67,10 @@ def compare_variants(
             truth = replace(truth, reference=outputs.pop())
         scores = [task.score(each, truth).value for each in outputs]
         scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
-        timed = jobs.feeds("timed", scenario.batches(inputs))
+        short = jobs.feeds("timed", scenario.batches(inputs))
         spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(paths)})
         rivals = [str(path) for path in paths.values()]
-        results = []
-        for job in latency_jobs(rivals, [[timed] * len(rivals)], spec, processes=PROCESSES):
-            results += jobs.run(job)
+        results = timed(jobs, rivals, [[short] * len(rivals)], spec, processes=PROCESSES)
     times = [
         float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
         for which in range(len(rivals))

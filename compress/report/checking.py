@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -217,26 +217,11 @@ def _latency(
 def _slowed(
     row: Mapping[str, Any], target: str, pair: tuple[float | None, float | None], tolerance: float
 ) -> list[Judged]:
-    before, after = pair
-    if not _both(row, "speed-up", before, after):
+    """The latency by its inverse, the speed-up: how much longer it takes now."""
+    if not _both(row, "speed-up", *pair):
         return []
-    assert before is not None
-    assert after is not None
-    change = before / after - 1
     by = "speed-up over the baseline, for the machines differ"
-    return [
-        Judged(
-            row["step"],
-            target,
-            "latency",
-            by,
-            before,
-            after,
-            change,
-            tolerance,
-            change > tolerance + _ROUNDING,
-        )
-    ]
+    return [_judged(row, target, "latency", by, pair, lambda before, after: before / after - 1, tolerance)]
 
 
 def _grown(
@@ -247,25 +232,31 @@ def _grown(
     pair: tuple[float | None, float | None],
     tolerance: float,
 ) -> list[Judged]:
-    before, after = pair
-    if not _both(row, quantity, before, after):
+    if not _both(row, quantity, *pair):
         return []
+    return [_judged(row, target, quantity, by, pair, _share_more, tolerance)]
+
+
+def _share_more(before: float, after: float) -> float:
+    return after / before - 1 if before > 0 else 0.0
+
+
+def _judged(
+    row: Mapping[str, Any],
+    target: str,
+    quantity: str,
+    by: str,
+    pair: tuple[float | None, float | None],
+    change_of: Callable[[float, float], float],
+    tolerance: float,
+) -> Judged:
+    """One quantity, worse where its change is larger than what is tolerated."""
+    before, after = pair
     assert before is not None
     assert after is not None
-    change = after / before - 1 if before > 0 else 0.0
-    return [
-        Judged(
-            row["step"],
-            target,
-            quantity,
-            by,
-            before,
-            after,
-            change,
-            tolerance,
-            change > tolerance + _ROUNDING,
-        )
-    ]
+    change = change_of(before, after)
+    worse = change > tolerance + _ROUNDING
+    return Judged(row["step"], target, quantity, by, before, after, change, tolerance, worse)
 
 
 def _both(row: Mapping[str, Any], quantity: str, before: float | None, after: float | None) -> bool:

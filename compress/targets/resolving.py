@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from compress.errors import TargetError
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
+from compress.progress import Progress
 from compress.targets import local
 from compress.targets.local import ResolvedTarget
 from compress.targets.ssh import target as ssh
@@ -20,6 +21,13 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
         TargetError: it is not there, or something that it needs is missing.
     """
     return ssh.resolve(spec) if is_ssh(spec.device) else local.resolve(spec)
+
+
+def close_all(targets: Iterable[ResolvedTarget], progress: Progress) -> None:
+    """End the connections to devices, and say what stays on them where that was asked for."""
+    for note in [target.close() for target in targets]:
+        if note is not None:
+            progress.say(note)
 
 
 @dataclass(frozen=True)

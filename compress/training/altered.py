@@ -1,8 +1,7 @@
-"""A model that a pass has altered: scored, recovered by training, saved and read back."""
+"""A model that a pass has altered: recovered by training, saved and read back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,43 +13,9 @@ from compress.models.outputs import outputs_of
 from compress.profile.training_spec import RecoverySpec
 from compress.records import Curve
 from compress.step import StepContext
-from compress.tasks.base import Inputs, Truth
+from compress.tasks.base import Inputs
 from compress.training.batches import to_tensors
 from compress.training.heal import recover
-from compress.training.prediction import score
-from compress.training.references import truth_beside
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What an altered model is scored on: the validation split as it reads it, and the truth."""
-
-    ctx: StepContext
-    inputs: Inputs
-    truth: Truth
-
-    @classmethod
-    def of(cls, ctx: StepContext, interface: Path) -> Validation:
-        """The validation split of a step.
-
-        Args:
-            interface: the folder that says how the model reads its inputs.
-        """
-        truth = truth_beside(
-            ctx.inputs.get("teacher", ctx.inputs["model"]),
-            ctx.task,
-            ctx.data.validation,
-            shared=ctx.shared,
-            precision=ctx.precision,
-            device=ctx.device,
-            progress=ctx.progress,
-        )
-        return cls(ctx, ctx.task.encode(ctx.data.validation, interface), truth)
-
-    def score(self, model: nn.Module) -> float:
-        """The task's metric of a model, a fraction."""
-        ctx = self.ctx
-        return score(model, self.inputs, self.truth, ctx.task, precision=ctx.precision, device=ctx.device)
 
 
 def recover_altered(

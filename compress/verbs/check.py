@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+
+
+def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option that says how much worse something may be."""
+    return click.option(
+        f"--tolerance-{of}", type=click.FloatRange(min=0), default=default, show_default=True, help=says
+    )
 
 
 @click.command()
@@ -12,34 +20,10 @@ import click
 @click.option(
     "--against", required=True, metavar="REPORT", help="The earlier report.json, or the earlier run."
 )
-@click.option(
-    "--tolerance-score",
-    type=click.FloatRange(min=0),
-    default=0.005,
-    show_default=True,
-    help="How far the score may fall, as a fraction: 0.005 is half a point.",
-)
-@click.option(
-    "--tolerance-latency",
-    type=click.FloatRange(min=0),
-    default=0.10,
-    show_default=True,
-    help="By what share the latency may grow.",
-)
-@click.option(
-    "--tolerance-size",
-    type=click.FloatRange(min=0),
-    default=0.01,
-    show_default=True,
-    help="By what share the model's files may grow.",
-)
-@click.option(
-    "--tolerance-memory",
-    type=click.FloatRange(min=0),
-    default=0.15,
-    show_default=True,
-    help="By what share the peak memory may grow.",
-)
+@_tolerance("score", 0.005, "How far the score may fall, as a fraction: 0.005 is half a point.")
+@_tolerance("latency", 0.10, "By what share the latency may grow.")
+@_tolerance("size", 0.01, "By what share the model's files may grow.")
+@_tolerance("memory", 0.15, "By what share the peak memory may grow.")
 @click.option(
     "--deployed", is_flag=True, help="Judge what each deploys, whatever its row is called, and nothing else."
 )

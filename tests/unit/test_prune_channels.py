@@ -21,8 +21,8 @@ from compress.models.outputs import outputs_of
 from compress.models.structure import apply_structure, describe_structure
 from compress.passes.prune.channels import ChannelGroup, ChannelSurgeon, choose_cuts
 from compress.passes.prune.prediction import kept_channels, predicted_parameters
-from compress.passes.prune.removal import prune
 from compress.profile.prune_spec import PruneSpec, RemoveSpec
+from tests.pruning import prune
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 
 PIXELS = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))

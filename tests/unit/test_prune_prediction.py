@@ -23,7 +23,7 @@ from compress.passes.prune.importance import (
 from compress.passes.prune.prediction import (
     LayerSizes,
     ModelSizes,
-    kept_heads,
+    kept_count,
     kept_width,
     layers_of,
     pruned_parameters,
@@ -48,8 +48,8 @@ def test_one_layer_by_hand():
     ("heads", "fraction", "kept"),
     [(12, 0.5, 6), (4, 0.9, 1), (12, 0.1, 11), (1, 0.0, 1), (5, 0.5, 3), (2, 0.99, 1)],
 )
-def test_kept_heads(heads: int, fraction: float, kept: int):
-    assert kept_heads(heads, fraction) == kept
+def test_kept_count(heads: int, fraction: float, kept: int):
+    assert kept_count(heads, fraction, "heads") == kept
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_kept_width_is_a_smaller_multiple_near_what_was_asked(width: int, fr
 
 def test_fractions_that_remove_nothing_are_refused():
     with pytest.raises(PassError, match="less than one head"):
-        kept_heads(1, 0.9)
+        kept_count(1, 0.9, "heads")
     with pytest.raises(PassError, match="nothing would be removed"):
         kept_width(64, 0.01, 8)
     with pytest.raises(PassError, match="nothing would be left"):

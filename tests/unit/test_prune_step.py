@@ -25,7 +25,6 @@ from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import encoder_of
 from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters
-from compress.passes.prune.removal import prune
 from compress.passes.prune.step import run
 from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from compress.profile.training_spec import RecoverySpec
@@ -33,6 +32,7 @@ from compress.progress import Silent
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from compress.tasks.tokens import TokenInputs
+from tests.pruning import prune
 from tests.tiny import (
     LABELS,
     WORDS,

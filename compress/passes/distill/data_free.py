@@ -17,7 +17,6 @@ from compress.models.checkpoints import load_model
 from compress.models.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
 from compress.passes.distill.material import translated
-from compress.passes.distill.scoring import Scoring
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
@@ -31,6 +30,7 @@ from compress.training.data_free.words import Frame, spoken_words
 from compress.training.prediction import predict
 from compress.training.terms.outputs import compare_logits
 from compress.training.trimming import tokens_of
+from compress.training.validation import Validation
 
 _PIECE = 8
 """Words are read as texts of so many, so that none is longer than a model takes."""
@@ -101,7 +101,7 @@ def _from_generator(
         std=image["std"],
         spec=spec,
         loss=_LogitsLosses(spec),
-        validate=Scoring.of(ctx).score,
+        validate=Validation.of(ctx, ctx.out, ctx.inputs["original"]).score,
         work=ctx.work / "generated",
         seed=ctx.seed,
         precision=ctx.precision,

@@ -17,7 +17,6 @@ from compress.models.families import encoder_of
 from compress.passes.distill.data_free import teach_without_data
 from compress.passes.distill.examples import TeacherAt, shown_data
 from compress.passes.distill.material import check_segmentation
-from compress.passes.distill.scoring import Scoring
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.distill_spec import DistillSpec
@@ -26,6 +25,7 @@ from compress.profile.teaching import FAR_SMALLER, losses_of
 from compress.records import Curve
 from compress.step import StepContext, StepResult
 from compress.tasks.images import PIXEL_VALUES
+from compress.training.validation import Validation
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -145,7 +145,7 @@ def _finish(
     if spec.keep == "best":
         score = max(one.validation_score for one in taught)
     elif spec.keep == "ensemble":
-        score = Scoring.of(ctx).score(student)
+        score = Validation.of(ctx, ctx.out, ctx.inputs["original"]).score(student)
     facts: dict[str, Any] = {
         "parameters": parameters,
         "initialised_from": untrained.origin,

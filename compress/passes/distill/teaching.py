@@ -27,7 +27,6 @@ from compress.passes.distill.lesson import (
     MeanAnswers,
     NoAnswers,
 )
-from compress.passes.distill.scoring import Scoring
 from compress.passes.distill.trainee import Change, Trainee
 from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
 from compress.profile.loss_specs import LossSpec, loss_of
@@ -42,6 +41,7 @@ from compress.training.image_augmentation import blend_images, move_images
 from compress.training.loop import TrainResult, train
 from compress.training.objective import Objective, build_objective
 from compress.training.signals import anatomy_of
+from compress.training.validation import Validation
 
 _OUTPUTS = frozenset({"outputs", "outputs.labels", "outputs.teacher"})
 
@@ -73,7 +73,8 @@ def teach(
         shown: all examples, as the student and each teacher reads them.
         name: of the curve, and of the folder of its checkpoints.
     """
-    school = _School(ctx, spec, teachers, shown, Scoring.of(ctx), seed)
+    validation = Validation.of(ctx, ctx.out, ctx.inputs["original"])
+    school = _School(ctx, spec, teachers, shown, validation, seed)
     chosen, facts = school.frozen.trusted(spec.select)
     stages, curves = [], []
     trained: TrainResult | None = None
@@ -118,7 +119,7 @@ class _School:
     spec: DistillSpec
     teachers: Sequence[TeacherAt]
     shown: Shown
-    scoring: Scoring
+    validation: Validation
     seed: int
 
     @property
@@ -157,7 +158,7 @@ class _School:
             InputSubset(self.shown.student, examples),
             lesson,
             own,
-            self.scoring.score,
+            self.validation.score,
             work=ctx.work / title.replace(" ", "-").replace(",", ""),
             seed=self.seed,
             precision=ctx.precision,
@@ -171,7 +172,7 @@ class _School:
         if trainee.teacher is not None:
             facts["teacher_validation_score"] = self._teacher_score(trainee.teacher)
         if trainee.average is not None:
-            facts["average_validation_score"] = self.scoring.score(trainee.average)
+            facts["average_validation_score"] = self.validation.score(trainee.average)
         return result, facts
 
     def described(self) -> list[dict[str, Any]]:
@@ -266,10 +267,7 @@ class _School:
         return trainee.teacher, self.spec.online.learning_rate / self.spec.learning_rate
 
     def _teacher_score(self, teacher: nn.Module) -> float:
-        examples, path = self.ctx.data.validation, self.teachers[0].artifact.path
-        ctx = self.ctx
-        scoring = Scoring(ctx, ctx.task.encode(examples, path), self.scoring.truth)
-        return scoring.score(teacher)
+        return self.validation.read_by(self.teachers[0].artifact.path).score(teacher)
 
     def _mask_id(self) -> int | None:
         found = int(self.declared.get("mask_id", -1))

@@ -18,8 +18,9 @@ from compress.passes.low_rank.ranks import choose_ranks
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Inputs
-from compress.training.altered import Validation, check_saved, recover_altered
+from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors
+from compress.training.validation import Validation
 
 BATCH_SIZE = 32
 """Examples a batch that the weighting reads."""
@@ -40,7 +41,7 @@ def run(ctx: StepContext) -> StepResult:
     inputs = ctx.task.encode(ctx.data.train, source.path)
     places = places_of(model, spec.exclude)
     decompositions = _decompose(ctx, spec, model, places, inputs)
-    validation = Validation.of(ctx, source.path)
+    validation = Validation.of(ctx, source.path, ctx.inputs.get("teacher", ctx.inputs["model"]))
     whole_score = validation.score(model)
 
     def drop_of(ranks: Sequence[int | None]) -> float:

@@ -18,8 +18,8 @@ from compress.models.stream import block_influence
 from compress.passes.prune.budget import Budget, choose_sizes
 from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.importance import LayerScores, least_important, sum_of_scores
-from compress.passes.prune.layers import kept_layers, remove_layers
-from compress.passes.prune.prediction import kept_heads, kept_width
+from compress.passes.prune.layers import remove_layers
+from compress.passes.prune.prediction import kept_count, kept_width
 from compress.passes.prune.saliency import (
     BATCH_SIZE,
     LOSS_UNITS,
@@ -92,9 +92,9 @@ class EncoderPruner:
     def _check(self, remove: RemoveSpec) -> None:
         """Refuse fractions that remove nothing or everything, before anything is removed."""
         round_to = self.material.spec.round_to
-        kept_layers(len(self.layers), remove.layers)
+        kept_count(len(self.layers), remove.layers, "layers")
         for heads, width in self.whole:
-            kept_heads(heads, remove.heads)
+            kept_count(heads, remove.heads, "heads")
             kept_width(width, remove.feed_forward, round_to)
         kept_width(self.hidden, remove.hidden, round_to, "hidden")
 
@@ -130,7 +130,7 @@ class EncoderPruner:
     def _remove_layers(self, share: float, fraction: float) -> None:
         encoder = encoder_of(self.model)
         count = len(self.whole)
-        lost = len(self.layers) - between(count, kept_layers(count, fraction), share)
+        lost = len(self.layers) - between(count, kept_count(count, fraction, "layers"), share)
         if not lost:
             return
         gone = least_important(self._layer_scores(encoder), lost)
@@ -160,7 +160,7 @@ class EncoderPruner:
         spec = self.material.spec
         goals = [
             (
-                between(heads, kept_heads(heads, remove.heads), share),
+                between(heads, kept_count(heads, remove.heads, "heads"), share),
                 between(width, kept_width(width, remove.feed_forward, spec.round_to), share, spec.round_to),
             )
             for heads, width in (self.whole[layer] for layer in self.layers)

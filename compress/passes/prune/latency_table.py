@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.lowering.export import OPSET
 from compress.lowering.graph import MS_DOMAIN
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import latency_jobs, undisturbed_ms
+from compress.measure.latency import timed, undisturbed_ms
 from compress.profile.schema import MeasureSpec
 from compress.units import MIB
 
@@ -249,9 +249,7 @@ def _time(shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path) 
         ]
         for path in paths
     ]
-    results = []
-    for job in latency_jobs([str(path) for path in paths], [reads], TIMED, processes=PROCESSES):
-        results += jobs.run(job)
+    results = timed(jobs, [str(path) for path in paths], [reads], TIMED, processes=PROCESSES)
     return [undisturbed_ms(results, which) for which in range(len(paths))]
 
 

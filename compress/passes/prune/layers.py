@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from compress.errors import ModelError, PassError
+from compress.errors import ModelError
 from compress.models.families import Encoder, transformer_of
 from compress.models.sizes import config_keys
-
-
-def kept_layers(layers: int, fraction: float) -> int:
-    """How many layers stay when `fraction` of them is removed: rounded half up, one at least.
-
-    Raises:
-        PassError: the fraction removes nothing.
-    """
-    kept = max(1, math.floor(layers * (1 - fraction) + 0.5))
-    if fraction > 0 and kept == layers:
-        raise PassError(
-            f"{fraction:g} of {layers} layers is less than one layer: nothing would be removed",
-            where="prune.remove.layers",
-        )
-    return kept
 
 
 def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:

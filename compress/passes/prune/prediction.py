@@ -61,17 +61,20 @@ class ModelSizes:
     layers: tuple[LayerSizes, ...]
 
 
-def kept_heads(heads: int, fraction: float) -> int:
-    """How many heads stay when `fraction` of them is removed: rounded half up, one at least.
+def kept_count(whole: int, fraction: float, what: str) -> int:
+    """How many heads or layers stay when `fraction` of them is removed: rounded half up, one at least.
+
+    Args:
+        what: `heads` or `layers`, as the profile calls them.
 
     Raises:
         PassError: the fraction removes nothing.
     """
-    kept = max(1, math.floor(heads * (1 - fraction) + 0.5))
-    if fraction > 0 and kept == heads:
+    kept = max(1, math.floor(whole * (1 - fraction) + 0.5))
+    if fraction > 0 and kept == whole:
         raise PassError(
-            f"{fraction:g} of {heads} heads is less than one head: nothing would be removed",
-            where="prune.remove.heads",
+            f"{fraction:g} of {whole} {what} is less than one {what[:-1]}: nothing would be removed",
+            where=f"prune.remove.{what}",
         )
     return kept
 
@@ -111,7 +114,7 @@ def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> i
         PassError: a fraction removes nothing, or leaves nothing.
     """
     removed = sum(
-        (layer.heads - kept_heads(layer.heads, remove.heads)) * layer.head_parameters
+        (layer.heads - kept_count(layer.heads, remove.heads, "heads")) * layer.head_parameters
         + (layer.feed_forward - kept_width(layer.feed_forward, remove.feed_forward, round_to))
         * layer.unit_parameters
         for layer in sizes.layers

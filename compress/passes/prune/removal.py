@@ -20,7 +20,6 @@ from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.saliency import standing_in, sum_over_group
 from compress.passes.prune.selection import between
 from compress.profile.prune_spec import PruneSpec
-from compress.tasks.base import Inputs
 
 
 def check_request(model: nn.Module, spec: PruneSpec) -> None:
@@ -133,28 +132,6 @@ def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None
     if material.spec.remove is not None and material.spec.remove.channels:
         return ChannelPruner(model, material)
     return EncoderPruner(model, material, budget)
-
-
-def prune(
-    model: nn.Module, inputs: Inputs, labels: Tensor | None, spec: PruneSpec, seed: int, device: str
-) -> tuple[list[dict[str, Any]], int]:
-    """Remove the least important parts at once, in place.
-
-    Args:
-        inputs: the training examples, encoded for the model.
-        labels: int64 (n,), theirs; None where the outputs are embeddings.
-
-    Returns:
-        What is left of each layer, or of each group of coupled convolutions, and what was removed; and the parameters
-        that were foretold.
-
-    Raises:
-        PassError: a fraction removes nothing or everything.
-        ModelError: the model does not have what is to be removed.
-    """
-    pruner = pruner_of(model, Material(inputs, labels, spec, seed, device))
-    pruner.advance(1.0)
-    return pruner.described(), pruner.parameters
 
 
 def _described(cut: Cut, whole: int) -> dict[str, Any]:

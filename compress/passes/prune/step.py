@@ -27,8 +27,9 @@ from compress.profile.distill_spec import VocabularySpec
 from compress.profile.prune_spec import PruneSpec
 from compress.records import Curve
 from compress.step import StepContext, StepResult
-from compress.training.altered import Validation, check_saved, recover_altered
+from compress.training.altered import check_saved, recover_altered
 from compress.training.trimming import tokens_of, write_tokenizer
+from compress.training.validation import Validation
 from compress.units import megabytes
 
 
@@ -53,7 +54,7 @@ def run(ctx: StepContext) -> StepResult:
     with ExitStack() as stack:
         interface = _interface(ctx, spec, model, facts, stack)
         inputs = ctx.task.encode(ctx.data.train, interface)
-        validation = Validation.of(ctx, interface)
+        validation = Validation.of(ctx, interface, ctx.inputs.get("teacher", ctx.inputs["model"]))
         labels = torch.from_numpy(ctx.data.train.labels) if ctx.task.labelled else None
         timing, budget = _budget(ctx, spec, model, interface, stack)
         pruner = pruner_of(model, Material(inputs, labels, spec, ctx.seed, ctx.device), budget)

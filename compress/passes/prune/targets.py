@@ -19,7 +19,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import latency_jobs, undisturbed_ms
+from compress.measure.latency import timed, undisturbed_ms
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, block_sizes, encoder_of
 from compress.passes.prune.budget import Budget
@@ -169,9 +169,7 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
         feeds = jobs.feeds("timed", batches)
         models = [str(folder / "model.onnx") for folder in folders]
-        results = []
-        for job in latency_jobs(models, [[feeds] * len(models)], TIMED, processes=PROCESSES):
-            results += jobs.run(job)
+        results = timed(jobs, models, [[feeds] * len(models)], TIMED, processes=PROCESSES)
     return [undisturbed_ms(results, which) for which in range(len(folders))]
 
 

@@ -13,7 +13,7 @@ from compress.passes.quantize.blocks import Blocks, Floats, quantize_blocks
 from compress.passes.quantize.channel_scaling import groups, scale_channels
 from compress.passes.quantize.feedback import feedback_blocks
 from compress.passes.quantize.half_quadratic import fit_blocks
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers, split_excluded
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
 from compress.passes.quantize.moments import Moments, moments_of
 from compress.passes.quantize.tables import table_blocks
 from compress.passes.quantize.weight_only import BITS, Blocked, BlocksOf, quantize_weights
@@ -36,14 +36,14 @@ def quantize_to_four_bits(
         batches: training examples, read by `gptq` and `awq` alone.
         work: where an instrumented graph may lie for a moment.
     """
-    chosen = split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)[0]
+    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     moments: Mapping[str, Moments] = {}
     if spec.method in ("gptq", "awq"):
         moments = moments_of(path, input_names(chosen), batches, work)
     if spec.method == "awq":
         scale_activations(model, chosen, moments, spec.block_size, spec.symmetric)
         # The weights are others now, and so are the inputs.
-        chosen, moments = split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)[0], {}
+        chosen, moments = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds), {}
     quantize_weights(model, chosen, blocks_by(spec, chosen, moments), embeddings=bool(spec.embeddings))
 
 

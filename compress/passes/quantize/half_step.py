@@ -10,10 +10,10 @@ from compress.forms import Numbers
 from compress.lowering.files import check_onnx, save_onnx
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.passes.quantize.half import compute_in_fp16, store_in_half
+from compress.passes.quantize.shrinking import model_bytes, sizes_in_facts
 from compress.profile.pass_specs import QuantizeSpec
 from compress.runtimes.runner import open_session
 from compress.step import StepContext, StepResult
-from compress.units import megabytes
 
 LIMITS = {"fp16": 0.01, "bf16": 0.05}
 """Allowed difference over the largest absolute output: 11 and 8 significant bits, through all layers."""
@@ -36,16 +36,12 @@ def run(ctx: StepContext) -> StepResult:
         store_in_half(model, numbers)
         save_onnx(model, ctx.out)
     copy_interface(source.path, ctx.out)
-    sizes = [
-        sum(file.stat().st_size for file in folder.glob(f"{ONNX_MODEL}*"))
-        for folder in (source.path, ctx.out)
-    ]
-    if sizes[1] >= sizes[0]:
-        raise PassError(
-            f"the {numbers} file has {megabytes(sizes[1]):.3f} MB, the float one {megabytes(sizes[0]):.3f} MB",
-            where="quantize",
-            hint="Nothing of this model is worth storing in 16 bits.",
-        )
+    sizes = sizes_in_facts(
+        model_bytes(source.path),
+        model_bytes(ctx.out),
+        numbers,
+        "Nothing of this model is worth storing in 16 bits.",
+    )
     try:
         open_session(str(path))
     except Exception as error:
@@ -61,7 +57,6 @@ def run(ctx: StepContext) -> StepResult:
         "bits": spec.bits,
         "scheme": f"{numbers}, {'FP32' if spec.arithmetic == 'fp32' else 'FP16'} arithmetic",
         "parity": compare(path, shapes, outputs_of(source.model_file), LIMITS[numbers]),
-        "size_mb_before": megabytes(sizes[0]),
-        "size_mb_after": megabytes(sizes[1]),
+        **sizes,
     }
     return StepResult(source.form.with_(numbers=Numbers.HALF), facts)

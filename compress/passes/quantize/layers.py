@@ -98,6 +98,15 @@ KINDS: dict[str, type[Layer]] = {
 """What profiles call the kinds of layers."""
 
 
+def layers_to_quantize(graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[str]) -> list[Layer]:
+    """The layers of a graph that are not excluded by name or kind.
+
+    Raises:
+        ModelError: see `split_excluded`.
+    """
+    return split_excluded(list(layers(graph)), exclude, kinds)[0]
+
+
 def split_excluded(
     found: Sequence[Layer], exclude: Sequence[str], kinds: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Layer]]:

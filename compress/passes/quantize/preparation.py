@@ -12,7 +12,7 @@ import onnx_ir as ir
 from compress.artifacts import ONNX_MODEL
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.equalization import equalize
-from compress.passes.quantize.layers import layers, split_excluded
+from compress.passes.quantize.layers import layers_to_quantize
 from compress.passes.quantize.smoothing import smooth
 from compress.profile.pass_specs import QuantizeSpec
 from compress.tasks.base import Batch
@@ -38,7 +38,7 @@ def prepare(
     shutil.rmtree(prepared, ignore_errors=True)
     prepared.mkdir(parents=True)
     model = ir.load(folder / ONNX_MODEL)
-    chosen = split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)[0]
+    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     facts: dict[str, Any] = {}
     if spec.equalize:
         facts["equalized_pairs"] = equalize(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,25 @@ from compress.passes.quantize.counting import Products, count_products
 from compress.passes.quantize.dynamic import quantize_dynamic
 from compress.passes.quantize.four_bits import quantize_to_four_bits
 from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
-from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded, weight_of
+from compress.passes.quantize.layers import (
+    Convolution,
+    Layer,
+    Table,
+    layers,
+    layers_to_quantize,
+    split_excluded,
+    weight_of,
+)
 from compress.passes.quantize.pairs import write_pairs
 from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.probe import probe, shapes_of, warning
 from compress.passes.quantize.ranges import Range
+from compress.passes.quantize.shrinking import model_bytes, sizes_in_facts
 from compress.passes.quantize.static import convolutions, quantize_static, ranged_values
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
-from compress.tasks.base import Batch, Truth
-from compress.units import megabytes
+from compress.tasks.base import Batch, Inputs, Truth
 
 TYPICAL = 256
 """Training examples whose median length is the typical one."""
@@ -48,7 +57,9 @@ def run(ctx: StepContext) -> StepResult:
     """
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, QuantizeSpec)
-    chosen_layers = _chosen(ir.load(source.path / ONNX_MODEL), spec)
+    chosen_layers = layers_to_quantize(
+        ir.load(source.path / ONNX_MODEL).graph, spec.exclude, spec.exclude_kinds
+    )
     schemes = schemes_for(spec, convolutions(chosen_layers))
     facts = {**source.facts, **(_probed(ctx, source, chosen_layers) if spec.bits == 8 else {})}
     batches = calibration_batches(ctx, source, spec.calibration_examples)
@@ -60,7 +71,7 @@ def run(ctx: StepContext) -> StepResult:
         done |= _write(ctx, spec, prepared, batches, scheme, folder)
     variants = _measured(ctx, source, folders) if len(folders) > 1 else {}
     chosen = choose(variants) if variants else schemes[0]
-    products = check_promise(source.path, folders[chosen], left_floating(source.path, spec), chosen)
+    products, sizes = check_promise(source.path, folders[chosen], left_floating(source.path, spec), chosen)
     for file in folders[chosen].iterdir():
         shutil.move(file, ctx.out / file.name)
     copy_interface(source.path, ctx.out)
@@ -73,8 +84,7 @@ def run(ctx: StepContext) -> StepResult:
         "integer_matmuls": products.integer,
         "weight_only_matmuls": products.weight_only,
         "float_matmuls": len(products.floating),
-        "size_mb_before": megabytes(_bytes(source.path)),
-        "size_mb_after": megabytes(_bytes(ctx.out)),
+        **sizes,
     }
     if variants:
         facts["variants"] = {name: asdict(one) for name, one in variants.items()}
@@ -120,10 +130,6 @@ def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list
     return ["static"]
 
 
-def _chosen(model: ir.Model, spec: QuantizeSpec) -> list[Layer]:
-    return split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)[0]
-
-
 def _write(
     ctx: StepContext,
     spec: QuantizeSpec,
@@ -135,11 +141,11 @@ def _write(
     """Write the model quantized by one scheme into `folder`; what was done besides, for the facts."""
     path = prepared / ONNX_MODEL
     model = ir.load(path)
-    chosen = _chosen(model, spec)
     if scheme == "weight_only":
         quantize_to_four_bits(model, path, spec, batches, ctx.work)
         save_onnx(model, folder)
         return {}
+    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
     limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
     done: dict[str, Any] = {"reduced_range": limit == REDUCED_LIMIT}
@@ -158,7 +164,7 @@ def _write(
         done["corrected_biases"] = correct_biases(
             model, chosen, ranges, path, batches, ctx.work, per_channel=spec.per_channel, limit=limit
         )
-        chosen = _chosen(model, spec)
+        chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     if scheme == "dynamic":
         quantize_dynamic(model, chosen, per_channel=spec.per_channel, limit=limit, **tables)
     else:
@@ -173,8 +179,13 @@ def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Calla
     """Starts an iteration over `count` training examples, drawn by the seed, one at a time and so without padding."""
     train = ctx.data.train
     drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(train))[:count])
-    inputs = ctx.task.encode(train.take(drawn), source.path)
-    return lambda: (inputs.batch([index]) for index in range(len(inputs)))
+
+    @cache
+    def inputs() -> Inputs:
+        # Encoded once, and only where a method reads examples at all.
+        return ctx.task.encode(train.take(drawn), source.path)
+
+    return lambda: (inputs().batch([index]) for index in range(len(drawn)))
 
 
 def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> dict[str, Candidate]:
@@ -200,19 +211,19 @@ def left_floating(source: Path, spec: QuantizeSpec) -> list[str]:
     return [weight_of(layer).name or "" for layer in excluded if not isinstance(layer, Table)]
 
 
-def check_promise(before: Path, after: Path, allowed: list[str], scheme: str) -> Products:
+def check_promise(
+    before: Path, after: Path, allowed: list[str], scheme: str
+) -> tuple[Products, dict[str, float]]:
     """The file is smaller, and every product with a constant weight is quantized unless it was excluded.
+
+    Returns:
+        The products, and the sizes of both files for the facts.
 
     Raises:
         PassError: one of the two does not hold.
     """
-    sizes = _bytes(before), _bytes(after)
-    if sizes[1] >= sizes[0]:
-        raise PassError(
-            f"the {scheme} file has {megabytes(sizes[1]):.3f} MB, the float one {megabytes(sizes[0]):.3f} MB",
-            where="quantize",
-            hint="Nothing of this model is worth quantizing, or `exclude` leaves too much of it out.",
-        )
+    hint = "Nothing of this model is worth quantizing, or `exclude` leaves too much of it out."
+    sizes = sizes_in_facts(model_bytes(before), model_bytes(after), scheme, hint)
     products = count_products(after / ONNX_MODEL, allowed)
     if products.floating:
         names = ", ".join(products.floating[:5])
@@ -221,9 +232,4 @@ def check_promise(before: Path, after: Path, allowed: list[str], scheme: str) ->
             where="quantize",
             hint="If that is wanted, name them in `exclude`.",
         )
-    return products
-
-
-def _bytes(folder: Path) -> int:
-    """Bytes of the model and its external data."""
-    return sum(file.stat().st_size for file in folder.glob(f"{ONNX_MODEL}*"))
+    return products, sizes

@@ -13,14 +13,14 @@ from compress.artifacts import (
     TORCH_WEIGHTS,
     copy_interface,
 )
-from compress.errors import ModelError, PassError
+from compress.errors import ModelError
 from compress.forms import Numbers
 from compress.models.checkpoints import bare_model, load_model
 from compress.models.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
 from compress.models.weights import read_weights, write_weights
+from compress.passes.quantize.shrinking import sizes_in_facts
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
-from compress.units import megabytes
 
 _DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
 
@@ -46,21 +46,20 @@ def run(ctx: StepContext) -> StepResult:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, ctx.out / name)
     copy_interface(source.path, ctx.out)
-    sizes = [(folder / TORCH_WEIGHTS).stat().st_size for folder in (source.path, ctx.out)]
-    if sizes[1] >= sizes[0]:
-        raise PassError(
-            f"the packed file has {megabytes(sizes[1]):.3f} MB, the float one {megabytes(sizes[0]):.3f} MB",
-            where="quantize",
-            hint="The linear layers of this model are too few or too small to be worth packing.",
-        )
+    before, after = ((folder / TORCH_WEIGHTS).stat().st_size for folder in (source.path, ctx.out))
+    sizes = sizes_in_facts(
+        before,
+        after,
+        "packed",
+        "The linear layers of this model are too few or too small to be worth packing.",
+    )
     facts = {
         **source.facts,
         "bits": spec.bits,
         "scheme": f"bitsandbytes {low_bit.numbers}",
         "packed_layers": len(low_bit.layers),
         "float_layers": len(found) - len(low_bit.layers),
-        "size_mb_before": megabytes(sizes[0]),
-        "size_mb_after": megabytes(sizes[1]),
+        **sizes,
     }
     return StepResult(source.form.with_(numbers=Numbers.BITSANDBYTES), facts)
 

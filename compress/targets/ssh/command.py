@@ -48,9 +48,8 @@ def ssh_command(client: str, address: SshAddress, python: str, source_bytes: int
         source_bytes: length of the source.
     """
     options = [word for name, value in OPTIONS.items() for word in ("-o", f"{name}={value}")]
-    user = [] if address.user is None else ["-l", address.user]
-    port = [] if address.port is None else ["-p", str(address.port)]
-    return [client, *options, *user, *port, "--", address.host, remote_command(python, source_bytes)]
+    whose = [*_user(address), *_port(address)]
+    return [client, *options, *whose, "--", address.host, remote_command(python, source_bytes)]
 
 
 def remote_command(python: str, source_bytes: int) -> str:
@@ -82,12 +81,18 @@ HINTS = (
 
 def hint_for(words: str, address: SshAddress) -> str:
     """What to do about what the client or the device's shell said."""
-    user = [] if address.user is None else ["-l", address.user]
-    port = [] if address.port is None else ["-p", str(address.port)]
-    by_hand = shlex.join(["ssh", *port, *user, address.host])
+    by_hand = shlex.join(["ssh", *_port(address), *_user(address), address.host])
     login = address.host if address.user is None else f"{address.user}@{address.host}"
-    copy_key = shlex.join(["ssh-copy-id", *port, login])
+    copy_key = shlex.join(["ssh-copy-id", *_port(address), login])
     for sign, hint in HINTS:
         if sign in words.lower():
             return hint.format(by_hand=by_hand, copy_key=copy_key)
     return f"Does `{by_hand}` reach it, without a question?"
+
+
+def _user(address: SshAddress) -> list[str]:
+    return [] if address.user is None else ["-l", address.user]
+
+
+def _port(address: SshAddress) -> list[str]:
+    return [] if address.port is None else ["-p", str(address.port)]

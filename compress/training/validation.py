@@ -1,0 +1,58 @@
+"""How well a model does on the validation split, which is never trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from compress.artifacts import Artifact
+from compress.step import StepContext
+from compress.tasks.base import Inputs, Truth
+from compress.training.prediction import score
+from compress.training.references import truth_beside
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation examples as a model reads them, and what its outputs are scored against."""
+
+    ctx: StepContext
+    inputs: Inputs
+    truth: Truth
+
+    @classmethod
+    def of(cls, ctx: StepContext, interface: Path, reference: Artifact) -> Validation:
+        """The validation split of a step.
+
+        Args:
+            interface: the folder that says how the model reads its inputs.
+            reference: the model whose outputs are the truth, where the task has no other.
+        """
+        truth = truth_beside(
+            reference,
+            ctx.task,
+            ctx.data.validation,
+            shared=ctx.shared,
+            precision=ctx.precision,
+            device=ctx.device,
+            progress=ctx.progress,
+        )
+        return cls(ctx, ctx.task.encode(ctx.data.validation, interface), truth)
+
+    def read_by(self, interface: Path) -> Validation:
+        """The same for a model that reads its inputs otherwise."""
+        return Validation(self.ctx, self.ctx.task.encode(self.ctx.data.validation, interface), self.truth)
+
+    def score(self, model: nn.Module) -> float:
+        """The task's metric of a model, a fraction."""
+        ctx = self.ctx
+        return score(
+            model.to(ctx.device),
+            self.inputs,
+            self.truth,
+            ctx.task,
+            precision=ctx.precision,
+            device=ctx.device,
+        )

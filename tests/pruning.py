@@ -1,0 +1,21 @@
+"""Pruning a model in memory, at once, without recovery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress.passes.prune.encoders import Material
+from compress.passes.prune.removal import pruner_of
+from compress.profile.prune_spec import PruneSpec
+from compress.tasks.base import Inputs
+
+
+def prune(
+    model: nn.Module, inputs: Inputs, labels: Tensor | None, spec: PruneSpec, seed: int, device: str
+) -> tuple[list[dict[str, Any]], int]:
+    """What is left of each layer, or of each group of convolutions, and the parameters that were foretold."""
+    pruner = pruner_of(model, Material(inputs, labels, spec, seed, device))
+    pruner.advance(1.0)
+    return pruner.described(), pruner.parameters
