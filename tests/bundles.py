@@ -7,26 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from transformers import BertConfig, BertModel
 
-from compress.artifacts import TASK, TOKENIZER, Artifact, seal, write_json, write_text
+from compress.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples
-from compress.forms import TORCH_FLOAT
 from compress.lowering import step as lower
-from compress.models.checkpoints import count_parameters, save_model
-from compress.models.sentence import SentenceEncoder
 from compress.passes.export import step as export
 from compress.passes.quantize import step as quantize
 from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.profile.schema import DataSpec
-from compress.progress import Silent
-from compress.step import StepContext
 from compress.tasks.base import Task, TrainingData
 from compress.tasks.sentence_embedding import SentenceEmbedding
+from tests.steps import context, run
 from tests.tiny import LABELS, SPECIAL, WORDS, text_task, tiny_bert, tiny_tokenizer, write_torch_artifact
+from tests.tiny_sentences import encoder, write_sentence_artifact
 from tests.tiny_vision import LABELS as SIDES
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 
@@ -51,7 +45,7 @@ def image_bundle(folder: Path) -> Path:
 
 def sentence_bundle(folder: Path) -> Path:
     """A sentence encoder of 32 numbers a text, in 8 bits."""
-    source = _sentence_encoder(folder / "torch")
+    source = write_sentence_artifact(folder / "torch", encoder("mean", words=FILLED), FILLED)
     data = TrainingData(_texts(60), _texts(20, seed=1), ())
     task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
     return _bundle(folder, source, task, data, QuantizeSpec(scheme="dynamic"))
@@ -65,25 +59,8 @@ def _bundle(folder: Path, source: Artifact, task: Task, data: TrainingData, spec
     )
     model = source
     for name, step, asked in steps:
-        out, work = folder / name, folder / f"{name}-work"
-        out.mkdir(parents=True)
-        work.mkdir()
-        ctx = StepContext(
-            spec=asked,
-            inputs={"model": model, "teacher": model},
-            task=task,
-            data=data,
-            out=out,
-            work=work,
-            shared=folder / "shared",
-            seed=0,
-            precision="fp32",
-            device="cpu",
-            threads=1,
-            progress=Silent(),
-        )
-        result = step.run(ctx)
-        model = seal(out, result.form, result.facts)
+        inputs = {"model": model, "teacher": model}
+        model, _ = run(step, context(folder / name, asked, inputs, task, data))
     return model.path
 
 
@@ -91,37 +68,3 @@ def _texts(count: int, seed: int = 0) -> Examples:
     random = np.random.default_rng(seed)
     items = tuple(" ".join(random.choice(WORDS[:9], random.integers(1, 12))) for _ in range(count))
     return Examples(items, np.full(count, UNLABELLED))
-
-
-def _sentence_encoder(out: Path) -> Artifact:
-    config = BertConfig(
-        vocab_size=len(SPECIAL) + len(FILLED),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        inside = BertModel(config)
-        for parameter in inside.parameters():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.2)
-    model = SentenceEncoder(inside, "mean", normalize=True).eval()
-    save_model(model, out)
-    tokenizer = tiny_tokenizer(FILLED)
-    write_text(out / TOKENIZER, tokenizer.to_str())
-    body = {
-        "task": "sentence-embedding",
-        "max_length": 16,
-        "labels": [],
-        "input_names": ["input_ids", "attention_mask", "token_type_ids"],
-        "output_names": ["embedding"],
-        "width": 32,
-        "pad_id": tokenizer.token_to_id("[PAD]"),
-        "unk_id": tokenizer.token_to_id("[UNK]"),
-        "mask_id": tokenizer.token_to_id("[MASK]"),
-    }
-    write_json(out / TASK, body)
-    return seal(out, TORCH_FLOAT, {"parameters": count_parameters(model)})

@@ -14,7 +14,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 
-from compress.artifacts import BITSANDBYTES, TORCH_WEIGHTS, Artifact, seal
+from compress.artifacts import BITSANDBYTES, TORCH_WEIGHTS, Artifact
 from compress.data.splits import Examples
 from compress.errors import ModelError, ProfileError
 from compress.forms import Numbers, Structure
@@ -25,9 +25,9 @@ from compress.passes.quantize import torch_step
 from compress.plan import build_plan
 from compress.profile.load import load_profile
 from compress.profile.pass_specs import QuantizeSpec
-from compress.progress import Silent
-from compress.step import StepContext, StepResult
+from compress.step import StepResult
 from compress.tasks.base import TrainingData
+from tests.steps import context, run
 from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
 
 IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 9, 10, 3, 0]])
@@ -45,25 +45,9 @@ def spec_of(**keys: Any) -> QuantizeSpec:
 
 
 def quantize(source: Artifact, folder: Path, spec: QuantizeSpec) -> tuple[Artifact, StepResult]:
-    for name in ("out", "work"):
-        (folder / name).mkdir(parents=True)
     examples = Examples(("red cat",), np.zeros(1, np.int64))
-    ctx = StepContext(
-        spec=spec,
-        inputs={"model": source},
-        task=text_task(32),
-        data=TrainingData(examples, examples, LABELS),
-        out=folder / "out",
-        work=folder / "work",
-        shared=folder / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-    )
-    result = torch_step.run(ctx)
-    return seal(ctx.out, result.form, result.facts), result
+    data = TrainingData(examples, examples, LABELS)
+    return run(torch_step, context(folder, spec, {"model": source}, text_task(32), data))
 
 
 def outputs(model: nn.Module) -> np.ndarray:

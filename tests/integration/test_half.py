@@ -24,35 +24,19 @@ from compress.plan import build_plan
 from compress.profile.base import Spec
 from compress.profile.load import load_profile
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
-from compress.progress import Silent
 from compress.runtimes.runner import open_session
-from compress.step import StepContext, StepResult
+from compress.step import StepResult
 from compress.tasks.base import TrainingData
+from tests.steps import context, run
 from tests.tiny import LABELS, WORDS, text_task, tiny_bert, tiny_tokenizer, write_torch_artifact
 
 
 def make(step: object, folder: Path, spec: Spec, model: Artifact) -> tuple[Artifact, StepResult]:
-    for name in ("out", "work"):
-        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
     texts = tuple(" ".join(rng.choice(WORDS[:8], rng.integers(1, 24))) for _ in range(20))
     examples = Examples(texts, rng.integers(0, len(LABELS), 20))
-    ctx = StepContext(
-        spec=spec,
-        inputs={"model": model},
-        task=text_task(32),
-        data=TrainingData(examples, examples, LABELS),
-        out=folder / "out",
-        work=folder / "work",
-        shared=folder / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-    )
-    result = step.run(ctx)  # type: ignore[attr-defined]
-    return seal(ctx.out, result.form, result.facts), result
+    data = TrainingData(examples, examples, LABELS)
+    return run(step, context(folder, spec, {"model": model}, text_task(32), data))
 
 
 @pytest.fixture(scope="module")

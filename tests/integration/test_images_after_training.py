@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.artifacts import STRUCTURE, Artifact, seal
+from compress.artifacts import STRUCTURE, Artifact
 from compress.data.splits import Examples
 from compress.errors import ModelError, PassError
 from compress.forms import Numbers, Structure
@@ -29,36 +29,19 @@ from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.training_spec import RecoverySpec
-from compress.progress import Silent
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
+from tests.steps import context, run
 from tests.tiny_vision import LABELS, image_task, images, tiny_network, tiny_vit, write_image_artifact
 
 
-def context(folder: Path, spec: Spec, model: Artifact) -> StepContext:
-    out, work = folder / "out", folder / "work"
-    out.mkdir(parents=True)
-    work.mkdir()
-    return StepContext(
-        spec=spec,
-        inputs={"model": model, "teacher": model},
-        task=image_task(),
-        data=TrainingData(images(240), images(60, seed=1), LABELS),
-        out=out,
-        work=work,
-        shared=folder / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-    )
+def given(folder: Path, spec: Spec, model: Artifact) -> StepContext:
+    data = TrainingData(images(240), images(60, seed=1), LABELS)
+    return context(folder, spec, {"model": model, "teacher": model}, image_task(), data)
 
 
 def make(step: Any, folder: Path, spec: Spec, model: Artifact) -> tuple[Artifact, StepResult]:
-    ctx = context(folder, spec, model)
-    result = step.run(ctx)
-    return seal(ctx.out, result.form, result.facts), result
+    return run(step, given(folder, spec, model))
 
 
 def taught(model: nn.Module, examples: Examples, steps: int = 60) -> nn.Module:
@@ -189,7 +172,7 @@ def test_what_convolutions_cannot_do_is_refused(
 
 
 def test_calibration_holds_one_image_at_a_time(lowered: Artifact, tmp_path: Path) -> None:
-    batches = list(quantize.calibration_batches(context(tmp_path, QuantizeSpec(), lowered), lowered, 5)())
+    batches = list(quantize.calibration_batches(given(tmp_path, QuantizeSpec(), lowered), lowered, 5)())
     assert [batch["pixel_values"].shape for batch in batches] == [(1, 1, 8, 8)] * 5
 
 

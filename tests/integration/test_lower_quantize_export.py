@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import DistilBertConfig, RobertaConfig
 
-from compress.artifacts import Artifact, seal
+from compress.artifacts import Artifact
 from compress.data.splits import Examples
 from compress.errors import ModelError, PassError
 from compress.forms import Framework, Numbers, Structure
@@ -28,9 +28,9 @@ from compress.passes.export.verify import verify_bundle
 from compress.passes.quantize import step as quantize
 from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
-from compress.progress import Silent
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
+from tests.steps import context, run
 from tests.tiny import (
     LABELS,
     WORDS,
@@ -51,30 +51,13 @@ def examples(count: int = 60) -> Examples:
     return Examples(texts, rng.integers(0, len(LABELS), count))
 
 
-def context(folder: Path, spec: Spec, model: Artifact) -> StepContext:
-    out, work = folder / "out", folder / "work"
-    out.mkdir(parents=True)
-    work.mkdir()
-    return StepContext(
-        spec=spec,
-        inputs={"model": model},
-        task=text_task(32),
-        data=TrainingData(examples(), examples(40), LABELS),
-        out=out,
-        work=work,
-        shared=folder / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-    )
+def given(folder: Path, spec: Spec, model: Artifact) -> StepContext:
+    data = TrainingData(examples(), examples(40), LABELS)
+    return context(folder, spec, {"model": model}, text_task(32), data)
 
 
 def make(step: Any, folder: Path, spec: Spec, model: Artifact) -> tuple[Artifact, StepResult]:
-    ctx = context(folder, spec, model)
-    result = step.run(ctx)
-    return seal(ctx.out, result.form, result.facts), result
+    return run(step, given(folder, spec, model))
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +261,7 @@ def test_excluded_layers_stay_floating(lowered: Artifact, tmp_path: Path):
 
 
 def test_calibration_sees_training_data_only(lowered: Artifact, tmp_path: Path):
-    ctx = context(tmp_path, QuantizeSpec(), lowered)
+    ctx = given(tmp_path, QuantizeSpec(), lowered)
     seen = [batch["input_ids"] for batch in quantize.calibration_batches(ctx, lowered, 8)()]
     assert len(seen) == 8
     every = ctx.task.encode(ctx.data.train, lowered.path)

@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from torch import nn
-from transformers import BertConfig, BertModel
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal, write_json, write_text
+from compress.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples
-from compress.forms import TORCH_FLOAT, Structure
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
-from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.models.checkpoints import load_model
 from compress.models.ensemble import Ensemble
 from compress.models.sentence import SentenceEncoder
 from compress.passes.prune import step as prune
@@ -27,11 +23,12 @@ from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import DataSpec
 from compress.profile.training_spec import RecoverySpec
-from compress.progress import Silent
-from compress.step import StepContext, StepResult
+from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from compress.tasks.sentence_embedding import SentenceEmbedding
-from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
+from tests.steps import context, run
+from tests.tiny import WORDS
+from tests.tiny_sentences import encoder, write_sentence_artifact
 
 
 def texts(count: int, seed: int = 0) -> Examples:
@@ -40,69 +37,15 @@ def texts(count: int, seed: int = 0) -> Examples:
     return Examples(items, np.full(count, UNLABELLED))
 
 
-def encoder(pooling: Any, seed: int = 0) -> SentenceEncoder:
-    config = BertConfig(
-        vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inside = BertModel(config)
-        for parameter in inside.parameters():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=0.2)
-    return SentenceEncoder(inside, pooling, normalize=True).eval()
-
-
-def write(out: Path, model: nn.Module) -> Artifact:
-    save_model(model, out)
-    tokenizer = tiny_tokenizer()
-    write_text(out / TOKENIZER, tokenizer.to_str())
-    body = {
-        "task": "sentence-embedding",
-        "max_length": 16,
-        "labels": [],
-        "input_names": ["input_ids", "attention_mask", "token_type_ids"],
-        "output_names": ["embedding"],
-        "width": 32,
-        "pad_id": tokenizer.token_to_id("[PAD]"),
-        "unk_id": tokenizer.token_to_id("[UNK]"),
-        "mask_id": tokenizer.token_to_id("[MASK]"),
-    }
-    write_json(out / TASK, body)
-    form = TORCH_FLOAT.with_(structure=Structure.PRUNED) if (out / STRUCTURE).exists() else TORCH_FLOAT
-    return seal(out, form, {"parameters": count_parameters(model)})
-
-
 def make(step: Any, folder: Path, spec: Spec, model: Artifact) -> tuple[Artifact, StepResult]:
-    out, work = folder / "out", folder / "work"
-    out.mkdir(parents=True)
-    work.mkdir()
-    ctx = StepContext(
-        spec=spec,
-        inputs={"model": model, "teacher": model},
-        task=SentenceEmbedding(DataSpec(path="unused", max_length=16)),
-        data=TrainingData(texts(200), texts(60, seed=1), ()),
-        out=out,
-        work=work,
-        shared=folder / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-    )
-    result = step.run(ctx)
-    return seal(out, result.form, result.facts), result
+    task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
+    data = TrainingData(texts(200), texts(60, seed=1), ())
+    return run(step, context(folder, spec, {"model": model, "teacher": model}, task, data))
 
 
 @pytest.fixture(scope="module")
 def mean_pooled(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return write(tmp_path_factory.mktemp("torch"), encoder("mean"))
+    return write_sentence_artifact(tmp_path_factory.mktemp("torch"), encoder("mean"))
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +68,14 @@ def test_pooling_is_a_part_of_the_file(lowered: Artifact) -> None:
 
 
 def test_only_the_first_token_is_selected_early(tmp_path: Path) -> None:
-    _, result = make(lower, tmp_path / "lower", ExportSpec(), write(tmp_path / "torch", encoder("cls")))
+    _, result = make(
+        lower, tmp_path / "lower", ExportSpec(), write_sentence_artifact(tmp_path / "torch", encoder("cls"))
+    )
     assert (result.facts["fused_attentions"], result.facts["selected_early"]) == (2, True)
 
 
 def test_an_ensemble_of_encoders_is_one_file(tmp_path: Path) -> None:
-    source = write(tmp_path / "torch", Ensemble([encoder("cls"), encoder("cls", seed=1)]))
+    source = write_sentence_artifact(tmp_path / "torch", Ensemble([encoder("cls"), encoder("cls", seed=1)]))
     _, result = make(lower, tmp_path / "lower", ExportSpec(), source)
     assert (result.facts["fused_attentions"], result.facts["selected_early"]) == (4, True)
 

@@ -1,0 +1,42 @@
+"""Running one step on its own, as the engine would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.artifacts import Artifact, seal
+from compress.profile.base import Spec
+from compress.progress import Silent
+from compress.step import StepContext, StepResult
+from compress.tasks.base import Task, TrainingData
+
+
+def context(
+    folder: Path, spec: Spec, inputs: Mapping[str, Artifact], task: Task, data: TrainingData
+) -> StepContext:
+    """What a step may look at; it writes into `folder/out`, which is made."""
+    out, work = folder / "out", folder / "work"
+    out.mkdir(parents=True)
+    work.mkdir()
+    return StepContext(
+        spec=spec,
+        inputs=dict(inputs),
+        task=task,
+        data=data,
+        out=out,
+        work=work,
+        shared=folder / "shared",
+        seed=0,
+        precision="fp32",
+        device="cpu",
+        threads=1,
+        progress=Silent(),
+    )
+
+
+def run(step: Any, ctx: StepContext) -> tuple[Artifact, StepResult]:
+    """The sealed result of a step module."""
+    result = step.run(ctx)
+    return seal(ctx.out, result.form, result.facts), result
