@@ -213,12 +213,7 @@ def wait_for_workers(run: subprocess.Popen[Any], job: Path) -> list[psutil.Proce
     """The two processes that train, once they do."""
     began = time.monotonic()
     while time.monotonic() - began < 90 and run.poll() is None:
-        workers = [
-            child
-            for child in psutil.Process(run.pid).children(recursive=True)
-            if "compress.engine.worker" in " ".join(child.cmdline())
-            and "torch.distributed.run" not in child.cmdline()
-        ]
+        workers = [child for child in psutil.Process(run.pid).children(recursive=True) if trains(child)]
         if len(workers) == 2 and any(
             "distill" in file.read_text()
             for file in (job / "cache" / "work").glob("*/processes/progress.jsonl")
@@ -227,6 +222,15 @@ def wait_for_workers(run: subprocess.Popen[Any], job: Path) -> list[psutil.Proce
         time.sleep(0.2)
     run.kill()
     raise AssertionError("the processes did not start")
+
+
+def trains(process: psutil.Process) -> bool:
+    """Whether this is one of the processes that train; one that has just ended has no command line to ask for."""
+    try:
+        command = process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    return "compress.engine.worker" in " ".join(command) and "torch.distributed.run" not in command
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(job: Path):
