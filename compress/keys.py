@@ -104,7 +104,7 @@ def step_parts(
             # Sums over processes have another order, so the last digits differ, as with another number of threads.
             parts["processes"] = plan.profile.train.world
     timed = isinstance(step.spec, PruneSpec) and step.spec.target is not None and step.spec.target.timed
-    if timed or (isinstance(step.spec, QuantizeSpec) and step.spec.scheme == "auto"):
+    if timed or (isinstance(step.spec, QuantizeSpec) and step.spec.timed):
         # `auto` picks by timing with the first target's threads, and so does a latency that is to be reached.
         parts["threads"] = plan.profile.targets[0].threads
     if isinstance(step.spec, QuantizeSpec) and step.spec.bits == 8:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,17 +53,10 @@ def compare_variants(
     Raises:
         TargetError: a variant cannot be run.
     """
-    chosen, truth = _sampled(truth, seed)
-    scored = [inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
-    with tempfile.TemporaryDirectory(prefix="compress-variants-") as name:
-        jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
-        feeds = jobs.feeds("scored", scored)
+    chosen, truth = scored_sample(truth, seed)
+    with _jobs(threads) as jobs:
         files = [*paths.values(), *(() if reference is None else (reference,))]
-        made = [jobs.accuracy(str(path), feeds, f"outputs-{number}") for number, path in enumerate(files)]
-        together = max(1, usable_cores() // threads)
-        for start in range(0, len(made), together):
-            jobs.run(*(job for job, _ in made[start : start + together]))
-        outputs = [load_outputs(file) for _, file in made]
+        outputs = _outputs(jobs, files, inputs, chosen, batch_size, threads)
         if reference is not None:
             truth = replace(truth, reference=outputs.pop())
         scores = [task.score(each, truth).value for each in outputs]
@@ -78,7 +72,45 @@ def compare_variants(
     return dict(zip(paths, zip(scores, times, strict=True), strict=True))
 
 
-def _sampled(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
+def variant_outputs(
+    files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int, *, batch_size: int = 1
+) -> list[NDArray[np.float32]]:
+    """What ONNX files put out on some of the inputs, (len(chosen), ...) each; in child processes.
+
+    Raises:
+        TargetError: a file cannot be run.
+    """
+    with _jobs(threads) as jobs:
+        return _outputs(jobs, files, inputs, chosen, batch_size, threads)
+
+
+@contextmanager
+def _jobs(threads: int) -> Iterator[JobFolder]:
+    with tempfile.TemporaryDirectory(prefix="compress-variants-") as name:
+        yield JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
+
+
+def _outputs(
+    jobs: JobFolder,
+    files: Sequence[Path],
+    inputs: Inputs,
+    chosen: NDArray[np.int64],
+    batch_size: int,
+    threads: int,
+) -> list[NDArray[np.float32]]:
+    """As many files at a time as the cores allow."""
+    batches = [
+        inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)
+    ]
+    feeds = jobs.feeds("scored", batches)
+    made = [jobs.accuracy(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
+    together = max(1, usable_cores() // threads)
+    for start in range(0, len(made), together):
+        jobs.run(*(job for job, _ in made[start : start + together]))
+    return [load_outputs(file) for _, file in made]
+
+
+def scored_sample(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
     """The examples that are scored, at most `SCORED`, and what they are scored against; pairs stay whole."""
     n = len(truth.labels)
     if truth.scores is None:

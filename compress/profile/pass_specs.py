@@ -10,6 +10,7 @@ from compress.forms import Form, Framework, Numbers
 from compress.profile.base import PassSpecBase, Spec, single_key
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.low_rank_spec import LowRankSpec
+from compress.profile.mixed_spec import MixedSpec
 from compress.profile.prune_spec import PruneSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -94,11 +95,14 @@ class QuantizeSpec(PassSpecBase):
     """Weights around zero, without a zero point."""
     calibration: CalibrationSpec = CalibrationSpec()
     """Where `static` takes its ranges from; its examples serve `smooth` and `bias_correction` too."""
+    mixed: MixedSpec | None = None
+    """Give layers that lose much back to floating point, for 8 bits."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> QuantizeSpec:
         if self.bits == 4:
             unused = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
+            unused += ["mixed"] if self.mixed is not None else []
             unused += ["format"] if self.format == "qdq" else []
             if unused:
                 raise ValueError(f"{' and '.join(unused)} serve 8 bits only; this is `bits: 4`")
@@ -142,6 +146,11 @@ class QuantizeSpec(PassSpecBase):
         """Training examples read."""
         learns = self.bits == 4 and self.method in ("gptq", "awq")
         return self.calibration.examples or (_LEARNED_FROM if learns else _RANGED_OVER)
+
+    @property
+    def timed(self) -> bool:
+        """Whether what is made depends on measured times."""
+        return self.scheme == "auto" or (self.mixed is not None and self.mixed.latency_ms is not None)
 
     @property
     def table_bits(self) -> int:

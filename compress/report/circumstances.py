@@ -188,7 +188,7 @@ def protocol(run: RunRecord) -> Section:
 
 def findings(run: RunRecord) -> Section:
     """What the steps found out about their own work, beside what other sections show."""
-    told = ("parameters", "macs", *TAUGHT)
+    told = ("parameters", "macs", "mixed", *TAUGHT)
     rows = [
         row(step.step, key, text)
         for step in ordered(run)

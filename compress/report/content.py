@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.records import RunRecord
 from compress.report import answers, circumstances, classes, headline, pareto, results
 from compress.report.document import Document, filled
+from compress.report.sensitivity import sensitivity
 from compress.report.training import training
 
 
@@ -33,6 +34,7 @@ def document(run: RunRecord) -> Document:
                 circumstances.metrics(run),
                 circumstances.memory(run),
                 training(run),
+                sensitivity(run),
                 circumstances.findings(run),
                 circumstances.protocol(run),
                 circumstances.data(run),

@@ -113,7 +113,26 @@ class Training:
     score_label: str
 
 
-Plot = Scatter | Plane | Waterfall | Training
+@dataclass(frozen=True)
+class Bar:
+    """A quantity, at least 0, of what `label` names; `marked` ones are told apart."""
+
+    label: str
+    value: float
+    marked: bool
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Quantities on a logarithmic axis, in their order; `marked` and `unmarked` say in words what the two kinds are."""
+
+    axis_label: str
+    bars: tuple[Bar, ...]
+    marked: str
+    unmarked: str
+
+
+Plot = Scatter | Plane | Waterfall | Training | Bars
 
 
 @dataclass(frozen=True)

@@ -10,47 +10,15 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from compress.report.document import Plane, Plot, Point, Scatter, Training, Waterfall
+from compress.report.bars import draw_bars
+from compress.report.document import Bars, Plane, Plot, Point, Scatter, Training, Waterfall
+from compress.report.plot_style import ACCENT, BAD, GOOD, INK, MUTED, STYLE, SURFACE, VARIABLES, new_figure
 
-# Stand-ins that matplotlib draws with; in the SVG they become variables of the page's style sheet.
-_INK, _MUTED, _GRID, _ACCENT, _GOOD, _BAD, _SURFACE = (f"#0{n}0{n}0{n}" for n in "1234567")
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _ACCENT: "var(--accent)",
-    _GOOD: "var(--good)",
-    _BAD: "var(--bad)",
-    _SURFACE: "var(--surface)",
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 9.5,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
 _PLACES = (
     (8, 7),
     (8, -7),
@@ -75,7 +43,7 @@ _LOG_LOSSES = 100.0  # the same of losses, whose fall itself spans much
 
 def draw(plot: Plot, name: str) -> str:
     """The plot as an `<svg>` element; `name` keeps its inner ids apart from those of other plots on the page."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         if isinstance(plot, Scatter):
             figure = _scatter(plot)
@@ -83,6 +51,8 @@ def draw(plot: Plot, name: str) -> str:
             figure = _plane(plot)
         elif isinstance(plot, Waterfall):
             figure = _waterfall(plot)
+        elif isinstance(plot, Bars):
+            figure = draw_bars(plot)
         else:
             figure = _training(plot)
         stream = io.StringIO()
@@ -92,18 +62,12 @@ def draw(plot: Plot, name: str) -> str:
     return _inline(stream.getvalue())
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure
-
-
 def _scatter(plot: Scatter) -> Figure:
-    figure = _figure(4.8, 3.4)
+    figure = new_figure(4.8, 3.4)
     axes = figure.add_subplot()
     chain = [point for point in plot.points if point.role in ("baseline", "step")]
     axes.plot(
-        [p.x[0] for p in chain], [p.y[0] for p in chain], color=_MUTED, linewidth=1, linestyle=(0, (4, 3))
+        [p.x[0] for p in chain], [p.y[0] for p in chain], color=MUTED, linewidth=1, linestyle=(0, (4, 3))
     )
     for point in plot.points:
         axes.errorbar(
@@ -113,7 +77,7 @@ def _scatter(plot: Scatter) -> Figure:
             yerr=_reach(point.y),
             fmt={"baseline": "s", "step": "o", "control": "D", "variant": "^"}[point.role],
             color=_colour(point),
-            markerfacecolor=_SURFACE if point.role in ("control", "variant") else _colour(point),
+            markerfacecolor=SURFACE if point.role in ("control", "variant") else _colour(point),
             markersize=7,
             elinewidth=1,
             linewidth=0,
@@ -129,19 +93,19 @@ def _scatter(plot: Scatter) -> Figure:
 
 
 def _plane(plot: Plane) -> Figure:
-    figure = _figure(6.4, 3.6)
+    figure = new_figure(6.4, 3.6)
     axes = figure.add_subplot()
     largest = max(point.size for point in plot.points) or 1.0
     front = sorted((point for point in plot.points if point.on_front), key=lambda point: point.x[0])
-    axes.plot([p.x[0] for p in front], [p.y[0] for p in front], color=_MUTED, linewidth=1, zorder=1)
+    axes.plot([p.x[0] for p in front], [p.y[0] for p in front], color=MUTED, linewidth=1, zorder=1)
     # The large ones first, so that none hides a smaller one.
     for point in sorted(plot.points, key=lambda point: -point.size):
         axes.scatter(
             point.x[0],
             point.y[0],
             s=_bubble(point, largest),
-            facecolor=_ACCENT if point.on_front else _SURFACE,
-            edgecolor=_ACCENT if point.on_front else _MUTED,
+            facecolor=ACCENT if point.on_front else SURFACE,
+            edgecolor=ACCENT if point.on_front else MUTED,
             linewidth=1.2,
             alpha=0.75,
             zorder=3,
@@ -190,7 +154,7 @@ def _label_points(
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 va="bottom" if dy > 0 else "top",
                 fontsize=9,
-                color=_INK if point.role == "step" else _colour(point),
+                color=INK if point.role == "step" else _colour(point),
                 zorder=4,
             )
             box = text.get_window_extent()
@@ -227,17 +191,17 @@ def _merged(points: Sequence[Point], centres: Sequence[Sequence[float]]) -> list
 
 def _waterfall(plot: Waterfall) -> Figure:
     changes = plot.changes
-    figure = _figure(4.5, 0.95 + 0.42 * len(changes))
+    figure = new_figure(4.5, 0.95 + 0.42 * len(changes))
     axes = figure.add_subplot()
     places = range(len(changes))
     for place, change in zip(places, changes, strict=True):
         better = (change.after > change.before) == plot.larger_is_better
-        colour = _MUTED if not change.told else _GOOD if better else _BAD
+        colour = MUTED if not change.told else GOOD if better else BAD
         low, high = sorted((change.before, change.after))
         axes.barh(place, high - low, left=low, height=0.56, color=colour, linewidth=0, zorder=2)
-        axes.plot([change.after] * 2, [place - 0.28, place + 0.28], color=_INK, linewidth=1.4, zorder=3)
+        axes.plot([change.after] * 2, [place - 0.28, place + 0.28], color=INK, linewidth=1.4, zorder=3)
         if place + 1 < len(changes):
-            axes.plot([change.after] * 2, [place + 0.28, place + 0.72], color=_MUTED, linewidth=0.8, zorder=1)
+            axes.plot([change.after] * 2, [place + 0.28, place + 0.72], color=MUTED, linewidth=0.8, zorder=1)
         axes.annotate(
             change.text,
             (high, place),
@@ -251,7 +215,7 @@ def _waterfall(plot: Waterfall) -> Figure:
     if plot.ratio:
         _scale_x(axes, values)
     else:
-        axes.axvline(0, color=_MUTED, linewidth=0.8, zorder=1)
+        axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
     axes.use_sticky_edges = False
@@ -273,14 +237,14 @@ def _waterfall(plot: Waterfall) -> Figure:
 def _training(plot: Training) -> Figure:
     scored = any(course.scores for course in plot.courses)
     lost = any(course.losses for course in plot.courses)
-    figure = _figure(4.5, 3.2 if scored and lost else 2.2)
+    figure = new_figure(4.5, 3.2 if scored and lost else 2.2)
     panels = figure.subplots(2 if scored and lost else 1, 1, sharex=True, squeeze=False)[:, 0]
     if scored:
         _draw_scores(panels[0], plot)
     if lost:
         axes = panels[-1]
         for course in plot.courses:
-            axes.plot(course.steps, course.losses, color=_INK, linewidth=1.4)
+            axes.plot(course.steps, course.losses, color=INK, linewidth=1.4)
         _scale_losses(axes, [loss for course in plot.courses for loss in course.losses])
         axes.set_ylabel("training\nloss")
     panels[-1].set_xlabel("step")
@@ -293,10 +257,10 @@ def _training(plot: Training) -> Figure:
 def _draw_scores(axes: Axes, plot: Training) -> None:
     """Every score, and the best one of the last training run that has any: what is kept."""
     for course in plot.courses:
-        axes.plot(course.score_steps, course.scores, color=_ACCENT, linewidth=1.6, marker="o", markersize=3.5)
+        axes.plot(course.score_steps, course.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
     last = [course for course in plot.courses if course.scores][-1]
     best = max(range(len(last.scores)), key=last.scores.__getitem__)
-    axes.plot(last.score_steps[best], last.scores[best], color=_GOOD, marker="o", markersize=8, zorder=3)
+    axes.plot(last.score_steps[best], last.scores[best], color=GOOD, marker="o", markersize=8, zorder=3)
     axes.annotate(
         f"{last.scores[best]:.1f}" if "%" in plot.score_label else f"{last.scores[best]:.3f}",
         (last.score_steps[best], last.scores[best]),
@@ -331,7 +295,7 @@ def _part_courses(panels: Sequence[Axes], plot: Training) -> None:
         end = max((*course.steps, *course.score_steps, begin))
         if number:
             for axes in panels:
-                axes.axvline(begin, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+                axes.axvline(begin, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         panels[0].annotate(
             course.name,
             ((begin + end) / 2, 1.0),
@@ -373,7 +337,7 @@ def _reach(ends: tuple[float, float, float]) -> list[list[float]]:
 
 
 def _colour(point: Point) -> str:
-    return {"baseline": _MUTED, "step": _ACCENT, "control": _BAD, "variant": _BAD}[point.role]
+    return {"baseline": MUTED, "step": ACCENT, "control": BAD, "variant": BAD}[point.role]
 
 
 def _inline(svg: str) -> str:
@@ -390,7 +354,7 @@ def _inline(svg: str) -> str:
 
 def _inline_tag(tag: str, used: set[str]) -> str:
     """One tag in the page's colours and font, without an id that nothing refers to."""
-    for stand_in, variable in _VARIABLES.items():
+    for stand_in, variable in VARIABLES.items():
         tag = tag.replace(stand_in, variable)
     tag = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", tag)
     tag = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", tag)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "units"),
+    ("errors", "knapsack", "units"),
     ("forms", "records", "progress"),
     ("artifacts",),
     ("package_paths",),

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import PassError
-from compress.passes.prune.budget import Budget, choose_sizes
+from compress.knapsack import Option, cheapest, choose_options
+from compress.passes.prune.budget import Budget, choose_sizes, within
 from compress.passes.prune.importance import LayerScores
-from compress.passes.prune.knapsack import Option, cheapest, choose_options, within
 from compress.passes.prune.latency_table import LayerShape, interpolated, part_graph, rising, timed_sizes
 from compress.passes.prune.selection import between, comparable, least_of_all, losses_left, shares
 

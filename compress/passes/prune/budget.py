@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from compress.errors import PassError
+from compress.knapsack import Option, cheapest, choose_options
 from compress.passes.prune.importance import LayerScores
-from compress.passes.prune.knapsack import Option, within
 from compress.passes.prune.selection import losses_left
 
 Cost = Callable[[int, int], float]
@@ -62,6 +63,26 @@ def choose_sizes(
     room = min(now, now - (now - budget.limit) * share) - budget.fixed
     chosen = within(places, room, budget.what, budget.where)
     return [(chosen[place].size, chosen[place + 1].size) for place in range(0, len(chosen), 2)]
+
+
+def within(places: Sequence[Sequence[Option]], budget: float, what: str, where: str) -> list[Option]:
+    """As `choose_options`.
+
+    Args:
+        what: the budget in words ("a latency of 2 ms"), for the error.
+
+    Raises:
+        PassError: nothing fits the budget.
+    """
+    found = choose_options(places, budget)
+    if found is None:
+        raise PassError(
+            f"{what} cannot be reached: with one head and the least feed-forward width in each layer, "
+            f"the layers still cost {cheapest(places):.4g} where {max(budget, 0):.4g} are left for them",
+            where=where,
+            hint="Ask for less, or remove whole layers or hidden width first (`remove`).",
+        )
+    return found
 
 
 def _options(scores: Tensor, sizes: Sequence[int], cost: Cost, layer: int, loss_units: bool) -> list[Option]:

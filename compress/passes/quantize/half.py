@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +17,12 @@ HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
 
 
-def store_in_half(model: ir.Model, numbers: Literal["fp16", "bf16"]) -> int:
+def store_in_half(
+    model: ir.Model, numbers: Literal["fp16", "bf16"], only: Collection[str] | None = None
+) -> int:
     """Store every weight of two axes or more in 16 bits, behind a `Cast` to float32; how many were.
+
+    `only`: names of the weights that may be stored so; None: all.
 
     A session takes such a `Cast` out when it loads the file, so the arithmetic and its speed are those of FP32. Vectors
     (biases, norms) stay as they are, and so does a weight with a value that FP16 cannot hold.
@@ -28,7 +33,7 @@ def store_in_half(model: ir.Model, numbers: Literal["fp16", "bf16"]) -> int:
         array = constant(value)
         if array is None or array.dtype != np.float32 or array.ndim < 2 or value.is_graph_output():
             continue
-        if numbers == "fp16" and not fits_fp16(array):
+        if (only is not None and value.name not in only) or (numbers == "fp16" and not fits_fp16(array)):
             continue
         name = value.name
         value.name = f"{name}.{numbers}"

@@ -19,9 +19,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.artifacts import Artifact
 from compress.lowering.graph import MS_DOMAIN
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear
 from compress.runtimes.runner import open_session
+from compress.step import StepContext
 
 Shape = tuple[int, int]
 """Inputs and outputs of a linear layer."""
@@ -30,6 +32,8 @@ WORTH_IT = 1.1
 """Products that are less faster than this gain nothing once the rest of the model is counted."""
 SECONDS_A_SHAPE = 0.2
 MOST_SHAPES = 8
+TYPICAL = 256
+"""Training examples whose median length is the typical one."""
 _FAST = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 """Instructions that multiply bytes and add in 32 bits."""
 
@@ -77,8 +81,16 @@ def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
     return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
 
 
-def probe(shapes: Mapping[Shape, int], rows: int, threads: int, flags: Sequence[str]) -> Probe:
-    """Time each shape, the most expensive first and at most eight, with weights and inputs of random numbers.
+def typical_length(ctx: StepContext, source: Artifact) -> int:
+    """Tokens of a typical training example, as the model `source` reads it: rows of its products."""
+    some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
+    return int(np.median(ctx.task.encode(some, source.path).lengths))
+
+
+def probe(
+    shapes: Mapping[Shape, int], rows: int, threads: int, flags: Sequence[str], *, most: int = MOST_SHAPES
+) -> Probe:
+    """Time each shape, the most expensive first and at most `most`, with weights and inputs of random numbers.
 
     Args:
         shapes: (inputs, outputs) -> layers.
@@ -86,7 +98,7 @@ def probe(shapes: Mapping[Shape, int], rows: int, threads: int, flags: Sequence[
         threads: of each product.
         flags: instruction sets of the processor.
     """
-    by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:MOST_SHAPES]
+    by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:most]
     timings = tuple(Timing(*shape, shapes[shape], *_times(shape, rows, threads)) for shape in by_cost)
     return Probe(tuple(flags), rows, timings)
 

@@ -14,16 +14,9 @@ import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.errors import ModelError, PassError
-from compress.lowering.files import save_onnx
 from compress.measure.variants import compare_variants
-from compress.numerics import reduced_range
-from compress.passes.quantize.bias import correct_biases
-from compress.passes.quantize.calibration import calibrate
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
-from compress.passes.quantize.dynamic import quantize_dynamic
-from compress.passes.quantize.four_bits import quantize_to_four_bits
-from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
 from compress.passes.quantize.layers import (
     Convolution,
     Layer,
@@ -33,19 +26,16 @@ from compress.passes.quantize.layers import (
     split_excluded,
     weight_of,
 )
-from compress.passes.quantize.pairs import write_pairs
+from compress.passes.quantize.mixed import mix
 from compress.passes.quantize.preparation import prepare
-from compress.passes.quantize.probe import probe, shapes_of, warning
-from compress.passes.quantize.ranges import Range
+from compress.passes.quantize.probe import probe, shapes_of, typical_length, warning
 from compress.passes.quantize.shrinking import model_bytes, sizes_in_facts
-from compress.passes.quantize.static import convolutions, quantize_static, ranged_values
+from compress.passes.quantize.static import convolutions
+from compress.passes.quantize.writing import Writer
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
 from compress.tasks.base import Batch, Inputs, Truth
-
-TYPICAL = 256
-"""Training examples whose median length is the typical one."""
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -64,18 +54,22 @@ def run(ctx: StepContext) -> StepResult:
     facts = {**source.facts, **(_probed(ctx, source, chosen_layers) if spec.bits == 8 else {})}
     batches = calibration_batches(ctx, source, spec.calibration_examples)
     prepared, done = prepare(source.path, spec, batches, ctx.work)
+    writer = Writer(prepared, spec, batches, ctx.work)
     folders = {scheme: ctx.work / scheme for scheme in schemes}
     for scheme, folder in folders.items():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        done |= _write(ctx, spec, prepared, batches, scheme, folder)
+        done |= writer.write(scheme, folder)
     variants = _measured(ctx, source, folders) if len(folders) > 1 else {}
     chosen = choose(variants) if variants else schemes[0]
-    products, sizes = check_promise(source.path, folders[chosen], left_floating(source.path, spec), chosen)
-    for file in folders[chosen].iterdir():
+    result, floating = folders[chosen], left_floating(source.path, spec)
+    if spec.mixed is not None:
+        mixture = mix(ctx, spec.mixed, writer, chosen, source)
+        result, floating = mixture.folder, [*floating, *mixture.given_back]
+        done["mixed"] = mixture.facts
+    products, sizes = check_promise(source.path, result, floating, chosen)
+    for file in result.iterdir():
         shutil.move(file, ctx.out / file.name)
     copy_interface(source.path, ctx.out)
-    for folder in {*folders.values(), prepared} - {source.path}:
+    for folder in {*folders.values(), result, prepared} - {source.path}:
         shutil.rmtree(folder)
     facts |= {
         **done,
@@ -93,9 +87,7 @@ def run(ctx: StepContext) -> StepResult:
 
 def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
     """What 8 bits gain on this machine, for the facts; says so where it is nothing."""
-    some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
-    rows = int(np.median(ctx.task.encode(some, source.path).lengths))
-    found = probe(shapes_of(chosen), rows, ctx.threads, cpu()["flags"])
+    found = probe(shapes_of(chosen), typical_length(ctx, source), ctx.threads, cpu()["flags"])
     message = warning(found)
     if message is not None:
         ctx.progress.say(f"quantize: {message}")
@@ -128,51 +120,6 @@ def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list
             hint="Set `scheme: static` (or `auto`, which takes it), or name the convolutions in `exclude`.",
         )
     return ["static"]
-
-
-def _write(
-    ctx: StepContext,
-    spec: QuantizeSpec,
-    prepared: Path,
-    batches: Callable[[], Iterator[Batch]],
-    scheme: str,
-    folder: Path,
-) -> dict[str, Any]:
-    """Write the model quantized by one scheme into `folder`; what was done besides, for the facts."""
-    path = prepared / ONNX_MODEL
-    model = ir.load(path)
-    if scheme == "weight_only":
-        quantize_to_four_bits(model, path, spec, batches, ctx.work)
-        save_onnx(model, folder)
-        return {}
-    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
-    tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
-    limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
-    done: dict[str, Any] = {"reduced_range": limit == REDUCED_LIMIT}
-    ranges: dict[str, Range] = {}
-    if scheme == "static":
-        ranges = calibrate(
-            path,
-            ranged_values(model.graph, chosen),
-            batches,
-            spec.calibration.method,
-            ctx.work,
-            percentile=spec.calibration.percentile,
-            symmetric=spec.calibration.symmetric,
-        )
-    if spec.bias_correction:
-        done["corrected_biases"] = correct_biases(
-            model, chosen, ranges, path, batches, ctx.work, per_channel=spec.per_channel, limit=limit
-        )
-        chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
-    if scheme == "dynamic":
-        quantize_dynamic(model, chosen, per_channel=spec.per_channel, limit=limit, **tables)
-    else:
-        quantize_static(model, chosen, ranges, per_channel=spec.per_channel, limit=limit, **tables)
-    if spec.format == "qdq":
-        write_pairs(model)
-    save_onnx(model, folder)
-    return done
 
 
 def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Callable[[], Iterator[Batch]]:

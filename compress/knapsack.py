@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import PassError
-
 RESOLUTION = 20_000
 """Steps that a budget is cut into: costs are rounded up to them, so that a budget is never exceeded."""
 
@@ -61,26 +59,6 @@ def choose_options(places: Sequence[Sequence[Option]], budget: float) -> list[Op
 def cheapest(places: Sequence[Sequence[Option]]) -> float:
     """The least that one option of each place costs together."""
     return sum(min(option.cost for option in place) for place in places)
-
-
-def within(places: Sequence[Sequence[Option]], budget: float, what: str, where: str) -> list[Option]:
-    """As `choose_options`.
-
-    Args:
-        what: the budget in words ("a latency of 2 ms"), for the error.
-
-    Raises:
-        PassError: nothing fits the budget.
-    """
-    found = choose_options(places, budget)
-    if found is None:
-        raise PassError(
-            f"{what} cannot be reached: with one head and the least feed-forward width in each layer, "
-            f"the layers still cost {cheapest(places):.4g} where {max(budget, 0):.4g} are left for them",
-            where=where,
-            hint="Ask for less, or remove whole layers or hidden width first (`remove`).",
-        )
-    return found
 
 
 def _free(option: Option) -> int:

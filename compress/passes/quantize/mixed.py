@@ -1,0 +1,283 @@
+"""Mixed precision: how much each layer loses in integers is measured, and the layers that lose most stay floating.
+
+A layer that is given back multiplies in FP32 and is stored in FP16, so that it costs one byte a weight more.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.artifacts import ONNX_MODEL, Artifact
+from compress.errors import PassError
+from compress.measure.feeds import sample_indices
+from compress.measure.variants import compare_variants, scored_sample, variant_outputs
+from compress.passes.quantize.assignment import (
+    FITS,
+    OUT_OF_TIME,
+    Found,
+    Trial,
+    give_back_until,
+    give_back_within,
+)
+from compress.passes.quantize.divergence import divergence
+from compress.passes.quantize.layers import KINDS, FusedAttention, Layer, Linear, Table, weight_of
+from compress.passes.quantize.probe import probe, shapes_of, typical_length
+from compress.passes.quantize.shrinking import model_bytes
+from compress.passes.quantize.writing import Writer
+from compress.profile.mixed_spec import MixedSpec
+from compress.step import StepContext
+from compress.tasks.base import Truth
+from compress.units import megabytes
+
+SHARE_FOR_SENSITIVITIES = 0.5
+"""Of the time, at most: the rest is for trying what was learnt."""
+FEWEST = 16
+"""Examples that say something of a layer, whatever the time."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The folder of the model that is kept, the names of the weights left floating, and the facts."""
+
+    folder: Path
+    given_back: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one layer does to the outputs while it alone is in integers, and what giving it back costs.
+
+    `divergence`: see `divergence`, of the float model. `extra_bytes`: of the file, once the layer is given back.
+    """
+
+    layer: str
+    kind: str
+    weight: str
+    weights: int
+    divergence: float
+    extra_bytes: int
+
+
+def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact) -> Mixture:
+    """Choose which layers stay floating, and write that model.
+
+    Args:
+        scheme: of the layers in integers.
+        source: the float model, as the step got it.
+
+    Raises:
+        PassError: the size or the latency asked for is below that of the model with every layer in integers.
+        ModelError: latencies of this model's layers cannot be foretold.
+    """
+    return _Mixing(ctx, spec, writer, scheme, source).mix()
+
+
+class _Mixing:
+    """One search: what is measured once is kept."""
+
+    def __init__(
+        self, ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact
+    ) -> None:
+        self.ctx, self.spec, self.writer, self.scheme, self.source = ctx, spec, writer, scheme, source
+        self.deadline = time.monotonic() + 60 * spec.minutes
+        self.layers = distinct(writer.layers())
+        validation = ctx.data.validation
+        self.inputs = ctx.task.encode(validation, source.path)
+        self.scored, self.truth = scored_sample(Truth.of(validation), ctx.seed)
+        started = time.monotonic()
+        self.reference = self.outputs(source.path / ONNX_MODEL, self.scored)
+        self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
+        if ctx.task.needs_reference(validation):
+            self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
+        self.float_score = ctx.task.score(self.reference, self.truth).value
+
+    def mix(self) -> Mixture:
+        if self.spec.max_drop is not None:
+            return self.until_it_holds(self.spec.max_drop)
+        if self.spec.size_mb is not None:
+            return self.within_size(self.spec.size_mb)
+        assert self.spec.latency_ms is not None
+        return self.within_latency(self.spec.latency_ms)
+
+    def until_it_holds(self, max_drop: float) -> Mixture:
+        started = self.drop(frozenset())
+        known = [] if started <= max_drop else self.sensitivities()
+        worst_first = sorted(range(len(known)), key=lambda place: -known[place].divergence)
+        with self.ctx.progress.bar("giving layers back", len(known)) as advance:
+
+            def drop_of(given: frozenset[int]) -> float:
+                if not given:
+                    return started
+                found = self.drop(given)
+                advance(note=f"{len(given)} in floating point, {100 * found:.2f} points lost")
+                return found
+
+            found = give_back_until(worst_first, max_drop, drop_of, self.in_time)
+        if not found.held:
+            self.ctx.progress.say(
+                f"quantize: the loss of {100 * max_drop:g} points was not reached: {found.reason}; "
+                f"{100 * found.best.drop:.2f} points are lost with {len(found.best.given_back)} of {len(known)} layers "
+                "given back"
+            )
+        return self.made(found, known, {"max_drop": max_drop})
+
+    def within_size(self, size_mb: float) -> Mixture:
+        least = megabytes(model_bytes(self.write(frozenset())))
+        if least > size_mb:
+            raise PassError(
+                f"{size_mb:g} MB cannot be reached: with every layer in integers the file has {least:.3f} MB",
+                where="quantize.mixed.size_mb",
+                hint="Ask for more, or make the model smaller before (`distill`, `prune`, `embeddings: 4`).",
+            )
+        known = self.sensitivities()
+        room = 1e6 * (size_mb - least)
+        given = give_back_within([one.divergence for one in known], [one.extra_bytes for one in known], room)
+        return self.made(self.compared(given, FITS), known, {"size_mb": size_mb})
+
+    def within_latency(self, latency_ms: float) -> Mixture:
+        products = [layer for layer in self.layers if isinstance(layer, Linear | FusedAttention)]
+        if not all(isinstance(layer, Linear | FusedAttention | Table) for layer in self.layers):
+            raise PassError(
+                "the latencies of convolutions in integers depend on their neighbours, so none can be foretold",
+                where="quantize.mixed.latency_ms",
+                hint="Name `max_drop` or `size_mb` instead.",
+            )
+        least = self.latency(frozenset())
+        if least > latency_ms:
+            raise PassError(
+                f"{latency_ms:g} ms cannot be reached: with every layer in integers the model takes {least:.3f} ms",
+                where="quantize.mixed.latency_ms",
+                hint="Ask for more, or make the model faster before (`distill`, `prune`).",
+            )
+        known = self.sensitivities()
+        rows = typical_length(self.ctx, self.source)
+        shapes = shapes_of(products)
+        timings = probe(shapes, rows, self.ctx.threads, (), most=len(shapes)).timings
+        extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in timings}
+        costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
+        losses = [one.divergence for one in known]
+        given = give_back_within(losses, costs, latency_ms - least)
+        predicted = least + sum(max(0.0, costs[place]) for place in given)
+        measured = self.latency(given)
+        # What the parts foretell is not always what the whole takes: the cheapest loss goes first.
+        while measured > latency_ms and given and self.in_time():
+            given -= {min(given, key=lambda place: losses[place] / max(costs[place], 1e-9))}
+            measured = self.latency(given)
+        facts = {"latency_ms": latency_ms, "predicted_ms": predicted, "measured_ms": measured}
+        return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
+
+    def compared(self, given: frozenset[int], reason: str) -> Found:
+        """What was chosen, with the model beside it that has every layer in integers."""
+        trials = tuple(Trial(each, self.drop(each)) for each in (frozenset[int](), given))
+        return Found(trials[-1], trials, reason)
+
+    def sensitivities(self) -> list[Sensitivity]:
+        """Each layer alone in integers, on as many examples as half of the time allows."""
+        share = SHARE_FOR_SENSITIVITIES * max(0.0, self.deadline - time.monotonic())
+        affordable = int(share / max(1, len(self.layers)) / max(self.seconds_an_example, 1e-9))
+        count = max(FEWEST, min(self.spec.examples, affordable))
+        places = np.sort(sample_indices(len(self.scored), count, self.ctx.seed))
+        reference, folder = self.reference[places], self.ctx.work / "one-layer"
+        names = {weight_of(layer).name or "" for layer in self.layers}
+        self.writer.write(self.scheme, folder, names)
+        floating_bytes = model_bytes(folder)
+        found = []
+        with self.ctx.progress.bar("sensitivity of each layer", len(self.layers)) as advance:
+            for layer in self.layers:
+                name = weight_of(layer).name or ""
+                self.writer.write(self.scheme, folder, names - {name})
+                outputs = self.outputs(folder / ONNX_MODEL, self.scored[places])
+                found.append(
+                    Sensitivity(
+                        layer=layer.node.name or name,
+                        kind=_kind(layer),
+                        weight=name,
+                        weights=int(np.prod(weight_of(layer).shape.numpy())),
+                        divergence=divergence(reference, outputs, labelled=self.ctx.task.labelled),
+                        extra_bytes=floating_bytes - model_bytes(folder),
+                    )
+                )
+                advance()
+        shutil.rmtree(folder)
+        return found
+
+    def drop(self, given: frozenset[int]) -> float:
+        """Validation score lost against the float model."""
+        outputs = self.outputs(self.write(given) / ONNX_MODEL, self.scored)
+        return self.float_score - self.ctx.task.score(outputs, self.truth).value
+
+    def latency(self, given: frozenset[int]) -> float:
+        """Median of one example, ms."""
+        validation = self.ctx.data.validation
+        reference = self.source.path / ONNX_MODEL if self.ctx.task.needs_reference(validation) else None
+        files = {"mixed": self.write(given) / ONNX_MODEL}
+        truth, seed = Truth.of(validation), self.ctx.seed
+        measured = compare_variants(
+            files, self.inputs, truth, self.ctx.task, self.ctx.threads, seed=seed, reference=reference
+        )
+        return measured["mixed"][1]
+
+    def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        return variant_outputs([file], self.inputs, chosen, self.ctx.threads)[0]
+
+    def write(self, given: frozenset[int]) -> Path:
+        folder = self.ctx.work / "mixed"
+        self.writer.write(self.scheme, folder, self.names(given))
+        return folder
+
+    def names(self, given: frozenset[int]) -> tuple[str, ...]:
+        return tuple(weight_of(self.layers[place]).name or "" for place in sorted(given))
+
+    def in_time(self) -> bool:
+        return time.monotonic() < self.deadline
+
+    def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, float]) -> Mixture:
+        """The model of the best trial, written again: the last one tried may be another."""
+        best = found.best
+        folder = self.write(best.given_back)
+        facts = {
+            **target,
+            "held": found.held,
+            "reason": found.reason,
+            "score_lost": best.drop,
+            "score_lost_in_integers": found.trials[0].drop,
+            "given_back": [self.layers[place].node.name or "" for place in sorted(best.given_back)],
+            "sensitivities": [
+                {
+                    "layer": one.layer,
+                    "kind": one.kind,
+                    "weights": one.weights,
+                    "divergence": one.divergence,
+                    "given_back": place in best.given_back,
+                }
+                for place, one in enumerate(known)
+            ],
+            "trials": [{"given_back": len(one.given_back), "score_lost": one.drop} for one in found.trials],
+        }
+        return Mixture(folder, self.names(best.given_back), facts)
+
+
+def distinct(layers: Sequence[Layer]) -> list[Layer]:
+    """One layer of each weight, the first in the graph: those of one weight are given back together."""
+    first: dict[str, Layer] = {}
+    for layer in layers:
+        first.setdefault(weight_of(layer).name or "", layer)
+    return list(first.values())
+
+
+def _kind(layer: Layer) -> str:
+    return next(name for name, kind in KINDS.items() if isinstance(layer, kind))
+
+
+def _shape(layer: Layer) -> tuple[int, int]:
+    assert isinstance(layer, Linear | FusedAttention)
+    return int(layer.weight.shape[0]), int(layer.weight.shape[1])

@@ -1,0 +1,114 @@
+"""Mixed precision: the search for a loss that holds, the choice within a budget, and the distance of outputs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from compress.passes.quantize.assignment import (
+    HELD,
+    NOTHING_LEFT,
+    OUT_OF_TIME,
+    give_back_until,
+    give_back_within,
+)
+from compress.passes.quantize.divergence import divergence
+from compress.profile.mixed_spec import MixedSpec
+from compress.profile.pass_specs import QuantizeSpec
+
+LOSSES = (0.01, 0.2, 0.03, 0.1)
+WORST_FIRST = (1, 3, 2, 0)
+
+
+def drop_of(given_back: frozenset[int]) -> float:
+    return sum(loss for place, loss in enumerate(LOSSES) if place not in given_back)
+
+
+def test_the_worst_are_given_back_until_the_loss_holds():
+    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: True)
+    assert (found.best.given_back, found.reason, found.held) == (frozenset({1, 3}), HELD, True)
+    assert found.best.drop == pytest.approx(0.04)
+    # All in integers, one, two; then whether the second alone would have been enough.
+    assert [sorted(trial.given_back) for trial in found.trials] == [[], [1], [1, 3], [3]]
+
+
+def test_what_was_given_back_in_vain_is_taken_back():
+    # Only the layer that seemed the third worst matters.
+    found = give_back_until(WORST_FIRST, 0.0, lambda given: 0.0 if 2 in given else 0.3, lambda: True)
+    assert found.best.given_back == {2}
+    assert found.held
+
+
+def test_nothing_is_given_back_where_the_loss_holds_at_once():
+    found = give_back_until((), 0.5, drop_of, lambda: True)
+    assert (found.best.given_back, len(found.trials), found.held) == (frozenset(), 1, True)
+
+
+def test_the_least_loss_is_kept_where_none_holds():
+    losses = iter((0.3, 0.1, 0.2, 0.2, 0.2))
+    found = give_back_until(WORST_FIRST, 0.05, lambda _: next(losses), lambda: True)
+    assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), NOTHING_LEFT, False)
+
+
+def test_the_time_ends_the_search_with_the_best_so_far():
+    time = iter((True, False))
+    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: next(time))
+    assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
+    # Time that is up while layers are taken back leaves what holds.
+    time = iter((True, True, False))
+    assert give_back_until(WORST_FIRST, 0.05, drop_of, lambda: next(time)).held
+
+
+@settings(max_examples=100)
+@given(
+    layers=st.lists(st.tuples(st.integers(0, 20), st.integers(-3, 20)), min_size=1, max_size=6),
+    budget=st.integers(0, 60),
+)
+def test_within_a_budget_the_choice_is_that_of_trying_all(layers: list[tuple[int, int]], budget: int):
+    losses, costs = zip(*layers, strict=True)
+    chosen = give_back_within(losses, costs, budget)
+    every = itertools.chain.from_iterable(
+        itertools.combinations(range(len(layers)), count) for count in range(len(layers) + 1)
+    )
+    spent = {subset: sum(max(costs[place], 0) for place in subset) for subset in every}
+    saved = max(sum(losses[place] for place in subset) for subset, cost in spent.items() if cost <= budget)
+    assert sum(max(costs[place], 0) for place in chosen) <= budget
+    assert sum(losses[place] for place in chosen) == saved
+
+
+def test_the_distance_of_logits_is_a_divergence():
+    reference = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
+    outputs = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32))
+    by_hand = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert divergence(reference, outputs, labelled=True) == pytest.approx(by_hand / 2, rel=1e-6)
+    # Logits are known up to a constant.
+    assert divergence(reference, reference + 100, labelled=True) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_distance_of_embeddings_is_that_of_their_directions():
+    reference = np.array([[1, 0], [0, 2]], np.float32)
+    outputs = np.array([[3, 0], [1, 1]], np.float32)
+    assert divergence(reference, outputs, labelled=False) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+
+
+@pytest.mark.parametrize("keys", [{}, {"max_drop": 0.01, "size_mb": 3.0}])
+def test_one_thing_decides(keys: dict[str, float]):
+    with pytest.raises(ValidationError, match="name one of max_drop, size_mb and latency_ms"):
+        MixedSpec.model_validate(keys)
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_only_eight_bits_are_mixed(bits: int):
+    with pytest.raises(ValidationError, match="mixed serve"):
+        QuantizeSpec.model_validate({"bits": bits, "mixed": {"max_drop": 0.01}})
+
+
+def test_bitsandbytes_is_not_mixed():
+    with pytest.raises(ValidationError, match="mixed serve ONNX only"):
+        QuantizeSpec.model_validate({"library": "bitsandbytes", "mixed": {"max_drop": 0.01}})

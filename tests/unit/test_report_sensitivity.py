@@ -1,0 +1,69 @@
+from compress.report.content import document
+from compress.report.document import Bars
+from compress.report.html import html
+from compress.report.sensitivity import sensitivity
+from tests.records import bert_run, change_step
+
+LAYERS = [
+    {"layer": "first", "kind": "linear", "weights": 12345, "divergence": 0.0, "given_back": False},
+    {"layer": "second", "kind": "attention", "weights": 20, "divergence": 0.5, "given_back": True},
+    {"layer": "third", "kind": "embedding", "weights": 20, "divergence": 0.001, "given_back": False},
+]
+MIXED = {
+    "max_drop": 0.005,
+    "held": True,
+    "reason": "the loss holds",
+    "score_lost": 0.002,
+    "score_lost_in_integers": 0.08,
+    "given_back": ["second"],
+    "sensitivities": LAYERS,
+    "trials": [{"given_back": 0, "score_lost": 0.08}, {"given_back": 1, "score_lost": 0.002}],
+}
+
+
+def run_with(mixed):
+    return change_step(bert_run(), "quantize", facts={"parameters": 10, "mixed": mixed})
+
+
+def mixed_run(**changes):
+    return run_with({**MIXED, **changes})
+
+
+def test_the_worst_layer_stands_first_and_what_was_given_back_is_told_apart():
+    section = sensitivity(mixed_run())
+    plot = section.figures[0].plot
+    assert isinstance(plot, Bars)
+    assert [(bar.label, bar.marked) for bar in plot.bars] == [
+        ("second", True),
+        ("third", False),
+        ("first", False),
+    ]
+    first = [cell.text for cell in section.tables[0].rows[0].cells]
+    assert first == ["second", "attention", "20", "0.500", "floating point"]
+    assert "a loss of at most 0.5 % of validation score: the loss holds" in section.paragraphs[0]
+    assert "with 1 of them given back" in section.paragraphs[0]
+
+
+def test_what_was_predicted_stands_beside_what_was_measured():
+    found = {key: value for key, value in MIXED.items() if key != "max_drop"}
+    found |= {"latency_ms": 3.0, "predicted_ms": 2.5, "measured_ms": 2.75}
+    told = sensitivity(run_with(found)).paragraphs[0]
+    assert "at most 3.00 ms an example" in told
+    assert "2.50 ms were predicted and 2.75 measured" in told
+
+
+def test_the_page_draws_it():
+    text = html(document(mixed_run()))
+    assert "sensitivity of the layers" in text
+    assert "given back" in text
+    assert "sensitivities" not in text
+
+
+def test_a_search_that_ended_at_once_has_no_plot():
+    section = sensitivity(mixed_run(sensitivities=[], given_back=[]))
+    assert section.paragraphs
+    assert not section.figures
+
+
+def test_a_run_without_mixing_has_no_such_section():
+    assert sensitivity(bert_run()).empty
