@@ -29,25 +29,23 @@ from onnxruntime.quantization.matmul_nbits_quantizer import (
     MatMulNBitsQuantizer,
 )
 from onnxruntime.quantization.quant_utils import QuantFormat
-from running import ROOT, missing, resolve, terminal
+from running import ROOT, missing, resolve, teacher_of
 from writing import write_rows
 
 from compress.artifacts import ONNX_MODEL
-from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.lowering.graph import insert_before, tidy
 from compress.measure.feeds import in_order, sample_indices, scenarios
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import latency_jobs, milliseconds
+from compress.passes.quantize.divergence import divergence
 from compress.passes.quantize.four_bits import quantize_to_four_bits
 from compress.passes.quantize.layers import FusedAttention, layers
 from compress.passes.quantize.weight_only import attend_apart
-from compress.plan import BASELINE
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
-from compress.store.cache import Cache
 from compress.tasks.base import Batch, Inputs
 from compress.units import megabytes
 
@@ -143,25 +141,11 @@ def variants(
 
 def _subject(profile: Path, model: Path | None, most: int | None) -> Subject:
     job = resolve(profile)
-    folder = model or _teacher(job)
+    folder = model or teacher_of(job, "onnxruntime").path
     test = job.splits.test
     if most is not None:
         test = test.take(np.sort(sample_indices(len(test), most, seed=0)))
     return Subject(folder, job, job.task.encode(test, folder), test.labels)
-
-
-def _teacher(job: Job) -> Path:
-    """The folder of the teacher's FP32 ONNX file, made through the engine."""
-    wanted = next(row for row in job.plan.rows if row.name == BASELINE).measured["onnxruntime"]
-    cache, progress = Cache.default(), terminal()
-    cache.prepare()
-    made: dict[str, Any] = {}
-    for step in job.plan.steps:
-        if all(name in made for name in step.inputs.values()) and wanted not in made:
-            inputs = {role: made[name] for role, name in step.inputs.items()}
-            made[step.name] = make_step(step, job, inputs, cache, progress).made.artifact
-    folder: Path = made[wanted].path
-    return folder
 
 
 def _taken_apart(source: Path, target: Path) -> Path:
@@ -197,7 +181,7 @@ def _theirs(source: Path, config: DefaultWeightOnlyQuantConfig | HQQWeightOnlyQu
 def _rows(
     subject: Subject, variants: dict[tuple[str, int | None, str], Write], work: Path
 ) -> list[dict[str, Any]]:
-    wanted = subject.logits(subject.folder / ONNX_MODEL).astype(np.float64)
+    wanted = subject.logits(subject.folder / ONNX_MODEL)
     rows = [{"method": "float", "block": None, "zero point": "", **_judged(subject, wanted, wanted)}]
     files = [subject.folder / ONNX_MODEL]
     for (method, size, zero), write in variants.items():
@@ -208,7 +192,7 @@ def _rows(
         seconds = time.perf_counter() - started
         files.append(folder / ONNX_MODEL)
         row = {"method": method, "block": size, "zero point": zero}
-        found = _judged(subject, wanted, subject.logits(files[-1]).astype(np.float64))
+        found = _judged(subject, wanted, subject.logits(files[-1]))
         rows.append({**row, **found, "quantizing, s": round(seconds, 1)})
         print(rows[-1], flush=True)
     medians = _medians(subject, files, work)
@@ -219,21 +203,14 @@ def _rows(
     return sorted(rows, key=lambda row: row["KL"])
 
 
-def _judged(subject: Subject, wanted: NDArray[np.float64], got: NDArray[np.float64]) -> dict[str, float]:
+def _judged(subject: Subject, wanted: NDArray[np.float32], got: NDArray[np.float32]) -> dict[str, float]:
     """What the outputs (examples, labels) are worth beside those of the float model."""
-    reference, other = _log_probabilities(wanted), _log_probabilities(got)
-    lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(got, axis=1)
     return {
         "accuracy": round(float((got.argmax(axis=1) == subject.labels).mean()), 4),
         "same answer": round(float((got.argmax(axis=1) == wanted.argmax(axis=1)).mean()), 4),
-        "KL": round(float((np.exp(reference) * (reference - other)).sum(axis=1).mean()), 6),
-        "cosine": round(float(((wanted * got).sum(axis=1) / lengths).mean()), 5),
+        "KL": round(divergence(wanted, got, labelled=True), 6),
+        "cosine": round(1 - divergence(wanted, got, labelled=False), 5),
     }
-
-
-def _log_probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _medians(subject: Subject, files: list[Path], work: Path) -> list[float]:

@@ -127,6 +127,28 @@ def train_profile(profile: Path, overrides: Overrides | None = None, *, allow_co
     return Trained(job, made)
 
 
+def make_one(job: Job, wanted: str) -> Artifact:
+    """The artifact of one step of a job; only what it is made from is made."""
+    cache, progress = Cache.default(), terminal()
+    cache.prepare()
+    made: dict[str, Artifact] = {}
+
+    def make(name: str) -> Artifact:
+        if name not in made:
+            step = job.plan.step(name)
+            inputs = {role: make(source) for role, source in step.inputs.items()}
+            made[name] = make_step(step, job, inputs, cache, progress).made.artifact
+        return made[name]
+
+    return make(wanted)
+
+
+def teacher_of(job: Job, runtime: Literal["torch", "onnxruntime"]) -> Artifact:
+    """The teacher that every row is compared with: the torch model, or its FP32 ONNX file."""
+    row = next(row for row in job.plan.rows if row.name == BASELINE)
+    return make_one(job, row.step if runtime == "torch" else row.measured["onnxruntime"])
+
+
 def _outputs(job: Job, artifact: Artifact, examples: Examples) -> NDArray[np.float32]:
     inputs = job.task.encode(examples, artifact.path)
     return predict(load_model(artifact.path), inputs, precision="fp32", device="cpu")
