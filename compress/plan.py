@@ -22,13 +22,14 @@ from compress.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
 from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.pass_specs import PassSpec, QuantizeSpec
-from compress.profile.schema import Profile, TeacherSpec
+from compress.profile.schema import Profile, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.records import Role
 
 SOURCE = "source"
 TEACHER = "teacher"
 BASELINE = "baseline"
+HALF = "baseline.fp16"
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,20 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the report: the step whose result it is, and the step that is measured for each runtime."""
+    """One row of the report: the step whose result it is, and the step that is measured for each runtime.
+
+    `device`: the only one that it is measured on; None: on every target.
+    """
 
     name: str
     role: Role
     step: str
     measured: Mapping[str, str]
+    device: str | None = None
+
+    def is_measured_on(self, target: TargetSpec) -> bool:
+        """Whether a target measures it."""
+        return target.runtime in self.measured and self.device in (None, target.device)
 
 
 @dataclass(frozen=True)
@@ -127,10 +136,20 @@ class _Builder:
     def build(self) -> Plan:
         teacher = self.teacher()
         self.row(BASELINE, "baseline", teacher)
+        if any((target.device, target.runtime) == ("cuda", "onnxruntime") for target in self.profile.targets):
+            self.in_fp16(teacher)
         current = teacher
         for index, spec in enumerate(self.profile.specs):
             current = self.add_pass(self.pass_name(index), spec, current, teacher)
         return Plan(self.profile, tuple(self.steps.values()), tuple(self.rows))
+
+    def in_fp16(self, teacher: str) -> None:
+        """What a GPU makes of the teacher with no work at all: passes must be worth more than that."""
+        spec = QuantizeSpec(bits=16, arithmetic="half")
+        step = self.add(
+            HALF, spec.step_kind, spec, {"model": self.lowered(teacher)}, spec.produces(ONNX_FLOAT)
+        )
+        self.rows.append(Row(HALF, "variant", step, {"onnxruntime": step}, device="cuda"))
 
     def teacher(self) -> str:
         return self.trained(self.profile.teacher, SOURCE, TEACHER)

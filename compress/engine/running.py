@@ -133,9 +133,10 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     lowered = {name for name in row.measured.values() if name != row.step}
     cached += [_make(name, job, state, cache, progress) for name in sorted(lowered)]
     measured_before = {one.key for step in state.run.steps for one in step.measurements}
-    measurements = tuple(_measure(row, target, job, state, cache, progress) for target in job.targets)
+    targets = [target for target in job.targets if row.is_measured_on(target.spec)]
+    measurements = tuple(_measure(row, target, job, state, cache, progress) for target in targets)
     made = state.made[row.step]
-    first = state.made[row.measured[job.targets[0].spec.runtime]].artifact
+    first = state.made[row.measured[targets[0].spec.runtime]].artifact
     work = {name: state.made[name].seconds for name in set(state.made) - before}
     conversions = {name for name in work if job.plan.step(name).kind == "lower"}
     return StepRecord(

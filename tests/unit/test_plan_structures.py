@@ -93,3 +93,22 @@ def test_specs_know_what_is_timed():
     assert not PruneTargetSpec(ratio=0.5).timed
     assert PruneSpec(remove=RemoveSpec(vocabulary="unused")).remove is not None
     assert LowRankSpec(energy=0.9).weighted
+
+
+def test_a_gpu_shows_the_teacher_in_fp16_too(tmp_path: Path):
+    file = profile(tmp_path, DISTILL)
+    cuda, cpu = {"device": "cuda", "runtime": "onnxruntime"}, {"device": "cpu", "runtime": "onnxruntime"}
+    plans = {}
+    for name, targets in {
+        "both": [cpu, cuda],
+        "cpu": [cpu],
+        "torch": [{"device": "cuda", "runtime": "torch"}],
+    }.items():
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "targets": targets}))
+        plans[name] = build_plan(load_profile(file).profile)
+    rows = {row.name: row for row in plans["both"].rows}
+    assert list(rows) == ["baseline", "baseline.fp16", "distill"]
+    half = rows["baseline.fp16"]
+    assert [half.is_measured_on(target) for target in plans["both"].profile.targets] == [False, True]
+    assert plans["both"].step(half.step).inputs == {"model": "source.onnx"}
+    assert all("baseline.fp16" not in {row.name for row in plans[name].rows} for name in ("cpu", "torch"))

@@ -187,3 +187,10 @@ def test_a_failed_run_has_a_document_at_any_step(count):
     assert content.status == "Failed"
     assert content.tiles == ()
     assert content.verdicts[0].startswith("Step 'prune' failed: ")
+
+
+def test_a_variant_that_another_target_measures_has_no_numbers_here():
+    run = change_step(bert_run(), "distill (control)", role="variant", measurements=())
+    rows = {row.cells[0].text: row for row in results.steps(run).tables[0].rows}
+    assert "distill (control)" in " ".join(rows)
+    assert document(run).sections
