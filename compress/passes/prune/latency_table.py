@@ -20,6 +20,7 @@ from compress.lowering.graph import MS_DOMAIN
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import timed, undisturbed_ms
 from compress.profile.schema import MeasureSpec
+from compress.tasks.base import Batch
 from compress.units import MIB
 
 POINTS = 8
@@ -49,12 +50,14 @@ class LayerShape:
 @dataclass(frozen=True)
 class LatencyTable:
     """Milliseconds of attention by heads, and of the feed-forward part by width, in any layer but the last and in the
-    last: pairs (size, ms) of rising size."""
+    last: pairs (size, ms) of rising size. `rest_ms` is the model without its layers on the same input, timed in
+    turns with them."""
 
     heads: tuple[tuple[int, float], ...]
     units: tuple[tuple[int, float], ...]
     last_heads: tuple[tuple[int, float], ...]
     last_units: tuple[tuple[int, float], ...]
+    rest_ms: float
 
     def attention_ms(self, heads: int, *, last: bool) -> float:
         """Attention of so many heads, with its norm."""
@@ -93,7 +96,14 @@ def timed_sizes(whole: int, multiple: int) -> list[int]:
 
 
 def measure_table(
-    shape: LayerShape, heads: int, width: int, round_to: int, layers: int, threads: int, folder: Path
+    shape: LayerShape,
+    heads: int,
+    width: int,
+    round_to: int,
+    layers: int,
+    threads: int,
+    folder: Path,
+    rest: tuple[Path, Batch],
 ) -> LatencyTable:
     """Time the parts of a layer with up to `heads` heads and a feed-forward width of up to `width`.
 
@@ -101,16 +111,17 @@ def measure_table(
         layers: of the model; so many copies of a part are timed together, but no more than fit.
         threads: of an inference.
         folder: empty; graphs and jobs go there.
+        rest: the ONNX file of the model without its layers, and an input of it as long as `shape` says.
 
     Raises:
         TargetError: a graph cannot be run.
     """
     sizes = {"attention": timed_sizes(heads, 1), "feed_forward": timed_sizes(width, round_to)}
-    whole = shape.last_tokens == shape.tokens
+    alike = shape.last_tokens == shape.tokens
     wanted = [
         (part, size, last)
         for last in (False, True)
-        if not (last and whole)
+        if not (last and alike)
         for part in sizes
         for size in sizes[part]
     ]
@@ -121,7 +132,7 @@ def measure_table(
         copies.append(max(1, min(COPIES, layers, COPY_BYTES // bytes_each)))
         paths.append(folder / f"{part}-{size}-{'last' if last else 'inner'}.onnx")
         onnx.save(part_graph(shape, part, size, copies[-1], last=last), str(paths[-1]))
-    times = _time(shape, paths, threads, folder)
+    *times, rest_ms = _time(shape, paths, threads, folder, rest)
     found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
     for (part, size, last), count, time in zip(wanted, copies[1:], times[1:], strict=True):
         found.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
@@ -132,8 +143,9 @@ def measure_table(
     return LatencyTable(
         tables["attention", False],
         tables["feed_forward", False],
-        tables["attention", whole is False],
-        tables["feed_forward", whole is False],
+        tables["attention", not alike],
+        tables["feed_forward", not alike],
+        rest_ms,
     )
 
 
@@ -234,8 +246,10 @@ class _Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def _time(shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path) -> list[float]:
-    """Milliseconds of each graph, in turns with all others."""
+def _time(
+    shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path, rest: tuple[Path, Batch]
+) -> list[float]:
+    """Milliseconds of each graph and of the rest of the model, in turns."""
     jobs = JobFolder(folder, "onnxruntime", "cpu", threads, "latencies of layers")
     feeds: Mapping[int, str] = {
         tokens: jobs.feeds(f"tokens-{tokens}", [_batch(shape, tokens)])
@@ -249,8 +263,10 @@ def _time(shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path) 
         ]
         for path in paths
     ]
-    results = timed(jobs, [str(path) for path in paths], [reads], TIMED, processes=PROCESSES)
-    return [undisturbed_ms(results, which) for which in range(len(paths))]
+    models = [*map(str, paths), str(rest[0])]
+    reads.append(jobs.feeds("rest", [rest[1]]))
+    results = timed(jobs, models, [reads], TIMED, processes=PROCESSES)
+    return [undisturbed_ms(results, which) for which in range(len(models))]
 
 
 def _batch(shape: LayerShape, tokens: int) -> dict[str, NDArray[np.generic]]:

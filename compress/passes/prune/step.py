@@ -154,7 +154,13 @@ def _note_target(
     assert isinstance(pruner, EncoderPruner)
     predicted = budget.predicted([(layer.heads, layer.feed_forward) for layer in encoder_of(model).layers])
     measured = time_after(ctx, model, interface, timing)
-    facts["target"] = {**asked, "predicted_ms": predicted, **measured}
+    facts["target"] = {
+        **asked,
+        "predicted_ms": predicted,
+        "predicted_speedup": timing.before_ms / predicted,
+        "measured_speedup": measured["before_ms"] / measured["measured_ms"],
+        **measured,
+    }
 
 
 def _note_encoder(facts: dict[str, Any], pruner: Pruner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.artifacts import TASK, copy_interface
+from compress.artifacts import ONNX_MODEL, TASK, copy_interface
 from compress.errors import ModelError
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
@@ -24,10 +25,11 @@ from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, block_sizes, encoder_of
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.latency_table import LatencyTable, LayerShape, measure_table
+from compress.passes.prune.layers import remove_layers
 from compress.profile.prune_spec import PruneSpec, PruneTargetSpec
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
-from compress.tasks.base import Batch, Inputs
+from compress.tasks.base import Batch
 from compress.training.batches import to_tensors
 from compress.units import BYTES_PER_MB
 
@@ -79,7 +81,8 @@ def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
 def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) -> Budget:
     """The budget of `latency_ms` or `speedup`, in milliseconds.
 
-    What the layers do not explain of the model's own latency is taken to stay.
+    The parts and what stands around them are scaled together to what the model takes: they were timed on one input, and
+    in a model its many weights drive each other out of the caches.
     """
     if target.latency_ms is not None:
         what, where, limit = f"a latency of {target.latency_ms:g} ms", "latency_ms", target.latency_ms
@@ -93,13 +96,14 @@ def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) ->
         + table.feed_forward_ms(layer.feed_forward, last=place == last)
         for place, layer in enumerate(encoder.layers)
     )
+    scale = timing.before_ms / (table.rest_ms + now)
     return Budget(
         what,
         f"prune.target.{where}",
         limit,
-        timing.before_ms - now,
-        lambda layer, heads: table.attention_ms(heads, last=layer == last),
-        lambda layer, width: table.feed_forward_ms(width, last=layer == last),
+        table.rest_ms * scale,
+        lambda layer, heads: table.attention_ms(heads, last=layer == last) * scale,
+        lambda layer, width: table.feed_forward_ms(width, last=layer == last) * scale,
     )
 
 
@@ -117,7 +121,11 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
     assert isinstance(spec, PruneSpec)
     batches = _batches(ctx, interface)
     done = _lowered(model, interface, folder / "before")
-    shape = _layer_shape(model, ctx, interface, done["selected_early"])
+    rest = copy.deepcopy(model)
+    remove_layers(encoder_of(rest), range(len(encoder_of(rest).layers)))
+    _lowered(rest, interface, folder / "rest")
+    typical = _typical(ctx, interface)
+    shape = _layer_shape(model, typical, done["selected_early"], ctx.device)
     encoder = encoder_of(model)
     table = measure_table(
         shape,
@@ -127,6 +135,7 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
         len(encoder.layers),
         ctx.threads,
         _made(folder / "table"),
+        (folder / "rest" / ONNX_MODEL, typical),
     )
     (before,) = _time([folder / "before"], batches, ctx.threads, folder)
     return Timing(folder, before, table)
@@ -168,18 +177,27 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
         feeds = jobs.feeds("timed", batches)
-        models = [str(folder / "model.onnx") for folder in folders]
+        models = [str(folder / ONNX_MODEL) for folder in folders]
         results = timed(jobs, models, [[feeds] * len(models)], TIMED, processes=PROCESSES)
     return [undisturbed_ms(results, which) for which in range(len(folders))]
 
 
-def _layer_shape(model: nn.Module, ctx: StepContext, interface: Path, selected: bool) -> LayerShape:
-    """What a layer of the model reads for a typical input: one of the median length."""
-    encoder = encoder_of(model)
-    inputs: Inputs = ctx.task.encode(ctx.data.validation, interface)
+def _typical(ctx: StepContext, interface: Path) -> Batch:
+    """One input of the validation split, of the median length."""
+    inputs = ctx.task.encode(ctx.data.validation, interface)
     chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
-    typical = chosen[np.argsort(inputs.lengths[chosen], kind="stable")[len(chosen) // 2]]
-    batch: Mapping[str, Tensor] = to_tensors(inputs.batch([int(typical)]), ctx.device)
+    place = chosen[np.argsort(inputs.lengths[chosen], kind="stable")[len(chosen) // 2]]
+    return inputs.batch([int(place)])
+
+
+def _layer_shape(model: nn.Module, typical: Batch, selected: bool, device: str) -> LayerShape:
+    """What a layer of the model reads for a typical input.
+
+    Args:
+        selected: whether the lowered model selects the tokens of its head before the last layer's maps.
+    """
+    encoder = encoder_of(model)
+    batch: Mapping[str, Tensor] = to_tensors(typical, device)
     seen: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, args: Sequence[Any], output: Any) -> None:
