@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.errors import ModelError
-from compress.models.factors import Factored, Map, reader, writer
+from compress.models.factors import Factored, Map
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -262,16 +262,6 @@ def _vision(model: nn.Module, base: nn.Module, inside: nn.Module, family: _Famil
 
 def _layers(base: nn.Module, family: _Family) -> tuple[Layer, ...]:
     return tuple(_layer(layer, family.layer) for layer in base.get_submodule(family.layers).children())
-
-
-def block_sizes(layer: Layer) -> tuple[int, int]:
-    """The parameters of one head of a layer, and of one feed-forward unit, as far as they go with it."""
-    maps = [writer(each) for each in (layer.query, layer.key, layer.value)]
-    head = sum(each.weight.shape[1] + (each.bias is not None) for each in maps)
-    head += reader(layer.attention_output).weight.shape[0]
-    feed_in = writer(layer.feed_in)
-    unit = feed_in.weight.shape[1] + (feed_in.bias is not None) + reader(layer.feed_out).weight.shape[0]
-    return head * layer.head_size, unit
 
 
 def words_of(model: nn.Module) -> nn.Embedding:

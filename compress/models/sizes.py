@@ -8,7 +8,7 @@ from optimum.utils import NormalizedConfigManager
 from torch import nn
 
 from compress.errors import ModelError
-from compress.models.families import FAMILIES, encoder_of, transformer_of
+from compress.models.families import FAMILIES, transformer_of
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,3 @@ def feed_forward_key(model: nn.Module) -> str:
     if found is None:
         raise ModelError(f"a {type(model).__name__} does not say how wide its feed-forward parts are")
     return found
-
-
-def regularise(model: nn.Module) -> None:
-    """Let the config of a pruned model say what it can: one feed-forward width of all layers, and a width of the stream
-    that is that of their heads. What it cannot say stays as it was."""
-    config, keys, layers = transformer_of(model).config, config_keys(model), encoder_of(model).layers
-    widths = {layer.feed_forward for layer in layers}
-    if len(widths) == 1:
-        setattr(config, keys["feed_forward"], widths.pop())
-    hidden, heads = encoder_of(model).hidden_size, {layer.heads for layer in layers}
-    projected = encoder_of(model).projection is not None
-    if projected and getattr(config, "embedding_size", None) == hidden:
-        # A config of such widths describes a model without the projection.
-        return
-    if {count * layers[0].head_size for count in heads} == {hidden}:
-        old = getattr(config, keys["hidden"])
-        setattr(config, keys["hidden"], hidden)
-        setattr(config, keys["heads"], heads.pop())
-        if getattr(config, "embedding_size", None) == old and not projected:
-            config.embedding_size = hidden

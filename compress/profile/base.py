@@ -32,6 +32,11 @@ class PassSpecBase(Spec):
         return {} if value is None else value
 
 
+def one_of(*names: str) -> ConfigDict:
+    """The config of a section that wants exactly one of some keys, as its JSON schema says."""
+    return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
+
+
 def single_key(value: Any) -> str | None:
     """The tag of a one-key mapping (`{prune: ...}` -> `prune`) or of its parsed entry; None if it is neither."""
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ def json_schema() -> dict[str, Any]:
     schema: dict[str, Any] = _one_line_descriptions(Profile.model_json_schema(by_alias=True))
     may_be_empty = {model.__name__ for model in _subclasses(PassSpecBase)}
     for name, definition in schema["$defs"].items():
-        if name in may_be_empty and not definition.get("required"):
+        if name in may_be_empty and not definition.get("required") and "oneOf" not in definition:
             definition["type"] = ["object", "null"]
     return {"$schema": DIALECT, **schema, "title": "Profile of `compress`"}
 

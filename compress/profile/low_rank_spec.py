@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from compress.forms import Form, Framework, Numbers, Structure
-from compress.profile.base import PassSpecBase
+from compress.profile.base import PassSpecBase, one_of
 from compress.profile.training_spec import Fraction, RecoverySpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -19,6 +19,8 @@ class LowRankSpec(PassSpecBase):
 
     kind: ClassVar[str] = "low_rank"
     accepts: ClassVar[str] = "a float torch model"
+
+    model_config = one_of("ratio", "energy", "max_drop")
 
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fraction of the multiplications of each map removed."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.forms import Form, Framework, Numbers, Structure
-from compress.profile.base import PassSpecBase
+from compress.profile.base import PassSpecBase, one_of
 from compress.profile.training_spec import Fraction, RecoverySpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -45,6 +45,8 @@ class RemoveSpec(PassSpecBase):
 class PruneTargetSpec(PassSpecBase):
     """How small or fast the model must become; heads and feed-forward widths are chosen for it, layer by layer."""
 
+    model_config = one_of("latency_ms", "speedup", "size_mb", "ratio")
+
     latency_ms: Annotated[float, Field(gt=0)] | None = None
     """At most: median latency of one example with the first target's threads, ms, lowered to ONNX in FP32."""
     speedup: Annotated[float, Field(gt=1)] | None = None
@@ -72,6 +74,8 @@ class PruneSpec(PassSpecBase):
 
     kind: ClassVar[str] = "prune"
     accepts: ClassVar[str] = "a float torch model"
+
+    model_config = one_of("remove", "target")
 
     remove: RemoveSpec | None = None
     """What to remove: fractions removed."""

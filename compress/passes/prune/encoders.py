@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compress.errors import PassError
 from compress.models.checkpoints import count_parameters
-from compress.models.families import Encoder, Layer, block_sizes, encoder_of
-from compress.models.sizes import regularise
+from compress.models.families import Encoder, Layer, encoder_of
+from compress.models.pruned import block_sizes, regularise
 from compress.models.stream import block_influence
 from compress.passes.prune.budget import Budget, choose_sizes
 from compress.passes.prune.hidden import StreamSurgeon

@@ -22,7 +22,8 @@ from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import timed, undisturbed_ms
 from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.families import Encoder, block_sizes, encoder_of
+from compress.models.families import Encoder, encoder_of
+from compress.models.pruned import block_sizes
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.latency_table import LatencyTable, LayerShape, measure_table
 from compress.passes.prune.layers import remove_layers
