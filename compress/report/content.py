@@ -5,6 +5,8 @@ from __future__ import annotations
 from compress.records import RunRecord
 from compress.report import answers, circumstances, classes, headline, pareto, results
 from compress.report.document import Document, filled
+from compress.report.phones import phones
+from compress.report.pruned_to import pruned_to
 from compress.report.sensitivity import sensitivity
 from compress.report.training import training
 
@@ -35,6 +37,8 @@ def document(run: RunRecord) -> Document:
                 circumstances.memory(run),
                 training(run),
                 sensitivity(run),
+                pruned_to(run),
+                phones(run),
                 circumstances.findings(run),
                 circumstances.protocol(run),
                 circumstances.data(run),

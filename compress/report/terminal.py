@@ -14,6 +14,8 @@ from rich.text import Text
 from compress.records import Limit, RunRecord, StepRecord
 from compress.report.headline import limit_words, status_words, verdicts
 from compress.report.numbers import MISSING, percent, significant, times
+from compress.report.phones import phone_lines
+from compress.report.pruned_to import pruned_to_lines
 from compress.report.row import baseline_of, deployed_of, first_target, ordered, row_of
 from compress.report.scores import reading
 from compress.units import format_count, format_seconds
@@ -153,13 +155,14 @@ def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text
 
 
 def summary_lines(run: RunRecord) -> list[Text]:
-    """The outcome below the table: the status, the verdicts, every limit, the bundle."""
+    """The outcome below the table: the status, the verdicts, every limit, what was foretold, the bundle."""
     words, tone = status_words(run)
     lines = [Text(words, style="bold green" if tone == "good" else "bold red")]
     lines += budget_lines(run.limits, run.metric)
     lines += [
         Text(verdict) for verdict in verdicts(run) if not verdict.startswith(("Missed: ", "Every limit "))
     ]
+    lines += [Text(line) for line in (*pruned_to_lines(run), *phone_lines(run))]
     if run.bundle is not None:
         lines.append(Text(f"bundle  {run.bundle}"))
     return lines

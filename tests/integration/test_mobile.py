@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.lowering.files import write_optimized
-from compress.passes.export.mobile import mobile_usability, write_operators
+from compress.passes.export.mobile import mobile_usability, operators_in, write_operators
 from tests.integration.test_bundles import IMAGES, export_bundle
 
 WIDTH = 8
@@ -66,6 +66,7 @@ def test_the_operators_are_those_of_the_file(tmp_path: Path) -> None:
         'ai.onnx;14;Add{"inputs": {"0": ["float"]}}',
         "ai.onnx;17;LayerNormalization",
     ]
+    assert operators_in(tmp_path / "operators.config") == {"ai.onnx": ["Add", "LayerNormalization"]}
 
 
 def test_usability_counts_what_accelerators_take(tmp_path: Path, bundle: Path) -> None:
@@ -80,6 +81,8 @@ def test_a_bundle_tells_phones_what_they_need(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert "required_operators_and_types.config" in manifest["files"]
     assert manifest["facts"]["mobile"] == mobile_usability(bundle / "model.onnx")
+    listed = bundle / "required_operators_and_types.config"
+    assert manifest["facts"]["operators"] == operators_in(listed)
     card = (bundle / "README.md").read_text()
     assert "implementation 'com.microsoft.onnxruntime:onnxruntime-android:" in card
     assert "pod 'onnxruntime-objc'" in card

@@ -13,6 +13,7 @@ import onnx
 from onnxruntime.tools.mobile_helpers import usability_checker
 from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo
 from onnxruntime.tools.ort_format_model import create_config_from_models
+from onnxruntime.tools.reduced_build_config_parser import parse_config
 
 from compress.artifacts import ORT_MODEL, write_text
 from compress.lowering.files import write_optimized
@@ -40,6 +41,15 @@ def write_operators(ort_model: Path, out: Path) -> None:
         create_config_from_models([ort_model], written, True)
         lines = [line for line in written.read_text().splitlines() if not line.startswith("#")]
     write_text(out, "\n".join((f"# Operators of {ORT_MODEL}", *lines)) + "\n")
+
+
+def operators_in(config: Path) -> dict[str, list[str]]:
+    """The names of the operators in such a list, sorted, by domain."""
+    required, _ = parse_config(str(config))
+    return {
+        domain: sorted({name for names in opsets.values() for name in names})
+        for domain, opsets in required.items()
+    }
 
 
 def mobile_usability(model: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_s
 from compress.passes.export.golden import choose_items, golden_examples, tolerance_of
 from compress.passes.export.layout import GOLDEN, LABELS, OPERATORS, PREDICT, RUNNER, TEMPLATES
 from compress.passes.export.manifest import write_manifest
-from compress.passes.export.mobile import mobile_usability, write_operators
+from compress.passes.export.mobile import mobile_usability, operators_in, write_operators
 from compress.profile.pass_specs import ExportSpec
 from compress.runtimes import runner
 from compress.step import StepContext, StepResult
@@ -57,6 +57,7 @@ def run(ctx: StepContext) -> StepResult:
     facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(items)}
     if ORT_MODEL in models:
         facts["ort_size_mb"] = megabytes((ctx.out / ORT_MODEL).stat().st_size)
+        facts["operators"] = operators_in(ctx.out / OPERATORS)
         facts["mobile"] = mobile_usability(ctx.out / ONNX_MODEL)
     write_manifest(ctx.out, form, facts, task, tolerance, name=str(task["task"]))
     return StepResult(form, facts)
