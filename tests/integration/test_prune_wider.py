@@ -278,6 +278,8 @@ def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path):
     assert target["predicted_ms"] > 0
     assert target["measured_ms"] > 0
     assert target["before_ms"] > 0
+    assert target["measured_speedup"] == target["before_ms"] / target["measured_ms"]
+    assert target["predicted_speedup"] >= 1.1
     assert result.facts["parameters"] < result.facts["parameters_before"]
     for part in ("heads", "units", "last_heads", "last_units"):
         times = [time for _, time in target["table"][part]]
