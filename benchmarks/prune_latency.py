@@ -3,14 +3,14 @@
     python benchmarks/prune_latency.py [--quick]
 
 CLINC150, the teacher of clinc_intents.yaml, FP32, batch 1, one thread. For each share of the teacher's latency, heads
-and feed-forward widths are chosen for it. The rival keeps the same heads and the same width in every layer, of both about
-the same share, and takes equally long: it is sought in the table of timed parts, then corrected by timing the two in
-turns. Both recover for one epoch. In the end the teacher and all of them are timed together, in turns.
+and feed-forward widths are chosen for it. The rival keeps the same heads and the same width in every layer, of both
+about the same share, and takes equally long: it is sought in the table of timed parts, then corrected by timing the
+two in turns. Both recover for one epoch. In the end the teacher and all of them are timed together, in turns.
 
-Bars: the latency that the pass measured is within 10 % of what it foretold, and so is the share of the teacher's latency
-when all are timed together; the rival's latency is within 5 %; the choice by latency is not less accurate on the test
-split (95 % interval, paired by example). Writes reports/benchmarks/prune_latency.json and .md; exits 1 where one is
-missed. What was made stands in the cache: a run that was stopped goes on where it was.
+Bars: the latency that the pass measured is within 10 % of what it foretold, and so is the share of the teacher's
+latency when all are timed together; the rival's latency is within 5 %; the choice by latency is not less accurate on
+the test split (95 % interval, paired by example). Writes reports/benchmarks/prune_latency.json and .md; exits 1 where
+one is missed. What was made stands in the cache: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -231,8 +231,8 @@ def main() -> int:
     note = (
         f"The teacher is right in {first.right(first.teacher, 'test').mean():.4f} of the test split and takes "
         f"{teacher_ms:.3f} ms. 'Predicted' and 'measured' are of the pass; then all models are timed together. Sizes "
-        "are heads and feed-forward width: of each layer from the first on, or of every layer alike. Latencies are those "
-        "of a machine that does nothing else: the lower quartile of each input, the median of the inputs."
+        "are heads and feed-forward width: of each layer from the first on, or of every layer alike. Latencies are "
+        "those of a machine that does nothing else: the lower quartile of each input, the median of the inputs."
     )
     write_rows("prune_latency", rows, note=note)
     return 0 if all(row["held"] for row in rows) else 1

@@ -12,6 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from compress.passes.prune.latency_table import LatencyTable
+from compress.passes.prune.prediction import kept_count, kept_width
 from compress.profile.load import load_profile
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,62 @@ def test_what_is_pruned_makes_valid_profiles(script, quick: bool):
     reached = {"target": {"latency_ms": 2.0}, "recover": pruned.RECOVERY}
     for keys in (*pruned.AWAY.values(), pruned.UNIFORM, reached):
         is_valid(pruned.PROFILE, {**pruned.overrides(keys, quick), "data.path": DATA})
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_is_pruned_for_a_latency_makes_valid_profiles(script, quick: bool):
+    pruned = script("prune_latency")
+    whole, shape = pruned.Shape(12, 1536), pruned.Shape(5, 640)
+    every = [pruned.alike(shape, whole, recover) for recover in (None, pruned.RECOVERY)]
+    for keys in (*every, *map(pruned.by_latency, pruned.SHARES)):
+        is_valid(pruned.PROFILE, {**pruned.overrides(keys, quick=quick), "data.path": DATA})
+    removed = every[0]["remove"]
+    assert kept_count(12, removed["heads"], "heads") == 5
+    assert kept_width(1536, removed["feed_forward"], pruned.ROUND_TO) == 640
+
+
+def test_every_shape_survives_being_a_fraction(script):
+    pruned = script("prune_latency")
+    whole = pruned.Shape(12, 1536)
+    for heads in range(1, 13):
+        for width in range(8, 1537, 8):
+            removed = pruned.alike(pruned.Shape(heads, width), whole, None)["remove"]
+            assert kept_count(12, removed["heads"], "heads") == heads
+            assert kept_width(1536, removed["feed_forward"], 8) == width
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
+def test_the_rival_takes_as_long_and_keeps_heads_and_width_alike(script, share: float):
+    pruned = script("prune_latency")
+    # 6 layers: 0.1 ms a head and 1 ms a full width in all but the last, where a fifth of it; 0.5 ms around them.
+    table = LatencyTable(
+        heads=((1, 0.1), (12, 1.2)),
+        units=((8, 1 / 192), (1536, 1.0)),
+        last_heads=((1, 0.02), (12, 0.24)),
+        last_units=((8, 0.2 / 192), (1536, 0.2)),
+        rest_ms=0.5,
+    )
+    whole = pruned.Shape(12, 1536)
+    assert pruned.foretold_ms(table, 6, whole) == pytest.approx(0.5 + 5 * 2.2 + 0.44)
+    shape = pruned.shape_for(table, 6, whole, share)
+    took = pruned.foretold_ms(table, 6, shape) / pruned.foretold_ms(table, 6, whole)
+    assert took == pytest.approx(share, rel=pruned.SOUGHT_WITHIN)
+    assert abs(shape.heads / 12 - shape.width / 1536) < 1 / 12
+
+
+@pytest.mark.parametrize(
+    ("in_pass", "together", "rival", "low", "expected"),
+    [
+        (1.09, 0.91, 1.04, -0.01, True),
+        (1.11, 1.0, 1.0, -0.01, False),
+        (1.0, 0.89, 1.0, -0.01, False),
+        (1.0, 1.0, 1.06, -0.01, False),
+        (1.0, 1.0, 1.0, -0.02, False),
+    ],
+)
+def test_a_row_holds_every_bar(script, in_pass, together, rival, low, expected):
+    gain = script("paired_seeds").Difference(low + 0.005, low, low + 0.011)
+    assert script("prune_latency").held(in_pass, together, rival, gain) is expected
 
 
 def test_the_paired_difference_is_that_of_the_means(script):
