@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from compress.records import RunRecord, StepRecord
 from compress.report.document import Cell, Row, Section, Table, Tone, row
-from compress.report.facts import value_words
 from compress.report.numbers import MISSING, percent, significant, times
 from compress.report.row import ordered
 
 TOLD = ("target",)
 """The facts of pruning that are told here; later steps keep them with what else is known of their model."""
 _FORETOLD_WITHIN = 0.1
-_ASKED = {
+_ASKED: Mapping[str, Callable[[float], str]] = {
     "latency_ms": lambda value: f"at most {significant(value)} ms",
     "speedup": lambda value: f"{times(value)} faster",
     "size_mb": lambda value: f"at most {significant(value)} MB of weights",
@@ -75,4 +74,4 @@ def _faster(speedup: float | None) -> str:
 
 
 def _asked(target: Mapping[str, Any]) -> str:
-    return next((say(target[key]) for key, say in _ASKED.items() if key in target), value_words(None))
+    return next((say(target[key]) for key, say in _ASKED.items() if key in target), MISSING)
