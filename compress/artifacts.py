@@ -99,15 +99,32 @@ def sha256_file(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name in the same folder, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files that belong together: all under temporary names in their folders, then all are renamed."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
+        for path, text in texts.items():
+            _write_whole(temporary[path], text)
+        for path in texts:
+            os.replace(temporary[path], path)
+    finally:
+        for file in temporary.values():
+            file.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    try:
+        with path.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        # A write that fails does not say where; a full disk is told by its place.
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -144,19 +161,20 @@ def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:
     return Artifact(path, form, files, dict(facts))
 
 
-def open_artifact(path: Path) -> Artifact:
-    """Read a sealed directory.
+def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
+    """Read a sealed directory; `hashed`: also read every file and compare its hash.
 
     Raises:
-        CompressError: the directory has no seal, or a file of it is missing or has another size.
+        CompressError: the directory has no seal, or a file of it is missing, has another size or another hash.
     """
     try:
         body = json.loads((path / SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        files = {name: (entry["sha256"], entry["bytes"]) for name, entry in body["files"].items()}
+        artifact = Artifact(path, Form.from_dict(body["form"]), files, body["facts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressError(f"not a finished artifact: {error}", where=str(path)) from error
-    files = {name: (entry["sha256"], entry["bytes"]) for name, entry in body["files"].items()}
-    for name, (_, size) in files.items():
+    for name, (sha256, size) in files.items():
         file = path / name
-        if not file.is_file() or file.stat().st_size != size:
+        if not file.is_file() or file.stat().st_size != size or (hashed and sha256_file(file) != sha256):
             raise CompressError("a file of this artifact is missing or was changed", where=str(file))
-    return Artifact(path, Form.from_dict(body["form"]), files, body["facts"])
+    return artifact

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress import __version__
-from compress.errors import BudgetMissed, CompressError, RunInterrupted
+from compress.errors import BudgetMissed, CompressError, ResourceError, RunInterrupted
+from compress.exhaustion import exhaustion_told
 from compress.verbs.cache import cache
 from compress.verbs.check import check
 from compress.verbs.export import export
@@ -47,7 +48,8 @@ class _Verbs(click.Group):
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]
         try:
-            return super().main(words, *rest, **{**options, "standalone_mode": False})
+            with exhaustion_told(_written_to):
+                return super().main(words, *rest, **{**options, "standalone_mode": False})
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)
         except click.ClickException as error:
@@ -275,6 +277,15 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+def _written_to() -> tuple[Path, ...]:
+    """The folders that verbs write to."""
+    import tempfile
+
+    from compress.store.cache import Cache
+
+    return Cache.default().root, Path.cwd(), Path(tempfile.gettempdir())
+
+
 def _load(profile: Path, assignments: tuple[str, ...]) -> LoadedProfile:
     from compress.profile.load import load_profile
 
@@ -314,11 +325,11 @@ def _write_reports(run: RunRecord, out: Path | None = None) -> Path:
 
 
 def _report_failed(error: Exception, run_id: str) -> None:
-    """A failed run has a report too: the steps that were done, and the error."""
+    """A failed run has a report too: the steps that were done, and the error; unless nothing can be written."""
     from compress.store.runs import RUNS, RunStore
 
     path = Path.cwd() / RUNS / run_id
-    if not isinstance(error, RunInterrupted) and (path / "run.json").is_file():
+    if not isinstance(error, RunInterrupted | ResourceError) and (path / "run.json").is_file():
         record = RunStore(path).load()
         if record.steps:
             _write_reports(record)

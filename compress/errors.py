@@ -8,6 +8,7 @@ CompressError            1  something inside `compress` went wrong
 ├── ModelError           4  a model cannot be found, loaded or used as declared
 ├── TargetError          5  a target is missing, or failed while it was measured
 ├── PassError            6  a pass broke its promise
+├── ResourceError        7  the disk is full, or memory ran out
 └── RunInterrupted     130  the user stopped the run
 """
 
@@ -97,6 +98,12 @@ class PassError(CompressError):
     """A pass broke its promise: its result is not what its spec says it produces."""
 
     exit_code = 6
+
+
+class ResourceError(CompressError):
+    """The disk is full, or memory ran out; once there is more, the same command goes on."""
+
+    exit_code = 7
 
 
 class RunInterrupted(CompressError):

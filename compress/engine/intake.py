@@ -10,25 +10,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal, write_json
-from compress.errors import ModelError, UsageError
+from compress.artifacts import (
+    MODEL_CONFIG,
+    ONNX_MODEL,
+    SEAL,
+    TASK,
+    TOKENIZER,
+    Artifact,
+    seal,
+    sha256_file,
+    write_json,
+)
+from compress.engine.interfaces import channels_last, check_output, image_input, text_inputs
+from compress.errors import ModelError
 from compress.forms import ONNX_FLOAT, Form
 from compress.models.labels import head_names, match_labels
-from compress.models.onnx_files import OnnxFile, Port, read_onnx
+from compress.models.onnx_files import OnnxFile, read_onnx
 from compress.models.preprocessing import declared_images
 from compress.models.sources import PREPROCESSOR
 from compress.passes.export.layout import MANIFEST
 from compress.profile.schema import TaskName
 from compress.records import Size
-from compress.tasks.images import PIXEL_VALUES
-from compress.tasks.interface import SECTION, Interface, OwnInput
-from compress.tasks.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS, open_tokenizer
+from compress.tasks.interface import SECTION, Interface
+from compress.tasks.tokens import open_tokenizer
 from compress.units import megabytes
-
-_USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
-"""What the first BERT called its inputs, and models exported from TensorFlow still do."""
-_CONVERTED = ("int64", "int32", "float32", "float16", "bool")
-"""What masks are converted to; token ids stay integers, and images floating point."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,17 @@ def take_in(
     Raises:
         ModelError: the file is damaged, or its inputs, outputs or labels are not those of the task and the data.
     """
-    found = read_onnx(onnx_file(model))
+    file = onnx_file(model)
+    form, facts = _made_by_us(file)
+    found = read_onnx(file)
     folders = _folders(found.path, given)
     described = _described(folders)
     if described.get("task", task) != task:
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
-    roles = _image_input(found) if task == "image-classification" else _text_inputs(found, given)
+    roles = image_input(found) if task == "image-classification" else text_inputs(found, given.inputs)
     order = _label_order(found, folders, described, given, labels) if labels else None
     interface = Interface(roles, given.output, order)
-    _check_output(found, interface)
+    check_output(found, interface)
     folder.mkdir(parents=True)
     body: dict[str, Any] = {
         "task": task,
@@ -131,7 +138,6 @@ def take_in(
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         _link(source, folder / name)
-    form, facts = _made_by_us(found.path)
     artifact = seal(folder, form or ONNX_FLOAT, facts)
     weights = sum(artifact.files[name][1] for name in (ONNX_MODEL, *found.external))
     tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
@@ -188,109 +194,6 @@ def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
     raise ModelError(
         f"no {name} lies beside this model", where=str(model), hint="Name its folder with --tokenizer."
     )
-
-
-def _text_inputs(found: OnnxFile, given: Given) -> dict[str, OwnInput]:
-    """The task's names of inputs -> the model's, in the model's order.
-
-    Raises:
-        ModelError: the model has inputs that no text gives, or lacks the token ids; a name that it does not have.
-    """
-    names = [port.name for port in found.inputs]
-    for asked, name in given.inputs.items():
-        if asked not in KNOWN_INPUTS:
-            raise UsageError(f"--input {asked}={name}: texts give {', '.join(KNOWN_INPUTS)}, not {asked!r}")
-        if name not in names:
-            raise ModelError(
-                f"the model has no input {name!r}", where=str(found.path), hint=_inputs_hint(found)
-            )
-    named = {name: role for role, name in given.inputs.items()}
-    roles: dict[str, OwnInput] = {}
-    for port in found.inputs:
-        role = named.get(port.name) or _usual_role(port.name)
-        if role is None or role in roles:
-            raise ModelError(
-                f"the model's input {port.name!r} is none that texts give",
-                where=str(found.path),
-                hint=_inputs_hint(found),
-            )
-        wanted = ("int64", "int32") if role == INPUT_IDS else _CONVERTED
-        _check_port(port, wanted, 2, found)
-        roles[role] = OwnInput(port.name, port.dtype)
-    if INPUT_IDS not in roles:
-        raise ModelError("the model takes no token ids", where=str(found.path), hint=_inputs_hint(found))
-    return roles
-
-
-def _usual_role(name: str) -> str | None:
-    plain = name.removesuffix(":0")
-    return plain if plain in KNOWN_INPUTS else _USUAL.get(plain)
-
-
-def _image_input(found: OnnxFile) -> dict[str, OwnInput]:
-    if len(found.inputs) != 1:
-        raise ModelError(
-            f"images give one input, the model has {len(found.inputs)}",
-            where=str(found.path),
-            hint=f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}.",
-        )
-    (port,) = found.inputs
-    _check_port(port, ("float32", "float16"), 4, found)
-    return {PIXEL_VALUES: OwnInput(port.name, port.dtype, _channels_last(port))}
-
-
-def _channels_last(port: Port) -> bool:
-    return port.axes is not None and port.axes[1] not in (1, 3) and port.axes[3] in (1, 3)
-
-
-def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -> None:
-    if port.dtype not in dtypes:
-        raise ModelError(
-            f"the model's input {port.name!r} is {port.dtype}; {' or '.join(dtypes)} was expected",
-            where=str(found.path),
-        )
-    if port.axes is not None and len(port.axes) != rank:
-        raise ModelError(
-            f"the model's input {port} has {len(port.axes)} axes; {rank} were expected", where=str(found.path)
-        )
-    fixed = () if port.axes is None else port.axes[: 2 if rank == 2 else 1]
-    if any(isinstance(axis, int) for axis in fixed):
-        raise ModelError(
-            f"the model's input {port} is of a fixed size",
-            where=str(found.path),
-            hint="Batches of several sizes and texts of their real lengths are measured: export it with dynamic axes.",
-        )
-
-
-def _inputs_hint(found: OnnxFile) -> str:
-    return (
-        f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}. Texts give {', '.join(KNOWN_INPUTS)}; "
-        f"say which is which: --input {INPUT_IDS}=NAME."
-    )
-
-
-def _check_output(found: OnnxFile, interface: Interface) -> None:
-    """Refuse, as far as the file says it, an output that is missing or of another shape than the labels ask for."""
-    by_name = {port.name: port for port in found.outputs}
-    said = f"Its outputs: {', '.join(map(str, found.outputs))}."
-    if interface.output is not None and interface.output not in by_name:
-        raise ModelError(f"the model has no output {interface.output!r}", where=str(found.path), hint=said)
-    port = by_name[interface.output] if interface.output else found.outputs[0]
-    if port.axes is None:
-        return
-    if len(port.axes) != 2:
-        raise ModelError(
-            f"the model's output {port} is not one row of numbers an example",
-            where=str(found.path),
-            hint=f"{said} `--output NAME` reads another one.",
-        )
-    width = port.axes[1]
-    if interface.order is not None and isinstance(width, int) and width != len(interface.order):
-        raise ModelError(
-            f"the model's output {port} has {width} numbers for {len(interface.order)} labels",
-            where=str(found.path),
-            hint=f"{said} `--output NAME` reads another one, `--labels` names its numbers in order.",
-        )
 
 
 def _label_order(
@@ -357,7 +260,7 @@ def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
         ModelError: nobody says how images are scaled and normalised.
     """
     (port,) = found.inputs
-    last = _channels_last(port)
+    last = channels_last(port)
     axes = ("?",) * 4 if port.axes is None else port.axes
     height, width, channels = (axes[index] for index in ((1, 2, 3) if last else (2, 3, 1)))
     preprocessor = _first_json(folders, PREPROCESSOR)
@@ -379,12 +282,41 @@ def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
-    """Form and facts of a model of ours: those of the bundle's manifest, or of the artifact's seal."""
+    """Form and facts of a model of ours: those of the bundle's manifest, or of the artifact's seal.
+
+    Raises:
+        ModelError: a file that the measurement reads is not the one that they are of.
+    """
     for name in (MANIFEST, SEAL):
         body = _first_json((file.parent,), name)
         if body is not None and "form" in body and file.name == ONNX_MODEL:
+            _check_unchanged(file.parent, body.get("files", {}), name)
             return Form.from_dict(body["form"]), body.get("facts", {})
     return None, {}
+
+
+def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], described: str) -> None:
+    """Compare what the measurement reads with the sizes and hashes that were written down of it."""
+    for name, entry in files.items():
+        file = folder / name
+        if (
+            not (name.startswith(ONNX_MODEL) or name in (TOKENIZER, TASK))
+            or not {"bytes", "sha256"} <= entry.keys()
+        ):
+            continue
+        present = file.stat().st_size if file.is_file() else 0
+        if present < entry["bytes"]:
+            fault = f"was cut off: it has {present} of {entry['bytes']} bytes"
+        elif present > entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            fault = "was changed since it was made"
+        else:
+            continue
+        raise ModelError(
+            f"this file {fault}, as {described} beside it says",
+            where=str(file),
+            hint="Make it again: the run that made it does so where it is started again. A model that was changed on "
+            f"purpose is measured in a folder without {described}.",
+        )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -37,32 +37,39 @@ def make_step(
         PassError: the pass left another form than the plan says, or no parameter count.
     """
     key = job.keys[step.name]
-    made = cache.find(key)
+    made = cache.find(key, hashed=True)
     if made is not None:
         cache.touch(key)
         return StepOutcome(made, cached=True)
     with cache.lock(key, progress, step.name):
-        made = cache.find(key)
+        made = cache.find(key, hashed=True)
         if made is not None:
             return StepOutcome(made, cached=True)
-        out = cache.making(key)
-        started = time.monotonic()
-        context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
-        if STEP_KINDS[step.kind].trains and job.plan.profile.train.world > 1:
-            result = run_in_processes(step, job, context, cache)
-        else:
-            result = run_pass(step, context)
-        check_promise(step, result)
-        seal(out, result.form, result.facts)
-        made = cache.publish(
-            key,
-            out,
-            seconds=time.monotonic() - started,
-            curves=result.curves,
-            parts=job.parts[step.name],
-            labels={"step": step.name, "profile": job.plan.profile.name, "form": str(result.form)},
-        )
+        with cache.making(key) as out:
+            made = _make(step, job, inputs, cache, progress, out)
     return StepOutcome(made, cached=False)
+
+
+def _make(
+    step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress, out: Path
+) -> MadeStep:
+    """Fill the directory `out`, seal and publish it."""
+    key, started = job.keys[step.name], time.monotonic()
+    context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
+    if STEP_KINDS[step.kind].trains and job.plan.profile.train.world > 1:
+        result = run_in_processes(step, job, context, cache)
+    else:
+        result = run_pass(step, context)
+    check_promise(step, result)
+    seal(out, result.form, result.facts)
+    return cache.publish(
+        key,
+        out,
+        seconds=time.monotonic() - started,
+        curves=result.curves,
+        parts=job.parts[step.name],
+        labels={"step": step.name, "profile": job.plan.profile.name, "form": str(result.form)},
+    )
 
 
 def context_of(

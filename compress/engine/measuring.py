@@ -7,6 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from compress.engine.environment import describe_environment
 from compress.engine.intake import Given, TakenIn, for_baseline, take_in
 from compress.engine.resolve import examples_digest
 from compress.errors import RunInterrupted, UsageError, in_words
+from compress.exhaustion import exhaustion_told
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.numerics import local_numerics
@@ -88,18 +90,21 @@ def measure_files(
         store = RunStore(folder / RUNS / run.run)
         store.begin(run)
         try:
-            for position, one in enumerate(taken):
-                record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
-                store.add(position, record)
-                run = run.model_copy(update={"steps": (*run.steps, record)})
-                on_row(run, record)
+            with exhaustion_told(lambda: (store.path, Path(tempfile.gettempdir()))):
+                for position, one in enumerate(taken):
+                    record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
+                    store.add(position, record)
+                    run = run.model_copy(update={"steps": (*run.steps, record)})
+                    on_row(run, record)
         except (Exception, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt)
             update = {
                 "status": "interrupted" if stopped else "failed",
                 "error": "stopped" if stopped else in_words(error),
             }
-            store.write(run.model_copy(update=update))
+            # Where the disk is full there may be no space for the record either: the error is told all the same.
+            with suppress(OSError):
+                store.write(run.model_copy(update=update))
             if stopped:
                 raise RunInterrupted("stopped", where=str(store.path)) from None
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,8 @@ from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
-from compress.errors import RunInterrupted, in_words
+from compress.errors import ModelError, RunInterrupted, UsageError, in_words
+from compress.exhaustion import exhaustion_told
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.size import size_of
@@ -73,18 +76,21 @@ def run_job(
     state = _State(_new_run(job))
     store.begin(state.run)
     try:
-        for position, row in enumerate(job.plan.rows):
-            record = _row(row, job, state, cache, progress)
-            store.add(position, record)
-            limits = judge(record, job.plan.profile.budget) if _is_judged(row, job) else ()
-            state.run = state.run.model_copy(
-                update={"steps": (*state.run.steps, record), "limits": (*state.run.limits, *limits)}
-            )
-            on_row(state.run, record)
-        state.run = _finish(job, state, store, time.monotonic() - began)
+        with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
+            for position, row in enumerate(job.plan.rows):
+                record = _row(row, job, state, cache, progress)
+                store.add(position, record)
+                limits = judge(record, job.plan.profile.budget) if _is_judged(row, job) else ()
+                state.run = state.run.model_copy(
+                    update={"steps": (*state.run.steps, record), "limits": (*state.run.limits, *limits)}
+                )
+                on_row(state.run, record)
+            state.run = _finish(job, state, store, time.monotonic() - began)
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, KeyboardInterrupt) and not was_interrupted():
-            _record_failure(job, state, store, error)
+            # Where the disk is full there may be no space for the record either: the error is told all the same.
+            with suppress(OSError):
+                _record_failure(job, state, store, error)
             raise
         store.write(_ended(state.run, "interrupted", "stopped by the user"))
         raise RunInterrupted(
@@ -97,12 +103,25 @@ def run_job(
 
 
 def _finished(store: RunStore) -> RunRecord | None:
-    """The run of this plan if it was finished before, with its bundle still there."""
+    """The run of this plan if it was finished before, with its records and its bundle as they were left."""
     if not (store.path / "run.json").is_file():
         return None
-    run = store.load()
+    try:
+        run = store.load()
+    except UsageError:
+        # Damaged records are written anew: all that they say lies in the cache.
+        return None
     complete = run.status in ("ok", "budget_missed")
-    return run if complete and (run.bundle is None or Path(run.bundle).is_dir()) else None
+    return run if complete and (run.bundle is None or _is_whole(Path(run.bundle))) else None
+
+
+def _is_whole(bundle: Path) -> bool:
+    from compress.passes.export.verify import hash_problems, listed_files, read_manifest
+
+    try:
+        return not hash_problems(bundle, listed_files(bundle, read_manifest(bundle)))
+    except ModelError:
+        return False
 
 
 def _new_run(job: Job) -> RunRecord:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from compress.engine.distributed import PROGRESS, RESULT
 from compress.engine.making import context_of, run_pass
 from compress.engine.resolve import Job, resolve_job
 from compress.errors import CompressError
+from compress.exhaustion import exhaustion_told
 from compress.profile.load import load_profile
 from compress.progress import Advance, Progress, Silent
 from compress.store.cache import Cache
@@ -40,14 +42,15 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[0]).parent
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     try:
-        job = resolve_job(
-            load_profile(Path(task["profile"]), tuple(task["assignments"])), allow_code=task["allow_code"]
-        )
-        _join(job, local)
-        _run(task, job, folder, local)
-        # Nobody leaves before all have what was told last.
-        distributed.barrier()
-        distributed.destroy_process_group()
+        with exhaustion_told(lambda: (Path(task["cache"]), Path(tempfile.gettempdir()))):
+            job = resolve_job(
+                load_profile(Path(task["profile"]), tuple(task["assignments"])), allow_code=task["allow_code"]
+            )
+            _join(job, local)
+            _run(task, job, folder, local)
+            # Nobody leaves before all have what was told last.
+            distributed.barrier()
+            distributed.destroy_process_group()
     except CompressError as error:
         body = {"message": error.message, "where": error.where, "hint": error.hint}
         write_json(folder / f"error-{rank}.json", {"kind": type(error).__name__, **body})

@@ -59,12 +59,12 @@ def score_artifact(
     reference = outputs if is_baseline else None
     digest = _digest(scored)
     kept = None if shared is None else shared / f"{_reference_key(baseline, target, digest)}.npy"
-    if reference is None and kept is not None and kept.is_file():
-        reference = load_outputs(kept)
+    if reference is None and kept is not None:
+        reference = _kept(kept, len(scored))
     if reference is None:
         theirs = task.encode(scored, baseline.path)
         reference, _ = model_outputs(jobs, model_path(baseline, target), theirs, batch_size)
-    if kept is not None and not kept.is_file():
+    if kept is not None and _kept(kept, len(scored)) is None:
         _keep(reference, kept)
     accuracy = embedding_record(
         task,
@@ -124,6 +124,15 @@ def _digest(examples: Examples) -> str:
 
 def _reference_key(baseline: Artifact, target: ResolvedTarget, examples: str) -> str:
     return hashlib.sha256(f"{baseline.runtime_digest} {target.fingerprint} {examples}".encode()).hexdigest()
+
+
+def _kept(file: Path, examples: int) -> NDArray[np.float32] | None:
+    """The embeddings of so many examples that were saved; None where they were not, or where the file was damaged."""
+    try:
+        outputs = load_outputs(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return outputs if outputs.ndim == 2 and len(outputs) == examples else None
 
 
 def _keep(outputs: NDArray[np.float32], file: Path) -> None:

@@ -69,16 +69,16 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
     """The files beside the model that hold weights, by their path from its folder.
 
     Raises:
-        ModelError: one is missing, or lies outside the folder.
+        ModelError: one is missing, cut off, or lies outside the folder.
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    found = {
-        str(ExternalDataInfo(tensor).location)
-        for tensor in model.graph.initializer
-        if uses_external_data(tensor)
-    }
-    for name in sorted(found):
+    parts = [ExternalDataInfo(tensor) for tensor in model.graph.initializer if uses_external_data(tensor)]
+    needed: dict[str, int] = {}
+    for part in parts:
+        end = int(part.offset or 0) + int(part.length or 0)
+        needed[str(part.location)] = max(end, needed.get(str(part.location), 0))
+    for name, size in sorted(needed.items()):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ModelError(f"the model's weights lie outside its folder: {name}", where=str(path))
         if not (path.parent / name).is_file():
@@ -87,7 +87,14 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
                 where=str(path),
                 hint="It belongs into the same folder as the model.",
             )
-    return tuple(sorted(found))
+        present = (path.parent / name).stat().st_size
+        if present < size:
+            raise ModelError(
+                f"the file with the model's weights was cut off: {name} has {present} bytes, the model reads {size}",
+                where=str(path),
+                hint="Fetch or make both files again.",
+            )
+    return tuple(sorted(needed))
 
 
 def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
@@ -104,7 +111,9 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
                 int(axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or "?"
                 for axis in tensor.shape.dim
             )
-        found.append(Port(value.name, str(tensor_dtype_to_np_dtype(tensor.elem_type)), axes))
+        dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type))
+        # numpy has no type of texts, and says so.
+        found.append(Port(value.name, "string" if dtype == "object" else dtype, axes))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import MODEL_CONFIG, MODULE, POOLING, STRUCTURE, sha256_file
+from compress.artifacts import MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE, sha256_file
 from compress.errors import ModelError, UsageError
 from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
@@ -43,6 +43,10 @@ MODEL_FILES = (
 """The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
 
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+_ONNX_HINT = (
+    "An ONNX file cannot be trained or pruned; name the model that it was exported from. "
+    "`compress measure` takes the file as it is."
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -196,6 +200,7 @@ def _folder(path: Path) -> Path:
         raise ModelError(
             "a model is a folder with config.json, model.safetensors and a tokenizer; this is a file",
             where=str(path),
+            hint=_ONNX_HINT if path.suffix.lower() in (".onnx", ".ort") else None,
         )
     return path
 
@@ -205,7 +210,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(f"no {MODEL_CONFIG} here: this folder holds no model", where=str(folder)) from error
+        raise ModelError(
+            f"no {MODEL_CONFIG} here: this folder holds no model",
+            where=str(folder),
+            hint=_ONNX_HINT if (folder / ONNX_MODEL).is_file() else None,
+        ) from error
     except (OSError, ValueError) as error:
         raise ModelError(f"this file is damaged: {error}", where=str(file)) from error
     if not isinstance(config, dict):

@@ -1,11 +1,11 @@
-"""Write the report of a run: HTML, Markdown, CSV and JSON, each under a temporary name first."""
+"""Write the report of a run: HTML, Markdown, CSV and JSON, all under temporary names first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.artifacts import write_text
+from compress.artifacts import write_texts
 from compress.records import RunRecord
 from compress.report.content import document
 from compress.report.frame import contract_text, rows
@@ -29,8 +29,11 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     out.mkdir(parents=True, exist_ok=True)
     paths = ReportPaths(out / "report.html", out / "report.md", out / "rows.csv", out / "report.json")
     content = document(run)
-    write_text(paths.json, contract_text(run))
-    write_text(paths.csv, rows(run).to_csv(index=False, lineterminator="\n"))
-    write_text(paths.markdown, markdown(content))
-    write_text(paths.html, html(content))
+    texts = {
+        paths.json: contract_text(run),
+        paths.csv: rows(run).to_csv(index=False, lineterminator="\n"),
+        paths.markdown: markdown(content),
+        paths.html: html(content),
+    }
+    write_texts(texts)
     return paths

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import IO
 
 from compress.errors import TargetError
+from compress.exhaustion import DEVICE_FULL, GOES_ON, full_disk, says_full
 
 TAIL_LINES = 12
 """Lines of a failed child's output that its error shows."""
+KILLED = (
+    "The system kills a process so when memory runs out: let other programs end, or take smaller `batch_sizes`. "
+    + GOES_ON
+)
 
 # Asks the kernel for SIGKILL when the parent ends, makes sure that it has not ended before, and becomes the
 # command. A `preexec_fn` would do the same between fork and exec, where a parent with threads may deadlock.
@@ -77,6 +82,7 @@ def run_all(commands: Sequence[Command], where: str) -> None:
 
     Raises:
         TargetError: a command failed; its last lines are the hint.
+        ResourceError: it found the disk full.
     """
     children: list[tuple[Command, subprocess.Popen[bytes], IO[bytes]]] = []
     try:
@@ -98,6 +104,9 @@ def run_all(commands: Sequence[Command], where: str) -> None:
             if child.wait() != 0:
                 output.seek(0)
                 said = output.read().decode(errors="replace")
+                if says_full(said):
+                    # Here it writes to temporary folders alone.
+                    raise full_disk(Path(tempfile.gettempdir()))
                 raise failure(command.purpose, child.returncode, said, where)
     finally:
         for _, child, output in children:
@@ -108,15 +117,35 @@ def run_all(commands: Sequence[Command], where: str) -> None:
 
 
 def failure(purpose: str, code: int, output: str, where: str) -> TargetError:
-    """The error of a failed child, from its exit code and the end of what it printed."""
-    lines = [line for line in output.splitlines() if line.strip()]
+    """The error of a failed child, from its exit code and the end of what it printed; all of that is its note."""
+    lines = without_tracebacks([line for line in output.splitlines() if line.strip()])
     if code < 0:
         name = signal.Signals(-code).name
-        ending = f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+        killed = name == "SIGKILL"
+        ending = f"was killed by {name}" + (" (out of memory?)" if killed else "")
+        said = [*lines[-TAIL_LINES:], *([KILLED] if killed else [])]
     else:
         ending = lines[-1].strip() if lines else f"ended with exit code {code} and no message"
-    hint = "\n  ".join(lines[-TAIL_LINES:]) if len(lines) > 1 or code < 0 else None
-    return TargetError(f"{purpose} failed: {ending}", where=where, hint=hint)
+        said = lines[-TAIL_LINES:-1]
+    if says_full(ending):
+        said.append(DEVICE_FULL)
+    error = TargetError(f"{purpose} failed: {ending}", where=where, hint="\n  ".join(said) or None)
+    if output.strip():
+        error.add_note(output)
+    return error
+
+
+def without_tracebacks(lines: Sequence[str]) -> list[str]:
+    """Lines that a Python process printed, without the places in its code: the errors themselves stay."""
+    kept = []
+    inside = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            inside = True
+        elif not (inside and line.startswith(" ")):
+            inside = False
+            kept.append(line)
+    return kept
 
 
 def runtime_command(runtime: str, job: Path, result: Path, threads: int, purpose: str) -> Command:

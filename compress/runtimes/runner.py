@@ -294,7 +294,8 @@ def memory_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     if peak > limit:
         raise RunnerError(
             f"it takes {peak / 1e6:.1f} MB at its peak ({before / 1e6:.1f} MB of them before the model is loaded), "
-            f"and `memory_limit_mb` allows {limit / 1e6:.0f} MB"
+            f"and `memory_limit_mb` allows {limit / 1e6:.0f} MB; "
+            "with a larger limit the same command trains nothing again"
         )
     return {
         "before_load_bytes": before,

@@ -25,8 +25,9 @@ from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
-from compress.artifacts import Artifact, open_artifact, write_json
+from compress.artifacts import Artifact, open_artifact, read_mapping, write_json
 from compress.errors import CompressError
+from compress.exhaustion import is_full
 from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
 
@@ -90,27 +91,32 @@ class Cache:
             for folder in _FOLDERS:
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if is_full(error):
+                raise
             raise CompressError(
                 f"the cache cannot be written: {error.strerror}",
                 where=str(self.root),
                 hint=f"Set {ENVIRONMENT_VARIABLE} to a directory that you can write.",
             ) from error
 
-    def find(self, key: str) -> MadeStep | None:
-        """The finished step of this key; None: it is not made yet, or it was damaged and was set aside."""
+    def find(self, key: str, *, hashed: bool = False) -> MadeStep | None:
+        """The finished step of this key; None: it is not made yet, or a file of it is missing or damaged.
+
+        Args:
+            hashed: read every file and compare its hash; else their sizes alone are looked at.
+        """
         folder = self.root / "artifacts" / key
         note = self.root / "steps" / f"{key}.json"
         if not (folder.is_dir() and note.is_file()):
             return None
         try:
-            artifact = open_artifact(folder)
-        except CompressError:
+            artifact = open_artifact(folder, hashed=hashed)
+            body = read_mapping(note)
+            curves = tuple(Curve.model_validate(curve) for curve in body["curves"])
+            return MadeStep(artifact, float(body["seconds"]), curves)
+        except (CompressError, ValueError, KeyError, TypeError):
             # Somebody changed or removed a file: what is left is not what the key promises.
             return None
-        body = json.loads(note.read_text(encoding="utf-8"))
-        return MadeStep(
-            artifact, body["seconds"], tuple(Curve.model_validate(curve) for curve in body["curves"])
-        )
 
     def touch(self, key: str) -> None:
         """Note that a run asked for this step now."""
@@ -148,12 +154,19 @@ class Cache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def making(self, key: str) -> Path:
-        """An empty directory to fill; the caller holds the lock of the key, so what stood there was given up."""
+    @contextmanager
+    def making(self, key: str) -> Iterator[Path]:
+        """An empty directory to fill and publish; the caller holds the lock of the key: what stood there was given up.
+
+        What is not published goes: where the disk is full it would stand in the way of the next try.
+        """
         folder = self.root / "making" / key
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        return folder
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(
         self,
@@ -181,11 +194,15 @@ class Cache:
         return MadeStep(open_artifact(folder), seconds, curves)
 
     def measurement(self, key: str) -> TargetMeasurement | None:
-        """The measurement of this key, if it was made."""
+        """The measurement of this key, if it was made and its file is whole."""
         file = self.root / "measurements" / f"{key}.json"
         if not file.is_file():
             return None
-        return TargetMeasurement.model_validate_json(file.read_text(encoding="utf-8"))
+        try:
+            found = TargetMeasurement.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        return found if found.key == key else None
 
     def keep_measurement(self, measurement: TargetMeasurement) -> None:
         """Store a measurement under its key."""
@@ -201,7 +218,9 @@ class Cache:
             if not folder.is_dir():
                 # The note of a removed artifact stays: it tells `compress plan` what changed since.
                 continue
-            body = json.loads(note.read_text(encoding="utf-8"))
+            body = _read_note(note)
+            if body is None:
+                continue
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             found.append(
                 CacheEntry(note.stem, body["step"], body["profile"], body["form"], size, note.stat().st_mtime)
@@ -231,10 +250,10 @@ class Cache:
 
     def parts_of(self, step: str, profile: str) -> list[dict[str, object]]:
         """What the keys of this profile's steps of that name were made of, whenever they were made."""
-        bodies = [
-            json.loads(note.read_text(encoding="utf-8")) for note in (self.root / "steps").glob("*.json")
+        bodies = [_read_note(note) for note in (self.root / "steps").glob("*.json")]
+        return [
+            body["parts"] for body in bodies if body and body["step"] == step and body["profile"] == profile
         ]
-        return [body["parts"] for body in bodies if body["step"] == step and body["profile"] == profile]
 
     def remove(self, key: str) -> bool:
         """Remove a step's artifact; False where a run is making it just now."""
@@ -262,6 +281,15 @@ class Cache:
                 if self.remove(path.name) if path.name not in finished else _removed(path):
                     freed += size
         return freed
+
+
+def _read_note(file: Path) -> dict[str, Any] | None:
+    """What is noted of a step; None where the file is damaged."""
+    try:
+        body = read_mapping(file)
+    except ValueError:
+        return None
+    return body if {"step", "profile", "form", "parts"} <= body.keys() else None
 
 
 def _removed(path: Path) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, overload
@@ -76,19 +76,31 @@ class FileArray(FlatArray):
     def rows(self, places: NDArray[np.int64]) -> NDArray[Any]:
         """A copy of the rows at `places`; rows that stand together are read together."""
         found = np.empty((len(places), *self.row), self.dtype)
-        for start, stop, place in _runs(places):
-            os.preadv(self._descriptor, [found[start:stop].data], place * self._row_bytes)
+        if found.size:
+            for start, stop, place in _runs(places):
+                self._move(os.preadv, found[start:stop], place)
         return found
 
     def put(self, places: NDArray[np.int64], rows: NDArray[Any]) -> None:
         """Write rows."""
         rows = np.ascontiguousarray(rows, self.dtype)
-        for start, stop, place in _runs(places):
-            os.pwritev(self._descriptor, [rows[start:stop].data], place * self._row_bytes)
+        if rows.size:
+            for start, stop, place in _runs(places):
+                self._move(os.pwritev, rows[start:stop], place)
 
     def flush(self) -> None:
         """Wait until what was written is on the disk."""
         os.fsync(self._descriptor)
+
+    def _move(self, call: Callable[[int, list[Any], int], int], rows: NDArray[Any], place: int) -> None:
+        """Read or write rows from `place` on; one call may do a part of it, as on a disk that is nearly full."""
+        left = rows.reshape(-1).view(np.uint8).data
+        position = place * self._row_bytes
+        while left:
+            moved = call(self._descriptor, [left], position)
+            if moved == 0:
+                raise OSError("the file ends before its rows do")
+            left, position = left[moved:], position + moved
 
 
 def _runs(places: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:

@@ -70,10 +70,14 @@ class RunStore:
         """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there."""
         target = self.path / BUNDLE
         copy = self.path / f".{BUNDLE}.{os.getpid()}.tmp"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(artifact.path, copy, ignore=shutil.ignore_patterns(SEAL))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(copy, target)
+        for stale in self.path.glob(f".{BUNDLE}.*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+        try:
+            shutil.copytree(artifact.path, copy, ignore=shutil.ignore_patterns(SEAL))
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(copy, target)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
         return target
 
 

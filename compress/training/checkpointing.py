@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -115,20 +116,23 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The last whole checkpoint; None where there is none."""
+    """The last whole checkpoint; None where there is none, or where its files were damaged."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        best = index["files"]["best"]
+        return Checkpoint(
+            index["values"],
+            load_file(folder / index["files"]["state"]),
+            None if best is None else load_file(folder / best),
+        )
+    except (FileNotFoundError, SafetensorError, ValueError, KeyError):
         return None
-    best = index["files"]["best"]
-    return Checkpoint(
-        index["values"],
-        load_file(folder / index["files"]["state"]),
-        None if best is None else load_file(folder / best),
-    )
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

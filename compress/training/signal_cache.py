@@ -65,10 +65,10 @@ class StoredSignal:
 
 def open_signal(folder: Path, name: str, offsets: NDArray[np.int64]) -> StoredSignal | None:
     """The signal of this name; None where it is not finished, or was damaged."""
-    path = _path(folder, name, "bin")
-    if not path.exists():
+    path, described = _path(folder, name, "bin"), _read(folder, name)
+    if described is None or not path.exists():
         return None
-    layout = _read(folder, name)[0]
+    layout = described[0]
     if path.stat().st_size != layout.bytes(offsets):
         return None
     values = FileArray(path, layout.dtype, layout.shape(offsets))
@@ -87,10 +87,8 @@ class SignalWriter:
         self._folder = folder
         self._offsets = offsets
         self._partial = _path(folder, name, "part")
-        earlier = _read(folder, name) if _path(folder, name, "layout").exists() else None
-        if earlier is not None and self._partial.exists():
-            self.layout, self.done = earlier
-        else:
+        self.layout, self.done = _read(folder, name) or (layout, 0)
+        if not self._partial.exists() or self._partial.stat().st_size != self.layout.bytes(offsets):
             self.layout, self.done = layout, 0
         if self.done == 0:
             self._allocate()
@@ -144,9 +142,13 @@ def _path(folder: Path, name: str, suffix: str) -> Path:
     return folder / f"{quote(name, safe='')}.{suffix}"
 
 
-def _read(folder: Path, name: str) -> tuple[Layout, int]:
-    body: dict[str, Any] = json.loads(_path(folder, name, "layout").read_text(encoding="utf-8"))
-    return Layout(body["dtype"], tuple(body["row"]), body["ragged"]), body["done"]
+def _read(folder: Path, name: str) -> tuple[Layout, int] | None:
+    """How a signal lies in its file, and how many examples of it are there; None where that is not known."""
+    try:
+        body: dict[str, Any] = json.loads(_path(folder, name, "layout").read_text(encoding="utf-8"))
+        return Layout(body["dtype"], tuple(body["row"]), body["ragged"]), body["done"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write(folder: Path, name: str, layout: Layout, done: int) -> None:

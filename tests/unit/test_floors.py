@@ -14,7 +14,7 @@ PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "knapsack", "units"),
-    ("forms", "records", "progress"),
+    ("forms", "records", "progress", "exhaustion"),
     ("artifacts",),
     ("package_paths",),
     ("profile",),

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from compress.errors import TargetError
+from compress.errors import ResourceError, TargetError
 from compress.runtimes.launching import Command, clean_environment, run_all, runtime_command
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="following the parent is Linux's")
@@ -69,8 +70,27 @@ def test_a_child_that_says_nothing_is_named_by_its_exit_code() -> None:
 
 
 def test_a_killed_child_is_named_by_its_signal() -> None:
-    with pytest.raises(TargetError, match=r"killed by SIGKILL \(out of memory\?\)"):
+    with pytest.raises(TargetError, match=r"killed by SIGKILL \(out of memory\?\)") as caught:
         run_all([python("import os; os.kill(os.getpid(), 9)")], "here")
+    assert caught.value.exit_code == 5
+    assert caught.value.hint == (
+        "The system kills a process so when memory runs out: let other programs end, or take smaller `batch_sizes`. "
+        "The same command then goes on from what is finished."
+    )
+
+
+def test_a_traceback_is_kept_for_whoever_debugs() -> None:
+    code = "print('loading'); raise ValueError('two\\nlines')"
+    with pytest.raises(TargetError) as caught:
+        run_all([python(code)], "here")
+    assert str(caught.value) == "here: trying failed: lines\n  loading\n  ValueError: two"
+    assert "Traceback (most recent call last)" in caught.value.__notes__[0]
+
+
+def test_a_child_that_finds_the_disk_full(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="the disk is full") as caught:
+        run_all([python("raise OSError(28, 'No space left on device')")], "here")
+    assert caught.value.where == tempfile.gettempdir()
 
 
 def test_a_missing_program_is_a_target_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,20 +30,20 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def publish(cache: Cache, key: str = KEY, text: str = "weights", step: str = "prune") -> None:
-    folder = cache.making(key)
-    (folder / "model.safetensors").write_text(text)
-    seal(folder, TORCH_FLOAT, {"parameters": 3})
     curve = Curve(
         name="recover", points=(CurvePoint(step=1, epoch=0.5, train_loss=0.1, validation_score=None),)
     )
-    cache.publish(
-        key,
-        folder,
-        seconds=1.5,
-        curves=(curve,),
-        labels={"step": step, "profile": "job", "form": "torch float"},
-        parts={"spec": {"epochs": 1}},
-    )
+    with cache.making(key) as folder:
+        (folder / "model.safetensors").write_text(text)
+        seal(folder, TORCH_FLOAT, {"parameters": 3})
+        cache.publish(
+            key,
+            folder,
+            seconds=1.5,
+            curves=(curve,),
+            labels={"step": step, "profile": "job", "form": "torch float"},
+            parts={"spec": {"epochs": 1}},
+        )
 
 
 def test_what_was_published_is_found_with_what_its_making_found_out(cache: Cache):

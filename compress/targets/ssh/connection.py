@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from compress.errors import TargetError
+from compress.exhaustion import DEVICE_FULL, says_full
 from compress.profile.device import SshAddress
 from compress.targets.ssh import agent
 from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
@@ -181,8 +182,10 @@ class Connection:
         if not isinstance(answer, dict):
             raise self.nonsense(doing)
         if "error" in answer:
+            said = plain(str(answer["error"]))
+            hint = DEVICE_FULL if says_full(said) else None
             raise TargetError(
-                f"{self.host} could not go on while {doing}: {plain(str(answer['error']))}", where=self._where
+                f"{self.host} could not go on while {doing}: {said}", where=self._where, hint=hint
             )
         return answer
 

@@ -1,0 +1,140 @@
+"""Which of a model's inputs are the task's, and whether it puts out what the task reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from compress.errors import ModelError, UsageError
+from compress.models.onnx_files import OnnxFile, Port
+from compress.tasks.images import PIXEL_VALUES
+from compress.tasks.interface import Interface, OwnInput
+from compress.tasks.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
+
+_USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
+"""What the first BERT called its inputs, and models exported from TensorFlow still do."""
+_CONVERTED = ("int64", "int32", "float32", "float16", "bool")
+"""What masks are converted to; token ids stay integers, and images floating point."""
+
+
+def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]:
+    """The task's names of inputs -> the model's, in the model's order.
+
+    Raises:
+        ModelError: the model has inputs that no text gives, or lacks the token ids; a name that it does not have.
+    """
+    names = [port.name for port in found.inputs]
+    for asked, name in said.items():
+        if asked not in KNOWN_INPUTS:
+            raise UsageError(f"--input {asked}={name}: texts give {', '.join(KNOWN_INPUTS)}, not {asked!r}")
+        if name not in names:
+            raise ModelError(
+                f"the model has no input {name!r}", where=str(found.path), hint=_inputs_hint(found)
+            )
+    named = {name: role for role, name in said.items()}
+    roles: dict[str, OwnInput] = {}
+    for port in found.inputs:
+        role = named.get(port.name) or _usual_role(port.name)
+        if role is None or role in roles:
+            raise ModelError(
+                f"the model's input {port.name!r} is none that texts give",
+                where=str(found.path),
+                hint=_inputs_hint(found),
+            )
+        wanted = ("int64", "int32") if role == INPUT_IDS else _CONVERTED
+        _check_port(port, wanted, 2, found)
+        roles[role] = OwnInput(port.name, port.dtype)
+    if INPUT_IDS not in roles:
+        raise ModelError("the model takes no token ids", where=str(found.path), hint=_inputs_hint(found))
+    return roles
+
+
+def _usual_role(name: str) -> str | None:
+    plain = name.removesuffix(":0")
+    return plain if plain in KNOWN_INPUTS else _USUAL.get(plain)
+
+
+def image_input(found: OnnxFile) -> dict[str, OwnInput]:
+    """The model's name of the pixels.
+
+    Raises:
+        ModelError: it has more inputs than one, or one of another type, rank or a fixed batch.
+    """
+    if len(found.inputs) != 1:
+        raise ModelError(
+            f"images give one input, the model has {len(found.inputs)}",
+            where=str(found.path),
+            hint=_inputs_of(found),
+        )
+    (port,) = found.inputs
+    _check_port(port, ("float32", "float16"), 4, found)
+    return {PIXEL_VALUES: OwnInput(port.name, port.dtype, channels_last(port))}
+
+
+def channels_last(port: Port) -> bool:
+    """Whether the fourth axis of an image input is that of the colours."""
+    return port.axes is not None and port.axes[1] not in (1, 3) and port.axes[3] in (1, 3)
+
+
+def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -> None:
+    if port.dtype not in dtypes:
+        raise ModelError(
+            f"the model's input {port.name!r} is {port.dtype}; {' or '.join(dtypes)} was expected",
+            where=str(found.path),
+            hint=_expected_hint(found, rank),
+        )
+    if port.axes is not None and len(port.axes) != rank:
+        raise ModelError(
+            f"the model's input {port} has {len(port.axes)} axes; {rank} were expected",
+            where=str(found.path),
+            hint=_expected_hint(found, rank),
+        )
+    fixed = () if port.axes is None else port.axes[: 2 if rank == 2 else 1]
+    if any(isinstance(axis, int) for axis in fixed):
+        raise ModelError(
+            f"the model's input {port} is of a fixed size",
+            where=str(found.path),
+            hint="Batches of several sizes and texts of their real lengths are measured: export it with dynamic axes.",
+        )
+
+
+def _inputs_hint(found: OnnxFile) -> str:
+    return f"{_inputs_of(found)} Texts give {', '.join(KNOWN_INPUTS)}; say which is which: --input {INPUT_IDS}=NAME."
+
+
+def _expected_hint(found: OnnxFile, rank: int) -> str:
+    """What the model has, and what examples give: texts inputs of two axes, images one of four."""
+    if rank == 2:
+        given = f"Texts give {', '.join(KNOWN_INPUTS)}, each int64 of batch x sequence"
+    else:
+        given = (
+            "Images give one input, float32 of batch x channels x height x width, or with the channels last"
+        )
+    return f"{_inputs_of(found)} {given}. Export the model again so that it takes these."
+
+
+def _inputs_of(found: OnnxFile) -> str:
+    return f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}."
+
+
+def check_output(found: OnnxFile, interface: Interface) -> None:
+    """Refuse, as far as the file says it, an output that is missing or of another shape than the labels ask for."""
+    by_name = {port.name: port for port in found.outputs}
+    said = f"Its outputs: {', '.join(map(str, found.outputs))}."
+    if interface.output is not None and interface.output not in by_name:
+        raise ModelError(f"the model has no output {interface.output!r}", where=str(found.path), hint=said)
+    port = by_name[interface.output] if interface.output else found.outputs[0]
+    if port.axes is None:
+        return
+    if len(port.axes) != 2:
+        raise ModelError(
+            f"the model's output {port} is not one row of numbers an example",
+            where=str(found.path),
+            hint=f"{said} `--output NAME` reads another one.",
+        )
+    width = port.axes[1]
+    if interface.order is not None and isinstance(width, int) and width != len(interface.order):
+        raise ModelError(
+            f"the model's output {port} has {width} numbers for {len(interface.order)} labels",
+            where=str(found.path),
+            hint=f"{said} `--output NAME` reads another one, `--labels` names its numbers in order.",
+        )

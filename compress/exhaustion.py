@@ -1,0 +1,112 @@
+"""Running out of disk or memory: every library says it in its own way, and here it becomes one error for the user."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.errors import CompressError, ResourceError
+from compress.units import megabytes
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = re.compile(
+    # The C library's words, which others quote; those of Rust's; numpy's, which names no reason.
+    r"No space left on device|Disk quota exceeded|\(os error (28|122)\)|\d+ requested and \d+ written"
+)
+_MEMORY_WORDS = re.compile(
+    r"std::bad_alloc|[Cc]an't allocate memory|Cannot allocate memory|not enough memory|CUDA out of memory"
+)
+GOES_ON = "The same command then goes on from what is finished."
+DEVICE_FULL = "Free some space there, or name a `folder` of the device that lies on another disk. " + GOES_ON
+
+
+@contextmanager
+def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
+    """Turn the errors of a full disk and of memory that ran out into one that says what to do.
+
+    Args:
+        places: the folders that are written to; looked at only where an error does not name its file.
+
+    Raises:
+        ResourceError: the disk is full, or memory ran out.
+    """
+    try:
+        yield
+    except ResourceError:
+        raise
+    except Exception as error:
+        if is_full(error):
+            raise _full_disk(error, places()) from error
+        if _is_memory(error):
+            raise ResourceError(
+                f"memory ran out: {_first_line(error)}",
+                hint="Let other programs end, or lower `batch_size`, or take a machine with more memory. "
+                + GOES_ON,
+            ) from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that a disk is full."""
+    return any(
+        (isinstance(one, OSError) and one.errno in _FULL) or says_full(str(one))
+        for one in _with_causes(error)
+    )
+
+
+def says_full(text: str) -> bool:
+    """Whether what a process printed says that a disk is full."""
+    return _FULL_WORDS.search(text) is not None
+
+
+def full_disk(place: Path) -> ResourceError:
+    """The error of a full disk, by a folder on it."""
+    usage = shutil.disk_usage(place)
+    return ResourceError(
+        f"the disk is full: {megabytes(usage.free):.1f} MB of {megabytes(usage.total):.1f} MB are free here",
+        where=str(place),
+        hint="Free some space there, or name another place: COMPRESS_CACHE for the cache, TMPDIR for temporary files. "
+        + GOES_ON,
+    )
+
+
+def _full_disk(error: BaseException, places: Iterable[Path]) -> ResourceError:
+    """Of the disk that the error names, else of the one that has the least space."""
+    named = [
+        Path(one.filename)
+        for one in _with_causes(error)
+        if isinstance(one, OSError) and isinstance(one.filename, str)
+    ]
+    folders = [_existing(place) for place in (named[:1] or places)]
+    return full_disk(min(folders, key=lambda folder: shutil.disk_usage(folder).free))
+
+
+def _is_memory(error: BaseException) -> bool:
+    return any(
+        isinstance(one, MemoryError)
+        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
+        or (isinstance(one, RuntimeError) and _MEMORY_WORDS.search(str(one)) is not None)
+        for one in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from, without our own: their words may be of another machine's disk."""
+    found: BaseException | None = error
+    while found is not None:
+        if not isinstance(found, CompressError):
+            yield found
+        found = found.__cause__
+
+
+def _existing(place: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,86 @@
+"""A full disk and memory that ran out, as libraries say it, are one kind of error for the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from compress.errors import CompressError, DataError, ResourceError, TargetError
+from compress.exhaustion import exhaustion_told, is_full
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    # shutil.copytree collects the words of what it met.
+    shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]),
+    # numpy's `save` says no more than this.
+    OSError("2000 requested and 512 written"),
+    # safetensors' words.
+    RuntimeError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }'),
+    ValueError("No space left on device (os error 28)"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=[str(error)[:30] for error in FULL])
+def test_a_full_disk_is_told_with_its_place_and_what_is_free(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError) as caught, exhaustion_told(lambda: (tmp_path / "not" / "made yet",)):
+        raise error
+    assert caught.value.exit_code == 7
+    assert caught.value.where == str(tmp_path)
+    total = f"{shutil.disk_usage(tmp_path).total / 1e6:.1f}"
+    assert caught.value.message.startswith("the disk is full: ")
+    assert caught.value.message.endswith(f" of {total} MB are free here")
+    assert "COMPRESS_CACHE" in (caught.value.hint or "")
+    assert caught.value.__cause__ is error
+
+
+def test_the_place_is_that_of_the_file_where_the_error_names_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ResourceError) as caught, exhaustion_told(lambda: (Path("/"),)):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "there" / "file"))
+    assert caught.value.where == str(tmp_path / "there")
+
+
+def test_an_error_that_was_made_of_one_counts(tmp_path: Path) -> None:
+    try:
+        raise DataError("cannot be fetched") from FULL[0]
+    except DataError as error:
+        assert is_full(error)
+
+
+def test_what_is_said_of_another_machine_does_not_count() -> None:
+    said = TargetError("board could not go on while sending model.onnx: [Errno 28] No space left on device")
+    assert not is_full(said)
+    with pytest.raises(TargetError), exhaustion_told(lambda: ()):
+        raise said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_memory_that_ran_out(error: Exception) -> None:
+    with pytest.raises(ResourceError, match="memory ran out: ") as caught, exhaustion_told(lambda: ()):
+        raise error
+    assert caught.value.exit_code == 7
+    assert "`batch_size`" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("wrong"), FileNotFoundError(2, "none", "x"), CompressError("wrong")]
+)
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, exhaustion_told(lambda: ()):
+        raise error
+    assert caught.value is error
