@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from compress.engine.deployment import decided_where_known
 from compress.engine.resolve import fingerprints
 from compress.keys import Fingerprints, all_parts, key_of
 from compress.numerics import local_numerics
@@ -38,7 +39,7 @@ class PlanRow:
 
 def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
     """A row for each step, in the order in which they run."""
-    plan, numerics, cache = build_plan(loaded.profile), local_numerics(), Cache.default()
+    plan, numerics, cache = build_plan(decided_where_known(loaded.profile)), local_numerics(), Cache.default()
     known = fingerprints(loaded, plan)
     all_of_them = all_parts(plan, known, numerics)
     keys = {name: key_of(parts) for name, parts in all_of_them.items()}

@@ -10,6 +10,7 @@ from functools import cached_property
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
 from compress.data.splits import Examples, Splits, item_bytes
+from compress.engine.deployment import decided
 from compress.keys import Fingerprints, all_parts, key_of
 from compress.models.sources import check_teacher
 from compress.models.sources import fingerprint as model_fingerprint
@@ -82,7 +83,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     profile, base = loaded.profile, loaded.source.base
     targets = tuple(resolve(target) for target in profile.targets)
     splits = load_data(profile.data, base, profile.seed, profile.task)
-    plan = build_plan(profile)
+    plan = build_plan(decided(profile, targets))
     for source in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
     known = fingerprints(loaded, plan)

@@ -77,7 +77,8 @@ class QuantizeSpec(PassSpecBase):
     """Integer operators of onnxruntime, or `QuantizeLinear` and `DequantizeLinear` around floating-point ones, for
     `scheme: static`."""
     reduce_range: bool | Literal["auto"] = "auto"
-    """8-bit weights of 7 bits, which do not overflow on x86 without VNNI; `auto`: where this processor needs it."""
+    """8-bit weights of 7 bits, which do not overflow on x86 without VNNI; `auto`: where the processor of a target needs
+    it."""
     smooth: SmoothSpec | bool = False
     """Move outliers of activations into weights first; `true` takes the defaults of this section."""
     equalize: bool = False

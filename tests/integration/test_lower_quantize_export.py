@@ -29,6 +29,7 @@ from compress.passes.quantize import step as quantize
 from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.step import StepContext, StepResult
+from compress.targets.local import cpu
 from compress.tasks.base import TrainingData
 from tests.steps import context, run
 from tests.tiny import (
@@ -242,6 +243,7 @@ def test_kinds_are_excluded_and_weights_reduced(lowered: Artifact, tmp_path: Pat
 def test_the_probe_is_a_fact(quantized: Artifact):
     probed = quantized.facts["probe"]
     assert probed["speedup"] > 0
+    assert probed["processor"] == cpu()["model"]
     assert {(one["inputs"], one["outputs"]) for one in probed["timings"]} == {
         (32, 96), (32, 32), (32, 64), (64, 32), (32, 3),
     }  # fmt: skip

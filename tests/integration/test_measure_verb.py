@@ -57,6 +57,7 @@ def write_foreign(
     order: tuple[str, ...] = WRONG_WAY,
     kind: int = TensorProto.INT32,
     width: int | None = None,
+    check: bool = True,
 ) -> None:
     """The model of votes as others would write it: int32 inputs, labels in another order, and a Softmax.
 
@@ -83,7 +84,8 @@ def write_foreign(
     constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
     graph = helper.make_graph(nodes, "foreign", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
+    if check:
+        onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
 
@@ -197,6 +199,12 @@ def test_weights_in_a_file_beside_the_model_count(folder: Path, tmp_path: Path):
     taken = take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
     sizes = [(tmp_path / "split" / name).stat().st_size for name in (ONNX_MODEL, "weights.bin")]
     assert taken.size.model_mb == sum(sizes) / 1e6
+    whole = (tmp_path / "split" / "weights.bin").read_bytes()
+    (tmp_path / "split" / "weights.bin").write_bytes(whole[:-1])
+    cut = rf"the file with the model's weights was cut off: weights\.bin has {len(whole) - 1} bytes"
+    with pytest.raises(ModelError, match=cut) as caught:
+        take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "again")
+    assert caught.value.exit_code == 4
     (tmp_path / "split" / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"the file with the model's weights is missing: weights\.bin"):
         take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "again")
@@ -212,6 +220,22 @@ def test_a_truncated_file(folder: Path, tmp_path: Path, kept: float):
     assert result.returncode == 4
     assert "cut off" in result.stderr
     assert str(file) in result.stderr
+
+
+@pytest.mark.parametrize("name", [ONNX_MODEL, TOKENIZER, TASK])
+def test_a_bundle_that_is_not_what_was_made(folder: Path, tmp_path: Path, name: str):
+    shutil.copytree(folder / "ours", tmp_path / "ours")
+    file = tmp_path / "ours" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ModelError, match=r"was changed since it was made, as artifact\.json") as caught:
+        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+    assert caught.value.where == str(file)
+    file.write_bytes(whole[:-1])
+    cut = f"was cut off: it has {len(whole) - 1} of {len(whole)} bytes"
+    with pytest.raises(ModelError, match=cut):
+        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+    assert not (tmp_path / "taken").exists()
 
 
 FAULTS = {
@@ -282,8 +306,35 @@ def test_floating_token_ids_are_refused(tmp_path: Path):
     model.graph.node[0].input[1] = "whole"
     model.graph.node.insert(0, helper.make_node("Cast", ["input_ids"], ["whole"], to=TensorProto.INT64))
     onnx.save(model, str(tmp_path / "ours" / ONNX_MODEL))
-    with pytest.raises(ModelError, match="'input_ids' is float32; int64 or int32 was expected"):
+    (tmp_path / "ours" / "artifact.json").unlink()
+    with pytest.raises(ModelError, match="'input_ids' is float32; int64 or int32 was expected") as caught:
         take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+    assert caught.value.hint == TEXTS_GIVE.format("input_ids (float32, batch x sequence)")
+
+
+TEXTS_GIVE = (
+    "Its inputs: {}, attention_mask (int64, batch x sequence). Texts give input_ids, attention_mask, token_type_ids, "
+    "each int64 of batch x sequence. Export the model again so that it takes these."
+)
+
+
+def test_token_ids_of_one_axis_and_texts_are_refused(tmp_path: Path):
+    write_votes_artifact(tmp_path / "ours")
+    (tmp_path / "ours" / "artifact.json").unlink()
+    model = onnx.load(str(tmp_path / "ours" / ONNX_MODEL))
+    entry = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch"])
+    model.graph.input[0].CopyFrom(entry)
+    onnx.save(model, str(tmp_path / "ours" / ONNX_MODEL))
+    said = r"the model's input input_ids \(int64, batch\) has 1 axes; 2 were expected"
+    with pytest.raises(ModelError, match=said) as caught:
+        take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
+    assert caught.value.hint == TEXTS_GIVE.format("input_ids (int64, batch)")
+    write_foreign(
+        tmp_path / "words.onnx", names=("input_ids", "attention_mask"), kind=TensorProto.STRING, check=False
+    )
+    write_text(tmp_path / TOKENIZER, word_tokenizer().to_str())
+    with pytest.raises(ModelError, match="'input_ids' is string; int64 or int32 was expected"):
+        take_in(tmp_path / "words.onnx", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
 
 
 def test_a_wrong_number_of_outputs_is_found_when_the_model_runs(folder: Path, tmp_path: Path):

@@ -46,10 +46,9 @@ def test_the_place_is_that_of_the_file_where_the_error_names_one(tmp_path: Path)
 
 
 def test_an_error_that_was_made_of_one_counts(tmp_path: Path) -> None:
-    try:
-        raise DataError("cannot be fetched") from FULL[0]
-    except DataError as error:
-        assert is_full(error)
+    error = DataError("cannot be fetched")
+    error.__cause__ = FULL[0]
+    assert is_full(error)
 
 
 def test_what_is_said_of_another_machine_does_not_count() -> None:

@@ -432,3 +432,11 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(damage: Any, tmp_path: 
     assert caught.value.exit_code == 4
     assert caught.value.where is not None
     assert not (tmp_path / "out").exists()
+
+
+def test_an_onnx_file_is_no_teacher(tmp_path: Path):
+    (tmp_path / "model.onnx").write_bytes(b"cut o")
+    for model, said in (("./model.onnx", "this is a file"), (".", "no config.json here")):
+        with pytest.raises(ModelError, match=said) as caught:
+            check_teacher(TeacherSpec(model=model), ["a", "b"], tmp_path, allow_code=False)
+        assert "`compress measure` takes the file as it is" in (caught.value.hint or "")

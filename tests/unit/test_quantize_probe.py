@@ -59,19 +59,19 @@ def test_the_speedup_is_that_of_all_products():
         (found(("avx2",), (3.0, 1.0)), None),
         (
             found(("avx512_vnni",), (1.0, 1.25)),
-            "8-bit products of this model's shapes run 0.80 times as fast as FP32 here (11 rows): "
+            "8-bit products of this model's shapes run 0.80 times as fast as FP32 on this machine (11 rows): "
             "expect a smaller file, not a faster model",
         ),
         (
             found(("avx2",), (1.0, 1.0)),
-            "8-bit products of this model's shapes run 1.00 times as fast as FP32 here (11 rows); "
-            "this processor has no instructions for products of bytes (it has avx2): "
+            "8-bit products of this model's shapes run 1.00 times as fast as FP32 on this machine (11 rows); "
+            "its processor has no instructions for products of bytes (it has avx2): "
             "expect a smaller file, not a faster model",
         ),
         (found(("amx_int8",)), None),
         (
             found(()),
-            "this processor has no instructions for products of bytes: "
+            "this machine's processor has no instructions for products of bytes: "
             "8-bit arithmetic may be no faster than FP32",
         ),
     ],

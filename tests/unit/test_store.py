@@ -77,6 +77,33 @@ def test_a_damaged_artifact_is_not_found(cache: Cache, damage: str):
     assert cache.find(KEY) is not None
 
 
+def test_an_artifact_whose_bytes_were_changed_in_place_is_found_out(cache: Cache):
+    publish(cache)
+    (cache.root / "artifacts" / KEY / "model.safetensors").write_text("Weights")
+    assert cache.find(KEY) is not None
+    assert cache.find(KEY, hashed=True) is None
+    publish(cache)
+    assert cache.find(KEY, hashed=True) is not None
+
+
+@pytest.mark.parametrize("text", ["", '{"seconds": 1', "[]", "{}"])
+def test_damaged_notes_are_no_notes(cache: Cache, text: str):
+    publish(cache)
+    (cache.root / "steps" / f"{KEY}.json").write_text(text)
+    assert cache.find(KEY) is None
+    assert cache.entries() == []
+    assert cache.parts_of("prune", "job") == []
+    (cache.root / "measurements" / f"{KEY}.json").write_text(text)
+    assert cache.measurement(KEY) is None
+
+
+def test_what_is_not_published_goes(cache: Cache):
+    with pytest.raises(RuntimeError, match="stop"), cache.making(KEY) as folder:
+        (folder / "model.safetensors").write_text("half")
+        raise RuntimeError("stop")
+    assert list((cache.root / "making").iterdir()) == []
+
+
 def test_a_directory_without_a_seal_is_no_artifact(tmp_path: Path):
     with pytest.raises(CompressError, match="not a finished artifact"):
         open_artifact(tmp_path)

@@ -83,3 +83,14 @@ def test_reading_all_of_a_large_file_leaves_the_process_no_larger(tmp_path: Path
     total = sum(int(array.rows(np.arange(start, start + 64)).sum()) for start in range(0, size // 256, 64))
     assert total == int(np.frombuffer(bytes(range(256)), np.int32).sum()) * (size // 256)
     assert resident() - before < size / 8
+
+
+def test_rows_that_the_file_does_not_hold_are_an_error(tmp_path):
+    file = tmp_path / "rows"
+    file.write_bytes(np.arange(8, dtype=np.float16).tobytes())
+    array = FileArray(file, np.float16, (4, 2))
+    with file.open("r+b") as stream:
+        stream.truncate(10)
+    assert array.rows(np.array([0, 1])).tolist() == [[0, 1], [2, 3]]
+    with pytest.raises(OSError, match="the file ends before its rows do"):
+        array.rows(np.array([1, 2]))

@@ -14,7 +14,7 @@ from compress.errors import PassError
 from compress.profile.training_spec import TrainingSpec
 from compress.progress import Silent
 from compress.tasks.tokens import TokenInputs
-from compress.training.checkpointing import copy_weights, load_checkpoint
+from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
 from compress.training.loop import TrainResult, train
 from compress.training.losses import label_cross_entropy
 from tests.tiny import tiny_bert
@@ -248,3 +248,16 @@ def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     Setup(tmp_path, epochs=1).run()
     assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "state-3.safetensors", "best-2.safetensors"])
+@pytest.mark.parametrize("kept", [0, 20, None])
+def test_a_damaged_checkpoint_is_none(tmp_path: Path, name: str, kept: int | None) -> None:
+    weights = {"w": torch.arange(9.0)}
+    save_checkpoint(tmp_path, {"step": 3}, weights, weights, 2)
+    assert load_checkpoint(tmp_path) is not None
+    if kept is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
+    assert load_checkpoint(tmp_path) is None

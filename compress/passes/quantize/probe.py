@@ -104,18 +104,18 @@ def probe(
 
 
 def warning(found: Probe) -> str | None:
-    """Why 8 bits will not make this model faster here; None where they will."""
+    """Why 8 bits will not make this model faster on this machine (a target may be another); None where they will."""
     speedup = found.speedup
     if speedup is None:
         if _FAST.intersection(found.flags):
             return None
-        return f"this processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
+        return f"this machine's processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
     if speedup >= WORTH_IT:
         return None
-    reason = "" if _FAST.intersection(found.flags) else f"; this processor has {lacking(found.flags)}"
+    reason = "" if _FAST.intersection(found.flags) else f"; its processor has {lacking(found.flags)}"
     return (
-        f"8-bit products of this model's shapes run {speedup:.2f} times as fast as FP32 here ({found.rows} rows)"
-        f"{reason}: expect a smaller file, not a faster model"
+        f"8-bit products of this model's shapes run {speedup:.2f} times as fast as FP32 on this machine "
+        f"({found.rows} rows){reason}: expect a smaller file, not a faster model"
     )
 
 

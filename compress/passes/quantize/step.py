@@ -87,11 +87,12 @@ def run(ctx: StepContext) -> StepResult:
 
 def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
     """What 8 bits gain on this machine, for the facts; says so where it is nothing."""
-    found = probe(shapes_of(chosen), typical_length(ctx, source), ctx.threads, cpu()["flags"])
+    machine = cpu()
+    found = probe(shapes_of(chosen), typical_length(ctx, source), ctx.threads, machine["flags"])
     message = warning(found)
     if message is not None:
         ctx.progress.say(f"quantize: {message}")
-    return {"probe": found.facts()}
+    return {"probe": {"processor": machine["model"], **found.facts()}}
 
 
 def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list[str]:
@@ -138,7 +139,9 @@ def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Calla
 def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> dict[str, Candidate]:
     """Score and latency of each scheme on the validation split; the float model is the reference of embeddings."""
     validation = ctx.data.validation
-    ctx.progress.say(f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples")
+    ctx.progress.say(
+        f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples, on this machine"
+    )
     found = compare_variants(
         {scheme: folder / ONNX_MODEL for scheme, folder in folders.items()},
         ctx.task.encode(validation, source.path),
