@@ -24,6 +24,7 @@ from compress.records import TargetMeasurement
 from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection
 from compress.tasks import task_of
+from tests.small_disk import small_disk
 from tests.sshd import Sshd, running_under, soon, start_sshd
 from tests.tiny_onnx import VOTES, write_votes_artifact
 
@@ -232,6 +233,15 @@ def test_cores_and_memory_are_held_there_too(sshd: Sshd, place: Path, tmp_path: 
     heavy = write_votes_artifact(tmp_path / "heavy", ballast_mb=150)
     with pytest.raises(TargetError, match=r"it takes \d+\.\d MB at its peak .* allows 120 MB"):
         measured(spec_of(sshd, place, memory_limit_mb=120), heavy)
+
+
+def test_a_device_whose_disk_is_full(sshd: Sshd, tmp_path: Path) -> None:
+    heavy = write_votes_artifact(tmp_path / "heavy", ballast_mb=3)
+    with small_disk(tmp_path / "small", 2) as disk:
+        with pytest.raises(TargetError, match=r"sending model\.onnx \(3\.0 MB\): .*No space left") as caught:
+            measured(spec_of(sshd, disk.path), heavy)
+        assert "name a `folder` of the device that lies on another disk" in (caught.value.hint or "")
+        assert soon(lambda: not list(disk.path.iterdir()))
 
 
 def test_a_connection_that_is_cut_is_an_error_and_leaves_nothing(
