@@ -286,10 +286,11 @@ class Cache:
 def _read_note(file: Path) -> dict[str, Any] | None:
     """What is noted of a step; None where the file is damaged."""
     try:
-        body = read_mapping(file)
+        body = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return body if {"step", "profile", "form", "parts"} <= body.keys() else None
+    whole = isinstance(body, dict) and {"step", "profile", "form", "parts"} <= body.keys()
+    return body if whole else None
 
 
 def _removed(path: Path) -> bool:
