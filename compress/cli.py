@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress import __version__
-from compress.errors import BudgetMissed, CompressError, ResourceError, RunInterrupted
+from compress.errors import BudgetMissed, CompressError, RunInterrupted
 from compress.exhaustion import exhaustion_told
 from compress.verbs.cache import cache
 from compress.verbs.check import check
@@ -113,7 +114,9 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
             job, Cache.default(), Path.cwd(), progress, _print_row(out), lambda: interruption.asked
         )
     except Exception as error:
-        _report_failed(error, job.run_id)
+        # Where the disk is full there is no space for a report either: the error is told all the same.
+        with suppress(OSError):
+            _report_failed(error, job.run_id)
         raise
     out.print(table(finished))
     _print_outcome(out, finished, _write_reports(finished))
@@ -325,11 +328,11 @@ def _write_reports(run: RunRecord, out: Path | None = None) -> Path:
 
 
 def _report_failed(error: Exception, run_id: str) -> None:
-    """A failed run has a report too: the steps that were done, and the error; unless nothing can be written."""
+    """A failed run has a report too: the steps that were done, and the error."""
     from compress.store.runs import RUNS, RunStore
 
     path = Path.cwd() / RUNS / run_id
-    if not isinstance(error, RunInterrupted | ResourceError) and (path / "run.json").is_file():
+    if not isinstance(error, RunInterrupted) and (path / "run.json").is_file():
         record = RunStore(path).load()
         if record.steps:
             _write_reports(record)

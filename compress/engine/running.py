@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compress.artifacts import Artifact
+from compress.artifacts import Artifact, sha256_file
 from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
@@ -66,7 +66,7 @@ def run_job(
         RunInterrupted: the user stopped the run.
     """
     store = RunStore(folder / RUNS / job.run_id)
-    finished = _finished(store)
+    finished = _finished(store, progress)
     if finished is not None:
         for record in finished.steps:
             on_row(finished, record)
@@ -102,7 +102,7 @@ def run_job(
     return state.run, store
 
 
-def _finished(store: RunStore) -> RunRecord | None:
+def _finished(store: RunStore, progress: Progress) -> RunRecord | None:
     """The run of this plan if it was finished before, with its records and its bundle as they were left."""
     if not (store.path / "run.json").is_file():
         return None
@@ -111,17 +111,26 @@ def _finished(store: RunStore) -> RunRecord | None:
     except UsageError:
         # Damaged records are written anew: all that they say lies in the cache.
         return None
-    complete = run.status in ("ok", "budget_missed")
-    return run if complete and (run.bundle is None or _is_whole(Path(run.bundle))) else None
+    if run.status not in ("ok", "budget_missed"):
+        return None
+    if run.bundle is not None and Path(run.bundle).is_dir() and not _is_whole(Path(run.bundle)):
+        progress.say(f"{run.bundle}: this bundle is damaged; it is placed again")
+        return None
+    return run if run.bundle is None or Path(run.bundle).is_dir() else None
 
 
 def _is_whole(bundle: Path) -> bool:
-    from compress.passes.export.verify import hash_problems, listed_files, read_manifest
+    """Whether the files of a bundle are those of its manifest; what somebody put beside them does not count."""
+    from compress.passes.export.verify import listed_files, read_manifest
 
     try:
-        return not hash_problems(bundle, listed_files(bundle, read_manifest(bundle)))
+        files = listed_files(bundle, read_manifest(bundle))
     except ModelError:
         return False
+    return all(
+        (bundle / name).is_file() and sha256_file(bundle / name) == entry["sha256"]
+        for name, entry in files.items()
+    )
 
 
 def _new_run(job: Job) -> RunRecord:

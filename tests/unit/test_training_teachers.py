@@ -105,6 +105,26 @@ def test_finished_chunks_survive_a_kill(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, one_by_one(tiny_bert(), inputs), atol=1e-5)
 
 
+def test_a_file_that_was_cut_off_after_a_kill_is_begun_anew(tmp_path: Path) -> None:
+    inputs, _ = examples(50)
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, inputs, (), lambda: Dying(tiny_bert(), 3))
+    (part,) = tmp_path.rglob("*.part")
+    part.write_bytes(part.read_bytes()[:-4])
+    found = cached(tmp_path, inputs, (), tiny_bert).outputs
+    np.testing.assert_allclose(found, one_by_one(tiny_bert(), inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["layout", "bin"])
+def test_damaged_signals_are_computed_again(tmp_path: Path, suffix: str) -> None:
+    inputs, _ = examples(50)
+    first = np.array(cached(tmp_path, inputs, (), tiny_bert).outputs)
+    (file,) = tmp_path.rglob(f"*.{suffix}")
+    file.write_bytes(file.read_bytes()[:-3])
+    np.testing.assert_array_equal(cached(tmp_path, inputs, (), tiny_bert).outputs, first)
+    np.testing.assert_array_equal(cached(tmp_path, inputs, (), refuse).outputs, first)
+
+
 def cached(
     folder: Path, inputs: object, names: tuple[str, ...], load: object, **changes: object
 ) -> TeacherSignals:

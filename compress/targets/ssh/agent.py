@@ -109,7 +109,8 @@ class Agent:
                     for chunk in payload:
                         stream.write(chunk)
             except OSError:
-                os.unlink(path)
+                if os.path.exists(path):
+                    os.unlink(path)
                 raise
         finally:
             for _ in payload:
