@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifacts import seal
+from compress.artifacts import seal, write_texts
 from compress.errors import ResourceError
 from compress.exhaustion import exhaustion_told
 from compress.forms import TORCH_FLOAT
@@ -143,3 +143,13 @@ def test_a_bundle_is_placed_whole_or_not_at_all(disk: SmallDisk, tmp_path: Path)
     (disk.path / "filled").unlink()
     store.place_bundle(second)
     assert (disk.path / "bundle" / "model.onnx").stat().st_size == 300_000
+
+
+def test_files_that_belong_together_are_replaced_together(disk: SmallDisk) -> None:
+    small, large = disk.path / "report.json", disk.path / "report.html"
+    write_texts({small: "old", large: "old"})
+    disk.fill(left_kb=100)
+    with pytest.raises(ResourceError, match="the disk is full"), exhaustion_told(tuple):
+        write_texts({small: "new", large: "new" * 100_000})
+    assert sorted(file.name for file in disk.path.iterdir()) == ["filled", "report.html", "report.json"]
+    assert (small.read_text(), large.read_text()) == ("old", "old")
