@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation_variants import BATCH, EPOCHS, TEMPERATURE, VARIANTS, Utterances
+from environments import NotInstalledError, python_of
 
 ROOT = Path(__file__).parents[1]
 BARS: dict[str, tuple[str, str, float]] = {
@@ -71,7 +72,7 @@ def main() -> int:
     for name in VARIANTS:
         if options.only and name not in options.only:
             continue
-        python = python_of(name, options.no_peers)
+        python = interpreter(name, options.no_peers)
         if python is not None:
             # A live teacher is slow: a fifth of the utterances tells as much.
             count = (
@@ -120,7 +121,7 @@ def measure(name: str, python: Path, data: Path, count: int) -> list[dict[str, A
     ]
 
 
-def python_of(name: str, no_peers: bool) -> Path | None:
+def interpreter(name: str, no_peers: bool) -> Path | None:
     """The interpreter of a variant; None where its peer cannot be had."""
     peer = next((peer for peer in PEERS if peer in name), None)
     if peer is None:
@@ -128,20 +129,12 @@ def python_of(name: str, no_peers: bool) -> Path | None:
     if no_peers:
         return None
     folder = Path(tempfile.gettempdir()) / f"compress-peer-{peer.lower()}"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        site = next((folder / "lib").glob("python*")) / "site-packages"
+    try:
         # torch and transformers are this environment's, so that all rows run the same kernels.
-        (site / "shared.pth").write_text(
-            "\n".join(path for path in sys.path if "site-packages" in path) + "\n"
-        )
-        install = [python, "-m", "pip", "install", "--quiet", "--no-deps", *PEERS[peer]]
-        if subprocess.run(install, check=False).returncode != 0:
-            print(f"{peer}: left out, it cannot be installed here")
-            return None
-        (folder / "ready").touch()
-    return python
+        return python_of(folder, PEERS[peer], shared=True)
+    except NotInstalledError as error:
+        print(f"{peer}: left out, it cannot be installed here: {error}")
+        return None
 
 
 if __name__ == "__main__":

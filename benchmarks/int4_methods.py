@@ -16,33 +16,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
+from alternation import PROCESSES, times_in_turns
+from fp32_files import taken_apart
 from numpy.typing import NDArray
-from onnxruntime.quantization.matmul_nbits_quantizer import (
-    DefaultWeightOnlyQuantConfig,
-    HQQWeightOnlyQuantConfig,
-    MatMulNBitsQuantizer,
-)
-from onnxruntime.quantization.quant_utils import QuantFormat
+from peers.calling import Quantize
+from peers.onnxruntime import best_round_to_nearest, half_quadratic
 from running import ROOT, missing, resolve, teacher_of
 from writing import write_rows
 
 from compress.artifacts import ONNX_MODEL
 from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
-from compress.lowering.graph import insert_before, tidy
-from compress.measure.feeds import in_order, sample_indices, scenarios
+from compress.measure.feeds import in_order, sample_indices
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import latency_jobs, milliseconds
 from compress.passes.quantize.divergence import divergence
 from compress.passes.quantize.four_bits import quantize_to_four_bits
-from compress.passes.quantize.layers import FusedAttention, layers
-from compress.passes.quantize.weight_only import attend_apart
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
@@ -51,7 +45,6 @@ from compress.units import megabytes
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
 BLOCK_SIZES = (32, 128)
-PROCESSES = 4
 BATCH = 8
 Write = Callable[[Path], None]
 """Writes a quantized model into a folder."""
@@ -94,8 +87,8 @@ def main() -> int:
     subject = _subject(options.profile, options.model, 300 if options.quick else None)
     block_sizes = BLOCK_SIZES[:1] if options.quick else BLOCK_SIZES
     with tempfile.TemporaryDirectory(prefix="int4-") as name:
-        taken_apart = _taken_apart(subject.folder / ONNX_MODEL, Path(name) / "apart.onnx")
-        rows = _rows(subject, variants(subject, block_sizes, options.examples, taken_apart), Path(name))
+        apart = taken_apart(subject.folder / ONNX_MODEL, Path(name) / "apart.onnx")
+        rows = _rows(subject, variants(subject, block_sizes, options.examples, apart), Path(name))
     model = "a float file given by --model" if options.model else "its teacher"
     note = (
         f"Profile {options.profile.name}, {model}: {len(subject.test)} test examples, {options.examples} training "
@@ -110,7 +103,7 @@ def main() -> int:
 
 
 def variants(
-    subject: Subject, block_sizes: tuple[int, ...], examples: int, taken_apart: Path
+    subject: Subject, block_sizes: tuple[int, ...], examples: int, apart: Path
 ) -> dict[tuple[str, int | None, str], Write]:
     """How each file is written, by method, block size and kind of zero point."""
     source = subject.folder / ONNX_MODEL
@@ -124,18 +117,9 @@ def variants(
                 )
                 made[method, size, zero] = _ours(source, spec, subject.batches(examples))
             made["onnxruntime RTN", size, zero] = _theirs(
-                taken_apart,
-                DefaultWeightOnlyQuantConfig(
-                    block_size=size,
-                    is_symmetric=symmetric,
-                    accuracy_level=4,
-                    quant_format=QuantFormat.QOperator,
-                    op_types_to_quantize=("MatMul", "Gather"),
-                ),
+                apart, partial(best_round_to_nearest, block_size=size, symmetric=symmetric)
             )
-        made["onnxruntime HQQ", size, "float"] = _theirs(
-            taken_apart, HQQWeightOnlyQuantConfig(block_size=size)
-        )
+        made["onnxruntime HQQ", size, "float"] = _theirs(apart, partial(half_quadratic, block_size=size))
     return made
 
 
@@ -148,18 +132,6 @@ def _subject(profile: Path, model: Path | None, most: int | None) -> Subject:
     return Subject(folder, job, job.task.encode(test, folder), test.labels)
 
 
-def _taken_apart(source: Path, target: Path) -> Path:
-    """The same float model with a plain product in each attention."""
-    model = ir.load(source)
-    for layer in list(layers(model.graph)):
-        if isinstance(layer, FusedAttention):
-            product = ir.node("MatMul", [layer.source, layer.weight_value], name=f"{layer.node.name}.product")
-            attend_apart(model.graph, layer, insert_before(model.graph, layer.node, product))
-    tidy(model)
-    ir.save(model, target)
-    return target
-
-
 def _ours(source: Path, spec: QuantizeSpec, batches: Callable[[], Iterator[Batch]]) -> Write:
     def write(folder: Path) -> None:
         model = ir.load(source)
@@ -169,13 +141,8 @@ def _ours(source: Path, spec: QuantizeSpec, batches: Callable[[], Iterator[Batch
     return write
 
 
-def _theirs(source: Path, config: DefaultWeightOnlyQuantConfig | HQQWeightOnlyQuantConfig) -> Write:
-    def write(folder: Path) -> None:
-        quantizer = MatMulNBitsQuantizer(onnx.load(str(source)), algo_config=config)
-        quantizer.process()
-        onnx.save(quantizer.model.model, str(folder / ONNX_MODEL))
-
-    return write
+def _theirs(source: Path, quantize: Quantize) -> Write:
+    return lambda folder: quantize(source, None, folder / ONNX_MODEL)
 
 
 def _rows(
@@ -215,17 +182,10 @@ def _judged(subject: Subject, wanted: NDArray[np.float32], got: NDArray[np.float
 
 def _medians(subject: Subject, files: list[Path], work: Path) -> list[float]:
     """Median milliseconds of each file at batch 1, all timed in turns."""
-    scenario = scenarios(sample_indices(len(subject.test), 100, seed=0), [1], [])[0]
     jobs = JobFolder(work, "onnxruntime", "cpu", 1, "4-bit variants")
-    timed = jobs.feeds("timed", scenario.batches(subject.test))
     spec = MeasureSpec(examples=100, min_seconds=1.0 * len(files), min_rounds=60)
-    results = []
-    for job in latency_jobs([str(file) for file in files], [[timed] * len(files)], spec, processes=PROCESSES):
-        results += jobs.run(job)
-    return [
-        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
-        for which in range(len(files))
-    ]
+    times = times_in_turns(jobs, files, subject.test, spec)
+    return [float(np.median(np.concatenate(each))) for each in times]
 
 
 if __name__ == "__main__":

@@ -68,6 +68,22 @@ def missing(profile: Path) -> str | None:
     return None
 
 
+def make(job: Job, wanted: str) -> dict[str, Artifact]:
+    """The artifacts of a step and of all that it is made from, by the step's name, made through the engine."""
+    cache, progress = Cache.default(), terminal()
+    cache.prepare()
+    needed = {wanted}
+    for step in reversed(job.plan.steps):
+        if step.name in needed:
+            needed |= set(step.inputs.values())
+    made: dict[str, Artifact] = {}
+    for step in job.plan.steps:
+        if step.name in needed:
+            inputs = {role: made[name] for role, name in step.inputs.items()}
+            made[step.name] = make_step(step, job, inputs, cache, progress).made.artifact
+    return made
+
+
 @dataclass(frozen=True)
 class Trained:
     """The torch models of a profile's steps, by the step's name."""

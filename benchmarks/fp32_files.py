@@ -1,0 +1,38 @@
+"""One float model as several FP32 files, for tools that do not know the fused operators of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from compress.artifacts import TASK, Artifact
+from compress.lowering.export import export_graph, signature_of
+from compress.lowering.graph import insert_before, tidy
+from compress.models.checkpoints import load_model
+from compress.passes.quantize.layers import FusedAttention, layers
+from compress.passes.quantize.weight_only import attend_apart
+
+
+def taken_apart(source: Path, target: Path) -> Path:
+    """The same float model with a plain product in each attention."""
+    model = ir.load(source)
+    for layer in list(layers(model.graph)):
+        if isinstance(layer, FusedAttention):
+            product = ir.node("MatMul", [layer.source, layer.weight_value], name=f"{layer.node.name}.product")
+            attend_apart(model.graph, layer, insert_before(model.graph, layer.node, product))
+    tidy(model)
+    ir.save(model, target)
+    return target
+
+
+def plain_export(source: Artifact, target: Path) -> Path:
+    """A torch model as torch exports it, nothing fused."""
+    graph = export_graph(load_model(source.path, attention="eager"), signature_of(source.read_json(TASK)))
+    ir.save(graph, target)
+    model = onnx.load(str(target))
+    # Shapes in the exporter's words, which the shape inference of quantizers contradicts.
+    del model.graph.value_info[:]
+    onnx.save(model, str(target))
+    return target

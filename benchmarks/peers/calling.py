@@ -1,0 +1,60 @@
+"""How the file of a peer is called, by the interpreter of the peer's own environment, in a folder of its own:
+
+    PYTHONPATH=benchmarks python -P -m peers.NAME SETTING MODEL CALIBRATION OUT
+
+MODEL is an FP32 ONNX file, CALIBRATION a folder of training examples, one `.npz` of inputs each, unpadded; OUT is the
+folder that gets the quantized `model.onnx`. `-P`: a peer's file may be called like the package that it imports, and so
+it also imports that package only when it is called: its settings are read without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Feed = dict[str, NDArray[np.int64]]
+"""The inputs of one example by name, (1, length) each."""
+Quantize = Callable[[Path, Path, Path], None]
+"""Reads an FP32 file and a folder of training examples, and writes a quantized file."""
+
+
+def call(settings: Mapping[str, Quantize]) -> None:
+    """Quantize as the command line says."""
+    setting, model, calibration, out = sys.argv[1:]
+    settings[setting](Path(model), Path(calibration), Path(out) / "model.onnx")
+
+
+def write_feeds(folder: Path, feeds: Sequence[Mapping[str, NDArray[np.int64]]]) -> None:
+    """Write examples as the files of a calibration folder."""
+    for number, feed in enumerate(feeds):
+        np.savez(folder / f"{number:05}.npz", allow_pickle=False, **feed)
+
+
+def read_feeds(folder: Path) -> Iterator[Feed]:
+    """The examples of a calibration folder in their order."""
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file, allow_pickle=False) as stored:
+            yield {name: stored[name] for name in stored.files}
+
+
+class Reader:
+    """The examples as onnxruntime's calibrators read them, and what descends from those."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.rewind()
+
+    def get_next(self) -> Feed | None:
+        """The next example; None after the last."""
+        return next(self._feeds, None)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return self._feeds
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._feeds = read_feeds(self._folder)
