@@ -31,8 +31,12 @@ def plain_export(source: Artifact, target: Path) -> Path:
     """A torch model as torch exports it, nothing fused."""
     graph = export_graph(load_model(source.path, attention="eager"), signature_of(source.read_json(TASK)))
     ir.save(graph, target)
-    model = onnx.load(str(target))
-    # Shapes in the exporter's words, which the shape inference of quantizers contradicts.
+    return target
+
+
+def without_shapes(source: Path, target: Path) -> Path:
+    """The same file without the shapes of inner values, which it may name otherwise than a tool infers them."""
+    model = onnx.load(str(source))
     del model.graph.value_info[:]
     onnx.save(model, str(target))
     return target

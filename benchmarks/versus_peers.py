@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from alternation import times_in_turns
-from fp32_files import plain_export, taken_apart
+from fp32_files import plain_export, taken_apart, without_shapes
 from peer_files import Peer, PeerFailedError, shortened
 from peer_rows import DEFAULT, OURS, Entry, Found, bars, ranked, table_row
 from peers.calling import write_feeds
@@ -59,7 +59,7 @@ OUR_SETTINGS: dict[str, dict[str, Any]] = {
     "INT4 GPTQ, default": {"bits": 4, "method": "gptq"},
     "INT4 GPTQ, zero points": {"bits": 4, "method": "gptq", "symmetric": False},
 }
-FUSED = "ours"
+FP32_FILES = ("ours", "apart", "plain")
 NOTE = (
     f"Profile {PROFILE.name}. Every tool reads the same FP32 model, which stands ready as three files: `ours`, with "
     "fused attention; `apart`, the same with attention's product as an operator of its own; `plain`, as torch exports "
@@ -102,10 +102,14 @@ class Subject:
     quantizer: str | None
     """The key of the profile that says how it is quantized; None: its only pass does."""
 
+    def settings(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the profile is replaced to quantize it as `spec` says."""
+        own = {"passes": [{"quantize": spec}]} if self.quantizer is None else {self.quantizer: spec}
+        return {**self.overrides, **own}
+
     def job(self, spec: Mapping[str, Any]) -> Job:
         """The job that quantizes it as `spec` says."""
-        own = {"passes": [{"quantize": spec}]} if self.quantizer is None else {self.quantizer: spec}
-        return resolve(PROFILE, {**self.overrides, **own})
+        return resolve(PROFILE, self.settings(spec))
 
 
 @dataclass(frozen=True)
@@ -166,11 +170,10 @@ def measured(
     made = make(job, step)
     prepared = prepare(job, made[step], made[job.plan.step(step).inputs["model"]], kept)
     entries = [
-        Entry(OURS if name == FUSED else "torch", "FP32" if name == FUSED else f"FP32, {name}", file)
-        for name, file in prepared.files.items()
-        if name != "apart"
+        Entry(OURS, "FP32", made[step].model_file),
+        Entry("torch", "FP32", prepared.files["plain"], "the file `plain`"),
+        *ours(subject),
     ]
-    entries += ours(subject)
     validation = taken(job.splits.validation, extent.validation)
     for peer in peers:
         for entry in theirs(peer, environments, prepared, kept, Judge(job, made[step], validation)):
@@ -182,18 +185,23 @@ def measured(
 def prepare(job: Job, fused: Artifact, torch: Artifact, kept: Path) -> Prepared:
     """The FP32 files and the examples, made once for a model."""
     folder = kept / f"fp32-{fused.digest[:32]}"
-    files = {FUSED: fused.model_file, "apart": folder / "apart.onnx", "plain": folder / "plain.onnx"}
     if not folder.is_dir():
         kept.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept, prefix="making-") as name:
-            making = Path(name) / "made"
-            (making / "calibration").mkdir(parents=True)
-            taken_apart(files[FUSED], making / "apart.onnx")
-            plain_export(torch, making / "plain.onnx")
-            step, cache = job.plan.step("quantize"), Cache.default()
-            context = context_of(step, job, {"model": fused}, cache, terminal(), out=making, work=making)
-            write_feeds(making / "calibration", list(calibration_batches(context, fused, EXAMPLES)()))
-            making.rename(folder)
+            work, made = Path(name), Path(name) / "made"
+            calibration = made / "calibration"
+            calibration.mkdir(parents=True)
+            apart = taken_apart(fused.model_file, work / "apart.onnx")
+            plain = plain_export(torch, work / "plain.onnx")
+            for file, source in zip(FP32_FILES, (fused.model_file, apart, plain), strict=True):
+                without_shapes(source, made / f"{file}.onnx")
+            step = job.plan.step("quantize")
+            context = context_of(
+                step, job, {"model": fused}, Cache.default(), terminal(), out=work, work=work
+            )
+            write_feeds(calibration, list(calibration_batches(context, fused, EXAMPLES)()))
+            made.rename(folder)
+    files = {name: folder / f"{name}.onnx" for name in FP32_FILES}
     return Prepared(files, folder / "calibration")
 
 

@@ -34,7 +34,7 @@ def script() -> Iterator[object]:
     yield imported
     sys.path.remove(str(BENCHMARKS))
     for name in set(sys.modules) - before:
-        if (BENCHMARKS / f"{name}.py").exists():
+        if (BENCHMARKS / f"{name.replace('.', '/')}.py").exists():
             del sys.modules[name]
 
 
@@ -187,3 +187,124 @@ def test_seeds_that_disagree_widen_the_interval(script):
     assert narrow.value == pytest.approx(wide.value)
     assert (narrow.verdict, wide.verdict) == ("better", "no difference")
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def made(script, tool: str, setting: str, *, right: float = 0.9, mb: float = 1.0, ms: float = 1.0):
+    rows = script("peer_rows")
+    random = np.random.default_rng(0)
+    hits = np.arange(1000) < 1000 * right
+    times = [ms * (1 + 0.01 * random.random(50)) for _ in range(4)]
+    return rows.Entry(tool, setting, Path("model.onnx"), found=rows.Found(hits, mb, times))
+
+
+def test_a_row_is_relative_to_the_float_file(script):
+    rows = script("peer_rows")
+    baseline = made(script, "compress", "FP32", right=0.95, mb=40.0, ms=4.0)
+    entry = made(script, "nncf 3", "INT8, default", right=0.94, mb=10.0, ms=2.0)
+    row = rows.table_row("teacher", entry, baseline.found)
+    assert row["accuracy"] == 0.94
+    assert row["change, points"] == pytest.approx(-1.0)
+    low, high = map(float, row["95 % of it"].split(" .. "))
+    assert -1.8 < low < -1.0 < high < -0.3
+    assert row["times smaller"] == 4.0
+    assert row["times faster"] == pytest.approx(2.0, rel=0.01)
+    assert list(row)[-1] == "note"
+
+
+def test_the_row_of_a_failure_holds_its_reason_and_no_figure(script):
+    rows = script("peer_rows")
+    baseline = made(script, "compress", "FP32")
+    row = rows.table_row(
+        "teacher", rows.Entry("olive 1", "", None, "cannot be installed here"), baseline.found
+    )
+    assert row == {"model": "teacher", "tool": "olive 1", "setting": "", "note": "cannot be installed here"}
+
+
+def test_rows_are_ranked_by_speed_within_their_bits_and_failures_come_last(script):
+    rows = script("peer_rows")
+    entries = [
+        made(script, "a", "INT4 RTN", ms=0.1),
+        rows.Entry("b", "INT8 static", None, "reason"),
+        made(script, "c", "INT8, default", ms=2.0),
+        made(script, "compress", "FP32", ms=4.0),
+        made(script, "d", "INT8 dynamic", ms=1.0),
+        rows.Entry("e", "", None, "cannot be installed here"),
+    ]
+    assert [entry.tool for entry in rows.ranked(entries)] == ["compress", "d", "c", "b", "e", "a"]
+
+
+def test_bars_hold_beside_peers_that_are_equal(script):
+    rows = script("peer_rows")
+    baseline = made(script, "compress", "FP32", right=0.95, mb=40.0, ms=4.0)
+    ours = made(script, "compress", rows.DEFAULT, right=0.949, mb=10.0, ms=1.0)
+    fast = made(script, "fast", "INT8 dynamic", right=0.9, mb=10.0, ms=0.99)
+    exact = made(script, "exact", "INT8 static", right=0.949, mb=10.0, ms=3.0)
+    four = made(script, "four", "INT4 RTN", right=1.0, mb=5.0, ms=0.1)
+    found = rows.bars([baseline, ours, fast, exact, four], baseline.found)
+    assert all(bar.held for bar in found)
+    assert "fast, INT8 dynamic" in found[3].text
+    assert "exact, INT8 static" in found[4].text
+
+
+def test_bars_are_missed_one_by_one(script):
+    rows = script("peer_rows")
+    baseline = made(script, "compress", "FP32", right=0.95, mb=40.0, ms=4.0)
+    peers = [
+        made(script, "fast", "INT8 dynamic", right=0.9, mb=10.0, ms=1.0),
+        made(script, "exact", "INT8 static", right=0.97, mb=10.0, ms=3.0),
+    ]
+    ours = made(script, "compress", rows.DEFAULT, right=0.93, mb=20.0, ms=2.0)
+    assert [bar.held for bar in rows.bars([baseline, ours, *peers], baseline.found)] == [False] * 5
+    alone = rows.bars([baseline, ours], baseline.found)
+    assert [bar.held for bar in alone] == [False] * 3
+    failed = rows.Entry("compress", rows.DEFAULT, None, "reason")
+    assert [bar.held for bar in rows.bars([baseline, failed, *peers], baseline.found)] == [False]
+
+
+def test_every_peer_names_its_pinned_packages_and_settings_without_being_installed(script):
+    for peer in script("versus_peers").PEERS:
+        tool, *_ = peer.requirements
+        assert "==" in tool
+        assert peer.tool == tool.replace("==", " ")
+        assert any("default" in setting for setting in peer.settings)
+        assert all(setting.startswith(("INT8", "INT4")) for setting in peer.settings)
+
+
+def test_every_setting_of_ours_makes_a_valid_profile(script):
+    versus = script("versus_peers")
+    for subject in (*versus.subjects(versus.QUICK), *versus.subjects(versus.FULL)):
+        for spec in versus.OUR_SETTINGS.values():
+            is_valid(versus.PROFILE, {**subject.settings(spec), "data.path": DATA})
+
+
+def test_the_reason_of_a_failure_is_its_last_exception(script):
+    reason = script("peer_files").reason
+    trace = (
+        "Traceback (most recent call last):\n  File x\nnncf.errors.ValidationError: no | such\n  shape\nbye\n"
+    )
+    assert reason(trace) == "nncf.errors.ValidationError: no / such"
+    assert reason("killed\n") == "killed"
+    assert reason("") == ""
+    assert len(reason("ValueError: " + "x" * 999)) == 200
+
+
+def test_what_pip_says_is_told_by_its_last_error(script):
+    last_error = script("environments").last_error
+    assert (
+        last_error("ERROR: no matching distribution\nnotice: a new pip\n")
+        == "ERROR: no matching distribution"
+    )
+    assert last_error("nothing fits\n") == "nothing fits"
+    assert last_error("") == "it said nothing"
+
+
+def test_calibration_examples_come_back_in_order(script, tmp_path: Path):
+    calling = script("peers.calling")
+    feeds = [{"input_ids": np.full((1, length), length)} for length in (3, 1, 2)]
+    calling.write_feeds(tmp_path, feeds)
+    reader = calling.Reader(tmp_path)
+    for _ in range(2):
+        found = [reader.get_next() for _ in range(4)]
+        assert found[3] is None
+        assert [feed["input_ids"].tolist() for feed in found[:3]] == [[[3, 3, 3]], [[1]], [[2, 2]]]
+        reader.rewind()
