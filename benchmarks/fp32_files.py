@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from compress.artifacts import TASK, Artifact
 from compress.lowering.export import export_graph, signature_of
@@ -34,9 +35,12 @@ def plain_export(source: Artifact, target: Path) -> Path:
     return target
 
 
-def without_shapes(source: Path, target: Path) -> Path:
-    """The same file without the shapes of inner values, which it may name otherwise than a tool infers them."""
+def with_shapes(source: Path, target: Path) -> Path:
+    """The same file with types and shapes of inner values as onnxruntime infers them, which knows its own operators.
+
+    Tools quantize no value whose type they do not know, and infer none behind an operator that is not theirs.
+    """
     model = onnx.load(str(source))
     del model.graph.value_info[:]
-    onnx.save(model, str(target))
+    onnx.save(SymbolicShapeInference.infer_shapes(model, auto_merge=True), str(target))
     return target

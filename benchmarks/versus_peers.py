@@ -1,6 +1,6 @@
 """This project's quantization beside that of its peers: the same FP32 model, the same examples, the same clock.
 
-    python benchmarks/versus_peers.py [--only NAME ...] [--environments FOLDER] [--quick]
+    python benchmarks/versus_peers.py [--only NAME ...] [--model teacher|student] [--environments FOLDER] [--quick]
 
 The CLINC150 teacher and its 2-layer student in 8 and 4 bits, by this project and by the tools in peers/, each
 installed into a virtual environment of its own and run with its default settings and with those that serve it best.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from alternation import times_in_turns
-from fp32_files import plain_export, taken_apart, without_shapes
+from fp32_files import plain_export, taken_apart, with_shapes
 from peer_files import Peer, PeerFailedError, shortened
 from peer_rows import DEFAULT, OURS, Entry, Found, bars, ranked, table_row
 from peers.calling import write_feeds
@@ -125,6 +125,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", choices=[peer.name for peer in PEERS], help="these peers; nothing is written"
     )
+    parser.add_argument("--model", choices=("teacher", "student"), help="this model; nothing is written")
     parser.add_argument(
         "--environments", type=Path, help="where peers are installed; unset: a folder in the cache"
     )
@@ -140,19 +141,22 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     reached = {}
     for subject in subjects(extent):
+        if options.model not in (None, subject.name):
+            continue
         entries = measured(subject, chosen, environments.absolute(), kept, extent)
         (baseline,) = (entry.found for entry in entries if (entry.tool, entry.setting) == (OURS, "FP32"))
         assert baseline is not None
         rows += [table_row(subject.name, entry, baseline) for entry in ranked(entries)]
         reached[subject.name] = bars(entries, baseline)
-    bar_lines = [f"- {'held' if bar.held else 'missed'}: {bar.text}" for bar in reached["teacher"]]
+    teacher = reached.get("teacher", [])
+    bar_lines = [f"- {'held' if bar.held else 'missed'}: {bar.text}" for bar in teacher]
     note = "\n".join([NOTE, "", f"`{OURS}`, {DEFAULT}, of the teacher:", "", *bar_lines])
-    if options.only:
+    if options.only or options.model:
         print(markdown(rows), "", *bar_lines, sep="\n")
     else:
         name = "versus_peers.quick" if options.quick else "versus_peers"
         write_rows(name, rows, note=note, script="versus_peers")
-    return 0 if options.quick or all(bar.held for bar in reached["teacher"]) else 1
+    return 0 if options.quick or all(bar.held for bar in teacher) else 1
 
 
 def subjects(extent: Extent) -> tuple[Subject, Subject]:
@@ -194,7 +198,7 @@ def prepare(job: Job, fused: Artifact, torch: Artifact, kept: Path) -> Prepared:
             apart = taken_apart(fused.model_file, work / "apart.onnx")
             plain = plain_export(torch, work / "plain.onnx")
             for file, source in zip(FP32_FILES, (fused.model_file, apart, plain), strict=True):
-                without_shapes(source, made / f"{file}.onnx")
+                with_shapes(source, made / f"{file}.onnx")
             step = job.plan.step("quantize")
             context = context_of(
                 step, job, {"model": fused}, Cache.default(), terminal(), out=work, work=work

@@ -8,7 +8,13 @@ from typing import Any
 
 from peers.calling import Quantize, Reader, call
 
-REQUIREMENTS = ("onnxruntime==1.31.1", "onnx==1.23.2", "onnx-ir==1.1.0", "sympy==1.14.0")
+REQUIREMENTS = (
+    "onnxruntime==1.31.1",
+    "onnx==1.23.2",
+    "onnx-ir==1.1.0",
+    "sympy==1.14.0",
+    "torch==2.13.0",  # for HQQ
+)
 PRODUCTS = ["MatMul", "Gemm", "Attention", "Gather"]
 
 
@@ -28,8 +34,7 @@ def static(model: Path, calibration: Path, out: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = Path("prepared.onnx")
-    # Symbolic shape inference does not know the shapes of this model, and the tool then says to leave it out.
-    quant_pre_process(model, prepared, skip_symbolic_shape=True)
+    quant_pre_process(model, prepared, auto_merge=True)
     extra = {"DefaultTensorType": onnx.TensorProto.FLOAT}
     quantize_static(prepared, out, Reader(calibration), extra_options=extra)
 
