@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from alternation import times_in_turns
 from fp32_files import plain_export, taken_apart, with_shapes
+from numpy.typing import NDArray
 from peer_files import Peer, PeerFailedError, shortened
 from peer_rows import DEFAULT, OURS, Entry, Found, bars, ranked, table_row
 from peers.calling import write_feeds
@@ -59,6 +60,8 @@ OUR_SETTINGS: dict[str, dict[str, Any]] = {
     "INT4 GPTQ, default": {"bits": 4, "method": "gptq"},
     "INT4 GPTQ, zero points": {"bits": 4, "method": "gptq", "symmetric": False},
 }
+CHECKED = 8
+"""Examples that a file must run on before it is compared with others."""
 FP32_FILES = ("ours", "apart", "plain")
 NOTE = (
     f"Profile {PROFILE.name}. Every tool reads the same FP32 model, which stands ready as three files: `ours`, with "
@@ -241,13 +244,13 @@ class Judge:
         return choose({name: Candidate(score, p50_ms) for name, (score, p50_ms) in found.items()})
 
     def check(self, file: Path) -> None:
-        """Run one example.
+        """Run a few examples, of several lengths.
 
         Raises:
             TargetError: the file does not run.
         """
         with tempfile.TemporaryDirectory(prefix="versus-check-") as name:
-            inputs = self.job.task.encode(self.validation.take([0]), self.model.path)
+            inputs = self.job.task.encode(self.validation.take(range(CHECKED)), self.model.path)
             model_outputs(job_folder(Path(name)), str(file), inputs, 1)
 
 
@@ -280,20 +283,25 @@ def with_figures(job: Job, model: Artifact, entries: Sequence[Entry], extent: Ex
     """The entries with what was measured of their files: all scored, then all timed in turns."""
     test = taken(job.splits.test, extent.test)
     inputs = job.task.encode(test, model.path)
+    told = list(entries)
+    hits: dict[int, NDArray[np.bool_]] = {}
+    files: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="versus-peers-") as name:
         jobs = job_folder(Path(name))
-        hits = {}
         for place, entry in enumerate(entries):
-            if entry.file is not None:
+            if entry.file is None:
+                continue
+            try:
                 outputs, _ = model_outputs(jobs, str(entry.file), inputs, 1)
-                hits[place] = job.task.predictions(outputs) == test.labels
-        files = [file for place in hits if (file := entries[place].file) is not None]
+            except TargetError as error:
+                told[place] = replace(entry, note=shortened(str(error)))
+                continue
+            hits[place] = job.task.predictions(outputs) == test.labels
+            files.append(entry.file)
         times = times_in_turns(jobs, files, inputs, extent.timed)
-    found = {
-        place: Found(hits[place], bytes_mb(file), ms)
-        for place, file, ms in zip(hits, files, times, strict=True)
-    }
-    return [replace(entry, found=found.get(place)) for place, entry in enumerate(entries)]
+    for (place, right), file, ms in zip(hits.items(), files, times, strict=True):
+        told[place] = replace(told[place], found=Found(right, bytes_mb(file), ms))
+    return told
 
 
 def taken(examples: Examples, most: int | None) -> Examples:

@@ -10,7 +10,7 @@ it also imports that package only when it is called: its settings are read witho
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +41,21 @@ def read_feeds(folder: Path) -> Iterator[Feed]:
             yield {name: stored[name] for name in stored.files}
 
 
+def padded(feeds: Iterable[Feed]) -> list[Feed]:
+    """The examples, all as long as the longest: zeros after the end, which the mask leaves out."""
+    every = list(feeds)
+    longest = max(values.shape[1] for feed in every for values in feed.values())
+    return [
+        {name: np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for name, each in feed.items()}
+        for feed in every
+    ]
+
+
 class Reader:
     """The examples as onnxruntime's calibrators read them, and what descends from those."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, feeds: Callable[[], Iterable[Feed]]) -> None:
+        self._begin = feeds
         self.rewind()
 
     def get_next(self) -> Feed | None:
@@ -57,4 +67,9 @@ class Reader:
 
     def rewind(self) -> None:
         """Begin again."""
-        self._feeds = read_feeds(self._folder)
+        self._feeds = iter(self._begin())
+
+
+def reader(folder: Path) -> Reader:
+    """The examples of a calibration folder, unpadded."""
+    return Reader(lambda: read_feeds(folder))

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peers.calling import Quantize, Reader, call, read_feeds
+from peers.calling import Quantize, Reader, call, padded, read_feeds, reader
 
 REQUIREMENTS = (
     "onnx-neural-compressor==1.0",
@@ -26,13 +26,28 @@ def dynamic(model: Path, calibration: Path, out: Path, **options: Any) -> None:
     _run(model, out, config.DynamicQuantConfig(**options))
 
 
-def static(model: Path, calibration: Path, out: Path, *, every: bool = False, **options: Any) -> None:
-    """Calibrated on the first hundred examples, or on every one."""
+def static(model: Path, calibration: Path, out: Path, **options: Any) -> None:
+    """Calibrated on the first hundred examples, which is what it takes."""
     from onnx_neural_compressor.quantization import config
 
-    if every:
-        options["calibration_sampling_size"] = sum(1 for _ in read_feeds(calibration))
-    _run(model, out, config.StaticQuantConfig(calibration_data_reader=Reader(calibration), **options))
+    _run(model, out, config.StaticQuantConfig(calibration_data_reader=reader(calibration), **options))
+
+
+def static_per_channel(model: Path, calibration: Path, out: Path, *, smooth: bool = False) -> None:
+    """Calibrated on all examples; with SmoothQuant they are padded, as it takes examples of one length."""
+    from onnx_neural_compressor.quantization import config
+
+    examples = list(read_feeds(calibration))
+    if smooth:
+        examples = padded(examples)
+    count = len(examples)
+    found = config.StaticQuantConfig(
+        calibration_data_reader=Reader(lambda: examples),
+        per_channel=True,
+        calibration_sampling_size=count,
+        extra_options={"SmoothQuant": True, "SmoothQuantCalibIter": count} if smooth else None,
+    )
+    _run(model, out, found)
 
 
 def _run(model: Path, out: Path, config: Any) -> None:
@@ -50,10 +65,8 @@ SETTINGS: dict[str, Quantize] = {
     "INT8 dynamic, default": dynamic,
     "INT8 dynamic, per channel": partial(dynamic, per_channel=True),
     "INT8 static, default": static,
-    "INT8 static, per channel": partial(static, per_channel=True, every=True),
-    "INT8 static, per channel, SmoothQuant": partial(
-        static, per_channel=True, every=True, extra_options={"SmoothQuant": True}
-    ),
+    "INT8 static, per channel": static_per_channel,
+    "INT8 static, per channel, SmoothQuant": partial(static_per_channel, smooth=True),
 }
 
 if __name__ == "__main__":

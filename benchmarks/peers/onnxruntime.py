@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peers.calling import Quantize, Reader, call
+from peers.calling import Quantize, call, reader
 
 REQUIREMENTS = (
     "onnxruntime==1.31.1",
@@ -36,7 +36,7 @@ def static(model: Path, calibration: Path, out: Path) -> None:
     prepared = Path("prepared.onnx")
     quant_pre_process(model, prepared, auto_merge=True)
     extra = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-    quantize_static(prepared, out, Reader(calibration), extra_options=extra)
+    quantize_static(prepared, out, reader(calibration), extra_options=extra)
 
 
 def static_products(model: Path, calibration: Path, out: Path, format: str) -> None:
@@ -47,7 +47,7 @@ def static_products(model: Path, calibration: Path, out: Path, format: str) -> N
     quantize_static(
         model,
         out,
-        Reader(calibration),
+        reader(calibration),
         quant_format=QuantFormat[format],
         op_types_to_quantize=PRODUCTS,
         per_channel=True,

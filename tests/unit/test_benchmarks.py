@@ -302,9 +302,14 @@ def test_calibration_examples_come_back_in_order(script, tmp_path: Path):
     calling = script("peers.calling")
     feeds = [{"input_ids": np.full((1, length), length)} for length in (3, 1, 2)]
     calling.write_feeds(tmp_path, feeds)
-    reader = calling.Reader(tmp_path)
+    reader = calling.reader(tmp_path)
     for _ in range(2):
         found = [reader.get_next() for _ in range(4)]
         assert found[3] is None
         assert [feed["input_ids"].tolist() for feed in found[:3]] == [[[3, 3, 3]], [[1]], [[2, 2]]]
         reader.rewind()
+
+
+def test_padding_adds_zeros_up_to_the_longest_example(script):
+    padded = script("peers.calling").padded([{"input_ids": np.ones((1, length))} for length in (3, 1)])
+    assert [feed["input_ids"].tolist() for feed in padded] == [[[1, 1, 1]], [[1, 0, 0]]]
