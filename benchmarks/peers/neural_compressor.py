@@ -57,8 +57,10 @@ def _run(model: Path, out: Path, config: Any) -> None:
     found = Path("found")
     found.mkdir()
     quantize(str(model), str(found / "model.onnx"), config)
-    # In one file, without what the one of weights beside it holds and nothing reads.
-    onnx.save(onnx.load(str(found / "model.onnx")), str(out))
+    # In one file, without what nothing reads; what it says of inner values is still that of the float model.
+    quantized = onnx.load(str(found / "model.onnx"))
+    del quantized.graph.value_info[:]
+    onnx.save(quantized, str(out))
 
 
 SETTINGS: dict[str, Quantize] = {
