@@ -145,18 +145,7 @@ def train_profile(profile: Path, overrides: Overrides | None = None, *, allow_co
 
 def make_one(job: Job, wanted: str) -> Artifact:
     """The artifact of one step of a job; only what it is made from is made."""
-    cache, progress = Cache.default(), terminal()
-    cache.prepare()
-    made: dict[str, Artifact] = {}
-
-    def make(name: str) -> Artifact:
-        if name not in made:
-            step = job.plan.step(name)
-            inputs = {role: make(source) for role, source in step.inputs.items()}
-            made[name] = make_step(step, job, inputs, cache, progress).made.artifact
-        return made[name]
-
-    return make(wanted)
+    return make(job, wanted)[wanted]
 
 
 def teacher_of(job: Job, runtime: Literal["torch", "onnxruntime"]) -> Artifact:
