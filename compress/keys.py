@@ -115,7 +115,11 @@ def step_parts(
 
 def asked_precision(spec: Spec) -> Precision:
     """The precision that the training of a step asks for."""
-    training = spec.recover if isinstance(spec, PruneSpec | LowRankSpec) else spec
+    training: Spec | None = spec
+    if isinstance(spec, PruneSpec | LowRankSpec):
+        training = spec.recover
+    elif isinstance(spec, QuantizeSpec):
+        training = spec.train
     return training.precision if isinstance(training, TrainingSpec) else "auto"
 
 

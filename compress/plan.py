@@ -61,6 +61,9 @@ STEP_KINDS: Mapping[str, StepKind] = {
     "low_rank": StepKind("compress.passes.low_rank.step", "run", _TORCH, trains=True),
     "lower": StepKind("compress.lowering.step", "run", (*_TORCH, *_ONNX, "onnxscript")),
     "quantize": StepKind("compress.passes.quantize.step", "run", _ONNX),
+    "quantize.train": StepKind(
+        "compress.passes.quantize.train_step", "run", (*_TORCH, *_ONNX, "onnxscript"), trains=True
+    ),
     "quantize.bitsandbytes": StepKind(
         "compress.passes.quantize.torch_step", "run", (*_TORCH, "bitsandbytes"), reads_data=False
     ),
@@ -166,6 +169,11 @@ class _Builder:
     def add_pass(self, name: str, spec: PassSpec, current: str, teacher: str) -> str:
         form = self.steps[current].form
         produced = spec.produces(form)
+        if isinstance(spec, QuantizeSpec) and spec.train is not None:
+            # A float model still, which is then lowered and quantized like any other.
+            inputs = {"model": current, "teacher": teacher}
+            current = self.add(f"{name}.train", "quantize.train", spec, inputs, form)
+            spec = spec.model_copy(update={"train": None})
         if isinstance(spec, DistillSpec):
             return self.add_distillation(name, spec, current, teacher, produced)
         if produced.framework is Framework.ONNX:

@@ -166,6 +166,10 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
     work = {name: state.made[name].seconds for name in set(state.made) - before}
+    # Training for the integers of this row is a step without a row of its own.
+    trained = [
+        name for name in state.made if name not in before and job.plan.step(name).kind == "quantize.train"
+    ]
     conversions = {name for name in work if job.plan.step(name).kind == "lower"}
     return StepRecord(
         step=row.name,
@@ -179,7 +183,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         facts={**made.artifact.facts, "lowering": dict(first.facts)}
         if lowered
         else dict(made.artifact.facts),
-        curves=made.curves,
+        curves=(*(curve for name in trained for curve in state.made[name].curves), *made.curves),
         size=size_of(first),
         parameters=made.artifact.facts["parameters"],
         macs=first.facts.get("macs"),

@@ -12,6 +12,7 @@ from compress.profile.distill_spec import DistillSpec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.mixed_spec import MixedSpec
 from compress.profile.prune_spec import PruneSpec
+from compress.profile.training_spec import RoundedTrainingSpec
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -85,6 +86,9 @@ class QuantizeSpec(PassSpecBase):
     """Share out the ranges of neighbouring convolutions first (cross-layer equalisation)."""
     bias_correction: bool = False
     """Let biases take back what rounding shifts in the mean, measured on the calibration examples."""
+    train: RoundedTrainingSpec | None = None
+    """Train first, with the rounding of 8 bits simulated, from the teacher's logits (quantization-aware distillation):
+    weights move to where rounding costs little. For a model that is still in torch; unset: no training."""
     method: Literal["rtn", "hqq", "gptq", "awq"] = "gptq"
     """How weights become 4 bits: to the nearest (`rtn`), on a fitted grid (`hqq`), with feedback of errors (`gptq`) or
     with scaled inputs (`awq`); the last two read `calibration.examples` training examples."""
@@ -101,6 +105,8 @@ class QuantizeSpec(PassSpecBase):
 
     @model_validator(mode="after")
     def _belong_together(self) -> QuantizeSpec:
+        if self.train is not None:
+            self._trains()
         if self.bits == 4:
             unused = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
             unused += ["mixed"] if self.mixed is not None else []
@@ -137,6 +143,17 @@ class QuantizeSpec(PassSpecBase):
             raise ValueError("`format: qdq` writes calibrated ranges down, and `scheme: dynamic` has none")
         return self
 
+    def _trains(self) -> None:
+        if self.library != "onnxruntime":
+            raise ValueError(f"train serves ONNX only; this is `library: {self.library}`")
+        if self.bits != 8:
+            raise ValueError(f"train serves 8 bits only; this is `bits: {self.bits}`")
+        moved = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
+        if moved:
+            raise ValueError(
+                f"{' and '.join(moved)} would move the weights that `train` has fitted to their rounding"
+            )
+
     @property
     def smoothing(self) -> SmoothSpec | None:
         """How to smooth; None: not at all."""
@@ -160,7 +177,8 @@ class QuantizeSpec(PassSpecBase):
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        loads = self.library == "onnxruntime" or form.framework is Framework.TORCH
+        anywhere = self.library == "onnxruntime" and self.train is None
+        loads = anywhere or form.framework is Framework.TORCH
         return loads and form.numbers is Numbers.FLOAT and not form.bundled
 
     @property

@@ -59,3 +59,13 @@ class RecoverySpec(TrainingSpec):
     """Share of activations dropped in training; none by default, as in distillation."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Temperature of the teacher's logits."""
+
+
+class RoundedTrainingSpec(RecoverySpec):
+    """Training with the rounding of 8 bits simulated: from the teacher's logits when there is a teacher, else from the
+    labels."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    """Peak learning rate of AdamW."""
+    precision: Precision = "fp32"
+    """`bf16`, or `auto` where the processor has it, rounds the simulated integers once more."""

@@ -1,0 +1,168 @@
+"""Where the layers of a lowered graph stand in the torch model: which parameters their weights are made of, which
+modules read what they multiply, and which norm is folded into them.
+
+Parameters are known by what they hold, not by their names: what the file will store is what is rounded in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compress.lowering.graph import attribute, constant
+from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Table
+from compress.passes.quantize.weights import weight_now
+from compress.training.rounded_model import folding_factors
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer and the parameters, by name, that its weight is made of.
+
+    `reads` are the modules that get what the layer multiplies, none where a module does that with parameters of its
+    own; `norm` is the BatchNorm that is folded into the weight.
+    """
+
+    layer: Layer
+    parameters: tuple[str, ...]
+    reads: tuple[str, ...]
+    norm: str | None = None
+
+
+@dataclass
+class Seen:
+    """What one forward pass shows: the modules that got a tensor, and the norm that alone reads what another gives."""
+
+    called: set[str] = field(default_factory=set)
+    norms: dict[str, str] = field(default_factory=dict)
+
+
+def places_of(model: nn.Module, chosen: Sequence[Layer], seen: Seen) -> tuple[list[Place], list[str]]:
+    """The place of each layer, and the names of the layers whose weight is no parameter of the model.
+
+    Args:
+        model: float32, on the CPU, in eval mode.
+        chosen: layers of the graph that it was lowered to.
+    """
+    search = _Search(model, seen)
+    places, unknown = [], []
+    for layer in chosen:
+        place = search.place(layer)
+        if place is None:
+            unknown.append(layer.node.name or layer.node.op_type)
+        else:
+            places.append(place)
+    return places, unknown
+
+
+def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
+    """Run a model on a batch, and note what its modules read and give."""
+    seen = Seen()
+    makers: dict[int, str] = {}
+    kept: list[Tensor] = []  # a tensor that is gone would leave its id to another
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, reads: tuple[Any, ...], gives: Any) -> None:
+            if not reads or not isinstance(reads[0], Tensor) or not isinstance(gives, Tensor):
+                return
+            seen.called.add(name)
+            if isinstance(module, _BatchNorm) and id(reads[0]) in makers:
+                seen.norms[makers[id(reads[0])]] = name
+            # A container gives what its last part gave, and is told later.
+            makers.setdefault(id(gives), name)
+            kept.extend((reads[0], gives))
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def tokens_read(graph: ir.Graph) -> dict[ir.Node, tuple[int, ...]]:
+    """The nodes that come after an early selection of tokens, and which tokens those are."""
+    after: dict[ir.Value, tuple[int, ...]] = {}
+    found: dict[ir.Node, tuple[int, ...]] = {}
+    for node in graph:
+        chosen = next((after[value] for value in node.inputs if value in after), None)
+        if chosen is None and node.op_type == "Gather" and (node.name or "").endswith(".selected"):
+            chosen = tuple(int(index) for index in np.atleast_1d(np.asarray(constant(node.inputs[1]))))
+        if chosen is not None:
+            found[node] = chosen
+            after.update(dict.fromkeys(node.outputs, chosen))
+    return found
+
+
+class _Search:
+    """Parameters by what they hold; of equal ones each is taken once, in the order of the model."""
+
+    def __init__(self, model: nn.Module, seen: Seen) -> None:
+        self.seen = seen
+        self.norms = {
+            maker: (norm, _factors(model.get_submodule(norm))) for maker, norm in seen.norms.items()
+        }
+        self.parameters: dict[str, Floats] = {
+            name: parameter.detach().numpy()
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1
+        }
+        self.taken: set[str] = set()
+
+    def place(self, layer: Layer) -> Place | None:
+        """Where a layer stands; None where its weight is made of no parameter."""
+        if isinstance(layer, Table):
+            found = [self._holding(layer.rows)]
+        elif isinstance(layer, FusedAttention):
+            weight = weight_now(layer)
+            widths = attribute(layer.node, "qkv_hidden_sizes", None) or [weight.shape[1] // 3] * 3
+            parts = np.split(weight, np.cumsum(widths)[:-1], axis=1)
+            found = [self._holding(np.ascontiguousarray(part.T)) for part in parts]
+        else:
+            weight = weight_now(layer)
+            found = [self._holding(weight if isinstance(layer, Convolution) else weight.T)]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found):
+            return None
+        owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in known)
+        reads = tuple(owner for owner in owners if owner in self.seen.called and not isinstance(layer, Table))
+        return Place(layer, tuple(name for name, _ in known), reads, known[0][1])
+
+    def _holding(self, wanted: Floats) -> tuple[str, str | None] | None:
+        """The parameter that holds a weight (outputs, ...), alone or once a norm is folded in, and that norm."""
+        rows = wanted.reshape(len(wanted), -1)
+        matching: list[tuple[str, str | None]] = []
+        for name, held in self.parameters.items():
+            if held.size != wanted.size or len(held) != len(wanted):
+                continue
+            norm, factors = self.norms.get(name.rpartition(".")[0], (None, None))
+            flat = held.reshape(len(held), -1)
+            if np.array_equal(flat, rows):
+                matching.append((name, None))
+            elif factors is not None and np.allclose(flat * factors[:, None], rows, rtol=1e-4, atol=1e-7):
+                matching.append((name, norm))
+        free = [one for one in matching if one[0] not in self.taken]
+        if not matching:
+            return None
+        chosen = (free or matching)[0]
+        self.taken.add(chosen[0])
+        return chosen
+
+
+def _factors(norm: nn.Module) -> Floats:
+    assert isinstance(norm, _BatchNorm)
+    return np.asarray(folding_factors(norm).numpy(), np.float32)

@@ -1,0 +1,77 @@
+"""quantize.train: weights that survive 8 bits, by training with the rounding simulated, from the teacher's outputs.
+
+Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877) with distillation (QAD: Polino, Pascanu and Alistarh
+2018, arXiv:1802.05668). What is left is a float model of the same structure; the steps after it lower and quantize it
+as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from compress.artifacts import TASK, copy_interface
+from compress.errors import ModelError
+from compress.lowering.step import lower
+from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.numerics import reduced_range
+from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
+from compress.passes.quantize.simulation import simulate
+from compress.passes.quantize.step import calibration_batches
+from compress.profile.pass_specs import QuantizeSpec
+from compress.step import StepContext, StepResult
+from compress.training.altered import check_saved, recover_altered
+from compress.training.batches import to_tensors
+from compress.training.validation import Validation
+
+EXAMPLES = 2
+"""Examples that show which modules read what."""
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Find what will be rounded, train with it rounded, save the float model and read it back.
+
+    Raises:
+        ModelError: nothing of the model would be rounded, `exclude` names nothing, or the scheme does not fit a layer.
+        PassError: the model cannot be lowered, or the saved model does not give the same outputs.
+    """
+    spec, source = ctx.spec, ctx.inputs["model"]
+    assert isinstance(spec, QuantizeSpec)
+    assert spec.train is not None
+    graph, _ = lower(load_model(source.path, attention="eager"), source.read_json(TASK))
+    model = load_model(source.path)
+    inputs = ctx.task.encode(ctx.data.train, source.path)
+    limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
+    first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
+    rounded, simulated = simulate(model, graph.graph, spec, limit, first)
+    if not simulated["weights"]:
+        raise ModelError("no weight of this model would be rounded", where="quantize.train")
+    calibration = calibration_batches(ctx, source, spec.calibration_examples)
+
+    def examples() -> Iterator[dict[str, Tensor]]:
+        return (to_tensors(batch, ctx.device) for batch in calibration())
+
+    validation = Validation.of(ctx, source.path, ctx.inputs["teacher"])
+    float_score = validation.score(model)
+    rounded.to(ctx.device).observe(examples())
+    before = validation.score(rounded)
+    curve = recover_altered(ctx, rounded, spec.train, source.path, name="train")
+    # As `quantize` will: the ranges of the weights that training left.
+    rounded.observe(examples())
+    after = validation.score(rounded)
+    rounded.release()
+    save_model(model.cpu(), ctx.out)
+    copy_interface(source.path, ctx.out)
+    check_saved(model, ctx.out, inputs, "quantize.train")
+    facts = {
+        **source.facts,
+        "parameters": count_parameters(model),
+        "quantization_aware": {
+            **simulated,
+            "validation_score_float": float_score,
+            "validation_score_before": before,
+            "validation_score": after,
+        },
+    }
+    return StepResult(source.form, facts, (curve,))

@@ -1,0 +1,83 @@
+"""Numbers as 8-bit integers stand for them, with gradients that pass: pure functions of tensors.
+
+The forward value is what a quantized file will multiply, digit for digit; the gradient is that of the identity, the
+straight-through estimator (Bengio, Leonard and Courville 2013, arXiv:1308.3432; Jacob et al. 2018, arXiv:1712.05877).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LEVELS = 255
+_MIDDLE = 128
+_SMALLEST_SCALE = float(torch.finfo(torch.float32).tiny)
+_SMALLEST_RANGE = 1e-20
+
+
+def through(values: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded` exactly, with the gradient of `values`."""
+    # The difference is exactly 0; `values + (rounded - values)` would be rounded once more.
+    return rounded.detach() + (values - values.detach())
+
+
+@torch.no_grad()
+def round_weights(weights: Sequence[Tensor], *, per_channel: bool, limit: int) -> list[Tensor]:
+    """Weights (outputs, ...) as integers from -`limit` to `limit` stand for them: one scale an output.
+
+    Args:
+        weights: those that are one weight in the file: without `per_channel` all of them have one scale.
+    """
+    largest = [weight.flatten(1).abs().amax(dim=1) for weight in weights]
+    if not per_channel:
+        whole = torch.cat(largest).amax()
+        largest = [torch.full_like(one, float(whole)) for one in largest]
+    rounded = []
+    for weight, one in zip(weights, largest, strict=True):
+        scales = (one / limit).clamp_min(_SMALLEST_SCALE).view(-1, *[1] * (weight.ndim - 1))
+        rounded.append((weight / scales).round().clamp(-limit, limit) * scales)
+    return rounded
+
+
+@torch.no_grad()
+def round_table(rows: Tensor, *, bits: int, block: int) -> Tensor:
+    """Rows (rows, width) in blocks of the width, whose furthest value from zero is the lowest of the integers."""
+    middle = 2 ** (bits - 1)
+    count = -(-rows.shape[1] // block)
+    cut = torch.nn.functional.pad(rows, (0, count * block - rows.shape[1])).view(len(rows), count, block)
+    sizes = cut.abs()
+    # The first of equals: its sign decides on which side the lone integer lies.
+    places = torch.arange(block, device=rows.device).where(sizes == sizes.amax(dim=2, keepdim=True), block)
+    furthest = cut.gather(2, places.amin(dim=2, keepdim=True))
+    scales = torch.where(furthest.abs() < _SMALLEST_SCALE * middle, 1.0, furthest / -middle)
+    rounded = ((cut / scales).round() + middle).clamp(0, 2 * middle - 1) - middle
+    return (rounded * scales).flatten(1)[:, : rows.shape[1]]
+
+
+@torch.no_grad()
+def round_whole_table(rows: Tensor) -> Tensor:
+    """Rows (rows, width) as integers of 8 bits with one scale in all."""
+    scale = (rows.abs().amax().double() / (_MIDDLE - 1)).clamp_min(_SMALLEST_SCALE).float()
+    integers = ((rows / scale).round() + _MIDDLE).clamp(0, LEVELS)
+    return (integers - _MIDDLE) * scale
+
+
+@torch.no_grad()
+def grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point, scalars, of 256 integers that cover [low, high] and hold 0 exactly."""
+    low, high = low.double().clamp_max(0), high.double().clamp_min(0)
+    width = high - low
+    empty = width < _SMALLEST_RANGE  # nothing but zeros was seen
+    scale = torch.where(empty, 1.0, width / LEVELS)
+    zero = (-low / scale).round().clamp(0, LEVELS).where(~empty, 0.0)
+    return scale.float(), zero.float()
+
+
+def round_activations(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values as 256 integers over [low, high] stand for them; what is cut off has no gradient."""
+    scale, zero = grid(low, high)
+    integers = (values.detach() / scale).round() + zero
+    kept = integers.clamp(0, LEVELS)
+    return through(torch.where(integers == kept, values, values.detach()), (kept - zero) * scale)
