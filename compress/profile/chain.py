@@ -37,7 +37,7 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
             continue
         spec = _spec_or_defaults(kind, entry[kind])
         if not spec.fits(form):
-            why = f"needs {spec.accepts}, but {before} leaves a model that is {form}"
+            why = f"needs {_accepted(spec)}, but {before} leaves a model that is {form}"
             faults.append(source.fault(("passes", index, kind), why))
             continue
         if form.numbers is Numbers.BITSANDBYTES:
@@ -51,6 +51,12 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
     if form.framework is Framework.ONNX:
         faults += _torch_targets(source)
     return faults
+
+
+def _accepted(spec: PassSpec) -> str:
+    """What a pass can start from, in words."""
+    in_torch = isinstance(spec, QuantizeSpec) and spec.starts_in_torch
+    return LowRankSpec.accepts if in_torch else spec.accepts
 
 
 def _in_onnx(bits: int) -> str:
@@ -85,7 +91,7 @@ def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
     except ValidationError:
         # Its own faults are reported elsewhere; its place in the order depends on these keys alone.
         told = body if isinstance(body, dict) else {}
-        return cls.model_construct(**{key: told[key] for key in ("library", "bits") if key in told})
+        return cls.model_construct(**{key: told[key] for key in ("library", "bits", "train") if key in told})
 
 
 def _torch_targets(source: ProfileSource) -> list[Fault]:

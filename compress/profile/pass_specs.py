@@ -175,10 +175,14 @@ class QuantizeSpec(PassSpecBase):
         """Bits of the embedding tables, where they are quantized."""
         return self.bits if isinstance(self.embeddings, bool) else self.embeddings
 
+    @property
+    def starts_in_torch(self) -> bool:
+        """Whether it needs a torch model: to train it, or to pack its layers."""
+        return self.library == "bitsandbytes" or self.train is not None
+
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        anywhere = self.library == "onnxruntime" and self.train is None
-        loads = anywhere or form.framework is Framework.TORCH
+        loads = not self.starts_in_torch or form.framework is Framework.TORCH
         return loads and form.numbers is Numbers.FLOAT and not form.bundled
 
     @property

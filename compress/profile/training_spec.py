@@ -62,8 +62,7 @@ class RecoverySpec(TrainingSpec):
 
 
 class RoundedTrainingSpec(RecoverySpec):
-    """Training with the rounding of 8 bits simulated: from the teacher's logits when there is a teacher, else from the
-    labels."""
+    """Training with the rounding of the integer file simulated, from the teacher's outputs."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate of AdamW."""

@@ -87,19 +87,19 @@ class RoundedModel(nn.Module):
 
     def observe(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """Set the running ranges to what the model, unrounded, reads and gives on these batches."""
-        running = [ranged for ranged in self._ranges() if ranged.value.running]
-        if not running:
+        every = self._ranges()
+        if not any(ranged.value.running for ranged in every):
             return
         was_training = self.training
         self.eval()
-        for ranged in running:
+        for ranged in every:
             ranged.begin()
         try:
             with torch.no_grad():
                 for batch in batches:
                     self.model(**batch)
         finally:
-            for ranged in running:
+            for ranged in every:
                 ranged.observing = False
             self.train(was_training)
 
@@ -135,12 +135,12 @@ class _Ranged(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """The values as integers stand for them, or as they are while they are observed."""
         low, high = self._extremes(values)
-        if not self.value.running:
-            return round_activations(values, low, high)
         if self.observing:
             self.low.copy_(torch.minimum(self.low, low))
             self.high.copy_(torch.maximum(self.high, high))
             return values
+        if not self.value.running:
+            return round_activations(values, low, high)
         if self.training:
             self.low.lerp_(low, MOMENTUM)
             self.high.lerp_(high, MOMENTUM)

@@ -100,6 +100,38 @@ def test_illegal_chain(tmp_path: Path, passes: list[str], messages: list[str]):
     assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == messages
 
 
+def test_training_for_integers_is_a_step_before_the_model_is_lowered(tmp_path: Path):
+    file = profile_of(tmp_path, ["distill", "quantize"])
+    plan = build_plan(load_profile(file, ("passes.1.quantize.train={}",)).profile)
+    assert [row.name for row in plan.rows] == ["baseline", "distill", "quantize"]
+    steps = {step.name: (step.kind, dict(step.inputs)) for step in plan.steps if "quantize" in step.name}
+    assert steps == {
+        "quantize.train": ("quantize.train", {"model": "distill", "teacher": "teacher"}),
+        "quantize.train.onnx": ("lower", {"model": "quantize.train"}),
+        "quantize": ("quantize", {"model": "quantize.train.onnx"}),
+    }
+    assert plan.step("quantize").spec == build_plan(load_profile(file).profile).step("quantize").spec
+    assert str(plan.step("quantize.train").form) == "torch float"
+
+
+def test_training_for_integers_needs_a_torch_model(tmp_path: Path):
+    file = profile_of(tmp_path, ["quantize", "quantize"])
+    with pytest.raises(ProfileError) as caught:
+        load_profile(file, ("passes.1.quantize.train={}",))
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
+        "passes.1.quantize: needs a float torch model, but passes.0.quantize leaves a model that is onnx operator"
+    ]
+
+
+def test_training_for_integers_of_bitsandbytes_is_refused(tmp_path: Path):
+    file = profile_of(tmp_path, ["quantize"], targets=[{"runtime": "torch"}])
+    with pytest.raises(ProfileError) as caught:
+        load_profile(file, ("passes.0.quantize.train={}", "passes.0.quantize.library=bitsandbytes"))
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
+        "passes.0.quantize: train serves ONNX only; this is `library: bitsandbytes`"
+    ]
+
+
 def test_control_is_a_branch_and_never_last(tmp_path: Path):
     file = profile_of(tmp_path, ["distill", "quantize"])
     plan = build_plan(load_profile(file, ("passes.0.distill.control=true",)).profile)

@@ -135,3 +135,16 @@ def test_the_code_of_a_step_is_part_of_its_key():
 
     assert "compress/training/loop.py" in _imported_files("compress.passes.distill.step")
     assert "compress/training/loop.py" not in _imported_files("compress.passes.quantize.step")
+
+
+def test_training_for_integers_has_a_key_of_its_own(tmp_path: Path):
+    plain = keys(tmp_path)
+    once = keys(tmp_path, "passes.2.quantize.train={epochs: 1}")
+    twice = keys(tmp_path, "passes.2.quantize.train={epochs: 2}")
+    assert set(once) - set(plain) == {"quantize.train", "quantize.train.onnx"}
+    assert [name for name in once if once[name] != twice[name]] == [
+        "quantize.train",
+        "quantize.train.onnx",
+        "quantize",
+        "export",
+    ]

@@ -117,6 +117,25 @@ MALFORMED = [
         ["p.yaml:9: passes.1.quantize: smooth and bias_correction serve 8 bits only; this is `bits: 4`"],
     ),
     (
+        GOOD.replace("bits: 8", "bits: 4, train: {epochs: 1}"),
+        ["p.yaml:9: passes.1.quantize: train serves 8 bits only; this is `bits: 4`"],
+    ),
+    (
+        GOOD.replace("bits: 8", "bits: 16, train: {epochs: 1}"),
+        ["p.yaml:9: passes.1.quantize: train serves 8 bits only; this is `bits: 16`"],
+    ),
+    (
+        GOOD.replace("bits: 8", "train: {epochs: 1}, smooth: true, equalize: true, bias_correction: true"),
+        [
+            "p.yaml:9: passes.1.quantize: smooth and equalize and bias_correction would move the weights that "
+            "`train` has fitted to their rounding"
+        ],
+    ),
+    (
+        GOOD.replace("bits: 8", "train: {learning_rat: 1.0e-3}"),
+        ["p.yaml:9: passes.1.quantize.train.learning_rat: unknown key; did you mean `learning_rate`?"],
+    ),
+    (
         GOOD.replace("bits: 8", "format: qdq, scheme: dynamic"),
         [
             "p.yaml:9: passes.1.quantize: `format: qdq` writes calibrated ranges down, "

@@ -1,0 +1,243 @@
+"""quantize.train: what is simulated is what the integer file computes, and training makes the better of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import numpy_helper
+
+from compress.artifacts import ONNX_MODEL, Artifact
+from compress.errors import ModelError
+from compress.lowering import step as lower
+from compress.lowering.parity import outputs_of
+from compress.models.checkpoints import load_model
+from compress.passes.quantize import step as quantize
+from compress.passes.quantize import train_step
+from compress.passes.quantize.integers import INT8_LIMIT
+from compress.passes.quantize.simulation import simulate
+from compress.passes.quantize.step import calibration_batches
+from compress.profile.base import Spec
+from compress.profile.pass_specs import QuantizeSpec
+from compress.step import StepContext, StepResult
+from compress.tasks.base import Batch
+from compress.training.rounded_model import RoundedModel, folding_factors
+from tests.integration import test_images_after_training as of_images
+from tests.integration import test_lower_quantize_export as of_texts
+from tests.steps import run
+from tests.tiny import WORDS, tiny_bert, tiny_tokenizer, write_torch_artifact
+from tests.tiny_vision import images, tiny_network, tiny_vit, write_image_artifact
+
+
+def spec(**changes: Any) -> QuantizeSpec:
+    return QuantizeSpec.model_validate({"calibration": {"examples": 24}, "reduce_range": False, **changes})
+
+
+def context_of(kind: str, folder: Path, made: Spec, model: Artifact) -> StepContext:
+    return (of_texts if kind == "text" else of_images).given(folder, made, model)
+
+
+class Lowered:
+    """A torch model, its ONNX file, and some inputs of it."""
+
+    def __init__(self, kind: str, source: Artifact, folder: Path) -> None:
+        self.kind, self.source, self.folder = kind, source, folder
+        self.count = count()
+        self.artifact = run(lower, context_of(kind, folder / "lower", Spec(), source))[0]
+        ctx = context_of(kind, folder / "read", Spec(), source)
+        self.batch: Batch = ctx.task.encode(ctx.data.validation, source.path).batch(range(12))
+        self.tensors = {name: torch.from_numpy(values) for name, values in self.batch.items()}
+
+    def simulated(self, made: QuantizeSpec) -> tuple[RoundedModel, dict[str, Any]]:
+        model = load_model(self.source.path)
+        graph = ir.load(self.artifact.path / ONNX_MODEL).graph
+        rounded, facts = simulate(model, graph, made, INT8_LIMIT, self.tensors)
+        ctx = context_of(self.kind, self.folder / f"ranges-{next(self.count)}", made, self.source)
+        batches = calibration_batches(ctx, self.source, made.calibration_examples)
+        rounded.observe({name: torch.from_numpy(values) for name, values in one.items()} for one in batches())
+        return rounded, facts
+
+    def quantized(self, made: QuantizeSpec, name: str) -> Artifact:
+        return run(quantize, context_of(self.kind, self.folder / name, made, self.artifact))[0]
+
+    def outputs(self, model: torch.nn.Module) -> Any:
+        with torch.no_grad():
+            given = model(**self.tensors)
+        return (given if isinstance(given, torch.Tensor) else given.logits).numpy()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    folder = tmp_path_factory.mktemp("text")
+    words = [*WORDS, *(f"w{index}" for index in range(of_texts.VOCAB - len(WORDS) - 5))]
+    model = tiny_bert(vocab=of_texts.VOCAB)
+    return Lowered("text", write_torch_artifact(folder / "torch", model, tiny_tokenizer(words)), folder)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    folder = tmp_path_factory.mktemp("network")
+    model = of_images.taught(tiny_network(folder / "code"), images(240), steps=30)
+    return Lowered("image", write_image_artifact(folder / "torch", model), folder)
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
+    folder = tmp_path_factory.mktemp("vit")
+    return Lowered("image", write_image_artifact(folder / "torch", tiny_vit(distilled=True)), folder)
+
+
+def distances(lowered: Lowered, made: QuantizeSpec, name: str) -> tuple[float, float]:
+    """How far the integer file is from the simulation, and from the float model: root mean squares."""
+    rounded, _ = lowered.simulated(made)
+    integers = outputs_of(lowered.quantized(made, name).path / ONNX_MODEL)(lowered.batch)
+    simulated = lowered.outputs(rounded)
+    floats = lowered.outputs(rounded.release())
+    return float(np.std(integers - simulated)), float(np.std(integers - floats))
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "dynamic": {"scheme": "dynamic"},
+    "a scale a weight": {"scheme": "dynamic", "per_channel": False, "embeddings": 4},
+    "some left out": {"scheme": "dynamic", "embeddings": False, "exclude": ["bert.encoder.layer.0.*"]},
+    "static": {"scheme": "static", "calibration": {"examples": 24, "symmetric": True}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_text_model_is_simulated_to_the_last_digit(text: Lowered, case: str) -> None:
+    near, far = distances(text, spec(**CASES[case]), case)
+    assert near < 1e-6 < 1e-3 < far
+
+
+def test_an_image_transformer_is_simulated_to_the_last_digit(vit: Lowered) -> None:
+    near, far = distances(vit, spec(scheme="dynamic"), "vit")
+    print(near, far)
+    assert near < 1e-5 < 1e-3 < far
+
+
+def test_a_network_is_simulated_closely(network: Lowered) -> None:
+    near, far = distances(network, spec(), "network")
+    print(near, far)
+    assert near < far / 2
+
+
+def test_what_is_simulated_is_told(text: Lowered, network: Lowered) -> None:
+    # Query, key and value are one weight of the file, and read one input each; of the tables one is large enough.
+    assert text.simulated(spec(**CASES["dynamic"]))[1] == {
+        "weights": 11,
+        "inputs": 14,
+        "outputs": 0,
+        "ranges": "at run time",
+        "not_simulated": [],
+    }
+    # The second convolution of the block alone is added to something as it is.
+    assert network.simulated(spec())[1] == {
+        "weights": 8,
+        "inputs": 8,
+        "outputs": 1,
+        "ranges": "running",
+        "not_simulated": [],
+    }
+
+
+def test_the_kernel_that_is_rounded_is_the_folded_one(network: Lowered) -> None:
+    rounded, _ = network.simulated(spec())
+    weights = rounded.rounded_weights()
+    norms = {weight.names[0]: weight.norm for weight in rounded.weights}
+    file = onnx.load(str(network.quantized(spec(), "kernels").path / ONNX_MODEL)).graph
+    held = {each.name: numpy_helper.to_array(each) for each in file.initializer}
+    folded = 0
+    for name, norm in norms.items():
+        stem = name.removesuffix(".weight")
+        if f"{stem}.weight.zero" not in held:
+            continue  # a linear map
+        scales = held[f"{stem}.weight.scale"].reshape(-1, 1, 1, 1)
+        kernel = held[f"{stem}.weight.int8"] * scales
+        factors = 1.0 if norm is None else folding_factors(norm).view(-1, 1, 1, 1).numpy()
+        mine = weights[name].detach().numpy() * factors
+        assert np.abs(mine - kernel).max() < 1e-3 * scales.min()
+        folded += norm is not None
+    assert folded == 4
+
+
+def test_a_model_is_not_changed_by_being_simulated(network: Lowered) -> None:
+    rounded, _ = network.simulated(spec())
+    network.outputs(rounded.train())
+    plain, model = load_model(network.source.path), rounded.release()
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert np.array_equal(network.outputs(model.eval()), network.outputs(plain))
+
+
+TRAIN = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16}
+
+
+def trained(lowered: Lowered, made: QuantizeSpec, folder: Path) -> tuple[Artifact, StepResult]:
+    ctx = context_of(lowered.kind, folder / "train", made, lowered.source)
+    return run(train_step, replace(ctx, inputs={"model": lowered.source, "teacher": lowered.source}))
+
+
+def finished(lowered: Lowered, made: QuantizeSpec, source: Artifact, folder: Path) -> Lowered:
+    """The trained model, lowered; its integer file is checked to multiply integers alone."""
+    made = made.model_copy(update={"train": None})
+    after = Lowered(lowered.kind, source, folder / "after")
+    facts = after.quantized(made, "eight").facts
+    assert facts["float_matmuls"] == 0
+    assert facts["integer_matmuls"] > 0
+    assert facts["quantization_aware"] == source.facts["quantization_aware"]
+    return after
+
+
+def test_a_text_model_learns_to_be_rounded(text: Lowered, tmp_path: Path) -> None:
+    made = spec(scheme="dynamic", per_channel=False, embeddings=4, train=TRAIN)
+    artifact, result = trained(text, made, tmp_path)
+    assert result.form == text.source.form
+    assert [curve.name for curve in result.curves] == ["train"]
+    facts = result.facts["quantization_aware"]
+    assert facts["validation_score"] >= facts["validation_score_before"]
+    after = finished(text, made, artifact, tmp_path)
+    goal = text.outputs(load_model(text.source.path))
+    made = made.model_copy(update={"train": None})
+
+    def distance(lowered: Lowered, name: str) -> float:
+        given = outputs_of(lowered.quantized(made, name).path / ONNX_MODEL)(text.batch)
+        return float(np.std(given - goal))
+
+    assert distance(after, "trained") < 0.8 * distance(text, "untrained")
+
+
+def test_a_network_learns_to_be_rounded(network: Lowered, tmp_path: Path) -> None:
+    made = spec(train=TRAIN)
+    artifact, result = trained(network, made, tmp_path)
+    before, after = (load_model(each.path).state_dict() for each in (network.source, artifact))
+    assert list(before) == list(after)
+    # Norms keep their statistics, and all the rest learns.
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if "running_" in name or "num_batches" in name}
+    assert result.facts["quantization_aware"]["ranges"] == "running"
+    finished(network, made, artifact, tmp_path)
+
+
+def test_a_pattern_that_fits_nothing_is_refused(text: Lowered, tmp_path: Path) -> None:
+    graph = ir.load(text.artifact.path / ONNX_MODEL).graph
+    model = load_model(text.source.path)
+    with pytest.raises(ModelError, match="no layer of the model fits the pattern 'nobody'"):
+        simulate(model, graph, spec(exclude=["nobody"]), INT8_LIMIT, text.tensors)
+
+
+def test_a_weight_that_is_no_parameter_is_named(text: Lowered) -> None:
+    model = load_model(text.source.path)
+    with torch.no_grad():
+        model.get_submodule("bert.pooler.dense").weight.add_(1)
+    graph = ir.load(text.artifact.path / ONNX_MODEL).graph
+    _, facts = simulate(model, graph, spec(), INT8_LIMIT, text.tensors)
+    assert (facts["weights"], facts["not_simulated"]) == (10, ["bert.pooler.dense"])
