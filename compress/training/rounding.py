@@ -52,8 +52,9 @@ def round_table(rows: Tensor, *, bits: int, block: int) -> Tensor:
     places = torch.arange(block, device=rows.device).where(sizes == sizes.amax(dim=2, keepdim=True), block)
     furthest = cut.gather(2, places.amin(dim=2, keepdim=True))
     scales = torch.where(furthest.abs() < _SMALLEST_SCALE * middle, 1.0, furthest / -middle)
-    rounded = ((cut / scales).round() + middle).clamp(0, 2 * middle - 1) - middle
-    return (rounded * scales).flatten(1)[:, : rows.shape[1]]
+    integers: Tensor = ((cut / scales).round() + middle).clamp(0, 2 * middle - 1)
+    restored: Tensor = (integers - middle) * scales
+    return restored.flatten(1)[:, : rows.shape[1]]
 
 
 @torch.no_grad()

@@ -118,6 +118,20 @@ def test_changing_quantize_redoes_only_what_follows(copy: Path):
     assert len(artifacts(copy) - made) == 2
 
 
+def test_training_for_integers_stands_in_the_row_of_quantize(copy: Path):
+    train = "passes.2.quantize.train={epochs: 1, batch_size: 16}"
+    result = compress("run", copy / "tiny.yaml", "--set", train, folder=copy)
+    assert result.returncode == 0, result.stderr
+    assert [row["step"] for row in report_of(copy)["rows"]] == [
+        "baseline",
+        "distill",
+        "prune",
+        "quantize",
+        "export",
+    ]
+    assert "quantize, train" in (copy / "reports" / "tiny" / "report.md").read_text()
+
+
 def test_a_new_budget_measures_nothing_and_a_missed_one_exits_with_3(copy: Path):
     measurements = sorted((copy / "cache" / "measurements").iterdir())
     result = compress("run", copy / "tiny.yaml", "--set", "budget.size_mb=0.0001", folder=copy)

@@ -47,22 +47,15 @@ class Seen:
     norms: dict[str, str] = field(default_factory=dict)
 
 
-def places_of(model: nn.Module, chosen: Sequence[Layer], seen: Seen) -> tuple[list[Place], list[str]]:
-    """The place of each layer, and the names of the layers whose weight is no parameter of the model.
+def places_of(model: nn.Module, found: Sequence[Layer], seen: Seen) -> list[Place | None]:
+    """The place of each layer; None for one whose weight is made of no parameter of the model.
 
     Args:
         model: float32, on the CPU, in eval mode.
-        chosen: layers of the graph that it was lowered to.
+        found: the layers of the graph that it was lowered to, in the order of the graph.
     """
     search = _Search(model, seen)
-    places, unknown = [], []
-    for layer in chosen:
-        place = search.place(layer)
-        if place is None:
-            unknown.append(layer.node.name or layer.node.op_type)
-        else:
-            places.append(place)
-    return places, unknown
+    return [search.place(layer) for layer in found]
 
 
 def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:

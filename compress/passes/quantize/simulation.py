@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.passes.quantize.convolutions import activated
-from compress.passes.quantize.layers import Convolution, Layer, Table, layers_to_quantize
+from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded
 from compress.passes.quantize.places import Place, places_of, tokens_read, watch
 from compress.passes.quantize.static import convolutions, fixed_source
 from compress.passes.quantize.step import schemes_for
@@ -42,11 +42,18 @@ def simulate(
     Raises:
         ModelError: `exclude` names nothing, or the scheme does not fit a layer.
     """
-    chosen = layers_to_quantize(graph, spec.exclude, spec.exclude_kinds)
+    every = list(layers(graph))
+    chosen, _ = split_excluded(every, spec.exclude, spec.exclude_kinds)
     scheme = schemes_for(spec, convolutions(chosen))[0]
-    if not spec.embeddings:
-        chosen = [layer for layer in chosen if not isinstance(layer, Table)]
-    places, unknown = places_of(model, chosen, watch(model, batch))
+    wanted = {layer.node for layer in chosen if spec.embeddings or not isinstance(layer, Table)}
+    # Those that are left floating are looked for too, so that none of equal weights is taken for another.
+    found = places_of(model, every, watch(model, batch))
+    places = [place for layer, place in zip(every, found, strict=True) if place and layer.node in wanted]
+    unknown = [
+        layer.node.name or layer.node.op_type
+        for layer, place in zip(every, found, strict=True)
+        if not place and layer.node in wanted
+    ]
     tokens = tokens_read(graph)
     weights = {place.parameters: _weight(model, place, spec, limit) for place in places}
     values: dict[tuple[str, bool], RoundedValue] = {}
