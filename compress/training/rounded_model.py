@@ -1,12 +1,14 @@
 """A model that runs on the numbers which its quantized file will have, while its own stay as they are.
 
 Weights are rounded before each forward pass and put in by a functional call; what layers read is rounded by forward
-hooks. No module of the model is changed, and `release` takes the hooks off.
+hooks, and what lies between convolutions where it is made. No module of the model is changed, and `release` takes the
+hooks off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.training.operations import Operation, Watched, unwatched
 from compress.training.rounding import round_activations, through
 
 MOMENTUM = 0.1
@@ -35,16 +38,15 @@ class RoundedWeight:
 
 @dataclass(frozen=True)
 class RoundedValue:
-    """What a module reads, or gives where `given` is true, is rounded to 256 integers.
+    """What a module, by name, reads, or what an operation makes, is rounded to 256 integers.
 
     Their range is a running one, or, unless `running`, that of each batch, as it is found at run time. `symmetric`
     makes a running range that holds both signs symmetric around zero. `tokens` are those of (batch, tokens, width)
     that the file computes, whose range alone counts; None: all.
     """
 
-    module: str
+    place: str | Operation
     running: bool
-    given: bool = False
     symmetric: bool = False
     tokens: tuple[int, ...] | None = None
 
@@ -59,14 +61,21 @@ class RoundedModel(nn.Module):
         self.model = model
         self.weights = tuple(weights)
         self.ranges = nn.ModuleList(_Ranged(value) for value in values)
-        self._hooks = [
-            _round_at(model.get_submodule(ranged.value.module), ranged) for ranged in self._ranges()
-        ]
+        self._made: dict[Operation, _Ranged] = {}
+        self._hooks = []
+        for ranged in self._ranges():
+            place = ranged.value.place
+            if isinstance(place, Operation):
+                self._made[place] = ranged
+            else:
+                self._hooks.append(model.get_submodule(place).register_forward_pre_hook(_before(ranged)))
         self.train(model.training)
 
     def forward(self, **batch: Tensor) -> Any:
         """What the model gives for a batch."""
-        return functional_call(self.model, self.rounded_weights(), (), batch)
+        weights = self.rounded_weights()
+        with self._rounding():
+            return functional_call(self.model, weights, (), batch)
 
     def rounded_weights(self) -> dict[str, Tensor]:
         """The weights, by name, that the model runs on: where a norm will be folded in, its factor is out again."""
@@ -95,8 +104,8 @@ class RoundedModel(nn.Module):
         for ranged in every:
             ranged.begin()
         try:
-            with torch.no_grad():
-                for batch in batches:
+            for batch in batches:
+                with torch.no_grad(), self._rounding():
                     self.model(**batch)
         finally:
             for ranged in every:
@@ -108,6 +117,14 @@ class RoundedModel(nn.Module):
         for hook in self._hooks:
             hook.remove()
         return self.model
+
+    def _rounding(self) -> AbstractContextManager[object]:
+        """Rounds what operations make, in the forward pass that it stands open for."""
+        if not self._made:
+            return nullcontext()
+        return Watched(
+            lambda operation, made: self._made[operation](made) if operation in self._made else made
+        )
 
     def _ranges(self) -> list[_Ranged]:
         return [cast(_Ranged, ranged) for ranged in self.ranges]
@@ -158,11 +175,14 @@ class _Ranged(nn.Module):
         return low, high
 
 
-def _round_at(module: nn.Module, ranged: _Ranged) -> Any:
-    """Hook a rounding to what a module reads or gives."""
-    if ranged.value.given:
-        return module.register_forward_hook(lambda _, __, gives: ranged(gives))
-    return module.register_forward_pre_hook(lambda _, reads: (ranged(reads[0]), *reads[1:]))
+def _before(ranged: _Ranged) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    """A hook that rounds what a module reads."""
+
+    def hook(_: nn.Module, reads: tuple[Any, ...]) -> tuple[Any, ...]:
+        with unwatched():
+            return (ranged(reads[0]), *reads[1:])
+
+    return hook
 
 
 def folding_factors(norm: _BatchNorm) -> Tensor:

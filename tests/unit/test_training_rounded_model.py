@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.training.checkpointing import weights_of
+from compress.training.operations import Operation
 from compress.training.rounded_model import RoundedModel, RoundedValue, RoundedWeight, folding_factors
 from compress.training.rounding import round_weights
 
@@ -44,7 +45,7 @@ def test_weights_and_inputs_are_rounded_and_learn() -> None:
         model, [RoundedWeight(("inner.weight",), EIGHT)], [RoundedValue("inner", running=False)]
     )
     given = rounded(x=torch.tensor([[2.55, 1.004]]))
-    assert float(given) == pytest.approx(1.27 * 2.55 - 0.63 * 1.0, rel=1e-6)
+    assert given.item() == pytest.approx(1.27 * 2.55 - 0.63 * 1.0, rel=1e-6)
     torch.autograd.backward(given.sum())
     gradient = model.get_parameter("inner.weight").grad
     assert gradient is not None
@@ -123,8 +124,27 @@ def test_nothing_is_left_of_it() -> None:
     rounded = RoundedModel(
         model,
         [RoundedWeight(("inner.weight",), EIGHT)],
-        [RoundedValue("inner", running=False), RoundedValue("inner", running=True, given=True)],
+        [RoundedValue("inner", running=False), RoundedValue(Operation("linear", 0), running=True)],
     )
     assert rounded.release() is model
     given = model(x=torch.tensor([[2.55, 1.004]]))
-    assert float(given) == pytest.approx(1.27 * 2.55 - 0.634 * 1.004, rel=1e-6)
+    assert given.item() == pytest.approx(1.27 * 2.55 - 0.634 * 1.004, rel=1e-6)
+
+
+class Sums(nn.Module):
+    """Two sums, of which the second reads the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x + x
+        return first + 1
+
+
+def test_what_an_operation_makes_is_rounded_where_it_is_made() -> None:
+    rounded = RoundedModel(Sums(), [], [RoundedValue(Operation("add", 0), running=True)])
+    rounded.observe([{"x": torch.tensor([[-0.5, 0.775]])}])
+    assert ranges(rounded) == pytest.approx([-1, 1.55])
+    # 2.55 / 255 = 0.01
+    given = rounded.eval()(x=torch.tensor([[0.1234, 7.0]]))
+    assert given.tolist() == [pytest.approx([1.25, 2.55], abs=1e-6)]
+    # The next pass counts its operations anew.
+    assert torch.equal(rounded(x=torch.tensor([[0.1234, 7.0]])), given)

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.lowering.graph import attribute, constant
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Table
 from compress.passes.quantize.weights import weight_now
+from compress.training.operations import Operation, Watched
 from compress.training.rounded_model import folding_factors
 
 Floats = NDArray[np.float32]
@@ -41,10 +42,20 @@ class Place:
 
 @dataclass
 class Seen:
-    """What one forward pass shows: the modules that got a tensor, and the norm that alone reads what another gives."""
+    """What one forward pass shows: the modules that got a tensor, the norm that reads what another module gives, and
+    what each operation made."""
 
     called: set[str] = field(default_factory=set)
     norms: dict[str, str] = field(default_factory=dict)
+    made: list[tuple[Operation, Floats]] = field(default_factory=list)
+
+    def maker(self, wanted: Floats) -> Operation | None:
+        """The first operation that made a value; None where none did."""
+        near = 1e-4 * float(np.abs(wanted).max(initial=0.0))
+        for operation, made in self.made:
+            if made.shape == wanted.shape and np.allclose(made, wanted, rtol=0, atol=near):
+                return operation
+        return None
 
 
 def places_of(model: nn.Module, found: Sequence[Layer], seen: Seen) -> list[Place | None]:
@@ -59,7 +70,7 @@ def places_of(model: nn.Module, found: Sequence[Layer], seen: Seen) -> list[Plac
 
 
 def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
-    """Run a model on a batch, and note what its modules read and give."""
+    """Run a model on a batch, and note what its modules read and give, and what its operations make."""
     seen = Seen()
     makers: dict[int, str] = {}
     kept: list[Tensor] = []  # a tensor that is gone would leave its id to another
@@ -77,9 +88,15 @@ def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
 
         return hook
 
+    def keep(operation: Operation, made: Tensor) -> Tensor:
+        if made.is_floating_point() and made.ndim > 1:
+            # A copy: what follows may write into it.
+            seen.made.append((operation, made.detach().clone().numpy()))
+        return made
+
     hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Watched(keep):
             model(**batch)
     finally:
         for hook in hooks:

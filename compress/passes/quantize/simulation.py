@@ -1,97 +1,130 @@
 """What is rounded while a model trains for its integers: just what the writers of integer graphs will round.
 
-The layers are those of the model's own lowered graph, so `exclude`, fused attention, the patches of a vision
-transformer and tokens that are selected early need no rules of their own here.
+Everything is read off the model's own lowered graph, so `exclude`, fused attention, patches of a vision transformer,
+tokens that are selected early and what stays in integers between convolutions need no rules of their own here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.passes.quantize.convolutions import activated
+from compress.passes.quantize.convolutions import ranged_between
 from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded
+from compress.passes.quantize.observation import Floats, observe
 from compress.passes.quantize.places import Place, places_of, tokens_read, watch
-from compress.passes.quantize.static import convolutions, fixed_source
+from compress.passes.quantize.static import convolutions, fixed_source, quantize_static, ranged_values
 from compress.passes.quantize.step import schemes_for
 from compress.passes.quantize.tables import LARGEST_BLOCK, block_size_for
 from compress.profile.pass_specs import QuantizeSpec
+from compress.training.operations import Operation
 from compress.training.rounded_model import RoundedModel, RoundedValue, RoundedWeight
 from compress.training.rounding import round_table, round_weights, round_whole_table
 
 
 def simulate(
-    model: nn.Module, graph: ir.Graph, spec: QuantizeSpec, limit: int, batch: Mapping[str, Tensor]
+    model: nn.Module, path: Path, spec: QuantizeSpec, limit: int, batch: Mapping[str, Tensor], work: Path
 ) -> tuple[RoundedModel, dict[str, Any]]:
     """A model with the rounding of `spec` simulated, and what is simulated, for the facts.
 
-    Sums of branches and other values between convolutions that no module of its own makes are left as they are. With
-    `scheme: auto` ranges are those of the first scheme that will be measured.
+    With `scheme: auto` ranges are those of the first scheme that will be measured.
 
     Args:
         model: float32, on the CPU, in eval mode.
-        graph: what it was lowered to.
+        path: the ONNX file that it was lowered to.
         limit: the largest integer of a weight.
-        batch: an example that shows which modules read what.
+        batch: some examples, by which what the model and the file compute is told to be the same.
+        work: where a copy of the file may lie for a moment.
 
     Raises:
         ModelError: `exclude` names nothing, or the scheme does not fit a layer.
     """
+    graph = ir.load(path).graph
     every = list(layers(graph))
     chosen, _ = split_excluded(every, spec.exclude, spec.exclude_kinds)
     scheme = schemes_for(spec, convolutions(chosen))[0]
     wanted = {layer.node for layer in chosen if spec.embeddings or not isinstance(layer, Table)}
+    seen = watch(model, batch)
     # Those that are left floating are looked for too, so that none of equal weights is taken for another.
-    found = places_of(model, every, watch(model, batch))
-    places = [place for layer, place in zip(every, found, strict=True) if place and layer.node in wanted]
+    found = list(zip(every, places_of(model, every, seen), strict=True))
+    places = [place for layer, place in found if place is not None and layer.node in wanted]
     unknown = [
         layer.node.name or layer.node.op_type
-        for layer, place in zip(every, found, strict=True)
-        if not place and layer.node in wanted
+        for layer, place in found
+        if place is None and layer.node in wanted
     ]
-    tokens = tokens_read(graph)
     weights = {place.parameters: _weight(model, place, spec, limit) for place in places}
-    values: dict[tuple[str, bool], RoundedValue] = {}
-    for place in places:
-        running = _has_fixed_range(place.layer, scheme)
-        for module in place.reads:
-            values[module, False] = RoundedValue(
-                module,
-                running,
-                symmetric=spec.calibration.symmetric,
-                tokens=tokens.get(place.layer.node),
-            )
-            if isinstance(place.layer, Convolution) and _rounded_as_it_is(place.layer):
-                made = place.norm or module
-                values[made, True] = RoundedValue(
-                    made, True, given=True, symmetric=spec.calibration.symmetric
-                )
+    values: list[RoundedValue] = []
+    ranged: set[str] = set()
+    if scheme == "static":
+        known = _values(path, ranged_values(graph, chosen), batch, work)
+        ranged = _stored_ranges(path, spec, known)
+        between = [name for name in ranged_between(graph, convolutions(chosen)) if name in ranged]
+        made = {name: seen.maker(known[name]) for name in between}
+        values += [RoundedValue(place, True, symmetric=spec.calibration.symmetric) for place in _each(made)]
+        # What is rounded where it is made need not be where it is read.
+        ranged -= {name for name, place in made.items() if place is not None}
+    values += _read(places, ranged, scheme, spec, tokens_read(graph))
     facts = {
         "weights": len(weights),
-        "inputs": sum(not value.given for value in values.values()),
-        "outputs": sum(value.given for value in values.values()),
+        "inputs": sum(not isinstance(value.place, Operation) for value in values),
+        "between": sum(isinstance(value.place, Operation) for value in values),
         "ranges": "at run time" if scheme == "dynamic" else "running",
         "not_simulated": unknown,
     }
-    return RoundedModel(model, list(weights.values()), list(values.values())), facts
+    return RoundedModel(model, list(weights.values()), values), facts
+
+
+def _read(
+    places: Sequence[Place],
+    ranged: set[str],
+    scheme: str,
+    spec: QuantizeSpec,
+    tokens: Mapping[ir.Node, tuple[int, ...]],
+) -> list[RoundedValue]:
+    """What modules read: by ranges that the file stores under the names `ranged`, or by those found at run time."""
+    found: dict[str, RoundedValue] = {}
+    for place in places:
+        source = _fixed(place.layer) if scheme == "static" else None
+        if source is not None and source.name not in ranged:
+            continue
+        for module in place.reads:
+            found[module] = RoundedValue(
+                module, source is not None, spec.calibration.symmetric, tokens.get(place.layer.node)
+            )
+    return list(found.values())
+
+
+def _values(
+    path: Path, names: Sequence[str], batch: Mapping[str, Tensor], work: Path
+) -> Mapping[str, Floats]:
+    """Inner values of a file on a batch."""
+    arrays = {name: values.numpy() for name, values in batch.items()}
+    return next(observe(path, names, iter([arrays]), work)) if names else {}
+
+
+def _stored_ranges(path: Path, spec: QuantizeSpec, known: Mapping[str, Floats]) -> set[str]:
+    """The names of those values that the integer file has a scale of its own for."""
+    model = ir.load(path)
+    chosen, _ = split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)
+    ranges = {name: (float(values.min()), float(values.max())) for name, values in known.items()}
+    quantize_static(model, chosen, ranges, per_channel=spec.per_channel, embeddings=False)
+    return {name for name in known if f"{name}.scale" in model.graph.initializers}
+
+
+def _each(made: Mapping[str, Operation | None]) -> list[Operation]:
+    return list(dict.fromkeys(place for place in made.values() if place is not None))
 
 
 def _weight(model: nn.Module, place: Place, spec: QuantizeSpec, limit: int) -> RoundedWeight:
     if isinstance(place.layer, Table):
-        width = place.layer.rows.shape[1]
-        blocks = partial(
-            round_table,
-            bits=spec.table_bits,
-            block=block_size_for(width, LARGEST_BLOCK[spec.table_bits]),
-        )
-        whole = not spec.per_channel and spec.table_bits == 8
-        rounding = round_whole_table if whole else blocks
-        return RoundedWeight(place.parameters, lambda tables: [rounding(rows) for rows in tables])
+        return RoundedWeight(place.parameters, _table_rounding(place.layer, spec))
     norm = None if place.norm is None else model.get_submodule(place.norm)
     assert norm is None or isinstance(norm, _BatchNorm)
     return RoundedWeight(
@@ -99,12 +132,14 @@ def _weight(model: nn.Module, place: Place, spec: QuantizeSpec, limit: int) -> R
     )
 
 
-def _has_fixed_range(layer: Layer, scheme: str) -> bool:
-    """Whether the range of what a layer reads is known before it runs."""
-    return isinstance(layer, Convolution) or (scheme == "static" and fixed_source(layer) is not None)
+def _table_rounding(table: Table, spec: QuantizeSpec) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    bits = spec.table_bits
+    if not spec.per_channel and bits == 8:
+        return lambda tables: [round_whole_table(rows) for rows in tables]
+    block = block_size_for(table.rows.shape[1], LARGEST_BLOCK[bits])
+    return lambda tables: [round_table(rows, bits=bits, block=block) for rows in tables]
 
 
-def _rounded_as_it_is(layer: Convolution) -> bool:
-    """Whether what a convolution gives is rounded at once, and not what an activation function leaves of it."""
-    output = layer.node.outputs[0]
-    return activated(output) is output
+def _fixed(layer: Layer) -> ir.Value | None:
+    """What a layer reads, if its range is stored; None where it is found at run time or there is none."""
+    return layer.node.inputs[0] if isinstance(layer, Convolution) else fixed_source(layer)

@@ -7,12 +7,14 @@ as any other.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from compress.artifacts import TASK, copy_interface
 from compress.errors import ModelError
+from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.numerics import reduced_range
@@ -40,11 +42,16 @@ def run(ctx: StepContext) -> StepResult:
     assert isinstance(spec, QuantizeSpec)
     assert spec.train is not None
     graph, _ = lower(load_model(source.path, attention="eager"), source.read_json(TASK))
+    lowered = ctx.work / "lowered"
+    shutil.rmtree(lowered, ignore_errors=True)
+    lowered.mkdir()
+    path = save_onnx(graph, lowered)
     model = load_model(source.path)
     inputs = ctx.task.encode(ctx.data.train, source.path)
     limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
     first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
-    rounded, simulated = simulate(model, graph.graph, spec, limit, first)
+    rounded, simulated = simulate(model, path, spec, limit, first, lowered)
+    shutil.rmtree(lowered)
     if not simulated["weights"]:
         raise ModelError("no weight of this model would be rounded", where="quantize.train")
     calibration = calibration_batches(ctx, source, spec.calibration_examples)
