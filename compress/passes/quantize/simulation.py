@@ -33,7 +33,8 @@ def simulate(
 ) -> tuple[RoundedModel, dict[str, Any]]:
     """A model with the rounding of `spec` simulated, and what is simulated, for the facts.
 
-    With `scheme: auto` ranges are those of the first scheme that will be measured.
+    With `scheme: auto` ranges are those of the first scheme that will be measured. Biases are left as they are: in the
+    file they are floats, or have 32 bits.
 
     Args:
         model: float32, on the CPU, in eval mode.
