@@ -25,6 +25,7 @@ from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors
+from compress.training.checkpointing import copy_weights, put_weights
 from compress.training.validation import Validation
 
 EXAMPLES = 2
@@ -33,6 +34,8 @@ EXAMPLES = 2
 
 def run(ctx: StepContext) -> StepResult:
     """Find what will be rounded, train with it rounded, save the float model and read it back.
+
+    Where training leaves a lower validation score, rounded, than it found, the weights before it are kept.
 
     Raises:
         ModelError: nothing of the model would be rounded, `exclude` names nothing, or the scheme does not fit a layer.
@@ -62,12 +65,15 @@ def run(ctx: StepContext) -> StepResult:
     validation = Validation.of(ctx, source.path, ctx.inputs["teacher"])
     float_score = validation.score(model)
     rounded.to(ctx.device).observe(examples())
-    before = validation.score(rounded)
+    before, weights = validation.score(rounded), copy_weights(model)
     curve = recover_altered(ctx, rounded, spec.train, source.path, name="train")
     # As `quantize` will: the ranges of the weights that training left.
     rounded.observe(examples())
     after = validation.score(rounded)
     rounded.release()
+    if after < before:
+        ctx.progress.say("quantize: training did no good, and the weights before it are kept")
+        put_weights(model, weights)
     save_model(model.cpu(), ctx.out)
     copy_interface(source.path, ctx.out)
     check_saved(model, ctx.out, inputs, "quantize.train")
@@ -78,7 +84,9 @@ def run(ctx: StepContext) -> StepResult:
             **simulated,
             "validation_score_float": float_score,
             "validation_score_before": before,
-            "validation_score": after,
+            "validation_score_trained": after,
+            "validation_score": max(before, after),
+            "kept": "trained" if after >= before else "untrained",
         },
     }
     return StepResult(source.form, facts, (curve,))
