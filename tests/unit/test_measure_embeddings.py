@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from compress.data.splits import UNLABELLED
 from compress.measure.embeddings import embedding_record
 from compress.measure.statistics import mean_interval, paired_correlations, spearman_interval
-from compress.measure.variants import SCORED, _sampled
+from compress.measure.variants import SCORED, scored_sample
 from compress.profile.schema import DataSpec
 from compress.records import Accuracy
 from compress.tasks import task_of
@@ -168,7 +168,7 @@ def test_two_thousand_texts_take_seconds() -> None:
 def test_variants_are_scored_on_whole_pairs() -> None:
     pairs = 2 * SCORED
     scores = np.arange(pairs, dtype=np.float32)
-    chosen, truth = _sampled(Truth(np.full(2 * pairs, UNLABELLED), scores), seed=0)
+    chosen, truth = scored_sample(Truth(np.full(2 * pairs, UNLABELLED), scores), seed=0)
     assert len(chosen) == SCORED
     assert truth.scores is not None
     assert np.array_equal(chosen[0::2], 2 * truth.scores.astype(np.int64))
