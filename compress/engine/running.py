@@ -24,7 +24,7 @@ from compress.plan import BASELINE, Row
 from compress.progress import Progress
 from compress.records import RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.store.cache import Cache, MadeStep
-from compress.store.runs import RUNS, RunStore
+from compress.store.runs import BUNDLE, RUNS, RunStore
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import close_all
 
@@ -113,10 +113,16 @@ def _finished(store: RunStore, progress: Progress) -> RunRecord | None:
         return None
     if run.status not in ("ok", "budget_missed"):
         return None
-    if run.bundle is not None and Path(run.bundle).is_dir() and not _is_whole(Path(run.bundle)):
-        progress.say(f"{run.bundle}: this bundle is damaged; it is placed again")
+    if run.bundle is None:
+        return run
+    # Beside the record, not where the record says: a working folder may have been moved or copied.
+    bundle = store.path / BUNDLE
+    if not bundle.is_dir():
         return None
-    return run if run.bundle is None or Path(run.bundle).is_dir() else None
+    if not _is_whole(bundle):
+        progress.say(f"{bundle}: this bundle is damaged; it is placed again")
+        return None
+    return run.model_copy(update={"bundle": str(bundle)})
 
 
 def _is_whole(bundle: Path) -> bool:
