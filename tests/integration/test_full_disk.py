@@ -30,6 +30,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_run_ends_well_once_there_is_space_and_memory(disk: SmallDisk, tmp_path: Path) -> None:
     job = tmp_path / "job"
     # What is exported is the file that the baseline is: measured once.

@@ -99,6 +99,7 @@ def test_what_loses_most_is_given_back_within_a_size(fragile: Artifact, data: Tr
     assert caught.value.where == "quantize.mixed.size_mb"
 
 
+@pytest.mark.slow
 def test_what_loses_most_is_given_back_within_a_latency(
     fragile: Artifact, data: TrainingData, tmp_path: Path
 ):
