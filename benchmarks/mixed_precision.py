@@ -1,6 +1,6 @@
 """Does mixed precision save a model that 8 bits destroy?
 
-    python benchmarks/mixed_precision.py [--factor 300] [--quick]
+    python benchmarks/mixed_precision.py [--factor 3000] [--quick]
 
 CLINC150, the teacher of clinc_intents.yaml, made fragile on purpose: in every layer two channels of the values are
 multiplied by `--factor`, and the projection that reads them divides by it. The float model computes what it did, but
@@ -42,7 +42,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--factor", type=float, default=300.0, help="by which the channels stand out")
+    parser.add_argument("--factor", type=float, default=3000.0, help="by which the channels stand out")
     parser.add_argument("--quick", action="store_true", help="a teacher of a third of an epoch, to try it")
     options = parser.parse_args()
     if reason := missing(PROFILE):
