@@ -14,9 +14,14 @@ from compress.tasks.base import Task, TrainingData
 
 
 def context(
-    folder: Path, spec: Spec, inputs: Mapping[str, Artifact], task: Task, data: TrainingData
+    folder: Path,
+    spec: Spec,
+    inputs: Mapping[str, Artifact],
+    task: Task,
+    data: TrainingData,
+    base: Path = Path(),
 ) -> StepContext:
-    """What a step may look at; it writes into `folder/out`, which is made."""
+    """What a step may look at; it writes into `folder/out`, which is made. `base`: where its paths start."""
     out, work = folder / "out", folder / "work"
     out.mkdir(parents=True)
     work.mkdir()
@@ -33,6 +38,7 @@ def context(
         device="cpu",
         threads=1,
         progress=Silent(),
+        base=base,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compress.artifacts import Artifact, sha256_file
+from compress.artifacts import Artifact
 from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
@@ -127,16 +127,12 @@ def _finished(store: RunStore, progress: Progress) -> RunRecord | None:
 
 def _is_whole(bundle: Path) -> bool:
     """Whether the files of a bundle are those of its manifest; what somebody put beside them does not count."""
-    from compress.passes.export.verify import listed_files, read_manifest
+    from compress.passes.export.verify import changed_files, listed_files, read_manifest
 
     try:
-        files = listed_files(bundle, read_manifest(bundle))
+        return not changed_files(bundle, listed_files(bundle, read_manifest(bundle)))
     except ModelError:
         return False
-    return all(
-        (bundle / name).is_file() and sha256_file(bundle / name) == entry["sha256"]
-        for name, entry in files.items()
-    )
 
 
 def _new_run(job: Job) -> RunRecord:

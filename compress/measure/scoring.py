@@ -59,12 +59,13 @@ def score_artifact(
     reference = outputs if is_baseline else None
     digest = _digest(scored)
     kept = None if shared is None else shared / f"{_reference_key(baseline, target, digest)}.npy"
-    if reference is None and kept is not None:
-        reference = _kept(kept, len(scored))
+    stored = None if kept is None else _kept(kept, len(scored))
+    if reference is None:
+        reference = stored
     if reference is None:
         theirs = task.encode(scored, baseline.path)
         reference, _ = model_outputs(jobs, model_path(baseline, target), theirs, batch_size)
-    if kept is not None and _kept(kept, len(scored)) is None:
+    if kept is not None and stored is None:
         _keep(reference, kept)
     accuracy = embedding_record(
         task,

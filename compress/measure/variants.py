@@ -60,15 +60,7 @@ def compare_variants(
         if reference is not None:
             truth = replace(truth, reference=outputs.pop())
         scores = [task.score(each, truth).value for each in outputs]
-        scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
-        short = jobs.feeds("timed", scenario.batches(inputs))
-        spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(paths)})
-        rivals = [str(path) for path in paths.values()]
-        results = timed(jobs, rivals, [[short] * len(rivals)], spec, processes=PROCESSES)
-    times = [
-        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
-        for which in range(len(rivals))
-    ]
+        times = _times(jobs, [*paths.values()], inputs, seed, batch_size)
     return dict(zip(paths, zip(scores, times, strict=True), strict=True))
 
 
@@ -82,6 +74,16 @@ def variant_outputs(
     """
     with _jobs(threads) as jobs:
         return _outputs(jobs, files, inputs, chosen, batch_size, threads)
+
+
+def variant_ms(file: Path, inputs: Inputs, threads: int, *, seed: int, batch_size: int = 1) -> float:
+    """The median time a batch of one ONNX file in milliseconds; in child processes.
+
+    Raises:
+        TargetError: the file cannot be run.
+    """
+    with _jobs(threads) as jobs:
+        return _times(jobs, [file], inputs, seed, batch_size)[0]
 
 
 @contextmanager
@@ -108,6 +110,18 @@ def _outputs(
     for start in range(0, len(made), together):
         jobs.run(*(job for job, _ in made[start : start + together]))
     return [load_outputs(file) for _, file in made]
+
+
+def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int, batch_size: int) -> list[float]:
+    """The median milliseconds a batch of each file, all timed in turns."""
+    scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
+    feeds = jobs.feeds("timed", scenario.batches(inputs))
+    spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(files)})
+    results = timed(jobs, [str(file) for file in files], [[feeds] * len(files)], spec, processes=PROCESSES)
+    return [
+        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
+        for which in range(len(files))
+    ]
 
 
 def scored_sample(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.records import RunRecord, StepRecord, TargetMeasurement
-from compress.report import phones, pruned_to
+from compress.report import phones, pruned_to, sensitivity
 from compress.report.document import Cell, Code, Section, Table, row
 from compress.report.facts import flatten
 from compress.report.numbers import MISSING, count, known, percent, significant, times, times_range
@@ -189,7 +189,7 @@ def protocol(run: RunRecord) -> Section:
 
 def findings(run: RunRecord) -> Section:
     """What the steps found out about their own work, beside what other sections show."""
-    told = ("parameters", "macs", "mixed", *TAUGHT, *pruned_to.TOLD, *phones.TOLD)
+    told = ("parameters", "macs", *TAUGHT, *sensitivity.TOLD, *pruned_to.TOLD, *phones.TOLD)
     rows = [
         row(step.step, key, text)
         for step in ordered(run)

@@ -11,6 +11,8 @@ from compress.report.numbers import count, significant
 from compress.report.row import ordered
 from compress.report.scores import reading
 
+TOLD = ("mixed",)
+"""The facts of quantization that are told here."""
 MOST_BARS = 40
 
 

@@ -14,18 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.artifacts import Artifact, seal
+from compress.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples, Item
 from compress.passes.export import step as export
 from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.verify import verify_bundle
 from compress.profile.pass_specs import ExportSpec
 from compress.profile.schema import DataSpec
-from compress.progress import Silent
 from compress.runtimes import runner
-from compress.step import StepContext
 from compress.tasks import task_of
 from compress.tasks.base import TrainingData
+from tests.steps import context, run
 from tests.tiny_onnx import (
     HALVES,
     LABELS,
@@ -64,26 +63,10 @@ IMAGES, SENTENCES = "image-classification", "sentence-embedding"
 def export_bundle(folder: Path, task: str) -> Path:
     write, items, labels = KINDS[task]
     examples = Examples(items, np.full(len(items), UNLABELLED))
-    out, work = folder / "out", folder / "work"
-    out.mkdir()
-    work.mkdir()
-    ctx = StepContext(
-        spec=ExportSpec(formats=("onnx", "ort"), golden=GOLDEN),
-        inputs={"model": write(folder / "model")},
-        task=task_of(task, DataSpec(path="unused", max_length=16)),
-        data=TrainingData(examples, examples, labels),
-        out=out,
-        work=work,
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-        shared=folder / "shared",
-    )
-    result = export.run(ctx)
-    seal(out, result.form, result.facts)
-    return out
+    spec = ExportSpec(formats=("onnx", "ort"), golden=GOLDEN)
+    kind = task_of(task, DataSpec(path="unused", max_length=16))
+    data = TrainingData(examples, examples, labels)
+    return run(export, context(folder, spec, {"model": write(folder / "model")}, kind, data))[0].path
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,8 @@ from compress.models.sources import check_teacher, fingerprint
 from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.progress import Silent
-from compress.step import StepContext
 from compress.tasks.base import TrainingData
+from tests.steps import context
 from tests.tiny import LABELS, text_task, tiny_bert, tiny_classifier, tiny_tokenizer
 
 COMMIT = "a" * 40
@@ -347,26 +346,11 @@ def test_code_gives_a_model_when_allowed(tmp_path: Path):
 def test_the_source_step_writes_an_artifact(tmp_path: Path):
     write_model(tmp_path / "model")
     none = Examples((), np.zeros(0, np.int64))
-    out = tmp_path / "out"
-    out.mkdir()
-    ctx = StepContext(
-        spec=spec("./model"),
-        inputs={},
-        task=text_task(32),
-        data=TrainingData(none, none, LABELS),
-        out=out,
-        work=tmp_path / "work",
-        shared=tmp_path / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-        base=tmp_path,
-    )
+    data = TrainingData(none, none, LABELS)
+    ctx = context(tmp_path, spec("./model"), {}, text_task(32), data, base=tmp_path)
     result = run(ctx)
     assert result.form == TORCH_FLOAT
-    assert result.facts["parameters"] == count_parameters(load_model(out))
+    assert result.facts["parameters"] == count_parameters(load_model(ctx.out))
 
 
 # Damaged sources.

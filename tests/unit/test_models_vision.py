@@ -38,10 +38,10 @@ from compress.passes.source.step import run as source
 from compress.profile.base import Spec
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.progress import Silent
 from compress.step import StepContext
 from compress.tasks import task_of
 from compress.tasks.base import TrainingData
+from tests import steps
 from tests.tiny import tiny_bert
 
 LABELS = ("cat", "dog", "hen")
@@ -96,23 +96,9 @@ def images(count: int, seed: int) -> Examples:
 
 
 def context(folder: Path, spec: Spec, inputs: dict[str, Artifact] | None = None) -> StepContext:
-    out = folder / "out"
-    out.mkdir(parents=True)
-    return StepContext(
-        spec=spec,
-        inputs=inputs or {},
-        task=task_of(TASK, DataSpec(path="unused")),
-        data=TrainingData(images(24, 0), images(9, 1), LABELS),
-        out=out,
-        work=folder / "work",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-        shared=folder / "shared",
-        base=folder,
-    )
+    data = TrainingData(images(24, 0), images(9, 1), LABELS)
+    task = task_of(TASK, DataSpec(path="unused"))
+    return steps.context(folder, spec, inputs or {}, task, data, base=folder)
 
 
 def written(folder: Path, model: PreTrainedModel, finetuned: bool = False) -> Artifact:

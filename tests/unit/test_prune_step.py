@@ -28,10 +28,10 @@ from compress.passes.prune.prediction import predicted_parameters
 from compress.passes.prune.step import run
 from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from compress.profile.training_spec import RecoverySpec
-from compress.progress import Silent
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from compress.tasks.tokens import TokenInputs
+from tests import steps
 from tests.pruning import prune
 from tests.tiny import (
     LABELS,
@@ -207,23 +207,7 @@ def context(
     model, data = trained
     artifact = write_torch_artifact(tmp_path / "model", model)
     inputs = {"model": artifact, "teacher": artifact if teacher is None else teacher}
-    out, work = tmp_path / "out", tmp_path / "work"
-    out.mkdir()
-    work.mkdir()
-    return StepContext(
-        spec=prune_spec,
-        inputs=inputs,
-        task=text_task(32),
-        data=data,
-        out=out,
-        work=work,
-        shared=tmp_path / "shared",
-        seed=0,
-        precision="fp32",
-        device="cpu",
-        threads=1,
-        progress=Silent(),
-    )
+    return steps.context(tmp_path, prune_spec, inputs, text_task(32), data)
 
 
 def loss_after(trained: tuple[Any, TrainingData], inputs: TokenInputs, importance: str, seed: int) -> float:

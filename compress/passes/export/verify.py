@@ -98,8 +98,8 @@ def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, An
     return files
 
 
-def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Files that are missing, changed, or not in the manifest."""
+def changed_files(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Files of the manifest that are missing or changed."""
     problems = []
     for name, entry in sorted(files.items()):
         file = path / name
@@ -107,6 +107,12 @@ def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
             problems.append(f"{name} is missing")
         elif file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
             problems.append(f"{name} was changed: its sha256 is not that of the manifest")
+    return problems
+
+
+def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Files that are missing, changed, or not in the manifest."""
+    problems = changed_files(path, files)
     present = {str(PurePosixPath(file.relative_to(path))) for file in path.rglob("*") if not file.is_dir()}
     ours = {MANIFEST, "artifact.json"}
     unknown = sorted(name for name in present - set(files) - ours if "__pycache__" not in name)

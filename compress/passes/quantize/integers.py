@@ -21,6 +21,11 @@ _SMALLEST_RANGE = 1e-20
 _BIAS_LIMIT = 2.0**30
 
 
+def weight_limit(reduced: bool) -> int:
+    """The largest integer of an 8-bit weight."""
+    return REDUCED_LIMIT if reduced else INT8_LIMIT
+
+
 @dataclass(frozen=True)
 class Quantized:
     """`values` times `scales` is close to what was quantized; `zero` is the integer that stands for 0."""

@@ -138,6 +138,11 @@ def weight_of(layer: Layer) -> ir.Value:
     return layer.rows_value if isinstance(layer, Table) else layer.weight_value
 
 
+def weight_name(layer: Layer) -> str:
+    """What a layer is known by when its graph is read again: the name of its constant."""
+    return weight_of(layer).name or ""
+
+
 def _first_input(node: ir.Node) -> ir.Value:
     value = node.inputs[0]
     assert value is not None

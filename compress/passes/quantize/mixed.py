@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from compress.artifacts import ONNX_MODEL, Artifact
 from compress.errors import PassError
 from compress.measure.feeds import sample_indices
-from compress.measure.variants import compare_variants, scored_sample, variant_outputs
+from compress.measure.variants import scored_sample, variant_ms, variant_outputs
 from compress.passes.quantize.assignment import (
     FITS,
     OUT_OF_TIME,
@@ -28,14 +28,22 @@ from compress.passes.quantize.assignment import (
     give_back_within,
 )
 from compress.passes.quantize.divergence import divergence
-from compress.passes.quantize.layers import KINDS, FusedAttention, Layer, Linear, Table, weight_of
+from compress.passes.quantize.layers import (
+    KINDS,
+    FusedAttention,
+    Layer,
+    Linear,
+    Table,
+    weight_name,
+    weight_of,
+)
 from compress.passes.quantize.probe import probe, shapes_of, typical_length
 from compress.passes.quantize.shrinking import model_bytes
 from compress.passes.quantize.writing import Writer
 from compress.profile.mixed_spec import MixedSpec
 from compress.step import StepContext
 from compress.tasks.base import Truth
-from compress.units import megabytes
+from compress.units import BYTES_PER_MB, megabytes
 
 SHARE_FOR_SENSITIVITIES = 0.5
 """Of the time, at most: the rest is for trying what was learnt."""
@@ -61,7 +69,6 @@ class Sensitivity:
 
     layer: str
     kind: str
-    weight: str
     weights: int
     divergence: float
     extra_bytes: int
@@ -75,8 +82,8 @@ def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: 
         source: the float model, as the step got it.
 
     Raises:
-        PassError: the size or the latency asked for is below that of the model with every layer in integers.
-        ModelError: latencies of this model's layers cannot be foretold.
+        PassError: the size or the latency asked for is below that of the model with every layer in integers, or the
+            latencies of this model's layers cannot be foretold.
     """
     return _Mixing(ctx, spec, writer, scheme, source).mix()
 
@@ -90,6 +97,7 @@ class _Mixing:
         self.ctx, self.spec, self.writer, self.scheme, self.source = ctx, spec, writer, scheme, source
         self.deadline = time.monotonic() + 60 * spec.minutes
         self.layers = distinct(writer.layers())
+        self.written: frozenset[int] | None = None
         validation = ctx.data.validation
         self.inputs = ctx.task.encode(validation, source.path)
         self.scored, self.truth = scored_sample(Truth.of(validation), ctx.seed)
@@ -139,7 +147,7 @@ class _Mixing:
                 hint="Ask for more, or make the model smaller before (`distill`, `prune`, `embeddings: 4`).",
             )
         known = self.sensitivities()
-        room = 1e6 * (size_mb - least)
+        room = BYTES_PER_MB * (size_mb - least)
         given = give_back_within([one.divergence for one in known], [one.extra_bytes for one in known], room)
         return self.made(self.compared(given, FITS), known, {"size_mb": size_mb})
 
@@ -187,20 +195,19 @@ class _Mixing:
         count = max(FEWEST, min(self.spec.examples, affordable))
         places = np.sort(sample_indices(len(self.scored), count, self.ctx.seed))
         reference, folder = self.reference[places], self.ctx.work / "one-layer"
-        names = {weight_of(layer).name or "" for layer in self.layers}
+        names = {weight_name(layer) for layer in self.layers}
         self.writer.write(self.scheme, folder, names)
         floating_bytes = model_bytes(folder)
         found = []
         with self.ctx.progress.bar("sensitivity of each layer", len(self.layers)) as advance:
             for layer in self.layers:
-                name = weight_of(layer).name or ""
+                name = weight_name(layer)
                 self.writer.write(self.scheme, folder, names - {name})
                 outputs = self.outputs(folder / ONNX_MODEL, self.scored[places])
                 found.append(
                     Sensitivity(
                         layer=layer.node.name or name,
                         kind=_kind(layer),
-                        weight=name,
                         weights=int(np.prod(weight_of(layer).shape.numpy())),
                         divergence=divergence(reference, outputs, labelled=self.ctx.task.labelled),
                         extra_bytes=floating_bytes - model_bytes(folder),
@@ -217,31 +224,27 @@ class _Mixing:
 
     def latency(self, given: frozenset[int]) -> float:
         """Median of one example, ms."""
-        validation = self.ctx.data.validation
-        reference = self.source.path / ONNX_MODEL if self.ctx.task.needs_reference(validation) else None
-        files = {"mixed": self.write(given) / ONNX_MODEL}
-        truth, seed = Truth.of(validation), self.ctx.seed
-        measured = compare_variants(
-            files, self.inputs, truth, self.ctx.task, self.ctx.threads, seed=seed, reference=reference
-        )
-        return measured["mixed"][1]
+        return variant_ms(self.write(given) / ONNX_MODEL, self.inputs, self.ctx.threads, seed=self.ctx.seed)
 
     def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         return variant_outputs([file], self.inputs, chosen, self.ctx.threads)[0]
 
     def write(self, given: frozenset[int]) -> Path:
+        """The folder of the model with these layers given back; what stands there already is not written again."""
         folder = self.ctx.work / "mixed"
-        self.writer.write(self.scheme, folder, self.names(given))
+        if self.written != given:
+            self.writer.write(self.scheme, folder, self.names(given))
+            self.written = given
         return folder
 
     def names(self, given: frozenset[int]) -> tuple[str, ...]:
-        return tuple(weight_of(self.layers[place]).name or "" for place in sorted(given))
+        return tuple(weight_name(self.layers[place]) for place in sorted(given))
 
     def in_time(self) -> bool:
         return time.monotonic() < self.deadline
 
     def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, float]) -> Mixture:
-        """The model of the best trial, written again: the last one tried may be another."""
+        """The model of the best trial: the last one tried may be another."""
         best = found.best
         folder = self.write(best.given_back)
         facts = {
@@ -270,7 +273,7 @@ def distinct(layers: Sequence[Layer]) -> list[Layer]:
     """One layer of each weight, the first in the graph: those of one weight are given back together."""
     first: dict[str, Layer] = {}
     for layer in layers:
-        first.setdefault(weight_of(layer).name or "", layer)
+        first.setdefault(weight_name(layer), layer)
     return list(first.values())
 
 

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.passes.quantize.convolutions import ranged_between
-from compress.passes.quantize.layers import Convolution, Layer, Table, layers, split_excluded
+from compress.passes.quantize.layers import (
+    Convolution,
+    Layer,
+    Table,
+    layers,
+    layers_to_quantize,
+    split_excluded,
+)
 from compress.passes.quantize.observation import Floats, observe
 from compress.passes.quantize.places import Place, places_of, tokens_read, watch
 from compress.passes.quantize.static import convolutions, fixed_source, quantize_static, ranged_values
@@ -113,7 +120,7 @@ def _values(
 def _stored_ranges(path: Path, spec: QuantizeSpec, known: Mapping[str, Floats]) -> set[str]:
     """The names of those values that the integer file has a scale of its own for."""
     model = ir.load(path)
-    chosen, _ = split_excluded(list(layers(model.graph)), spec.exclude, spec.exclude_kinds)
+    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     ranges = {name: (float(values.min()), float(values.max())) for name, values in known.items()}
     quantize_static(model, chosen, ranges, per_channel=spec.per_channel, embeddings=False)
     return {name for name in known if f"{name}.scale" in model.graph.initializers}

@@ -24,7 +24,7 @@ from compress.passes.quantize.layers import (
     layers,
     layers_to_quantize,
     split_excluded,
-    weight_of,
+    weight_name,
 )
 from compress.passes.quantize.mixed import mix
 from compress.passes.quantize.preparation import prepare
@@ -158,7 +158,7 @@ def left_floating(source: Path, spec: QuantizeSpec) -> list[str]:
     """Names of the weights that the user excluded."""
     found = list(layers(ir.load(source / ONNX_MODEL).graph))
     _, excluded = split_excluded(found, spec.exclude, spec.exclude_kinds)
-    return [weight_of(layer).name or "" for layer in excluded if not isinstance(layer, Table)]
+    return [weight_name(layer) for layer in excluded if not isinstance(layer, Table)]
 
 
 def check_promise(

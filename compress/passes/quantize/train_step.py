@@ -18,7 +18,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.numerics import reduced_range
-from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
+from compress.passes.quantize.integers import weight_limit
 from compress.passes.quantize.simulation import simulate
 from compress.passes.quantize.step import calibration_batches
 from compress.profile.pass_specs import QuantizeSpec
@@ -51,7 +51,7 @@ def run(ctx: StepContext) -> StepResult:
     path = save_onnx(graph, lowered)
     model = load_model(source.path)
     inputs = ctx.task.encode(ctx.data.train, source.path)
-    limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
+    limit = weight_limit(reduced_range(spec.reduce_range))
     first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
     rounded, simulated = simulate(model, path, spec, limit, first, lowered)
     shutil.rmtree(lowered)

@@ -17,8 +17,8 @@ from compress.passes.quantize.calibration import calibrate
 from compress.passes.quantize.dynamic import quantize_dynamic
 from compress.passes.quantize.four_bits import quantize_to_four_bits
 from compress.passes.quantize.half import store_in_half
-from compress.passes.quantize.integers import INT8_LIMIT, REDUCED_LIMIT
-from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_of
+from compress.passes.quantize.integers import weight_limit
+from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_name
 from compress.passes.quantize.pairs import write_pairs
 from compress.passes.quantize.ranges import Range
 from compress.passes.quantize.static import quantize_static, ranged_values
@@ -71,8 +71,9 @@ class Writer:
             save_onnx(model, folder)
             return {}
         chosen = self._chosen(model, given_back)
-        limit = REDUCED_LIMIT if reduced_range(spec.reduce_range) else INT8_LIMIT
-        done: dict[str, Any] = {"reduced_range": limit == REDUCED_LIMIT}
+        reduced = reduced_range(spec.reduce_range)
+        limit = weight_limit(reduced)
+        done: dict[str, Any] = {"reduced_range": reduced}
         ranges = self._calibrated(model, chosen) if scheme == "static" else {}
         if spec.bias_correction:
             done["corrected_biases"] = correct_biases(
@@ -100,7 +101,7 @@ class Writer:
 
     def _chosen(self, model: ir.Model, given_back: Collection[str] = ()) -> list[Layer]:
         chosen = layers_to_quantize(model.graph, self._spec.exclude, self._spec.exclude_kinds)
-        return [layer for layer in chosen if weight_of(layer).name not in given_back]
+        return [layer for layer in chosen if weight_name(layer) not in given_back]
 
     def _calibrated(self, model: ir.Model, chosen: list[Layer]) -> Mapping[str, Range]:
         spec = self._spec
