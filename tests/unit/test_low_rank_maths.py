@@ -69,6 +69,23 @@ def test_moments_of_fewer_examples_than_columns_are_enough():
     assert np.abs(inputs @ (weight - second @ first).T).max() < 1e-2
 
 
+def test_moments_that_rounding_made_indefinite_leave_factors_finite():
+    inputs, weight = matrix(3, 8, seed=1), matrix(5, 8)
+    square = inputs.T @ inputs / 3
+    rounded = square - 1e-5 * square.diagonal().mean() * np.eye(8)
+    found = decompose(torch.from_numpy(weight), torch.from_numpy(rounded))
+    first, second = (part.numpy() for part in found.factors(5))
+    np.testing.assert_allclose(second @ first, weight, atol=1e-9)
+    first, second = (part.float().numpy() for part in found.factors(3))
+    assert np.abs(inputs @ (weight - second @ first).T).max() < 1e-2
+
+
+def test_inputs_of_zeros_leave_factors_finite():
+    found = decompose(torch.from_numpy(matrix(5, 8)), torch.zeros(8, 8))
+    first, second = (part.float().numpy() for part in found.factors(5))
+    np.testing.assert_allclose(second @ first, matrix(5, 8), atol=1e-5)
+
+
 def test_both_halves_of_a_direction_have_the_same_norm():
     first, second = decompose(torch.from_numpy(matrix(6, 9))).factors(4)
     assert torch.allclose(first.norm(dim=1), second.norm(dim=0))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 DAMPING = 1e-6
-"""Added to the second moments, as a share of their mean: directions that no example showed count a little."""
+"""The least second moment of a direction, as a share of their mean: those that no example showed count a little."""
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ def decompose(weight: Tensor, square: Tensor | None = None) -> Decomposition:
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         return Decomposition(left * values, right, values**2)
     square = square.double()
-    damped = square + DAMPING * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-    sizes, directions = torch.linalg.eigh(damped)
-    root = directions * sizes.clamp_min(0).sqrt()
+    sizes, directions = torch.linalg.eigh(square)
+    # Sums of float32 leave anything around 0 where no example went, negative values too.
+    sizes = sizes.clamp_min(max(DAMPING * float(square.diagonal().mean()), _LEAST))
+    root = directions * sizes.sqrt()
     left, values, right = torch.linalg.svd(weight @ root, full_matrices=False)
-    inverse = (directions / sizes.clamp_min(1e-300).sqrt()).T
+    inverse = (directions / sizes.sqrt()).T
     return Decomposition(left * values, right @ inverse, values**2)
 
 
