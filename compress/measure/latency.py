@@ -68,6 +68,28 @@ def timed(
     ]
 
 
+def timed_apart(
+    jobs: JobFolder, models: Sequence[str], feeds: str, spec: MeasureSpec, *, processes: int
+) -> list[list[dict[str, Any]]]:
+    """For each model the results of processes that run nothing else; the processes of all take turns.
+
+    As a model runs where it is deployed alone: in one process with another, a large one keeps finding its weights
+    driven out of the caches, and a small one does not.
+
+    Args:
+        feeds: batches for all of them; `spec` is how long each is timed.
+
+    Raises:
+        TargetError: a model cannot be run.
+    """
+    apart = [list(latency_jobs([model], [[feeds]], spec, processes=processes)) for model in models]
+    results: list[list[dict[str, Any]]] = [[] for _ in models]
+    for turn in zip(*apart, strict=True):
+        for found, job in zip(results, turn, strict=True):
+            found += jobs.run(job)
+    return results
+
+
 def latency_record(
     scenario: Scenario,
     samples: Sequence[Sequence[NDArray[np.float64]]],

@@ -27,7 +27,7 @@ def pruned_to(run: RunRecord) -> Section:
     timed = any("measured_ms" in target for _, target in _targets(run))
     words = (
         "Latencies of one example, in FP32: foretold from a table of timed parts of the layers, then measured on the "
-        "pruned model in turns with the one before it, both without what else the machine did meanwhile.",
+        "pruned model and the one before it, each in processes of its own, without what else the machine did.",
     )
     columns = ("Step", "asked", "before", "predicted", "measured", "measured / predicted")
     table = Table("What pruning was to reach", columns, rows, frozenset({1}))

@@ -142,7 +142,7 @@ def test_the_rival_takes_as_long_and_keeps_heads_and_width_alike(script, share: 
 
 
 @pytest.mark.parametrize(
-    ("in_pass", "together", "rival", "low", "expected"),
+    ("in_pass", "in_the_end", "rival", "low", "expected"),
     [
         (1.09, 0.91, 1.04, -0.01, True),
         (1.11, 1.0, 1.0, -0.01, False),
@@ -151,9 +151,9 @@ def test_the_rival_takes_as_long_and_keeps_heads_and_width_alike(script, share: 
         (1.0, 1.0, 1.0, -0.02, False),
     ],
 )
-def test_a_row_holds_every_bar(script, in_pass, together, rival, low, expected):
+def test_a_row_holds_every_bar(script, in_pass, in_the_end, rival, low, expected):
     gain = script("paired_seeds").Difference(low + 0.005, low, low + 0.011)
-    assert script("prune_latency").held(in_pass, together, rival, gain) is expected
+    assert script("prune_latency").held(in_pass, in_the_end, rival, gain) is expected
 
 
 def test_the_paired_difference_is_that_of_the_means(script):

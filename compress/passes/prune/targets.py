@@ -20,7 +20,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import timed, undisturbed_ms
+from compress.measure.latency import timed_apart, undisturbed_ms
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, encoder_of
 from compress.models.pruned import block_sizes
@@ -143,7 +143,7 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
 
 
 def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> dict[str, Any]:
-    """Lower the pruned model and time it in turns with the one before: `before_ms`, `measured_ms`, `table`."""
+    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`."""
     _lowered(model, interface, timing.folder / "after")
     files = [timing.folder / "before", timing.folder / "after"]
     before, after = _time(files, _batches(ctx, interface), ctx.threads, timing.folder)
@@ -174,13 +174,13 @@ def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
 
 
 def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where: Path) -> list[float]:
-    """Milliseconds of models on the same batches, in turns."""
+    """Milliseconds of models on the same batches, each as it runs alone."""
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
         feeds = jobs.feeds("timed", batches)
         models = [str(folder / ONNX_MODEL) for folder in folders]
-        results = timed(jobs, models, [[feeds] * len(models)], TIMED, processes=PROCESSES)
-    return [undisturbed_ms(results, which) for which in range(len(folders))]
+        results = timed_apart(jobs, models, feeds, TIMED, processes=PROCESSES)
+    return [undisturbed_ms(each, 0) for each in results]
 
 
 def _typical(ctx: StepContext, interface: Path) -> Batch:
