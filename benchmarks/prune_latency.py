@@ -235,7 +235,7 @@ def main() -> int:
         f"The teacher is right in {first.right(first.teacher, 'test').mean():.4f} of the test split and takes "
         f"{teacher_ms:.3f} ms. 'Predicted' and 'measured' are of the pass; in the end all models are timed. Sizes "
         "are heads and feed-forward width: of each layer from the first on, or of every layer alike. Latencies are "
-        "those of a machine that does nothing else: the lower quartile of each input, the median of the inputs."
+        "those of a machine that does nothing else: the 5th percentile of each input, the median of the inputs."
     )
     write_rows("prune_latency", rows, note=note)
     return 0 if all(row["held"] for row in rows) else 1

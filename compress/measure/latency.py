@@ -16,6 +16,10 @@ from compress.profile.schema import MeasureSpec
 from compress.records import Latency
 from compress.units import MS_PER_S, NS_PER_MS
 
+UNDISTURBED = 5
+"""Percentile of the rounds of an input. With neighbours on the machine, the lower quartile of a model whose weights
+fill the caches was up to 1.5 times this; of a small model it was not."""
+
 
 def latency_jobs(
     models: Sequence[str],
@@ -136,7 +140,7 @@ def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no differen
 
 
 def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
-    """The time of a model where nothing else disturbs it: of each input the lower quartile over all processes, and the
+    """The time of a model where nothing else disturbs it: of each input the 5th percentile over all processes, and the
     median of the inputs. For comparing what was timed apart on a machine that does other things too; reports say what
     was measured, disturbances included.
 
@@ -145,7 +149,7 @@ def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
     """
     times = np.concatenate([milliseconds(result, 0, model) for result in results])
     inputs = np.concatenate([np.asarray(result["scenarios"][0]["inputs"]) for result in results])
-    return float(np.median([np.percentile(times[inputs == each], 25) for each in np.unique(inputs)]))
+    return float(np.median([np.percentile(times[inputs == each], UNDISTURBED) for each in np.unique(inputs)]))
 
 
 def milliseconds(result: dict[str, Any], scenario: int, model: int) -> NDArray[np.float64]:

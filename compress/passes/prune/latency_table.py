@@ -29,8 +29,8 @@ COPIES = 6
 """Copies of a part in its graph, at most."""
 COPY_BYTES = 128 * MIB
 """Weights of one graph, at most, but for one copy."""
-TIMED = MeasureSpec(examples=1, min_seconds=6.0, min_rounds=20)
-PROCESSES = 2
+TIMED = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
+PROCESSES = 4
 IR_VERSION = 10
 
 

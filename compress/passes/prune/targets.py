@@ -34,9 +34,9 @@ from compress.tasks.base import Batch
 from compress.training.batches import to_tensors
 from compress.units import BYTES_PER_MB
 
-TIMED = MeasureSpec(examples=50, min_seconds=3.0, min_rounds=30)
+TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
 """How the models before and after are timed."""
-PROCESSES = 2
+PROCESSES = 4
 FLOAT_BYTES = 4
 
 
