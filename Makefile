@@ -20,6 +20,7 @@ test-slow: venv
 test-system: venv
 	$(SUDO) apt-get update -qq
 	$(SUDO) apt-get install -qq --yes --no-install-recommends $(shell cat requirements/system.txt)
+	command -v npm >/dev/null || $(SUDO) apt-get install -qq --yes --no-install-recommends nodejs npm
 	$(BIN)/python -m pytest -q -m system
 
 lint: venv
