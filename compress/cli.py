@@ -132,7 +132,8 @@ def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
     loaded = _load(profile, assignments)
     click.echo(
-        f"{profile}: valid; {len(loaded.profile.passes)} passes, {len(loaded.profile.targets)} targets"
+        f"{profile}: valid; {_counted(loaded.profile.passes, 'pass', 'passes')}, "
+        f"{_counted(loaded.profile.targets, 'target', 'targets')}"
     )
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}")
@@ -336,6 +337,10 @@ def _report_failed(error: Exception, run_id: str) -> None:
         record = RunStore(path).load()
         if record.steps:
             _write_reports(record)
+
+
+def _counted(things: Sequence[object], one: str, several: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else several}"
 
 
 def _print_outcome(out: Console, run: RunRecord, html: Path) -> None:

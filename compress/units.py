@@ -1,8 +1,9 @@
-"""Units: the only place where 10**6, 2**20 and 10**3 are written."""
+"""Units: the only place where 10**6, 2**20 and 10**3 are written, but for the two files that devices run alone."""
 
 from __future__ import annotations
 
 BYTES_PER_MB = 10**6
+MB_PER_GB = 10**3
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30

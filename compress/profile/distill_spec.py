@@ -25,7 +25,8 @@ class VocabularySpec(PassSpecBase):
     """Which tokens the student keeps."""
 
     trim: bool = True
-    """Keep only the tokens of the training data plus the margin; other tokens become the unknown token."""
+    """Keep only the tokens of the training data and of `data.unlabeled`, plus the margin; other tokens become the
+    unknown token."""
     margin: Annotated[int, Field(ge=0)] = 500
     """So many further tokens, the most frequent ones of the teacher's vocabulary, in its order."""
 

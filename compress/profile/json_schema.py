@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from compress.profile.base import PassSpecBase
+from compress.profile.loss_specs import LossSpec
 from compress.profile.schema import Profile
 
+Kind = TypeVar("Kind", bound=PassSpecBase)
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -20,7 +22,18 @@ def json_schema() -> dict[str, Any]:
     for name, definition in schema["$defs"].items():
         if name in may_be_empty and not definition.get("required") and "oneOf" not in definition:
             definition["type"] = ["object", "null"]
+    for loss in _subclasses(LossSpec):
+        if loss.short is not None:
+            _admit_word(schema["$defs"][loss.__name__], loss.short)
     return {"$schema": DIALECT, **schema, "title": "Profile of `compress`"}
+
+
+def _admit_word(definition: dict[str, Any], key: str) -> None:
+    """Let a word alone stand for the body with that key. What the body wants stays: it is asked of objects only."""
+    kinds = definition["type"]
+    definition["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "string"]
+    definition["if"] = {"type": "string"}
+    definition["then"] = {"enum": definition["properties"][key]["enum"]}
 
 
 def _one_line_descriptions(node: Any) -> Any:
@@ -37,6 +50,6 @@ def _one_line_descriptions(node: Any) -> Any:
     return node
 
 
-def _subclasses(model: type[PassSpecBase]) -> set[type[PassSpecBase]]:
-    direct = set(model.__subclasses__())
+def _subclasses(model: type[Kind]) -> set[type[Kind]]:
+    direct: set[type[Kind]] = set(model.__subclasses__())
     return direct.union(*(_subclasses(each) for each in direct))

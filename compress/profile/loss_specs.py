@@ -65,7 +65,8 @@ class HiddenLoss(LossSpec):
     distance: Literal["mse", "cosine"] = "mse"
     """How two hidden states are compared."""
     layers: LayerMap = "uniform"
-    """Which layer learns from which."""
+    """Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last alone; or pairs
+    [student layer, teacher layer], 0 the lowest."""
 
 
 class EmbeddingLoss(LossSpec):
@@ -88,7 +89,8 @@ class AttentionLoss(LossSpec):
     distance: Literal["mse", "kl"] = "mse"
     """How two attentions are compared; `kl` is for probabilities."""
     layers: LayerMap = "uniform"
-    """Which layer learns from which."""
+    """Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last alone; or pairs
+    [student layer, teacher layer], 0 the lowest."""
     heads: Literal["mapped", "averaged"] = "averaged"
     """`mapped`: head by head, for equal numbers of heads; `averaged`: the mean over the heads of each."""
 
@@ -108,7 +110,8 @@ class RelationLoss(LossSpec):
     """Relation heads that both models are cut into; unset: the teacher's number of heads, or the largest below it that
     divides the widths of both."""
     layers: LayerMap = "last"
-    """Which layer learns from which."""
+    """Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last alone; or pairs
+    [student layer, teacher layer], 0 the lowest."""
 
 
 class SimilarityLoss(LossSpec):

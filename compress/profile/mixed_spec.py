@@ -6,24 +6,27 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.profile.base import PassSpecBase
+from compress.profile.base import PassSpecBase, one_of
 from compress.profile.training_spec import Fraction
 
 
 class MixedSpec(PassSpecBase):
     """Mixed precision: layers that lose much in integers are given back to floating point, their weights stored in 16
-    bits. How much a layer loses is measured on validation examples, each layer alone in integers."""
+    bits. How much a layer loses is measured on validation examples, each layer alone in integers. Name one of
+    `max_drop`, `size_mb`, `latency_ms`."""
+
+    model_config = one_of("max_drop", "size_mb", "latency_ms")
 
     max_drop: Fraction | None = None
-    """Most loss of validation score against the float model (0.005: half a point): layers are given back, the worst
-    first, until it holds."""
+    """Most loss of validation score against the float model (0.005: half a point), on at most 1,000 examples: layers
+    are given back, the worst first, until it holds."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
     """Most MB (10^6 bytes) of the file: what loses most is given back as far as that allows."""
     latency_ms: Annotated[float, Field(gt=0)] | None = None
     """Most median latency of one example with the first target's threads, ms: what loses most is given back as far as
     that allows."""
     examples: Annotated[int, Field(ge=1)] = 256
-    """Validation examples that a layer's loss is measured on."""
+    """Validation examples that a layer's loss is measured on, at most; fewer where half of `minutes` would not do."""
     minutes: Annotated[float, Field(gt=0)] = 10
     """Time that may be spent; the best model found by then is kept, with the reason."""
 

@@ -27,8 +27,8 @@ class RemoveSpec(PassSpecBase):
     hidden: Fraction = 0.0
     """Fraction of the width of the stream between the layers removed, from everything that reads or writes it."""
     vocabulary: Literal["keep", "unused"] = "keep"
-    """`unused`: remove the embedding rows of tokens that the training data does not use, but for a margin of the 500
-    most frequent ones; the tokenizer cuts texts as before."""
+    """`unused`: remove the embedding rows of tokens that neither the training data nor `data.unlabeled` uses, but for a
+    margin of the 500 most frequent ones; the tokenizer cuts texts as before."""
 
     @model_validator(mode="after")
     def _something(self) -> RemoveSpec:
@@ -43,14 +43,17 @@ class RemoveSpec(PassSpecBase):
 
 
 class PruneTargetSpec(PassSpecBase):
-    """How small or fast the model must become; heads and feed-forward widths are chosen for it, layer by layer."""
+    """How small or fast the model must become; heads and feed-forward widths are chosen for it, layer by layer. Name
+    one of `latency_ms`, `speedup`, `size_mb`, `ratio`."""
 
     model_config = one_of("latency_ms", "speedup", "size_mb", "ratio")
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most: median latency of one example with the first target's threads, ms, lowered to ONNX in FP32."""
+    """At most, as foretold from timed parts: latency of one example with the first target's threads, ms, lowered to
+    ONNX in FP32, on an undisturbed machine (of each input the 5th percentile, of the inputs the median). What the
+    pruned model takes is measured and reported; the pass does not fail where that is more."""
     speedup: Annotated[float, Field(gt=1)] | None = None
-    """At least: latency of the model before the pass over that after it, both lowered to ONNX in FP32."""
+    """At least, as foretold in the same way: latency of the model before the pass over that after it."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
     """At most: the model's weights, MB of 10^6 bytes, in FP32."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -70,7 +73,7 @@ class PruneTargetSpec(PassSpecBase):
 
 class PruneSpec(PassSpecBase):
     """Remove attention heads, feed-forward width, layers, hidden width, channels or embedding rows (structured
-    pruning), then recover by training."""
+    pruning), then recover by training. Name one of `remove` and `target`."""
 
     kind: ClassVar[str] = "prune"
     accepts: ClassVar[str] = "a float torch model"

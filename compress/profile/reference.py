@@ -60,6 +60,8 @@ Every key that a profile may hold. This page is generated: `python -m compress.p
 - A key that is not listed here is a fault. All faults are reported at once, as `file:line: path: what is wrong`.
 - `--set passes.0.distill.epochs=2` on the command line replaces a value, or sets one that is not written.
 - A section whose keys all have defaults may be left empty (`- export:`). *Unset* is `null`, or leaving the key out.
+- A word alone as the body of `hidden`, `embedding` and `output` stands for its `distance`, of `attention` and
+  `similarity` for its `of`: `hidden: cosine`.
 - MB are 10^6 bytes.
 """
 
@@ -76,10 +78,14 @@ _DATA = """\
 | `sklearn://digits`: 1,797 images of 8 x 8 pixels | `train` |
 | `package://name/folder`: any of these inside an installed package, which is not imported | as above |
 | a hub id, such as `stanfordnlp/sst2` | those of the data set |
+| images: a `.parquet` file, or a hub id, with a column of them | as for texts |
+| for sentence embedding and for `data.unlabeled`: a folder with `.txt` files (images) at any depth | `train` |
 
 - `valid`, `val`, `dev` and `eval` are taken for `validation`.
-- Splits that are missing are made of `train`: stratified by class, and by the hash of each text's content and the
-  seed, so that equal texts (without regard to case, white space and Unicode form) always stand in the same split.
+- Splits that are missing are made of `train`: stratified by class, and by the hash of each text's or image's content
+  and the seed, so that equal texts (without regard to case, white space and Unicode form) always stand in the same
+  split.
+- Texts without labels are divided before they are cut into sentences; pairs that share a text stay in one split.
 - A text that stands in several named splits is kept in the held-out one (test before validation before train) and
   dropped from the others; the report says how many.
 - Labels that are texts are named by themselves, in sorted order. Whole numbers take their names from `data.labels`,
@@ -215,6 +221,8 @@ def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
         return "unset"
     if isinstance(default, dict):
         return "its defaults"
+    if default == []:
+        return "none"
     sections = [definitions[name] for name, in_list in _references(value) if in_list]
     if sections and not any(map(_is_entry, sections)):
         return "one, with its defaults"

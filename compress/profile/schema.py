@@ -86,7 +86,8 @@ class TeacherSpec(Spec):
     """The model to compress."""
 
     model: Annotated[str, Field(min_length=1)]
-    """A hub id, a local folder, `package://name/folder`, or `python:module:function` (needs `--allow-code`)."""
+    """A hub id, a local folder, `package://name/folder`, or `python:module:function` (needs `--allow-code`). The
+    function returns a module, or (module, labels), for images; (model, tokenizer) of transformers for texts."""
     revision: str | None = None
     """Commit or tag of a hub model."""
     labels: tuple[str, ...] | None = None

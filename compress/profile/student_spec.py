@@ -13,7 +13,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 class StudentSpec(PassSpecBase):
     """The student: cut from the teacher (same width) or narrower, initialised from the teacher's weights; or a fresh
-    transformer for images; or a model that stands ready."""
+    transformer for images (`architecture`); or a model that stands ready (`model`)."""
 
     layers: Positive | tuple[Annotated[int, Field(ge=0)], ...] = 2
     """How many layers, or which layers of the teacher (0 is the lowest)."""
@@ -21,11 +21,12 @@ class StudentSpec(PassSpecBase):
     """Which of the teacher's layers, where `layers` is a number: evenly spread with the last among them, the lowest,
     the highest, or those that change the stream most on training examples."""
     hidden_size: Positive | None = None
-    """Width; unset: the teacher's."""
+    """Width; unset: the teacher's, with `architecture` 128."""
     heads: Positive | None = None
-    """Attention heads; unset: the hidden size over the teacher's head size, at least 1."""
+    """Attention heads; unset: the hidden size over the teacher's head size (with `architecture` over 32), moved to a
+    number that divides the width."""
     intermediate_size: Positive | None = None
-    """Feed-forward width; unset: the teacher's ratio to the hidden size."""
+    """Feed-forward width; unset: the teacher's ratio to the hidden size, with `architecture` 4 times it."""
     from_: Annotated[Literal["teacher", "scratch"], Field(alias="from")] = "teacher"
     """`teacher`: weights projected from the teacher's; `scratch`: random weights."""
     basis: Literal["hidden", "embeddings"] = "hidden"
@@ -35,7 +36,7 @@ class StudentSpec(PassSpecBase):
     """A fresh vision transformer, whatever the teacher is; `deit` has a distillation token (Touvron et al. 2021): its
     head learns from the teacher, the class token's from the labels."""
     patch_size: Positive | None = None
-    """Pixels of the side of a patch, for `architecture`; unset: an eighth of the image's side, at least 2."""
+    """Pixels of the side of a patch, for `architecture`; unset: an eighth of the image's shorter side, at least 2."""
     model: Annotated[str, Field(min_length=1)] | None = None
     """A model that stands ready: a hub id, a folder, `package://name/folder`, or `python:module:function`."""
     revision: str | None = None

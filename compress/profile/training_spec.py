@@ -51,7 +51,8 @@ class FinetuneSpec(TrainingSpec):
 
 
 class RecoverySpec(TrainingSpec):
-    """Training after pruning: from the teacher's logits when there is a teacher, else from the labels."""
+    """Training after pruning or factoring, from the outputs of the profile's teacher: its logits, or of embeddings the
+    cosines between the texts of a batch."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 2
     """Passes over the training examples."""

@@ -93,7 +93,8 @@ def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
     found = differences(runs)
     if found and not anyway:
         raise UsageError(
-            "these runs are not comparable: " + "; ".join(found), hint="compare them anyway with --anyway"
+            "these runs are not comparable: " + "; ".join(found),
+            hint="`--anyway` compares them all the same.",
         )
     reports = [as_report(run) for run in runs]
     names = _names(reports)

@@ -14,6 +14,7 @@ from compress.errors import TargetError
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget, probe
 from compress.targets.resolving import survey
+from compress.units import MB_PER_GB
 
 
 def show_machine(as_json: bool) -> None:
@@ -62,7 +63,7 @@ def words_of(target: ResolvedTarget) -> str:
     cores = f"{cpu['cores']} core{'s' * (cpu['cores'] != 1)}"
     if said.get("pinned_to"):
         cores += f" (kept to {', '.join(map(str, said['pinned_to']))})"
-    memory = f"{said['memory_mb'] / 1000:.1f} GB"
+    memory = f"{said['memory_mb'] / MB_PER_GB:.1f} GB"
     if said.get("memory_limit_mb"):
         memory += f" ({said['memory_limit_mb']} MB allowed)"
     parts = [

@@ -282,7 +282,7 @@ def _read_losses(state: _State, pending: list[Tensor], world: World, late: bool,
     for place, value in enumerate(losses):
         step = state.step - len(losses) + place + 1
         if not math.isfinite(value):
-            raise PassError(f"the loss is {value} at step {step} of {total}", hint="lower `learning_rate`")
+            raise PassError(f"the loss is {value} at step {step} of {total}", hint="Lower `learning_rate`.")
         state.loss_sum += value
         state.last_loss = value
     state.loss_steps += len(losses)

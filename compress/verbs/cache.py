@@ -47,10 +47,14 @@ def cache_list(as_json: bool) -> None:
 @click.option(
     "--older-than", type=float, metavar="DAYS", help="Remove what no run asked for in so many days."
 )
-@click.option("--everything", is_flag=True, help="Remove all artifacts and teachers' signals.")
-@click.option("--leftovers", is_flag=True, help="Remove the checkpoints of unfinished steps too.")
+@click.option("--everything", is_flag=True, help="Remove all artifacts, teachers' signals and checkpoints.")
+@click.option(
+    "--leftovers",
+    is_flag=True,
+    help="Remove the checkpoints of unfinished steps, and what removed artifacts left.",
+)
 def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
-    """Remove artifacts and teachers' signals; measurements and the records of runs stay."""
+    """Remove artifacts and teachers' signals; measurements, outputs of baselines and the records of runs stay."""
     import time
 
     from compress.errors import UsageError

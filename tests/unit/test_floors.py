@@ -35,7 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 # The passes are siblings as well: what two of them need lies below.
-PASSES = ("finetune", "distill", "prune", "low_rank", "quantize", "export")
+PASSES = ("source", "finetune", "distill", "prune", "low_rank", "quantize", "export")
 
 
 def imports_of(file: Path) -> list[tuple[int, str]]:

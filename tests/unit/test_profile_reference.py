@@ -91,6 +91,11 @@ def test_good_profiles(text: str) -> None:
     assert schema_accepts(values)
 
 
+@pytest.mark.parametrize("profile", sorted((ROOT / "profiles").glob("*.yaml")), ids=lambda file: file.stem)
+def test_profiles_that_ship(profile: Path) -> None:
+    test_good_profiles(profile.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -98,6 +103,10 @@ def test_good_profiles(text: str) -> None:
         ("distill:", "distil:"),
         ("hidden_size", "hidden"),
         ("bits: 8", "bits: 5"),
+        ("bits: 8", "mixed: {}"),
+        ("bits: 8", "mixed: {max_drop: 0.1, size_mb: 2}"),
+        ("{labels: {weight: 0.1}}", "{hidden: euclid}"),
+        ("{labels: {weight: 0.1}}", "{labels: smooth}"),
         ("bits: 8", "bits: eight"),
         ("device: cpu", "device: gpu"),
         ("batch_sizes: [1, 8]", "batch_sizes: []"),

@@ -249,10 +249,12 @@ def test_a_report_of_before_its_new_keys_is_still_read(tmp_path: Path):
     assert not check(contract(changed()), read_report(file), Tolerances()).worse
 
 
-def test_the_published_reports_are_read():
-    for file in (Path(__file__).parents[2] / "reports" / "published").glob("*/report.json"):
-        report = read_report(file)
-        assert not check(report, report, Tolerances(0, 0, 0, 0)).worse
+@pytest.mark.parametrize("name", ["bert_to_tiny", "clinc_headline", "clinc_intents"])
+def test_the_published_reports_are_read(name: str):
+    report = read_report(Path(__file__).parents[2] / "reports" / "published" / name / "report.json")
+    found = check(report, report, Tolerances(0, 0, 0, 0))
+    assert found.lines
+    assert not found.worse
 
 
 def test_the_table_fits_words(tmp_path: Path):

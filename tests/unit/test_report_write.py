@@ -77,9 +77,9 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 
 
 def test_a_report_takes_under_five_seconds(tmp_path):
-    started = time.perf_counter()
+    started = time.process_time()  # what else the machine does is not the report's time
     write_report(bert_run(), tmp_path)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_page_loads_nothing(page):
@@ -142,10 +142,10 @@ def test_everything_from_the_records_is_escaped(tmp_path):
 
 def test_markdown_tables_keep_their_columns():
     written = markdown(document(evil_run())).split("## Profile")[0]
-    for block in written.split("\n\n"):
-        if block.startswith("|"):
-            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
-            assert len(widths) == 1
+    blocks = [block for block in written.split("\n\n") if block.startswith("|")]
+    assert blocks
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
 def test_markdown_escapes_markup_and_leaves_names_alone():

@@ -24,6 +24,7 @@ from compress.lowering.graph import MS_DOMAIN
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear
 from compress.runtimes.runner import open_session
 from compress.step import StepContext
+from compress.units import MS_PER_S
 
 Shape = tuple[int, int]
 """Inputs and outputs of a linear layer."""
@@ -145,7 +146,7 @@ def _times(shape: Shape, rows: int, threads: int) -> tuple[float, float]:
             run()
             fastest[place] = min(fastest[place], time.perf_counter() - started)
         turns += 1
-    return fastest[0] * 1e3, fastest[1] * 1e3
+    return fastest[0] * MS_PER_S, fastest[1] * MS_PER_S
 
 
 def _float_product(shape: Shape) -> onnx.ModelProto:

@@ -17,7 +17,7 @@ from compress.exhaustion import DEVICE_FULL, says_full
 from compress.profile.device import SshAddress
 from compress.targets.ssh import agent
 from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
-from compress.units import MIB
+from compress.units import KIB, MIB
 
 HELLO_SECONDS = CONNECT_SECONDS + 40
 """How long the device may take from the call to the first word of its Python."""
@@ -25,7 +25,7 @@ CLOSE_SECONDS = 20
 """How long it may take to remove its work folder."""
 ANSWER_BYTES = 64 * MIB
 """A longer answer is none."""
-GREETING_BYTES = 64 * 1024
+GREETING_BYTES = 64 * KIB
 """What a login shell may print before the agent speaks."""
 FILE_BYTES = 4096 * MIB
 """A larger file is not taken from a device."""

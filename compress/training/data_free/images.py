@@ -130,7 +130,7 @@ def train_data_free_images(
                 if not math.isfinite(value):
                     raise PassError(
                         f"the loss is {value} at step {state.step + 1} of {total}",
-                        hint="lower `learning_rate` or `generator_rate`",
+                        hint="Lower `learning_rate` or `generator_rate`.",
                     )
                 state.step += 1
                 state.loss_sum += value
