@@ -26,6 +26,13 @@ def write_rows(name: str, rows: list[dict[str, Any]], *, note: str = "", script:
     print(text)
 
 
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows that the benchmark `name` left; none where it was not run."""
+    file = FOLDER / f"{name}.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
+    return rows
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     frame = pd.DataFrame(rows, dtype=object)  # whole numbers stay whole beside empty cells
