@@ -27,7 +27,7 @@ from compress.runtimes import runner
 from compress.tasks.base import Batch
 from compress.units import megabytes
 
-TOKENS = 128
+SAMPLES, TOKENS = 512, 128
 VOCABULARY = 30522
 LIMIT_MB = 2000
 INFERENCE = "inference"
@@ -36,7 +36,7 @@ INFERENCE = "inference"
 def main() -> None:
     """Make the model, measure each method beside plain inference, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="fewer, to try it")
     parser.add_argument("--measure", nargs=2, metavar=("METHOD", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -65,8 +65,9 @@ def main() -> None:
                 }
             )
     write_rows(
-        "calibration_memory",
+        "calibration_memory" if options.samples >= SAMPLES else "calibration_memory.quick",
         rows,
+        script="calibration_memory",
         note=f"BERT-base, 12 layers, 768 wide, random weights ({size:.0f} MB), {options.samples} samples x "
         f"{TOKENS} tokens, one thread. `peak_mb` is above the process before it reads the model; plain inference "
         f"peaks at {plain['peak_mb']:.0f} MB there.",
