@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError
 from compress.package_paths import local_path
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.loss_specs import AttentionLoss, EmbeddingLoss, HiddenLoss, LossSpec, RelationLoss
+from compress.profile.loss_specs import (
+    AttentionLoss,
+    ContrastiveLoss,
+    EmbeddingLoss,
+    HiddenLoss,
+    LossSpec,
+    RelationLoss,
+    SimilarityLoss,
+)
 from compress.profile.schema import Profile
 from compress.profile.source import Path_
 from compress.profile.teaching import Found, losses_of
@@ -31,71 +40,122 @@ CONVOLUTIONAL = frozenset(
 )
 """Model types of transformers without self-attention."""
 
-_SEGMENTATION = ("model", "normalizer", "pre_tokenizer")
+_SPLITTING = ("normalizer", "pre_tokenizer")
+"""What a tokenizer does to a text before its model cuts the words of it."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A model of a distillation: what the profile calls it, and the source whose files tell of its tokenizer and kind;
+    None where no source does, as of a fresh architecture."""
+
+    name: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """Who learns, and from whom."""
+
+    learner: _Reader
+    teachers: tuple[_Reader, ...]
 
 
 def known_model_faults(profile: Profile, base: Path) -> list[Found]:
     """What the teachers and students of a valid profile cannot do, as far as their files on this machine tell."""
     found: list[Found] = []
+    model: str | None = profile.teacher.model
     for index, spec in enumerate(profile.specs):
         if isinstance(spec, DistillSpec):
-            found += [
-                (("passes", index, "distill", *keys), why)
-                for keys, why in _distill_faults(profile, spec, base)
-            ]
+            lessons = _lessons(profile, spec, model)
+            faults = dict.fromkeys(fault for lesson in lessons for fault in _faults(spec, lesson, base))
+            found += [(("passes", index, "distill", *keys), why) for keys, why in faults]
+            model = lessons[-1].learner.source
     return found
 
 
-def _distill_faults(profile: Profile, spec: DistillSpec, base: Path) -> Iterator[Found]:
-    kind = _model_type(profile.teacher.model, base)
-    attends = kind is not None and kind not in CONVOLUTIONAL
-    unlike = spec.student.model is not None and _unlike(profile.teacher.model, spec.student.model, base)
+def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[_Lesson]:
+    """What the assistants learn, one from the other, and last the student.
+
+    Args:
+        model: the source of what the first of them is made from, unless it stands ready.
+    """
+    named = [entry.model or profile.teacher.model for entry in spec.teachers] or [profile.teacher.model]
+    teachers = tuple(_Reader("teacher", source) for source in named)
+    learners = [(f"assistant {number}", one) for number, one in enumerate(spec.assistants, start=1)]
+    lessons = []
+    for name, student in [*learners, ("student", spec.student)]:
+        if student.model is not None or student.architecture is not None:
+            model = student.model
+        learner = _Reader(name, model)
+        lessons.append(_Lesson(learner, teachers))
+        teachers = (learner,)
+    return lessons
+
+
+def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
+    unlike = next((one for one in lesson.teachers if _unlike(one.source, lesson.learner.source, base)), None)
+    two = "" if unlike is None else f"{lesson.learner.name} and {unlike.name} have unlike tokenizers"
+    # A student that follows its own average is compared with nobody else.
+    teachers = (lesson.learner,) if spec.ema is not None else lesson.teachers
+    compared = unlike is not None and spec.ema is None
+    kinds = [kind for one in teachers if (kind := _model_type(one.source, base)) is not None]
+    without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
+    attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
             name = next(iter(type(stage.losses[number]).model_fields))
-            looks_at_attention = isinstance(loss, RelationLoss) or (
-                isinstance(loss, AttentionLoss) and loss.of != "spatial"
-            )
-            if looks_at_attention and kind in CONVOLUTIONAL:
-                yield (*place, number), f"the teacher is a {kind}, which has no attention to compare"
-            elif isinstance(loss, AttentionLoss) and loss.of == "spatial" and attends:
+            spatial = isinstance(loss, AttentionLoss) and loss.of == "spatial"
+            looks_at_attention = isinstance(loss, RelationLoss | AttentionLoss) and not spatial
+            if looks_at_attention and without is not None:
+                yield (*place, number), f"the teacher is a {without}, which has no attention to compare"
+            elif spatial and attending is not None:
                 yield (
                     (*place, number),
-                    f"the teacher is a {kind}, which has no maps of convolutions to compare",
+                    f"the teacher is a {attending}, which has no maps of convolutions to compare",
                 )
-            elif unlike and _by_token(loss):
-                yield (
-                    (*place, number),
-                    f"student and teacher have unlike tokenizers, so {name} cannot compare them token by token",
-                )
-    if unlike and spec.augment is not None:
-        yield ("augment",), "student and teacher have unlike tokenizers, so new texts cannot be made for both"
+            elif compared and _by_token(loss):
+                yield (*place, number), f"{two}, so {name} cannot compare them token by token"
+    if unlike is not None and spec.augment is not None:
+        yield ("augment",), f"{two}, so new texts cannot be made for both"
 
 
 def _by_token(loss: LossSpec) -> bool:
-    return isinstance(loss, HiddenLoss | EmbeddingLoss | AttentionLoss | RelationLoss)
+    """Whether a loss needs the same tokens of both models, if only to average over them."""
+    if isinstance(loss, SimilarityLoss):
+        return loss.representation == "pooled"
+    return isinstance(loss, HiddenLoss | EmbeddingLoss | AttentionLoss | RelationLoss | ContrastiveLoss)
 
 
-def _model_type(source: str, base: Path) -> str | None:
+def _model_type(source: str | None, base: Path) -> str | None:
     """The `model_type` in a model's config; None where it is not on this machine, or no model of transformers."""
     config = _json(source, "config.json", base)
     kind = config.get("model_type") if config is not None else None
     return kind if isinstance(kind, str) else None
 
 
-def _unlike(first: str, second: str, base: Path) -> bool:
-    """Whether two models are known to cut texts into different pieces."""
-    one, other = _json(first, "tokenizer.json", base), _json(second, "tokenizer.json", base)
-    if one is None or other is None:
-        return False
-    return any(one.get(part) != other.get(part) for part in _SEGMENTATION)
+def _unlike(first: str | None, second: str | None, base: Path) -> bool:
+    """Whether two models are known to cut texts into different pieces, whatever ids these have."""
+    files = (_json(first, "tokenizer.json", base), _json(second, "tokenizer.json", base))
+    one, other = (_cutting(file) if file is not None else {} for file in files)
+    # Old files leave out what newer ones say; what one of them does not tell is no difference.
+    return any(one[key] != other[key] for key in one.keys() & other.keys())
 
 
-def _json(source: str, name: str, base: Path) -> dict[str, Any] | None:
+def _cutting(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """What decides how texts are cut: the pieces without their ids, which trimming changes, and how they are found."""
+    told = tokenizer.get("model")
+    model = told if isinstance(told, dict) else {}
+    if isinstance(model.get("vocab"), dict):
+        model = {**model, "vocab": frozenset(model["vocab"])}
+    return {**model, **{part: tokenizer.get(part) for part in _SPLITTING}}
+
+
+def _json(source: str | None, name: str, base: Path) -> dict[str, Any] | None:
     """A JSON file of a model that lies on this machine; None where there is none that can be read."""
     try:
-        folder = local_path(source, base)
+        folder = None if source is None else local_path(source, base)
         if folder is None:
             return None
         value = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -20,14 +20,21 @@ TEXT, IMAGE, SENTENCE = "text-classification", "image-classification", "sentence
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "data.csv").write_text("text,label\nhello,a\n")
-    for name, kind, words in (
-        ("convolutions", "resnet", "a"),
-        ("transformer", "bert", "b"),
-        ("otherwords", "bert", "c"),
+    pieces: dict[str, Any] = {"[UNK]": 0, "cat": 1, "##s": 2}
+    for name, kind, words, lowercase in (
+        ("convolutions", "resnet", {}, True),
+        ("transformer", "bert", pieces, True),
+        ("trimmed", "bert", {"[UNK]": 0, "cat": 0, "##s": 1}, True),
+        ("otherwords", "bert", {"[UNK]": 0, "cat": 1, "dogs": 2}, True),
+        ("cased", "bert", pieces, False),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": kind}))
-        (tmp_path / name / "tokenizer.json").write_text(json.dumps({"model": words}))
+        tokenizer = {
+            "normalizer": {"lowercase": lowercase},
+            "model": {"unk_token": "[UNK]", "vocab": words},
+        }
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(tokenizer))
     return tmp_path
 
 
@@ -328,6 +335,40 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
             "passes.0.distill.augment: student and teacher have unlike tokenizers, so new texts cannot be made for both",
         ],
     ),
+    (
+        TEXT,
+        "{student: {model: cased}, losses: [{logits: {}}, {contrastive: {}}, {similarity: angle}]}",
+        {"teacher": {"model": "transformer"}},
+        [
+            "passes.0.distill.losses.1: student and teacher have unlike tokenizers, so contrastive cannot compare them token by token",
+            "passes.0.distill.losses.2: student and teacher have unlike tokenizers, so similarity cannot compare them token by token",
+        ],
+    ),
+    (
+        TEXT,
+        "{teachers: [{model: otherwords}], losses: [{logits: {}}, {hidden: mse}]}",
+        {"teacher": {"model": "transformer"}},
+        [
+            "passes.0.distill.losses.1: student and teacher have unlike tokenizers, so hidden cannot compare them token by token"
+        ],
+    ),
+    (
+        TEXT,
+        "{teachers: [{}, {model: otherwords}], augment: {}}",
+        {"teacher": {"model": "transformer"}},
+        [
+            "passes.0.distill.augment: student and teacher have unlike tokenizers, so new texts cannot be made for both"
+        ],
+    ),
+    (
+        TEXT,
+        "{assistants: [{model: otherwords}], student: {model: transformer}, losses: [{logits: {}}, {hidden: mse}]}",
+        {"teacher": {"model": "transformer"}},
+        [
+            "passes.0.distill.losses.1: assistant 1 and teacher have unlike tokenizers, so hidden cannot compare them token by token",
+            "passes.0.distill.losses.1: student and assistant 1 have unlike tokenizers, so hidden cannot compare them token by token",
+        ],
+    ),
 ]
 
 
@@ -360,6 +401,32 @@ ALLOWED = [
 @pytest.mark.parametrize(("task", "distill"), ALLOWED, ids=[row[1] for row in ALLOWED])
 def test_allowed(folder: Path, task: str, distill: str) -> None:
     assert load_profile(write(folder, task, distill, {})).warnings == ()
+
+
+INNER = "losses: [{logits: {}}, {hidden: mse}]"
+ALIKE = [
+    (f"{{student: {{model: trimmed}}, {INNER}, augment: {{}}}}", "transformer"),
+    (f"{{student: {{model: transformer}}, {INNER}}}", "trimmed"),
+    # Who teaches is the entry of `teachers`, whatever the profile's teacher is.
+    (f"{{teachers: [{{model: otherwords}}], student: {{model: otherwords}}, {INNER}}}", "transformer"),
+    # What is made of an assistant has its tokenizer.
+    (f"{{assistants: [{{model: trimmed}}], {INNER}}}", "transformer"),
+    ("{student: {model: otherwords}, losses: [{logits: {}}, {hidden: mse}, {labels: {}}], ema: {}}", "cased"),
+    ("{student: {model: otherwords}, losses: [{similarity: {representation: outputs}}]}", "transformer"),
+]
+
+
+@pytest.mark.parametrize(("distill", "teacher"), ALIKE, ids=[row[0] for row in ALIKE])
+def test_allowed_by_the_files_of_the_models(folder: Path, distill: str, teacher: str) -> None:
+    load_profile(write(folder, TEXT, distill, {"teacher": {"model": teacher}}))
+
+
+def test_a_later_distillation_starts_from_the_tokenizer_of_the_one_before(folder: Path) -> None:
+    first = {"distill": {"student": {"model": "otherwords"}, "losses": [{"logits": {}}]}}
+    second = {"distill": {"losses": [{"logits": {}}, {"hidden": "mse"}]}}
+    changes = {"teacher": {"model": "transformer"}, "passes": [first, second]}
+    with pytest.raises(ProfileError, match=r"passes\.1\.distill\.losses\.1: student and teacher have unlike"):
+        load_profile(write(folder, TEXT, "{}", changes))
 
 
 def test_a_smoothed_teacher_is_warned_of(folder: Path) -> None:

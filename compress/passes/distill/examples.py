@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from compress.errors import ModelError
 from compress.models.checkpoints import load_model
 from compress.models.families import encoder_of
 from compress.models.vocabulary import Ids
-from compress.passes.distill.material import extra_texts, joined, translated
+from compress.passes.distill.material import cut_alike, extra_texts, joined, translated
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import Inputs
@@ -108,22 +109,28 @@ def together(first: Examples, second: Examples) -> Examples:
     return Examples((*first.items, *second.items), np.concatenate([first.labels, second.labels]))
 
 
-def check_aligned(shown: Shown, names: frozenset[str]) -> None:
+def check_aligned(shown: Shown, names: frozenset[str], student: Path, teachers: Sequence[TeacherAt]) -> None:
     """Signals of tokens can be compared only where student and teacher cut texts into the same pieces.
+
+    Args:
+        names: the signals that are compared, nothing where none is.
+        student: the directory that the student's tokenizer lies in.
+        teachers: those of `shown`.
 
     Raises:
         ModelError: they do not.
     """
-    student = shown.student
-    if not names or not isinstance(student, TokenInputs):
+    own = shown.student
+    if not names or not isinstance(own, TokenInputs):
         return
-    for teacher in shown.teachers:
-        if not np.array_equal(teacher.lengths, student.lengths):
+    for teacher, inputs in zip(teachers, shown.teachers, strict=True):
+        if not cut_alike((teacher.artifact.path, tokens_of(inputs)), (student, own)):
             raise ModelError(
-                f"student and teacher cut texts into different pieces, so {', '.join(sorted(names))} of the two "
-                "cannot be compared token by token",
+                f"student and {teacher.name} cut texts into different pieces, so {', '.join(sorted(names))} of the "
+                "two cannot be compared token by token",
                 where="losses",
-                hint="Use logits, similarity of outputs or contrastive, or a student with the teacher's tokenizer.",
+                hint="Use logits, or similarity with `representation: outputs`, or a student with the teacher's "
+                "tokenizer.",
             )
 
 

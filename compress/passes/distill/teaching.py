@@ -206,7 +206,7 @@ class _School:
             special_ids=self._special(),
         )
         if self.spec.ema is None:
-            check_aligned(self.shown, objective.teacher_needs - _OUTPUTS)
+            check_aligned(self.shown, objective.teacher_needs - _OUTPUTS, self.ctx.out, self.teachers)
         return objective.to(self.ctx.device)
 
     def _answers(
