@@ -16,6 +16,7 @@ from compress.artifacts import TASK, TOKENIZER
 from compress.models.checkpoints import load_model
 from compress.models.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
+from compress.passes.distill.gap import warn_of_gap
 from compress.passes.distill.material import translated
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
@@ -63,6 +64,7 @@ def _from_vocabulary(
     words = [sampled.words[start : start + _PIECE] for start in range(0, len(sampled.words), _PIECE)]
     read = translated([*sampled.ids, *words], folder, source, _inputs_of(ctx, source))
     untrained = untrained_student(ctx, spec, ctx.seed, read)
+    warn_of_gap([teacher], untrained.model, ctx.progress)
     shown = shown_samples(ctx, [teacher], sampled.ids)
     taught = teach(ctx, spec, untrained.model, [teacher], shown, name="distill", seed=ctx.seed)
     facts = {**taught.facts, "data_free": {"shown": "sampled token sequences", "examples": len(sampled.ids)}}
@@ -91,6 +93,7 @@ def _from_generator(
 ) -> tuple[Taught, Untrained]:
     """Train against a generator of images."""
     untrained = untrained_student(ctx, spec, ctx.seed)
+    warn_of_gap([teacher], untrained.model, ctx.progress)
     image = json.loads((ctx.out / TASK).read_text(encoding="utf-8"))["image"]
     height, width = image["size"]
     result = train_data_free_images(

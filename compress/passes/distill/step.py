@@ -16,12 +16,13 @@ from compress.models.ensemble import Ensemble
 from compress.models.families import encoder_of
 from compress.passes.distill.data_free import teach_without_data
 from compress.passes.distill.examples import TeacherAt, shown_data
+from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
-from compress.profile.teaching import FAR_SMALLER, losses_of
+from compress.profile.teaching import losses_of, needs_teacher
 from compress.records import Curve
 from compress.step import StepContext, StepResult
 from compress.tasks.images import PIXEL_VALUES
@@ -35,6 +36,7 @@ def run(ctx: StepContext) -> StepResult:
         taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
         return _finish(ctx, spec, untrained, taught.model, [taught])
     untrained = untrained_student(ctx, spec, ctx.seed)
+    warn_of_gap(_answering(ctx, spec), untrained.model, ctx.progress)
     _check_tokenizer(ctx, untrained)
     generations: list[Taught] = []
     teachers, folders = _teachers(ctx, spec), list[Artifact]()
@@ -108,6 +110,12 @@ def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
     ]
 
 
+def _answering(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
+    """The teachers whose answers the student learns from: none where it has labels or its own average alone."""
+    asked = any(needs_teacher(loss) for stage in spec.staged for loss in losses_of(stage))
+    return _teachers(ctx, spec) if asked and spec.ema is None else []
+
+
 def _check_tokenizer(ctx: StepContext, untrained: Untrained) -> None:
     if untrained.words.table is None:
         return
@@ -153,8 +161,12 @@ def _finish(
         "validation_score": score,
         "precision": ctx.precision,
         **taught[-1].facts,
-        **_ancestry(ctx, parameters),
+        "times_fewer_parameters": times_fewer(_teachers(ctx, spec), parameters),
+        **_assistants(ctx),
     }
+    warnings = gap_warnings(_answering(ctx, spec), count_parameters(untrained.model))
+    if warnings:
+        facts["warnings"] = warnings
     if (ctx.out / TOKENIZER).exists() and not isinstance(student, Ensemble):
         words = encoder_of(student).words
         facts["vocabulary"] = None if words is None else words.num_embeddings
@@ -165,20 +177,10 @@ def _finish(
     return StepResult(TORCH_FLOAT, facts, tuple(curves))
 
 
-def _ancestry(ctx: StepContext, parameters: int) -> Mapping[str, Any]:
-    """How much smaller the student is than who teaches it, with a warning where that is very much, and the assistants
-    that stand between it and the profile's teacher."""
+def _assistants(ctx: StepContext) -> Mapping[str, Any]:
+    """The assistants that stand between the student and the profile's teacher."""
     teacher, original = ctx.inputs["teacher"], ctx.inputs["original"]
-    ratio = int(teacher.facts["parameters"]) / parameters
-    facts: dict[str, Any] = {"times_fewer_parameters": ratio}
-    if teacher.path != original.path:
-        own = {name: teacher.facts[name] for name in ("parameters", "validation_score")}
-        facts["assistants"] = [*teacher.facts.get("assistants", ()), own]
-    if ratio >= FAR_SMALLER:
-        warning = (
-            f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {FAR_SMALLER} often "
-            "costs accuracy: `assistants` of sizes between them may help (Mirzadeh et al. 2020)"
-        )
-        ctx.progress.say(f"warning: {warning}")
-        facts["warnings"] = [warning]
-    return facts
+    if teacher.path == original.path:
+        return {}
+    own = {name: teacher.facts[name] for name in ("parameters", "validation_score")}
+    return {"assistants": [*teacher.facts.get("assistants", ()), own]}
