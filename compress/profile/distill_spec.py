@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from compress.forms import Form, Framework, Numbers, Structure
 from compress.profile.base import PassSpecBase, Spec
@@ -108,7 +108,8 @@ class DataFreeSpec(PassSpecBase):
     examples: Positive = 20000
     """Texts: how many are sampled. Images: how many are generated in an epoch."""
     length: tuple[Positive, Positive] = (4, 32)
-    """Texts: fewest and most tokens of a text, special tokens left out."""
+    """Texts: fewest and most tokens of a text, special tokens left out; with these, none is longer than
+    `data.max_length`."""
     words: Positive = 12000
     """Texts: of how many tokens they are made: half of them the most frequent ones of the teacher's vocabulary, half
     those that tell the teacher most."""
@@ -122,6 +123,14 @@ class DataFreeSpec(PassSpecBase):
     """Images: how strongly the generator is held to the statistics of the teacher's BatchNorms (Yin et al. 2020)."""
     balance: Annotated[float, Field(ge=0)] = 1.0
     """Images: how strongly it is held to equally frequent classes (Chen et al. 2019)."""
+
+    @field_validator("length")
+    @classmethod
+    def _from_fewest_to_most(cls, length: tuple[int, int]) -> tuple[int, int]:
+        fewest, most = length
+        if fewest > most:
+            raise ValueError(f"the fewest tokens come first, then the most: [{most}, {fewest}]")
+        return length
 
 
 class StageSpec(PassSpecBase):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec, StageSpec
 from compress.profile.loss_specs import (
     AttentionLoss,
@@ -23,6 +24,7 @@ from compress.profile.loss_specs import (
     SimilarityLoss,
     loss_of,
 )
+from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile
 from compress.profile.source import Path_
@@ -35,6 +37,17 @@ FAR_SMALLER = 50
 """A student with so many times fewer parameters than its teacher gets a warning (Mirzadeh et al. 2020)."""
 
 _TEXTS = ("text-classification", "sentence-embedding")
+_SERVES = {
+    "augment": {
+        "texts": ("copies", "replace", "delete", "splice", "neighbours"),
+        "images": ("flip", "crop", "mixup", "cutmix"),
+    },
+    "data_free": {
+        "texts": ("length", "words", "rounds"),
+        "images": ("generator_rate", "student_steps", "statistics", "balance"),
+    },
+}
+"""The keys of a section that serve one kind of examples alone."""
 _INNER = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss, ContrastiveLoss)
 """Losses that look inside the teacher."""
 
@@ -69,6 +82,13 @@ def teaching_faults(profile: Profile) -> list[Found]:
                 found.append(((*where, "channels"), "models of texts have no channels"))
             if spec.remove.vocabulary == "unused" and profile.task not in _TEXTS:
                 found.append(((*where, "vocabulary"), "models of images have no vocabulary"))
+        elif isinstance(spec, QuantizeSpec) and spec.equalize and profile.task in _TEXTS:
+            found.append(
+                (
+                    ("passes", index, "quantize", "equalize"),
+                    "only convolutions are equalised, and models of texts have none; `smooth` is for their outliers",
+                )
+            )
     return found
 
 
@@ -123,7 +143,8 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
 
 def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     yield from _student_faults(profile, spec)
-    yield from _augment_faults(profile, spec)
+    yield from _foreign_keys(profile, spec)
+    yield from _data_free_faults(profile, spec)
     yield from _teacher_faults(profile, spec)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
@@ -164,12 +185,33 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             )
 
 
-def _augment_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    if spec.augment is None or profile.task == "image-classification":
+def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    """Keys that were written down and that serve the other kind of examples alone."""
+    ours, theirs = ("texts", "images") if profile.task in _TEXTS else ("images", "texts")
+    for section, keys in _SERVES.items():
+        given: Spec | None = getattr(spec, section)
+        for name in keys[theirs]:
+            if given is not None and name in given.model_fields_set:
+                why = f"it serves {theirs} only; for {ours} there are: {', '.join(keys[ours])}"
+                yield (section, name), why
+
+
+def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if spec.data_free is None:
         return
-    for name in ("flip", "mixup", "cutmix"):
-        if getattr(spec.augment, name):
-            yield ("augment", name), "texts cannot be " + ("mirrored" if name == "flip" else "blended")
+    if profile.task == "image-classification":
+        if spec.stages:
+            yield (
+                ("stages",),
+                "a generator of images teaches in one stage by nature; leave `stages` out and give `losses`",
+            )
+        return
+    fewest, room = spec.data_free.length[0], profile.data.max_length
+    if fewest > room:
+        yield (
+            ("data_free", "length"),
+            f"no text of {fewest} tokens fits into `data.max_length`, which is {room}",
+        )
 
 
 def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:

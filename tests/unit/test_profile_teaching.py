@@ -207,7 +207,70 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
             "passes.0.distill.losses.1: several teachers are averaged in their outputs; what lies inside them has no mean"
         ],
     ),
-    (TEXT, "{augment: {mixup: 0.5}}", {}, ["passes.0.distill.augment.mixup: texts cannot be blended"]),
+    (
+        TEXT,
+        "{augment: {crop: 0.125, mixup: 0.5}}",
+        {},
+        [
+            "passes.0.distill.augment.crop: it serves images only; for texts there are: copies, replace, delete, splice, neighbours",
+            "passes.0.distill.augment.mixup: it serves images only; for texts there are: copies, replace, delete, splice, neighbours",
+        ],
+    ),
+    (
+        IMAGE,
+        "{augment: {copies: 4, replace: 0.0}}",
+        {},
+        [
+            "passes.0.distill.augment.copies: it serves texts only; for images there are: flip, crop, mixup, cutmix",
+            "passes.0.distill.augment.replace: it serves texts only; for images there are: flip, crop, mixup, cutmix",
+        ],
+    ),
+    (
+        TEXT,
+        "{data_free: {balance: 2}, losses: [{logits: {}}]}",
+        {},
+        [
+            "passes.0.distill.data_free.balance: it serves images only; for texts there are: length, words, rounds"
+        ],
+    ),
+    (
+        IMAGE,
+        "{data_free: {length: [4, 32]}, losses: [{logits: {}}]}",
+        {},
+        [
+            "passes.0.distill.data_free.length: it serves texts only; for images there are: generator_rate, student_steps, statistics, balance"
+        ],
+    ),
+    (
+        IMAGE,
+        "{data_free: {}, stages: [{losses: [{logits: {}}]}, {losses: [{logits: {}}]}]}",
+        {},
+        [
+            "passes.0.distill.stages: a generator of images teaches in one stage by nature; leave `stages` out and give `losses`"
+        ],
+    ),
+    (
+        TEXT,
+        "{data_free: {length: [32, 4]}, losses: [{logits: {}}]}",
+        {},
+        [
+            "passes.0.distill.data_free.length: the fewest tokens come first, then the most: [4, 32]",
+        ],
+    ),
+    (
+        TEXT,
+        "{data_free: {length: [65, 128]}, losses: [{logits: {}}]}",
+        {"data": {"path": "data.csv", "max_length": 64}},
+        ["passes.0.distill.data_free.length: no text of 65 tokens fits into `data.max_length`, which is 64"],
+    ),
+    (
+        TEXT,
+        "{}",
+        {"passes": [{"quantize": {"equalize": True}}]},
+        [
+            "passes.0.quantize.equalize: only convolutions are equalised, and models of texts have none; `smooth` is for their outliers"
+        ],
+    ),
     (
         TEXT,
         "{student: {architecture: vit}}",
@@ -388,6 +451,10 @@ ALLOWED = [
     (TEXT, "{online: {}, losses: [{logits: {}}, {labels: {}}]}"),
     (TEXT, "{ema: {decay: 0.99}}"),
     (TEXT, "{data_free: {}, losses: [{logits: {}}], vocabulary: trim, control: true}"),
+    (TEXT, "{data_free: {length: [8, 8]}, losses: [{logits: {}}], control: true}"),
+    (TEXT, "{data_free: {}, stages: [{losses: [{logits: {}}]}, {losses: [{logits: {}}]}], control: true}"),
+    (IMAGE, "{data_free: {balance: 2}, losses: [{logits: {}}], control: true}"),
+    (TEXT, "{augment: {copies: 4, splice: 0}}"),
     (TEXT, "{losses: [{logits: {hard: true}}, {relation: {relations: [qq, kk, vv], heads: 16}}]}"),
     (
         IMAGE,
