@@ -105,6 +105,12 @@ def teaching_warnings(profile: Profile) -> list[str]:
             "teacher.finetune.smoothing: a teacher trained with smoothed labels distils worse, because its logits "
             "no longer tell the wrong classes apart (Mueller et al. 2019); leave it at 0 unless you measured it"
         )
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec) and spec.data_free is not None and not spec.control:
+            warnings.append(
+                f"passes.{index}.distill.data_free: how much is lost by showing no training data will not be "
+                "measured; `control: true` teaches the same student with the data too, and the report compares them"
+            )
     return warnings
 
 

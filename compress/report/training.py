@@ -164,10 +164,13 @@ def _given_up(step: StepRecord, run: RunRecord) -> str:
     """What a student that saw no training data gives up against the same one that saw it."""
     control = next((other for other in run.steps if other.step == f"{step.step}.control"), None)
     if control is None or not control.measurements or not step.measurements:
-        return "not measured: `control: true` teaches the same student with it, too"
+        return "not measured; `control: true` in the profile teaches the same student with it, too"
     read = reading(run.metric)
     without, with_data = (one.measurements[0].accuracy.metrics[0].value for one in (step, control))
-    return f"{read.words} {read.value(without)} instead of {read.value(with_data)}, on the test split"
+    return (
+        f"{read.words} {read.value(without)} without it, {read.value(with_data)} for the same student taught with it, "
+        "on the test split"
+    )
 
 
 _SAY: Mapping[str, Callable[[Any, RunRecord], list[tuple[str, str]]]] = {

@@ -503,3 +503,13 @@ def test_a_smoothed_teacher_is_warned_of(folder: Path) -> None:
         "teacher.finetune.smoothing: a teacher trained with smoothed labels distils worse"
     )
     assert load_profile(write(folder, TEXT, "{losses: [{labels: {}}]}", teacher)).warnings == ()
+
+
+def test_what_no_training_data_costs_is_not_measured_without_a_control(folder: Path) -> None:
+    free = "{data_free: {}, losses: [{logits: {}}]}"
+    assert load_profile(write(folder, TEXT, free, {})).warnings == (
+        "passes.0.distill.data_free: how much is lost by showing no training data will not be measured; "
+        "`control: true` teaches the same student with the data too, and the report compares them",
+    )
+    measured = "{data_free: {}, losses: [{logits: {}}], control: true}"
+    assert load_profile(write(folder, TEXT, measured, {})).warnings == ()

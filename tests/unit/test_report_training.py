@@ -75,7 +75,7 @@ def test_data_free_teaching_says_so() -> None:
         (
             "",
             "against the training data",
-            "not measured: `control: true` teaches the same student with it, too",
+            "not measured; `control: true` in the profile teaches the same student with it, too",
         ),
     ]
 
@@ -96,7 +96,7 @@ def test_what_is_given_up_without_data_is_said_against_the_same_student_with_it(
     assert rows[1] == (
         "",
         "against the training data",
-        f"accuracy {scores[0]} instead of {scores[1]}, on the test split",
+        f"accuracy {scores[0]} without it, {scores[1]} for the same student taught with it, on the test split",
     )
 
 
