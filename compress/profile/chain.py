@@ -31,6 +31,7 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
         return []
     faults: list[Fault] = []
     form, before, bits = TORCH_FLOAT, "the teacher", 0
+    averaged: str | None = None
     for index, entry in enumerate(passes):
         kind = single_key(entry)
         if kind not in _SPECS:
@@ -47,6 +48,14 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
         if isinstance(spec, QuantizeSpec) and spec.library == "bitsandbytes":
             bits = spec.bits
             faults += _onnx_targets(source, index, bits)
+            if averaged is not None:
+                why = (
+                    f"bitsandbytes packs one file of weights, and {averaged} leaves an average of several models; "
+                    "leave `library` out, or distil with `keep: last` or `keep: best`"
+                )
+                faults.append(source.fault(("passes", index, kind, "library"), why))
+        if isinstance(spec, DistillSpec):
+            averaged = f"passes.{index}.{kind}" if spec.keep == "ensemble" else None
         form, before = spec.produces(form), f"passes.{index}.{kind}"
     if form.framework is Framework.ONNX:
         faults += _torch_targets(source)
@@ -91,7 +100,9 @@ def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
     except ValidationError:
         # Its own faults are reported elsewhere; its place in the order depends on these keys alone.
         told = body if isinstance(body, dict) else {}
-        return cls.model_construct(**{key: told[key] for key in ("library", "bits", "train") if key in told})
+        return cls.model_construct(
+            **{key: told[key] for key in ("library", "bits", "train", "keep") if key in told}
+        )
 
 
 def _torch_targets(source: ProfileSource) -> list[Fault]:

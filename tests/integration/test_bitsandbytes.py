@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from compress.artifacts import BITSANDBYTES, TORCH_WEIGHTS, Artifact
 from compress.data.splits import Examples
 from compress.errors import ModelError, ProfileError
 from compress.forms import Numbers, Structure
-from compress.models.checkpoints import load_model
+from compress.models.checkpoints import load_model, save_model
+from compress.models.ensemble import Ensemble
 from compress.models.low_bit import LowBit, linear_layers, pack_layers, put_layers, unpack_layers
 from compress.models.weights import read_weights, write_weights
 from compress.passes.quantize import torch_step
@@ -160,6 +162,13 @@ def test_a_pattern_that_fits_nothing_names_the_layers(source: Artifact, tmp_path
     with pytest.raises(ModelError, match="no linear layer of the model fits the pattern 'head'") as caught:
         quantize(source, tmp_path, spec_of(exclude=("head",)))
     assert "bert.pooler.dense, classifier" in str(caught.value)
+
+
+def test_an_average_of_several_models_is_refused_with_a_way_out(source: Artifact, tmp_path: Path):
+    save_model(Ensemble([wide_bert(), wide_bert()]), tmp_path / "average")
+    with pytest.raises(ModelError, match="an average of several models has one for each") as caught:
+        quantize(replace(source, path=tmp_path / "average"), tmp_path / "packed", spec_of())
+    assert caught.value.hint == "Leave `library` out, or distil with `keep: last` or `keep: best`."
 
 
 @pytest.mark.parametrize("keys", [{"bits": 8}, {"bits": 4}], ids=str)

@@ -132,6 +132,26 @@ def test_training_for_integers_of_bitsandbytes_is_refused(tmp_path: Path):
     ]
 
 
+AVERAGED = ("passes.0.distill.generations=2", "passes.0.distill.keep=ensemble")
+PACKED = ("passes.1.quantize.library=bitsandbytes", "passes.1.quantize.bits=8")
+
+
+def test_an_average_of_several_models_is_not_packed_by_bitsandbytes(tmp_path: Path):
+    file = profile_of(tmp_path, ["distill", "quantize"], targets=[{"runtime": "torch"}])
+    with pytest.raises(ProfileError) as caught:
+        load_profile(file, (*AVERAGED, *PACKED))
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
+        "passes.1.quantize.library: bitsandbytes packs one file of weights, and passes.0.distill leaves an average of "
+        "several models; leave `library` out, or distil with `keep: last` or `keep: best`"
+    ]
+    load_profile(file, (AVERAGED[0], "passes.0.distill.keep=best", *PACKED))
+
+
+def test_a_student_of_an_average_is_one_model_again(tmp_path: Path):
+    file = profile_of(tmp_path, ["distill", "distill", "quantize"], targets=[{"runtime": "torch"}])
+    load_profile(file, (*AVERAGED, "passes.2.quantize.library=bitsandbytes"))
+
+
 def test_control_is_a_branch_and_never_last(tmp_path: Path):
     file = profile_of(tmp_path, ["distill", "quantize"])
     plan = build_plan(load_profile(file, ("passes.0.distill.control=true",)).profile)

@@ -36,7 +36,11 @@ def run(ctx: StepContext) -> StepResult:
     assert isinstance(spec, QuantizeSpec)
     model = bare_model(load_model(source.path))
     if model is None:
-        raise ModelError("an average of several models has no one file of weights", where="quantize.library")
+        raise ModelError(
+            "bitsandbytes packs one file of weights, and an average of several models has one for each",
+            where="quantize.library",
+            hint="Leave `library` out, or distil with `keep: last` or `keep: best`.",
+        )
     weights = read_weights(source.path)
     found = linear_layers(model, weights)
     low_bit = LowBit(spec.stored_as, spec.double_quantization, tuple(_chosen(found, spec.exclude)))
