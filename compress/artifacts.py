@@ -58,7 +58,7 @@ class Artifact:
     @property
     def runtime_digest(self) -> str:
         """sha256 over the files that are loaded to run the model: equal ones measure alike, whatever lies beside."""
-        loaded = {name for name in self.files if name.endswith(_MODEL_SUFFIXES)}
+        loaded = set(self.model_files)
         beside = {TOKENIZER, TASK, MODEL_CONFIG, STRUCTURE, POOLING, MODULE, ENSEMBLE, BITSANDBYTES}
         return self._digest_of(loaded | {name for name in self.files if Path(name).name in beside})
 
@@ -72,11 +72,14 @@ class Artifact:
         return self.path / (ONNX_MODEL if self.form.framework.value == "onnx" else TORCH_WEIGHTS)
 
     @property
+    def model_files(self) -> tuple[str, ...]:
+        """Names of the model's file or files with external data."""
+        return tuple(name for name in self.files if name.endswith(_MODEL_SUFFIXES))
+
+    @property
     def size_mb(self) -> float:
-        """The model's file or files with external data, in MB of 10^6 bytes."""
-        return megabytes(
-            sum(size for name, (_, size) in self.files.items() if name.endswith(_MODEL_SUFFIXES))
-        )
+        """The bytes of `model_files`, in MB of 10^6 bytes."""
+        return megabytes(sum(self.files[name][1] for name in self.model_files))
 
     @property
     def total_mb(self) -> float:

@@ -137,7 +137,8 @@ class Size(Record):
 
 class StepRecord(Record):
     """One step of a run. `artifact` is the path of what the step made, `measured` of what was measured of it
-    (the lowered ONNX of a torch model); both are relative to the cache. `seconds` is the time of the work when it
+    (the lowered ONNX of a torch model); both are relative to the cache. `model_digest` is the same wherever the same
+    model is measured, also as a file alone; records of before it was kept have none. `seconds` is the time of the work when it
     was done, `measure_seconds` that of the measuring, also where both came from the cache this time."""
 
     step: str
@@ -148,6 +149,7 @@ class StepRecord(Record):
     form: str
     artifact: str | None = None
     measured: str | None = None
+    model_digest: str | None = None
     facts: dict[str, Any] = {}
     curves: tuple[Curve, ...] = ()
     size: Size | None = None

@@ -54,11 +54,13 @@ class Given:
 class TakenIn:
     """A model that can be measured: an artifact, what it is called, its size, and what its maker wrote down of it.
 
-    `form` and `facts` are those of our own bundles and artifacts; None and empty where nobody says.
+    `weights` names its files in the artifact: the graph, and what that reads beside it, whatever it is called. `form`
+    and `facts` are those of our own bundles and artifacts; None and empty where nobody says.
     """
 
     artifact: Artifact
     file: Path
+    weights: tuple[str, ...]
     size: Size
     form: Form | None
     facts: Mapping[str, Any]
@@ -139,12 +141,13 @@ def take_in(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         _link(source, folder / name)
     artifact = seal(folder, form or ONNX_FLOAT, facts)
-    weights = sum(artifact.files[name][1] for name in (ONNX_MODEL, *found.external))
+    names = (ONNX_MODEL, *found.external)
+    weights = sum(artifact.files[name][1] for name in names)
     tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
     size = Size(
         model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
     )
-    return TakenIn(artifact, found.path, size, form, facts)
+    return TakenIn(artifact, found.path, names, size, form, facts)
 
 
 def for_baseline(given: Given, baseline: Path) -> Given:

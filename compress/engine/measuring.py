@@ -22,6 +22,7 @@ from compress.engine.intake import Given, TakenIn, for_baseline, take_in
 from compress.engine.resolve import examples_digest
 from compress.errors import RunInterrupted, UsageError, in_words
 from compress.exhaustion import exhaustion_told
+from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.numerics import local_numerics
@@ -170,6 +171,7 @@ def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _
         form="onnx" if taken.form is None else str(taken.form),
         artifact=str(taken.file.absolute()),
         measured=str(taken.file.absolute()),
+        model_digest=model_digest(taken.artifact, taken.weights),
         facts=dict(taken.facts),
         size=taken.size,
         parameters=taken.facts.get("parameters"),

@@ -17,6 +17,7 @@ from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.errors import ModelError, RunInterrupted, UsageError, in_words
 from compress.exhaustion import exhaustion_told
+from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.size import size_of
@@ -182,6 +183,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         form=str(first.form),
         artifact=_relative(made.artifact, cache),
         measured=_relative(first, cache),
+        model_digest=model_digest(first),
         facts={**made.artifact.facts, "lowering": dict(first.facts)}
         if lowered
         else dict(made.artifact.facts),

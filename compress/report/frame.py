@@ -67,6 +67,7 @@ def contract(run: RunRecord) -> dict[str, Any]:
                 **values,
                 "status": "failed" if step.status == "failed" else "ok",
                 "key": step.key,
+                "model_digest": step.model_digest,
                 "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
             }
             for step, values in zip(ordered(run), among(run), strict=True)

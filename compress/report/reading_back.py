@@ -76,9 +76,13 @@ def baseline_row(report: Report) -> Mapping[str, Any] | None:
 
 
 def same_baseline(one: Report, two: Report) -> bool:
-    """Whether both were compared with the same model; not known of reports of before they named it."""
-    keys = [None if row is None else row.get("key") for row in map(baseline_row, (one, two))]
-    return keys[0] is not None and keys[0] == keys[1]
+    """Whether both were compared with the same model; not known of reports of before they named it.
+
+    By the model itself, which a run and a measurement of its file share, or by what made it.
+    """
+    rows = [baseline_row(report) or {} for report in (one, two)]
+    names = ([row.get(key) for row in rows] for key in ("model_digest", "key"))
+    return any(first is not None and first == second for first, second in names)
 
 
 def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
