@@ -98,11 +98,16 @@ class Memory(Record):
 
 
 class TargetMeasurement(Record):
-    """Everything measured of one artifact on one target."""
+    """Everything measured of one artifact on one target.
+
+    `fingerprint` is that of the target with its batch sizes and lengths; `machine` leaves out what does not change a
+    timing, and records of before it was kept have none.
+    """
 
     key: str
     target: str
     fingerprint: str
+    machine: str | None = None
     protocol: int
     accuracy: Accuracy
     latency: tuple[Latency, ...]
@@ -138,8 +143,8 @@ class Size(Record):
 class StepRecord(Record):
     """One step of a run. `artifact` is the path of what the step made, `measured` of what was measured of it
     (the lowered ONNX of a torch model); both are relative to the cache. `model_digest` is the same wherever the same
-    model is measured, also as a file alone; records of before it was kept have none. `seconds` is the time of the work when it
-    was done, `measure_seconds` that of the measuring, also where both came from the cache this time."""
+    model is measured, also as a file alone; records of before it was kept have none. `seconds` is the time of the work
+    when it was done, `measure_seconds` that of the measuring, also where both came from the cache this time."""
 
     step: str
     kind: str

@@ -247,8 +247,9 @@ def _measure(
                     shared=cache.references,
                 )
                 cache.keep_measurement(measurement)
-    # Names are not part of the key: the same processor may be called otherwise in another profile.
-    measurement = measurement.model_copy(update={"target": target.label})
+    # Names are not part of the key: the same processor may be called otherwise in another profile. The machine is
+    # that of the fingerprint, which is; what was measured before it was kept does not name it.
+    measurement = measurement.model_copy(update={"target": target.label, "machine": target.machine})
     if row.name == BASELINE:
         state.baselines[target.label] = measurement
     return measurement

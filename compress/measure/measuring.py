@@ -84,6 +84,7 @@ def measure(
         key=key,
         target=target.label,
         fingerprint=target.fingerprint,
+        machine=target.machine,
         protocol=PROTOCOL_VERSION,
         accuracy=accuracy,
         latency=latency,

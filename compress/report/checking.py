@@ -12,7 +12,16 @@ from rich.text import Text
 from compress.errors import UsageError
 from compress.report.numbers import known, p_value, signed, significant, times
 from compress.report.paired import told_values
-from compress.report.reading_back import Report, deployed_row, same_baseline, same_split
+from compress.report.reading_back import (
+    Report,
+    deployed_row,
+    same_baseline,
+    same_machine,
+    same_memory_batch,
+    same_split,
+    timed_words,
+    timing_like,
+)
 from compress.report.scores import reading
 
 _ROUNDING = 1e-9
@@ -93,9 +102,9 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
     """Judge every row of the pipeline of an earlier report that was measured again, matched by its name.
 
     Scores are compared as they are; where both reports hold which examples were right, the note says what McNemar's
-    test makes of the difference. Latencies, at the first batch size, are medians where the target is the same machine
-    and setting (equal fingerprints); else they are speed-ups over the baseline, which was timed in alternation and so
-    travels between machines: the baseline's own row has none. A machine is not always as fast as it was: where both
+    test makes of the difference. Latencies, at the report's first batch size and its lengths, are medians where the
+    machine is the same; else they are speed-ups over the baseline, which was timed in alternation and so travels
+    between machines: the baseline's own row has none. A machine is not always as fast as it was: where both
     reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too.
 
     Args:
@@ -104,7 +113,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
         deployed_only: judge what each deploys, whatever its row is called, and nothing else.
 
     Raises:
-        UsageError: a row or target is missing, or the scores are of another metric or test split.
+        UsageError: a row or target is missing, the scores are of another metric or test split, or latency or memory
+            of another batch size.
     """
     if (now["task"], now["metric"]) != (then["task"], then["metric"]):
         raise UsageError(
@@ -131,6 +141,12 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                 pair = before["size_mb"], after["size_mb"]
                 lines += _grown(before, target, "size", "MB on disk", pair, tolerances.size)
             pair = one["peak_memory_mb"], two["peak_memory_mb"]
+            if not same_memory_batch(one, two):
+                raise UsageError(
+                    f"the peak memory of row {after['step']!r} is that of {timed_words(two).split(',')[0]} now, and of "
+                    f"{timed_words(one).split(',')[0]} in the report",
+                    hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
+                )
             lines += _grown(before, target, "memory", "peak MB", pair, tolerances.memory)
     return Check(now["metric"], tuple(lines))
 
@@ -197,11 +213,18 @@ def _latency(
     """The latency of one row; `baseline`: both reports have the same one."""
     if not (one["latency"] and two["latency"]):
         return []
-    old, new = one["latency"][0], two["latency"][0]
     alone = row["role"] == "baseline"
-    here = one["fingerprint"] == two["fingerprint"]
+    here = same_machine(one, two)
     if alone and (baseline or not here):
         return []
+    old = one["latency"][0]
+    new = timing_like(two, old)
+    if new is None:
+        raise UsageError(
+            f"row {row['step']!r} was timed at {timed_words(two)}; the report has it at {timed_words(one)}",
+            hint="Time it at the report's first batch size and lengths too: `batch_sizes` and `sequence_lengths` of "
+            "the target.",
+        )
     ratios = old["speedup"], new["speedup"]
     by_ratio = [] if alone else _slowed(row, target, ratios, tolerances.latency)
     if not here:

@@ -36,9 +36,23 @@ from compress.report.reading_back import (
     first_target_of,
     frame_of,
     same_baseline,
+    same_machine,
+    same_memory_batch,
     same_split,
+    timed_words,
+    timing_like,
 )
 from compress.report.scores import reading
+
+_OF_ONE_TIMING = (
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "throughput",
+)
+"""Values of a row that belong to one batch size and lengths."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +134,14 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
         one, two = _measured(first), _measured(other)
         if one is None or two is None:
             continue
-        if one["fingerprint"] != two["fingerprint"]:
+        if not same_machine(one, two):
             found.append(f"{name} was measured on {_place(one)}, {other_name} on {_place(two)}")
         elif one["protocol"] != two["protocol"]:
             found.append(
                 f"{name} was measured by protocol {one['protocol']}, {other_name} by protocol {two['protocol']}"
             )
+        if one["latency"] and two["latency"]:
+            found += _other_setting(name, one, other_name, two)
         if not same_split(one, two):
             found.append(
                 f"{name} and {other_name} were scored on different test splits "
@@ -136,9 +152,22 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _other_setting(name: str, one: Mapping[str, Any], other_name: str, two: Mapping[str, Any]) -> list[str]:
+    """Why latency or memory of two models are not those of the same batch size and lengths."""
+    if timing_like(two, one["latency"][0]) is None:
+        return [f"{name} was timed at {timed_words(one)}, {other_name} at {timed_words(two)}"]
+    if not same_memory_batch(one, two):
+        first, second = (timed_words(each).split(",")[0] for each in (one, two))
+        return [f"the peak memory of {name} is that of {first}, of {other_name} that of {second}"]
+    return []
+
+
 def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
-    values = [_values(report, deployed_row(report)) for report in reports]
-    baselines = [_values(report, baseline_row(report)) for report in reports]
+    # Latencies of all columns are those of one batch size and lengths: the first ones of the first run.
+    measured = _measured(reports[0])
+    timing = measured["latency"][0] if measured is not None and measured["latency"] else None
+    values = [_values(report, deployed_row(report), timing) for report in reports]
+    baselines = [_values(report, baseline_row(report), timing) for report in reports]
 
     def line(
         title: str, cell: Callable[[dict[str, Any]], Cell], of: Sequence[dict[str, Any] | None] = values
@@ -199,8 +228,17 @@ def _measured(report: Report) -> Mapping[str, Any] | None:
     return first_target_of(report, deployed_row(report)) or first_target_of(report, baseline_row(report))
 
 
-def _values(report: Report, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if found is None else {**found, "metric": report["metric"]}
+def _values(
+    report: Report, found: Mapping[str, Any] | None, timing: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """A row with the latencies at the batch size and lengths of `timing`; with none where it was not timed so."""
+    if found is None:
+        return None
+    measured, values = first_target_of(report, found), {**found, "metric": report["metric"]}
+    if measured is None or timing is None:
+        return values
+    own = timing_like(measured, timing) or {}
+    return values | {key: own.get(key) for key in _OF_ONE_TIMING}
 
 
 def _deployed_words(report: Report) -> str:
@@ -209,7 +247,7 @@ def _deployed_words(report: Report) -> str:
 
 
 def _place(found: Mapping[str, Any]) -> str:
-    return f"{found['target']} ({found['fingerprint'][:12]})"
+    return f"{found['target']} ({(found.get('machine') or found['fingerprint'])[:12]})"
 
 
 def _names(reports: Sequence[Report]) -> list[str]:

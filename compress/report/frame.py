@@ -130,6 +130,7 @@ def _target_values(
     values = {
         "target": found.target,
         "fingerprint": found.fingerprint,
+        "machine": found.machine,
         "protocol": found.protocol,
         "split": found.accuracy.split,
         "examples": examples_of(found.accuracy),

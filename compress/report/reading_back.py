@@ -96,3 +96,38 @@ def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     """Whether two models were scored on the same examples; reports of before they said it tell only how many."""
     digests = [each.get("test_split") for each in (one, two)]
     return one["examples"] == two["examples"] and (None in digests or digests[0] == digests[1])
+
+
+def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether timings of two models were taken on the same machine, with the same threads and cores.
+
+    Reports of before they named the machine have a fingerprint of machine, batch sizes and lengths together.
+    """
+    machines = [each.get("machine") for each in (one, two)]
+    if None in machines:
+        return bool(one["fingerprint"] == two["fingerprint"])
+    return bool(machines[0] == machines[1])
+
+
+def timing_like(found: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What was timed of a model at the batch size and the lengths of another timing; None: it was not."""
+    return next((one for one in found["latency"] if _setting(one) == _setting(timing)), None)
+
+
+def timed_words(found: Mapping[str, Any]) -> str:
+    """At which batch sizes and lengths a model was timed, in words."""
+    settings = [_setting(one) for one in found["latency"]]
+    return ", ".join(
+        f"batch size {size}" + ("" if lengths == "real" else f" ({lengths})") for size, lengths in settings
+    )
+
+
+def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
+    return timing["batch_size"], timing["lengths"]
+
+
+def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether the peak memory of two models is that of the same batch size, which is the first that was timed."""
+    if not (one["latency"] and two["latency"]):
+        return True
+    return bool(one["latency"][0]["batch_size"] == two["latency"][0]["batch_size"])

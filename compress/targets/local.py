@@ -37,6 +37,9 @@ FLAGS = (
 )
 """Instruction sets that decide which kernels run."""
 
+_TIMES_NOTHING = frozenset({"memory_limit_mb", "memory_mb", "warnings"})
+"""What of a target's description changes no timing: a limit is judged after the model ran."""
+
 _TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1)"
 
 
@@ -44,7 +47,8 @@ _TORCH_CUDA = "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 1
 class ResolvedTarget:
     """A target that was found.
 
-    `fingerprint`: sha256 of all that a measurement on it depends on; equal fingerprints, comparable numbers.
+    `fingerprint`: sha256 of all that a measurement on it depends on, batch sizes and lengths included: what was
+    measured under it is measured already.
     `description`: plain JSON values for reports, `warnings` among them. `device`: the machine that measures; None where
     it is this one.
     """
@@ -54,6 +58,12 @@ class ResolvedTarget:
     fingerprint: str
     description: dict[str, Any]
     device: SshDevice | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def machine(self) -> str:
+        """sha256 of what decides how fast a model runs there, its threads and cores included: where it is equal,
+        timings of the same batch size and lengths may be compared."""
+        return _digest({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
 
     @property
     def tokenizes(self) -> bool:
@@ -100,7 +110,11 @@ def fingerprint_of(spec: TargetSpec, description: dict[str, Any]) -> str:
         "batch_sizes": spec.batch_sizes,
         "sequence_lengths": spec.sequence_lengths,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return _digest(identity)
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:

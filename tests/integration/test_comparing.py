@@ -47,9 +47,15 @@ def measured(model: Path, folder: Path, **changes: Any) -> RunRecord:
 def test_a_run_and_a_measurement_against_its_teacher_compare(tmp_path: Path):
     cache = Cache(tmp_path / "cache")
     run = embedded_run(tmp_path, cache)
-    alone = measured(cache.root / "artifacts" / "source.onnx" / ONNX_MODEL, tmp_path)
+    alone = measured(
+        cache.root / "artifacts" / "source.onnx" / ONNX_MODEL, tmp_path, targets=[{"batch_sizes": [1, 2]}]
+    )
     assert run.steps[-1].measurements[0].accuracy.against == "baseline"
     assert run.steps[0].key != alone.steps[0].key
+    one, two = (each.steps[0].measurements[0] for each in (run, alone))
+    # Another batch size is another setting of the same machine.
+    assert one.fingerprint != two.fingerprint
+    assert one.machine == two.machine
     assert differences([run, alone]) == ()
     lines = {row.cells[0].text: row.cells[1:] for row in compare([run, alone]).deployed.rows}
     assert lines["score against the first"][1].text == "no difference"

@@ -131,6 +131,50 @@ def test_a_slower_machine_is_not_blamed_on_the_model():
     assert [line.step for line in found.worse] == ["baseline", "distill", "prune", "quantize", "export"]
 
 
+def timed_at(
+    run: RunRecord, *timed: tuple[int, str], fingerprint: str = "other setting", **changes
+) -> RunRecord:
+    """The run with latencies at these batch sizes and lengths, on the same machine under another fingerprint."""
+    for step in run.steps:
+        (found,) = step.measurements
+        made = measurement(
+            found.accuracy, found.latency[0].p50_ms, 12.4, found.memory.peak_mb, timed=timed,
+            fingerprint=fingerprint, **{"machine": "m", **changes},
+        )  # fmt: skip
+        run = change_step(run, step.step, measurements=(made,))
+    return run
+
+
+def test_a_further_batch_size_is_no_other_machine():
+    then = timed_at(bert_run(), (1, "real"), fingerprint="one")
+    now = timed_at(bert_run(), (8, "real"), (1, "real"), (1, "fixed:128"))
+    with pytest.raises(
+        UsageError, match="memory of row 'baseline' is that of batch size 8 now, and of batch size 1"
+    ):
+        check(contract(now), contract(then), Tolerances())
+    now = timed_at(bert_run(), (1, "fixed:128"), (1, "real"), (8, "real"))
+    found = check(contract(now), contract(then), Tolerances())
+    timed = [line for line in found.lines if line.quantity == "latency"]
+    assert {line.by for line in timed} == {"p50 ms"}
+    # What was timed at 128 tokens stands first, and is another number.
+    assert [line.change for line in timed] == [0, 0, 0, 0]
+    assert not found.worse
+    elsewhere = timed_at(bert_run(), (1, "real"), machine="another")
+    timed = check(contract(elsewhere), contract(then), Tolerances()).lines
+    assert {line.by for line in timed if line.quantity == "latency"} == {
+        "speed-up over the baseline, for the machines differ"
+    }
+
+
+def test_a_setting_that_was_not_timed_again_is_refused():
+    then = timed_at(bert_run(), (1, "real"), (8, "real"))
+    now = timed_at(bert_run(), (1, "fixed:128"))
+    said = r"timed at batch size 1 \(fixed:128\); the report has it at batch size 1, batch size 8"
+    with pytest.raises(UsageError, match=said) as caught:
+        check(contract(now), contract(then), Tolerances())
+    assert "`sequence_lengths`" in caught.value.hint
+
+
 def test_the_paired_test_is_told_beside_the_score():
     found = check(contract(changed(wrong=60)), contract(bert_run()), Tolerances())
     (line,) = [line for line in found.worse if line.quantity == "score"]
@@ -239,9 +283,9 @@ def test_a_report_compares_as_its_run_does(tmp_path: Path):
 def test_a_report_of_before_its_new_keys_is_still_read(tmp_path: Path):
     body = contract(bert_run())
     for row in body["rows"]:
-        del row["key"]
+        del row["key"], row["model_digest"]
         for target in row["targets"]:
-            for key in ("against", "test_split", "hits"):
+            for key in ("against", "test_split", "hits", "machine"):
                 del target[key]
     file = tmp_path / "report.json"
     file.write_text(json.dumps(body))

@@ -69,6 +69,30 @@ def test_other_targets_are_refused_and_with_a_flag_only_warned_of():
     assert comparison.markdown().startswith("**Warning:** ")
 
 
+def retimed(run, p50_ms, *timed):
+    """The run whose deployed model was timed at other batch sizes on the same machine."""
+    (found,) = run.steps[-1].measurements
+    made = measurement(found.accuracy, p50_ms, 12.4, 6.2, timed=timed, machine="m", fingerprint=f"{timed}")
+    return change_step(run, "export", measurements=(made,))
+
+
+def test_latencies_of_one_batch_size_stand_beside_each_other():
+    first = retimed(bert_run(), 0.5, (1, "real"))
+    second = retimed(other_run(), 0.3, (1, "fixed:128"), (1, "real"), (8, "real"))
+    assert differences([first, second]) == ()
+    expected = [
+        run.steps[-1].measurements[0].latency[place].p50_ms for run, place in ((first, 0), (second, 1))
+    ]
+    assert cells(compare([first, second]), "p50 ms") == [f"{value:.3f}" for value in expected]
+    larger = retimed(other_run(), 0.3, (8, "real"))
+    assert differences([first, larger]) == (f"{first.run} was timed at batch size 1, other at batch size 8",)
+    assert cells(compare([first, larger], anyway=True), "p50 ms")[1] == "–"
+    both = retimed(other_run(), 0.3, (8, "real"), (1, "real"))
+    assert differences([first, both]) == (
+        f"the peak memory of {first.run} is that of batch size 1, of other that of batch size 8",
+    )
+
+
 def test_other_test_splits_are_refused():
     run = bert_run(truth_of(400), run="smaller")
     assert "different test splits (445 and 400 examples)" in differences([bert_run(), run])[0]

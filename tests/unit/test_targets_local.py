@@ -183,3 +183,13 @@ def test_what_is_wrong_with_a_target_is_shown_and_is_an_error(capsys: pytest.Cap
     assert (good["fault"], good["found"]["device"]) == (None, "cpu")
     assert bad["found"] is None
     assert bad["fault"].startswith("core 9000 cannot be used")
+
+
+def test_a_machine_is_the_same_at_other_batch_sizes_and_limits() -> None:
+    first = local.resolve(TargetSpec())
+    setting = local.resolve(TargetSpec(batch_sizes=(1, 8), sequence_lengths=(64,), memory_limit_mb=512))
+    assert first.fingerprint != setting.fingerprint
+    assert first.machine == setting.machine
+    core = local.usable_cores()[0]
+    others = [local.resolve(TargetSpec(threads=2)), local.resolve(TargetSpec(cores=(core,)))]
+    assert len({first.machine, *(one.machine for one in others)}) == 3
