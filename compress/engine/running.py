@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
-from compress.errors import ModelError, RunInterrupted, UsageError, in_words
+from compress.errors import ModelError, ResourceError, RunInterrupted, UsageError, in_words
 from compress.exhaustion import exhaustion_told
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
@@ -51,6 +51,9 @@ def run_job(
 ) -> tuple[RunRecord, RunStore]:
     """Run a resolved job to its end, from wherever an earlier run of the same plan stopped.
 
+    A row that is there for comparison only (role `variant`) and fails is recorded with its error, and the run goes on:
+    nothing is made of it.
+
     Args:
         job: what to run.
         cache: where artifacts and measurements are found and kept.
@@ -76,10 +79,21 @@ def run_job(
     began = time.monotonic()
     state = _State(_new_run(job))
     store.begin(state.run)
+
+    def watched() -> AbstractContextManager[None]:
+        return exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir())))
+
     try:
-        with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
+        with watched():
             for position, row in enumerate(job.plan.rows):
-                record = _row(row, job, state, cache, progress)
+                try:
+                    # What a full disk stops is told as such, also where the row is for comparison only.
+                    with watched():
+                        record = _row(row, job, state, cache, progress)
+                except Exception as error:
+                    if row.role != "variant" or isinstance(error, ResourceError) or was_interrupted():
+                        raise
+                    record = _failed_row(row, job, in_words(error))
                 store.add(position, record)
                 limits = judge(record, job.plan.profile.budget) if _is_judged(row, job) else ()
                 state.run = state.run.model_copy(
@@ -291,19 +305,22 @@ def _record_failure(job: Job, state: _State, store: RunStore, error: Exception) 
     done = len(state.run.steps)
     text = in_words(error)
     if done < len(job.plan.rows):
-        row = job.plan.rows[done]
-        step = job.plan.step(row.step)
-        record = StepRecord(
-            step=row.name,
-            kind=step.kind,
-            role=row.role,
-            status="failed",
-            key=job.keys[row.step],
-            form=str(step.form),
-            error=text,
-        )
-        store.add(done, record)
+        store.add(done, _failed_row(job.plan.rows[done], job, text))
     store.write(_ended(state.run, "failed", text))
+
+
+def _failed_row(row: Row, job: Job, error: str) -> StepRecord:
+    """The record of a row without figures, with its error."""
+    step = job.plan.step(row.step)
+    return StepRecord(
+        step=row.name,
+        kind=step.kind,
+        role=row.role,
+        status="failed",
+        key=job.keys[row.step],
+        form=str(step.form),
+        error=error,
+    )
 
 
 def _relative(artifact: Artifact, cache: Cache) -> str:

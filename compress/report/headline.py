@@ -80,6 +80,11 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
         lines.append("The profile sets no budget.")
     if baseline is not None and deployed is not None and deployed is not baseline:
         lines += _cannot_tell(run, baseline, deployed)
+    lines += [
+        f"{step.step!r}, a row for comparison only, has no figures: {step.error or 'no error was recorded'}"
+        for step in run.steps
+        if step.role == "variant" and step.status == "failed"
+    ]
     return tuple(lines)
 
 

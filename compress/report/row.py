@@ -50,8 +50,8 @@ def deployed_of(run: RunRecord) -> StepRecord | None:
 
 
 def failed_of(run: RunRecord) -> StepRecord | None:
-    """The step that failed, if one did."""
-    return next((step for step in run.steps if step.status == "failed"), None)
+    """The step that failed and ended the run, if one did; rows for comparison only end none."""
+    return next((step for step in run.steps if step.status == "failed" and step.role != "variant"), None)
 
 
 def first_target(run: RunRecord) -> str | None:
