@@ -21,7 +21,14 @@ from compress.artifacts import (
     sha256_file,
     write_json,
 )
-from compress.engine.interfaces import channels_last, check_output, image_input, text_inputs
+from compress.engine.interfaces import (
+    Fixed,
+    channels_last,
+    check_output,
+    fixed_sizes,
+    image_input,
+    text_inputs,
+)
 from compress.errors import ModelError
 from compress.forms import ONNX_FLOAT, Form
 from compress.models.labels import head_names, match_labels
@@ -55,7 +62,8 @@ class TakenIn:
     """A model that can be measured: an artifact, what it is called, its size, and what its maker wrote down of it.
 
     `weights` names its files in the artifact: the graph, and what that reads beside it, whatever it is called. `form`
-    and `facts` are those of our own bundles and artifacts; None and empty where nobody says.
+    and `facts` are those of our own bundles and artifacts; None and empty where nobody says. `fixed` says what of its
+    inputs' sizes cannot be chosen.
     """
 
     artifact: Artifact
@@ -64,6 +72,7 @@ class TakenIn:
     size: Size
     form: Form | None
     facts: Mapping[str, Any]
+    fixed: Fixed
 
 
 def task_of_file(model: Path, given: Given) -> TaskName | None:
@@ -117,7 +126,8 @@ def take_in(
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
     roles = image_input(found) if task == "image-classification" else text_inputs(found, given.inputs)
     order = _label_order(found, folders, described, given, labels) if labels else None
-    interface = Interface(roles, given.output, order)
+    fixed = fixed_sizes(found, texts=task != "image-classification")
+    interface = Interface(roles, given.output, order, fixed.length)
     check_output(found, interface)
     folder.mkdir(parents=True)
     body: dict[str, Any] = {
@@ -132,6 +142,9 @@ def take_in(
     else:
         tokenizer = _required(folders, TOKENIZER, found.path)
         body |= _text_format(tokenizer, folders, described, max_length)
+        if fixed.length is not None:
+            # Cut by the tokenizer, which leaves its special tokens at the end.
+            body["max_length"] = min(body["max_length"], fixed.length)
         shutil.copyfile(tokenizer, folder / TOKENIZER)
     write_json(folder / TASK, body)
     for name, source in (
@@ -147,7 +160,7 @@ def take_in(
     size = Size(
         model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
     )
-    return TakenIn(artifact, found.path, names, size, form, facts)
+    return TakenIn(artifact, found.path, names, size, form, facts, fixed)
 
 
 def for_baseline(given: Given, baseline: Path) -> Given:

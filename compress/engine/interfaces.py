@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from compress.errors import ModelError, UsageError
 from compress.models.onnx_files import OnnxFile, Port
+from compress.profile.schema import TargetSpec
 from compress.tasks.images import PIXEL_VALUES
 from compress.tasks.interface import Interface, OwnInput
 from compress.tasks.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
@@ -57,7 +60,7 @@ def image_input(found: OnnxFile) -> dict[str, OwnInput]:
     """The model's name of the pixels.
 
     Raises:
-        ModelError: it has more inputs than one, or one of another type, rank or a fixed batch.
+        ModelError: it has more inputs than one, or one of another type or rank.
     """
     if len(found.inputs) != 1:
         raise ModelError(
@@ -88,13 +91,81 @@ def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -
             where=str(found.path),
             hint=_expected_hint(found, rank),
         )
-    fixed = () if port.axes is None else port.axes[: 2 if rank == 2 else 1]
-    if any(isinstance(axis, int) for axis in fixed):
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What of a model's inputs cannot be chosen: the batch size, and the length of texts; None where it can."""
+
+    batch: int | None = None
+    length: int | None = None
+
+    def facts(self) -> dict[str, int]:
+        """What is fixed, for the record."""
+        found = {"batch_size": self.batch, "length": self.length}
+        return {name: size for name, size in found.items() if size is not None}
+
+    def words(self) -> str | None:
+        """What is fixed, and what that means for the numbers; None where nothing is."""
+        parts = []
+        if self.batch is not None:
+            parts.append(f"takes batches of {self.batch} only")
+        if self.length is not None:
+            parts.append(
+                f"takes texts of exactly {self.length} tokens: longer ones are cut, shorter ones are padded and take "
+                "as long"
+            )
+        return " and ".join(parts) or None
+
+
+def fixed_sizes(found: OnnxFile, *, texts: bool) -> Fixed:
+    """The batch size and the length of texts that the inputs of a model are fixed to.
+
+    Raises:
+        ModelError: batches hold more than one example, or the inputs of one model are of different sizes.
+    """
+    batch = _fixed_axis(found, 0, "batch size")
+    if batch not in (None, 1):
         raise ModelError(
-            f"the model's input {port} is of a fixed size",
+            f"the model takes batches of {batch} examples and no others",
             where=str(found.path),
-            hint="Batches of several sizes and texts of their real lengths are measured: export it with dynamic axes.",
+            hint=f"{_inputs_of(found)} A fixed batch of 1 is measured: export it with that, or with a dynamic axis.",
         )
+    return Fixed(batch, _fixed_axis(found, 1, "length") if texts else None)
+
+
+def _fixed_axis(found: OnnxFile, axis: int, called: str) -> int | None:
+    sizes = {
+        size for port in found.inputs if port.axes is not None and isinstance(size := port.axes[axis], int)
+    }
+    if len(sizes) > 1:
+        raise ModelError(
+            f"the model's inputs are fixed to more than one {called}",
+            where=str(found.path),
+            hint=_inputs_of(found),
+        )
+    return next(iter(sizes), None)
+
+
+def check_fixed(file: Path, fixed: Fixed, targets: Iterable[TargetSpec]) -> None:
+    """Refuse batch sizes and lengths that a model of fixed sizes cannot be measured at.
+
+    Raises:
+        UsageError: a target asks for another one.
+    """
+    for target in targets:
+        for key, asked, only, what in (
+            ("batch_sizes", target.batch_sizes, fixed.batch, "batches of {} only"),
+            ("sequence_lengths", target.sequence_lengths, fixed.length, "texts of exactly {} tokens"),
+        ):
+            others = [size for size in asked if only is not None and size != only]
+            if others:
+                raise UsageError(
+                    f"{target.label}: {key} asks for {', '.join(map(str, others))}, but the model takes "
+                    f"{what.format(only)}",
+                    where=str(file),
+                    hint=f"Ask for `{key}: [{only}]`, or export the model with a dynamic axis.",
+                )
 
 
 def _inputs_hint(found: OnnxFile) -> str:

@@ -19,6 +19,7 @@ from compress.data.sources import load as load_data
 from compress.data.splits import Splits
 from compress.engine.environment import describe_environment
 from compress.engine.intake import Given, TakenIn, for_baseline, take_in
+from compress.engine.interfaces import check_fixed
 from compress.engine.resolve import examples_digest
 from compress.errors import RunInterrupted, UsageError, in_words
 from compress.exhaustion import exhaustion_told
@@ -119,7 +120,9 @@ def measure_files(
 
 def _take_in(model: Path, given: Given, session: _Session, folder: Path) -> TakenIn:
     request = session.request
-    return take_in(model, given, request.task, session.splits.labels, request.data.max_length, folder)
+    taken = take_in(model, given, request.task, session.splits.labels, request.data.max_length, folder)
+    check_fixed(taken.file, taken.fixed, request.targets)
+    return taken
 
 
 def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
@@ -151,8 +154,13 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
         environment=describe_environment(local_numerics(), session.targets),
         targets=tuple(target.label for target in session.targets),
         steps=(),
-        notes=splits.notes,
+        notes=(*splits.notes, *_fixed_notes(taken)),
     )
+
+
+def _fixed_notes(taken: list[TakenIn]) -> list[str]:
+    """What of the models' sizes is fixed, so that the numbers are of nothing else."""
+    return [f"{one.file.name} {words}." for one in taken if (words := one.fixed.words()) is not None]
 
 
 def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _Session) -> StepRecord:
@@ -172,7 +180,7 @@ def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _
         artifact=str(taken.file.absolute()),
         measured=str(taken.file.absolute()),
         model_digest=model_digest(taken.artifact, taken.weights),
-        facts=dict(taken.facts),
+        facts={**taken.facts, **({"fixed": fixed} if (fixed := taken.fixed.facts()) else {})},
         size=taken.size,
         parameters=taken.facts.get("parameters"),
         macs=taken.facts.get("macs"),

@@ -60,6 +60,7 @@ def contract(run: RunRecord) -> dict[str, Any]:
         "seed": run.seed,
         "splits": dict(run.splits),
         "targets": list(run.targets),
+        "notes": list(run.notes),
         "budget": [limit.model_dump(mode="json") for limit in run.limits],
         "rows": [
             {

@@ -19,6 +19,7 @@ from compress.data.splits import Examples
 from compress.errors import ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Batch, Inputs, Score, Task, Truth
+from compress.tasks.tokens import INPUT_IDS, TokenInputs
 
 SECTION = "interface"
 _CHANNELS_LAST = (0, 2, 3, 1)
@@ -39,11 +40,13 @@ class Interface:
 
     `inputs`: the task's name of each input -> the model's. `output`: the name of the output that is read; None: the
     first one. `order`: for each label of the data, which output stands for it; None: no labels, or nobody said.
+    `length`: the only number of tokens that the model takes; None: it takes any.
     """
 
     inputs: Mapping[str, OwnInput]
     output: str | None = None
     order: tuple[int, ...] | None = None
+    length: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The section as plain JSON values."""
@@ -51,6 +54,7 @@ class Interface:
             "inputs": {role: vars(own) for role, own in self.inputs.items()},
             "output": self.output,
             "order": None if self.order is None else list(self.order),
+            "length": self.length,
         }
 
     @classmethod
@@ -64,20 +68,24 @@ class Interface:
             {role: OwnInput(**own) for role, own in section["inputs"].items()},
             section["output"],
             None if order is None else tuple(order),
+            section.get("length"),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class OwnInputs:
-    """Encoded examples under the names and in the dtypes of one model."""
+    """Encoded examples under the names and in the dtypes of one model, padded to its `length` where it has one."""
 
     whole: Inputs
     own: Mapping[str, OwnInput]
+    length: int | None = None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Cost of each example."""
-        return self.whole.lengths
+        if self.length is None:
+            return self.whole.lengths
+        return np.full(len(self.whole), self.length, np.int64)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -90,13 +98,21 @@ class OwnInputs:
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at `indices`, as the model takes them."""
         return {
-            self.own[role].name: _as_wanted(values, self.own[role])
+            self.own[role].name: _as_wanted(self._padded(role, values), self.own[role])
             for role, values in self.whole.batch(indices).items()
         }
 
     def digest(self) -> str:
         """sha256 over all that the model is given."""
-        return hashlib.sha256(f"{self.whole.digest()} {dict(self.own)}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.whole.digest()} {dict(self.own)} {self.length}".encode()).hexdigest()
+
+    def _padded(self, role: str, values: NDArray[Any]) -> NDArray[Any]:
+        """int64 (n, longest) -> (n, length): padding ids behind the tokens, 0 in the mask and the token types."""
+        if self.length is None:
+            return values
+        assert isinstance(self.whole, TokenInputs)
+        filler = self.whole.pad_id if role == INPUT_IDS else 0
+        return np.pad(values, ((0, 0), (0, self.length - values.shape[1])), constant_values=filler)
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class OwnInterfaces:
         """Encode examples as the directory `model` declares it, under the names that its model has for them."""
         inputs = self.task.encode(examples, model)
         interface = Interface.of(read_mapping(model / TASK))
-        return inputs if interface is None else OwnInputs(inputs, interface.inputs)
+        return inputs if interface is None else OwnInputs(inputs, interface.inputs, interface.length)
 
     def needs_reference(self, examples: Examples) -> bool:
         """Whether `score` compares with the baseline's outputs."""
