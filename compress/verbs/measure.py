@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from compress.engine.intake import Given
     from compress.profile.measure_request import MeasureRequest
+    from compress.profile.schema import Profile
 
 _PATH = click.Path(path_type=Path)
 TASKS = ("text-classification", "image-classification", "sentence-embedding")
@@ -83,10 +84,7 @@ def measure(
         from compress.profile.load import load_profile
 
         loaded = load_profile(profile)
-        shared = loaded.profile.model_dump(
-            mode="json", include={"task", "seed", "data", "targets", "measure"}
-        )
-        values, base = values | shared, loaded.source.base
+        values, base = values | _sections(loaded.profile), loaded.source.base
     if data is not None:
         here = Path.cwd() / data
         values["data"] = {**values.get("data", {}), "path": str(here) if here.exists() else data}
@@ -109,6 +107,13 @@ def measure(
         return
     out.print(table(finished))
     out.print(f"run     {finished.run}\nreport  {html}", highlight=False, soft_wrap=True)
+
+
+def _sections(profile: Profile) -> dict[str, Any]:
+    """What measuring takes of a profile, as it was written: defaults written out may not fit the device."""
+    return profile.model_dump(
+        mode="json", include={"task", "seed", "data", "targets", "measure"}, exclude_unset=True
+    )
 
 
 def _given(
