@@ -51,7 +51,7 @@ _EIGHT = {"bits": 8, "calibration": {"examples": EXAMPLES}}
 OUR_SETTINGS: dict[str, dict[str, Any]] = {
     DEFAULT: _EIGHT,
     "INT8, smooth": {**_EIGHT, "smooth": True},
-    "INT8 dynamic": {**_EIGHT, "scheme": "dynamic"},
+    "INT8 dynamic": {"bits": 8, "scheme": "dynamic"},
     "INT8 static": {**_EIGHT, "scheme": "static"},
     "INT4 RTN": {"bits": 4, "method": "rtn"},
     "INT4 RTN, zero points": {"bits": 4, "method": "rtn", "symmetric": False},

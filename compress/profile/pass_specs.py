@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from compress.forms import Form, Framework, Numbers
 from compress.profile.base import PassSpecBase, Spec, single_key
 from compress.profile.distill_spec import DistillSpec
+from compress.profile.idle_keys import idle_in_eight_bits, idle_in_four_bits
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.mixed_spec import MixedSpec
 from compress.profile.prune_spec import PruneSpec
@@ -30,6 +31,12 @@ class CalibrationSpec(PassSpecBase):
     """Percent of the values that `percentile` keeps."""
     symmetric: bool = False
     """Ranges that hold both signs are made symmetric around zero."""
+
+    @model_validator(mode="after")
+    def _of_its_method(self) -> CalibrationSpec:
+        if "percentile" in self.model_fields_set and self.method != "percentile":
+            raise ValueError(f"percentile serves `method: percentile` only; this is `method: {self.method}`")
+        return self
 
 
 class SmoothSpec(PassSpecBase):
@@ -97,7 +104,7 @@ class QuantizeSpec(PassSpecBase):
     block_size: Literal[16, 32, 64, 128] = 32
     """Weights that share a scale, for 4 bits."""
     symmetric: bool = True
-    """Weights around zero, without a zero point."""
+    """4-bit weights around zero, without a zero point; 8-bit weights always are."""
     calibration: CalibrationSpec = CalibrationSpec()
     """Where `static` takes its ranges from; its examples serve `smooth` and `bias_correction` too."""
     mixed: MixedSpec | None = None
@@ -134,6 +141,11 @@ class QuantizeSpec(PassSpecBase):
             unused = sorted(self.model_fields_set - _OF_BITSANDBYTES)
             if unused:
                 raise ValueError(f"{' and '.join(unused)} serve ONNX only; this is `library: bitsandbytes`")
+            if self.bits == 8 and "double_quantization" in self.model_fields_set:
+                raise ValueError(
+                    "double_quantization serves 4 bits only: LLM.int8() has one scale an output, and nothing to "
+                    "quantize twice; leave it out, or use `bits: 4`"
+                )
         else:
             foreign = ("double_quantization",) if self.bits == 16 else ("numbers", "double_quantization")
             unused = [key for key in foreign if key in self.model_fields_set]
@@ -141,7 +153,23 @@ class QuantizeSpec(PassSpecBase):
                 raise ValueError(f"{' and '.join(unused)} serve `library: bitsandbytes` only")
         if self.format == "qdq" and self.scheme == "dynamic":
             raise ValueError("`format: qdq` writes calibrated ranges down, and `scheme: dynamic` has none")
+        idle = self._idle()
+        if idle is not None:
+            raise ValueError(idle)
         return self
+
+    def _idle(self) -> str | None:
+        """What the profile names and nothing would read, as a fault."""
+        if self.library != "onnxruntime" or self.bits == 16:
+            return None
+        given: dict[str, Any] = {key: getattr(self, key) for key in self.model_fields_set}
+        given |= {
+            f"calibration.{key}": getattr(self.calibration, key) for key in self.calibration.model_fields_set
+        }
+        if self.bits == 4:
+            return idle_in_four_bits(given, self.method)
+        reads = self.bias_correction or self.smoothing is not None
+        return idle_in_eight_bits(given, dynamic=self.scheme == "dynamic", reads_examples=reads)
 
     def _trains(self) -> None:
         if self.library != "onnxruntime":
@@ -152,6 +180,11 @@ class QuantizeSpec(PassSpecBase):
         if moved:
             raise ValueError(
                 f"{' and '.join(moved)} would move the weights that `train` has fitted to their rounding"
+            )
+        if self.scheme != "dynamic" and self.calibration.method != "minmax":
+            raise ValueError(
+                f"`calibration.method: {self.calibration.method}` would cut other ranges than those that `train` "
+                "simulates; use `minmax`, or leave `train` out"
             )
 
     @property

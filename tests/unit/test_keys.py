@@ -70,7 +70,7 @@ def test_every_step_has_a_key_of_its_own(tmp_path: Path):
         ("passes.0.distill.epochs=2", "distill"),
         ("passes.1.prune.importance=magnitude", "prune"),
         ("passes.1.prune.recover.precision=fp32", "prune"),
-        ("passes.2.quantize.bits=4", "quantize"),
+        ("passes.2.quantize={bits: 4}", "quantize"),
         ("passes.3.export.golden=4", "export"),
     ],
 )

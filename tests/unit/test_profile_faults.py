@@ -210,6 +210,109 @@ def test_malformed_profile(folder: Path, text: str | bytes, expected: list[str])
     )
 
 
+OF_EIGHT = (
+    "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost less"
+)
+OF_DYNAMIC = "with `scheme: dynamic` ranges are found at run time"
+OF_FOUR = "4-bit weights have no ranges of activations; `method` and `symmetric` say how they are made"
+IDLE = [
+    ("method: awq", f"method serves `bits: 4` only; {OF_EIGHT}"),
+    ("method: gptq", f"method serves `bits: 4` only; {OF_EIGHT}"),
+    (
+        "bits: 8, method: gptq, activation_order: false",
+        f"method and activation_order serve `bits: 4` only; {OF_EIGHT}",
+    ),
+    ("activation_order: true", f"activation_order serves `bits: 4` only; {OF_EIGHT}"),
+    (
+        "embeddings: 4, block_size: 16",
+        "block_size serves `bits: 4` only; weights of 8 bits have a scale for each output (`per_channel`), and tables "
+        "blocks of their own",
+    ),
+    (
+        "symmetric: false",
+        "symmetric serves `bits: 4` only: weights of 8 bits are always around zero; `calibration.symmetric` is of "
+        "activations",
+    ),
+    (
+        "bits: 4, scheme: static",
+        "scheme serves 8 bits only: inputs of 4-bit weights stay in floating point and have no ranges; leave it "
+        "out, or use `bits: 8`",
+    ),
+    (
+        "bits: 4, reduce_range: true",
+        "reduce_range serves 8 bits only: products of 4-bit weights do not overflow; leave it out",
+    ),
+    (
+        "bits: 4, per_channel: false",
+        "per_channel serves 8 bits only: 4-bit weights have a scale for each block; `block_size` says how large "
+        "that is",
+    ),
+    ("bits: 4, calibration: {method: mse}", f"calibration.method serves 8 bits only: {OF_FOUR}"),
+    (
+        "bits: 4, calibration: {method: minmax, symmetric: true}",
+        f"calibration.method and calibration.symmetric serve 8 bits only: {OF_FOUR}",
+    ),
+    (
+        "bits: 4, method: rtn, calibration: {examples: 9}",
+        "calibration.examples serves `method: gptq` and `awq`: the others look at the weights alone",
+    ),
+    ("bits: 4, method: awq, activation_order: true", "activation_order serves `method: gptq` only"),
+    (
+        "scheme: dynamic, calibration: {method: mse}",
+        f"calibration.method serves `scheme: static` or `auto`: {OF_DYNAMIC}",
+    ),
+    (
+        "scheme: dynamic, smooth: true, calibration: {method: percentile, percentile: 99, examples: 9}",
+        f"calibration.method and calibration.percentile serve `scheme: static` or `auto`: {OF_DYNAMIC}",
+    ),
+    (
+        "scheme: dynamic, calibration: {examples: 9}",
+        f"calibration.examples serves `scheme: static` or `auto`, `smooth` and `bias_correction`: {OF_DYNAMIC}",
+    ),
+    (
+        "train: {}, calibration: {method: entropy}",
+        "`calibration.method: entropy` would cut other ranges than those that `train` simulates; use `minmax`, or "
+        "leave `train` out",
+    ),
+    (
+        "library: bitsandbytes, double_quantization: false",
+        "double_quantization serves 4 bits only: LLM.int8() has one scale an output, and nothing to quantize twice; "
+        "leave it out, or use `bits: 4`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "expected"), IDLE, ids=[keys for keys, _ in IDLE])
+def test_a_key_that_nothing_would_read_is_refused(folder: Path, keys: str, expected: str):
+    faults = faults_of(folder, GOOD.replace("bits: 8", keys))
+    assert f"p.yaml:9: passes.1.quantize: {expected}" in faults
+
+
+def test_a_percentile_wants_its_method(folder: Path):
+    text = GOOD.replace("bits: 8", "scheme: static, calibration: {percentile: 99}")
+    assert faults_of(folder, text) == [
+        "p.yaml:9: passes.1.quantize.calibration: percentile serves `method: percentile` only; this is `method: minmax`"
+    ]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "bits: 8, scheme: dynamic, smooth: true, calibration: {examples: 9}",
+        "bits: 8, scheme: dynamic, bias_correction: true, calibration: {examples: 9}",
+        "bits: 8, calibration: {method: percentile, percentile: 99, symmetric: true}",
+        "bits: 8, symmetric: true, embeddings: 4, per_channel: false",
+        "bits: 4, scheme: auto, per_channel: true, reduce_range: false, symmetric: false, block_size: 64",
+        "bits: 4, method: awq, calibration: {examples: 9}",
+        "bits: 4, activation_order: false, embeddings: 8",
+        "bits: 8, train: {}, calibration: {method: minmax, symmetric: true}",
+    ],
+)
+def test_a_key_that_is_read_or_says_what_is_done_anyway_is_taken(folder: Path, keys: str):
+    (folder / "p.yaml").write_text(GOOD.replace("bits: 8", keys))
+    assert load_profile(folder / "p.yaml").profile.specs[1].kind == "quantize"
+
+
 def test_all_faults_are_reported_at_once_in_the_order_of_the_file(folder: Path):
     text = GOOD.replace("data.csv", "x.csv").replace("bits: 8", "bits: 3").replace("epochs: 1", "epoch: 1")
     assert [fault.split(":")[1] for fault in faults_of(folder, text)] == ["4", "8", "9"]
