@@ -13,6 +13,7 @@ from pathlib import Path
 from compress.artifacts import Artifact
 from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
+from compress.engine.integer_speed import integer_warnings
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.errors import ModelError, ResourceError, RunInterrupted, UsageError, in_words
@@ -76,6 +77,8 @@ def run_job(
             on_row(finished, record)
         return finished, store
     cache.prepare()
+    for message in integer_warnings(job.plan.profile, job.targets):
+        progress.say(f"warning: {message}")
     began = time.monotonic()
     state = _State(_new_run(job))
     store.begin(state.run)

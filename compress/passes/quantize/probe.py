@@ -104,18 +104,28 @@ def probe(
     return Probe(tuple(flags), rows, timings)
 
 
-def warning(found: Probe) -> str | None:
-    """Why 8 bits will not make this model faster on this machine (a target may be another); None where they will."""
+def warning(
+    found: Probe, *, machine: str = "this machine", shapes: str = "this model's shapes"
+) -> str | None:
+    """Why 8 bits will not make a model faster on a machine (a target may be another); None where they will.
+
+    Args:
+        found: without times where only the instructions of the machine are known.
+        machine: what it is called.
+        shapes: whose products were timed.
+    """
     speedup = found.speedup
     if speedup is None:
         if _FAST.intersection(found.flags):
             return None
-        return f"this machine's processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
+        return (
+            f"{machine}'s processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
+        )
     if speedup >= WORTH_IT:
         return None
     reason = "" if _FAST.intersection(found.flags) else f"; its processor has {lacking(found.flags)}"
     return (
-        f"8-bit products of this model's shapes run {speedup:.2f} times as fast as FP32 on this machine "
+        f"8-bit products of {shapes} run {speedup:.2f} times as fast as FP32 on {machine} "
         f"({found.rows} rows){reason}: expect a smaller file, not a faster model"
     )
 

@@ -1,0 +1,49 @@
+"""Says where 8 bits will not make a model faster, before hours of training go into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress.profile.pass_specs import QuantizeSpec
+from compress.profile.schema import Profile
+from compress.targets.local import ResolvedTarget
+
+SHAPE = (384, 1536)
+"""Inputs and outputs of the product that is timed here: of a small encoder. The pass times the model's own."""
+ROWS = 64
+"""Its rows: tokens of an example."""
+
+
+def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> list[str]:
+    """Where the 8 bits that a pass asks for will be no faster than FP32; one line a machine.
+
+    This machine is timed, a fraction of a second for each number of threads; of devices, and of what images run on
+    (convolutions), the instructions decide.
+
+    Args:
+        targets: all of the profile's.
+    """
+    if not any(_in_integers(spec) for spec in profile.specs):
+        return []
+    # Imported here: profiles without 8 bits need nothing of the pass.
+    from compress.passes.quantize.probe import Probe, probe, warning
+
+    told: dict[str, None] = {}
+    for target in targets:
+        if target.spec.runtime != "onnxruntime" or target.spec.device == "cuda":
+            continue
+        flags = tuple(target.description["cpu"]["flags"])
+        here, images = target.device is None, profile.task == "image-classification"
+        found = (
+            probe({SHAPE: 1}, ROWS, target.spec.threads, flags)
+            if here and not images
+            else Probe(flags, ROWS, ())
+        )
+        why = warning(found, machine="this machine" if here else target.label, shapes="a typical shape")
+        if why is not None:
+            told.setdefault(why)
+    return list(told)
+
+
+def _in_integers(spec: object) -> bool:
+    return isinstance(spec, QuantizeSpec) and spec.library == "onnxruntime" and spec.bits == 8

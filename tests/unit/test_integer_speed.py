@@ -1,0 +1,90 @@
+"""Where 8 bits will be no faster is said before the first step, by the processors of the targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.engine import running
+from compress.engine.integer_speed import integer_warnings
+from compress.engine.resolve import resolve_job
+from compress.errors import ModelError
+from compress.passes.quantize import probe
+from compress.passes.quantize.probe import Probe, Timing
+from compress.profile.load import load_profile
+from compress.profile.pass_specs import QuantizeEntry, QuantizeSpec
+from compress.profile.schema import Profile
+from compress.progress import Silent
+from compress.store.cache import Cache
+from tests.jobs import write_job
+from tests.unit.test_deployment import ARM, BOARD, HERE, NEW, OLD, OTHER, profile, target
+
+LACKING = "no instructions for products of bytes"
+
+
+def told(made: Profile, *processors: tuple[tuple[str, ...], str]) -> list[str]:
+    found = [target(spec, processor) for spec, processor in zip(made.targets, processors, strict=True)]
+    return integer_warnings(made, found)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """This machine is as fast in integers as in floats; the numbers of threads that were timed."""
+    threads: list[int] = []
+
+    def equal(shapes: Any, rows: int, count: int, flags: Any) -> Probe:
+        threads.append(count)
+        return Probe(tuple(flags), rows, (Timing(*next(iter(shapes)), 1, 1.0, 1.0),))
+
+    monkeypatch.setattr(probe, "probe", equal)
+    return threads
+
+
+def test_devices_are_judged_by_their_instructions(timed: list[int]) -> None:
+    assert told(profile([BOARD, OTHER]), OLD, NEW) == [
+        f"{profile([BOARD]).targets[0].label}'s processor has {LACKING} (it has avx2): 8-bit arithmetic may be no "
+        "faster than FP32"
+    ]
+    assert told(profile([BOARD]), NEW) == []
+    assert len(told(profile([BOARD]), ARM)) == 1
+    assert timed == []
+
+
+def test_this_machine_is_timed_and_told_once(timed: list[int]) -> None:
+    expected = (
+        "8-bit products of a typical shape run 1.00 times as fast as FP32 on this machine (64 rows): expect a smaller "
+        "file, not a faster model"
+    )
+    made = profile([HERE, {**HERE, "threads": 2}])
+    assert told(made, NEW, NEW) == [expected]
+    assert timed == [1, 2]
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_without_eight_bits_nothing_is_told(timed: list[int], bits: Any) -> None:
+    passes = (QuantizeEntry(quantize=QuantizeSpec(bits=bits)),)
+    assert told(profile([HERE]).model_copy(update={"passes": passes}), OLD) == []
+    assert timed == []
+
+
+def test_it_is_said_before_the_first_step(
+    tmp_path: Path, timed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    class Told(Silent):
+        def say(self, message: str) -> None:
+            events.append(message)
+
+    def first(*_: object) -> None:
+        events.append("a step")
+        raise ModelError("enough")
+
+    monkeypatch.setattr(running, "_row", first)
+    job = resolve_job(load_profile(write_job(tmp_path)), allow_code=False)
+    with pytest.raises(ModelError, match="enough"):
+        running.run_job(job, Cache(tmp_path / "cache"), tmp_path, Told(), lambda *_: None)
+    assert events[-1] == "a step"
+    assert sum("expect a smaller file, not a faster model" in event for event in events[:-1]) == 1
