@@ -28,7 +28,8 @@ class MixedSpec(PassSpecBase):
     examples: Annotated[int, Field(ge=1)] = 256
     """Validation examples that a layer's loss is measured on, at most; fewer where half of `minutes` would not do."""
     minutes: Annotated[float, Field(gt=0)] = 10
-    """Time that may be spent; the best model found by then is kept, with the reason."""
+    """Time that may be spent; the best model found by then is kept, with the reason. Layers that it does not suffice to
+    measure count as those that lose least, and one model with the worst layers given back is tried in any case."""
 
     @model_validator(mode="after")
     def _one(self) -> MixedSpec:

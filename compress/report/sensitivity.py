@@ -51,6 +51,12 @@ def _words(step: StepRecord, found: Mapping[str, Any], run: RunRecord) -> str:
         f"given back to floating point it changes by {read.change(-found['score_lost'])} ({len(found['trials'])} "
         "models were tried)."
     )
+    measured, layers = found.get("layers_measured", 0), found.get("layers", 0)
+    if 0 < measured < layers:
+        words += (
+            f" The time sufficed to measure {measured} of {layers} layers; the others count as those that lose "
+            "least."
+        )
     if "predicted_ms" in found:
         words += (
             f" {significant(found['predicted_ms'])} ms were predicted and "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from compress.data.splits import Examples
 from compress.errors import PassError
 from compress.lowering import step as lower
 from compress.measure.variants import variant_outputs
+from compress.passes.quantize import mixed
 from compress.passes.quantize import step as quantize
 from compress.profile.mixed_spec import MixedSpec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
@@ -97,6 +100,34 @@ def test_what_loses_most_is_given_back_within_a_size(fragile: Artifact, data: Tr
     with pytest.raises(PassError, match="with every layer in integers the file has") as caught:
         quantized(tmp_path / "none", fragile, data, MixedSpec(size_mb=least / 2))
     assert caught.value.where == "quantize.mixed.size_mb"
+
+
+def test_the_written_file_decides_what_fits(
+    fragile: Artifact, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    least = quantized(tmp_path / "all", fragile, data, None)[1].facts["size_mb_after"]
+    limit = least + 2.2 * 32 * 32 / 1e6
+    # The layers one at a time foretell that there is room for all.
+    monkeypatch.setattr(mixed, "give_back_within", lambda losses, *_: frozenset(range(len(losses))))
+    artifact, result = quantized(tmp_path / "some", fragile, data, MixedSpec(size_mb=limit, examples=16))
+    assert artifact.model_file.stat().st_size / 1e6 <= limit
+    found = result.facts["mixed"]
+    assert found["held"]
+    assert 0 < len(found["given_back"]) < found["layers"] == found["layers_measured"]
+
+
+def test_layers_are_measured_while_there_is_time_and_then_one_model_is_tried(
+    fragile: Artifact, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # A clock that a look at moves by a second: ten of them are over after some layers.
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))
+    monkeypatch.setattr(mixed, "time", clock)
+    _, result = quantized(tmp_path, fragile, data, MixedSpec(max_drop=0.05, examples=16, minutes=10 / 60))
+    found = result.facts["mixed"]
+    assert 1 < found["layers_measured"] == len(found["sensitivities"]) < found["layers"]
+    assert [bool(trial["given_back"]) for trial in found["trials"]] == [False, True]
+    assert found["score_lost"] <= found["score_lost_in_integers"]
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from compress.passes.quantize.assignment import (
     HELD,
     NOTHING_LEFT,
     OUT_OF_TIME,
+    foretold,
     give_back_until,
     give_back_within,
+    take_back_until,
 )
 from compress.passes.quantize.divergence import divergence
 from compress.profile.mixed_spec import MixedSpec
@@ -63,6 +65,41 @@ def test_the_time_ends_the_search_with_the_best_so_far():
     # Time that is up while layers are taken back leaves what holds.
     time = iter((True, True, False))
     assert give_back_until(WORST_FIRST, 0.05, drop_of, lambda: next(time)).held
+
+
+def test_without_time_one_model_is_tried_with_what_was_learnt():
+    guess = foretold(WORST_FIRST, LOSSES, drop_of(frozenset()), 0.05)
+    assert guess == {1, 3}
+    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: False, guess)
+    assert (found.best.given_back, found.reason, len(found.trials)) == (guess, HELD, 2)
+    found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: False)
+    assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
+
+
+def test_what_is_foretold_shares_the_loss_out():
+    # 0.68 points are lost in all; half of what each layer does to the outputs.
+    assert foretold(WORST_FIRST, LOSSES, 0.68, 0.3) == {1}
+    assert foretold(WORST_FIRST, LOSSES, 0.68, 0.0) == {0, 1, 2, 3}
+    assert foretold((2, 0), (0.0, 0.0, 0.0), 0.5, 0.1) == {2}
+
+
+def test_what_the_whole_has_no_room_for_is_taken_back_the_cheapest_loss_first():
+    costs = (10.0, 10.0, 1.0, 10.0)
+    whole = {4: 50.0, 3: 45.0, 2: 20.0, 1: 15.0, 0: 0.0}
+    tried = []
+
+    def measure(given: frozenset[int]) -> float:
+        tried.append(sorted(given))
+        return whole[len(given)]
+
+    given = take_back_until(frozenset(range(4)), LOSSES, costs, 31.0, measure)
+    # Losses for a unit of cost: 0.001, 0.02, 0.03 and 0.01.
+    assert given == (frozenset({1, 2}), 20.0)
+    assert tried == [[0, 1, 2, 3], [1, 2, 3], [1, 2]]
+    assert take_back_until(frozenset({1}), LOSSES, costs, 1.0, measure, lambda: False) == (
+        frozenset({1}),
+        15.0,
+    )
 
 
 @settings(max_examples=100)

@@ -52,6 +52,14 @@ def test_what_was_predicted_stands_beside_what_was_measured():
     assert "2.50 ms were predicted and 2.75 measured" in told
 
 
+def test_layers_that_the_time_left_unmeasured_are_counted():
+    told = sensitivity(mixed_run(layers=5, layers_measured=3)).paragraphs[0]
+    assert "The time sufficed to measure 3 of 5 layers; the others count as those that lose least." in told
+    assert "The time sufficed" not in sensitivity(mixed_run(layers=3, layers_measured=3)).paragraphs[0]
+    # Where the loss holds at once none is measured, whatever the time.
+    assert "The time sufficed" not in sensitivity(mixed_run(layers=3, layers_measured=0)).paragraphs[0]
+
+
 def test_the_page_draws_it():
     text = html(document(mixed_run()))
     assert "sensitivity of the layers" in text

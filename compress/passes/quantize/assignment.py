@@ -40,6 +40,7 @@ def give_back_until(
     max_drop: float,
     drop_of: Callable[[frozenset[int]], float],
     in_time: Callable[[], bool],
+    guess: frozenset[int] | None = None,
 ) -> Found:
     """Give layers back, the worst first, until the loss of score holds; then take back those that it holds without.
 
@@ -47,6 +48,8 @@ def give_back_until(
         worst_first: places of the layers.
         drop_of: the loss of score of the model with these layers in floating point.
         in_time: whether another trial may begin.
+        guess: the layers of the one trial that is made even where the time is up before any (see `foretold`); unset:
+            the worst layer.
 
     Returns:
         The model that holds with the fewest layers given back among those tried; where none holds, the one that loses
@@ -57,7 +60,12 @@ def give_back_until(
         if trials[-1].drop <= max_drop:
             break
         if not in_time():
-            return _least(trials, OUT_OF_TIME)
+            if len(trials) > 1:
+                return _least(trials, OUT_OF_TIME)
+            # What was learnt of the layers is not thrown away.
+            given = frozenset(worst_first[:1]) if guess is None else guess
+            trials.append(Trial(given, drop_of(given)))
+            return _least(trials, HELD if trials[-1].drop <= max_drop else OUT_OF_TIME)
         given = frozenset(worst_first[:count])
         trials.append(Trial(given, drop_of(given)))
     best = trials[-1]
@@ -72,6 +80,55 @@ def give_back_until(
         if fewer.drop <= max_drop:
             best = fewer
     return Found(best, tuple(trials), HELD)
+
+
+def foretold(
+    worst_first: Sequence[int], losses: Sequence[float], drop: float, max_drop: float
+) -> frozenset[int]:
+    """The fewest of the worst layers, at least one, whose return would make the loss hold if `losses` shared it out.
+
+    Args:
+        worst_first: places of the layers.
+        losses: of each of these places, while it is in integers.
+        drop: the loss of score with every layer in integers.
+        max_drop: the loss that is to hold.
+    """
+    left, total = sum(losses[place] for place in worst_first), sum(losses[place] for place in worst_first)
+    for count, place in enumerate(worst_first, 1):
+        left -= losses[place]
+        if left * drop <= max_drop * total:
+            return frozenset(worst_first[:count])
+    return frozenset(worst_first)
+
+
+def take_back_until(
+    given: frozenset[int],
+    losses: Sequence[float],
+    costs: Sequence[float],
+    most: float,
+    measure: Callable[[frozenset[int]], float],
+    in_time: Callable[[], bool] = lambda: True,
+) -> tuple[frozenset[int], float]:
+    """Take layers back into integers, those first that save the least loss for their cost, until the whole holds.
+
+    What the parts foretell is not always what the whole takes.
+
+    Args:
+        given: the layers that the parts say there is room for.
+        losses: of each layer, while it is in integers.
+        costs: of giving each back.
+        most: what the whole may measure.
+        measure: bytes or ms of the model with these layers given back.
+        in_time: whether another may be measured.
+
+    Returns:
+        The layers that stay given back, and what the model with them measures.
+    """
+    measured = measure(given)
+    while measured > most and given and in_time():
+        given -= {min(given, key=lambda place: losses[place] / max(costs[place], 1e-9))}
+        measured = measure(given)
+    return given, measured
 
 
 def give_back_within(losses: Sequence[float], costs: Sequence[float], budget: float) -> frozenset[int]:

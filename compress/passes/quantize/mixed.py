@@ -24,8 +24,10 @@ from compress.passes.quantize.assignment import (
     OUT_OF_TIME,
     Found,
     Trial,
+    foretold,
     give_back_until,
     give_back_within,
+    take_back_until,
 )
 from compress.passes.quantize.divergence import divergence
 from compress.passes.quantize.layers import (
@@ -119,8 +121,11 @@ class _Mixing:
     def until_it_holds(self, max_drop: float) -> Mixture:
         started = self.drop(frozenset())
         known = [] if started <= max_drop else self.sensitivities()
-        worst_first = sorted(range(len(known)), key=lambda place: -known[place].divergence)
-        with self.ctx.progress.bar("giving layers back", len(known)) as advance:
+        losses = [one.divergence for one in known]
+        ranked = sorted(range(len(known)), key=lambda place: -losses[place])
+        # What the time left unmeasured comes last, as if it lost least.
+        worst_first = [*ranked, *range(len(known), len(self.layers))] if known else []
+        with self.ctx.progress.bar("giving layers back", len(worst_first)) as advance:
 
             def drop_of(given: frozenset[int]) -> float:
                 if not given:
@@ -129,12 +134,13 @@ class _Mixing:
                 advance(note=f"{len(given)} in floating point, {100 * found:.2f} points lost")
                 return found
 
-            found = give_back_until(worst_first, max_drop, drop_of, self.in_time)
+            guess = foretold(ranked, losses, started, max_drop)
+            found = give_back_until(worst_first, max_drop, drop_of, self.in_time, guess)
         if not found.held:
             self.ctx.progress.say(
                 f"quantize: the loss of {100 * max_drop:g} points was not reached: {found.reason}; "
-                f"{100 * found.best.drop:.2f} points are lost with {len(found.best.given_back)} of {len(known)} layers "
-                "given back"
+                f"{100 * found.best.drop:.2f} points are lost with {len(found.best.given_back)} of {len(self.layers)} "
+                "layers given back"
             )
         return self.made(found, known, {"max_drop": max_drop})
 
@@ -148,7 +154,15 @@ class _Mixing:
             )
         known = self.sensitivities()
         room = BYTES_PER_MB * (size_mb - least)
-        given = give_back_within([one.divergence for one in known], [one.extra_bytes for one in known], room)
+        losses, costs = [one.divergence for one in known], [float(one.extra_bytes) for one in known]
+        # Constants that layers share are missing from what each costs alone: the written file decides.
+        given, _ = take_back_until(
+            give_back_within(losses, costs, room),
+            losses,
+            costs,
+            size_mb,
+            lambda given: megabytes(model_bytes(self.write(given))),
+        )
         return self.made(self.compared(given, FITS), known, {"size_mb": size_mb})
 
     def within_latency(self, latency_ms: float) -> Mixture:
@@ -172,14 +186,11 @@ class _Mixing:
         timings = probe(shapes, rows, self.ctx.threads, (), most=len(shapes)).timings
         extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in timings}
         costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
+        costs = costs[: len(known)]
         losses = [one.divergence for one in known]
         given = give_back_within(losses, costs, latency_ms - least)
         predicted = least + sum(max(0.0, costs[place]) for place in given)
-        measured = self.latency(given)
-        # What the parts foretell is not always what the whole takes: the cheapest loss goes first.
-        while measured > latency_ms and given and self.in_time():
-            given -= {min(given, key=lambda place: losses[place] / max(costs[place], 1e-9))}
-            measured = self.latency(given)
+        given, measured = take_back_until(given, losses, costs, latency_ms, self.latency, self.in_time)
         facts = {"latency_ms": latency_ms, "predicted_ms": predicted, "measured_ms": measured}
         return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
 
@@ -189,18 +200,23 @@ class _Mixing:
         return Found(trials[-1], trials, reason)
 
     def sensitivities(self) -> list[Sensitivity]:
-        """Each layer alone in integers, on as many examples as half of the time allows."""
-        share = SHARE_FOR_SENSITIVITIES * max(0.0, self.deadline - time.monotonic())
-        affordable = int(share / max(1, len(self.layers)) / max(self.seconds_an_example, 1e-9))
+        """Each layer alone in integers, on as many examples as half of the time allows: the first layers in the order
+        of the graph, at least one, and all of them where the time lasts."""
+        folder = self.ctx.work / "one-layer"
+        names = {weight_name(layer) for layer in self.layers}
+        started = time.monotonic()
+        self.writer.write(self.scheme, folder, names)
+        now = time.monotonic()
+        share = SHARE_FOR_SENSITIVITIES * (self.deadline - now) / max(1, len(self.layers))
+        affordable = int(max(0.0, share - (now - started)) / max(self.seconds_an_example, 1e-9))
         count = max(FEWEST, min(self.spec.examples, affordable))
         places = np.sort(sample_indices(len(self.scored), count, self.ctx.seed))
-        reference, folder = self.reference[places], self.ctx.work / "one-layer"
-        names = {weight_name(layer) for layer in self.layers}
-        self.writer.write(self.scheme, folder, names)
-        floating_bytes = model_bytes(folder)
-        found = []
+        reference, floating_bytes = self.reference[places], model_bytes(folder)
+        found: list[Sensitivity] = []
         with self.ctx.progress.bar("sensitivity of each layer", len(self.layers)) as advance:
             for layer in self.layers:
+                if found and not self.in_time():
+                    break
                 name = weight_name(layer)
                 self.writer.write(self.scheme, folder, names - {name})
                 outputs = self.outputs(folder / ONNX_MODEL, self.scored[places])
@@ -215,6 +231,11 @@ class _Mixing:
                 )
                 advance()
         shutil.rmtree(folder)
+        if len(found) < len(self.layers):
+            self.ctx.progress.say(
+                f"quantize: the time of `mixed.minutes` sufficed to measure {len(found)} of {len(self.layers)} layers; "
+                "the others count as those that lose least"
+            )
         return found
 
     def drop(self, given: frozenset[int]) -> float:
@@ -254,6 +275,8 @@ class _Mixing:
             "score_lost": best.drop,
             "score_lost_in_integers": found.trials[0].drop,
             "given_back": [self.layers[place].node.name or "" for place in sorted(best.given_back)],
+            "layers": len(self.layers),
+            "layers_measured": len(known),
             "sensitivities": [
                 {
                     "layer": one.layer,
