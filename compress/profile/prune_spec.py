@@ -93,7 +93,8 @@ class PruneSpec(PassSpecBase):
     """Heads and feed-forward units: `layer` removes the same fraction of each layer, `global` the least important ones
     wherever they are; one head and `round_to` units stay in each layer."""
     steps: Positive = 1
-    """Remove in so many steps, most in the first ones, with a recovery between."""
+    """Remove in so many steps, most in the first ones, with a recovery between. What is kept is rounded at each step; a
+    step that removes nothing is left out, with its recovery."""
     round_to: Positive = 8
     """The kept feed-forward width, hidden width or channels are rounded to a multiple of this."""
     recover: RecoverySpec | None = RecoverySpec()

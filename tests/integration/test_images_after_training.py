@@ -205,6 +205,21 @@ def test_a_pruned_network_recovers_and_goes_on(network: Artifact, tmp_path: Path
     assert json.loads(done.stdout) == expected.tolist()
 
 
+def test_a_step_that_cuts_nothing_recovers_from_nothing(network: Artifact, tmp_path: Path) -> None:
+    recover = {"epochs": 0.5, "learning_rate": 1e-3}
+    asked = {"remove": {"channels": 0.5}, "round_to": 8, "steps": 5, "importance": "magnitude"}
+    _, result = make(prune, tmp_path, PruneSpec.model_validate({**asked, "recover": recover}), network)
+    # Of 16 channels 8 go, in multiples of 8: the last step alone can take them. Of 24 the first ones cannot either.
+    assert [curve.name for curve in result.curves] == ["recover"]
+    left = [(layer["channels"], layer["channels_removed"]) for layer in result.facts["layers"]]
+    assert sorted(left) == [(8, 8)] * 3 + [(16, 8)]
+    finer = PruneSpec.model_validate({**asked, "round_to": 4, "recover": recover})
+    _, result = make(prune, tmp_path / "finer", finer, network)
+    # The widths are 16 16 12 12 12 8 and 24 20 16 16 16 12: the third and fourth steps cut nothing.
+    assert [curve.name for curve in result.curves] == ["recover-1", "recover-2", "recover"]
+    assert sorted(layer["channels"] for layer in result.facts["layers"]) == [8, 8, 8, 12]
+
+
 def test_a_pruned_vision_transformer_goes_on(tmp_path: Path) -> None:
     source = write_image_artifact(tmp_path / "torch", tiny_vit(distilled=True))
     spec = PruneSpec.model_validate({"remove": {"heads": 0.5, "feed_forward": 0.25}, "recover": None})

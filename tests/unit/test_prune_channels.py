@@ -19,8 +19,11 @@ from compress.errors import ModelError, PassError
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.outputs import outputs_of
 from compress.models.structure import apply_structure, describe_structure
-from compress.passes.prune.channels import ChannelGroup, ChannelSurgeon, choose_cuts
+from compress.passes.prune.channels import ChannelGroup, ChannelSurgeon, choose_cuts, kept_widths
+from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels, predicted_parameters
+from compress.passes.prune.removal import pruner_of
+from compress.passes.prune.selection import shares
 from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from tests.pruning import prune
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
@@ -56,7 +59,7 @@ def test_kept_channels_are_a_multiple_or_all(width: int, fraction: float, multip
 def test_a_pattern_is_repeated_in_every_group_of_channels() -> None:
     group = ChannelGroup(nn.Conv2d(1, 1, 1), "grouped", 12, 3)
     assert group.channels([1, 3]) == [1, 3, 5, 7, 9, 11]
-    (cut,) = choose_cuts([group], [torch.tensor([9.0, 0, 9, 9, 9, 9, 1, 9, 9, 0, 0, 9])], 0.25, 1)
+    (cut,) = choose_cuts([group], [torch.tensor([9.0, 0, 9, 9, 9, 9, 1, 9, 9, 0, 0, 9])], [9])
     # Means over the repeats: (9 + 9 + 9) / 3, (0 + 9 + 0) / 3, (9 + 1 + 0) / 3, 9: the second place goes.
     assert cut.channels == (1, 5, 9)
 
@@ -142,7 +145,7 @@ def test_the_parameter_count_is_what_was_foretold(fraction: float, round_to: int
     scores = surgeon.scores(tp.importance.GroupMagnitudeImportance())
     refused = ""
     try:
-        cuts = choose_cuts(surgeon.groups, scores, fraction, round_to)
+        cuts = choose_cuts(surgeon.groups, scores, kept_widths(surgeon.groups, fraction, round_to))
     except PassError as error:
         refused = str(error)
     if refused:
@@ -234,8 +237,55 @@ def test_nothing_to_remove_is_refused() -> None:
     with pytest.raises(
         PassError, match="with 8 channels, the rest rounded to a multiple of 8: nothing would"
     ) as caught:
-        choose_cuts([group], [torch.ones(8)], 0.5, 8)
+        kept_widths([group], 0.5, 8)
     assert caught.value.hint == "Raise the fraction, or lower `round_to`."
+
+
+@pytest.mark.parametrize(
+    ("steps", "stem", "point"),
+    [(4, [12, 12, 12, 8], [20, 16, 16, 12]), (5, [16, 12, 12, 12, 8], [20, 16, 16, 16, 12])],
+)
+def test_a_step_that_rounding_leaves_nothing_to_cut_cuts_nothing(
+    steps: int, stem: list[int], point: list[int], tmp_path: Path
+) -> None:
+    model = tiny_network(tmp_path / "code")
+    examples = images(80)
+    folder = write_image_artifact(tmp_path / "artifact", model).path
+    material = Material(
+        image_task().encode(examples, folder),
+        torch.from_numpy(examples.labels),
+        spec(steps=steps, recover={"epochs": 1}, importance="magnitude"),
+        0,
+        "cpu",
+    )
+    pruner = pruner_of(model, material)
+    widths = []
+    for share in shares(steps):
+        pruner.advance(share)
+        assert count_parameters(model) == pruner.parameters
+        parameters = dict(model.named_parameters())
+        widths.append(tuple(len(parameters[f"module.{name}.weight"]) for name in ("stem", "point")))
+    assert widths == list(zip(stem, point, strict=True))
+    left = {each["name"]: (each["channels"], each["channels_removed"]) for each in pruner.described()}
+    assert left["module.point"] == (12, 12)
+    assert sorted(left.values()) == [(8, 8), (8, 8), (8, 8), (12, 12)]
+    assert outputs(model).shape == (3, 3)
+
+
+def test_what_is_described_is_the_whole_against_the_present(tmp_path: Path) -> None:
+    model = tiny_network(tmp_path / "code")
+    examples = images(40)
+    folder = write_image_artifact(tmp_path / "artifact", model).path
+    inputs = image_task().encode(examples, folder)
+    asked = spec(importance="magnitude", steps=5, recover={"epochs": 1})
+    pruner = pruner_of(model, Material(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu"))
+    assert pruner.described() == []
+    pruner.advance(0.4)
+    (only,) = pruner.described()
+    assert (only["channels"], only["channels_removed"]) == (20, 4)
+    # Nothing more goes on the way to the same widths, and what has gone is still told.
+    pruner.advance(0.45)
+    assert pruner.described() == [only]
 
 
 def test_pruning_is_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,31 +106,14 @@ class ChannelSurgeon:
         return repeats if made and all(repeats % count == 0 for count in grouped) else None
 
 
-def choose_cuts(
-    groups: Sequence[ChannelGroup],
-    scores: Sequence[Tensor],
-    fraction: float,
-    round_to: int,
-    goal: Callable[[ChannelGroup, int], int] | None = None,
-) -> list[Cut]:
-    """The least important channels of each group; a group too narrow to lose any stays as it is.
-
-    Args:
-        scores: float (width,), for each group.
-        goal: group and multiple -> how many of its channels stay; unset: what `fraction` leaves of them.
+def kept_widths(groups: Sequence[ChannelGroup], fraction: float, round_to: int) -> list[int]:
+    """How many channels of each group stay when `fraction` of them goes; one too narrow to lose any stays as it is.
 
     Raises:
-        PassError: no group loses anything.
+        PassError: no group would lose anything.
     """
-    cuts = []
-    for group, importance in zip(groups, scores, strict=True):
-        multiple = math.lcm(round_to, group.repeats)
-        kept = goal(group, multiple) if goal else kept_channels(group.width, fraction, multiple)
-        if kept < group.width:
-            period = importance.reshape(group.repeats, -1).mean(dim=0)
-            places = least_important(period, (group.width - kept) // group.repeats)
-            cuts.append(Cut(group, tuple(group.channels(places))))
-    if not cuts:
+    kept = [kept_channels(group.width, fraction, multiple_of(group, round_to)) for group in groups]
+    if not any(left < group.width for group, left in zip(groups, kept, strict=True)):
         widths = ", ".join(str(width) for width in sorted({group.width for group in groups}))
         raise PassError(
             f"{fraction:g} of the channels of convolutions with {widths or 'no removable'} channels, the rest rounded "
@@ -138,4 +121,25 @@ def choose_cuts(
             where="prune.remove.channels",
             hint="Raise the fraction, or lower `round_to`.",
         )
+    return kept
+
+
+def multiple_of(group: ChannelGroup, round_to: int) -> int:
+    """What the width of a group is rounded to: all its repeats stay equally wide."""
+    return math.lcm(round_to, group.repeats)
+
+
+def choose_cuts(groups: Sequence[ChannelGroup], scores: Sequence[Tensor], kept: Sequence[int]) -> list[Cut]:
+    """The least important channels of each group that is wider than what stays of it.
+
+    Args:
+        scores: float (width,), for each group.
+        kept: how many channels stay, for each group.
+    """
+    cuts = []
+    for group, importance, left in zip(groups, scores, kept, strict=True):
+        if left < group.width:
+            period = importance.reshape(group.repeats, -1).mean(dim=0)
+            places = least_important(period, (group.width - left) // group.repeats)
+            cuts.append(Cut(group, tuple(group.channels(places))))
     return cuts

@@ -13,10 +13,9 @@ from compress.errors import ModelError
 from compress.models.factors import Factored
 from compress.models.families import encoder_of
 from compress.passes.prune.budget import Budget
-from compress.passes.prune.channels import ChannelGroup, ChannelSurgeon, Cut, choose_cuts
+from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, kept_widths, multiple_of
 from compress.passes.prune.counting import CONVOLUTIONS
 from compress.passes.prune.encoders import EncoderPruner, Material, taylor_scores
-from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.saliency import standing_in, sum_over_group
 from compress.passes.prune.selection import between
 from compress.profile.prune_spec import PruneSpec
@@ -72,36 +71,50 @@ class ChannelPruner:
     """Takes the convolutions of a model to the widths that are asked for; see `EncoderPruner`."""
 
     def __init__(self, model: nn.Module, material: Material) -> None:
-        self.model = model
-        self.material = material
-        surgeon = ChannelSurgeon(model, material.example())
-        self.whole = {group.name: group.width for group in surgeon.groups}
-        self.parameters = surgeon.remaining([])
-
-    def advance(self, share: float) -> None:
-        """Remove so much that `share` of what is to go has gone; 1: all of it.
+        """Set the goals from the model as it is.
 
         Raises:
             PassError: nothing would be removed.
         """
-        spec = self.material.spec
+        self.model = model
+        self.material = material
+        surgeon = ChannelSurgeon(model, material.example())
+        self.parameters = surgeon.remaining([])
+        self.whole = {group.name: group.width for group in surgeon.groups}
+        self.widths = dict(self.whole)
+        spec = material.spec
         assert spec.remove is not None
+        kept = kept_widths(surgeon.groups, spec.remove.channels, spec.round_to)
+        self._goals = {
+            group.name: (final, multiple_of(group, spec.round_to))
+            for group, final in zip(surgeon.groups, kept, strict=True)
+        }
+
+    def advance(self, share: float) -> None:
+        """Remove so much that `share` of what is to go has gone; 1: all of it.
+
+        Widths are rounded, so a step before the last may find nothing to remove: it then leaves the model as it is.
+        """
+        widths = {
+            name: between(self.whole[name], final, share, multiple)
+            for name, (final, multiple) in self._goals.items()
+        }
+        if widths == self.widths:
+            return
         surgeon = ChannelSurgeon(self.model, self.material.example())
-        fraction, round_to = spec.remove.channels, spec.round_to
-
-        def goal(group: ChannelGroup, multiple: int) -> int:
-            whole = self.whole[group.name]
-            return between(whole, kept_channels(whole, fraction, multiple), share, multiple)
-
-        scores = self._scores(surgeon)
-        cuts = choose_cuts(surgeon.groups, scores, fraction, round_to, goal)
+        kept = [widths[group.name] for group in surgeon.groups]
+        cuts = choose_cuts(surgeon.groups, self._scores(surgeon), kept)
         self.parameters = surgeon.remaining(cuts)
         surgeon.remove(cuts)
-        self._cuts = cuts
+        self.widths = widths
 
     def described(self) -> list[dict[str, Any]]:
         """For each group of coupled convolutions that lost any: `name`, `channels` and `channels_removed`."""
-        return [_described(cut, self.whole[cut.group.name]) for cut in self._cuts]
+        return [
+            {"name": name, "channels": self.widths[name], "channels_removed": whole - self.widths[name]}
+            for name, whole in self.whole.items()
+            if self.widths[name] < whole
+        ]
 
     def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
         material = self.material
@@ -132,8 +145,3 @@ def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None
     if material.spec.remove is not None and material.spec.remove.channels:
         return ChannelPruner(model, material)
     return EncoderPruner(model, material, budget)
-
-
-def _described(cut: Cut, whole: int) -> dict[str, Any]:
-    left = cut.group.width - len(cut.channels)
-    return {"name": cut.group.name, "channels": left, "channels_removed": whole - left}

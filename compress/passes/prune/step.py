@@ -61,9 +61,12 @@ def run(ctx: StepContext) -> StepResult:
         curves: list[Curve] = []
         steps = shares(spec.steps)
         for number, share in enumerate(steps, start=1):
+            before = pruner.parameters
             pruner.advance(share)
             _check_count(model, pruner.parameters)
             last = number == len(steps)
+            if pruner.parameters == before and not last:
+                continue  # widths are rounded: nothing went, so there is nothing to recover from
             if spec.recover is not None:
                 if last:
                     facts["validation_score_before_recovery"] = validation.score(model)
