@@ -87,7 +87,8 @@ class Memory(Record):
     """Memory of a process that imports only numpy and the runtime, in MB of 10^6 bytes.
 
     `peak_mb`: resident peak (its counter reset after the imports) above the resident size before the model is
-    loaded; `absolute_peak_mb`: that peak itself; `gpu_peak_mb`: None without a GPU; `method`: the counter read.
+    loaded; `absolute_peak_mb`: that peak itself; `gpu_peak_mb`: None without a GPU; `method`: the counter read;
+    `limit_mb`: what the target allows at the absolute peak, None where it allows any.
     """
 
     peak_mb: float
@@ -95,6 +96,12 @@ class Memory(Record):
     before_load_mb: float
     gpu_peak_mb: float | None = None
     method: str = "VmHWM, reset after the imports"
+    limit_mb: float | None = None
+
+    @property
+    def over_limit(self) -> bool:
+        """Whether the process held more than the target allows."""
+        return self.limit_mb is not None and self.absolute_peak_mb > self.limit_mb
 
 
 class TargetMeasurement(Record):

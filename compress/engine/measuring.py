@@ -26,6 +26,7 @@ from compress.exhaustion import exhaustion_told
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
+from compress.measure.memory_limit import check_memory_limit
 from compress.numerics import local_numerics
 from compress.plan import BASELINE
 from compress.profile.measure_request import MeasureRequest
@@ -95,6 +96,9 @@ def measure_files(
             with exhaustion_told(lambda: (store.path, Path(tempfile.gettempdir()))):
                 for position, one in enumerate(taken):
                     record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
+                    if one is taken[-1]:
+                        for measurement in record.measurements:
+                            check_memory_limit(measurement)
                     store.add(position, record)
                     run = run.model_copy(update={"steps": (*run.steps, record)})
                     on_row(run, record)

@@ -21,6 +21,7 @@ from compress.exhaustion import exhaustion_told
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
+from compress.measure.memory_limit import check_memory_limit
 from compress.measure.size import size_of
 from compress.plan import BASELINE, Row
 from compress.progress import Progress
@@ -183,6 +184,10 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     measured_before = {one.key for step in state.run.steps for one in step.measurements}
     targets = [target for target in job.targets if row.is_measured_on(target.spec)]
     measurements = tuple(_measure(row, target, job, state, cache, progress) for target in targets)
+    if row is job.plan.rows[-1]:
+        # The rows before it are on the way to what is deployed: the report says where they need too much.
+        for measurement in measurements:
+            check_memory_limit(measurement)
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
     work = {name: state.made[name].seconds for name in set(state.made) - before}

@@ -20,7 +20,6 @@ from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Batch
-from compress.units import BYTES_PER_MB
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,7 @@ class JobFolder:
 
 def _confinement(spec: TargetSpec) -> dict[str, Any]:
     """What a target is held to, as jobs say it."""
-    held: dict[str, Any] = {}
-    if spec.cores is not None:
-        held["cores"] = list(spec.cores)
-    if spec.memory_limit_mb is not None:
-        held["memory_limit_bytes"] = spec.memory_limit_mb * BYTES_PER_MB
-    return held
+    return {} if spec.cores is None else {"cores": list(spec.cores)}
 
 
 def load_outputs(path: Path) -> NDArray[np.float32]:

@@ -88,7 +88,7 @@ def measure(
         protocol=PROTOCOL_VERSION,
         accuracy=accuracy,
         latency=latency,
-        memory=memory_record(weighed),
+        memory=memory_record(weighed, target.spec.memory_limit_mb),
         tokenization_ms=tokenization_ms,
         seconds=time.perf_counter() - started,
     )
@@ -129,8 +129,8 @@ def _time(
     return rows, float(np.median(spent)) / NS_PER_MS if spent else None
 
 
-def memory_record(result: dict[str, Any]) -> Memory:
-    """The record of a memory job's result."""
+def memory_record(result: dict[str, Any], limit_mb: float | None = None) -> Memory:
+    """The record of a memory job's result; `limit_mb` is what its target allows."""
     gpu_peak = result["gpu_peak_bytes"]
     return Memory(
         peak_mb=megabytes(result["peak_bytes"] - result["before_load_bytes"]),
@@ -138,6 +138,7 @@ def memory_record(result: dict[str, Any]) -> Memory:
         before_load_mb=megabytes(result["before_load_bytes"]),
         gpu_peak_mb=None if gpu_peak is None else megabytes(gpu_peak),
         method=result["method"],
+        limit_mb=limit_mb,
     )
 
 

@@ -117,7 +117,7 @@ class TargetSpec(Spec):
     """CPU only: numbers of the cores that the model is kept on; unset: the system chooses."""
     memory_limit_mb: Positive | None = None
     """CPU only: memory that a process may hold at its peak which loads and runs the model, runtime included, MB of
-    10^6 bytes; a model that needs more is an error."""
+    10^6 bytes; the deployed model must fit; rows before it that do not are marked."""
     python: str = "python3"
     """Over ssh: the device's Python (3.9 or newer) that has numpy and onnxruntime; a path may start at the home folder
     (`~/venv/bin/python`)."""

@@ -100,18 +100,32 @@ def metrics(run: RunRecord) -> Section:
     return Section("metrics", "All metrics", _metric_words(run, list(found.values())), (table,))
 
 
+def _fits(found: TargetMeasurement) -> str:
+    limit = found.memory.limit_mb
+    return MISSING if limit is None else f"{'no' if found.memory.over_limit else 'yes'}: {limit:g} MB"
+
+
 def memory(run: RunRecord) -> Section:
     """Memory of a process of its own, and what lies on disk."""
     target = first_target(run)
     measured = [(step, found) for step in ordered(run) if (found := measured_on(step, target)) is not None]
     gpu = any(found.memory.gpu_peak_mb is not None for _, found in measured)
-    columns = ("Step", "peak MB", "absolute peak MB", "before loading MB", *(("GPU peak MB",) if gpu else ()))
+    limited = any(found.memory.limit_mb is not None for _, found in measured)
+    columns = (
+        "Step",
+        "peak MB",
+        "absolute peak MB",
+        "before loading MB",
+        *(("fits the limit",) if limited else ()),
+        *(("GPU peak MB",) if gpu else ()),
+    )
     rows = tuple(
         row(
             step.step,
             significant(found.memory.peak_mb),
             significant(found.memory.absolute_peak_mb),
             significant(found.memory.before_load_mb),
+            *((_fits(found),) if limited else ()),
             *((significant(found.memory.gpu_peak_mb),) if gpu else ()),
             kind=step.role,
         )

@@ -143,6 +143,7 @@ def _target_values(
         "peak_memory_mb": found.memory.peak_mb,
         "absolute_peak_memory_mb": found.memory.absolute_peak_mb,
         "before_load_memory_mb": found.memory.before_load_mb,
+        "memory_limit_mb": found.memory.limit_mb,
         "gpu_peak_memory_mb": found.memory.gpu_peak_mb,
         "tokenization_ms": found.tokenization_ms,
         "measure_seconds": found.seconds,

@@ -22,6 +22,7 @@ from compress.report.row import (
     failed_of,
     first_target,
     latency_on,
+    ordered,
     row_of,
 )
 from compress.report.scores import reading
@@ -80,6 +81,13 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
         lines.append("The profile sets no budget.")
     if baseline is not None and deployed is not None and deployed is not baseline:
         lines += _cannot_tell(run, baseline, deployed)
+    lines += [
+        f"{step.step!r} does not fit {found.target}: {significant(found.memory.absolute_peak_mb)} MB at its peak, and "
+        f"{found.memory.limit_mb:g} MB are allowed. It was measured without the limit."
+        for step in ordered(run)
+        for found in step.measurements
+        if found.memory.over_limit
+    ]
     lines += [
         f"{step.step!r}, a row for comparison only, has no figures: {step.error or 'no error was recorded'}"
         for step in run.steps

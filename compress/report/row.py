@@ -121,6 +121,7 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "latency_verdict": latency.verdict if latency else None,
         "tokenization_ms": found.tokenization_ms if found else None,
         "absolute_peak_memory_mb": found.memory.absolute_peak_mb if found else None,
+        "memory_limit_mb": found.memory.limit_mb if found else None,
         "gpu_peak_memory_mb": found.memory.gpu_peak_mb if found else None,
         "tokenizer_mb": step.size.tokenizer_mb if step.size else None,
         "total_mb": step.size.total_mb if step.size else None,

@@ -11,10 +11,9 @@ it is copied into bundles and onto devices, so it imports nothing of the package
      "tokenization": {"folder": PATH, "texts": ["..."]}}
     {"kind": "memory", "model": PATH, "feeds": NPZ, "threads": 1, "device": "cpu"}
 
-Any job may say on which `cores` it is kept, and a memory job its `memory_limit_bytes`. `feeds` are files of
-`write_batches`. Several processes may share one latency measurement: `share` says which
-of how many this is, `seconds` and `rounds` are this one's. `tokenization` may be left out. The result is JSON,
-written under a temporary name and renamed.
+Any job may say on which `cores` it is kept. `feeds` are files of `write_batches`. Several processes may share one
+latency measurement: `share` says which of how many this is, `seconds` and `rounds` are this one's. `tokenization` may
+be left out. The result is JSON, written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -290,13 +289,6 @@ def memory_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     for batch in batches:
         predict(batch)
     peak, method = peak_bytes()
-    limit = job.get("memory_limit_bytes") or peak
-    if peak > limit:
-        raise RunnerError(
-            f"it takes {peak / 1e6:.1f} MB at its peak ({before / 1e6:.1f} MB of them before the model is loaded), "
-            f"and `memory_limit_mb` allows {limit / 1e6:.0f} MB; "
-            "with a larger limit the same command trains nothing again"
-        )
     return {
         "before_load_bytes": before,
         "peak_bytes": peak,

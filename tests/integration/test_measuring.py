@@ -16,6 +16,7 @@ from compress.data.splits import UNLABELLED, Examples
 from compress.errors import TargetError
 from compress.measure.feeds import parts
 from compress.measure.measuring import measure
+from compress.measure.memory_limit import check_memory_limit
 from compress.measure.protocol import PROTOCOL_VERSION
 from compress.measure.size import size_of
 from compress.measure.variants import compare_variants
@@ -110,15 +111,21 @@ def test_memory_holds_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> None:
-    heavy = write_votes_artifact(tmp_path / "heavy", ballast_mb=150)
-    with pytest.raises(TargetError, match="measuring the model's memory failed") as caught:
-        measured(heavy, memory_limit_mb=120, name="small")
-    words = r"it takes (\d+\.\d) MB at its peak \(\d+\.\d MB of them before .* allows 120 MB"
+    heavy = measured(
+        write_votes_artifact(tmp_path / "heavy", ballast_mb=150), memory_limit_mb=120, name="small"
+    )
+    assert heavy.memory.over_limit
+    with pytest.raises(TargetError) as caught:
+        check_memory_limit(heavy)
+    assert caught.value.where == "small"
+    words = r"the model takes (\d+\.\d) MB at its peak \(\d+\.\d MB of them before .* allows 120 MB"
     found = re.search(words, str(caught.value))
     assert found is not None
     # The weights, and a product with them for each of the examples.
     assert 150 < float(found[1]) < 1000
-    assert measured(write_votes_artifact(tmp_path / "light"), memory_limit_mb=1000).memory.peak_mb < 1000
+    light = measured(write_votes_artifact(tmp_path / "light"), memory_limit_mb=1000)
+    assert not light.memory.over_limit
+    check_memory_limit(light)
 
 
 def test_jobs_are_kept_on_their_cores(tmp_path: Path) -> None:
