@@ -83,7 +83,8 @@ class QuantizeSpec(PassSpecBase):
     """Kinds of layers left in floating point."""
     format: Literal["operator", "qdq"] = "operator"
     """Integer operators of onnxruntime, or `QuantizeLinear` and `DequantizeLinear` around floating-point ones, for
-    `scheme: static`."""
+    `scheme: static`. What has no such form stays an operator of onnxruntime: products behind an activation function,
+    attention that is one operator, tables of 4 bits. So a transformer's file is for onnxruntime in either format."""
     reduce_range: bool | Literal["auto"] = "auto"
     """8-bit weights of 7 bits, which do not overflow on x86 without VNNI; `auto`: where the processor of a target needs
     it."""

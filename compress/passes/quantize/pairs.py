@@ -1,10 +1,11 @@
 """Integer operators written as pairs: `DequantizeLinear` before a floating-point operator, `QuantizeLinear` after it.
 
-Other runtimes than onnxruntime read this form only. onnxruntime fuses each group into the operator that it was made
+The form that other runtimes read. onnxruntime fuses each group into the operator that it was made
 of: a weight and a bias are dequantized right before the product that reads them, and everything is quantized right
 after the operator, where it was in the operator form. Rows of an embedding table are dequantized after they are
 read, as there. Two kinds of products stay operators: those whose input keeps a range found at run time have no other
-form, and a `Gemm` takes an activation function in before it would be fused into integers.
+form, and a `Gemm` takes an activation function in before it would be fused into integers. They, attention that was
+fused before, and tables of 4 bits are read by onnxruntime alone.
 """
 
 from __future__ import annotations
