@@ -20,6 +20,7 @@ from compress.lowering import step as lower
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import encoder_of
 from compress.passes.low_rank import step as low_rank
+from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
 from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.hidden import StreamSurgeon
@@ -271,7 +272,10 @@ def test_a_ratio_and_a_size_are_reached(source: Artifact, tmp_path: Path):
         make(prune, tmp_path / "small", spec(target={"size_mb": 0.01}), source)
 
 
-def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path):
+def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for module in (targets, latency_table):
+        monkeypatch.setattr(module, "TIMED", module.TIMED.model_copy(update={"min_seconds": 0.5}))
+        monkeypatch.setattr(module, "PROCESSES", 2)
     _, result = make(prune, tmp_path / "a", spec(target={"speedup": 1.1}), source)
     target = result.facts["target"]
     assert target["speedup"] == 1.1
