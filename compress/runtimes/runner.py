@@ -297,14 +297,15 @@ def memory_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     }
 
 
-def keep_to(cores: Sequence[int]) -> None:
-    """Keep this process and all threads that it starts from now on to some cores.
+def keep_to(cores: Sequence[int]) -> list[int]:
+    """Keep this process and all threads that it starts from now on to some cores; those that it then may use.
 
     Raises:
         RunnerError: they are not there, or this system cannot do it.
     """
     try:
         os.sched_setaffinity(0, cores)
+        return sorted(os.sched_getaffinity(0))
     except (AttributeError, OSError) as error:
         raise RunnerError(f"cannot keep to the cores {list(cores)}: {error}") from error
 
@@ -582,13 +583,14 @@ def run_job(argv: Sequence[str], runtime: Any) -> int:
         return 2
     started = time.perf_counter()
     try:
-        if job.get("cores"):
-            keep_to(job["cores"])
+        kept = keep_to(job["cores"]) if job.get("cores") else None
         result = JOBS[job["kind"]](job, runtime)
     except RunnerError as error:
         print(error, file=sys.stderr)
         return 5
     result["seconds"] = time.perf_counter() - started
+    if kept is not None:
+        result["cores"] = kept
     write_result(argv[1], result)
     return 0
 

@@ -15,6 +15,7 @@ from compress.artifacts import ONNX_MODEL, Artifact, open_artifact
 from compress.data.splits import UNLABELLED, Examples
 from compress.errors import TargetError
 from compress.measure.feeds import parts
+from compress.measure.jobs import Job, JobFolder, model_path
 from compress.measure.measuring import measure
 from compress.measure.memory_limit import check_memory_limit
 from compress.measure.protocol import PROTOCOL_VERSION
@@ -130,7 +131,12 @@ def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> N
 
 def test_jobs_are_kept_on_their_cores(tmp_path: Path) -> None:
     core = sorted(os.sched_getaffinity(0))[-1]
-    assert measured(write_votes_artifact(tmp_path / "m"), cores=(core,)).accuracy.metrics[0].value == 1
+    artifact, target = write_votes_artifact(tmp_path / "m"), resolve(TargetSpec(cores=(core,)))
+    jobs = JobFolder.of_target(tmp_path, target)
+    feeds = jobs.feeds("feeds", [TASK.encode(TEST, artifact.path).batch([0])])
+    body = {"kind": "memory", "model": model_path(artifact, target), "feeds": feeds}
+    (result,) = jobs.run(Job(body, "seeing where it runs"))
+    assert result["cores"] == [core]
 
 
 def test_equal_seeds_score_equally(tmp_path: Path) -> None:
