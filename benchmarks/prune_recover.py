@@ -20,10 +20,10 @@ from writing import read_rows, write_rows
 
 PROFILE = Path(__file__).with_suffix(".yaml")
 RECOVERY = {"epochs": 8, "learning_rate": 2e-4}
-LONG_RECOVERY = {"epochs": 16, "learning_rate": 4e-4}
+LONG_RECOVERY = {"epochs": 12, "learning_rate": 4e-4}
 AWAY: dict[str, dict[str, Any]] = {
     "60 % of the encoder": {"target": {"ratio": 0.6}, "recover": RECOVERY},
-    "90 % of the encoder": {"target": {"ratio": 0.9}, "steps": 4, "recover": LONG_RECOVERY},
+    "90 % of the encoder": {"target": {"ratio": 0.9}, "recover": LONG_RECOVERY},
 }
 UNIFORM, BY_LATENCY = "uniform: half of each layer", "by measured latency, as fast"
 HALF: dict[str, Any] = {"remove": {"heads": 0.5, "feed_forward": 0.5}, "recover": RECOVERY}
