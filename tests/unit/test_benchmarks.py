@@ -96,7 +96,7 @@ def test_every_way_and_its_rival_make_valid_profiles(script):
 def test_what_is_pruned_makes_valid_profiles(script, quick: bool):
     pruned = script("prune_recover")
     reached = {"target": {"latency_ms": 2.0}, "recover": pruned.RECOVERY}
-    for keys in (*pruned.AWAY.values(), pruned.UNIFORM, reached):
+    for keys in (*pruned.AWAY.values(), pruned.HALF, reached):
         is_valid(pruned.PROFILE, {**pruned.overrides(keys, quick), "data.path": DATA})
 
 
