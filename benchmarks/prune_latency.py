@@ -31,7 +31,7 @@ from compress.artifacts import ONNX_MODEL, Artifact
 from compress.engine.making import make_step
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import timed_apart, undisturbed_ms
+from compress.measure.latency import undisturbed_apart
 from compress.passes.prune.latency_table import LatencyTable
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache
@@ -123,10 +123,9 @@ def milliseconds(trained: Trained, models: Sequence[Artifact], spec: MeasureSpec
     chosen = sample_indices(len(inputs), spec.examples, 0)
     with tempfile.TemporaryDirectory() as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", 1, "pruned models")
-        feeds = jobs.feeds("timed", scenarios(chosen, [1], [])[0].batches(inputs))
-        files = [str(model.path / ONNX_MODEL) for model in models]
-        results = timed_apart(jobs, files, feeds, spec, processes=PROCESSES)
-    return [undisturbed_ms(each, 0) for each in results]
+        batches = scenarios(chosen, [1], [])[0].batches(inputs)
+        files = [model.path / ONNX_MODEL for model in models]
+        return undisturbed_apart(jobs, files, batches, spec, processes=PROCESSES)
 
 
 def rival_of(ours: Trained, share: float, whole: Shape, *, quick: bool) -> Shape:

@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from choosing import add_only, is_asked, rows_that_stay
 from running import missing, run_profile, train_profile
-from writing import read_rows, write_rows
+from writing import write_rows
 
 PROFILE = Path(__file__).with_suffix(".yaml")
 RECOVERY = {"epochs": 8, "learning_rate": 2e-4}
@@ -63,18 +64,16 @@ def row_of(name: str, keys: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", nargs="*", help="names, or beginnings of names: the other rows stay as they are"
-    )
+    add_only(parser)
     parser.add_argument("--quick", action="store_true", help="a tenth of an epoch everywhere, to try it")
     options = parser.parse_args()
     if reason := missing(PROFILE):
         print(f"skipped: {reason}")
         return 0
     name = "prune_recover.quick" if options.quick else "prune_recover"
-    rows = {row["what"]: row for row in read_rows(name)} if options.only else {}
+    rows = rows_that_stay(name, "what", options.only)
     for what, prune in {**AWAY, UNIFORM: HALF, BY_LATENCY: None}.items():
-        if options.only and not any(what.startswith(wanted) for wanted in options.only):
+        if not is_asked(what, options.only):
             continue
         if prune is None:
             prune = {"target": {"latency_ms": rows[UNIFORM]["latency_p50_ms"]}, "recover": RECOVERY}

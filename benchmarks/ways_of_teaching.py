@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from choosing import add_only, is_asked, rows_that_stay
 from numpy.typing import NDArray
 from paired_seeds import paired_difference
 from running import ROOT, Overrides, Trained, missing, train_profile
-from writing import read_rows, write_rows
+from writing import write_rows
 
 from compress.profile.load import load_profile
 from compress.store.cache import Cache
@@ -138,20 +139,18 @@ SMALL_CNN = {"model": "python:digits_cnn:build_small"}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--only", nargs="*", help="names, or beginnings of names: the other rows stay as they are"
-    )
+    add_only(parser)
     parser.add_argument("--quick", action="store_true", help="one seed and a tenth of the steps, to try it")
     options = parser.parse_args()
     seeds = range(1, 2 if options.quick else options.seeds + 1)
     name = "ways_of_teaching.quick" if options.quick else "ways_of_teaching"
-    rows = {row["way"]: row for row in read_rows(name)} if options.only else {}
+    rows = rows_that_stay(name, "way", options.only)
     for profile, ways, shared in settings():
         epochs = load_profile(profile).profile.specs[0].epochs / (10 if options.quick else 1)  # type: ignore[union-attr]
         if options.quick:
             shared = {**shared, "teacher.finetune.epochs": 0.5}
         for title, way in ways.items():
-            if options.only and not any(title.startswith(wanted) for wanted in options.only):
+            if not is_asked(title, options.only):
                 continue
             rows[title] = compare(title, way, profile, shared, epochs, seeds)
             print(rows[title], flush=True)

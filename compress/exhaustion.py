@@ -50,6 +50,11 @@ def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
         raise
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an error is of a full disk or of memory that ran out, told as such already or not yet."""
+    return isinstance(error, ResourceError) or is_full(error) or _is_memory(error)
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error, or the one that it was raised from, says that a disk is full."""
     return any(

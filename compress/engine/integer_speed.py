@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import Profile
@@ -28,17 +29,14 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
     # Imported here: profiles without 8 bits need nothing of the pass.
     from compress.passes.quantize.probe import Probe, probe, warning
 
+    timed = cache(partial(probe, {SHAPE: 1}, ROWS))
     told: dict[str, None] = {}
     for target in targets:
         if target.spec.runtime != "onnxruntime" or target.spec.device == "cuda":
             continue
         flags = tuple(target.description["cpu"]["flags"])
         here, images = target.device is None, profile.task == "image-classification"
-        found = (
-            probe({SHAPE: 1}, ROWS, target.spec.threads, flags)
-            if here and not images
-            else Probe(flags, ROWS, ())
-        )
+        found = timed(target.spec.threads, flags) if here and not images else Probe(flags, ROWS, ())
         why = warning(found, machine="this machine" if here else target.label, shapes="a typical shape")
         if why is not None:
             told.setdefault(why)

@@ -97,8 +97,7 @@ def measure_files(
                 for position, one in enumerate(taken):
                     record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
                     if one is taken[-1]:
-                        for measurement in record.measurements:
-                            check_memory_limit(measurement)
+                        check_memory_limit(record.measurements)
                     store.add(position, record)
                     run = run.model_copy(update={"steps": (*run.steps, record)})
                     on_row(run, record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,8 @@ from compress.engine.environment import describe_environment
 from compress.engine.integer_speed import integer_warnings
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
-from compress.errors import ModelError, ResourceError, RunInterrupted, UsageError, in_words
-from compress.exhaustion import exhaustion_told
+from compress.errors import ModelError, RunInterrupted, UsageError, in_words
+from compress.exhaustion import exhaustion_told, ran_out
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
@@ -83,19 +83,14 @@ def run_job(
     began = time.monotonic()
     state = _State(_new_run(job))
     store.begin(state.run)
-
-    def watched() -> AbstractContextManager[None]:
-        return exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir())))
-
     try:
-        with watched():
+        with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
             for position, row in enumerate(job.plan.rows):
                 try:
-                    # What a full disk stops is told as such, also where the row is for comparison only.
-                    with watched():
-                        record = _row(row, job, state, cache, progress)
+                    record = _row(row, job, state, cache, progress)
                 except Exception as error:
-                    if row.role != "variant" or isinstance(error, ResourceError) or was_interrupted():
+                    # What a full disk stops is told as such, also where the row is for comparison only.
+                    if row.role != "variant" or ran_out(error) or was_interrupted():
                         raise
                     record = _failed_row(row, job, in_words(error))
                 store.add(position, record)
@@ -186,8 +181,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     measurements = tuple(_measure(row, target, job, state, cache, progress) for target in targets)
     if row is job.plan.rows[-1]:
         # The rows before it are on the way to what is deployed: the report says where they need too much.
-        for measurement in measurements:
-            check_memory_limit(measurement)
+        check_memory_limit(measurements)
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
     work = {name: state.made[name].seconds for name in set(state.made) - before}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval, bootstrap_medians, percentile
 from compress.profile.schema import MeasureSpec
 from compress.records import Latency
+from compress.tasks.base import Batch
 from compress.units import MS_PER_S, NS_PER_MS
 
 UNDISTURBED = 5
@@ -92,6 +94,19 @@ def timed_apart(
         for found, job in zip(results, turn, strict=True):
             found += jobs.run(job)
     return results
+
+
+def undisturbed_apart(
+    jobs: JobFolder, files: Sequence[Path], batches: Sequence[Batch], spec: MeasureSpec, *, processes: int
+) -> list[float]:
+    """Milliseconds a batch of ONNX files on the same batches, each as it runs alone (see `undisturbed_ms`).
+
+    Raises:
+        TargetError: a file cannot be run.
+    """
+    feeds = jobs.feeds("timed", batches)
+    results = timed_apart(jobs, [str(file) for file in files], feeds, spec, processes=processes)
+    return [undisturbed_ms(each, 0) for each in results]
 
 
 def latency_record(

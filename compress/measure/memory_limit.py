@@ -1,22 +1,25 @@
-"""Whether a model fits into the memory that its target allows."""
+"""Whether a model fits into the memory that its targets allow."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from compress.errors import TargetError
 from compress.records import TargetMeasurement
 
 
-def check_memory_limit(measured: TargetMeasurement) -> None:
-    """Refuse a model that needs more memory than its target's `memory_limit_mb`.
+def check_memory_limit(measurements: Iterable[TargetMeasurement]) -> None:
+    """Refuse a model that needs more memory than a target's `memory_limit_mb`.
 
     Raises:
         TargetError: it does.
     """
-    memory = measured.memory
-    if memory.over_limit:
-        raise TargetError(
-            f"the model takes {memory.absolute_peak_mb:.1f} MB at its peak ({memory.before_load_mb:.1f} MB of them "
-            f"before it is loaded), and `memory_limit_mb` allows {memory.limit_mb:g} MB",
-            where=measured.target,
-            hint="Make it smaller, or raise the limit: the same command trains nothing again.",
-        )
+    for measured in measurements:
+        memory = measured.memory
+        if memory.over_limit:
+            raise TargetError(
+                f"the model takes {memory.absolute_peak_mb:.1f} MB at its peak ({memory.before_load_mb:.1f} MB of "
+                f"them before it is loaded), and `memory_limit_mb` allows {memory.limit_mb:g} MB",
+                where=measured.target,
+                hint="Make it smaller, or raise the limit: the same command trains nothing again.",
+            )

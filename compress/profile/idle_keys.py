@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class _Idle:
-    """Keys that are idle for one reason, and the values that ask for nothing else than what is done anyway."""
+    """Keys that are idle for one reason, what they serve, and the values that ask for what is done anyway."""
 
     keys: tuple[str, ...]
     why: str
@@ -19,56 +19,54 @@ class _Idle:
 _EIGHT = (
     _Idle(
         ("method", "activation_order"),
-        "serve `bits: 4` only; weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` "
+        "`bits: 4` only; weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` "
         "make that cost less",
     ),
     _Idle(
         ("block_size",),
-        "serves `bits: 4` only; weights of 8 bits have a scale for each output (`per_channel`), and tables blocks of "
+        "`bits: 4` only; weights of 8 bits have a scale for each output (`per_channel`), and tables blocks of "
         "their own",
     ),
     _Idle(
         ("symmetric",),
-        "serves `bits: 4` only: weights of 8 bits are always around zero; `calibration.symmetric` is of activations",
+        "`bits: 4` only: weights of 8 bits are always around zero; `calibration.symmetric` is of activations",
         (None, True),
     ),
 )
 _FOUR = (
     _Idle(
         ("scheme",),
-        "serves 8 bits only: inputs of 4-bit weights stay in floating point and have no ranges; leave it out, or use "
+        "8 bits only: inputs of 4-bit weights stay in floating point and have no ranges; leave it out, or use "
         "`bits: 8`",
         (None, "auto"),
     ),
     _Idle(
         ("reduce_range",),
-        "serves 8 bits only: products of 4-bit weights do not overflow; leave it out",
+        "8 bits only: products of 4-bit weights do not overflow; leave it out",
         (None, "auto", False),
     ),
     _Idle(
         ("per_channel",),
-        "serves 8 bits only: 4-bit weights have a scale for each block; `block_size` says how large that is",
+        "8 bits only: 4-bit weights have a scale for each block; `block_size` says how large that is",
         (None, True),
     ),
     _Idle(
         ("calibration.method", "calibration.percentile", "calibration.symmetric"),
-        "serve 8 bits only: 4-bit weights have no ranges of activations; `method` and `symmetric` say how they "
+        "8 bits only: 4-bit weights have no ranges of activations; `method` and `symmetric` say how they "
         "are made",
     ),
 )
-_NOT_GPTQ = _Idle(("activation_order",), "serves `method: gptq` only")
-_UNREAD = _Idle(
-    ("calibration.examples",), "serves `method: gptq` and `awq`: the others look at the weights alone"
-)
+_NOT_GPTQ = _Idle(("activation_order",), "`method: gptq` only")
+_UNREAD = _Idle(("calibration.examples",), "`method: gptq` and `awq`: the others look at the weights alone")
 _DYNAMIC = (
     _Idle(
         ("calibration.method", "calibration.percentile", "calibration.symmetric"),
-        "serve `scheme: static` or `auto`: with `scheme: dynamic` ranges are found at run time",
+        "`scheme: static` or `auto`: with `scheme: dynamic` ranges are found at run time",
     ),
 )
 _UNREAD_BY_DYNAMIC = _Idle(
     ("calibration.examples",),
-    "serves `scheme: static` or `auto`, `smooth` and `bias_correction`: with `scheme: dynamic` ranges are found at run "
+    "`scheme: static` or `auto`, `smooth` and `bias_correction`: with `scheme: dynamic` ranges are found at run "
     "time",
 )
 
@@ -109,8 +107,5 @@ def _told(given: Mapping[str, Any], rules: Collection[_Idle]) -> str | None:
     for rule in rules:
         named = [key for key in rule.keys if key in given and given[key] not in rule.harmless]
         if named:
-            verb = (
-                rule.why if len(rule.keys) == 1 or len(named) > 1 else rule.why.replace("serve", "serves", 1)
-            )
-            told.append(f"{' and '.join(named)} {verb}")
+            told.append(f"{' and '.join(named)} {'serves' if len(named) == 1 else 'serve'} {rule.why}")
     return "; ".join(told) or None

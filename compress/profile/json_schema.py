@@ -8,7 +8,7 @@ from compress.profile.base import PassSpecBase
 from compress.profile.loss_specs import LossSpec
 from compress.profile.schema import Profile
 
-Kind = TypeVar("Kind", bound=PassSpecBase)
+_Kind = TypeVar("_Kind", bound=PassSpecBase)
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -50,6 +50,6 @@ def _one_line_descriptions(node: Any) -> Any:
     return node
 
 
-def _subclasses(model: type[Kind]) -> set[type[Kind]]:
-    direct: set[type[Kind]] = set(model.__subclasses__())
+def _subclasses(model: type[_Kind]) -> set[type[_Kind]]:
+    direct: set[type[_Kind]] = set(model.__subclasses__())
     return direct.union(*(_subclasses(each) for each in direct))

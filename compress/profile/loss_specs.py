@@ -12,9 +12,14 @@ from compress.profile.training_spec import Fraction
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0)]
 LayerNumber = Annotated[int, Field(ge=0)]
-LayerMap = Literal["uniform", "last"] | tuple[tuple[LayerNumber, LayerNumber], ...]
-"""`uniform`: student layer i of m learns from layer (i + 1) * n / m - 1 of the teacher's n; `last`: the last from
-the last; or pairs [student layer, teacher layer], 0 the lowest."""
+LayerMap = Annotated[
+    Literal["uniform", "last"] | tuple[tuple[LayerNumber, LayerNumber], ...],
+    Field(
+        description="Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last "
+        "alone; or pairs [student layer, teacher layer], 0 the lowest."
+    ),
+]
+"""`uniform`: student layer i of m learns from layer (i + 1) * n / m - 1 of the teacher's n."""
 
 
 class LossSpec(PassSpecBase):
@@ -65,8 +70,6 @@ class HiddenLoss(LossSpec):
     distance: Literal["mse", "cosine"] = "mse"
     """How two hidden states are compared."""
     layers: LayerMap = "uniform"
-    """Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last alone; or pairs
-    [student layer, teacher layer], 0 the lowest."""
 
 
 class EmbeddingLoss(LossSpec):
@@ -89,8 +92,6 @@ class AttentionLoss(LossSpec):
     distance: Literal["mse", "kl"] = "mse"
     """How two attentions are compared; `kl` is for probabilities."""
     layers: LayerMap = "uniform"
-    """Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last alone; or pairs
-    [student layer, teacher layer], 0 the lowest."""
     heads: Literal["mapped", "averaged"] = "averaged"
     """`mapped`: head by head, for equal numbers of heads; `averaged`: the mean over the heads of each."""
 
@@ -110,8 +111,6 @@ class RelationLoss(LossSpec):
     """Relation heads that both models are cut into; unset: the teacher's number of heads, or the largest below it that
     divides the widths of both."""
     layers: LayerMap = "last"
-    """Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last alone; or pairs
-    [student layer, teacher layer], 0 the lowest."""
 
 
 class SimilarityLoss(LossSpec):

@@ -15,6 +15,7 @@ from compress.report.paired import told_values
 from compress.report.reading_back import (
     Report,
     deployed_row,
+    memory_words,
     same_baseline,
     same_machine,
     same_memory_batch,
@@ -143,8 +144,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
             pair = one["peak_memory_mb"], two["peak_memory_mb"]
             if not same_memory_batch(one, two):
                 raise UsageError(
-                    f"the peak memory of row {after['step']!r} is that of {timed_words(two).split(',')[0]} now, and of "
-                    f"{timed_words(one).split(',')[0]} in the report",
+                    f"the peak memory of row {after['step']!r} is that of {memory_words(two)} now, and of "
+                    f"{memory_words(one)} in the report",
                     hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
                 )
             lines += _grown(before, target, "memory", "peak MB", pair, tolerances.memory)

@@ -35,6 +35,7 @@ from compress.report.reading_back import (
     deployed_row,
     first_target_of,
     frame_of,
+    memory_words,
     same_baseline,
     same_machine,
     same_memory_batch,
@@ -157,8 +158,9 @@ def _other_setting(name: str, one: Mapping[str, Any], other_name: str, two: Mapp
     if timing_like(two, one["latency"][0]) is None:
         return [f"{name} was timed at {timed_words(one)}, {other_name} at {timed_words(two)}"]
     if not same_memory_batch(one, two):
-        first, second = (timed_words(each).split(",")[0] for each in (one, two))
-        return [f"the peak memory of {name} is that of {first}, of {other_name} that of {second}"]
+        return [
+            f"the peak memory of {name} is that of {memory_words(one)}, of {other_name} that of {memory_words(two)}"
+        ]
     return []
 
 

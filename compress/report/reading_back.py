@@ -116,10 +116,17 @@ def timing_like(found: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[
 
 def timed_words(found: Mapping[str, Any]) -> str:
     """At which batch sizes and lengths a model was timed, in words."""
-    settings = [_setting(one) for one in found["latency"]]
-    return ", ".join(
-        f"batch size {size}" + ("" if lengths == "real" else f" ({lengths})") for size, lengths in settings
-    )
+    return ", ".join(map(_words, found["latency"]))
+
+
+def memory_words(found: Mapping[str, Any]) -> str:
+    """At which batch size the peak memory was taken, in words: the first that was timed."""
+    return _words(found["latency"][0])
+
+
+def _words(timing: Mapping[str, Any]) -> str:
+    size, lengths = _setting(timing)
+    return f"batch size {size}" + ("" if lengths == "real" else f" ({lengths})")
 
 
 def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
@@ -127,7 +134,7 @@ def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the peak memory of two models is that of the same batch size, which is the first that was timed."""
+    """Whether the peak memory of two models is that of the same batch size (see `memory_words`)."""
     if not (one["latency"] and two["latency"]):
         return True
     return bool(one["latency"][0]["batch_size"] == two["latency"][0]["batch_size"])

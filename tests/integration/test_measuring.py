@@ -117,7 +117,7 @@ def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> N
     )
     assert heavy.memory.over_limit
     with pytest.raises(TargetError) as caught:
-        check_memory_limit(heavy)
+        check_memory_limit([heavy])
     assert caught.value.where == "small"
     words = r"the model takes (\d+\.\d) MB at its peak \(\d+\.\d MB of them before .* allows 120 MB"
     found = re.search(words, str(caught.value))
@@ -126,7 +126,7 @@ def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> N
     assert 150 < float(found[1]) < 1000
     light = measured(write_votes_artifact(tmp_path / "light"), memory_limit_mb=1000)
     assert not light.memory.over_limit
-    check_memory_limit(light)
+    check_memory_limit([light])
 
 
 def test_jobs_are_kept_on_their_cores(tmp_path: Path) -> None:

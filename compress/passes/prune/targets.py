@@ -20,7 +20,7 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import timed_apart, undisturbed_ms
+from compress.measure.latency import undisturbed_apart
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, encoder_of
 from compress.models.pruned import block_sizes
@@ -177,10 +177,8 @@ def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where
     """Milliseconds of models on the same batches, each as it runs alone."""
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
-        feeds = jobs.feeds("timed", batches)
-        models = [str(folder / ONNX_MODEL) for folder in folders]
-        results = timed_apart(jobs, models, feeds, TIMED, processes=PROCESSES)
-    return [undisturbed_ms(each, 0) for each in results]
+        files = [folder / ONNX_MODEL for folder in folders]
+        return undisturbed_apart(jobs, files, batches, TIMED, processes=PROCESSES)
 
 
 def _typical(ctx: StepContext, interface: Path) -> Batch:

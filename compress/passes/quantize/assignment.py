@@ -93,7 +93,7 @@ def foretold(
         drop: the loss of score with every layer in integers.
         max_drop: the loss that is to hold.
     """
-    left, total = sum(losses[place] for place in worst_first), sum(losses[place] for place in worst_first)
+    left = total = sum(losses[place] for place in worst_first)
     for count, place in enumerate(worst_first, 1):
         left -= losses[place]
         if left * drop <= max_drop * total:
