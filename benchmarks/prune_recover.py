@@ -76,6 +76,8 @@ def main() -> int:
         if not is_asked(what, options.only):
             continue
         if prune is None:
+            if UNIFORM not in rows:
+                raise SystemExit(f"'{BY_LATENCY}' takes its latency from the row '{UNIFORM}': run both")
             prune = {"target": {"latency_ms": rows[UNIFORM]["latency_p50_ms"]}, "recover": RECOVERY}
         rows[what] = row_of(what, overrides(prune, options.quick))
         write_rows(name, [*rows.values()], note=NOTE, script="prune_recover")

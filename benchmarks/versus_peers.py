@@ -240,7 +240,7 @@ class Judge:
         """
         inputs = self.job.task.encode(self.validation, self.model.path)
         truth = Truth.of(self.validation)
-        found = compare_variants(files, inputs, truth, self.job.task, 1, seed=0)
+        found = compare_variants(files, inputs, truth, self.job.task, self.job.targets[0], seed=0)
         return choose({name: Candidate(score, p50_ms) for name, (score, p50_ms) in found.items()})
 
     def check(self, file: Path) -> None:

@@ -18,6 +18,7 @@ from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import TeacherSpec
+from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import Precision, TrainingSpec
 
 _ROOT = Path(__file__).parent
@@ -106,8 +107,8 @@ def step_parts(
             parts["processes"] = plan.profile.train.world
     timed = isinstance(step.spec, PruneSpec) and step.spec.target is not None and step.spec.target.timed
     if timed or (isinstance(step.spec, QuantizeSpec) and step.spec.timed):
-        # `auto` picks by timing with the first target's threads, and so does a latency that is to be reached.
-        parts["threads"] = plan.profile.targets[0].threads
+        # `auto` picks by timing there, and a latency that is to be reached is reached there.
+        parts["timed_on"] = timed_on(plan.profile.targets).model_dump(include={"device", "threads", "cores"})
     if isinstance(step.spec, QuantizeSpec) and step.spec.bits == 8:
         parts["reduced_range"] = reduced_range(step.spec.reduce_range)
     return parts

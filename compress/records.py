@@ -188,7 +188,8 @@ class RunRecord(Record):
     """A whole run as the report reads it. `steps[0]` is the baseline, `steps[-1]` what is deployed.
 
     `seconds` is the time of all training, conversion and measuring, whenever it was done; `wall_seconds` the time of
-    the command that finished the run. `notes` says what loading did to the data.
+    the command that finished the run. `notes` says what loading did to the data. `excerpts` are the beginnings of test
+    texts whose answer changed, by their place in the split.
     """
 
     run: str
@@ -208,5 +209,6 @@ class RunRecord(Record):
     steps: tuple[StepRecord, ...]
     limits: tuple[Limit, ...] = ()
     notes: tuple[str, ...] = ()
+    excerpts: dict[int, str] = {}
     bundle: str | None = None
     error: str | None = None

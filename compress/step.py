@@ -12,6 +12,7 @@ from compress.forms import Form
 from compress.profile.base import Spec
 from compress.progress import Progress
 from compress.records import Curve
+from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task, TrainingData
 
 
@@ -23,7 +24,7 @@ class StepContext:
     distillation and recovery). `data` holds the training and validation splits only: the test split cannot be
     reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it holds
     checkpoints and cached logits, and what stands in it may be half-written unless it was renamed into place.
-    `threads` are those of the first target, for passes that measure variants. `shared` is a folder of the cache where
+    `timed_on` is where a pass times and compares what it chooses between. `shared` is a folder of the cache where
     what teachers say is kept for all steps and runs. `base` is the profile's folder, and `allow_code` says whether the
     user allows code that the profile names; both matter to model sources only.
     """
@@ -37,7 +38,7 @@ class StepContext:
     seed: int
     precision: Literal["fp32", "bf16"]
     device: Literal["cpu", "cuda"]
-    threads: int
+    timed_on: ResolvedTarget
     progress: Progress
     shared: Path
     base: Path = Path()

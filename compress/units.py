@@ -4,6 +4,8 @@ from __future__ import annotations
 
 BYTES_PER_MB = 10**6
 MB_PER_GB = 10**3
+FLOAT_BYTES = 4
+"""Of a number in FP32."""
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30

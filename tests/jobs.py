@@ -78,3 +78,9 @@ def report_of(folder: Path, name: str = "tiny") -> dict[str, Any]:
     """The report's JSON."""
     report: dict[str, Any] = json.loads((folder / "reports" / name / "report.json").read_text())
     return report
+
+
+def facts_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the steps of the only run of `folder` found out, by their kind."""
+    records = [json.loads(file.read_text()) for file in folder.glob("runs/*/records/*.json")]
+    return {record["kind"]: record["facts"] for record in records}

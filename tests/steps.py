@@ -8,8 +8,10 @@ from typing import Any
 
 from compress.artifacts import Artifact, seal
 from compress.profile.base import Spec
+from compress.profile.schema import TargetSpec
 from compress.progress import Silent
 from compress.step import StepContext, StepResult
+from compress.targets.local import resolve
 from compress.tasks.base import Task, TrainingData
 
 
@@ -36,7 +38,7 @@ def context(
         seed=0,
         precision="fp32",
         device="cpu",
-        threads=1,
+        timed_on=resolve(TargetSpec()),
         progress=Silent(),
         base=base,
     )

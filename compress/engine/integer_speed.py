@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
 
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import Profile
@@ -18,26 +17,32 @@ ROWS = 64
 def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> list[str]:
     """Where the 8 bits that a pass asks for will be no faster than FP32; one line a machine.
 
-    This machine is timed, a fraction of a second for each number of threads; of devices, and of what images run on
-    (convolutions), the instructions decide.
+    Targets are timed, a fraction of a second each; of what images run on (convolutions), the instructions decide.
 
     Args:
         targets: all of the profile's.
+
+    Raises:
+        TargetError: a device is lost.
     """
     if not any(_in_integers(spec) for spec in profile.specs):
         return []
     # Imported here: profiles without 8 bits need nothing of the pass.
     from compress.passes.quantize.probe import Probe, probe, warning
 
-    timed = cache(partial(probe, {SHAPE: 1}, ROWS))
+    images = profile.task == "image-classification"
     told: dict[str, None] = {}
+    timed: dict[tuple[object, ...], Probe] = {}
     for target in targets:
         if target.spec.runtime != "onnxruntime" or target.spec.device == "cuda":
             continue
-        flags = tuple(target.description["cpu"]["flags"])
-        here, images = target.device is None, profile.task == "image-classification"
-        found = timed(target.spec.threads, flags) if here and not images else Probe(flags, ROWS, ())
-        why = warning(found, machine="this machine" if here else target.label, shapes="a typical shape")
+        if images:
+            found = Probe(tuple(target.description["cpu"]["flags"]), ROWS, ())
+        else:
+            # Two targets may differ in what has no part in this: batch sizes, a limit of memory.
+            same = (target.spec.device, target.spec.threads, target.spec.cores)
+            found = timed[same] = timed.get(same) or probe({SHAPE: 1}, ROWS, target)
+        why = warning(found, machine=target.place, shapes="a typical shape")
         if why is not None:
             told.setdefault(why)
     return list(told)

@@ -14,10 +14,12 @@ from compress.errors import PassError
 from compress.keys import asked_precision
 from compress.plan import STEP_KINDS, PlannedStep
 from compress.profile.distill_spec import DistillSpec
+from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Progress
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep
+from compress.targets.local import ResolvedTarget, resolve
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,17 @@ def context_of(
         seed=seed_of(step, job),
         precision=job.numerics.precision(asked_precision(step.spec)),
         device=job.numerics.device,
-        threads=job.plan.profile.targets[0].threads,
+        timed_on=_timed_on(job),
         progress=progress,
         shared=cache.signals,
         base=job.loaded.source.base,
         allow_code=job.allow_code,
     )
+
+
+def _timed_on(job: Job) -> ResolvedTarget:
+    spec = timed_on(job.plan.profile.targets)
+    return next((target for target in job.targets if target.spec == spec), None) or resolve(spec)
 
 
 def seed_of(step: PlannedStep, job: Job) -> int:

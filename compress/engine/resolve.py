@@ -39,14 +39,14 @@ class Job:
 
     @property
     def run_id(self) -> str:
-        """The same plan has the same id: its steps' keys, what is measured on which targets, the budget."""
+        """The same plan has the same id: the keys of its steps, what is measured on which targets, what is shown."""
         profile = self.plan.profile
         body = [
             self.keys,
             [target.fingerprint for target in self.targets],
             [
                 section.model_dump(mode="json")
-                for section in (*profile.targets, profile.budget, profile.measure)
+                for section in (*profile.targets, profile.budget, profile.measure, profile.report)
             ],
         ]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

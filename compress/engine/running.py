@@ -13,6 +13,7 @@ from pathlib import Path
 from compress.artifacts import Artifact
 from compress.engine.budget import judge, measured_values
 from compress.engine.environment import describe_environment
+from compress.engine.excerpts import excerpts
 from compress.engine.integer_speed import integer_warnings
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
@@ -78,13 +79,13 @@ def run_job(
             on_row(finished, record)
         return finished, store
     cache.prepare()
-    for message in integer_warnings(job.plan.profile, job.targets):
-        progress.say(f"warning: {message}")
     began = time.monotonic()
     state = _State(_new_run(job))
     store.begin(state.run)
     try:
         with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
+            for message in integer_warnings(job.plan.profile, job.targets):
+                progress.say(f"warning: {message}")
             for position, row in enumerate(job.plan.rows):
                 try:
                     record = _row(row, job, state, cache, progress)
@@ -293,8 +294,10 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
         write_manifest_metrics(path, metrics, job.loaded.source.text, job.run_id)
         bundle = str(path)
     missed = not all(limit.held for limit in state.run.limits)
+    steps = state.run.steps
+    shown = excerpts(steps[0], steps[-1], job.splits.test) if job.plan.profile.report.excerpts else {}
     run = _ended(state.run, "budget_missed" if missed else "ok", None)
-    return run.model_copy(update={"bundle": bundle, "wall_seconds": wall_seconds})
+    return run.model_copy(update={"bundle": bundle, "excerpts": shown, "wall_seconds": wall_seconds})
 
 
 def _ended(run: RunRecord, status: RunStatus, error: str | None) -> RunRecord:

@@ -23,6 +23,7 @@ class _Timed(BaseModel):
     model_config = ConfigDict(strict=True)
 
     samples_ns: list[list[PositiveInt]]
+    inputs: list[NonNegativeInt]
 
 
 class _Latency(_Result):
@@ -51,9 +52,10 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
         return None if parsed.examples == expected else f"{parsed.examples} of {expected} examples"
     if isinstance(parsed, _Latency):
         models = len(job["models"])
-        shapes = [[len(each) for each in one.samples_ns] for one in parsed.scenarios]
+        # Of each model, and of the batches that they were timed on.
+        shapes = [[*map(len, one.samples_ns), len(one.inputs)] for one in parsed.scenarios]
         right = len(shapes) == len(job["scenarios"]) and all(
-            len(lengths) == models and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
+            len(lengths) == models + 1 and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
         )
         return None if right else f"{shapes} timings"
     return None

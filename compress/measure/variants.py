@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder, load_outputs, usable_cores
 from compress.measure.latency import milliseconds, timed
 from compress.profile.schema import MeasureSpec
+from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task, Truth
 
 TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
@@ -22,6 +22,7 @@ TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
 SCORED = 1000
 """Examples scored, at most."""
 PROCESSES = 2
+_FOLDER = "compress-variants-"
 
 
 def compare_variants(
@@ -29,19 +30,19 @@ def compare_variants(
     inputs: Inputs,
     truth: Truth,
     task: Task,
-    threads: int,
+    target: ResolvedTarget,
     *,
     seed: int,
     batch_size: int = 1,
     reference: Path | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """Score and time variants of one model; in child processes, timed in turns.
+    """Score and time variants of one model where it will run; in child processes, timed in turns.
 
     Args:
         paths: the ONNX file of each variant, by name.
         inputs: encoded validation examples, the same for all variants.
         truth: what they are scored against; of pairs, whole ones are taken.
-        threads: of each inference.
+        target: where they are scored and timed.
         seed: of the choice of examples, where there are more than are needed.
         batch_size: of both the scores and the times.
         reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
@@ -51,12 +52,15 @@ def compare_variants(
         For each variant its score (a fraction) and its median time a batch in milliseconds.
 
     Raises:
-        TargetError: a variant cannot be run.
+        TargetError: a variant cannot be run, or the device of the target is lost.
     """
     chosen, truth = scored_sample(truth, seed)
-    with _jobs(threads) as jobs:
+    # A device may be small: there one process at a time.
+    together = usable_cores() // target.spec.threads if target.device is None else 1
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder.of_target(Path(name), target)
         files = [*paths.values(), *(() if reference is None else (reference,))]
-        outputs = _outputs(jobs, files, inputs, chosen, batch_size, threads)
+        outputs = _outputs(jobs, files, inputs, chosen, batch_size, together)
         if reference is not None:
             truth = replace(truth, reference=outputs.pop())
         scores = [task.score(each, truth).value for each in outputs]
@@ -67,29 +71,26 @@ def compare_variants(
 def variant_outputs(
     files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int, *, batch_size: int = 1
 ) -> list[NDArray[np.float32]]:
-    """What ONNX files put out on some of the inputs, (len(chosen), ...) each; in child processes.
+    """What ONNX files put out on some of the inputs, (len(chosen), ...) each; in child processes on this machine's CPU.
 
     Raises:
         TargetError: a file cannot be run.
     """
-    with _jobs(threads) as jobs:
-        return _outputs(jobs, files, inputs, chosen, batch_size, threads)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
+        return _outputs(jobs, files, inputs, chosen, batch_size, usable_cores() // threads)
 
 
-def variant_ms(file: Path, inputs: Inputs, threads: int, *, seed: int, batch_size: int = 1) -> float:
-    """The median time a batch of one ONNX file in milliseconds; in child processes.
+def variant_ms(
+    file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int, batch_size: int = 1
+) -> float:
+    """The median time a batch of one ONNX file on a target in milliseconds; in child processes.
 
     Raises:
-        TargetError: the file cannot be run.
+        TargetError: the file cannot be run, or the device of the target is lost.
     """
-    with _jobs(threads) as jobs:
-        return _times(jobs, [file], inputs, seed, batch_size)[0]
-
-
-@contextmanager
-def _jobs(threads: int) -> Iterator[JobFolder]:
-    with tempfile.TemporaryDirectory(prefix="compress-variants-") as name:
-        yield JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed, batch_size)[0]
 
 
 def _outputs(
@@ -98,15 +99,15 @@ def _outputs(
     inputs: Inputs,
     chosen: NDArray[np.int64],
     batch_size: int,
-    threads: int,
+    together: int,
 ) -> list[NDArray[np.float32]]:
-    """As many files at a time as the cores allow."""
+    """So many files at a time, at least one."""
     batches = [
         inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)
     ]
     feeds = jobs.feeds("scored", batches)
     made = [jobs.accuracy(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
-    together = max(1, usable_cores() // threads)
+    together = max(1, together)
     for start in range(0, len(made), together):
         jobs.run(*(job for job, _ in made[start : start + together]))
     return [load_outputs(file) for _, file in made]

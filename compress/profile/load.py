@@ -13,11 +13,11 @@ from compress.package_paths import missing_source
 from compress.profile.chain import chain_faults
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
-from compress.profile.host_times import host_time_warnings
 from compress.profile.known_models import known_model_faults
 from compress.profile.schema import Profile
 from compress.profile.source import Path_, ProfileSource, override, read_source
 from compress.profile.teaching import Found, teaching_faults, teaching_warnings
+from compress.profile.timed_elsewhere import timed_elsewhere_warnings
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
     if faults or profile is None:
         raise ProfileError(sorted(faults, key=lambda fault: fault.line or 0))
-    return LoadedProfile(profile, source, (*teaching_warnings(profile), *host_time_warnings(profile)))
+    return LoadedProfile(profile, source, (*teaching_warnings(profile), *timed_elsewhere_warnings(profile)))
 
 
 def _source_faults(source: ProfileSource) -> list[Fault]:

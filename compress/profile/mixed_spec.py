@@ -23,8 +23,8 @@ class MixedSpec(PassSpecBase):
     size_mb: Annotated[float, Field(gt=0)] | None = None
     """Most MB (10^6 bytes) of the file: what loses most is given back as far as that allows."""
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """Most median latency of one example with the first target's threads, ms: what loses most is given back as far as
-    that allows."""
+    """Most median latency of one example on the first target that runs onnxruntime, ms: what loses most is given back
+    as far as that allows."""
     examples: Annotated[int, Field(ge=1)] = 256
     """Validation examples that a layer's loss is measured on, at most; fewer where half of `minutes` would not do."""
     minutes: Annotated[float, Field(gt=0)] = 10

@@ -43,21 +43,22 @@ class RemoveSpec(PassSpecBase):
 
 
 class PruneTargetSpec(PassSpecBase):
-    """How small or fast the model must become; heads and feed-forward widths are chosen for it, layer by layer. Name
-    one of `latency_ms`, `speedup`, `size_mb`, `ratio`."""
+    """How small or fast the model must become. Of an encoder heads and feed-forward widths are chosen for it, layer by
+    layer; of convolutions the same share of channels everywhere, for `size_mb` and `ratio` only. Name one of
+    `latency_ms`, `speedup`, `size_mb`, `ratio`."""
 
     model_config = one_of("latency_ms", "speedup", "size_mb", "ratio")
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most, as foretold from timed parts: latency of one example with the first target's threads, ms, lowered to
-    ONNX in FP32, on an undisturbed machine (of each input the 5th percentile, of the inputs the median). What the
-    pruned model takes is measured and reported; the pass does not fail where that is more."""
+    """At most, as foretold from timed parts: latency of one example on the first target that runs onnxruntime, ms,
+    lowered to ONNX in FP32, undisturbed (of each input the 5th percentile, of the inputs the median). What the pruned
+    model takes is measured and reported; the pass does not fail where that is more."""
     speedup: Annotated[float, Field(gt=1)] | None = None
     """At least, as foretold in the same way: latency of the model before the pass over that after it."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
     """At most: the model's weights, MB of 10^6 bytes, in FP32."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Fraction of the parameters of the encoder's layers removed, at least."""
+    """Fraction of the parameters removed, at least: of those of an encoder's layers, else of the whole model's."""
 
     @model_validator(mode="after")
     def _one(self) -> PruneTargetSpec:
@@ -83,7 +84,8 @@ class PruneSpec(PassSpecBase):
     remove: RemoveSpec | None = None
     """What to remove: fractions removed."""
     target: PruneTargetSpec | None = None
-    """What to reach, instead of `remove`: the least important heads and feed-forward units whose removal reaches it."""
+    """What to reach, instead of `remove`: the least important heads and feed-forward units, or channels, whose removal
+    reaches it."""
     importance: Literal["magnitude", "taylor", "hessian", "activation", "random"] = "taylor"
     """`taylor` reads gradients on training batches, `hessian` squared gradients of single examples (the diagonal of the
     empirical Fisher matrix), `activation` the size of what flows; `random` is the check that importance matters."""

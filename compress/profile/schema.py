@@ -209,6 +209,13 @@ class TrainSpec(PassSpecBase):
         return self.processes * self.nodes
 
 
+class ReportSpec(PassSpecBase):
+    """What the report shows."""
+
+    excerpts: bool = True
+    """The beginnings of test texts whose answer the deployed model changed; `false`: only their places in the split."""
+
+
 class Profile(Spec):
     """A compression job: data, teacher, passes, targets, budget."""
 
@@ -230,6 +237,8 @@ class Profile(Spec):
     """Limits that the result must hold."""
     measure: MeasureSpec = MeasureSpec()
     """How long and on what to measure."""
+    report: ReportSpec = ReportSpec()
+    """What the report shows."""
     train: TrainSpec = TrainSpec()
     """How training steps are run; it changes their speed and, by the order of sums, their last digits."""
 

@@ -66,7 +66,7 @@ def answers(run: RunRecord) -> Section:
         ):
             if indices:
                 tables.append(_examples(run, before, after, indices, caption))
-    words = (f"An example is named by its place in the test split, counted from 0: records keep no {noun}.",)
+    words = ("An example is named by its place in the test split, counted from 0.",)
     return Section("answers", title, words, tuple(tables))
 
 
@@ -104,9 +104,11 @@ def _examples(
     """Some examples: those of which the deployed model is most sure, where that was recorded, else the first."""
     sure = after.confidence if len(after.confidence) == len(after.truth) else ()
     chosen = sorted(indices, key=lambda index: (-sure[index] if sure else 0.0, index))[:SHOWN]
+    shown = any(index in run.excerpts for index in chosen)
     lines = tuple(
         row(
             str(index),
+            *((run.excerpts.get(index, MISSING),) if shown else ()),
             label_name(run, after.truth[index]),
             label_name(run, before.predictions[index]),
             label_name(run, after.predictions[index]),
@@ -117,5 +119,7 @@ def _examples(
     if len(indices) > SHOWN:
         order = "of which it is most sure" if sure else "that stand first"
         caption = f"{caption} (the {SHOWN} {order}, of {len(indices)})"
-    columns = ("Example", "true label", "baseline", "deployed", *(("probability",) if sure else ()))
-    return Table(caption, columns, lines, frozenset({1, 2, 3}))
+    columns = ("Example", *(("text",) if shown else ()), "true label", "baseline", "deployed")
+    return Table(
+        caption, (*columns, *(("probability",) if sure else ())), lines, frozenset(range(1, len(columns)))
+    )

@@ -37,9 +37,13 @@ def dominators(points: Sequence[Costs | None]) -> list[tuple[int, ...]]:
     ]
 
 
-def dominated_by(run: RunRecord) -> list[tuple[str, ...] | None]:
-    """For each step in the report's order the steps of the front that dominate it; None where something is unknown."""
-    steps, costs = ordered(run), [_costs(values) for values in _rows(run)]
+def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, ...] | None]:
+    """For each step in the report's order the steps of the front that dominate it; None where something is unknown.
+
+    Args:
+        target: where score and latency were measured; None: on the first one.
+    """
+    steps, costs = ordered(run), [_costs(values) for values in _rows(run, target or first_target(run))]
     return [
         None if cost is None else tuple(steps[index].step for index in found)
         for cost, found in zip(costs, dominators(costs), strict=True)
@@ -47,11 +51,25 @@ def dominated_by(run: RunRecord) -> list[tuple[str, ...] | None]:
 
 
 def front(run: RunRecord) -> Section:
-    """Score against latency, the size as the bubble, and the table that says what beats what."""
+    """Score against latency, the size as the bubble, and the table that says what beats what; on each target."""
+    found = [shown for target in run.targets if (shown := _on(run, target)) is not None]
+    if not found:
+        return Section("front", "What is worth having")
+    words = (
+        "A row is beaten where another one is nowhere worse in score, median latency and size, and better somewhere. "
+        "The rows that nothing beats are the Pareto front; which of them to deploy is a choice. The values are "
+        "compared as they were measured: whether a difference is beyond chance stands in the tables above.",
+    )
+    tables, figures = zip(*found, strict=True)
+    return Section("front", "What is worth having", words, tables, figures)
+
+
+def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
+    """The table and the figure of one target; None where fewer than two rows were measured there."""
     read, deployed = reading(run.metric), deployed_of(run)
     lines: list[Row] = []
     points: list[Point] = []
-    for step, values, beaten in zip(ordered(run), _rows(run), dominated_by(run), strict=True):
+    for step, values, beaten in zip(ordered(run), _rows(run, target), dominated_by(run, target), strict=True):
         if beaten is None:
             continue
         verdict = (
@@ -81,25 +99,21 @@ def front(run: RunRecord) -> Section:
             )
         )
     if len(points) < 2:
-        return Section("front", "What is worth having")
-    words = (
-        "A row is beaten where another one is nowhere worse in score, median latency and size, and better somewhere. "
-        "The rows that nothing beats are the Pareto front; which of them to deploy is a choice. The values are "
-        "compared as they were measured: whether a difference is beyond chance stands in the tables above.",
-    )
+        return None
+    where = f" on {target}" if len(run.targets) > 1 else ""
     said = "; ".join(point.label + ("" if point.on_front else ", beaten") for point in points)
     figure = Figure(
         Plane("median latency, ms", read.axis, tuple(points)),
-        f"{read.title} against median latency; the area of a bubble is the size on disk. Filled: the Pareto front.",
-        f"The Pareto front of {read.words}, median latency and size. {said}.",
+        f"{read.title} against median latency{where}; the area of a bubble is the size on disk. Filled: the Pareto "
+        "front.",
+        f"The Pareto front of {read.words}, median latency and size{where}. {said}.",
     )
     columns = ("Step", read.words, "p50 ms", "size MB", "verdict")
-    table = Table("Every step and variant", columns, tuple(lines), frozenset({4}))
-    return Section("front", "What is worth having", words, (table,), (figure,))
+    return Table(f"Every step and variant{where}", columns, tuple(lines), frozenset({4})), figure
 
 
-def _rows(run: RunRecord) -> list[dict[str, Any]]:
-    baseline, target = baseline_of(run), first_target(run)
+def _rows(run: RunRecord, target: str | None) -> list[dict[str, Any]]:
+    baseline = baseline_of(run)
     return [row_of(step, baseline, target) for step in ordered(run)]
 
 

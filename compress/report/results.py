@@ -225,65 +225,86 @@ def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
 
 
 def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
-    baseline, target, read = baseline_of(run), first_target(run), reading(run.metric)
+    """Score and size from pass to pass, and the latency on each target."""
+    read, first = reading(run.metric), first_target(run)
     lost = "what" if read.is_correlation else "the points that"
     grey = "grey where the data cannot tell the two models apart"
-    figures = []
-    for key, label, ratio, caption in (
-        (
-            "score",
-            f"{read.change_axis}{',' if read.is_correlation else ''} from the baseline",
-            False,
-            f"{read.title}: {lost} each pass lost or won, the baseline at 0; {grey}.",
-        ),
-        (
+    score = _score_waterfall(
+        run, chain, f"{read.title}: {lost} each pass lost or won, the baseline at 0; {grey}."
+    )
+    given = "from the model that a pass was given to the one it made"
+    latencies = [
+        _ratio_waterfall(
+            run,
+            chain,
+            target,
             "latency_p50_ms",
             "median latency, ms",
-            True,
-            f"Median latency: from the model that a pass was given to the one it made; {grey}.",
-        ),
-        (
-            "size_mb",
-            "size on disk, MB",
-            True,
-            "Size on disk: from the model that a pass was given to the one it made.",
-        ),
-    ):
-        found = [
-            (step, values)
-            for step in chain
-            if known((values := row_of(step, baseline, target))[key]) and (not ratio or values[key] > 0)
-        ]
-        if len(found) < 2:
-            continue
-        first, decimals = found[0][1][key], 3 if read.is_correlation else 1
-        changes = []
-        for (before, old), (after, new) in pairwise(found):
-            differ = old[key] != new[key]
-            if key == "score":
-                pair = told(accuracy_on(before, target), accuracy_on(after, target))
-                differ = pair is not None and pair.differ
-            elif key == "latency_p50_ms":
-                differ = _told_speed(old, new)
-            if ratio:
-                words = _ratio_words(old[key], new[key])
-                changes.append(Change(after.step, old[key], new[key], words, differ))
-            else:
-                start, end = (read.factor * (values[key] - first) for values in (old, new))
-                changes.append(Change(after.step, start, end, signed(end - start, decimals), differ))
-        said = "; ".join(
-            f"{change.label}: {change.text}" + ("" if change.told else " (no difference)")
-            for change in changes
+            f"Median latency{f' on {target}' if len(run.targets) > 1 else ''}: {given}; {grey}.",
         )
-        end = significant(changes[-1].after) if ratio else signed(changes[-1].after, decimals)
-        figures.append(
-            Figure(
-                Waterfall(label, tuple(changes), larger_is_better=not ratio, ratio=ratio),
-                caption,
-                f"{label}. {said}. Ends at {end}.",
-            )
+        for target in run.targets
+    ]
+    size = _ratio_waterfall(run, chain, first, "size_mb", "size on disk, MB", f"Size on disk: {given}.")
+    return tuple(figure for figure in (score, *latencies, size) if figure is not None)
+
+
+def _score_waterfall(run: RunRecord, chain: Sequence[StepRecord], caption: str) -> Figure | None:
+    """Changes of the score, added up, on the first target."""
+    read, target = reading(run.metric), first_target(run)
+    found = _known(run, chain, target, "score")
+    changes = []
+    for (before, old), (after, new) in pairwise(found):
+        pair = told(accuracy_on(before, target), accuracy_on(after, target))
+        start, end = (read.factor * (values["score"] - found[0][1]["score"]) for values in (old, new))
+        differ = pair is not None and pair.differ
+        changes.append(Change(after.step, start, end, signed(end - start, _decimals(read)), differ))
+    label = f"{read.change_axis}{',' if read.is_correlation else ''} from the baseline"
+    end_words = signed(changes[-1].after, _decimals(read)) if changes else ""
+    return _waterfall(label, changes, caption, end_words, ratio=False)
+
+
+def _decimals(read: Reading) -> int:
+    return 3 if read.is_correlation else 1
+
+
+def _ratio_waterfall(
+    run: RunRecord, chain: Sequence[StepRecord], target: str | None, key: str, label: str, caption: str
+) -> Figure | None:
+    """Factors by which a quantity of a target shrank."""
+    changes = [
+        Change(
+            after.step,
+            old[key],
+            new[key],
+            _ratio_words(old[key], new[key]),
+            _told_speed(old, new) if key == "latency_p50_ms" else old[key] != new[key],
         )
-    return tuple(figures)
+        for (_, old), (after, new) in pairwise(_known(run, chain, target, key))
+    ]
+    return _waterfall(label, changes, caption, significant(changes[-1].after) if changes else "", ratio=True)
+
+
+def _known(
+    run: RunRecord, chain: Sequence[StepRecord], target: str | None, key: str
+) -> list[tuple[StepRecord, dict[str, Any]]]:
+    """The steps of which a quantity was measured on a target, with their rows."""
+    baseline = baseline_of(run)
+    rows = [(step, row_of(step, baseline, target)) for step in chain]
+    return [
+        (step, values) for step, values in rows if known(values[key]) and (key == "score" or values[key] > 0)
+    ]
+
+
+def _waterfall(
+    label: str, changes: Sequence[Change], caption: str, end: str, *, ratio: bool
+) -> Figure | None:
+    if not changes:
+        return None
+    said = "; ".join(
+        f"{change.label}: {change.text}" + ("" if change.told else " (no difference)") for change in changes
+    )
+    shown = Waterfall(label, tuple(changes), larger_is_better=not ratio, ratio=ratio)
+    return Figure(shown, caption, f"{label}. {said}. Ends at {end}.")
 
 
 def _ratio_words(before: float, after: float) -> str:

@@ -66,6 +66,11 @@ class ResolvedTarget:
         return _digest({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
 
     @property
+    def place(self) -> str:
+        """What messages call the machine."""
+        return "this machine" if self.device is None else self.label
+
+    @property
     def tokenizes(self) -> bool:
         """Whether the time of tokenization can be measured there."""
         return self.device is None or self.description["tokenizers"] is not None

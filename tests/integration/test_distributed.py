@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from compress.artifacts import sha256_file
-from tests.jobs import compress, report_of, write_job
+from tests.jobs import compress, facts_of, report_of, write_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,6 +177,17 @@ def test_a_run_in_two_processes_gives_the_same_cache_one_report_and_as_good_a_st
     assert two[-1]["artifact"] != one[-1]["artifact"]
     assert len(list((job / "runs").iterdir())) == 2
     assert [path.name for path in (job / "reports").iterdir()] == ["tiny"]
+
+
+def test_processes_prune_for_a_latency_that_one_of_them_has_timed(tmp_path: Path):
+    """Had each timed for itself, they would have taken different heads and widths, and could not recover together."""
+    prune = {"target": {"speedup": 1.2}, "round_to": 8, "recover": {"epochs": 1, "precision": "fp32"}}
+    changes = {"teacher": {"model": "teacher"}, "passes": [{"prune": prune}], "train": {"processes": 2}}
+    result = compress("run", write_job(tmp_path, 256, **changes), folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    target = facts_of(tmp_path)["prune"]["target"]
+    assert target["timed_on"] == "cpu-onnxruntime-1t"
+    assert target["predicted_speedup"] >= 1.2
 
 
 def test_a_killed_process_ends_the_run_with_its_error(job: Path):

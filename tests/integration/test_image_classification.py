@@ -18,10 +18,11 @@ from compress.models.checkpoints import load_model
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.base import Spec
-from compress.profile.schema import DataSpec, TeacherSpec
+from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Advance, Silent
 from compress.step import StepContext
+from compress.targets.local import resolve
 from compress.tasks import task_of
 from compress.tasks.base import TrainingData, Truth
 from compress.training.checkpointing import load_checkpoint
@@ -69,7 +70,7 @@ def context(
         seed=0,
         precision="fp32",
         device="cpu",
-        threads=1,
+        timed_on=resolve(TargetSpec()),
         **{**settings, **changes},
     )
 

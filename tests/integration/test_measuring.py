@@ -187,7 +187,7 @@ def test_variants_are_scored_and_timed(tmp_path: Path) -> None:
     examples = Examples(TEXTS[:-1], np.array(TRUTH[:-1]))
     inputs = TASK.encode(examples, artifacts["good"].path)
     paths = {name: artifact.model_file for name, artifact in artifacts.items()}
-    found = compare_variants(paths, inputs, Truth.of(examples), TASK, 1, seed=0)
+    found = compare_variants(paths, inputs, Truth.of(examples), TASK, resolve(TargetSpec()), seed=0)
     assert list(found) == ["good", "fast", "twin"]
     assert [found[name][0] for name in found] == pytest.approx([1, 4 / 9, 1])
     assert found["fast"][1] < 0.8 * found["good"][1]

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DistilBertConfig, ElectraConfig, RobertaConfig
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    DeiTForImageClassificationWithTeacher,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
+)
 
 from compress.artifacts import STRUCTURE, Artifact
 from compress.data.splits import Examples
@@ -24,6 +31,7 @@ from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
 from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.hidden import StreamSurgeon
+from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.saliency import standing_in, sum_over_group, weight_saliency
 from compress.passes.quantize import step as quantize
 from compress.profile.base import Spec
@@ -35,7 +43,7 @@ from tests.integration import test_images_after_training as of_images
 from tests.integration.test_low_rank import fresh_outputs
 from tests.integration.test_lower_quantize_export import make
 from tests.tiny import WORDS, text_task, tiny_bert, tiny_classifier, tiny_tokenizer, write_torch_artifact
-from tests.tiny_vision import tiny_vit, write_image_artifact
+from tests.tiny_vision import image_task, images, tiny_vit, write_image_artifact
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -202,6 +210,44 @@ def test_transformers_loads_what_a_config_can_say(source: Artifact, tmp_path: Pa
     assert not (made.path / STRUCTURE).exists()
     found = from_pretrained(made.path, IDS)
     assert np.allclose(found, logits(load_model(made.path)).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "remove",
+    [{"layers": 0.5, "feed_forward": 0.5}, {"hidden": 0.25, "heads": 0.25, "feed_forward": 0.25}],
+    ids=str,
+)
+def test_transformers_loads_every_family(family: str, remove: dict[str, Any], tmp_path: Path):
+    model = FAMILIES[family]()
+    asked = spec(remove=remove)
+    pruner_of(model, material(asked)).advance(1.0)
+    save_model(model, tmp_path)
+    assert not (tmp_path / STRUCTURE).exists()
+    again, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert torch.allclose(logits(again), logits(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_transformers_loads_a_pruned_vision_transformer(distilled: bool, tmp_path: Path):
+    model = tiny_vit(distilled)
+    asked = spec(remove={"hidden": 0.5, "heads": 0.5, "feed_forward": 0.25}, importance="magnitude")
+    folder = write_image_artifact(tmp_path / "whole", model).path
+    examples = images(40)
+    inputs = image_task().encode(examples, folder)
+    pruner_of(model, Material(inputs, torch.from_numpy(examples.labels), asked, 0, "cpu")).advance(1.0)
+    pruned = tmp_path / "pruned"
+    pruned.mkdir()
+    save_model(model, pruned)
+    assert not (pruned / STRUCTURE).exists()
+    loader = DeiTForImageClassificationWithTeacher if distilled else AutoModelForImageClassification
+    again = loader.from_pretrained(pruned)
+    pixels = torch.randn(2, 1, again.config.image_size, again.config.image_size)
+    with torch.inference_mode():
+        found, expected = (one.eval()(pixel_values=pixels).logits for one in (again, model))
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_our_loader_reads_what_a_config_cannot_say(source: Artifact, tmp_path: Path):

@@ -24,9 +24,11 @@ from compress.passes.distill import step as distill
 from compress.passes.finetune import step as finetune
 from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec
+from compress.profile.schema import TargetSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Silent
 from compress.step import StepContext, StepResult
+from compress.targets.local import resolve
 from compress.tasks.base import TrainingData, Truth
 from compress.training.prediction import score
 from tests.tiny import LABELS, WORDS, text_task, tiny_bert, write_torch_artifact
@@ -52,7 +54,7 @@ def context(folder: Path, spec: Spec, inputs: dict[str, Artifact], **changes: An
     settings: dict[str, Any] = {
         "precision": "fp32",
         "device": "cpu",
-        "threads": 1,
+        "timed_on": resolve(TargetSpec()),
         "progress": Silent(),
         "seed": 0,
     }

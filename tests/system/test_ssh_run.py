@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs import compress, report_of, write_job
+from tests.jobs import compress, facts_of, report_of, write_job
 from tests.sshd import Sshd, running_under, soon, start_sshd
 
 pytestmark = pytest.mark.system
@@ -63,6 +63,26 @@ def test_a_run_whose_device_went_away_is_resumed(sshd: Sshd, place: Path, tmp_pa
     assert made.items() <= {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}.items()
     assert artifacts <= {path.name for path in (folder / "cache" / "artifacts").iterdir()}
     assert [row["step"] for row in report_of(folder)["rows"]] == ["baseline", "quantize", "export"]
+    assert list(place.iterdir()) == []
+
+
+def test_passes_time_on_the_device(sshd: Sshd, place: Path, tmp_path: Path) -> None:
+    """Pruned for a speed-up, the scheme left open, layers given back for a latency: all of that there."""
+    folder = tmp_path / "job"
+    passes = [
+        {"prune": {"target": {"speedup": 1.2}, "round_to": 8, "recover": None}},
+        {"quantize": {"bits": 8, "mixed": {"latency_ms": 50, "minutes": 0.2}}},
+        {"export": {"formats": ["onnx"], "golden": 2}},
+    ]
+    targets = [target_on(sshd, place), {"name": "here"}]
+    profile = write_job(folder, 256, passes=passes, targets=targets, teacher={"model": "teacher"})
+    result = compress("run", profile, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert "on board" in result.stdout + result.stderr
+    facts = facts_of(folder)
+    assert facts["prune"]["target"]["timed_on"] == "board"
+    assert facts["quantize"]["timed_on"] == "board"
+    assert facts["quantize"]["mixed"]["timed_on"] == "board"
     assert list(place.iterdir()) == []
 
 

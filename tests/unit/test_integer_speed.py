@@ -18,6 +18,7 @@ from compress.profile.pass_specs import QuantizeEntry, QuantizeSpec
 from compress.profile.schema import Profile
 from compress.progress import Silent
 from compress.store.cache import Cache
+from compress.targets.local import ResolvedTarget
 from tests.jobs import write_job
 from tests.unit.test_deployment import ARM, BOARD, HERE, NEW, OLD, OTHER, profile, target
 
@@ -30,47 +31,57 @@ def told(made: Profile, *processors: tuple[tuple[str, ...], str]) -> list[str]:
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """This machine is as fast in integers as in floats; the numbers of threads that were timed."""
-    threads: list[int] = []
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every machine is as fast in integers as in floats; where that was timed, and with how many threads."""
+    found: list[tuple[str, int]] = []
 
-    def equal(shapes: Any, rows: int, count: int, flags: Any) -> Probe:
-        threads.append(count)
-        return Probe(tuple(flags), rows, (Timing(*next(iter(shapes)), 1, 1.0, 1.0),))
+    def equal(shapes: Any, rows: int, target: ResolvedTarget) -> Probe:
+        found.append((target.spec.device, target.spec.threads))
+        flags = tuple(target.description["cpu"]["flags"])
+        return Probe(flags, rows, (Timing(*next(iter(shapes)), 1, 1.0, 1.0),))
 
     monkeypatch.setattr(probe, "probe", equal)
-    return threads
+    return found
 
 
-def test_devices_are_judged_by_their_instructions(timed: list[int]) -> None:
-    assert told(profile([BOARD, OTHER]), OLD, NEW) == [
-        f"{profile([BOARD]).targets[0].label}'s processor has {LACKING} (it has avx2): 8-bit arithmetic may be no "
-        "faster than FP32"
+SLOW = "8-bit products of a typical shape run 1.00 times as fast as FP32 on {} (64 rows)"
+EXPECT = ": expect a smaller file, not a faster model"
+
+
+def test_devices_are_timed_too(timed: list[tuple[str, int]]) -> None:
+    made = profile([BOARD, OTHER])
+    board, other = (target.label for target in made.targets)
+    assert told(made, OLD, NEW) == [
+        SLOW.format(board) + f"; its processor has {LACKING} (it has avx2)" + EXPECT,
+        SLOW.format(other) + EXPECT,
     ]
-    assert told(profile([BOARD]), NEW) == []
-    assert len(told(profile([BOARD]), ARM)) == 1
+    assert timed == [("ssh://board", 1), ("ssh://other", 1)]
+
+
+def test_images_are_judged_by_instructions(timed: list[tuple[str, int]]) -> None:
+    made = profile([BOARD]).model_copy(update={"task": "image-classification"})
+    assert told(made, NEW) == []
+    assert told(made, ARM) == [
+        f"{made.targets[0].label}'s processor has {LACKING}: 8-bit arithmetic may be no faster than FP32"
+    ]
     assert timed == []
 
 
-def test_this_machine_is_timed_and_told_once(timed: list[int]) -> None:
-    expected = (
-        "8-bit products of a typical shape run 1.00 times as fast as FP32 on this machine (64 rows): expect a smaller "
-        "file, not a faster model"
-    )
+def test_this_machine_is_timed_and_told_once(timed: list[tuple[str, int]]) -> None:
     made = profile([HERE, {**HERE, "threads": 2}])
-    assert told(made, NEW, NEW) == [expected]
-    assert timed == [1, 2]
+    assert told(made, NEW, NEW) == [SLOW.format("this machine") + EXPECT]
+    assert timed == [("cpu", 1), ("cpu", 2)]
 
 
 @pytest.mark.parametrize("bits", [4, 16])
-def test_without_eight_bits_nothing_is_told(timed: list[int], bits: Any) -> None:
+def test_without_eight_bits_nothing_is_told(timed: list[tuple[str, int]], bits: Any) -> None:
     passes = (QuantizeEntry(quantize=QuantizeSpec(bits=bits)),)
     assert told(profile([HERE]).model_copy(update={"passes": passes}), OLD) == []
     assert timed == []
 
 
 def test_it_is_said_before_the_first_step(
-    tmp_path: Path, timed: list[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, timed: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
 

@@ -102,6 +102,18 @@ def test_auto_depends_on_the_threads_it_is_timed_with(tmp_path: Path):
     assert changed(before, after) == ["quantize", "export"]
 
 
+def test_auto_depends_on_the_device_it_is_timed_on(tmp_path: Path):
+    auto = "passes.2.quantize.scheme=auto"
+    here = keys(tmp_path, auto)
+    board = keys(tmp_path, auto, "targets=[{device: ssh://board}]")
+    assert changed(here, board) == ["quantize", "export"]
+    assert (
+        changed(board, keys(tmp_path, auto, "targets=[{device: ssh://board, name: b, batch_sizes: [4]}]"))
+        == []
+    )
+    assert changed(here, keys(tmp_path, auto, "targets=[{}, {device: ssh://board}]")) == []
+
+
 def test_weights_of_seven_bits_are_other_weights(tmp_path: Path):
     full = keys(tmp_path, "passes.2.quantize.reduce_range=false")
     reduced = keys(tmp_path, "passes.2.quantize.reduce_range=true")

@@ -82,8 +82,15 @@ def test_results_of_scoring(result: object, right: bool, scored: dict[str, Any])
 )
 def test_results_of_timing(samples: list[Any], right: bool) -> None:
     job = {"kind": "latency", "models": ["a", "b"], "scenarios": [{"feeds": []}]}
-    result = {"seconds": 1.0, "scenarios": [{"samples_ns": one, "inputs": []} for one in samples]}
+    result = {"seconds": 1.0, "scenarios": [{"samples_ns": one, "inputs": [0, 1]} for one in samples]}
     assert (result_fault(job, result) is None) is right
+
+
+@pytest.mark.parametrize("inputs", [[0], [0, -1], [0, 0.5], None])
+def test_every_time_has_its_input(inputs: Any) -> None:
+    job = {"kind": "latency", "models": ["a"], "scenarios": [{"feeds": []}]}
+    scenario = {"samples_ns": [[1, 2]], **({} if inputs is None else {"inputs": inputs})}
+    assert result_fault(job, {"seconds": 1.0, "scenarios": [scenario]}) is not None
 
 
 def test_results_of_weighing() -> None:

@@ -25,10 +25,11 @@ from compress.models.sources import check_teacher
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.base import Spec
-from compress.profile.schema import DataSpec, TeacherSpec
+from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.progress import Silent
 from compress.step import StepContext
+from compress.targets.local import resolve
 from compress.tasks import task_of
 from compress.tasks.base import TrainingData
 from compress.training.prediction import predict
@@ -317,7 +318,7 @@ def context(base: Path, name: str, spec: Spec, inputs: dict[str, Artifact], **ch
         "seed": 3,
         "precision": "fp32",
         "device": "cpu",
-        "threads": 1,
+        "timed_on": resolve(TargetSpec()),
         "progress": Silent(),
         "shared": base / "shared",
         "base": base,

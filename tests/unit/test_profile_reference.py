@@ -78,7 +78,7 @@ def test_the_schema_is_a_valid_one() -> None:
             "[export: ]", "[distill: {vocabulary: {margin: 0}, student: {layers: [0, 5]}, augment: }]"
         ),
         MINIMAL.replace("[export: ]", "[prune: {remove: {heads: 0.5}, recover: }]"),
-        MINIMAL + "budget:\nmeasure:\n",
+        MINIMAL + "budget:\nmeasure:\nreport:\n",
         MINIMAL + "budget: {retention: 1, latency_p50_ms: }\n",
         MINIMAL.replace(
             "{path: data.csv}", "{path: hub/id, splits: {validation: dev, test: 0.25}, labels: [a, b]}"

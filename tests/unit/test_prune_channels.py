@@ -19,12 +19,18 @@ from compress.errors import ModelError, PassError
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.outputs import outputs_of
 from compress.models.structure import apply_structure, describe_structure
-from compress.passes.prune.channels import ChannelGroup, ChannelSurgeon, choose_cuts, kept_widths
+from compress.passes.prune.channels import (
+    ChannelGroup,
+    ChannelSurgeon,
+    choose_cuts,
+    kept_widths,
+    widths_within,
+)
 from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels, predicted_parameters
 from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.selection import shares
-from compress.profile.prune_spec import PruneSpec, RemoveSpec
+from compress.profile.prune_spec import PruneSpec, PruneTargetSpec, RemoveSpec
 from tests.pruning import prune
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 
@@ -299,3 +305,53 @@ def test_pruning_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
         made.append(np.concatenate([parameter.detach().numpy().ravel() for parameter in model.parameters()]))
     assert np.array_equal(made[0], made[1])
     assert not np.array_equal(made[0], made[2])
+
+
+@pytest.mark.parametrize("target", [{"ratio": 0.5}, {"ratio": 0.2}, {"size_mb": 0.02}])
+def test_a_target_is_reached_by_the_smallest_share_that_reaches_it(
+    target: dict[str, float], tmp_path: Path
+) -> None:
+    model = tiny_network(tmp_path)
+    whole = count_parameters(model)
+    limit = whole * (1 - target["ratio"]) if "ratio" in target else target["size_mb"] * 1e6 / 4
+    surgeon = ChannelSurgeon(model, {"pixel_values": PIXELS})
+    kept = widths_within(surgeon, PruneTargetSpec.model_validate(target), 4)
+
+    def parameters(widths: list[int]) -> int:
+        zeros = [torch.zeros(group.width) for group in surgeon.groups]
+        return surgeon.remaining(choose_cuts(surgeon.groups, zeros, widths))
+
+    assert parameters(kept) <= limit
+    # Every smaller share of the channels leaves too many parameters, or the same ones.
+    for percent in range(1, 100):
+        try:
+            less = kept_widths(surgeon.groups, percent / 100, 4)
+        except PassError:
+            continue
+        if sum(less) > sum(kept):
+            assert parameters(less) > limit
+
+
+def test_a_network_pruned_for_a_ratio_has_what_was_foretold(tmp_path: Path) -> None:
+    model = tiny_network(tmp_path / "code")
+    folder = write_image_artifact(tmp_path / "artifact", model).path
+    examples = images(80)
+    inputs, labels = image_task().encode(examples, folder), torch.from_numpy(examples.labels)
+    whole = count_parameters(model)
+    _, predicted = prune(model, inputs, labels, spec(remove=None, target={"ratio": 0.4}), 0, "cpu")
+    assert count_parameters(model) == predicted <= 0.6 * whole
+    assert outputs(model).shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"ratio": 0.99}, "0.99 fewer parameters cannot be reached: with the fewest channels "),
+        ({"size_mb": 5}, "a size of 5 MB: the model has no more than that already, nothing would be removed"),
+    ],
+)
+def test_a_target_that_cannot_be(target: dict[str, float], message: str, tmp_path: Path) -> None:
+    surgeon = ChannelSurgeon(tiny_network(tmp_path), {"pixel_values": PIXELS})
+    with pytest.raises(PassError, match=message) as caught:
+        widths_within(surgeon, PruneTargetSpec.model_validate(target), 4)
+    assert caught.value.where == f"prune.target.{next(iter(target))}"

@@ -9,6 +9,8 @@ from compress.numerics import bytes_overflow, reduced_range
 from compress.passes.quantize.integers import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
 from compress.passes.quantize.layers import layers
 from compress.passes.quantize.probe import Probe, Timing, probe, shapes_of, warning
+from compress.profile.schema import TargetSpec
+from compress.targets.local import resolve
 from tests.unit.test_quantize_graphs import mlp
 
 
@@ -83,8 +85,17 @@ def test_the_warning(probed, message):
 def test_every_shape_is_timed():
     shapes = shapes_of(list(layers(mlp().graph)))
     assert shapes == {(32, 48): 1, (48, 32): 1}
-    timed = probe(shapes, rows=5, threads=1, flags=["avx2"])
+    target = resolve(TargetSpec())
+    timed = probe(shapes, 5, target)
+    assert timed.flags == tuple(target.description["cpu"]["flags"])
     assert {(one.inputs, one.outputs) for one in timed.timings} == set(shapes)
     assert all(one.float_ms > 0 and one.integer_ms > 0 for one in timed.timings)
     assert timed.facts()["rows"] == 5
     assert timed.facts()["speedup"] > 0
+
+
+def test_the_most_expensive_shapes_come_first_and_no_shape_is_no_time():
+    target = resolve(TargetSpec())
+    timed = probe({(16, 16): 1, (64, 64): 2, (32, 32): 3}, 5, target, most=2)
+    assert [(one.inputs, one.layers) for one in timed.timings] == [(64, 2), (32, 3)]
+    assert probe({}, 5, target).speedup is None

@@ -13,8 +13,11 @@ from compress.report.answers import Answers, answers, calibration, changed_answe
 from compress.report.attribution import changes, table
 from compress.report.calibration import calibration_error, error_of
 from compress.report.frame import contract, rows
+from compress.report.markdown import table as in_markdown
+from compress.report.numbers import MISSING
 from compress.report.pareto import dominated_by, dominates, dominators, front
 from compress.report.plots import draw
+from compress.report.results import passes
 from tests.records import accuracy, bert_run, change_step, embedding_run, failed_run
 
 
@@ -225,6 +228,19 @@ def test_examples_of_changed_answers():
     assert [last[f"answers_{name}"] for name in ("fixed", "broken", "otherwise_wrong")] == [1, 2, 1]
 
 
+def test_examples_are_shown_by_the_beginning_of_their_text():
+    run = bert_run()
+    for name, made in {"baseline": (0, 1, 0, 0, 4, 1), "export": (1, 1, 2, 1, 0, 1)}.items():
+        (found,) = next(step for step in run.steps if step.step == name).measurements
+        run = change_step(run, name, measurements=(found.model_copy(update={"accuracy": answered(made)}),))
+    shown = answers(run.model_copy(update={"excerpts": {4: "<b>a | b"}}))
+    _, broken, fixed = shown.tables
+    assert broken.columns[:3] == ("Example", "text", "true label")
+    assert [cell[0] for line in texts(broken) for cell in line[:2]] == ["0", MISSING, "4", "<b>a | b"]
+    assert "text" not in fixed.columns
+    assert "&lt;b&gt;a \\| b" in in_markdown(broken)
+
+
 def test_many_changed_answers_are_cut_and_old_records_show_no_probability():
     truth = (0,) * 40
     run = bert_run(truth=truth)
@@ -243,3 +259,34 @@ def test_embeddings_have_no_answers():
     assert calibration(embedding_run()).empty
     assert contract(embedding_run())["rows"][-1]["answers_fixed"] is None
     assert contract(embedding_run())["rows"][-1]["targets"][0]["hits"] is None
+
+
+def test_each_target_has_its_front_and_its_latencies():
+    """On the phone the step before the last is the faster one."""
+    run = bert_run()
+    there = {"prune": 1.0, "quantize": 2.0, "export": 2.0}
+    for step in run.steps:
+        (found,) = step.measurements
+        timed = found.latency[0]
+        p50 = there.get(step.step, 30.0)
+        phone = found.model_copy(
+            update={"target": "phone", "latency": (timed.model_copy(update={"p50_ms": p50}),)}
+        )
+        run = change_step(run, step.step, measurements=(found, phone))
+    run = run.model_copy(update={"targets": (*run.targets, "phone")})
+    section = front(run)
+    here, phone_table = section.tables
+    assert here.caption == f"Every step and variant on {run.targets[0]}"
+    assert phone_table.caption == "Every step and variant on phone"
+    assert [line[2][0] for line in texts(phone_table)][-3:] == ["1.00", "2.00", "2.00"]
+    assert "on phone" in section.figures[1].caption
+    shown = [figure.caption for figure in passes(run).figures]
+    assert [caption.partition(":")[0] for caption in shown] == [
+        "Accuracy",
+        f"Median latency on {run.targets[0]}",
+        "Median latency on phone",
+        "Size on disk",
+    ]
+    assert "quantize: ×2.00" in passes(run).figures[2].alt
+    for figure in (*section.figures, *passes(run).figures):
+        assert draw(figure.plot, "plot").startswith("<svg")

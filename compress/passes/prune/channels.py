@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
@@ -15,6 +17,11 @@ from compress.models.outputs import outputs_of
 from compress.passes.prune.counting import CONVOLUTIONS, remaining
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.prediction import kept_channels
+from compress.profile.prune_spec import PruneTargetSpec
+from compress.units import BYTES_PER_MB, FLOAT_BYTES
+
+PARTS = 1000
+"""Fractions that are tried for a target."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,43 @@ def kept_widths(groups: Sequence[ChannelGroup], fraction: float, round_to: int) 
             hint="Raise the fraction, or lower `round_to`.",
         )
     return kept
+
+
+def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: int) -> list[int]:
+    """How many channels of each group stay when the smallest fraction of all that reaches a size or a ratio goes.
+
+    Raises:
+        PassError: the target is not reached with the fewest channels, or nothing has to be removed for it.
+    """
+    whole, groups = surgeon.remaining([]), surgeon.groups
+    if target.size_mb is not None:
+        what, where = f"a size of {target.size_mb:g} MB", "size_mb"
+        limit = target.size_mb * BYTES_PER_MB / FLOAT_BYTES
+    else:
+        assert target.ratio is not None
+        what, where, limit = f"{target.ratio:g} fewer parameters", "ratio", whole * (1 - target.ratio)
+
+    def kept(part: int) -> list[int]:
+        return [kept_channels(group.width, part / PARTS, multiple_of(group, round_to)) for group in groups]
+
+    def parameters(part: int) -> int:
+        # Which channels go changes nothing of how many parameters stay.
+        zeros = [torch.zeros(group.width) for group in groups]
+        return surgeon.remaining(choose_cuts(groups, zeros, kept(part)))
+
+    if whole <= limit:
+        raise PassError(
+            f"{what}: the model has no more than that already, nothing would be removed",
+            where=f"prune.target.{where}",
+        )
+    part = bisect_left(range(PARTS), True, key=lambda part: parameters(part) <= limit)
+    if part == PARTS and parameters(PARTS) > limit:
+        raise PassError(
+            f"{what} cannot be reached: with the fewest channels {parameters(PARTS):,} of {whole:,} parameters stay",
+            where=f"prune.target.{where}",
+            hint="Ask for less, or lower `round_to`.",
+        )
+    return kept(part)
 
 
 def multiple_of(group: ChannelGroup, round_to: int) -> int:

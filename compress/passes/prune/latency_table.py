@@ -20,8 +20,9 @@ from compress.lowering.graph import MS_DOMAIN
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import timed, undisturbed_ms
 from compress.profile.schema import MeasureSpec
+from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Batch
-from compress.units import MIB
+from compress.units import BYTES_PER_MB, MIB
 
 POINTS = 8
 """Sizes of each part that are timed; those between are interpolated."""
@@ -29,6 +30,8 @@ COPIES = 6
 """Copies of a part in its graph, at most."""
 COPY_BYTES = 128 * MIB
 """Weights of one graph, at most, but for one copy."""
+MEMORY_SHARE = 4
+"""All graphs together hold at most one in so many bytes of the target's memory, but for one copy each."""
 TIMED = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
 PROCESSES = 4
 IR_VERSION = 10
@@ -101,7 +104,7 @@ def measure_table(
     width: int,
     round_to: int,
     layers: int,
-    threads: int,
+    target: ResolvedTarget,
     folder: Path,
     rest: tuple[Path, Batch],
 ) -> LatencyTable:
@@ -109,12 +112,12 @@ def measure_table(
 
     Args:
         layers: of the model; so many copies of a part are timed together, but no more than fit.
-        threads: of an inference.
+        target: where they are timed.
         folder: empty; graphs and jobs go there.
         rest: the ONNX file of the model without its layers, and an input of it as long as `shape` says.
 
     Raises:
-        TargetError: a graph cannot be run.
+        TargetError: a graph cannot be run, or the device of the target is lost.
     """
     sizes = {"attention": timed_sizes(heads, 1), "feed_forward": timed_sizes(width, round_to)}
     alike = shape.last_tokens == shape.tokens
@@ -125,14 +128,15 @@ def measure_table(
         for part in sizes
         for size in sizes[part]
     ]
+    copy_bytes = min(COPY_BYTES, _memory_bytes(target) // (MEMORY_SHARE * len(wanted)))
     paths, copies = [folder / "empty.onnx"], [0]
     onnx.save(part_graph(shape, "attention", 1, 0, last=False), str(paths[0]))
     for part, size, last in wanted:
         bytes_each = 4 * shape.hidden * size * (4 * shape.head_size if part == "attention" else 2)
-        copies.append(max(1, min(COPIES, layers, COPY_BYTES // bytes_each)))
+        copies.append(max(1, min(COPIES, layers, copy_bytes // bytes_each)))
         paths.append(folder / f"{part}-{size}-{'last' if last else 'inner'}.onnx")
         onnx.save(part_graph(shape, part, size, copies[-1], last=last), str(paths[-1]))
-    *times, rest_ms = _time(shape, paths, threads, folder, rest)
+    *times, rest_ms = _time(shape, paths, target, folder, rest)
     found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
     for (part, size, last), count, time in zip(wanted, copies[1:], times[1:], strict=True):
         found.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
@@ -247,10 +251,10 @@ class _Graph:
 
 
 def _time(
-    shape: LayerShape, paths: Sequence[Path], threads: int, folder: Path, rest: tuple[Path, Batch]
+    shape: LayerShape, paths: Sequence[Path], target: ResolvedTarget, folder: Path, rest: tuple[Path, Batch]
 ) -> list[float]:
     """Milliseconds of each graph and of the rest of the model, in turns."""
-    jobs = JobFolder(folder, "onnxruntime", "cpu", threads, "latencies of layers")
+    jobs = JobFolder.of_target(folder, target)
     feeds: Mapping[int, str] = {
         tokens: jobs.feeds(f"tokens-{tokens}", [_batch(shape, tokens)])
         for tokens in {shape.tokens, shape.last_tokens}
@@ -267,6 +271,11 @@ def _time(
     reads.append(jobs.feeds("rest", [rest[1]]))
     results = timed(jobs, models, [reads], TIMED, processes=PROCESSES)
     return [undisturbed_ms(results, which) for which in range(len(models))]
+
+
+def _memory_bytes(target: ResolvedTarget) -> int:
+    """What the target's processor has; of a GPU the machine's, which is the larger one."""
+    return int(target.description["memory_mb"] * BYTES_PER_MB)
 
 
 def _batch(shape: LayerShape, tokens: int) -> dict[str, NDArray[np.generic]]:

@@ -13,7 +13,13 @@ from compress.errors import ModelError
 from compress.models.factors import Factored
 from compress.models.families import encoder_of
 from compress.passes.prune.budget import Budget
-from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, kept_widths, multiple_of
+from compress.passes.prune.channels import (
+    ChannelSurgeon,
+    choose_cuts,
+    kept_widths,
+    multiple_of,
+    widths_within,
+)
 from compress.passes.prune.counting import CONVOLUTIONS
 from compress.passes.prune.encoders import EncoderPruner, Material, taylor_scores
 from compress.passes.prune.saliency import standing_in, sum_over_group
@@ -34,12 +40,14 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
     except ModelError as error:
         reason = error
     remove, target = spec.remove, spec.target
+    convolutions = any(isinstance(module, CONVOLUTIONS) for module in model.modules())
     if target is not None:
-        if reason is not None:
+        if reason is not None and (target.timed or not convolutions):
+            chosen = "for a latency" if target.timed else "for a target"
             raise ModelError(
-                f"heads and feed-forward widths are chosen for a target, and this model has none: {reason.message}",
+                f"heads and feed-forward widths are chosen {chosen}, and this model has none: {reason.message}",
                 where="prune.target",
-                hint="Of a model with convolutions remove `channels`.",
+                hint="Channels of convolutions are chosen for a `ratio` or a `size_mb`, or removed by `channels`.",
             )
         if target.timed and any(isinstance(module, Factored) for module in model.modules()):
             raise ModelError(
@@ -56,7 +64,7 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
                 where="prune.remove.channels",
                 hint="Remove `heads` and `feed_forward` instead.",
             )
-        if not any(isinstance(module, CONVOLUTIONS) for module in model.modules()):
+        if not convolutions:
             raise ModelError("this model has no convolutions", where="prune.remove.channels")
     for asked in ("heads", "feed_forward", "layers", "hidden"):
         if getattr(remove, asked) and reason is not None:
@@ -67,6 +75,17 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
             )
 
 
+def takes_channels(model: nn.Module, spec: PruneSpec) -> bool:
+    """Whether channels of convolutions are what goes, of a model that can give what is asked for."""
+    if spec.remove is not None:
+        return spec.remove.channels > 0
+    try:
+        encoder_of(model)
+    except ModelError:
+        return True
+    return False
+
+
 class ChannelPruner:
     """Takes the convolutions of a model to the widths that are asked for; see `EncoderPruner`."""
 
@@ -74,7 +93,7 @@ class ChannelPruner:
         """Set the goals from the model as it is.
 
         Raises:
-            PassError: nothing would be removed.
+            PassError: nothing would be removed, or the target cannot be reached.
         """
         self.model = model
         self.material = material
@@ -83,8 +102,11 @@ class ChannelPruner:
         self.whole = {group.name: group.width for group in surgeon.groups}
         self.widths = dict(self.whole)
         spec = material.spec
-        assert spec.remove is not None
-        kept = kept_widths(surgeon.groups, spec.remove.channels, spec.round_to)
+        if spec.remove is not None:
+            kept = kept_widths(surgeon.groups, spec.remove.channels, spec.round_to)
+        else:
+            assert spec.target is not None
+            kept = widths_within(surgeon, spec.target, spec.round_to)
         self._goals = {
             group.name: (final, multiple_of(group, spec.round_to))
             for group, final in zip(surgeon.groups, kept, strict=True)
@@ -142,6 +164,6 @@ def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None
         ModelError: the model does not have what is to be removed.
     """
     check_request(model, material.spec)
-    if material.spec.remove is not None and material.spec.remove.channels:
+    if takes_channels(model, material.spec):
         return ChannelPruner(model, material)
     return EncoderPruner(model, material, budget)

@@ -20,7 +20,7 @@ from compress.models.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.prediction import predicted_parameters
-from compress.passes.prune.removal import Pruner, check_request, pruner_of
+from compress.passes.prune.removal import Pruner, check_request, pruner_of, takes_channels
 from compress.passes.prune.selection import shares
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
 from compress.profile.distill_spec import VocabularySpec
@@ -30,7 +30,7 @@ from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
 from compress.training.trimming import tokens_of, write_tokenizer
 from compress.training.validation import Validation
-from compress.units import megabytes
+from compress.units import FLOAT_BYTES, megabytes
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -130,7 +130,7 @@ def _budget(
     if spec.target is None:
         return None, None
     if not spec.target.timed:
-        return None, parameter_budget(model, spec.target)
+        return None, None if takes_channels(model, spec) else parameter_budget(model, spec.target)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-latency-")))
     timing = time_before(ctx, model, interface, folder)
     return timing, latency_budget(timing, encoder_of(model), spec.target)
@@ -147,14 +147,15 @@ def _note_target(
     interface: Path,
 ) -> None:
     """What was predicted of a target beside what was measured."""
-    if spec.target is None or budget is None:
+    if spec.target is None:
         return
     asked = spec.target.model_dump(exclude_none=True)
     if timing is None:
-        size = megabytes(4 * facts["parameters"])
+        size = megabytes(FLOAT_BYTES * facts["parameters"])
         facts["target"] = {**asked, "weights_mb": size}
         return
     assert isinstance(pruner, EncoderPruner)
+    assert budget is not None
     predicted = budget.predicted([(layer.heads, layer.feed_forward) for layer in encoder_of(model).layers])
     measured = time_after(ctx, model, interface, timing)
     facts["target"] = {

@@ -30,14 +30,15 @@ from compress.passes.prune.layers import remove_layers
 from compress.profile.prune_spec import PruneSpec, PruneTargetSpec
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
+from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Batch
 from compress.training.batches import to_tensors
-from compress.units import BYTES_PER_MB
+from compress.training.world import current_world
+from compress.units import BYTES_PER_MB, FLOAT_BYTES
 
 TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
 """How the models before and after are timed."""
 PROCESSES = 4
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) ->
 
 
 def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> Timing:
-    """Lower and time the model as it is, and the parts of its layers.
+    """Lower and time the model as it is, and the parts of its layers; of several processes one does, for all.
 
     Args:
         interface: the folder that says how the model reads its inputs.
@@ -117,7 +118,14 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
 
     Raises:
         PassError: the model cannot be lowered.
+        TargetError: the device that times is lost.
     """
+    world = current_world()
+    found = world.told(_time_before(ctx, model, interface, folder) if world.leads else None)
+    return Timing(folder, found["before_ms"], LatencyTable(**found["table"]))
+
+
+def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> dict[str, Any]:
     spec = ctx.spec
     assert isinstance(spec, PruneSpec)
     batches = _batches(ctx, interface)
@@ -134,20 +142,27 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
         max(layer.feed_forward for layer in encoder.layers),
         spec.round_to,
         len(encoder.layers),
-        ctx.threads,
+        ctx.timed_on,
         _made(folder / "table"),
         (folder / "rest" / ONNX_MODEL, typical),
     )
-    (before,) = _time([folder / "before"], batches, ctx.threads, folder)
-    return Timing(folder, before, table)
+    (before,) = _time([folder / "before"], batches, ctx.timed_on, folder)
+    return {"before_ms": before, "table": asdict(table)}
 
 
 def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> dict[str, Any]:
-    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`."""
+    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`, and
+    `timed_on`, the target. Of several processes one does, for all."""
+    world = current_world()
+    before, after = world.told(_time_after(ctx, model, interface, timing) if world.leads else None)
+    table = asdict(timing.table)
+    return {"before_ms": before, "measured_ms": after, "table": table, "timed_on": ctx.timed_on.label}
+
+
+def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> list[float]:
     _lowered(model, interface, timing.folder / "after")
     files = [timing.folder / "before", timing.folder / "after"]
-    before, after = _time(files, _batches(ctx, interface), ctx.threads, timing.folder)
-    return {"before_ms": before, "measured_ms": after, "table": asdict(timing.table)}
+    return _time(files, _batches(ctx, interface), ctx.timed_on, timing.folder)
 
 
 def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
@@ -173,10 +188,12 @@ def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
     return scenarios(chosen, [1], [])[0].batches(inputs)
 
 
-def _time(folders: Sequence[Path], batches: Sequence[Batch], threads: int, where: Path) -> list[float]:
+def _time(
+    folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, where: Path
+) -> list[float]:
     """Milliseconds of models on the same batches, each as it runs alone."""
     with tempfile.TemporaryDirectory(dir=where) as name:
-        jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "pruned models")
+        jobs = JobFolder.of_target(Path(name), target)
         files = [folder / ONNX_MODEL for folder in folders]
         return undisturbed_apart(jobs, files, batches, TIMED, processes=PROCESSES)
 

@@ -183,7 +183,7 @@ class _Mixing:
         known = self.sensitivities()
         rows = typical_length(self.ctx, self.source)
         shapes = shapes_of(products)
-        timings = probe(shapes, rows, self.ctx.threads, (), most=len(shapes)).timings
+        timings = probe(shapes, rows, self.ctx.timed_on, most=len(shapes)).timings
         extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in timings}
         costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
         costs = costs[: len(known)]
@@ -191,7 +191,12 @@ class _Mixing:
         given = give_back_within(losses, costs, latency_ms - least)
         predicted = least + sum(max(0.0, costs[place]) for place in given)
         given, measured = take_back_until(given, losses, costs, latency_ms, self.latency, self.in_time)
-        facts = {"latency_ms": latency_ms, "predicted_ms": predicted, "measured_ms": measured}
+        facts = {
+            "latency_ms": latency_ms,
+            "predicted_ms": predicted,
+            "measured_ms": measured,
+            "timed_on": self.ctx.timed_on.label,
+        }
         return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
 
     def compared(self, given: frozenset[int], reason: str) -> Found:
@@ -244,11 +249,11 @@ class _Mixing:
         return self.float_score - self.ctx.task.score(outputs, self.truth).value
 
     def latency(self, given: frozenset[int]) -> float:
-        """Median of one example, ms."""
-        return variant_ms(self.write(given) / ONNX_MODEL, self.inputs, self.ctx.threads, seed=self.ctx.seed)
+        """Median of one example where it will run, ms."""
+        return variant_ms(self.write(given) / ONNX_MODEL, self.inputs, self.ctx.timed_on, seed=self.ctx.seed)
 
     def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        return variant_outputs([file], self.inputs, chosen, self.ctx.threads)[0]
+        return variant_outputs([file], self.inputs, chosen, self.ctx.timed_on.spec.threads)[0]
 
     def write(self, given: frozenset[int]) -> Path:
         """The folder of the model with these layers given back; what stands there already is not written again."""
@@ -264,7 +269,7 @@ class _Mixing:
     def in_time(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, float]) -> Mixture:
+    def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> Mixture:
         """The model of the best trial: the last one tried may be another."""
         best = found.best
         folder = self.write(best.given_back)

@@ -1,4 +1,4 @@
-"""What 8-bit products gain on this machine: measured at the model's own shapes, in a second or two, before the work.
+"""What 8-bit products gain on a target: measured there at the model's own shapes, in seconds, before the work.
 
 A processor whose instructions add up products of bytes in 32 bits (VNNI, AMX; dot products on ARM) multiplies them
 faster than floats. Others may not, and on x86 they add two products in 16 bits, which overflows: there weights take
@@ -8,9 +8,8 @@ one bit less.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.artifacts import Artifact
 from compress.lowering.graph import MS_DOMAIN
+from compress.measure.jobs import JobFolder
+from compress.measure.latency import milliseconds, timed
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear
-from compress.runtimes.runner import open_session
+from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
-from compress.units import MS_PER_S
+from compress.targets.local import ResolvedTarget
 
 Shape = tuple[int, int]
 """Inputs and outputs of a linear layer."""
@@ -89,19 +90,24 @@ def typical_length(ctx: StepContext, source: Artifact) -> int:
 
 
 def probe(
-    shapes: Mapping[Shape, int], rows: int, threads: int, flags: Sequence[str], *, most: int = MOST_SHAPES
+    shapes: Mapping[Shape, int], rows: int, target: ResolvedTarget, *, most: int = MOST_SHAPES
 ) -> Probe:
-    """Time each shape, the most expensive first and at most `most`, with weights and inputs of random numbers.
+    """Time each shape on a target, the most expensive first and at most `most`, with weights and inputs of random
+    numbers; in a child process, a float product and its integers in turns.
 
     Args:
         shapes: (inputs, outputs) -> layers.
         rows: of each product: tokens of a typical example.
-        threads: of each product.
-        flags: instruction sets of the processor.
+        target: of the runtime onnxruntime; a device's connection stays open.
+
+    Raises:
+        TargetError: the device is lost, or the target cannot run such a product.
     """
+    flags = tuple(target.description["cpu"]["flags"])
     by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:most]
-    timings = tuple(Timing(*shape, shapes[shape], *_times(shape, rows, threads)) for shape in by_cost)
-    return Probe(tuple(flags), rows, timings)
+    times = _times(by_cost, rows, target) if by_cost else []
+    timings = (Timing(*shape, shapes[shape], *pair) for shape, pair in zip(by_cost, times, strict=True))
+    return Probe(flags, rows, tuple(timings))
 
 
 def warning(
@@ -136,27 +142,25 @@ def lacking(flags: Collection[str]) -> str:
     return f"no instructions for products of bytes{known}"
 
 
-def _times(shape: Shape, rows: int, threads: int) -> tuple[float, float]:
-    """Fastest ms of a float32 product and of an integer one, in turns."""
+def _times(shapes: Sequence[Shape], rows: int, target: ResolvedTarget) -> list[tuple[float, float]]:
+    """Fastest ms of each shape's float32 product and of its integer one."""
     random = np.random.default_rng(0)
-    x = random.normal(size=(rows, shape[0])).astype(np.float32)
-    with tempfile.TemporaryDirectory(prefix="compress-probe-") as folder:
-        runs: list[Callable[[], Any]] = []
-        for name, model in (("float", _float_product(shape)), ("integer", _integer_product(shape))):
-            path = Path(folder) / f"{name}.onnx"
-            onnx.save(model, str(path))
-            session = open_session(str(path), threads)
-            runs.append(lambda session=session: session.run(None, {"x": x}))  # type: ignore[misc]
-    fastest = [float("inf")] * len(runs)
-    deadline = time.perf_counter() + SECONDS_A_SHAPE
-    turns = 0
-    while turns < 3 or time.perf_counter() < deadline:
-        for place, run in enumerate(runs):
-            started = time.perf_counter()
-            run()
-            fastest[place] = min(fastest[place], time.perf_counter() - started)
-        turns += 1
-    return fastest[0] * MS_PER_S, fastest[1] * MS_PER_S
+    with tempfile.TemporaryDirectory(prefix="compress-probe-") as name:
+        folder = Path(name)
+        jobs = JobFolder.of_target(folder, target)
+        models, feeds = [], []
+        for shape in shapes:
+            x = random.normal(size=(rows, shape[0])).astype(np.float32)
+            words = f"{shape[0]}-{shape[1]}"
+            read = jobs.feeds(f"rows-{words}", [{"x": x}])
+            for kind, model in (("float", _float_product(shape)), ("integer", _integer_product(shape))):
+                models.append(str(folder / f"{kind}-{words}.onnx"))
+                feeds.append(read)
+                onnx.save(model, models[-1])
+        spec = MeasureSpec(examples=1, min_seconds=SECONDS_A_SHAPE * len(shapes), min_rounds=3)
+        (result,) = timed(jobs, models, [feeds], spec, processes=1)
+    fastest = [float(milliseconds(result, 0, which).min()) for which in range(len(models))]
+    return list(zip(fastest[::2], fastest[1::2], strict=True))
 
 
 def _float_product(shape: Shape) -> onnx.ModelProto:

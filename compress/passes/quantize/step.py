@@ -34,7 +34,6 @@ from compress.passes.quantize.static import convolutions
 from compress.passes.quantize.writing import Writer
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
-from compress.targets.local import cpu
 from compress.tasks.base import Batch, Inputs, Truth
 
 
@@ -82,17 +81,21 @@ def run(ctx: StepContext) -> StepResult:
     }
     if variants:
         facts["variants"] = {name: asdict(one) for name, one in variants.items()}
+        facts["timed_on"] = ctx.timed_on.label
     return StepResult(spec.produces(source.form), facts)
 
 
 def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
-    """What 8 bits gain on this machine, for the facts; says so where it is nothing."""
-    machine = cpu()
-    found = probe(shapes_of(chosen), typical_length(ctx, source), ctx.threads, machine["flags"])
-    message = warning(found)
+    """What 8 bits gain where the model will run, for the facts; says so where it is nothing. A GPU is not asked: its
+    integers are of another kind."""
+    target = ctx.timed_on
+    if target.spec.device == "cuda":
+        return {}
+    found = probe(shapes_of(chosen), typical_length(ctx, source), target)
+    message = warning(found, machine=target.place)
     if message is not None:
         ctx.progress.say(f"quantize: {message}")
-    return {"probe": {"processor": machine["model"], **found.facts()}}
+    return {"probe": {"processor": target.description["cpu"]["model"], **found.facts()}}
 
 
 def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list[str]:
@@ -140,14 +143,15 @@ def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> d
     """Score and latency of each scheme on the validation split; the float model is the reference of embeddings."""
     validation = ctx.data.validation
     ctx.progress.say(
-        f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples, on this machine"
+        f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples, on "
+        f"{ctx.timed_on.place}"
     )
     found = compare_variants(
         {scheme: folder / ONNX_MODEL for scheme, folder in folders.items()},
         ctx.task.encode(validation, source.path),
         Truth.of(validation),
         ctx.task,
-        ctx.threads,
+        ctx.timed_on,
         seed=ctx.seed,
         reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
     )

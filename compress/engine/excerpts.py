@@ -1,0 +1,36 @@
+"""What a record keeps of single test examples: the beginnings of texts whose answer changed."""
+
+from __future__ import annotations
+
+from compress.data.splits import Examples
+from compress.records import StepRecord
+
+LENGTH = 120
+"""Characters of a text, at most."""
+MOST = 1000
+"""Texts, at most: those that the model is most sure of."""
+
+
+def excerpts(baseline: StepRecord, deployed: StepRecord, test: Examples) -> dict[int, str]:
+    """The beginnings of texts that the deployed model answers otherwise than the baseline, by their place in the test
+    split; on the first target that measured both. None where examples are no texts, or have no one answer."""
+    before, after = (
+        {one.target: one.accuracy for one in step.measurements if len(one.accuracy.predictions) == len(test)}
+        for step in (baseline, deployed)
+    )
+    shared = next((target for target in before if target in after), None)
+    if shared is None:
+        return {}
+    old, new = before[shared], after[shared]
+    changed = [place for place in range(len(test)) if old.predictions[place] != new.predictions[place]]
+    if new.confidence:
+        changed.sort(key=lambda place: (-new.confidence[place], place))
+    items = {place: test.items[place] for place in changed[:MOST]}
+    return {place: beginning(item) for place, item in items.items() if isinstance(item, str)}
+
+
+def beginning(text: str) -> str:
+    """The first words of a text on one line, cut at `LENGTH` characters."""
+    line = " ".join(text[: 4 * LENGTH].split())
+    whole = len(line) <= LENGTH and len(text) <= 4 * LENGTH
+    return line if whole else line[: LENGTH - 1].rstrip() + "…"

@@ -1,0 +1,13 @@
+"""Where passes time and compare what they choose between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress.profile.schema import TargetSpec
+
+
+def timed_on(targets: Sequence[TargetSpec]) -> TargetSpec:
+    """The first target that runs onnxruntime; where all run torch, this machine's CPU with the first one's threads."""
+    found = (target for target in targets if target.runtime == "onnxruntime")
+    return next(found, TargetSpec(threads=targets[0].threads))
