@@ -6,10 +6,10 @@ import math
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -19,7 +19,12 @@ from compress.units import MIB
 IN_MEMORY = 16 * MIB
 """Bytes from which ragged rows go to a file."""
 
+AT_A_TIME = 4096
+"""Examples that are handled together."""
+
 _BLOCK = 1 << 20
+
+Example = TypeVar("Example")
 
 
 class FlatArray:
@@ -123,11 +128,11 @@ class Ragged(Sequence[NDArray[Any]]):
         self.offsets = offsets
 
     @classmethod
-    def of(cls, examples: Sequence[ArrayLike], dtype: DTypeLike = np.int32) -> Ragged:
-        """The same examples, end to end."""
+    def of(cls, examples: Iterable[ArrayLike], dtype: DTypeLike = np.int32) -> Ragged:
+        """The same examples, end to end; they are taken one by one."""
         writer = RaggedWriter(dtype)
-        for start in range(0, len(examples), 4096):
-            writer.add([np.asarray(one) for one in examples[start : start + 4096]])
+        for block in blocks_of(examples):
+            writer.add([np.asarray(one) for one in block])
         return writer.finish()
 
     def __len__(self) -> int:
@@ -172,6 +177,13 @@ class Ragged(Sequence[NDArray[Any]]):
         steps = np.arange(lengths.max(initial=0))
         present: NDArray[np.bool_] = steps < lengths[:, None]
         return (starts[:, None] + steps)[present], present
+
+
+def blocks_of(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """The examples in order, `AT_A_TIME` of them in a list."""
+    waiting = iter(examples)
+    while block := list(islice(waiting, AT_A_TIME)):
+        yield block
 
 
 class RaggedWriter:

@@ -7,7 +7,7 @@ Task-Specific Knowledge from BERT, 2019 (arXiv:1903.12136) mask, replace and sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,8 @@ def augment(
     *,
     max_length: int,
     seed: int,
-) -> list[Ids]:
-    """`spec.copies` new texts for each text, copy after copy; equal seeds give equal texts.
+) -> Iterator[Ids]:
+    """`spec.copies` new texts for each text, copy after copy, one by one; equal seeds give equal texts.
 
     Args:
         texts: token ids of each text, special tokens included.
@@ -60,28 +60,31 @@ def augment(
         max_length: no new text is longer, special tokens included.
     """
     random = np.random.default_rng([seed, len(texts)])
-    parts = [_apart(text, fixed) for text in texts]
+    bounds = np.empty((len(texts), 2), np.int32)
+    for place, text in enumerate(texts):
+        bounds[place] = _bounds(text, fixed)
+
+    def inner_of(place: int) -> Ids:
+        first, last = bounds[place]
+        return texts[place][first:last]
+
     loose = np.ones(len(neighbours), dtype=bool)
     loose[sorted(fixed)] = False
-    new: list[Ids] = []
     for _ in range(spec.copies):
-        for before, inner, after in parts:
+        for text, (first, last) in zip(texts, bounds, strict=True):
+            before, body, after = text[:first], text[first:last], text[last:]
             room = max_length - len(before) - len(after)
-            body = inner
-            if len(inner) and random.random() < spec.splice:
-                body = _splice(body, parts[random.integers(len(parts))][1], random)
+            if len(body) and random.random() < spec.splice:
+                body = _splice(body, inner_of(int(random.integers(len(texts)))), random)
             body = _delete(body[:room], loose, spec.delete, random)
             body = _replace(body, neighbours, loose, spec.replace, random)
-            new.append(np.concatenate([before, body, after]))
-    return new
+            yield np.concatenate([before, body, after])
 
 
-def _apart(text: Ids, fixed: frozenset[int]) -> tuple[Ids, Ids, Ids]:
-    """A text as its leading special tokens, what stands between, and its trailing special tokens."""
+def _bounds(text: Ids, fixed: frozenset[int]) -> tuple[int, int]:
+    """Where the leading special tokens of a text end, and where its trailing ones begin."""
     others = [place for place, token in enumerate(text.tolist()) if token not in fixed]
-    if not others:
-        return text, text[:0], text[:0]
-    return text[: others[0]], text[others[0] : others[-1] + 1], text[others[-1] + 1 :]
+    return (others[0], others[-1] + 1) if others else (len(text), len(text))
 
 
 def _splice(first: Ids, second: Ids, random: np.random.Generator) -> Ids:

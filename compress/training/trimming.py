@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def tokens_of(inputs: Inputs) -> TokenInputs:
 
 
 def write_tokenizer(
-    source: Path, out: Path, trim: VocabularySpec | None, texts: Sequence[Ids], labels: tuple[str, ...]
+    source: Path, out: Path, trim: VocabularySpec | None, texts: Iterable[Ids], labels: tuple[str, ...]
 ) -> Words:
     """Write the student's `task.json` into `out`, and its `tokenizer.json` where the model reads texts.
 

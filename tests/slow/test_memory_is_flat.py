@@ -1,4 +1,4 @@
-"""Twenty times the examples, the same memory: encoding, the teacher's signals, training."""
+"""Twenty times the examples, the same memory: encoding, the teacher's signals, training; new texts and vocabularies."""
 
 from __future__ import annotations
 
@@ -11,21 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-JOB = """
-import json, sys
+TEXTS = """
 from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
-import torch
-
-from compress.profile.training_spec import TrainingSpec
-from compress.progress import Silent
-from compress.tasks.tokens import encode_texts
-from compress.training.loop import train
-from compress.training.losses import logits_kl
-from compress.training.teachers import cached_signals
-from tests.tiny import WORDS, tiny_bert, write_torch_artifact
+from tests.tiny import WORDS
 
 class Texts(Sequence):
     "Texts that are made when they are read."
@@ -38,6 +27,23 @@ class Texts(Sequence):
             return Texts(self.places[index])
         random = np.random.default_rng(self.places[index])
         return " ".join(np.array(WORDS)[random.integers(0, len(WORDS), random.integers(2, 12))])
+"""
+
+JOB = (
+    TEXTS
+    + """
+import json, sys
+from pathlib import Path
+
+import torch
+
+from compress.profile.training_spec import TrainingSpec
+from compress.progress import Silent
+from compress.tasks.tokens import encode_texts
+from compress.training.loop import train
+from compress.training.losses import logits_kl
+from compress.training.teachers import cached_signals
+from tests.tiny import tiny_bert, write_torch_artifact
 
 torch.set_num_threads(1)
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
@@ -58,12 +64,46 @@ status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text
 stored = sum(file.stat().st_size for file in (folder / "signals").rglob("*.bin"))
 print(json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024, "stored": stored, "steps": result.steps}))
 """
+)
+
+NEW_TEXTS = (
+    TEXTS
+    + """
+import json, sys
+from pathlib import Path
+
+from compress.passes.distill.material import check_segmentation, extra_texts, joined
+from compress.profile.distill_spec import AugmentSpec, VocabularySpec
+from compress.tasks.tokens import encode_texts
+from compress.training.trimming import write_tokenizer
+from tests.tiny import tiny_bert, write_torch_artifact
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+model = tiny_bert(hidden=16, layers=1, heads=1, ffn=16)
+teacher = write_torch_artifact(folder / "model", model).path
+student = folder / "student"
+student.mkdir()
+
+def encoded(reader):
+    return encode_texts(Texts(range(count)), reader / "tokenizer.json", reader / "task.json")
+
+words = write_tokenizer(teacher, student, VocabularySpec(), encoded(teacher).ids, ("a", "b", "c"))
+readers = [(teacher, encoded(teacher)), (student, encoded(student))]
+check_segmentation(readers[1][1], readers[0][1], words)
+embeddings = model.get_input_embeddings().weight.detach().numpy()
+new = extra_texts(readers[0], readers, embeddings, AugmentSpec(copies=2), max_length=16, seed=0)
+shown = [joined(own, more) for (_, own), more in zip(readers, new)]
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+stored = sum(4 * int(one.lengths.sum()) for one in shown)
+print(json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024, "stored": stored, "texts": len(shown[0])}))
+"""
+)
 
 
-def run(folder: Path, count: int) -> dict[str, int]:
+def run(folder: Path, count: int, job: str = JOB) -> dict[str, int]:
     folder.mkdir()
     result = subprocess.run(
-        [sys.executable, "-c", JOB, folder, str(count)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", job, folder, str(count)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     facts: dict[str, int] = json.loads(result.stdout.splitlines()[-1])
@@ -78,3 +118,13 @@ def test_a_million_examples_take_the_memory_of_fifty_thousand(tmp_path: Path):
     assert many["stored"] > 18 * few["stored"] > 100_000_000
     assert many["peak"] - few["peak"] < 64 * 1_000_000
     assert many["peak"] < 1.12 * few["peak"]
+
+
+@pytest.mark.slow
+def test_new_texts_and_a_trimmed_vocabulary_take_no_more_for_more_examples(tmp_path: Path):
+    few, many = run(tmp_path / "few", 20_000, NEW_TEXTS), run(tmp_path / "many", 400_000, NEW_TEXTS)
+    assert many["texts"] == 3 * 400_000
+    assert many["stored"] > 18 * few["stored"]
+    # What grows is where each text begins and how long it is, in six sets of texts, and buffers up to 16 MiB; with an
+    # object for each new text it would be three times as much, and more for longer texts.
+    assert many["peak"] - few["peak"] < 160 * 1_000_000

@@ -51,7 +51,7 @@ def test_there_are_no_more_neighbours_than_tokens() -> None:
 def test_special_tokens_keep_their_places(
     given_texts: list[np.ndarray], spec: AugmentSpec, seed: int
 ) -> None:
-    new = augment(given_texts, NEIGHBOURS, FIXED, spec, max_length=10, seed=seed)
+    new = list(augment(given_texts, NEIGHBOURS, FIXED, spec, max_length=10, seed=seed))
     assert len(new) == spec.copies * len(given_texts)
     for text, old in zip(new, given_texts * spec.copies, strict=True):
         assert text[0] == 2
@@ -77,7 +77,7 @@ def test_equal_seeds_give_equal_texts() -> None:
 def test_nothing_asked_changes_nothing() -> None:
     spec = AugmentSpec(copies=2, replace=0, delete=0, splice=0)
     given_texts = [np.array([2, 5, 6, 3]), np.array([2, 7, 3])]
-    new = augment(given_texts, NEIGHBOURS, FIXED, spec, max_length=32, seed=0)
+    new = list(augment(given_texts, NEIGHBOURS, FIXED, spec, max_length=32, seed=0))
     assert [text.tolist() for text in new] == [text.tolist() for text in given_texts * 2]
 
 
@@ -86,7 +86,7 @@ def test_each_operation_takes_its_share() -> None:
 
     def drawn(**shares: float) -> list[np.ndarray]:
         spec = AugmentSpec(**{"copies": 1, "replace": 0.0, "delete": 0.0, "splice": 0.0, **shares})
-        return augment(given_texts, NEIGHBOURS, FIXED, spec, max_length=128, seed=0)
+        return list(augment(given_texts, NEIGHBOURS, FIXED, spec, max_length=128, seed=0))
 
     replaced = np.mean([np.mean(a != b) for a, b in zip(drawn(replace=0.25), given_texts, strict=True)])
     assert replaced == pytest.approx(0.25 * 40 / 42, abs=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def _from_vocabulary(
     )
     # A trimmed vocabulary keeps every word that could have been drawn.
     words = [sampled.words[start : start + _PIECE] for start in range(0, len(sampled.words), _PIECE)]
-    read = translated([*sampled.ids, *words], folder, source, _inputs_of(ctx, source))
+    read = translated(chain(sampled.ids, words), folder, source, _inputs_of(ctx, source))
     untrained = untrained_student(ctx, spec, ctx.seed, read)
     warn_of_gap([teacher], untrained.model, ctx.progress)
     shown = shown_samples(ctx, [teacher], sampled.ids)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from compress.models.vocabulary import (
     read_vocabulary,
 )
 from compress.profile.distill_spec import AugmentSpec
+from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs
 from compress.training.augmentation import augment, nearest_neighbours
@@ -70,22 +72,25 @@ def extra_texts(
     )
     candidates = known[~np.isin(known, sorted(old.special)) & (known < len(embeddings))]
     neighbours = nearest_neighbours(embeddings, candidates, spec.neighbours)
-    ids = augment(texts.ids, neighbours, old.special, spec, max_length=max_length, seed=seed)
-    return [
-        replace(own, ids=[table[text] for text in ids])
-        for table, (_, own) in zip(bridges, readers, strict=True)
-    ]
+    writers = [RaggedWriter() for _ in readers]
+    drawn = augment(texts.ids, neighbours, old.special, spec, max_length=max_length, seed=seed)
+    for block in blocks_of(drawn):
+        for writer, table in zip(writers, bridges, strict=True):
+            writer.add([table[text] for text in block])
+    return [replace(own, ids=writer.finish()) for writer, (_, own) in zip(writers, readers, strict=True)]
 
 
-def translated(ids: Sequence[Ids], old: Path, new: Path, own: TokenInputs) -> TokenInputs:
+def translated(ids: Iterable[Ids], old: Path, new: Path, own: TokenInputs) -> TokenInputs:
     """Token ids of one vocabulary as the reader of another has them; `own` is any encoding of that reader."""
     bridge = _bridge(read_vocabulary(old / TOKENIZER), read_vocabulary(new / TOKENIZER))
-    return replace(own, ids=[bridge[text] for text in ids])
+    return replace(own, ids=Ragged.of(bridge[text] for text in ids))
 
 
 def joined(first: Inputs, second: TokenInputs | None) -> Inputs:
     """The examples of both, one after the other."""
-    return first if second is None else replace(second, ids=[*tokens_of(first).ids, *second.ids])
+    return (
+        first if second is None else replace(second, ids=Ragged.of(chain(tokens_of(first).ids, second.ids)))
+    )
 
 
 def _checked_bridge(old: Vocabulary, texts: TokenInputs, new: Vocabulary, own: TokenInputs) -> Ids:

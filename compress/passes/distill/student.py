@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,15 +98,15 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
     return Untrained(model, Words(None, None), "ready")
 
 
-def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Sequence[Ids]:
+def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Iterable[Ids]:
     """Token ids whose tokens a trimmed vocabulary must keep."""
     if spec.trimmed is None:
         return []
     if sampled is not None:
-        return list(sampled.ids)
+        return sampled.ids
     source = ctx.inputs["model"].path
     splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
-    return [ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids]
+    return (ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids)
 
 
 def _batches(

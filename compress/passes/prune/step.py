@@ -109,7 +109,7 @@ def _interface(
         return source
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
     splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
-    used = [ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids]
+    used = (ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids)
     labels = tuple(json.loads((source / TASK).read_text(encoding="utf-8"))["labels"])
     words = write_tokenizer(source, folder, VocabularySpec(), used, labels)
     before, embedding = count_parameters(model), encoder_of(model).words
