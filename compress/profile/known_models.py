@@ -99,7 +99,7 @@ def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
     # A student that follows its own average is compared with nobody else.
     teachers = (lesson.learner,) if spec.ema is not None else lesson.teachers
     compared = unlike is not None and spec.ema is None
-    kinds = [kind for one in teachers if (kind := _model_type(one.source, base)) is not None]
+    kinds = [kind for one in teachers if (kind := model_type(one.source, base)) is not None]
     without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
     attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
     for index, stage in enumerate(spec.staged):
@@ -128,7 +128,7 @@ def _by_token(loss: LossSpec) -> bool:
     return isinstance(loss, HiddenLoss | EmbeddingLoss | AttentionLoss | RelationLoss | ContrastiveLoss)
 
 
-def _model_type(source: str | None, base: Path) -> str | None:
+def model_type(source: str | None, base: Path) -> str | None:
     """The `model_type` in a model's config; None where it is not on this machine, or no model of transformers."""
     config = _json(source, "config.json", base)
     kind = config.get("model_type") if config is not None else None

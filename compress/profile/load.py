@@ -13,6 +13,7 @@ from compress.package_paths import missing_source
 from compress.profile.chain import chain_faults
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
+from compress.profile.known_kinds import known_kind_faults
 from compress.profile.known_models import known_model_faults
 from compress.profile.schema import Profile
 from compress.profile.source import Path_, ProfileSource, override, read_source
@@ -50,6 +51,7 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
         found = [
             *teaching_faults(profile),
             *known_model_faults(profile, source.base),
+            *known_kind_faults(profile, source.base),
             *_further_source_faults(profile, source.base),
         ]
         faults += [source.fault(path, why) for path, why in found]
