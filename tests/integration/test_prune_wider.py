@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import (
 
 from compress.artifacts import STRUCTURE, Artifact
 from compress.data.splits import Examples
-from compress.errors import ModelError, PassError
+from compress.errors import ModelError, PassError, TargetError
 from compress.lowering import step as lower
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import encoder_of
@@ -38,10 +39,13 @@ from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
+from compress.profile.schema import TargetSpec
+from compress.targets.local import resolve
 from compress.tasks.tokens import TokenInputs
 from tests.integration import test_images_after_training as of_images
 from tests.integration.test_low_rank import fresh_outputs
-from tests.integration.test_lower_quantize_export import make
+from tests.integration.test_lower_quantize_export import given, make
+from tests.steps import run
 from tests.tiny import WORDS, text_task, tiny_bert, tiny_classifier, tiny_tokenizer, write_torch_artifact
 from tests.tiny_vision import image_task, images, tiny_vit, write_image_artifact
 
@@ -338,6 +342,18 @@ def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path, monk
     with pytest.raises(PassError, match="a latency of 1e-05 ms cannot be reached") as caught:
         make(prune, tmp_path / "b", spec(target={"latency_ms": 0.00001}), source)
     assert caught.value.where == "prune.target.latency_ms"
+
+
+@pytest.mark.gpu
+def test_a_gpu_times_for_itself(source: Artifact, tmp_path: Path):
+    try:
+        gpu = resolve(TargetSpec(device="cuda"))
+    except TargetError as error:
+        pytest.skip(str(error))
+    asked = given(tmp_path, spec(target={"speedup": 1.01}), source)
+    _, result = run(prune, replace(asked, timed_on=gpu))
+    assert result.facts["target"]["timed_on"] == gpu.label
+    assert result.facts["target"]["measured_ms"] > 0
 
 
 def test_what_a_model_does_not_have_is_refused(tmp_path: Path, source: Artifact):
