@@ -95,9 +95,22 @@ def test_every_way_and_its_rival_make_valid_profiles(script):
 @pytest.mark.parametrize("quick", [False, True])
 def test_what_is_pruned_makes_valid_profiles(script, quick: bool):
     pruned = script("prune_recover")
-    reached = {"target": {"latency_ms": 2.0}, "recover": pruned.RECOVERY}
-    for keys in (*pruned.AWAY.values(), pruned.HALF, reached):
-        is_valid(pruned.PROFILE, {**pruned.overrides(keys, quick), "data.path": DATA})
+    for cut in pruned.CUTS.values():
+        is_valid(pruned.PROFILE, {**pruned.overrides(cut, quick), "data.path": DATA})
+
+
+@pytest.mark.parametrize(
+    ("retention", "speedup", "held"),
+    [
+        (0.99, 2.1, [True, True]),
+        (0.99, 1.9, [False, True]),
+        (0.97, 3, [False, True]),
+        (0.95, 3, [False, False]),
+    ],
+)
+def test_the_bars_of_pruning(script, retention: float, speedup: float, held: list[bool]):
+    row = {"retention": retention, "speedup": speedup}
+    assert [cut.held_by(row) for cut in script("prune_recover").CUTS.values()] == held
 
 
 @pytest.mark.parametrize("quick", [False, True])
