@@ -105,12 +105,12 @@ OF_TEXTS: dict[str, Way] = {
 def of_images(student: dict[str, Any]) -> dict[str, Way]:
     """The ways that images have for themselves, for a student with an `architecture`."""
     both = [LOGITS, LABELS]
-    vit = {"student": {**student, "architecture": "vit"}, "losses": both}
+    vit = {"student": {**student, "architecture": "vit"}, "losses": both, "augment": BLENDED}
     spatial = {"attention": {"of": "spatial"}}
     return {
         "images: logits, against labels": Way({**vit, "losses": [LOGITS]}, {**vit, "losses": [LABELS]}),
         "images: distillation token": Way(
-            {"student": {**student, "architecture": "deit"}, "losses": both}, vit
+            {"student": {**student, "architecture": "deit"}, "losses": both, "augment": BLENDED}, vit
         ),
         "images: augment, shifts": Way({**vit, "augment": {}}, {**vit, "augment": None}),
         "images: augment, mixup": Way({**vit, "augment": {"mixup": 0.5}}, {**vit, "augment": {}}),
@@ -118,7 +118,8 @@ def of_images(student: dict[str, Any]) -> dict[str, Way]:
         "images: loss: similarity": Way({**vit, "losses": [*both, {"similarity": {}}]}, vit),
         "images: loss: contrastive": Way({**vit, "losses": [*both, {"contrastive": {}}]}, vit),
         "images: CNN to CNN, spatial attention": Way(
-            {"student": SMALL_CNN, "losses": [*both, spatial]}, {"student": SMALL_CNN, "losses": both}
+            {"student": SMALL_CNN, "losses": [*both, spatial], "augment": BLENDED},
+            {"student": SMALL_CNN, "losses": both, "augment": BLENDED},
         ),
         "images: online": Way({**vit, "online": {}}, vit),
         "images: ema": Way({**vit, "ema": {"decay": 0.99}}, {**vit, "losses": [LABELS]}),
@@ -134,6 +135,7 @@ def of_images(student: dict[str, Any]) -> dict[str, Way]:
 
 
 SMALL_CNN = {"model": "python:digits_cnn:build_small"}
+BLENDED = {"crop": 0.125, "mixup": 0.3}
 
 
 def main() -> int:
