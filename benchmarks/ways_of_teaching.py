@@ -38,8 +38,8 @@ LOGITS: dict[str, Any] = {"logits": {"temperature": 2}}
 LABELS: dict[str, Any] = {"labels": {}}
 Keys = Mapping[str, Any]
 NOTE = (
-    "Each way against a rival that differs in it alone; paired bootstrap over seeds and test examples. Seconds are those "
-    "of the wall, whatever else the machine did."
+    "Each way against a rival that differs in it alone; paired bootstrap over seeds and test examples. Seconds are "
+    "those of the wall, whatever else the machine did."
 )
 
 
