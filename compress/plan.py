@@ -194,10 +194,7 @@ class _Builder:
         inputs.update(self.further_teachers(name, spec, teacher))
         if asked.control:
             started = {**inputs, **self.ready_student(name, spec)}
-            # What is taught without data is held against the same teaching with it.
-            kind = "distill.control" if spec.data_free is None else "distill"
-            shown = spec.model_copy(update={"data_free": None})
-            control = self.add(f"{name}.control", kind, shown, started, form)
+            control = self.add(f"{name}.control", "distill.control", spec, started, form)
             self.row(control, "control", control)
         for number, assistant in enumerate(asked.assistants, start=1):
             # Each is made from the one before it and taught by it; generations are for the student alone.

@@ -192,7 +192,7 @@ class DistillSpec(TrainingSpec):
     """Extra examples that the teacher labels; unset: none."""
     control: bool = False
     """Train the same student without the teacher too, and report that row; with `data_free`: the same student from the
-    same teacher with the training data."""
+    same teacher with the training data, for as many steps."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seeds the student, its new examples and the order of its batches; unset: the profile's, which seeds teachers and
     splits too."""

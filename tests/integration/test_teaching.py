@@ -246,6 +246,20 @@ def test_without_data_no_training_example_is_read(teacher: Artifact, tmp_path: P
     assert accuracy(student, examples(200, 5)) > GOOD
 
 
+def test_the_control_of_a_student_without_data_takes_as_many_steps_with_it(
+    teacher: Artifact, tmp_path: Path
+) -> None:
+    free = {"examples": 300, "length": (3, 8), "rounds": 1}
+    student, control = (
+        finish(ctx, run(ctx))
+        for name, run in (("without", distill.run), ("with", distill.run_control))
+        for ctx in [prepared(tmp_path / name, teacher, losses=LOGITS, data_free=free)]
+    )
+    assert control.facts["shown"] == {"train": 120}
+    assert control.facts["steps"] == student.facts["steps"]
+    assert accuracy(control, examples(200, 5)) > GOOD
+
+
 def test_token_losses_are_refused_where_student_and_teacher_cut_texts_otherwise(
     teacher: Artifact, tmp_path: Path
 ) -> None:

@@ -67,12 +67,12 @@ def test_a_student_that_stands_ready_is_fetched_and_may_have_another_head(tmp_pa
     assert source.finetune is not None  # type: ignore[attr-defined]
 
 
-def test_the_control_of_a_student_without_data_has_the_data(tmp_path: Path) -> None:
+def test_the_control_of_a_student_without_data_has_its_teacher(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "{data_free: {}, losses: [{logits: {}}], control: true}")
     control = plan.step("distill.control")
-    assert control.kind == "distill"
-    assert control.spec.data_free is None  # type: ignore[attr-defined]
-    assert plan.step("distill").spec.data_free is not None  # type: ignore[attr-defined]
+    assert control.kind == "distill.control"
+    assert control.spec == plan.step("distill").spec
+    assert "teacher" in control.inputs
     assert [row.role for row in plan.rows] == ["baseline", "control", "step"]
 
 

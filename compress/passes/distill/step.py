@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,7 @@ from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
-from compress.profile.distill_spec import DistillSpec
+from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
 from compress.profile.teaching import losses_of, needs_teacher
 from compress.records import Curve
@@ -55,9 +56,12 @@ def run(ctx: StepContext) -> StepResult:
 def run_control(ctx: StepContext) -> StepResult:
     """The same student without the teacher, to show what the teacher is worth.
 
-    The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples.
+    The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples. A
+    student that saw no data is held against the same teaching with it.
     """
     asked = _spec(ctx)
+    if asked.data_free is not None:
+        return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
     copies = 0 if asked.augment is None or images else asked.augment.copies
     further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
@@ -70,7 +74,7 @@ def run_control(ctx: StepContext) -> StepResult:
             # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.
             "augment": _plain_changes(asked) if images else None,
             "epochs": epochs * (1 + copies + further),
-            **dict.fromkeys(("select", "online", "ema", "data_free")),
+            **dict.fromkeys(("select", "online", "ema")),
             "teachers": (),
             "generations": 1,
             "keep": "last",
@@ -81,6 +85,13 @@ def run_control(ctx: StepContext) -> StepResult:
     shown = shown_data(ctx, spec, ())
     taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=ctx.seed)
     return _finish(ctx, spec, untrained, taught.model, [taught])
+
+
+def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
+    """The spec with the training data, for as many steps: there is another number of batches in an epoch."""
+    examples = len(ctx.data.train) + (0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled))
+    without, with_data = (-(-count // spec.batch_size) for count in (free.examples, examples))
+    return spec.model_copy(update={"data_free": None, "epochs": spec.epochs * without / with_data})
 
 
 def _spec(ctx: StepContext) -> DistillSpec:
