@@ -102,8 +102,8 @@ def teaching_warnings(profile: Profile) -> list[str]:
     )
     if distils and profile.teacher.finetune is not None and profile.teacher.finetune.smoothing > 0:
         warnings.append(
-            "teacher.finetune.smoothing: a teacher trained with smoothed labels distils worse, because its logits "
-            "no longer tell the wrong classes apart (Mueller et al. 2019); leave it at 0 unless you measured it"
+            "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse, as its logits tell "
+            "wrong classes apart less (Mueller et al. 2019); on CLINC150 no difference was measured, so measure yours"
         )
     for index, spec in enumerate(profile.specs):
         if isinstance(spec, DistillSpec) and spec.data_free is not None and not spec.control:

@@ -43,7 +43,7 @@ class FinetuneSpec(TrainingSpec):
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3
     """Passes over the training examples."""
     smoothing: Fraction = 0.0
-    """Label smoothing. It may help the teacher's own score; students of a smoothed teacher do worse (Mueller 2019)."""
+    """Label smoothing. It may help the teacher's own score; students of such a teacher may do worse (Mueller 2019)."""
     augment: bool = False
     """Images: train on randomly shifted copies, as `distill.augment` draws them by default."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
