@@ -13,6 +13,7 @@ from torch import nn
 from compress.artifacts import TASK, copy_interface
 from compress.forms import Framework
 from compress.lowering.attention import fuse_attention
+from compress.lowering.constants import transpose_constants
 from compress.lowering.export import OPSET, export_graph, signature_of
 from compress.lowering.files import save_onnx
 from compress.lowering.graph import tidy
@@ -70,6 +71,7 @@ def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str
         PassError: the model cannot be exported.
     """
     graph = export_graph(model, signature_of(task))
+    transpose_constants(graph)
     name_after_modules(graph)
     patches = multiply_patches(graph)
     pool_globally(graph)

@@ -1,0 +1,32 @@
+"""Constants that the exporter leaves to be turned at run time."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from compress.lowering.graph import add_initializer, attribute, constant, replace
+
+
+def transpose_constants(model: ir.Model) -> int:
+    """Turn constants themselves instead of leaving that to a node; how many nodes that spares.
+
+    The exporter turns the weight of a map itself, but not one that several maps share, such as the first factor of
+    query, key and value. Only what stands as a constant can be quantized.
+    """
+    graph = model.graph
+    turned: dict[tuple[int, tuple[int, ...]], ir.Value] = {}
+    spared = 0
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        array = constant(source)
+        if source is None or array is None:
+            continue
+        order = tuple(attribute(node, "perm", range(array.ndim)[::-1]))
+        if (id(source), order) not in turned:
+            turned[id(source), order] = add_initializer(
+                graph, f"{source.name}.transposed", np.transpose(array, order)
+            )
+        replace(node.outputs[0], turned[id(source), order])
+        spared += 1
+    return spared
