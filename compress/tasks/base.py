@@ -54,6 +54,11 @@ class TrainingData:
     labels: tuple[str, ...]
     unlabeled: Examples | None = None
 
+    @property
+    def shown(self) -> tuple[Examples, ...]:
+        """What a model is trained on: the training examples, and those without labels where there are any."""
+        return (self.train,) if self.unlabeled is None else (self.train, self.unlabeled)
+
 
 @dataclass(frozen=True)
 class Truth:

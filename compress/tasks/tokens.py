@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from compress.errors import ModelError
-from compress.store.flat import Ragged, RaggedWriter
+from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.tasks.base import Batch
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 TOKEN_TYPE_IDS = "token_type_ids"
 KNOWN_INPUTS = (INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS)
-
-_CHUNK = 4096
-"""Texts that are tokenized together: the tokenizer's own objects are far larger than the ids."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +102,10 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
     tokenizer.enable_truncation(max_length)
     tokenizer.no_padding()
     writer = RaggedWriter(np.int32)
-    for start in range(0, len(texts), _CHUNK):
+    # Not all at once: the tokenizer's own objects are far larger than the ids.
+    for block in blocks_of(texts):
         # The fast form skips character offsets, which nobody reads.
-        encodings = tokenizer.encode_batch_fast(list(texts[start : start + _CHUNK]))
+        encodings = tokenizer.encode_batch_fast(block)
         writer.add([encoding.ids for encoding in encodings])
     return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
 

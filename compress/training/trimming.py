@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from compress.models.vocabulary import (
     trim_tokenizer,
 )
 from compress.profile.distill_spec import VocabularySpec
+from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs
 
@@ -41,6 +42,12 @@ def tokens_of(inputs: Inputs) -> TokenInputs:
     if not isinstance(inputs, TokenInputs):
         raise ModelError("trimming and augmenting need token ids; this task's inputs are others")
     return inputs
+
+
+def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
+    """The token ids of each example that a model may be trained on, as the reader of `source` has them."""
+    for split in ctx.data.shown:
+        yield from tokens_of(ctx.task.encode(split, source)).ids
 
 
 def write_tokenizer(

@@ -29,6 +29,7 @@ from compress.targets.local import resolve
 from compress.tasks import task_of
 from compress.tasks.base import Truth
 from compress.tasks.similarity import similarities
+from tests.gpu import gpu_target
 from tests.tiny import text_task, tiny_bert, write_torch_artifact
 from tests.tiny_onnx import VOTES, votes_table, write_votes_artifact
 
@@ -197,10 +198,7 @@ def test_variants_are_scored_and_timed(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_cuda(runtime: Any, tmp_path: Path) -> None:
-    try:
-        resolve(TargetSpec(device="cuda", runtime=runtime))
-    except TargetError as error:
-        pytest.skip(str(error))
+    gpu_target(runtime)
     if runtime == "torch":
         artifact = write_torch_artifact(tmp_path / "m", tiny_bert(hidden=64))
     else:

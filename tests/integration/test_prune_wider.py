@@ -23,7 +23,7 @@ from transformers import (
 
 from compress.artifacts import STRUCTURE, Artifact
 from compress.data.splits import Examples
-from compress.errors import ModelError, PassError, TargetError
+from compress.errors import ModelError, PassError
 from compress.lowering import step as lower
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import encoder_of
@@ -39,9 +39,8 @@ from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
-from compress.profile.schema import TargetSpec
-from compress.targets.local import resolve
 from compress.tasks.tokens import TokenInputs
+from tests.gpu import gpu_target
 from tests.integration import test_images_after_training as of_images
 from tests.integration.test_low_rank import fresh_outputs
 from tests.integration.test_lower_quantize_export import given, make
@@ -346,10 +345,7 @@ def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path, monk
 
 @pytest.mark.gpu
 def test_a_gpu_times_for_itself(source: Artifact, tmp_path: Path):
-    try:
-        gpu = resolve(TargetSpec(device="cuda"))
-    except TargetError as error:
-        pytest.skip(str(error))
+    gpu = gpu_target()
     asked = given(tmp_path, spec(target={"speedup": 1.01}), source)
     _, result = run(prune, replace(asked, timed_on=gpu))
     assert result.facts["target"]["timed_on"] == gpu.label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -89,8 +90,8 @@ def run_control(ctx: StepContext) -> StepResult:
 
 def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
     """The spec with the training data, for as many steps: there is another number of batches in an epoch."""
-    examples = len(ctx.data.train) + (0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled))
-    without, with_data = (-(-count // spec.batch_size) for count in (free.examples, examples))
+    examples = sum(map(len, ctx.data.shown))
+    without, with_data = (math.ceil(count / spec.batch_size) for count in (free.examples, examples))
     return spec.model_copy(update={"data_free": None, "epochs": spec.epochs * without / with_data})
 
 

@@ -24,7 +24,7 @@ from compress.tasks.base import Inputs
 from compress.tasks.subset import InputSubset
 from compress.tasks.tokens import TokenInputs
 from compress.training.batches import to_tensors
-from compress.training.trimming import Words, tokens_of, write_tokenizer
+from compress.training.trimming import Words, tokens_shown, write_tokenizer
 
 LOOKED_AT = 256
 """Training examples whose hidden states decide which directions and layers a student keeps."""
@@ -104,9 +104,7 @@ def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | No
         return []
     if sampled is not None:
         return sampled.ids
-    source = ctx.inputs["model"].path
-    splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
-    return (ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids)
+    return tokens_shown(ctx, ctx.inputs["model"].path)
 
 
 def _batches(

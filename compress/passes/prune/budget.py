@@ -11,6 +11,8 @@ from compress.errors import PassError
 from compress.knapsack import Option, cheapest, choose_options
 from compress.passes.prune.importance import LayerScores
 from compress.passes.prune.selection import losses_left
+from compress.profile.prune_spec import PruneTargetSpec
+from compress.units import BYTES_PER_MB, FLOAT_BYTES
 
 Cost = Callable[[int, int], float]
 """Layer and size (heads, or feed-forward width) -> what that costs."""
@@ -36,6 +38,30 @@ class Budget:
         return self.fixed + sum(
             self.heads(layer, heads) + self.units(layer, width) for layer, (heads, width) in enumerate(sizes)
         )
+
+
+@dataclass(frozen=True)
+class ParameterLimit:
+    """How many parameters of a whole model may stay, what asks for that, and the key that does."""
+
+    what: str
+    where: str
+    limit: float
+
+    @classmethod
+    def of(cls, target: PruneTargetSpec, total: int, prunable: int, among: str = "") -> ParameterLimit:
+        """The limit that `size_mb` or `ratio` sets.
+
+        Args:
+            total: parameters of the model.
+            prunable: those that a ratio is of; `among` says which these are, where they are not all.
+        """
+        if target.size_mb is not None:
+            limit = target.size_mb * BYTES_PER_MB / FLOAT_BYTES
+            return cls(f"a size of {target.size_mb:g} MB", "prune.target.size_mb", limit)
+        assert target.ratio is not None
+        what = f"{target.ratio:g} fewer parameters{among}"
+        return cls(what, "prune.target.ratio", total - target.ratio * prunable)
 
 
 def choose_sizes(

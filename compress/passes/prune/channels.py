@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from compress.errors import PassError
 from compress.models.outputs import outputs_of
+from compress.passes.prune.budget import ParameterLimit
 from compress.passes.prune.counting import CONVOLUTIONS, remaining
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.prediction import kept_channels
 from compress.profile.prune_spec import PruneTargetSpec
-from compress.units import BYTES_PER_MB, FLOAT_BYTES
 
 PARTS = 1000
 """Fractions that are tried for a target."""
@@ -138,12 +138,7 @@ def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: in
         PassError: the target is not reached with the fewest channels, or nothing has to be removed for it.
     """
     whole, groups = surgeon.remaining([]), surgeon.groups
-    if target.size_mb is not None:
-        what, where = f"a size of {target.size_mb:g} MB", "size_mb"
-        limit = target.size_mb * BYTES_PER_MB / FLOAT_BYTES
-    else:
-        assert target.ratio is not None
-        what, where, limit = f"{target.ratio:g} fewer parameters", "ratio", whole * (1 - target.ratio)
+    asked = ParameterLimit.of(target, whole, whole)
 
     def kept(part: int) -> list[int]:
         return [kept_channels(group.width, part / PARTS, multiple_of(group, round_to)) for group in groups]
@@ -153,16 +148,16 @@ def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: in
         zeros = [torch.zeros(group.width) for group in groups]
         return surgeon.remaining(choose_cuts(groups, zeros, kept(part)))
 
-    if whole <= limit:
+    if whole <= asked.limit:
         raise PassError(
-            f"{what}: the model has no more than that already, nothing would be removed",
-            where=f"prune.target.{where}",
+            f"{asked.what}: the model has no more than that already, nothing would be removed",
+            where=asked.where,
         )
-    part = bisect_left(range(PARTS), True, key=lambda part: parameters(part) <= limit)
-    if part == PARTS and parameters(PARTS) > limit:
+    part = bisect_left(range(PARTS), True, key=lambda part: parameters(part) <= asked.limit)
+    if part == PARTS and (least := parameters(PARTS)) > asked.limit:
         raise PassError(
-            f"{what} cannot be reached: with the fewest channels {parameters(PARTS):,} of {whole:,} parameters stay",
-            where=f"prune.target.{where}",
+            f"{asked.what} cannot be reached: with the fewest channels {least:,} of {whole:,} parameters stay",
+            where=asked.where,
             hint="Ask for less, or lower `round_to`.",
         )
     return kept(part)

@@ -274,7 +274,7 @@ def _time(
 
 
 def _memory_bytes(target: ResolvedTarget) -> int:
-    """What the target's processor has; of a GPU the machine's, which is the larger one."""
+    """What the target's machine has, also where a GPU runs the graphs."""
     return int(target.description["memory_mb"] * BYTES_PER_MB)
 
 

@@ -34,11 +34,7 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
         ModelError: channels of a model without convolutions, or parts of an encoder of one that is no encoder of a
             known family; or a latency for a model whose maps are factored.
     """
-    try:
-        encoder_of(model)
-        reason: ModelError | None = None
-    except ModelError as error:
-        reason = error
+    reason = _no_encoder(model)
     remove, target = spec.remove, spec.target
     convolutions = any(isinstance(module, CONVOLUTIONS) for module in model.modules())
     if target is not None:
@@ -77,13 +73,16 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
 
 def takes_channels(model: nn.Module, spec: PruneSpec) -> bool:
     """Whether channels of convolutions are what goes, of a model that can give what is asked for."""
-    if spec.remove is not None:
-        return spec.remove.channels > 0
+    return spec.remove.channels > 0 if spec.remove is not None else _no_encoder(model) is not None
+
+
+def _no_encoder(model: nn.Module) -> ModelError | None:
+    """Why a model is no encoder of a known family; None where it is one."""
     try:
         encoder_of(model)
-    except ModelError:
-        return True
-    return False
+    except ModelError as error:
+        return error
+    return None
 
 
 class ChannelPruner:

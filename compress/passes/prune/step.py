@@ -28,7 +28,7 @@ from compress.profile.prune_spec import PruneSpec
 from compress.records import Curve
 from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
-from compress.training.trimming import tokens_of, write_tokenizer
+from compress.training.trimming import tokens_shown, write_tokenizer
 from compress.training.validation import Validation
 from compress.units import FLOAT_BYTES, megabytes
 
@@ -108,10 +108,8 @@ def _interface(
     if spec.remove is None or spec.remove.vocabulary == "keep":
         return source
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
-    splits = [ctx.data.train, *([ctx.data.unlabeled] if ctx.data.unlabeled is not None else [])]
-    used = (ids for split in splits for ids in tokens_of(ctx.task.encode(split, source)).ids)
     labels = tuple(json.loads((source / TASK).read_text(encoding="utf-8"))["labels"])
-    words = write_tokenizer(source, folder, VocabularySpec(), used, labels)
+    words = write_tokenizer(source, folder, VocabularySpec(), tokens_shown(ctx, source), labels)
     before, embedding = count_parameters(model), encoder_of(model).words
     assert words.table is not None
     assert words.kept is not None

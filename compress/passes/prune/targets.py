@@ -24,7 +24,7 @@ from compress.measure.latency import undisturbed_apart
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, encoder_of
 from compress.models.pruned import block_sizes
-from compress.passes.prune.budget import Budget
+from compress.passes.prune.budget import Budget, ParameterLimit
 from compress.passes.prune.latency_table import LatencyTable, LayerShape, measure_table
 from compress.passes.prune.layers import remove_layers
 from compress.profile.prune_spec import PruneSpec, PruneTargetSpec
@@ -34,7 +34,6 @@ from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Batch
 from compress.training.batches import to_tensors
 from compress.training.world import current_world
-from compress.units import BYTES_PER_MB, FLOAT_BYTES
 
 TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
 """How the models before and after are timed."""
@@ -60,20 +59,11 @@ def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
         head * layer.heads + unit * layer.feed_forward
         for layer, (head, unit) in zip(encoder.layers, sizes, strict=True)
     )
-    if target.size_mb is not None:
-        what, where, limit = (
-            f"a size of {target.size_mb:g} MB",
-            "size_mb",
-            target.size_mb * BYTES_PER_MB / FLOAT_BYTES,
-        )
-    else:
-        assert target.ratio is not None
-        what, where = f"{target.ratio:g} fewer parameters in the layers", "ratio"
-        limit = total - target.ratio * in_layers
+    asked = ParameterLimit.of(target, total, in_layers, " in the layers")
     return Budget(
-        what,
-        f"prune.target.{where}",
-        limit,
+        asked.what,
+        asked.where,
+        asked.limit,
         total - in_units,
         lambda layer, heads: float(sizes[layer][0] * heads),
         lambda layer, width: float(sizes[layer][1] * width),
