@@ -25,33 +25,40 @@ class CompressError(Exception):
         message: what is wrong and what was expected, one sentence.
         where: `file:line`, a key of the profile, or a path; None where there is none.
         hint: what to do next; None where the message says it.
+        code: the fault's short name, as `tokenizer-setting`: what scripts and tests match, whatever the sentence says.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, where: str | None = None, hint: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.hint = hint
+        self.code = code
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
+        text += f" [{self.code}]" if self.code else ""
         return f"{text}\n  {self.hint}" if self.hint else text
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a profile: `file:line: path: message`."""
+    """One fault of a profile: `file:line: path: message [code]`."""
 
     file: str
     line: int | None
     path: str
     message: str
+    code: str | None = None
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        text = f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        return f"{text} [{self.code}]" if self.code else text
 
 
 class ProfileError(CompressError):
