@@ -6,9 +6,10 @@ import importlib.util
 import os
 import re
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from compress.errors import CompressError, ModelError
+from compress.inside import inside, name_fault
 
 PACKAGE = "package://"
 CODE = "python:"
@@ -24,12 +25,16 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
     `name` is the name of an installed module or of an installed distribution.
 
     Raises:
-        error: the package is not installed, or holds no such path.
+        error: the package is not installed, holds no such path, or the path leads out of it (`outside-folder`).
     """
-    name, _, inside = uri.removeprefix(PACKAGE).partition("/")
-    parts = PurePosixPath(inside).parts
-    if not name or ".." in parts:
-        raise error("expected `package://name/folder`, with a folder inside the package", where=uri)
+    name, _, below = uri.removeprefix(PACKAGE).partition("/")
+    fault = name_fault(below) if below else None
+    if not name or fault is not None:
+        raise error(
+            "expected `package://name/folder`, with a folder inside the package",
+            where=uri,
+            code="outside-folder",
+        )
     roots = _module_folders(name) or _distribution_folders(name)
     if not roots:
         raise error(
@@ -38,9 +43,10 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
             hint=f"Install it here: `pip install {name.replace('_', '-')}`.",
         )
     for root in roots:
-        if (found := root.joinpath(*parts)).exists():
+        found = inside(root, below, where=uri, error=error) if below else root
+        if found.exists():
             return found
-    raise error(f"the package {name!r} holds no {inside!r}", where=uri, hint=f"It lies in {roots[0]}.")
+    raise error(f"the package {name!r} holds no {below!r}", where=uri, hint=f"It lies in {roots[0]}.")
 
 
 def local_path(source: str, base: Path, error: type[CompressError] = ModelError) -> Path | None:

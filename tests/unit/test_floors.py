@@ -14,7 +14,7 @@ PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "knapsack", "units"),
-    ("forms", "records", "progress", "exhaustion"),
+    ("forms", "records", "progress", "exhaustion", "inside"),
     ("artifacts",),
     ("package_paths",),
     ("profile",),
