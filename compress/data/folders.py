@@ -8,7 +8,8 @@ notes/001.txt, notes/old/002.txt, ...               one split without labels, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +90,30 @@ def _entries(folder: Path) -> list[Path]:
 
 def _files(folder: Path, kind: ItemKind) -> list[Path]:
     """The files of one example each that lie directly in a folder."""
-    return [entry for entry in _entries(folder) if kind.holds_one(entry) and entry.is_file()]
+    return [entry for entry in _entries(folder) if _is_example(entry, kind)]
+
+
+def _is_example(entry: Path, kind: ItemKind) -> bool:
+    return kind.holds_one(entry) and entry.is_file() and (kind.may_be_empty or entry.stat().st_size > 0)
+
+
+def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
+    """A note on what of a class is no example of it: files of other kinds, empty ones, links to nothing, folders."""
+    found: Counter[str] = Counter()
+    for entry in entries:
+        if entry.is_dir():
+            found["in sub-folders"] += max(1, len(_files_below(entry, kind)))
+        elif not entry.is_file():
+            found["links to nothing" if entry.is_symlink() else "no files"] += 1
+        elif not _is_example(entry, kind):
+            ending = entry.suffix.lower() or "without an ending"
+            found["empty" if kind.holds_one(entry) else ending] += 1
+    if not found:
+        return ()
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(found.items(), key=lambda one: -one[1]))
+    return (
+        f"{found.total()} in the class folders are no {kind.noun} that can be read, and are left out: {counts}",
+    )
 
 
 def _files_below(folder: Path, kind: ItemKind) -> list[Path]:
@@ -118,7 +142,8 @@ def _read_classes(folder: Path, by_class: Mapping[str, list[Path]], kind: ItemKi
                 hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
             )
     paths = [path for each in by_class.values() for path in each]
-    return _rows(folder, paths, [path.parent.name for path in paths], kind)
+    notes = _passed_over((entry for name in by_class for entry in _entries(folder / name)), kind)
+    return _rows(folder, paths, [path.parent.name for path in paths], kind, notes)
 
 
 def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind) -> Source:
@@ -134,9 +159,15 @@ def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind) -> Sour
     return Source(str(root), readers, files)
 
 
-def _rows(folder: Path, paths: list[Path], labels: Sequence[object], kind: ItemKind) -> Rows:
+def _rows(
+    folder: Path,
+    paths: list[Path],
+    labels: Sequence[object],
+    kind: ItemKind,
+    passed_over: tuple[str, ...] = (),
+) -> Rows:
     values, notes = kind.read_files(folder, paths)
-    return Rows(str(folder), values, labels, place=lambda i: str(paths[i]), notes=notes)
+    return Rows(str(folder), values, labels, place=lambda i: str(paths[i]), notes=(*passed_over, *notes))
 
 
 def _no_data(folder: Path, files: str) -> DataError:

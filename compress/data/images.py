@@ -20,10 +20,10 @@ from compress.data.rows import Rows
 from compress.data.splits import Item, StoredImage
 from compress.errors import DataError
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 """The endings of image files, in lower case."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 _KEY_BYTES = 16
 _FROM_16_BITS = 257
 # What opening and decoding raise for damaged files; Pillow's plugins let struct and zlib errors through as well.
@@ -40,8 +40,8 @@ def is_image(path: Path) -> bool:
 def pixels_of(item: Item, where: str = "image") -> Pixels:
     """An image's pixels, uint8: (height, width) if it is grey, else (height, width, 3), red first.
 
-    Turned as its EXIF data says; 16 bits a value become 8; palettes and CMYK become RGB; what is transparent
-    becomes white. Arrays are taken as they are, one channel squeezed.
+    Of several frames the first; turned as its EXIF data says; 16 bits a value become 8; palettes and CMYK become RGB;
+    what is transparent becomes white. Arrays are taken as they are, one channel squeezed.
 
     Args:
         where: what an error calls the image, unless it is a file.
@@ -143,6 +143,8 @@ def _decoded(source: Any, where: str) -> Pixels:
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(source, formats=_FORMATS) as image:
                 image.load()
+                if image.format == "TIFF" and image.mode in ("I", "F"):
+                    raise ValueError("its values have 32 bits; save it with 8 or 16")
                 return _plain(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"the image is too large: {error}", where=where) from error
@@ -157,7 +159,7 @@ def _decoded(source: Any, where: str) -> Pixels:
 def _plain(image: Image.Image) -> Pixels:
     """8 bits a value, grey or RGB."""
     if image.mode.startswith(("I", "F")):
-        # Only 16-bit files open so; Pillow's own conversion would clip them.
+        # Of the others only 16-bit files open so; Pillow's own conversion would clip them.
         wide = np.asarray(image).astype(np.float64) / _FROM_16_BITS
         return np.clip(np.rint(wide), 0, 255).astype(np.uint8)
     wanted = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"

@@ -21,13 +21,15 @@ from compress.profile.schema import DataSpec, TaskName
 class ItemKind:
     """One kind of example.
 
-    `endings` are those of files that hold one example each; `read_files` gives what stands in them, and notes.
+    `endings` are those of files that hold one example each, `may_be_empty` whether one of no bytes is an example too;
+    `read_files` gives what stands in them, and notes.
     `read_table` reads a file of many, `read_split` a split of the hub. `check` gives the items of a split and, for
     each, the key that it shares with its duplicates.
     """
 
     noun: str
     endings: tuple[str, ...]
+    may_be_empty: bool
     read_files: Callable[[Path, Sequence[Path]], tuple[Sequence[object], tuple[str, ...]]]
     read_table: Callable[[Path, Columns], Rows]
     read_split: Callable[[Any, str, Columns], Rows]
@@ -47,8 +49,10 @@ def _files_themselves(folder: Path, paths: Sequence[Path]) -> tuple[Sequence[obj
     return paths, ()
 
 
-TEXTS = ItemKind("text", (".txt",), read_text_files, read_table, read_split, check_texts)
-IMAGES = ItemKind("image", IMAGE_ENDINGS, _files_themselves, read_image_table, read_image_split, check_images)
+TEXTS = ItemKind("text", (".txt",), True, read_text_files, read_table, read_split, check_texts)
+IMAGES = ItemKind(
+    "image", IMAGE_ENDINGS, False, _files_themselves, read_image_table, read_image_split, check_images
+)
 
 
 def kind_of(task: TaskName) -> ItemKind:

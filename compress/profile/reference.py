@@ -74,7 +74,7 @@ _DATA = """\
 | a folder with such files | one a file, named by the file: `train.csv`, `validation.jsonl`, `test.parquet` |
 | a folder with one sub-folder a class, and in it a `.txt` file an example | `train` |
 | a folder with `train`, `validation`, `test` folders, each with one sub-folder a class | those |
-| the same with images (png, jpg, jpeg, bmp, webp) for image classification | as above |
+| the same with images (png, jpg, jpeg, bmp, webp, tif, tiff, gif) for image classification | as above |
 | `sklearn://digits`: 1,797 images of 8 x 8 pixels | `train` |
 | `package://name/folder`: any of these inside an installed package, which is not imported | as above |
 | a hub id, such as `stanfordnlp/sst2` | those of the data set |

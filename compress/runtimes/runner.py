@@ -38,7 +38,7 @@ Predict = Callable[[Batch], Any]
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 """The fused SkipLayerNormalization kernel is slower on CPUs than the Add and LayerNormalization it joins."""
 
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 
 SHORTEST_TURN = 4
 """Batches that a model is timed on before another model has its turn, at least."""
@@ -409,7 +409,8 @@ def encode(tokenizer: Any, texts: Sequence[str], task: dict[str, Any]) -> Batch:
 def read_image(file: Any) -> Any:
     """An image file -> uint8 (height, width) if it is grey, else (height, width, 3), red first.
 
-    Turned as its EXIF data says; 16 bits a value become 8; what is transparent becomes white.
+    Of several frames the first; turned as its EXIF data says; 16 bits a value become 8; what is transparent becomes
+    white.
 
     Raises:
         RunnerError: it cannot be read as an image.
@@ -422,8 +423,10 @@ def read_image(file: Any) -> Any:
             picture = ImageOps.exif_transpose(opened)
     except (OSError, ValueError, SyntaxError, IndexError, TypeError, Image.DecompressionBombError) as error:
         raise RunnerError(f"cannot read {file} as an image: {error}") from error
+    if picture.mode in ("I", "F") and opened.format == "TIFF":
+        raise RunnerError(f"cannot read {file} as an image: its values have 32 bits; save it with 8 or 16")
     if picture.mode.startswith(("I", "F")):
-        # Only 16-bit files open so; Pillow's own conversion would clip them.
+        # Of the others only 16-bit files open so; Pillow's own conversion would clip them.
         return np.clip(np.rint(np.asarray(picture).astype(np.float64) / 257), 0, 255).astype(np.uint8)
     wanted = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:

@@ -292,22 +292,52 @@ def test_a_fingerprint_follows_the_files_alone(tmp_path: Path) -> None:
     assert digits != first
 
 
+def test_what_is_left_out_of_a_class_is_counted(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images")
+    dog = tmp_path / "images" / "dog"
+    for number in range(3):
+        (dog / f"{number}.HEIC").write_bytes(b"phone")
+        save(dog / "more" / f"{number}.png", picture(50 + number))
+    (dog / "gone.png").symlink_to("nowhere")
+    (dog / "empty.jpg").touch()
+    (dog / "README").write_text("words")
+    splits = loaded(tmp_path)
+    assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 16
+    (note,) = splits.notes
+    assert note.startswith("9 in the class folders are no image that can be read, and are left out: ")
+    counts = set(note.partition("left out: ")[2].split(", "))
+    assert counts == {
+        "3 .heic", "3 in sub-folders", "1 links to nothing", "1 empty", "1 without an ending"
+    }  # fmt: skip
+
+
+def test_scans_and_animations_are_read(tmp_path: Path) -> None:
+    pixels = picture(5)
+    save(tmp_path / "scan.tif", pixels)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "scan.tif"), pixels)
+    save(tmp_path / "deep.tiff", (picture(6, channels=1).astype(np.uint16) * 257))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "deep.tiff"), picture(6, channels=1))
+    frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (40, 90)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(pixels_of(tmp_path / "two.gif"), np.full((4, 4, 3), 40))
+
+
 # Faults, before any training.
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a readable image: it is empty, damaged, or none of PNG, JPEG, BMP, WEBP"),
-        (b"words", "not a readable image: it is empty, damaged, or none of PNG, JPEG, BMP, WEBP"),
+        (b"words", "not a readable image: it is empty, damaged, or none of PNG, JPEG, BMP, WEBP, TIFF, GIF"),
         (
-            encoded(picture(0), "GIF"),
+            encoded(picture(0), "PPM"),
             "not a readable image: it is empty, damaged, or none of PNG, JPEG, BMP, WEBP",
         ),
+        (encoded(np.zeros((4, 4), np.float32), "TIFF"), "the image is damaged: its values have 32 bits"),
         (encoded(picture(0, (60, 60)))[:-3000], "the image is damaged: "),
         (encoded(picture(0, (60, 60)), "JPEG")[:-900], "the image is damaged: "),
     ],
-    ids=["empty", "text", "gif", "cut png", "cut jpeg"],
+    ids=["text", "other format", "32 bits", "cut png", "cut jpeg"],
 )
 def test_a_damaged_file_is_refused_by_its_path(content: bytes, message: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "images")
@@ -329,9 +359,10 @@ def test_an_image_that_would_fill_the_memory_is_refused(
 def test_a_class_folder_without_images_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "images")
     (tmp_path / "images" / "bird").mkdir()
-    (tmp_path / "images" / "bird" / "1.tiff").write_bytes(b"II*\0")
+    (tmp_path / "images" / "bird" / "1.heic").write_bytes(b"II*\0")
+    (tmp_path / "images" / "bird" / "2.png").touch()
     error = refused(tmp_path)
-    assert error.message == "the class folder holds no image file (.png, .jpg, .jpeg, .bmp, .webp)"
+    assert error.message.startswith("the class folder holds no image file (.png, .jpg, ")
     assert error.where == str(tmp_path / "images" / "bird")
 
 

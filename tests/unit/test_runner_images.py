@@ -57,7 +57,7 @@ def test_a_transparent_colour_of_a_palette_is_white(channels: int, tmp_path: Pat
     assert read[4, 4].tolist() == [255, 255, 255]
 
 
-@pytest.mark.parametrize("ending", ["jpg", "bmp", "webp"])
+@pytest.mark.parametrize("ending", ["jpg", "bmp", "webp", "tiff", "gif"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_other_formats_are_read_as_in_training(ending: str, channels: int, tmp_path: Path):
     file = tmp_path / f"picture.{ending}"
