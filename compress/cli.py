@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -17,6 +18,7 @@ import click
 from compress import __version__
 from compress.errors import BudgetMissed, CompressError, RunInterrupted
 from compress.exhaustion import exhaustion_told
+from compress.printing import echo
 from compress.verbs.cache import cache
 from compress.verbs.check import check
 from compress.verbs.export import export
@@ -54,20 +56,20 @@ class _Verbs(click.Group):
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)
         except click.ClickException as error:
-            error.show()
+            _show(error)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
+            echo("interrupted", err=True)
             sys.exit(RunInterrupted.exit_code)
         except CompressError as error:
             if debug:
-                traceback.print_exc()
-            click.echo(f"error: {error}" if error.exit_code != 2 else str(error), err=True)
+                echo(traceback.format_exc(), err=True)
+            echo(f"error: {error}" if error.exit_code != 2 else str(error), err=True)
             sys.exit(error.exit_code)
         except Exception as error:  # noqa: BLE001 - the last place where an error can become a message
             if debug:
-                traceback.print_exc()
-            click.echo(
+                echo(traceback.format_exc(), err=True)
+            echo(
                 f"internal error: {type(error).__name__}: {error}\n  `--debug` shows where it comes from.",
                 err=True,
             )
@@ -92,9 +94,7 @@ for verb in (measure, check, cache, export):
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bool) -> None:
     """Run a profile: its passes, the measuring after each, the report, the bundle."""
-    from rich.console import Console
-
-    from compress.console import TerminalProgress
+    from compress.console import Terminal, TerminalProgress
     from compress.engine.resolve import resolve_job
     from compress.engine.running import run_job
     from compress.progress import Silent
@@ -103,8 +103,8 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
 
     interruption = _Interruption()
     interruption.listen()
-    out = Console()
-    progress = Silent() if quiet else TerminalProgress(Console(stderr=True))
+    out = Terminal()
+    progress = Silent() if quiet else TerminalProgress(Terminal(stderr=True))
     loaded = _load(profile, assignments)
     job = resolve_job(loaded, allow_code=allow_code)
     for note in (*(f"warning: {one}" for one in loaded.warnings), *job.splits.notes):
@@ -131,12 +131,12 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
 def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
     loaded = _load(profile, assignments)
-    click.echo(
+    echo(
         f"{profile}: valid; {_counted(loaded.profile.passes, 'pass', 'passes')}, "
         f"{_counted(loaded.profile.targets, 'target', 'targets')}"
     )
     for warning in loaded.warnings:
-        click.echo(f"warning: {warning}")
+        echo(f"warning: {warning}")
 
 
 @main.command()
@@ -149,11 +149,11 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
     rows = explain_plan(_load(profile, assignments))
     if as_json:
-        click.echo(json.dumps([row.as_dict() for row in rows], indent=2))
+        echo(json.dumps([row.as_dict() for row in rows], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
+    from compress.console import Terminal
     from compress.units import format_count
 
     shown = Table("step", "from", "leaves", "parameters", "state", box=None, header_style="bold")
@@ -166,7 +166,7 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
             format_count(row.parameters) if row.parameters else "",
             state,
         )
-    Console().print(shown)
+    Terminal().print(shown)
 
 
 @main.command()
@@ -182,13 +182,12 @@ def report(run_name: str, as_json: bool, out: Path | None) -> None:
 
     record = find_run(run_name, Path.cwd() / RUNS).load()
     if as_json:
-        click.echo(contract_text(record), nl=False)
+        echo(contract_text(record), newline=False)
         return
-    from rich.console import Console
-
+    from compress.console import Terminal
     from compress.report.terminal import table
 
-    console = Console()
+    console = Terminal()
     console.print(table(record))
     _print_outcome(console, record, _write_reports(record, out))
 
@@ -200,16 +199,15 @@ def report(run_name: str, as_json: bool, out: Path | None) -> None:
 )
 def compare(run_names: tuple[str, ...], anyway: bool) -> None:
     """Put runs, measured models and report.json files side by side."""
-    from rich.console import Console
-
+    from compress.console import Terminal
     from compress.report.compare import compare as side_by_side
     from compress.report.reading_back import find_report
     from compress.store.runs import RUNS
 
     comparison = side_by_side([find_report(name, Path.cwd() / RUNS) for name in run_names], anyway=anyway)
-    out = Console()
+    out = Terminal()
     for warning in comparison.warnings:
-        out.print(f"warning: {warning}", style="yellow", highlight=False)
+        out.print(f"warning: {warning}", style="yellow")
     out.print(comparison.table())
 
 
@@ -225,14 +223,12 @@ def verify(bundle: Path, as_json: bool) -> None:
 
     result = verify_bundle(bundle)
     if as_json:
-        click.echo(json.dumps({"ok": result.ok, **asdict(result)}, indent=2))
+        echo(json.dumps({"ok": result.ok, **asdict(result)}, indent=2))
     if not result.ok:
         raise PassError("; ".join(result.problems), where=str(bundle))
     if not as_json:
         models = " and ".join(result.models)
-        click.echo(
-            f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}"
-        )
+        echo(f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}")
 
 
 @main.command()
@@ -270,7 +266,7 @@ def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -
             "there is a file of this name already", where=str(out), hint="`--force` replaces it."
         )
     write_text(out, starter_profile(model, data, out.parent, task))
-    click.echo(f"wrote {out}; next: compress validate {out}, compress run {out}")
+    echo(f"wrote {out}; next: compress validate {out}, compress run {out}")
 
 
 @main.command()
@@ -278,7 +274,7 @@ def schema() -> None:
     """Print the JSON schema of a profile, for an editor."""
     from compress.profile.json_schema import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    echo(json.dumps(json_schema(), indent=2))
 
 
 def _written_to() -> tuple[Path, ...]:
@@ -296,20 +292,28 @@ def _load(profile: Path, assignments: tuple[str, ...]) -> LoadedProfile:
     return load_profile(profile, assignments)
 
 
+def _show(error: click.ClickException) -> None:
+    """A fault of the command line, with the words of it."""
+    shown = io.StringIO()
+    error.show(shown)
+    echo(shown.getvalue(), err=True, newline=False)
+
+
 class _Stop(KeyboardInterrupt):
     """A KeyboardInterrupt of our own: CPython kills itself at exit after a plain one passed through an `exec`."""
 
 
 class _Interruption:
-    """Remembers that the user asked to stop, by ctrl-C or by SIGTERM."""
+    """Remembers that the user asked to stop, by ctrl-C, SIGTERM, or a terminal that was closed."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def listen(self) -> None:
-        """Take the two signals from now on."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        """Take the signals from now on; one that whoever started this had ignored (`nohup`) stays so."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
@@ -348,4 +352,4 @@ def _print_outcome(out: Console, run: RunRecord, html: Path) -> None:
 
     for line in summary_lines(run):
         out.print(line, soft_wrap=True)
-    out.print(f"report  {html}", highlight=False, soft_wrap=True)
+    out.print(f"report  {html}", soft_wrap=True)

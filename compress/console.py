@@ -1,12 +1,13 @@
-"""Progress on a terminal, by rich; plain lines where the output is not a terminal."""
+"""What verbs print to, by rich: a terminal, and progress on it; plain lines where the output is none."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,11 +16,26 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
+from compress.printing import Stream, printable
 from compress.progress import Advance
 from compress.units import format_seconds
 
 _SECONDS_BETWEEN_LINES = 20.0
+
+
+class Terminal(Console):
+    """The standard output or error; names that others gave are neither markup nor steer it."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        stream = cast("IO[str]", Stream(err=stderr))
+        super().__init__(file=stream, markup=False, emoji=False, highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does it; what rich itself has the terminal do stands in segments of its own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 class TerminalProgress:
@@ -39,12 +55,12 @@ class TerminalProgress:
 
     def say(self, message: str) -> None:
         """Print one line."""
-        self.console.print(message, markup=False, highlight=False, style="dim", soft_wrap=True)
+        self.console.print(message, style="dim", soft_wrap=True)
 
     @contextmanager
     def _rich_bar(self, title: str, total: int) -> Iterator[Advance]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -13,6 +13,7 @@ from compress.errors import CompressError, ResourceError
 from compress.units import megabytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
 _FULL_WORDS = re.compile(
     # The C library's words, which others quote; those of Rust's; numpy's, which names no reason.
     r"No space left on device|Disk quota exceeded|\(os error (28|122)\)|\d+ requested and \d+ written"
@@ -41,6 +42,11 @@ def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
     except Exception as error:
         if is_full(error):
             raise _full_disk(error, places()) from error
+        if is_too_large(error):
+            raise ResourceError(
+                f"a file may not become as large as it has to be here: {_first_line(error)}",
+                hint="The limit is that of `ulimit -f`, or of the file system. " + GOES_ON,
+            ) from error
         if _is_memory(error):
             raise ResourceError(
                 f"memory ran out: {_first_line(error)}",
@@ -52,13 +58,21 @@ def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error is of a full disk or of memory that ran out, told as such already or not yet."""
-    return isinstance(error, ResourceError) or is_full(error) or _is_memory(error)
+    return isinstance(error, ResourceError) or is_full(error) or is_too_large(error) or _is_memory(error)
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or the one that it was raised from, says that a disk is full."""
     return any(
         (isinstance(one, OSError) and one.errno in _FULL) or says_full(str(one))
+        for one in _with_causes(error)
+    )
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that a file would exceed a limit of its size."""
+    return any(
+        (isinstance(one, OSError) and one.errno == errno.EFBIG) or _TOO_LARGE.search(str(one))
         for one in _with_causes(error)
     )
 

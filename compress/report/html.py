@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from compress.printing import printable
 from compress.report.document import Document
 from compress.report.plots import draw
 
@@ -19,6 +20,7 @@ def html(document: Document) -> str:
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -30,6 +32,11 @@ def html(document: Document) -> str:
     }
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(document=document, plots=plots, style=style)
+
+
+def _finalized(value: object) -> object:
+    """Texts without what steers a reader's eye away from what they say; the plots and the style sheet as they are."""
+    return printable(value) if type(value) is str else value
 
 
 def _unbroken(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from compress.printing import printable
 from compress.report.document import Cell, Code, Document, Section, Table
 
 
@@ -33,8 +34,8 @@ def table(content: Table) -> str:
 
 def escape(text: str) -> str:
     """Text that no Markdown reader takes for markup, on one line."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", " ".join(text.split()))
+    text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", text)
     return re.sub(r"(?<!\w)_|_(?!\w)|^[#+-](?=\s)|^\d+(?=[.)]\s)", r"\\\g<0>", text)
 
 
@@ -54,4 +55,4 @@ def _cell(cell: Cell) -> str:
 def _fenced(code: Code) -> str:
     longest = max((len(run) for run in re.findall(r"`+", code.text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{code.language}\n{code.text}\n{fence}"
+    return f"{fence}{code.language}\n{printable(code.text)}\n{fence}"

@@ -15,6 +15,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from compress.printing import printable
 from compress.report.bars import draw_bars
 from compress.report.document import Bars, Plane, Plot, Point, Scatter, Training, Waterfall
 from compress.report.plot_style import ACCENT, BAD, GOOD, INK, MUTED, STYLE, SURFACE, VARIABLES, new_figure
@@ -342,7 +343,7 @@ def _colour(point: Point) -> str:
 
 def _inline(svg: str) -> str:
     """The bare `<svg>` element: no prolog, no metadata, no namespaces, colours and fonts of the page."""
-    svg = svg[svg.index("<svg") :].strip()
+    svg = printable(svg[svg.index("<svg") :].strip())
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from compress.artifacts import write_texts
 from compress.records import RunRecord
 from compress.report.content import document
 from compress.report.frame import contract_text, rows
 from compress.report.markdown import markdown
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,18 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     content = document(run)
     texts = {
         paths.json: contract_text(run),
-        paths.csv: rows(run).to_csv(index=False, lineterminator="\n"),
+        paths.csv: _without_formulas(rows(run)).to_csv(index=False, lineterminator="\n"),
         paths.markdown: markdown(content),
         paths.html: html(content),
     }
     write_texts(texts)
     return paths
+
+
+def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236)."""
+    return frame.rename(columns=_as_text).map(_as_text)
+
+
+def _as_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

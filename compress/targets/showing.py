@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from compress.console import Terminal
 from compress.errors import TargetError
+from compress.printing import echo
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget, probe
 from compress.targets.resolving import survey
@@ -21,10 +20,10 @@ def show_machine(as_json: bool) -> None:
     """Print what this machine offers."""
     found = probe()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
         return
     for name, facts in found.items():
-        click.echo(f"{name}: {_in_words(facts)}")
+        echo(f"{name}: {_in_words(facts)}")
 
 
 def show_targets(specs: Sequence[TargetSpec], as_json: bool) -> None:
@@ -35,14 +34,14 @@ def show_targets(specs: Sequence[TargetSpec], as_json: bool) -> None:
     """
     surveyed = survey(specs)
     if as_json:
-        click.echo(json.dumps([one.as_dict() for one in surveyed], indent=2))
+        echo(json.dumps([one.as_dict() for one in surveyed], indent=2))
     else:
         shown = Table("target", "device", "runtime", "what it is", box=None, header_style="bold")
         for one in surveyed:
             said = words_of(one.found) if one.found else f"error: {one.fault.message}" if one.fault else ""
             hint = f"\n{one.fault.hint}" if one.fault and one.fault.hint else ""
-            shown.add_row(*map(escape, (one.spec.label, one.spec.device, one.spec.runtime, said + hint)))
-        Console().print(shown)
+            shown.add_row(one.spec.label, one.spec.device, one.spec.runtime, said + hint)
+        Terminal().print(shown)
     wrong = [one.spec.label for one in surveyed if one.fault]
     if wrong:
         raise TargetError(f"{len(wrong)} of {len(surveyed)} targets cannot be used: {', '.join(wrong)}")

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from compress.printing import echo
+
 
 @click.group()
 def cache() -> None:
@@ -24,21 +26,21 @@ def cache_list(as_json: bool) -> None:
     store = Cache.default()
     entries, signals = store.entries(), store.signals_entries()
     if as_json:
-        click.echo(json.dumps([vars(entry) for entry in (*entries, *signals)], indent=2))
+        echo(json.dumps([vars(entry) for entry in (*entries, *signals)], indent=2))
         return
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", timespec="minutes")
-        click.echo(
+        echo(
             f"{entry.key[:12]}  {megabytes(entry.bytes):8.1f} MB  {used}  "
             f"{entry.profile} / {entry.step} ({entry.form})"
         )
     for said in signals:
         used = datetime.fromtimestamp(said.used).isoformat(" ", timespec="minutes")
-        click.echo(
+        echo(
             f"{said.key[:12]}  {megabytes(said.bytes):8.1f} MB  {used}  {said.title} ({', '.join(said.signals)})"
         )
     total = megabytes(sum(entry.bytes for entry in entries) + sum(said.bytes for said in signals))
-    click.echo(
+    echo(
         f"{len(entries)} artifacts, teachers' signals on {len(signals)} sets of inputs, {total:.1f} MB in {store.root}"
     )
 
@@ -77,7 +79,7 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
     ]
     freed = sum(entry.bytes for entry in removed) + sum(entry.bytes for entry in said)
     freed += store.remove_leftovers() if leftovers or everything else 0
-    click.echo(
+    echo(
         f"removed {len(removed)} artifacts and teachers' signals on {len(said)} sets of inputs, "
         f"{megabytes(freed):.1f} MB"
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from compress.printing import echo
+
 
 def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option that says how much worse something may be."""
@@ -41,8 +43,7 @@ def check(
     """Hold a run (or a report.json) against an earlier report: exit code 3 where it got worse beyond a tolerance."""
     import json
 
-    from rich.console import Console
-
+    from compress.console import Terminal
     from compress.errors import BudgetMissed
     from compress.report.checking import Tolerances
     from compress.report.checking import check as judge
@@ -54,9 +55,9 @@ def check(
     found = judge(now, then, tolerances, deployed_only=deployed)
     if as_json:
         said = {"run": now["run"], "against": then["run"], **found.as_dict()}
-        click.echo(json.dumps(said, indent=2, ensure_ascii=False))
+        echo(json.dumps(said, indent=2, ensure_ascii=False))
     else:
-        Console().print(found.table())
+        Terminal().print(found.table())
     if found.worse:
         what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
         raise BudgetMissed(f"worse beyond tolerance than {then['run']}: {what}", where=str(now["run"]))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from compress.printing import echo
+
 
 @click.command()
 @click.argument("source", metavar="BUNDLE|RUN")
@@ -33,14 +35,12 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
 
     bundle = _bundle_of(source)
     page = write_page(bundle, out or bundle.resolve().with_name("web"), runtime_folder)
-    click.echo(f"wrote {page.path}: {megabytes(page.bytes):.1f} MB")
+    echo(f"wrote {page.path}: {megabytes(page.bytes):.1f} MB")
     if page.trial is None:
-        click.echo("not tried: there is no node here; `Check` on the page compares it with Python")
+        echo("not tried: there is no node here; `Check` on the page compares it with Python")
     else:
-        click.echo(
-            f"{page.trial.examples} examples right under node, at most {page.trial.furthest:.1e} apart"
-        )
-    click.echo(f"see it: python3 -m http.server --directory {page.path}, then open http://localhost:8000")
+        echo(f"{page.trial.examples} examples right under node, at most {page.trial.furthest:.1e} apart")
+    echo(f"see it: python3 -m http.server --directory {page.path}, then open http://localhost:8000")
 
 
 def _bundle_of(source: str) -> Path:

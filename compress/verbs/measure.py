@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compress.printing import echo
+
 if TYPE_CHECKING:
     from compress.engine.intake import Given
     from compress.profile.measure_request import MeasureRequest
@@ -67,9 +69,7 @@ def measure(
     as_json: bool,
 ) -> None:
     """Measure an ONNX model, ours or not: accuracy, latency, memory, size. MODEL is a file, a bundle or an artifact."""
-    from rich.console import Console
-
-    from compress.console import TerminalProgress
+    from compress.console import Terminal, TerminalProgress
     from compress.engine.intake import task_of_file
     from compress.engine.measuring import measure_files
     from compress.progress import Silent
@@ -90,7 +90,7 @@ def measure(
         values["data"] = {**values.get("data", {}), "path": str(here) if here.exists() else data}
     wanted = task or values.get("task") or task_of_file(model, given)
     request = _request({**values, "task": wanted} if wanted else values, targets, assignments, base)
-    out = Console()
+    out = Terminal()
     finished, _ = measure_files(
         model,
         baseline,
@@ -98,15 +98,15 @@ def measure(
         request,
         base,
         Path.cwd(),
-        Silent() if quiet or as_json else TerminalProgress(Console(stderr=True)),
+        Silent() if quiet or as_json else TerminalProgress(Terminal(stderr=True)),
         lambda run, record: None if as_json else out.print(row_line(run, record)),
     )
     html = write_report(finished, Path.cwd() / "reports" / finished.profile).html
     if as_json:
-        click.echo(contract_text(finished), nl=False)
+        echo(contract_text(finished), newline=False)
         return
     out.print(table(finished))
-    out.print(f"run     {finished.run}\nreport  {html}", highlight=False, soft_wrap=True)
+    out.print(f"run     {finished.run}\nreport  {html}", soft_wrap=True)
 
 
 def _sections(profile: Profile) -> dict[str, Any]:

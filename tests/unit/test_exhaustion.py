@@ -83,3 +83,12 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, exhaustion_told(lambda: ()):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EFBIG, os.strerror(errno.EFBIG)), RuntimeError("File too large (os error 27)")]
+)
+def test_a_file_that_may_not_become_so_large(error: Exception) -> None:
+    with pytest.raises(ResourceError, match="as large") as caught, exhaustion_told(lambda: ()):
+        raise error
+    assert caught.value.exit_code == 7

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "knapsack", "units"),
-    ("forms", "records", "progress", "exhaustion", "inside"),
-    ("artifacts",),
+    ("forms", "records", "progress", "exhaustion", "inside", "reading", "printing"),
+    ("artifacts", "console"),
     ("package_paths",),
     ("profile",),
     ("numerics", "plan"),
@@ -28,7 +28,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training", "lowering"),
     ("passes",),
     ("engine", "report"),
-    ("console",),
     ("verbs",),
     ("cli",),
     ("__main__",),
