@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
 from compress.data.splits import Examples, Splits, item_bytes
 from compress.engine.deployment import decided
+from compress.errors import ModelError
 from compress.keys import Fingerprints, all_parts, key_of
-from compress.models.sources import check_teacher
+from compress.models.sources import check_teacher, model_config
 from compress.models.sources import fingerprint as model_fingerprint
 from compress.numerics import Numerics, local_numerics
 from compress.plan import Plan, build_plan, model_sources
+from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
 from compress.profile.load import LoadedProfile
+from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve
 from compress.tasks import task_of
@@ -86,6 +91,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     plan = build_plan(decided(profile, targets))
     for source in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
+    _check_families(profile, base, model_sources(plan))
     known = fingerprints(loaded, plan)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
     models = {source: found or source[0] for source, found in known.models.items()}
@@ -94,6 +100,17 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     task = task_of(profile.task, profile.data)
     return Job(loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code)
+
+
+def _check_families(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:
+    """Refuse a family that a pass or a target cannot take, of hub models too, which `validate` could not look at.
+
+    Raises:
+        ModelError: naming the first of them.
+    """
+    configs = {one.model: model_config(one, base, profile.task) for one in sources}
+    for path, why in family_faults(profile, base, configs.get):
+        raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
 
 
 def splits_digest(splits: Splits) -> str:

@@ -115,6 +115,14 @@ def check_teacher(
         check_head(head_names(config, spec.labels), labels, spec.model)
 
 
+def model_config(spec: TeacherSpec, base: Path, task: TaskName) -> dict[str, Any] | None:
+    """The parsed `config.json` of a model source; None for code, and for what is no model of transformers."""
+    if spec.model.startswith(CODE):
+        return None
+    folder = model_folder(spec.model, spec.revision, base, task)
+    return _read_config(folder) if (folder / MODEL_CONFIG).is_file() else None
+
+
 def model_folder(
     model: str, revision: str | None, base: Path, task: TaskName = "text-classification"
 ) -> Path:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.known_models import CONVOLUTIONAL, model_type
+from compress.profile.known_families import CONVOLUTIONAL
+from compress.profile.model_files import model_type
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CompressError
-from compress.package_paths import local_path
 from compress.profile.distill_spec import DistillSpec
+from compress.profile.known_families import CONVOLUTIONAL
 from compress.profile.loss_specs import (
     AttentionLoss,
     ContrastiveLoss,
@@ -20,25 +18,10 @@ from compress.profile.loss_specs import (
     RelationLoss,
     SimilarityLoss,
 )
+from compress.profile.model_files import model_type, read_json
 from compress.profile.schema import Profile
 from compress.profile.source import Path_
 from compress.profile.teaching import Found, losses_of
-
-CONVOLUTIONAL = frozenset(
-    {
-        "bit",
-        "convnext",
-        "convnextv2",
-        "efficientnet",
-        "mobilenet_v1",
-        "mobilenet_v2",
-        "poolformer",
-        "regnet",
-        "resnet",
-        "timm_wrapper",
-    }
-)
-"""Model types of transformers without self-attention."""
 
 _SPLITTING = ("normalizer", "pre_tokenizer")
 """What a tokenizer does to a text before its model cuts the words of it."""
@@ -128,16 +111,9 @@ def _by_token(loss: LossSpec) -> bool:
     return isinstance(loss, HiddenLoss | EmbeddingLoss | AttentionLoss | RelationLoss | ContrastiveLoss)
 
 
-def model_type(source: str | None, base: Path) -> str | None:
-    """The `model_type` in a model's config; None where it is not on this machine, or no model of transformers."""
-    config = _json(source, "config.json", base)
-    kind = config.get("model_type") if config is not None else None
-    return kind if isinstance(kind, str) else None
-
-
 def _unlike(first: str | None, second: str | None, base: Path) -> bool:
     """Whether two models are known to cut texts into different pieces, whatever ids these have."""
-    files = (_json(first, "tokenizer.json", base), _json(second, "tokenizer.json", base))
+    files = (read_json(first, "tokenizer.json", base), read_json(second, "tokenizer.json", base))
     one, other = (_cutting(file) if file is not None else {} for file in files)
     # Old files leave out what newer ones say; what one of them does not tell is no difference.
     return any(one[key] != other[key] for key in one.keys() & other.keys())
@@ -150,16 +126,3 @@ def _cutting(tokenizer: dict[str, Any]) -> dict[str, Any]:
     if isinstance(model.get("vocab"), dict):
         model = {**model, "vocab": frozenset(model["vocab"])}
     return {**model, **{part: tokenizer.get(part) for part in _SPLITTING}}
-
-
-def _json(source: str | None, name: str, base: Path) -> dict[str, Any] | None:
-    """A JSON file of a model that lies on this machine; None where there is none that can be read."""
-    try:
-        folder = None if source is None else local_path(source, base)
-        if folder is None:
-            return None
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (CompressError, OSError, ValueError):
-        # Whatever is wrong with the source itself is reported where it is fetched.
-        return None
-    return value if isinstance(value, dict) else None

@@ -13,6 +13,7 @@ from compress.package_paths import missing_source
 from compress.profile.chain import chain_faults
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
+from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
 from compress.profile.known_kinds import known_kind_faults
 from compress.profile.known_models import known_model_faults
 from compress.profile.schema import Profile
@@ -55,6 +56,9 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
             *_further_source_faults(profile, source.base),
         ]
         faults += [source.fault(path, why) for path, why in found]
+        faults += [
+            source.fault(path, why, FAMILY_UNSUPPORTED) for path, why in family_faults(profile, source.base)
+        ]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
     if faults or profile is None:

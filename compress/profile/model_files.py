@@ -1,0 +1,30 @@
+"""What lies in the folder of a model on this machine, read without loading anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compress.errors import CompressError
+from compress.package_paths import local_path
+
+
+def read_json(source: str | None, name: str, base: Path) -> dict[str, Any] | None:
+    """A JSON file of a model that lies on this machine; None where there is none that can be read."""
+    try:
+        folder = None if source is None else local_path(source, base)
+        if folder is None:
+            return None
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (CompressError, OSError, ValueError, RecursionError):
+        # Whatever is wrong with the source itself is reported where it is fetched.
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def model_type(source: str | None, base: Path) -> str | None:
+    """The `model_type` in a model's config; None where it is not on this machine, or no model of transformers."""
+    config = read_json(source, "config.json", base)
+    kind = config.get("model_type") if config is not None else None
+    return kind if isinstance(kind, str) else None

@@ -1,0 +1,199 @@
+"""Families that cannot be lowered or taken apart are refused by name, by `validate` where their config tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import CONFIG_MAPPING
+
+from compress.engine.resolve import resolve_job
+from compress.errors import ModelError, ProfileError
+from compress.models.families import FAMILIES as TAKEN_APART
+from compress.profile.known_families import (
+    FAMILIES,
+    FAMILY_UNSUPPORTED,
+    apart_families,
+    most_tokens,
+    why_not_lowered,
+    why_whole,
+)
+from compress.profile.load import LoadedProfile, load_profile
+
+EXPORT: dict[str, Any] = {"export": {}}
+DISTIL: dict[str, Any] = {"distill": {"student": {"layers": 1}, "epochs": 1}}
+
+
+def write(
+    folder: Path,
+    config: dict[str, Any],
+    *passes: dict[str, Any],
+    task: str = "text-classification",
+    **body: Any,
+) -> Path:
+    (folder / "data.csv").write_text("text,label\na,x\nb,y\n")
+    for name in ("a", "b"):
+        (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+    model(folder / "model", config)
+    values = {
+        "name": "job",
+        "task": task,
+        "data": {"path": "images" if task == "image-classification" else "data.csv"},
+        "teacher": {"model": "model"},
+        "passes": list(passes),
+        **body,
+    }
+    file = folder / "p.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return file
+
+
+def model(folder: Path, config: dict[str, Any]) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def faults(file: Path) -> list[tuple[str, str | None]]:
+    with pytest.raises(ProfileError) as caught:
+        load_profile(file)
+    return [(fault.path, fault.code) for fault in caught.value.faults]
+
+
+REFUSED = (
+    *("albert", "bart", "big_bird", "deberta", "deberta-v2", "eurobert", "fnet", "funnel", "gpt2", "llama"),
+    *("longformer", "modernbert", "nystromformer", "qwen2", "qwen3", "t5", "xlnet", "no_such_family"),
+)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_family_that_is_not_lowered(tmp_path: Path, kind: str) -> None:
+    file = write(tmp_path, {"model_type": kind}, EXPORT)
+    assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
+
+
+@pytest.mark.parametrize("kind", ["bit", "timm_wrapper", "dinat", "imagegpt"])
+def test_of_images_too(tmp_path: Path, kind: str) -> None:
+    file = write(tmp_path, {"model_type": kind}, EXPORT, task="image-classification")
+    assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
+
+
+@pytest.mark.parametrize("key", ["is_decoder", "add_cross_attention"])
+def test_an_encoder_that_is_a_decoder(tmp_path: Path, key: str) -> None:
+    file = write(tmp_path, {"model_type": "bert", key: True}, EXPORT)
+    assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
+
+
+def test_a_config_without_a_family(tmp_path: Path) -> None:
+    file = write(tmp_path, {"hidden_size": 3}, EXPORT)
+    assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_families_that_are_lowered(tmp_path: Path, kind: str) -> None:
+    task = "image-classification" if FAMILIES[kind].takes == "images" else "text-classification"
+    load_profile(write(tmp_path, {"model_type": kind}, EXPORT, task=task))
+    assert kind in CONFIG_MAPPING
+
+
+def test_what_is_never_lowered_may_be_of_any_family(tmp_path: Path) -> None:
+    torch = [{"runtime": "torch"}]
+    bits = {"quantize": {"library": "bitsandbytes", "bits": 8}}
+    load_profile(write(tmp_path, {"model_type": "deberta-v2"}, bits, targets=torch))
+
+
+def test_an_export_lowers_whatever_the_targets_run(tmp_path: Path) -> None:
+    body = {"targets": [{"runtime": "torch"}]}
+    file = write(tmp_path, {"model_type": "deberta-v2"}, {"quantize": {"library": "onnxruntime"}}, **body)
+    assert ("teacher.model", FAMILY_UNSUPPORTED) in faults(file)
+
+
+def test_students_and_assistants_that_stand_ready(tmp_path: Path) -> None:
+    model(tmp_path / "albert", {"model_type": "albert"})
+    distil = {
+        "distill": {"student": {"model": "albert"}, "assistants": [{"model": "albert"}], "epochs": 1},
+    }
+    found = faults(write(tmp_path, {"model_type": "bert"}, distil, EXPORT))
+    assert sorted(found) == [
+        ("passes.0.distill.assistants.0.model", FAMILY_UNSUPPORTED),
+        ("passes.0.distill.student.model", FAMILY_UNSUPPORTED),
+    ]
+
+
+def test_another_teacher_only_answers(tmp_path: Path) -> None:
+    model(tmp_path / "deberta", {"model_type": "deberta-v2"})
+    distil = {"distill": {**DISTIL["distill"], "teachers": [{"model": "deberta"}]}}
+    load_profile(write(tmp_path, {"model_type": "bert"}, distil, EXPORT))
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "mobilebert", "squeezebert", "roformer", "convbert"])
+def test_a_family_that_cannot_be_taken_apart(tmp_path: Path, kind: str) -> None:
+    assert faults(write(tmp_path, {"model_type": kind}, DISTIL)) == [
+        ("passes.0.distill.student", FAMILY_UNSUPPORTED)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prune", "key"),
+    [
+        ({"remove": {"heads": 0.5}}, "remove.heads"),
+        ({"remove": {"feed_forward": 0.5}}, "remove.feed_forward"),
+        ({"remove": {"layers": 0.5}}, "remove.layers"),
+        ({"remove": {"hidden": 0.5}}, "remove.hidden"),
+        ({"remove": {"vocabulary": "unused"}}, "remove.vocabulary"),
+        ({"target": {"ratio": 0.5}}, "target"),
+    ],
+)
+def test_nor_pruned(tmp_path: Path, prune: dict[str, Any], key: str) -> None:
+    file = write(tmp_path, {"model_type": "mpnet"}, {"prune": prune})
+    assert faults(file) == [(f"passes.0.prune.{key}", FAMILY_UNSUPPORTED)]
+
+
+def test_heads_of_images_are_known_of_few(tmp_path: Path) -> None:
+    step = {"prune": {"remove": {"heads": 0.5}}}
+    file = write(tmp_path, {"model_type": "swin"}, step, task="image-classification")
+    assert faults(file) == [("passes.0.prune.remove.heads", FAMILY_UNSUPPORTED)]
+
+
+def test_a_ready_student_decides_what_comes_after_it(tmp_path: Path) -> None:
+    model(tmp_path / "small", {"model_type": "bert"})
+    distil = {"distill": {"student": {"model": "small"}, "epochs": 1}}
+    load_profile(write(tmp_path, {"model_type": "mpnet"}, distil, {"prune": {"remove": {"heads": 0.5}}}))
+
+
+def test_the_table_and_the_code_know_the_same_families() -> None:
+    assert apart_families() == sorted(TAKEN_APART)
+    assert all(why_whole(kind) is None for kind in TAKEN_APART)
+    assert all(why_not_lowered({"model_type": kind}) is None for kind in FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
+        ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "bert"}, None),
+    ],
+)
+def test_how_long_a_text_may_be(config: dict[str, Any], expected: int | None) -> None:
+    assert most_tokens(config) == expected
+
+
+def test_a_model_of_the_hub_is_refused_once_its_config_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, {"model_type": "bert"}, EXPORT, teacher={"model": "owner/name"})
+    loaded: LoadedProfile = load_profile(file)
+    (tmp_path / "snapshot").mkdir()
+    config = {"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}
+    named = {**config, "id2label": {"0": "x", "1": "y"}}
+    (tmp_path / "snapshot" / "config.json").write_text(json.dumps(named))
+    monkeypatch.setattr("compress.models.sources._cached_folder", lambda *_: tmp_path / "snapshot")
+    (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"t{n},{'xy'[n % 2]}\n" for n in range(40)))
+    with pytest.raises(ModelError) as caught:
+        resolve_job(loaded, allow_code=False)
+    assert (caught.value.code, caught.value.where) == (FAMILY_UNSUPPORTED, "teacher.model")
