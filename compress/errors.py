@@ -1,7 +1,7 @@
 """The error tree. Every error a user can meet is one of these, and each has the exit code of its kind.
 
 CompressError            1  something inside `compress` went wrong
-├── ProfileError         2  the profile is wrong (all its faults at once)
+├── ProfileError         2  the profile is wrong (all its faults at once); 4 if only data or models are
 ├── UsageError           2  a command was called wrongly
 ├── BudgetMissed         3  the run is complete, and a limit of `budget` was missed
 ├── DataError            4  the data cannot be used as declared
@@ -54,6 +54,8 @@ class Fault:
     path: str
     message: str
     code: str | None = None
+    exit_code: int = 2
+    """That of a run which this fault alone ends: 2 where the profile is wrong, 4 where the data or a model is."""
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -62,12 +64,13 @@ class Fault:
 
 
 class ProfileError(CompressError):
-    """The profile is wrong; `faults` holds every fault that was found, in the order of the file."""
+    """The profile is wrong, or what it names; `faults` holds every fault that was found, in the order of the file."""
 
     exit_code = 2
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
+        self.exit_code = min((fault.exit_code for fault in faults), default=self.exit_code)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 

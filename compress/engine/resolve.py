@@ -109,7 +109,7 @@ def _check_families(profile: Profile, base: Path, sources: Sequence[TeacherSpec]
         ModelError: naming the first of them.
     """
     configs = {one.model: model_config(one, base, profile.task) for one in sources}
-    for path, why in family_faults(profile, base, configs.get):
+    for path, why in family_faults(profile, base, lambda source: configs.get(source or "")):
         raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from compress.errors import ModelError
 from compress.models.factors import Factored, Map
+from compress.profile.known_families import FAMILY_UNSUPPORTED, why_whole
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -171,13 +172,6 @@ FAMILIES: dict[str, _Family] = {
 }
 """Model types that we can take apart: classifiers of texts and of images, and the text encoders alone."""
 
-_REFUSED = {
-    "albert": "all its layers share one set of weights, so none can be cut out or changed alone",
-    "mpnet": "its layers share one table of relative positions, a column a head",
-    "deberta": "its attention reads relative positions through weights of their own",
-    "deberta-v2": "its attention reads relative positions through weights of their own",
-}
-
 
 def transformer_of(model: nn.Module) -> PreTrainedModel:
     """The model of transformers that has the config: the model itself, or the encoder inside a sentence encoder.
@@ -207,10 +201,9 @@ def encoder_of(model: nn.Module) -> Encoder:
     family = FAMILIES.get(kind)
     if family is None:
         raise ModelError(
-            f"cannot take a {kind!r} model apart: {_REFUSED[kind]}"
-            if kind in _REFUSED
-            else f"do not know where the layers of a {kind!r} model stand",
+            why_whole(kind) or f"where the layers of a {kind!r} model stand is not known",
             hint=f"Known families: {', '.join(sorted(FAMILIES))}.",
+            code=FAMILY_UNSUPPORTED,
         )
     alone = inside is not model
     try:

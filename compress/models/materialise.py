@@ -29,6 +29,7 @@ from compress.models.sources import (
 )
 from compress.models.weights import missing_weights
 from compress.package_paths import CODE, local_path
+from compress.profile.known_families import most_tokens
 from compress.profile.schema import TaskName, TeacherSpec
 
 
@@ -145,13 +146,8 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) 
 
 
 def _check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        # Their positions are counted from the padding index on.
-        positions -= config.pad_token_id + 1
-    if max_length > positions:
+    positions = most_tokens(config.to_dict())
+    if positions is not None and max_length > positions:
         raise ModelError(
             f"data.max_length is {max_length}, but the model takes {positions} tokens at most", where=where
         )

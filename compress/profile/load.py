@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compress.errors import Fault, ProfileError
+from compress.errors import Fault, ModelError, ProfileError
 from compress.package_paths import missing_source
 from compress.profile.chain import chain_faults
 from compress.profile.distill_spec import DistillSpec
@@ -57,7 +57,8 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
         ]
         faults += [source.fault(path, why) for path, why in found]
         faults += [
-            source.fault(path, why, FAMILY_UNSUPPORTED) for path, why in family_faults(profile, source.base)
+            source.fault(path, why, FAMILY_UNSUPPORTED, ModelError.exit_code)
+            for path, why in family_faults(profile, source.base)
         ]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]

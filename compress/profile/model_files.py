@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError
 from compress.package_paths import local_path
+from compress.reading import read_mapping
 
 
 def read_json(source: str | None, name: str, base: Path) -> dict[str, Any] | None:
     """A JSON file of a model that lies on this machine; None where there is none that can be read."""
     try:
         folder = None if source is None else local_path(source, base)
-        if folder is None:
-            return None
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (CompressError, OSError, ValueError, RecursionError):
+        return None if folder is None else read_mapping(folder / name)
+    except (CompressError, OSError):
         # Whatever is wrong with the source itself is reported where it is fetched.
         return None
-    return value if isinstance(value, dict) else None
 
 
 def model_type(source: str | None, base: Path) -> str | None:

@@ -33,15 +33,15 @@ class ProfileSource:
     lines: Mapping[Path_, int]
     overridden: Mapping[Path_, str] = field(default_factory=dict)
 
-    def fault(self, path: Path_, message: str, code: str | None = None) -> Fault:
+    def fault(self, path: Path_, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
         """A fault at `path`, with the line of the nearest value that was written there."""
         shown = ".".join(str(part) for part in path)
         for length in range(len(path), -1, -1):
             if path[:length] in self.overridden:
-                return Fault(self.overridden[path[:length]], None, shown, message, code)
+                return Fault(self.overridden[path[:length]], None, shown, message, code, exit_code)
             if path[:length] in self.lines:
-                return Fault(self.file, self.lines[path[:length]], shown, message, code)
-        return Fault(self.file, None, shown, message, code)
+                return Fault(self.file, self.lines[path[:length]], shown, message, code, exit_code)
+        return Fault(self.file, None, shown, message, code, exit_code)
 
 
 class _Loader(yaml.SafeLoader):
