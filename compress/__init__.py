@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load_model(folder: str | os.PathLike[str]) -> nn.Module:
+def load_model(folder: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module:
     """The model of a folder with `model.safetensors`, in float32 and eval mode, ready to predict or to train on.
 
     Args:
         folder: an artifact of a pass: `config.json` or `module.json`, and `structure.json` where the model is pruned or
             factored in ways that those do not say.
+        allow_code: whether the Python code that a `module.json` of the folder names may run.
 
     Raises:
+        UsageError: the model is made by code, and that is not allowed.
         ModelError: a file is missing or damaged, or a weight does not fit.
     """
     # Imported here: everything that does not train answers without torch.
@@ -31,4 +33,4 @@ def load_model(folder: str | os.PathLike[str]) -> nn.Module:
 
     from compress.models.checkpoints import load_model as load
 
-    return load(Path(folder))
+    return load(Path(folder), allow_code=allow_code)

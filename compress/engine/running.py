@@ -262,6 +262,7 @@ def _measure(
                     key=key,
                     progress=progress,
                     shared=cache.references,
+                    allow_code=job.allow_code,
                 )
                 cache.keep_measurement(measurement)
     # Names are not part of the key: the same processor may be called otherwise in another profile. The machine is

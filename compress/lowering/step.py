@@ -37,7 +37,7 @@ def run(ctx: StepContext) -> StepResult:
     """
     source = ctx.inputs["model"]
     task = source.read_json(TASK)
-    model = load_model(source.path, attention="eager")
+    model = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
     graph, done = lower(model, task)
     path = save_onnx(graph, ctx.out)
     copy_interface(source.path, ctx.out)

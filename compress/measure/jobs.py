@@ -51,15 +51,19 @@ class JobFolder:
         self._transport = transport or Here(folder, runtime, threads, where)
 
     @classmethod
-    def of_target(cls, folder: Path, target: ResolvedTarget) -> JobFolder:
-        """Jobs for a resolved target.
+    def of_target(cls, folder: Path, target: ResolvedTarget, *, allow_code: bool = False) -> JobFolder:
+        """Jobs for a resolved target; `allow_code` lets torch models run their code.
 
         Raises:
             TargetError: it is a device that cannot be reached.
         """
         spec = target.spec
-        transport = None if target.device is None else Elsewhere(target.device, spec.threads)
         device = "cpu" if is_ssh(spec.device) else spec.device
+        transport: Transport
+        if target.device is None:
+            transport = Here(folder, spec.runtime, spec.threads, target.label, allow_code=allow_code)
+        else:
+            transport = Elsewhere(target.device, spec.threads)
         return cls(folder, spec.runtime, device, spec.threads, target.label, transport, _confinement(spec))
 
     def feeds(self, name: str, batches: Sequence[Batch]) -> str:

@@ -36,6 +36,7 @@ def measure(
     key: str,
     progress: Progress,
     shared: Path | None = None,
+    allow_code: bool = False,
 ) -> TargetMeasurement:
     """Measure an artifact on a target, in child processes that load nothing but what runs it.
 
@@ -48,6 +49,7 @@ def measure(
         seed: of the choice of the timed examples and of the bootstrap.
         key: the measurement's key, kept in the record.
         shared: a folder that survives; the baseline's embeddings are kept there, which each rival is compared with.
+        allow_code: whether the code of a torch model may run.
 
     Raises:
         TargetError: the target cannot load the artifact, or failed while it was measured.
@@ -59,7 +61,7 @@ def measure(
         tempfile.TemporaryDirectory(prefix="compress-measure-") as name,
         progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
     ):
-        jobs = JobFolder.of_target(Path(name), target)
+        jobs = JobFolder.of_target(Path(name), target, allow_code=allow_code)
         sampled = [task.encode(sample, one.path) for one in (baseline, artifact)]
         accuracy, (weighed,) = score_artifact(
             jobs,

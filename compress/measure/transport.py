@@ -34,10 +34,13 @@ class Transport(Protocol):
 
 
 class Here:
-    """Child processes of this one; job and result files lie in `folder`."""
+    """Child processes of this one; job and result files lie in `folder`. `allow_code`: of torch models."""
 
-    def __init__(self, folder: Path, runtime: str, threads: int, where: str) -> None:
+    def __init__(
+        self, folder: Path, runtime: str, threads: int, where: str, *, allow_code: bool = False
+    ) -> None:
         self._folder = folder
+        self._allow_code = allow_code
         self._runtime = runtime
         self._threads = threads
         self._where = where
@@ -49,7 +52,11 @@ class Here:
             stem = f"job{len(list(self._folder.glob('job*.json')))}"
             file, result = self._folder / f"{stem}.json", self._folder / f"{stem}.result"
             write_json(file, body)
-            commands.append(runtime_command(self._runtime, file, result, self._threads, purpose))
+            commands.append(
+                runtime_command(
+                    self._runtime, file, result, self._threads, purpose, allow_code=self._allow_code
+                )
+            )
             made.append(result)
         run_all(commands, self._where)
         return [json.loads(result.read_text(encoding="utf-8")) for result in made]

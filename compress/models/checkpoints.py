@@ -69,7 +69,8 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
 
 
 def _save_plain(model: PlainModel, out: Path) -> None:
-    regular, _ = make_module(model.origin, seed=0)
+    # It is in memory, so its code was allowed and has run.
+    regular, _ = make_module(model.origin, seed=0, allow_code=True)
     write_weights(_unique_tensors(model.module), out / TORCH_WEIGHTS)
     write_json(out / MODULE, model.describe())
     _write_structure(describe_structure(model.module, regular), out)
@@ -96,17 +97,23 @@ def _save_transformer(model: PreTrainedModel, out: Path, leave_out: Collection[s
     _write_structure(structure, out)
 
 
-def load_model(path: Path, attention: Attention = "sdpa") -> nn.Module:
+def load_model(path: Path, attention: Attention = "sdpa", *, allow_code: bool = False) -> nn.Module:
     """The model that `save_model` wrote, in float32 and eval mode; every weight comes from the file.
 
+    Args:
+        allow_code: whether the code that a `module.json` names may run, in this folder or in those of an ensemble.
+
     Raises:
+        UsageError: it is made by code, and that is not allowed.
         ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, left
             over or of another shape than config and structure say.
     """
     if (path / ENSEMBLE).is_file():
-        return Ensemble([load_model(folder, attention) for folder in member_folders(path)]).eval()
+        return Ensemble(
+            [load_model(folder, attention, allow_code=allow_code) for folder in member_folders(path)]
+        ).eval()
     if (path / MODULE).is_file():
-        plain = rebuild(path)
+        plain = rebuild(path, allow_code=allow_code)
         _load_weights(plain.module, path)
         return plain.eval()
     config = read_config(path)
@@ -131,7 +138,14 @@ def bare_model(model: nn.Module) -> nn.Module | None:
     return inside
 
 
-def load_for_labels(path: Path, labels: Sequence[str], seed: int, attention: Attention = "sdpa") -> nn.Module:
+def load_for_labels(
+    path: Path,
+    labels: Sequence[str],
+    seed: int,
+    attention: Attention = "sdpa",
+    *,
+    allow_code: bool = False,
+) -> nn.Module:
     """A classifier of `labels` on the encoder of a model directory, in float32 and eval mode.
 
     The directory may hold an encoder alone or a classifier of any labels. A head of the same labels (by name)
@@ -140,11 +154,12 @@ def load_for_labels(path: Path, labels: Sequence[str], seed: int, attention: Att
     `compress.models.heads` tells which are. A plain module keeps its head, which must have an output for each label.
 
     Raises:
+        UsageError: it is made by code, and that is not allowed.
         ModelError: a file is missing or damaged, the architecture is unknown or has no classifier, or
             the encoder lacks a weight or has one of another shape.
     """
     if (path / MODULE).is_file():
-        return _plain_for_labels(path, labels)
+        return _plain_for_labels(path, labels, allow_code)
     config = read_config(path)
     plan = plan_head(path, config, labels)
     kind = classifier_class(config, path)
@@ -169,9 +184,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     put_layers(model, packed)
 
 
-def _plain_for_labels(path: Path, labels: Sequence[str]) -> PlainModel:
+def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> PlainModel:
     """The plain model of a directory, whose head nobody but its own code could replace."""
-    model = load_model(path)
+    model = load_model(path, allow_code=allow_code)
     assert isinstance(model, PlainModel)
     image = read_model_json(path / TASK)["image"]
     outputs = image_outputs(model, image["channels"], tuple(image["size"]), str(path))

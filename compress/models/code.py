@@ -13,22 +13,26 @@ from typing import Any
 import torch
 
 from compress.errors import ModelError
-from compress.models.sources import module_file
+from compress.models.sources import check_code_allowed, module_file
 from compress.package_paths import CODE
 
 
-def call(source: str, base: Path, seed: int) -> Any:
+def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
     """What the function of `python:module:function` returns; torch's random state is left as it was.
 
-    A module in `base` is read anew at each call, so that what runs is what its file says now.
+    Nothing else imports a user's code, so this is where it is refused without permission: whatever named it, at however
+    many removes. A module in `base` is read anew at each call, so that what runs is what its file says now.
 
     Args:
         base: the profile's folder, where the module is looked for first.
         seed: of torch while the function runs, for weights that it draws.
+        allow_code: whether the user allowed code to run.
 
     Raises:
+        UsageError: code is not allowed to run.
         ModelError: there is no such module or function, or it raised.
     """
+    check_code_allowed(source, allow_code)
     file = module_file(source, base)
     module_name, _, function_name = source.removeprefix(CODE).partition(":")
     with _importable(base), torch.random.fork_rng(devices=[]):

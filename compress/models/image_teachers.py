@@ -21,7 +21,6 @@ from compress.models.preprocessing import DeclaredImages, declared_images
 from compress.models.pretrained import load_pretrained
 from compress.models.sources import (
     PREPROCESSOR,
-    check_code_allowed,
     hub_commit,
     model_folder,
 )
@@ -63,14 +62,12 @@ def open_image_teacher(
         UsageError: it is code, and the user did not allow it.
     """
     if spec.model.startswith(CODE):
-        check_code_allowed(spec.model, allow_code)
-        return _from_code(spec, labels, base, seed)
+        return _from_code(spec, labels, base, seed, allow_code)
     folder = model_folder(spec.model, spec.revision, base, IMAGE_TASK)
     if (problem := missing_weights(folder)) is not None:
         raise problem
     if (folder / MODULE).is_file():
-        check_code_allowed(spec.model, allow_code)
-        return _from_plain_folder(folder, spec, labels)
+        return _from_plain_folder(folder, spec, labels, allow_code)
     commit = hub_commit(spec.model, spec.revision) if local_path(spec.model, base) is None else None
     return _from_folder(folder, spec, labels, commit)
 
@@ -111,9 +108,11 @@ def _from_folder(folder: Path, spec: TeacherSpec, labels: Sequence[str], commit:
     return ImageTeacher(model, declared, put_head_in_order(model, spec, labels), untrained, commit)
 
 
-def _from_code(spec: TeacherSpec, labels: Sequence[str], base: Path, seed: int) -> ImageTeacher:
+def _from_code(
+    spec: TeacherSpec, labels: Sequence[str], base: Path, seed: int, allow_code: bool
+) -> ImageTeacher:
     origin = Origin.of(spec.model, base)
-    module, own_names = make_module(origin, seed)
+    module, own_names = make_module(origin, seed, allow_code=allow_code)
     if isinstance(module, PreTrainedModel):
         declared = declared_images(module.config.to_dict(), None)
         named = spec.model_copy(update={"labels": spec.labels or own_names})
@@ -121,8 +120,10 @@ def _from_code(spec: TeacherSpec, labels: Sequence[str], base: Path, seed: int) 
     return _ordered(PlainModel(module, origin), spec, spec.labels or own_names, labels, _declared(module))
 
 
-def _from_plain_folder(folder: Path, spec: TeacherSpec, labels: Sequence[str]) -> ImageTeacher:
-    model = load_model(folder)
+def _from_plain_folder(
+    folder: Path, spec: TeacherSpec, labels: Sequence[str], allow_code: bool
+) -> ImageTeacher:
+    model = load_model(folder, allow_code=allow_code)
     assert isinstance(model, PlainModel)
     described = read_model_json(folder / TASK)
     try:

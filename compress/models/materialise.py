@@ -23,7 +23,6 @@ from compress.models.pretrained import load_pretrained
 from compress.models.sentence import SentenceEncoder
 from compress.models.sources import (
     VOCABULARY_FILES,
-    check_code_allowed,
     hub_commit,
     model_folder,
 )
@@ -208,8 +207,7 @@ def _backend(tokenizer: Any, where: str) -> Tokenizer:
 
 def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, bare: bool) -> Source:
     source = spec.model
-    check_code_allowed(source, allow_code)
-    made = call(source, base, seed)
+    made = call(source, base, seed, allow_code=allow_code)
     known = (PreTrainedModel, SentenceEncoder) if bare else PreTrainedModel
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], known)):
         raise ModelError("expected the function to return (model, tokenizer) of transformers", where=source)

@@ -62,13 +62,14 @@ class PlainModel(nn.Module):
         return described if self.order is None else {**described, "order": list(self.order)}
 
 
-def make_module(origin: Origin, seed: int) -> tuple[nn.Module, tuple[str, ...] | None]:
+def make_module(origin: Origin, seed: int, *, allow_code: bool) -> tuple[nn.Module, tuple[str, ...] | None]:
     """What the function builds, in float32 on the CPU in eval mode, and the names of its outputs if it gives them.
 
     Raises:
+        UsageError: code is not allowed to run.
         ModelError: the function raised, or returned something else.
     """
-    made = call(origin.source, origin.base, seed)
+    made = call(origin.source, origin.base, seed, allow_code=allow_code)
     labels: tuple[str, ...] | None = None
     if isinstance(made, tuple) and len(made) == 2 and not isinstance(made[1], str):
         made, labels = made[0], tuple(map(str, made[1]))
@@ -81,10 +82,11 @@ def make_module(origin: Origin, seed: int) -> tuple[nn.Module, tuple[str, ...] |
     return made.float().cpu().eval(), labels
 
 
-def rebuild(path: Path) -> PlainModel:
+def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
     """The module of a model directory with its structure; its weights are not loaded yet.
 
     Raises:
+        UsageError: code is not allowed to run.
         ModelError: `module.json` is damaged, or the function's file is gone or was changed.
     """
     file = path / MODULE
@@ -103,7 +105,7 @@ def rebuild(path: Path) -> PlainModel:
             where=str(module_file(origin.source, origin.base)),
             hint="Run the profile again: the model is made anew from the code as it is now.",
         )
-    module, _ = make_module(origin, seed=0)
+    module, _ = make_module(origin, seed=0, allow_code=allow_code)
     if (path / STRUCTURE).exists():
         apply_structure(module, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
     return PlainModel(module, origin, order)

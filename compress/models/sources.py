@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE, sha256_file
+from compress.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE, sha256_file
 from compress.errors import ModelError, UsageError
 from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
@@ -106,6 +106,13 @@ def check_teacher(
     folder = model_folder(spec.model, spec.revision, base, task)
     if (folder / MODULE).is_file():
         check_code_allowed(spec.model, allow_code)
+        if task != "image-classification":
+            raise ModelError(
+                "this model is a module of somebody's code, which has no tokenizer: it serves images alone",
+                where=spec.model,
+                hint="Name a `python:module:function` that returns a model of transformers and its tokenizer.",
+                code="module-without-tokenizer",
+            )
         return
     config = _read_config(folder)
     check_task(config, task, spec.model)
@@ -138,12 +145,17 @@ def model_folder(
 
 
 def check_code_allowed(model: str, allow_code: bool) -> None:
-    """Refuse a `python:` source that the user did not allow."""
+    """Refuse to run code that the user did not allow.
+
+    Raises:
+        UsageError: it is not allowed.
+    """
     if not allow_code:
         raise UsageError(
-            "this profile runs Python code to make its model",
+            "this model is made by running Python code, which nobody allowed",
             where=model,
-            hint="If you trust it, start again with `--allow-code`.",
+            hint="If you trust it, start again with `--allow-code`; in Python, with `allow_code=True`.",
+            code="code-not-allowed",
         )
 
 
@@ -189,6 +201,13 @@ def module_file(source: str, base: Path) -> Path:
 
 
 def _folder(path: Path) -> Path:
+    if (path / ENSEMBLE).is_file():
+        raise ModelError(
+            "this folder holds several models that are averaged; a profile names one model",
+            where=str(path / ENSEMBLE),
+            hint="Name the folder of a member, or distil it with `keep: last` or `keep: best`.",
+            code="several-models",
+        )
     if path.suffix.lower() == ".gguf" or (
         path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))
     ):

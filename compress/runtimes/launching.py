@@ -39,6 +39,10 @@ SCRUBBED_PREFIXES = (
 )  # fmt: skip
 
 
+ALLOW_CODE = "--allow-code"
+"""Tells the process that measures torch models that the code of a model may run."""
+
+
 @dataclass(frozen=True)
 class Command:
     """What to run, the environment of it, and what it does ('timing student'), for its error."""
@@ -148,8 +152,11 @@ def without_tracebacks(lines: Sequence[str]) -> list[str]:
     return kept
 
 
-def runtime_command(runtime: str, job: Path, result: Path, threads: int, purpose: str) -> Command:
-    """The command that does a job of `runner.py` with a runtime: `onnxruntime` or `torch`."""
+def runtime_command(
+    runtime: str, job: Path, result: Path, threads: int, purpose: str, *, allow_code: bool = False
+) -> Command:
+    """The command that does a job of `runner.py` with a runtime: `onnxruntime`, or `torch`, which is told there whether
+    the code of a model may run."""
     environment = clean_environment(threads)
     package = Path(__file__).resolve().parents[1]
     if runtime == "onnxruntime":
@@ -159,5 +166,6 @@ def runtime_command(runtime: str, job: Path, result: Path, threads: int, purpose
         found = [str(package.parent), *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(found)
         environment["HF_HUB_OFFLINE"] = "1"
-    argv = (sys.executable, "-P", *program, str(job), str(result))
+    allowed = [ALLOW_CODE] if allow_code and runtime == "torch" else []
+    argv = (sys.executable, "-P", *program, *allowed, str(job), str(result))
     return Command(argv, environment, purpose)

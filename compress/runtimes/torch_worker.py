@@ -1,4 +1,4 @@
-"""Does the jobs of `runner.py` with torch: `python -m compress.runtimes.torch_worker JOB RESULT`."""
+"""Does the jobs of `runner.py` with torch: `python -m compress.runtimes.torch_worker [--allow-code] JOB RESULT`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.runtimes import runner
+from compress.runtimes.launching import ALLOW_CODE
 
 
 class TorchRuntime:
     """Loads and runs torch artifacts, with the methods of `runner.OnnxRuntime`.
 
     A model's path is its artifact directory. A batch is moved to the device and the outputs are moved back
-    inside the timed call, as onnxruntime does it, so the clock stops when the result is there.
+    inside the timed call, as onnxruntime does it, so the clock stops when the result is there. `allow_code` says
+    whether the code of a model may run.
     """
+
+    def __init__(self, *, allow_code: bool = False) -> None:
+        self._allow_code = allow_code
 
     def prepare(self, threads: int, device: str) -> None:
         """Import torch and what loads models, and set the threads.
@@ -44,7 +49,7 @@ class TorchRuntime:
         from compress.models.checkpoints import load_model
         from compress.models.outputs import outputs_of
 
-        model = load_model(Path(path)).eval().to(device)
+        model = load_model(Path(path), allow_code=self._allow_code).eval().to(device)
 
         def predict(batch: runner.Batch) -> NDArray[np.float32]:
             with torch.inference_mode():
@@ -66,8 +71,8 @@ class TorchRuntime:
 def main(argv: list[str] | None = None) -> int:
     """Run one job with torch."""
     job: list[str] = sys.argv[1:] if argv is None else argv
-    runtime: Any = TorchRuntime()
-    return runner.run_job(job, runtime)
+    runtime: Any = TorchRuntime(allow_code=ALLOW_CODE in job)
+    return runner.run_job([word for word in job if word != ALLOW_CODE], runtime)
 
 
 if __name__ == "__main__":

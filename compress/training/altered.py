@@ -33,6 +33,7 @@ def recover_altered(
         ctx.task,
         ctx.data,
         spec,
+        allow_code=ctx.allow_code,
         tokenizer=interface,
         work=ctx.work / name,
         shared=ctx.shared,
@@ -51,9 +52,11 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
     Raises:
         PassError: it does not.
     """
+    # The model is in memory, so its code was allowed and has run.
+    saved = load_model(out, allow_code=True)
     batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
     with torch.inference_mode():
-        expected, found = outputs_of(model.eval()(**batch)), outputs_of(load_model(out)(**batch))
+        expected, found = outputs_of(model.eval()(**batch)), outputs_of(saved(**batch))
     if not torch.equal(expected, found):
         difference = float((expected - found).abs().max())
         raise PassError(f"the saved model gives other outputs: they differ by {difference:.2g}", where=where)

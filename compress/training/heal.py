@@ -28,6 +28,7 @@ def recover(
     data: TrainingData,
     spec: RecoverySpec,
     *,
+    allow_code: bool,
     tokenizer: Path,
     work: Path,
     shared: Path,
@@ -42,6 +43,7 @@ def recover(
     The model is left with its best weights by the validation score.
 
     Args:
+        allow_code: whether the code of a teacher may run.
         tokenizer: the artifact directory that says what the model reads (the input of the pass).
         work: the step's work folder; checkpoints stand in a sub-folder of it.
         shared: the folder of the cache for what teachers say.
@@ -53,12 +55,26 @@ def recover(
     goal: Outputs | None = None
     if teacher is not None:
         goal = teacher_outputs(
-            teacher, task, data.train, shared=shared, precision=precision, device=device, progress=progress
+            teacher,
+            task,
+            data.train,
+            allow_code=allow_code,
+            shared=shared,
+            precision=precision,
+            device=device,
+            progress=progress,
         )
     if not task.labelled and goal is None:
         raise PassError("without labels a model can only recover from a teacher", where="recover")
     truth = truth_beside(
-        teacher, task, data.validation, shared=shared, precision=precision, device=device, progress=progress
+        teacher,
+        task,
+        data.validation,
+        allow_code=allow_code,
+        shared=shared,
+        precision=precision,
+        device=device,
+        progress=progress,
     )
     validation = task.encode(data.validation, tokenizer)
     return train(

@@ -23,6 +23,7 @@ def teacher_outputs(
     task: Task,
     examples: Examples,
     *,
+    allow_code: bool,
     shared: Path,
     precision: Precision,
     device: Device,
@@ -30,7 +31,7 @@ def teacher_outputs(
 ) -> Outputs:
     """What a teacher puts out for examples, float32 (n, labels or width), from the cache where it is there."""
     return cached_signals(
-        lambda: load_model(teacher.path),
+        lambda: load_model(teacher.path, allow_code=allow_code),
         task.encode(examples, teacher.path),
         (),
         shared,
@@ -46,6 +47,7 @@ def truth_beside(
     task: Task,
     examples: Examples,
     *,
+    allow_code: bool,
     shared: Path,
     precision: Precision,
     device: Device,
@@ -55,6 +57,13 @@ def truth_beside(
     if teacher is None or not task.needs_reference(examples):
         return Truth.of(examples)
     reference = teacher_outputs(
-        teacher, task, examples, shared=shared, precision=precision, device=device, progress=progress
+        teacher,
+        task,
+        examples,
+        allow_code=allow_code,
+        shared=shared,
+        precision=precision,
+        device=device,
+        progress=progress,
     )
     return Truth.of(examples, np.asarray(reference))

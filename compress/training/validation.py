@@ -34,6 +34,7 @@ class Validation:
             reference,
             ctx.task,
             ctx.data.validation,
+            allow_code=ctx.allow_code,
             shared=ctx.shared,
             precision=ctx.precision,
             device=ctx.device,

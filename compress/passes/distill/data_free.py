@@ -79,7 +79,7 @@ def _inputs_of(ctx: StepContext, folder: Path) -> TokenInputs:
 
 def _asked(ctx: StepContext, teacher: TeacherAt) -> Callable[[Sequence[Ids]], NDArray[np.float32]]:
     """The teacher as a function of token sequences."""
-    model = load_model(teacher.artifact.path).to(ctx.device)
+    model = load_model(teacher.artifact.path, allow_code=ctx.allow_code).to(ctx.device)
     like = _inputs_of(ctx, teacher.artifact.path)
 
     def answer(texts: Sequence[Ids]) -> NDArray[np.float32]:
@@ -99,7 +99,7 @@ def _from_generator(
     height, width = image["size"]
     result = train_data_free_images(
         untrained.model,
-        load_model(teacher.artifact.path).to(ctx.device),
+        load_model(teacher.artifact.path, allow_code=ctx.allow_code).to(ctx.device),
         shape=(image["channels"], height, width),
         mean=image["mean"],
         std=image["std"],

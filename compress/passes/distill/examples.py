@@ -80,7 +80,7 @@ def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt
         new = extra_texts(
             (folders[0], own[0]),
             list(zip(folders, own, strict=True)),
-            _word_embeddings(teachers[0].artifact),
+            _word_embeddings(teachers[0].artifact, ctx.allow_code),
             spec.augment,
             max_length=ctx.task.data.max_length,
             seed=ctx.seed,
@@ -134,8 +134,8 @@ def check_aligned(shown: Shown, names: frozenset[str], student: Path, teachers: 
             )
 
 
-def _word_embeddings(teacher: Artifact) -> NDArray[np.float32]:
-    words = encoder_of(load_model(teacher.path)).words
+def _word_embeddings(teacher: Artifact, allow_code: bool) -> NDArray[np.float32]:
+    words = encoder_of(load_model(teacher.path, allow_code=allow_code)).words
     if words is None:
         raise ModelError("this teacher has no word embeddings to draw neighbours from", where="augment")
     embeddings: NDArray[np.float32] = words.weight.detach().numpy()

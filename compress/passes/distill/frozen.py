@@ -55,7 +55,7 @@ class FrozenTeachers:
     def _one(self, number: int, needs: frozenset[str]) -> Teaching:
         ctx, teacher = self.ctx, self.teachers[number]
         return cached_signals(
-            lambda: load_model(teacher.artifact.path),
+            lambda: load_model(teacher.artifact.path, allow_code=ctx.allow_code),
             self.shown.teachers[number],
             needs,
             ctx.shared,

@@ -51,7 +51,7 @@ def run(ctx: StepContext) -> StepResult:
         if spec.generations > 1:
             folders.append(_keep_generation(ctx, taught.model, number))
             teachers = [TeacherAt(name, folders[-1])]
-    return _finish(ctx, spec, untrained, _kept(spec, generations, folders), generations)
+    return _finish(ctx, spec, untrained, _kept(ctx, spec, generations, folders), generations)
 
 
 def run_control(ctx: StepContext) -> StepResult:
@@ -145,10 +145,12 @@ def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artif
     return seal(folder, TORCH_FLOAT, {"parameters": count_parameters(student)})
 
 
-def _kept(spec: DistillSpec, generations: Sequence[Taught], folders: Sequence[Artifact]) -> nn.Module:
+def _kept(
+    ctx: StepContext, spec: DistillSpec, generations: Sequence[Taught], folders: Sequence[Artifact]
+) -> nn.Module:
     """The generation that is the result, or all of them as one."""
     if spec.keep == "ensemble":
-        return Ensemble([load_model(folder.path) for folder in folders])
+        return Ensemble([load_model(folder.path, allow_code=ctx.allow_code) for folder in folders])
     if spec.keep == "best":
         return max(generations, key=lambda one: one.validation_score).model
     return generations[-1].model

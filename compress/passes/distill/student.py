@@ -65,7 +65,7 @@ def untrained_student(
             spec.student, size=(height, width), channels=image["channels"], labels=ctx.data.labels, seed=seed
         )
         return Untrained(model, Words(None, None), "scratch")
-    teacher = load_model(source, attention="eager")
+    teacher = load_model(source, attention="eager", allow_code=ctx.allow_code)
     if isinstance(teacher, PlainModel):
         raise ModelError(
             "no student can be cut from a module of your own: its layers are not known",
@@ -92,9 +92,11 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
     if (source / TOKENIZER).exists():
         shutil.copyfile(source / TOKENIZER, ctx.out / TOKENIZER)
     if ctx.task.labelled:
-        model: nn.Module = load_for_labels(source, ctx.data.labels, seed, attention="eager")
+        model: nn.Module = load_for_labels(
+            source, ctx.data.labels, seed, attention="eager", allow_code=ctx.allow_code
+        )
     else:
-        model = load_model(source, attention="eager")
+        model = load_model(source, attention="eager", allow_code=ctx.allow_code)
     return Untrained(model, Words(None, None), "ready")
 
 

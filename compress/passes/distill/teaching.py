@@ -136,7 +136,9 @@ class _School:
         # Weights of a stage that does not train the outputs cannot be told apart by their score.
         judged = any(map(trains_outputs, losses))
         loaded = (
-            [load_model(teacher.artifact.path) for teacher in self.teachers] if self._live(losses) else []
+            [load_model(teacher.artifact.path, allow_code=ctx.allow_code) for teacher in self.teachers]
+            if self._live(losses)
+            else []
         )
         objective = self._objective(student, losses, loaded)
         trainee = Trainee(
@@ -194,7 +196,8 @@ class _School:
         mine = anatomy_of(student, self._sample(self.shown.student))
         theirs = mine
         if self.teachers and self.spec.ema is None and any(map(needs_teacher, losses)):
-            model = loaded[0] if loaded else load_model(self.teachers[0].artifact.path)
+            path = self.teachers[0].artifact.path
+            model = loaded[0] if loaded else load_model(path, allow_code=self.ctx.allow_code)
             theirs = anatomy_of(model, self._sample(self.shown.teachers[0]))
         objective = build_objective(
             losses,

@@ -25,7 +25,7 @@ def run(ctx: StepContext) -> StepResult:
     if not isinstance(ctx.spec, FinetuneSpec):
         raise PassError(f"finetune cannot run a {type(ctx.spec).__name__}")
     source = ctx.inputs["model"].path
-    model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager")
+    model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager", allow_code=ctx.allow_code)
     validation = ctx.task.encode(ctx.data.validation, source)
     truth = Truth.of(ctx.data.validation)
     labels, smoothing = torch.from_numpy(ctx.data.train.labels), ctx.spec.smoothing

@@ -37,7 +37,7 @@ def run(ctx: StepContext) -> StepResult:
     spec = ctx.spec
     assert isinstance(spec, LowRankSpec)
     source = ctx.inputs["model"]
-    model = load_model(source.path).to(ctx.device)
+    model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     inputs = ctx.task.encode(ctx.data.train, source.path)
     places = places_of(model, spec.exclude)
     decompositions = _decompose(ctx, spec, model, places, inputs)

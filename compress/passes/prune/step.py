@@ -44,7 +44,7 @@ def run(ctx: StepContext) -> StepResult:
     spec = ctx.spec
     assert isinstance(spec, PruneSpec)
     source = ctx.inputs["model"]
-    model = load_model(source.path).to(ctx.device)
+    model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
     whole = spec.remove is not None and spec.scope == "layer"
     promised = (

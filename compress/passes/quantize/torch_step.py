@@ -34,7 +34,7 @@ def run(ctx: StepContext) -> StepResult:
     """
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, QuantizeSpec)
-    model = bare_model(load_model(source.path))
+    model = bare_model(load_model(source.path, allow_code=ctx.allow_code))
     if model is None:
         raise ModelError(
             "bitsandbytes packs one file of weights, and an average of several models has one for each",

@@ -44,12 +44,13 @@ def run(ctx: StepContext) -> StepResult:
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, QuantizeSpec)
     assert spec.train is not None
-    graph, _ = lower(load_model(source.path, attention="eager"), source.read_json(TASK))
+    eager = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
+    graph, _ = lower(eager, source.read_json(TASK))
     lowered = ctx.work / "lowered"
     shutil.rmtree(lowered, ignore_errors=True)
     lowered.mkdir()
     path = save_onnx(graph, lowered)
-    model = load_model(source.path)
+    model = load_model(source.path, allow_code=ctx.allow_code)
     inputs = ctx.task.encode(ctx.data.train, source.path)
     limit = weight_limit(reduced_range(spec.reduce_range))
     first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
