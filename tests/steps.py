@@ -41,6 +41,7 @@ def context(
         timed_on=resolve(TargetSpec()),
         progress=Silent(),
         base=base,
+        allow_code=True,
     )
 
 

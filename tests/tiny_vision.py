@@ -104,7 +104,7 @@ def tiny_network(folder: Path, name: str = "network", seed: int = 0) -> PlainMod
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tiny_network.py").write_text(CNN_CODE)
     origin = Origin.of(f"python:tiny_network:{name}", folder)
-    return PlainModel(make_module(origin, seed)[0], origin).eval()
+    return PlainModel(make_module(origin, seed, allow_code=True)[0], origin).eval()
 
 
 def tiny_vit(distilled: bool = False, seed: int = 0) -> PreTrainedModel:

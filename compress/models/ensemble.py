@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.artifacts import ENSEMBLE
 from compress.errors import ModelError
+from compress.inside import inside
 from compress.models.outputs import outputs_of
 from compress.models.sentence import SentenceEncoder
 from compress.models.weights import read_model_json
@@ -51,13 +52,21 @@ def member_folders(path: Path) -> tuple[Path, ...]:
     """The folders of the members that `ensemble.json` names, in order.
 
     Raises:
-        ModelError: the file is damaged, or names a folder that is not right beside it.
+        ModelError: the file is damaged, or names a folder that is not right beside it or holds an average itself.
     """
     body = read_model_json(path / ENSEMBLE)
     names = body.get("members") if isinstance(body, dict) else None
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
         raise ModelError("expected the names of two folders at least", where=str(path / ENSEMBLE))
-    for name in names:
-        if name in ("", ".", "..") or Path(name).name != name:
-            raise ModelError(f"{name!r} is no folder beside this file", where=str(path / ENSEMBLE))
-    return tuple(path / name for name in names)
+    return tuple(_member(path, name) for name in names)
+
+
+def _member(path: Path, name: str) -> Path:
+    where = str(path / ENSEMBLE)
+    folder = inside(path, name, where=where)
+    # A link to the ensemble itself would have no end.
+    if folder.parent != path or folder.resolve() == path.resolve():
+        raise ModelError(f"{name!a} is no folder beside this file", where=where, code="outside-folder")
+    if (folder / ENSEMBLE).exists():
+        raise ModelError(f"{name!a} is an average itself", where=where, code="nested-ensemble")
+    return folder

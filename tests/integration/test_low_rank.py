@@ -209,7 +209,7 @@ def test_a_network_of_convolutions(tmp_path: Path):
     # Depthwise and grouped convolutions are left out.
     assert set(ranks) == {"stem", "block.first", "block.second", "point", "hidden", "head"}
     assert ranks["block.first"] == 8  # 0.5 * 16 * 144 / 160, the nearest multiple of 4
-    model = load_model(made.path)
+    model = load_model(made.path, allow_code=True)
     part = model.get_submodule("module.block.first")
     assert isinstance(part, Factored)
     assert isinstance(part.first, nn.Conv2d)

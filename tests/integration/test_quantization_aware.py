@@ -60,7 +60,7 @@ class Lowered:
         self.tensors = {name: torch.from_numpy(values) for name, values in self.batch.items()}
 
     def simulated(self, made: QuantizeSpec) -> tuple[RoundedModel, dict[str, Any]]:
-        model = load_model(self.source.path)
+        model = load_model(self.source.path, allow_code=True)
         rounded, facts = self.simulate(model, made)
         ctx = context_of(self.kind, self.folder / f"ranges-{next(self.count)}", made, self.source)
         batches = calibration_batches(ctx, self.source, made.calibration_examples)
@@ -179,7 +179,7 @@ def test_the_kernel_that_is_rounded_is_the_folded_one(network: Lowered) -> None:
 def test_a_model_is_not_changed_by_being_simulated(network: Lowered) -> None:
     rounded, _ = network.simulated(spec())
     network.outputs(rounded.train())
-    plain, model = load_model(network.source.path), rounded.release()
+    plain, model = load_model(network.source.path, allow_code=True), rounded.release()
     assert list(model.state_dict()) == list(plain.state_dict())
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -236,14 +236,18 @@ def test_weights_that_training_made_worse_are_not_kept(network: Lowered, tmp_pat
     facts = result.facts["quantization_aware"]
     assert facts["kept"] == "untrained"
     assert facts["validation_score_trained"] < facts["validation_score_before"] == facts["validation_score"]
-    before, after = (load_model(each.path).state_dict() for each in (network.source, artifact))
+    before, after = (
+        load_model(each.path, allow_code=True).state_dict() for each in (network.source, artifact)
+    )
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_network_learns_to_be_rounded(network: Lowered, tmp_path: Path) -> None:
     made = spec(train={**TRAIN, "epochs": 1, "learning_rate": 1e-5})
     artifact, result = trained(network, made, tmp_path)
-    before, after = (load_model(each.path).state_dict() for each in (network.source, artifact))
+    before, after = (
+        load_model(each.path, allow_code=True).state_dict() for each in (network.source, artifact)
+    )
     assert list(before) == list(after)
     assert result.facts["quantization_aware"]["kept"] == "trained"
     # Norms keep their statistics, and all the rest learns.

@@ -197,7 +197,7 @@ def test_what_is_no_model_folder_is_refused(name: str, tmp_path: Path):
 def test_code_needs_to_be_allowed(tmp_path: Path):
     (tmp_path / "shop_code.py").write_text("raise SystemExit('ran')")
     teacher = spec("python:shop_code:make")
-    with pytest.raises(UsageError, match="runs Python code") as caught:
+    with pytest.raises(UsageError, match="code-not-allowed") as caught:
         check_teacher(teacher, LABELS, tmp_path, allow_code=False)
     assert "--allow-code" in str(caught.value.hint)
     with pytest.raises(UsageError):

@@ -200,7 +200,7 @@ def test_a_pruned_network_is_described_and_rebuilt_bit_by_bit(tmp_path: Path) ->
         for count in ("in_channels", "out_channels", "groups", "num_features", "in_features", "out_features"):
             assert getattr(regular.get_submodule(name), count, None) == getattr(module, count, None), name
     save_model(model, tmp_path / "saved")
-    assert torch.equal(outputs(load_model(tmp_path / "saved")), outputs(model))
+    assert torch.equal(outputs(load_model(tmp_path / "saved", allow_code=True)), outputs(model))
 
 
 @pytest.mark.parametrize(

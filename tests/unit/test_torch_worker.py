@@ -41,7 +41,7 @@ def test_scores_are_those_of_the_model(artifact: Path, tmp_path: Path) -> None:
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }
-    assert runner.accuracy_job(job, TorchRuntime()) == {"examples": 4}
+    assert runner.accuracy_job(job, TorchRuntime(allow_code=True)) == {"examples": 4}
     model = load_model(artifact).eval()
     with torch.inference_mode():
         expected = [
@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_model(artifact: Path, tmp_path: Path) -> None:
 def network_of_the_digits() -> torch.nn.Module:
     profiles = Path(__file__).parents[2] / "profiles"
     source = "python:digits_cnn:build_small"
-    return PlainModel(call(source, profiles, 0), Origin.of(source, profiles)).eval()
+    return PlainModel(call(source, profiles, 0, allow_code=True), Origin.of(source, profiles)).eval()
 
 
 def sentence_encoder() -> torch.nn.Module:
@@ -76,7 +76,7 @@ def test_models_of_other_kinds_run_as_well(
 ) -> None:
     model, batch = make(), BATCHES[kind]
     save_model(model, tmp_path)
-    got = TorchRuntime().open(str(tmp_path), 1, "cpu")(batch)
+    got = TorchRuntime(allow_code=True).open(str(tmp_path), 1, "cpu")(batch)
     with torch.inference_mode():
         expected = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
     assert (got.shape, got.dtype) == ((2, width), np.float32)
@@ -94,9 +94,11 @@ def test_the_loop_and_the_counter_are_the_runners(artifact: Path, tmp_path: Path
         "rounds": 4,
         "share": [0, 1],
     }
-    (scenario,) = runner.latency_job({**common, **latency}, TorchRuntime())["scenarios"]
+    (scenario,) = runner.latency_job({**common, **latency}, TorchRuntime(allow_code=True))["scenarios"]
     assert [len(times) >= 4 for times in scenario["samples_ns"]] == [True, True]
-    memory = runner.memory_job({**common, "model": str(artifact), "feeds": path}, TorchRuntime())
+    memory = runner.memory_job(
+        {**common, "model": str(artifact), "feeds": path}, TorchRuntime(allow_code=True)
+    )
     assert memory["peak_bytes"] >= memory["before_load_bytes"] > 0
     assert memory["gpu_peak_bytes"] is None
 
@@ -104,5 +106,5 @@ def test_the_loop_and_the_counter_are_the_runners(artifact: Path, tmp_path: Path
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_without_cuda_it_says_so() -> None:
     with pytest.raises(runner.RunnerError, match="sees no CUDA device"):
-        TorchRuntime().prepare(1, "cuda")
-    assert TorchRuntime().gpu_peak_bytes() is None
+        TorchRuntime(allow_code=True).prepare(1, "cuda")
+    assert TorchRuntime(allow_code=True).gpu_peak_bytes() is None

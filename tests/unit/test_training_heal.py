@@ -66,6 +66,7 @@ def test_embeddings_without_a_teacher_cannot_recover(tmp_path: Path) -> None:
             SentenceEmbedding(DataSpec(path="unused")),
             TrainingData(examples, examples, ()),
             RecoverySpec(),
+            allow_code=False,
             tokenizer=tmp_path,
             work=tmp_path,
             shared=tmp_path,
