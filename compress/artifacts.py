@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError
+from compress.files import copy_file, sha256_file, write_json
 from compress.forms import Form
-from compress.units import MIB, megabytes
+from compress.units import megabytes
 
 SEAL = "artifact.json"
 """The file that makes a directory an artifact; it is written last."""
@@ -91,50 +90,6 @@ class Artifact:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
-def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(MIB):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name in the same folder, then rename it."""
-    write_texts({path: text})
-
-
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write text files that belong together: all under temporary names in their folders, then all are renamed."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
-    try:
-        for path, text in texts.items():
-            _write_whole(temporary[path], text)
-        for path in texts:
-            os.replace(temporary[path], path)
-    finally:
-        for file in temporary.values():
-            file.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    try:
-        with path.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        # A write that fails does not say where; a full disk is told by its place.
-        error.filename = error.filename or str(path)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file with stable key order, atomically."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
     """The parsed JSON object of a file."""
     body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -145,7 +100,7 @@ def copy_interface(source: Path, out: Path) -> None:
     """Copy what says how a model reads its inputs: its `task.json`, and its `tokenizer.json` where it has one."""
     for name in (TOKENIZER, TASK):
         if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+            copy_file(source / name, out / name)
 
 
 def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:

@@ -257,8 +257,8 @@ def targets(profile: Path | None, assignments: tuple[str, ...], as_json: bool) -
 )
 def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -> None:
     """Write a commented profile for MODEL and DATA."""
-    from compress.artifacts import write_text
     from compress.errors import UsageError
+    from compress.files import write_text
     from compress.profile.starter import starter_profile
 
     if out.exists() and not force:

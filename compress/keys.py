@@ -28,6 +28,7 @@ _CONTRACT = frozenset(
     (
         "compress/errors.py",
         "compress/exhaustion.py",
+        "compress/files.py",
         "compress/progress.py",
         "compress/units.py",
         "compress/records.py",

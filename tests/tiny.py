@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal, write_json, write_text
+from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
+from compress.files import write_json, write_text
 from compress.forms import TORCH_FLOAT, Structure
 from compress.models.checkpoints import count_parameters, save_model
 from compress.profile.schema import DataSpec

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal, write_json, write_text
+from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
+from compress.files import write_json, write_text
 from compress.forms import TORCH_FLOAT, Structure
 from compress.models.checkpoints import count_parameters, save_model
 from compress.models.sentence import SentenceEncoder

@@ -16,8 +16,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from compress.artifacts import STRUCTURE, TASK, Artifact, seal, write_json
+from compress.artifacts import STRUCTURE, TASK, Artifact, seal
 from compress.data.splits import Examples
+from compress.files import write_json
 from compress.forms import TORCH_FLOAT, Structure
 from compress.models.checkpoints import count_parameters, save_model
 from compress.models.plain import Origin, PlainModel, make_module

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from compress.artifacts import sha256_file
 from compress.data.digits import digits_fingerprint, open_digits
 from compress.data.folders import open_file, open_folder
 from compress.data.hub import cached_commit, open_hub
 from compress.data.kinds import IMAGES, ItemKind
 from compress.data.rows import Columns, Source
 from compress.errors import DataError
+from compress.files import sha256_file
 from compress.package_paths import SKLEARN, local_path
 from compress.profile.schema import DataSpec, UnlabeledSpec
 

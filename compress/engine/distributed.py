@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import compress.errors
-from compress.artifacts import write_json
 from compress.engine.resolve import Job
 from compress.errors import CompressError
+from compress.files import empty_folder, write_json
 from compress.forms import Form
 from compress.plan import PlannedStep
 from compress.profile.schema import TrainSpec
@@ -51,8 +50,7 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
         CompressError: what a process raised, or that one was killed; checkpoints stay, so the run can go on.
     """
     folder = context.work / "processes"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    empty_folder(folder)
     source = job.loaded.source
     task = {
         "profile": str(Path(source.file).absolute()),

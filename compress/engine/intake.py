@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import (
-    MODEL_CONFIG,
-    ONNX_MODEL,
-    SEAL,
-    TASK,
-    TOKENIZER,
-    Artifact,
-    seal,
-    sha256_file,
-    write_json,
-)
+from compress.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
 from compress.engine.interfaces import (
     Fixed,
     channels_last,
@@ -30,6 +19,7 @@ from compress.engine.interfaces import (
     text_inputs,
 )
 from compress.errors import ModelError
+from compress.files import copy_file, make_folder, sha256_file, write_json
 from compress.forms import ONNX_FLOAT, Form
 from compress.models.labels import head_names, match_labels
 from compress.models.onnx_files import OnnxFile, read_onnx
@@ -129,7 +119,7 @@ def take_in(
     fixed = fixed_sizes(found, texts=task != "image-classification")
     interface = Interface(roles, given.output, order, fixed.length)
     check_output(found, interface)
-    folder.mkdir(parents=True)
+    make_folder(folder)
     body: dict[str, Any] = {
         "task": task,
         "labels": list(labels),
@@ -145,13 +135,13 @@ def take_in(
         if fixed.length is not None:
             # Cut by the tokenizer, which leaves its special tokens at the end.
             body["max_length"] = min(body["max_length"], fixed.length)
-        shutil.copyfile(tokenizer, folder / TOKENIZER)
+        copy_file(tokenizer, folder / TOKENIZER)
     write_json(folder / TASK, body)
     for name, source in (
         (ONNX_MODEL, found.path),
         *((one, found.path.parent / one) for one in found.external),
     ):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        make_folder((folder / name).parent)
         _link(source, folder / name)
     artifact = seal(folder, form or ONNX_FLOAT, facts)
     names = (ONNX_MODEL, *found.external)
@@ -340,4 +330,4 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError:
-        shutil.copyfile(source, target)
+        copy_file(source, target)

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import distributed
 
-from compress.artifacts import write_json
 from compress.engine.distributed import PROGRESS, RESULT
 from compress.engine.making import context_of, run_pass
 from compress.engine.resolve import Job, resolve_job
 from compress.errors import CompressError
 from compress.exhaustion import exhaustion_told
+from compress.files import make_folder, write_json
 from compress.profile.load import load_profile
 from compress.progress import Advance, Progress, Silent
 from compress.store.cache import Cache
@@ -81,8 +81,8 @@ def _run(task: dict[str, Any], job: Job, folder: Path, local: int) -> None:
     if local > 0:
         # What all processes compute alike, one of them keeps.
         out, work = folder / f"rank-{local}" / "out", folder / f"rank-{local}" / "work"
-        out.mkdir(parents=True)
-        work.mkdir()
+        make_folder(out)
+        make_folder(work)
     with _progress(folder / PROGRESS, shown=local == 0) as progress:
         context = context_of(step, job, inputs, cache, progress, out=out, work=work)
         threads = max(1, job.numerics.threads // job.plan.profile.train.processes)

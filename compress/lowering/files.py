@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnxruntime
 
 from compress.artifacts import ONNX_MODEL
 from compress.errors import PassError
+from compress.files import replacing
 from compress.runtimes.runner import DISABLED_OPTIMIZERS
 
 EXTERNAL_DATA_FROM_BYTES = 1_900_000_000
@@ -32,9 +32,8 @@ def save_onnx(model: ir.Model, folder: Path) -> Path:
     if weights > EXTERNAL_DATA_FROM_BYTES:
         ir.save(model, path, external_data=f"{ONNX_MODEL}.data")
     else:
-        temporary = path.with_name(f".{os.getpid()}.{ONNX_MODEL}")
-        ir.save(model, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            ir.save(model, temporary)
     check_onnx(path)
     return path
 
@@ -84,19 +83,16 @@ def write_optimized(
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if hardware_specific else levels.ORT_ENABLE_EXTENDED
     )
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    options.optimized_model_filepath = str(temporary)
     options.add_session_config_entry("session.save_model_format", "ORT" if ort_format else "ONNX")
-    try:
-        onnxruntime.InferenceSession(
-            str(source),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=[*DISABLED_OPTIMIZERS, *without],
-        )
-        os.replace(temporary, target)
-    except Exception as error:
-        # onnxruntime raises classes of its own that share no parent but Exception.
-        raise PassError(f"onnxruntime refuses the model: {error}", where=str(source)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary:
+        options.optimized_model_filepath = str(temporary)
+        try:
+            onnxruntime.InferenceSession(
+                str(source),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=[*DISABLED_OPTIMIZERS, *without],
+            )
+        except Exception as error:
+            # onnxruntime raises classes of its own that share no parent but Exception.
+            raise PassError(f"onnxruntime refuses the model: {error}", where=str(source)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from compress.artifacts import TASK, Artifact
 from compress.data.splits import UNLABELLED, Examples, item_bytes
+from compress.files import make_folder, replacing
 from compress.measure.accuracy import accuracy_record
 from compress.measure.embeddings import embedding_record
 from compress.measure.feeds import in_order, parts
@@ -137,11 +137,7 @@ def _kept(file: Path, examples: int) -> NDArray[np.float32] | None:
 
 
 def _keep(outputs: NDArray[np.float32], file: Path) -> None:
-    """Save embeddings under a temporary name first: another run may look for them."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{os.getpid()}.npy")
-    try:
+    """Save embeddings as a whole: another run may look for them."""
+    make_folder(file.parent)
+    with replacing(file) as temporary:
         np.save(temporary, outputs, allow_pickle=False)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

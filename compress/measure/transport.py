@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from compress.artifacts import TASK, TOKENIZER, write_json
+from compress.artifacts import TASK, TOKENIZER
+from compress.files import write_json
 from compress.measure.results import output_fault, result_fault
 from compress.runtimes import runner
 from compress.runtimes.launching import (

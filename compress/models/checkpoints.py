@@ -19,10 +19,9 @@ from compress.artifacts import (
     STRUCTURE,
     TASK,
     TORCH_WEIGHTS,
-    write_json,
-    write_text,
 )
 from compress.errors import ModelError
+from compress.files import make_folder, remove, write_json, write_text
 from compress.models.architectures import (
     Attention,
     build,
@@ -50,7 +49,7 @@ def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> 
     Args:
         leave_out: weights that are not written: those that nobody has trained yet.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if isinstance(model, Ensemble):
         names = [f"member-{number}" for number in range(len(model.members))]
         for name, member in zip(names, model.members, strict=True):
@@ -78,7 +77,7 @@ def _save_plain(model: PlainModel, out: Path) -> None:
 
 def _write_structure(structure: Structure | None, out: Path) -> None:
     if structure is None:
-        (out / STRUCTURE).unlink(missing_ok=True)
+        remove(out / STRUCTURE)
     else:
         write_json(out / STRUCTURE, structure)
 

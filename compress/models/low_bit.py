@@ -19,8 +19,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from compress.artifacts import BITSANDBYTES, TORCH_WEIGHTS, write_json
+from compress.artifacts import BITSANDBYTES, TORCH_WEIGHTS
 from compress.errors import ModelError
+from compress.files import write_json
 from compress.models.weights import read_model_json
 
 Tensors: TypeAlias = dict[str, torch.Tensor]

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, write_json, write_text
+from compress.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.errors import ModelError
+from compress.files import write_json, write_text
 from compress.models.architectures import model_class, read_config
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.code import call

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.artifacts import MODULE, STRUCTURE, sha256_file
+from compress.artifacts import MODULE, STRUCTURE
 from compress.errors import ModelError
+from compress.files import sha256_file
 from compress.models.code import call
 from compress.models.outputs import outputs_of
 from compress.models.sources import module_file

@@ -8,7 +8,8 @@ from typing import cast
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compress.artifacts import POOLING, write_json
+from compress.artifacts import POOLING
+from compress.files import make_folder, write_json
 from compress.models.pooling import MODULES, POOLING_FOLDER, PoolingMode
 
 
@@ -67,7 +68,7 @@ def write_pooling(model: SentenceEncoder, out: Path) -> None:
         for index, (kind, folder) in enumerate(zip(kinds, folders, strict=False))
     ]
     write_json(out / MODULES, modules)
-    (out / POOLING_FOLDER).mkdir(exist_ok=True)
+    make_folder(out / POOLING_FOLDER)
     description = {
         "word_embedding_dimension": model.config.hidden_size,
         "pooling_mode_cls_token": model.pooling == "cls",

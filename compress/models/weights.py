@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from compress.artifacts import TORCH_WEIGHTS
 from compress.errors import ModelError
+from compress.files import replacing
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Write tensors as one safetensors file, under a temporary name first."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write tensors as one safetensors file, as a whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(file) as temporary:
         save_file(plain, temporary, metadata={"format": "pt"})
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

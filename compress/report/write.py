@@ -1,4 +1,4 @@
-"""Write the report of a run: HTML, Markdown, CSV and JSON, all under temporary names first."""
+"""Write the report of a run: HTML, Markdown, CSV and JSON as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from compress.artifacts import write_texts
+from compress.files import make_folder, write_texts
 from compress.records import RunRecord
 from compress.report.content import document
 from compress.report.frame import contract_text, rows
@@ -30,7 +30,7 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there."""
     from compress.report.html import html  # matplotlib is imported for the plots of the page alone
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     paths = ReportPaths(out / "report.html", out / "report.md", out / "rows.csv", out / "report.json")
     content = document(run)
     texts = {

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +24,10 @@ from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
-from compress.artifacts import Artifact, open_artifact, read_mapping, write_json
+from compress.artifacts import Artifact, open_artifact, read_mapping
 from compress.errors import CompressError
 from compress.exhaustion import is_full
+from compress.files import discard, empty_folder, make_folder, publish, remove, write_json
 from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
 
@@ -89,7 +89,7 @@ class Cache:
         """
         try:
             for folder in _FOLDERS:
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
+                make_folder(self.root / folder)
         except OSError as error:
             if is_full(error):
                 raise
@@ -151,7 +151,7 @@ class Cache:
     def work(self, key: str) -> Path:
         """The directory of a step's checkpoints; it survives a kill and goes when the step is published."""
         folder = self.root / "work" / key
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         return folder
 
     @contextmanager
@@ -161,12 +161,11 @@ class Cache:
         What is not published goes: where the disk is full it would stand in the way of the next try.
         """
         folder = self.root / "making" / key
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        empty_folder(folder)
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
 
     def publish(
         self,
@@ -180,7 +179,6 @@ class Cache:
     ) -> MadeStep:
         """Move a sealed directory to its place; the caller holds the lock of the key."""
         folder = self.root / "artifacts" / key
-        shutil.rmtree(folder, ignore_errors=True)
         body: dict[str, Any] = {
             "seconds": seconds,
             "curves": [curve.model_dump() for curve in curves],
@@ -189,8 +187,8 @@ class Cache:
             **labels,
         }
         write_json(self.root / "steps" / f"{key}.json", body)
-        os.replace(made, folder)
-        shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        publish(made, folder)
+        discard(self.root / "work" / key)
         return MadeStep(open_artifact(folder), seconds, curves)
 
     def measurement(self, key: str) -> TargetMeasurement | None:
@@ -243,7 +241,7 @@ class Cache:
         lock = FileLock(str(self.signals / f"{key}.lock"))
         try:
             with lock.acquire(timeout=0):
-                shutil.rmtree(self.signals / key, ignore_errors=True)
+                remove(self.signals / key)
         except Timeout:
             return False
         return True
@@ -261,7 +259,7 @@ class Cache:
         try:
             with lock.acquire(timeout=0):
                 for folder in ("artifacts", "work", "making"):
-                    shutil.rmtree(self.root / folder / key, ignore_errors=True)
+                    remove(self.root / folder / key)
         except Timeout:
             return False
         return True
@@ -294,5 +292,5 @@ def _read_note(file: Path) -> dict[str, Any] | None:
 
 
 def _removed(path: Path) -> bool:
-    shutil.rmtree(path, ignore_errors=True)
+    remove(path)
     return True

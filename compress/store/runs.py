@@ -9,12 +9,11 @@ bundle/             what is deployed, where the profile exports
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
-from compress.artifacts import SEAL, Artifact, write_json, write_text
+from compress.artifacts import SEAL, Artifact
 from compress.errors import UsageError
+from compress.files import copy_tree, make_folder, remove, write_json, write_text
 from compress.records import RunRecord, StepRecord
 
 RUNS = "runs"
@@ -31,10 +30,10 @@ class RunStore:
 
     def begin(self, run: RunRecord) -> None:
         """Make the directory, or take up the one that an interrupted run left."""
-        (self.path / _RECORDS).mkdir(parents=True, exist_ok=True)
+        make_folder(self.path / _RECORDS)
         write_text(self.path / "profile.yaml", run.profile_text)
         for stale in (self.path / _RECORDS).glob("*.json"):
-            stale.unlink()
+            remove(stale)
         self.write(run)
 
     def write(self, run: RunRecord) -> None:
@@ -69,15 +68,7 @@ class RunStore:
     def place_bundle(self, artifact: Artifact) -> Path:
         """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there."""
         target = self.path / BUNDLE
-        copy = self.path / f".{BUNDLE}.{os.getpid()}.tmp"
-        for stale in self.path.glob(f".{BUNDLE}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
-        try:
-            shutil.copytree(artifact.path, copy, ignore=shutil.ignore_patterns(SEAL))
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(copy, target)
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
+        copy_tree(artifact.path, target, without={SEAL})
         return target
 
 

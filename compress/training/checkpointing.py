@@ -8,7 +8,6 @@ is complete, whatever it does not name is rubbish.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compress.artifacts import write_json
+from compress.files import make_folder, remove, replacing, write_json
 from compress.training.sharding import part_of, whole
 from compress.training.world import current_world
 
@@ -102,7 +101,7 @@ def save_checkpoint(
         state: may be empty, when training is over and only `best` is of use.
         best_step: the step whose weights `best` are; a file of it that stands already is not written again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names: dict[str, str | None] = {"state": f"state-{values['step']}.safetensors", "best": None}
     _write(folder / f"state-{values['step']}.safetensors", state)
     if best is not None:
@@ -112,7 +111,7 @@ def save_checkpoint(
     write_json(folder / INDEX, {"values": dict(values), "files": names})
     for file in folder.iterdir():
         if file.name != INDEX and file.name not in names.values():
-            file.unlink()
+            remove(file)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
@@ -130,9 +129,5 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.artifacts import write_json
 from compress.errors import PassError
+from compress.files import allocate, publish, write_json
 from compress.store.flat import FileArray, FlatArray, Ragged
 
 
@@ -130,11 +129,10 @@ class SignalWriter:
     def finish(self) -> None:
         """Give the file its final name; all of it is there."""
         self._values.flush()
-        os.replace(self._partial, _path(self._folder, self.name, "bin"))
+        publish(self._partial, _path(self._folder, self.name, "bin"))
 
     def _allocate(self) -> None:
-        with self._partial.open("wb") as file:
-            file.truncate(self.layout.bytes(self._offsets))
+        allocate(self._partial, self.layout.bytes(self._offsets))
         _write(self._folder, self.name, self.layout, 0)
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.artifacts import write_json
+from compress.files import make_folder, write_json
 from compress.progress import Progress
 from compress.store.cache import SIGNALS_NOTE
 from compress.tasks.base import Inputs
@@ -319,7 +319,7 @@ def _stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> d
 @contextmanager
 def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
     """Hold the folder, which exists then; waits, and says so, while another process fills it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     lock = FileLock(str(folder.with_suffix(".lock")))
     try:
         lock.acquire(timeout=0)
@@ -327,7 +327,7 @@ def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
         progress.say(f"{title}: another process computes what it says; waiting")
         lock.acquire()
     try:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         yield
     finally:
         lock.release()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.artifacts import TASK, TOKENIZER, write_json, write_text
+from compress.artifacts import TASK, TOKENIZER
 from compress.errors import ModelError
+from compress.files import copy_file, write_json, write_text
 from compress.models.vocabulary import (
     Ids,
     check_can_trim,
@@ -67,7 +67,7 @@ def write_tokenizer(
     declared["labels"] = list(labels)
     if trim is None:
         if (source / TOKENIZER).exists():
-            shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
+            copy_file(source / TOKENIZER, out / TOKENIZER)
         write_json(out / TASK, declared)
         return Words(None, None)
     vocabulary = read_vocabulary(source / TOKENIZER)

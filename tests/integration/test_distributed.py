@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from compress.artifacts import sha256_file
+from compress.files import sha256_file
 from tests.jobs import compress, facts_of, report_of, write_job
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifacts import seal, write_texts
+from compress.artifacts import seal
 from compress.errors import ResourceError
 from compress.exhaustion import exhaustion_told
+from compress.files import write_texts
 from compress.forms import TORCH_FLOAT
 from compress.store.cache import Cache
 from compress.store.flat import FileArray

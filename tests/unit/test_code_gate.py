@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import compress
-from compress.artifacts import sha256_file
 from compress.errors import CompressError, ModelError, UsageError
+from compress.files import sha256_file
 from compress.models.checkpoints import load_for_labels
 from compress.models.image_teachers import open_image_teacher
 from compress.models.materialise import materialise

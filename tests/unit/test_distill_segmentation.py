@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from compress.artifacts import TASK, TOKENIZER, Artifact, write_json, write_text
+from compress.artifacts import TASK, TOKENIZER, Artifact
 from compress.errors import ModelError
+from compress.files import write_json, write_text
 from compress.forms import TORCH_FLOAT
 from compress.models.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.passes.distill.examples import Shown, TeacherAt, check_aligned

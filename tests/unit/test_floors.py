@@ -14,7 +14,7 @@ PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "knapsack", "units"),
-    ("forms", "records", "progress", "exhaustion", "inside", "reading", "printing"),
+    ("files", "forms", "records", "progress", "exhaustion", "inside", "reading", "printing"),
     ("artifacts", "console"),
     ("package_paths",),
     ("profile",),

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel, DistilBertConfig
 
-from compress.artifacts import POOLING, TASK, TOKENIZER, write_json, write_text
+from compress.artifacts import POOLING, TASK, TOKENIZER
 from compress.errors import ModelError
+from compress.files import write_json, write_text
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.materialise import materialise
 from compress.models.pooling import MEAN, Pooling, read_pooling

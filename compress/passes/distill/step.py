@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from compress.artifacts import TASK, TOKENIZER, Artifact, copy_interface, seal
 from compress.errors import PassError
+from compress.files import empty_folder
 from compress.forms import TORCH_FLOAT
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.ensemble import Ensemble
@@ -138,8 +138,7 @@ def _check_tokenizer(ctx: StepContext, untrained: Untrained) -> None:
 def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artifact:
     """A generation as a teacher of the next one."""
     folder = ctx.work / f"generation-{number}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    empty_folder(folder)
     save_model(student.cpu(), folder)
     copy_interface(ctx.out, folder)
     return seal(folder, TORCH_FLOAT, {"parameters": count_parameters(student)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.artifacts import TASK, TOKENIZER, write_json
+from compress.artifacts import TASK, TOKENIZER
 from compress.errors import ModelError
+from compress.files import copy_file, write_json
 from compress.models.checkpoints import load_for_labels, load_model
 from compress.models.plain import PlainModel
 from compress.models.students import make_student, student_shape
@@ -58,7 +58,7 @@ def untrained_student(
         return _ready(ctx, seed)
     source = ctx.inputs["model"].path
     if spec.student.architecture is not None:
-        shutil.copyfile(source / TASK, ctx.out / TASK)
+        copy_file(source / TASK, ctx.out / TASK)
         image = json.loads((source / TASK).read_text(encoding="utf-8"))["image"]
         height, width = image["size"]
         model = fresh_vision(
@@ -90,7 +90,7 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
     declared = json.loads((source / TASK).read_text(encoding="utf-8"))
     write_json(ctx.out / TASK, {**declared, "labels": list(ctx.data.labels)})
     if (source / TOKENIZER).exists():
-        shutil.copyfile(source / TOKENIZER, ctx.out / TOKENIZER)
+        copy_file(source / TOKENIZER, ctx.out / TOKENIZER)
     if ctx.task.labelled:
         model: nn.Module = load_for_labels(
             source, ctx.data.labels, seed, attention="eager", allow_code=ctx.allow_code

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress.data.images import pixels_of, scaled
 from compress.data.splits import Examples, Item
+from compress.files import make_folder, replacing
 from compress.forms import Form, Numbers
 from compress.passes.export.layout import GOLDEN_IMAGES
 from compress.runtimes.runner import Predictor, SentenceEncoder, open_predictor, softmax
@@ -58,8 +59,9 @@ def _store(predictor: Predictor, item: Item, bundle: Path, number: int) -> str:
     name = f"{GOLDEN_IMAGES}/{number:03d}.png"
     image = predictor.task["image"]
     pixels = scaled(pixels_of(item), tuple(image["size"]), image["channels"])
-    (bundle / GOLDEN_IMAGES).mkdir(exist_ok=True)
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(bundle / name)
+    make_folder(bundle / GOLDEN_IMAGES)
+    with replacing(bundle / name) as temporary:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(temporary)
     return name
 
 

@@ -12,7 +12,8 @@ import jinja2
 import onnx
 
 from compress import __version__
-from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER, sha256_file, write_json, write_text
+from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.files import sha256_file, write_json, write_text
 from compress.forms import Form, Numbers
 from compress.passes.export.layout import (
     CARD,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER, write_json
+from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.files import copy_file, write_json
 from compress.forms import Numbers
 from compress.lowering.files import check_onnx, write_optimized
 from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
@@ -34,7 +34,7 @@ def run(ctx: StepContext) -> StepResult:
     task = source.read_json(TASK)
     for file in source.files:
         if file.startswith(ONNX_MODEL) or file in (TOKENIZER, TASK):
-            shutil.copyfile(source.path / file, ctx.out / file)
+            copy_file(source.path / file, ctx.out / file)
     check_onnx(ctx.out / ONNX_MODEL)
     models = [ONNX_MODEL]
     if "ort" in spec.formats:
@@ -48,8 +48,8 @@ def run(ctx: StepContext) -> StepResult:
     labelled = bool(task["labels"])
     if labelled:
         write_json(ctx.out / LABELS, task["labels"])
-    shutil.copyfile(Path(runner.__file__), ctx.out / RUNNER)
-    shutil.copyfile(TEMPLATES / ("classify.py" if labelled else "embed.py"), ctx.out / PREDICT)
+    copy_file(Path(runner.__file__), ctx.out / RUNNER)
+    copy_file(TEMPLATES / ("classify.py" if labelled else "embed.py"), ctx.out / PREDICT)
     tolerance = tolerance_of(source.form, labelled=labelled)
     items = choose_items(ctx.data.validation, spec.golden, ctx.seed)
     write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, tolerance))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compress.artifacts import ONNX_MODEL, ORT_MODEL, sha256_file
+from compress.artifacts import ONNX_MODEL, ORT_MODEL
 from compress.errors import ModelError
+from compress.files import sha256_file
 from compress.passes.export.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 
 CHILD = TEMPLATES / "verify_child.py"

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.artifacts import TASK, copy_interface, write_json
+from compress.artifacts import TASK, copy_interface
 from compress.errors import PassError
+from compress.files import write_json
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import encoder_of
 from compress.models.sentence import SentenceEncoder

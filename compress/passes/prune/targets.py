@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.artifacts import ONNX_MODEL, TASK, copy_interface
 from compress.errors import ModelError
+from compress.files import make_folder
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.feeds import sample_indices, scenarios
@@ -168,7 +169,7 @@ def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 

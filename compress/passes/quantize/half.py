@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from compress.files import replacing
 from compress.lowering.graph import constant
 from compress.passes.quantize.blocks import Floats
 
@@ -61,4 +62,5 @@ def compute_in_fp16(source: Path, target: Path) -> None:
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(target))
+    with replacing(target) as temporary:
+        onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(temporary))

@@ -5,7 +5,6 @@ A layer that is given back multiplies in FP32 and is stored in FP16, so that it 
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from compress.artifacts import ONNX_MODEL, Artifact
 from compress.errors import PassError
+from compress.files import remove
 from compress.measure.feeds import sample_indices
 from compress.measure.variants import scored_sample, variant_ms, variant_outputs
 from compress.passes.quantize.assignment import (
@@ -235,7 +235,7 @@ class _Mixing:
                     )
                 )
                 advance()
-        shutil.rmtree(folder)
+        remove(folder)
         if len(found) < len(self.layers):
             self.ctx.progress.say(
                 f"quantize: the time of `mixed.minutes` sufficed to measure {len(found)} of {len(self.layers)} layers; "

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.errors import ModelError
+from compress.files import discard
 from compress.runtimes.runner import open_session
 from compress.tasks.base import Batch
 
@@ -61,5 +62,5 @@ def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list
         del model, values
         return open_session(str(instrumented)), made
     finally:
-        instrumented.unlink(missing_ok=True)
-        weights.unlink(missing_ok=True)
+        discard(instrumented)
+        discard(weights)

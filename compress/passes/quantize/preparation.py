@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL
+from compress.files import empty_folder
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.equalization import equalize
 from compress.passes.quantize.layers import layers_to_quantize
@@ -35,8 +35,7 @@ def prepare(
     if smoothing is None and not spec.equalize:
         return folder, {}
     prepared = work / "prepared"
-    shutil.rmtree(prepared, ignore_errors=True)
-    prepared.mkdir(parents=True)
+    empty_folder(prepared)
     model = ir.load(folder / ONNX_MODEL)
     chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
     facts: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -14,6 +13,7 @@ import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.errors import ModelError, PassError
+from compress.files import publish, remove
 from compress.measure.variants import compare_variants
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
@@ -66,10 +66,10 @@ def run(ctx: StepContext) -> StepResult:
         done["mixed"] = mixture.facts
     products, sizes = check_promise(source.path, result, floating, chosen)
     for file in result.iterdir():
-        shutil.move(file, ctx.out / file.name)
+        publish(file, ctx.out / file.name)
     copy_interface(source.path, ctx.out)
     for folder in {*folders.values(), result, prepared} - {source.path}:
-        shutil.rmtree(folder)
+        remove(folder)
     facts |= {
         **done,
         "bits": spec.bits,

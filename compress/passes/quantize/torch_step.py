@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from fnmatch import fnmatchcase
 
 from compress.artifacts import (
@@ -14,6 +13,7 @@ from compress.artifacts import (
     copy_interface,
 )
 from compress.errors import ModelError
+from compress.files import copy_file
 from compress.forms import Numbers
 from compress.models.checkpoints import bare_model, load_model
 from compress.models.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
@@ -48,7 +48,7 @@ def run(ctx: StepContext) -> StepResult:
     write_low_bit(low_bit, ctx.out)
     for name in _DESCRIPTIONS:
         if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, ctx.out / name)
+            copy_file(source.path / name, ctx.out / name)
     copy_interface(source.path, ctx.out)
     before, after = ((folder / TORCH_WEIGHTS).stat().st_size for folder in (source.path, ctx.out))
     sizes = sizes_in_facts(

@@ -7,13 +7,13 @@ as any other.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 from torch import Tensor
 
 from compress.artifacts import TASK, copy_interface
 from compress.errors import ModelError
+from compress.files import empty_folder, remove
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.checkpoints import count_parameters, load_model, save_model
@@ -47,15 +47,14 @@ def run(ctx: StepContext) -> StepResult:
     eager = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
     graph, _ = lower(eager, source.read_json(TASK))
     lowered = ctx.work / "lowered"
-    shutil.rmtree(lowered, ignore_errors=True)
-    lowered.mkdir()
+    empty_folder(lowered)
     path = save_onnx(graph, lowered)
     model = load_model(source.path, allow_code=ctx.allow_code)
     inputs = ctx.task.encode(ctx.data.train, source.path)
     limit = weight_limit(reduced_range(spec.reduce_range))
     first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
     rounded, simulated = simulate(model, path, spec, limit, first, lowered)
-    shutil.rmtree(lowered)
+    remove(lowered)
     if not simulated["weights"]:
         raise ModelError("no weight of this model would be rounded", where="quantize.train")
     calibration = calibration_batches(ctx, source, spec.calibration_examples)

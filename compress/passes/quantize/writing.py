@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL
+from compress.files import empty_folder
 from compress.lowering.files import save_onnx
 from compress.numerics import reduced_range
 from compress.passes.quantize.bias import correct_biases
@@ -62,8 +62,7 @@ class Writer:
         Returns:
             What was done besides, for the facts.
         """
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        empty_folder(folder)
         spec, path = self._spec, self.prepared / ONNX_MODEL
         model = ir.load(path)
         if scheme == "weight_only":

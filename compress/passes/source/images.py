@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.artifacts import TASK, write_json
+from compress.artifacts import TASK
 from compress.errors import ModelError
+from compress.files import write_json
 from compress.models.checkpoints import count_parameters, save_model
 from compress.models.image_teachers import ImageTeacher, describe_images, open_image_teacher
 from compress.models.plain import PlainModel, image_outputs

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compress.artifacts import sha256_file
 from compress.errors import TargetError
+from compress.files import sha256_file
 from compress.profile.device import parse_ssh
 from compress.profile.schema import TargetSpec
 from compress.targets.ssh.connection import Connection, plain

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import TASK, TOKENIZER, write_json
+from compress.artifacts import TASK, TOKENIZER
+from compress.files import copy_file, make_folder, write_json
 from compress.passes.export.web.tokenizing import AWKWARD
 from compress.runtimes.runner import encode, load_tokenizer, open_predictor
 
@@ -37,8 +37,8 @@ def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
     for number, example in enumerate(golden["examples"]):
         if "image" in example:
             name = f"{CHECK_IMAGES}/{number:03d}.png"
-            (out / CHECK_IMAGES).mkdir(exist_ok=True)
-            shutil.copyfile(bundle / example["image"], out / name)
+            make_folder(out / CHECK_IMAGES)
+            copy_file(bundle / example["image"], out / name)
             (pixels,) = predictor.encode([str(bundle / example["image"])]).values()
             images.append({"values": pixels.ravel().tolist(), "shape": list(pixels.shape)})
             shown, item = {"image": name}, str(bundle / example["image"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import jinja2
 
-from compress.artifacts import ONNX_MODEL, TOKENIZER, write_json, write_text
+from compress.artifacts import ONNX_MODEL, TOKENIZER
 from compress.errors import ModelError, UsageError
+from compress.files import copy_file, discard, empty_folder, make_folder, publish, write_json, write_text
 from compress.forms import Form
 from compress.passes.export.layout import GOLDEN
 from compress.passes.export.manifest import NUMBERS_TEXT
@@ -79,25 +79,23 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
     images = "image" in manifest
     if not images:
         check_tokenizer(bundle / TOKENIZER)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    empty_folder(temporary)
     try:
         place_packages([RUNTIME] if images else [RUNTIME, TOKENIZERS], temporary, runtime_folder)
         for name in (*_ALWAYS, *(_OF_IMAGES if images else _OF_TEXTS)):
-            shutil.copyfile(_SOURCES / name, temporary / name)
+            copy_file(_SOURCES / name, temporary / name)
         for name in (ONNX_MODEL,) if images else (ONNX_MODEL, TOKENIZER):
-            shutil.copyfile(bundle / name, temporary / name)
+            copy_file(bundle / name, temporary / name)
         page = _describe(bundle, manifest)
         write_json(temporary / PAGE, page)
         write_text(temporary / "index.html", _html(page))
         examples = write_examples(bundle, temporary, bundle / GOLDEN)
         trial = try_page(temporary, examples)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(temporary, out)
+        publish(temporary, out)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(temporary)
     return WebPage(out, sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), trial)
 
 

