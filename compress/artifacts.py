@@ -12,6 +12,7 @@ from typing import Any
 from compress.errors import CompressError
 from compress.files import copy_file, sha256_file, write_json
 from compress.forms import Form
+from compress.inside import inside
 from compress.units import megabytes
 
 SEAL = "artifact.json"
@@ -132,7 +133,7 @@ def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressError(f"not a finished artifact: {error}", where=str(path)) from error
     for name, (sha256, size) in files.items():
-        file = path / name
+        file = inside(path, name, where=str(path / SEAL), error=CompressError)
         if not file.is_file() or file.stat().st_size != size or (hashed and sha256_file(file) != sha256):
             raise CompressError("a file of this artifact is missing or was changed", where=str(file))
     return artifact

@@ -327,9 +327,12 @@ def _print_row(out: Console) -> Callable[[RunRecord, StepRecord], None]:
 
 
 def _write_reports(run: RunRecord, out: Path | None = None) -> Path:
-    from compress.report.write import write_report
+    from compress.report.write import report_folder, write_report
 
-    return write_report(run, out or Path.cwd() / "reports" / run.profile).html
+    paths = write_report(run, out or report_folder(run, Path.cwd()))
+    for kept in paths.kept:
+        echo(f"what stood in place of the report is now {kept}", err=True)
+    return paths.html
 
 
 def _report_failed(error: Exception, run_id: str) -> None:

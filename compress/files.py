@@ -123,6 +123,11 @@ def publish(source: Path, target: Path) -> None:
         remove(target)
 
 
+def move(source: Path, target: Path) -> None:
+    """Give what stands somewhere another name on the same disk; nothing may stand there."""
+    _rename(source, target)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it; it may be there already.
 

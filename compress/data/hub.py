@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from compress.data.files import check_columns
 from compress.data.rows import Columns, Rows, Source
 from compress.errors import DataError
+from compress.inside import name_fault
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20
@@ -61,6 +63,8 @@ def cached_commit(path: str, revision: str | None) -> str | None:
         return revision
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    if name_fault(path) is not None or (revision and name_fault(revision) is not None):
+        return None
     reference = Path(HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}", "refs", revision or "main")
     try:
         commit = reference.read_text(encoding="utf-8").strip()
@@ -78,9 +82,13 @@ def _load_cached(path: str, name: str | None, commit: str) -> Any:
     from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
 
+    if name is not None and (name_fault(name) is not None or "/" in name):
+        return None
     *owner, own_name = path.split("/")
     folder = Path(HF_DATASETS_CACHE, "___".join((*owner, camelcase_to_snakecase(own_name))))
-    found = [info.parent for info in folder.glob(f"{name or '*'}/*/{commit}/dataset_info.json")]
+    found = [
+        info.parent for info in folder.glob(f"{escape(name) if name else '*'}/*/{commit}/dataset_info.json")
+    ]
     if len(found) != 1:
         return None
     config, version, _ = found[0].parts[-3:]

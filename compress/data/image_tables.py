@@ -12,6 +12,7 @@ from compress.data.files import check_columns, is_table
 from compress.data.rows import Columns, Rows
 from compress.data.splits import Item, StoredImage
 from compress.errors import DataError
+from compress.inside import inside
 
 
 def read_image_table(path: Path, columns: Columns) -> Rows:
@@ -40,16 +41,21 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
     finally:
         if bars:
             datasets.utils.logging.enable_progress_bar()
-    return read_image_split(table, str(path), columns)
+    return read_image_split(table, str(path), columns, path.parent)
 
 
-def read_image_split(dataset: Any, where: str, columns: Columns) -> Rows:
+def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | None = None) -> Rows:
     """The images of one split; a `ClassLabel` names its numbers.
 
+    Args:
+        folder: where files lie that rows name in place of images; unset: the cache of the hub.
+
     Raises:
-        DataError: a column is missing.
+        DataError: a column is missing, or a row names a file that is not in the folder.
     """
     import datasets
+
+    place = Path(datasets.config.HF_CACHE_HOME).expanduser() if folder is None else folder
 
     check_columns(dataset.column_names, columns, where)
     table = dataset.select_columns([columns.text])
@@ -58,19 +64,25 @@ def read_image_split(dataset: Any, where: str, columns: Columns) -> Rows:
     names = None if columns.label is None else getattr(dataset.features[columns.label], "names", None)
     return Rows(
         where=where,
-        texts=[_item(table, row, columns.text) for row in range(len(table))],
+        texts=[_item(table, row, columns.text, place, where) for row in range(len(table))],
         labels=[None] * len(dataset) if columns.label is None else list(dataset[columns.label]),
         place=lambda i: f"{where}, row {i}",
         label_names=tuple(names) if names else None,
     )
 
 
-def _item(table: Any, row: int, column: str) -> Item | object:
-    """A handle of the image in a row, a file where the row names one, None where it holds nothing."""
+def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item | object:
+    """A handle of the image in a row, a file of `folder` where the row names one, None where it holds nothing."""
     value = table[row][column]
     if isinstance(value, dict):
         if value.get("bytes") is None:
-            path = value.get("path")
-            return Path(path) if path else None
+            return _named(folder, value["path"], f"{where}, row {row}") if value.get("path") else None
         return StoredImage(table, row, column)
     return StoredImage(table, row, column) if isinstance(value, bytes) else value
+
+
+def _named(folder: Path, name: object, where: str) -> Path:
+    """The file that a row names: from the folder on, or as a path of this machine that lies in it."""
+    if isinstance(name, str) and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
+        name = str(Path(name).relative_to(folder.absolute()))
+    return inside(folder, name, where=where, error=DataError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,9 @@ from compress.engine.interfaces import (
 from compress.errors import ModelError
 from compress.files import copy_file, make_folder, sha256_file, write_json
 from compress.forms import ONNX_FLOAT, Form
+from compress.inside import inside
 from compress.models.labels import head_names, match_labels
-from compress.models.onnx_files import OnnxFile, read_onnx
+from compress.models.onnx_files import OnnxFile, copy_onnx, read_onnx
 from compress.models.preprocessing import declared_images
 from compress.models.sources import PREPROCESSOR
 from compress.passes.export.layout import MANIFEST
@@ -137,14 +137,9 @@ def take_in(
             body["max_length"] = min(body["max_length"], fixed.length)
         copy_file(tokenizer, folder / TOKENIZER)
     write_json(folder / TASK, body)
-    for name, source in (
-        (ONNX_MODEL, found.path),
-        *((one, found.path.parent / one) for one in found.external),
-    ):
-        make_folder((folder / name).parent)
-        _link(source, folder / name)
+    external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
     artifact = seal(folder, form or ONNX_FLOAT, facts)
-    names = (ONNX_MODEL, *found.external)
+    names = (ONNX_MODEL, *external)
     weights = sum(artifact.files[name][1] for name in names)
     tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
     size = Size(
@@ -304,11 +299,10 @@ def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
 def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], described: str) -> None:
     """Compare what the measurement reads with the sizes and hashes that were written down of it."""
     for name, entry in files.items():
-        file = folder / name
-        if (
-            not (name.startswith(ONNX_MODEL) or name in (TOKENIZER, TASK))
-            or not {"bytes", "sha256"} <= entry.keys()
-        ):
+        if not (name.startswith(ONNX_MODEL) or name in (TOKENIZER, TASK)):
+            continue
+        file = inside(folder, name, where=str(folder / described))
+        if not {"bytes", "sha256"} <= entry.keys():
             continue
         present = file.stat().st_size if file.is_file() else 0
         if present < entry["bytes"]:
@@ -323,11 +317,3 @@ def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], descr
             hint="Make it again: the run that made it does so where it is started again. A model that was changed on "
             f"purpose is measured in a folder without {described}.",
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same bytes under another name; copied where the two places share no file system."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        copy_file(source, target)

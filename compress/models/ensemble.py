@@ -56,7 +56,7 @@ def member_folders(path: Path) -> tuple[Path, ...]:
     """
     body = read_model_json(path / ENSEMBLE)
     names = body.get("members") if isinstance(body, dict) else None
-    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or len(names) < 2:
         raise ModelError("expected the names of two folders at least", where=str(path / ENSEMBLE))
     return tuple(_member(path, name) for name in names)
 

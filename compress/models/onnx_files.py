@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compress.errors import ModelError
+from compress.files import copy_file, make_folder, replacing
+from compress.inside import inside
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,35 @@ def read_onnx(path: Path) -> OnnxFile:
     return OnnxFile(path, _ports(taken, path), _ports(model.graph.output, path), external)
 
 
+def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tuple[str, ...]:
+    """Copy a model to `target`, and the files of its weights below the same folder; those files' names there.
+
+    Copied and never linked: what is written under a link is written to the file itself. The bytes are the same, unless
+    a file of weights has the name of the target or one that is `taken`; then it gets another, and the graph says so.
+    """
+    import onnx
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    names = {name: name for name in found.external}
+    for name in found.external:
+        if PurePosixPath(name).parts[0] in (target.name, *taken):
+            names[name] = next(new for n in count() if (new := f"weights-{n}.data") not in names.values())
+    for name, new in names.items():
+        make_folder((target.parent / new).parent)
+        copy_file(found.path.parent / name, target.parent / new)
+    if all(name == new for name, new in names.items()):
+        copy_file(found.path, target)
+    else:
+        model = onnx.load(str(found.path), load_external_data=False)
+        for tensor in filter(uses_external_data, _get_all_tensors(model)):
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = names[entry.value]
+        with replacing(target) as temporary:
+            onnx.save(model, str(temporary))
+    return tuple(names.values())
+
+
 def _external_files(model: Any, path: Path) -> tuple[str, ...]:
     """The files beside the model that hold weights, by their path from its folder.
 
@@ -79,9 +111,7 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
         end = int(part.offset or 0) + int(part.length or 0)
         needed[str(part.location)] = max(end, needed.get(str(part.location), 0))
     for name, size in sorted(needed.items()):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ModelError(f"the model's weights lie outside its folder: {name}", where=str(path))
-        if not (path.parent / name).is_file():
+        if not inside(path.parent, name, where=str(path)).is_file():
             raise ModelError(
                 f"the file with the model's weights is missing: {name}",
                 where=str(path),

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from compress.artifacts import POOLING
 from compress.errors import ModelError
+from compress.inside import inside
 
 MODULES = "modules.json"
 POOLING_FOLDER = "1_Pooling"
@@ -78,7 +79,7 @@ def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
                 )
         elif kind == "Pooling":
             if override is None:
-                mode = _mode(folder / place / "config.json")
+                mode = _mode(inside(folder, f"{place}/config.json", where=str(file)))
         elif kind == "Normalize":
             normalize = True
         else:

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from compress.artifacts import TORCH_WEIGHTS
 from compress.errors import ModelError
+from compress.models.sources import shards_of
 
 
 def load_pretrained(
@@ -28,6 +29,7 @@ def load_pretrained(
     Raises:
         ModelError: the files are damaged, do not fit the config, or lack a weight.
     """
+    shards_of(folder)
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             model, found = kind.from_pretrained(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -14,10 +13,12 @@ from typing import Any
 from compress.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
 from compress.errors import ModelError, UsageError
 from compress.files import sha256_file
+from compress.inside import inside
 from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.package_paths import CODE, local_path, missing_source
 from compress.profile.schema import TaskName, TeacherSpec
+from compress.reading import read_mapping
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 """The files that can hold a vocabulary; a model of texts has one of them at least."""
@@ -140,9 +141,13 @@ def model_folder(
         ModelError: there is none, or it cannot be fetched.
     """
     folder = local_path(model, base)
-    if folder is not None:
-        return _folder(folder)
-    return _cached_folder(model, revision, task) or _fetch(model, revision)
+    found = (
+        _cached_folder(model, revision, task) or _fetch(model, revision)
+        if folder is None
+        else _folder(folder)
+    )
+    shards_of(found)
+    return found
 
 
 def check_code_allowed(model: str, allow_code: bool) -> None:
@@ -164,6 +169,24 @@ def model_files(folder: Path) -> list[Path]:
     """The files of a folder that make its model, by name."""
     found = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
     return sorted(found, key=lambda file: str(file.relative_to(folder)))
+
+
+def shards_of(folder: Path) -> set[str]:
+    """The names of the files that the index of a model in several files names; they need not be there.
+
+    Raises:
+        ModelError: an index is damaged, or names something else than a file beside it.
+    """
+    names: set[str] = set()
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        placed = read_mapping(index).get("weight_map")
+        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+            raise ModelError("expected a mapping `weight_map` of weights to files", where=str(index))
+        for name in set(placed.values()):
+            if inside(folder, name, where=str(index)).parent != folder or not name.endswith(".safetensors"):
+                raise ModelError(f"{name!r} is no safetensors file beside this one", where=str(index))
+        names.update(placed.values())
+    return names
 
 
 def hub_commit(model: str, revision: str | None) -> str | None:
@@ -236,18 +259,13 @@ def _folder(path: Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / MODEL_CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        return read_mapping(file)
     except FileNotFoundError as error:
         raise ModelError(
             f"no {MODEL_CONFIG} here: this folder holds no model",
             where=str(folder),
             hint=_ONNX_HINT if (folder / ONNX_MODEL).is_file() else None,
         ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"this file is damaged: {error}", where=str(file)) from error
-    if not isinstance(config, dict):
-        raise ModelError("expected a mapping", where=str(file))
-    return config
 
 
 def _cached_folder(model: str, revision: str | None, task: TaskName) -> Path | None:
@@ -256,15 +274,12 @@ def _cached_folder(model: str, revision: str | None, task: TaskName) -> Path | N
     if config is None:
         return None
     names = {file.name for file in model_files(config.parent)}
-    needed: set[str] = set()
-    for index in config.parent.glob("*.safetensors.index.json"):
-        needed.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     weights = any(name.endswith(".safetensors") for name in names)
     if task == "image-classification":
         further = PREPROCESSOR in names
     else:
         further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
-    return config.parent if weights and further and needed <= names else None
+    return config.parent if weights and further and shards_of(config.parent) <= names else None
 
 
 def _fetch(model: str, revision: str | None) -> Path:

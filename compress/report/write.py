@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from compress.errors import UsageError
 from compress.files import make_folder, write_texts
+from compress.inside import inside
+from compress.ours import set_aside, sign
 from compress.records import RunRecord
 from compress.report.content import document
 from compress.report.frame import contract_text, rows
 from compress.report.markdown import markdown
 
+KIND = "report"
+"""What the folder's marker says that it is."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files of a report."""
+    """The files of a report; `kept` are those of others that stood under these names, by their new ones."""
 
     html: Path
     markdown: Path
     csv: Path
     json: Path
+    kept: tuple[Path, ...] = ()
+
+
+def report_folder(run: RunRecord, working: Path) -> Path:
+    """`reports/<profile>/` in the working folder.
+
+    Raises:
+        UsageError: the run's record, which others may have written, names a place elsewhere (`outside-folder`).
+    """
+    return inside(working / "reports", run.profile, where=f"the profile of {run.run}", error=UsageError)
 
 
 def write_report(run: RunRecord, out: Path) -> ReportPaths:
-    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there."""
+    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there.
+
+    A report that lies there as it was written is replaced; what else has one of these names is given another.
+    """
     from compress.report.html import html  # matplotlib is imported for the plots of the page alone
 
     make_folder(out)
@@ -39,8 +57,11 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
         paths.markdown: markdown(content),
         paths.html: html(content),
     }
+    names = [path.name for path in texts]
+    kept = set_aside(out, KIND, names)
     write_texts(texts)
-    return paths
+    sign(out, KIND, names)
+    return replace(paths, kept=tuple(kept))
 
 
 def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:

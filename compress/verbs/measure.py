@@ -75,7 +75,7 @@ def measure(
     from compress.progress import Silent
     from compress.report.frame import contract_text
     from compress.report.terminal import row_line, table
-    from compress.report.write import write_report
+    from compress.report.write import report_folder, write_report
 
     given = _given(tokenizer, task_json, labels, inputs, output)
     values: dict[str, Any] = {"name": name or _name_of(model)}
@@ -101,7 +101,7 @@ def measure(
         Silent() if quiet or as_json else TerminalProgress(Terminal(stderr=True)),
         lambda run, record: None if as_json else out.print(row_line(run, record)),
     )
-    html = write_report(finished, Path.cwd() / "reports" / finished.profile).html
+    html = write_report(finished, report_folder(finished, Path.cwd())).html
     if as_json:
         echo(contract_text(finished), newline=False)
         return

@@ -381,16 +381,18 @@ def rewrite(bundle: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "a/../../b", "..\\b"])
 def test_a_manifest_that_leads_outside_is_refused(bundle: Path, name: str):
     rewrite(bundle, **{name: {"sha256": "0" * 64, "bytes": 1}})
-    with pytest.raises(ModelError, match="outside the bundle"):
+    with pytest.raises(ModelError) as raised:
         verify_bundle(bundle)
+    assert (raised.value.code, raised.value.where) == ("outside-folder", str(bundle / "manifest.json"))
 
 
 def test_a_link_that_leads_outside_is_refused(bundle: Path, tmp_path: Path):
     (tmp_path / "secret").write_text("x")
     (bundle / "link").symlink_to(tmp_path / "secret")
     rewrite(bundle, link={"sha256": "0" * 64, "bytes": 1})
-    with pytest.raises(ModelError, match="outside the bundle"):
+    with pytest.raises(ModelError) as raised:
         verify_bundle(bundle)
+    assert (raised.value.code, raised.value.where) == ("outside-folder", str(bundle / "manifest.json"))
 
 
 def rehash(bundle: Path) -> None:

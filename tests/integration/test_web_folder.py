@@ -18,6 +18,7 @@ from tokenizers.models import WordPiece
 
 from compress.cli import main
 from compress.errors import ModelError, UsageError
+from compress.ours import MARKER
 from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.web.folder import write_page
 from compress.passes.export.web.packages import (
@@ -83,7 +84,7 @@ def test_a_page_of_images_holds_what_it_needs(
     assert files == {
         "index.html", "page.css", "start.js", "page.mjs", "model.mjs", "images.mjs", "page.json", "model.onnx",
         "check.json", *(f"check/{number:03d}.png" for number in range(5)),
-        *(f"onnxruntime-web/{Path(file).name}" for file in locked(RUNTIME).files),
+        *(f"onnxruntime-web/{Path(file).name}" for file in locked(RUNTIME).files), MARKER,
     }  # fmt: skip
     assert page.trial is None
     assert page.bytes == sum((page.path / file).stat().st_size for file in files)
@@ -138,9 +139,40 @@ def test_a_page_is_replaced_and_nothing_else_is(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
-    with pytest.raises(UsageError, match="there is something else here"):
-        write_page(bundles[IMAGES], mine, installed)
-    assert [file.name for file in mine.iterdir()] == ["letter.txt"]
+    for others in ("letter.txt", "page.json", MARKER):
+        (mine / others).write_text("{}")
+        with pytest.raises(UsageError) as raised:
+            write_page(bundles[IMAGES], mine, installed)
+        assert raised.value.code == "not-ours"
+    assert {file.name for file in mine.iterdir()} == {"letter.txt", "page.json", MARKER}
+    assert (mine / "letter.txt").read_text() == "{}"
+    # A page that somebody went on to work on, or put something beside, stays.
+    for name in ("page.css", "notes.txt"):
+        shutil.copytree(tmp_path / "web", tmp_path / name)
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(UsageError):
+            write_page(bundles[IMAGES], tmp_path / name, installed)
+        assert (tmp_path / name / name).read_text() == "mine"
+    (tmp_path / "link").symlink_to(mine)
+    with pytest.raises(UsageError):
+        write_page(bundles[IMAGES], tmp_path / "link", installed)
+
+
+@pytest.mark.parametrize("named", ["../secret.png", "{absolute}", "golden/../../secret.png", "link.png"])
+def test_images_of_a_page_are_those_of_the_bundle(
+    bundles: dict[str, Path], installed: Path, tmp_path: Path, named: str
+) -> None:
+    bundle = copy(bundles, IMAGES, tmp_path)
+    shutil.copyfile(bundle / "golden" / "000.png", tmp_path / "secret.png")
+    (bundle / "link.png").symlink_to("../secret.png")
+    golden = json.loads((bundle / "golden.json").read_text())
+    golden["examples"][0]["image"] = named.format(absolute=tmp_path / "secret.png")
+    (bundle / "golden.json").write_text(json.dumps(golden))
+    write_manifest_metrics(bundle, {})
+    with pytest.raises(ModelError) as raised:
+        write_page(bundle, tmp_path / "web", installed)
+    assert raised.value.code == "outside-folder"
+    assert not (tmp_path / "web").exists()
 
 
 def refused(bundle: Path, out: Path, installed: Path | None) -> str:

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "knapsack", "units"),
     ("files", "forms", "records", "progress", "exhaustion", "inside", "reading", "printing"),
     ("artifacts", "console"),
-    ("package_paths",),
+    ("package_paths", "ours"),
     ("profile",),
     ("numerics", "plan"),
     ("keys",),

@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from compress.errors import UsageError
+from compress.ours import MARKER
 from compress.records import Curve, CurvePoint
 from compress.report.content import document
 from compress.report.frame import contract, contract_text
 from compress.report.html import html
 from compress.report.markdown import escape, markdown
-from compress.report.write import write_report
+from compress.report.write import report_folder, write_report
 from tests.records import bert_run, change_step, failed_run, missed_run, truth_of
 
 EVIL = '<script>alert("1")</script> & $x$ | `y`\n*z*'
@@ -63,7 +65,8 @@ def test_four_files_and_nothing_else(tmp_path):
     out = tmp_path / "reports" / "bert"
     paths = write_report(bert_run(), out)
     names = {"report.html", "report.md", "rows.csv", "report.json"}
-    assert {file.name for file in out.iterdir()} == names
+    assert {file.name for file in out.iterdir()} == {*names, MARKER}
+    assert paths.kept == ()
     assert {path.name for path in (paths.html, paths.markdown, paths.csv, paths.json)} == names
     assert paths.json.read_text(encoding="utf-8") == contract_text(bert_run())
     assert json.loads(paths.json.read_text(encoding="utf-8")) == contract(bert_run())
@@ -72,8 +75,27 @@ def test_four_files_and_nothing_else(tmp_path):
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
     one, two = (write_report(bert_run(), tmp_path / name) for name in ("one", "two"))
-    for first, second in zip(vars(one).values(), vars(two).values(), strict=True):
-        assert first.read_bytes() == second.read_bytes()
+    for name in ("html", "markdown", "csv", "json"):
+        assert getattr(one, name).read_bytes() == getattr(two, name).read_bytes()
+
+
+def test_what_others_left_under_these_names_is_kept(tmp_path):
+    (tmp_path / "report.md").write_text("mine")
+    paths = write_report(bert_run(), tmp_path)
+    assert [path.read_text() for path in paths.kept] == ["mine"]
+    assert write_report(bert_run(), tmp_path).kept == ()
+    paths.csv.write_text("edited")
+    (again,) = write_report(bert_run(), tmp_path).kept
+    assert (again.name, again.read_text()) == ("rows.kept-1.csv", "edited")
+    assert paths.csv.read_text() != "edited"
+
+
+@pytest.mark.parametrize("profile", ["../../OUT", "/tmp/out", "a/../../b", "", ".", "..\\x"])
+def test_a_record_does_not_say_where_its_report_goes(tmp_path, profile):
+    with pytest.raises(UsageError) as raised:
+        report_folder(bert_run(profile=profile), tmp_path)
+    assert raised.value.code == "outside-folder"
+    assert report_folder(bert_run(), tmp_path).parent == tmp_path / "reports"
 
 
 def test_a_report_takes_under_five_seconds(tmp_path):

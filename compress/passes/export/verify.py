@@ -12,6 +12,7 @@ from typing import Any
 from compress.artifacts import ONNX_MODEL, ORT_MODEL
 from compress.errors import ModelError
 from compress.files import sha256_file
+from compress.inside import inside
 from compress.passes.export.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 
 CHILD = TEMPLATES / "verify_child.py"
@@ -87,12 +88,8 @@ def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, An
     Raises:
         ModelError: one does.
     """
-    root = path.resolve()
     for name, entry in manifest["files"].items():
-        pure = PurePosixPath(name)
-        outside = pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts
-        if outside or not (root / name).resolve().is_relative_to(root):
-            raise ModelError(f"it names a file outside the bundle: {name!r}", where=str(path / MANIFEST))
+        inside(path, name, where=str(path / MANIFEST))
         if not isinstance(entry, dict) or not {"sha256", "bytes"} <= set(entry):
             raise ModelError(f"it has no hash of {name!r}", where=str(path / MANIFEST))
     files: dict[str, dict[str, Any]] = manifest["files"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from compress.artifacts import TASK, TOKENIZER
 from compress.files import copy_file, make_folder, write_json
+from compress.inside import inside
 from compress.passes.export.web.tokenizing import AWKWARD
 from compress.runtimes.runner import encode, load_tokenizer, open_predictor
 
@@ -38,10 +39,11 @@ def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
         if "image" in example:
             name = f"{CHECK_IMAGES}/{number:03d}.png"
             make_folder(out / CHECK_IMAGES)
-            copy_file(bundle / example["image"], out / name)
-            (pixels,) = predictor.encode([str(bundle / example["image"])]).values()
+            image = inside(bundle, example["image"], where=str(golden_file))
+            copy_file(image, out / name)
+            (pixels,) = predictor.encode([str(image)]).values()
             images.append({"values": pixels.ravel().tolist(), "shape": list(pixels.shape)})
-            shown, item = {"image": name}, str(bundle / example["image"])
+            shown, item = {"image": name}, str(image)
         else:
             shown, item = {"text": example["text"]}, example["text"]
             texts.append(item)

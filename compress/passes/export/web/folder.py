@@ -14,6 +14,7 @@ from compress.artifacts import ONNX_MODEL, TOKENIZER
 from compress.errors import ModelError, UsageError
 from compress.files import copy_file, discard, empty_folder, make_folder, publish, write_json, write_text
 from compress.forms import Form
+from compress.ours import not_ours, sign
 from compress.passes.export.layout import GOLDEN
 from compress.passes.export.manifest import NUMBERS_TEXT
 from compress.passes.export.verify import hash_problems, listed_files, read_manifest
@@ -24,7 +25,9 @@ from compress.passes.export.web.trial import Trial, try_page
 from compress.units import megabytes
 
 PAGE = "page.json"
-"""What the page must know of the model; a folder that holds it is one of ours."""
+"""What the page must know of the model."""
+KIND = "web-page"
+"""What the folder's marker says that it is."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -54,7 +57,7 @@ class WebPage:
 
 
 def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> WebPage:
-    """Write the page of `bundle` to `out`; a page that lies there is replaced, nothing else is.
+    """Write the page of `bundle` to `out`; a page that lies there as it was written is replaced, nothing else is.
 
     Everything is made beside `out` and tried with node where there is one; it gets its name when it is right.
 
@@ -64,11 +67,10 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
         runtime_folder: an installed onnxruntime-web; without it npm fetches the pinned one.
 
     Raises:
-        UsageError: `out` holds something else, or onnxruntime-web cannot be had as asked.
+        UsageError: `out` holds something else (`not-ours`), or onnxruntime-web cannot be had as asked.
         ModelError: the bundle was changed, or a browser cannot run it; an operator that is missing is named.
     """
-    if out.exists() and not (out / PAGE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError("there is something else here", where=str(out), hint="Give another `--out`.")
+    _check_free(out)
     manifest = read_manifest(bundle)
     files = listed_files(bundle, manifest)
     problems = hash_problems(bundle, files)
@@ -93,10 +95,31 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
         write_text(temporary / "index.html", _html(page))
         examples = write_examples(bundle, temporary, bundle / GOLDEN)
         trial = try_page(temporary, examples)
+        sign(temporary, KIND)
+        _check_free(out)
         publish(temporary, out)
     finally:
         discard(temporary)
     return WebPage(out, sum(file.stat().st_size for file in out.rglob("*") if file.is_file()), trial)
+
+
+def _check_free(out: Path) -> None:
+    """Refuse a place that holds anything but a page that we wrote.
+
+    Raises:
+        UsageError: with the code `not-ours`.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError("this is no folder", where=str(out), hint="Give another `--out`.", code="not-ours")
+    others = not_ours(out, KIND) if out.exists() else []
+    if others:
+        raise UsageError(
+            f"there is something here that is no page as it was written: {others[0]}"
+            + (f" and {len(others) - 1} more" if len(others) > 1 else ""),
+            where=str(out),
+            hint="Give another `--out`, or remove the folder yourself.",
+            code="not-ours",
+        )
 
 
 def _describe(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

