@@ -6,14 +6,18 @@ factored in ways that its config cannot say, where `from_pretrained` of transfor
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import os
+from compress.telemetry import OFF
 
+if TYPE_CHECKING:
     from torch import nn
 
 __version__ = "0.1.0"
+
+# Here, for nothing of this package is imported before.
+os.environ.update(OFF)
 
 
 def load_model(folder: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import IO
 
 from compress.errors import TargetError
 from compress.exhaustion import DEVICE_FULL, GOES_ON, full_disk, says_full
+from compress.telemetry import OFF
 
 TAIL_LINES = 12
 """Lines of a failed child's output that its error shows."""
@@ -65,7 +66,7 @@ def clean_environment(threads: int, base: Mapping[str, str] | None = None) -> di
 
 def set_variables(threads: int) -> dict[str, str]:
     """What the environment of every child says."""
-    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TOKENIZERS_PARALLELISM": "false"}
+    return {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TOKENIZERS_PARALLELISM": "false", **OFF}
 
 
 def follow_parent(argv: Sequence[str]) -> list[str]:

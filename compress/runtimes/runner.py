@@ -30,6 +30,9 @@ from typing import Any
 
 import numpy as np
 
+# Else onnxruntime calls its maker's collector and keeps a device's id in the home folder. It looks when it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 Batch = dict[str, Any]
 """Input name -> array."""
 Predict = Callable[[Batch], Any]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "knapsack", "units"),
+    ("errors", "knapsack", "telemetry", "units"),
     ("files", "forms", "records", "progress", "exhaustion", "inside", "reading", "printing"),
     ("artifacts", "console"),
     ("package_paths", "ours"),

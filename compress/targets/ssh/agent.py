@@ -245,6 +245,8 @@ def _stop(number: int, frame: Any) -> None:
 
 def main() -> None:
     """Serve the connection on the standard input and output."""
+    # Whatever is started here imports onnxruntime, which else calls its maker's collector.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _stop)
     agent = Agent(sys.stdin.buffer, sys.stdout.buffer)
