@@ -1,4 +1,4 @@
-"""What the libraries that we use would tell their makers is turned off in every process, before any of them is imported."""
+"""What libraries would tell their makers is turned off in every process, before any of them is imported."""
 
 from __future__ import annotations
 

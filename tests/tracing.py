@@ -39,7 +39,19 @@ class Traced:
 
 def traced(argv: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, str], trace: Path) -> Traced:
     """Run a command under strace; `trace` is the file that its calls go to."""
-    command = [STRACE or "strace", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", _CALLS, "-o", str(trace), *map(str, argv)]
+    command = [
+        STRACE or "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-s",
+        "4096",
+        "-e",
+        _CALLS,
+        "-o",
+        str(trace),
+        *map(str, argv),
+    ]
     result = subprocess.run(
         command, cwd=cwd, env=dict(environment), capture_output=True, text=True, check=False
     )
