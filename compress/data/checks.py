@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from compress.data.files import nearest
 from compress.data.kinds import ItemKind
+from compress.data.names import composed, folded
 from compress.data.rows import Rows
 from compress.data.splits import Examples
-from compress.data.texts import describe, is_missing
+from compress.data.texts import describe, is_missing, is_unicode
 from compress.errors import DataError
 
-_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,17})(?:\.0+)?")
 _KINDS = {str: "a text", int: "a number", bool: "true or false"}
 
 Label = str | int | bool
@@ -111,9 +112,15 @@ def _checked_labels(rows: Rows) -> list[Label]:
     labels: list[Label] = []
     for i, label in enumerate(rows.labels):
         if isinstance(label, str):
-            stripped = label.strip()
+            stripped = composed(label.strip())
             if not stripped:
                 raise DataError("the label is blank", where=rows.place(i))
+            if not is_unicode(stripped):
+                raise DataError(
+                    "the label holds half a surrogate pair: not valid Unicode",
+                    where=rows.place(i),
+                    code="label-unicode",
+                )
             labels.append(stripped)
         elif isinstance(label, (bool, int)):
             labels.append(label)
@@ -144,7 +151,10 @@ def _unified(labels: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> dic
         )
     every = set(chain.from_iterable(labels.values()))
     if all(isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) for value in every):
-        return {role: [int(value) for value in values] for role, values in labels.items()}
+        # A table of numbers writes 1.0 where one label is missing, and 1 elsewhere: both are the label 1.
+        return {
+            role: [int(str(value).partition(".")[0]) for value in values] for role, values in labels.items()
+        }
     return {role: list(values) for role, values in labels.items()}
 
 
@@ -212,7 +222,7 @@ def _refuse_unseen(
 def _refuse_alike(names: Sequence[str], where: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        plain = name.strip().casefold()
+        plain = folded(name.strip())
         if not plain:
             raise DataError("a label's name is blank", where=where)
         if plain in seen:

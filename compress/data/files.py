@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compress.data.encodings import UTF_8, decode
+from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
+from compress.data.separators import SEPARATORS, find_separator
 from compress.errors import DataError
 from compress.profile.faults import did_you_mean
-
-_BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-_FALLBACKS = ("cp1252", "latin-1")
 
 
 def is_table(path: Path) -> bool:
@@ -38,7 +38,7 @@ def read_table(path: Path, columns: Columns) -> Rows:
     if reader is None:
         raise DataError(
             f"files ending in {path.suffix!r} are not read; known endings: {', '.join(_READERS)}",
-            where=str(path),
+            where=shown(path),
         )
     return reader(path, columns)
 
@@ -52,44 +52,36 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise DataError(f"cannot be read: {error.strerror}", where=shown(path)) from error
 
 
-def decode(raw: bytes, path: Path) -> tuple[str, str]:
-    """Text and the encoding it was read as: by its byte order mark, else utf-8, else cp1252, else latin-1.
-
-    Raises:
-        DataError: the bytes are not text.
-    """
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if raw.startswith(mark):
-            try:
-                return raw.decode(encoding), "utf-8"
-            except UnicodeDecodeError as error:
-                raise DataError(f"not the {encoding} text it says it is: {error}", where=str(path)) from error
-    if b"\0" in raw:
-        raise DataError("holds zero bytes: not a text file", where=str(path))
-    for encoding in ("utf-8", *_FALLBACKS):
-        try:
-            return raw.decode(encoding), encoding
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("latin-1 decodes every byte")
+def read_notes(path: Path, encoding: str) -> tuple[str, ...]:
+    """What is said of a file that was not read as UTF-8."""
+    if encoding == UTF_8:
+        return ()
+    return (f"{shown(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` names another",)
 
 
-def _read_separated(path: Path, columns: Columns, delimiter: str) -> Rows:
+def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
     """csv and tsv. The first line names the columns; empty lines are skipped."""
-    text, encoding = decode(read_bytes(path), path)
-    header, rows, lines = _parse_separated(text, path, delimiter)
-    _check_columns(header, columns, path)
-    text_at = header.index(columns.text)
-    label_at = None if columns.label is None else header.index(columns.label)
-    notes = () if encoding == "utf-8" else (f"{path.name} is not UTF-8 and was read as {encoding}",)
+    text, encoding = decode(read_bytes(path), path, columns.written.encoding)
+    notes = () if columns.written.encoding else read_notes(path, encoding)
+    with _long_fields():
+        mark = columns.written.separator or find_separator(text, usual)
+        header, rows, lines = _parse_separated(text, path, mark)
+    if mark != usual and columns.written.separator is None:
+        name = SEPARATORS[mark]
+        notes += (
+            f"the fields of {shown(path.name)} are separated by a {name}; `data.separator` names another",
+        )
+    found = _check_columns(header, columns, path)
+    text_at = header.index(found[0])
+    label_at = None if columns.label is None else header.index(found[1])
     return Rows(
-        where=str(path),
+        where=shown(path),
         texts=[row[text_at] for row in rows],
         labels=[None if label_at is None else row[label_at] for row in rows],
-        place=lambda i: f"{path}:{lines[i]}",
+        place=lambda i: f"{shown(path)}:{lines[i]}",
         notes=notes,
     )
 
@@ -100,31 +92,31 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
     lines: list[int] = []
     header: list[str] | None = None
     begin = 1
-    with _long_fields():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                line, begin = begin, reader.line_num + 1
-                if not row:
-                    continue
-                if header is None:
-                    header = [name.strip() for name in row]
-                    continue
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{len(row)} fields where the header has {len(header)}",
-                        where=f"{path}:{line}",
-                        hint="A text that holds the separator or a line break must stand in double quotes.",
-                    )
-                rows.append(row)
-                lines.append(line)
-        except csv.Error as error:
-            opened = "unexpected end of data" in str(error)
-            message = "a double quote is opened and never closed" if opened else f"malformed: {error}"
-            hint = 'A double quote inside a quoted text is written twice: "".'
-            raise DataError(message, where=f"{path}:{begin}", hint=hint) from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            line, begin = begin, reader.line_num + 1
+            if not row:
+                continue
+            if header is None:
+                header = [name.strip() for name in row]
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{len(row)} fields where the header has {len(header)}",
+                    where=f"{shown(path)}:{line}",
+                    hint="A text that holds the separator or a line break must stand in double quotes.",
+                    code="row-fields",
+                )
+            rows.append(row)
+            lines.append(line)
+    except csv.Error as error:
+        opened = "unexpected end of data" in str(error)
+        message = "a double quote is opened and never closed" if opened else f"malformed: {error}"
+        hint = 'A double quote inside a quoted text is written twice: "".'
+        raise DataError(message, where=f"{shown(path)}:{begin}", hint=hint, code="row-quotes") from error
     if header is None:
-        raise DataError("the file is empty", where=str(path))
+        raise DataError("the file is empty", where=shown(path))
     return header, rows, lines
 
 
@@ -148,14 +140,10 @@ def _read_tsv(path: Path, columns: Columns) -> Rows:
 
 def _read_json(path: Path, columns: Columns) -> Rows:
     """One JSON array of objects, or one object a line."""
-    raw = read_bytes(path)
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError("not UTF-8, which JSON must be", where=f"{path}:{line}") from error
+    _refuse_separator(path, columns)
+    text, encoding = decode(read_bytes(path), path, columns.written.encoding)
     if not text.strip():
-        raise DataError("the file is empty", where=str(path))
+        raise DataError("the file is empty", where=shown(path), code="data-empty")
     if text.lstrip().startswith("["):
         objects, place = _json_array(text, path), _entry_of(path)
     else:
@@ -165,14 +153,22 @@ def _read_json(path: Path, columns: Columns) -> Rows:
         if not isinstance(item, dict):
             raise DataError("expected an object with the columns as keys", where=place(i))
     known = dict.fromkeys(key for item in objects for key in item)
-    _check_columns(list(known), columns, path)
+    text_name, *label_name = _check_columns(list(known), columns, path)
     # A row without the key counts as null: the check of the values says where it stands.
     return Rows(
-        where=str(path),
-        texts=[item.get(columns.text) for item in objects],
-        labels=[None if columns.label is None else item.get(columns.label) for item in objects],
+        where=shown(path),
+        texts=[item.get(text_name) for item in objects],
+        labels=[item.get(label_name[0]) if label_name else None for item in objects],
         place=place,
+        notes=() if columns.written.encoding else read_notes(path, encoding),
     )
+
+
+def _refuse_separator(path: Path, columns: Columns) -> None:
+    if columns.written.separator is not None:
+        raise DataError(
+            f"a {path.suffix} file has no separator", where="data.separator", code="separator-unused"
+        )
 
 
 def _json_array(text: str, path: Path) -> list[Any]:
@@ -180,7 +176,9 @@ def _json_array(text: str, path: Path) -> list[Any]:
         parsed: list[Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        raise DataError(f"malformed JSON: {getattr(error, 'msg', error)}", where=f"{path}:{line}") from error
+        raise DataError(
+            f"malformed JSON: {getattr(error, 'msg', error)}", where=f"{shown(path)}:{line}"
+        ) from error
     return parsed
 
 
@@ -196,17 +194,17 @@ def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
         except (ValueError, RecursionError) as error:
             message = f"malformed JSON: {getattr(error, 'msg', error)}"
             hint = "Expected one JSON object a line, or one array of objects."
-            raise DataError(message, where=f"{path}:{number}", hint=hint) from error
+            raise DataError(message, where=f"{shown(path)}:{number}", hint=hint) from error
         lines.append(number)
     return objects, lines
 
 
 def _entry_of(path: Path) -> Callable[[int], str]:
-    return lambda i: f"{path}: entry {i}"
+    return lambda i: f"{shown(path)}: entry {i}"
 
 
 def _line_of(path: Path, lines: Sequence[int]) -> Callable[[int], str]:
-    return lambda i: f"{path}:{lines[i]}"
+    return lambda i: f"{shown(path)}:{lines[i]}"
 
 
 def _read_parquet(path: Path, columns: Columns) -> Rows:
@@ -214,19 +212,24 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _refuse_separator(path, columns)
+    if columns.written.encoding is not None:
+        raise DataError(
+            "a parquet file knows its encoding itself", where="data.encoding", code="encoding-unused"
+        )
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            _check_columns(schema.names, columns, path)
-            table = file.read(columns=columns.names)
+            found = _check_columns(schema.names, columns, path)
+            table = file.read(columns=found)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
+        raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
     return Rows(
-        where=str(path),
-        texts=table.column(columns.text).to_pylist(),
-        labels=[None] * table.num_rows if columns.label is None else table.column(columns.label).to_pylist(),
-        place=lambda i: f"{path}: row {i}",
-        label_names=None if columns.label is None else _class_names(schema.metadata, columns.label),
+        where=shown(path),
+        texts=table.column(found[0]).to_pylist(),
+        labels=[None] * table.num_rows if columns.label is None else table.column(found[1]).to_pylist(),
+        place=lambda i: f"{shown(path)}: row {i}",
+        label_names=None if columns.label is None else _class_names(schema.metadata, found[1]),
     )
 
 
@@ -239,27 +242,33 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[st
         return None
 
 
-def _check_columns(known: list[str], columns: Columns, path: Path) -> None:
-    """Each column is there, once."""
-    check_columns(known, columns, str(path))
-    for name in columns.names:
+def _check_columns(known: list[str], columns: Columns, path: Path) -> list[str]:
+    """The declared columns as the file writes them; each is there, once."""
+    found = check_columns(known, columns, shown(path))
+    for name in found:
         if known.count(name) > 1:
-            raise DataError(f"two columns are called {name!r}", where=str(path))
+            raise DataError(f"two columns are called {name!r}", where=shown(path), code="column-twice")
+    return found
 
 
-def check_columns(known: Sequence[str], columns: Columns, where: str) -> None:
-    """Refuse data without the declared columns.
+def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[str]:
+    """The declared columns, by the names that they have in the data.
 
     Raises:
         DataError: a column is missing; names the nearest that is there, and the key that declares it.
     """
+    found = []
     for key, name in columns.keyed:
-        if name not in known:
-            if len(known) == 1 and any(mark in known[0] for mark in ";,\t|"):
-                hint = "Fields of a .csv are separated by commas, those of a .tsv by tabs."
-                raise DataError(f"one column only, {known[0]!r}", where=where, hint=hint)
+        column = column_named(name, known)
+        if column is None:
             hint = f"Set `data.{key}`; the columns are: {', '.join(map(repr, known))}."
-            raise DataError(f"no column {name!r}{nearest(name, known)}", where=where, hint=hint)
+            if len(known) == 1:
+                hint += " If that is one column where there should be several, set `data.separator`."
+            raise DataError(
+                f"no column {name!r}{nearest(name, known)}", where=where, hint=hint, code="column-missing"
+            )
+        found.append(column)
+    return found
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

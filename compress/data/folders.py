@@ -4,6 +4,9 @@ clinc/train.csv, validation.csv, test.csv           a file a split (`dev`, `val`
 bbc/sport/001.txt, bbc/tech/001.txt, ...            one split, `train`: a sub-folder a class
 bbc/train/sport/001.txt, bbc/test/sport/001.txt     a folder a split, in each a sub-folder a class
 notes/001.txt, notes/old/002.txt, ...               one split without labels, where none are asked for
+
+Names of splits count in any case (`Train`, `TEST`), names of classes in any Unicode form; bytes of a name that are not
+UTF-8 stand escaped in its label.
 """
 
 from __future__ import annotations
@@ -15,18 +18,16 @@ from pathlib import Path
 
 from compress.data.files import is_table
 from compress.data.kinds import ItemKind
-from compress.data.rows import Columns, Rows, Source
+from compress.data.names import TRAIN, composed, is_split, shown
+from compress.data.rows import Columns, Rows, Source, Written
 from compress.errors import DataError
 
-TRAIN = "train"
-VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")
 _LEFT_BEHIND = ("__pycache__", "__MACOSX")
-_SPLIT_NAMES = (TRAIN, *VALIDATION_NAMES, "test")
 
 
 def open_file(path: Path, columns: Columns, kind: ItemKind) -> Source:
     """One file: its only split is `train`."""
-    return Source(str(path), {TRAIN: partial(kind.read_table, path, columns)}, {path.name: path})
+    return Source(shown(path), {TRAIN: partial(kind.read_table, path, columns)}, {path.name: path})
 
 
 def open_folder(folder: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind) -> Source:
@@ -40,21 +41,23 @@ def open_folder(folder: Path, columns: Columns, named: tuple[str, ...], kind: It
     Raises:
         DataError: the folder has none of the layouts, or two files for the same split.
     """
-    usual = {*_SPLIT_NAMES, *named}
     entries = _entries(folder)
     tables = [entry for entry in entries if entry.is_file() and is_table(entry)]
     folders = [entry for entry in entries if entry.is_dir()]
-    if any(table.stem in usual for table in tables) or (tables and not folders):
+    if any(is_split(table.stem, named) for table in tables) or (tables and not folders):
         return _table_folder(folder, tables, columns, kind)
     if columns.label is None:
-        return _loose_source(folder, [entry for entry in folders if entry.name in usual], kind)
+        splits = [entry for entry in folders if is_split(entry.name, named)]
+        return _loose_source(folder, splits, kind, columns.written)
     split_folders = {
-        entry.name: classes for entry in folders if entry.name in usual and (classes := _class_folders(entry))
+        entry.name: classes
+        for entry in folders
+        if is_split(entry.name, named) and (classes := _class_folders(entry))
     }
     if split_folders:
-        return _class_source(folder, split_folders, kind)
+        return _class_source(folder, split_folders, kind, columns.written)
     if folders:
-        return _class_source(folder, {TRAIN: folders}, kind)
+        return _class_source(folder, {TRAIN: folders}, kind, columns.written)
     raise _no_data(folder, f"one sub-folder a class with {kind.file}s")
 
 
@@ -64,14 +67,14 @@ def _table_folder(folder: Path, tables: list[Path], columns: Columns, kind: Item
         if table.stem in by_split:
             raise DataError(
                 f"{by_split[table.stem].name} and {table.name} are both the split {table.stem!r}",
-                where=str(folder),
+                where=shown(folder),
                 hint="Leave one of them, or name one file as `data.path`.",
             )
         by_split[table.stem] = table
     readers: dict[str, Callable[[], Rows]] = {
         split: partial(kind.read_table, path, columns) for split, path in by_split.items()
     }
-    return Source(str(folder), readers, {path.name: path for path in tables})
+    return Source(shown(folder), readers, {path.name: path for path in tables})
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -85,7 +88,7 @@ def _entries(folder: Path) -> list[Path]:
             entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name not in _LEFT_BEHIND
         )
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(folder)) from error
+        raise DataError(f"cannot be read: {error.strerror}", where=shown(folder)) from error
 
 
 def _files(folder: Path, kind: ItemKind) -> list[Path]:
@@ -122,41 +125,50 @@ def _files_below(folder: Path, kind: ItemKind) -> list[Path]:
     return [*_files(folder, kind), *deeper]
 
 
-def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind) -> Source:
+def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, written: Written) -> Source:
     """Splits of class folders: the name of an example's folder is its label."""
     files: dict[str, Path] = {}
     readers: dict[str, Callable[[], Rows]] = {}
     for split, classes in splits.items():
-        by_class = {folder.name: _files(folder, kind) for folder in classes}
-        readers[split] = partial(_read_classes, classes[0].parent, by_class, kind)
+        by_class = {folder: _files(folder, kind) for folder in classes}
+        readers[split] = partial(_read_classes, classes[0].parent, by_class, kind, written)
         files.update((str(path.relative_to(root)), path) for paths in by_class.values() for path in paths)
-    return Source(str(root), readers, files)
+    return Source(shown(root), readers, files)
 
 
-def _read_classes(folder: Path, by_class: Mapping[str, list[Path]], kind: ItemKind) -> Rows:
-    for name, paths in by_class.items():
+def _read_classes(
+    folder: Path, by_class: Mapping[Path, list[Path]], kind: ItemKind, written: Written
+) -> Rows:
+    for class_folder, paths in by_class.items():
         if not paths:
             raise DataError(
                 f"the class folder holds no {kind.file}",
-                where=str(folder / name),
+                where=shown(class_folder),
                 hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
+                code="class-empty",
             )
     paths = [path for each in by_class.values() for path in each]
-    notes = _passed_over((entry for name in by_class for entry in _entries(folder / name)), kind)
-    return _rows(folder, paths, [path.parent.name for path in paths], kind, notes)
+    notes = _passed_over((entry for each in by_class for entry in _entries(each)), kind)
+    return _rows(folder, paths, [label_of(path.parent) for path in paths], kind, written, notes)
 
 
-def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind) -> Source:
+def label_of(folder: Path) -> str:
+    """The label that a class folder stands for."""
+    return composed(shown(folder.name))
+
+
+def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind, written: Written) -> Source:
     """Splits without labels: folders with the usual names, or all that lies below the root."""
     by_split = {entry.name: found for entry in split_folders if (found := _files_below(entry, kind))}
     by_split = by_split or {TRAIN: _files_below(root, kind)}
     if not any(by_split.values()):
         raise _no_data(root, f"{kind.file}s")
     readers: dict[str, Callable[[], Rows]] = {
-        split: partial(_rows, root, paths, [None] * len(paths), kind) for split, paths in by_split.items()
+        split: partial(_rows, root, paths, [None] * len(paths), kind, written)
+        for split, paths in by_split.items()
     }
     files = {str(path.relative_to(root)): path for paths in by_split.values() for path in paths}
-    return Source(str(root), readers, files)
+    return Source(shown(root), readers, files)
 
 
 def _rows(
@@ -164,15 +176,16 @@ def _rows(
     paths: list[Path],
     labels: Sequence[object],
     kind: ItemKind,
+    written: Written,
     passed_over: tuple[str, ...] = (),
 ) -> Rows:
-    values, notes = kind.read_files(folder, paths)
-    return Rows(str(folder), values, labels, place=lambda i: str(paths[i]), notes=(*passed_over, *notes))
+    values, notes = kind.read_files(folder, paths, written)
+    return Rows(shown(folder), values, labels, place=lambda i: shown(paths[i]), notes=(*passed_over, *notes))
 
 
 def _no_data(folder: Path, files: str) -> DataError:
     return DataError(
         "the folder holds no data",
-        where=str(folder),
+        where=shown(folder),
         hint=f"Expected train.csv (or .jsonl, .parquet, ...), or {files}.",
     )

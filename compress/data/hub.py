@@ -46,12 +46,12 @@ def open_hub(
 
 def read_split(dataset: Any, where: str, columns: Columns) -> Rows:
     """The columns of one split; a `ClassLabel` names its numbers."""
-    check_columns(dataset.column_names, columns, where)
-    names = None if columns.label is None else getattr(dataset.features[columns.label], "names", None)
+    text, *label = check_columns(dataset.column_names, columns, where)
+    names = getattr(dataset.features[label[0]], "names", None) if label else None
     return Rows(
         where=where,
-        texts=list(dataset[columns.text]),
-        labels=[None] * len(dataset) if columns.label is None else list(dataset[columns.label]),
+        texts=list(dataset[text]),
+        labels=list(dataset[label[0]]) if label else [None] * len(dataset),
         place=lambda i: f"{where}, row {i}",
         label_names=tuple(names) if names else None,
     )

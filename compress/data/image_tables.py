@@ -57,15 +57,15 @@ def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | 
 
     place = Path(datasets.config.HF_CACHE_HOME).expanduser() if folder is None else folder
 
-    check_columns(dataset.column_names, columns, where)
-    table = dataset.select_columns([columns.text])
-    if isinstance(dataset.features[columns.text], datasets.Image):
-        table = table.cast_column(columns.text, datasets.Image(decode=False))
-    names = None if columns.label is None else getattr(dataset.features[columns.label], "names", None)
+    image, *label = check_columns(dataset.column_names, columns, where)
+    table = dataset.select_columns([image])
+    if isinstance(dataset.features[image], datasets.Image):
+        table = table.cast_column(image, datasets.Image(decode=False))
+    names = getattr(dataset.features[label[0]], "names", None) if label else None
     return Rows(
         where=where,
-        texts=[_item(table, row, columns.text, place, where) for row in range(len(table))],
-        labels=[None] * len(dataset) if columns.label is None else list(dataset[columns.label]),
+        texts=[_item(table, row, image, place, where) for row in range(len(table))],
+        labels=list(dataset[label[0]]) if label else [None] * len(dataset),
         place=lambda i: f"{where}, row {i}",
         label_names=tuple(names) if names else None,
     )

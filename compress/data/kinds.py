@@ -11,7 +11,7 @@ from compress.data.files import read_table
 from compress.data.hub import read_split
 from compress.data.image_tables import read_image_split, read_image_table
 from compress.data.images import IMAGE_ENDINGS, check_images
-from compress.data.rows import Columns, Rows
+from compress.data.rows import Columns, Rows, Written
 from compress.data.splits import Item
 from compress.data.texts import check_texts, read_text_files
 from compress.profile.schema import DataSpec, TaskName
@@ -30,7 +30,7 @@ class ItemKind:
     noun: str
     endings: tuple[str, ...]
     may_be_empty: bool
-    read_files: Callable[[Path, Sequence[Path]], tuple[Sequence[object], tuple[str, ...]]]
+    read_files: Callable[[Path, Sequence[Path], Written], tuple[Sequence[object], tuple[str, ...]]]
     read_table: Callable[[Path, Columns], Rows]
     read_split: Callable[[Any, str, Columns], Rows]
     check: Callable[[Rows], tuple[tuple[Item, ...], list[bytes]]]
@@ -45,7 +45,9 @@ class ItemKind:
         return path.suffix.lower() in self.endings
 
 
-def _files_themselves(folder: Path, paths: Sequence[Path]) -> tuple[Sequence[object], tuple[str, ...]]:
+def _files_themselves(
+    folder: Path, paths: Sequence[Path], written: Written
+) -> tuple[Sequence[object], tuple[str, ...]]:
     return paths, ()
 
 

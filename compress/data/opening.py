@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from compress.data.digits import digits_fingerprint, open_digits
 from compress.data.folders import open_file, open_folder
 from compress.data.hub import cached_commit, open_hub
 from compress.data.kinds import IMAGES, ItemKind
-from compress.data.rows import Columns, Source
+from compress.data.rows import Columns, Source, Written
 from compress.errors import DataError
 from compress.files import sha256_file
 from compress.package_paths import SKLEARN, local_path
@@ -28,12 +29,17 @@ def open_source(
     Raises:
         DataError: there is none, or it holds another kind of example.
     """
+    columns = replace(columns, written=Written(spec.separator, spec.encoding))
     if spec.path.startswith(SKLEARN):
         if kind is not IMAGES:
             raise DataError(f"these are images; this task takes {kind.noun}s", where=spec.path)
+        _refuse_written(columns.written, "images of scikit-learn")
         return open_digits(spec.path, columns)
+    if kind is IMAGES:
+        _refuse_written(columns.written, "images")
     path = local_path(spec.path, base, DataError)
     if path is None:
+        _refuse_written(columns.written, "a data set of the hub")
         return open_hub(spec.path, spec.name, spec.revision, columns, kind.read_split)
     return open_file(path, columns, kind) if path.is_file() else open_folder(path, columns, named, kind)
 
@@ -60,6 +66,13 @@ def source_fingerprint(
     for name, file in sorted(open_source(spec, base, columns, named, kind).files.items()):
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(_sha256(file)))
     return digest.hexdigest()
+
+
+def _refuse_written(written: Written, what: str) -> None:
+    """A key that would do nothing is refused."""
+    for key, value in vars(written).items():
+        if value is not None:
+            raise DataError(f"of {what} nothing is decoded here", where=f"data.{key}", code=f"{key}-unused")
 
 
 def _sha256(file: Path) -> str:

@@ -8,16 +8,25 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Written:
+    """How files of text are written, where the profile says it; None: as each file itself tells."""
+
+    separator: str | None = None
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns that hold the texts and, where they are asked for, their labels.
 
-    `text_key` and `label_key` are what a profile calls them, for errors.
+    `text_key` and `label_key` are what a profile calls them, for errors. `written` is how the files are.
     """
 
     text: str
     label: str | None
     text_key: str = "text_column"
     label_key: str = "label_column"
+    written: Written = Written()
 
     @property
     def keyed(self) -> tuple[tuple[str, str], ...]:

@@ -12,8 +12,8 @@ import numpy as np
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
 from compress.data.documents import SENTENCES, split_documents
 from compress.data.files import nearest
-from compress.data.folders import VALIDATION_NAMES
 from compress.data.kinds import TEXTS, ItemKind, columns_of, kind_of
+from compress.data.names import composed, named_split
 from compress.data.opening import open_source, source_fingerprint
 from compress.data.pairs import split_pairs
 from compress.data.rows import Columns, Source
@@ -57,7 +57,7 @@ def load(spec: DataSpec, base: Path, seed: int, task: TaskName = "text-classific
     source = open_source(spec, base, columns, _named(spec), kind)
     split_names, fractions = _choose_splits(spec, source)
     read = {role: source.splits[name]() for role, name in split_names.items()}
-    checked = check_rows(read, spec.labels, kind)
+    checked = check_rows(read, None if spec.labels is None else tuple(map(composed, spec.labels)), kind)
     kept, keys, notes = _drop_leaks(checked, split_names, source.where, kind)
     splits, key_splits, made = _make_missing(kept, keys, fractions, checked.names, source.where, seed, kind)
     conflicts = conflicting_items(
@@ -169,7 +169,7 @@ def _choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict
         wanted = spec.splits.test if role == "test" else spec.splits.validation
         if isinstance(wanted, str):
             names[role] = _existing(wanted, role, source)
-        elif wanted is None and (found := _usual(role, source)):
+        elif wanted is None and (found := named_split(role, source.splits, source.where)):
             names[role] = found
         else:
             fractions[role] = DEFAULT_FRACTIONS[role] if wanted is None else wanted
@@ -184,9 +184,8 @@ def _choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict
 
 
 def _existing(name: str, role: str, source: Source) -> str:
-    if name in source.splits:
-        return name
-    if name == "validation" and (found := _usual("validation", source)):
+    found = named_split(name, source.splits, source.where)
+    if found is not None:
         return found
     known = list(source.splits)
     raise DataError(
@@ -194,19 +193,6 @@ def _existing(name: str, role: str, source: Source) -> str:
         where=source.where,
         hint=f"Set `data.splits.{role}`; the splits are: {', '.join(map(repr, known))}.",
     )
-
-
-def _usual(role: str, source: Source) -> str | None:
-    """The split that plays a role by its usual name, None without one."""
-    usual = VALIDATION_NAMES if role == "validation" else (role,)
-    found = [name for name in usual if name in source.splits]
-    if len(found) > 1 and found[0] != role:
-        raise DataError(
-            f"{found[0]!r} and {found[1]!r} could both be the {role} split",
-            where=source.where,
-            hint=f"Name one as `data.splits.{role}`.",
-        )
-    return found[0] if found else None
 
 
 def _drop_leaks(

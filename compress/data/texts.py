@@ -7,24 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.data.files import decode, read_bytes
-from compress.data.rows import Rows
+from compress.data.encodings import UTF_8, decode_all
+from compress.data.files import read_bytes
+from compress.data.names import shown
+from compress.data.rows import Rows, Written
 from compress.data.splitting import text_key
 from compress.errors import DataError
 
 
-def read_text_files(folder: Path, paths: Sequence[Path]) -> tuple[list[object], tuple[str, ...]]:
-    """The texts of files, and a note on those that are not UTF-8: they are read as cp1252, then latin-1."""
-    decoded = [decode(read_bytes(path), path) for path in paths]
-    odd = [
-        (path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != "utf-8"
-    ]
+def read_text_files(
+    folder: Path, paths: Sequence[Path], written: Written
+) -> tuple[list[object], tuple[str, ...]]:
+    """The texts of files, and a note on those that are not UTF-8.
+
+    Raises:
+        DataError: a file cannot be read as text.
+    """
+    decoded = decode_all([read_bytes(path) for path in paths], paths, written.encoding)
+    odd = [(path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8]
     notes: tuple[str, ...] = ()
-    if odd:
-        first = odd[0][0].relative_to(folder)
+    if odd and written.encoding is None:
+        first = shown(odd[0][0].relative_to(folder))
         encodings = " or ".join(sorted({encoding for _, encoding in odd}))
         count = "1 text file is" if len(odd) == 1 else f"{len(odd)} text files are"
-        notes = (f"{count} not UTF-8 and read as {encodings}; the first is {first}",)
+        notes = (
+            f"{count} not UTF-8 and read as {encodings}; the first is {first}; `data.encoding` names another",
+        )
     return [text for text, _ in decoded], notes
 
 
@@ -36,6 +44,11 @@ def check_texts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
     """
     texts = tuple(_text(value, rows, i) for i, value in enumerate(rows.texts))
     return texts, [text_key(text) for text in texts]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_missing(value: object) -> bool:
@@ -56,7 +69,7 @@ def _text(value: object, rows: Rows, i: int) -> str:
     if isinstance(value, str):
         if value.isspace() or not value:
             raise DataError("the text is blank", where=rows.place(i))
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if not is_unicode(value):
             raise DataError("the text holds half a surrogate pair: not valid Unicode", where=rows.place(i))
         return value
     if is_missing(value):

@@ -9,6 +9,7 @@ import numpy as np
 
 from compress.data.files import nearest
 from compress.data.kinds import ItemKind, columns_of
+from compress.data.names import named_split
 from compress.data.opening import open_source
 from compress.data.splits import UNLABELLED, Examples
 from compress.errors import DataError
@@ -36,14 +37,15 @@ def load_unlabeled(
     """
     columns = columns_of(data, kind, labelled=False)
     source = open_source(spec, base, columns, (spec.split,), kind)
-    if spec.split not in source.splits:
+    split = named_split(spec.split, source.splits, source.where)
+    if split is None:
         known = list(source.splits)
         raise DataError(
             f"no split {spec.split!r}{nearest(spec.split, known)}",
             where=source.where,
             hint=f"Set `data.unlabeled.split`; the splits are: {', '.join(map(repr, known))}.",
         )
-    items, keys = kind.check(source.splits[spec.split]())
+    items, keys = kind.check(source.splits[split]())
     places: dict[bytes, int] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, place)

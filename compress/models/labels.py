@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -
 
 
 def _folded(name: str) -> str:
-    return name.strip().casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
 
 
 def _list(names: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ _DATA = """\
 | images: a `.parquet` file, or a hub id, with a column of them | as for texts |
 | for sentence embedding and for `data.unlabeled`: a folder with `.txt` files (images) at any depth | `train` |
 
-- `valid`, `val`, `dev` and `eval` are taken for `validation`.
+- `valid`, `val`, `dev` and `eval` are taken for `validation`, `training` for `train`, `testing` for `test`.
 - Splits that are missing are made of `train`: stratified by class, and by the hash of each text's or image's content
   and the seed, so that equal texts (without regard to case, white space and Unicode form) always stand in the same
   split.
@@ -90,8 +90,13 @@ _DATA = """\
   dropped from the others; the report says how many.
 - Labels that are texts are named by themselves, in sorted order. Whole numbers take their names from `data.labels`,
   from the data set where it names them, or stand for themselves.
-- Text and csv files that are not UTF-8 (or UTF-16 with a byte order mark) are read as cp1252, and as latin-1 where
-  that fails; the report says so. JSON must be UTF-8.
+- Fields are separated by a comma (csv) or a tab (tsv), or by what the first rows tell: a semicolon, tab, vertical bar
+  or comma. Files of text are UTF-8 or UTF-16, or in the encoding that their letters tell (GBK, Shift-JIS, cp1252 and
+  others). Notes say what was found; `data.separator` and `data.encoding` say otherwise. Every row is decoded strictly:
+  one that is not in that encoding ends the command with its line.
+- Whole numbers that are written as `0.0`, `1.0` are the labels 0 and 1.
+- Names of splits count in any case (`Train`, `testing`, `VAL`), names of labels and columns in any Unicode form. Bytes
+  of a folder's name that are not UTF-8 stand in its label as `\\xe9`.
 - Missing or blank texts and labels, labels that training never sees, empty splits and the like end the command
   before anything is trained, with exit code 4 and the file and line.
 """

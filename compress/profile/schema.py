@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
@@ -20,6 +21,29 @@ Device = Annotated[
     ),
 ]
 TaskName = Literal["text-classification", "image-classification", "sentence-embedding"]
+
+
+def _one_character(mark: str) -> str:
+    if len(mark) != 1 or mark in '"\r\n' or mark.isalnum():
+        raise ValueError('expected one character between the fields, such as ";" or "\\t"')
+    return mark
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        # What Python would encode bytes or compress with (`hex`, `zip`) is no encoding of texts.
+        " ".encode(name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name!r} is no encoding that is known here; try utf-8, cp1252, gbk or shift_jis"
+        ) from error
+
+
+Separator = Annotated[
+    str, AfterValidator(_one_character), WithJsonSchema({"maxLength": 1, "minLength": 1, "type": "string"})
+]
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
 
 
 class SplitsSpec(PassSpecBase):
@@ -44,6 +68,10 @@ class UnlabeledSpec(Spec):
     """Commit or tag of a hub data set."""
     split: str = "train"
     """Which split of it."""
+    separator: Separator | None = None
+    """As `data.separator`, for these files."""
+    encoding: Encoding | None = None
+    """As `data.encoding`, for these files."""
     limit: Positive | None = None
     """Take so many at most, the first ones by the hash of their content."""
 
@@ -58,6 +86,11 @@ class DataSpec(Spec):
     """Configuration of a hub data set (`sst2` of `glue`)."""
     revision: str | None = None
     """Commit or tag of a hub data set."""
+    separator: Separator | None = None
+    """The character between the fields of csv and tsv files (`";"`, `"\\t"`); unset: as their first rows tell."""
+    encoding: Encoding | None = None
+    """How files of text are encoded (`cp1252`, `gbk`, `shift_jis`, `utf-16`); unset: as each file itself tells, UTF-8
+    first."""
     text_column: str = "text"
     """Column that holds the text."""
     image_column: str = "image"

@@ -65,11 +65,12 @@ CASES = [
         "data.csv:2",
     ),
     Case(
-        "csv with semicolons",
-        {"data.csv": "text;label\nx;a\n"},
-        "one column only, 'text;label'",
+        "csv with a separator that is not known",
+        {"data.csv": "text~label\nx~a\n"},
+        "no column 'text'; did you mean 'text~label'?",
         "data.csv",
-        hint="Fields of a .csv are separated by commas, those of a .tsv by tabs.",
+        hint="Set `data.text_column`; the columns are: 'text~label'. If that is one column where there should be "
+        "several, set `data.separator`.",
     ),
     Case(
         "csv that is an archive",
@@ -232,10 +233,13 @@ CASES = [
         path="deep.jsonl",
     ),
     Case(
-        "json that is not UTF-8",
-        {"data.jsonl": '{"text": "x", "label": "a"}\n{"text": "café", "label": "b"}\n'.encode("latin-1")},
-        "not UTF-8, which JSON must be",
-        "data.jsonl:2",
+        "json that is UTF-8 but for one line",
+        {
+            "data.jsonl": '{"text": "naïve", "label": "a"}\n{"text": "él", "label": "a"}\n'.encode()
+            + '{"text": "café", "label": "b"}\n'.encode("latin-1")
+        },
+        "not utf-8, as the rest of it is: invalid continuation byte, byte 0xe9",
+        "data.jsonl:3",
         path="data.jsonl",
     ),
     Case(
@@ -314,7 +318,7 @@ CASES = [
     Case(
         "two files for validation",
         {"train.csv": GOOD, "dev.csv": GOOD, "val.csv": GOOD},
-        "'val' and 'dev' could both be the validation split",
+        "'dev' and 'val' could both be the validation split",
         ".",
         path=".",
         hint="Name one as `data.splits.validation`.",

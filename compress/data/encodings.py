@@ -1,0 +1,196 @@
+"""Bytes -> text: in the encoding that the profile declares, or the one that the bytes themselves tell. Deterministic.
+
+UTF-8 and UTF-16 are proved by decoding all of a file; other encodings are told by charset-normalizer from the lines
+that are not plain ASCII. Whichever it is, every byte is decoded strictly: what does not fit is refused with its line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from compress.data.names import shown
+from compress.errors import DataError
+
+UTF_8 = "utf-8"
+_KEY = "data.encoding"
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CANDIDATES = (
+    "cp1252",
+    "gb18030",
+    "cp932",
+    "euc_jp",
+    "cp949",
+    "big5",
+    "cp1250",
+    "cp1251",
+    "koi8_r",
+    "cp1253",
+    "cp1254",
+)
+"""Encodings that texts are found in; where two fit equally well, the earlier one is taken."""
+
+_ANY_BYTE = frozenset(("cp1250", "cp1251", "koi8_r", "cp1253", "cp1254"))
+"""Encodings in which nearly all bytes are letters: they are believed where their letters look like a language's."""
+
+_CORES = {"gb18030": "gb2312", "cp932": "shift_jis", "cp949": "euc_kr"}
+"""What all but rare texts of an encoding keep to."""
+
+_KANA = re.compile("[\u3041-\u30fa]")
+_LEAST_COHERENCE = 0.15
+_SAMPLE_BYTES = 32 * 1024
+_CHAOS_ALIKE, _COHERENCE_ALIKE = 0.035, 0.06
+_WORST_CHAOS = 0.2
+_NOT_ASCII = re.compile(rb"[^\n\r]*[\x80-\xff][^\n\r]*")
+_UTF_8_LETTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+
+
+def decode(raw: bytes, path: Path, declared: str | None = None) -> tuple[str, str]:
+    """A file's text and the encoding it was read as; a byte order mark is no part of the text.
+
+    Args:
+        declared: the profile's `data.encoding`.
+
+    Raises:
+        DataError: a byte that the encoding does not have, or no telling which encoding it is.
+    """
+    return decode_all([raw], [path], declared)[0]
+
+
+def decode_all(
+    raws: Sequence[bytes], paths: Sequence[Path], declared: str | None = None
+) -> list[tuple[str, str]]:
+    """The same of files that belong together: those that are no Unicode are taken to be of one encoding.
+
+    Raises:
+        DataError: see `decode`.
+    """
+    names = [declared or _unicode(raw, path) for raw, path in zip(raws, paths, strict=True)]
+    others = [raw for raw, name in zip(raws, names, strict=True) if name is None]
+    rest = (
+        _told(others, next(p for p, name in zip(paths, names, strict=True) if name is None)) if others else ""
+    )
+    return [
+        (_strictly(raw, path, name or rest, bool(declared)), _plain_name(name or rest))
+        for raw, path, name in zip(raws, paths, names, strict=True)
+    ]
+
+
+def _unicode(raw: bytes, path: Path) -> str | None:
+    """The Unicode encoding of these bytes; None where they are in another one."""
+    for mark, encoding in _MARKS:
+        if raw.startswith(mark):
+            return encoding
+    if b"\0" in raw:
+        return _without_mark(raw, path)
+    try:
+        raw.decode(UTF_8)
+    except UnicodeDecodeError:
+        # Letters of several bytes hardly ever come about by chance: such a file is UTF-8 that was damaged.
+        letters = _UTF_8_LETTER.findall(raw)
+        strays = sum(byte >= 0x80 for byte in _UTF_8_LETTER.sub(b"", raw))
+        return UTF_8 if len(letters) > strays else None
+    return UTF_8
+
+
+def _without_mark(raw: bytes, path: Path) -> str:
+    """UTF-16 by its zero bytes, which line feeds and separators have all on one side."""
+    for encoding, zeros in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2])):
+        if len(raw) % 2 == 0 and zeros.count(0) == raw.count(0):
+            return encoding
+    raise DataError("holds zero bytes: not a text file", where=shown(path), code="not-text")
+
+
+def _told(raws: Sequence[bytes], path: Path) -> str:
+    """The encoding that fits the lines with letters that are not ASCII."""
+    # Imported here: hardly a file needs it.
+    from charset_normalizer import from_bytes
+
+    sample = _sample(raws)
+    found = [
+        one
+        for one in from_bytes(sample, cp_isolation=list(_CANDIDATES), threshold=_WORST_CHAOS)
+        if one.coherence >= _LEAST_COHERENCE or not set(one.could_be_from_charset) <= _ANY_BYTE
+    ]
+    if not found:
+        raise DataError(
+            "not UTF-8, and no telling which other encoding it is",
+            where=f"{shown(path)}:{_first_odd_line(raws[0])}",
+            hint=f"Set `{_KEY}` to its name (cp1252, gbk, shift_jis, ...), or save the file as UTF-8.",
+            code="encoding-unknown",
+        )
+    least = min(one.chaos for one in found)
+    clear = [one for one in found if one.chaos <= least + _CHAOS_ALIKE]
+    most = max(one.coherence for one in clear)
+    alike = {
+        name
+        for one in clear
+        if one.coherence >= most - _COHERENCE_ALIKE
+        for name in one.could_be_from_charset
+        if name in _CANDIDATES
+    }
+    return min(alike, key=lambda name: (_is_rare(sample, name), _CANDIDATES.index(name)))
+
+
+def _is_rare(sample: bytes, encoding: str) -> bool:
+    """Whether a text would hold letters that only the extensions of an encoding have, or kana among Chinese."""
+    text = sample.decode(encoding, errors="replace")
+    try:
+        text.encode(_CORES.get(encoding, encoding))
+    except UnicodeError:
+        return True
+    return encoding in ("gb18030", "big5") and _KANA.search(text) is not None
+
+
+def _sample(raws: Sequence[bytes]) -> bytes:
+    """The first lines that hold letters which are not ASCII, whole ones."""
+    lines: list[bytes] = []
+    size = 0
+    for raw in raws:
+        for line in _NOT_ASCII.finditer(raw):
+            lines.append(line.group())
+            size += len(lines[-1])
+            if size >= _SAMPLE_BYTES:
+                return b"\n".join(lines)
+    return b"\n".join(lines)
+
+
+def _strictly(raw: bytes, path: Path, encoding: str, declared: bool) -> str:
+    name = "utf-8-sig" if _plain_name(encoding) == UTF_8 else encoding
+    try:
+        return raw.decode(name)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].decode(name, errors="replace").count("\n") + 1
+        says = (
+            "`data.encoding` says" if declared else "the rest of it is" if _is_utf(encoding) else "was told"
+        )
+        raise DataError(
+            f"not {_plain_name(encoding)}, as {says}: {error.reason}, byte 0x{raw[error.start]:02x}",
+            where=f"{shown(path)}:{line}",
+            hint=f"Mend this line, save the file as UTF-8, or set `{_KEY}` to what it is.",
+            code="encoding-mismatch",
+        ) from error
+
+
+def _is_utf(encoding: str) -> bool:
+    return encoding.startswith("utf")
+
+
+def _plain_name(encoding: str) -> str:
+    """What notes call an encoding: its usual name, Unicode without its byte order mark."""
+    return {"utf-8-sig": UTF_8, "utf8": UTF_8, "utf_8": UTF_8, "utf_8_sig": UTF_8}.get(
+        encoding.lower(), encoding
+    )
+
+
+def _first_odd_line(raw: bytes) -> int:
+    at = next((place for place, byte in enumerate(raw) if byte >= 0x80), 0)
+    return raw.count(b"\n", 0, at) + 1
