@@ -109,7 +109,7 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
         elif not entry.is_file():
             found["links to nothing" if entry.is_symlink() else "no files"] += 1
         elif not _is_example(entry, kind):
-            ending = entry.suffix.lower() or "without an ending"
+            ending = shown(entry.suffix.lower()) or "without an ending"
             found["empty" if kind.holds_one(entry) else ending] += 1
     if not found:
         return ()
