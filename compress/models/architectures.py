@@ -16,18 +16,26 @@ from transformers.initialization import no_init_weights
 
 from compress.artifacts import MODEL_CONFIG, STRUCTURE
 from compress.errors import ModelError
+from compress.models.offline import offline
 from compress.models.structure import apply_structure
 from compress.models.weights import read_model_json
+from compress.profile.known_settings import FETCHING, fetching_settings, own_classes, pinned
 
 Attention = Literal["sdpa", "eager"]
 """How attention is computed: `eager` exports to the smaller graph."""
 
+_NO_MODEL = (
+    *(ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError),
+    ImportError,  # of a package that this architecture needs
+)
+
 
 def read_config(path: Path) -> PretrainedConfig:
-    """The config of a model directory; code that it may name is never run.
+    """The config of a model directory, without what is ours to choose; code that it may name is never run.
 
     Raises:
-        ModelError: the file is missing or damaged, or its architecture is unknown.
+        ModelError: the file is missing or damaged, its architecture is unknown or defined by code of its own, or a
+            setting would make transformers fetch something.
     """
     file = path / MODEL_CONFIG
     values = read_model_json(file)
@@ -38,9 +46,20 @@ def read_config(path: Path) -> PretrainedConfig:
             where=str(file),
             hint="`model_type` must name one that transformers has; code from model folders is not run.",
         )
+    for setting in fetching_settings(values):
+        raise ModelError(setting, where=str(file), code=FETCHING)
+    for name in own_classes(values):
+        if not hasattr(transformers, name):
+            raise ModelError(
+                f"this model is defined by code of its own, {name!r}, which is not run",
+                where=str(file),
+                hint="Name a model that transformers itself has, or a `python:module:function` that builds this one.",
+                code="own-code",
+            )
     try:
-        return CONFIG_MAPPING[kind].from_dict(values)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        with offline():
+            return CONFIG_MAPPING[kind].from_dict(pinned(values))
+    except (StrictDataclassError, OSError, *_NO_MODEL) as error:
         raise ModelError(f"not a valid {kind} config: {error}", where=str(file)) from error
 
 
@@ -113,8 +132,9 @@ def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Atten
     # Convolutions have no attention whose implementation could be chosen.
     chosen = attention if kind._supports_sdpa else "eager"
     try:
-        return kind._from_config(config, attn_implementation=chosen, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError) as error:
+        with offline():
+            return kind._from_config(config, attn_implementation=chosen, dtype=torch.float32)
+    except _NO_MODEL as error:
         raise ModelError(
             f"this config describes no model: {error}", where=str(path / MODEL_CONFIG)
         ) from error

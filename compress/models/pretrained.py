@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from compress.artifacts import TORCH_WEIGHTS
 from compress.errors import ModelError
+from compress.models.offline import offline
 from compress.models.sources import shards_of
 
 
@@ -30,7 +31,7 @@ def load_pretrained(
         ModelError: the files are damaged, do not fit the config, or lack a weight.
     """
     shards_of(folder)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with _quiet(), offline(), torch.random.fork_rng(devices=[]):
         try:
             model, found = kind.from_pretrained(
                 folder,
@@ -38,9 +39,10 @@ def load_pretrained(
                 dtype=torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
             raise ModelError(f"cannot load this model: {error}", where=str(folder)) from error
         except Exception as error:
             if type(error).__module__.startswith("safetensors"):

@@ -17,6 +17,7 @@ from compress.inside import inside
 from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.package_paths import CODE, local_path, missing_source
+from compress.profile.known_settings import FETCHING, fetching_settings
 from compress.profile.schema import TaskName, TeacherSpec
 from compress.reading import read_mapping
 
@@ -117,6 +118,8 @@ def check_teacher(
             )
         return
     config = _read_config(folder)
+    for setting in fetching_settings(config):
+        raise ModelError(setting, where=str(folder / MODEL_CONFIG), code=FETCHING)
     check_task(config, task, spec.model)
     if task == "sentence-embedding":
         read_pooling(folder, spec.pooling)
