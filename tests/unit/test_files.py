@@ -46,7 +46,7 @@ ALLOWED_CALLS = {
     ("report/write.py", "rename"): "of columns, not of a file",
     ("engine/making.py", "touch"): "of the cache, not of a path",
     ("report/plots.py", "savefig"): "into memory",
-    ("engine/intake.py", "os.link"): "into a temporary folder",
+    ("models/onnx_files.py", "onnx.save"): "to the temporary name of `replacing`",
     ("store/cache.py", "os.utime"): "when a step was last asked for; nothing hangs on it",
     ("training/teachers.py", "os.utime"): "when signals were last asked for; nothing hangs on it",
     (
