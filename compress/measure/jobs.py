@@ -46,6 +46,7 @@ class JobFolder:
         transport: Transport | None = None,
         confinement: Mapping[str, Any] | None = None,
     ) -> None:
+        self.where = where
         self._folder = folder
         self._common = {"device": device, "threads": threads, **(confinement or {})}
         self._transport = transport or Here(folder, runtime, threads, where)

@@ -1,18 +1,24 @@
-"""Whether what a device sent back is what a job of that kind makes: nothing else is believed."""
+"""Whether what a process here or on a device gave back is what a job of that kind makes: nothing else is believed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+
+Time = Annotated[int, Field(gt=0, lt=10**14)]
+"""Nanoseconds of one batch or text, at most a day."""
+Bytes = Annotated[int, Field(ge=0, lt=2**50)]
+LARGEST_WIDTH = 2**20
+"""Numbers of one example's output, at most."""
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, lt=10**7)]
 
 
 class _Accuracy(_Result):
@@ -22,20 +28,20 @@ class _Accuracy(_Result):
 class _Timed(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    samples_ns: list[list[PositiveInt]]
+    samples_ns: list[list[Time]]
     inputs: list[NonNegativeInt]
 
 
 class _Latency(_Result):
     scenarios: list[_Timed]
-    tokenization_ns: list[PositiveInt] | None = None
+    tokenization_ns: list[Time] | None = None
 
 
 class _Memory(_Result):
-    before_load_bytes: PositiveInt
-    peak_bytes: PositiveInt
-    method: str
-    gpu_peak_bytes: NonNegativeInt | None
+    before_load_bytes: Annotated[Bytes, Field(gt=0)]
+    peak_bytes: Annotated[Bytes, Field(gt=0)]
+    method: Annotated[str, Field(max_length=100)]
+    gpu_peak_bytes: Bytes | None
 
 
 _KINDS: dict[str, type[_Result]] = {"accuracy": _Accuracy, "latency": _Latency, "memory": _Memory}
@@ -51,14 +57,27 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
         expected = examples_in(job["feeds"])
         return None if parsed.examples == expected else f"{parsed.examples} of {expected} examples"
     if isinstance(parsed, _Latency):
-        models = len(job["models"])
-        # Of each model, and of the batches that they were timed on.
-        shapes = [[*map(len, one.samples_ns), len(one.inputs)] for one in parsed.scenarios]
-        right = len(shapes) == len(job["scenarios"]) and all(
-            len(lengths) == models + 1 and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
-        )
-        return None if right else f"{shapes} timings"
+        return _timing_fault(job, parsed)
+    if isinstance(parsed, _Memory) and parsed.peak_bytes < parsed.before_load_bytes:
+        return "a peak below what was held before"
     return None
+
+
+def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
+    models = len(job["models"])
+    # Of each model, and of the batches that they were timed on.
+    shapes = [[*map(len, one.samples_ns), len(one.inputs)] for one in parsed.scenarios]
+    right = len(shapes) == len(job["scenarios"]) and all(
+        len(lengths) == models + 1 and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
+    )
+    if not right:
+        return f"{shapes} timings"
+    for scenario, asked in zip(parsed.scenarios, job["scenarios"], strict=True):
+        if asked["feeds"] and max(scenario.inputs) >= batches_in(asked["feeds"][0]):
+            return "timings of batches that are none"
+    texts = job["tokenization"]["texts"] if job.get("tokenization") else []
+    told = parsed.tokenization_ns or []
+    return None if len(told) == len(texts) else f"timings of {len(told)} of {len(texts)} texts"
 
 
 def output_fault(job: Mapping[str, Any]) -> str | None:
@@ -69,7 +88,11 @@ def output_fault(job: Mapping[str, Any]) -> str | None:
         return str(error)
     if not isinstance(outputs, np.ndarray) or outputs.dtype != np.float32 or outputs.ndim < 2:
         return "no array of numbers for each example"
-    return None if len(outputs) == examples_in(job["feeds"]) else f"outputs of {len(outputs)} examples"
+    if len(outputs) != examples_in(job["feeds"]):
+        return f"outputs of {len(outputs)} examples"
+    if not outputs.size or outputs[0].size > LARGEST_WIDTH:
+        return f"outputs of the shape {outputs.shape}"
+    return None if np.isfinite(outputs).all() else "outputs that are not finite numbers"
 
 
 def examples_in(feeds: str) -> int:
@@ -77,3 +100,10 @@ def examples_in(feeds: str) -> int:
     with np.load(feeds, allow_pickle=False) as stored:
         name = next(name for name in stored.files if name.endswith(".shape"))
         return int(stored[name][:, 0].sum())
+
+
+def batches_in(feeds: str) -> int:
+    """Batches in a file of `runner.write_batches`."""
+    with np.load(feeds, allow_pickle=False) as stored:
+        name = next(name for name in stored.files if name.endswith(".shape"))
+        return len(stored[name])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compress.artifacts import TASK, Artifact
 from compress.data.splits import UNLABELLED, Examples, item_bytes
+from compress.errors import ModelError, TargetError
 from compress.files import make_folder, replacing
 from compress.measure.accuracy import accuracy_record
 from compress.measure.embeddings import embedding_record
@@ -50,7 +51,7 @@ def score_artifact(
     batch_size = target.spec.batch_sizes[0]
     inputs = task.encode(scored, artifact.path)
     outputs, results = model_outputs(jobs, model_path(artifact, target), inputs, batch_size, beside)
-    outputs = in_label_order(outputs, Interface.of(artifact.read_json(TASK)))
+    outputs = _understood(outputs, artifact, target)
     unknown = _unknown_share(artifact, inputs)
     if task.labelled:
         accuracy = accuracy_record(task, outputs, scored.labels, baseline_accuracy, batch_size, seed, unknown)
@@ -95,7 +96,40 @@ def model_outputs(
         _, *others = jobs.run(job, *beside)
         results, beside = results + others, ()
         found.append(load_outputs(file))
+        if found[-1].shape[1:] != found[0].shape[1:]:
+            raise TargetError(
+                f"{jobs.where} gave outputs of the shapes {found[0].shape} and {found[-1].shape}",
+                where=jobs.where,
+                code="job-result",
+            )
     return np.concatenate(found), results
+
+
+def _understood(
+    outputs: NDArray[np.float32], artifact: Artifact, target: ResolvedTarget
+) -> NDArray[np.float32]:
+    """Outputs in the order of the labels.
+
+    Raises:
+        ModelError: they are not of the shape that the labels ask for.
+        TargetError: the same, said by a device: what it answers is not taken for a fault of the model.
+    """
+    described = artifact.read_json(TASK)
+    interface, labels = Interface.of(described), described.get("labels") or ()
+    try:
+        outputs = in_label_order(outputs, interface)
+        if outputs.ndim != 2 or (labels and outputs.shape[1] != len(labels)):
+            raise ModelError(
+                f"the model's outputs have the shape {outputs.shape}; expected are {len(labels) or 'some'} numbers "
+                "for each example",
+                where=str(artifact.model_file),
+                code="wrong-outputs",
+            )
+    except ModelError as error:
+        if target.device is None:
+            raise
+        raise TargetError(error.message, where=target.label, code="device-answer") from error
+    return outputs
 
 
 def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from compress.artifacts import TASK, TOKENIZER
+from compress.errors import TargetError
 from compress.files import write_json
-from compress.measure.results import output_fault, result_fault
+from compress.measure.results import LARGEST_WIDTH, examples_in, output_fault, result_fault
+from compress.reading import parse_json, read_mapping
 from compress.runtimes import runner
 from compress.runtimes.launching import (
     FOLLOW_PARENT,
@@ -60,7 +61,18 @@ class Here:
             )
             made.append(result)
         run_all(commands, self._where)
-        return [json.loads(result.read_text(encoding="utf-8")) for result in made]
+        return [self._checked(*each) for each in zip(bodies, made, purposes, strict=True)]
+
+    def _checked(self, body: Mapping[str, Any], file: Path, purpose: str) -> dict[str, Any]:
+        """A job's result, once it is what such a job makes."""
+        try:
+            result = read_mapping(file, error=TargetError)
+        except FileNotFoundError:
+            raise TargetError(f"{purpose} left no result", where=self._where, code="job-result") from None
+        fault = result_fault(body, result) or (output_fault(body) if "outputs" in body else None)
+        if fault is not None:
+            raise TargetError(f"{purpose} gave {fault}", where=self._where, code="job-result")
+        return result
 
 
 class Elsewhere:
@@ -106,13 +118,14 @@ class Elsewhere:
     ) -> dict[str, Any]:
         """A job's result, and its outputs in the file that the job names, once they are what such a job makes."""
         try:
-            result = json.loads(text)
-        except ValueError:
-            raise self._device.nonsense(doing) from None
+            result = parse_json(text, doing, error=TargetError)
+        except TargetError as error:
+            raise self._device.nonsense(doing) from error
         if result_fault(body, result):
             raise self._device.nonsense(doing)
         if "outputs" in body:
-            self._device.take(moved["outputs"], Path(body["outputs"]), doing)
+            largest = 1024 + 4 * LARGEST_WIDTH * examples_in(body["feeds"])
+            self._device.take(moved["outputs"], Path(body["outputs"]), doing, largest)
             if output_fault(body):
                 raise self._device.nonsense(doing)
         found: dict[str, Any] = result

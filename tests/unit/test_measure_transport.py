@@ -93,6 +93,28 @@ def test_every_time_has_its_input(inputs: Any) -> None:
     assert result_fault(job, {"seconds": 1.0, "scenarios": [scenario]}) is not None
 
 
+def test_times_are_of_batches_that_were_sent_and_of_texts_that_were_asked_for(scored: dict[str, Any]) -> None:
+    job = {"kind": "latency", "models": ["a"], "scenarios": [{"feeds": [scored["feeds"]]}]}
+    result = {"seconds": 1.0, "scenarios": [{"samples_ns": [[1, 2]], "inputs": [0, 1]}]}
+    assert result_fault(job, result) is None
+    assert (
+        result_fault(job, {**result, "scenarios": [{"samples_ns": [[1, 2]], "inputs": [0, 2]}]}) is not None
+    )
+    assert result_fault(job, {**result, "tokenization_ns": [1]}) is not None
+    texts = {**job, "tokenization": {"folder": "x", "texts": ["a", "b"]}}
+    assert result_fault(texts, {**result, "tokenization_ns": [1, 2]}) is None
+    assert result_fault(texts, result) is not None
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 1e9, "1", None])
+@pytest.mark.parametrize("kind", ["memory", "latency"])
+def test_seconds_are_seconds(kind: str, seconds: object) -> None:
+    weighed = {"before_load_bytes": 1, "peak_bytes": 2, "method": "VmHWM", "gpu_peak_bytes": None}
+    job = {"kind": kind, "models": [], "scenarios": []}
+    assert result_fault(job, {**weighed, "scenarios": [], "seconds": 1.0}) is None
+    assert result_fault(job, {**weighed, "scenarios": [], "seconds": seconds}) is not None
+
+
 def test_results_of_weighing() -> None:
     result = {
         "seconds": 1.0,
@@ -102,7 +124,13 @@ def test_results_of_weighing() -> None:
         "gpu_peak_bytes": None,
     }
     assert result_fault({"kind": "memory"}, result) is None
-    assert result_fault({"kind": "memory"}, {**result, "peak_bytes": 0}) is not None
+    for change in (
+        {"peak_bytes": 0},
+        {"before_load_bytes": 3},
+        {"peak_bytes": 2**60},
+        {"gpu_peak_bytes": -1},
+    ):
+        assert result_fault({"kind": "memory"}, {**result, **change}) is not None
 
 
 def test_outputs_are_numbers_of_every_example(scored: dict[str, Any]) -> None:
@@ -114,6 +142,7 @@ def test_outputs_are_numbers_of_every_example(scored: dict[str, Any]) -> None:
     assert fault(np.zeros((2, 2), np.float32)) == "outputs of 2 examples"
     assert fault(np.zeros((3, 2), np.float64)) is not None
     assert fault(np.zeros(3, np.float32)) is not None
+    assert fault(np.full((3, 2), np.nan, np.float32)) is not None
     # A pickle is never opened.
     assert "Python objects" in str(fault(np.array([{"a": 1}], dtype=object)))
     Path(scored["outputs"]).write_bytes(b"no array")

@@ -12,7 +12,8 @@ the standard output:
             -> {"results": [TEXT]}, or {"failed": NUMBER OF THE JOB, "code": 1, "output": TEXT}
     {"op": "take", "name": FILE}                            -> {"size": 12}, bytes; the file is gone then
 
-What cannot be done is answered by {"error": TEXT}. However the connection ends, the jobs that still run are killed
+What cannot be done is answered by {"error": TEXT}. Between answers {"alive": true} is said every few seconds, so that
+silence means that nobody is there. However the connection ends, the jobs that still run are killed
 and the work folder is removed.
 """
 
@@ -28,11 +29,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
+ALIVE_SECONDS = 10
+"""How often it is said that somebody is there."""
 CHUNK = 2**20
 TAIL = 8192
 """Bytes of a failed job's output that are sent back."""
@@ -54,10 +58,12 @@ class Agent:
         self._folder: str | None = None
         self._keep = False
         self._children: list[subprocess.Popen[bytes]] = []
+        self._speaking = threading.Lock()
 
     def serve(self) -> None:
         """Answer requests until the connection ends."""
         self._answer({"agent": PROTOCOL})
+        threading.Thread(target=self._live, daemon=True).start()
         for line in iter(self._requests.readline, b""):
             request = json.loads(line)
             try:
@@ -158,9 +164,10 @@ class Agent:
         path = self._inside(request["name"])
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            self._answer({"size": size})
-            shutil.copyfileobj(stream, self._answers, CHUNK)
-        self._answers.flush()
+            with self._speaking:
+                self._say({"size": size})
+                shutil.copyfileobj(stream, self._answers, CHUNK)
+                self._answers.flush()
         os.unlink(path)
 
     def _finish(self, started: list[tuple[subprocess.Popen[bytes], Any, str]]) -> None:
@@ -213,7 +220,21 @@ class Agent:
             raise ValueError(f"no place for {name!r}")
         return os.path.join(self._folder, name)
 
+    def _live(self) -> None:
+        """Say every few seconds that somebody is there."""
+        try:
+            while True:
+                time.sleep(ALIVE_SECONDS)
+                self._answer({"alive": True})
+        except (OSError, ValueError):
+            # The connection is gone: whoever reads the requests ends the agent.
+            return
+
     def _answer(self, body: dict[str, Any]) -> None:
+        with self._speaking:
+            self._say(body)
+
+    def _say(self, body: dict[str, Any]) -> None:
         self._answers.write(json.dumps(body).encode() + b"\n")
         self._answers.flush()
 

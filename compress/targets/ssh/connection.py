@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +16,29 @@ from typing import IO, Any
 from compress.errors import TargetError
 from compress.exhaustion import DEVICE_FULL, says_full
 from compress.profile.device import SshAddress
+from compress.reading import parse_json
 from compress.targets.ssh import agent
 from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
+from compress.targets.ssh.pipes import Pipes, Silent
 from compress.units import KIB, MIB
 
 HELLO_SECONDS = CONNECT_SECONDS + 40
 """How long the device may take from the call to the first word of its Python."""
 CLOSE_SECONDS = 20
 """How long it may take to remove its work folder."""
+SILENT_SECONDS = 45.0
+"""The agent says every few seconds that it is there; after so long without a word, or while it takes nothing of what it
+is sent, nobody is."""
 ANSWER_BYTES = 64 * MIB
 """A longer answer is none."""
 GREETING_BYTES = 64 * KIB
 """What a login shell may print before the agent speaks."""
+ERROR_BYTES = 64 * KIB
+"""What is read of the client's last words."""
 FILE_BYTES = 4096 * MIB
 """A larger file is not taken from a device."""
 TAIL_LINES = 8
+_ALIVE = json.dumps({"alive": True}).encode() + b"\n"
 
 
 class Connection:
@@ -58,7 +67,11 @@ class Connection:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,
+            bufsize=0,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._pipes = Pipes(self._process.stdin, self._process.stdout, SILENT_SECONDS)
         try:
             self._greet(source)
         except BaseException:
@@ -77,7 +90,7 @@ class Connection:
             TargetError: the device refuses, or the connection is lost.
         """
         with self._lost_while(doing):
-            self._write(json.dumps(request).encode() + b"\n")
+            self._pipes.write(json.dumps(request).encode() + b"\n")
             return self._answer(doing)
 
     def put(self, file: Path, name: str, doing: str) -> None:
@@ -88,25 +101,24 @@ class Connection:
         """
         with file.open("rb") as stream, self._lost_while(doing):
             size = file.stat().st_size
-            self._write(json.dumps({"op": "put", "name": name, "size": size}).encode() + b"\n")
+            self._pipes.write(json.dumps({"op": "put", "name": name, "size": size}).encode() + b"\n")
             while chunk := stream.read(MIB):
-                self._write(chunk)
+                self._pipes.write(chunk)
             self._answer(doing)
 
-    def take(self, name: str, to: Path, doing: str) -> None:
-        """Fetch a file, and remove it there; the path here is the caller's, never the device's.
+    def take(self, name: str, to: Path, doing: str, largest: int = FILE_BYTES) -> None:
+        """Fetch a file of at most `largest` bytes, and remove it there; the path here is the caller's, never the
+        device's.
 
         Raises:
             TargetError: the device does not give it, or the connection is lost.
         """
         left = self.ask({"op": "take", "name": name}, doing).get("size")
-        if not isinstance(left, int) or not 0 <= left <= FILE_BYTES:
+        if type(left) is not int or not 0 <= left <= min(FILE_BYTES, largest):
             raise self.nonsense(doing)
         with to.open("wb") as stream, self._lost_while(doing):
             while left:
-                chunk = self._stdout.read(min(left, MIB))
-                if not chunk:
-                    raise EOFError
+                chunk = self._pipes.read(min(left, MIB))
                 stream.write(chunk)
                 left -= len(chunk)
 
@@ -116,8 +128,9 @@ class Connection:
 
     def close(self) -> None:
         """End the connection: the agent removes its work folder, unless it is asked to keep it."""
+        assert self._process.stdin is not None
         try:
-            self._stdin.close()
+            self._process.stdin.close()
         except OSError:
             self._process.kill()
         try:
@@ -125,42 +138,31 @@ class Connection:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._stdout.close()
+        self._pipes.close()
         self._errors.close()
 
     def nonsense(self, doing: str) -> TargetError:
         """The error of an answer that no agent of ours gives."""
         return TargetError(
-            f"{self.host} answered in a way that was not understood while {doing}", where=self._where
+            f"{self.host} answered in a way that was not understood while {doing}",
+            where=self._where,
+            code="device-answer",
         )
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    def _write(self, data: bytes) -> None:
-        self._stdin.write(data)
-        self._stdin.flush()
 
     def _greet(self, source: bytes) -> None:
         """Send the agent, and read up to its first words; what a login shell prints before them is skipped."""
-        timer = threading.Timer(HELLO_SECONDS, self._process.kill)
-        timer.start()
+        deadline = time.monotonic() + HELLO_SECONDS
         try:
-            self._write(source)
+            self._pipes.write(source)
             hello = json.dumps({"agent": agent.PROTOCOL}).encode() + b"\n"
             read = 0
-            while (line := self._stdout.readline(GREETING_BYTES)) != hello:
+            while (line := self._pipes.line(GREETING_BYTES, deadline - time.monotonic())) != hello:
                 read += len(line)
-                if not line or read > GREETING_BYTES:
+                if read > GREETING_BYTES:
                     raise EOFError
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, Silent) as error:
+            if isinstance(error, Silent):
+                self._process.kill()
             words = self._last_words()
             said = words[-1] if words else f"no answer within {HELLO_SECONDS} s"
             raise TargetError(
@@ -168,21 +170,20 @@ class Connection:
                 where=self._where,
                 hint=hint_for("\n".join(words), self._address),
             ) from error
-        finally:
-            timer.cancel()
 
     def _answer(self, doing: str) -> dict[str, Any]:
-        line = self._stdout.readline(ANSWER_BYTES)
-        if not line:
-            raise EOFError
+        while (line := self._pipes.line(ANSWER_BYTES)) == _ALIVE:
+            continue
         try:
-            answer = json.loads(line)
-        except ValueError as error:
+            answer = parse_json(line, self._where, error=TargetError)
+        except TargetError as error:
             raise self.nonsense(doing) from error
         if not isinstance(answer, dict):
             raise self.nonsense(doing)
         if "error" in answer:
-            said = plain(str(answer["error"]))
+            if not isinstance(answer["error"], str):
+                raise self.nonsense(doing)
+            said = plain(answer["error"])
             hint = DEVICE_FULL if says_full(said) else None
             raise TargetError(
                 f"{self.host} could not go on while {doing}: {said}", where=self._where, hint=hint
@@ -193,6 +194,15 @@ class Connection:
     def _lost_while(self, doing: str) -> Iterator[None]:
         try:
             yield
+        except Silent as error:
+            # Whoever is there does not listen either: no farewell is waited for.
+            self._process.kill()
+            raise TargetError(
+                f"{self.host} fell silent while {doing}: nothing for {self._pipes.seconds:.0f} s",
+                where=self._where,
+                hint="Once it answers again, start the same command: it goes on from here.",
+                code="device-silent",
+            ) from error
         except (BrokenPipeError, ConnectionError, EOFError) as error:
             words = self._last_words()
             said = f": {words[-1]}" if words else ""
@@ -209,8 +219,8 @@ class Connection:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").splitlines()
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - ERROR_BYTES))
+        lines = self._errors.read(ERROR_BYTES).decode(errors="replace").splitlines()
         return [plain(line) for line in lines if line.strip()][-TAIL_LINES:]
 
 

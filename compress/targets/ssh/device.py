@@ -7,9 +7,9 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compress.errors import TargetError
 from compress.files import sha256_file
@@ -20,6 +20,10 @@ from compress.units import megabytes
 
 _CODES = {*range(256), *(-number for number in signal.Signals)}
 """How a process may end."""
+_OUTPUT_LINES = 200
+
+
+Text = Annotated[str, Field(max_length=2**14)]
 
 
 class Facts(BaseModel):
@@ -27,16 +31,16 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    python: str
-    system: str
-    machine: str
-    board: str
-    cpuinfo: str
-    cores: list[int]
-    memory_bytes: int
-    libraries: dict[str, str]
-    fault: str | None
-    tokenizers: str | None
+    python: Text
+    system: Text
+    machine: Text
+    board: Text
+    cpuinfo: Annotated[str, Field(max_length=2**16)]
+    cores: Annotated[list[Annotated[int, Field(ge=0, lt=2**16)]], Field(min_length=1, max_length=2**16)]
+    memory_bytes: Annotated[int, Field(gt=0, lt=2**50)]
+    libraries: Annotated[dict[Text, Text], Field(max_length=16)]
+    fault: Text | None
+    tokenizers: Text | None
 
 
 @dataclass(frozen=True)
@@ -123,24 +127,25 @@ class SshDevice:
         answer = connection.ask({"op": "run", **request}, doing)
         if "failed" in answer:
             failed, code = answer["failed"], answer.get("code")
-            if not (isinstance(failed, int) and isinstance(code, int)):
+            output = answer.get("output", "")
+            if not (type(failed) is int and type(code) is int and isinstance(output, str)):
                 raise connection.nonsense(doing)
             if failed not in range(jobs) or code not in _CODES:
                 raise connection.nonsense(doing)
-            lines = [plain(line) for line in str(answer.get("output", "")).splitlines()]
+            lines = [plain(line) for line in output.splitlines()[-_OUTPUT_LINES:]]
             return Failed(failed, code, "\n".join(lines))
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != jobs or {type(one) for one in results} - {str}:
             raise connection.nonsense(doing)
         return results
 
-    def take(self, name: str, to: Path, doing: str) -> None:
-        """Fetch a file that a job wrote.
+    def take(self, name: str, to: Path, doing: str, largest: int) -> None:
+        """Fetch a file of at most `largest` bytes that a job wrote.
 
         Raises:
             TargetError: the connection is lost, or there is no such file.
         """
-        self._session.take(name, to, doing)
+        self._session.take(name, to, doing, largest)
 
     def nonsense(self, doing: str) -> TargetError:
         """The error of a result that has not the form it should have."""
@@ -168,7 +173,10 @@ class SshDevice:
             spec = self._spec
             self._connection = Connection(parse_ssh(spec.device), spec.python, spec.label)
             opened = {"op": "open", "folder": spec.folder, "keep": spec.keep}
-            self._folder = str(self._connection.ask(opened, "making a work folder").get("folder"))
+            folder = self._connection.ask(opened, "making a work folder").get("folder")
+            if not isinstance(folder, str):
+                raise self._connection.nonsense("making a work folder")
+            self._folder = folder
         return self._connection
 
     def _digest(self, file: Path) -> str:
