@@ -11,7 +11,7 @@ demo: venv
 	$(BIN)/compress run profiles/bert_to_tiny.yaml
 
 test: venv lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not system"
+	$(BIN)/python -m pytest -q -n auto --dist loadscope -m "not slow and not gpu and not system"
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m slow
