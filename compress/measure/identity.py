@@ -10,8 +10,8 @@ from compress.artifacts import TASK, TOKENIZER, Artifact
 
 
 def model_digest(artifact: Artifact, weights: Sequence[str] | None = None) -> str:
-    """sha256 of what decides a model's outputs: its files, its tokenizer, where texts are cut,
-    and which output is read.
+    """sha256 of what decides a model's outputs: its files, its tokenizer, how texts are prepared and where they are
+    cut, and which output is read.
 
     A model that a run made and the same file measured alone have the same one: what else lies beside them, and how
     their `task.json` is written, does not count.
@@ -27,5 +27,6 @@ def model_digest(artifact: Artifact, weights: Sequence[str] | None = None) -> st
         [[name, artifact.files[name][0]] for name in sorted(names)],
         task.get("max_length"),
         task.get("output_names"),
+        *([task["texts"]] if "texts" in task else []),
     ]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from compress.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.errors import ModelError
@@ -22,14 +22,12 @@ from compress.models.heads import put_head_in_order
 from compress.models.pooling import MEAN, Pooling, read_pooling
 from compress.models.pretrained import load_pretrained
 from compress.models.sentence import SentenceEncoder
-from compress.models.sources import (
-    VOCABULARY_FILES,
-    hub_commit,
-    model_folder,
-)
+from compress.models.sources import hub_commit, model_folder
+from compress.models.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.models.weights import missing_weights
 from compress.package_paths import CODE, local_path
 from compress.profile.known_families import most_tokens
+from compress.profile.known_tokenizers import too_large
 from compress.profile.schema import TaskName, TeacherSpec
 
 
@@ -38,7 +36,7 @@ class Source:
     """A model in memory: `untrained` names weights that its files do not hold; `pooling` is what they say of it."""
 
     model: PreTrainedModel
-    tokenizer: Tokenizer
+    tokenization: Tokenization
     untrained: frozenset[str] = frozenset()
     pooling: Pooling = MEAN
 
@@ -53,12 +51,16 @@ def materialise(
     allow_code: bool,
     task: TaskName = "text-classification",
     seed: int = 0,
+    texts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the teacher's source to `out`: weights, config, tokenizer.json without truncation, task.json.
 
     An encoder stays an encoder. A classifier whose labels are those of the data gets its rows in their order;
     any other keeps its head as it is, and is refused where no `finetune` follows. For sentence embedding whatever head
     there is gives way to the pooling that the folder or the profile names.
+
+    Args:
+        texts: training texts, on which the written tokenizer is compared with the one that transformers loads.
 
     Returns:
         facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head` (none, as it was, or
@@ -79,14 +81,16 @@ def materialise(
     model = source.model
     _check_lengths(model.config, max_length, spec.model)
     head = "none" if sentences else put_head_in_order(model, spec, labels)
-    _check_vocabulary(model, source.tokenizer, spec.model)
-    source.tokenizer.no_truncation()
-    source.tokenizer.no_padding()
+    tokenization = source.tokenization
+    tokenizer = tokenization.tokenizer()
+    _check_vocabulary(model, tokenizer, spec.model)
+    length = min(max_length, tokenization.longest or max_length)
+    tokenization.prove(texts, length, spec.model)
     pooling = source.pooling
     whole = SentenceEncoder(model, pooling.mode, pooling.normalize) if sentences else model
     save_model(whole, out, leave_out=source.untrained)
-    write_text(out / TOKENIZER, source.tokenizer.to_str())
-    write_json(out / TASK, describe_task(whole, source.tokenizer, labels, max_length))
+    write_text(out / TOKENIZER, tokenization.text)
+    write_json(out / TASK, describe_task(whole, tokenizer, labels, length) | tokenization.format.section())
     facts: dict[str, Any] = {
         "parameters": count_parameters(whole),
         "architecture": type(model).__name__,
@@ -140,9 +144,8 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) 
     highest = max(tokenizer.get_vocab().values(), default=-1)
     rows = model.get_input_embeddings().num_embeddings
     if highest >= rows:
-        raise ModelError(
-            f"the tokenizer has ids up to {highest}, but the model embeds {rows} tokens only", where=where
-        )
+        problem = too_large(highest, rows)
+        raise ModelError(problem.message, where=where, code=problem.code)
 
 
 def _check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
@@ -159,13 +162,15 @@ def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
     if (problem := missing_weights(folder)) is not None:
         raise problem
     if (folder / STRUCTURE).exists():
-        return Source(_transformer(load_model(folder), bare), _read_tokenizer(folder), pooling=pooling)
+        return Source(
+            _transformer(load_model(folder), bare), read_tokenization(folder, sentences=bare), pooling=pooling
+        )
     config = read_config(folder)
     name = str((config.architectures or [""])[0])
     headed = name.endswith("ForSequenceClassification") and not bare
     kind = model_class(config, folder) if headed else AutoModel
     model, untrained = load_pretrained(kind, folder, config)
-    return Source(model, _read_tokenizer(folder), untrained, pooling)
+    return Source(model, read_tokenization(folder, sentences=bare), untrained, pooling)
 
 
 def _transformer(model: nn.Module, bare: bool) -> PreTrainedModel:
@@ -173,37 +178,6 @@ def _transformer(model: nn.Module, bare: bool) -> PreTrainedModel:
     inside = model.encoder if isinstance(model, SentenceEncoder) else model
     assert isinstance(inside, PreTrainedModel)
     return cast(PreTrainedModel, inside.base_model) if bare else inside
-
-
-def _read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer.json of a folder, or what transformers makes of its older files."""
-    file = folder / TOKENIZER
-    if not any(found for pattern in VOCABULARY_FILES for found in folder.glob(pattern)):
-        # transformers would make up a tokenizer that knows no words.
-        raise ModelError(
-            f"no tokenizer here: none of {', '.join(VOCABULARY_FILES)}",
-            where=str(folder),
-            hint="Save the model's tokenizer into its folder: `tokenizer.save_pretrained(folder)`.",
-        )
-    try:
-        if file.exists():
-            return Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        return _backend(AutoTokenizer.from_pretrained(folder, local_files_only=True), str(folder))
-    except ModelError:
-        raise
-    except Exception as error:
-        # tokenizers raises bare `Exception` for a file that it cannot parse.
-        raise ModelError(f"cannot read the tokenizer: {error}", where=str(folder)) from error
-
-
-def _backend(tokenizer: Any, where: str) -> Tokenizer:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise ModelError(
-            f"{type(tokenizer).__name__} is not of the `tokenizers` library and cannot be put into a bundle",
-            where=where,
-        )
-    return Tokenizer.from_str(backend.to_str())
 
 
 def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, bare: bool) -> Source:
@@ -215,4 +189,4 @@ def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, ba
     model = made[0].float().cpu().eval()
     said = Pooling(model.pooling, model.normalize) if isinstance(model, SentenceEncoder) else MEAN
     pooling = Pooling(spec.pooling or said.mode, said.normalize)
-    return Source(_transformer(model, bare), _backend(made[1], source), pooling=pooling)
+    return Source(_transformer(model, bare), of_transformers(made[1], source), pooling=pooling)

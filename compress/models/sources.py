@@ -16,13 +16,13 @@ from compress.files import sha256_file
 from compress.inside import inside
 from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
+from compress.models.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
 from compress.package_paths import CODE, local_path, missing_source
+from compress.profile.known_checkpoints import ADAPTER, checkpoint_problems
 from compress.profile.known_settings import FETCHING, fetching_settings
+from compress.profile.known_tokenizers import VOCABULARY_FILES
 from compress.profile.schema import TaskName, TeacherSpec
 from compress.reading import read_mapping
-
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-"""The files that can hold a vocabulary; a model of texts has one of them at least."""
 
 PREPROCESSOR = "preprocessor_config.json"
 """How a vision model of transformers says what images it takes."""
@@ -37,6 +37,9 @@ MODEL_FILES = (
     POOLING,
     MODULES,
     f"{POOLING_FOLDER}/{MODEL_CONFIG}",
+    PROMPTS,
+    *TRANSFORMER_FILES,
+    ADAPTER,
     *VOCABULARY_FILES,
     "merges.txt",
     "tokenizer_config.json",
@@ -117,12 +120,15 @@ def check_teacher(
                 code="module-without-tokenizer",
             )
         return
+    for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
+        raise ModelError(problem.message, where=spec.model, code=problem.code)
     config = _read_config(folder)
     for setting in fetching_settings(config):
         raise ModelError(setting, where=str(folder / MODEL_CONFIG), code=FETCHING)
     check_task(config, task, spec.model)
     if task == "sentence-embedding":
         read_pooling(folder, spec.pooling)
+        read_sentence_settings(folder)
     elif spec.finetune is None:
         check_head(head_names(config, spec.labels), labels, spec.model)
 

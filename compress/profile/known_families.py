@@ -15,7 +15,7 @@ from compress.profile.distill_spec import DistillSpec
 from compress.profile.model_files import read_json
 from compress.profile.pass_specs import ExportSpec, PassSpec, QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
-from compress.profile.schema import Profile
+from compress.profile.schema import Profile, TaskName
 from compress.profile.source import Path_
 from compress.profile.student_spec import StudentSpec
 from compress.profile.teaching import Found
@@ -34,13 +34,15 @@ class Family:
 
     `apart`: its layers can be cut out and changed one by one, so students can be made of it, and heads, neurons, layers
     and tokens removed. `attends`: it has self-attention. `counts_from_padding`: its first position is the one after
-    the padding index, so it takes so many tokens fewer than it has positions.
+    the padding index, so it takes so many tokens fewer than it has positions. `embeds`: it runs without its pooler, as
+    an encoder of sentences.
     """
 
     takes: Literal["texts", "images"]
     apart: bool = False
     attends: bool = True
     counts_from_padding: bool = False
+    embeds: bool = True
 
 
 _TEXTS = Family("texts")
@@ -64,7 +66,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": Family("texts", apart=True, counts_from_padding=True),
     "roberta-prelayernorm": Family("texts", counts_from_padding=True),
     "roformer": _TEXTS,
-    "squeezebert": _TEXTS,
+    "squeezebert": Family("texts", embeds=False),
     "xlm-roberta": Family("texts", apart=True, counts_from_padding=True),
     "beit": _IMAGES,
     "clip": _IMAGES,
@@ -77,6 +79,7 @@ FAMILIES: Mapping[str, Family] = {
     "ijepa": _IMAGES,
     "levit": _IMAGES,
     "mobilevit": _IMAGES,
+    "mobilevitv2": _IMAGES,
     "pvt": _IMAGES,
     "pvt_v2": _IMAGES,
     "segformer": _IMAGES,
@@ -135,11 +138,12 @@ CONVOLUTIONAL = frozenset(name for name, family in FAMILIES.items() if not famil
 """Model types of transformers without self-attention."""
 
 
-def why_not_lowered(config: Config) -> str | None:
+def why_not_lowered(config: Config, task: TaskName | None = None) -> str | None:
     """Why a model cannot become an ONNX file that says the same; None where it can.
 
     Args:
         config: its parsed `config.json`.
+        task: what it is to do; None: whatever it can.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str):
@@ -147,6 +151,8 @@ def why_not_lowered(config: Config) -> str | None:
     if kind not in FAMILIES:
         why = _NOT_LOWERED.get(kind, "nobody has seen its ONNX file say the same as the model")
         return f"a model of the family {kind!r} cannot be lowered to ONNX here: {why}"
+    if task == "sentence-embedding" and not FAMILIES[kind].embeds:
+        return f"a model of the family {kind!r} does not run without its pooler, so it cannot embed sentences here"
     for key in ("is_decoder", "add_cross_attention"):
         if config.get(key) is True:
             return f"this {kind} has `{key}: true`, and the lowering knows encoders alone"
@@ -192,7 +198,7 @@ def family_faults(profile: Profile, base: Path, read: ReadConfig | None = None) 
 def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
     config = read(profile.teacher.model)
     if config is not None and _is_lowered(profile, profile.specs):
-        yield from _unlowered(("teacher", "model"), config)
+        yield from _unlowered(("teacher", "model"), config, profile.task)
     kind = _kind(config)
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
@@ -201,7 +207,7 @@ def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
                 if student.model is not None:
                     config = read(student.model)
                     if config is not None and _is_lowered(profile, profile.specs[index + 1 :]):
-                        yield from _unlowered((*place, *key, "model"), config)
+                        yield from _unlowered((*place, *key, "model"), config, profile.task)
                     kind = _kind(config)
                 elif student.architecture is not None:
                     kind = student.architecture
@@ -216,8 +222,8 @@ def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
             )
 
 
-def _unlowered(place: Path_, config: Config) -> Iterator[Found]:
-    why = why_not_lowered(config)
+def _unlowered(place: Path_, config: Config, task: TaskName) -> Iterator[Found]:
+    why = why_not_lowered(config, task)
     if why is not None:
         takes = FAMILIES[kind].takes if (kind := str(config.get("model_type"))) in FAMILIES else None
         known = [name for name, one in sorted(FAMILIES.items()) if takes in (None, one.takes)]

@@ -13,6 +13,7 @@ from compress.package_paths import missing_source
 from compress.profile.chain import chain_faults
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
+from compress.profile.known_checkpoints import checkpoint_faults
 from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
 from compress.profile.known_kinds import known_kind_faults
 from compress.profile.known_models import known_model_faults
@@ -59,6 +60,10 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
         faults += [
             source.fault(path, why, FAMILY_UNSUPPORTED, ModelError.exit_code)
             for path, why in family_faults(profile, source.base)
+        ]
+        faults += [
+            source.fault(one.path, one.problem.message, one.problem.code, ModelError.exit_code)
+            for one in checkpoint_faults(profile, source.base)
         ]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]

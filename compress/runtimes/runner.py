@@ -271,7 +271,7 @@ def time_turn(model: Predict, batches: Sequence[Batch], samples: list[int]) -> N
 def time_tokenization(folder: str, texts: Sequence[str]) -> list[int]:
     """Nanoseconds to encode each text alone with the tokenizer of `folder`."""
     task = load_task(folder)
-    tokenizer = load_tokenizer(folder, task["max_length"])
+    tokenizer = load_tokenizer(folder, task["max_length"], task.get("texts", {}).get("cut", "right"))
     encode(tokenizer, texts[:1], task)
     samples = []
     for text in texts:
@@ -386,19 +386,22 @@ def load_labels(folder: str) -> list[str]:
     return list(labels)
 
 
-def load_tokenizer(folder: str, max_length: int) -> Any:
-    """The tokenizer of an artifact or bundle, cutting texts at `max_length` tokens."""
+def load_tokenizer(folder: str, max_length: int, cut: str = "right") -> Any:
+    """The tokenizer of an artifact or bundle; `cut` is the end where what is beyond `max_length` tokens goes."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(max_length, direction=cut)
     return tokenizer
 
 
 def encode(tokenizer: Any, texts: Sequence[str], task: dict[str, Any]) -> Batch:
-    """Texts -> the model's inputs, int64 (texts, longest), padded on the right."""
-    encoded = tokenizer.encode_batch(list(texts))
+    """Texts, prepared as `task` says -> the model's inputs, int64 (texts, longest), padded on the right."""
+    said = task.get("texts", {})
+    made = [said.get("prefix", "") + text for text in texts]
+    made = [text.strip() if said.get("strip") else text for text in made]
+    encoded = tokenizer.encode_batch([text.lower() if said.get("lowercase") else text for text in made])
     shape = (len(encoded), max(len(one.ids) for one in encoded))
     ids = np.full(shape, task["pad_id"], dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
@@ -487,7 +490,7 @@ def input_maker(folder: str, task: dict[str, Any]) -> Callable[[Sequence[Any]], 
     if "image" in task:
         require_pillow()
         return lambda images: encode_images(images, task)
-    tokenizer = load_tokenizer(folder, task["max_length"])
+    tokenizer = load_tokenizer(folder, task["max_length"], task.get("texts", {}).get("cut", "right"))
     return lambda texts: encode(tokenizer, texts, task)
 
 

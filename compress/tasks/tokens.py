@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from compress.errors import ModelError
+from compress.models.text_format import TextFormat
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.tasks.base import Batch
 
@@ -72,7 +73,7 @@ class TokenInputs:
 
 
 def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) -> TokenInputs:
-    """Encode texts as an artifact declares it: its `tokenizer.json`, cut to `max_length` of its `task.json`.
+    """Encode texts as an artifact declares it: by its `tokenizer.json`, prepared and cut as its `task.json` says.
 
     Special tokens are added within `max_length`. Nothing is padded here.
 
@@ -84,6 +85,7 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         max_length = int(declared["max_length"])
         input_names = tuple(declared["input_names"])
         pad_id = int(declared["pad_id"])
+        format_ = TextFormat.of(declared)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(task_file)) from error
     unknown = [name for name in input_names if name not in KNOWN_INPUTS]
@@ -99,13 +101,13 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
             f"max_length {max_length} leaves no room for text beside {special_tokens} special tokens",
             where=str(task_file),
         )
-    tokenizer.enable_truncation(max_length)
+    tokenizer.enable_truncation(max_length, direction=format_.cut)
     tokenizer.no_padding()
     writer = RaggedWriter(np.int32)
     # Not all at once: the tokenizer's own objects are far larger than the ids.
     for block in blocks_of(texts):
         # The fast form skips character offsets, which nobody reads.
-        encodings = tokenizer.encode_batch_fast(block)
+        encodings = tokenizer.encode_batch_fast(format_.prepared(block))
         writer.add([encoding.ids for encoding in encodings])
     return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
 

@@ -54,6 +54,7 @@ def write(
 def model(folder: Path, config: dict[str, Any]) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
 
 
 def faults(file: Path) -> list[tuple[str, str | None]]:
@@ -83,6 +84,11 @@ def test_of_images_too(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("key", ["is_decoder", "add_cross_attention"])
 def test_an_encoder_that_is_a_decoder(tmp_path: Path, key: str) -> None:
     file = write(tmp_path, {"model_type": "bert", key: True}, EXPORT)
+    assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
+
+
+def test_a_family_that_needs_its_pooler(tmp_path: Path) -> None:
+    file = write(tmp_path, {"model_type": "squeezebert"}, EXPORT, task="sentence-embedding")
     assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
 
 
@@ -191,6 +197,7 @@ def test_a_model_of_the_hub_is_refused_once_its_config_is_there(
     (tmp_path / "snapshot").mkdir()
     config = {"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]}
     named = {**config, "id2label": {"0": "x", "1": "y"}}
+    (tmp_path / "snapshot" / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
     (tmp_path / "snapshot" / "config.json").write_text(json.dumps(named))
     monkeypatch.setattr("compress.models.sources._cached_folder", lambda *_: tmp_path / "snapshot")
     (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"t{n},{'xy'[n % 2]}\n" for n in range(40)))

@@ -30,7 +30,7 @@ from compress.passes.export.layout import (
 from compress.units import format_count, megabytes
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
-_OF_INPUTS = ("max_length", "pad_id", "image", "width")
+_OF_INPUTS = ("max_length", "pad_id", "texts", "image", "width")
 """What of `task.json` says how inputs are made and outputs are shaped, as far as the task has it."""
 _CONTENTS = {
     ONNX_MODEL: "the model",

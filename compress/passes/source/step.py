@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -34,6 +35,7 @@ def run(ctx: StepContext) -> StepResult:
             allow_code=ctx.allow_code,
             task=cast(TaskName, ctx.task.name),
             seed=ctx.seed,
+            texts=cast(Sequence[str], ctx.data.train.items),
         )
     return StepResult(TORCH_FLOAT.with_(structure=_structure(ctx.out)), facts)
 

@@ -58,7 +58,7 @@ def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
     if not (bundle / TOKENIZER).is_file():
         return []
     task = json.loads((bundle / TASK).read_text(encoding="utf-8"))
-    tokenizer = load_tokenizer(str(bundle), task["max_length"])
+    tokenizer = load_tokenizer(str(bundle), task["max_length"], task.get("texts", {}).get("cut", "right"))
     return [
         {
             "text": text,

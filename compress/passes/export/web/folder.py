@@ -135,7 +135,8 @@ def _describe(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "runtime": locked(RUNTIME).version,
     }
     if page["image"] is None:
-        page |= {"max_length": manifest["max_length"], **tokenizer_facts(bundle / TOKENIZER)}
+        facts = tokenizer_facts(bundle / TOKENIZER)
+        page |= {"max_length": manifest["max_length"], "texts": manifest.get("texts", {}), **facts}
     return page
 
 
