@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,29 @@ def compare(request: pytest.FixtureRequest, scripts: Path, tmp_path: Path) -> Ca
 
 def test_awkward_texts_have_the_ids_of_python(compare: Callable[[list[str]], None]) -> None:
     compare([*AWKWARD, *(f"{one} {other}" for one in AWKWARD for other in AWKWARD)])
+
+
+PREPARED = [
+    {"prefix": "query: ", "strip": True, "lowercase": True, "cut": "right"},
+    {"prefix": "", "strip": True, "lowercase": False, "cut": "left"},
+]
+
+
+@pytest.mark.parametrize("said", PREPARED, ids=str)
+@pytest.mark.parametrize("kind", ["cased", "byte pairs"])
+def test_texts_are_prepared_and_cut_as_in_python(scripts: Path, tmp_path: Path, kind: str, said: Any) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(KINDS[kind](tmp_path), encoding="utf-8")
+    page = {"max_length": MAX_LENGTH, "texts": said, **tokenizer_facts(file)}
+    task = {"pad_id": 0, "input_names": ["input_ids"], "texts": said}
+    tokenizer = load_tokenizer(str(tmp_path), MAX_LENGTH, said["cut"])
+    blanks = [f"{one} Hello THE cat{one}" for one in "\x1c\x1f\x85\xa0\ufeff\u200b\u2028\u3000"]
+    texts = [*AWKWARD, *blanks, "the cat " * 60, " ".join(f"word{n}" for n in range(80))]
+    asked = {"tokenizer": json.loads(file.read_text(encoding="utf-8")), "page": page, "texts": texts}
+    command = ["node", str(Path(__file__).with_name("ids.mjs")), str(scripts)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
+    for text, found in zip(texts, json.loads(done.stdout), strict=True):
+        assert found == encode(tokenizer, [text], task)["input_ids"][0].tolist(), repr(text)
 
 
 LETTERS = st.characters(exclude_categories=["Cs"])
