@@ -120,11 +120,11 @@ def check_teacher(
                 code="module-without-tokenizer",
             )
         return
-    for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
-        raise ModelError(problem.message, where=spec.model, code=problem.code)
     config = _read_config(folder)
     for setting in fetching_settings(config):
         raise ModelError(setting, where=str(folder / MODEL_CONFIG), code=FETCHING)
+    for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
+        raise ModelError(problem.message, where=spec.model, code=problem.code)
     check_task(config, task, spec.model)
     if task == "sentence-embedding":
         read_pooling(folder, spec.pooling)

@@ -225,9 +225,9 @@ def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
 def _unlowered(place: Path_, config: Config, task: TaskName) -> Iterator[Found]:
     why = why_not_lowered(config, task)
     if why is not None:
-        takes = FAMILIES[kind].takes if (kind := str(config.get("model_type"))) in FAMILIES else None
-        known = [name for name, one in sorted(FAMILIES.items()) if takes in (None, one.takes)]
-        yield place, f"{why}; families that can be: {', '.join(known)}"
+        takes = "images" if task == "image-classification" else "texts"
+        known = [name for name, one in sorted(FAMILIES.items()) if one.takes == takes]
+        yield place, f"{why}; name a model of one of the families that can be: {', '.join(known)}"
 
 
 def _is_lowered(profile: Profile, further: tuple[PassSpec, ...]) -> bool:
