@@ -214,14 +214,15 @@ def compare(run_names: tuple[str, ...], anyway: bool) -> None:
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @_JSON
-def verify(bundle: Path, as_json: bool) -> None:
+@click.option("--allow-code", is_flag=True, help="Run the bundle's code also where it is none of ours.")
+def verify(bundle: Path, as_json: bool, allow_code: bool) -> None:
     """Check every hash of a bundle and run its golden examples in a clean process."""
     from dataclasses import asdict
 
     from compress.errors import PassError
     from compress.passes.export.verify import verify_bundle
 
-    result = verify_bundle(bundle)
+    result = verify_bundle(bundle, allow_code=allow_code)
     if as_json:
         echo(json.dumps({"ok": result.ok, **asdict(result)}, indent=2))
     if not result.ok:
@@ -229,6 +230,8 @@ def verify(bundle: Path, as_json: bool) -> None:
     if not as_json:
         models = " and ".join(result.models)
         echo(f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}")
+        for note in result.notes:
+            echo(f"note: {note}")
 
 
 @main.command()

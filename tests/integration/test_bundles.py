@@ -227,7 +227,7 @@ def test_a_golden_image_outside_the_bundle_is_refused(made: dict[str, Path], nam
 
     edit_golden(bundle, lead_out)
     result = verify_bundle(bundle)
-    assert result.problems == (f"golden.json names {name!r}, which is not in the manifest",)
+    assert result.problems == (f"golden example 0: it names {name!r}, which is not in the manifest",)
     assert result.models == ()
 
 
@@ -257,7 +257,7 @@ def test_an_output_that_is_not_a_number_is_wrong(made: dict[str, Path], tmp_path
         examples[0]["embedding"][0] = float("nan")
 
     edit_golden(bundle, spoil)
-    assert "golden example 0" in verify_bundle(bundle).problems[0]
+    assert verify_bundle(bundle).problems == ("golden.json holds no golden examples",)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"examples": 3}'])

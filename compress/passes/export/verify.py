@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compress.artifacts import ONNX_MODEL, ORT_MODEL
-from compress.errors import ModelError
+from compress.errors import CompressError, ModelError, UsageError
 from compress.files import sha256_file
 from compress.inside import inside
+from compress.passes.export.confinement import Confinement, confinement, run_python
+from compress.passes.export.golden_file import golden_problems, read_golden
 from compress.passes.export.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
+from compress.passes.export.released import is_released
+from compress.reading import parse_json, read_mapping
 
 CHILD = TEMPLATES / "verify_child.py"
 TIMEOUT_S = 600
+_OF_DATA = frozenset(
+    {".onnx", ".data", ".ort", ".json", ".config", ".png", ".md", ".txt", ".model", ".safetensors", ".npz"}
+)
+"""Endings of files that nothing imports or executes. Whatever else a bundle holds counts as code."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked, and one sentence for each thing that is wrong."""
+    """What was checked, and one sentence for each thing that is wrong; `notes` are what a reader has to know."""
 
     files: int
     examples: int
     models: tuple[str, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -34,27 +42,51 @@ class Verification:
         return not self.problems
 
 
-def verify_bundle(path: Path) -> Verification:
+def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
     """Check every hash, then run the golden examples in a clean process with the bundle's own code.
 
-    The process cannot import torch, transformers, onnx or this package. Nothing of the bundle is run while a hash is
-    wrong.
+    The process cannot import torch, transformers, onnx or this package, and has no network and nothing to write to
+    where the system allows that. Nothing of the bundle is run while anything else is wrong with it.
+
+    Args:
+        allow_code: run the bundle's code also where it is no version of ours.
 
     Raises:
         ModelError: there is no readable manifest, or it names a file outside the bundle.
+        UsageError: with the code `code-not-allowed`: its code is none of ours.
     """
     manifest = read_manifest(path)
     files = listed_files(path, manifest)
-    problems = hash_problems(path, files) or _golden_problems(path, files)
+    problems = hash_problems(path, files)
+    if not problems:
+        problems = golden_problems(path / GOLDEN, manifest)
     if problems:
         return Verification(len(files), 0, (), tuple(problems))
+    foreign = foreign_code(files)
+    if foreign and not allow_code:
+        raise UsageError(
+            f"no release of compress has written {' and '.join(foreign[:3])}: nothing of it was run",
+            where=str(path / foreign[0]),
+            hint="If you trust whoever made the bundle, and have read it, start again with `--allow-code`.",
+            code="code-not-allowed",
+        )
     models = tuple(name for name in (ONNX_MODEL, ORT_MODEL) if name in files)
-    examples = 0
+    expected = len(read_golden(path / GOLDEN)["examples"])
+    held_by = confinement()
     for model in models:
-        count, found = _run_golden(path, model)
-        examples = max(examples, count)
-        problems += found
-    return Verification(len(files), examples, models, tuple(problems))
+        problems += _run_golden(path, model, expected, held_by)
+    notes = [*([f"code of the bundle's own was run: {', '.join(foreign)}"] if foreign else [])]
+    notes += [held_by.note] if held_by.note is not None else []
+    return Verification(len(files), expected, models, tuple(problems), tuple(notes))
+
+
+def foreign_code(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The files of a bundle that are code and no version of ours, by name; their hashes are right."""
+    return [
+        name
+        for name, entry in sorted(files.items())
+        if PurePosixPath(name).suffix.lower() not in _OF_DATA and not is_released(name, str(entry["sha256"]))
+    ]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -64,14 +96,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ModelError: it cannot be read, or is of another version.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = read_mapping(path / MANIFEST)
+    except FileNotFoundError as error:
         raise ModelError(
-            f"not a bundle: its manifest cannot be read: {error}",
+            "not a bundle: it has no manifest",
             where=str(path / MANIFEST),
             hint="Give the folder that `export` wrote, for example runs/<id>/bundle.",
         ) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    if not isinstance(manifest.get("files"), dict):
         raise ModelError("the manifest lists no files", where=str(path / MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ModelError(
@@ -111,36 +143,32 @@ def changed_files(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     """Files that are missing, changed, or not in the manifest."""
     problems = changed_files(path, files)
-    present = {str(PurePosixPath(file.relative_to(path))) for file in path.rglob("*") if not file.is_dir()}
-    ours = {MANIFEST, "artifact.json"}
-    unknown = sorted(name for name in present - set(files) - ours if "__pycache__" not in name)
-    problems += [f"{name} is not in the manifest" for name in unknown]
+    # A link to a folder would not be walked into, and may hold anything.
+    found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    present = {str(PurePosixPath(file.relative_to(path))) for file in found}
+    for name in sorted(present - set(files) - {MANIFEST, "artifact.json"}):
+        compiled = ": Python compiled it, or somebody else did; remove it" if "__pycache__" in name else ""
+        problems.append(f"{name} is not in the manifest{compiled}")
     problems += [
         f"{name} is not in the manifest" for name in (ONNX_MODEL, GOLDEN, RUNNER) if name not in files
     ]
     return problems
 
 
-def _golden_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Images of the golden examples that the manifest does not list: they may lie anywhere."""
+def _run_golden(path: Path, model: str, expected: int, held_by: Confinement) -> list[str]:
+    """What is wrong with the answers to so many golden examples."""
     try:
-        examples = json.loads((path / GOLDEN).read_text(encoding="utf-8"))["examples"]
-        named = [str(example["image"]) for example in examples if "image" in example]
-    except (ValueError, KeyError, TypeError):
-        return [f"{GOLDEN} holds no golden examples"]
-    return [f"{GOLDEN} names {name!r}, which is not in the manifest" for name in named if name not in files]
-
-
-def _run_golden(path: Path, model: str) -> tuple[int, list[str]]:
-    """Golden examples run and what is wrong with them."""
-    command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), model]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = run_python([str(CHILD), str(path.resolve()), model], held_by, TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return 0, [f"{model}: the golden examples did not end within {TIMEOUT_S} s"]
+        return [f"{model}: the golden examples did not end within {TIMEOUT_S} s"]
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return 0, [f"{model}: the bundle's code failed: {last}"]
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    imported = [f"{model}: the bundle's code imports {name}" for name in result["modules"]]
-    return int(result["examples"]), [*imported, *result["problems"]]
+        return [f"{model}: the bundle's code failed: {last}"]
+    try:
+        result = parse_json((done.stdout.strip().splitlines() or [""])[-1], model)
+        compared, imported, problems = (result[key] for key in ("examples", "modules", "problems"))
+    except (CompressError, TypeError, KeyError):
+        return [f"{model}: the bundle's code answered nothing that can be read"]
+    if compared != expected or not isinstance(imported, list) or not isinstance(problems, list):
+        return [f"{model}: {compared!r} of {expected} golden examples were answered"]
+    return [*(f"{model}: the bundle's code imports {name}" for name in imported), *map(str, problems)]

@@ -13,6 +13,8 @@ import json
 import sys
 from pathlib import Path
 
+# What Python would compile here is not in the manifest, and `compress verify` refuses what is not.
+sys.dont_write_bytecode = True
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 

@@ -15,6 +15,7 @@ from compress.errors import ModelError, UsageError
 from compress.files import copy_file, discard, empty_folder, make_folder, publish, write_json, write_text
 from compress.forms import Form
 from compress.ours import not_ours, sign
+from compress.passes.export.golden_file import golden_problems
 from compress.passes.export.layout import GOLDEN
 from compress.passes.export.manifest import NUMBERS_TEXT
 from compress.passes.export.verify import hash_problems, listed_files, read_manifest
@@ -73,7 +74,7 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
     _check_free(out)
     manifest = read_manifest(bundle)
     files = listed_files(bundle, manifest)
-    problems = hash_problems(bundle, files)
+    problems = hash_problems(bundle, files) or golden_problems(bundle / GOLDEN, manifest)
     if problems:
         raise ModelError(f"the bundle is not as it was made: {'; '.join(problems)}", where=str(bundle))
     if f"{ONNX_MODEL}.data" in files:

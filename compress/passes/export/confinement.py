@@ -1,0 +1,104 @@
+"""The code of a bundle runs without a network and with nothing to write to, as far as this system allows it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from compress.passes.export.layout import TEMPLATES
+from compress.runtimes.launching import follow_parent, set_variables
+
+CONFINE = TEMPLATES / "confine.py"
+_PYTHON = (sys.executable, "-I", "-B")
+_PROBE_S = 30
+_SAID = 64 * 1024
+"""Bytes that are read of what the code prints, from the end."""
+_KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "TEMP", "TMP")
+_BUBBLEWRAP = (
+    *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"),
+    *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--"),
+)
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """`name` is what holds the code: bubblewrap, namespaces, or None; `prefix` are the words before its command."""
+
+    name: str | None
+    prefix: tuple[str, ...]
+
+    @property
+    def note(self) -> str | None:
+        """What a reader has to know where nothing holds it."""
+        if self.name is not None:
+            return None
+        return (
+            "the golden examples ran with this user's network and files: this system has neither bubblewrap nor "
+            "namespaces for users"
+        )
+
+
+@functools.cache
+def confinement() -> Confinement:
+    """The first that works here: bubblewrap where it is installed, namespaces of Linux, nothing."""
+    found = shutil.which("bwrap")
+    tried = [Confinement("bubblewrap", (found, *_BUBBLEWRAP))] if found is not None else []
+    if sys.platform == "linux":
+        tried.append(Confinement("namespaces", (*_PYTHON, "-S", str(CONFINE))))
+    return next((one for one in tried if _works(one)), Confinement(None, ()))
+
+
+def run_python(
+    script: Sequence[str], held_by: Confinement, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python script with its arguments, isolated from the user's settings and held as far as can be.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end.
+    """
+    argv = [*held_by.prefix, *_PYTHON, *script]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        done = subprocess.run(
+            follow_parent(argv),
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            timeout=timeout_s,
+            check=False,
+        )
+        said = [_end_of(stream) for stream in (out, err)]
+    return subprocess.CompletedProcess(argv, done.returncode, *said)
+
+
+def _works(one: Confinement) -> bool:
+    probe = [*one.prefix, *_PYTHON, "-S", "-c", ""]
+    try:
+        done = subprocess.run(
+            probe,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _environment() -> Mapping[str, str]:
+    """Nothing of the user's but what finds programs and libraries: no tokens, no home."""
+    return {**{name: os.environ[name] for name in _KEPT if name in os.environ}, **set_variables(1)}
+
+
+def _end_of(stream: IO[bytes]) -> str:
+    stream.seek(max(0, stream.seek(0, os.SEEK_END) - _SAID))
+    return stream.read().decode(errors="replace")

@@ -1,0 +1,80 @@
+"""What `golden.json` of a bundle must be before anything is compared with it: anybody may have written it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from compress.errors import ModelError
+from compress.passes.export.golden import QUANTIZED_PROBABILITY_TOLERANCE
+from compress.passes.export.layout import GOLDEN
+from compress.reading import read_mapping
+
+LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
+"""No export writes a larger one."""
+_NO_EXAMPLES = f"{GOLDEN} holds no golden examples"
+
+
+def read_golden(file: Path) -> dict[str, Any]:
+    """The content of a `golden.json` that has no problems.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return read_mapping(file)
+
+
+def golden_problems(file: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the golden examples of a bundle, as far as nothing has to be run to see it.
+
+    Args:
+        manifest: of the bundle; its `files` are what may be shown.
+    """
+    try:
+        golden = read_golden(file)
+    except (ModelError, FileNotFoundError):
+        return [_NO_EXAMPLES]
+    examples, tolerance = golden.get("examples"), golden.get("tolerance")
+    if not isinstance(examples, list) or not examples:
+        return [_NO_EXAMPLES]
+    problems = []
+    if not _is_number(tolerance) or not 0 < tolerance <= LARGEST_TOLERANCE:
+        problems.append(
+            f"{GOLDEN} allows a difference of {tolerance!r}, expected more than 0 and at most {LARGEST_TOLERANCE}"
+        )
+    elif tolerance != manifest.get("tolerance"):
+        problems.append(f"{GOLDEN} allows another difference than the manifest says")
+    for number, example in enumerate(examples):
+        problems += [f"golden example {number}: {fault}" for fault in _faults(example, manifest)]
+    return problems
+
+
+def _faults(example: Any, manifest: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(example, dict):
+        yield "expected a mapping"
+        return
+    text, image = example.get("text"), example.get("image")
+    if isinstance(text, str) == isinstance(image, str):
+        yield "expected a text or an image"
+    elif isinstance(image, str) and image not in manifest["files"]:
+        yield f"it names {image!r}, which is not in the manifest"
+    labels = manifest.get("labels")
+    if not labels:
+        yield from _vector_faults(example.get("embedding"), "embedding")
+        return
+    yield from _vector_faults(example.get("probabilities"), "probabilities")
+    if not isinstance(labels, list) or example.get("label") not in labels:
+        yield "its label is none of the manifest's"
+
+
+def _vector_faults(values: Any, name: str) -> Iterator[str]:
+    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+        yield f"its {name} are no numbers"
+    elif not any(values):
+        yield f"its {name} are all 0"
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
