@@ -5,6 +5,7 @@ CompressError            1  something inside `compress` went wrong
 ├── UsageError           2  a command was called wrongly
 ├── BudgetMissed         3  the run is complete, and a limit of `budget` was missed
 ├── DataError            4  the data cannot be used as declared
+│   └── DataErrors       4  in several ways at once
 ├── ModelError           4  a model cannot be found, loaded or used as declared
 ├── TargetError          5  a target is missing, or failed while it was measured
 ├── PassError            6  a pass broke its promise
@@ -90,6 +91,19 @@ class DataError(CompressError):
     """The data cannot be used as declared."""
 
     exit_code = 4
+
+
+class DataErrors(DataError):
+    """Several faults of the data at once.
+
+    Args:
+        faults: each of them, in the order in which they were found.
+        lines: what is told of them.
+    """
+
+    def __init__(self, faults: Sequence[DataError], lines: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(lines))
 
 
 class ModelError(CompressError):

@@ -10,11 +10,12 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data.faults import Faults
 from compress.data.files import nearest
 from compress.data.kinds import ItemKind
 from compress.data.names import composed, folded
 from compress.data.rows import Rows
-from compress.data.splits import Examples
+from compress.data.splits import Examples, Item
 from compress.data.texts import describe, is_missing, is_unicode
 from compress.errors import DataError
 
@@ -47,17 +48,27 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind:
         DataError: an empty split, an item or label that is missing, blank, damaged or of the wrong type, a label
             without a name or that training never sees, one class only.
     """
+    faults = Faults()
     for role, each in rows.items():
         if not len(each):
-            raise DataError(f"the {role} split is empty", where=each.where)
-    checked = {role: kind.check(each) for role, each in rows.items()}
-    values = _unified({role: _checked_labels(each) for role, each in rows.items()}, rows)
+            faults.add(DataError(f"the {role} split is empty", where=each.where, code="split-empty"))
+    checked: dict[str, tuple[tuple[Item, ...], list[bytes]]] = {}
+    labels: dict[str, list[Label]] = {}
+    for role, each in rows.items():
+        with faults:
+            checked[role] = kind.check(each)
+        with faults:
+            labels[role] = _checked_labels(each)
+    faults.tell()
+    values = _unified(labels, rows)
     names, index_of = _name_labels(values, rows, declared)
     present = set(values["train"])
     if len(present) < 2:
         only = names[index_of[values["train"][0]]]
         raise DataError(
-            f"one class only: every training example has the label {only!r}", where=rows["train"].where
+            f"one class only: every training example has the label {only!r}",
+            where=rows["train"].where,
+            code="one-class",
         )
     _refuse_unseen(values, rows, {value: names[index_of[value]] for value in present})
     unseen = [names[index] for value, index in index_of.items() if value not in present]
@@ -104,37 +115,42 @@ def check_class_sizes(
             f"too few examples: each class needs {parts} distinct {noun}s to make {parts} splits; {shown}",
             where=where,
             hint="Add examples, drop the class, or name splits that exist under `data.splits`.",
+            code="class-small",
         )
 
 
 def _checked_labels(rows: Rows) -> list[Label]:
     """Labels as text, whole number or bool; whole floats count as whole numbers."""
     labels: list[Label] = []
+    faults = Faults()
     for i, label in enumerate(rows.labels):
-        if isinstance(label, str):
-            stripped = composed(label.strip())
-            if not stripped:
-                raise DataError("the label is blank", where=rows.place(i))
-            if not is_unicode(stripped):
-                raise DataError(
-                    "the label holds half a surrogate pair: not valid Unicode",
-                    where=rows.place(i),
-                    code="label-unicode",
-                )
-            labels.append(stripped)
-        elif isinstance(label, (bool, int)):
-            labels.append(label)
-        elif is_missing(label):
-            raise DataError("the label is missing", where=rows.place(i))
-        elif isinstance(label, float) and label.is_integer():
-            labels.append(int(label))
-        else:
-            raise DataError(
-                f"the label is {describe(label)}; expected a text or a whole number",
-                where=rows.place(i),
-                hint="Is `data.label_column` the right column?",
-            )
+        with faults:
+            labels.append(_label(label, rows, i))
+    faults.tell()
     return labels
+
+
+def _label(label: object, rows: Rows, i: int) -> Label:
+    if isinstance(label, str):
+        stripped = composed(label.strip())
+        if not stripped:
+            raise DataError("the label is blank", where=rows.place(i), code="label-blank")
+        if not is_unicode(stripped):
+            message = "the label holds half a surrogate pair: not valid Unicode"
+            raise DataError(message, where=rows.place(i), code="label-unicode")
+        return stripped
+    if isinstance(label, (bool, int)):
+        return label
+    if is_missing(label):
+        raise DataError("the label is missing", where=rows.place(i), code="label-missing")
+    if isinstance(label, float) and label.is_integer():
+        return int(label)
+    raise DataError(
+        f"the label is {describe(label)}; expected a text or a whole number",
+        where=rows.place(i),
+        hint="Is `data.label_column` the right column?",
+        code="label-type",
+    )
 
 
 def _unified(labels: Mapping[str, list[Label]], rows: Mapping[str, Rows]) -> dict[str, list[Label]]:
@@ -167,13 +183,14 @@ def _name_labels(
     if isinstance(sample, str):
         names = declared or tuple(sorted(value for value in train if isinstance(value, str)))
         _refuse_alike(names, rows["train"].where)
+        faults = Faults()
         for role, each in values.items():
-            for i, value in enumerate(each):
-                if declared and value not in declared:
-                    raise DataError(
-                        f"the label {value!r} is not among `data.labels`{nearest(str(value), names)}",
-                        where=rows[role].place(i),
-                    )
+            for value in dict.fromkeys(each) if declared else ():
+                if value not in names:
+                    message = f"the label {value!r} is not among `data.labels`{nearest(str(value), names)}"
+                    place = rows[role].place(each.index(value))
+                    faults.add(DataError(message, where=place, code="label-undeclared"))
+        faults.tell()
         return names, {name: index for index, name in enumerate(names)}
     _refuse_negative(values, rows)
     given = declared or rows["train"].label_names
@@ -209,14 +226,19 @@ def _refuse_unseen(
     values: Mapping[str, list[Label]], rows: Mapping[str, Rows], trained: Mapping[Label, str]
 ) -> None:
     """Every label of validation and test must occur in training; `trained` are those that do, with names."""
+    faults = Faults()
     for role, each in values.items():
-        for i, value in enumerate(each):
+        for value in dict.fromkeys(each):
             if value not in trained:
-                raise DataError(
-                    f"the {role} split has the label {str(value)!r}, which no training example has"
-                    f"{nearest(str(value), list(trained.values()))}",
-                    where=rows[role].place(i),
+                faults.add(
+                    DataError(
+                        f"the {role} split has the label {str(value)!r}, which no training example has"
+                        f"{nearest(str(value), list(trained.values()))}",
+                        where=rows[role].place(each.index(value)),
+                        code="label-unseen",
+                    )
                 )
+    faults.tell()
 
 
 def _refuse_alike(names: Sequence[str], where: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.data.encodings import UTF_8, decode
+from compress.data.faults import Faults
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
 from compress.data.separators import SEPARATORS, find_separator
@@ -90,6 +91,7 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
     """Header, rows, and the line each row begins on."""
     rows: list[list[str]] = []
     lines: list[int] = []
+    faults = Faults()
     header: list[str] | None = None
     begin = 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -102,19 +104,23 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
                 header = [name.strip() for name in row]
                 continue
             if len(row) != len(header):
-                raise DataError(
-                    f"{len(row)} fields where the header has {len(header)}",
-                    where=f"{shown(path)}:{line}",
-                    hint="A text that holds the separator or a line break must stand in double quotes.",
-                    code="row-fields",
+                faults.add(
+                    DataError(
+                        f"{len(row)} fields where the header has {len(header)}",
+                        where=f"{shown(path)}:{line}",
+                        hint="A text that holds the separator or a line break must stand in double quotes.",
+                        code="row-fields",
+                    )
                 )
+                continue
             rows.append(row)
             lines.append(line)
     except csv.Error as error:
         opened = "unexpected end of data" in str(error)
         message = "a double quote is opened and never closed" if opened else f"malformed: {error}"
         hint = 'A double quote inside a quoted text is written twice: "".'
-        raise DataError(message, where=f"{shown(path)}:{begin}", hint=hint, code="row-quotes") from error
+        faults.add(DataError(message, where=f"{shown(path)}:{begin}", hint=hint, code="row-quotes"))
+    faults.tell()
     if header is None:
         raise DataError("the file is empty", where=shown(path))
     return header, rows, lines
@@ -257,17 +263,19 @@ def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[st
     Raises:
         DataError: a column is missing; names the nearest that is there, and the key that declares it.
     """
-    found = []
+    found: list[str] = []
+    faults = Faults()
     for key, name in columns.keyed:
         column = column_named(name, known)
         if column is None:
             hint = f"Set `data.{key}`; the columns are: {', '.join(map(repr, known))}."
             if len(known) == 1:
                 hint += " If that is one column where there should be several, set `data.separator`."
-            raise DataError(
-                f"no column {name!r}{nearest(name, known)}", where=where, hint=hint, code="column-missing"
-            )
-        found.append(column)
+            message = f"no column {name!r}{nearest(name, known)}"
+            faults.add(DataError(message, where=where, hint=hint, code="column-missing"))
+        else:
+            found.append(column)
+    faults.tell()
     return found
 
 

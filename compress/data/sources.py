@@ -11,12 +11,13 @@ import numpy as np
 
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
 from compress.data.documents import SENTENCES, split_documents
+from compress.data.faults import Faults
 from compress.data.files import nearest
 from compress.data.kinds import TEXTS, ItemKind, columns_of, kind_of
 from compress.data.names import composed, named_split
 from compress.data.opening import open_source, source_fingerprint
 from compress.data.pairs import split_pairs
-from compress.data.rows import Columns, Source
+from compress.data.rows import Columns, Rows, Source
 from compress.data.splits import Examples, Splits
 from compress.data.splitting import conflicting_items, group_classes, make_parts, text_key
 from compress.data.unlabeled import load_unlabeled
@@ -56,7 +57,7 @@ def load(spec: DataSpec, base: Path, seed: int, task: TaskName = "text-classific
     check_declared(spec.labels)
     source = open_source(spec, base, columns, _named(spec), kind)
     split_names, fractions = _choose_splits(spec, source)
-    read = {role: source.splits[name]() for role, name in split_names.items()}
+    read = _read(source, split_names)
     checked = check_rows(read, None if spec.labels is None else tuple(map(composed, spec.labels)), kind)
     kept, keys, notes = _drop_leaks(checked, split_names, source.where, kind)
     splits, key_splits, made = _make_missing(kept, keys, fractions, checked.names, source.where, seed, kind)
@@ -93,7 +94,7 @@ def _load_for_embedding(spec: DataSpec, base: Path, seed: int) -> Splits:
     if spec.pair_columns is None:
         source = open_source(spec, base, Columns(spec.text_column, None), _named(spec), TEXTS)
         names, fractions = _choose_splits(spec, source)
-        read = {role: source.splits[name]() for role, name in names.items()}
+        read = _read(source, names)
         splits = split_documents(read, names, fractions, seed, sentences=spec.sentences, where=source.where)
     else:
         splits = _load_pairs(spec, spec.pair_columns, base, seed)
@@ -128,7 +129,7 @@ def _load_pairs(spec: DataSpec, columns: tuple[str, str], base: Path, seed: int)
         open_source(spec, base, each, _named(spec), TEXTS) for each in (own, replace(own, text=second))
     ]
     names, fractions = _choose_splits(spec, sources[0])
-    read = [{role: source.splits[name]() for role, name in names.items()} for source in sources]
+    read = [_read(source, names) for source in sources]
     return split_pairs(read[0], read[1], names, fractions, seed, sources[0].where)
 
 
@@ -193,6 +194,17 @@ def _existing(name: str, role: str, source: Source) -> str:
         where=source.where,
         hint=f"Set `data.splits.{role}`; the splits are: {', '.join(map(repr, known))}.",
     )
+
+
+def _read(source: Source, names: Mapping[str, str]) -> dict[str, Rows]:
+    """The rows of the split that plays each role."""
+    read: dict[str, Rows] = {}
+    faults = Faults()
+    for role, name in names.items():
+        with faults:
+            read[role] = source.splits[name]()
+    faults.tell()
+    return read
 
 
 def _drop_leaks(

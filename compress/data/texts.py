@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.data.encodings import UTF_8, decode_all
+from compress.data.faults import Faults
 from compress.data.files import read_bytes
 from compress.data.names import shown
 from compress.data.rows import Rows, Written
@@ -42,8 +43,13 @@ def check_texts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
     Raises:
         DataError: a text is missing, blank, no text at all, or not valid Unicode.
     """
-    texts = tuple(_text(value, rows, i) for i, value in enumerate(rows.texts))
-    return texts, [text_key(text) for text in texts]
+    texts: list[str] = []
+    faults = Faults()
+    for i, value in enumerate(rows.texts):
+        with faults:
+            texts.append(_text(value, rows, i))
+    faults.tell()
+    return tuple(texts), [text_key(text) for text in texts]
 
 
 def is_unicode(text: str) -> bool:
@@ -68,14 +74,16 @@ def describe(value: Any) -> str:
 def _text(value: object, rows: Rows, i: int) -> str:
     if isinstance(value, str):
         if value.isspace() or not value:
-            raise DataError("the text is blank", where=rows.place(i))
+            raise DataError("the text is blank", where=rows.place(i), code="text-blank")
         if not is_unicode(value):
-            raise DataError("the text holds half a surrogate pair: not valid Unicode", where=rows.place(i))
+            message = "the text holds half a surrogate pair: not valid Unicode"
+            raise DataError(message, where=rows.place(i), code="text-unicode")
         return value
     if is_missing(value):
-        raise DataError("the text is missing", where=rows.place(i))
+        raise DataError("the text is missing", where=rows.place(i), code="text-missing")
     raise DataError(
         f"the text is {describe(value)}",
         where=rows.place(i),
         hint="Is `data.text_column` the right column?",
+        code="text-type",
     )

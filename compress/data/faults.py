@@ -1,0 +1,58 @@
+"""Faults of data are gathered and told at once: a file with three bad rows is mended in one go."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import TracebackType
+
+from compress.errors import DataError, DataErrors
+
+_SHOWN = 3
+"""Faults of one kind that are shown each; of the others it is told how many there are."""
+
+
+class Faults:
+    """What is wrong with data, in the order in which it was found. As a context it takes the fault that ends it."""
+
+    def __init__(self) -> None:
+        self._found: list[DataError] = []
+
+    def __enter__(self) -> Faults:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, DataErrors):
+            self._found.extend(error.faults)
+        elif isinstance(error, DataError):
+            self._found.append(error)
+        return isinstance(error, DataError)
+
+    def add(self, error: DataError) -> None:
+        """Keep a fault for later."""
+        self._found.append(error)
+
+    def tell(self) -> None:
+        """Go on where there is no fault.
+
+        Raises:
+            DataError: the only one.
+            DataErrors: there are several; of one kind, the first few and how many more.
+        """
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            raise DataErrors(self._found, _shown(self._found))
+
+
+def _shown(found: list[DataError]) -> list[str]:
+    kinds: dict[str, list[DataError]] = defaultdict(list)
+    for error in found:
+        kinds[error.code or error.message].append(error)
+    lines = []
+    for kind, errors in kinds.items():
+        lines += [str(error) for error in errors[:_SHOWN]]
+        if len(errors) > _SHOWN:
+            lines.append(f"and {len(errors) - _SHOWN} more [{kind}]")
+    return lines
