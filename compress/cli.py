@@ -23,6 +23,7 @@ from compress.verbs.cache import cache
 from compress.verbs.check import check
 from compress.verbs.export import export
 from compress.verbs.measure import measure
+from compress.verbs.validate import validate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +84,7 @@ def main(debug: bool) -> None:
     """Turn a trained model into the smallest, fastest one that still does its job, and prove it with numbers."""
 
 
-for verb in (measure, check, cache, export):
+for verb in (validate, measure, check, cache, export):
     main.add_command(verb)
 
 
@@ -123,20 +124,6 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
     if finished.status == "budget_missed":
         missed = ", ".join(f"{limit.name} of {limit.step}" for limit in finished.limits if not limit.held)
         raise BudgetMissed(f"the budget is missed: {missed}", where=str(store.path))
-
-
-@main.command()
-@click.argument("profile", type=PROFILE)
-@_SET
-def validate(profile: Path, assignments: tuple[str, ...]) -> None:
-    """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
-    loaded = _load(profile, assignments)
-    echo(
-        f"{profile}: valid; {_counted(loaded.profile.passes, 'pass', 'passes')}, "
-        f"{_counted(loaded.profile.targets, 'target', 'targets')}"
-    )
-    for warning in loaded.warnings:
-        echo(f"warning: {warning}")
 
 
 @main.command()

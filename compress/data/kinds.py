@@ -40,6 +40,11 @@ class ItemKind:
         """What an error calls a file of one example."""
         return ".txt file" if self.endings == (".txt",) else f"{self.noun} file ({', '.join(self.endings)})"
 
+    @property
+    def of_images(self) -> bool:
+        """Whether the examples are images."""
+        return self.endings == IMAGE_ENDINGS
+
     def holds_one(self, path: Path) -> bool:
         """Whether a file's ending is that of one example."""
         return path.suffix.lower() in self.endings
@@ -65,6 +70,6 @@ def kind_of(task: TaskName) -> ItemKind:
 def columns_of(spec: DataSpec, kind: ItemKind, *, labelled: bool = True) -> Columns:
     """The columns that are read of tables, with the keys that declare them."""
     label = spec.label_column if labelled else None
-    if kind is IMAGES:
+    if kind.of_images:
         return Columns(spec.image_column, label, text_key="image_column")
     return Columns(spec.text_column, label)

@@ -9,7 +9,7 @@ from pathlib import Path
 from compress.data.digits import digits_fingerprint, open_digits
 from compress.data.folders import open_file, open_folder
 from compress.data.hub import cached_commit, open_hub
-from compress.data.kinds import IMAGES, ItemKind
+from compress.data.kinds import ItemKind
 from compress.data.rows import Columns, Source, Written
 from compress.errors import DataError
 from compress.files import sha256_file
@@ -31,11 +31,11 @@ def open_source(
     """
     columns = replace(columns, written=Written(spec.separator, spec.encoding))
     if spec.path.startswith(SKLEARN):
-        if kind is not IMAGES:
+        if not kind.of_images:
             raise DataError(f"these are images; this task takes {kind.noun}s", where=spec.path)
         _refuse_written(columns.written, "images of scikit-learn")
         return open_digits(spec.path, columns)
-    if kind is IMAGES:
+    if kind.of_images:
         _refuse_written(columns.written, "images")
     path = local_path(spec.path, base, DataError)
     if path is None:

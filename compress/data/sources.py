@@ -18,6 +18,7 @@ from compress.data.names import composed, named_split
 from compress.data.opening import open_source, source_fingerprint
 from compress.data.pairs import split_pairs
 from compress.data.rows import Columns, Rows, Source
+from compress.data.sampling import sampled
 from compress.data.splits import Examples, Splits
 from compress.data.splitting import conflicting_items, group_classes, make_parts, text_key
 from compress.data.unlabeled import load_unlabeled
@@ -30,7 +31,14 @@ DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
 _HELD_OUT = ("test", "validation")
 
 
-def load(spec: DataSpec, base: Path, seed: int, task: TaskName = "text-classification") -> Splits:
+def load(
+    spec: DataSpec,
+    base: Path,
+    seed: int,
+    task: TaskName = "text-classification",
+    *,
+    sample: bool = False,
+) -> Splits:
     """The three splits of the data that a profile names, and its unlabelled examples.
 
     A text or image of a held-out split is never trained on: where equal ones stand in several named splits, test
@@ -42,13 +50,15 @@ def load(spec: DataSpec, base: Path, seed: int, task: TaskName = "text-classific
         base: the folder that relative paths start at.
         seed: another seed makes other splits; splits that exist are not changed.
         task: says whether the examples are texts or images, and whether they have labels.
+        sample: open only some of many files that hold one example each; the others stand there by their names, so
+            these splits are for looking at, not for training.
 
     Raises:
         DataError: whatever makes the data unfit, with the file and line where there is one.
     """
     if task == "sentence-embedding":
-        return _load_for_embedding(spec, base, seed)
-    kind = kind_of(task)
+        return _load_for_embedding(spec, base, seed, sampled(TEXTS) if sample else TEXTS)
+    kind = sampled(kind_of(task)) if sample else kind_of(task)
     columns = columns_of(spec, kind)
     if columns.text == columns.label:
         raise DataError(
@@ -87,12 +97,12 @@ def load(spec: DataSpec, base: Path, seed: int, task: TaskName = "text-classific
     )
 
 
-def _load_for_embedding(spec: DataSpec, base: Path, seed: int) -> Splits:
+def _load_for_embedding(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
     """Texts without labels, or pairs of them with given scores; further texts are cut as these are."""
     if spec.labels is not None:
         raise DataError("embeddings have no labels: leave `labels` out", where="data.labels")
     if spec.pair_columns is None:
-        source = open_source(spec, base, Columns(spec.text_column, None), _named(spec), TEXTS)
+        source = open_source(spec, base, Columns(spec.text_column, None), _named(spec), kind)
         names, fractions = _choose_splits(spec, source)
         read = _read(source, names)
         splits = split_documents(read, names, fractions, seed, sentences=spec.sentences, where=source.where)

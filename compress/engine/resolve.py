@@ -13,6 +13,7 @@ from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
 from compress.data.splits import Examples, Splits, item_bytes
 from compress.engine.deployment import decided
+from compress.engine.examining import check_models
 from compress.errors import ModelError
 from compress.keys import Fingerprints, all_parts, key_of
 from compress.models.sources import check_teacher, model_config
@@ -83,9 +84,10 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """Load and check the data, check the teacher against it, resolve the targets; before any work is done.
 
     Raises:
-        DataError, ModelError, TargetError: what was declared cannot be used.
+        ProfileError, DataError, ModelError, TargetError: what was declared cannot be used.
     """
     profile, base = loaded.profile, loaded.source.base
+    check_models(loaded)
     targets = tuple(resolve(target) for target in profile.targets)
     splits = load_data(profile.data, base, profile.seed, profile.task)
     plan = build_plan(decided(profile, targets))

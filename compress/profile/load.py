@@ -15,6 +15,7 @@ from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
 from compress.profile.known_checkpoints import checkpoint_faults
 from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
+from compress.profile.known_fit import fit_problems
 from compress.profile.known_kinds import known_kind_faults
 from compress.profile.known_models import known_model_faults
 from compress.profile.schema import Profile
@@ -42,6 +43,20 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
     Raises:
         ProfileError: every fault that was found: schema, order of the passes, sources that do not exist.
     """
+    source, profile, faults, warnings = read_profile(file, assignments)
+    if faults or profile is None:
+        raise ProfileError(faults)
+    return LoadedProfile(profile, source, warnings)
+
+
+def read_profile(
+    file: Path, assignments: tuple[str, ...] = ()
+) -> tuple[ProfileSource, Profile | None, tuple[Fault, ...], tuple[str, ...]]:
+    """The text of a profile, the profile if it follows the schema, all its faults, and warnings if it has none.
+
+    Raises:
+        ProfileError: the file is no YAML that can be read, or an assignment leads nowhere.
+    """
     source = override(read_source(file), assignments)
     profile: Profile | None = None
     faults: list[Fault] = []
@@ -65,11 +80,28 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
             source.fault(one.path, one.problem.message, one.problem.code, ModelError.exit_code)
             for one in checkpoint_faults(profile, source.base)
         ]
+        faults += [problem.at(source) for problem in fit_problems(profile, source.base)]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
-    if faults or profile is None:
-        raise ProfileError(sorted(faults, key=lambda fault: fault.line or 0))
-    return LoadedProfile(profile, source, (*teaching_warnings(profile), *timed_elsewhere_warnings(profile)))
+    warnings = () if profile is None else (*teaching_warnings(profile), *timed_elsewhere_warnings(profile))
+    return source, profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
+
+
+def named_models(profile: Profile) -> list[tuple[Path_, str]]:
+    """The models that a valid profile names, its own teacher first, and where."""
+    named: list[tuple[Path_, str | None]] = [(("teacher", "model"), profile.teacher.model)]
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec):
+            place: Path_ = ("passes", index, "distill")
+            named.append(((*place, "student", "model"), spec.student.model))
+            named += [
+                ((*place, "teachers", number, "model"), one.model) for number, one in enumerate(spec.teachers)
+            ]
+            named += [
+                ((*place, "assistants", number, "model"), one.model)
+                for number, one in enumerate(spec.assistants)
+            ]
+    return [(path, model) for path, model in named if model is not None]
 
 
 def _source_faults(source: ProfileSource) -> list[Fault]:
@@ -85,21 +117,10 @@ def _source_faults(source: ProfileSource) -> list[Fault]:
 
 def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
     """Sources that do not exist, of what a valid profile names beside its teacher and its data."""
-    named: list[tuple[Path_, str | None]] = []
+    named = named_models(profile)[1:]
     if profile.data.unlabeled is not None:
-        named.append((("data", "unlabeled", "path"), profile.data.unlabeled.path))
-    for index, spec in enumerate(profile.specs):
-        if isinstance(spec, DistillSpec):
-            place: Path_ = ("passes", index, "distill")
-            named.append(((*place, "student", "model"), spec.student.model))
-            named += [
-                ((*place, "teachers", number, "model"), one.model) for number, one in enumerate(spec.teachers)
-            ]
-            named += [
-                ((*place, "assistants", number, "model"), one.model)
-                for number, one in enumerate(spec.assistants)
-            ]
-    checked = [(path, missing_source(name, base)) for path, name in named if name is not None]
+        named.insert(0, (("data", "unlabeled", "path"), profile.data.unlabeled.path))
+    checked = [(path, missing_source(name, base)) for path, name in named]
     return [(path, problem) for path, problem in checked if problem is not None]
 
 

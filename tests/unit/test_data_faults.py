@@ -465,7 +465,7 @@ def test_parquet_values_of_the_wrong_kind(
         load(DataSpec(path="data.parquet"), tmp_path, seed=0)
 
     assert first_of(caught.value).message == message
-    assert caught.value.where == f"{tmp_path.resolve() / 'data.parquet'}: row {row}"
+    assert first_of(caught.value).where == f"{tmp_path.resolve() / 'data.parquet'}: row {row}"
 
 
 def test_parquet_without_the_column(tmp_path: Path) -> None:

@@ -367,6 +367,8 @@ def test_yaml_is_never_executed(folder: Path):
 
 def test_the_command_prints_faults_and_exits_with_2(folder: Path):
     (folder / "p.yaml").write_text(GOOD.replace("bits: 8", "bits: 3"))
+    rows = (f"text {i},{'ab'[i % 2]}" for i in range(9))
+    (folder / "data.csv").write_text("\n".join(("text,label", *rows)))
     result = CliRunner().invoke(main, ["validate", str(folder / "p.yaml")])
     assert result.exit_code == 2
     assert result.stderr == f"{folder}/p.yaml:9: passes.1.quantize.bits: should be 4, 8 or 16, not 3\n"

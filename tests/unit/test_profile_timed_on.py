@@ -26,7 +26,7 @@ MIXED = {"quantize": {"scheme": "static", "mixed": {"latency_ms": 3}}}
 def write(
     folder: Path, step: dict[str, Any], *targets: dict[str, Any], task: str = "text-classification"
 ) -> Path:
-    (folder / "data.csv").write_text("text,label\nhello,a\n")
+    (folder / "data.csv").write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(9)))
     body = {
         "name": "job",
         "task": task,

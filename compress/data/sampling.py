@@ -1,0 +1,59 @@
+"""A look at data without opening every file: all names and tables, and some of the files that hold one example each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from compress.data.kinds import ItemKind
+from compress.data.rows import Rows, Written
+from compress.data.splits import Item
+
+LOOKED_AT = 200
+"""Files of a split that are opened."""
+
+
+def sampled(kind: ItemKind) -> ItemKind:
+    """The kind with some of its files opened, evenly spread; the others count by their names.
+
+    Of texts all are opened where ten times as many would not be more.
+    """
+    if kind.of_images:
+        return replace(kind, check=partial(_check_some, kind))
+    return replace(kind, read_files=partial(_read_some, kind))
+
+
+def chosen(count: int) -> list[int]:
+    """The places of the files that are opened, out of so many."""
+    step = max(1, -(-count // LOOKED_AT))
+    return list(range(0, count, step))
+
+
+def _check_some(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
+    places = chosen(len(rows))
+    some = replace(
+        rows,
+        texts=[rows.texts[place] for place in places],
+        labels=[rows.labels[place] for place in places],
+        place=lambda i: rows.place(places[i]),
+    )
+    _, keys = kind.check(some)
+    every = [str(place).encode() for place in range(len(rows))]
+    for place, key in zip(places, keys, strict=True):
+        every[place] = key
+    return tuple(rows.texts), every  # type: ignore[arg-type]
+
+
+def _read_some(
+    kind: ItemKind, folder: Path, paths: Sequence[Path], written: Written
+) -> tuple[Sequence[object], tuple[str, ...]]:
+    if len(paths) <= 10 * LOOKED_AT:
+        return kind.read_files(folder, paths, written)
+    places = chosen(len(paths))
+    read, notes = kind.read_files(folder, [paths[place] for place in places], written)
+    values: list[object] = [str(path) for path in paths]
+    for place, value in zip(places, read, strict=True):
+        values[place] = value
+    return values, (*notes, f"{len(places)} of {len(paths)} text files were opened")

@@ -1,0 +1,182 @@
+"""What a run would end with before its first step, told by what lies on this machine: profile, data, models.
+
+Nothing is downloaded, no code is run, neither torch nor transformers is imported. What cannot be looked at so is named.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from compress.data.names import shown
+from compress.data.sampling import LOOKED_AT
+from compress.data.sources import load
+from compress.data.splits import Splits
+from compress.errors import CompressError, DataError, DataErrors, Fault, ProfileError
+from compress.models.presence import file_faults
+from compress.models.sources import check_teacher
+from compress.package_paths import CODE, SKLEARN, local_path
+from compress.plan import build_plan, model_sources
+from compress.profile.device import is_ssh
+from compress.profile.load import LoadedProfile, named_models, read_profile
+from compress.profile.model_files import model_type, read_json
+from compress.profile.model_sizes import encoder_sizes, vocabulary_kind
+from compress.profile.schema import DataSpec, Profile, TaskName
+from compress.profile.source import Path_, ProfileSource
+
+_SHOWN_LABELS = 8
+
+
+@dataclass
+class Examined:
+    """What was found: faults, what was looked at, what could not be, and what is likely to disappoint."""
+
+    faults: list[Fault] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(file: Path, assignments: tuple[str, ...] = ()) -> tuple[Profile | None, Examined]:
+    """The profile, None where it is no valid one, and all that was found of it, its data and its models.
+
+    Raises:
+        ProfileError: the file is no YAML that can be read.
+    """
+    source, profile, faults, warnings = read_profile(file, assignments)
+    found = Examined(faults=list(faults), notes=[f"warning: {one}" for one in warnings])
+    splits = _examine_data(source, profile, found)
+    if profile is not None:
+        found.faults += model_faults(profile, source)
+        _look_at_models(profile, source.base, found)
+        if splits is not None and not found.faults:
+            found.faults += _head_faults(profile, source, splits)
+        found.unseen += [f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)]
+    found.faults.sort(key=lambda fault: fault.line or 0)
+    return profile, found
+
+
+def check_models(loaded: LoadedProfile) -> None:
+    """Refuse what `examine` finds of the models' files, before anything of them is loaded.
+
+    Raises:
+        ProfileError: all of it.
+    """
+    faults = model_faults(loaded.profile, loaded.source)
+    if faults:
+        raise ProfileError(faults)
+
+
+def model_faults(profile: Profile, source: ProfileSource) -> list[Fault]:
+    """What is missing or damaged of the models that lie on this machine."""
+    faults = []
+    for path, model in named_models(profile):
+        folder = _folder(model, source.base)
+        if folder is not None and folder.is_dir():
+            faults += [_fault(source, path, error) for error in file_faults(folder, profile.task)]
+    return faults
+
+
+def _examine_data(source: ProfileSource, profile: Profile | None, found: Examined) -> Splits | None:
+    declared = _declared_data(source, profile)
+    if declared is None:
+        return None
+    spec, task, seed = declared
+    place: Path_ = ("data", "path")
+    try:
+        if spec.path.startswith(SKLEARN) or local_path(spec.path, source.base, DataError) is None:
+            kind = "made by scikit-learn" if spec.path.startswith(SKLEARN) else "a data set of the hub"
+            found.unseen.append(f"{shown(spec.path)}, {kind}")
+            return None
+        splits = load(spec, source.base, seed, task, sample=True)
+    except DataErrors as several:
+        found.faults += [_fault(source, place, error) for error in several.faults]
+        return None
+    except CompressError as error:
+        if not any(fault.path.startswith("data.path") for fault in found.faults):
+            found.faults.append(_fault(source, place, error))
+        return None
+    found.seen += list(_data_facts(spec, splits, task))
+    found.notes += splits.notes
+    return splits
+
+
+def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[DataSpec, TaskName, int] | None:
+    """The data of a profile, also of one that is wrong elsewhere; None where the section itself is wrong."""
+    if profile is not None:
+        return profile.data, profile.task, profile.seed
+    task = source.values.get("task")
+    try:
+        if task not in ("text-classification", "image-classification", "sentence-embedding"):
+            return None
+        return DataSpec.model_validate(source.values.get("data")), task, 0
+    except ValidationError:
+        return None
+
+
+def _data_facts(spec: DataSpec, splits: Splits, task: TaskName) -> Iterator[str]:
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+    yield f"data: {shown(spec.path)}: {counts}"
+    if splits.labels:
+        labels = Counter(int(label) for part in parts.values() for label in part.labels)
+        names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_SHOWN_LABELS)]
+        more = len(labels) - len(names)
+        yield f"labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+    if task == "image-classification" and any(len(part) > LOOKED_AT for part in parts.values()):
+        yield f"of the images of each split, some {LOOKED_AT} at most were opened"
+
+
+def _look_at_models(profile: Profile, base: Path, found: Examined) -> None:
+    for _, model in named_models(profile):
+        folder = _folder(model, base)
+        if model.startswith(CODE):
+            found.unseen.append(f"{shown(model)}, which is code: it needs --allow-code and is run then")
+        elif folder is None:
+            found.unseen.append(f"{shown(model)}, a model of the hub")
+        else:
+            sizes = encoder_sizes(read_json(model, "config.json", base))
+            kind, cuts = model_type(model, base), vocabulary_kind(model, base)
+            told = [
+                kind or "a module",
+                *([f"{sizes.layers} layers of width {sizes.hidden}"] if sizes else []),
+                *([f"a {cuts} tokenizer"] if cuts else []),
+            ]
+            found.seen.append(f"model: {shown(model)}: {', '.join(told)}")
+
+
+def _head_faults(profile: Profile, source: ProfileSource, splits: Splits) -> Iterator[Fault]:
+    """What is wrong between the labels of the data and the heads of the models."""
+    places = {model: path for path, model in named_models(profile)}
+    for spec in model_sources(build_plan(profile)):
+        if spec.model.startswith(CODE) or _folder(spec.model, source.base) is not None:
+            try:
+                check_teacher(spec, splits.labels, source.base, allow_code=True, task=profile.task)
+            except CompressError as error:
+                yield _fault(source, places.get(spec.model, ("teacher", "model")), error)
+
+
+def _folder(model: str, base: Path) -> Path | None:
+    try:
+        return local_path(model, base)
+    except CompressError:
+        # That there is nothing is a fault of the profile already.
+        return None
+
+
+def _fault(source: ProfileSource, path: Path_, error: CompressError) -> Fault:
+    """An error as a fault: at its own key of the profile or place in a file, else at `path`."""
+    told = error.message if error.hint is None else f"{error.message}\n  {error.hint}"
+    where = error.where or ""
+    if where.split(".")[0] in ("data", "teacher", "passes") and " " not in where and "/" not in where:
+        return source.fault(tuple(where.split(".")), told, error.code, error.exit_code)
+    if not where or where == ".".join(map(str, path)):
+        return source.fault(path, told, error.code, error.exit_code)
+    name, _, line = where.rpartition(":")
+    if line.isdecimal():
+        return Fault(name, int(line), "", told, error.code, error.exit_code)
+    return source.fault(path, f"{where}: {told}", error.code, error.exit_code)

@@ -1,0 +1,115 @@
+"""Whether the files of a model that lies on this machine are all there and can be read: headers, not bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from compress.artifacts import MODEL_CONFIG, MODULE, TOKENIZER, TORCH_WEIGHTS
+from compress.errors import CompressError, ModelError
+from compress.models.sources import VOCABULARY_FILES, shards_of
+from compress.profile.schema import TaskName
+from compress.reading import read_mapping
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_ADAPTER = "adapter_config.json"
+
+
+def file_faults(folder: Path, task: TaskName) -> Iterator[ModelError]:
+    """What is missing or damaged of config, weights and, for texts, tokenizer."""
+    if (folder / MODULE).is_file():
+        # A module of somebody's code has no config and no tokenizer of its own.
+        yield from _weights(folder)
+        return
+    yield from _mapping(folder / MODEL_CONFIG, "config-missing", _adapter_hint(folder))
+    yield from _weights(folder)
+    if task == "image-classification":
+        return
+    if not any(file.is_file() for pattern in VOCABULARY_FILES for file in folder.glob(pattern)):
+        yield ModelError(
+            f"no tokenizer here: one of {', '.join(VOCABULARY_FILES)} is needed",
+            where=str(folder),
+            hint="Save it beside the model: `tokenizer.save_pretrained(folder)`.",
+            code="tokenizer-missing",
+        )
+    elif (folder / TOKENIZER).is_file():
+        yield from _mapping(folder / TOKENIZER, "tokenizer-missing")
+
+
+def _mapping(file: Path, code: str, hint: str | None = None) -> Iterator[ModelError]:
+    try:
+        read_mapping(file)
+    except FileNotFoundError:
+        yield ModelError(f"no {file.name} here", where=str(file.parent), hint=hint, code=code)
+    except ModelError as error:
+        yield error
+
+
+def _adapter_hint(folder: Path) -> str | None:
+    if not (folder / _ADAPTER).is_file():
+        return None
+    return "This is an adapter alone: merge it into its model (`merge_and_unload`) and save that with its tokenizer."
+
+
+def _weights(folder: Path) -> Iterator[ModelError]:
+    try:
+        shards = shards_of(folder)
+    except CompressError as error:
+        yield ModelError(
+            error.message, where=error.where, hint=error.hint, code=error.code or "weights-index"
+        )
+        return
+    if not shards and not (folder / TORCH_WEIGHTS).is_file():
+        pickled = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        yield ModelError(
+            f"no {TORCH_WEIGHTS} here"
+            + (f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""),
+            where=str(folder),
+            hint="Save the model as safetensors: `model.save_pretrained(folder)`.",
+            code="weights-missing",
+        )
+        return
+    files = shards if not (folder / TORCH_WEIGHTS).is_file() else {TORCH_WEIGHTS}
+    held: dict[str, set[str]] = {}
+    for name in sorted(files):
+        try:
+            held[name] = _names(folder / name)
+        except ModelError as error:
+            yield error
+    if files == shards:
+        yield from _index(folder, held)
+
+
+def _names(file: Path) -> set[str]:
+    """The weights that a file holds, by its header, which must agree with its size."""
+    # Imported here: it takes numpy, and a profile with a mistake of another kind is told of it at once.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return set(tensors.keys())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no {file.name} here, which the index names", where=str(file.parent), code="weights-missing"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"these weights cannot be read: {error}",
+            where=str(file),
+            hint="Was the file copied or downloaded whole?",
+            code="weights-damaged",
+        ) from error
+
+
+def _index(folder: Path, held: dict[str, set[str]]) -> Iterator[ModelError]:
+    """Weights that the index places in a file which does not hold them."""
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        placed = read_mapping(index)["weight_map"]
+        lost = sorted(name for name, file in placed.items() if file in held and name not in held[file])
+        if lost:
+            yield ModelError(
+                f"{placed[lost[0]]} does not hold {lost[0]!r}, which the index places there"
+                + (f"; {len(lost)} such weights" if len(lost) > 1 else ""),
+                where=str(index),
+                code="weights-index",
+            )

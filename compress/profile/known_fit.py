@@ -1,0 +1,100 @@
+"""Whether texts, students and vocabularies fit the models of a valid profile, as far as their files tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.known_families import most_tokens
+from compress.profile.model_files import read_json
+from compress.profile.model_sizes import EncoderSizes, after, encoder_sizes, vocabulary_kind
+from compress.profile.problems import Problem
+from compress.profile.prune_spec import PruneSpec
+from compress.profile.schema import Profile
+from compress.profile.source import Path_
+from compress.profile.student_spec import StudentSpec
+
+_NO_TRIMMING = {
+    "BPE": "its merges are written in token ids, so two tokens cannot share one",
+    "Unigram": "a token's id is its place in the table, so two tokens cannot share one",
+}
+
+
+def fit_problems(profile: Profile, base: Path) -> Iterator[Problem]:
+    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine."""
+    if profile.task != "image-classification":
+        yield from _lengths(profile, base)
+    model: str | None = profile.teacher.model
+    sizes = encoder_sizes(read_json(model, "config.json", base))
+    for index, spec in enumerate(profile.specs):
+        place: Path_ = ("passes", index, spec.kind)
+        if isinstance(spec, DistillSpec):
+            assistants = [((*place, "assistants", number), one) for number, one in enumerate(spec.assistants)]
+            for at, student in [*assistants, ((*place, "student"), spec.student)]:
+                yield from _shape(student, sizes, at)
+                if student.model is not None:
+                    model, sizes = student.model, encoder_sizes(read_json(student.model, "config.json", base))
+                elif student.architecture is not None:
+                    model, sizes = None, None
+                else:
+                    sizes = after(sizes, student)
+            if spec.trimmed is not None:
+                yield from _trimming(model, base, (*place, "vocabulary"), "vocabulary: keep")
+        elif isinstance(spec, PruneSpec) and spec.remove is not None and spec.remove.vocabulary == "unused":
+            yield from _trimming(model, base, (*place, "remove", "vocabulary"), "vocabulary: keep")
+
+
+def _lengths(profile: Profile, base: Path) -> Iterator[Problem]:
+    named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
+    for spec in profile.specs:
+        if isinstance(spec, DistillSpec):
+            named.append(("student", spec.student.model))
+    for who, source in named:
+        config = read_json(source, "config.json", base)
+        most = most_tokens(config) if config is not None else None
+        if most is not None and profile.data.max_length > most:
+            yield Problem(
+                ("data", "max_length"),
+                f"is {profile.data.max_length}, but the {who} takes {most} tokens at most; set `max_length: {most}`",
+                "max-length",
+            )
+
+
+def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[Problem]:
+    if student.model is not None or student.architecture is not None or teacher is None:
+        return
+    layers = student.layers
+    if isinstance(layers, int):
+        if layers > teacher.layers:
+            yield Problem(
+                (*place, "layers"),
+                f"{layers} layers asked of a teacher of {teacher.layers}",
+                "student-deeper",
+            )
+    elif max(layers, default=0) >= teacher.layers:
+        yield Problem(
+            (*place, "layers"),
+            f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no {max(layers)}",
+            "student-deeper",
+        )
+    hidden = student.hidden_size or teacher.hidden
+    if hidden > teacher.hidden:
+        yield Problem(
+            (*place, "hidden_size"), f"{hidden} is wider than the teacher's {teacher.hidden}", "student-wider"
+        )
+    if student.heads is not None and hidden % student.heads:
+        yield Problem(
+            (*place, "heads"), f"{student.heads} heads do not divide the width {hidden}", "student-heads"
+        )
+
+
+def _trimming(model: str | None, base: Path, place: Path_, remedy: str) -> Iterator[Problem]:
+    kind = vocabulary_kind(model, base)
+    if kind is not None and kind != "WordPiece":
+        why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")
+        yield Problem(
+            place,
+            f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `{remedy}`",
+            "vocabulary-fixed",
+        )
