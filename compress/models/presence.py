@@ -7,12 +7,12 @@ from pathlib import Path
 
 from compress.artifacts import MODEL_CONFIG, MODULE, TOKENIZER, TORCH_WEIGHTS
 from compress.errors import CompressError, ModelError
-from compress.models.sources import VOCABULARY_FILES, shards_of
+from compress.models.sources import shards_of
+from compress.profile.known_tokenizers import no_tokenizer
 from compress.profile.schema import TaskName
 from compress.reading import read_mapping
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_ADAPTER = "adapter_config.json"
 
 
 def file_faults(folder: Path, task: TaskName) -> Iterator[ModelError]:
@@ -21,34 +21,25 @@ def file_faults(folder: Path, task: TaskName) -> Iterator[ModelError]:
         # A module of somebody's code has no config and no tokenizer of its own.
         yield from _weights(folder)
         return
-    yield from _mapping(folder / MODEL_CONFIG, "config-missing", _adapter_hint(folder))
+    lacking = list(_mapping(folder / MODEL_CONFIG, "config-missing"))
+    yield from lacking
     yield from _weights(folder)
     if task == "image-classification":
         return
-    if not any(file.is_file() for pattern in VOCABULARY_FILES for file in folder.glob(pattern)):
-        yield ModelError(
-            f"no tokenizer here: one of {', '.join(VOCABULARY_FILES)} is needed",
-            where=str(folder),
-            hint="Save it beside the model: `tokenizer.save_pretrained(folder)`.",
-            code="tokenizer-missing",
-        )
-    elif (folder / TOKENIZER).is_file():
+    if lacking and (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
+        # Beside a config, `checkpoint_problems` says it.
+        yield ModelError(problem.message, where=str(folder), code=problem.code)
+    if (folder / TOKENIZER).is_file():
         yield from _mapping(folder / TOKENIZER, "tokenizer-missing")
 
 
-def _mapping(file: Path, code: str, hint: str | None = None) -> Iterator[ModelError]:
+def _mapping(file: Path, code: str) -> Iterator[ModelError]:
     try:
         read_mapping(file)
     except FileNotFoundError:
-        yield ModelError(f"no {file.name} here", where=str(file.parent), hint=hint, code=code)
+        yield ModelError(f"no {file.name} here", where=str(file.parent), code=code)
     except ModelError as error:
         yield error
-
-
-def _adapter_hint(folder: Path) -> str | None:
-    if not (folder / _ADAPTER).is_file():
-        return None
-    return "This is an adapter alone: merge it into its model (`merge_and_unload`) and save that with its tokenizer."
 
 
 def _weights(folder: Path) -> Iterator[ModelError]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compress.profile.distill_spec import DistillSpec
+from compress.profile.known_checkpoints import PlacedProblem
 from compress.profile.known_families import most_tokens
 from compress.profile.model_files import read_json
 from compress.profile.model_sizes import EncoderSizes, after, encoder_sizes, vocabulary_kind
-from compress.profile.problems import Problem
+from compress.profile.problem import Problem
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile
 from compress.profile.source import Path_
@@ -21,7 +22,7 @@ _NO_TRIMMING = {
 }
 
 
-def fit_problems(profile: Profile, base: Path) -> Iterator[Problem]:
+def fit_problems(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
     """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine."""
     if profile.task != "image-classification":
         yield from _lengths(profile, base)
@@ -45,7 +46,7 @@ def fit_problems(profile: Profile, base: Path) -> Iterator[Problem]:
             yield from _trimming(model, base, (*place, "remove", "vocabulary"), "vocabulary: keep")
 
 
-def _lengths(profile: Profile, base: Path) -> Iterator[Problem]:
+def _lengths(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
         if isinstance(spec, DistillSpec):
@@ -54,47 +55,52 @@ def _lengths(profile: Profile, base: Path) -> Iterator[Problem]:
         config = read_json(source, "config.json", base)
         most = most_tokens(config) if config is not None else None
         if most is not None and profile.data.max_length > most:
-            yield Problem(
+            yield placed(
                 ("data", "max_length"),
                 f"is {profile.data.max_length}, but the {who} takes {most} tokens at most; set `max_length: {most}`",
                 "max-length",
             )
 
 
-def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[Problem]:
+def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[PlacedProblem]:
     if student.model is not None or student.architecture is not None or teacher is None:
         return
     layers = student.layers
     if isinstance(layers, int):
         if layers > teacher.layers:
-            yield Problem(
+            yield placed(
                 (*place, "layers"),
                 f"{layers} layers asked of a teacher of {teacher.layers}",
                 "student-deeper",
             )
     elif max(layers, default=0) >= teacher.layers:
-        yield Problem(
+        yield placed(
             (*place, "layers"),
             f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no {max(layers)}",
             "student-deeper",
         )
     hidden = student.hidden_size or teacher.hidden
     if hidden > teacher.hidden:
-        yield Problem(
+        yield placed(
             (*place, "hidden_size"), f"{hidden} is wider than the teacher's {teacher.hidden}", "student-wider"
         )
     if student.heads is not None and hidden % student.heads:
-        yield Problem(
+        yield placed(
             (*place, "heads"), f"{student.heads} heads do not divide the width {hidden}", "student-heads"
         )
 
 
-def _trimming(model: str | None, base: Path, place: Path_, remedy: str) -> Iterator[Problem]:
+def _trimming(model: str | None, base: Path, place: Path_, remedy: str) -> Iterator[PlacedProblem]:
     kind = vocabulary_kind(model, base)
     if kind is not None and kind != "WordPiece":
         why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")
-        yield Problem(
+        yield placed(
             place,
             f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `{remedy}`",
             "vocabulary-fixed",
         )
+
+
+def placed(path: Path_, message: str, code: str) -> PlacedProblem:
+    """A problem at its key of the profile."""
+    return PlacedProblem(path, Problem(message, code))

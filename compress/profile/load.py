@@ -78,9 +78,8 @@ def read_profile(
         ]
         faults += [
             source.fault(one.path, one.problem.message, one.problem.code, ModelError.exit_code)
-            for one in checkpoint_faults(profile, source.base)
+            for one in (*checkpoint_faults(profile, source.base), *fit_problems(profile, source.base))
         ]
-        faults += [problem.at(source) for problem in fit_problems(profile, source.base)]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
     warnings = () if profile is None else (*teaching_warnings(profile), *timed_elsewhere_warnings(profile))

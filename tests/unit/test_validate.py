@@ -97,11 +97,12 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path):
     assert codes(found(file).faults) == [
         ("column-missing", "data.path"),
         ("column-missing", "data.path"),
+        ("adapter", "teacher.model"),
         ("config-missing", "teacher.model"),
         ("weights-missing", "teacher.model"),
         ("tokenizer-missing", "teacher.model"),
     ]
-    assert [fault.line for fault in found(file).faults] == [4, 4, 7, 7, 7]
+    assert [fault.line for fault in found(file).faults] == [4, 4, 7, 7, 7, 7]
     for code in ("column-missing", "config-missing", "weights-missing", "tokenizer-missing"):
         assert f"[{code}]" in done.output
 
