@@ -125,7 +125,7 @@ def milliseconds(trained: Trained, models: Sequence[Artifact], spec: MeasureSpec
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", 1, "pruned models")
         batches = scenarios(chosen, [1], [])[0].batches(inputs)
         files = [model.path / ONNX_MODEL for model in models]
-        return undisturbed_apart(jobs, files, batches, spec, processes=PROCESSES)
+        return list(undisturbed_apart(jobs, files, batches, spec, processes=PROCESSES).ms)
 
 
 def rival_of(ours: Trained, share: float, whole: Shape, *, quick: bool) -> Shape:

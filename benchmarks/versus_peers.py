@@ -241,7 +241,7 @@ class Judge:
         inputs = self.job.task.encode(self.validation, self.model.path)
         truth = Truth.of(self.validation)
         found = compare_variants(files, inputs, truth, self.job.task, self.job.targets[0], seed=0)
-        return choose({name: Candidate(score, p50_ms) for name, (score, p50_ms) in found.items()})
+        return choose({name: Candidate(*one) for name, one in found.items()})
 
     def check(self, file: Path) -> None:
         """Run a few examples, of several lengths.

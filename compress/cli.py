@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress import __version__
-from compress.errors import BudgetMissed, CompressError, RunInterrupted
+from compress.errors import BudgetMissed, CompressError, NotJudged, RunInterrupted
 from compress.exhaustion import exhaustion_told
 from compress.printing import echo
 from compress.verbs.cache import cache
@@ -92,8 +92,15 @@ for verb in (validate, measure, check, cache, export):
 @click.argument("profile", type=PROFILE)
 @_SET
 @click.option("--allow-code", is_flag=True, help="Allow the Python code that the profile names to run.")
+@click.option(
+    "--allow-unjudged",
+    is_flag=True,
+    help="Exit with 0 also where a limit could not be judged, as on a machine that others keep busy.",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bool) -> None:
+def run(
+    profile: Path, assignments: tuple[str, ...], allow_code: bool, allow_unjudged: bool, quiet: bool
+) -> None:
     """Run a profile: its passes, the measuring after each, the report, the bundle."""
     from compress.console import Terminal, TerminalProgress
     from compress.engine.resolve import resolve_job
@@ -122,8 +129,14 @@ def run(profile: Path, assignments: tuple[str, ...], allow_code: bool, quiet: bo
     out.print(table(finished))
     _print_outcome(out, finished, _write_reports(finished))
     if finished.status == "budget_missed":
-        missed = ", ".join(f"{limit.name} of {limit.step}" for limit in finished.limits if not limit.held)
+        missed = ", ".join(
+            f"{limit.name} of {limit.step}" for limit in finished.limits if limit.held is False
+        )
         raise BudgetMissed(f"the budget is missed: {missed}", where=str(store.path))
+    if finished.status == "not_judged" and not allow_unjudged:
+        unjudged = [limit for limit in finished.limits if limit.held is None]
+        words = ", ".join(f"{limit.name} of {limit.step} ({limit.reason})" for limit in unjudged)
+        raise NotJudged(f"the budget is not judged: {words}", where=str(store.path))
 
 
 @main.command()

@@ -4,6 +4,7 @@ CompressError            1  something inside `compress` went wrong
 ├── ProfileError         2  the profile is wrong (all its faults at once); 4 if only data or models are
 ├── UsageError           2  a command was called wrongly
 ├── BudgetMissed         3  the run is complete, and a limit of `budget` was missed
+│   └── NotJudged        3  the run is complete, and a limit could not be judged
 ├── DataError            4  the data cannot be used as declared
 │   └── DataErrors       4  in several ways at once
 ├── ModelError           4  a model cannot be found, loaded or used as declared
@@ -85,6 +86,14 @@ class BudgetMissed(CompressError):
     """The run is complete, and a limit of its budget was missed."""
 
     exit_code = 3
+
+
+class NotJudged(BudgetMissed):
+    """The run is complete, and a limit could not be judged: a busy machine, or a baseline that is of no use."""
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        hint = "`--allow-unjudged` accepts that, where no better machine is to be had."
+        super().__init__(message, where=where, hint=hint, code="not-judged")
 
 
 class DataError(CompressError):

@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 Role = Literal["baseline", "step", "control", "variant"]
 StepStatus = Literal["ok", "cached", "failed"]
-RunStatus = Literal["running", "ok", "budget_missed", "failed", "interrupted"]
+RunStatus = Literal["running", "ok", "budget_missed", "not_judged", "failed", "interrupted"]
+"""`not_judged`: complete, no limit was missed, and one could not be judged."""
+COMPLETE = ("ok", "budget_missed", "not_judged")
+"""How a run may end that deploys a model."""
 Verdict = Literal["better", "worse", "no difference"]
 
 
@@ -57,12 +60,38 @@ class Accuracy(Record):
     confidence: tuple[float, ...] = ()
 
 
+class Disturbance(Record):
+    """What else the machine did while a pair of models was timed.
+
+    `disturbed`: too many rounds in which threads had to wait for a core, also after they were taken again; None: nobody
+    knows. `told_by`: what counted the waiting, `schedstat` (the kernel, for each thread), `processor time` or
+    `unknown`. `waited` and `baseline_waited`: the time that the threads waited, all added up, as a share of the time
+    of the rounds of each model. `rounds`: all that were timed; `disturbed_rounds` of them do not count, unless the
+    row is disturbed. `pressure`: share of the time in which any thread of the machine waited for a core (Linux' PSI);
+    `stolen`: time that the hypervisor took from its cores, as a share; `switches`: how often the process had to leave
+    its core, a round; None where nobody counts them. `patient_s`: seconds spent on rounds that were taken again.
+    """
+
+    disturbed: bool | None
+    told_by: Literal["schedstat", "processor time", "unknown"]
+    baseline_waited: float | None
+    waited: float | None
+    rounds: int
+    disturbed_rounds: int | None
+    pressure: float | None
+    stolen: float | None
+    switches: float | None
+    patient_s: float
+
+
 class Latency(Record):
     """Timings of a model in alternation with the baseline, at one batch size; tokenization is left out.
 
     Times are milliseconds a batch. `lengths` says what was timed: `real` (examples of the data) or `fixed:128`.
     `speedup` = baseline p50 / p50 with its 95 % bootstrap interval; for the baseline itself the pair is the
     same file twice (the A/A run), so its interval shows the noise. `throughput` is examples a second.
+    `verdict` is None where the row is disturbed: its numbers are those of all rounds, and say nothing of the model
+    alone. Records of before disturbance was measured have none.
     """
 
     batch_size: int
@@ -77,10 +106,16 @@ class Latency(Record):
     speedup: float
     speedup_low: float
     speedup_high: float
-    verdict: Literal["faster", "slower", "no difference"]
+    verdict: Literal["faster", "slower", "no difference"] | None
     throughput: float
     samples_ms: tuple[float, ...]
     baseline_samples_ms: tuple[float, ...]
+    disturbance: Disturbance | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes disturbed the timing beyond use, as far as anybody knows."""
+        return self.disturbance is not None and self.disturbance.disturbed is True
 
 
 class Memory(Record):
@@ -121,6 +156,11 @@ class TargetMeasurement(Record):
     memory: Memory
     tokenization_ms: float | None
     seconds: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether any of its timings is."""
+        return any(one.disturbed for one in self.latency)
 
 
 class CurvePoint(Record):
@@ -175,13 +215,15 @@ class StepRecord(Record):
 
 
 class Limit(Record):
-    """One judged limit of the budget."""
+    """One limit of the budget. `held` is None where it cannot be judged, and `reason` says why; the value is None
+    where there is none to compare."""
 
     step: str
     name: str
     limit: float
-    value: float
-    held: bool
+    value: float | None
+    held: bool | None
+    reason: str | None = None
 
 
 class RunRecord(Record):

@@ -58,7 +58,7 @@ def write_job(folder: Path, hidden: int = 32, **changes: Any) -> Path:
             {"export": {"formats": ["onnx", "ort"], "golden": 4}},
         ],
         "targets": [{"threads": 1, "batch_sizes": [1, 4]}],
-        "measure": {"examples": 10, "min_seconds": 0.05, "min_rounds": 5},
+        "measure": {"examples": 10, "min_seconds": 0.05, "min_rounds": 5, "patience_s": 0},
     }
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**body, **changes}, sort_keys=False))

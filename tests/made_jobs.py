@@ -30,7 +30,7 @@ def profile_of(**changes: Any) -> Profile:
         "data": {"path": "data.csv", "max_length": 16},
         "teacher": {"model": "teacher"},
         "passes": [{"quantize": {"bits": 8, "scheme": "dynamic"}}],
-        "measure": {"examples": 8, "min_seconds": 0.05, "min_rounds": 4},
+        "measure": {"examples": 8, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
     }
     return Profile.model_validate({**body, **changes})
 

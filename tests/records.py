@@ -11,6 +11,7 @@ from compress.records import (
     Accuracy,
     Curve,
     CurvePoint,
+    Disturbance,
     Latency,
     Limit,
     Memory,
@@ -302,6 +303,34 @@ def change_step(run: RunRecord, name: str, **changes: Any) -> RunRecord:
     """The run with fields of one step replaced."""
     steps = tuple(step.model_copy(update=changes) if step.step == name else step for step in run.steps)
     return run.model_copy(update={"steps": steps})
+
+
+def disturbed_step(run: RunRecord, name: str) -> RunRecord:
+    """The run with the timings of one step disturbed by other processes."""
+    by = Disturbance(
+        disturbed=True,
+        told_by="schedstat",
+        baseline_waited=0.91,
+        waited=0.42,
+        rounds=120,
+        disturbed_rounds=118,
+        pressure=0.97,
+        stolen=0.0,
+        switches=31.5,
+        patient_s=3.2,
+    )
+    step = next(step for step in run.steps if step.step == name)
+    measurements = tuple(
+        one.model_copy(
+            update={
+                "latency": tuple(
+                    each.model_copy(update={"disturbance": by, "verdict": None}) for each in one.latency
+                )
+            }
+        )
+        for one in step.measurements
+    )
+    return change_step(run, name, measurements=measurements)
 
 
 def failed_run() -> RunRecord:

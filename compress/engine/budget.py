@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from compress.profile.schema import BudgetSpec
-from compress.records import Limit, StepRecord
+from compress.records import Limit, RunStatus, StepRecord
 
 _AT_LEAST = ("retention", "score", "speedup")
+_TIMINGS = ("speedup", "latency_p50_ms", "latency_p95_ms")
+DISTURBED = "other processes disturbed the timing"
 
 
 def judge(record: StepRecord, budget: BudgetSpec) -> tuple[Limit, ...]:
-    """Each limit of the budget against a measured row, on the first target and its first batch size, unrounded."""
+    """Each limit of the budget against a measured row, on the first target and its first batch size, unrounded.
+
+    Timings that other processes disturbed beyond use are not judged.
+    """
     limits = []
-    values = measured_values(record)
-    for name, value in values.items():
+    disturbed = record.measurements[0].latency[0].disturbed
+    for name, value in measured_values(record).items():
         limit = getattr(budget, name)
         if limit is None:
             continue
         held = value >= limit if name in _AT_LEAST else value <= limit
-        limits.append(Limit(step=record.step, name=name, limit=limit, value=value, held=held))
+        made = Limit(step=record.step, name=name, limit=limit, value=value, held=held)
+        if disturbed and name in _TIMINGS:
+            made = made.model_copy(update={"held": None, "reason": DISTURBED})
+        limits.append(made)
     return tuple(limits)
+
+
+def outcome(limits: Sequence[Limit]) -> RunStatus:
+    """How a complete run ended."""
+    found = {limit.held for limit in limits}
+    return "budget_missed" if False in found else "not_judged" if None in found else "ok"
 
 
 def measured_values(record: StepRecord) -> dict[str, float]:

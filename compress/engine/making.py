@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.artifacts import Artifact, seal
@@ -105,7 +105,8 @@ def context_of(
 
 def _timed_on(job: Job) -> ResolvedTarget:
     spec = timed_on(job.plan.profile.targets)
-    return next((target for target in job.targets if target.spec == spec), None) or resolve(spec)
+    found = next((target for target in job.targets if target.spec == spec), None)
+    return found or replace(resolve(spec), patience=job.targets[0].patience)
 
 
 def seed_of(step: PlannedStep, job: Job) -> int:

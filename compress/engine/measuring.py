@@ -34,7 +34,7 @@ from compress.progress import Progress
 from compress.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
-from compress.targets.resolving import close_all, resolve
+from compress.targets.resolving import close_all, resolve_all
 from compress.tasks import task_of
 from compress.tasks.interface import OwnInterfaces
 
@@ -82,7 +82,7 @@ def measure_files(
     if any(target.runtime != "onnxruntime" for target in request.targets):
         raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
     began = time.monotonic()
-    targets = tuple(resolve(target) for target in request.targets)
+    targets = resolve_all(request.targets, request.measure.patience_s)
     splits = load_data(request.data, base, request.seed, request.task)
     session = _Session(request, base, splits, targets, progress)
     with tempfile.TemporaryDirectory(prefix="compress-measured-") as name:
@@ -139,7 +139,7 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
         [one.artifact.digest for one in taken],
         [target.fingerprint for target in session.targets],
         examples_digest(splits.test),
-        request.model_dump(mode="json"),
+        {**request.model_dump(mode="json"), "measure": request.measure.identity()},
     ]
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return RunRecord(

@@ -24,7 +24,7 @@ from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
 from compress.profile.load import LoadedProfile
 from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget
-from compress.targets.resolving import resolve
+from compress.targets.resolving import resolve_all
 from compress.tasks import task_of
 from compress.tasks.base import Task, TrainingData
 
@@ -51,8 +51,9 @@ class Job:
             self.keys,
             [target.fingerprint for target in self.targets],
             [
-                section.model_dump(mode="json")
-                for section in (*profile.targets, profile.budget, profile.measure, profile.report)
+                *(section.model_dump(mode="json") for section in (*profile.targets, profile.budget)),
+                profile.measure.identity(),
+                profile.report.model_dump(mode="json"),
             ],
         ]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -88,7 +89,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """
     profile, base = loaded.profile, loaded.source.base
     check_models(loaded)
-    targets = tuple(resolve(target) for target in profile.targets)
+    targets = resolve_all(profile.targets, profile.measure.patience_s)
     splits = load_data(profile.data, base, profile.seed, profile.task)
     plan = build_plan(decided(profile, targets))
     for source in model_sources(plan):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from compress.artifacts import Artifact
-from compress.engine.budget import judge, measured_values
+from compress.engine.budget import judge, measured_values, outcome
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts
 from compress.engine.integer_speed import integer_warnings
@@ -26,7 +26,7 @@ from compress.measure.memory_limit import check_memory_limit
 from compress.measure.size import size_of
 from compress.plan import BASELINE, Row
 from compress.progress import Progress
-from compress.records import RunRecord, RunStatus, StepRecord, TargetMeasurement
+from compress.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
 from compress.targets.local import ResolvedTarget
@@ -42,6 +42,7 @@ class _State:
     run: RunRecord
     made: dict[str, MadeStep] = field(default_factory=dict)
     baselines: dict[str, TargetMeasurement] = field(default_factory=dict)
+    measured: dict[str, TargetMeasurement] = field(default_factory=dict)
 
 
 def run_job(
@@ -126,7 +127,8 @@ def _finished(store: RunStore, progress: Progress) -> RunRecord | None:
     except UsageError:
         # Damaged records are written anew: all that they say lies in the cache.
         return None
-    if run.status not in ("ok", "budget_missed"):
+    if run.status not in COMPLETE or any(one.disturbed for step in run.steps for one in step.measurements):
+        # What was disturbed is measured again: the machine may be quiet now.
         return None
     if run.bundle is None:
         return run
@@ -232,7 +234,10 @@ def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) 
 def _measure(
     row: Row, target: ResolvedTarget, job: Job, state: _State, cache: Cache, progress: Progress
 ) -> TargetMeasurement:
-    """The measurement of a row on a target, from the cache or made now."""
+    """The measurement of a row on a target, from the cache or made now.
+
+    One that was disturbed is believed only if it was made during this run: by it, or by another one meanwhile.
+    """
     runtime = target.spec.runtime
     artifact = state.made[row.measured[runtime]].artifact
     baseline = state.made[job.plan.rows[0].measured[runtime]].artifact
@@ -245,11 +250,12 @@ def _measure(
         spec=profile.measure,
         seed=profile.seed,
     )
-    measurement = cache.measurement(key)
+    before = cache.measurement(key)
+    measurement = state.measured.get(key) or (None if before is None or before.disturbed else before)
     if measurement is None:
         with cache.lock(f"measure-{key}", progress, f"measuring {row.name}"):
             measurement = cache.measurement(key)
-            if measurement is None:
+            if measurement is None or measurement == before:
                 measurement = measure(
                     artifact,
                     baseline,
@@ -265,6 +271,7 @@ def _measure(
                     allow_code=job.allow_code,
                 )
                 cache.keep_measurement(measurement)
+    state.measured[key] = measurement
     # Names are not part of the key: the same processor may be called otherwise in another profile. The machine is
     # that of the fingerprint, which is; what was measured before it was kept does not name it.
     measurement = measurement.model_copy(update={"target": target.label, "machine": target.machine})
@@ -294,10 +301,9 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
         }
         write_manifest_metrics(path, metrics, job.loaded.source.text, job.run_id)
         bundle = str(path)
-    missed = not all(limit.held for limit in state.run.limits)
     steps = state.run.steps
     shown = excerpts(steps[0], steps[-1], job.splits.test) if job.plan.profile.report.excerpts else {}
-    run = _ended(state.run, "budget_missed" if missed else "ok", None)
+    run = _ended(state.run, outcome(state.run.limits), None)
     return run.model_copy(update={"bundle": bundle, "excerpts": shown, "wall_seconds": wall_seconds})
 
 

@@ -19,6 +19,7 @@ from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.local import ResolvedTarget
+from compress.targets.patience import Patience
 from compress.tasks.base import Batch
 
 
@@ -33,7 +34,8 @@ class Job:
 class JobFolder:
     """A folder of jobs for one runtime, device and number of threads; `where` names them in errors.
 
-    The jobs run here, or where `transport` takes them; `confinement` is part of each.
+    The jobs run here, or where `transport` takes them; `confinement` is part of each. `patience` is what timings may
+    take to have the machine for themselves.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class JobFolder:
         where: str,
         transport: Transport | None = None,
         confinement: Mapping[str, Any] | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.where = where
+        self.patience = patience or Patience()
         self._folder = folder
         self._common = {"device": device, "threads": threads, **(confinement or {})}
         self._transport = transport or Here(folder, runtime, threads, where)
@@ -65,7 +69,16 @@ class JobFolder:
             transport = Here(folder, spec.runtime, spec.threads, target.label, allow_code=allow_code)
         else:
             transport = Elsewhere(target.device, spec.threads)
-        return cls(folder, spec.runtime, device, spec.threads, target.label, transport, _confinement(spec))
+        return cls(
+            folder,
+            spec.runtime,
+            device,
+            spec.threads,
+            target.label,
+            transport,
+            _confinement(spec),
+            target.patience,
+        )
 
     def feeds(self, name: str, batches: Sequence[Batch]) -> str:
         """Write batches; the path that a job names."""

@@ -27,7 +27,7 @@ def measurement_key(
         "baseline": baseline_digest,
         "target": fingerprint,
         "split": split,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.identity(),
         "seed": seed,
         "protocol": PROTOCOL_VERSION,
     }

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.measure.disturbance import any_disturbed, counted, disturbance
 from compress.measure.feeds import Scenario
 from compress.measure.jobs import Job, JobFolder
 from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval, bootstrap_medians, percentile
 from compress.profile.schema import MeasureSpec
-from compress.records import Latency
+from compress.records import Disturbance, Latency
 from compress.tasks.base import Batch
 from compress.units import MS_PER_S, NS_PER_MS
 
 UNDISTURBED = 5
 """Percentile of the rounds of an input. With neighbours on the machine, the lower quartile of a model whose weights
 fill the caches was up to 1.5 times this; of a small model it was not."""
+
+
+class Timed(NamedTuple):
+    """Milliseconds a batch of several models, and whether other processes disturbed the timing beyond use."""
+
+    ms: tuple[float, ...]
+    disturbed: bool
 
 
 def latency_jobs(
@@ -63,15 +71,33 @@ def timed(
     spec: MeasureSpec,
     *,
     processes: int,
+    patient: bool = True,
 ) -> list[dict[str, Any]]:
     """The results of `latency_jobs`, done one after another.
+
+    Args:
+        patient: time again what was disturbed.
 
     Raises:
         TargetError: a model cannot be run.
     """
-    return [
-        result for job in latency_jobs(models, feeds, spec, processes=processes) for result in jobs.run(job)
-    ]
+    return list(in_patience(jobs, latency_jobs(models, feeds, spec, processes=processes), patient=patient))
+
+
+def in_patience(jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True) -> Iterator[dict[str, Any]]:
+    """Do the jobs of one timing one after another; what is disturbed is taken again while the run has patience.
+
+    Where one process stayed disturbed, so is the timing: the others are not waited for.
+
+    Raises:
+        TargetError: a model cannot be run.
+    """
+    for job in timings:
+        allowance = jobs.patience.allowance() if patient else 0.0
+        (result,) = jobs.run(Job({**job.body, "patience_s": allowance}, job.purpose))
+        jobs.patience.spend(sum(one.get("patient_s", 0.0) for one in result["scenarios"]))
+        patient = patient and not any_disturbed([result])
+        yield result
 
 
 def timed_apart(
@@ -91,14 +117,14 @@ def timed_apart(
     apart = [list(latency_jobs([model], [[feeds]], spec, processes=processes)) for model in models]
     results: list[list[dict[str, Any]]] = [[] for _ in models]
     for turn in zip(*apart, strict=True):
-        for found, job in zip(results, turn, strict=True):
-            found += jobs.run(job)
+        for found, result in zip(results, in_patience(jobs, turn), strict=True):
+            found.append(result)
     return results
 
 
 def undisturbed_apart(
     jobs: JobFolder, files: Sequence[Path], batches: Sequence[Batch], spec: MeasureSpec, *, processes: int
-) -> list[float]:
+) -> Timed:
     """Milliseconds a batch of ONNX files on the same batches, each as it runs alone (see `undisturbed_ms`).
 
     Raises:
@@ -106,7 +132,20 @@ def undisturbed_apart(
     """
     feeds = jobs.feeds("timed", batches)
     results = timed_apart(jobs, [str(file) for file in files], feeds, spec, processes=processes)
-    return [undisturbed_ms(each, 0) for each in results]
+    times = tuple(undisturbed_ms(each, 0) for each in results)
+    return Timed(times, any(any_disturbed(each) for each in results))
+
+
+def latency_row(
+    scenario: Scenario, results: Sequence[dict[str, Any]], row: int, mean_tokens: float, seed: int
+) -> Latency:
+    """The row of scenario `row` in the results of the processes that timed the baseline and a model."""
+    kept = [counted(result, row, (0, 1)) for result in results]
+    samples = [
+        [milliseconds(result, row, which)[mask] for result, mask in zip(results, kept, strict=True)]
+        for which in range(2)
+    ]
+    return latency_record(scenario, samples, mean_tokens, seed, disturbance(results, row))
 
 
 def latency_record(
@@ -114,13 +153,15 @@ def latency_record(
     samples: Sequence[Sequence[NDArray[np.float64]]],
     mean_tokens: float,
     seed: int,
+    disturbed_by: Disturbance | None = None,
 ) -> Latency:
     """One row of timings.
 
     Args:
-        samples: for the baseline and for the model, for each process, milliseconds of each round.
+        samples: for the baseline and for the model, for each process, milliseconds of each round that counts.
         mean_tokens: mean length of the examples.
         seed: of the bootstrap.
+        disturbed_by: what else the machine did.
     """
     baseline, model = ([np.round(group, 4) for group in groups] for groups in samples)
     p50, speedup = bootstrap_medians(baseline, model, seed)
@@ -138,10 +179,11 @@ def latency_record(
         speedup=speedup.value,
         speedup_low=speedup.low,
         speedup_high=speedup.high,
-        verdict=speed_verdict(speedup),
+        verdict=None if disturbed_by is not None and disturbed_by.disturbed else speed_verdict(speedup),
         throughput=scenario.batch_size * MS_PER_S / float(times.mean()),
         samples_ms=tuple(times.tolist()),
         baseline_samples_ms=tuple(baseline_times.tolist()),
+        disturbance=disturbed_by,
     )
 
 
@@ -162,9 +204,21 @@ def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
     Args:
         results: of the processes that shared one latency job with one scenario.
     """
-    times = np.concatenate([milliseconds(result, 0, model) for result in results])
-    inputs = np.concatenate([np.asarray(result["scenarios"][0]["inputs"]) for result in results])
+    kept = [counted(result, 0, (model,)) for result in results]
+    times, inputs = (
+        np.concatenate([values[mask] for values, mask in zip(series, kept, strict=True)])
+        for series in (
+            [milliseconds(result, 0, model) for result in results],
+            [np.asarray(result["scenarios"][0]["inputs"]) for result in results],
+        )
+    )
     return float(np.median([np.percentile(times[inputs == each], UNDISTURBED) for each in np.unique(inputs)]))
+
+
+def median_ms(results: Sequence[dict[str, Any]], model: int) -> float:
+    """The median of the rounds that count of a model, in the one scenario that processes shared."""
+    times = [milliseconds(result, 0, model)[counted(result, 0, (model,))] for result in results]
+    return float(np.median(np.concatenate(times)))
 
 
 def milliseconds(result: dict[str, Any], scenario: int, model: int) -> NDArray[np.float64]:

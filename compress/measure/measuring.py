@@ -13,7 +13,7 @@ from compress.artifacts import TOKENIZER, Artifact
 from compress.data.splits import Examples
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import Job, JobFolder, model_path
-from compress.measure.latency import latency_jobs, latency_record, milliseconds
+from compress.measure.latency import in_patience, latency_jobs, latency_row
 from compress.measure.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
 from compress.measure.scoring import score_artifact
 from compress.profile.schema import MeasureSpec
@@ -115,16 +115,11 @@ def _time(
     ]
     results = []
     processes = LATENCY_PROCESSES[target.spec.runtime]
-    for job in latency_jobs(models, feeds, spec, tokenization, processes=processes):
-        results += jobs.run(job)
+    for result in in_patience(jobs, latency_jobs(models, feeds, spec, tokenization, processes=processes)):
+        results.append(result)
         advance(1)
     rows = tuple(
-        latency_record(
-            scenario,
-            [[milliseconds(result, row, which) for result in results] for which in range(2)],
-            scenario.mean_length(inputs[1]),
-            seed,
-        )
+        latency_row(scenario, results, row, scenario.mean_length(inputs[1]), seed)
         for row, scenario in enumerate(timed)
     )
     spent = results[0].get("tokenization_ns")

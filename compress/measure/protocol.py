@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Part of every measurement key; raise it when anything about measuring changes."""
 
 CONFIDENCE = 0.95
@@ -17,6 +17,8 @@ of two equal models faster in that process, for as long as it lives; the next pr
 costs seconds, so it gets fewer."""
 RESOLUTION = 0.03
 """A ratio of latencies nearer to 1 than this is no difference, whatever its interval says."""
+STOLEN = 0.05
+"""A hypervisor that takes more than this share of a core while something is timed disturbs it."""
 SAME_ORDER = 0.001
 """A rank correlation with the baseline's similarities whose interval comes this near to 1 is no difference: float
 arithmetic alone moves it."""

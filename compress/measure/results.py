@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 Time = Annotated[int, Field(gt=0, lt=10**14)]
 """Nanoseconds of one batch or text, at most a day."""
+Wait = Annotated[int, Field(ge=0, lt=10**16)]
+"""Nanoseconds that all threads waited meanwhile, added up."""
+Amount = Annotated[FiniteFloat, Field(ge=0, lt=10**7)]
+"""Seconds, or shares of them."""
 Bytes = Annotated[int, Field(ge=0, lt=2**50)]
 LARGEST_WIDTH = 2**20
 """Numbers of one example's output, at most."""
@@ -25,11 +29,25 @@ class _Accuracy(_Result):
     examples: NonNegativeInt
 
 
+class _Machine(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    wall: Amount
+    pressure: Amount | None
+    stolen: Amount | None
+    switches: Annotated[int, Field(ge=0, lt=2**50)] | None
+
+
 class _Timed(BaseModel):
     model_config = ConfigDict(strict=True)
 
     samples_ns: list[list[Time]]
     inputs: list[NonNegativeInt]
+    waited_ns: list[list[Wait]] | None = None
+    waited_by: Literal["schedstat", "processor time", "unknown"] = "unknown"
+    wanted: PositiveInt = 1
+    patient_s: Amount = 0.0
+    machine: _Machine | None = None
 
 
 class _Latency(_Result):
@@ -66,13 +84,18 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
 def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
     models = len(job["models"])
     # Of each model, and of the batches that they were timed on.
-    shapes = [[*map(len, one.samples_ns), len(one.inputs)] for one in parsed.scenarios]
+    shapes = [
+        [*map(len, one.samples_ns), *map(len, one.waited_ns or one.samples_ns), len(one.inputs)]
+        for one in parsed.scenarios
+    ]
     right = len(shapes) == len(job["scenarios"]) and all(
-        len(lengths) == models + 1 and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
+        len(lengths) == 2 * models + 1 and len(set(lengths)) == 1 and lengths[0] > 0 for lengths in shapes
     )
     if not right:
         return f"{shapes} timings"
     for scenario, asked in zip(parsed.scenarios, job["scenarios"], strict=True):
+        if scenario.wanted > len(scenario.inputs):
+            return "fewer rounds than were wanted"
         if asked["feeds"] and max(scenario.inputs) >= batches_in(asked["feeds"][0]):
             return "timings of batches that are none"
     texts = job["tokenization"]["texts"] if job.get("tokenization") else []

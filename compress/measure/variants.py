@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.measure.disturbance import any_disturbed
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder, load_outputs, usable_cores
-from compress.measure.latency import milliseconds, timed
+from compress.measure.latency import Timed, median_ms, timed
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task, Truth
@@ -25,6 +27,15 @@ PROCESSES = 2
 _FOLDER = "compress-variants-"
 
 
+class Variant(NamedTuple):
+    """Of one variant: its score (a fraction), its median milliseconds a batch, and whether other processes disturbed
+    the timing beyond use."""
+
+    score: float
+    ms: float
+    disturbed: bool
+
+
 def compare_variants(
     paths: Mapping[str, Path],
     inputs: Inputs,
@@ -35,7 +46,7 @@ def compare_variants(
     seed: int,
     batch_size: int = 1,
     reference: Path | None = None,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Variant]:
     """Score and time variants of one model where it will run; in child processes, timed in turns.
 
     Args:
@@ -47,9 +58,6 @@ def compare_variants(
         batch_size: of both the scores and the times.
         reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
             `truth`, for tasks that compare with one.
-
-    Returns:
-        For each variant its score (a fraction) and its median time a batch in milliseconds.
 
     Raises:
         TargetError: a variant cannot be run, or the device of the target is lost.
@@ -65,7 +73,8 @@ def compare_variants(
             truth = replace(truth, reference=outputs.pop())
         scores = [task.score(each, truth).value for each in outputs]
         times = _times(jobs, [*paths.values()], inputs, seed, batch_size)
-    return dict(zip(paths, zip(scores, times, strict=True), strict=True))
+    variants = [Variant(score, ms, times.disturbed) for score, ms in zip(scores, times.ms, strict=True)]
+    return dict(zip(paths, variants, strict=True))
 
 
 def variant_outputs(
@@ -83,14 +92,14 @@ def variant_outputs(
 
 def variant_ms(
     file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int, batch_size: int = 1
-) -> float:
+) -> Timed:
     """The median time a batch of one ONNX file on a target in milliseconds; in child processes.
 
     Raises:
         TargetError: the file cannot be run, or the device of the target is lost.
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
-        return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed, batch_size)[0]
+        return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed, batch_size)
 
 
 def _outputs(
@@ -113,16 +122,13 @@ def _outputs(
     return [load_outputs(file) for _, file in made]
 
 
-def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int, batch_size: int) -> list[float]:
+def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int, batch_size: int) -> Timed:
     """The median milliseconds a batch of each file, all timed in turns."""
     scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
     feeds = jobs.feeds("timed", scenario.batches(inputs))
     spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(files)})
     results = timed(jobs, [str(file) for file in files], [[feeds] * len(files)], spec, processes=PROCESSES)
-    return [
-        float(np.median(np.concatenate([milliseconds(result, 0, which) for result in results])))
-        for which in range(len(files))
-    ]
+    return Timed(tuple(median_ms(results, which) for which in range(len(files))), any_disturbed(results))
 
 
 def scored_sample(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -216,6 +216,13 @@ class MeasureSpec(PassSpecBase):
     """Time spent on each pair of models and batch size, at least."""
     min_rounds: Positive = 30
     """Alternated rounds over each pair of models and batch size, at least."""
+    patience_s: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that a run may spend in all on timing again what other processes disturbed; what stays disturbed is
+    marked, and nothing is claimed of its speed."""
+
+    def identity(self) -> dict[str, Any]:
+        """What tells one measurement from another, as plain JSON values: patience does not."""
+        return self.model_dump(mode="json", exclude={"patience_s"})
 
 
 class TrainSpec(PassSpecBase):

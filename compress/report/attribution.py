@@ -7,7 +7,7 @@ from typing import Any
 from compress.records import RunRecord, StepRecord
 from compress.report.document import Cell, Row, Table, row
 from compress.report.numbers import MISSING, known, percent, significant
-from compress.report.row import baseline_of, first_target, ordered, row_of
+from compress.report.row import baseline_of, claimed, first_target, ordered, row_of
 from compress.report.scores import reading
 
 QUANTITIES = {"score": "score_change", "latency_p50_ms": "latency_p50_change_ms", "size_mb": "size_change_mb"}
@@ -82,4 +82,4 @@ def _change(change: float | None, total: float, name: str, run: RunRecord) -> Ce
 
 def _rows(run: RunRecord) -> list[tuple[StepRecord, dict[str, Any]]]:
     baseline, target = baseline_of(run), first_target(run)
-    return [(step, row_of(step, baseline, target)) for step in ordered(run)]
+    return [(step, claimed(row_of(step, baseline, target))) for step in ordered(run)]

@@ -44,7 +44,8 @@ class Judged:
     """One quantity of one row on one target.
 
     `change` is a difference for scores, else a share of what it was before, above zero where there is more of it.
-    `by` says what was compared, `note` what there is to know beside it.
+    `by` says what was compared, `note` what there is to know beside it. `judged` is False where the two numbers
+    cannot be believed: then nothing is worse and nothing is held.
     """
 
     step: str
@@ -57,6 +58,7 @@ class Judged:
     tolerance: float
     worse: bool
     note: str = ""
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,14 @@ class Check:
         """What got worse beyond its tolerance."""
         return tuple(line for line in self.lines if line.worse)
 
+    @property
+    def unjudged(self) -> tuple[Judged, ...]:
+        """What could not be judged."""
+        return tuple(line for line in self.lines if not line.judged)
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"ok": not self.worse, "rows": [asdict(line) for line in self.lines]}
+        """Plain JSON values; `ok`: everything was judged, and nothing is worse."""
+        return {"ok": not (self.worse or self.unjudged), "rows": [asdict(line) for line in self.lines]}
 
     def table(self) -> RichTable:
         """The table for a terminal."""
@@ -84,8 +91,9 @@ class Check:
         for line in self.lines:
             step = f"{line.step} on {line.target}" if several else line.step
             before, after, change, may = _words(line, self.metric)
-            verdict = " ".join(part for part in ("WORSE" if line.worse else "ok", line.note) if part)
-            style = "bold red" if line.worse else ""
+            said = "WORSE" if line.worse else "ok" if line.judged else "not judged:"
+            verdict = " ".join(part for part in (said, line.note) if part)
+            style = "bold red" if line.worse else "" if line.judged else "yellow"
             made.add_row(
                 Text(step),
                 Text(f"{line.quantity}: {line.by}"),
@@ -228,6 +236,12 @@ def _latency(
         )
     ratios = old["speedup"], new["speedup"]
     by_ratio = [] if alone else _slowed(row, target, ratios, tolerances.latency)
+    disturbed = [when for when, one in (("then", old), ("now", new)) if one.get("disturbed")]
+    if disturbed:
+        pair = old["latency_p50_ms"], new["latency_p50_ms"]
+        lines = by_ratio if not here else _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
+        note = f"other processes disturbed the timing {' and '.join(disturbed)}"
+        return [replace(line, worse=False, judged=False, note=note) for line in lines]
     if not here:
         return by_ratio
     pair = old["latency_p50_ms"], new["latency_p50_ms"]

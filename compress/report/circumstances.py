@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.records import RunRecord, StepRecord, TargetMeasurement
+from compress.records import Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report import phones, pruned_to, sensitivity
 from compress.report.document import Cell, Code, Section, Table, row
 from compress.report.facts import flatten
@@ -31,18 +31,24 @@ def timings(run: RunRecord) -> Section:
                         *(() if images else (length_words(latency.lengths),)),
                         significant(latency.p50_ms),
                         significant(latency.p95_ms),
-                        Cell(
+                        significant(latency.baseline_p50_ms),
+                        Cell(MISSING)
+                        if latency.disturbed
+                        else Cell(
                             times(latency.speedup),
                             times_range(latency.speedup_low, latency.speedup_high),
                         ),
-                        latency.verdict,
+                        _verdict(latency),
                         significant(latency.throughput),
                         kind=step.role,
                     )
                 )
         if rows:
             lengths = () if images else ("lengths",)
-            columns = ("Step", "batch", *lengths, "p50 ms", "p95 ms", "speed-up", "verdict", "examples/s")
+            columns = (
+                *("Step", "batch", *lengths, "p50 ms", "p95 ms", "baseline p50 ms"),
+                *("speed-up", "verdict", "examples/s"),
+            )
             words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
             tables.append(Table(f"Timings on {target}", columns, tuple(rows), words))
     return Section("timings", "Every target and batch size", tables=tuple(tables))
@@ -176,10 +182,10 @@ def protocol(run: RunRecord) -> Section:
                     Cell(target, timed),
                     times(latency.speedup),
                     times_range(latency.speedup_low, latency.speedup_high),
-                    Cell(latency.verdict, tone="" if latency.verdict == "no difference" else "bad"),
+                    Cell(_verdict(latency), tone="" if latency.verdict == "no difference" else "bad"),
                 )
             )
-            if latency.verdict != "no difference":
+            if latency.verdict not in (None, "no difference"):
                 words.append(
                     f"The machine was not steady: on {target} at batch {latency.batch_size} the baseline came out as "
                     f"{latency.verdict} than itself ({times(latency.speedup)}). Do not trust differences of that size."
@@ -190,7 +196,9 @@ def protocol(run: RunRecord) -> Section:
         "Every model is the saved file, loaded again in a fresh process, and timed in alternation with the baseline "
         "(A B A B, both in the same process, thread spinning off), so that a machine that drifts does not invent a "
         "speed-up. Speed-ups are ratios of the medians of such a pair, with a 95 % bootstrap interval; 'no difference' "
-        f"is said where that interval, or {_test_words(baseline, run)}, cannot tell two models apart."
+        f"is said where that interval, or {_test_words(baseline, run)}, cannot tell two models apart. Rounds in which "
+        "other processes kept the threads waiting for a core do not count; a row with too many of them is marked "
+        "'disturbed', and nothing is claimed of its speed."
     )
     noise = Table(
         "Noise floor: the baseline timed against itself (A/A run)",
@@ -314,3 +322,7 @@ def _metric_words(run: RunRecord, found: Sequence[TargetMeasurement | None]) -> 
         "the model."
     )
     return (words, recall)
+
+
+def _verdict(latency: Latency) -> str:
+    return latency.verdict or "disturbed"

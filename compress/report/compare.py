@@ -52,6 +52,7 @@ _OF_ONE_TIMING = (
     "speedup_low",
     "speedup_high",
     "throughput",
+    "disturbed",
 )
 """Values of a row that belong to one batch size and lengths."""
 
@@ -185,10 +186,17 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
             "retention",
             lambda v: Cell(percent(v["retention"]), percent_range(v["retention_low"], v["retention_high"])),
         ),
-        line("p50 ms", lambda v: Cell(significant(v["latency_p50_ms"]))),
+        line(
+            "p50 ms", lambda v: Cell(significant(v["latency_p50_ms"]), "disturbed" * bool(v.get("disturbed")))
+        ),
         line("p95 ms", lambda v: Cell(significant(v["latency_p95_ms"]))),
         line(
-            "speed-up", lambda v: Cell(times(v["speedup"]), times_range(v["speedup_low"], v["speedup_high"]))
+            "speed-up",
+            lambda v: (
+                Cell(MISSING, "disturbed")
+                if v.get("disturbed")
+                else Cell(times(v["speedup"]), times_range(v["speedup_low"], v["speedup_high"]))
+            ),
         ),
         line("examples/s", lambda v: Cell(significant(v["throughput"]))),
         line("peak MB", lambda v: Cell(significant(v["peak_memory_mb"]))),

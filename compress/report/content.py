@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compress.records import RunRecord
 from compress.report import answers, circumstances, classes, headline, pareto, results
+from compress.report.disturbances import disturbances
 from compress.report.document import Document, filled
 from compress.report.phones import phones
 from compress.report.pruned_to import pruned_to
@@ -32,6 +33,7 @@ def document(run: RunRecord) -> Document:
                 answers.answers(run),
                 answers.calibration(run),
                 circumstances.timings(run),
+                disturbances(run),
                 circumstances.targets(run),
                 circumstances.metrics(run),
                 circumstances.memory(run),

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from compress.records import Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.records import COMPLETE, Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report.among import among
 from compress.report.headline import failure_reason
 from compress.report.paired import hits_of, packed
 from compress.report.row import (
     baseline_of,
+    disturbed_of,
     examples_of,
     first_target,
     measured_on,
@@ -45,12 +46,13 @@ def rows(run: RunRecord) -> pd.DataFrame:
 def contract(run: RunRecord) -> dict[str, Any]:
     """What `compress report --json` prints: plain JSON values, the same for the same records.
 
-    `status` is `ok`, `budget_missed` or `failed`; a run that was interrupted or is not finished has failed, and
-    `reason` says so. Each row holds the contract's keys, its status and, under `targets`, every target and batch size.
+    `status` is `ok`, `budget_missed`, `not_judged` or `failed`; a run that was interrupted or is not finished has
+    failed, and `reason` says so. Each row holds the contract's keys, its status and, under `targets`, every target
+    and batch size.
     """
     baseline, target = baseline_of(run), first_target(run)
     return {
-        "status": run.status if run.status in ("ok", "budget_missed") else "failed",
+        "status": run.status if run.status in COMPLETE else "failed",
         "run": run.run,
         "bundle": run.bundle,
         "reason": failure_reason(run),
@@ -112,6 +114,7 @@ def _latency_values(latency: Latency) -> dict[str, Any]:
         "speedup_high": latency.speedup_high,
         "latency_verdict": latency.verdict,
         "throughput": latency.throughput,
+        "disturbed": disturbed_of(latency),
     }
 
 
@@ -159,6 +162,7 @@ def _target_values(
             "latency_p50_low_ms": latency.p50_low,
             "latency_p50_high_ms": latency.p50_high,
             "baseline_p50_ms": latency.baseline_p50_ms,
+            "disturbance": None if latency.disturbance is None else latency.disturbance.model_dump(),
         }
         for latency in found.latency
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from compress.records import Limit, RunRecord, StepRecord
+from compress.records import COMPLETE, Limit, RunRecord, StepRecord
 from compress.report.document import Cell, Section, Table, Tile, Tone, row
 from compress.report.numbers import (
+    MISSING,
     known,
     p_value,
     percent,
@@ -44,6 +46,7 @@ def status_words(run: RunRecord) -> tuple[str, Tone]:
         return ("Budget held" if run.limits else "Complete"), "good"
     words = {
         "budget_missed": "Budget missed",
+        "not_judged": "Budget not judged",
         "failed": "Failed",
         "interrupted": "Interrupted",
         "running": "Not finished",
@@ -53,7 +56,7 @@ def status_words(run: RunRecord) -> tuple[str, Tone]:
 
 def failure_reason(run: RunRecord) -> str | None:
     """Why a run holds no deployable model; None where it does."""
-    if run.status in ("ok", "budget_missed"):
+    if run.status in COMPLETE:
         return None
     step = failed_of(run)
     if run.status == "failed":
@@ -73,14 +76,17 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
     baseline, deployed = baseline_of(run), deployed_of(run)
     lines = []
     if run.limits:
-        missed = [limit for limit in run.limits if not limit.held]
+        missed = [limit for limit in run.limits if limit.held is False]
+        unjudged = [limit for limit in run.limits if limit.held is None]
         lines += [f"Missed: {limit_words(limit, run.metric)}." for limit in missed]
-        if not missed:
+        lines += [f"Not judged: {limit_words(limit, run.metric)}." for limit in unjudged]
+        if not (missed or unjudged):
             lines.append(f"Every limit of the budget was held ({len(run.limits)} of {len(run.limits)}).")
     else:
         lines.append("The profile sets no budget.")
     if baseline is not None and deployed is not None and deployed is not baseline:
         lines += _cannot_tell(run, baseline, deployed)
+    lines += disturbed_words(run)
     lines += [
         f"{step.step!r} does not fit {found.target}: {significant(found.memory.absolute_peak_mb)} MB at its peak, and "
         f"{found.memory.limit_mb:g} MB are allowed. It was measured without the limit."
@@ -99,17 +105,49 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
 def limit_words(limit: Limit, metric: str = "accuracy") -> str:
     """A judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
     bound = "at least" if limit.name in _AT_LEAST else "at most"
-    return (
-        f"{limit.step}: {limit.name} {limit_value(limit, limit.value, metric)}, "
-        f"the limit is {bound} {limit_value(limit, limit.limit, metric)}"
+    value = "withheld" if limit.value is None else limit_value(limit, limit.value, metric)
+    words = (
+        f"{limit.step}: {limit.name} {value}, the limit is {bound} {limit_value(limit, limit.limit, metric)}"
     )
+    return words if limit.reason is None else f"{words}: {limit.reason}"
+
+
+def disturbed_words(run: RunRecord) -> list[str]:
+    """What other processes did to the rows of a run, and what can be done about it; nothing where they did nothing."""
+    found = [
+        f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}")
+        for step in ordered(run)
+        for measured in step.measurements
+        if measured.disturbed
+    ]
+    lines = []
+    if found:
+        lines.append(
+            f"Disturbed by other processes while they were timed, so that nothing is claimed of their speed: "
+            f"{', '.join(found)}. The same command times them again; `measure.patience_s` is how long it waits for a "
+            "quiet machine."
+        )
+    chosen = [step.step for step in run.steps if _chose_while_disturbed(step.facts)]
+    if chosen:
+        lines.append(
+            f"What {', '.join(map(repr, chosen))} chose by timing was chosen while other processes disturbed it: on a "
+            "quiet machine it may be otherwise."
+        )
+    return lines
+
+
+def _chose_while_disturbed(facts: Mapping[str, Any]) -> bool:
+    """Whether a pass chose by a disturbed timing; a probe chooses nothing."""
+    of_parts = (facts.get(part) for part in ("target", "mixed"))
+    return any(isinstance(part, dict) and part.get("timing_disturbed") is True for part in (facts, *of_parts))
 
 
 def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
     """A value or bound of a limit with its unit, with enough digits to tell the two apart."""
+    measured = limit.limit if limit.value is None else limit.value
     for digits in range(3, 10):
-        texts = [_with_unit(limit.name, number, digits, metric) for number in (limit.value, limit.limit)]
-        if texts[0] != texts[1] or limit.value == limit.limit:
+        texts = [_with_unit(limit.name, number, digits, metric) for number in (measured, limit.limit)]
+        if texts[0] != texts[1] or measured == limit.limit:
             break
     return _with_unit(limit.name, value, digits, metric)
 
@@ -126,15 +164,21 @@ def budget(run: RunRecord) -> Section:
                 limit.name,
                 limit.step,
                 f"{'≥' if limit.name in _AT_LEAST else '≤'} {limit_value(limit, limit.limit, run.metric)}",
-                limit_value(limit, limit.value, run.metric),
-                Cell("held", tone="good") if limit.held else Cell("missed", tone="bad"),
-                kind="" if limit.held else "failed",
+                MISSING if limit.value is None else limit_value(limit, limit.value, run.metric),
+                _judgement(limit),
+                kind="failed" if limit.held is False else "",
             )
             for limit in run.limits
         ),
         frozenset({1, 4}),
     )
     return Section("budget", "Budget", tables=(table,))
+
+
+def _judgement(limit: Limit) -> Cell:
+    if limit.held is None:
+        return Cell("not judged", limit.reason or "", "bad")
+    return Cell("held", tone="good") if limit.held else Cell("missed", tone="bad")
 
 
 def tiles(run: RunRecord) -> tuple[Tile, ...]:
@@ -149,7 +193,10 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
         detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
         found.append(_factor(before["size_mb"] / after["size_mb"], ("smaller", "larger"), detail))
     latency = latency_on(deployed, target)
-    if latency is not None and known(latency.speedup):
+    if latency is not None and latency.disturbed:
+        detail = "other processes kept the cores busy while it was timed"
+        found.append(Tile("not told", "speed", detail, "bad"))
+    elif latency is not None and known(latency.speedup):
         detail = (
             f"{significant(latency.p50_ms)} ms instead of {significant(latency.baseline_p50_ms)} ms (median, "
             f"batch {latency.batch_size}); 95 % interval {times_range(latency.speedup_low, latency.speedup_high)}"

@@ -8,7 +8,7 @@ from typing import Any
 from compress.records import RunRecord
 from compress.report.document import Cell, Figure, Plane, Point, Row, Section, Table, row
 from compress.report.numbers import known, significant
-from compress.report.row import baseline_of, deployed_of, first_target, ordered, row_of
+from compress.report.row import baseline_of, claimed, deployed_of, first_target, ordered, row_of
 from compress.report.scores import reading
 
 Costs = tuple[float, ...]
@@ -58,7 +58,8 @@ def front(run: RunRecord) -> Section:
     words = (
         "A row is beaten where another one is nowhere worse in score, median latency and size, and better somewhere. "
         "The rows that nothing beats are the Pareto front; which of them to deploy is a choice. The values are "
-        "compared as they were measured: whether a difference is beyond chance stands in the tables above.",
+        "compared as they were measured: whether a difference is beyond chance stands in the tables above. Rows whose "
+        "timing was disturbed have no place here.",
     )
     tables, figures = zip(*found, strict=True)
     return Section("front", "What is worth having", words, tables, figures)
@@ -114,7 +115,7 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
 
 def _rows(run: RunRecord, target: str | None) -> list[dict[str, Any]]:
     baseline = baseline_of(run)
-    return [row_of(step, baseline, target) for step in ordered(run)]
+    return [claimed(row_of(step, baseline, target)) for step in ordered(run)]
 
 
 def _costs(values: dict[str, Any]) -> Costs | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from compress.errors import UsageError
-from compress.records import RunRecord
+from compress.records import COMPLETE, RunRecord
 from compress.report.frame import contract
 from compress.report.row import CONTRACT_KEYS
 from compress.store.runs import find_run
@@ -66,7 +66,7 @@ def frame_of(report: Report) -> pd.DataFrame:
 
 def deployed_row(report: Report) -> Mapping[str, Any] | None:
     """The row that is deployed; None where the run did not get that far."""
-    done = report["status"] in ("ok", "budget_missed") and report["rows"]
+    done = report["status"] in COMPLETE and report["rows"]
     return report["rows"][-1] if done and report["rows"][-1].get("status") != "failed" else None
 
 

@@ -24,6 +24,7 @@ from compress.report.paired import told
 from compress.report.row import (
     accuracy_on,
     baseline_of,
+    claimed,
     deployed_of,
     first_target,
     ordered,
@@ -37,13 +38,15 @@ def steps(run: RunRecord) -> Section:
     """The table: one row a step, the baseline first, what is deployed last."""
     deployed = deployed_of(run)
     table = Table(
-        f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them",
+        f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them; speed-up: "
+        "the baseline's median in the same rounds over the step's",
         (
             "Step",
             reading(run.metric).words,
             "retention",
             "p50 ms",
             "p95 ms",
+            "baseline p50 ms",
             "speed-up",
             "examples/s",
             "peak MB",
@@ -76,7 +79,7 @@ def plane(run: RunRecord) -> Section:
                     read.factor * _or(values["score_high"], values["score"]),
                 ),
             )
-            for values, _ in _values(run)
+            for values in map(claimed, (values for values, _ in _values(run)))
             if known(values[key]) and known(values["score"]) and values[key] > 0
         ]
         if len(found) < 2:
@@ -136,6 +139,7 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read:
     if step.role == "baseline":
         note = "FP32 baseline"
     a_a = "A/A run" if step.role == "baseline" and known(values["speedup"]) else ""
+    disturbed = "disturbed" if values["disturbed"] else ""
     no_difference = "no difference"
     speed = times_range(values["speedup_low"], values["speedup_high"])
     return row(
@@ -149,12 +153,14 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read:
         ),
         Cell(
             significant(values["latency_p50_ms"]),
-            _range(values["latency_p50_low_ms"], values["latency_p50_high_ms"]),
+            disturbed or _range(values["latency_p50_low_ms"], values["latency_p50_high_ms"]),
+            tone="bad" if disturbed else "",
         ),
         significant(values["latency_p95_ms"]),
+        significant(values["baseline_p50_ms"]),
         Cell(
-            times(values["speedup"]),
-            a_a or (no_difference if values["latency_verdict"] == no_difference else speed),
+            MISSING if disturbed else times(values["speedup"]),
+            disturbed or a_a or (no_difference if values["latency_verdict"] == no_difference else speed),
         ),
         significant(values["throughput"]),
         significant(values["peak_memory_mb"]),
@@ -175,7 +181,9 @@ def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
     change = new["score"] - old["score"] if known(new["score"]) and known(old["score"]) else None
     words = "" if found is None else p_value(found.p_value) if found.differ else found.verdict
     latency = _shrink(old["latency_p50_ms"], new["latency_p50_ms"], " ms")
-    if latency.detail and not _told_speed(old, new):
+    if old["disturbed"] or new["disturbed"]:
+        latency = Cell(MISSING, "disturbed")
+    elif latency.detail and not _told_speed(old, new):
         latency = Cell("no difference", latency.detail)
     return row(
         Cell(after.step, f"after {before.step}"),
@@ -289,7 +297,7 @@ def _known(
 ) -> list[tuple[StepRecord, dict[str, Any]]]:
     """The steps of which a quantity was measured on a target, with their rows."""
     baseline = baseline_of(run)
-    rows = [(step, row_of(step, baseline, target)) for step in chain]
+    rows = [(step, claimed(row_of(step, baseline, target))) for step in chain]
     return [
         (step, values) for step, values in rows if known(values[key]) and (key == "score" or values[key] > 0)
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from compress.records import Accuracy, Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.records import COMPLETE, Accuracy, Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report.paired import retention_interval
 
 CONTRACT_KEYS = (
@@ -43,7 +43,7 @@ def baseline_of(run: RunRecord) -> StepRecord | None:
 
 def deployed_of(run: RunRecord) -> StepRecord | None:
     """The step that is deployed; None where the run did not get that far."""
-    if run.status not in ("ok", "budget_missed"):
+    if run.status not in COMPLETE:
         return None
     last = ordered(run)[-1:]
     return last[0] if last and last[0].status != "failed" else None
@@ -87,6 +87,8 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
     """The flat row of a step: the contract's keys first, then intervals and verdicts; None where there is no number.
 
     `retention` of the baseline is 1; its `speedup` is that of the A/A run, which times the same file twice.
+    `baseline_p50_ms` is the baseline's median in the same rounds: over `latency_p50_ms` it is the speed-up. Where
+    `disturbed` is true, the timings are as they were measured, and claim nothing; None: nobody knows.
     """
     found = measured_on(step, target)
     scores = score_values(step, baseline, found)
@@ -119,6 +121,8 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "speedup_low": latency.speedup_low if latency else None,
         "speedup_high": latency.speedup_high if latency else None,
         "latency_verdict": latency.verdict if latency else None,
+        "baseline_p50_ms": latency.baseline_p50_ms if latency else None,
+        "disturbed": disturbed_of(latency),
         "tokenization_ms": found.tokenization_ms if found else None,
         "absolute_peak_memory_mb": found.memory.absolute_peak_mb if found else None,
         "memory_limit_mb": found.memory.limit_mb if found else None,
@@ -131,6 +135,21 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "error": step.error,
     }
     return {key: plain(value) for key, value in values.items()}
+
+
+def disturbed_of(latency: Latency | None) -> bool | None:
+    """Whether other processes disturbed a timing beyond use; None where that is not known."""
+    return latency.disturbance.disturbed if latency is not None and latency.disturbance is not None else None
+
+
+def claimed(values: dict[str, Any]) -> dict[str, Any]:
+    """A flat row without the timings that claim nothing, for whatever compares rows."""
+    if not values["disturbed"]:
+        return values
+    return {
+        key: None if key.startswith(("latency_", "speedup", "baseline_p50", "throughput")) else value
+        for key, value in values.items()
+    }
 
 
 def score_values(

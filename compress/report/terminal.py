@@ -35,19 +35,31 @@ class _Column:
 
 
 _STEP_WIDTH = 20
+_MARK = "~"
+"""Before a latency that other processes disturbed."""
 _COLUMNS = (
     _Column("score", 8, 0, lambda row: reading(row["metric"]).value(row["score"])),
     _Column("kept", 7, 56, lambda row: percent(row["retention"])),
-    _Column("p50 ms", 7, 0, lambda row: significant(row["latency_p50_ms"])),
-    _Column("p95 ms", 7, 96, lambda row: significant(row["latency_p95_ms"])),
-    _Column("speed-up", 8, 64, lambda row: "1×" if row["role"] == "baseline" else times(row["speedup"])),
-    _Column("size MB", 7, 0, lambda row: significant(row["size_mb"])),
-    _Column("peak MB", 7, 72, lambda row: significant(row["peak_memory_mb"])),
     _Column(
-        "params", 8, 88, lambda row: MISSING if row["parameters"] is None else format_count(row["parameters"])
+        "p50 ms", 7, 0, lambda row: f"{_MARK * bool(row['disturbed'])}{significant(row['latency_p50_ms'])}"
     ),
-    _Column("time", 11, 108, lambda row: format_seconds(row["seconds"])),
+    _Column("p95 ms", 7, 106, lambda row: significant(row["latency_p95_ms"])),
+    # The baseline in the same rounds: its median over the one of the row is the speed-up beside it.
+    _Column("base ms", 7, 75, lambda row: significant(row["baseline_p50_ms"])),
+    _Column("speed-up", 9, 75, lambda row: _speed(row)),
+    _Column("size MB", 7, 0, lambda row: significant(row["size_mb"])),
+    _Column("peak MB", 7, 84, lambda row: significant(row["peak_memory_mb"])),
+    _Column(
+        "params", 8, 97, lambda row: MISSING if row["parameters"] is None else format_count(row["parameters"])
+    ),
+    _Column("time", 11, 119, lambda row: format_seconds(row["seconds"])),
 )
+
+
+def _speed(row: dict[str, Any]) -> str:
+    if row["disturbed"]:
+        return "disturbed"
+    return "1×" if row["role"] == "baseline" else times(row["speedup"])
 
 
 @dataclass(frozen=True)
@@ -144,14 +156,13 @@ def table(run: RunRecord) -> RunTable:
 
 
 def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
-    """One line a judged limit: `held` or `MISSED`, the limit and the value; `metric` is that of the task."""
-    return [
-        Text.assemble(
-            ("held    ", "green") if limit.held else ("MISSED  ", "bold red"),
-            limit_words(limit, metric),
-        )
-        for limit in limits
-    ]
+    """One line a limit: `held`, `MISSED` or `not judged`, the limit and the value; `metric` is that of the task."""
+    words = {
+        True: ("held    ", "green"),
+        False: ("MISSED  ", "bold red"),
+        None: ("not judged  ", "bold yellow"),
+    }
+    return [Text.assemble(words[limit.held], limit_words(limit, metric)) for limit in limits]
 
 
 def summary_lines(run: RunRecord) -> list[Text]:
@@ -160,7 +171,9 @@ def summary_lines(run: RunRecord) -> list[Text]:
     lines = [Text(words, style="bold green" if tone == "good" else "bold red")]
     lines += budget_lines(run.limits, run.metric)
     lines += [
-        Text(verdict) for verdict in verdicts(run) if not verdict.startswith(("Missed: ", "Every limit "))
+        Text(verdict)
+        for verdict in verdicts(run)
+        if not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
     ]
     lines += [Text(line) for line in (*pruned_to_lines(run), *phone_lines(run))]
     if run.bundle is not None:

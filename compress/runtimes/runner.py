@@ -7,13 +7,14 @@ it is copied into bundles and onto devices, so it imports nothing of the package
 
     {"kind": "accuracy", "model": PATH, "feeds": NPZ, "outputs": NPY, "threads": 1, "device": "cpu"}
     {"kind": "latency", "models": [PATH, PATH], "load_order": [0, 1], "scenarios": [{"feeds": [NPZ, NPZ]}],
-     "seconds": 0.5, "rounds": 8, "share": [0, 4], "threads": 1, "device": "cpu",
+     "seconds": 0.5, "rounds": 8, "share": [0, 4], "patience_s": 0.0, "threads": 1, "device": "cpu",
      "tokenization": {"folder": PATH, "texts": ["..."]}}
     {"kind": "memory", "model": PATH, "feeds": NPZ, "threads": 1, "device": "cpu"}
 
 Any job may say on which `cores` it is kept. `feeds` are files of `write_batches`. Several processes may share one
-latency measurement: `share` says which of how many this is, `seconds` and `rounds` are this one's. `tokenization` may
-be left out. The result is JSON, written under a temporary name and renamed.
+latency measurement: `share` says which of how many this is, `seconds` and `rounds` are this one's, and for `patience_s`
+more it may time again what other processes disturbed. `tokenization` and `patience_s` may be left out. The result is
+JSON, written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,15 @@ TURN_NS = 20_000_000
 """More of them, where the slowest model stays below this time."""
 SETTLE_NS = 3_000_000
 """Untimed running at the start of each turn, at least one run."""
+CLEAN_SHARE = 0.02
+"""A batch was disturbed where the threads waited for a core longer than this share of its time, all waits added up: on
+a quiet machine they wait for 0.001 of it, beside other work for 0.1 to 0.9."""
+CLEAN_NS = 5_000
+"""And longer than this: waking a thread takes so long on a free core."""
+TOLERATED = 0.1
+"""A share of disturbed rounds that is left out and not timed again; where more stay disturbed, the whole timing is."""
+PAUSES_S = (0.1, 1.0)
+"""The first and the longest pause before what was disturbed is timed again, while nothing but disturbed comes."""
 
 
 class RunnerError(Exception):
@@ -167,12 +177,13 @@ def accuracy_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
 
 
 def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
-    """Time models in turns; `samples_ns[i][j]` is model i in round j."""
+    """Time models in turns; `samples_ns[i][j]` is model i in round j, `waited_ns` the time its threads waited."""
     runtime.prepare(job["threads"], job["device"])
     models: list[Any] = [None] * len(job["models"])
     for index in job["load_order"]:
         models[index] = runtime.open(job["models"][index], job["threads"], job["device"])
     which, processes = job["share"]
+    patience = job.get("patience_s", 0.0)
     scenarios = []
     for scenario in job["scenarios"]:
         feeds = [read_batches(path) for path in scenario["feeds"]]
@@ -182,8 +193,24 @@ def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
         turned = [batches[first:] + batches[:first] for batches in feeds]
         warm_up(models, turned, job["seconds"] / 4)
         cover = -(-count // processes)
-        samples, inputs = time_in_turns(models, turned, job["seconds"], job["rounds"], cover)
-        scenarios.append({"samples_ns": samples, "inputs": [(first + index) % count for index in inputs]})
+        before = machine_counters()
+        with CoreWaits(job["threads"]) as waits:
+            rounds = time_in_turns(
+                models, turned, job["seconds"], job["rounds"], cover, waits.read, patience_s=patience
+            )
+        patience = max(0.0, patience - rounds.patient_s)
+        known = waits.source != "unknown"
+        scenarios.append(
+            {
+                "samples_ns": rounds.samples_ns,
+                "inputs": [(first + index) % count for index in rounds.inputs],
+                "waited_ns": rounds.waited_ns if known else None,
+                "waited_by": waits.source,
+                "wanted": rounds.wanted,
+                "patient_s": rounds.patient_s,
+                "machine": counted_since(before),
+            }
+        )
     result: dict[str, Any] = {"scenarios": scenarios}
     if job.get("tokenization"):
         result["tokenization_ns"] = time_tokenization(**job["tokenization"])
@@ -200,13 +227,27 @@ def warm_up(models: Sequence[Predict], feeds: Sequence[Sequence[Batch]], seconds
             return
 
 
+class Rounds(NamedTuple):
+    """What was timed: `samples_ns[i][j]` is model i in round j, `waited_ns[i][j]` how long its threads waited for a
+    core meanwhile, `inputs[j]` the batch. `wanted`: how many rounds would do; those beyond them were taken again in
+    place of disturbed ones, which took `patient_s` seconds."""
+
+    samples_ns: list[list[int]]
+    waited_ns: list[list[int]]
+    inputs: list[int]
+    wanted: int
+    patient_s: float
+
+
 def time_in_turns(
     models: Sequence[Predict],
     feeds: Sequence[Sequence[Batch]],
     seconds: float,
     rounds: int,
     cover: int = 1,
-) -> tuple[list[list[int]], list[int]]:
+    waited: Callable[[], int] = lambda: 0,
+    patience_s: float = 0.0,
+) -> Rounds:
     """Time models A, B in turns on the same batches: A B, then B A on the next batches, and so on.
 
     A turn is a few batches, and it begins with untimed runs. Changing models after every single run would time
@@ -218,14 +259,13 @@ def time_in_turns(
         seconds: go on for so long at least.
         rounds: and until so many batches are timed at least; one round is one batch on every model.
         cover: and until so many are timed, unless that takes more than twice `seconds`.
-
-    Returns:
-        Nanoseconds of each model in each round, and the index of the batch of each round.
+        waited: nanoseconds that the threads of this process have waited for a core so far.
+        patience_s: time rounds that were disturbed again, on the same batches, for so long at most.
     """
     clock = time.perf_counter_ns
     count, batches = len(models), len(feeds[0])
-    samples: list[list[int]] = [[] for _ in models]
-    inputs: list[int] = []
+    timed = Rounds([[] for _ in models], [[] for _ in models], [], 0, 0.0)
+    inputs = timed.inputs
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -235,37 +275,202 @@ def time_in_turns(
             model(own[0])
             slowest = max(slowest, clock() - start)
         length = max(SHORTEST_TURN, min(TURN_NS // slowest, batches))
+
+        def take(chosen: Sequence[int], first: int) -> None:
+            for place in range(count):
+                which = (first + place) % count
+                own = [feeds[which][index] for index in chosen]
+                time_turn(models[which], own, timed.samples_ns[which], timed.waited_ns[which], waited)
+            inputs.extend(chosen)
+
         begin = clock()
         deadline, limit = begin + int(seconds * 1e9), begin + int(2 * seconds * 1e9)
         turn = 0
         while len(inputs) < rounds or clock() < (limit if len(inputs) < cover else deadline):
             done = len(inputs)
-            chosen = [(done + step) % batches for step in range(length)]
             # The order changes from turn to turn, and once more each time through the batches, so that each
             # batch meets every order also where the number of turns is even.
-            first = turn + done // batches
-            for place in range(count):
-                which = (first + place) % count
-                time_turn(models[which], [feeds[which][index] for index in chosen], samples[which])
-            inputs += chosen
+            take([(done + step) % batches for step in range(length)], turn + done // batches)
             turn += 1
+        wanted, begin = len(inputs), clock()
+        take_again(timed, take, length, begin + int(patience_s * 1e9))
     finally:
         if was_enabled:
             gc.enable()
-    return samples, inputs
+    return timed._replace(wanted=wanted, patient_s=(clock() - begin) / 1e9)
 
 
-def time_turn(model: Predict, batches: Sequence[Batch], samples: list[int]) -> None:
+def take_again(timed: Rounds, take: Callable[[Sequence[int], int], None], length: int, deadline: int) -> None:
+    """Time disturbed rounds again on their batches until few enough are left, or the clock reads `deadline`.
+
+    Args:
+        timed: the rounds so far; `take` adds rounds of some batches to it, starting with some model.
+        length: of a turn.
+    """
+    wanted = len(timed.inputs)
+    clean = clean_rounds(timed.samples_ns, timed.waited_ns)
+    pending = [index for index, whole in zip(timed.inputs, clean.all(axis=0)) if not whole]  # noqa: B905
+    found, pause, turn = clean.sum(axis=1), PAUSES_S[0], 0
+    while found.min() < (1 - TOLERATED) * wanted and time.perf_counter_ns() < deadline:
+        chosen, done = pending[:length], len(timed.inputs)
+        take(chosen, turn)
+        clean = clean_rounds(*([row[done:] for row in rows] for rows in timed[:2]))
+        found = found + clean.sum(axis=1)
+        whole = clean.all(axis=0)
+        pending = pending[length:] + [index for index, one in zip(chosen, whole) if not one]  # noqa: B905
+        turn += 1
+        if whole.any():
+            pause = PAUSES_S[0]
+        elif time.perf_counter_ns() < deadline:
+            # Whoever keeps the cores busy is left alone for a moment.
+            time.sleep(min(pause, max(0.0, (deadline - time.perf_counter_ns()) / 1e9)))
+            pause = min(2 * pause, PAUSES_S[1])
+
+
+def time_turn(
+    model: Predict,
+    batches: Sequence[Batch],
+    samples: list[int],
+    waits: list[int],
+    waited: Callable[[], int],
+) -> None:
     """Run the first batch untimed, for `SETTLE_NS` at least, and then time each batch once."""
     clock = time.perf_counter_ns
     settled = clock() + SETTLE_NS
     model(batches[0])
     while clock() < settled:
         model(batches[0])
+    before = waited()
     for batch in batches:
         start = clock()
         model(batch)
         samples.append(clock() - start)
+        after = waited()
+        waits.append(max(0, after - before))
+        before = after
+
+
+# What else the machine did meanwhile.
+
+
+def clean_rounds(samples_ns: Sequence[Sequence[int]], waited_ns: Sequence[Sequence[int]]) -> Any:
+    """Which timings nothing disturbed: bool (models, rounds)."""
+    samples, waits = (np.asarray(rows, dtype=np.float64) for rows in (samples_ns, waited_ns))
+    return waits <= np.maximum(CLEAN_SHARE * samples, CLEAN_NS)
+
+
+class CoreWaits:
+    """Reads how long the threads of this process have waited for a core; open it when all of them are there.
+
+    `source` says how. `schedstat`: the kernel counts it for each thread. `processor time`: the wall time that the
+    processor did not spend on the process, which with one thread is what it waited. `unknown`: nobody tells.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._files = dict.fromkeys(schedstat_files(), 0)
+        self._gone = 0
+        self.source = "unknown"
+        if self._files:
+            self.source = "schedstat"
+        elif threads == 1 and time.get_clock_info("process_time").resolution < 1e-5:
+            self.source = "processor time"
+
+    def __enter__(self) -> CoreWaits:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for file in self._files:
+            os.close(file)
+        self._files = {}
+
+    def read(self) -> int:
+        """Nanoseconds so far; only differences mean something."""
+        if self.source == "schedstat":
+            return self._gone + sum(map(self._waited, list(self._files)))
+        if self.source == "processor time":
+            return time.perf_counter_ns() - time.process_time_ns()
+        return 0
+
+    def _waited(self, file: int) -> int:
+        try:
+            self._files[file] = int(os.pread(file, 100, 0).split()[1])
+        except (OSError, IndexError, ValueError):
+            # The thread has ended; what it waited stays waited.
+            self._gone += self._files.pop(file)
+            os.close(file)
+            return 0
+        return self._files[file]
+
+
+def schedstat_files() -> list[int]:
+    """Open files with what the kernel counts of each thread of this process; none where it counts nothing."""
+    opened: list[int] = []
+    counted = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            opened.append(os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY))
+            # Time run, time waited, and how often it was given a core; zeros where it is not counted.
+            counted += int(os.pread(opened[-1], 100, 0).split()[2])
+    except (OSError, IndexError, ValueError, AttributeError):
+        counted = 0
+    if counted:
+        return opened
+    for file in opened:
+        os.close(file)
+    return []
+
+
+def machine_counters() -> dict[str, Any]:
+    """Counters of the machine that only grow, None where there are none: seconds of wall time, seconds in which some
+    thread of the machine waited for a core (pressure), seconds of cores of this process that the hypervisor gave to
+    others (stolen), and how often this process lost its core."""
+    return {
+        "wall": time.perf_counter(),
+        "pressure": pressure_seconds(),
+        "stolen": stolen_seconds(),
+        "switches": involuntary_switches(),
+    }
+
+
+def counted_since(before: dict[str, Any]) -> dict[str, Any]:
+    """What `machine_counters` counted since: `switches` and `wall` as they are, the others as shares of the time."""
+    after = machine_counters()
+    wall = after["wall"] - before["wall"]
+    told: dict[str, Any] = {"wall": wall}
+    for name, unit in (("pressure", wall), ("stolen", wall), ("switches", None)):
+        known = before[name] is not None and after[name] is not None
+        grown = after[name] - before[name] if known else None
+        told[name] = grown if grown is None or unit is None else max(0.0, grown / max(unit, 1e-9))
+    return told
+
+
+def pressure_seconds() -> float | None:
+    """Seconds in which some thread waited for a core since the start of the system (Linux' PSI); None: not counted."""
+    try:
+        with open("/proc/pressure/cpu") as stream:
+            return int(stream.readline().rsplit("total=", 1)[1]) / 1e6
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def stolen_seconds() -> float | None:
+    """Seconds that the hypervisor took from the cores this process may use; None: not counted."""
+    try:
+        usable = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        with open("/proc/stat") as stream:
+            lines = [line.split() for line in stream if line.startswith("cpu")]
+        return sum(int(words[8]) for words in lines if words[0] in usable) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError, AttributeError):
+        return None
+
+
+def involuntary_switches() -> int | None:
+    """How often a thread of this process had to leave its core to another one; None: not counted."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def time_tokenization(folder: str, texts: Sequence[str]) -> list[int]:

@@ -19,6 +19,7 @@ import psutil
 from compress.errors import TargetError
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
+from compress.targets.patience import Patience
 from compress.targets.ssh.device import SshDevice
 from compress.units import megabytes
 
@@ -50,7 +51,7 @@ class ResolvedTarget:
     `fingerprint`: sha256 of all that a measurement on it depends on, batch sizes and lengths included: what was
     measured under it is measured already.
     `description`: plain JSON values for reports, `warnings` among them. `device`: the machine that measures; None where
-    it is this one.
+    it is this one. `patience`: how long timings may wait for it to become quiet.
     """
 
     spec: TargetSpec
@@ -58,6 +59,7 @@ class ResolvedTarget:
     fingerprint: str
     description: dict[str, Any]
     device: SshDevice | None = field(default=None, compare=False, repr=False)
+    patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
     @property
     def machine(self) -> str:

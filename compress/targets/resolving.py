@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compress.errors import TargetError
 from compress.profile.device import is_ssh
@@ -11,6 +11,7 @@ from compress.profile.schema import TargetSpec
 from compress.progress import Progress
 from compress.targets import local
 from compress.targets.local import ResolvedTarget
+from compress.targets.patience import Patience
 from compress.targets.ssh import target as ssh
 
 
@@ -21,6 +22,16 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
         TargetError: it is not there, or something that it needs is missing.
     """
     return ssh.resolve(spec) if is_ssh(spec.device) else local.resolve(spec)
+
+
+def resolve_all(specs: Iterable[TargetSpec], patience_s: float) -> tuple[ResolvedTarget, ...]:
+    """The targets of a run, which share the time that its timings may wait for a quiet machine.
+
+    Raises:
+        TargetError: one is not there.
+    """
+    patience = Patience(patience_s)
+    return tuple(replace(resolve(spec), patience=patience) for spec in specs)
 
 
 def close_all(targets: Iterable[ResolvedTarget], progress: Progress) -> None:

@@ -29,6 +29,11 @@ def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., No
 @click.option(
     "--deployed", is_flag=True, help="Judge what each deploys, whatever its row is called, and nothing else."
 )
+@click.option(
+    "--allow-unjudged",
+    is_flag=True,
+    help="Exit with 0 also where something could not be judged, as on a machine that others keep busy.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
     run_name: str,
@@ -38,13 +43,15 @@ def check(
     tolerance_size: float,
     tolerance_memory: float,
     deployed: bool,
+    allow_unjudged: bool,
     as_json: bool,
 ) -> None:
-    """Hold a run (or a report.json) against an earlier report: exit code 3 where it got worse beyond a tolerance."""
+    """Hold a run (or a report.json) against an earlier report: exit code 3 where it got worse beyond a tolerance, or
+    where that could not be judged."""
     import json
 
     from compress.console import Terminal
-    from compress.errors import BudgetMissed
+    from compress.errors import BudgetMissed, NotJudged
     from compress.report.checking import Tolerances
     from compress.report.checking import check as judge
     from compress.report.reading_back import as_report, find_report
@@ -61,3 +68,6 @@ def check(
     if found.worse:
         what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
         raise BudgetMissed(f"worse beyond tolerance than {then['run']}: {what}", where=str(now["run"]))
+    if found.unjudged and not allow_unjudged:
+        what = ", ".join(f"{line.quantity} of {line.step}" for line in found.unjudged)
+        raise NotJudged(f"not judged against {then['run']}: {what}", where=str(now["run"]))

@@ -101,7 +101,7 @@ def measured(model: Path, folder: Path, **target: Any) -> RunRecord:
             "task": "text-classification",
             "data": {"path": "data.csv"},
             "targets": (TargetSpec(**target),),
-            "measure": {"examples": 4, "min_seconds": 0.05, "min_rounds": 4},
+            "measure": {"examples": 4, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
         }
     )
     run, _ = measure_files(model, None, Given(), request, folder, folder, Silent(), lambda run, record: None)

@@ -78,7 +78,7 @@ def test_a_baseline_is_scored_timed_against_itself_and_weighed(tmp_path: Path) -
     for row in record.latency:
         assert len(row.samples_ms) == len(row.baseline_samples_ms) == row.rounds >= 8
         assert row.p50_low <= row.p50_ms <= row.p50_high
-        assert row.verdict == "no difference"
+        assert row.verdict == "no difference" or row.disturbed
     assert record.latency[2].mean_tokens == 12
     assert record.tokenization_ms is not None
     assert 0 < record.tokenization_ms < 50
@@ -97,11 +97,12 @@ def test_a_rival_is_compared_with_the_baseline(tmp_path: Path) -> None:
     assert record.accuracy.p_value == pytest.approx(2 / 2**5)
     assert record.accuracy.verdict == "no difference"
     (row,) = record.latency
-    assert row.verdict == "faster"
+    assert row.verdict == (None if row.disturbed else "faster")
     assert row.speedup == pytest.approx(row.baseline_p50_ms / row.p50_ms)
-    assert 1.03 < row.speedup_low <= row.speedup <= row.speedup_high
-    back = measured(slow, fast, record)
-    assert back.latency[0].verdict == "slower"
+    assert row.speedup_low <= row.speedup <= row.speedup_high
+    assert row.disturbed or row.speedup_low > 1.03
+    (back,) = measured(slow, fast, record).latency
+    assert back.verdict == (None if back.disturbed else "slower")
 
 
 def test_memory_holds_the_weights(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_torch_is_measured_as_onnxruntime_is(tmp_path: Path) -> None:
         for label in predict(inputs.batch(range(start, min(start + 2, 9)))).argmax(1)
     ]
     assert list(record.accuracy.predictions) == expected
-    assert record.latency[0].verdict == "no difference"
+    assert record.latency[0].verdict == "no difference" or record.latency[0].disturbed
     assert record.memory.before_load_mb > 100
     assert record.memory.gpu_peak_mb is None
 
@@ -191,8 +192,9 @@ def test_variants_are_scored_and_timed(tmp_path: Path) -> None:
     found = compare_variants(paths, inputs, Truth.of(examples), TASK, resolve(TargetSpec()), seed=0)
     assert list(found) == ["good", "fast", "twin"]
     assert [found[name][0] for name in found] == pytest.approx([1, 4 / 9, 1])
-    assert found["fast"][1] < 0.8 * found["good"][1]
-    assert found["twin"][1] == pytest.approx(found["good"][1], rel=0.3)
+    if not found["good"].disturbed:
+        assert found["fast"].ms < 0.8 * found["good"].ms
+        assert found["twin"].ms == pytest.approx(found["good"].ms, rel=0.3)
 
 
 @pytest.mark.gpu
@@ -207,7 +209,7 @@ def test_cuda(runtime: Any, tmp_path: Path) -> None:
     on_gpu = measured(artifact, device="cuda", runtime=runtime)
     assert on_gpu.accuracy.predictions == on_cpu.accuracy.predictions
     assert on_gpu.fingerprint != on_cpu.fingerprint
-    assert on_gpu.latency[0].verdict == "no difference"
+    assert on_gpu.latency[0].verdict == "no difference" or on_gpu.latency[0].disturbed
     if runtime == "torch":
         assert on_gpu.memory.gpu_peak_mb is not None
         assert on_gpu.memory.gpu_peak_mb > 0

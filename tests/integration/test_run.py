@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,11 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     """The finished job in a folder of its own, to change it."""
     shutil.copytree(finished, tmp_path / "job")
     return tmp_path / "job"
+
+
+def was_disturbed(row: dict[str, Any]) -> bool:
+    """Whether other processes disturbed any timing of a row, so that the next run measures it again."""
+    return any(timing["disturbed"] for target in row["targets"] for timing in target["latency"])
 
 
 def artifacts(folder: Path) -> set[str]:
@@ -99,9 +105,12 @@ def test_a_second_run_does_nothing_again_and_leaves_the_same_report(copy: Path):
     assert result.returncode == 0, result.stderr
     assert artifacts(copy) == made
     first, second = json.loads(before), report_of(copy)
-    assert [row | {"artifact": None} for row in first["rows"]] == [
-        row | {"artifact": None} for row in second["rows"]
-    ]
+    for one, other in zip(first["rows"], second["rows"], strict=True):
+        # What others disturbed is measured again, whoever asks for it.
+        keys = STABLE if was_disturbed(one) else tuple(one)
+        assert [one[key] for key in keys if key != "artifact"] == [
+            other[key] for key in keys if key != "artifact"
+        ]
 
 
 def test_changing_quantize_redoes_only_what_follows(copy: Path):
@@ -194,7 +203,8 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path):
     assert [process.returncode for process in running] == [0, 0], errors
     first, second = (report_of(folder)["rows"] for folder in folders)
     assert [row["artifact"] for row in first] == [row["artifact"] for row in second]
-    assert [row["latency_p50_ms"] for row in first] == [row["latency_p50_ms"] for row in second]
+    for one, other in zip(first, second, strict=True):
+        assert was_disturbed(one) or one["latency_p50_ms"] == other["latency_p50_ms"]
 
 
 def test_killed_while_training_it_goes_on_and_ends_the_same(finished: Path, tmp_path: Path):

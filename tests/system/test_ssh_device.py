@@ -94,8 +94,8 @@ def test_a_device_measures_what_this_machine_measures(sshd: Sshd, place: Path, t
         assert one.memory.method == other.memory.method
         assert one.memory.absolute_peak_mb == pytest.approx(other.memory.absolute_peak_mb, rel=0.2)
         assert one.tokenization_ms is not None
-    assert there[0].latency[0].verdict == "no difference"
-    assert there[1].latency[0].verdict == "faster"
+    for one, verdict in zip(there, ("no difference", "faster"), strict=True):
+        assert one.latency[0].verdict == (None if one.latency[0].disturbed else verdict)
     assert list(place.iterdir()) == []
 
 

@@ -42,7 +42,9 @@ def test_a_run_whose_device_went_away_is_resumed(sshd: Sshd, place: Path, tmp_pa
     target = target_on(sshd, place)
     passes = [{"quantize": {"bits": 8, "scheme": "dynamic"}}, {"export": {"formats": ["onnx"], "golden": 2}}]
     # Long enough to be cut while it is timed.
-    profile = write_job(folder, passes=passes, targets=[target], measure={"min_seconds": 8, "min_rounds": 5})
+    profile = write_job(
+        folder, passes=passes, targets=[target], measure={"min_seconds": 8, "min_rounds": 5, "patience_s": 0}
+    )
     results: list[subprocess.CompletedProcess[str]] = []
     worker = threading.Thread(target=lambda: results.append(compress("run", profile, folder=folder)))
     worker.start()

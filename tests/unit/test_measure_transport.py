@@ -115,6 +115,40 @@ def test_seconds_are_seconds(kind: str, seconds: object) -> None:
     assert result_fault(job, {**weighed, "scenarios": [], "seconds": seconds}) is not None
 
 
+WAITED = {
+    "samples_ns": [[9, 9], [3, 3]],
+    "inputs": [0, 1],
+    "waited_ns": [[0, 1], [2, 0]],
+    "waited_by": "schedstat",
+    "wanted": 2,
+    "patient_s": 0.5,
+    "machine": {"wall": 1.0, "pressure": 0.2, "stolen": None, "switches": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "right"),
+    [
+        ({}, True),
+        ({"waited_ns": None, "waited_by": "unknown"}, True),
+        ({"waited_ns": [[0, 1]]}, False),
+        ({"waited_ns": [[0, 1], [2]]}, False),
+        ({"waited_ns": [[0, 1], [-2, 0]]}, False),
+        ({"waited_by": "a friend"}, False),
+        ({"wanted": 3}, False),
+        ({"wanted": 0}, False),
+        ({"patient_s": float("nan")}, False),
+        ({"patient_s": -1.0}, False),
+        ({"machine": {**WAITED["machine"], "stolen": float("inf")}}, False),  # type: ignore[dict-item]
+        ({"machine": {}}, False),
+    ],
+)
+def test_what_is_told_of_the_machine(changes: dict[str, Any], right: bool) -> None:
+    job = {"kind": "latency", "models": ["a", "b"], "scenarios": [{"feeds": []}]}
+    result = {"seconds": 1.0, "scenarios": [{**WAITED, **changes}]}
+    assert (result_fault(job, result) is None) is right
+
+
 def test_results_of_weighing() -> None:
     result = {
         "seconds": 1.0,

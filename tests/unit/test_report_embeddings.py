@@ -199,8 +199,8 @@ def test_a_report_of_images_speaks_of_images(tmp_path: Path) -> None:
     timings = circumstances.timings(run).tables[0]
     assert "lengths" not in timings.columns
     assert {len(row.cells) for row in timings.rows} == {len(timings.columns)}
-    assert timings.columns[5] == "verdict"
-    assert timings.text_columns == frozenset({5})
+    assert timings.columns[6] == "verdict"
+    assert timings.text_columns == frozenset({6})
     words = circumstances.protocol(run)
     assert "scored on 445 images" in words.paragraphs[0]
     assert "Reading images is left out of the latencies." in words.paragraphs[0]

@@ -80,7 +80,7 @@ def feeds(count: int) -> list[runner.Batch]:
 def test_turns_swap_and_both_models_see_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(monkeypatch), []
     models = [clock.model("A", 10, calls), clock.model("B", 20, calls)]
-    samples, inputs = runner.time_in_turns(models, [feeds(6), feeds(6)], seconds=0.001, rounds=8)
+    samples, _, inputs, *_ = runner.time_in_turns(models, [feeds(6), feeds(6)], seconds=0.001, rounds=8)
     assert samples == [[10_000_000] * 8, [20_000_000] * 8]
     assert inputs == [0, 1, 2, 3, 4, 5, 0, 1]
     # After one run of each to see how long they take: a turn of 4 batches, its first one untimed before.
@@ -94,7 +94,7 @@ def test_turns_swap_and_both_models_see_the_same_batches(monkeypatch: pytest.Mon
 def test_every_batch_meets_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(monkeypatch), []
     models = [clock.model("A", 10, calls), clock.model("B", 10, calls)]
-    _, inputs = runner.time_in_turns(models, [feeds(8), feeds(8)], seconds=0.001, rounds=32)
+    _, _, inputs, *_ = runner.time_in_turns(models, [feeds(8), feeds(8)], seconds=0.001, rounds=32)
     firsts: dict[int, set[str]] = {}
     position = 2
     for turn in range(len(inputs) // 4):
@@ -107,7 +107,7 @@ def test_every_batch_meets_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fast_model_settles_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(monkeypatch), []
     models = [clock.model("slow", 30, calls), clock.model("fast", 0.5, calls)]
-    samples, _ = runner.time_in_turns(models, [feeds(4), feeds(4)], seconds=0.001, rounds=4)
+    samples, *_ = runner.time_in_turns(models, [feeds(4), feeds(4)], seconds=0.001, rounds=4)
     assert [len(times) for times in samples] == [4, 4]
     settling = runner.SETTLE_NS // 500_000
     assert [name for name, _ in calls].count("fast") == 1 + settling + 4
@@ -117,9 +117,9 @@ def test_a_fast_model_settles_before_it_is_timed(monkeypatch: pytest.MonkeyPatch
 def test_time_and_rounds_are_both_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     pair = [clock.model("A", 1, []), clock.model("B", 1, [])]
-    samples, _ = runner.time_in_turns(pair, [feeds(4), feeds(4)], seconds=1.0, rounds=1)
+    samples, *_ = runner.time_in_turns(pair, [feeds(4), feeds(4)], seconds=1.0, rounds=1)
     assert sum(map(sum, samples)) > 0.4e9
-    samples, _ = runner.time_in_turns(pair, [feeds(4), feeds(4)], seconds=0.001, rounds=50)
+    samples, *_ = runner.time_in_turns(pair, [feeds(4), feeds(4)], seconds=0.001, rounds=50)
     assert len(samples[0]) >= 50
 
 
@@ -129,14 +129,14 @@ def test_all_batches_are_covered_unless_that_takes_far_too_long(
 ) -> None:
     clock = Clock(monkeypatch)
     pair = [clock.model("A", 100, []), clock.model("B", 100, [])]
-    samples, _ = runner.time_in_turns(pair, [feeds(24), feeds(24)], seconds=seconds, rounds=2, cover=24)
+    samples, *_ = runner.time_in_turns(pair, [feeds(24), feeds(24)], seconds=seconds, rounds=2, cover=24)
     assert len(samples[0]) == timed
 
 
 def test_three_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(monkeypatch), []
     models = [clock.model(name, 10, calls) for name in "ABC"]
-    samples, _ = runner.time_in_turns(models, [feeds(12)] * 3, seconds=0.001, rounds=12)
+    samples, *_ = runner.time_in_turns(models, [feeds(12)] * 3, seconds=0.001, rounds=12)
     order = [calls[3 + 5 * turn][0] for turn in range(9)]
     assert order == list("ABC") + list("BCA") + list("CAB")
     assert [len(times) for times in samples] == [12, 12, 12]

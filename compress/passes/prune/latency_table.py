@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.lowering.export import OPSET
 from compress.lowering.graph import MS_DOMAIN
+from compress.measure.disturbance import any_disturbed
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import timed, undisturbed_ms
+from compress.measure.latency import Timed, timed, undisturbed_ms
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Batch
@@ -54,13 +55,14 @@ class LayerShape:
 class LatencyTable:
     """Milliseconds of attention by heads, and of the feed-forward part by width, in any layer but the last and in the
     last: pairs (size, ms) of rising size. `rest_ms` is the model without its layers on the same input, timed in
-    turns with them."""
+    turns with them. `disturbed`: other processes disturbed the timing beyond use."""
 
     heads: tuple[tuple[int, float], ...]
     units: tuple[tuple[int, float], ...]
     last_heads: tuple[tuple[int, float], ...]
     last_units: tuple[tuple[int, float], ...]
     rest_ms: float
+    disturbed: bool = False
 
     def attention_ms(self, heads: int, *, last: bool) -> float:
         """Attention of so many heads, with its norm."""
@@ -136,7 +138,7 @@ def measure_table(
         copies.append(max(1, min(COPIES, layers, copy_bytes // bytes_each)))
         paths.append(folder / f"{part}-{size}-{'last' if last else 'inner'}.onnx")
         onnx.save(part_graph(shape, part, size, copies[-1], last=last), str(paths[-1]))
-    *times, rest_ms = _time(shape, paths, target, folder, rest)
+    (*times, rest_ms), disturbed = _time(shape, paths, target, folder, rest)
     found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
     for (part, size, last), count, time in zip(wanted, copies[1:], times[1:], strict=True):
         found.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
@@ -150,6 +152,7 @@ def measure_table(
         tables["attention", not alike],
         tables["feed_forward", not alike],
         rest_ms,
+        disturbed,
     )
 
 
@@ -252,7 +255,7 @@ class _Graph:
 
 def _time(
     shape: LayerShape, paths: Sequence[Path], target: ResolvedTarget, folder: Path, rest: tuple[Path, Batch]
-) -> list[float]:
+) -> Timed:
     """Milliseconds of each graph and of the rest of the model, in turns."""
     jobs = JobFolder.of_target(folder, target)
     feeds: Mapping[int, str] = {
@@ -270,7 +273,8 @@ def _time(
     models = [*map(str, paths), str(rest[0])]
     reads.append(jobs.feeds("rest", [rest[1]]))
     results = timed(jobs, models, [reads], TIMED, processes=PROCESSES)
-    return [undisturbed_ms(results, which) for which in range(len(models))]
+    times = tuple(undisturbed_ms(results, which) for which in range(len(models)))
+    return Timed(times, any_disturbed(results))
 
 
 def _memory_bytes(target: ResolvedTarget) -> int:

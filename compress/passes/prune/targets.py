@@ -19,9 +19,10 @@ from compress.errors import ModelError
 from compress.files import make_folder
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
+from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
-from compress.measure.latency import undisturbed_apart
+from compress.measure.latency import Timed, undisturbed_apart
 from compress.models.checkpoints import count_parameters, load_model, save_model
 from compress.models.families import Encoder, encoder_of
 from compress.models.pruned import block_sizes
@@ -43,11 +44,13 @@ PROCESSES = 4
 
 @dataclass(frozen=True)
 class Timing:
-    """The model before pruning, lowered and timed, beside the table of its parts; `folder` holds its file."""
+    """The model before pruning, lowered and timed, beside the table of its parts; `folder` holds its file.
+    `disturbed`: other processes disturbed one of the timings beyond use."""
 
     folder: Path
     before_ms: float
     table: LatencyTable
+    disturbed: bool = False
 
 
 def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
@@ -113,7 +116,7 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
     """
     world = current_world()
     found = world.told(_time_before(ctx, model, interface, folder) if world.leads else None)
-    return Timing(folder, found["before_ms"], LatencyTable(**found["table"]))
+    return Timing(folder, found["before_ms"], LatencyTable(**found["table"]), found["disturbed"])
 
 
 def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> dict[str, Any]:
@@ -137,20 +140,30 @@ def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pa
         _made(folder / "table"),
         (folder / "rest" / ONNX_MODEL, typical),
     )
-    (before,) = _time([folder / "before"], batches, ctx.timed_on, folder)
-    return {"before_ms": before, "table": asdict(table)}
+    (before,), disturbed = _time([folder / "before"], batches, ctx.timed_on, folder)
+    disturbed |= table.disturbed
+    if disturbed:
+        ctx.progress.say(chosen_while_disturbed("prune", ctx.timed_on.place))
+    return {"before_ms": before, "table": asdict(table), "disturbed": disturbed}
 
 
 def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> dict[str, Any]:
-    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`, and
-    `timed_on`, the target. Of several processes one does, for all."""
+    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`,
+    `timed_on`, the target, and `timing_disturbed`, whether any timing was. Of several processes one does, for all."""
     world = current_world()
-    before, after = world.told(_time_after(ctx, model, interface, timing) if world.leads else None)
-    table = asdict(timing.table)
-    return {"before_ms": before, "measured_ms": after, "table": table, "timed_on": ctx.timed_on.label}
+    (before, after), disturbed = world.told(
+        _time_after(ctx, model, interface, timing) if world.leads else None
+    )
+    return {
+        "before_ms": before,
+        "measured_ms": after,
+        "table": asdict(timing.table),
+        "timed_on": ctx.timed_on.label,
+        "timing_disturbed": timing.disturbed or disturbed,
+    }
 
 
-def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> list[float]:
+def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> Timed:
     _lowered(model, interface, timing.folder / "after")
     files = [timing.folder / "before", timing.folder / "after"]
     return _time(files, _batches(ctx, interface), ctx.timed_on, timing.folder)
@@ -180,9 +193,7 @@ def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
     return scenarios(chosen, [1], [])[0].batches(inputs)
 
 
-def _time(
-    folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, where: Path
-) -> list[float]:
+def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, where: Path) -> Timed:
     """Milliseconds of models on the same batches, each as it runs alone."""
     with tempfile.TemporaryDirectory(dir=where) as name:
         jobs = JobFolder.of_target(Path(name), target)

@@ -13,10 +13,12 @@ EQUALLY_FAST = 1.05
 
 @dataclass(frozen=True)
 class Candidate:
-    """One variant as measured on the validation split: score (a fraction) and median latency in ms."""
+    """One variant as measured on the validation split: score (a fraction), median latency in ms, and whether other
+    processes disturbed that timing beyond use."""
 
     score: float
     p50_ms: float
+    disturbed: bool = False
 
 
 def choose(candidates: Mapping[str, Candidate]) -> str:

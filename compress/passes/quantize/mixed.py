@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compress.artifacts import ONNX_MODEL, Artifact
 from compress.errors import PassError
 from compress.files import remove
+from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.feeds import sample_indices
 from compress.measure.variants import scored_sample, variant_ms, variant_outputs
 from compress.passes.quantize.assignment import (
@@ -98,6 +99,8 @@ class _Mixing:
     ) -> None:
         self.ctx, self.spec, self.writer, self.scheme, self.source = ctx, spec, writer, scheme, source
         self.deadline = time.monotonic() + 60 * spec.minutes
+        # Whether any timing was, beyond use.
+        self.disturbed = False
         self.layers = distinct(writer.layers())
         self.written: frozenset[int] | None = None
         validation = ctx.data.validation
@@ -183,8 +186,9 @@ class _Mixing:
         known = self.sensitivities()
         rows = typical_length(self.ctx, self.source)
         shapes = shapes_of(products)
-        timings = probe(shapes, rows, self.ctx.timed_on, most=len(shapes)).timings
-        extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in timings}
+        products_timed = probe(shapes, rows, self.ctx.timed_on, most=len(shapes), patient=True)
+        self.disturbed |= products_timed.disturbed
+        extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in products_timed.timings}
         costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
         costs = costs[: len(known)]
         losses = [one.divergence for one in known]
@@ -196,7 +200,10 @@ class _Mixing:
             "predicted_ms": predicted,
             "measured_ms": measured,
             "timed_on": self.ctx.timed_on.label,
+            "timing_disturbed": self.disturbed,
         }
+        if self.disturbed:
+            self.ctx.progress.say(chosen_while_disturbed("quantize", self.ctx.timed_on.place))
         return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
 
     def compared(self, given: frozenset[int], reason: str) -> Found:
@@ -250,7 +257,10 @@ class _Mixing:
 
     def latency(self, given: frozenset[int]) -> float:
         """Median of one example where it will run, ms."""
-        return variant_ms(self.write(given) / ONNX_MODEL, self.inputs, self.ctx.timed_on, seed=self.ctx.seed)
+        file = self.write(given) / ONNX_MODEL
+        (found,), disturbed = variant_ms(file, self.inputs, self.ctx.timed_on, seed=self.ctx.seed)
+        self.disturbed |= disturbed
+        return found
 
     def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         return variant_outputs([file], self.inputs, chosen, self.ctx.timed_on.spec.threads)[0]

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.artifacts import Artifact
 from compress.lowering.graph import MS_DOMAIN
+from compress.measure.disturbance import any_disturbed
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import milliseconds, timed
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear
@@ -53,11 +54,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found: the instructions that matter, the rows of each product, and its times by shape."""
+    """What was found: the instructions that matter, the rows of each product, its times by shape, and whether other
+    processes disturbed them."""
 
     flags: tuple[str, ...]
     rows: int
     timings: tuple[Timing, ...]
+    disturbed: bool = False
 
     @property
     def speedup(self) -> float | None:
@@ -74,6 +77,7 @@ class Probe:
             "rows": self.rows,
             "speedup": None if speedup is None else round(speedup, 3),
             "timings": [asdict(one) for one in self.timings],
+            "timing_disturbed": self.disturbed,
         }
 
 
@@ -90,7 +94,12 @@ def typical_length(ctx: StepContext, source: Artifact) -> int:
 
 
 def probe(
-    shapes: Mapping[Shape, int], rows: int, target: ResolvedTarget, *, most: int = MOST_SHAPES
+    shapes: Mapping[Shape, int],
+    rows: int,
+    target: ResolvedTarget,
+    *,
+    most: int = MOST_SHAPES,
+    patient: bool = False,
 ) -> Probe:
     """Time each shape on a target, the most expensive first and at most `most`, with weights and inputs of random
     numbers; in a child process, a float product and its integers in turns.
@@ -99,15 +108,16 @@ def probe(
         shapes: (inputs, outputs) -> layers.
         rows: of each product: tokens of a typical example.
         target: of the runtime onnxruntime; a device's connection stays open.
+        patient: wait for a quiet machine, as something is chosen by the times; a warning is not worth it.
 
     Raises:
         TargetError: the device is lost, or the target cannot run such a product.
     """
     flags = tuple(target.description["cpu"]["flags"])
     by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:most]
-    times = _times(by_cost, rows, target) if by_cost else []
+    times, disturbed = _times(by_cost, rows, target, patient=patient) if by_cost else ([], False)
     timings = (Timing(*shape, shapes[shape], *pair) for shape, pair in zip(by_cost, times, strict=True))
-    return Probe(flags, rows, tuple(timings))
+    return Probe(flags, rows, tuple(timings), disturbed)
 
 
 def warning(
@@ -130,6 +140,7 @@ def warning(
     if speedup >= WORTH_IT:
         return None
     reason = "" if _FAST.intersection(found.flags) else f"; its processor has {lacking(found.flags)}"
+    reason += "; other processes disturbed this timing" if found.disturbed else ""
     return (
         f"8-bit products of {shapes} run {speedup:.2f} times as fast as FP32 on {machine} "
         f"({found.rows} rows){reason}: expect a smaller file, not a faster model"
@@ -142,8 +153,10 @@ def lacking(flags: Collection[str]) -> str:
     return f"no instructions for products of bytes{known}"
 
 
-def _times(shapes: Sequence[Shape], rows: int, target: ResolvedTarget) -> list[tuple[float, float]]:
-    """Fastest ms of each shape's float32 product and of its integer one."""
+def _times(
+    shapes: Sequence[Shape], rows: int, target: ResolvedTarget, *, patient: bool
+) -> tuple[list[tuple[float, float]], bool]:
+    """Fastest ms of each shape's float32 product and of its integer one; whether the timing was disturbed."""
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="compress-probe-") as name:
         folder = Path(name)
@@ -158,9 +171,9 @@ def _times(shapes: Sequence[Shape], rows: int, target: ResolvedTarget) -> list[t
                 feeds.append(read)
                 onnx.save(model, models[-1])
         spec = MeasureSpec(examples=1, min_seconds=SECONDS_A_SHAPE * len(shapes), min_rounds=3)
-        (result,) = timed(jobs, models, [feeds], spec, processes=1)
+        (result,) = timed(jobs, models, [feeds], spec, processes=1, patient=patient)
     fastest = [float(milliseconds(result, 0, which).min()) for which in range(len(models))]
-    return list(zip(fastest[::2], fastest[1::2], strict=True))
+    return list(zip(fastest[::2], fastest[1::2], strict=True)), any_disturbed([result])
 
 
 def _float_product(shape: Shape) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.errors import ModelError, PassError
 from compress.files import publish, remove
+from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.variants import compare_variants
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
@@ -82,6 +83,7 @@ def run(ctx: StepContext) -> StepResult:
     if variants:
         facts["variants"] = {name: asdict(one) for name, one in variants.items()}
         facts["timed_on"] = ctx.timed_on.label
+        facts["timing_disturbed"] = any(one.disturbed for one in variants.values())
     return StepResult(spec.produces(source.form), facts)
 
 
@@ -155,7 +157,9 @@ def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> d
         seed=ctx.seed,
         reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
     )
-    return {scheme: Candidate(score, p50_ms) for scheme, (score, p50_ms) in found.items()}
+    if any(one.disturbed for one in found.values()):
+        ctx.progress.say(chosen_while_disturbed("quantize", ctx.timed_on.place))
+    return {scheme: Candidate(*one) for scheme, one in found.items()}
 
 
 def left_floating(source: Path, spec: QuantizeSpec) -> list[str]:
