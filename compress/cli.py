@@ -22,6 +22,7 @@ from compress.printing import echo
 from compress.verbs.cache import cache
 from compress.verbs.check import check
 from compress.verbs.export import export
+from compress.verbs.init import init
 from compress.verbs.measure import measure
 from compress.verbs.validate import validate
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from compress.profile.load import LoadedProfile
-    from compress.profile.schema import TaskName
     from compress.records import RunRecord, StepRecord
 
 PROFILE = click.Path(path_type=Path)
@@ -84,7 +84,7 @@ def main(debug: bool) -> None:
     """Turn a trained model into the smallest, fastest one that still does its job, and prove it with numbers."""
 
 
-for verb in (validate, measure, check, cache, export):
+for verb in (init, validate, measure, check, cache, export):
     main.add_command(verb)
 
 
@@ -246,30 +246,6 @@ def targets(profile: Path | None, assignments: tuple[str, ...], as_json: bool) -
         show_machine(as_json)
     else:
         show_targets(_load(profile, assignments).profile.targets, as_json)
-
-
-@main.command()
-@click.argument("model")
-@click.argument("data")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("compress.yaml"), show_default=True)
-@click.option("--force", is_flag=True, help="Replace the file if there is one.")
-@click.option(
-    "--task",
-    type=click.Choice(["text-classification", "image-classification", "sentence-embedding"]),
-    help="What the model is for; unset: what MODEL and DATA look like.",
-)
-def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -> None:
-    """Write a commented profile for MODEL and DATA."""
-    from compress.errors import UsageError
-    from compress.files import write_text
-    from compress.profile.starter import starter_profile
-
-    if out.exists() and not force:
-        raise UsageError(
-            "there is a file of this name already", where=str(out), hint="`--force` replaces it."
-        )
-    write_text(out, starter_profile(model, data, out.parent, task))
-    echo(f"wrote {out}; next: compress validate {out}, compress run {out}")
 
 
 @main.command()

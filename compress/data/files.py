@@ -44,6 +44,40 @@ def read_table(path: Path, columns: Columns) -> Rows:
     return reader(path, columns)
 
 
+def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:
+    """The first rows of a table, by column, written as `read_table` would find it.
+
+    Raises:
+        DataError: as `read_table`, but for columns.
+    """
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _parquet_head(path, rows)
+    text, _ = decode(read_bytes(path), path)
+    if ending in (".csv", ".tsv"):
+        usual = "\t" if ending == ".tsv" else ","
+        with _long_fields():
+            header, values, _ = _parse_separated(text, path, find_separator(text, usual))
+        return {name: [row[at] for row in values[:rows]] for at, name in enumerate(header)}
+    array = text.lstrip().startswith("[")
+    objects = (_json_array(text, path) if array else _json_lines(text, path)[0])[:rows]
+    known = dict.fromkeys(key for item in objects if isinstance(item, dict) for key in item)
+    return {name: [item.get(name) for item in objects if isinstance(item, dict)] for name in known}
+
+
+def _parquet_head(path: Path, rows: int) -> dict[str, list[object]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if not name.startswith("__")]
+            batch = next(file.iter_batches(rows, columns=names), None)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
+    return {name: [] if batch is None else batch.column(name).to_pylist() for name in names}
+
+
 def read_bytes(path: Path) -> bytes:
     """A file's bytes.
 

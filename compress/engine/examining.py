@@ -26,7 +26,7 @@ from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_files import model_type, read_json
 from compress.profile.model_sizes import encoder_sizes, vocabulary_kind
 from compress.profile.schema import DataSpec, Profile, TaskName
-from compress.profile.source import Path_, ProfileSource
+from compress.profile.source import Path_, ProfileSource, override, read_source
 
 _SHOWN_LABELS = 8
 
@@ -47,7 +47,12 @@ def examine(file: Path, assignments: tuple[str, ...] = ()) -> tuple[Profile | No
     Raises:
         ProfileError: the file is no YAML that can be read.
     """
-    source, profile, faults, warnings = read_profile(file, assignments)
+    return examine_source(override(read_source(file), assignments))
+
+
+def examine_source(source: ProfileSource) -> tuple[Profile | None, Examined]:
+    """The same of a profile that was read already."""
+    profile, faults, warnings = read_profile(source)
     found = Examined(faults=list(faults), notes=[f"warning: {one}" for one in warnings])
     splits = _examine_data(source, profile, found)
     if profile is not None:

@@ -43,21 +43,15 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
     Raises:
         ProfileError: every fault that was found: schema, order of the passes, sources that do not exist.
     """
-    source, profile, faults, warnings = read_profile(file, assignments)
+    source = override(read_source(file), assignments)
+    profile, faults, warnings = read_profile(source)
     if faults or profile is None:
         raise ProfileError(faults)
     return LoadedProfile(profile, source, warnings)
 
 
-def read_profile(
-    file: Path, assignments: tuple[str, ...] = ()
-) -> tuple[ProfileSource, Profile | None, tuple[Fault, ...], tuple[str, ...]]:
-    """The text of a profile, the profile if it follows the schema, all its faults, and warnings if it has none.
-
-    Raises:
-        ProfileError: the file is no YAML that can be read, or an assignment leads nowhere.
-    """
-    source = override(read_source(file), assignments)
+def read_profile(source: ProfileSource) -> tuple[Profile | None, tuple[Fault, ...], tuple[str, ...]]:
+    """The profile, None where it does not follow the schema, all its faults, and warnings."""
     profile: Profile | None = None
     faults: list[Fault] = []
     try:
@@ -83,7 +77,7 @@ def read_profile(
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
     warnings = () if profile is None else (*teaching_warnings(profile), *timed_elsewhere_warnings(profile))
-    return source, profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
+    return profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
 
 
 def named_models(profile: Profile) -> list[tuple[Path_, str]]:

@@ -69,6 +69,19 @@ def read_source(file: Path) -> ProfileSource:
         raise ProfileError([Fault(shown, None, "", f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise ProfileError([Fault(shown, None, "", "not UTF-8 text")]) from error
+    return parse_source(text, shown, file.parent)
+
+
+def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
+    """A profile's YAML as it stands in no file yet, or was read from one.
+
+    Args:
+        shown: what faults call it.
+        folder: where paths in it start.
+
+    Raises:
+        ProfileError: it is not YAML, or is not a mapping; keys that stand twice.
+    """
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -89,7 +102,7 @@ def read_source(file: Path) -> ProfileSource:
         raise ProfileError([Fault(shown, None, "", f"not YAML: {error}")]) from error
     finally:
         loader.dispose()
-    return ProfileSource(shown, text, file.parent.absolute(), values, lines)
+    return ProfileSource(shown, text, folder.absolute(), values, lines)
 
 
 def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSource:

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training", "lowering"),
     ("passes",),
     ("engine", "report"),
+    ("starter",),
     ("verbs",),
     ("cli",),
     ("__main__",),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compress.profile.load import load_profile
 from compress.profile.schema import Profile
-from compress.profile.starter import starter_profile
+from compress.starter.writing import starter_profile
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from compress.cli import main
-from compress.profile.detection import detect
 from compress.profile.load import load_profile
-from compress.profile.starter import starter_profile
+from compress.starter.detection import detect
+from compress.starter.writing import starter_profile
 
 
 def write_model(folder: Path, beside: tuple[str, ...] = (), **config: object) -> str:
@@ -43,7 +43,7 @@ def bert(tmp_path: Path) -> str:
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> str:
-    beside = ("modules.json", "config_sentence_transformers.json")
+    beside = ("modules.json", "config_sentence_transformers.json", "tokenizer.json")
     return write_model(
         tmp_path / "sbert", beside, architectures=["BertModel"], model_type="bert", vocab_size=9
     )
@@ -79,7 +79,7 @@ def test_a_column_of_images_does(tmp_path: Path, bert: str):
 )
 def test_a_model_of_images_calls_for_their_classification(config, beside, layered: bool, tmp_path: Path):
     found = detect(write_model(tmp_path / "m", beside, **config), "hub/data")
-    assert (found.task, found.layered) == ("image-classification", layered)
+    assert (found.task, found.model.convolutional) == ("image-classification", not layered)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_texts_without_labels_and_a_sentence_encoder_call_for_embedding(
     write(tmp_path / name, content)
     data = str(tmp_path / name.split("/")[0])
     found = detect(encoder, data)
-    assert (found.task, found.text_column) == ("sentence-embedding", "sentence")
+    assert (found.task, found.columns.text) == ("sentence-embedding", "sentence")
     assert detect(bert, data).task == "text-classification"
 
 
@@ -116,7 +116,7 @@ def test_labels_call_for_classification_whatever_the_model(tmp_path: Path, encod
 def test_pairs_with_scores_call_for_embedding_whatever_the_model(tmp_path: Path):
     data = write(tmp_path / "d.csv", "score,first,second\n0.5,a text,another\n")
     found = detect("hub/model", data)
-    assert (found.task, found.pairs) == ("sentence-embedding", ("first", "second"))
+    assert (found.task, found.columns.pair) == ("sentence-embedding", ("first", "second"))
 
 
 def test_what_is_not_here_or_not_readable_is_taken_for_texts_with_labels(tmp_path: Path):

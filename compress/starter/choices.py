@@ -1,0 +1,104 @@
+"""What a profile should ask for, of what was seen of its model and data, and why: each choice a pure function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compress.artifacts import TOKENIZER
+from compress.errors import ModelError
+from compress.models.labels import match_labels
+from compress.starter.models import ModelSeen
+from compress.tasks.tokens import open_tokenizer
+
+USUAL_LENGTH = 128
+"""Tokens that texts are cut to where neither data nor model tell."""
+
+IMBALANCE = 20
+"""The largest class is so many times the smallest: training may do well to answer nothing else."""
+
+_SHARE = 95
+_SHORTEST = 16
+_STEP = 8
+_TEXTS_LOOKED_AT = 2000
+_WORDS_TO_TOKENS = 1.5
+_STUDENT = {
+    "text-classification": (2, 128),
+    "sentence-embedding": (2, 192),
+    "image-classification": (4, None),
+}
+
+
+@dataclass(frozen=True)
+class Student:
+    """The shape of a student, with what the profile leaves to the teacher as None."""
+
+    layers: int
+    hidden: int | None
+
+
+def choose_student(model: ModelSeen, task: str) -> Student:
+    """A student of the usual shape of its task, no wider than the teacher and shallower by a layer at least."""
+    layers, hidden = _STUDENT[task]
+    if model.sizes is None:
+        return Student(layers, hidden)
+    wide = hidden is not None and hidden < model.sizes.hidden
+    return Student(min(layers, max(1, model.sizes.layers - 1)), hidden if wide else None)
+
+
+def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
+    """How many tokens texts are cut to, and why: 19 of 20 are whole, and the model takes so many."""
+    if not texts:
+        length, why = USUAL_LENGTH, "longer texts are cut to so many tokens"
+    else:
+        longest = math.ceil(np.percentile(_lengths(texts[:_TEXTS_LOOKED_AT], model), _SHARE))
+        length = max(_SHORTEST, _STEP * math.ceil(longest / _STEP))
+        why = f"{_SHARE} % of the texts have {longest} tokens at most; longer ones are cut"
+    if model.longest is not None and length > model.longest:
+        return max(2, model.longest), f"{why}; the model takes {model.longest}"
+    return min(length, 8192), why
+
+
+def _lengths(texts: Sequence[str], model: ModelSeen) -> list[int]:
+    """Tokens of each text with special ones; guessed from its words where the tokenizer has no file that tells."""
+    file = None if model.folder is None else model.folder / TOKENIZER
+    try:
+        if file is not None and file.is_file():
+            tokenizer = open_tokenizer(file)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return [len(one.ids) for one in tokenizer.encode_batch_fast(list(texts))]
+    except ModelError:
+        # What is wrong with the tokenizer is told by `validate`.
+        pass
+    return [round(_WORDS_TO_TOKENS * len(text.split())) + 2 for text in texts]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the profile says of labels: names for numbers, and whether the model is trained on them first."""
+
+    names: tuple[str, ...] | None
+    finetune: bool
+    why: str
+
+
+def choose_labelling(model: ModelSeen, labels: Sequence[str]) -> Labelling:
+    """Whether the head of a model is one for these labels, as it is or by the order of its names."""
+    names = model.labels
+    if names is None or not labels:
+        return Labelling(None, True, "")
+    if match_labels(names, labels) is not None:
+        return Labelling(None, False, "the model is a classifier of these labels already")
+    numbers = all(label.isdecimal() for label in labels)
+    if numbers and max(map(int, labels)) < len(names) == len(labels):
+        return Labelling(names, False, "the data holds numbers, and the model names its outputs so")
+    return Labelling(None, True, "")
+
+
+def is_imbalanced(counts: Mapping[str, int]) -> bool:
+    """Whether one class is far larger than another."""
+    return len(counts) > 1 and max(counts.values()) >= IMBALANCE * min(counts.values())

@@ -1,0 +1,118 @@
+"""Which column of a table holds the texts and which the labels, by names and contents. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from compress.data.names import folded
+from compress.data.texts import is_missing
+
+_TEXTS = (
+    "text", "sentence", "review", "content", "body", "message", "comment", "utterance", "question", "query", "tweet",
+    "document", "description", "headline", "title",
+)  # fmt: skip
+_LABELS = (
+    "label", "labels", "class", "category", "target", "intent", "sentiment", "topic", "emotion", "rating", "stars",
+    "polarity", "tag", "y",
+)  # fmt: skip
+_SCORES = ("score", "similarity", "similarity_score")
+_NEITHER = frozenset(
+    ("id", "idx", "index", "uid", "guid", "url", "link", "date", "time", "timestamp", "user", "author", "source",
+     "split", "fold", "set", "lang", "language")
+)  # fmt: skip
+_FEW_OF = 5
+"""Labels have at most one distinct value in so many rows."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The columns of a table by what they hold; None where nothing speaks for one."""
+
+    text: str | None = None
+    label: str | None = None
+    pair: tuple[str, str] | None = None
+    score: str | None = None
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What the first rows of a column hold."""
+
+    name: str
+    rows: int
+    distinct: int
+    length: float
+    words: bool
+    fractions: bool
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[object]) -> _Column:
+        shown = [str(value).strip() for value in values if not is_missing(value)]
+        filled = [value for value in shown if value]
+        length = sum(map(len, filled)) / len(filled) if filled else 0.0
+        numbers = [number for value in filled if (number := _number(value)) is not None]
+        fractions = any(not number.is_integer() for number in numbers)
+        words = len(numbers) < len(filled)
+        return cls(name, len(filled), len(set(filled)), length, words, fractions and not words)
+
+    @property
+    def few(self) -> bool:
+        """Whether so few values are there as of labels."""
+        return 2 <= self.distinct <= max(2, self.rows // _FEW_OF) and not self.fractions
+
+
+def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
+    """The columns of texts and labels, or of two texts and their similarity.
+
+    Texts are the column of a usual name, else the one with the longest strings. Labels are the column of a usual name
+    with few distinct values, else the one with the fewest.
+
+    Args:
+        table: the first rows of each column.
+    """
+    columns = [_Column.of(name, values) for name, values in table.items()]
+    score = next((one.name for one in columns if folded(one.name) in _SCORES), None)
+    texts = [one for one in columns if one.words and one.name != score and folded(one.name) not in _NEITHER]
+    if score is not None and len(columns) == 3 and len(texts) == 2:
+        return Chosen(pair=(texts[0].name, texts[1].name), score=score)
+    text = _text(texts, alone=len(columns) == 1)
+    label = _label([one for one in columns if one is not text])
+    return Chosen(None if text is None else text.name, None if label is None else label.name)
+
+
+def _text(columns: Sequence[_Column], *, alone: bool) -> _Column | None:
+    # What has a name of labels and their few values is none, however long it is, while another is there.
+    likely = [one for one in columns if not (one.few and _rank(one.name, _LABELS) < len(_LABELS))] or columns
+    if not likely:
+        return None
+    longest = max(likely, key=lambda one: one.length)
+    named = [
+        one for one in likely if one.length * 4 >= longest.length and _rank(one.name, _TEXTS) < len(_TEXTS)
+    ]
+    return min(named, key=lambda one: _rank(one.name, _TEXTS)) if named else longest
+
+
+def _label(columns: Sequence[_Column]) -> _Column | None:
+    named = [one for one in columns if _rank(one.name, _LABELS) < len(_LABELS) and not one.fractions]
+    fitting = [one for one in named if one.few] or [one for one in named if one.distinct <= 2]
+    if fitting:
+        return min(fitting, key=lambda one: _rank(one.name, _LABELS))
+    few = [one for one in columns if one.few and folded(one.name) not in _NEITHER]
+    return min(few, key=lambda one: one.distinct, default=None)
+
+
+def _rank(name: str, usual: Sequence[str]) -> int:
+    """The place of a name among the usual ones: the very name before one that holds it; their number for none."""
+    plain = folded(name)
+    if plain in usual:
+        return usual.index(plain) - len(usual)
+    parts = plain.replace("-", "_").replace(" ", "_").split("_")
+    return next((place for place, one in enumerate(usual) if one in parts), len(usual))
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None

@@ -1,0 +1,136 @@
+"""What a model and data call for, as far as files on this machine tell; `compress init` starts from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from compress.data.files import is_table, read_head
+from compress.data.images import is_image
+from compress.data.names import TRAIN, named_split
+from compress.data.sources import load
+from compress.data.splits import Splits
+from compress.errors import CompressError, DataError
+from compress.package_paths import SKLEARN
+from compress.profile.schema import DataSpec, TaskName
+from compress.starter.columns import Chosen, choose_columns
+from compress.starter.models import ModelSeen, look_at_model, place_of
+
+_LOOKED_AT = 200
+"""Files of a folder that are looked at."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a starter profile is made for.
+
+    `columns` are those of its table; `splits` its rows, None where they cannot be read or do not lie here.
+    """
+
+    task: TaskName
+    model: ModelSeen
+    columns: Chosen = field(default_factory=Chosen)
+    splits: Splits | None = None
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many rows each label has."""
+        if self.splits is None:
+            return {}
+        parts = (self.splits.train, self.splits.validation, self.splits.test)
+        found = Counter(int(label) for part in parts for label in part.labels)
+        return {self.splits.labels[label]: found[label] for label in sorted(found) if label >= 0}
+
+
+def detect(model: str, data: str, task: TaskName | None = None) -> Detected:
+    """The task of a model and data, `task` if it is given, and what they look like.
+
+    Images or a model of images: image-classification. Pairs with scores, or a sentence-transformers model and texts
+    without labels: sentence-embedding. All else, and all that does not lie on this machine: text-classification.
+    """
+    seen, place = look_at_model(model), place_of(data)
+    table = _table(place) if place else {}
+    columns = choose_columns(table)
+    if task is None:
+        task = "text-classification"
+        unlabelled = (bool(table) and columns.label is None) or _holds_loose_texts(place)
+        if data.startswith(SKLEARN) or _holds_images(place, table) or seen.sees:
+            task = "image-classification"
+        elif columns.pair or (seen.embeds_sentences and unlabelled):
+            task = "sentence-embedding"
+    if task == "image-classification":
+        columns = Chosen()
+    return Detected(task, seen, columns, _rows(data, place, task, columns))
+
+
+def _rows(data: str, place: Path | None, task: TaskName, columns: Chosen) -> Splits | None:
+    """The rows of the data; None where they do not lie here. What is wrong with them is told by `validate`."""
+    if place is None:
+        return None
+    named = {
+        key: value
+        for key, value in (
+            ("text_column", columns.text),
+            ("label_column", columns.label),
+            ("pair_columns", columns.pair),
+            ("score_column", columns.score),
+        )
+        if value is not None
+    }
+    try:
+        spec = DataSpec.model_validate({"path": data, **named})
+        return load(spec, Path.cwd(), 0, task, sample=task == "image-classification")
+    except CompressError:
+        return None
+
+
+def _entries(folder: Path | None) -> list[Path]:
+    if folder is None or not folder.is_dir():
+        return []
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        # As with a table: a folder that may not be read is told of when the data is read in earnest.
+        return []
+
+
+def _holds_images(place: Path | None, table: Mapping[str, Sequence[object]]) -> bool:
+    """Whether most files of a folder are images, or a table has a column of images and none of texts."""
+    if "image" in table and "text" not in table:
+        return True
+    if table or place is None or not place.is_dir():
+        return False
+    files = list(islice(_files(place), _LOOKED_AT))
+    return 2 * sum(map(is_image, files)) > len(files)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield entry
+
+
+def _holds_loose_texts(place: Path | None) -> bool:
+    """Whether a folder holds text files themselves, and not in one sub-folder a class."""
+    entries = _entries(place)
+    return any(entry.suffix == ".txt" for entry in entries) and not any(entry.is_dir() for entry in entries)
+
+
+def _table(place: Path) -> Mapping[str, Sequence[object]]:
+    """The first rows of a table, or of the training table of a folder, by column; none where it has none."""
+    tables = [place] if place.is_file() else [entry for entry in _entries(place) if entry.is_file()]
+    tables = [file for file in tables if is_table(file)]
+    if not tables:
+        return {}
+    by_name = {file.stem: file for file in tables}
+    try:
+        train = named_split(TRAIN, by_name, str(place))
+        return read_head(by_name[train] if train is not None else tables[0])
+    except DataError:
+        # Like all that is wrong with the data, this is told when it is read in earnest.
+        return {}
