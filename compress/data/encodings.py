@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress.data.faults import Faults
 from compress.data.names import shown
 from compress.errors import DataError
 
@@ -78,10 +79,13 @@ def decode_all(
     rest = (
         _told(others, next(p for p, name in zip(paths, names, strict=True) if name is None)) if others else ""
     )
-    return [
-        (_strictly(raw, path, name or rest, bool(declared)), _plain_name(name or rest))
-        for raw, path, name in zip(raws, paths, names, strict=True)
-    ]
+    decoded: list[tuple[str, str]] = []
+    faults = Faults()
+    for raw, path, name in zip(raws, paths, names, strict=True):
+        with faults:
+            decoded.append((_strictly(raw, path, name or rest, bool(declared)), _plain_name(name or rest)))
+    faults.tell()
+    return decoded
 
 
 def _unicode(raw: bytes, path: Path) -> str | None:

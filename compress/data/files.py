@@ -87,7 +87,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=shown(path)) from error
+        raise DataError(f"cannot be read: {error.strerror}", where=shown(path), code="unreadable") from error
 
 
 def read_notes(path: Path, encoding: str) -> tuple[str, ...]:

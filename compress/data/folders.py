@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from compress.data.faults import Faults
 from compress.data.files import is_table
 from compress.data.kinds import ItemKind
 from compress.data.names import TRAIN, composed, is_split, shown
@@ -139,14 +140,18 @@ def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, 
 def _read_classes(
     folder: Path, by_class: Mapping[Path, list[Path]], kind: ItemKind, written: Written
 ) -> Rows:
+    faults = Faults()
     for class_folder, paths in by_class.items():
         if not paths:
-            raise DataError(
-                f"the class folder holds no {kind.file}",
-                where=shown(class_folder),
-                hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
-                code="class-empty",
+            faults.add(
+                DataError(
+                    f"the class folder holds no {kind.file}",
+                    where=shown(class_folder),
+                    hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
+                    code="class-empty",
+                )
             )
+    faults.tell()
     paths = [path for each in by_class.values() for path in each]
     notes = _passed_over((entry for each in by_class for entry in _entries(each)), kind)
     return _rows(folder, paths, [label_of(path.parent) for path in paths], kind, written, notes)

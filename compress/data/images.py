@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from compress.data.faults import Faults
 from compress.data.rows import Rows
 from compress.data.splits import Item, StoredImage
 from compress.errors import DataError
@@ -89,10 +90,14 @@ def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
     Raises:
         DataError: an image is missing, damaged, or not an image at all.
     """
-    items, keys = [], []
+    items: list[Item] = []
+    keys: list[bytes] = []
+    faults = Faults()
     for i, value in enumerate(rows.texts):
-        items.append(_image(value, rows, i))
-        keys.append(image_key(pixels_of(items[-1], rows.place(i))))
+        with faults:
+            items.append(_image(value, rows, i))
+            keys.append(image_key(pixels_of(items[-1], rows.place(i))))
+    faults.tell()
     return tuple(items), keys
 
 
@@ -123,11 +128,12 @@ def _image(value: object, rows: Rows, i: int) -> Item:
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.size and _is_plain(value.shape):
         return value
     if value is None:
-        raise DataError("the image is missing", where=rows.place(i))
+        raise DataError("the image is missing", where=rows.place(i), code="image-missing")
     raise DataError(
         f"expected an image, found {type(value).__name__}",
         where=rows.place(i),
         hint="Is `data.image_column` the right column?",
+        code="image-type",
     )
 
 
@@ -147,13 +153,15 @@ def _decoded(source: Any, where: str) -> Pixels:
                     raise ValueError("its values have 32 bits; save it with 8 or 16")
                 return _plain(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"the image is too large: {error}", where=where) from error
+        raise DataError(f"the image is too large: {error}", where=where, code="image-large") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"not a readable image: it is empty, damaged, or none of {', '.join(_FORMATS)}", where=where
+            f"not a readable image: it is empty, damaged, or none of {', '.join(_FORMATS)}",
+            where=where,
+            code="image-unreadable",
         ) from error
     except _DAMAGE as error:
-        raise DataError(f"the image is damaged: {error}", where=where) from error
+        raise DataError(f"the image is damaged: {error}", where=where, code="image-damaged") from error
 
 
 def _plain(image: Image.Image) -> Pixels:

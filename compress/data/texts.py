@@ -24,7 +24,13 @@ def read_text_files(
     Raises:
         DataError: a file cannot be read as text.
     """
-    decoded = decode_all([read_bytes(path) for path in paths], paths, written.encoding)
+    faults = Faults()
+    raws: list[bytes] = []
+    for path in paths:
+        with faults:
+            raws.append(read_bytes(path))
+    faults.tell()
+    decoded = decode_all(raws, paths, written.encoding)
     odd = [(path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8]
     notes: tuple[str, ...] = ()
     if odd and written.encoding is None:

@@ -93,10 +93,14 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
     spec, task, seed = declared
     place: Path_ = ("data", "path")
     try:
-        if spec.path.startswith(SKLEARN) or local_path(spec.path, source.base, DataError) is None:
-            kind = "made by scikit-learn" if spec.path.startswith(SKLEARN) else "a data set of the hub"
-            found.unseen.append(f"{shown(spec.path)}, {kind}")
+        if (elsewhere := _elsewhere(spec.path, source.base)) is not None:
+            found.unseen.append(elsewhere)
             return None
+        if spec.unlabeled is not None and (
+            further := _elsewhere_or_missing(spec.unlabeled.path, source.base)
+        ):
+            found.unseen.append(further)
+            spec = spec.model_copy(update={"unlabeled": None})
         splits = load(spec, source.base, seed, task, sample=True)
     except DataErrors as several:
         found.faults += [_fault(source, place, error) for error in several.faults]
@@ -108,6 +112,25 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
     found.seen += list(_data_facts(spec, splits, task))
     found.notes += splits.notes
     return splits
+
+
+def _elsewhere(path: str, base: Path) -> str | None:
+    """What data is that does not lie on this machine as files; None of what does.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    if path.startswith(SKLEARN):
+        return f"{shown(path)}, made by scikit-learn"
+    return f"{shown(path)}, a data set of the hub" if local_path(path, base, DataError) is None else None
+
+
+def _elsewhere_or_missing(path: str, base: Path) -> str | None:
+    try:
+        return _elsewhere(path, base)
+    except DataError:
+        # That there is nothing is a fault of the profile already.
+        return f"{shown(path)}, which does not exist"
 
 
 def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[DataSpec, TaskName, int] | None:

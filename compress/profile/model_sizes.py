@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.errors import CompressError
+from compress.package_paths import local_path
 from compress.profile.model_files import read_json
 from compress.profile.student_spec import StudentSpec
 
@@ -48,15 +50,31 @@ def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | 
 def vocabulary_kind(source: str | None, base: Path) -> str | None:
     """How a model's tokenizer cuts words: `WordPiece`, `BPE`, `Unigram`, `WordLevel`; None where no file tells.
 
-    Old files do not name it, so it is told from what they hold.
+    Old files do not name it, so it is told from what they hold; without a `tokenizer.json`, from what lies there.
     """
     tokenizer = read_json(source, "tokenizer.json", base)
     model = tokenizer.get("model") if tokenizer is not None else None
     if not isinstance(model, dict):
-        return None
+        return None if tokenizer is not None else _kind_by_names(source, base)
     named = model.get("type")
     if isinstance(named, str):
         return named
     if "merges" in model:
         return "BPE"
     return "Unigram" if isinstance(model.get("vocab"), list) else "WordPiece"
+
+
+def _kind_by_names(source: str | None, base: Path) -> str | None:
+    """The kind by the files of a tokenizer that was saved in its old form."""
+    try:
+        folder = None if source is None else local_path(source, base)
+    except CompressError:
+        return None
+    if folder is None or not folder.is_dir():
+        return None
+    names = {file.name for file in folder.iterdir()}
+    if names & {"merges.txt", "bpe.codes", "vocab.json"}:
+        return "BPE"
+    if any(name.endswith(".model") for name in names):
+        return "Unigram"
+    return "WordPiece" if "vocab.txt" in names else None

@@ -21,6 +21,9 @@ _NEITHER = frozenset(
     ("id", "idx", "index", "uid", "guid", "url", "link", "date", "time", "timestamp", "user", "author", "source",
      "split", "fold", "set", "lang", "language")
 )  # fmt: skip
+_WORDS_OF_A_TEXT = 7
+"""A column's name has fewer words."""
+
 _FEW_OF = 5
 """Labels have at most one distinct value in so many rows."""
 
@@ -79,6 +82,17 @@ def choose_columns(table: Mapping[str, Sequence[object]]) -> Chosen:
     text = _text(texts, alone=len(columns) == 1)
     label = _label([one for one in columns if one is not text])
     return Chosen(None if text is None else text.name, None if label is None else label.name)
+
+
+def names_nothing(table: Mapping[str, Sequence[object]], chosen: Chosen) -> bool:
+    """Whether the first line looks like a row and no header: it has a label, or a text among its names."""
+    label = chosen.label
+    if label is not None:
+        values = {folded(str(value).strip()) for value in table[label]}
+        if folded(label) in values:
+            return True
+    text = chosen.text
+    return text is not None and len(text.split()) >= _WORDS_OF_A_TEXT
 
 
 def _text(columns: Sequence[_Column], *, alone: bool) -> _Column | None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from compress.data.files import is_table, read_head
 from compress.data.images import is_image
-from compress.data.names import TRAIN, named_split
+from compress.data.names import TRAIN, named_split, shown
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.errors import CompressError, DataError
 from compress.package_paths import SKLEARN
 from compress.profile.schema import DataSpec, TaskName
-from compress.starter.columns import Chosen, choose_columns
+from compress.starter.columns import Chosen, choose_columns, names_nothing
 from compress.starter.models import ModelSeen, look_at_model, place_of
 
 _LOOKED_AT = 200
@@ -50,10 +50,20 @@ def detect(model: str, data: str, task: TaskName | None = None) -> Detected:
 
     Images or a model of images: image-classification. Pairs with scores, or a sentence-transformers model and texts
     without labels: sentence-embedding. All else, and all that does not lie on this machine: text-classification.
+
+    Raises:
+        DataError: a table without names of columns: its first row would be lost.
     """
     seen, place = look_at_model(model), place_of(data)
     table = _table(place) if place else {}
     columns = choose_columns(table)
+    if place is not None and names_nothing(table, columns):
+        raise DataError(
+            "the first line looks like a row: nothing names the columns",
+            where=shown(place),
+            hint="Write a first line with the names of the columns, as `text,label`.",
+            code="header-missing",
+        )
     if task is None:
         task = "text-classification"
         unlabelled = (bool(table) and columns.label is None) or _holds_loose_texts(place)

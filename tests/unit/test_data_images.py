@@ -18,7 +18,7 @@ from PIL import Image
 from compress.data.images import image_key, pixel_statistics, pixels_of, scaled
 from compress.data.sources import fingerprint, load
 from compress.data.splits import Examples, Splits, StoredImage
-from compress.errors import DataError
+from compress.errors import DataError, DataErrors
 from compress.profile.schema import DataSpec
 
 TASK = "image-classification"
@@ -57,7 +57,8 @@ def refused(folder: Path, **keys: Any) -> DataError:
     with pytest.raises(DataError) as caught:
         loaded(folder, **keys)
     assert caught.value.exit_code == 4
-    return caught.value
+    error = caught.value
+    return error.faults[0] if isinstance(error, DataErrors) else error
 
 
 # Where images come from.

@@ -119,6 +119,41 @@ def test_a_head_is_kept_where_it_is_one_for_the_labels(head, labels, names, fine
     assert (found.names, found.finetune) == (names, finetune)
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (("vocab.txt",), "WordPiece"),
+        (("vocab.json", "merges.txt"), "BPE"),
+        (("vocab.txt", "bpe.codes"), "BPE"),
+        (("sentencepiece.bpe.model",), "Unigram"),
+        ((), None),
+    ],
+)
+def test_the_kind_of_an_old_tokenizer_is_told_by_its_files(
+    files: tuple[str, ...], kind: str | None, tmp_path: Path
+):
+    folder = write_model_folder(tmp_path / "m", tokenizer=None)
+    for name in files:
+        (folder / name).write_text("{}")
+    assert look_at_model(str(folder)).cuts == kind
+
+
+@pytest.mark.parametrize(
+    "header", [",text,label", '"",Review Text: #1 (EN),"Class, final"', "\ufeffté xt,  LABEL "]
+)
+def test_odd_headers_are_written_so_that_they_are_found(header: str, tmp_path: Path):
+    model = write_model_folder(tmp_path / "m")
+    columns = header.count(",") - header.count("Class, ") + 1
+    lines = [
+        f"text number {i},{'ab'[i % 2]}" if columns == 2 else f"{i},text {i},{'ab'[i % 2]}" for i in range(20)
+    ]
+    (tmp_path / "d.csv").write_text("\n".join([header, *lines]))
+    out = tmp_path / "p.yaml"
+    done = CliRunner().invoke(main, ["init", str(model), str(tmp_path / "d.csv"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(main, ["validate", str(out)]).exit_code == 0
+
+
 def test_one_class_of_twenty_times_another_is_told():
     assert is_imbalanced({"a": 40, "b": 2})
     assert not is_imbalanced({"a": 39, "b": 2})
@@ -181,6 +216,7 @@ def test_a_name_of_several_lines_stays_in_its_comment(tmp_path: Path):
         ({}, "id,price\n1,2.5\n2,3.5\n3,4.5\n", "column-missing"),
         ({}, "text,label\n{rows}lonely text,c\n", "class-small"),
         ({}, "text,label\n{rows} ,a\n", "text-blank"),
+        ({}, "{rows}", "header-missing"),
     ],
 )
 def test_where_nothing_would_run_init_refuses_and_writes_nothing(

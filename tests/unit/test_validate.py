@@ -87,6 +87,18 @@ def test_what_was_not_looked_at_is_named(folder: Path):
     ]
 
 
+def test_further_data_of_the_hub_are_not_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    import socket
+
+    def refuse(*words: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    file = write_profile(folder, data={"unlabeled": {"path": "someone/texts"}})
+    assert not found(file).faults
+    assert [name.split(",")[0] for name in found(file).unseen] == ["someone/texts"]
+
+
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "adapter_config.json").write_text("{}")
@@ -263,7 +275,21 @@ def test_a_few_of_many_images_are_opened(folder: Path):
     file = write_profile(folder, task="image-classification", data={"path": "./pictures"}, teacher=teacher)
     faults = found(file).faults
     # Every third is opened: the first, but not the second.
-    assert [fault.message.count("000.png") for fault in faults] == [1]
+    assert [(fault.code, fault.message.count("000.png")) for fault in faults] == [("image-unreadable", 1)]
+
+
+def test_files_that_do_not_open_are_told_together(folder: Path):
+    for label in ("a", "b"):
+        (folder / "texts" / label).mkdir(parents=True)
+        for i in range(9):
+            (folder / "texts" / label / f"{i}.txt").write_text(f"text {i} of {label}")
+    (folder / "texts" / "a" / "3.txt").write_bytes(b"PK\0\0x")
+    (folder / "texts" / "b" / "4.txt").write_bytes("größe und Köln, aber f".encode() + b"\xfcr")
+    (folder / "texts" / "empty").mkdir()
+    file = write_profile(folder, data={"path": "./texts"})
+    assert [fault.code for fault in found(file).faults] == ["class-empty"]
+    (folder / "texts" / "empty").rmdir()
+    assert [fault.code for fault in found(file).faults] == ["not-text"]
 
 
 def test_torch_stays_out_and_a_hundred_thousand_rows_take_seconds(folder: Path):
