@@ -19,7 +19,7 @@ from compress.errors import ModelError
 from compress.models.offline import offline
 from compress.models.structure import apply_structure
 from compress.models.weights import read_model_json
-from compress.profile.known_settings import FETCHING, fetching_settings, own_classes, pinned
+from compress.profile.known_settings import fetching_settings, own_classes, pinned
 
 Attention = Literal["sdpa", "eager"]
 """How attention is computed: `eager` exports to the smaller graph."""
@@ -46,8 +46,8 @@ def read_config(path: Path) -> PretrainedConfig:
             where=str(file),
             hint="`model_type` must name one that transformers has; code from model folders is not run.",
         )
-    for setting in fetching_settings(values):
-        raise ModelError(setting, where=str(file), code=FETCHING)
+    for problem in fetching_settings(values):
+        raise ModelError(problem.message, where=str(file), code=problem.code)
     for name in own_classes(values):
         if not hasattr(transformers, name):
             raise ModelError(

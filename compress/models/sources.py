@@ -19,7 +19,6 @@ from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
 from compress.package_paths import CODE, local_path, missing_source
 from compress.profile.known_checkpoints import ADAPTER, checkpoint_problems
-from compress.profile.known_settings import FETCHING, fetching_settings
 from compress.profile.known_tokenizers import VOCABULARY_FILES
 from compress.profile.schema import TaskName, TeacherSpec
 from compress.reading import read_mapping
@@ -121,8 +120,6 @@ def check_teacher(
             )
         return
     config = _read_config(folder)
-    for setting in fetching_settings(config):
-        raise ModelError(setting, where=str(folder / MODEL_CONFIG), code=FETCHING)
     for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
         raise ModelError(problem.message, where=spec.model, code=problem.code)
     check_task(config, task, spec.model)

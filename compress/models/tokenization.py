@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from compress.artifacts import TASK, TOKENIZER
 from compress.errors import ModelError
+from compress.models.offline import offline
 from compress.models.sentence_settings import PLAIN, SentenceSettings, read_sentence_settings
 from compress.models.text_format import TextFormat
 from compress.profile.known_tokenizers import TOKENIZER_SETTING, no_tokenizer
@@ -224,7 +225,8 @@ def _our_own(folder: Path) -> Tokenization:
 def _loaded(folder: Path) -> Any:
     """What transformers makes of a folder; no code of the folder's is run."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with offline():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ModelError:
         raise
     except Exception as error:

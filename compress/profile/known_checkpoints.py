@@ -14,6 +14,7 @@ from typing import Any
 from compress.errors import CompressError
 from compress.package_paths import CODE, local_path
 from compress.profile.distill_spec import DistillSpec
+from compress.profile.known_settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.known_tokenizers import tokenizer_problems
 from compress.profile.problem import Problem
 from compress.profile.schema import Profile, TaskName
@@ -74,10 +75,11 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
             f"config.json has a `quantization_config` ({method or 'without a method'}): its weights are, or would be, "
             "rounded already; name the model in floating point that it was made of, or save it dequantized "
             "(`model.dequantize().save_pretrained(folder)`) without that section",
-            "quantized-checkpoint",
+            QUANTIZED,
         )
     else:
         yield from _packed(folder)
+    yield from (one for one in fetching_settings(config) if one.code == FETCHING or not quantized)
     if head and task != "sentence-embedding":
         yield from _head(config)
     if task != "image-classification":
@@ -149,7 +151,7 @@ def _packed(folder: Path) -> Iterator[Problem]:
                 yield Problem(
                     f"{file.name}: the weight {name!r} is of the type {kind}: this checkpoint is quantized; name the "
                     "model in floating point that it was made of",
-                    "quantized-checkpoint",
+                    QUANTIZED,
                 )
                 return
             if any(part in name for part in _CHANGES):

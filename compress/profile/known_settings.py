@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compress.profile.problem import Problem
+
+QUANTIZED = "quantized-checkpoint"
 FETCHING = "fetching-setting"
-"""The code of a fault about such a setting."""
+"""Codes of faults about such settings."""
 
 PINNED = frozenset(
     {
@@ -34,32 +37,37 @@ PINNED = frozenset(
 """Settings that change how numbers are computed and not which, at any depth: what we ask for stands in their place."""
 
 _REFUSED: Mapping[str, str] = {
-    "quantization_config": "its weights are, or would be, rounded by another library, which transformers imports",
-    "compression_config": "its weights are, or would be, rounded by another library, which transformers imports",
     "transformers_weights": "its weights lie in a file of another name",
     "use_pretrained_backbone": "the weights of its backbone would be fetched",
     "backbone": "its backbone is looked for on the hub by name",
 }
+_OF_QUANTIZERS = ("quantization_config", "compression_config")
 _OF_TIMM = ("model_args", "backbone_kwargs")
 _TIMM_FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 _DEEPEST = 50
 
 
-def fetching_settings(config: Mapping[str, Any]) -> Iterator[str]:
-    """For each setting of a parsed `config.json` that cannot be pinned: what it is, and what it would do.
+def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """The settings of a parsed `config.json` that cannot be pinned.
 
     They are looked for at any depth; what is empty or false asks for nothing.
     """
     for key, value in _settings(config, 0):
         if key is None:
-            yield "its settings are nested too deeply"
+            yield Problem("config.json is nested too deeply", FETCHING)
+        elif key in _OF_QUANTIZERS and value:
+            does = "its weights are, or would be, rounded by another library, which transformers imports"
+            yield Problem(f"config.json: `{key}`: {does}", QUANTIZED)
         elif key in _REFUSED and value and (key != "backbone" or isinstance(value, str)):
-            yield f"`{key}`: {_REFUSED[key]}"
+            yield Problem(f"config.json: `{key}`: {_REFUSED[key]}", FETCHING)
         elif key == "architecture" and isinstance(value, str) and ":" in value:
-            yield "`architecture`: it names a model of the hub, which timm would fetch"
+            yield Problem(
+                "config.json: `architecture` names a model of the hub, which timm would fetch", FETCHING
+            )
         elif key in _OF_TIMM and isinstance(value, Mapping):
-            named = [name for name in _TIMM_FETCHES if value.get(name)]
-            yield from (f"`{key}.{name}`: timm would fetch weights, or read a pickle" for name in named)
+            named = [f"{key}.{name}" for name in _TIMM_FETCHES if value.get(name)]
+            does = "timm would fetch weights, or read a pickle"
+            yield from (Problem(f"config.json: `{name}`: {does}", FETCHING) for name in named)
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:

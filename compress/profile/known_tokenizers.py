@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError
+from compress.inside import name_fault
 from compress.profile.problem import Problem
 from compress.reading import read_mapping
 
@@ -36,6 +37,11 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[Prob
         yield missing
         return
     settings = _mapping(folder / "tokenizer_config.json")
+    others = settings.get("fast_tokenizer_files")
+    if others and any(name_fault(name) for name in (others if isinstance(others, list) else [None])):
+        yield Problem(
+            "tokenizer_config.json: `fast_tokenizer_files` names a file outside the folder", "outside-folder"
+        )
     if settings.get("split_special_tokens") is True:
         yield Problem(
             "tokenizer_config.json: `split_special_tokens: true` cannot be carried: a tokenizer.json always reads "

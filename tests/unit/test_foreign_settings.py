@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ import pytest
 import torch
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
+from transformers import CONFIG_MAPPING
 
 import compress
-from compress.errors import ModelError
+from compress.errors import ModelError, ProfileError
 from compress.models.architectures import read_config
 from compress.models.checkpoints import load_for_labels
 from compress.models.offline import offline
 from compress.models.pretrained import load_pretrained
 from compress.models.sources import check_teacher
+from compress.models.tokenization import read_tokenization
 from compress.profile.known_settings import PINNED, fetching_settings, own_classes, pinned
+from compress.profile.load import load_profile
 from compress.profile.schema import TeacherSpec
+from tests.jobs import write_job
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact
 
 IDS = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
@@ -112,18 +117,18 @@ REFUSED: dict[str, dict[str, Any]] = {
 def test_what_would_be_fetched_is_refused_by_name(
     clean: Path, tmp_path: Path, settings: dict[str, Any], depth: int
 ) -> None:
+    asked = settings
     for level in range(depth):
         settings = {"text_config": settings} if level % 2 else {"parts": [[settings]]}
     folder = changed(clean, tmp_path / "given", **settings)
-    for read in (
-        lambda: read_config(folder),
-        lambda: check_teacher(TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=True),
-        lambda: compress.load_model(folder),
-    ):
+    code = "quantized-checkpoint" if "_config" in json.dumps(asked) else "fetching-setting"
+    for read in (lambda: read_config(folder), lambda: compress.load_model(folder)):
         with pytest.raises(ModelError) as caught:
             read()
-        assert caught.value.code == "fetching-setting"
-        assert caught.value.where == str(folder / "config.json")
+        assert (caught.value.code, caught.value.where) == (code, str(folder / "config.json"))
+    with pytest.raises(ModelError) as caught:
+        check_teacher(TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=True)
+    assert (caught.value.code, caught.value.where) == (code, str(folder))
 
 
 def test_a_detector_names_its_backbone(tmp_path: Path) -> None:
@@ -134,6 +139,36 @@ def test_a_detector_names_its_backbone(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         read_config(tmp_path)
     assert caught.value.code == "fetching-setting"
+
+
+def test_validate_says_it(clean: Path, tmp_path: Path) -> None:
+    profile = write_job(tmp_path / "job")
+    shutil.rmtree(tmp_path / "job" / "teacher")
+    changed(clean, tmp_path / "job" / "teacher", backbone="evil/backbone")
+    with pytest.raises(ProfileError) as caught:
+        load_profile(profile)
+    assert [(fault.path, fault.code) for fault in caught.value.faults] == [
+        ("teacher.model", "fetching-setting")
+    ]
+
+
+def test_a_tokenizer_names_no_file_outside(clean: Path, tmp_path: Path) -> None:
+    folder = changed(clean, tmp_path / "given")
+    named = {"fast_tokenizer_files": ["../../tokenizer.4.0.0.json"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    with pytest.raises(ModelError) as caught:
+        check_teacher(TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=False)
+    assert caught.value.code == "outside-folder"
+
+
+def test_code_of_a_tokenizer_is_not_run(clean: Path, tmp_path: Path) -> None:
+    folder = changed(clean, tmp_path / "given")
+    code = {"auto_map": {"AutoTokenizer": ["evil.Tokens", "evil.Tokens"]}, "tokenizer_class": "Tokens"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    with suppress(ModelError):
+        read_tokenization(folder, sentences=False)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_of_its_own_code_is_refused(clean: Path, tmp_path: Path) -> None:
@@ -164,7 +199,7 @@ def test_settings_are_found_and_pinned_at_any_depth() -> None:
     bottomless: dict[str, Any] = {}
     for _ in range(60):
         bottomless = {"inner": bottomless}
-    assert list(fetching_settings(bottomless)) == ["its settings are nested too deeply"]
+    assert [problem.code for problem in fetching_settings(bottomless)] == ["fetching-setting"]
     assert own_classes({"auto_map": ["tokenizer.Strange", None]}) == ()
 
 
@@ -173,3 +208,13 @@ def test_nothing_of_the_hub_answers_while_a_model_is_read(monkeypatch: pytest.Mo
     with offline(), pytest.raises(OfflineModeIsEnabled):
         get_session().get("https://huggingface.co/api/models/evil/backbone")
     assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.slow
+def test_no_family_asks_for_anything_while_its_config_is_read(tmp_path: Path) -> None:
+    kinds = sorted(CONFIG_MAPPING.keys())
+    assert len(kinds) > 500
+    for kind in kinds:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with suppress(ModelError):
+            read_config(tmp_path)

@@ -125,7 +125,16 @@ def _fetch(package: Package, work: Path) -> Path:
             hint=f"Install Node.js, or give an installed {RUNTIME} with `--{RUNTIME} FOLDER`.",
         )
     asked = f"{package.name}@{package.version}"
-    command = [npm, "pack", asked, "--ignore-scripts", "--silent", "--pack-destination", str(work)]
+    command = [
+        npm,
+        "pack",
+        asked,
+        "--ignore-scripts",
+        "--no-update-notifier",
+        "--silent",
+        "--pack-destination",
+        str(work),
+    ]
     try:
         subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
         (tarball,) = work.glob("*.tgz")
