@@ -18,7 +18,7 @@ from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
 from compress.package_paths import CODE, local_path, missing_source
-from compress.profile.known_checkpoints import ADAPTER, checkpoint_problems
+from compress.profile.known_checkpoints import ADAPTER, checkpoint_problems, several_models
 from compress.profile.known_tokenizers import VOCABULARY_FILES
 from compress.profile.schema import TaskName, TeacherSpec
 from compress.reading import read_mapping
@@ -232,12 +232,8 @@ def module_file(source: str, base: Path) -> Path:
 
 def _folder(path: Path) -> Path:
     if (path / ENSEMBLE).is_file():
-        raise ModelError(
-            "this folder holds several models that are averaged; a profile names one model",
-            where=str(path / ENSEMBLE),
-            hint="Name the folder of a member, or distil it with `keep: last` or `keep: best`.",
-            code="several-models",
-        )
+        problem = several_models()
+        raise ModelError(problem.message, where=str(path), code=problem.code)
     if path.suffix.lower() == ".gguf" or (
         path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))
     ):

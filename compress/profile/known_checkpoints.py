@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.artifacts import ENSEMBLE
 from compress.errors import CompressError
 from compress.package_paths import CODE, local_path
 from compress.profile.distill_spec import DistillSpec
@@ -63,6 +64,9 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
     Args:
         head: its classification head answers, so that it is not replaced by a fresh one.
     """
+    if (folder / ENSEMBLE).is_file():
+        yield several_models()
+        return
     config = _mapping(folder / "config.json")
     if (folder / ADAPTER).is_file():
         yield _adapter(folder, config)
@@ -84,6 +88,15 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
         yield from _head(config)
     if task != "image-classification":
         yield from tokenizer_problems(folder, config)
+
+
+def several_models() -> Problem:
+    """A folder with an `ensemble.json`."""
+    return Problem(
+        f"{ENSEMBLE}: this folder holds several models that are averaged, and a profile names one; name the folder of "
+        "a member, or distil it with `keep: last` or `keep: best`",
+        "several-models",
+    )
 
 
 def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:

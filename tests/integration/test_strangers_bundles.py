@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from compress.cli import main
 from compress.errors import ModelError, UsageError
 from compress.passes.export import confinement as held
 from compress.passes.export.confinement import Confinement, confinement, run_python
@@ -54,6 +56,23 @@ def test_a_runner_of_somebody_elses_is_not_run(bundle: Path, tmp_path: Path) -> 
     own = (bundle / "runner.py").read_text()
     (bundle / "runner.py").write_text(evil(tmp_path / "ran") + own)
     refused(bundle, tmp_path / "ran")
+
+
+def test_the_command_says_what_to_do(bundle: Path, tmp_path: Path) -> None:
+    own = (bundle / "runner.py").read_text()
+    (bundle / "runner.py").write_text(own + "\n# somebody else's\n")
+    refused = CliRunner().invoke(main, ["verify", str(signed(bundle))])
+    assert refused.exit_code == 2
+    assert "[code-not-allowed]" in refused.output
+    assert "--allow-code" in refused.output
+    allowed = CliRunner().invoke(main, ["verify", str(bundle), "--allow-code", "--json"])
+    assert allowed.exit_code == 0
+    body = json.loads(allowed.output)
+    assert (body["ok"], body["examples"], body["notes"][0]) == (
+        True,
+        5,
+        "code of the bundle's own was run: runner.py",
+    )
 
 
 def test_with_permission_it_runs_and_can_write_nothing(bundle: Path, tmp_path: Path) -> None:

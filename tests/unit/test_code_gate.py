@@ -15,16 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import compress
-from compress.errors import CompressError, ModelError, UsageError
+from compress.errors import CompressError, ModelError, ProfileError, UsageError
 from compress.files import sha256_file
 from compress.models.checkpoints import load_for_labels
 from compress.models.image_teachers import open_image_teacher
 from compress.models.materialise import materialise
 from compress.models.sources import check_teacher
+from compress.profile.load import load_profile
 from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime, main
+from tests.jobs import write_job
 from tests.tiny import LABELS, write_torch_artifact
 
 CODE = """
@@ -187,4 +189,13 @@ def test_a_profile_names_one_model(stranger: Path, tmp_path: Path) -> None:
     ensemble(stranger, tmp_path / "given")
     with pytest.raises(ModelError) as caught:
         check_teacher(TeacherSpec(model="given"), LABELS, tmp_path, allow_code=True)
-    assert caught.value.code == "several-models"
+    assert (caught.value.code, caught.value.where) == ("several-models", str(tmp_path / "given"))
+
+
+def test_validate_says_so(stranger: Path, tmp_path: Path) -> None:
+    profile = write_job(tmp_path / "job")
+    shutil.rmtree(tmp_path / "job" / "teacher")
+    ensemble(stranger, tmp_path / "job" / "teacher")
+    with pytest.raises(ProfileError) as caught:
+        load_profile(profile)
+    assert ("teacher.model", "several-models") in [(one.path, one.code) for one in caught.value.faults]
