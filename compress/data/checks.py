@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +77,27 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind:
     notes = [note for each in rows.values() for note in each.notes]
     if unseen:
         notes.append(f"no training example has the label {', '.join(map(repr, unseen))}")
+    notes += _imbalance(Counter(values["train"]), {value: names[index_of[value]] for value in present})
     splits = {
         role: Examples(checked[role][0], np.array([index_of[value] for value in values[role]], np.int64))
         for role in rows
     }
     return Labelled(splits, {role: keys for role, (_, keys) in checked.items()}, names, tuple(notes))
+
+
+IMBALANCED = 20
+"""The largest class over the smallest, from which on a note says so."""
+
+
+def _imbalance(counts: Counter[Any], names: Mapping[Any, str]) -> list[str]:
+    """A note on classes of very different sizes among the training examples."""
+    (largest, many), (smallest, few) = counts.most_common()[0], counts.most_common()[-1]
+    if many < IMBALANCED * few:
+        return []
+    return [
+        f"the classes are of very different sizes: {names[largest]!r} has {many} training examples, "
+        f"{names[smallest]!r} {few}; `teacher.finetune: {{class_weights: balanced}}` lets each class weigh the same"
+    ]
 
 
 def check_declared(names: tuple[str, ...] | None) -> None:

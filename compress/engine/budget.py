@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compress.measure.chance import no_better_than_chance
 from compress.profile.schema import BudgetSpec
 from compress.records import Limit, RunStatus, StepRecord
 
 _AT_LEAST = ("retention", "score", "speedup")
 _TIMINGS = ("speedup", "latency_p50_ms", "latency_p95_ms")
 DISTURBED = "other processes disturbed the timing"
+USELESS = "the baseline is no better than chance"
 
 
-def judge(record: StepRecord, budget: BudgetSpec) -> tuple[Limit, ...]:
+def judge(record: StepRecord, budget: BudgetSpec, baseline: StepRecord | None = None) -> tuple[Limit, ...]:
     """Each limit of the budget against a measured row, on the first target and its first batch size, unrounded.
 
-    Timings that other processes disturbed beyond use are not judged.
+    Timings that other processes disturbed beyond use are not judged, and beside a baseline that is no better than
+    chance nothing is held: what is missed is missed all the same.
     """
+    useless = no_better_than_chance(baseline) is not None
     limits = []
     disturbed = record.measurements[0].latency[0].disturbed
-    for name, value in measured_values(record).items():
+    for name, value in measured_values(record, useless=useless).items():
         limit = getattr(budget, name)
         if limit is None:
             continue
-        held = value >= limit if name in _AT_LEAST else value <= limit
-        made = Limit(step=record.step, name=name, limit=limit, value=value, held=held)
+        held = None
+        if value is not None:
+            held = value >= limit if name in _AT_LEAST else value <= limit
+        reason = None
         if disturbed and name in _TIMINGS:
-            made = made.model_copy(update={"held": None, "reason": DISTURBED})
-        limits.append(made)
+            held, reason = None, DISTURBED
+        elif useless and held is not False:
+            held, reason = None, USELESS
+        limits.append(Limit(step=record.step, name=name, limit=limit, value=value, held=held, reason=reason))
     return tuple(limits)
 
 
@@ -37,13 +45,13 @@ def outcome(limits: Sequence[Limit]) -> RunStatus:
     return "budget_missed" if False in found else "not_judged" if None in found else "ok"
 
 
-def measured_values(record: StepRecord) -> dict[str, float]:
-    """What a row holds of the quantities that a budget can limit."""
+def measured_values(record: StepRecord, *, useless: bool = False) -> dict[str, float | None]:
+    """What a row holds of the quantities that a budget can limit; no retention of a `useless` baseline."""
     first = record.measurements[0]
     latency = first.latency[0]
     assert record.size is not None
     return {
-        "retention": 1.0 if first.accuracy.retention is None else first.accuracy.retention,
+        "retention": None if useless else first.accuracy.retention,
         "score": first.accuracy.metrics[0].value,
         "speedup": latency.speedup,
         "latency_p50_ms": latency.p50_ms,

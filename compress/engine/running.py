@@ -19,6 +19,7 @@ from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.errors import ModelError, RunInterrupted, UsageError, in_words
 from compress.exhaustion import exhaustion_told, ran_out
+from compress.measure.chance import no_better_than_chance
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
@@ -96,10 +97,14 @@ def run_job(
                         raise
                     record = _failed_row(row, job, in_words(error))
                 store.add(position, record)
-                limits = judge(record, job.plan.profile.budget) if _is_judged(row, job) else ()
+                steps = (*state.run.steps, record)
+                limits = judge(record, job.plan.profile.budget, steps[0]) if _is_judged(row, job) else ()
                 state.run = state.run.model_copy(
-                    update={"steps": (*state.run.steps, record), "limits": (*state.run.limits, *limits)}
+                    update={"steps": steps, "limits": (*state.run.limits, *limits)}
                 )
+                if position == 0 and (useless := no_better_than_chance(record, state.run.labels)):
+                    # Before hours go into what is made of it.
+                    progress.say(f"warning: {useless}")
                 on_row(state.run, record)
             state.run = _finish(job, state, store, time.monotonic() - began)
     except (Exception, KeyboardInterrupt) as error:
@@ -294,10 +299,12 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
         from compress.passes.export.manifest import write_manifest_metrics
 
         path = store.place_bundle(last)
+        deployed = state.run.steps[-1]
         metrics = {
             "metric": job.task.metric,
             "target": job.targets[0].label,
-            **measured_values(state.run.steps[-1]),
+            **measured_values(deployed, useless=no_better_than_chance(state.run.steps[0]) is not None),
+            **({"latency_disturbed": True} if deployed.measurements[0].latency[0].disturbed else {}),
         }
         write_manifest_metrics(path, metrics, job.loaded.source.text, job.run_id)
         bundle = str(path)

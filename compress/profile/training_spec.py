@@ -44,6 +44,8 @@ class FinetuneSpec(TrainingSpec):
     """Passes over the training examples."""
     smoothing: Fraction = 0.0
     """Label smoothing. It may help the teacher's own score; students of such a teacher may do worse (Mueller 2019)."""
+    class_weights: Literal["balanced"] | None = None
+    """`balanced`: an example weighs n / (labels * examples of its label), so that each label weighs the same in all."""
     augment: bool = False
     """Images: train on randomly shifted copies, as `distill.augment` draws them by default."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None

@@ -114,7 +114,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
     test makes of the difference. Latencies, at the report's first batch size and its lengths, are medians where the
     machine is the same; else they are speed-ups over the baseline, which was timed in alternation and so travels
     between machines: the baseline's own row has none. A machine is not always as fast as it was: where both
-    reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too.
+    reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too. Timings
+    that other processes disturbed are not judged, and nothing is held beside a baseline that is no better than chance.
 
     Args:
         now: what is checked.
@@ -157,6 +158,10 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                     hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
                 )
             lines += _grown(before, target, "memory", "peak MB", pair, tolerances.memory)
+    useless = [when for when, one in (("then", then), ("now", now)) if one.get("baseline_fault")]
+    if useless:
+        note = f"the baseline is no better than chance {' and '.join(useless)}"
+        lines = [line if line.worse else replace(line, judged=False, note=note) for line in lines]
     return Check(now["metric"], tuple(lines))
 
 

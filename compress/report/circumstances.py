@@ -9,7 +9,14 @@ from compress.report import phones, pruned_to, sensitivity
 from compress.report.document import Cell, Code, Section, Table, row
 from compress.report.facts import flatten
 from compress.report.numbers import MISSING, count, known, percent, significant, times, times_range
-from compress.report.row import baseline_of, examples_of, first_target, measured_on, ordered
+from compress.report.row import (
+    baseline_of,
+    examples_of,
+    first_target,
+    measured_on,
+    ordered,
+    score_values,
+)
 from compress.report.scores import examples_word, reading
 from compress.report.training import TAUGHT
 from compress.units import format_seconds
@@ -68,7 +75,7 @@ def targets(run: RunRecord) -> Section:
                 row(
                     step.step,
                     reading(run.metric).value(metric.value) if metric else MISSING,
-                    percent(1.0 if step.role == "baseline" else found.accuracy.retention),
+                    percent(score_values(step, baseline_of(run), found)["retention"]),
                     found.accuracy.verdict or MISSING,
                     significant(found.memory.peak_mb),
                     kind=step.role,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from compress.measure.chance import no_better_than_chance
 from compress.records import COMPLETE, Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report.among import among
 from compress.report.headline import failure_reason
@@ -51,6 +52,7 @@ def contract(run: RunRecord) -> dict[str, Any]:
     and batch size.
     """
     baseline, target = baseline_of(run), first_target(run)
+    useless = no_better_than_chance(baseline, run.labels)
     return {
         "status": run.status if run.status in COMPLETE else "failed",
         "run": run.run,
@@ -62,7 +64,8 @@ def contract(run: RunRecord) -> dict[str, Any]:
         "seed": run.seed,
         "splits": dict(run.splits),
         "targets": list(run.targets),
-        "notes": list(run.notes),
+        "notes": [*([] if useless is None else [f"{useless}. No retention is given."]), *run.notes],
+        "baseline_fault": useless,
         "budget": [limit.model_dump(mode="json") for limit in run.limits],
         "rows": [
             {

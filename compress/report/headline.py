@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compress.measure.chance import no_better_than_chance
 from compress.records import COMPLETE, Limit, RunRecord, StepRecord
 from compress.report.document import Cell, Section, Table, Tile, Tone, row
 from compress.report.numbers import (
@@ -42,6 +43,8 @@ _UNITS = {
 
 def status_words(run: RunRecord) -> tuple[str, Tone]:
     """The status in words, and whether it is good news."""
+    if run.status == "ok" and useless_words(run):
+        return "Complete, of a baseline that is no better than chance", "bad"
     if run.status == "ok":
         return ("Budget held" if run.limits else "Complete"), "good"
     words = {
@@ -71,10 +74,11 @@ def failure_reason(run: RunRecord) -> str | None:
 def verdicts(run: RunRecord) -> tuple[str, ...]:
     """The outcome in a few plain sentences."""
     reason = failure_reason(run)
+    useless = useless_words(run)
     if reason is not None:
-        return (reason[0].upper() + reason[1:], *_so_far(run))
+        return (*useless, reason[0].upper() + reason[1:], *_so_far(run))
     baseline, deployed = baseline_of(run), deployed_of(run)
-    lines = []
+    lines = [*useless]
     if run.limits:
         missed = [limit for limit in run.limits if limit.held is False]
         unjudged = [limit for limit in run.limits if limit.held is None]
@@ -100,6 +104,15 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
         if step.role == "variant" and step.status == "failed"
     ]
     return tuple(lines)
+
+
+def useless_words(run: RunRecord) -> tuple[str, ...]:
+    """What has to be said first of a baseline that is no better than chance; nothing of any other."""
+    found = no_better_than_chance(baseline_of(run), run.labels)
+    if found is None:
+        return ()
+    hint = " `teacher.finetune: {class_weights: balanced}`, more epochs or another learning rate may help."
+    return (f"{found}. What is kept of it says nothing." + (hint if run.labels else ""),)
 
 
 def limit_words(limit: Limit, metric: str = "accuracy") -> str:
@@ -189,6 +202,8 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
     target = first_target(run)
     before, after = (row_of(step, baseline, target) for step in (baseline, deployed))
     found = []
+    if useless := useless_words(run):
+        found.append(Tile("of no use", "the baseline", useless[0], "bad"))
     if known(before["size_mb"]) and known(after["size_mb"]):
         detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
         found.append(_factor(before["size_mb"] / after["size_mb"], ("smaller", "larger"), detail))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from compress.measure.chance import no_better_than_chance
 from compress.records import COMPLETE, Accuracy, Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.report.paired import retention_interval
 
@@ -86,9 +87,10 @@ def latency_on(step: StepRecord | None, target: str | None) -> Latency | None:
 def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) -> dict[str, Any]:
     """The flat row of a step: the contract's keys first, then intervals and verdicts; None where there is no number.
 
-    `retention` of the baseline is 1; its `speedup` is that of the A/A run, which times the same file twice.
-    `baseline_p50_ms` is the baseline's median in the same rounds: over `latency_p50_ms` it is the speed-up. Where
-    `disturbed` is true, the timings are as they were measured, and claim nothing; None: nobody knows.
+    `retention` of the baseline is 1, and withheld where it is no better than chance; its `speedup` is that of the A/A
+    run, which times the same file twice. `baseline_p50_ms` is the baseline's median in the same rounds: over
+    `latency_p50_ms` it is the speed-up. Where `disturbed` is true, the timings are as they were measured, and claim
+    nothing; None: nobody knows.
     """
     found = measured_on(step, target)
     scores = score_values(step, baseline, found)
@@ -152,18 +154,22 @@ def claimed(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_RETENTION = ("retention", "retention_low", "retention_high")
+
+
 def score_values(
     step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement | None
 ) -> dict[str, Any]:
-    """Score, retention, their intervals and the paired verdict of one measurement."""
-    names = ("score", "score_low", "score_high", "retention", "retention_low", "retention_high")
+    """Score, retention, their intervals and the paired verdict of one measurement; no retention beside a baseline that
+    is no better than chance."""
+    names = ("score", "score_low", "score_high", *_RETENTION)
     if found is None:
         return dict.fromkeys((*names, "p_value", "score_verdict"))
     accuracy = found.accuracy
     metric = accuracy.metrics[0] if accuracy.metrics else None
     is_baseline = step.role == "baseline"
     interval = None if is_baseline else retention_interval(accuracy_on(baseline, found.target), accuracy)
-    return {
+    values = {
         "score": metric.value if metric else None,
         "score_low": metric.low if metric else None,
         "score_high": metric.high if metric else None,
@@ -173,6 +179,10 @@ def score_values(
         "p_value": accuracy.p_value,
         "score_verdict": accuracy.verdict,
     }
+    if no_better_than_chance(step if is_baseline else baseline) is not None:
+        # A share of what is worth nothing.
+        values |= dict.fromkeys(_RETENTION)
+    return values
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compress.records import Limit, RunRecord, StepRecord
-from compress.report.headline import limit_words, status_words, verdicts
+from compress.report.headline import limit_words, status_words, useless_words, verdicts
 from compress.report.numbers import MISSING, percent, significant, times
 from compress.report.phones import phone_lines
 from compress.report.pruned_to import pruned_to_lines
@@ -166,14 +166,17 @@ def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text
 
 
 def summary_lines(run: RunRecord) -> list[Text]:
-    """The outcome below the table: the status, the verdicts, every limit, what was foretold, the bundle."""
+    """The outcome below the table: a baseline that is of no use, the status, the verdicts, every limit, what was
+    foretold, the bundle."""
     words, tone = status_words(run)
-    lines = [Text(words, style="bold green" if tone == "good" else "bold red")]
+    first = useless_words(run)
+    lines = [Text(text, style="bold red") for text in first]
+    lines.append(Text(words, style="bold green" if tone == "good" else "bold red"))
     lines += budget_lines(run.limits, run.metric)
     lines += [
         Text(verdict)
         for verdict in verdicts(run)
-        if not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
+        if verdict not in first and not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
     ]
     lines += [Text(line) for line in (*pruned_to_lines(run), *phone_lines(run))]
     if run.bundle is not None:

@@ -69,7 +69,7 @@ def test_what_is_timed_beside_others_is_marked_and_nothing_is_claimed(busy: None
 
 # Disturbed rows are measured again by the next run.
 
-SCORES = accuracy((0, 1), (0, 1), None)
+SCORES = accuracy((0, 1) * 8, (0, 1) * 8, None)
 
 
 class Measured:

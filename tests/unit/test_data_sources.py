@@ -394,3 +394,15 @@ def test_no_text_on_two_sides_whatever_splits_exist(train, test, seed, tmp_path:
         assert len(set.union(*sides)) == sum(map(len, sides))
         again = load(spec(".", **keys), tmp_path, seed)
         assert again.train.texts == splits.train.texts
+
+
+@pytest.mark.parametrize(("few", "told"), [(2, True), (3, False)])
+def test_a_note_says_that_classes_are_of_very_different_sizes(few: int, told: bool, tmp_path: Path) -> None:
+    rows = [(f"text {n}", "often" if n < 40 else "rarely") for n in range(40 + few)]
+    held = [(f"held {n} {label}", label) for n in range(3) for label in ("often", "rarely")]
+    for name, each in (("train", rows), ("validation", held[:2]), ("test", held[2:])):
+        lines = ["text,label", *(f"{text},{label}" for text, label in each)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    notes = load(DataSpec(path="."), tmp_path, 0, "text-classification").notes
+    said = "'often' has 40 training examples, 'rarely' 2; `teacher.finetune: {class_weights: balanced}`"
+    assert any(said in note for note in notes) is told

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional
 
-from compress.training.losses import label_cross_entropy, logits_kl
+from compress.data.splits import UNLABELLED
+from compress.training.losses import balanced_weights, label_cross_entropy, logits_kl
 
 logits = arrays("float64", (4, 3), elements=st.floats(-20, 20))
 temperatures = st.floats(0.25, 10)
@@ -91,3 +92,21 @@ def test_losses_are_float32_for_bf16_logits() -> None:
     values = torch.randn(2, 3).bfloat16()
     assert logits_kl(values, values, 2.0).dtype == torch.float32
     assert label_cross_entropy(values, torch.tensor([0, 1])).dtype == torch.float32
+
+
+def test_balanced_weights_let_each_class_weigh_the_same() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3 + [3] + [UNLABELLED] * 5)
+    weights = balanced_weights(labels, 4)
+    # 10 examples of 3 classes; the one that does not occur weighs 1.
+    torch.testing.assert_close(weights, torch.tensor([10 / 18, 10 / 9, 1.0, 10 / 3]))
+    known = labels[labels != UNLABELLED]
+    sums = torch.zeros(4).index_add(0, known, weights[known])
+    torch.testing.assert_close(sums[[0, 1, 3]], torch.full((3,), 10 / 3))
+
+
+def test_weighted_cross_entropy_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    labels = torch.tensor([0, 1])
+    expected = (0.5 * math.log(2) + 2 * math.log(4)) / 2
+    found = label_cross_entropy(logits, labels, weights=torch.tensor([0.5, 2.0]))
+    assert found.item() == pytest.approx(expected, rel=1e-6)

@@ -8,6 +8,7 @@ from torch import Tensor
 from compress.artifacts import copy_interface
 from compress.errors import PassError
 from compress.forms import TORCH_FLOAT
+from compress.measure.chance import VALIDATION_FACT, against_most_frequent
 from compress.models.checkpoints import count_parameters, load_for_labels, save_model
 from compress.profile.distill_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
@@ -16,8 +17,8 @@ from compress.tasks.base import Inputs, Truth
 from compress.tasks.images import ImageInputs
 from compress.training.image_augmentation import AugmentedImages
 from compress.training.loop import train
-from compress.training.losses import label_cross_entropy
-from compress.training.prediction import score
+from compress.training.losses import balanced_weights, label_cross_entropy
+from compress.training.prediction import predict, score
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -29,9 +30,12 @@ def run(ctx: StepContext) -> StepResult:
     validation = ctx.task.encode(ctx.data.validation, source)
     truth = Truth.of(ctx.data.validation)
     labels, smoothing = torch.from_numpy(ctx.data.train.labels), ctx.spec.smoothing
+    weights = None
+    if ctx.spec.class_weights == "balanced":
+        weights = balanced_weights(labels, len(ctx.data.labels)).to(ctx.device)
 
     def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        return label_cross_entropy(outputs, labels[indices].to(outputs.device), smoothing)
+        return label_cross_entropy(outputs, labels[indices].to(outputs.device), smoothing, weights)
 
     shown: Inputs = ctx.task.encode(ctx.data.train, source)
     if ctx.spec.augment and isinstance(shown, ImageInputs):
@@ -51,6 +55,10 @@ def run(ctx: StepContext) -> StepResult:
         progress=ctx.progress,
         name="finetune",
     )
+    outputs = predict(model, validation, precision=ctx.precision, device=ctx.device)
+    chance = against_most_frequent(
+        ctx.task.predictions(outputs).tolist(), ctx.data.validation.labels.tolist()
+    )
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
     facts = {
@@ -60,5 +68,6 @@ def run(ctx: StepContext) -> StepResult:
         "steps": trained.steps,
         "epochs": trained.epochs,
         "precision": ctx.precision,
+        VALIDATION_FACT: chance.as_fact(),
     }
     return StepResult(TORCH_FLOAT, facts, (trained.curve,))

@@ -4,7 +4,7 @@ Each is 0 where the student equals the teacher, but for those that compare with 
 `hard_label_cross_entropy`, `label_cross_entropy`, `info_nce`, `masked_lm_cross_entropy`.
 """
 
-from compress.training.losses.labels import label_cross_entropy
+from compress.training.losses.labels import balanced_weights, label_cross_entropy
 from compress.training.losses.logits import logits_kl
 
-__all__ = ["label_cross_entropy", "logits_kl"]
+__all__ = ["balanced_weights", "label_cross_entropy", "logits_kl"]
