@@ -150,6 +150,10 @@ def _data_facts(spec: DataSpec, splits: Splits, task: TaskName) -> Iterator[str]
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
     yield f"data: {shown(spec.path)}: {counts}"
+    if task != "image-classification" and not any("repeat" in note for note in splits.notes):
+        repeated = sum(len(part) - len(set(part.texts)) for part in parts.values())
+        if repeated:
+            yield f"{repeated} of these texts stand there more than once"
     if splits.labels:
         labels = Counter(int(label) for part in parts.values() for label in part.labels)
         names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_SHOWN_LABELS)]

@@ -16,11 +16,13 @@ from compress.engine.deployment import decided
 from compress.engine.examining import check_models
 from compress.errors import ModelError
 from compress.keys import Fingerprints, all_parts, key_of
-from compress.models.sources import check_teacher, model_config
+from compress.models.sources import check_teacher, model_config, model_folder
 from compress.models.sources import fingerprint as model_fingerprint
 from compress.numerics import Numerics, local_numerics
+from compress.package_paths import CODE
 from compress.plan import Plan, build_plan, model_sources
 from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
+from compress.profile.known_fit import fit_problems
 from compress.profile.load import LoadedProfile
 from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget
@@ -95,6 +97,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     for source in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
     _check_families(profile, base, model_sources(plan))
+    _check_fit(profile, base, model_sources(plan))
     known = fingerprints(loaded, plan)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
     models = {source: found or source[0] for source, found in known.models.items()}
@@ -114,6 +117,21 @@ def _check_families(profile: Profile, base: Path, sources: Sequence[TeacherSpec]
     configs = {one.model: model_config(one, base, profile.task) for one in sources}
     for path, why in family_faults(profile, base, lambda source: configs.get(source or "")):
         raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
+
+
+def _check_fit(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:
+    """Refuse lengths, students and vocabularies that a model of the hub has no room for, now that it is here.
+
+    Raises:
+        ModelError: naming the first of them.
+    """
+    places = {
+        one.model: str(model_folder(one.model, one.revision, base, profile.task))
+        for one in sources
+        if not one.model.startswith(CODE)
+    }
+    for one in fit_problems(profile, base, places):
+        raise ModelError(one.problem.message, where=".".join(map(str, one.path)), code=one.problem.code)
 
 
 def splits_digest(splits: Splits) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from compress.profile.distill_spec import DistillSpec
@@ -22,8 +22,16 @@ _NO_TRIMMING = {
 }
 
 
-def fit_problems(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
-    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine."""
+def fit_problems(
+    profile: Profile, base: Path, places: Mapping[str, str] | None = None
+) -> Iterator[PlacedProblem]:
+    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine.
+
+    Args:
+        places: the folders of models of the hub that were fetched, by their ids.
+    """
+    if places:
+        profile = _with_places(profile, places)
     if profile.task != "image-classification":
         yield from _lengths(profile, base)
     model: str | None = profile.teacher.model
@@ -44,6 +52,20 @@ def fit_problems(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
                 yield from _trimming(model, base, (*place, "vocabulary"), "vocabulary: keep")
         elif isinstance(spec, PruneSpec) and spec.remove is not None and spec.remove.vocabulary == "unused":
             yield from _trimming(model, base, (*place, "remove", "vocabulary"), "vocabulary: keep")
+
+
+def _with_places(profile: Profile, places: Mapping[str, str]) -> Profile:
+    """The profile with folders for ids of the hub."""
+    values = profile.model_dump(by_alias=True, exclude_unset=True)
+    named = [values["teacher"]]
+    for entry in values["passes"]:
+        body = entry.get("distill")
+        if body is not None:
+            named += [body.get("student") or {}, *(body.get("assistants") or ())]
+    for one in named:
+        if one.get("model") in places:
+            one["model"] = places[one["model"]]
+    return Profile.model_validate(values)
 
 
 def _lengths(profile: Profile, base: Path) -> Iterator[PlacedProblem]:

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from compress.cli import main
 from compress.engine.examining import Examined, check_models, examine
 from compress.errors import Fault, ProfileError
+from compress.profile.known_fit import fit_problems
 from compress.profile.load import load_profile
 from tests.model_folders import write_model_folder
 
@@ -71,6 +72,17 @@ def test_what_was_looked_at_is_said(folder: Path):
         "labels: a 10, b 10, c 10",
         "model: ./model: bert, 3 layers of width 32, a WordPiece tokenizer",
     ]
+
+
+def test_repeated_texts_are_counted(folder: Path):
+    (folder / "data").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [f"text {i} of {split},{'ab'[i % 2]}" for i in (0, 1, 2, 3, 3, 3)]
+        (folder / "data" / f"{split}.csv").write_text("\n".join(("text,label", *rows)))
+    assert (
+        "6 of these texts stand there more than once"
+        in found(write_profile(folder, data={"path": "./data"})).seen
+    )
 
 
 def test_what_was_not_looked_at_is_named(folder: Path):
@@ -242,6 +254,20 @@ def test_the_student_of_a_student_fits_that(folder: Path):
     second = {"distill": {"student": {"layers": 3}, "losses": [{"logits": {}}]}}
     faults = found(write_profile(folder, [first, second])).faults
     assert codes(faults) == [("student-deeper", "passes.1.distill.student.layers")]
+
+
+def test_a_model_of_the_hub_is_held_against_the_same_once_it_is_here(folder: Path):
+    passes = [{"distill": {"student": {"hidden_size": 64}, "vocabulary": "trim", "losses": [{"logits": {}}]}}]
+    profile = load_profile(write_profile(folder, passes, teacher={"model": "owner/model"})).profile
+    place = write_model_folder(
+        folder / "fetched", "roberta", "BPE", pad_token_id=1, max_position_embeddings=34
+    )
+    assert not list(fit_problems(profile, folder))
+    assert [one.problem.code for one in fit_problems(profile, folder, {"owner/model": str(place)})] == [
+        "max-length",
+        "student-wider",
+        "vocabulary-fixed",
+    ]
 
 
 def test_what_a_family_cannot_do_is_told(folder: Path):
