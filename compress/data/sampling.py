@@ -12,14 +12,13 @@ from compress.data.rows import Rows, Written
 from compress.data.splits import Item
 
 LOOKED_AT = 200
-"""Files of a split that are opened."""
+"""Files of a split that are opened, where not all are."""
+MOST_TEXTS = 10_000
+"""Text files of a split that are all opened."""
 
 
 def sampled(kind: ItemKind) -> ItemKind:
-    """The kind with some of its files opened, evenly spread; the others count by their names.
-
-    Of texts all are opened where ten times as many would not be more.
-    """
+    """The kind with some of its files opened, evenly spread; the others count by their names."""
     if kind.of_images:
         return replace(kind, check=partial(_check_some, kind))
     return replace(kind, read_files=partial(_read_some, kind))
@@ -49,7 +48,7 @@ def _check_some(kind: ItemKind, rows: Rows) -> tuple[tuple[Item, ...], list[byte
 def _read_some(
     kind: ItemKind, folder: Path, paths: Sequence[Path], written: Written
 ) -> tuple[Sequence[object], tuple[str, ...]]:
-    if len(paths) <= 10 * LOOKED_AT:
+    if len(paths) <= MOST_TEXTS:
         return kind.read_files(folder, paths, written)
     places = chosen(len(paths))
     read, notes = kind.read_files(folder, [paths[place] for place in places], written)

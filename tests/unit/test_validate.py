@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from compress.cli import main
+from compress.data import sampling
 from compress.engine.examining import Examined, check_models, examine
 from compress.errors import Fault, ProfileError
 from compress.profile.known_fit import fit_problems
@@ -302,6 +303,22 @@ def test_a_few_of_many_images_are_opened(folder: Path):
     faults = found(file).faults
     # Every third is opened: the first, but not the second.
     assert [(fault.code, fault.message.count("000.png")) for fault in faults] == [("image-unreadable", 1)]
+
+
+def test_a_few_of_many_text_files_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sampling, "MOST_TEXTS", 10)
+    monkeypatch.setattr(sampling, "LOOKED_AT", 6)
+    for label in ("a", "b"):
+        (folder / "texts" / label).mkdir(parents=True)
+        for i in range(9):
+            (folder / "texts" / label / f"{i}.txt").write_text(f"text {i} of {label}")
+    file = write_profile(folder, data={"path": "./texts"})
+    assert "6 of 18 text files were opened" in found(file).notes
+    assert "labels: a 9, b 9" in found(file).seen
+    for name in ("a/1.txt", "a/3.txt"):
+        (folder / "texts" / name).write_bytes(b"PK\0\0x")
+    # Every third is opened.
+    assert [fault.message.count("3.txt") for fault in found(file).faults] == [1]
 
 
 def test_files_that_do_not_open_are_told_together(folder: Path):
