@@ -18,11 +18,12 @@ from compress.engine.interfaces import (
     text_inputs,
 )
 from compress.errors import ModelError
-from compress.files import copy_file, make_folder, sha256_file, write_json
+from compress.files import copy_file, make_folder, sha256_file, write_json, write_text
 from compress.forms import ONNX_FLOAT, Form
 from compress.inside import inside
 from compress.models.labels import head_names, match_labels
 from compress.models.onnx_files import OnnxFile, copy_onnx, read_onnx
+from compress.models.pooling import MODULES
 from compress.models.preprocessing import declared_images
 from compress.models.sources import PREPROCESSOR
 from compress.passes.export.layout import MANIFEST
@@ -135,7 +136,7 @@ def take_in(
         if fixed.length is not None:
             # Cut by the tokenizer, which leaves its special tokens at the end.
             body["max_length"] = min(body["max_length"], fixed.length)
-        copy_file(tokenizer, folder / TOKENIZER)
+        _place_tokenizer(tokenizer, body, folder, ours="max_length" in described)
     write_json(folder / TASK, body)
     external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
     artifact = seal(folder, form or ONNX_FLOAT, facts)
@@ -243,7 +244,9 @@ def _text_format(
     tokenizer: Path, folders: Sequence[Path], described: Mapping[str, Any], max_length: int
 ) -> dict[str, Any]:
     if "max_length" in described:
-        return {key: described[key] for key in ("max_length", "pad_id", "unk_id") if key in described}
+        return {
+            key: described[key] for key in ("max_length", "pad_id", "unk_id", "texts") if key in described
+        }
     read = open_tokenizer(tokenizer)
     pad = (_first_json(folders, MODEL_CONFIG) or {}).get("pad_token_id")
     if pad is None:
@@ -252,6 +255,26 @@ def _text_format(
         pad = next((each for each in known if each is not None), 0)
     unknown = read.token_to_id(getattr(read.model, "unk_token", None) or "[UNK]")
     return {"max_length": max_length, "pad_id": pad, "unk_id": -1 if unknown is None else unknown}
+
+
+def _place_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, ours: bool) -> None:
+    """Write `tokenizer.json` to `folder`: as it stands, or with what the maker's files beside it say, noted in `body`.
+
+    Raises:
+        ModelError: they say what cannot be carried.
+    """
+    beside = tokenizer.parent
+    if ours or not any((beside / name).is_file() for name in ("tokenizer_config.json", MODULES)):
+        copy_file(tokenizer, folder / TOKENIZER)
+        return
+    # Imported here: it needs transformers, and a model of ours does not.
+    from compress.models.tokenization import read_tokenization
+
+    read = read_tokenization(beside, sentences=body["task"] == "sentence-embedding")
+    body["max_length"] = min(body["max_length"], read.longest or body["max_length"])
+    body.update(read.format.section())
+    read.prove((), body["max_length"], str(beside))
+    write_text(folder / TOKENIZER, read.text)
 
 
 def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:

@@ -80,7 +80,6 @@ FAMILIES: Mapping[str, Family] = {
     "levit": _IMAGES,
     "mobilevit": _IMAGES,
     "mobilevitv2": _IMAGES,
-    "pvt": _IMAGES,
     "pvt_v2": _IMAGES,
     "segformer": _IMAGES,
     "siglip": _IMAGES,
@@ -117,6 +116,7 @@ _NOT_LOWERED: Mapping[str, str] = {
         _DECODES,
     ),
     "bit": "its standardized weights come out differently",
+    "pvt": "its head does not follow the labels of its config",
     "timm_wrapper": "its layers lie in another package, timm",
 }
 """What stands in the way, of those that are asked for often."""

@@ -22,6 +22,7 @@ from compress.measure.accuracy import probabilities
 from compress.profile.schema import DataSpec
 from compress.store.runs import RunStore
 from tests.jobs import compress
+from tests.tiny import tiny_tokenizer
 from tests.tiny_onnx import (
     HALVES,
     LABELS,
@@ -303,6 +304,24 @@ def test_the_first_berts_names_are_known(tmp_path: Path):
         "name": "input_mask:0", "dtype": "int32", "channels_last": False,
     }  # fmt: skip
     assert taken.artifact.read_json(TASK)["interface"]["order"] == [2, 1, 0]
+
+
+def test_what_stands_beside_a_tokenizer_counts(tmp_path: Path):
+    write_foreign(tmp_path / "model.onnx")
+    write_text(tmp_path / TOKENIZER, tiny_tokenizer().to_str())
+    said = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": False,
+        "truncation_side": "left",
+        "model_max_length": 9,
+    }
+    write_json(tmp_path / "tokenizer_config.json", said)
+    given = Given(labels=WRONG_WAY, inputs={"input_ids": "ids", "attention_mask": "mask"})
+    taken = take_in(tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken")
+    task = taken.artifact.read_json(TASK)
+    assert (task["max_length"], task["texts"]["cut"]) == (9, "left")
+    body = taken.artifact.read_json(TOKENIZER)
+    assert body["normalizer"]["lowercase"] is False
 
 
 def test_floating_token_ids_are_refused(tmp_path: Path):
