@@ -44,6 +44,8 @@ _REFUSED: Mapping[str, str] = {
 _OF_QUANTIZERS = ("quantization_config", "compression_config")
 _OF_TIMM = ("model_args", "backbone_kwargs")
 _TIMM_FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_NAMES = ("id2label", "label2id")
+"""Whose keys are the user's labels, not settings."""
 _DEEPEST = 50
 
 
@@ -72,7 +74,9 @@ def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     """A parsed `config.json` without the settings that are ours to choose, at any depth."""
-    return {key: _pinned(value) for key, value in config.items() if key not in PINNED}
+    return {
+        key: value if key in _NAMES else _pinned(value) for key, value in config.items() if key not in PINNED
+    }
 
 
 def own_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -89,7 +93,8 @@ def _settings(value: Any, depth: int) -> Iterator[tuple[str | None, Any]]:
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             yield key, inner
-            yield from _settings(inner, depth + 1)
+            if key not in _NAMES:
+                yield from _settings(inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
             yield from _settings(inner, depth + 1)

@@ -189,6 +189,12 @@ def test_empty_settings_ask_for_nothing(clean: Path, tmp_path: Path) -> None:
     compress.load_model(changed(clean, tmp_path / "given", **empty))
 
 
+def test_labels_are_no_settings() -> None:
+    named = {"label2id": {"auto_map": 0, "quantization_config": 1}, "id2label": {"0": "auto_map"}}
+    assert pinned(named) == named
+    assert list(fetching_settings(named)) == []
+
+
 def test_settings_are_found_and_pinned_at_any_depth() -> None:
     deep: dict[str, Any] = {
         "hidden_size": 4,
