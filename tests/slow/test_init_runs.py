@@ -190,9 +190,9 @@ def made(family: str, head: str = "Model", **config: Any) -> Callable[[Path], No
     return write
 
 
-def sentence_encoder(family: str) -> Callable[[Path], None]:
+def sentence_encoder(family: str, **config: Any) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        made(family)(folder)
+        made(family, **config)(folder)
         kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
         modules = [
             {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -200,7 +200,8 @@ def sentence_encoder(family: str) -> Callable[[Path], None]:
         ]
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir()
-        pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+        width = config.get("hidden_size", SIZES["hidden_size"])
+        pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
 
     return write
@@ -262,7 +263,7 @@ ALL = ("distill", "prune", *WHOLE)
 PAIRS = [
     Pair(
         "bert, imbalanced",
-        made("Bert"),
+        made("Bert", hidden_size=144, num_attention_heads=12, intermediate_size=288),
         table("d.csv", ("text", "label"), texts(240, weights=(0.9, 0.07, 0.03))),
         ALL,
         {},
@@ -329,7 +330,7 @@ PAIRS = [
     ),
     Pair(
         "a sentence encoder and pairs",
-        sentence_encoder("Bert"),
+        sentence_encoder("Bert", hidden_size=208),
         table("d.csv", ("first", "second", "score"), pairs_of_texts()),
         ("distill", *WHOLE),
         {"pair_columns": ["first", "second"]},
