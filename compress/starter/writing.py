@@ -10,6 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from compress.data.names import shown
+from compress.data.texts import is_unicode
+from compress.errors import UsageError
 from compress.package_paths import CODE, PACKAGE, SKLEARN
 from compress.profile.schema import TaskName
 from compress.starter.choices import (
@@ -148,9 +151,22 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: Tas
         data: a path from here, a hub id, `package://name/folder` or `sklearn://digits`.
         folder: where the profile will stand, if not here: paths are written as seen from it.
         task: what the model is for; unset: what model and data look like.
+
+    Raises:
+        UsageError: a path cannot be written.
+        DataError: a table without names of columns.
     """
+    written = [_seen_from(source, folder) for source in (model, data)]
+    for source in (model, data, *written):
+        if not is_unicode(source):
+            raise UsageError(
+                "a path that is not UTF-8 cannot stand in a profile",
+                where=shown(source),
+                hint="Rename it, or call init inside that folder.",
+                code="path-encoding",
+            )
     found = detect(model, data, task)
-    model, data = (_seen_from(source, folder) for source in (model, data))
+    model, data = written
     head = _HEAD.format(
         name=_scalar(f"{_short(data)}_{_short(model)}"),
         task=found.task,

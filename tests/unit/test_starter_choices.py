@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
 from compress.cli import main
+from compress.errors import UsageError
 from compress.starter.choices import (
     Student,
     choose_labelling,
@@ -152,6 +154,15 @@ def test_odd_headers_are_written_so_that_they_are_found(header: str, tmp_path: P
     done = CliRunner().invoke(main, ["init", str(model), str(tmp_path / "d.csv"), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert CliRunner().invoke(main, ["validate", str(out)]).exit_code == 0
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path):
+    model = write_model_folder(tmp_path / "m")
+    data = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.csv")
+    Path(data).write_text("text,label\n")
+    with pytest.raises(UsageError) as caught:
+        starter_profile(str(model), data, tmp_path)
+    assert (caught.value.code, caught.value.where) == ("path-encoding", f"{tmp_path}/caf\\xe9.csv")
 
 
 def test_one_class_of_twenty_times_another_is_told():
