@@ -326,3 +326,34 @@ def test_calibration_examples_come_back_in_order(script, tmp_path: Path):
 def test_padding_adds_zeros_up_to_the_longest_example(script):
     padded = script("peers.calling").padded([{"input_ids": np.ones((1, length))} for length in (3, 1)])
     assert [feed["input_ids"].tolist() for feed in padded] == [[[1, 1, 1]], [[1, 0, 0]]]
+
+
+def test_the_bars_of_a_busy_machine(script):
+    busy_machine = script("busy_machine")
+
+    def row(
+        pair: str, ratio: float, *, marked: bool = False, verdict: str | None = "faster"
+    ) -> dict[str, object]:
+        return {
+            "pair": pair,
+            "threads": 1,
+            "ratio": ratio,
+            "marked": marked,
+            "verdict": None if marked else verdict,
+        }
+
+    quiet = [row("teacher / student", ratio) for ratio in (39.0, 40.0, 41.0)]
+    right = [row("teacher / student", 43.9), row("teacher / student", 90.0, marked=True)]
+    same = [row("teacher twice", 1.0, verdict="no difference")] * 49 + [row("teacher twice", 1.05)]
+    cost = [{"threads": threads, "now": 1.1, "before": 1.0} for threads in (1, 2)]
+    parts = {"quiet": quiet, "same": same, "busy": right, "free": right, "cost": cost}
+    assert [bar["held"] for bar in busy_machine.judged(parts)] == ["yes", "yes", "yes", "NO", "yes"]
+    wrong = {**parts, "busy": [row("teacher / student", 44.1)], "free": quiet}
+    assert [bar["held"] for bar in busy_machine.judged(wrong)] == ["NO", "yes", "yes", "yes", "yes"]
+    noisy = {"same": [*same[:40], *[row("teacher twice", 1.0, marked=True)] * 3]}
+    assert [bar["held"] for bar in busy_machine.judged(noisy)] == ["NO", "NO"]
+    dear = {
+        "cost": [*cost, {"threads": 2, "now": 1.4, "before": 1.0}, {"threads": 2, "now": 1.4, "before": 1.0}]
+    }
+    assert [bar["held"] for bar in busy_machine.judged(dear)] == ["NO"]
+    assert busy_machine.judged({}) == []
