@@ -125,7 +125,7 @@ def tiny_model(kind: str, *, head: bool = True, seed: int = 0, **changes: Any) -
             elif isinstance(values, nn.Parameter) and values.dim() == 2:
                 nn.init.normal_(values, std=0.3)
             elif isinstance(values, nn.Parameter) and values.dim() > 2:
-                nn.init.normal_(values, std=(values[0].numel() / 3) ** -0.5)
+                nn.init.normal_(values, std=(values[0].numel() / 2) ** -0.5)
             elif name.endswith("bias"):
                 values.add_(torch.randn_like(values) * 0.1)
     return model.float().eval()

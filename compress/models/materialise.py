@@ -64,7 +64,7 @@ def materialise(
 
     Returns:
         facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head` (none, as it was, or
-        matched).
+        matched), `texts` where they are prepared, `max_length` where the maker allows fewer tokens than asked for.
 
     Raises:
         ModelError: the model cannot be had, is not safetensors, or takes no texts of `max_length` tokens.
@@ -96,7 +96,10 @@ def materialise(
         "architecture": type(model).__name__,
         "source": spec.model,
         "head": head,
+        **tokenization.format.section(),
     }
+    if length < max_length:
+        facts["max_length"] = length
     if sentences:
         facts |= {"pooling": pooling.mode, "normalize": pooling.normalize, "width": model.config.hidden_size}
     return facts if commit is None else {**facts, "commit": commit}

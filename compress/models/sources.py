@@ -119,9 +119,10 @@ def check_teacher(
                 code="module-without-tokenizer",
             )
         return
-    config = _read_config(folder)
+    # Before the config is read: an adapter alone has none, and is named.
     for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
         raise ModelError(problem.message, where=spec.model, code=problem.code)
+    config = _read_config(folder)
     check_task(config, task, spec.model)
     if task == "sentence-embedding":
         read_pooling(folder, spec.pooling)

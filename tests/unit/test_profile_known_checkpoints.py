@@ -241,3 +241,10 @@ def test_it_answers_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_an_adapter_alone_is_named_by_a_run_too(tmp_path: Path) -> None:
+    write(tmp_path / "adapter_config.json", {"peft_type": "LORA"})
+    with pytest.raises(ModelError) as caught:
+        check_teacher(TeacherSpec(model=str(tmp_path)), LABELS, Path(), allow_code=False)
+    assert caught.value.code == "adapter"
