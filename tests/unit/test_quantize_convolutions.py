@@ -19,7 +19,7 @@ from compress.passes.quantize.convolutions import activated
 from compress.passes.quantize.counting import count_products
 from compress.passes.quantize.integers import activation_scale, quantize_bias, quantize_kernel
 from compress.passes.quantize.layers import Convolution, layers, split_excluded
-from compress.passes.quantize.static import quantize_static, ranged_values
+from compress.passes.quantize.static import needed_values, quantize_static, ranged_values
 from compress.runtimes.runner import open_session
 
 RNG = np.random.default_rng(0)
@@ -59,7 +59,10 @@ def quantized(
     wanted = open_session(str(path)).run(None, {"x": X})[0]
     chosen, _ = split_excluded(list(layers(model.graph)), exclude)
     names = ranged_values(model.graph, chosen)
-    ranges = calibrate(path, names, lambda: iter({"x": row[None]} for row in X), "minmax", folder)
+    optional = set(names) - needed_values(chosen)
+    ranges = calibrate(
+        path, names, lambda: iter({"x": row[None]} for row in X), "minmax", folder, optional=optional
+    )
     quantize_static(model, chosen, ranges, per_channel=per_channel, embeddings=True)
     ir.save(model, after)
     got = open_session(str(after)).run(None, {"x": X})[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ def calibrate(
     *,
     percentile: float = PERCENTILE,
     symmetric: bool = False,
+    optional: Collection[str] = (),
 ) -> dict[str, Range]:
     """The range of each named value over all batches.
 
@@ -43,10 +44,11 @@ def calibrate(
         work: where a copy of the model with more outputs may lie for a moment.
         percentile: percent of the values that `percentile` keeps.
         symmetric: make ranges that hold both signs symmetric around zero.
+        optional: names that have no range where they are not finite floats on every example.
     """
     if not names:
         return {}
-    seen = collect(names, observe(path, names, batches(), work), method)
+    seen = collect(names, observe(path, names, batches(), work, optional), method)
     found = {name: range_of(one, method, percentile) for name, one in seen.items()}
     return {name: around_zero(one) for name, one in found.items()} if symmetric else found
 
@@ -54,12 +56,15 @@ def calibrate(
 def collect(
     names: Sequence[str], examples: Iterator[Mapping[str, Floats]], method: Method
 ) -> dict[str, Statistic]:
-    """What a method keeps of each value."""
+    """What a method keeps of each value that every example has."""
     kinds: dict[str, type[Statistic]] = {"minmax": Extremes, "average": AverageExtremes}
     kept: dict[str, Statistic] = {name: kinds.get(method, Histogram)() for name in names}
     for example in examples:
-        for name, values in example.items():
-            kept[name].add(values)
+        for name in list(kept):
+            if name in example:
+                kept[name].add(example[name])
+            else:
+                del kept[name]
     return kept
 
 

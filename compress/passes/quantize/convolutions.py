@@ -171,11 +171,17 @@ class _Integers:
         return False
 
     def _joins(self, node: ir.Node) -> bool:
-        """Whether a sum or product is worth integers: a side exists as integers alone, and no side is a constant."""
-        return any(value in self.gone for value in node.inputs) and all(
-            value in self.known
-            or (value is not None and value.name in self.ranges and constant(value) is None)
-            for value in node.inputs
+        """Whether a sum or product is worth integers: a side exists as integers alone, no side is a constant, and the
+        ranges of all are known."""
+        ranged = activated(node.outputs[0]).name in self.ranges
+        return (
+            ranged
+            and any(value in self.gone for value in node.inputs)
+            and all(
+                value in self.known
+                or (value is not None and value.name in self.ranges and constant(value) is None)
+                for value in node.inputs
+            )
         )
 
     def _read_floats(self, node: ir.Node) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
-from compress.passes.quantize.convolutions import quantize_convolutions, ranged_between
+from compress.passes.quantize.convolutions import activated, quantize_convolutions, ranged_between
 from compress.passes.quantize.integers import INT8_LIMIT, activation_scale
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, Table
 from compress.passes.quantize.operators import Weights, attend, quantize_linear
@@ -33,6 +33,16 @@ def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
     sources = [fixed_source(layer) for layer in chosen]
     names = [source.name for source in sources if source is not None and source.name]
     return list(dict.fromkeys([*names, *ranged_between(graph, convolutions(chosen))]))
+
+
+def needed_values(chosen: list[Layer]) -> set[str]:
+    """Those of `ranged_values` without which a layer cannot be quantized: what it reads and what a convolution makes.
+
+    The others lie between layers, and stay as they are where they have no range."""
+    values = [source for layer in chosen if (source := fixed_source(layer)) is not None]
+    for layer in convolutions(chosen):
+        values += [value for value in (layer.node.inputs[0], activated(layer.node.outputs[0])) if value]
+    return {value.name or "" for value in values}
 
 
 def quantize_static(

@@ -21,7 +21,7 @@ from compress.passes.quantize.integers import weight_limit
 from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_name
 from compress.passes.quantize.pairs import write_pairs
 from compress.passes.quantize.ranges import Range
-from compress.passes.quantize.static import quantize_static, ranged_values
+from compress.passes.quantize.static import needed_values, quantize_static, ranged_values
 from compress.profile.pass_specs import QuantizeSpec
 from compress.tasks.base import Batch
 
@@ -47,6 +47,7 @@ class Writer:
         self._batches = batches
         self._work = work
         self._ranges: dict[str, Range] = {}
+        self._seen: set[str] = set()
 
     def layers(self) -> list[Layer]:
         """What is quantized unless it is given back: tables only where the spec quantizes them."""
@@ -105,7 +106,7 @@ class Writer:
     def _calibrated(self, model: ir.Model, chosen: list[Layer]) -> Mapping[str, Range]:
         spec = self._spec
         wanted = ranged_values(model.graph, chosen)
-        unknown = [name for name in wanted if name not in self._ranges]
+        unknown = [name for name in wanted if name not in self._seen]
         if unknown:
             self._ranges |= calibrate(
                 self.prepared / ONNX_MODEL,
@@ -115,5 +116,7 @@ class Writer:
                 self._work,
                 percentile=spec.calibration.percentile,
                 symmetric=spec.calibration.symmetric,
+                optional=set(unknown) - needed_values(chosen),
             )
-        return {name: self._ranges[name] for name in wanted}
+            self._seen |= set(unknown)
+        return {name: self._ranges[name] for name in wanted if name in self._ranges}
