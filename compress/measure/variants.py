@@ -62,19 +62,33 @@ def compare_variants(
     Raises:
         TargetError: a variant cannot be run, or the device of the target is lost.
     """
-    chosen, truth = scored_sample(truth, seed)
-    # A device may be small: there one process at a time.
-    together = usable_cores() // target.spec.threads if target.device is None else 1
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         jobs = JobFolder.of_target(Path(name), target)
-        files = [*paths.values(), *(() if reference is None else (reference,))]
-        outputs = _outputs(jobs, files, inputs, chosen, batch_size, together)
-        if reference is not None:
-            truth = replace(truth, reference=outputs.pop())
-        scores = [task.score(each, truth).value for each in outputs]
+        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, batch_size, reference)
         times = _times(jobs, [*paths.values()], inputs, seed, batch_size)
     variants = [Variant(score, ms, times.disturbed) for score, ms in zip(scores, times.ms, strict=True)]
     return dict(zip(paths, variants, strict=True))
+
+
+def variant_scores(
+    paths: Mapping[str, Path],
+    inputs: Inputs,
+    truth: Truth,
+    task: Task,
+    target: ResolvedTarget,
+    *,
+    seed: int,
+    reference: Path | None = None,
+) -> dict[str, float]:
+    """The scores of `compare_variants` alone: nothing is timed.
+
+    Raises:
+        TargetError: a variant cannot be run, or the device of the target is lost.
+    """
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder.of_target(Path(name), target)
+        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, 1, reference)
+    return dict(zip(paths, scores, strict=True))
 
 
 def variant_outputs(
@@ -100,6 +114,27 @@ def variant_ms(
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed, batch_size)
+
+
+def _scores(
+    jobs: JobFolder,
+    paths: Sequence[Path],
+    inputs: Inputs,
+    truth: Truth,
+    task: Task,
+    target: ResolvedTarget,
+    seed: int,
+    batch_size: int,
+    reference: Path | None,
+) -> list[float]:
+    chosen, truth = scored_sample(truth, seed)
+    # A device may be small: there one process at a time.
+    together = usable_cores() // target.spec.threads if target.device is None else 1
+    files = [*paths, *(() if reference is None else (reference,))]
+    outputs = _outputs(jobs, files, inputs, chosen, batch_size, together)
+    if reference is not None:
+        truth = replace(truth, reference=outputs.pop())
+    return [task.score(each, truth).value for each in outputs]
 
 
 def _outputs(

@@ -72,7 +72,9 @@ class QuantizeSpec(PassSpecBase):
     double_quantization: bool = True
     """`library: bitsandbytes`: 4 bits: store the scales in 8 bits too."""
     scheme: Literal["auto", "dynamic", "static"] = "auto"
-    """Activation ranges at run time, or calibrated; `auto` measures both on the validation split. For 8 bits."""
+    """Activation ranges at run time, or calibrated; `auto` measures both on the validation split. For 8 bits. Where
+    more than 1 point is lost there, `auto` tries `equalize` and `bias_correction` too, unless the profile sets them,
+    and takes the best; any other scheme says beyond 5 points which of them would help."""
     per_channel: bool = True
     """A scale for each output channel of a weight."""
     embeddings: bool | Literal[4, 8] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.errors import ModelError, PassError
-from compress.files import publish, remove
+from compress.files import make_folder, publish, remove
 from compress.measure.disturbance import chosen_while_disturbed
-from compress.measure.variants import compare_variants
+from compress.measure.variants import compare_variants, variant_scores
 from compress.passes.quantize.choice import Candidate, choose
 from compress.passes.quantize.counting import Products, count_products
 from compress.passes.quantize.layers import (
@@ -30,12 +30,16 @@ from compress.passes.quantize.layers import (
 from compress.passes.quantize.mixed import mix
 from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.probe import probe, shapes_of, typical_length, warning
+from compress.passes.quantize.remedies import PLAIN, remedied
 from compress.passes.quantize.shrinking import model_bytes, sizes_in_facts
 from compress.passes.quantize.static import convolutions
 from compress.passes.quantize.writing import Writer
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Batch, Inputs, Truth
+
+ATTEMPTS = "attempts"
+"""Folder of what is written while the best is sought."""
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -53,23 +57,23 @@ def run(ctx: StepContext) -> StepResult:
     schemes = schemes_for(spec, convolutions(chosen_layers))
     facts = {**source.facts, **(_probed(ctx, source, chosen_layers) if spec.bits == 8 else {})}
     batches = calibration_batches(ctx, source, spec.calibration_examples)
-    prepared, done = prepare(source.path, spec, batches, ctx.work)
-    writer = Writer(prepared, spec, batches, ctx.work)
-    folders = {scheme: ctx.work / scheme for scheme in schemes}
-    for scheme, folder in folders.items():
-        done |= writer.write(scheme, folder)
-    variants = _measured(ctx, source, folders) if len(folders) > 1 else {}
+    attempt = _attempt(ctx, source, spec, schemes, batches, PLAIN)
+    variants = _measured(ctx, source, attempt.folders) if len(schemes) > 1 else {}
     chosen = choose(variants) if variants else schemes[0]
-    result, floating = folders[chosen], left_floating(source.path, spec)
+    if spec.bits == 8:
+        known = variants[chosen].score if variants else None
+        attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known)
+    done = dict(attempt.done)
+    result, floating = attempt.folders[chosen], left_floating(source.path, spec)
     if spec.mixed is not None:
-        mixture = mix(ctx, spec.mixed, writer, chosen, source)
+        mixture = mix(ctx, spec.mixed, attempt.writer, chosen, source)
         result, floating = mixture.folder, [*floating, *mixture.given_back]
         done["mixed"] = mixture.facts
     products, sizes = check_promise(source.path, result, floating, chosen)
     for file in result.iterdir():
         publish(file, ctx.out / file.name)
     copy_interface(source.path, ctx.out)
-    for folder in {*folders.values(), result, prepared} - {source.path}:
+    for folder in (ctx.work / ATTEMPTS, result):
         remove(folder)
     facts |= {
         **done,
@@ -85,6 +89,79 @@ def run(ctx: StepContext) -> StepResult:
         facts["timed_on"] = ctx.timed_on.label
         facts["timing_disturbed"] = any(one.disturbed for one in variants.values())
     return StepResult(spec.produces(source.form), facts)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """The model quantized as a spec says: what wrote it, the folder of each scheme, and what was done besides."""
+
+    spec: QuantizeSpec
+    writer: Writer
+    folders: dict[str, Path]
+    done: dict[str, Any]
+
+
+def _attempt(
+    ctx: StepContext,
+    source: Artifact,
+    spec: QuantizeSpec,
+    schemes: Sequence[str],
+    batches: Callable[[], Iterator[Batch]],
+    name: str,
+) -> _Attempt:
+    work = ctx.work / ATTEMPTS / name
+    make_folder(work)
+    prepared, done = prepare(source.path, spec, batches, work)
+    writer = Writer(prepared, spec, batches, work)
+    folders = {scheme: work / scheme for scheme in schemes}
+    for scheme, folder in folders.items():
+        done |= writer.write(scheme, folder)
+    return _Attempt(spec, writer, folders, done)
+
+
+def _remedied(
+    ctx: StepContext,
+    source: Artifact,
+    plain: _Attempt,
+    scheme: str,
+    batches: Callable[[], Iterator[Batch]],
+    known: float | None,
+) -> tuple[_Attempt, dict[str, Any]]:
+    """The attempt that is kept, and its scores and its rivals' on the validation split.
+
+    Args:
+        known: the score of the plain attempt, where it is known already.
+    """
+    made = {plain.spec: plain}
+    files = {"float": source.path / ONNX_MODEL}
+    if known is None:
+        files[PLAIN] = plain.folders[scheme] / ONNX_MODEL
+    scores = _scored(ctx, source, files)
+
+    def score(spec: QuantizeSpec) -> float:
+        made[spec] = _attempt(ctx, source, spec, [scheme], batches, f"remedy-{len(made)}")
+        return _scored(ctx, source, {PLAIN: made[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
+
+    chosen_layers = plain.writer.layers()
+    plain_score = scores[PLAIN] if known is None else known
+    outcome = remedied(plain.spec, chosen_layers, scores["float"], plain_score, score)
+    if outcome.message is not None:
+        ctx.progress.say(f"quantize: {outcome.message}")
+    return made[outcome.spec], outcome.facts
+
+
+def _scored(ctx: StepContext, source: Artifact, files: dict[str, Path]) -> dict[str, float]:
+    """Scores on the validation split; the float model is the reference of embeddings."""
+    validation = ctx.data.validation
+    return variant_scores(
+        files,
+        ctx.task.encode(validation, source.path),
+        Truth.of(validation),
+        ctx.task,
+        ctx.timed_on,
+        seed=ctx.seed,
+        reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
+    )
 
 
 def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
