@@ -37,7 +37,8 @@ class StepKind:
     """What the engine must know of a kind of step before it imports anything of it.
 
     `module` and `function` name what runs it; `libraries` are the distributions whose versions its result depends
-    on; `reads_data` and `trains` say whether data, seed and numerics are part of its key.
+    on; `reads_data` and `trains` say whether data, seed and numerics are part of its key. `trial` names what tells on
+    the untrained architecture that the step cannot be done; None: nothing does.
     """
 
     module: str
@@ -45,6 +46,7 @@ class StepKind:
     libraries: tuple[str, ...]
     reads_data: bool = True
     trains: bool = False
+    trial: str | None = None
 
 
 _TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -56,7 +58,11 @@ STEP_KINDS: Mapping[str, StepKind] = {
     "distill": StepKind("compress.passes.distill.step", "run", _TORCH, trains=True),
     "distill.control": StepKind("compress.passes.distill.step", "run_control", _TORCH, trains=True),
     "prune": StepKind(
-        "compress.passes.prune.step", "run", (*_TORCH, *_ONNX, "onnxscript", "torch-pruning"), trains=True
+        "compress.passes.prune.step",
+        "run",
+        (*_TORCH, *_ONNX, "onnxscript", "torch-pruning"),
+        trains=True,
+        trial="try_untrained",
     ),
     "low_rank": StepKind("compress.passes.low_rank.step", "run", _TORCH, trains=True),
     "lower": StepKind("compress.lowering.step", "run", (*_TORCH, *_ONNX, "onnxscript")),
@@ -115,6 +121,19 @@ class Plan:
     def step(self, name: str) -> PlannedStep:
         """The step of that name."""
         return next(step for step in self.steps if step.name == name)
+
+
+def untrained(plan: Plan, name: str) -> str | None:
+    """The source step whose model has the architecture that a step starts from; None where a pass between makes
+    another, which is known only once it has."""
+    while True:
+        step = plan.step(name)
+        if step.kind == "source":
+            return name
+        role = {"finetune": "model", "distill": "student", "quantize.train": "model"}.get(step.kind)
+        if role is None or role not in step.inputs:
+            return None
+        name = step.inputs[role]
 
 
 def model_sources(plan: Plan) -> tuple[TeacherSpec, ...]:

@@ -17,6 +17,7 @@ from compress.engine.excerpts import excerpts
 from compress.engine.integer_speed import integer_warnings
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
+from compress.engine.trials import try_untrained
 from compress.errors import ModelError, RunInterrupted, UsageError, in_words
 from compress.exhaustion import exhaustion_told, ran_out
 from compress.measure.chance import no_better_than_chance
@@ -88,6 +89,7 @@ def run_job(
         with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
             for message in integer_warnings(job.plan.profile, job.targets):
                 progress.say(f"warning: {message}")
+            try_untrained(job, cache, progress, lambda name: _made(name, job, state, cache, progress))
             for position, row in enumerate(job.plan.rows):
                 try:
                     record = _row(row, job, state, cache, progress)
@@ -234,6 +236,12 @@ def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) 
     outcome = make_step(step, job, inputs, cache, progress)
     state.made[name] = outcome.made
     return outcome.cached
+
+
+def _made(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> Artifact:
+    """The artifact of a step, made with whatever it takes."""
+    _make(name, job, state, cache, progress)
+    return state.made[name].artifact
 
 
 def _measure(

@@ -149,14 +149,14 @@ def test_the_parameter_count_is_what_was_foretold(fraction: float, round_to: int
     shape = outputs(model, pixels).shape
     surgeon = ChannelSurgeon(model, {"pixel_values": pixels})
     scores = surgeon.scores(tp.importance.GroupMagnitudeImportance())
-    refused = ""
+    refused = None
     try:
         cuts = choose_cuts(surgeon.groups, scores, kept_widths(surgeon.groups, fraction, round_to))
-    except PassError as error:
-        refused = str(error)
-    if refused:
+    except ModelError as error:
+        refused = error
+    if refused is not None:
         # Narrow layers may keep all of their channels once the rest is rounded: that is refused, and said.
-        assert "nothing would be" in refused
+        assert refused.code == "nothing-to-prune"
         assert round_to > 1
         return
     before, predicted = count_parameters(model), surgeon.remaining(cuts)
@@ -241,9 +241,10 @@ def test_only_the_loaded_model_tells_what_channels_leave(tmp_path: Path) -> None
 def test_nothing_to_remove_is_refused() -> None:
     group = ChannelGroup(nn.Conv2d(1, 1, 1), "narrow", 8, 1)
     with pytest.raises(
-        PassError, match="with 8 channels, the rest rounded to a multiple of 8: nothing would"
+        ModelError, match="with 8 channels, the rest rounded to a multiple of 8: nothing would"
     ) as caught:
         kept_widths([group], 0.5, 8)
+    assert (caught.value.code, caught.value.where) == ("nothing-to-prune", "prune.remove.channels")
     assert caught.value.hint == "Raise the fraction, or lower `round_to`."
 
 
@@ -326,7 +327,7 @@ def test_a_target_is_reached_by_the_smallest_share_that_reaches_it(
     for percent in range(1, 100):
         try:
             less = kept_widths(surgeon.groups, percent / 100, 4)
-        except PassError:
+        except ModelError:
             continue
         if sum(less) > sum(kept):
             assert parameters(less) > limit

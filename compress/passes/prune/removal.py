@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,13 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.errors import ModelError
+from compress.models.checkpoints import count_parameters
 from compress.models.factors import Factored
 from compress.models.families import encoder_of
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.channels import (
     ChannelSurgeon,
+    Cut,
     choose_cuts,
     kept_widths,
     multiple_of,
@@ -22,9 +24,14 @@ from compress.passes.prune.channels import (
 )
 from compress.passes.prune.counting import CONVOLUTIONS
 from compress.passes.prune.encoders import EncoderPruner, Material, taylor_scores
+from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.saliency import standing_in, sum_over_group
 from compress.passes.prune.selection import between
+from compress.passes.prune.trial import believed
 from compress.profile.prune_spec import PruneSpec
+
+HALF = 0.5
+"""Of every group, tried where a target says how much is to go."""
 
 
 def check_request(model: nn.Module, spec: PruneSpec) -> None:
@@ -86,21 +93,32 @@ def _no_encoder(model: nn.Module) -> ModelError | None:
 
 
 class ChannelPruner:
-    """Takes the convolutions of a model to the widths that are asked for; see `EncoderPruner`."""
+    """Takes the convolutions of a model to the widths that are asked for; see `EncoderPruner`.
+
+    `left_whole`: the groups of channels that cannot be cut, by the name of their first convolution, and why.
+    """
 
     def __init__(self, model: nn.Module, material: Material) -> None:
-        """Set the goals from the model as it is.
+        """Set the goals from the model as it is, once a cut of that size was tried.
 
         Raises:
-            PassError: nothing would be removed, or the target cannot be reached.
+            ModelError: nothing could or would be removed.
+            PassError: the target cannot be reached.
         """
         self.model = model
         self.material = material
-        surgeon = ChannelSurgeon(model, material.example())
-        self.parameters = surgeon.remaining([])
+        spec, example = material.spec, material.example()
+        surgeon = ChannelSurgeon(model, example)
+        self.parameters = count_parameters(model)
+        asked = HALF if spec.remove is None else spec.remove.channels
+        where = "prune.target" if spec.remove is None else "prune.remove.channels"
+        tried = believed(model, example, self._blind_cuts(surgeon, asked))
+        self.left_whole = {**surgeon.left_whole, **tried.left_whole}
+        if not tried.cuts and self.left_whole:
+            raise nothing_to_prune(self.left_whole, where)
+        surgeon = ChannelSurgeon(model, example, self.left_whole)
         self.whole = {group.name: group.width for group in surgeon.groups}
         self.widths = dict(self.whole)
-        spec = material.spec
         if spec.remove is not None:
             kept = kept_widths(surgeon.groups, spec.remove.channels, spec.round_to)
         else:
@@ -122,12 +140,16 @@ class ChannelPruner:
         }
         if widths == self.widths:
             return
-        surgeon = ChannelSurgeon(self.model, self.material.example())
+        example = self.material.example()
+        surgeon = ChannelSurgeon(self.model, example, self.left_whole)
         kept = [widths[group.name] for group in surgeon.groups]
         cuts = choose_cuts(surgeon.groups, self._scores(surgeon), kept)
-        self.parameters = surgeon.remaining(cuts)
-        surgeon.remove(cuts)
-        self.widths = widths
+        tried = believed(self.model, example, cuts)
+        self.left_whole |= tried.left_whole
+        surgeon.remove(tried.cuts)
+        self.parameters = tried.parameters
+        cut = {each.group.name for each in tried.cuts}
+        self.widths = {name: widths[name] if name in cut else width for name, width in self.widths.items()}
 
     def described(self) -> list[dict[str, Any]]:
         """For each group of coupled convolutions that lost any: `name`, `channels` and `channels_removed`."""
@@ -136,6 +158,25 @@ class ChannelPruner:
             for name, whole in self.whole.items()
             if self.widths[name] < whole
         ]
+
+    def whole_groups(self) -> dict[str, str]:
+        """The groups that lost nothing, by name, and why."""
+        narrow = {
+            name: f"{width} channels are too few to lose a multiple of {self._goals[name][1]}"
+            for name, width in self.widths.items()
+            if width == self.whole[name] and name not in self.left_whole
+        }
+        return {**self.left_whole, **narrow}
+
+    def _blind_cuts(self, surgeon: ChannelSurgeon, fraction: float) -> list[Cut]:
+        """What a fraction would take of each group that is wide enough, whichever channels those are."""
+        spec, random = self.material.spec, torch.Generator().manual_seed(self.material.seed)
+        kept = [
+            kept_channels(group.width, fraction, multiple_of(group, spec.round_to))
+            for group in surgeon.groups
+        ]
+        drawn = [torch.rand(group.width, generator=random) for group in surgeon.groups]
+        return choose_cuts(surgeon.groups, drawn, kept)
 
     def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
         material = self.material
@@ -152,6 +193,22 @@ class ChannelPruner:
             return surgeon.scores(kind())
 
 
+def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:
+    """No group of a model can lose a channel."""
+    return ModelError(
+        f"no channels of this model can be removed: {whole_words(left_whole)}",
+        where=where,
+        hint="Leave `prune` out, or write what stands in its way so that it follows the widths of its inputs.",
+        code="nothing-to-prune",
+    )
+
+
+def whole_words(left_whole: Mapping[str, str], most: int = 5) -> str:
+    """Which groups stay whole, and why, as part of a sentence."""
+    told = [f"{name} ({why})" for name, why in [*left_whole.items()][:most]]
+    return "; ".join(told) + ("" if len(left_whole) <= most else f"; and {len(left_whole) - most} more")
+
+
 Pruner = EncoderPruner | ChannelPruner
 
 
@@ -160,7 +217,7 @@ def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None
 
     Raises:
         PassError: a fraction removes nothing or everything.
-        ModelError: the model does not have what is to be removed.
+        ModelError: the model does not have what is to be removed, or cannot lose it.
     """
     check_request(model, material.spec)
     if takes_channels(model, material.spec):

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +22,15 @@ from compress.models.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.prediction import predicted_parameters
-from compress.passes.prune.removal import Pruner, check_request, pruner_of, takes_channels
+from compress.passes.prune.removal import (
+    ChannelPruner,
+    Pruner,
+    check_request,
+    pruner_of,
+    takes_channels,
+    whole_words,
+)
+from compress.passes.prune.saliency import BATCH_SIZE
 from compress.passes.prune.selection import shares
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
 from compress.profile.distill_spec import VocabularySpec
@@ -59,6 +68,8 @@ def run(ctx: StepContext) -> StepResult:
         labels = torch.from_numpy(ctx.data.train.labels) if ctx.task.labelled else None
         timing, budget = _budget(ctx, spec, model, interface, stack)
         pruner = pruner_of(model, Material(inputs, labels, spec, ctx.seed, ctx.device), budget)
+        if isinstance(pruner, ChannelPruner) and pruner.left_whole:
+            ctx.progress.say(f"prune: left whole: {whole_words(pruner.left_whole)}")
         curves: list[Curve] = []
         steps = shares(spec.steps)
         for number, share in enumerate(steps, start=1):
@@ -87,11 +98,31 @@ def run(ctx: StepContext) -> StepResult:
         model.cpu()
         _note_target(facts, ctx, spec, model, pruner, budget, timing, interface)
         _note_encoder(facts, pruner)
+        _note_whole_groups(facts, pruner)
         save_model(model, ctx.out)
         copy_interface(interface, ctx.out)
     _note_width(model, ctx.out)
     check_saved(model, ctx.out, inputs, "prune")
     return StepResult(spec.produces(source.form), facts, tuple(curves))
+
+
+def try_untrained(ctx: StepContext) -> None:
+    """Find out on the architecture alone, before anything is trained, whether it can be pruned as asked.
+
+    Args:
+        ctx: of the step; its `model` may be untrained yet.
+
+    Raises:
+        ModelError: the model does not have what is to be removed, or cannot lose it.
+        PassError: a fraction removes nothing, or a target is not reached.
+    """
+    spec, source = ctx.spec, ctx.inputs["model"]
+    assert isinstance(spec, PruneSpec)
+    model = load_model(source.path).to(ctx.device)
+    check_request(model, spec)
+    if takes_channels(model, spec):
+        few = ctx.data.train.take(np.arange(min(len(ctx.data.train), BATCH_SIZE)))
+        ChannelPruner(model, Material(ctx.task.encode(few, source.path), None, spec, ctx.seed, ctx.device))
 
 
 def _check_count(model: nn.Module, predicted: int) -> None:
@@ -175,6 +206,12 @@ def _note_encoder(facts: dict[str, Any], pruner: Pruner) -> None:
     hidden = encoder_of(pruner.model).hidden_size
     if hidden < pruner.hidden:
         facts["hidden"] = {"width": hidden, "removed": pruner.hidden - hidden}
+
+
+def _note_whole_groups(facts: dict[str, Any], pruner: Pruner) -> None:
+    """Which groups of channels lost nothing, and why."""
+    if isinstance(pruner, ChannelPruner) and (whole := pruner.whole_groups()):
+        facts["left_whole"] = whole
 
 
 def _note_width(model: nn.Module, out: Path) -> None:

@@ -1,0 +1,38 @@
+"""Before any training: what a later step cannot do with the architecture is found out on the untrained model."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from compress.artifacts import Artifact
+from compress.engine.making import context_of, prepare_torch
+from compress.engine.resolve import Job
+from compress.plan import STEP_KINDS, untrained
+from compress.progress import Progress
+from compress.store.cache import Cache
+
+
+def try_untrained(job: Job, cache: Cache, progress: Progress, made: Callable[[str], Artifact]) -> None:
+    """Try each step that is not made yet and can be tried.
+
+    Args:
+        made: makes a source step, or finds it made.
+
+    Raises:
+        ModelError, PassError: a step cannot be done.
+    """
+    for step in job.plan.steps:
+        trial = STEP_KINDS[step.kind].trial
+        if trial is None or cache.find(job.keys[step.name]) is not None:
+            continue
+        source = untrained(job.plan, step.inputs["model"])
+        if source is None:
+            continue
+        with tempfile.TemporaryDirectory(prefix="compress-trial-") as folder:
+            inputs = {"model": made(source)}
+            context = context_of(step, job, inputs, cache, progress, out=Path(folder), work=Path(folder))
+            prepare_torch(context, None)
+            getattr(importlib.import_module(STEP_KINDS[step.kind].module), trial)(context)

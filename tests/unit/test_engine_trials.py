@@ -1,0 +1,65 @@
+"""What a step cannot do with an architecture is found out before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from compress.engine.running import run_job
+from compress.errors import ModelError
+from compress.plan import build_plan, untrained
+from compress.profile.schema import Profile
+from compress.progress import Silent
+from compress.store.cache import Cache
+from tests.made_jobs import made_job
+from tests.tiny_vision import LABELS, images, tiny_network, write_image_artifact
+
+PRUNE = {"prune": {"remove": {"channels": 0.5}, "round_to": 4, "importance_batches": 1}}
+
+
+def profile(*passes: dict[str, Any]) -> Profile:
+    return Profile.model_validate(
+        {
+            "name": "tried",
+            "task": "image-classification",
+            "data": {"path": "data"},
+            "teacher": {"model": "python:tiny_network:fixed", "finetune": {"epochs": 1}},
+            "passes": list(passes),
+        }
+    )
+
+
+def test_a_network_that_can_lose_nothing_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    examples = images(30)
+    for number, (pixels, label) in enumerate(zip(examples.items, examples.labels, strict=True)):
+        folder = tmp_path / "data" / LABELS[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    cache = Cache(tmp_path / "cache")
+    network = tiny_network(tmp_path / "code", "fixed")
+    job = made_job(
+        tmp_path, cache, profile(PRUNE), {"source": lambda out: write_image_artifact(out, network)}
+    )
+    with pytest.raises(ModelError) as caught:
+        run_job(job, cache, tmp_path, Silent(), lambda run, record: None)
+    assert (caught.value.code, caught.value.where) == ("nothing-to-prune", "prune.remove.channels")
+    assert cache.find("teacher") is None
+
+
+@pytest.mark.parametrize(
+    ("passes", "step", "source"),
+    [
+        ([PRUNE], "prune", "source"),
+        ([{"distill": {"student": {"model": "python:s:small"}}}, PRUNE], "prune", "distill.student"),
+        ([{"distill": {"student": {"layers": 2}}}, PRUNE], "prune", None),
+        ([PRUNE, PRUNE], "prune.2", None),
+    ],
+)
+def test_the_architecture_that_a_step_starts_from(
+    passes: list[dict[str, Any]], step: str, source: str | None
+) -> None:
+    plan = build_plan(profile(*passes))
+    assert untrained(plan, plan.step(step).inputs["model"]) == source
