@@ -15,6 +15,7 @@ from compress.engine.interfaces import (
     check_output,
     fixed_sizes,
     image_input,
+    output_read,
     text_inputs,
 )
 from compress.errors import ModelError
@@ -64,6 +65,8 @@ class TakenIn:
     form: Form | None
     facts: Mapping[str, Any]
     fixed: Fixed
+    labels: int | None = None
+    """How many labels the model knows, where the data has some of them only."""
 
 
 def task_of_file(model: Path, given: Given) -> TaskName | None:
@@ -116,16 +119,19 @@ def take_in(
     if described.get("task", task) != task:
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
     roles = image_input(found) if task == "image-classification" else text_inputs(found, given.inputs)
-    order = _label_order(found, folders, described, given, labels) if labels else None
+    order, width = _label_order(found, folders, described, given, labels) if labels else (None, None)
     fixed = fixed_sizes(found, texts=task != "image-classification")
-    interface = Interface(roles, given.output, order, fixed.length)
-    check_output(found, interface)
+    output = output_read(found, given.output)
+    interface = Interface(
+        roles, None if output is found.outputs[0] else output.name, order, fixed.length, width
+    )
+    check_output(found, interface, output)
     make_folder(folder)
     body: dict[str, Any] = {
         "task": task,
         "labels": list(labels),
         "input_names": list(roles),
-        "output_names": [given.output or found.outputs[0].name],
+        "output_names": [output.name],
         SECTION: interface.as_dict(),
     }
     if task == "image-classification":
@@ -146,14 +152,14 @@ def take_in(
     size = Size(
         model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
     )
-    return TakenIn(artifact, found.path, names, size, form, facts, fixed)
+    return TakenIn(artifact, found.path, names, size, form, facts, fixed, width)
 
 
 def for_baseline(given: Given, baseline: Path) -> Given:
     """What the user says of the model, as far as the baseline needs it: its own files come first."""
     found = read_onnx(onnx_file(baseline))
     names = {port.name for port in found.inputs}
-    outputs = {port.name for port in found.outputs}
+    outputs = {port.name for port in found.outputs if port.is_numbers}
     own = _folders(found.path, Given())
     says = bool(_described(own).get("labels")) or _config_labels(own) is not None
     return replace(
@@ -204,11 +210,12 @@ def _label_order(
     described: Mapping[str, Any],
     given: Given,
     labels: Sequence[str],
-) -> tuple[int, ...]:
-    """For each label of the data the output that stands for it, by name.
+) -> tuple[tuple[int, ...], int | None]:
+    """For each label of the data the output that stands for it, by name; and how many labels the model knows, where
+    that is more than the data has.
 
     Raises:
-        ModelError: nobody names the outputs, or they are other labels.
+        ModelError: nobody names the outputs, or the data has labels that the model does not know.
     """
     names = given.labels or tuple(described.get("labels") or ()) or _config_labels(folders)
     known = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
@@ -218,21 +225,17 @@ def _label_order(
             where=str(found.path),
             hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {known}",
         )
-    if len(names) != len(labels):
-        raise ModelError(
-            f"{len(names)} labels are named for this model, the data has {len(labels)}",
-            where=str(found.path),
-            hint=known,
-        )
-    order = match_labels(names, labels)
+    order = match_labels(names, labels, subset=True)
     if order is None:
-        foreign = sorted(set(names) - set(labels))
+        foreign = sorted(set(labels) - set(names))
         raise ModelError(
-            f"the labels named for this model are not the data's: {', '.join(foreign[:5]) or 'one stands twice'}",
+            "the labels named for this model are not the data's: "
+            + (f"it does not know {', '.join(foreign[:5])}" if foreign else "one stands twice"),
             where=str(found.path),
-            hint=known,
+            hint=f"{len(names)} are named for the model. {known}",
+            code="other-labels",
         )
-    return order
+    return order, len(names) if len(names) > len(labels) else None
 
 
 def _config_labels(folders: Sequence[Path]) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,28 @@ def image_input(found: OnnxFile) -> dict[str, OwnInput]:
 
 
 def channels_last(port: Port) -> bool:
-    """Whether the fourth axis of an image input is that of the colours."""
-    return port.axes is not None and port.axes[1] not in (1, 3) and port.axes[3] in (1, 3)
+    """Whether the fourth axis of an image input is that of the colours: by its size, else by the names of the axes."""
+    if port.axes is None or port.axes[1] in (1, 3):
+        return False
+    if port.axes[3] in (1, 3):
+        return True
+    second, third, fourth = (_axis(str(name)) for name in port.axes[1:])
+    if isinstance(port.axes[3], int) or second == "channels":
+        return False
+    return fourth == "channels" or (second, third) == ("height", "width")
+
+
+def _axis(name: str) -> str | None:
+    """What an axis of images holds, by the words of its name; None where these do not tell."""
+    return next((_AXES[word] for word in re.findall("[a-z]+", name.lower()) if word in _AXES), None)
+
+
+_AXES = {
+    **dict.fromkeys(("c", "ch", "chan", "channel", "channels", "color", "colour", "depth"), "channels"),
+    **dict.fromkeys(("h", "height", "rows", "y"), "height"),
+    **dict.fromkeys(("w", "width", "cols", "columns", "x"), "width"),
+}
+"""What axes of images are called."""
 
 
 def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -> None:
@@ -187,25 +208,50 @@ def _inputs_of(found: OnnxFile) -> str:
     return f"Its inputs: {', '.join(map(str, found.inputs)) or 'none'}."
 
 
-def check_output(found: OnnxFile, interface: Interface) -> None:
-    """Refuse, as far as the file says it, an output that is missing or of another shape than the labels ask for."""
-    by_name = {port.name: port for port in found.outputs}
-    said = f"Its outputs: {', '.join(map(str, found.outputs))}."
-    if interface.output is not None and interface.output not in by_name:
-        raise ModelError(f"the model has no output {interface.output!r}", where=str(found.path), hint=said)
-    port = by_name[interface.output] if interface.output else found.outputs[0]
+def output_read(found: OnnxFile, asked: str | None) -> Port:
+    """The output that is read: the one asked for, else the first that is a tensor of numbers.
+
+    Raises:
+        ModelError: there is no such output.
+    """
+    said = _outputs_of(found)
+    for port in found.outputs:
+        if port.name == asked if asked is not None else port.is_numbers:
+            if port.is_numbers:
+                return port
+            raise ModelError(
+                f"the model's output {port} is no tensor of numbers",
+                where=str(found.path),
+                hint=f"{said} `--output NAME` reads another one.",
+                code="wrong-outputs",
+            )
+    missing = "gives no tensor of numbers" if asked is None else f"has no output {asked!r}"
+    raise ModelError(f"the model {missing}", where=str(found.path), hint=said, code="wrong-outputs")
+
+
+def check_output(found: OnnxFile, interface: Interface, port: Port) -> None:
+    """Refuse, as far as the file says it, an output of another shape than the labels ask for."""
+    said = _outputs_of(found)
     if port.axes is None:
         return
-    if len(port.axes) != 2:
+    # Axes of one number say nothing, and of more than two those that nothing is said of may be such.
+    wide = [axis for axis in port.axes[1:] if axis != 1 and (axis != "?" or len(port.axes) == 2)]
+    if len(port.axes) < 2 or len(wide) > 1:
         raise ModelError(
             f"the model's output {port} is not one row of numbers an example",
             where=str(found.path),
             hint=f"{said} `--output NAME` reads another one.",
+            code="wrong-outputs",
         )
-    width = port.axes[1]
-    if interface.order is not None and isinstance(width, int) and width != len(interface.order):
+    width = wide[0] if wide else 1 if "?" not in port.axes[1:] else "?"
+    if interface.outputs is not None and isinstance(width, int) and width != interface.outputs:
         raise ModelError(
-            f"the model's output {port} has {width} numbers for {len(interface.order)} labels",
+            f"the model's output {port} has {width} numbers for {interface.outputs} labels",
             where=str(found.path),
             hint=f"{said} `--output NAME` reads another one, `--labels` names its numbers in order.",
+            code="wrong-outputs",
         )
+
+
+def _outputs_of(found: OnnxFile) -> str:
+    return f"Its outputs: {', '.join(map(str, found.outputs))}."

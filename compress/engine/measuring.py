@@ -157,13 +157,23 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
         environment=describe_environment(local_numerics(), session.targets),
         targets=tuple(target.label for target in session.targets),
         steps=(),
-        notes=(*splits.notes, *_fixed_notes(taken)),
+        notes=(*splits.notes, *_fixed_notes(taken), *_label_notes(taken, splits)),
     )
 
 
 def _fixed_notes(taken: list[TakenIn]) -> list[str]:
     """What of the models' sizes is fixed, so that the numbers are of nothing else."""
     return [f"{one.file.name} {words}." for one in taken if (words := one.fixed.words()) is not None]
+
+
+def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
+    """Which models know more labels than the data has: the others are no answers here."""
+    return [
+        f"{one.file.name} knows {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
+        "compared among those."
+        for one in taken
+        if one.labels is not None
+    ]
 
 
 def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _Session) -> StepRecord:

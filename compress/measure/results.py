@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 Time = Annotated[int, Field(gt=0, lt=10**14)]
@@ -120,13 +121,15 @@ def output_fault(job: Mapping[str, Any]) -> str | None:
 
 def examples_in(feeds: str) -> int:
     """Examples in a file of `runner.write_batches`."""
-    with np.load(feeds, allow_pickle=False) as stored:
-        name = next(name for name in stored.files if name.endswith(".shape"))
-        return int(stored[name][:, 0].sum())
+    return int(_first_shapes(feeds)[:, 0].sum())
 
 
 def batches_in(feeds: str) -> int:
     """Batches in a file of `runner.write_batches`."""
+    return len(_first_shapes(feeds))
+
+
+def _first_shapes(feeds: str) -> NDArray[np.int64]:
+    """The shape of each batch of the first input, (batches, rank)."""
     with np.load(feeds, allow_pickle=False) as stored:
-        name = next(name for name in stored.files if name.endswith(".shape"))
-        return len(stored[name])
+        return np.asarray(stored["shapes.0"], np.int64)

@@ -74,15 +74,21 @@ def check_task(config: Mapping[str, Any], task: TaskName, where: str) -> None:
         )
 
 
-def match_labels(names: Sequence[str], labels: Sequence[str]) -> tuple[int, ...] | None:
+def match_labels(
+    names: Sequence[str], labels: Sequence[str], *, subset: bool = False
+) -> tuple[int, ...] | None:
     """For each label, the index of its name in `names`; None if they are not the same labels.
 
     Upper and lower case are told apart only where two names differ in nothing else.
+
+    Args:
+        subset: take names too that no label has.
     """
     for key in (str, _folded):
         places = {key(name): index for index, name in enumerate(names)}
         wanted = [key(label) for label in labels]
-        if len(places) == len(names) and len(set(wanted)) == len(labels) and set(places) == set(wanted):
+        same = set(wanted) <= set(places) if subset else set(wanted) == set(places)
+        if len(places) == len(names) and len(set(wanted)) == len(labels) and same:
             return tuple(places[name] for name in wanted)
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -12,19 +12,34 @@ from compress.errors import ModelError
 from compress.files import copy_file, make_folder, replacing
 from compress.inside import inside
 
+_NO_TENSORS = {
+    "sequence_type": "sequence",
+    "map_type": "map",
+    "optional_type": "optional",
+    "sparse_tensor_type": "sparse tensor",
+}
+
 
 @dataclass(frozen=True)
 class Port:
     """An input or output: its name, the numpy dtype of its values, its axes (a number where it is fixed).
 
-    `axes` is None where the file does not say the rank.
+    `axes` is None where the file does not say the rank. What is no tensor has its kind as `dtype`: `sequence`, `map`,
+    `optional`, `sparse tensor`.
     """
 
     name: str
     dtype: str
     axes: tuple[int | str, ...] | None
 
+    @property
+    def is_numbers(self) -> bool:
+        """Whether it is a tensor of numbers."""
+        return self.dtype not in (*_NO_TENSORS.values(), "string")
+
     def __str__(self) -> str:
+        if self.dtype in _NO_TENSORS.values():
+            return f"{self.name} ({self.dtype})"
         shape = "any shape" if self.axes is None else " x ".join(map(str, self.axes)) or "one number"
         return f"{self.name} ({self.dtype}, {shape})"
 
@@ -60,7 +75,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise ModelError("this ONNX model has no graph: it is empty, or it was cut off", where=str(path))
     external = _external_files(model, path)
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(_with_shapes(model) or str(path))
     except onnx.checker.ValidationError as error:
         raise ModelError("this ONNX model is not valid", where=str(path), hint=_first_line(error)) from error
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -68,33 +83,100 @@ def read_onnx(path: Path) -> OnnxFile:
     return OnnxFile(path, _ports(taken, path), _ports(model.graph.output, path), external)
 
 
-def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tuple[str, ...]:
-    """Copy a model to `target`, and the files of its weights below the same folder; those files' names there.
+def _with_shapes(model: Any) -> Any | None:
+    """A model whose outputs have shapes, without its weights: onnx wants what onnxruntime does without. None where they
+    have them."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
 
-    Copied and never linked: what is written under a link is written to the file itself. The bytes are the same, unless
-    a file of weights has the name of the target or one that is `taken`; then it gets another, and the graph says so.
+    def lack(graph: Any) -> list[Any]:
+        types = [value.type.tensor_type for value in graph.output if value.type.HasField("tensor_type")]
+        return [kind for kind in types if not kind.HasField("shape")]
+
+    if not lack(model.graph):
+        return None
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    for kind in lack(checked.graph):
+        kind.shape.SetInParent()
+    for tensor in filter(uses_external_data, tensors_of(checked)):
+        tensor.dims[:] = [0]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    return checked
+
+
+def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tuple[str, ...]:
+    """Copy a model to `target`, and the files of its weights beside it; those files' names there.
+
+    Copied and never linked: what is written under a link is written to the file itself. The files of weights are called
+    as the target is, with something behind; the bytes of the graph are the same unless it has to say so, or has axes
+    of no size (-1 or 0), which are left open.
+
+    Args:
+        taken: names that no file of weights may have there.
     """
     import onnx
-    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+    from onnx.external_data_helper import uses_external_data
 
-    names = {name: name for name in found.external}
+    names: dict[str, str] = {}
     for name in found.external:
-        if PurePosixPath(name).parts[0] in (target.name, *taken):
-            names[name] = next(new for n in count() if (new := f"weights-{n}.data") not in names.values())
+        kept = name.startswith((f"{target.name}.data", f"{target.name}_data")) and "/" not in name
+        names[name] = name if kept and name not in taken else ""
+    for name in [name for name, new in names.items() if not new]:
+        names[name] = next(new for n in count() if (new := f"{target.name}_data_{n}") not in names.values())
     for name, new in names.items():
-        make_folder((target.parent / new).parent)
+        make_folder(target.parent)
         copy_file(found.path.parent / name, target.parent / new)
-    if all(name == new for name, new in names.items()):
-        copy_file(found.path, target)
-    else:
-        model = onnx.load(str(found.path), load_external_data=False)
-        for tensor in filter(uses_external_data, _get_all_tensors(model)):
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = names[entry.value]
+    model = onnx.load(str(found.path), load_external_data=False)
+    changed = _open_axes(model.graph)
+    for tensor in filter(uses_external_data, tensors_of(model)):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != names[_plain(entry.value)]:
+                entry.value, changed = names[_plain(entry.value)], True
+    if changed:
         with replacing(target) as temporary:
             onnx.save(model, str(temporary))
+    else:
+        copy_file(found.path, target)
     return tuple(names.values())
+
+
+def tensors_of(model: Any) -> Iterator[Any]:
+    """Every constant of a model: initializers and attributes, of the graph, of its branches and of its functions."""
+    for part in (model.graph, *model.functions):
+        yield from _constants_of(part)
+
+
+def _constants_of(part: Any) -> Iterator[Any]:
+    sparse = list(getattr(part, "sparse_initializer", ()))
+    yield from getattr(part, "initializer", ())
+    for node in part.node:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else []
+            yield from attribute.tensors
+            sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            sparse += attribute.sparse_tensors
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _constants_of(graph)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
+
+
+def _open_axes(graph: Any) -> bool:
+    """Take the size from axes that have none that could be; whether there were any."""
+    found = False
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if axis.HasField("dim_value") and axis.dim_value <= 0:
+                axis.ClearField("dim_value")
+                found = True
+    return found
+
+
+def _plain(name: object) -> str:
+    """A path as it is compared: without the `./` that onnx writes."""
+    return str(PurePosixPath(str(name)))
 
 
 def _external_files(model: Any, path: Path) -> tuple[str, ...]:
@@ -105,13 +187,22 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
     """
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    parts = [ExternalDataInfo(tensor) for tensor in model.graph.initializer if uses_external_data(tensor)]
     needed: dict[str, int] = {}
-    for part in parts:
-        end = int(part.offset or 0) + int(part.length or 0)
-        needed[str(part.location)] = max(end, needed.get(str(part.location), 0))
+    for tensor in filter(uses_external_data, tensors_of(model)):
+        try:
+            part = ExternalDataInfo(tensor)
+            end = int(part.offset or 0) + int(part.length or 0)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the place of the weights {tensor.name!r} is not valid: {_first_line(error)}",
+                where=str(path),
+                code="damaged-model",
+            ) from error
+        inside(path.parent, part.location, where=str(path))
+        name = _plain(part.location)
+        needed[name] = max(end, needed.get(name, 0))
     for name, size in sorted(needed.items()):
-        if not inside(path.parent, name, where=str(path)).is_file():
+        if not (path.parent / name).is_file():
             raise ModelError(
                 f"the file with the model's weights is missing: {name}",
                 where=str(path),
@@ -132,16 +223,24 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
 
     found = []
     for value in values:
-        if not value.type.HasField("tensor_type"):
-            raise ModelError(f"{value.name!r} is no tensor", where=str(path))
+        kind = value.type.WhichOneof("value")
+        if kind in _NO_TENSORS:
+            found.append(Port(value.name, _NO_TENSORS[kind], None))
+            continue
         tensor = value.type.tensor_type
         axes = None
         if tensor.HasField("shape"):
+            # Some exporters write -1 or 0 for an axis of any size.
             axes = tuple(
-                int(axis.dim_value) if axis.HasField("dim_value") else axis.dim_param or "?"
+                int(axis.dim_value) if axis.dim_value > 0 else axis.dim_param or "?"
                 for axis in tensor.shape.dim
             )
-        dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type))
+        try:
+            dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type)) if kind else "unknown"
+        except KeyError as error:
+            raise ModelError(
+                f"{value.name!r} is of a type that onnx does not know", where=str(path), code="damaged-model"
+            ) from error
         # numpy has no type of texts, and says so.
         found.append(Port(value.name, "string" if dtype == "object" else dtype, axes))
     return tuple(found)

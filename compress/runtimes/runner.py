@@ -137,12 +137,15 @@ def open_session(path: str, threads: int = 1, device: str = "cpu") -> Any:
 
 
 def write_batches(path: str, batches: Sequence[Batch]) -> None:
-    """Write batches of equal input names, dtypes and ranks to an `.npz` file."""
-    arrays = {}
-    for name in batches[0]:
+    """Write batches of equal input names, dtypes and ranks to an `.npz` file.
+
+    Inputs are numbered there, as a model may call them anything: `names`, and for each `values.N` and `shapes.N`.
+    """
+    arrays = {"names": np.asarray(list(batches[0]))}
+    for number, name in enumerate(batches[0]):
         values = [np.asarray(batch[name]) for batch in batches]
-        arrays[name] = np.concatenate([value.ravel() for value in values])
-        arrays[name + ".shape"] = np.asarray([value.shape for value in values], dtype=np.int64)
+        arrays[f"values.{number}"] = np.concatenate([value.ravel() for value in values])
+        arrays[f"shapes.{number}"] = np.asarray([value.shape for value in values], dtype=np.int64)
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -150,14 +153,14 @@ def read_batches(path: str) -> list[Batch]:
     """The batches that `write_batches` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    names = [name for name in arrays if not name.endswith(".shape")]
-    batches: list[Batch] = [{} for _ in arrays[names[0] + ".shape"]]
-    for name in names:
-        shapes = arrays[name + ".shape"]
+    batches: list[Batch] = [{} for _ in arrays["shapes.0"]]
+    for number, name in enumerate(arrays["names"]):
+        shapes = arrays[f"shapes.{number}"]
         ends = np.cumsum(np.prod(shapes, axis=1))
         for batch, shape, end in zip(batches, shapes, ends):  # noqa: B905 (no `strict` before Python 3.10)
             size = int(np.prod(shape))
-            batch[name] = np.ascontiguousarray(arrays[name][end - size : end].reshape(shape))
+            values = arrays[f"values.{number}"][end - size : end]
+            batch[str(name)] = np.ascontiguousarray(values.reshape(shape))
     return batches
 
 

@@ -40,13 +40,20 @@ class Interface:
 
     `inputs`: the task's name of each input -> the model's. `output`: the name of the output that is read; None: the
     first one. `order`: for each label of the data, which output stands for it; None: no labels, or nobody said.
-    `length`: the only number of tokens that the model takes; None: it takes any.
+    `length`: the only number of tokens that the model takes; None: it takes any. `width`: how many labels the model
+    knows; None: those of the data.
     """
 
     inputs: Mapping[str, OwnInput]
     output: str | None = None
     order: tuple[int, ...] | None = None
     length: int | None = None
+    width: int | None = None
+
+    @property
+    def outputs(self) -> int | None:
+        """How many numbers an example the model gives; None: nobody said."""
+        return self.width if self.width is not None or self.order is None else len(self.order)
 
     def as_dict(self) -> dict[str, Any]:
         """The section as plain JSON values."""
@@ -55,6 +62,7 @@ class Interface:
             "output": self.output,
             "order": None if self.order is None else list(self.order),
             "length": self.length,
+            "width": self.width,
         }
 
     @classmethod
@@ -69,6 +77,7 @@ class Interface:
             section["output"],
             None if order is None else tuple(order),
             section.get("length"),
+            section.get("width"),
         )
 
 
@@ -163,23 +172,29 @@ class OwnInterfaces:
 def in_label_order(outputs: NDArray[np.float32], interface: Interface | None) -> NDArray[np.float32]:
     """Outputs (n, labels) of a model -> the same in the order of the data's labels; embeddings stay as they are.
 
+    Axes of one number each are left out: (n, labels, 1, 1) is what a head of 1 x 1 convolutions gives.
+
     Raises:
         ModelError: the outputs are not one row an example, or not one number a label.
     """
     if interface is None:
         return outputs
+    if outputs.ndim > 2 and sum(size != 1 for size in outputs.shape[1:]) <= 1:
+        outputs = outputs.reshape(len(outputs), -1)
     if outputs.ndim != 2:
         raise ModelError(
             f"the model's output has the shape {_shape(outputs)}; one row of numbers an example was expected",
             hint="`--output NAME` reads another output.",
+            code="wrong-outputs",
         )
     if interface.order is None:
         return outputs
-    if outputs.shape[1] != len(interface.order):
+    if outputs.shape[1] != interface.outputs:
         raise ModelError(
             f"the model's output has the shape {_shape(outputs)}: {outputs.shape[1]} numbers an example "
-            f"for {len(interface.order)} labels",
+            f"for {interface.outputs} labels",
             hint="`--output NAME` reads another output, `--labels` names its numbers in order.",
+            code="wrong-outputs",
         )
     return outputs[:, list(interface.order)]
 
