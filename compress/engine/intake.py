@@ -147,7 +147,10 @@ def take_in(
     external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
     artifact = seal(folder, form or ONNX_FLOAT, facts)
     names = (ONNX_MODEL, *external)
-    weights = sum(artifact.files[name][1] for name in names)
+    # Of the user's own files: the copy may call its weights otherwise, which takes some bytes.
+    weights = sum(
+        file.stat().st_size for file in (found.path, *(found.path.parent / one for one in found.external))
+    )
     tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
     size = Size(
         model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
