@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def test_a_network_that_can_lose_nothing_is_refused_before_it_is_trained(tmp_pat
     job = made_job(
         tmp_path, cache, profile(PRUNE), {"source": lambda out: write_image_artifact(out, network)}
     )
+    job = replace(job, allow_code=True)
     with pytest.raises(ModelError) as caught:
         run_job(job, cache, tmp_path, Silent(), lambda run, record: None)
     assert (caught.value.code, caught.value.where) == ("nothing-to-prune", "prune.remove.channels")

@@ -118,7 +118,7 @@ def try_untrained(ctx: StepContext) -> None:
     """
     spec, source = ctx.spec, ctx.inputs["model"]
     assert isinstance(spec, PruneSpec)
-    model = load_model(source.path).to(ctx.device)
+    model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
     if takes_channels(model, spec):
         few = ctx.data.train.take(np.arange(min(len(ctx.data.train), BATCH_SIZE)))
