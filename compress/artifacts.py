@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress import reading
 from compress.errors import CompressError
 from compress.files import copy_file, sha256_file, write_json
 from compress.forms import Form
@@ -88,13 +88,12 @@ class Artifact:
 
     def read_json(self, name: str) -> Any:
         """The parsed JSON file `name` of the artifact."""
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
+        return reading.read_json(self.path / name, finite=False)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The parsed JSON object of a file."""
-    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return body
+    return reading.read_mapping(path, finite=False)
 
 
 def copy_interface(source: Path, out: Path) -> None:
@@ -127,10 +126,10 @@ def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
         CompressError: the directory has no seal, or a file of it is missing, has another size or another hash.
     """
     try:
-        body = json.loads((path / SEAL).read_text(encoding="utf-8"))
+        body = reading.read_json(path / SEAL, error=CompressError, finite=False)
         files = {name: (entry["sha256"], entry["bytes"]) for name, entry in body["files"].items()}
         artifact = Artifact(path, Form.from_dict(body["form"]), files, body["facts"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (CompressError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompressError(f"not a finished artifact: {error}", where=str(path)) from error
     for name, (sha256, size) in files.items():
         file = inside(path, name, where=str(path / SEAL), error=CompressError)

@@ -177,10 +177,19 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 )
 def report(run_name: str, as_json: bool, out: Path | None) -> None:
     """Write the report of a run again (RUN: its id, its folder, or a profile's name)."""
-    from compress.report.frame import contract_text
+    from compress.errors import UsageError
+    from compress.reading import understood
     from compress.store.runs import RUNS, find_run
 
-    record = find_run(run_name, Path.cwd() / RUNS).load()
+    store = find_run(run_name, Path.cwd() / RUNS)
+    record = store.load()
+    with understood("the records of this run", str(store.path), UsageError):
+        _show_report(record, as_json, out)
+
+
+def _show_report(record: RunRecord, as_json: bool, out: Path | None) -> None:
+    from compress.report.frame import contract_text
+
     if as_json:
         echo(contract_text(record), newline=False)
         return
@@ -200,15 +209,19 @@ def report(run_name: str, as_json: bool, out: Path | None) -> None:
 def compare(run_names: tuple[str, ...], anyway: bool) -> None:
     """Put runs, measured models and report.json files side by side."""
     from compress.console import Terminal
+    from compress.errors import UsageError
+    from compress.reading import understood
     from compress.report.compare import compare as side_by_side
     from compress.report.reading_back import find_report
     from compress.store.runs import RUNS
 
-    comparison = side_by_side([find_report(name, Path.cwd() / RUNS) for name in run_names], anyway=anyway)
+    found = [find_report(name, Path.cwd() / RUNS) for name in run_names]
     out = Terminal()
-    for warning in comparison.warnings:
-        out.print(f"warning: {warning}", style="yellow")
-    out.print(comparison.table())
+    with understood("one of these reports", " ".join(run_names), UsageError):
+        comparison = side_by_side(found, anyway=anyway)
+        for warning in comparison.warnings:
+            out.print(f"warning: {warning}", style="yellow")
+        out.print(comparison.table())
 
 
 @main.command()

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,40 @@ DEEPEST = 100
 """Levels of mappings and lists."""
 _LONGEST_NUMBER = 40
 """Characters of a number; what floats and 64 bits hold needs 25."""
+_CONTRADICTIONS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(
-    path: Path, *, error: type[CompressError] = ModelError, largest: int = LARGEST, where: str | None = None
+    path: Path,
+    *,
+    error: type[CompressError] = ModelError,
+    largest: int = LARGEST,
+    finite: bool = True,
 ) -> Any:
-    """The parsed JSON of a file.
+    """The parsed JSON of a file; `finite` as in `parse_json`.
 
     Raises:
         FileNotFoundError: there is no such file.
         error: it cannot be read (`unreadable`), or is not JSON within the limits (`not-json`).
     """
-    return parse_json(read_whole(path, error=error, largest=largest), where or str(path), error=error)
+    return parse_json(read_whole(path, error=error, largest=largest), str(path), error=error, finite=finite)
 
 
 def read_mapping(
-    path: Path, *, error: type[CompressError] = ModelError, largest: int = LARGEST
+    path: Path,
+    *,
+    error: type[CompressError] = ModelError,
+    largest: int = LARGEST,
+    finite: bool = True,
 ) -> dict[str, Any]:
     """As `read_json`, of a file that holds one mapping.
 
@@ -43,18 +62,21 @@ def read_mapping(
         FileNotFoundError: there is no such file.
         error: as `read_json`, or it holds something else (`not-json`).
     """
-    found = read_json(path, error=error, largest=largest)
+    found = read_json(path, error=error, largest=largest, finite=finite)
     if not isinstance(found, dict):
         raise error("expected a mapping", where=str(path), code="not-json")
     return found
 
 
-def parse_json(raw: bytes | str, where: str, *, error: type[CompressError] = ModelError) -> Any:
+def parse_json(
+    raw: bytes | str, where: str, *, error: type[CompressError] = ModelError, finite: bool = True
+) -> Any:
     """The value that a JSON text stands for.
 
     Args:
         raw: the text; bytes are UTF-8.
         where: where it comes from, for the error.
+        finite: refuse `NaN` and `Infinity`, which JSON has not, and Python writes.
 
     Raises:
         error: with the code `not-json`: it is no JSON, nested too deeply, or holds a number that is not finite or
@@ -62,7 +84,8 @@ def parse_json(raw: bytes | str, where: str, *, error: type[CompressError] = Mod
     """
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
-        value = json.loads(text, parse_int=_whole, parse_float=_fraction, parse_constant=_no_number)
+        constant = _no_number if finite else float
+        value = json.loads(text, parse_int=_whole, parse_float=_fraction, parse_constant=constant)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -137,4 +160,42 @@ def _no_number(word: str) -> float:
 
 
 def _not_json(reason: str, where: str, error: type[CompressError]) -> CompressError:
-    return error(f"this is not JSON that can be read: {reason}", where=where, code="not-json")
+    return error(
+        f"this file is damaged: it is not JSON that can be read: {reason}", where=where, code="not-json"
+    )
+
+
+@contextmanager
+def understood(what: str, where: str, error: type[CompressError] = ModelError) -> Iterator[None]:
+    """Around what works with values that others wrote: these may contradict each other in ways that no check foresees.
+
+    The libraries of Rust raise what is no `Exception` where their own checks fail; that counts too.
+
+    Args:
+        what: whose values they are, for the error.
+
+    Raises:
+        error: with the code `not-understood`; errors for users, of full disks and of memory go through as they are.
+    """
+    try:
+        yield
+    except (CompressError, OSError, MemoryError):
+        raise
+    except _CONTRADICTIONS as fault:
+        words = (str(fault).strip() or "no message").splitlines()[0][:300]
+        raise error(
+            f"{what} cannot be understood: {type(fault).__name__}: {words}",
+            where=where,
+            hint="`--debug` shows where it stumbled.",
+            code="not-understood",
+        ) from fault
+    except BaseException as fault:
+        # A bare `Exception` is what the tokenizers library raises.
+        if not is_panic(fault) and type(fault) is not Exception:
+            raise
+        raise error(f"{what} cannot be understood: {fault}", where=where, code="not-understood") from fault
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether this is what a library written in Rust raises where it would else end the process."""
+    return type(error).__name__ == "PanicException"

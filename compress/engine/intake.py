@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from compress.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
 from compress.engine.interfaces import (
@@ -27,11 +26,12 @@ from compress.models.onnx_files import OnnxFile, copy_onnx, read_onnx
 from compress.models.pooling import MODULES
 from compress.models.preprocessing import declared_images
 from compress.models.sources import PREPROCESSOR
+from compress.models.tokenizer_files import open_tokenizer
 from compress.passes.export.layout import MANIFEST
 from compress.profile.schema import TaskName
+from compress.reading import read_mapping, understood
 from compress.records import Size
 from compress.tasks.interface import SECTION, Interface
-from compress.tasks.tokens import open_tokenizer
 from compress.units import megabytes
 
 
@@ -71,8 +71,12 @@ class TakenIn:
 
 def task_of_file(model: Path, given: Given) -> TaskName | None:
     """The task that the `task.json` of a model names; None without one."""
-    described = _described(_folders(onnx_file(model), given))
-    return described.get("task")
+    task = _described(_folders(onnx_file(model), given)).get("task")
+    if task is not None and task not in get_args(TaskName):
+        raise ModelError(
+            f"its {TASK} names the task {ascii(task)[:80]}, which is none here", where=str(model)
+        )
+    return task
 
 
 def onnx_file(model: Path) -> Path:
@@ -111,7 +115,13 @@ def take_in(
     Raises:
         ModelError: the file is damaged, or its inputs, outputs or labels are not those of the task and the data.
     """
-    file = onnx_file(model)
+    with understood("this model", str(model)):
+        return _taken_in(onnx_file(model), given, task, labels, max_length, folder)
+
+
+def _taken_in(
+    file: Path, given: Given, task: TaskName, labels: Sequence[str], max_length: int, folder: Path
+) -> TakenIn:
     form, facts = _made_by_us(file)
     found = read_onnx(file)
     folders = _folders(found.path, given)
@@ -188,13 +198,7 @@ def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
         file = folder / name
         if not file.is_file():
             continue
-        try:
-            body = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"this file is damaged: {error}", where=str(file)) from error
-        if not isinstance(body, dict):
-            raise ModelError("expected a mapping", where=str(file))
-        return body
+        return read_mapping(file)
     return None
 
 

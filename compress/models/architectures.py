@@ -20,6 +20,8 @@ from compress.models.offline import offline
 from compress.models.structure import apply_structure
 from compress.models.weights import read_model_json
 from compress.profile.known_settings import fetching_settings, own_classes, pinned
+from compress.profile.known_sizes import impossible_sizes
+from compress.reading import understood
 
 Attention = Literal["sdpa", "eager"]
 """How attention is computed: `eager` exports to the smaller graph."""
@@ -46,7 +48,7 @@ def read_config(path: Path) -> PretrainedConfig:
             where=str(file),
             hint="`model_type` must name one that transformers has; code from model folders is not run.",
         )
-    for problem in fetching_settings(values):
+    for problem in (*fetching_settings(values), *impossible_sizes(values)):
         raise ModelError(problem.message, where=str(file), code=problem.code)
     for name in own_classes(values):
         if not hasattr(transformers, name):
@@ -57,7 +59,7 @@ def read_config(path: Path) -> PretrainedConfig:
                 code="own-code",
             )
     try:
-        with offline():
+        with offline(), understood("this config", str(file)):
             return CONFIG_MAPPING[kind].from_dict(pinned(values))
     except (StrictDataclassError, OSError, *_NO_MODEL) as error:
         raise ModelError(f"not a valid {kind} config: {error}", where=str(file)) from error

@@ -38,6 +38,7 @@ from compress.models.pooling import read_pooling
 from compress.models.sentence import SentenceEncoder, drop_pooler, write_pooling
 from compress.models.structure import Structure, describe_structure
 from compress.models.weights import read_model_json, read_weights, write_weights
+from compress.reading import understood
 
 
 def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> None:
@@ -107,6 +108,11 @@ def load_model(path: Path, attention: Attention = "sdpa", *, allow_code: bool = 
         ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, left
             over or of another shape than config and structure say.
     """
+    with understood("this model", str(path)):
+        return _loaded(path, attention, allow_code)
+
+
+def _loaded(path: Path, attention: Attention, allow_code: bool) -> nn.Module:
     if (path / ENSEMBLE).is_file():
         return Ensemble(
             [load_model(folder, attention, allow_code=allow_code) for folder in member_folders(path)]

@@ -29,6 +29,7 @@ from compress.package_paths import CODE, local_path
 from compress.profile.known_families import most_tokens
 from compress.profile.known_tokenizers import too_large
 from compress.profile.schema import TaskName, TeacherSpec
+from compress.reading import understood
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def materialise(
         source = _from_code(spec, base, allow_code, seed, bare=sentences)
     else:
         folder = model_folder(spec.model, spec.revision, base)
-        source = _from_folder(folder, spec, bare=sentences)
+        with understood("this model", str(folder)):
+            source = _from_folder(folder, spec, bare=sentences)
         if local_path(spec.model, base) is None:
             commit = hub_commit(spec.model, spec.revision)
     model = source.model

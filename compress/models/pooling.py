@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, cast
 from compress.artifacts import POOLING
 from compress.errors import ModelError
 from compress.inside import inside
+from compress.reading import read_json
 
 MODULES = "modules.json"
 POOLING_FOLDER = "1_Pooling"
@@ -116,6 +116,6 @@ def _mode(file: Path) -> PoolingMode:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"this file is missing or damaged: {error}", where=str(file)) from error
+        return read_json(file)
+    except FileNotFoundError as error:
+        raise ModelError("this file is missing", where=str(file)) from error

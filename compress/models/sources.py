@@ -21,7 +21,7 @@ from compress.package_paths import CODE, local_path, missing_source
 from compress.profile.known_checkpoints import ADAPTER, checkpoint_problems, several_models
 from compress.profile.known_tokenizers import VOCABULARY_FILES
 from compress.profile.schema import TaskName, TeacherSpec
-from compress.reading import read_mapping
+from compress.reading import read_mapping, understood
 
 PREPROCESSOR = "preprocessor_config.json"
 """How a vision model of transformers says what images it takes."""
@@ -109,6 +109,13 @@ def check_teacher(
         module_file(spec.model, base)
         return
     folder = model_folder(spec.model, spec.revision, base, task)
+    with understood("this model", str(folder)):
+        _check_folder(folder, spec, labels, allow_code=allow_code, task=task)
+
+
+def _check_folder(
+    folder: Path, spec: TeacherSpec, labels: Sequence[str], *, allow_code: bool, task: TaskName
+) -> None:
     if (folder / MODULE).is_file():
         check_code_allowed(spec.model, allow_code)
         if task != "image-classification":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ COUNTS = (
     "num_channels",
 )
 """Whole numbers that attention modules, convolutions and norms keep beside their weights."""
+
+_MOST_NUMBERS = 2**32
+"""Of one tensor; more is refused before room for it is asked for."""
 
 Structure = dict[str, Any]
 
@@ -102,6 +106,7 @@ def _is_shape(value: object, dims: int) -> bool:
         isinstance(value, list)
         and len(value) == dims
         and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in value)
+        and math.prod(value) <= _MOST_NUMBERS
     )
 
 

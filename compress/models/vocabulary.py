@@ -20,6 +20,7 @@ from torch import nn
 from compress.errors import ModelError
 from compress.models.families import transformer_of, words_of
 from compress.models.sizes import config_keys
+from compress.reading import read_mapping
 
 Ids = NDArray[np.int64]
 
@@ -180,7 +181,7 @@ def _kind(model: dict[str, Any]) -> str:
 
 def _read(tokenizer: Path) -> dict[str, Any]:
     try:
-        body: dict[str, Any] = json.loads(tokenizer.read_text(encoding="utf-8"))
+        body: dict[str, Any] = read_mapping(tokenizer)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the tokenizer: {error}", where=str(tokenizer)) from error
     return body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from compress.artifacts import TORCH_WEIGHTS
 from compress.errors import ModelError
 from compress.files import replacing
+from compress.reading import read_json
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -57,11 +57,9 @@ def read_model_json(file: Path) -> Any:
         ModelError: the file is missing or damaged.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except FileNotFoundError as error:
         raise ModelError(f"no {file.name} here", where=str(file.parent)) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"this file is damaged: {error}", where=str(file)) from error
 
 
 def missing_weights(folder: Path) -> ModelError | None:

@@ -16,6 +16,7 @@ from compress.errors import CompressError
 from compress.package_paths import CODE, local_path
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.known_settings import FETCHING, QUANTIZED, fetching_settings
+from compress.profile.known_sizes import impossible_sizes
 from compress.profile.known_tokenizers import tokenizer_problems
 from compress.profile.problem import Problem
 from compress.profile.schema import Profile, TaskName
@@ -72,6 +73,7 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
         yield _adapter(folder, config)
     if config is None:
         return
+    yield from impossible_sizes(config)
     quantized = config.get("quantization_config") or config.get("compression_config")
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None

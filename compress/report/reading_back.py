@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from compress.errors import UsageError
+from compress.reading import read_json
 from compress.records import COMPLETE, RunRecord
 from compress.report.frame import contract
 from compress.report.row import CONTRACT_KEYS
@@ -40,16 +40,20 @@ def read_report(file: Path) -> Report:
         UsageError: the file is missing, or is no report.
     """
     try:
-        body = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"this report cannot be read: {error}", where=str(file)) from error
-    if not isinstance(body, dict) or any(key not in body for key in _KEYS):
+        body = read_json(file, error=UsageError)
+    except FileNotFoundError as error:
+        raise UsageError("there is no such report", where=str(file)) from error
+    if not isinstance(body, dict) or any(key not in body for key in _KEYS) or not _are_rows(body["rows"]):
         raise UsageError("this is no report.json: `compress report RUN --json` prints one", where=str(file))
     for row in body["rows"]:
         lacking = [key for key in (*CONTRACT_KEYS, "targets") if key not in row]
         if lacking:
             raise UsageError(f"a row of this report has no {lacking[0]!r}", where=str(file))
     return body
+
+
+def _are_rows(rows: object) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
 def as_report(result: Result) -> Report:

@@ -8,12 +8,12 @@ bundle/             what is deployed, where the profile exports
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from compress.artifacts import SEAL, Artifact
 from compress.errors import UsageError
 from compress.files import copy_tree, make_folder, remove, write_json, write_text
+from compress.reading import read_mapping
 from compress.records import RunRecord, StepRecord
 
 RUNS = "runs"
@@ -55,9 +55,11 @@ class RunStore:
         """
         try:
             files = sorted((self.path / _RECORDS).glob("*.json"))
-            body = json.loads((self.path / _RUN).read_text(encoding="utf-8"))
-            body["steps"] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+            body = read_mapping(self.path / _RUN, error=UsageError, finite=False)
+            body["steps"] = [read_mapping(file, error=UsageError, finite=False) for file in files]
             return RunRecord.model_validate(body)
+        except UsageError:
+            raise
         except OSError as error:
             raise UsageError(
                 "there is no run here", where=str(self.path), hint="`compress run` makes one."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from compress.data.images import pixel_statistics, pixels_of, scaled
 from compress.data.splits import Item, item_bytes
 from compress.errors import ModelError
+from compress.reading import read_mapping
 from compress.tasks.base import Batch
 
 PIXEL_VALUES = "pixel_values"
@@ -44,7 +44,7 @@ class ImageFormat:
             ModelError: the file is missing or unreadable, or describes no images.
         """
         try:
-            image = json.loads(task_file.read_text(encoding="utf-8"))["image"]
+            image = read_mapping(task_file)["image"]
             height, width = image["size"]
             return cls(
                 (int(height), int(width)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from compress.errors import ModelError
 from compress.models.text_format import TextFormat
+from compress.models.tokenizer_files import open_tokenizer
+from compress.reading import read_mapping, understood
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.tasks.base import Batch
 
@@ -81,7 +81,7 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         ModelError: a file is missing or unreadable, or the model wants inputs that no text gives.
     """
     try:
-        declared = json.loads(task_file.read_text(encoding="utf-8"))
+        declared = read_mapping(task_file)
         max_length = int(declared["max_length"])
         input_names = tuple(declared["input_names"])
         pad_id = int(declared["pad_id"])
@@ -107,22 +107,10 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
     # Not all at once: the tokenizer's own objects are far larger than the ids.
     for block in blocks_of(texts):
         # The fast form skips character offsets, which nobody reads.
-        encodings = tokenizer.encode_batch_fast(format_.prepared(block))
-        writer.add([encoding.ids for encoding in encodings])
+        with understood("the tokenizer", str(tokenizer_file)):
+            encodings = tokenizer.encode_batch_fast(format_.prepared(block))
+            writer.add([encoding.ids for encoding in encodings])
     return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
-
-
-def open_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`.
-
-    Raises:
-        ModelError: the file is missing or not a tokenizer.
-    """
-    try:
-        return Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:
-        # tokenizers raises bare `Exception` for a file that it cannot parse.
-        raise ModelError(f"cannot read the tokenizer: {error}", where=str(file)) from error
 
 
 def unknown_share(inputs: TokenInputs, unk_id: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from compress.models.vocabulary import (
     trim_tokenizer,
 )
 from compress.profile.distill_spec import VocabularySpec
+from compress.reading import read_mapping
 from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs
@@ -63,7 +63,7 @@ def write_tokenizer(
     Raises:
         ModelError: the tokenizer is of a kind that cannot be trimmed.
     """
-    declared = json.loads((source / TASK).read_text(encoding="utf-8"))
+    declared = read_mapping(source / TASK)
     declared["labels"] = list(labels)
     if trim is None:
         if (source / TOKENIZER).exists():

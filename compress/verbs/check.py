@@ -51,20 +51,23 @@ def check(
     import json
 
     from compress.console import Terminal
-    from compress.errors import BudgetMissed, NotJudged
+    from compress.errors import BudgetMissed, NotJudged, UsageError
+    from compress.reading import understood
     from compress.report.checking import Tolerances
     from compress.report.checking import check as judge
     from compress.report.reading_back import as_report, find_report
     from compress.store.runs import RUNS
 
-    now, then = (as_report(find_report(word, Path.cwd() / RUNS)) for word in (run_name, against))
+    results = [find_report(word, Path.cwd() / RUNS) for word in (run_name, against)]
     tolerances = Tolerances(tolerance_score, tolerance_latency, tolerance_size, tolerance_memory)
-    found = judge(now, then, tolerances, deployed_only=deployed)
-    if as_json:
-        said = {"run": now["run"], "against": then["run"], **found.as_dict()}
-        echo(json.dumps(said, indent=2, ensure_ascii=False))
-    else:
-        Terminal().print(found.table())
+    with understood("one of these reports", f"{run_name} {against}", UsageError):
+        now, then = map(as_report, results)
+        found = judge(now, then, tolerances, deployed_only=deployed)
+        if as_json:
+            said = {"run": now["run"], "against": then["run"], **found.as_dict()}
+            echo(json.dumps(said, indent=2, ensure_ascii=False))
+        else:
+            Terminal().print(found.table())
     if found.worse:
         what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
         raise BudgetMissed(f"worse beyond tolerance than {then['run']}: {what}", where=str(now["run"]))

@@ -149,16 +149,15 @@ def _given(
 
 
 def _labels(word: str) -> tuple[str, ...]:
-    import json
-
     from compress.errors import UsageError
+    from compress.reading import read_json
 
     if not word.endswith(".json"):
         return tuple(part.strip() for part in word.split(","))
     try:
-        names = json.loads(Path(word).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"this file cannot be read: {error}", where=f"--labels {word}") from error
+        names = read_json(Path(word), error=UsageError)
+    except FileNotFoundError as error:
+        raise UsageError("there is no such file", where=f"--labels {word}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UsageError("expected a list of names", where=f"--labels {word}")
     return tuple(names)

@@ -173,8 +173,9 @@ def test_damaged_pooling_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r'expected \{"pooling": "mean" or "cls"'):
         read_pooling(tmp_path)
     (tmp_path / POOLING).write_text("{")
-    with pytest.raises(ModelError, match="missing or damaged"):
+    with pytest.raises(ModelError) as raised:
         read_pooling(tmp_path)
+    assert (raised.value.code, raised.value.where) == ("not-json", str(tmp_path / POOLING))
 
 
 def test_fine_tuning_is_refused(tmp_path: Path) -> None:

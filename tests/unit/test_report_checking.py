@@ -260,7 +260,7 @@ def test_json_and_runs_as_the_earlier_report(tmp_path: Path):
 
 def test_files_that_are_no_reports_are_refused(tmp_path: Path):
     file = tmp_path / "report.json"
-    for text, message in (("{", "cannot be read"), ("{}", "no report.json"), ("[]", "no report.json")):
+    for text, message in (("{", "not JSON"), ("{}", "no report.json"), ("[]", "no report.json")):
         file.write_text(text)
         with pytest.raises(UsageError, match=message):
             read_report(file)

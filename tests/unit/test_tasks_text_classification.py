@@ -111,8 +111,9 @@ def test_a_task_file_that_cannot_be_used(changes: dict[str, Any], message: str, 
 def test_a_tokenizer_that_cannot_be_used(tmp_path: Path) -> None:
     folder = write_artifact(tmp_path)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelError, match="cannot read the tokenizer"):
+    with pytest.raises(ModelError, match="the tokenizer") as raised:
         encode_texts(["one"], folder / "tokenizer.json", folder / "task.json")
+    assert raised.value.where == str(folder / "tokenizer.json")
 
 
 def test_score_is_the_accuracy_of_labelled_examples() -> None:

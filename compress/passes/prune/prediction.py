@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from compress.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.errors import ModelError, PassError
 from compress.profile.prune_spec import RemoveSpec
+from compress.reading import read_mapping
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -142,7 +142,7 @@ def read_sizes(folder: Path) -> ModelSizes:
         ModelError: it holds no encoder whose layers are known.
     """
     try:
-        config = json.loads((folder / MODEL_CONFIG).read_text(encoding="utf-8"))
+        config = read_mapping(folder / MODEL_CONFIG)
         with safe_open(folder / TORCH_WEIGHTS, framework="numpy") as tensors:
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         hidden = config.get("hidden_size") or config["dim"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -13,6 +12,7 @@ from compress.models.image_teachers import IMAGE_TASK
 from compress.models.materialise import materialise
 from compress.passes.source.images import materialise_images
 from compress.profile.schema import TaskName, TeacherSpec
+from compress.reading import read_mapping
 from compress.step import StepContext, StepResult
 
 
@@ -44,5 +44,5 @@ def _structure(folder: Path) -> Structure:
     """What the files of a model say of its structure."""
     if not (folder / STRUCTURE).exists():
         return Structure.REGULAR
-    described = json.loads((folder / STRUCTURE).read_text(encoding="utf-8"))
+    described = read_mapping(folder / STRUCTURE)
     return Structure.FACTORED if "factors" in described else Structure.PRUNED

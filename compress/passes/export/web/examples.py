@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from compress.artifacts import TASK, TOKENIZER
 from compress.files import copy_file, make_folder, write_json
 from compress.inside import inside
 from compress.passes.export.web.tokenizing import AWKWARD
+from compress.reading import read_mapping
 from compress.runtimes.runner import encode, load_tokenizer, open_predictor
 
 CHECK = "check.json"
@@ -29,7 +29,7 @@ class PageExamples:
 
 def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
     """Write `check.json` (and the images that it names) into the folder `out` of a page."""
-    golden = json.loads(golden_file.read_text(encoding="utf-8"))
+    golden = read_mapping(golden_file)
     predictor = open_predictor(str(bundle))
     texts: list[str] = []
     written: list[dict[str, Any]] = []
@@ -57,7 +57,7 @@ def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:
     """The texts, and awkward ones after them, with the ids that they have in Python."""
     if not (bundle / TOKENIZER).is_file():
         return []
-    task = json.loads((bundle / TASK).read_text(encoding="utf-8"))
+    task = read_mapping(bundle / TASK)
     tokenizer = load_tokenizer(str(bundle), task["max_length"], task.get("texts", {}).get("cut", "right"))
     return [
         {

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from compress.errors import ModelError, UsageError
 from compress.files import copy_file, make_folder, write_bytes
 from compress.inside import name_fault
+from compress.reading import read_mapping
 
 RUNTIME = "onnxruntime-web"
 TOKENIZERS = "@huggingface/tokenizers"
@@ -149,8 +150,8 @@ def _fetch(package: Package, work: Path) -> Path:
 def _copy(package: Package, folder: Path, target: Path) -> None:
     """Copy the files of an installed package."""
     try:
-        version = json.loads((folder / "package.json").read_text(encoding="utf-8"))["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version = read_mapping(folder / "package.json", error=UsageError)["version"]
+    except (OSError, UsageError, KeyError) as error:
         raise UsageError(
             f"{package.name} is not installed here",
             where=str(folder),

@@ -6,7 +6,6 @@ categories, and those of a browser are newer than the library's; there the page 
 
 from __future__ import annotations
 
-import json
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compress.errors import ModelError
+from compress.reading import read_mapping
 
 AWKWARD = (
     "", " ", "a", "Hello, world!", "what's  up?\tnew\nline", "don't CAN'T I'm", "naïve café ÀÉÎÕÜ", "e\u0301 o\u0308",
@@ -52,7 +52,7 @@ def check_tokenizer(file: Path) -> None:
     Raises:
         ModelError: there is one.
     """
-    body = json.loads(file.read_text(encoding="utf-8"))
+    body = read_mapping(file)
     model = body["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
     if kind not in _KINDS:
@@ -90,7 +90,7 @@ def character_tables(file: Path) -> dict[str, Any]:
     what every other that changes becomes (`changed`); `syllables` says whether Hangul is decomposed. `splitting`:
     ranges that separate words (`blank`) or stand alone (`alone`). Ranges are [first, last].
     """
-    body = json.loads(file.read_text(encoding="utf-8"))
+    body = read_mapping(file)
     tokenizer = Tokenizer.from_file(str(file))
     tables: dict[str, Any] = {}
     if (body.get("normalizer") or {}).get("type") == "BertNormalizer":
