@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress import __version__
-from compress.errors import BudgetMissed, CompressError, NotJudged, RunInterrupted
+from compress.errors import BudgetMissed, CompressError, NotJudged, RunInterrupted, UsageError
 from compress.exhaustion import exhaustion_told
 from compress.printing import echo
 from compress.verbs.cache import cache
@@ -52,6 +52,7 @@ class _Verbs(click.Group):
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]
         try:
+            _check_here()
             with exhaustion_told(_written_to):
                 return super().main(words, *rest, **{**options, "standalone_mode": False})
         except click.exceptions.Exit as stop:
@@ -177,7 +178,6 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 )
 def report(run_name: str, as_json: bool, out: Path | None) -> None:
     """Write the report of a run again (RUN: its id, its folder, or a profile's name)."""
-    from compress.errors import UsageError
     from compress.reading import understood
     from compress.store.runs import RUNS, find_run
 
@@ -209,7 +209,6 @@ def _show_report(record: RunRecord, as_json: bool, out: Path | None) -> None:
 def compare(run_names: tuple[str, ...], anyway: bool) -> None:
     """Put runs, measured models and report.json files side by side."""
     from compress.console import Terminal
-    from compress.errors import UsageError
     from compress.reading import understood
     from compress.report.compare import compare as side_by_side
     from compress.report.reading_back import find_report
@@ -282,6 +281,22 @@ def _load(profile: Path, assignments: tuple[str, ...]) -> LoadedProfile:
     from compress.profile.load import load_profile
 
     return load_profile(profile, assignments)
+
+
+def _check_here() -> None:
+    """Refuse a working folder that was removed: everything starts from it.
+
+    Raises:
+        UsageError: with the code `no-folder`.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the working folder cannot be used: {error.strerror}",
+            hint="Change into a folder that is there.",
+            code="no-folder",
+        ) from error
 
 
 def _show(error: click.ClickException) -> None:

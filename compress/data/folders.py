@@ -11,6 +11,7 @@ UTF-8 stand escaped in its label.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -120,9 +121,15 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
     )
 
 
-def _files_below(folder: Path, kind: ItemKind) -> list[Path]:
-    """The same at any depth."""
-    deeper = [file for entry in _class_folders(folder) for file in _files_below(entry, kind)]
+def _files_below(folder: Path, kind: ItemKind, above: frozenset[str] = frozenset()) -> list[Path]:
+    """The same at any depth; a link to one of the folders `above` would have no end, and is left out."""
+    here = above | {os.path.realpath(folder)}
+    deeper = [
+        file
+        for entry in _class_folders(folder)
+        if os.path.realpath(entry) not in here
+        for file in _files_below(entry, kind, here)
+    ]
     return [*_files(folder, kind), *deeper]
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from compress.inside import name_fault
+
+
+def _name_of_the_hub(name: str) -> str:
+    """Refuse what would lead out of the folder of its cache where this name is looked for."""
+    fault = name_fault(name)
+    if fault is not None:
+        raise ValueError(f"{name!a} {fault}")
+    return name
+
+
+HubName = Annotated[str, AfterValidator(_name_of_the_hub)]
+"""A configuration, commit or tag of the hub."""
 
 
 class Spec(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from compress.forms import Form, Framework, Numbers, Structure
-from compress.profile.base import PassSpecBase, Spec
+from compress.profile.base import HubName, PassSpecBase, Spec
 from compress.profile.loss_specs import (
     LabelsLoss,
     LabelsLossEntry,
@@ -60,7 +60,7 @@ class WeightedTeacher(Spec):
 
     model: Annotated[str, Field(min_length=1)] | None = None
     """Where it comes from, as `teacher.model`; unset: the profile's teacher."""
-    revision: str | None = None
+    revision: HubName | None = None
     """Commit or tag of a hub model."""
     labels: tuple[str, ...] | None = None
     """Names of the outputs of its head in order, where its config does not name them."""

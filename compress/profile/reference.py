@@ -62,6 +62,8 @@ Every key that a profile may hold. This page is generated: `python -m compress.p
 - A section whose keys all have defaults may be left empty (`- export:`). *Unset* is `null`, or leaving the key out.
 - A word alone as the body of `hidden`, `embedding` and `output` stands for its `distance`, of `attention` and
   `similarity` for its `of`: `hidden: cosine`.
+- Numbers are those of JSON, and `0x1f` and `0o17`: `010` is ten, and what YAML 1.1 alone takes for a number (`1:30`,
+  `1_000`, `0b1`) stays a text.
 - MB are 10^6 bytes.
 """
 

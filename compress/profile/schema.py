@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from compress.profile.base import PassSpecBase, Spec
+from compress.profile.base import HubName, PassSpecBase, Spec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_specs import PassEntry, PassSpec, spec_of
 from compress.profile.training_spec import FinetuneSpec
 
 Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=8192)]
 Device = Annotated[
     str,
     AfterValidator(checked_device),
@@ -62,9 +63,9 @@ class UnlabeledSpec(Spec):
 
     path: Annotated[str, Field(min_length=1)]
     """As `data.path`; columns of labels are not read, and a folder of images or texts needs no sub-folders."""
-    name: str | None = None
+    name: HubName | None = None
     """Configuration of a hub data set."""
-    revision: str | None = None
+    revision: HubName | None = None
     """Commit or tag of a hub data set."""
     split: str = "train"
     """Which split of it."""
@@ -82,9 +83,9 @@ class DataSpec(Spec):
     path: Annotated[str, Field(min_length=1)]
     """A hub id, `package://name/folder`, a csv / jsonl / parquet file, a folder with files `train`,
     `validation` and `test` of those kinds, a text or image folder with one sub-folder a class, or `sklearn://digits`."""
-    name: str | None = None
+    name: HubName | None = None
     """Configuration of a hub data set (`sst2` of `glue`)."""
-    revision: str | None = None
+    revision: HubName | None = None
     """Commit or tag of a hub data set."""
     separator: Separator | None = None
     """The character between the fields of csv and tsv files (`";"`, `"\\t"`); unset: as their first rows tell."""
@@ -95,7 +96,7 @@ class DataSpec(Spec):
     """Column that holds the text."""
     image_column: str = "image"
     """Column that holds the image of a hub or parquet data set."""
-    image_size: tuple[Positive, Positive] | None = None
+    image_size: tuple[Side, Side] | None = None
     """Height and width that images are scaled to; unset: what the teacher's config says, else the first image's own."""
     pair_columns: tuple[str, str] | None = None
     """Sentence embedding: the two columns of texts whose similarity `score_column` gives."""
@@ -121,7 +122,7 @@ class TeacherSpec(Spec):
     model: Annotated[str, Field(min_length=1)]
     """A hub id, a local folder, `package://name/folder`, or `python:module:function` (needs `--allow-code`). The
     function returns a module, or (module, labels), for images; (model, tokenizer) of transformers for texts."""
-    revision: str | None = None
+    revision: HubName | None = None
     """Commit or tag of a hub model."""
     labels: tuple[str, ...] | None = None
     """Names of the outputs of the model's head in order, where its config does not name them."""
@@ -140,7 +141,7 @@ class TargetSpec(Spec):
     """A processor of this machine, or another machine as `ssh://user@host[:port]`, whose CPU is measured."""
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     """What loads the model."""
-    threads: Positive = 1
+    threads: Annotated[int, Field(ge=1, le=4096)] = 1
     """Threads that one inference may use."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
     """Batch sizes timed; accuracy is measured at the first one."""

@@ -6,26 +6,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compress.profile.base import PassSpecBase
+from compress.profile.base import HubName, PassSpecBase
 
-Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65536)]
 
 
 class StudentSpec(PassSpecBase):
     """The student: cut from the teacher (same width) or narrower, initialised from the teacher's weights; or a fresh
     transformer for images (`architecture`); or a model that stands ready (`model`)."""
 
-    layers: Positive | tuple[Annotated[int, Field(ge=0)], ...] = 2
+    layers: Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=0, lt=1000)], ...] = 2
     """How many layers, or which layers of the teacher (0 is the lowest)."""
     choose: Literal["uniform", "first", "last", "similarity"] = "uniform"
     """Which of the teacher's layers, where `layers` is a number: evenly spread with the last among them, the lowest,
     the highest, or those that change the stream most on training examples."""
-    hidden_size: Positive | None = None
+    hidden_size: Width | None = None
     """Width; unset: the teacher's, with `architecture` 128."""
-    heads: Positive | None = None
+    heads: Width | None = None
     """Attention heads; unset: the hidden size over the teacher's head size (with `architecture` over 32), moved to a
     number that divides the width."""
-    intermediate_size: Positive | None = None
+    intermediate_size: Width | None = None
     """Feed-forward width; unset: the teacher's ratio to the hidden size, with `architecture` 4 times it."""
     from_: Annotated[Literal["teacher", "scratch"], Field(alias="from")] = "teacher"
     """`teacher`: weights projected from the teacher's; `scratch`: random weights."""
@@ -35,11 +35,11 @@ class StudentSpec(PassSpecBase):
     architecture: Literal["vit", "deit"] | None = None
     """A fresh vision transformer, whatever the teacher is; `deit` has a distillation token (Touvron et al. 2021): its
     head learns from the teacher, the class token's from the labels."""
-    patch_size: Positive | None = None
+    patch_size: Width | None = None
     """Pixels of the side of a patch, for `architecture`; unset: an eighth of the image's shorter side, at least 2."""
     model: Annotated[str, Field(min_length=1)] | None = None
     """A model that stands ready: a hub id, a folder, `package://name/folder`, or `python:module:function`."""
-    revision: str | None = None
+    revision: HubName | None = None
     """Commit or tag of a hub model."""
 
     @model_validator(mode="after")

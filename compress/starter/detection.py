@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,10 +118,13 @@ def _holds_images(place: Path | None, table: Mapping[str, Sequence[object]]) -> 
     return 2 * sum(map(is_image, files)) > len(files)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Files at any depth; a link to one of the folders `above` would have no end, and is left out."""
+    here = above | {os.path.realpath(folder)}
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _files(entry)
+            if os.path.realpath(entry) not in here:
+                yield from _files(entry, here)
         else:
             yield entry
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 from compress.artifacts import Artifact, open_artifact, read_mapping
 from compress.errors import CompressError
 from compress.exhaustion import is_full
-from compress.files import discard, empty_folder, make_folder, publish, remove, write_json
+from compress.files import discard, empty_folder, is_temporary, make_folder, publish, remove, write_json
 from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
 
@@ -273,12 +274,18 @@ class Cache:
         freed = 0
         for folder in ("work", "making", "artifacts"):
             for path in (self.root / folder).glob("*"):
+                if not (_KEY.fullmatch(path.name) or is_temporary(path)):
+                    # Somebody else's: the cache may have been put where other things lie.
+                    continue
                 if path.name in finished and folder == "artifacts":
                     continue
                 size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                 if self.remove(path.name) if path.name not in finished else _removed(path):
                     freed += size
         return freed
+
+
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 def _read_note(file: Path) -> dict[str, Any] | None:

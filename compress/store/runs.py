@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compress.artifacts import SEAL, Artifact
 from compress.errors import UsageError
-from compress.files import copy_tree, make_folder, remove, write_json, write_text
+from compress.files import copy_tree, make_folder, move, remove, write_json, write_text
 from compress.reading import read_mapping
 from compress.records import RunRecord, StepRecord
 
@@ -68,10 +68,34 @@ class RunStore:
             raise UsageError("the records of this run cannot be read", where=str(self.path)) from error
 
     def place_bundle(self, artifact: Artifact) -> Path:
-        """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there."""
+        """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there.
+
+        One that somebody put files into is kept, as `bundle.kept-1`.
+        """
         target = self.path / BUNDLE
+        if _holds_more(target):
+            number = 1
+            while (kept := target.with_name(f"{BUNDLE}.kept-{number}")).exists():
+                number += 1
+            move(target, kept)
         copy_tree(artifact.path, target, without={SEAL})
         return target
+
+
+def _holds_more(bundle: Path) -> bool:
+    """Whether a bundle holds files that its manifest does not name; not known where the manifest itself is damaged."""
+    if not bundle.is_dir():
+        return False
+    try:
+        named = read_mapping(bundle / "manifest.json", error=UsageError)["files"]
+        ours = {*named, "manifest.json"}
+    except (OSError, UsageError, KeyError, TypeError):
+        return False
+    return any(
+        str(file.relative_to(bundle)) not in ours and "__pycache__" not in file.parts
+        for file in bundle.rglob("*")
+        if not file.is_dir()
+    )
 
 
 def find_run(word: str, root: Path) -> RunStore:
