@@ -11,8 +11,8 @@ import numpy as np
 from compress.artifacts import TOKENIZER
 from compress.errors import ModelError
 from compress.models.labels import match_labels
+from compress.models.tokenizer_files import open_tokenizer
 from compress.starter.models import ModelSeen
-from compress.tasks.tokens import open_tokenizer
 
 USUAL_LENGTH = 128
 """Tokens that texts are cut to where neither data nor model tell."""

@@ -72,7 +72,8 @@ class ModelSeen:
     @property
     def sees(self) -> bool:
         """Whether it is a model of images."""
-        named = " ".join(map(str, self.config.get("architectures") or ()))
+        classes = self.config.get("architectures")
+        named = " ".join(map(str, classes)) if isinstance(classes, list) else ""
         if "ForImageClassification" in named or (
             self.kind in FAMILIES and FAMILIES[str(self.kind)].takes == "images"
         ):

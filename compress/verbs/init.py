@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -> None:
     """Write a commented profile for MODEL and DATA, by what their files tell; refuse where none would run."""
     from compress.files import write_text
+    from compress.reading import understood
     from compress.starter.trial import faults_of_starter
     from compress.starter.writing import starter_profile
 
@@ -34,8 +35,9 @@ def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -
         raise UsageError(
             "there is a file of this name already", where=str(out), hint="`--force` replaces it."
         )
-    text = starter_profile(model, data, out.parent, task)
-    faults = faults_of_starter(text, out.parent, model, data)
+    with understood("this model or its data", f"{model} {data}", UsageError):
+        text = starter_profile(model, data, out.parent, task)
+        faults = faults_of_starter(text, out.parent, model, data)
     if faults:
         raise ProfileError(faults)
     write_text(out, text)

@@ -33,7 +33,6 @@ from compress.profile.source import override, read_source
 from compress.reading import parse_json
 from compress.report.frame import contract_text
 from compress.runtimes.runner import write_batches
-from compress.starter.detection import detect
 from compress.store.runs import RunStore
 from compress.targets.ssh.device import Facts
 from compress.tasks.tokens import encode_texts
@@ -115,7 +114,7 @@ def prepare_report(folder: Path) -> list[bytes]:
 def reads_run(data: bytes, folder: Path) -> None:
     (folder / "run.json").write_bytes(data)
     verb("report", str(folder), "--json")
-    if len(data) % 20 == 0:
+    if len(data) % 60 == 0:
         verb("report", str(folder), "--out", str(folder / "report"))
 
 
@@ -129,7 +128,7 @@ def prepare_run(folder: Path) -> list[bytes]:
 def reads_record(data: bytes, folder: Path) -> None:
     next((folder / "records").glob("05-*.json")).write_bytes(data)
     verb("report", str(folder), "--json")
-    if len(data) % 20 == 0:
+    if len(data) % 60 == 0:
         verb("report", str(folder), "--out", str(folder / "report"))
 
 
@@ -156,10 +155,14 @@ def prepare_task(folder: Path) -> list[bytes]:
 
 def reads_tokenizer(data: bytes, folder: Path) -> None:
     (folder / TOKENIZER).write_bytes(data)
+    if len(data) % 5 == 0:
+        (folder / "teacher" / TOKENIZER).write_bytes(data)
+        verb("validate", str(folder / "tiny.yaml"))
     encode_texts(["red cat sings", "", "\0", "é" * 50, "[CLS] [MASK]"], folder / TOKENIZER, folder / TASK)
 
 
 def prepare_tokenizer(folder: Path) -> list[bytes]:
+    write_job(folder)
     write_torch_artifact(folder / "model")
     shutil.copyfile(folder / "model" / TASK, folder / TASK)
     return [(folder / "model" / TOKENIZER).read_bytes()]
@@ -182,15 +185,23 @@ def prepare_structure(folder: Path) -> list[bytes]:
 
 
 def reads_config(data: bytes, folder: Path) -> None:
-    (folder / MODEL_CONFIG).write_bytes(data)
-    detect(str(folder), "nowhere.csv")
-    check_teacher(TeacherSpec(model=str(folder)), LABELS, folder, allow_code=False)
-    load_model(folder)
+    (folder / "teacher" / MODEL_CONFIG).write_bytes(data)
+    verb("validate", str(folder / "tiny.yaml"))
+    verb(
+        "init",
+        str(folder / "teacher"),
+        str(folder / "data.csv"),
+        "--out",
+        str(folder / "out.yaml"),
+        "--force",
+    )
+    check_teacher(TeacherSpec(model=str(folder / "teacher")), LABELS, folder, allow_code=False)
+    load_model(folder / "teacher")
 
 
 def prepare_config(folder: Path) -> list[bytes]:
-    write_torch_artifact(folder)
-    return [(folder / MODEL_CONFIG).read_bytes()]
+    write_job(folder)
+    return [(folder / "teacher" / MODEL_CONFIG).read_bytes()]
 
 
 def reads_onnx(data: bytes, folder: Path) -> None:
@@ -280,12 +291,22 @@ def reads_table(data: bytes, folder: Path) -> None:
     suffix = {b"[": ".json", b"{": ".jsonl", b"P": ".parquet"}.get(data[:1], ".csv")
     (folder / f"data{suffix}").write_bytes(data)
     spec = DataSpec(path=f"data{suffix}")
-    detect("nowhere", str(folder / f"data{suffix}"))
+    if len(data) % 5 == 0:
+        verb(
+            "init",
+            str(folder / "teacher"),
+            str(folder / spec.path),
+            "--out",
+            str(folder / "out.yaml"),
+            "--force",
+        )
+        verb("validate", str(folder / "tiny.yaml"), "--set", f"data.path={folder / spec.path}")
     fingerprint(spec, folder)
     load(spec, folder, 0)
 
 
 def prepare_table(folder: Path) -> list[bytes]:
+    write_job(folder)
     rows = [{"text": f"text {n} is of {n % 2}", "label": "ab"[n % 2]} for n in range(40)]
     pd.DataFrame(rows).to_parquet(folder / "made.parquet")
     lines = "\n".join(json.dumps(row) for row in rows)
