@@ -96,9 +96,9 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         )
     tokenizer = open_tokenizer(tokenizer_file)
     special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False)
-    if max_length <= special_tokens:
+    if not special_tokens < max_length < 2**31:
         raise ModelError(
-            f"max_length {max_length} leaves no room for text beside {special_tokens} special tokens",
+            f"max_length {max_length} is no number of tokens of a text, with {special_tokens} special tokens",
             where=str(task_file),
         )
     tokenizer.enable_truncation(max_length, direction=format_.cut)
@@ -109,7 +109,8 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         # The fast form skips character offsets, which nobody reads.
         with understood("the tokenizer", str(tokenizer_file)):
             encodings = tokenizer.encode_batch_fast(format_.prepared(block))
-            writer.add([encoding.ids for encoding in encodings])
+            rows = [encoding.ids for encoding in encodings]
+        writer.add(rows)
     return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import resource
 import signal
@@ -20,7 +21,8 @@ from compress.exhaustion import ran_out
 from tests.fuzzing.targets import TARGETS, FuzzTarget
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-"""Inputs that something stumbled over once: a folder a target, a file an input."""
+"""Inputs that something stumbled over once: a folder a target, a file an input. New ones are kept here too, unless
+`COMPRESS_FUZZ_KEEP` names another folder."""
 LONGEST_S = 20.0
 """Processor time of one call; more is a hang."""
 
@@ -75,6 +77,7 @@ def main(seconds: float, names: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (24 * 2**30, 24 * 2**30))
     deadline, seed = time.monotonic() + seconds, time.time_ns()
     found: dict[str, str] = {}
+    keep = Path(os.environ.get("COMPRESS_FUZZ_KEEP", CORPUS))
     with tempfile.TemporaryDirectory() as name:
         running = []
         for key in names or TARGETS:
@@ -102,7 +105,7 @@ def main(seconds: float, names: list[str]) -> int:
                     )
                     if place not in found:
                         found[place] = said
-                        kept = CORPUS / target.name / hashlib.sha256(data).hexdigest()[:12]
+                        kept = keep / target.name / hashlib.sha256(data).hexdigest()[:12]
                         kept.parent.mkdir(parents=True, exist_ok=True)
                         kept.write_bytes(data)
                         print(f"== {kept}\n{said[-1800:]}", flush=True)
