@@ -19,7 +19,7 @@ from compress.data.encodings import UTF_8, decode
 from compress.data.faults import Faults
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
-from compress.data.separators import SEPARATORS, find_separator
+from compress.data.separators import SEPARATORS, separated_by
 from compress.errors import DataError
 from compress.profile.faults import did_you_mean
 
@@ -57,7 +57,8 @@ def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:
     if ending in (".csv", ".tsv"):
         usual = "\t" if ending == ".tsv" else ","
         with _long_fields():
-            header, values, _ = _parse_separated(text, path, find_separator(text, usual))
+            text, mark = separated_by(text, usual)
+            header, values, _ = _parse_separated(text, path, mark)
         return {name: [row[at] for row in values[:rows]] for at, name in enumerate(header)}
     array = text.lstrip().startswith("[")
     objects = (_json_array(text, path) if array else _json_lines(text, path)[0])[:rows]
@@ -102,10 +103,10 @@ def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
     text, encoding = decode(read_bytes(path), path, columns.written.encoding)
     notes = () if columns.written.encoding else read_notes(path, encoding)
     with _long_fields():
-        mark = columns.written.separator or find_separator(text, usual)
+        text, mark = separated_by(text, usual, columns.written.separator)
         header, rows, lines = _parse_separated(text, path, mark)
     if mark != usual and columns.written.separator is None:
-        name = SEPARATORS[mark]
+        name = SEPARATORS.get(mark, repr(mark))
         notes += (
             f"the fields of {shown(path.name)} are separated by a {name}; `data.separator` names another",
         )

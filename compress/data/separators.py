@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 """The separators that tables are found with, and what notes call them."""
 
 _ROWS = 100
 _HEAD = 1 << 20
+
+
+_SAID = re.compile(r"sep=(.)\r?\n")
+"""How spreadsheets say it in a line before the header."""
+
+
+def separated_by(text: str, usual: str, declared: str | None = None) -> tuple[str, str]:
+    """The text of a table, with a line `sep=;` before its header left empty, and its separator.
+
+    Args:
+        usual: the separator that its ending stands for.
+        declared: the profile's `data.separator`.
+    """
+    said = _SAID.match(text)
+    if said is not None:
+        return "\n" + text[said.end() :], declared or said[1]
+    return text, declared or find_separator(text, usual)
 
 
 def find_separator(text: str, usual: str) -> str:

@@ -176,6 +176,15 @@ def test_a_separator_that_is_declared_is_kept(tmp_path: Path):
     assert texts_of(loaded(tmp_path, separator="^")) == set(ROWS)
 
 
+def test_a_spreadsheet_says_its_separator_before_the_header(tmp_path: Path):
+    (tmp_path / "data.csv").write_text("sep=;\n" + table(ROWS, ";"))
+    assert texts_of(loaded(tmp_path)) == set(ROWS)
+    (tmp_path / "data.csv").write_text("sep=;\r\n" + table([("", "a")], ";"))
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path)
+    assert caught.value.where == f"{tmp_path}/data.csv:3"
+
+
 @pytest.mark.parametrize("mark", ["", "ab", '"', "\n", "a", "7"])
 def test_what_cannot_separate_is_no_separator(mark: str):
     with pytest.raises(ValueError, match="separator"):
