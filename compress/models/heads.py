@@ -16,6 +16,7 @@ from compress.errors import ModelError
 from compress.models.architectures import build_on_meta, classifier_class
 from compress.models.labels import check_head, head_names, match_labels
 from compress.models.weights import read_model_json, read_shapes
+from compress.profile.known_checkpoints import head_problems
 from compress.profile.schema import TeacherSpec
 
 
@@ -102,6 +103,8 @@ def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequenc
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     names = head_names(config, spec.labels)
     if spec.finetune is None:
+        for problem in head_problems(config):
+            raise ModelError(problem.message, where=spec.model, code=problem.code)
         check_head(names, labels, spec.model)
     if names is None:
         return "none"

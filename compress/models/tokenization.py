@@ -184,6 +184,12 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
         encoded = tokenizer(given, truncation=True, max_length=length, add_special_tokens=True)
         return [list(map(int, ids)) for ids in encoded["input_ids"]]
 
+    if "token_type_ids" in tokenizer.model_input_names and any(backend.encode("a b").type_ids):
+        raise ModelError(
+            "it marks a text that stands alone with `token_type_ids` other than 0, and only 0 is given to models here",
+            where=where,
+            code=TOKENIZER_SETTING,
+        )
     plain = Tokenizer.from_str(backend.to_str())
     plain.no_truncation()
     plain.no_padding()

@@ -26,6 +26,7 @@ from compress.reading import read_mapping
 ADAPTER = "adapter_config.json"
 """Where the library peft says what its adapter changes."""
 
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _QUANTIZED = frozenset(
     {"I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4", "I4", "U4"}
 )
@@ -69,7 +70,7 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
         yield several_models()
         return
     config = _mapping(folder / "config.json")
-    if (folder / ADAPTER).is_file():
+    if any((folder / name).is_file() for name in (ADAPTER, *_ADAPTER_WEIGHTS)):
         yield _adapter(folder, config)
     if config is None:
         return
@@ -87,7 +88,7 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
         yield from _packed(folder)
     yield from (one for one in fetching_settings(config) if one.code == FETCHING or not quantized)
     if head and task != "sentence-embedding":
-        yield from _head(config)
+        yield from head_problems(config)
     if task != "image-classification":
         yield from tokenizer_problems(folder, config)
 
@@ -131,7 +132,8 @@ def _adapter(folder: Path, config: Mapping[str, Any] | None) -> Problem:
     )
 
 
-def _head(config: Mapping[str, Any]) -> Iterator[Problem]:
+def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Why the classification head of a parsed `config.json` does not choose one label of several."""
     architectures = config.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     if "ForSequenceClassification" not in name and "ForImageClassification" not in name:

@@ -148,6 +148,16 @@ def edit(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def test_a_head_of_code_that_gives_a_number_is_refused(tmp_path: Path):
+    code = CODE.replace(
+        "return tiny_bert(),", "model = tiny_bert(); model.config.problem_type = 'regression'; return model,"
+    )
+    (tmp_path / "shop_regression.py").write_text(code)
+    with pytest.raises(ModelError) as caught:
+        make(spec("python:shop_regression:make"), tmp_path / "out", base=tmp_path, allow_code=True)
+    assert caught.value.code == "head-unsupported"
+
+
 def test_a_fitting_head_needs_no_finetune(tmp_path: Path):
     write_model(tmp_path)
     check_teacher(spec(tmp_path), ["Verb", "animal", "colour"], Path(), allow_code=False)

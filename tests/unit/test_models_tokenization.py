@@ -232,6 +232,20 @@ def test_what_the_file_cannot_say_fails_the_proof() -> None:
     assert (caught.value.code, caught.value.where) == (TOKENIZER_SETTING, "here")
 
 
+def test_segments_of_a_single_text_are_refused() -> None:
+    made = word_pieces()
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A:1 [SEP]", pair=None, special_tokens=special
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    with pytest.raises(ModelError) as caught:
+        of_transformers(
+            PreTrainedTokenizerFast(tokenizer_object=made, model_input_names=names, **BERT), "here"
+        )
+    assert caught.value.code == TOKENIZER_SETTING
+
+
 def test_a_tokenizer_of_another_library_is_refused() -> None:
     with pytest.raises(ModelError) as caught:
         of_transformers(object(), "here")

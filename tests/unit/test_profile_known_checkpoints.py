@@ -109,6 +109,12 @@ def test_an_adapter_beside_a_model(tmp_path: Path) -> None:
     assert found(tmp_path) == ([("teacher.model", "adapter")], 4)
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_the_weights_of_an_adapter(tmp_path: Path, name: str) -> None:
+    (model(tmp_path / "model") / name).write_bytes(b"")
+    assert found(tmp_path) == ([("teacher.model", "adapter")], 4)
+
+
 def test_an_adapter_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     write(
