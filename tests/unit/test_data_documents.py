@@ -139,3 +139,14 @@ def test_a_blank_text_is_found_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the text is blank") as caught:
         loaded(tmp_path, "d.csv")
     assert caught.value.where == f"{tmp_path / 'd.csv'}:3"
+
+
+def test_links_that_lead_back_have_an_end(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        for number in range(20):
+            (tmp_path / "texts" / name / f"{number}.txt").write_text(f"text {name} {number}")
+        (tmp_path / "texts" / name / "back").symlink_to("..")
+        (tmp_path / "texts" / name / "itself").symlink_to(".")
+    splits = loaded(tmp_path, "texts")
+    assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 40

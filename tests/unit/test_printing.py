@@ -115,3 +115,26 @@ def test_an_output_that_is_full():
     assert done.stderr.endswith(b"code 7\n")
     assert b"standard output" in done.stderr
     assert b"Exception ignored" not in done.stderr
+
+
+HANGS_UP = """
+import os, signal, sys, time
+from compress import cli
+
+@cli.main.command("wait")
+def wait():
+    cli._Interruption().listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.2)
+
+sys.argv[1:] = ["wait"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 0)])
+def test_a_terminal_that_is_closed_interrupts_unless_that_was_to_be_ignored(ignored: bool, code: int):
+    before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if ignored else ""
+    done = _child(before + HANGS_UP, "")
+    assert done.stderr.endswith(f"code {code}\n".encode())
+    assert b"Traceback" not in done.stderr

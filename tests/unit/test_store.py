@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from compress.artifacts import open_artifact, seal
+from compress.artifacts import Artifact, open_artifact, seal
 from compress.errors import CompressError, UsageError
-from compress.forms import TORCH_FLOAT
+from compress.forms import ONNX_FLOAT, TORCH_FLOAT
 from compress.progress import Silent
 from compress.records import Curve, CurvePoint, RunRecord, StepRecord
 from compress.store.cache import Cache
@@ -245,3 +245,28 @@ def test_records_of_another_version_are_refused(tmp_path: Path):
     (store.path / "run.json").write_text("{}")
     with pytest.raises(UsageError, match="cannot be read"):
         store.load()
+
+
+def test_what_others_put_into_a_cache_stays(cache: Cache):
+    for folder in ("work", "making", "artifacts"):
+        (cache.root / folder / "thesis").mkdir(parents=True)
+        (cache.root / folder / "thesis" / "chapter.txt").write_text("mine")
+    cache.remove_leftovers()
+    assert all((cache.root / folder / "thesis" / "chapter.txt").is_file() for folder in ("work", "making"))
+
+
+def test_what_others_put_into_a_bundle_stays(tmp_path: Path):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "manifest.json").write_text('{"files": {"model.onnx": {}}}')
+    (made / "model.onnx").write_text("model")
+    artifact = Artifact(made, ONNX_FLOAT, {}, {})
+    store = RunStore(tmp_path / "run")
+    store.path.mkdir()
+    for _ in range(2):
+        store.place_bundle(artifact)
+    assert [entry.name for entry in store.path.iterdir()] == ["bundle"]
+    (store.path / "bundle" / "notes.txt").write_text("mine")
+    store.place_bundle(artifact)
+    assert (store.path / "bundle.kept-1" / "notes.txt").read_text() == "mine"
+    assert sorted(file.name for file in (store.path / "bundle").iterdir()) == ["manifest.json", "model.onnx"]
