@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from compress.artifacts import TASK, Artifact
 from compress.lowering.export import export_graph, signature_of
@@ -39,9 +40,6 @@ def with_shapes(source: Path, target: Path) -> Path:
 
     Tools quantize no value whose type they do not know, and infer none behind an operator that is not theirs.
     """
-    # Imported after `compress`, which turns off what it tells its maker.
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
     model = onnx.load(str(source))
     del model.graph.value_info[:]
     onnx.save(SymbolicShapeInference.infer_shapes(model, auto_merge=True), str(target))

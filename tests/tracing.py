@@ -19,9 +19,7 @@ _ADDRESS = re.compile(
     r'sin6?_port=htons\((\d+)\).*?(?:inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)")'
 )
 _WRITES = re.compile(r"O_CREAT|O_WRONLY|O_RDWR")
-_LOOPBACK = ("::1", "0.0.0.0", "::")
-_NAMES = "53"
-"""The port of name servers."""
+_LOOPBACK = ("127.", "::1", "0.0.0.0", "::")
 _DONE = re.compile(r"= (-?\d+)")
 
 
@@ -62,15 +60,13 @@ def traced(argv: Sequence[str | Path], *, cwd: Path, environment: Mapping[str, s
 
 
 def _addresses(lines: Sequence[str]) -> set[str]:
-    """Asking for a connection counts, whether it succeeds or not; a socket of this machine's own does not, but where it
-    asks for an address: a name is looked up to reach somebody."""
+    """Asking for a connection counts, whether it succeeds or not; a socket of this machine's own does not."""
     found = set()
     for line in lines:
         if (address := _ADDRESS.search(line)) is not None and "bind(" not in line:
             host = address.group(2) or address.group(3)
-            port = address.group(1)
-            if port == _NAMES or not (host.startswith("127.") or host in _LOOPBACK):
-                found.add(f"{host}:{port}")
+            if not host.startswith(_LOOPBACK[:2]) and host not in _LOOPBACK:
+                found.add(f"{host}:{address.group(1)}")
     return found
 
 

@@ -24,7 +24,6 @@ from compress.inside import inside
 from compress.models.labels import head_names, match_labels
 from compress.models.onnx_files import OnnxFile, copy_onnx, read_onnx
 from compress.models.pooling import MODULES
-from compress.models.preprocessing import declared_images
 from compress.models.sources import PREPROCESSOR
 from compress.models.tokenizer_files import open_tokenizer
 from compress.passes.export.layout import MANIFEST
@@ -32,6 +31,7 @@ from compress.profile.schema import TaskName
 from compress.reading import read_mapping, understood
 from compress.records import Size
 from compress.tasks.interface import SECTION, Interface
+from compress.tasks.preprocessing import declared_images
 from compress.units import megabytes
 
 
@@ -297,22 +297,25 @@ def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
     last = channels_last(port)
     axes = ("?",) * 4 if port.axes is None else port.axes
     height, width, channels = (axes[index] for index in ((1, 2, 3) if last else (2, 3, 1)))
-    preprocessor = _first_json(folders, PREPROCESSOR)
-    try:
-        said = declared_images(_first_json(folders, MODEL_CONFIG) or {}, preprocessor)
-    except ValueError as error:
-        raise ModelError(f"{PREPROCESSOR}: {error}", where=str(found.path)) from error
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else said.size
-    depth = channels if isinstance(channels, int) else said.channels
-    if size is None or depth is None or said.normalisation is None:
+    config = _first_json(folders, MODEL_CONFIG) or {}
+    if isinstance(channels, int):
+        config = {**config, "num_channels": channels}
+    said = declared_images(config, _first_json(folders, PREPROCESSOR), where=str(found.path))
+    own = "a task.json with an `image` section (size, channels, mean, std) with --task-json"
+    if said.refusal is not None:
+        raise ModelError(
+            said.refusal.message, where=said.refusal.where, hint=f"Name {own}.", code=said.refusal.code
+        )
+    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    depth = said.channels
+    if depth is None or said.size is None or said.normalisation is None:
         raise ModelError(
             "nobody says how images are scaled and normalised for this model",
             where=str(found.path),
-            hint=f"Put its {PREPROCESSOR} beside it, or name a task.json with an `image` section (size, channels, "
-            "mean, std) with --task-json.",
+            hint=f"Put its {PREPROCESSOR} beside it, or name {own}.",
+            code="preprocess-undeclared",
         )
-    mean, std = (list(each) * (depth if len(each) == 1 else 1) for each in said.normalisation)
-    return {"size": list(size), "channels": depth, "mean": mean, "std": std}
+    return said.sized(fixed or said.size).complete((), depth).as_dict()
 
 
 def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:

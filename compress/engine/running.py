@@ -45,6 +45,8 @@ class _State:
     made: dict[str, MadeStep] = field(default_factory=dict)
     baselines: dict[str, TargetMeasurement] = field(default_factory=dict)
     measured: dict[str, TargetMeasurement] = field(default_factory=dict)
+    cached: dict[str, bool] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
 
 def run_job(
@@ -89,6 +91,7 @@ def run_job(
         with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
             for message in integer_warnings(job.plan.profile, job.targets):
                 progress.say(f"warning: {message}")
+            _fetch_models(job, state, cache, progress)
             try_untrained(job, cache, progress, lambda name: _made(name, job, state, cache, progress))
             for position, row in enumerate(job.plan.rows):
                 try:
@@ -180,9 +183,18 @@ def _new_run(job: Job) -> RunRecord:
     )
 
 
+def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> None:
+    """Make the sources first: a model that nobody can use is refused before another is trained."""
+    for step in job.plan.steps:
+        if step.kind == "source":
+            _make(step.name, job, state, cache, progress)
+            notes = state.made[step.name].artifact.facts.get("notes", ())
+            state.run = state.run.model_copy(update={"notes": (*state.run.notes, *notes)})
+
+
 def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) -> StepRecord:
     """Make what a row needs, measure it on each target, and say all that in one record."""
-    before = set(state.made)
+    before = set(state.told)
     cached = [_make(row.step, job, state, cache, progress)]
     lowered = {name for name in row.measured.values() if name != row.step}
     cached += [_make(name, job, state, cache, progress) for name in sorted(lowered)]
@@ -194,7 +206,8 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         check_memory_limit(measurements)
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
-    work = {name: state.made[name].seconds for name in set(state.made) - before}
+    work = {name: state.made[name].seconds for name in _needed(row, job) - before}
+    state.told |= work.keys()
     # Training for the integers of this row is a step without a row of its own.
     trained = [
         name for name in state.made if name not in before and job.plan.step(name).kind == "quantize.train"
@@ -228,13 +241,13 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
 def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> bool:
     """Make a step and whatever it takes; whether it was in the cache."""
     if name in state.made:
-        return True
+        return name in state.told or state.cached[name]
     step = job.plan.step(name)
     for needed in step.inputs.values():
         _make(needed, job, state, cache, progress)
     inputs = {role: state.made[source].artifact for role, source in step.inputs.items()}
     outcome = make_step(step, job, inputs, cache, progress)
-    state.made[name] = outcome.made
+    state.made[name], state.cached[name] = outcome.made, outcome.cached
     return outcome.cached
 
 
@@ -242,6 +255,17 @@ def _made(name: str, job: Job, state: _State, cache: Cache, progress: Progress) 
     """The artifact of a step, made with whatever it takes."""
     _make(name, job, state, cache, progress)
     return state.made[name].artifact
+
+
+def _needed(row: Row, job: Job) -> set[str]:
+    """The steps that a row is made of, whichever made them first."""
+    needed, open_ = set[str](), [row.step, *row.measured.values()]
+    while open_:
+        name = open_.pop()
+        if name not in needed:
+            needed.add(name)
+            open_ += job.plan.step(name).inputs.values()
+    return needed
 
 
 def _measure(

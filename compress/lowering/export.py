@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.errors import PassError
+from compress.errors import ModelError, PassError
 from compress.models.ensemble import Ensemble
 from compress.models.outputs import outputs_of
+from compress.models.plain import PlainModel
 from compress.models.sentence import SentenceEncoder
 
 OPSET = 20
@@ -92,6 +93,7 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
 
     Raises:
         PassError: torch cannot trace or translate the model.
+        ModelError: likewise, of a module of the user's own.
     """
     bounds = {"batch": None, "sequence": _longest(model)}
     dims = {place: torch.export.Dim(name, max=bounds[name]) for place, name in enumerate(signature.axes)}
@@ -109,6 +111,15 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
             )
         except Exception as error:
             # The exporter raises many kinds of errors, some of them bare RuntimeErrors.
+            if isinstance(model, PlainModel):
+                raise ModelError(
+                    f"this module cannot be exported to ONNX: {_first_line(error)}",
+                    where=model.origin.source,
+                    hint="Its forward must do the same whatever the values in a batch are: no `if` or loop over values "
+                    "of tensors (torch.where chooses between them), no .item(), .tolist() or .numpy(), and operators "
+                    "that ONNX has.",
+                    code="module-export",
+                ) from error
             raise PassError(f"this model cannot be exported to ONNX: {_first_line(error)}") from error
     assert program is not None
     exported: ir.Model = program.model

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from compress.models.checkpoints import load_model
 from compress.models.heads import put_head_in_order
 from compress.models.labels import check_head, check_task, match_labels, task_of_head
 from compress.models.plain import Origin, PlainModel, make_module
-from compress.models.preprocessing import DeclaredImages, declared_images
 from compress.models.pretrained import load_pretrained
 from compress.models.sources import (
     PREPROCESSOR,
+    PROCESSOR,
     hub_commit,
     model_folder,
 )
@@ -32,15 +32,26 @@ IMAGE_TASK: TaskName = "image-classification"
 
 
 @dataclass(frozen=True)
+class SaidOfImages:
+    """What the files of a model hold about the images that it takes: the parsed `config.json` and image processor of
+    transformers, or the `image` section of a `task.json` of ours; `where` is that file."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] | None = None
+    image: Mapping[str, Any] | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
 class ImageTeacher:
     """A model in memory, its outputs in the order of the data's labels where they are the same.
 
-    `declared` is what it says of its images. `head`: none, as it was, or matched. `untrained` names weights that its
+    `said` is what its files say of its images. `head`: none, as it was, or matched. `untrained` names weights that its
     files do not hold, `commit` that of a hub model.
     """
 
     model: nn.Module
-    declared: DeclaredImages
+    said: SaidOfImages
     head: str
     untrained: frozenset[str] = frozenset()
     commit: str | None = None
@@ -99,13 +110,26 @@ def _from_folder(folder: Path, spec: TeacherSpec, labels: Sequence[str], commit:
         model, untrained = load_pretrained(kind, folder, config)
     if getattr(model, "main_input_name", None) != "pixel_values":
         raise ModelError(f"a {type(model).__name__} takes no images", where=spec.model)
-    preprocessor = folder / PREPROCESSOR
-    try:
-        declared = declared_images(values, read_model_json(preprocessor) if preprocessor.is_file() else None)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"this file is damaged: {error}", where=str(preprocessor)) from error
     assert isinstance(model, PreTrainedModel)
-    return ImageTeacher(model, declared, put_head_in_order(model, spec, labels), untrained, commit)
+    head = put_head_in_order(model, spec, labels)
+    return ImageTeacher(model, _said_in(folder, values), head, untrained, commit)
+
+
+def _said_in(folder: Path, config: Mapping[str, Any]) -> SaidOfImages:
+    """What a folder of transformers says, or one of ours that holds such a model.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    if (folder / TASK).is_file() and (image := read_model_json(folder / TASK).get("image")) is not None:
+        return SaidOfImages(config, image=image, where=str(folder / TASK))
+    processor = folder / PROCESSOR
+    if processor.is_file() and (inside := read_model_json(processor).get("image_processor")) is not None:
+        return SaidOfImages(config, inside, where=str(processor))
+    preprocessor = folder / PREPROCESSOR
+    if preprocessor.is_file():
+        return SaidOfImages(config, read_model_json(preprocessor), where=str(preprocessor))
+    return SaidOfImages(config)
 
 
 def _from_code(
@@ -114,10 +138,10 @@ def _from_code(
     origin = Origin.of(spec.model, base)
     module, own_names = make_module(origin, seed, allow_code=allow_code)
     if isinstance(module, PreTrainedModel):
-        declared = declared_images(module.config.to_dict(), None)
+        said = SaidOfImages(module.config.to_dict())
         named = spec.model_copy(update={"labels": spec.labels or own_names})
-        return ImageTeacher(module, declared, put_head_in_order(module, named, labels))
-    return _ordered(PlainModel(module, origin), spec, spec.labels or own_names, labels, _declared(module))
+        return ImageTeacher(module, said, put_head_in_order(module, named, labels))
+    return _ordered(PlainModel(module, origin).eval(), spec, spec.labels or own_names, labels, SaidOfImages())
 
 
 def _from_plain_folder(
@@ -127,16 +151,11 @@ def _from_plain_folder(
     assert isinstance(model, PlainModel)
     described = read_model_json(folder / TASK)
     try:
-        image = described["image"]
-        declared = DeclaredImages(
-            (int(image["size"][0]), int(image["size"][1])),
-            int(image["channels"]),
-            (tuple(map(float, image["mean"])), tuple(map(float, image["std"]))),
-        )
+        said = SaidOfImages(image=described["image"], where=str(folder / TASK))
         names = spec.labels or tuple(map(str, described["labels"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError) as error:
         raise ModelError(f"this file is damaged: {error!r}", where=str(folder / TASK)) from error
-    return _ordered(model, spec, names, labels, declared)
+    return _ordered(model, spec, names, labels, said)
 
 
 def _ordered(
@@ -144,7 +163,7 @@ def _ordered(
     spec: TeacherSpec,
     names: Sequence[str] | None,
     labels: Sequence[str],
-    declared: DeclaredImages,
+    said: SaidOfImages,
 ) -> ImageTeacher:
     """A plain model whose outputs stand in the order of the labels, if they have their names."""
     if names is None and spec.finetune is None:
@@ -158,13 +177,7 @@ def _ordered(
         check_head(names, labels, spec.model)
     order = None if names is None else match_labels(names, labels)
     if order is None:
-        return ImageTeacher(model, declared, "as it was")
+        return ImageTeacher(model, said, "as it was")
     before = model.order or tuple(range(len(order)))
     ordered = PlainModel(model.module, model.origin, [before[place] for place in order])
-    return ImageTeacher(ordered.eval(), declared, "matched")
-
-
-def _declared(module: nn.Module) -> DeclaredImages:
-    """The channels that the first convolution takes; nothing else shows from outside."""
-    first = next((each for each in module.modules() if isinstance(each, nn.Conv2d)), None)
-    return DeclaredImages(channels=None if first is None else first.in_channels)
+    return ImageTeacher(ordered.eval(), said, "matched")

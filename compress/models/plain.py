@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from compress.artifacts import MODULE, STRUCTURE
 from compress.errors import ModelError
@@ -80,7 +81,30 @@ def make_module(origin: Origin, seed: int, *, allow_code: bool) -> tuple[nn.Modu
             f"a {type(made).__name__}",
             where=origin.source,
         )
+    made = getattr(made, "_orig_mod", made)  # what torch.compile wraps is the module itself
+    _check_kind(made, origin.source)
     return made.float().cpu().eval(), labels
+
+
+def _check_kind(module: nn.Module, where: str) -> None:
+    """Refuse what cannot be taken apart, saved by its weights and built again."""
+    for name, each in module.named_modules():
+        if isinstance(each, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'it'} is a TorchScript module: nobody can train, prune or export it as a module",
+                where=where,
+                hint="Let the function build the nn.Module itself, and load its weights.",
+                code="module-torchscript",
+            )
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise ModelError(
+            f"{lazy[0]!r} gets its shape only when the module first runs",
+            where=where,
+            hint="Run the module once on a batch in the function, before it returns it.",
+            code="module-lazy",
+        )
 
 
 def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
@@ -124,7 +148,7 @@ def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where:
         with torch.no_grad():
             return int(outputs_of(model.eval()(pixel_values=blank)).shape[1])
     except ModelError as error:
-        raise ModelError(error.message, where=where) from error
+        raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything
         shown = f"{channels} x {size[0]} x {size[1]}"
         raise ModelError(

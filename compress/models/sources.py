@@ -25,6 +25,8 @@ from compress.reading import read_mapping, understood
 
 PREPROCESSOR = "preprocessor_config.json"
 """How a vision model of transformers says what images it takes."""
+PROCESSOR = "processor_config.json"
+"""The same, where one file holds all of a model's processors."""
 
 MODEL_FILES = (
     "*.safetensors",
@@ -33,6 +35,7 @@ MODEL_FILES = (
     STRUCTURE,
     MODULE,
     PREPROCESSOR,
+    PROCESSOR,
     POOLING,
     MODULES,
     f"{POOLING_FOLDER}/{MODEL_CONFIG}",
@@ -286,7 +289,7 @@ def _cached_folder(model: str, revision: str | None, task: TaskName) -> Path | N
     names = {file.name for file in model_files(config.parent)}
     weights = any(name.endswith(".safetensors") for name in names)
     if task == "image-classification":
-        further = PREPROCESSOR in names
+        further = PREPROCESSOR in names or PROCESSOR in names
     else:
         further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
     return config.parent if weights and further and shards_of(config.parent) <= names else None

@@ -33,6 +33,7 @@ _QUANTIZED = frozenset(
 """Types of packed weights in safetensors."""
 _CHANGES = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
 """Parts of the names of weights that a library beside transformers adds to a model."""
+_SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.json")
 _MOST_HEADER = 100 * 1024 * 1024
 
 
@@ -55,7 +56,10 @@ def checkpoint_faults(profile: Profile, base: Path) -> list[PlacedProblem]:
         if folder is not None and folder.is_dir():
             found += [
                 PlacedProblem(path, problem)
-                for problem in checkpoint_problems(folder, profile.task, head=head)
+                for problem in (
+                    *checkpoint_problems(folder, profile.task, head=head),
+                    *_undeclared_images(folder, profile, head),
+                )
             ]
     return found
 
@@ -117,6 +121,19 @@ def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
                 yield (*place, "assistants", number, "model"), assistant.model, False
         if spec.student.model is not None:
             yield (*place, "student", "model"), spec.student.model, False
+
+
+def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:
+    """A model of images that answers as it stands, where nobody says how it takes them."""
+    if profile.task != "image-classification" or not head or profile.data.preprocess is not None:
+        return
+    if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
+        yield Problem(
+            "no preprocessor_config.json here: nobody says how this model takes images (size, crop, mean, deviation, "
+            "order of the channels), and it is used as it stands; say it in `data.preprocess`, or train it with "
+            "`finetune`",
+            "preprocess-undeclared",
+        )
 
 
 def _adapter(folder: Path, config: Mapping[str, Any] | None) -> Problem:

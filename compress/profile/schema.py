@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from compress.profile.base import HubName, PassSpecBase, Spec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_specs import PassEntry, PassSpec, spec_of
+from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -97,7 +98,11 @@ class DataSpec(Spec):
     image_column: str = "image"
     """Column that holds the image of a hub or parquet data set."""
     image_size: tuple[Side, Side] | None = None
-    """Height and width that images are scaled to; unset: what the teacher's config says, else the first image's own."""
+    """Height and width that images are scaled to; unset: what the teacher's files say, else the size of the training
+    images, or its median where they have several."""
+    preprocess: PreprocessSpec | None = None
+    """How images become the inputs of a model whose files do not say it: needed where such a model is used as it
+    stands, without training on the data."""
     pair_columns: tuple[str, str] | None = None
     """Sentence embedding: the two columns of texts whose similarity `score_column` gives."""
     score_column: str = "score"
@@ -114,6 +119,12 @@ class DataSpec(Spec):
     """Which examples train, validate and test."""
     max_length: Annotated[int, Field(ge=2, le=8192)] = 128
     """Longer texts are cut to so many tokens."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> DataSpec:
+        if self.image_size is not None and self.preprocess is not None:
+            raise ValueError("`preprocess` has the size of images already: leave out `image_size`")
+        return self
 
 
 class TeacherSpec(Spec):

@@ -117,8 +117,9 @@ def teaching_warnings(profile: Profile) -> list[str]:
 def _data_faults(profile: Profile) -> Iterator[Found]:
     data, task = profile.data, profile.task
     if task in _TEXTS:
-        if data.image_size is not None:
-            yield ("data", "image_size"), f"{task} reads texts, not images"
+        for name in ("image_size", "preprocess"):
+            if getattr(data, name) is not None:
+                yield ("data", name), f"{task} reads texts, not images"
     else:
         if any(target.sequence_lengths for target in profile.targets):
             yield ("targets",), "sequence_lengths are for texts: all images have one size"

@@ -620,11 +620,11 @@ def encode(tokenizer: Any, texts: Sequence[str], task: dict[str, Any]) -> Batch:
     return {name: known[name] for name in task["input_names"]}
 
 
-def read_image(file: Any) -> Any:
+def read_image(file: Any, transparency: str = "white") -> Any:
     """An image file -> uint8 (height, width) if it is grey, else (height, width, 3), red first.
 
-    Of several frames the first; turned as its EXIF data says; 16 bits a value become 8; what is transparent becomes
-    white.
+    Of several frames the first; turned as its EXIF data says; 16 bits a value become 8; what is transparent is laid on
+    white, or with `drop` shows the colours that it hides.
 
     Raises:
         RunnerError: it cannot be read as an image.
@@ -643,42 +643,85 @@ def read_image(file: Any) -> Any:
         # Of the others only 16-bit files open so; Pillow's own conversion would clip them.
         return np.clip(np.rint(np.asarray(picture).astype(np.float64) / 257), 0, 255).astype(np.uint8)
     wanted = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    see_through = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    if see_through and transparency == "white":
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.array(picture.convert(wanted), np.uint8)
 
 
-def scale_image(pixels: Any, size: Sequence[int], channels: int) -> Any:
-    """uint8 (h, w) or (h, w, 1 or 3) -> (height, width, channels) of `size`, scaled bilinearly where it differs."""
+def target_size(height: int, width: int, image: dict[str, Any]) -> tuple[int, int]:
+    """Height and width that an image is scaled to before it is cropped or padded; `image` as `frame_image` takes it."""
+    resize, to = image.get("resize", "squash"), image.get("resize_to", [])
+    if resize == "none":
+        return height, width
+    if resize == "squash":
+        goal = to or image["size"]
+        return int(goal[0]), int(goal[1])
+    if resize == "within":
+        scale = min(to[0] / height, to[1] / width)
+        return max(1, int(height * scale)), max(1, int(width * scale))
+    short, long = min(height, width), max(height, width)
+    edge, rounded = to[0], to[0]
+    if len(to) == 2 and long / short * edge > to[1]:
+        edge = to[1] * short / long
+        rounded = round(edge)
+    sides = max(1, rounded), max(1, long if short == rounded else int(edge * long / short))
+    return sides if height <= width else (sides[1], sides[0])
+
+
+def crop_image(pixels: Any, size: Sequence[int]) -> Any:
+    """The middle of (h, w, channels) of `size` (height, width), on black where the image is smaller."""
+    out = np.zeros((size[0], size[1], pixels.shape[2]), np.uint8)
+    ours, theirs = [], []
+    for side, wanted in zip(pixels.shape[:2], size):  # noqa: B905
+        start = -((wanted - side + 1) // 2) if side < wanted else (side - wanted) // 2
+        ours.append(slice(max(0, -start), max(0, -start) + min(side, wanted)))
+        theirs.append(slice(max(0, start), max(0, start) + min(side, wanted)))
+    out[ours[0], ours[1]] = pixels[theirs[0], theirs[1]]
+    return out
+
+
+def frame_image(pixels: Any, image: dict[str, Any]) -> Any:
+    """uint8 (h, w) or (h, w, 1 or 3), red first -> (height, width, channels) as the model sees it.
+
+    Args:
+        image: the `image` section of a task: `size` and `channels`; how an image is scaled (`resize`: squash, shortest,
+            within or none; `resize_to`; `interpolation`), whether it is then cropped or to be padded (`fit`: it comes
+            out smaller than `size` then), and the `order` of the channels (rgb or bgr).
+    """
     from PIL import Image
 
-    height, width = size
+    size, channels = image["size"], image["channels"]
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
     picture = picture.convert("L" if channels == 1 else "RGB")
+    height, width = target_size(picture.height, picture.width, image)
     if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture, np.uint8).reshape(height, width, channels)
+        wanted = image.get("interpolation", "bilinear").upper()
+        picture = picture.resize((width, height), Image.Resampling[wanted])
+    seen = np.asarray(picture, np.uint8).reshape(height, width, channels)
+    seen = seen[: size[0], : size[1]] if image.get("fit") == "pad" else crop_image(seen, size)
+    return seen[..., ::-1] if image.get("order") == "bgr" else seen
 
 
 def encode_images(images: Sequence[Any], task: dict[str, Any]) -> Batch:
     """Images -> the model's input, float32 (images, channels, height, width): (pixel / 255 - mean) / std.
 
     Args:
-        images: files, or pixels as `scale_image` takes them.
+        images: files, or pixels as `frame_image` takes them.
         task: its `image` section says what the model was trained to see.
 
     Raises:
         RunnerError: an image cannot be read.
     """
     image = task["image"]
-    pixels = [
-        scale_image(one if isinstance(one, np.ndarray) else read_image(one), image["size"], image["channels"])
-        for one in images
-    ]
-    values = np.stack(pixels).astype(np.float32) / np.float32(255)
-    values = (values - np.float32(image["mean"])) / np.float32(image["std"])
-    return {task["input_names"][0]: np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
+    mean, std = np.float32(image["mean"]), np.float32(image["std"])
+    values = np.zeros((len(images), image["channels"], *image["size"]), np.float32)
+    for row, one in enumerate(images):
+        read = one if isinstance(one, np.ndarray) else read_image(one, image.get("transparency", "white"))
+        seen = (frame_image(read, image).astype(np.float32) / np.float32(255) - mean) / std
+        values[row, :, : seen.shape[0], : seen.shape[1]] = seen.transpose(2, 0, 1)
+    return {task["input_names"][0]: values}
 
 
 def require_pillow() -> None:
@@ -716,7 +759,7 @@ def cosine(first: Any, second: Any) -> float:
 class Predictor:
     """A model and what makes its inputs, of a folder with `model.onnx` and `task.json`.
 
-    Texts need `tokenizer.json` beside them. Images are files, or pixels as `scale_image` takes them.
+    Texts need `tokenizer.json` beside them. Images are files, or pixels as `frame_image` takes them.
     """
 
     def __init__(self, folder: str, threads: int = 1, device: str = "cpu", model: str = "model.onnx") -> None:

@@ -108,6 +108,8 @@ _LESSONS = {
 
 _IMAGE_KEYS = """\
   # image_size: [224, 224]      # height and width that images are scaled to, if the teacher's config does not say
+  # How a module that is a classifier already takes its pixels; models of transformers say it themselves.
+  # preprocess: {size: 256, resize: shortest, crop: 224, interpolation: bicubic, mean: 0.5, std: 0.5}
   # image_column: image         # the column that holds the image, in tables and data sets of the hub
 """
 

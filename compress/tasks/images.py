@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.images import pixel_statistics, pixels_of, scaled
+from compress.data.framing import AS_USUAL, Framing, Pixels, framed
+from compress.data.images import image_size, pixel_statistics, pixels_of
 from compress.data.splits import Item, item_bytes
 from compress.errors import ModelError
 from compress.reading import read_mapping
@@ -22,13 +23,14 @@ PIXEL_VALUES = "pixel_values"
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What a model takes: `size` (height, width), `channels` 1 or 3, and for each channel the mean and standard
-    deviation, as fractions of 255, that its values are normalised with."""
+    """What a model takes: `size` (height, width), `channels` 1 or 3, for each channel the mean and standard deviation,
+    as fractions of 255, that its values are normalised with, and how an image becomes one of that size."""
 
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    framing: Framing = AS_USUAL
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or min(self.size) < 1:
@@ -44,31 +46,47 @@ class ImageFormat:
             ModelError: the file is missing or unreadable, or describes no images.
         """
         try:
-            image = read_mapping(task_file)["image"]
-            height, width = image["size"]
-            return cls(
-                (int(height), int(width)),
-                int(image["channels"]),
-                tuple(map(float, image["mean"])),
-                tuple(map(float, image["std"])),
-            )
+            return cls.from_dict(read_mapping(task_file)["image"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(task_file)) from error
 
+    @classmethod
+    def from_dict(cls, image: Mapping[str, Any]) -> ImageFormat:
+        """The format that an `image` section says.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is damaged.
+        """
+        height, width = image["size"]
+        return cls(
+            (int(height), int(width)),
+            int(image["channels"]),
+            tuple(map(float, image["mean"])),
+            tuple(map(float, image["std"])),
+            Framing.from_dict(image),
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """The `image` section of a `task.json`."""
+        """The `image` section of a `task.json`; of the framing what is not as usual."""
         return {
             "size": list(self.size),
             "channels": self.channels,
             "mean": list(self.mean),
             "std": list(self.std),
+            **self.framing.as_dict(),
         }
 
-    def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (n, height, width, channels) -> float32 (n, channels, height, width): (pixel / 255 - mean) / std."""
+    def values(self, pixels: Pixels) -> NDArray[np.float32]:
+        """An image of any size, uint8 (h, w) or (h, w, 3), as the model takes it: float32 (channels, height, width).
+
+        Each value is (pixel / 255 - mean) / std, in the order of the model's channels.
+        """
         mean, std = (np.array(each, np.float32) for each in (self.mean, self.std))
-        values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+        seen = framed(pixels, self.size, self.channels, self.framing)
+        values = (seen.astype(np.float32) / np.float32(255) - mean) / std
+        out = np.zeros((self.channels, *self.size), np.float32)
+        out[:, : seen.shape[0], : seen.shape[1]] = values.transpose(2, 0, 1)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +115,11 @@ class ImageInputs:
         Raises:
             DataError: an image is damaged.
         """
-        height, width = self.format.size
-        pixels = np.empty((len(indices), height, width, self.format.channels), np.uint8)
+        values = np.empty((len(indices), self.format.channels, *self.format.size), np.float32)
         for row, index in enumerate(indices):
-            pixels[row] = scaled(pixels_of(self.items[int(index)]), self.format.size, self.format.channels)
-        return {PIXEL_VALUES: self.format.normalised(pixels)}
+            item = self.items[int(index)]
+            values[row] = self.format.values(pixels_of(item, transparency=self.format.framing.transparency))
+        return {PIXEL_VALUES: values}
 
     def digest(self) -> str:
         """sha256 over all that a model is given: the content of the images and how they are scaled and normalised."""
@@ -117,19 +135,40 @@ def complete_format(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    framing: Framing = AS_USUAL,
 ) -> ImageFormat:
     """The format of a model, with what it does not say itself taken from the training images.
 
     Args:
-        items: the training images; the first gives size and channels, all of them mean and standard deviation.
+        items: the training images; they give size (`usual_size`), channels, mean and standard deviation.
         normalisation: mean and standard deviation of each channel, or one for all of them.
+        framing: how images become one of that size.
     """
-    if size is None or channels is None:
-        first = pixels_of(items[0])
-        size = size or (first.shape[0], first.shape[1])
-        channels = channels or (1 if first.ndim == 2 else 3)
-    mean, std = normalisation or pixel_statistics(items, size, channels)
-    if len(mean) != channels:
-        # One channel is shown to a model of three, or the other way round: their mean stands for each.
-        mean, std = [float(np.mean(mean))] * channels, [float(np.mean(std))] * channels
-    return ImageFormat(size, channels, tuple(map(float, mean)), tuple(map(float, std)))
+    size = size or usual_size(items)[0]
+    channels = channels or usual_channels(items)
+    mean, std = normalisation or pixel_statistics(items, size, channels, framing)
+    # Where one channel is shown to a model of three, or the other way round, the mean of theirs stands for each.
+    mean, std = (
+        tuple(map(float, each if len(each) == channels else [np.mean(each)] * channels))
+        for each in (mean, std)
+    )
+    return ImageFormat(size, channels, mean, std, framing)
+
+
+def usual_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:
+    """The size (height, width) of images, and a note where they are of several: the medians stand for all then."""
+    sizes = np.array([image_size(item) for item in items])
+    median = (int(np.median(sizes[:, 0])), int(np.median(sizes[:, 1])))
+    distinct = len({tuple(size) for size in sizes.tolist()})
+    if distinct == 1:
+        return median, None
+    (low, narrow), (high, wide) = sizes.min(axis=0), sizes.max(axis=0)
+    return median, (
+        f"the training images have {distinct} sizes, {low} to {high} high and {narrow} to {wide} wide, and neither the "
+        f"model nor `data.image_size` names one: all are scaled to the medians, {median[0]} x {median[1]}"
+    )
+
+
+def usual_channels(items: Sequence[Item]) -> int:
+    """1 where all images are grey, else 3."""
+    return 1 if all(pixels_of(item).ndim == 2 for item in items) else 3

@@ -188,7 +188,15 @@ def test_an_image_model(tmp_path: Path):
         tmp_path / "other" / "config.json",
         {"architectures": ["ANetForImageClassification"], "id2label": {"0": "left", "1": "right"}},
     )
-    write_json(tmp_path / "other" / "preprocessor_config.json", {"image_mean": [0.5], "image_std": [0.25]})
+    write_json(
+        tmp_path / "other" / "preprocessor_config.json",
+        {
+            "image_processor_type": "ViTImageProcessor",
+            "size": {"height": 6, "width": 8},
+            "image_mean": [0.5],
+            "image_std": [0.25],
+        },
+    )
     body = measured(
         tmp_path, "measure", "other/net.onnx", "--data", "images", "--task", "image-classification"
     )

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.data.images import image_key, pixel_statistics, pixels_of, scaled
+from compress.data.framing import framed
+from compress.data.images import image_key, pixel_statistics, pixels_of
 from compress.data.sources import fingerprint, load
 from compress.data.splits import Examples, Splits, StoredImage
 from compress.errors import DataError, DataErrors
@@ -219,22 +220,22 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 
 
 def test_an_image_that_has_the_size_already_is_left_alone() -> None:
-    np.testing.assert_array_equal(scaled(picture(1), (6, 5), 3), picture(1))
+    np.testing.assert_array_equal(framed(picture(1), (6, 5), 3), picture(1))
     grey = picture(1, channels=1)
-    np.testing.assert_array_equal(scaled(grey, (6, 5), 1), grey[..., None])
-    np.testing.assert_array_equal(scaled(grey, (6, 5), 3), np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(framed(grey, (6, 5), 1), grey[..., None])
+    np.testing.assert_array_equal(framed(grey, (6, 5), 3), np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_scaling_by_half_weights_each_pixel_by_the_triangle_that_it_lies_under() -> None:
     row = np.array([[0, 40, 80, 200]], np.uint8)
     # The support of a filter that halves is 4 pixels wide: weights 0.75, 0.75, 0.25 at the left end, normalised.
     expected = [(0 * 0.75 + 40 * 0.75 + 80 * 0.25) / 1.75, (40 * 0.25 + 80 * 0.75 + 200 * 0.75) / 1.75]
-    assert scaled(row, (1, 2), 1).ravel() == pytest.approx(expected, abs=1)
+    assert framed(row, (1, 2), 1).ravel() == pytest.approx(expected, abs=1)
 
 
 def test_luma_weighs_green_most() -> None:
     primaries = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    assert scaled(primaries, (1, 3), 1).ravel() == pytest.approx(
+    assert framed(primaries, (1, 3), 1).ravel() == pytest.approx(
         [0.299 * 255, 0.587 * 255, 0.114 * 255], abs=1
     )
 
@@ -404,7 +405,7 @@ def test_a_table_whose_column_holds_no_images_is_refused(tmp_path: Path) -> None
 def test_mean_and_deviation_are_those_of_all_scaled_pixels() -> None:
     images = [picture(number, (4 + number, 5)) for number in range(6)]
     mean, deviation = pixel_statistics(images, (4, 4), 3)
-    pixels = np.stack([scaled(image, (4, 4), 3) for image in images]) / 255
+    pixels = np.stack([framed(image, (4, 4), 3) for image in images]) / 255
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(deviation, pixels.std(axis=(0, 1, 2)), rtol=1e-9)
     assert pixel_statistics([np.full((2, 2), 51, np.uint8)], (2, 2), 1) == ([0.2], [1.0])

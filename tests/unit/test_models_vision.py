@@ -31,7 +31,6 @@ from compress.data.splits import Examples
 from compress.errors import ModelError
 from compress.models.checkpoints import count_parameters, load_for_labels, load_model
 from compress.models.image_teachers import open_image_teacher
-from compress.models.preprocessing import DeclaredImages, declared_images
 from compress.models.sources import check_teacher, fingerprint
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
@@ -101,8 +100,12 @@ def context(folder: Path, spec: Spec, inputs: dict[str, Artifact] | None = None)
     return steps.context(folder, spec, inputs or {}, task, data, base=folder)
 
 
-def written(folder: Path, model: PreTrainedModel, finetuned: bool = False) -> Artifact:
+def written(folder: Path, model: PreTrainedModel, finetuned: bool = False, **preprocessor: Any) -> Artifact:
     model.save_pretrained(folder / "model")
+    if not finetuned:
+        own = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+        if preprocessor or not (folder / "model" / "processor_config.json").exists():
+            (folder / "model" / "preprocessor_config.json").write_text(json.dumps(own | preprocessor))
     spec = TeacherSpec(model=str(folder / "model"), finetune=FinetuneSpec() if finetuned else None)
     check_teacher(spec, LABELS, folder, allow_code=False, task=TASK)
     ctx = context(folder / "source", spec)
@@ -179,6 +182,7 @@ def test_a_distilled_deit_keeps_both_of_its_heads(tmp_path: Path):
 
 
 PREPROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
     "do_normalize": True,
     "do_rescale": True,
     "do_resize": True,
@@ -189,59 +193,75 @@ PREPROCESSOR = {
 }
 
 
-@pytest.mark.parametrize(
-    ("changes", "size"),
-    [
-        ({}, (24, 40)),
-        ({"size": {"shortest_edge": 48}}, (48, 48)),
-        ({"size": 20}, (20, 20)),
-        ({"do_center_crop": True, "crop_size": {"height": 16, "width": 18}}, (16, 18)),
-        ({"do_center_crop": False, "crop_size": {"height": 16, "width": 18}}, (24, 40)),
-        ({"do_resize": False}, (64, 64)),
-    ],
-)
-def test_the_size_is_the_one_that_the_model_finally_sees(changes: dict[str, Any], size: tuple[int, int]):
-    declared = declared_images({"image_size": 64, "num_channels": 3}, {**PREPROCESSOR, **changes})
-    assert (declared.size, declared.channels) == (size, 3)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"do_normalize": False},
-        {"rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False},
-        {"rescale_factor": 1 / 127.5, "rescale_offset": True},
-        {"do_rescale": False, "image_mean": 100.0, "image_std": 20.0},
-    ],
-)
-def test_every_normalisation_becomes_one_of_fractions(changes: dict[str, Any]):
-    said = {**PREPROCESSOR, **changes}
-    values = np.array([0.0, 100.0, 255.0])[:, None]
-    wanted = values * (said["rescale_factor"] if said["do_rescale"] else 1.0)
-    wanted = wanted - (1.0 if said.get("rescale_offset") else 0.0)
-    if said["do_normalize"]:
-        wanted = (wanted - np.array(said["image_mean"])) / np.array(said["image_std"])
-    mean, std = declared_images({}, said).normalisation
-    np.testing.assert_allclose((values / 255 - np.array(mean)) / np.array(std), wanted + 0 * np.array(mean))
-
-
-def test_nothing_said_is_nothing_declared():
-    assert declared_images({}, None) == DeclaredImages()
-    with pytest.raises(ValueError, match="no size of images"):
-        declared_images({"image_size": "large"}, None)
-
-
 def test_a_preprocessor_decides_what_task_json_says(tmp_path: Path):
     model = classifier("resnet")
+    image = written(tmp_path, model, **PREPROCESSOR).read_json("task.json")["image"]
+    assert image == {
+        "size": [24, 40],
+        "channels": 3,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.5, 0.25, 0.2],
+        "transparency": "drop",
+    }
+
+
+def test_one_file_may_hold_all_processors_of_a_model(tmp_path: Path):
+    inside = {"image_processor": {**PREPROCESSOR, "resample": 3}}
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "processor_config.json").write_text(json.dumps(inside))
+    image = written(tmp_path, classifier("resnet")).read_json("task.json")["image"]
+    assert (image["size"], image["interpolation"]) == ([24, 40], "bicubic")
+
+
+def test_a_ready_model_without_a_preprocessor_needs_a_declaration(tmp_path: Path):
+    classifier("resnet").save_pretrained(tmp_path / "model")
+    spec = TeacherSpec(model=str(tmp_path / "model"))
+    with pytest.raises(ModelError) as caught:
+        source(context(tmp_path / "source", spec))
+    assert (caught.value.code, caught.value.where) == ("preprocess-undeclared", spec.model)
+    ctx = context(tmp_path / "declared", spec)
+    said = {"size": 26, "resize": "shortest", "crop": 24, "mean": 0.5, "std": 0.25}
+    object.__setattr__(ctx.task, "data", DataSpec(path="unused", preprocess=said))
+    source(ctx)
+    image = json.loads((ctx.out / "task.json").read_text())["image"]
+    assert image == {
+        "size": [24, 24],
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "resize": "shortest",
+        "resize_to": [26],
+    }
+
+
+def test_a_declaration_against_the_models_own_is_refused(tmp_path: Path):
+    classifier("resnet").save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    image = written(tmp_path, model).read_json("task.json")["image"]
-    assert image == {"size": [24, 40], "channels": 3, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.2]}
+    spec = TeacherSpec(model=str(tmp_path / "model"))
+    own = {"size": (24, 40), "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.25, 0.2)}
+    for number, (said, code) in enumerate([(own, None), ({**own, "channels": "bgr"}, "image-processor")]):
+        ctx = context(tmp_path / str(number), spec)
+        object.__setattr__(ctx.task, "data", DataSpec(path="unused", preprocess=said))
+        if code is None:
+            source(ctx)
+            continue
+        with pytest.raises(ModelError) as caught:
+            source(ctx)
+        assert (caught.value.code, caught.value.where) == (code, "data.preprocess")
+
+
+def test_a_processor_that_cannot_be_carried_over_is_refused_before_training(tmp_path: Path):
+    classifier("resnet").save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "preprocessor_config.json"
+    file.write_text(json.dumps({"image_processor_type": "PerceiverImageProcessor"}))
+    spec = TeacherSpec(model=str(tmp_path / "model"), finetune=FinetuneSpec())
+    with pytest.raises(ModelError) as caught:
+        source(context(tmp_path / "source", spec))
+    assert (caught.value.code, caught.value.where) == ("image-processor", str(file))
 
 
 def test_without_a_preprocessor_the_training_images_decide(tmp_path: Path):
-    artifact = written(tmp_path, classifier("resnet"))
+    artifact = written(tmp_path, classifier("resnet"), finetuned=True)
     image = artifact.read_json("task.json")["image"]
     trained = np.stack(images(24, 0).items) / 255
     assert (image["size"], image["channels"]) == ([20, 24], 3)
@@ -314,6 +334,7 @@ def test_a_pickle_beside_a_config_is_never_loaded(tmp_path: Path):
 
 def test_a_size_that_the_model_does_not_take_is_refused(tmp_path: Path):
     classifier("vit").save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     ctx = context(tmp_path / "source", TeacherSpec(model=str(tmp_path / "model")))
     object.__setattr__(ctx.task, "data", DataSpec(path="unused", image_size=(24, 24)))
     with pytest.raises(ModelError, match="the model does not take images of 3 x 24 x 24") as caught:

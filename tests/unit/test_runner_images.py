@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.data.images import pixels_of, scaled
+from compress.data.framing import framed
+from compress.data.images import pixels_of
 from compress.runtimes import runner
 from compress.tasks.images import ImageFormat, ImageInputs
 from tests.tiny_onnx import GREY, write_halves_artifact
@@ -32,7 +33,8 @@ def check_alike(file: Path, size: tuple[int, int], channels: int) -> None:
     read = runner.read_image(file)
     trained = pixels_of(file)
     np.testing.assert_array_equal(read, trained)
-    ours, theirs = runner.scale_image(read, size, channels), scaled(trained, size, channels)
+    ours = runner.frame_image(read, {"size": size, "channels": channels})
+    theirs = framed(trained, size, channels)
     assert ours.dtype == theirs.dtype == np.uint8
     assert ours.shape == theirs.shape == (*size, channels)
     np.testing.assert_array_equal(ours, theirs)

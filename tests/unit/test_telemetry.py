@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -95,18 +94,6 @@ def test_children_and_devices_are_told_whatever_the_user_said() -> None:
     said = {**dict.fromkeys(OFF, "0"), "HF_UPDATE_DOWNLOAD_COUNTS": "1"}
     assert OFF.items() <= clean_environment(1, said).items()
     assert OFF.items() <= set_variables(1).items()
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
-def test_no_benchmark_imports_it_before_this_package(file: Path) -> None:
-    """Sorted imports put it first; whoever needs it imports it in a function. `peers/` run with our environment."""
-    named = []
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Import):
-            named += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            named.append(node.module or "")
-    assert not [name for name in named if name.partition(".")[0] == "onnxruntime"]
 
 
 @pytest.mark.parametrize("file", [runner.__file__, agent.__file__])

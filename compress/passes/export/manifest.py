@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ import onnx
 
 from compress import __version__
 from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.data.framing import AS_USUAL
 from compress.files import sha256_file, write_json, write_text
 from compress.forms import Form, Numbers
 from compress.passes.export.layout import (
@@ -111,8 +113,9 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False
     )
     weights = [entry["bytes"] for file, entry in files.items() if file.startswith(ONNX_MODEL)]
+    image = {"image": {**asdict(AS_USUAL), **manifest["image"]}} if "image" in manifest else {}
     return environment.get_template("README.md.j2").render(
-        **manifest,
+        **{**manifest, **image},
         contents=[(file, files[file]["bytes"], what) for file, what in _CONTENTS.items() if file in files],
         golden_bytes=sum(
             entry["bytes"] for file, entry in files.items() if file.startswith(f"{GOLDEN_IMAGES}/")

@@ -1,58 +1,141 @@
-"""The source of an image classifier: what it does not say of its images is taken from the training split."""
+"""The source of an image classifier. How it takes images is what its maker says; only a model that is trained here may
+take that from the training split."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from compress.artifacts import TASK
+from compress.data.splits import Item
 from compress.errors import ModelError
 from compress.files import write_json
 from compress.models.checkpoints import count_parameters, save_model
-from compress.models.image_teachers import ImageTeacher, describe_images, open_image_teacher
+from compress.models.image_teachers import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
 from compress.models.plain import PlainModel, image_outputs
-from compress.profile.schema import TeacherSpec
+from compress.package_paths import CODE as CODE_SOURCE
+from compress.passes.source.module_checks import check_module, is_drawn_at_random
+from compress.passes.source.module_images import images_taken
+from compress.profile.schema import DataSpec, TeacherSpec
 from compress.step import StepContext
-from compress.tasks.images import ImageFormat, complete_format
+from compress.tasks.images import ImageFormat, usual_channels, usual_size
+from compress.tasks.preprocessing import (
+    CODE,
+    DeclaredImages,
+    declared_by_us,
+    declared_images,
+    declared_in_profile,
+)
+
+UNDECLARED = "preprocess-undeclared"
 
 
 def materialise_images(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     """Write the model of a `TeacherSpec` and its `task.json` to `ctx.out`.
 
-    Size: `data.image_size`, else what the model says, else that of the first training image. Mean and standard
-    deviation: what the model's preprocessor says, else those of the training split's pixels.
+    How it takes images: what its files say, else `data.preprocess`. What both leave open is taken from the training
+    split, unless nobody trains the model here: that is a fault.
 
     Returns:
-        facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head`, and `image`.
+        facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head`, `image`, and `notes` on what was
+        taken from the data.
 
     Raises:
-        ModelError: the model cannot be had or used, or takes no such images.
+        ModelError: the model cannot be had or used, takes no such images, or nobody says how it takes them.
     """
-    labels = ctx.data.labels
+    labels, items = ctx.data.labels, ctx.data.train.items
     teacher = open_image_teacher(spec, labels, ctx.base, allow_code=ctx.allow_code, seed=ctx.seed)
-    declared = teacher.declared
-    if declared.channels not in (None, 1, 3):
-        raise ModelError(
-            f"the model takes images of {declared.channels} channels; images here have 1 or 3",
-            where=spec.model,
-        )
-    image = complete_format(
-        ctx.data.train.items,
-        size=ctx.task.data.image_size or declared.size,
-        channels=declared.channels,
-        normalisation=declared.normalisation,
+    declared, notes = _with_size(
+        declared_of(teacher.said, ctx.task.data, spec.model), teacher, items, spec.model
     )
+    assert declared.size is not None
+    assert declared.channels is not None
+    shape = (declared.channels, *declared.size)
+    made_here = spec.model.startswith(CODE_SOURCE)
+    if made_here and isinstance(teacher.model, PlainModel):
+        check_module(teacher.model, shape, trained=spec.finetune is not None)
+    if declared.normalisation is None and spec.finetune is None:
+        if not (made_here and is_drawn_at_random(teacher.model, spec.model, ctx.base, shape)):
+            raise _undeclared(spec.model)
+        notes.append(
+            f"nobody trained {spec.model}: its weights are drawn at random. So nobody says how it takes images, and "
+            "they are normalised with the mean and deviation of the training images"
+        )
+    image = declared.complete(items, declared.channels)
     if teacher.head != "none":
         _check_outputs(teacher, image, len(labels), spec.model)
     save_model(teacher.model, ctx.out, leave_out=teacher.untrained)
     write_json(ctx.out / TASK, describe_images(labels, image.as_dict()))
-    facts = {
+    return {
         "parameters": count_parameters(teacher.model),
         "architecture": teacher.architecture,
         "source": spec.model,
         "head": teacher.head,
         "image": image.as_dict(),
+        **({"notes": notes} if notes else {}),
+        **({} if teacher.commit is None else {"commit": teacher.commit}),
     }
-    return facts if teacher.commit is None else {**facts, "commit": teacher.commit}
+
+
+def declared_of(said: SaidOfImages, data: DataSpec, where: str) -> DeclaredImages:
+    """What a model's files or the profile say of its images, at the size that the profile asks for.
+
+    Raises:
+        ModelError: the files are damaged, say what cannot be carried over, or otherwise than the profile.
+    """
+    try:
+        if said.image is not None:
+            own = declared_by_us(said.image)
+        else:
+            own = declared_images(said.config, said.preprocessor, said.where or where)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"this file is damaged: {error}", where=said.where or where) from error
+    if data.preprocess is None:
+        if own.refusal is not None:
+            raise own.refusal
+        return own.sized(data.image_size)
+    asked = declared_in_profile(data.preprocess)
+    if own.normalisation is not None and not _alike(own, asked):
+        raise ModelError(
+            f"{said.where or where} says already how this model takes images, and otherwise: "
+            f"{own.complete((), own.channels or 3).as_dict()}",
+            where="data.preprocess",
+            hint="Leave `preprocess` out; for another size there is `image_size`.",
+            code=CODE,
+        )
+    return DeclaredImages(asked.size, own.channels, asked.normalisation, asked.framing)
+
+
+def _alike(own: DeclaredImages, asked: DeclaredImages) -> bool:
+    channels = own.channels or 3
+    first, second = (each.complete((), channels).as_dict() for each in (own, asked))
+    return {**first, "transparency": None} == {**second, "transparency": None}
+
+
+def _with_size(
+    declared: DeclaredImages, teacher: ImageTeacher, items: Sequence[Item], where: str
+) -> tuple[DeclaredImages, list[str]]:
+    """The same with a size and channels: those of the model, which a module shows when it is run, else the data's."""
+    if isinstance(teacher.model, PlainModel):
+        return images_taken(teacher.model, declared, items, where)
+    if declared.channels not in (None, 1, 3):
+        raise ModelError(
+            f"the model takes images of {declared.channels} channels; images here have 1 or 3", where=where
+        )
+    size, note = (declared.size, None) if declared.size is not None else usual_size(items)
+    found = declared.sized(size).with_channels(declared.channels or usual_channels(items))
+    return found, [] if note is None else [note]
+
+
+def _undeclared(where: str) -> ModelError:
+    return ModelError(
+        "nobody says how this model takes images (size, crop, mean and deviation, order of the channels), and it is "
+        "used as it stands",
+        where=where,
+        hint="Say it in `data.preprocess`; a folder of transformers may hold a preprocessor_config.json instead; or "
+        "train the model on the data with `teacher.finetune`.",
+        code=UNDECLARED,
+    )
 
 
 def _check_outputs(teacher: ImageTeacher, image: ImageFormat, labels: int, where: str) -> None:

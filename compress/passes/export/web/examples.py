@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compress.artifacts import TASK, TOKENIZER
 from compress.files import copy_file, make_folder, write_json
 from compress.inside import inside
 from compress.passes.export.web.tokenizing import AWKWARD
 from compress.reading import read_mapping
-from compress.runtimes.runner import encode, load_tokenizer, open_predictor
+from compress.runtimes.runner import Predictor, encode, load_tokenizer, open_predictor, read_image
 
 CHECK = "check.json"
 CHECK_IMAGES = "check"
@@ -19,7 +22,7 @@ CHECK_IMAGES = "check"
 
 @dataclass(frozen=True)
 class PageExamples:
-    """What a trial compares: texts with their ids (the examples' first), images as tensors, and the outputs."""
+    """What a trial compares: texts with their ids (the examples' first), images with their tensors, and the outputs."""
 
     texts: list[dict[str, Any]]
     images: list[dict[str, Any]]
@@ -41,8 +44,7 @@ def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
             make_folder(out / CHECK_IMAGES)
             image = inside(bundle, example["image"], where=str(golden_file))
             copy_file(image, out / name)
-            (pixels,) = predictor.encode([str(image)]).values()
-            images.append({"values": pixels.ravel().tolist(), "shape": list(pixels.shape)})
+            images.append(_with_values(read_image(image), predictor))
             shown, item = {"image": name}, str(image)
         else:
             shown, item = {"text": example["text"]}, example["text"]
@@ -51,6 +53,19 @@ def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:
         written.append({**shown, "output": outputs[-1]})
     write_json(out / CHECK, {"tolerance": golden["tolerance"], "examples": written})
     return PageExamples(_with_ids(bundle, texts), images, outputs, golden["tolerance"])
+
+
+def _with_values(pixels: NDArray[np.uint8], predictor: Predictor) -> dict[str, Any]:
+    """An image's RGB values, and what Python makes of them."""
+    (values,) = predictor.encode([pixels]).values()
+    height, width = pixels.shape[:2]
+    coloured = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return {
+        "pixels": coloured.ravel().tolist(),
+        "height": height,
+        "width": width,
+        "values": values.ravel().tolist(),
+    }
 
 
 def _with_ids(bundle: Path, texts: list[str]) -> list[dict[str, Any]]:

@@ -67,6 +67,11 @@ def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
             f"the text {problem['text']!r} has the tokens {problem['found']}, in Python {problem['ids']}: "
             "a browser cannot run this tokenizer faithfully"
         )
+    if problem["kind"] == "pixels":
+        return (
+            f"the pixel values of example {problem['place']} are up to {problem['apart']:.3g} from Python's: a browser "
+            "does not scale images as this model needs it"
+        )
     if problem["kind"] == "outputs":
         return (
             f"example {problem['place']} is {problem['apart']:.3g} from Python's, allowed are {tolerance:.3g}"

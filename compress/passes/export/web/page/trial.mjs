@@ -1,5 +1,6 @@
 // node trial.mjs FOLDER: runs the model of a page on its examples and prints what went wrong, as JSON.
-// Images are given as the tensors that Python made; how a browser decodes them only a browser can tell.
+// Images are given as pixels, with the tensors that Python made of them; how a browser decodes them only a browser can
+// tell.
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -11,12 +12,21 @@ const json = (path) => JSON.parse(readFileSync(path, "utf8"));
 const page = json(join(folder, "page.json"));
 const { texts, images, outputs, tolerance } = json(trialFile);
 const { distance, openSession, run, Tensor } = await load("model.mjs");
+const PIXELS_APART = 1e-4;
 const problems = [];
 let furthest = 0;
 try {
-  let inputs = images.map(({ values, shape }) => ({
-    [page.input_names[0]]: new Tensor("float32", Float32Array.from(values), shape),
-  }));
+  let inputs = [];
+  if (page.image) {
+    const { frame, pixelInputs } = await load("images.mjs");
+    for (const [place, { pixels, height, width, values }] of images.entries()) {
+      const shown = frame({ values: Uint8Array.from(pixels), height, width, channels: 3 }, page.image);
+      inputs.push(pixelInputs(shown, page.image, page.input_names[0], Tensor));
+      const found = inputs.at(-1)[page.input_names[0]].data;
+      const apart = values.reduce((most, value, at) => Math.max(most, Math.abs(value - found[at])), 0);
+      if (!(apart <= PIXELS_APART)) problems.push({ kind: "pixels", place, apart });
+    }
+  }
   if (!page.image) {
     const { textEncoder, tokenInputs } = await load("texts.mjs");
     const encode = textEncoder(json(join(folder, "tokenizer.json")), page);

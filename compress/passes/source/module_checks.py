@@ -1,0 +1,239 @@
+"""What a module of the user's must be before anything is trained: the same whenever it is asked, built or exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from compress.errors import ModelError
+from compress.lowering.export import export_graph, signature_of
+from compress.models.code import call
+from compress.models.outputs import outputs_of
+from compress.models.plain import PlainModel, make_module
+
+RANDOM = "module-random"
+_OTHER_SEED = 0x5EED
+_CLOSE = 1e-5
+_CLOSE_IN_A_BATCH = 1e-3
+"""Kernels differ with the size of a batch; both are shares of the largest output."""
+
+Shape = tuple[int, int, int]
+
+
+def check_module(model: PlainModel, shape: Shape, *, trained: bool) -> None:
+    """Refuse a module that would not be the same in training, in its file and in its bundle.
+
+    Args:
+        model: in eval mode.
+        shape: channels, height and width of what it takes.
+        trained: whether it will be trained here; then its forward in train mode and its export are tried as well.
+
+    Raises:
+        ModelError: by name: `module-unregistered`, `module-autocast`, `module-random`, `module-stateful`,
+            `module-batch`, `module-outputs`, `module-export`.
+    """
+    where = model.origin.source
+    _check_registered(model.module, where)
+    shown = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
+    outputs = _check_forward(model, shown, where)
+    _check_built_again(model, shown, outputs, where)
+    if trained:
+        _check_in_training(model, shown, outputs, where)
+        # Traced before it is trained: what cannot become a file is known now.
+        export_graph(model, signature_of(_task(shape)))
+
+
+def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) -> bool:
+    """Whether a function builds another model with another seed: then nobody has trained what it gives."""
+    made = call(source, base, _OTHER_SEED, allow_code=True)  # it was called before
+    other = made[0] if isinstance(made, tuple) else made
+    inside = model.module if isinstance(model, PlainModel) else model
+    shown = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = (outputs_of(each.float().cpu().eval()(shown)) for each in (inside, other))
+    return not _alike(first, second, _CLOSE)
+
+
+def _check_registered(module: nn.Module, where: str) -> None:
+    """No layers or parameters where torch does not look: they would be neither trained nor saved."""
+    for name, value in _hidden(module):
+        if isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad):
+            what = "a layer" if isinstance(value, nn.Module) else "a parameter"
+            raise ModelError(
+                f"`{name}` holds {what} that torch does not know: it would be neither trained nor saved",
+                where=where,
+                hint="Keep layers in nn.ModuleList or nn.ModuleDict, and parameters as nn.Parameter in attributes or "
+                "nn.ParameterList.",
+                code="module-unregistered",
+            )
+
+
+def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
+    """Asked again it says the same, of each example alone too, and stays as it was; its outputs."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    watch = _AutocastWatch()
+    with torch.no_grad():
+        with watch:
+            outputs = _run(model, shown, where)
+        if watch.seen:
+            raise ModelError(
+                "its forward switches autocast on: it would compute otherwise in its file than here",
+                where=where,
+                hint="Leave `torch.autocast` out of the module; `finetune.precision` chooses how it is trained.",
+                code="module-autocast",
+            )
+        again = [_run(model, shown, where) for _ in range(2)]
+        if not all(_alike(outputs, each, _CLOSE) for each in again):
+            raise ModelError(
+                "it gives other outputs for the same images when it is asked again, in eval mode too",
+                where=where,
+                hint="Draw nothing in forward, and give F.dropout `training=self.training` (or use nn.Dropout).",
+                code=RANDOM,
+            )
+        changed = [
+            name for name, tensor in model.state_dict().items() if not _alike(before[name], tensor, 0.0)
+        ]
+        if changed:
+            raise ModelError(
+                f"its forward changes {changed[0].removeprefix('module.')!r} in eval mode: what it says depends on "
+                "what it has seen",
+                where=where,
+                hint="Change buffers only where `self.training` is true.",
+                code="module-stateful",
+            )
+        if not _alike(outputs, _each_alone(model, shown, where), _CLOSE_IN_A_BATCH):
+            raise ModelError(
+                "what it says of an image depends on the others of its batch, in eval mode too",
+                where=where,
+                hint="A BatchNorm that keeps no running statistics does this, and F.batch_norm with `training=True`.",
+                code="module-batch",
+            )
+    return outputs
+
+
+def _each_alone(model: PlainModel, shown: Tensor, where: str) -> Tensor:
+    """The outputs of batches of one image; none where the module takes no such batch."""
+    try:
+        return torch.cat([_run(model, one[None], where) for one in shown])
+    except ModelError:
+        return shown.new_zeros(0)
+
+
+def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where: str) -> None:
+    """Built anew with another seed and given the saved weights, it is the same."""
+    other, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)  # it was built before
+    try:
+        other.load_state_dict(model.module.state_dict())
+    except RuntimeError as error:
+        raise ModelError(
+            f"the function builds other parameters each time: {str(error).splitlines()[-1].strip()}",
+            where=where,
+            hint="Let it build the same module whatever the random state is.",
+            code=RANDOM,
+        ) from error
+    with torch.no_grad():
+        again = _run(PlainModel(other, model.origin, model.order), shown, where)
+    if not _alike(outputs, again, _CLOSE):
+        names = _differing(model.module, other)
+        what = f" (`{names[0]}`)" if names else ""
+        raise ModelError(
+            f"it draws numbers at random when it is built{what} that no saved weights hold: built again, it is another "
+            "model",
+            where=where,
+            hint="Keep such tensors as nn.Parameter, or with register_buffer.",
+            code=RANDOM,
+        )
+
+
+def _check_in_training(model: PlainModel, shown: Tensor, outputs: Tensor, where: str) -> None:
+    """In train mode it gives outputs of the same kind."""
+    trained, _ = make_module(model.origin, _OTHER_SEED, allow_code=True)
+    with torch.no_grad():
+        found = _run(PlainModel(trained.train(), model.origin, model.order), shown, f"{where}, in train mode")
+    if found.shape != outputs.shape:
+        raise ModelError(
+            f"in train mode it gives {list(found.shape)}, in eval mode {list(outputs.shape)}",
+            where=where,
+            code="module-outputs",
+        )
+
+
+def _run(model: PlainModel, shown: Tensor, where: str) -> Tensor:
+    try:
+        outputs: Tensor = model(shown)
+        return outputs.float()
+    except ModelError as error:
+        raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
+    except Exception as error:  # the user's own code may raise anything
+        raise ModelError(
+            f"it does not take {len(shown)} images of {' x '.join(map(str, shown.shape[1:]))}: {error}",
+            where=where,
+        ) from error
+
+
+def _alike(first: Tensor, second: Tensor, close: float) -> bool:
+    if first.shape != second.shape:
+        return False
+    if not close:
+        return torch.equal(first, second)
+    largest = float(first.abs().nan_to_num().max()) if first.numel() else 0.0
+    return torch.allclose(first, second, rtol=0.0, atol=close * largest, equal_nan=True)
+
+
+def _hidden(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What modules keep in attributes that are no parameters, buffers or modules of theirs, with dotted names."""
+    registered = {id(each) for each in (*module.modules(), *module.parameters(), *module.buffers())}
+    for prefix, each in module.named_modules():
+        for name, value in vars(each).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            for key, one in _within(value):
+                if id(one) not in registered:
+                    yield ".".join(filter(None, (prefix, f"{name}{key}"))), one
+
+
+def _within(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (list, tuple)):
+        yield from ((f"[{place}]", one) for place, one in enumerate(value))
+    elif isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", one) for key, one in value.items())
+    else:
+        yield "", value
+
+
+def _differing(first: nn.Module, second: nn.Module) -> list[str]:
+    """Names of tensors that no weights hold and that differ."""
+    mine, theirs = ({**dict(_hidden(each)), **dict(each.named_buffers())} for each in (first, second))
+    return [
+        name
+        for name, value in mine.items()
+        if isinstance(value, Tensor)
+        and isinstance(other := theirs.get(name), Tensor)
+        and not _alike(value.detach(), other.detach(), 0.0)
+    ]
+
+
+class _AutocastWatch(TorchFunctionMode):
+    """Notes whether anything was computed under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
+        return func(*args, **(kwargs or {}))
+
+
+def _task(shape: Shape) -> dict[str, Any]:
+    """As much of a `task.json` as tracing needs."""
+    return {
+        "input_names": ["pixel_values"],
+        "output_names": ["logits"],
+        "image": {"channels": shape[0], "size": list(shape[1:])},
+    }

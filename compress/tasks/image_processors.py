@@ -1,0 +1,105 @@
+"""The image processors of transformers: opened from their file without network or foreign code, and asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PROBED = ((41, 67), (203, 131), (30, 30), (9, 23), (320, 487))
+"""Heights and widths of the images that a processor is tried on: odd, tiny, upright, wide, larger than most models."""
+
+
+def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
+    """The processor of a parsed `preprocessor_config.json`, as transformers runs it with Pillow.
+
+    What the file leaves open is what its class says. A class that is not of transformers is never looked for.
+
+    Args:
+        model_type: of the model's config; it names the class where the file does not.
+
+    Raises:
+        ValueError: there is no such class, it needs something that is not installed, or refuses its settings.
+    """
+    name = _class_name(said, model_type)
+    kind = _class(name)
+    settings = {key: value for key, value in said.items() if key not in ("auto_map", "image_processor_type")}
+    try:
+        return kind.from_dict(settings)
+    except Exception as error:  # each class checks its settings in its own way
+        raise ValueError(f"{name} refuses its settings: {_first_line(error)}") from error
+
+
+def settings_of(processor: Any) -> dict[str, Any]:
+    """All settings of a processor, those of its class included; sizes as plain mappings."""
+    names = list(type(processor).valid_kwargs.__annotations__)
+    found = {name: getattr(processor, name, None) for name in names}
+    return {
+        name: _plain(value) if name in ("size", "crop_size", "pad_size") else value
+        for name, value in found.items()
+    }
+
+
+def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Images drawn from a seed, uint8 (h, w) or (h, w, 3), and what a processor makes of each, (channels, h, w).
+
+    Raises:
+        ValueError: it takes no such images, or gives no pixel values.
+    """
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for height, width in _PROBED:
+        shape = (height, width) if channels == 1 else (height, width, 3)
+        pixels = random.integers(0, 256, shape, np.uint8)
+        try:
+            made = processor(images=[Image.fromarray(pixels)], return_tensors="np")
+            (values,) = made["pixel_values"]
+        except Exception as error:  # each class fails in its own way
+            raise ValueError(
+                f"{type(processor).__name__} makes no pixel values of an image of {channels} "
+                f"channel{'s' if channels > 1 else ''}, {height} x {width}: {_first_line(error)}"
+            ) from error
+        yield pixels, np.asarray(values, np.float32)
+
+
+def _class_name(said: Mapping[str, Any], model_type: str | None) -> str:
+    name = said.get("image_processor_type") or said.get("feature_extractor_type")
+    if name is None:
+        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+        classes = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type or "", {})
+        name = classes.get("pil") or classes.get("torchvision")
+    if not isinstance(name, str):
+        raise ValueError("neither its file nor the model's type names its class")
+    return name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+
+
+def _class(name: str) -> Any:
+    import transformers
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    for wanted in (f"{name}Pil", name):
+        try:
+            kind = getattr(transformers, wanted, None)
+        except Exception as error:  # a lazy import fails as what it imports fails
+            raise ValueError(f"{name} cannot be had: {_first_line(error)}") from error
+        if isinstance(kind, type) and issubclass(kind, BaseImageProcessor):
+            return kind
+        if kind is not None and getattr(kind, "is_dummy", False):
+            raise ValueError(f"{name} needs a package that is not installed: {', '.join(kind._backends)}")
+    raise ValueError(f"transformers has no {name}")
+
+
+def _plain(value: Any) -> dict[str, int] | None:
+    """A `SizeDict` without what it leaves open."""
+    if value is None:
+        return None
+    sides = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
+    return {side: int(number) for side in sides if (number := getattr(value, side, None)) is not None}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

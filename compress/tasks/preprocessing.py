@@ -1,0 +1,273 @@
+"""What a vision model's folder says of the images that it takes, and its image processor carried over and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from compress.data.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
+from compress.data.splits import Item
+from compress.errors import ModelError
+from compress.profile.preprocess_spec import PreprocessSpec, pair
+from compress.tasks.image_processors import open_processor, probe, settings_of
+from compress.tasks.images import ImageFormat, complete_format
+
+CODE = "image-processor"
+_BRIGHTEST = 255.0
+_WARPED_FROM = 384
+"""ConvNeXT's processor crops below this size, and squashes from it on."""
+_LEVIT_MARGIN = 256 / 224
+_CLOSE = 1 / 255
+_KNOWN = frozenset(
+    {
+        *(
+            "do_resize",
+            "do_center_crop",
+            "do_rescale",
+            "do_normalize",
+            "do_pad",
+            "do_convert_rgb",
+            "rescale_offset",
+        ),
+        *("do_flip_channel_order", "include_top", "size", "crop_size", "pad_size", "crop_pct", "resample"),
+        *(
+            "rescale_factor",
+            "image_mean",
+            "image_std",
+            "default_to_square",
+            "data_format",
+            "input_data_format",
+        ),
+        *("return_tensors", "device", "disable_grouping", "do_reduce_labels", "processor_class"),
+    }
+)
+"""Settings that are carried over, or that change no pixel of one image."""
+
+
+@dataclass(frozen=True)
+class DeclaredImages:
+    """What is known before any image is seen; None where nothing is said.
+
+    `size` is (height, width); `normalisation` holds mean and standard deviation as fractions of 255, one number a
+    channel, or one for all. `refusal` is what an image processor does that cannot be carried over.
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    framing: Framing = AS_USUAL
+    refusal: ModelError | None = None
+
+    def sized(self, size: tuple[int, int] | None) -> DeclaredImages:
+        """The same for images of another size (height, width), which somebody asks for; None: as it is."""
+        if size is None:
+            return self
+        return replace(self, size=size, framing=self.framing.sized(self.size or size, size))
+
+    def with_channels(self, channels: int) -> DeclaredImages:
+        """The same for so many channels."""
+        return replace(self, channels=channels)
+
+    def complete(self, items: Sequence[Item], channels: int) -> ImageFormat:
+        """The format of a model of so many channels, with what is left open taken from the training images."""
+        return complete_format(
+            items, size=self.size, channels=channels, normalisation=self.normalisation, framing=self.framing
+        )
+
+
+def declared_images(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, where: str = "preprocessor_config.json"
+) -> DeclaredImages:
+    """What the parsed `config.json` and `preprocessor_config.json` (None without one) of transformers say.
+
+    The processor's class decides what its file leaves open. What comes out is held against the processor itself, on
+    images of odd sizes: values are equal to 1/255.
+
+    Raises:
+        ValueError: a size in `config` is not what it should be.
+    """
+    size = None if config.get("image_size") is None else _config_size(config["image_size"])
+    channels = config.get("num_channels")
+    if channels is None:
+        channels = _inner(config).get("num_channels")
+    channels = None if channels is None else int(channels)
+    if preprocessor is None:
+        return DeclaredImages(size, channels)
+    try:
+        processor = open_processor(preprocessor, config.get("model_type"))
+        found = _carried(processor)
+        _prove(processor, found, channels or 3)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        refusal = ModelError(
+            f"this image processor cannot be carried over: {error}",
+            where=where,
+            hint="Say what the model takes in `data.preprocess`.",
+            code=CODE,
+        )
+        return DeclaredImages(size, channels, refusal=refusal)
+    return DeclaredImages(found.size, channels or 3, found.normalisation, found.framing)
+
+
+def declared_in_profile(spec: PreprocessSpec) -> DeclaredImages:
+    """What `data.preprocess` says."""
+    size = pair(spec.size)
+    if spec.resize == "shortest":
+        framing = Framing("shortest", size[:1], spec.interpolation, order=spec.channels)
+    else:
+        to = () if spec.crop is None else size
+        framing = Framing("squash", to, spec.interpolation, order=spec.channels)
+    return DeclaredImages(spec.seen, None, spec.normalisation, framing)
+
+
+def declared_by_us(image: Mapping[str, Any]) -> DeclaredImages:
+    """What the `image` section of a `task.json` says.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is damaged.
+    """
+    found = ImageFormat.from_dict(image)
+    return DeclaredImages(found.size, found.channels, (found.mean, found.std), found.framing)
+
+
+def _carried(processor: Any) -> DeclaredImages:
+    """An image processor in our words.
+
+    Raises:
+        ValueError: it leaves images at sizes of their own, or has a setting that is not known here.
+    """
+    said = settings_of(processor)
+    family = type(processor).__name__.removesuffix("Pil")
+    unknown = sorted(
+        name for name, value in said.items() if name not in _KNOWN and value not in (None, False)
+    )
+    if unknown:
+        raise ValueError(f"{family} has {', '.join(f'`{name}`' for name in unknown)}")
+    resize, to = _scaled_to(family, said)
+    fit: Fit = "crop"
+    if said.get("do_center_crop"):
+        size = _sides(said["crop_size"], "crop_size")
+    elif said.get("do_pad"):
+        if said.get("pad_size") is None:
+            raise ValueError(
+                "`do_pad` pads to the largest image of a batch; only a `pad_size` gives all one size"
+            )
+        size, fit = _sides(said["pad_size"], "pad_size"), "pad"
+    elif family == "ConvNextImageProcessor" and resize == "shortest":
+        edge = int(said["size"]["shortest_edge"])
+        size = (edge, edge)
+    elif resize == "squash":
+        size = (to[0], to[1])
+    else:
+        raise ValueError(
+            "it leaves images at sizes of their own: there is neither a crop, nor a height and a width"
+        )
+    squashed_whole = resize == "squash" and tuple(to) == size
+    framing = Framing(
+        resize,
+        () if squashed_whole else to,
+        _filter_of(said.get("resample")),
+        fit,
+        "bgr" if said.get("do_flip_channel_order") else "rgb",
+        "white" if said.get("do_convert_rgb") else "drop",
+    )
+    return DeclaredImages(size, None, _normalisation(family, said), framing)
+
+
+def _filter_of(resample: int | None) -> Interpolation:
+    number = FILTERS["bilinear"] if resample is None else resample
+    return next(name for name, value in FILTERS.items() if int(value) == int(number))
+
+
+def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:
+    """How an image is scaled, and to what; where a class has rules of its own, by them."""
+    if not said.get("do_resize"):
+        return "none", ()
+    size = said["size"]
+    edge, crop_pct = size.get("shortest_edge"), said.get("crop_pct")
+    if family == "ConvNextImageProcessor":
+        if not edge:
+            raise ValueError(f"{family} takes a `size` with `shortest_edge`, not {size}")
+        return ("shortest", (int(edge / crop_pct),)) if edge < _WARPED_FROM else ("squash", (edge, edge))
+    if family == "LevitImageProcessor" and edge:
+        return "shortest", (int(_LEVIT_MARGIN * edge),)
+    if family == "PoolFormerImageProcessor" and crop_pct is not None:
+        if edge or size["height"] == size["width"]:
+            return "shortest", (int((edge or size["height"]) / crop_pct),)
+        return "squash", (int(size["height"] / crop_pct), int(size["width"] / crop_pct))
+    if edge:
+        longest = size.get("longest_edge")
+        return "shortest", (edge, longest) if longest else (edge,)
+    if size.get("max_height") and size.get("max_width"):
+        return "within", (size["max_height"], size["max_width"])
+    return "squash", _sides(size, "size")
+
+
+def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(value * factor - offset - mean) / std, written as (value / 255 - mean') / std'."""
+    factor = float(said.get("rescale_factor") or 1 / _BRIGHTEST)
+    scale = _BRIGHTEST * factor if said.get("do_rescale") else _BRIGHTEST
+    offset = 1.0 if said.get("rescale_offset") and said.get("do_rescale") else 0.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    if said.get("do_normalize") and family != "MobileViTImageProcessor":
+        mean, std = _numbers(said["image_mean"]), _numbers(said["image_std"])
+    if said.get("include_top"):
+        # EfficientNet's processor divides by the deviation once more.
+        again = _numbers(said["image_std"])
+        mean = mean * (len(again) if len(mean) == 1 else 1)
+        std = tuple(
+            one * two for one, two in zip(std * (len(again) if len(std) == 1 else 1), again, strict=True)
+        )
+        return _fractions(mean, tuple(std), scale, offset)
+    return _fractions(mean, std, scale, offset)
+
+
+def _fractions(
+    mean: tuple[float, ...], std: tuple[float, ...], scale: float, offset: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple((each + offset) / scale for each in mean), tuple(each / scale for each in std)
+
+
+def _prove(processor: Any, found: DeclaredImages, channels: int) -> None:
+    """Hold what was carried over against the processor itself.
+
+    Raises:
+        ValueError: pixel values differ.
+    """
+    ours = found.complete((), channels)
+    for shown, theirs in probe(processor, channels):
+        if theirs.shape != (channels, *ours.size):
+            raise ValueError(
+                f"it makes {theirs.shape} of an image of {shown.shape[:2]}, not {(channels, *ours.size)}"
+            )
+        apart = float(abs(ours.values(shown) - theirs).max())
+        if not apart <= _CLOSE:
+            raise ValueError(
+                f"{type(processor).__name__} does something that is not known here: its pixel values of an image of "
+                f"{shown.shape[0]} x {shown.shape[1]} are up to {apart:.3g} from ours"
+            )
+
+
+def _sides(value: Mapping[str, Any], name: str) -> tuple[int, int]:
+    if not value.get("height") or not value.get("width"):
+        raise ValueError(f"`{name}` {dict(value)} names no height and width")
+    return int(value["height"]), int(value["width"])
+
+
+def _config_size(value: Any) -> tuple[int, int]:
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    raise ValueError(f"no size of images: {value!r}")
+
+
+def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that is of images, where it holds one of texts too."""
+    inner = config.get("vision_config")
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else (float(value),)
