@@ -74,6 +74,7 @@ def measure(
     from compress.engine.measuring import measure_files
     from compress.progress import Silent
     from compress.report.frame import contract_text
+    from compress.report.headline import disturbed_words, useless_words
     from compress.report.terminal import row_line, table
     from compress.report.write import report_folder, write_report
 
@@ -106,6 +107,8 @@ def measure(
         echo(contract_text(finished), newline=False)
         return
     out.print(table(finished))
+    for line in (*useless_words(finished), *disturbed_words(finished)):
+        out.print(line, markup=False, highlight=False)
     out.print(f"run     {finished.run}\nreport  {html}", soft_wrap=True)
 
 
