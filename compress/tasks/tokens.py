@@ -109,8 +109,7 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
         # The fast form skips character offsets, which nobody reads.
         with understood("the tokenizer", str(tokenizer_file)):
             encodings = tokenizer.encode_batch_fast(format_.prepared(block))
-            rows = [encoding.ids for encoding in encodings]
-        writer.add(rows)
+            writer.add([encoding.ids for encoding in encodings])
     return TokenInputs(writer.finish(), input_names, pad_id, special_tokens)
 
 
