@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.errors import ModelError
+from compress.lowering.files import save_onnx
+from compress.lowering.step import lower
 from compress.models.checkpoints import count_parameters
 from compress.models.outputs import outputs_of
 from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
@@ -22,6 +24,7 @@ from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.removal import ChannelPruner
 from compress.passes.prune.trial import attempt, believed
 from compress.profile.prune_spec import PruneSpec
+from compress.runtimes.runner import open_session
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 
 PIXELS = {"pixel_values": torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))}
@@ -255,6 +258,33 @@ def test_a_scramble_that_still_runs_is_found() -> None:
     own.remove(own.same(cuts))
     assert outputs_of(narrow(**PIXELS)).shape == (2, 3)
     assert attempt(model, PIXELS, cuts)[1] is not None
+
+
+def test_a_network_that_cannot_be_traced_is_refused_by_name() -> None:
+    broken = Block(
+        lambda p, pixel_values: p.a(pixel_values.detach()).detach(), a=nn.Sequential(unit(3), nn.Flatten())
+    )
+    with pytest.raises(ModelError) as caught:
+        ChannelSurgeon(broken.eval(), {"pixel_values": PIXELS["pixel_values"]})
+    assert (caught.value.code, caught.value.where) == ("untraceable", "prune")
+
+
+def test_what_is_left_lowers_to_the_same(tmp_path: Path) -> None:
+    names = ("residual", "squeeze", "grouped", "group_norm", "transposed", "reshape", "weight_norm")
+    narrow, left = cut_by_half(network(*names))
+    assert left
+    task = {
+        "task": "image-classification",
+        "input_names": ["pixel_values"],
+        "output_names": ["logits"],
+        "image": {"size": [16, 16], "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    graph, _ = lower(narrow, task)
+    path = save_onnx(graph, tmp_path)
+    got = open_session(str(path)).run(None, {"pixel_values": PIXELS["pixel_values"].numpy()})[0]
+    with torch.no_grad():
+        wanted = outputs_of(narrow(**PIXELS)).numpy()
+    assert abs(got - wanted).max() < 1e-4 * abs(wanted).max()
 
 
 def material(folder: Path, **changes: Any) -> Material:

@@ -14,7 +14,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.errors import ModelError, PassError
+from compress.errors import CompressError, ModelError, PassError
 from compress.exhaustion import ran_out
 from compress.models.checkpoints import count_parameters
 from compress.models.outputs import outputs_of
@@ -69,13 +69,26 @@ class ChannelSurgeon:
 
         Args:
             leave: names of groups that are none of `groups`, as they must stay whole.
+
+        Raises:
+            ModelError: it cannot be traced.
         """
         self.model = model
         self.example = example
-        with torch.enable_grad(), _learning(model):
-            self.graph = tp.DependencyGraph().build_dependency(
-                model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
-            )
+        try:
+            with torch.enable_grad(), _learning(model):
+                self.graph = tp.DependencyGraph().build_dependency(
+                    model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+                )
+        except Exception as error:
+            if ran_out(error) or isinstance(error, CompressError):
+                raise
+            raise ModelError(
+                f"which channels of this model belong together cannot be told: {in_short(error)}",
+                where="prune",
+                hint="Leave `prune` out, or write the model so that it runs on a batch of two in eval mode.",
+                code="untraceable",
+            ) from error
         self.names = {module: name for name, module in model.named_modules()}
         self.left_whole: dict[str, str] = {}
         """Groups that nothing can be cut from, and why."""
@@ -235,6 +248,12 @@ def _learning(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def in_short(error: Exception) -> str:
+    """The first line of what a library says."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first if len(first) <= 160 else f"{first[:157]}..."
 
 
 def duplicate(model: nn.Module) -> nn.Module:

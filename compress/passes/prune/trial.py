@@ -18,7 +18,7 @@ from compress.models.checkpoints import count_parameters
 from compress.models.factors import Factored
 from compress.models.outputs import outputs_of
 from compress.models.structure import apply_structure, describe_structure
-from compress.passes.prune.channels import ChannelSurgeon, Cut, duplicate
+from compress.passes.prune.channels import ChannelSurgeon, Cut, duplicate, in_short
 
 Example = Mapping[str, Tensor]
 
@@ -91,7 +91,7 @@ def attempt(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[in
     except Exception as error:
         if ran_out(error):
             raise
-        return 0, f"it does not run without them: {_in_short(error)}"
+        return 0, f"it does not run without them: {in_short(error)}"
 
 
 def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
@@ -231,8 +231,3 @@ def _not_rebuilt(whole: nn.Module, narrow: nn.Module, example: Example) -> str |
 def _run(model: nn.Module, example: Example) -> Tensor:
     torch.manual_seed(0)
     return outputs_of(model(**example))
-
-
-def _in_short(error: Exception) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first if len(first) <= 160 else f"{first[:157]}..."
