@@ -27,6 +27,7 @@ from compress.models.sources import (
 from compress.models.weights import missing_weights, read_model_json
 from compress.package_paths import CODE, local_path
 from compress.profile.schema import TaskName, TeacherSpec
+from compress.reading import read_mapping
 
 IMAGE_TASK: TaskName = "image-classification"
 
@@ -121,14 +122,14 @@ def _said_in(folder: Path, config: Mapping[str, Any]) -> SaidOfImages:
     Raises:
         ModelError: a file is damaged.
     """
-    if (folder / TASK).is_file() and (image := read_model_json(folder / TASK).get("image")) is not None:
+    if (folder / TASK).is_file() and (image := read_mapping(folder / TASK).get("image")) is not None:
         return SaidOfImages(config, image=image, where=str(folder / TASK))
     processor = folder / PROCESSOR
-    if processor.is_file() and (inside := read_model_json(processor).get("image_processor")) is not None:
+    if processor.is_file() and (inside := read_mapping(processor).get("image_processor")) is not None:
         return SaidOfImages(config, inside, where=str(processor))
     preprocessor = folder / PREPROCESSOR
     if preprocessor.is_file():
-        return SaidOfImages(config, read_model_json(preprocessor), where=str(preprocessor))
+        return SaidOfImages(config, read_mapping(preprocessor), where=str(preprocessor))
     return SaidOfImages(config)
 
 

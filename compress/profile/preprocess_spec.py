@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from compress.profile.base import Spec
 
-_Side = Annotated[int, Field(ge=1)]
+_Side = Annotated[int, Field(ge=1, le=8192)]
 _Sides = _Side | tuple[_Side, _Side]
 
 

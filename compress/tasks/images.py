@@ -47,7 +47,7 @@ class ImageFormat:
         """
         try:
             return cls.from_dict(read_mapping(task_file)["image"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(task_file)) from error
 
     @classmethod

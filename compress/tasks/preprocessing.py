@@ -19,6 +19,7 @@ _WARPED_FROM = 384
 """ConvNeXT's processor crops below this size, and squashes from it on."""
 _LEVIT_MARGIN = 256 / 224
 _CLOSE = 1 / 255
+LONGEST_SIDE = 8192
 _KNOWN = frozenset(
     {
         *(
@@ -98,7 +99,7 @@ def declared_images(
         processor = open_processor(preprocessor, config.get("model_type"))
         found = _carried(processor)
         _prove(processor, found, channels or 3)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
         refusal = ModelError(
             f"this image processor cannot be carried over: {error}",
             where=where,
@@ -143,6 +144,11 @@ def _carried(processor: Any) -> DeclaredImages:
     )
     if unknown:
         raise ValueError(f"{family} has {', '.join(f'`{name}`' for name in unknown)}")
+    for name in ("size", "crop_size", "pad_size"):
+        if any(not 1 <= side <= LONGEST_SIDE for side in (said.get(name) or {}).values()):
+            raise ValueError(
+                f"`{name}` is {said[name]}; images here have sides of 1 to {LONGEST_SIDE} pixels"
+            )
     resize, to = _scaled_to(family, said)
     fit: Fit = "crop"
     if said.get("do_center_crop"):
@@ -176,7 +182,10 @@ def _carried(processor: Any) -> DeclaredImages:
 
 def _filter_of(resample: int | None) -> Interpolation:
     number = FILTERS["bilinear"] if resample is None else resample
-    return next(name for name, value in FILTERS.items() if int(value) == int(number))
+    for name, value in FILTERS.items():
+        if int(value) == int(number):
+            return name
+    raise ValueError(f"`resample: {resample}` is no filter of Pillow")
 
 
 def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:

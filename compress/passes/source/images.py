@@ -88,7 +88,7 @@ def declared_of(said: SaidOfImages, data: DataSpec, where: str) -> DeclaredImage
             own = declared_by_us(said.image)
         else:
             own = declared_images(said.config, said.preprocessor, said.where or where)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelError(f"this file is damaged: {error}", where=said.where or where) from error
     if data.preprocess is None:
         if own.refusal is not None:
