@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from compress import reading
-from compress.errors import CompressError
-from compress.files import copy_file, sha256_file, write_json
+from compress.errors import ModelError
+from compress.files import copy_file, entry_of, first_damaged, read_sealed, write_sealed
 from compress.forms import Form
 from compress.inside import inside
 from compress.units import megabytes
@@ -105,34 +105,37 @@ def copy_interface(source: Path, out: Path) -> None:
 
 def seal(path: Path, form: Form, facts: Mapping[str, Any]) -> Artifact:
     """Hash every file of `path` and write its seal; from then on the directory is an artifact."""
-    files = {
-        str(file.relative_to(path)): (sha256_file(file), file.stat().st_size)
+    entries = {
+        str(file.relative_to(path)): entry_of(file)
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
-    body = {
-        "form": form.as_dict(),
-        "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in files.items()},
-        "facts": dict(facts),
-    }
-    write_json(path / SEAL, body)
-    return Artifact(path, form, files, dict(facts))
+    write_sealed(path / SEAL, {"form": form.as_dict(), "files": entries, "facts": dict(facts)})
+    return Artifact(path, form, _pairs(entries), dict(facts))
 
 
 def open_artifact(path: Path, *, hashed: bool = False) -> Artifact:
     """Read a sealed directory; `hashed`: also read every file and compare its hash.
 
     Raises:
-        CompressError: the directory has no seal, or a file of it is missing, has another size or another hash.
+        ModelError: the seal is missing or damaged, or a file is missing, has another size or another hash.
     """
     try:
-        body = reading.read_json(path / SEAL, error=CompressError, finite=False)
-        files = {name: (entry["sha256"], entry["bytes"]) for name, entry in body["files"].items()}
-        artifact = Artifact(path, Form.from_dict(body["form"]), files, body["facts"])
-    except (CompressError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CompressError(f"not a finished artifact: {error}", where=str(path)) from error
-    for name, (sha256, size) in files.items():
-        file = inside(path, name, where=str(path / SEAL), error=CompressError)
-        if not file.is_file() or file.stat().st_size != size or (hashed and sha256_file(file) != sha256):
-            raise CompressError("a file of this artifact is missing or was changed", where=str(file))
+        body = read_sealed(path / SEAL)
+        artifact = Artifact(path, Form.from_dict(body["form"]), _pairs(body["files"]), body["facts"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"not a finished artifact: {error}", where=str(path), code="artifact-damaged"
+        ) from error
+    for name in artifact.files:
+        inside(path, name, where=str(path / SEAL))
+    damaged = first_damaged(path, body["files"], hashed=hashed)
+    if damaged is not None:
+        raise ModelError(
+            "a file of this artifact is missing or was changed", where=str(damaged), code="artifact-damaged"
+        )
     return artifact
+
+
+def _pairs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
+    return {name: (entry["sha256"], entry["bytes"]) for name, entry in entries.items()}

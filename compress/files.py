@@ -23,7 +23,8 @@ from typing import Any
 from compress.units import MIB
 
 _CHECKSUM = "sha256"
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_FULL = (errno.ENOTEMPTY, errno.EEXIST)
+_OTHER_KIND = (errno.ENOTDIR, errno.EISDIR)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that cannot force a folder to the disk; they order renames themselves."""
 
@@ -57,7 +58,7 @@ def write_json(path: Path, value: object) -> None:
 
 def write_sealed(path: Path, body: Mapping[str, object]) -> str:
     """Write a JSON object with the checksum of what it says, under the key `sha256`; the checksum."""
-    checksum = _checksum(body)
+    checksum = checksum_of(body)
     write_json(path, {**body, _CHECKSUM: checksum})
     return checksum
 
@@ -117,8 +118,9 @@ def publish(source: Path, target: Path) -> None:
             _rename(source, target)
             return
         except OSError as error:
-            # A folder cannot replace a full one. Each further turn means that another process published here.
-            if error.errno not in _TAKEN or not os.path.lexists(target):
+            # A folder cannot replace a full one, nor a file a folder. Each further turn means that another process
+            # published here meanwhile.
+            if error.errno not in _FULL and not (error.errno in _OTHER_KIND and os.path.lexists(target)):
                 raise
         remove(target)
 
@@ -212,7 +214,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         Damaged: it says something else than what was written.
     """
     body = read_json(path)
-    if not isinstance(body, dict) or body.pop(_CHECKSUM, None) != _checksum(body):
+    if not isinstance(body, dict) or body.pop(_CHECKSUM, None) != checksum_of(body):
         raise Damaged(f"{path} is damaged: what it says does not fit its checksum")
     return body
 
@@ -225,7 +227,31 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _checksum(body: Mapping[str, object]) -> str:
+def entry_of(path: Path) -> dict[str, Any]:
+    """What is noted of a file, for `first_damaged`: its sha256 and bytes."""
+    return {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+
+
+def first_damaged(
+    folder: Path, entries: Mapping[str, Mapping[str, Any]], *, hashed: bool = True
+) -> Path | None:
+    """The first of the noted files that is missing or was changed; None: all are as they were written.
+
+    Args:
+        entries: what `entry_of` said, by the name in the folder.
+        hashed: read every file; else sizes alone are compared.
+    """
+    for name, entry in entries.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            return file
+        if hashed and sha256_file(file) != entry["sha256"]:
+            return file
+    return None
+
+
+def checksum_of(body: Mapping[str, object]) -> str:
+    """sha256 of what a JSON object says, however it is written."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 

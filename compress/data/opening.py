@@ -12,9 +12,9 @@ from compress.data.hub import cached_commit, open_hub
 from compress.data.kinds import ItemKind
 from compress.data.rows import Columns, Source, Written
 from compress.errors import DataError
-from compress.files import sha256_file
 from compress.package_paths import SKLEARN, local_path
 from compress.profile.schema import DataSpec, UnlabeledSpec
+from compress.watched import Watched
 
 
 def open_source(
@@ -45,7 +45,12 @@ def open_source(
 
 
 def source_fingerprint(
-    spec: DataSpec | UnlabeledSpec, base: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind
+    spec: DataSpec | UnlabeledSpec,
+    base: Path,
+    columns: Columns,
+    named: tuple[str, ...],
+    kind: ItemKind,
+    watched: Watched,
 ) -> str | None:
     """sha256 over the names and bytes of all files of a source, or of a hub data set's commit.
 
@@ -64,7 +69,7 @@ def source_fingerprint(
         digest.update("\0".join((spec.path, spec.name or "", commit)).encode())
         return digest.hexdigest()
     for name, file in sorted(open_source(spec, base, columns, named, kind).files.items()):
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(_sha256(file)))
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(_sha256(file, watched)))
     return digest.hexdigest()
 
 
@@ -75,8 +80,8 @@ def _refuse_written(written: Written, what: str) -> None:
             raise DataError(f"of {what} nothing is decoded here", where=f"data.{key}", code=f"{key}-unused")
 
 
-def _sha256(file: Path) -> str:
+def _sha256(file: Path, watched: Watched) -> str:
     try:
-        return sha256_file(file)
+        return watched.sha256(file)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(file)) from error

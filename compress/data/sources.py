@@ -24,6 +24,7 @@ from compress.data.splitting import conflicting_items, group_classes, make_parts
 from compress.data.unlabeled import load_unlabeled
 from compress.errors import DataError
 from compress.profile.schema import DataSpec, TaskName
+from compress.watched import Watched
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
 """What is made of the training split where the data has no split of that name."""
@@ -143,7 +144,9 @@ def _load_pairs(spec: DataSpec, columns: tuple[str, str], base: Path, seed: int)
     return split_pairs(read[0], read[1], names, fractions, seed, sources[0].where)
 
 
-def fingerprint(spec: DataSpec, base: Path, task: TaskName = "text-classification") -> str | None:
+def fingerprint(
+    spec: DataSpec, base: Path, task: TaskName = "text-classification", watched: Watched | None = None
+) -> str | None:
     """sha256 over the names and bytes of all files of the data, or of a hub data set's commit; of `unlabeled` too.
 
     None: a hub data set whose commit the local cache does not know; the network is not asked.
@@ -151,13 +154,13 @@ def fingerprint(spec: DataSpec, base: Path, task: TaskName = "text-classificatio
     Raises:
         DataError: there is no such data.
     """
-    kind = kind_of(task)
+    kind, watched = kind_of(task), watched or Watched()
     columns = columns_of(spec, kind, labelled=task != "sentence-embedding")
-    own = source_fingerprint(spec, base, columns, _named(spec), kind)
+    own = source_fingerprint(spec, base, columns, _named(spec), kind, watched)
     if spec.unlabeled is None:
         return own
     columns = columns_of(spec, kind, labelled=False)
-    further = source_fingerprint(spec.unlabeled, base, columns, (spec.unlabeled.split,), kind)
+    further = source_fingerprint(spec.unlabeled, base, columns, (spec.unlabeled.split,), kind, watched)
     if own is None or further is None:
         return None
     return hashlib.sha256(f"{own}\0{further}".encode()).hexdigest()

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compress.artifacts import Artifact, seal
+from compress.artifacts import Artifact, open_artifact, seal
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
-from compress.errors import PassError
+from compress.errors import CompressError, PassError
 from compress.keys import asked_precision
 from compress.plan import STEP_KINDS, PlannedStep
 from compress.profile.distill_spec import DistillSpec
@@ -56,13 +56,21 @@ def _make(
     step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress, out: Path
 ) -> MadeStep:
     """Fill the directory `out`, seal and publish it."""
-    key, started = job.keys[step.name], time.monotonic()
+    key, started, began = job.keys[step.name], time.monotonic(), time.time()
     context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
     if STEP_KINDS[step.kind].trains and job.plan.profile.train.world > 1:
         result = run_in_processes(step, job, context, cache)
     else:
         result = run_pass(step, context)
     check_promise(step, result)
+    try:
+        parts = job.parts[step.name]
+        job.check_unchanged(models="model" in parts, data="data" in parts)
+        for artifact in inputs.values():
+            open_artifact(artifact.path, hashed=True)
+    except CompressError:
+        cache.forget(key, began)
+        raise
     seal(out, result.form, result.facts)
     return cache.publish(
         key,

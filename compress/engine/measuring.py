@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,12 +85,14 @@ def measure_files(
     targets = resolve_all(request.targets, request.measure.patience_s)
     splits = load_data(request.data, base, request.seed, request.task)
     session = _Session(request, base, splits, targets, progress)
-    with tempfile.TemporaryDirectory(prefix="compress-measured-") as name:
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-measured-"))
         taken = [_take_in(model, given, session, Path(name) / MODEL)]
         if baseline is not None:
             taken.insert(0, _take_in(baseline, for_baseline(given, baseline), session, Path(name) / BASELINE))
         run = _new_run(session, taken)
         store = RunStore(folder / RUNS / run.run)
+        stack.enter_context(store.lock(progress))
         store.begin(run)
         try:
             with exhaustion_told(lambda: (store.path, Path(tempfile.gettempdir()))):
@@ -115,9 +117,9 @@ def measure_files(
             raise
         finally:
             close_all(targets, progress)
-    seconds = time.monotonic() - began
-    run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
-    store.write(run)
+        seconds = time.monotonic() - began
+        run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
+        store.write(run)
     return run, store
 
 

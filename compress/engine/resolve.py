@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from compress.data.sources import load as load_data
 from compress.data.splits import Examples, Splits, item_bytes
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
-from compress.errors import ModelError
+from compress.errors import CompressError, DataError, ModelError
 from compress.keys import Fingerprints, all_parts, key_of
 from compress.models.sources import check_teacher, model_config, model_folder
 from compress.models.sources import fingerprint as model_fingerprint
@@ -29,6 +30,7 @@ from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
 from compress.tasks import task_of
 from compress.tasks.base import Task, TrainingData
+from compress.watched import Watched
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Job:
     targets: tuple[ResolvedTarget, ...]
     numerics: Numerics
     allow_code: bool
+    known: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
+    watched: Watched = field(default_factory=Watched)
 
     @property
     def run_id(self) -> str:
@@ -72,14 +76,22 @@ class Job:
         splits = self.splits
         return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
 
+    def check_unchanged(self, *, models: bool, data: bool) -> None:
+        """Compare the user's files with what the keys were made of.
 
-def fingerprints(loaded: LoadedProfile, plan: Plan) -> Fingerprints:
+        Raises:
+            DataError: one of them was changed meanwhile; what was read of it must not stand under these keys.
+        """
+        _check_same(self.known, self.loaded, self.plan, self.watched, models=models, data=data)
+
+
+def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = None) -> Fingerprints:
     """The fingerprints as far as this machine knows them, without the network."""
     profile, base = loaded.profile, loaded.source.base
     models = {(one.model, one.revision) for one in model_sources(plan)}
     return Fingerprints(
-        {(model, revision): model_fingerprint(model, revision, base) for model, revision in models},
-        data_fingerprint(profile.data, base, profile.task),
+        {(model, revision): model_fingerprint(model, revision, base, watched) for model, revision in models},
+        data_fingerprint(profile.data, base, profile.task, watched),
     )
 
 
@@ -92,20 +104,49 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     profile, base = loaded.profile, loaded.source.base
     check_models(loaded)
     targets = resolve_all(profile.targets, profile.measure.patience_s)
+    watched = Watched()
+    with suppress(CompressError):
+        # What is wrong with the data is told by those who read it.
+        data_fingerprint(profile.data, base, profile.task, watched)
     splits = load_data(profile.data, base, profile.seed, profile.task)
+    if changed := watched.changed():
+        raise _changed(changed)
     plan = build_plan(decided(profile, targets))
     for source in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
     _check_families(profile, base, model_sources(plan))
     _check_fit(profile, base, model_sources(plan))
-    known = fingerprints(loaded, plan)
+    found = fingerprints(loaded, plan, watched)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
-    models = {source: found or source[0] for source, found in known.models.items()}
-    known = Fingerprints(models, known.data or splits_digest(splits))
+    models = {source: one or source[0] for source, one in found.models.items()}
+    known = Fingerprints(models, found.data or splits_digest(splits))
     parts = all_parts(plan, known, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     task = task_of(profile.task, profile.data)
-    return Job(loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code)
+    return Job(loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code, found, watched)
+
+
+def _check_same(
+    known: Fingerprints, loaded: LoadedProfile, plan: Plan, watched: Watched, *, models: bool, data: bool
+) -> None:
+    changed = watched.changed()
+    try:
+        now = fingerprints(loaded, plan, watched)
+    except CompressError as error:
+        raise _changed(changed) from error
+    if (models and now.models != known.models) or (data and now.data != known.data):
+        raise _changed(changed)
+
+
+def _changed(files: Sequence[Path]) -> DataError:
+    return DataError(
+        "this file was changed while the run went on"
+        if files
+        else "files were added to the data or the model, or removed, while the run went on",
+        where=str(files[0]) if files else None,
+        hint="What was made of it is not kept. Start the run again: it goes by what is there then.",
+        code="source-changed",
+    )
 
 
 def _check_families(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:

@@ -78,12 +78,29 @@ def run_job(
         RunInterrupted: the user stopped the run.
     """
     store = RunStore(folder / RUNS / job.run_id)
-    finished = _finished(store, progress)
-    if finished is not None:
-        for record in finished.steps:
-            on_row(finished, record)
-        return finished, store
-    cache.prepare()
+    # Machines that train together run at the same time: they cannot wait for each other.
+    wait = job.plan.profile.train.nodes == 1
+    places = (cache.root, store.path, Path(tempfile.gettempdir()))
+    with exhaustion_told(lambda: places), store.lock(progress, wait=wait):
+        finished = _finished(store, job, progress)
+        if finished is not None:
+            for record in finished.steps:
+                on_row(finished, record)
+            return finished, store
+        cache.prepare()
+        with cache.in_use.hold(job.keys.values()):
+            return _run(job, cache, store, progress, on_row, was_interrupted), store
+
+
+def _run(
+    job: Job,
+    cache: Cache,
+    store: RunStore,
+    progress: Progress,
+    on_row: OnRow,
+    was_interrupted: Callable[[], bool],
+) -> RunRecord:
+    """The loop itself; the caller holds the run's directory, and its steps in the cache."""
     began = time.monotonic()
     state = _State(_new_run(job))
     store.begin(state.run)
@@ -125,19 +142,22 @@ def run_job(
     finally:
         close_all(job.targets, progress)
     store.write(state.run)
-    return state.run, store
+    return state.run
 
 
-def _finished(store: RunStore, progress: Progress) -> RunRecord | None:
+def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None:
     """The run of this plan if it was finished before, with its records and its bundle as they were left."""
     if not (store.path / "run.json").is_file():
         return None
     try:
         run = store.load()
-    except UsageError:
-        # Damaged records are written anew: all that they say lies in the cache.
+    except UsageError as error:
+        progress.say(f"{store.path}: {error.message}; they are written anew")
         return None
-    if run.status not in COMPLETE or any(one.disturbed for step in run.steps for one in step.measurements):
+    whole = [step.step for step in run.steps] == [row.name for row in job.plan.rows]
+    if run.status not in COMPLETE or not whole:
+        return None
+    if any(one.disturbed for step in run.steps for one in step.measurements):
         # What was disturbed is measured again: the machine may be quiet now.
         return None
     if run.bundle is None:
@@ -307,6 +327,7 @@ def _measure(
                     shared=cache.references,
                     allow_code=job.allow_code,
                 )
+                job.check_unchanged(models=False, data=True)
                 cache.keep_measurement(measurement)
     state.measured[key] = measurement
     # Names are not part of the key: the same processor may be called otherwise in another profile. The machine is

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from compress.artifacts import TASK, Artifact
 from compress.data.splits import UNLABELLED, Examples, item_bytes
 from compress.errors import ModelError, TargetError
-from compress.files import make_folder, replacing
+from compress.files import Damaged, entry_of, first_damaged, make_folder, read_sealed, replacing, write_sealed
 from compress.measure.accuracy import accuracy_record
 from compress.measure.embeddings import embedding_record
 from compress.measure.feeds import in_order, parts
 from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
 from compress.records import Accuracy
+from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task, Truth
 from compress.tasks.interface import Interface, in_label_order
@@ -164,8 +165,11 @@ def _reference_key(baseline: Artifact, target: ResolvedTarget, examples: str) ->
 def _kept(file: Path, examples: int) -> NDArray[np.float32] | None:
     """The embeddings of so many examples that were saved; None where they were not, or where the file was damaged."""
     try:
+        files = read_sealed(file.with_suffix(CHECKSUMS))["files"]
+        if first_damaged(file.parent, files) is not None:
+            return None
         outputs = load_outputs(file)
-    except (OSError, ValueError, EOFError):
+    except (FileNotFoundError, Damaged, KeyError):
         return None
     return outputs if outputs.ndim == 2 and len(outputs) == examples else None
 
@@ -175,3 +179,4 @@ def _keep(outputs: NDArray[np.float32], file: Path) -> None:
     make_folder(file.parent)
     with replacing(file) as temporary:
         np.save(temporary, outputs, allow_pickle=False)
+    write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(file)}})

@@ -12,7 +12,6 @@ from typing import Any
 
 from compress.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
 from compress.errors import ModelError, UsageError
-from compress.files import sha256_file
 from compress.inside import inside
 from compress.models.labels import check_head, check_task, head_names
 from compress.models.pooling import MODULES, POOLING_FOLDER, read_pooling
@@ -22,6 +21,7 @@ from compress.profile.known_checkpoints import ADAPTER, checkpoint_problems, sev
 from compress.profile.known_tokenizers import VOCABULARY_FILES
 from compress.profile.schema import TaskName, TeacherSpec
 from compress.reading import read_mapping, understood
+from compress.watched import Watched
 
 PREPROCESSOR = "preprocessor_config.json"
 """How a vision model of transformers says what images it takes."""
@@ -58,7 +58,7 @@ _ONNX_HINT = (
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fingerprint(model: str, revision: str | None, base: Path) -> str | None:
+def fingerprint(model: str, revision: str | None, base: Path, watched: Watched | None = None) -> str | None:
     """What tells a model source from any other content; None for a hub model that is not on this machine yet.
 
     A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: sha256 of
@@ -67,8 +67,9 @@ def fingerprint(model: str, revision: str | None, base: Path) -> str | None:
     Raises:
         ModelError: there is no such folder, package or module.
     """
+    watched = watched or Watched()
     if model.startswith(CODE):
-        return f"code:{sha256_file(module_file(model, base))}:{model.rpartition(':')[2]}"
+        return f"code:{watched.sha256(module_file(model, base))}:{model.rpartition(':')[2]}"
     folder = local_path(model, base)
     if folder is None:
         commit = hub_commit(model, revision)
@@ -78,7 +79,7 @@ def fingerprint(model: str, revision: str | None, base: Path) -> str | None:
     return (
         "files:"
         + hashlib.sha256(
-            "".join(f"{file.relative_to(folder)}\0{sha256_file(file)}\n" for file in files).encode()
+            "".join(f"{file.relative_to(folder)}\0{watched.sha256(file)}\n" for file in files).encode()
         ).hexdigest()
     )
 

@@ -5,6 +5,7 @@ steps/<key>.json        what their making found out: seconds, facts, curves
 measurements/<key>.json
 references/<key>.npy    outputs of baselines on the test split, where a task compares with them
 signals/<key>/          what a teacher says of some inputs, for every step and run that asks for it
+using/                  what the runs that go on now have use for (`in_use.py`)
 work/<key>/             checkpoints of steps that are not finished
 locks/<key>.lock        held while a step is made; the system frees it when its process dies
 making/<key>/           directories that are being filled
@@ -12,25 +13,36 @@ making/<key>/           directories that are being filled
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
-from compress.artifacts import Artifact, open_artifact, read_mapping
+from compress.artifacts import Artifact, open_artifact
 from compress.errors import CompressError
 from compress.exhaustion import is_full
-from compress.files import discard, empty_folder, is_temporary, make_folder, publish, remove, write_json
+from compress.files import (
+    Damaged,
+    discard,
+    empty_folder,
+    is_temporary,
+    make_folder,
+    publish,
+    read_sealed,
+    remove,
+    write_sealed,
+)
 from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
+from compress.store.checking import LAYOUT
+from compress.store.in_use import InUse
 
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
 SIGNALS_NOTE = "teacher.json"
@@ -112,18 +124,18 @@ class Cache:
             return None
         try:
             artifact = open_artifact(folder, hashed=hashed)
-            body = read_mapping(note)
+            body = read_sealed(note)
             curves = tuple(Curve.model_validate(curve) for curve in body["curves"])
-            return MadeStep(artifact, float(body["seconds"]), curves)
-        except (CompressError, ValueError, KeyError, TypeError):
+            whole = body["digest"] == artifact.digest
+            return MadeStep(artifact, float(body["seconds"]), curves) if whole else None
+        except (CompressError, FileNotFoundError, ValueError, KeyError, TypeError):
             # Somebody changed or removed a file: what is left is not what the key promises.
             return None
 
     def touch(self, key: str) -> None:
         """Note that a run asked for this step now."""
-        note = self.root / "steps" / f"{key}.json"
-        if note.exists():
-            os.utime(note)
+        with suppress(FileNotFoundError):
+            os.utime(self.root / "steps" / f"{key}.json")
 
     @contextmanager
     def lock(self, key: str, progress: Progress, title: str) -> Iterator[None]:
@@ -155,6 +167,14 @@ class Cache:
         make_folder(folder)
         return folder
 
+    def forget(self, key: str, began: float) -> None:
+        """Remove what a step left on its way that must not be gone on from: its checkpoints, and what teachers said
+        since it `began`, seconds since 1970; the caller holds the lock of the key."""
+        remove(self.root / "work" / key)
+        for entry in self.signals_entries():
+            if entry.used >= began:
+                self.remove_signals(entry.key)
+
     @contextmanager
     def making(self, key: str) -> Iterator[Path]:
         """An empty directory to fill and publish; the caller holds the lock of the key: what stood there was given up.
@@ -178,19 +198,24 @@ class Cache:
         labels: dict[str, str],
         parts: dict[str, object],
     ) -> MadeStep:
-        """Move a sealed directory to its place; the caller holds the lock of the key."""
+        """Move a sealed directory to its place; the caller holds the lock of the key.
+
+        The note goes first: an artifact without one would be taken for a leftover.
+        """
+        artifact = open_artifact(made)
         folder = self.root / "artifacts" / key
         body: dict[str, Any] = {
             "seconds": seconds,
             "curves": [curve.model_dump() for curve in curves],
             "made": time.time(),
             "parts": parts,
+            "digest": artifact.digest,
             **labels,
         }
-        write_json(self.root / "steps" / f"{key}.json", body)
+        write_sealed(self.root / "steps" / f"{key}.json", body)
         publish(made, folder)
         discard(self.root / "work" / key)
-        return MadeStep(open_artifact(folder), seconds, curves)
+        return MadeStep(replace(artifact, path=folder), seconds, curves)
 
     def measurement(self, key: str) -> TargetMeasurement | None:
         """The measurement of this key, if it was made and its file is whole."""
@@ -198,14 +223,14 @@ class Cache:
         if not file.is_file():
             return None
         try:
-            found = TargetMeasurement.model_validate_json(file.read_text(encoding="utf-8"))
-        except ValueError:
+            found = TargetMeasurement.model_validate(read_sealed(file))
+        except (FileNotFoundError, ValueError):
             return None
         return found if found.key == key else None
 
     def keep_measurement(self, measurement: TargetMeasurement) -> None:
         """Store a measurement under its key."""
-        write_json(
+        write_sealed(
             self.root / "measurements" / f"{measurement.key}.json", measurement.model_dump(mode="json")
         )
 
@@ -220,21 +245,20 @@ class Cache:
             body = _read_note(note)
             if body is None:
                 continue
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            found.append(
-                CacheEntry(note.stem, body["step"], body["profile"], body["form"], size, note.stat().st_mtime)
-            )
+            labels = body["step"], body["profile"], body["form"]
+            found.append(CacheEntry(note.stem, *labels, _size_of(folder), _time_of(note)))
         return sorted(found, key=lambda entry: -entry.used)
 
     def signals_entries(self) -> list[SignalsEntry]:
         """What teachers said, the one used last first."""
         found = []
-        for note in self.signals.glob(f"*/{SIGNALS_NOTE}"):
-            files = [file.stat() for file in note.parent.iterdir() if file.is_file()]
-            body = json.loads(note.read_text(encoding="utf-8"))
-            names = tuple(sorted({unquote(file.stem) for file in note.parent.glob("*.layout")}))
-            size = sum(file.st_size for file in files)
-            found.append(SignalsEntry(note.parent.name, body["title"], names, size, note.stat().st_mtime))
+        for folder in self.signals.glob("*"):
+            if folder.is_dir() and not is_temporary(folder):
+                note = folder / SIGNALS_NOTE
+                names = tuple(sorted({unquote(file.stem) for file in folder.glob(f"*.{LAYOUT}")}))
+                found.append(
+                    SignalsEntry(folder.name, _title_of(note), names, _size_of(folder), _time_of(note))
+                )
         return sorted(found, key=lambda entry: -entry.used)
 
     def remove_signals(self, key: str) -> bool:
@@ -247,6 +271,11 @@ class Cache:
             return False
         return True
 
+    @property
+    def in_use(self) -> InUse:
+        """Which steps the runs that go on now have use for."""
+        return InUse(self.root / "using")
+
     def parts_of(self, step: str, profile: str) -> list[dict[str, object]]:
         """What the keys of this profile's steps of that name were made of, whenever they were made."""
         bodies = [_read_note(note) for note in (self.root / "steps").glob("*.json")]
@@ -255,12 +284,18 @@ class Cache:
         ]
 
     def remove(self, key: str) -> bool:
-        """Remove a step's artifact; False where a run is making it just now."""
-        lock = FileLock(str(self.root / "locks" / f"{key}.lock"))
+        """Remove a step's artifact and checkpoints; False where a run that goes on makes it or has use for it."""
+        return self._remove(key, ("artifacts", "work", "making"))
+
+    def _remove(self, key: str, folders: Sequence[str]) -> bool:
+        lock = FileLock(str(self.root / "locks" / f"{key}.lock"), timeout=0)
         try:
-            with lock.acquire(timeout=0):
-                for folder in ("artifacts", "work", "making"):
-                    remove(self.root / folder / key)
+            with self.in_use.removing() as used:
+                if any(key in keys for keys in used):
+                    return False
+                with lock:
+                    for folder in folders:
+                        remove(self.root / folder / key)
         except Timeout:
             return False
         return True
@@ -270,18 +305,27 @@ class Cache:
 
         Checkpoints go too: an interrupted run begins its step anew.
         """
-        finished = {entry.key for entry in self.entries()}
         freed = 0
         for folder in ("work", "making", "artifacts"):
             for path in (self.root / folder).glob("*"):
                 if not (_KEY.fullmatch(path.name) or is_temporary(path)):
                     # Somebody else's: the cache may have been put where other things lie.
                     continue
-                if path.name in finished and folder == "artifacts":
+                if is_temporary(path) or (folder == "artifacts" and self.find(path.name) is not None):
                     continue
-                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                if self.remove(path.name) if path.name not in finished else _removed(path):
+                size = _size_of(path)
+                if self._remove(path.name, (folder,)):
                     freed += size
+        return freed + self._remove_temporaries()
+
+    def _remove_temporaries(self) -> int:
+        """Remove what killed processes were writing; the bytes freed. Where a run goes on, some may be its own."""
+        freed = 0
+        with self.in_use.removing() as used:
+            if not used:
+                for path in [one for one in _below(self.root) if is_temporary(one)]:
+                    freed += _size_of(path)
+                    remove(path)
         return freed
 
 
@@ -291,13 +335,37 @@ _KEY = re.compile("[0-9a-f]{64}")
 def _read_note(file: Path) -> dict[str, Any] | None:
     """What is noted of a step; None where the file is damaged."""
     try:
-        body = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+        body = read_sealed(file)
+    except (FileNotFoundError, Damaged):
         return None
-    whole = isinstance(body, dict) and {"step", "profile", "form", "parts"} <= body.keys()
-    return body if whole else None
+    return body if {"step", "profile", "form", "parts"} <= body.keys() else None
 
 
-def _removed(path: Path) -> bool:
-    remove(path)
-    return True
+def _title_of(note: Path) -> str:
+    try:
+        return str(read_sealed(note)["title"])
+    except (FileNotFoundError, Damaged, KeyError):
+        return "a teacher whose note is missing or damaged"
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder, as far as they are there: others may remove them meanwhile."""
+    total = 0
+    for file in (path, *_below(path)):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files and folders below a folder; unlike `rglob`, what others remove meanwhile is left out."""
+    for parent, folders, names in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *names))
+
+
+def _time_of(note: Path) -> float:
+    """When something was last asked for, seconds since 1970; 0 where its note is gone."""
+    try:
+        return note.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,18 +1,35 @@
-"""A run's directory: one file a record, each written under a temporary name and renamed.
+"""A run's directory: one file a record, each with a checksum of what it says.
 
-run.json            what the run is, and how it ended
+run.json            what the run is, how it ended, and which records with which checksums belong to it
 profile.yaml        the profile as it was read
 records/00-....json one record a row
 bundle/             what is deployed, where the profile exports
+.lock               held while a run writes here; the system frees it when its process dies
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from compress.artifacts import SEAL, Artifact
 from compress.errors import UsageError
-from compress.files import copy_tree, make_folder, move, remove, write_json, write_text
+from compress.files import (
+    Damaged,
+    checksum_of,
+    copy_tree,
+    is_temporary,
+    make_folder,
+    move,
+    read_sealed,
+    remove,
+    write_sealed,
+    write_text,
+)
+from compress.progress import Progress
 from compress.reading import read_mapping
 from compress.records import RunRecord, StepRecord
 
@@ -27,6 +44,38 @@ class RunStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._written: dict[str, str] = {}
+
+    @contextmanager
+    def lock(self, progress: Progress, *, wait: bool = True) -> Iterator[None]:
+        """Hold the directory: two runs that write here would mix their records.
+
+        Args:
+            wait: for another run that holds it, which is said; else it is refused.
+
+        Raises:
+            UsageError: another run holds it, and is not waited for.
+        """
+        make_folder(self.path)
+        lock = FileLock(str(self.path / ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise UsageError(
+                    "another run writes here",
+                    where=str(self.path),
+                    code="run-locked",
+                    hint="Wait until it has ended, or work in a folder of its own.",
+                ) from None
+            progress.say(
+                f"{self.path}: another run of the same profile writes here; waiting until it has ended"
+            )
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def begin(self, run: RunRecord) -> None:
         """Make the directory, or take up the one that an interrupted run left."""
@@ -34,18 +83,18 @@ class RunStore:
         write_text(self.path / "profile.yaml", run.profile_text)
         for stale in (self.path / _RECORDS).glob("*.json"):
             remove(stale)
+        self._written = {}
         self.write(run)
 
     def write(self, run: RunRecord) -> None:
         """Write the run; its steps stand in files of their own."""
         body = run.model_dump(mode="json", exclude={"steps"})
-        write_json(self.path / _RUN, body)
+        write_sealed(self.path / _RUN, {**body, _RECORDS: self._written})
 
     def add(self, position: int, record: StepRecord) -> None:
         """Write one row's record."""
-        write_json(
-            self.path / _RECORDS / f"{position:02d}-{record.step}.json", record.model_dump(mode="json")
-        )
+        file = self.path / _RECORDS / f"{position:02d}-{record.step}.json"
+        self._written[file.name] = write_sealed(file, record.model_dump(mode="json"))
 
     def load(self) -> RunRecord:
         """The run with its records.
@@ -54,22 +103,34 @@ class RunStore:
             UsageError: there is no run in the directory, or another version of the package wrote it.
         """
         try:
-            files = sorted((self.path / _RECORDS).glob("*.json"))
-            body = read_mapping(self.path / _RUN, error=UsageError, finite=False)
-            body["steps"] = [read_mapping(file, error=UsageError, finite=False) for file in files]
-            return RunRecord.model_validate(body)
-        except UsageError:
-            raise
+            body = read_sealed(self.path / _RUN)
+            listed = body.pop(_RECORDS)
+            found = {file.name for file in (self.path / _RECORDS).glob("*.json") if not is_temporary(file)}
+            # What a run that was killed had written last is not listed yet.
+            if set(listed) != found and (body["status"] != "running" or not set(listed) <= found):
+                raise Damaged(f"{len(listed)} records belong to it, {len(found)} are there")
+            records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(found)}
+            for name, checksum in listed.items():
+                if checksum_of(records[name]) != checksum:
+                    raise Damaged(f"{name} is of another run")
+            return RunRecord.model_validate({**body, "steps": list(records.values())})
         except OSError as error:
             raise UsageError(
                 "there is no run here", where=str(self.path), hint="`compress run` makes one."
             ) from error
-        except (ValueError, TypeError) as error:
-            raise UsageError("the records of this run cannot be read", where=str(self.path)) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f": {error}" if isinstance(error, Damaged) else ""
+            raise UsageError(
+                f"the records of this run cannot be read{reason}",
+                where=str(self.path),
+                hint="`compress run` of its profile writes them anew; what was measured lies in the cache.",
+                code="records-damaged",
+            ) from error
 
     def place_bundle(self, artifact: Artifact) -> Path:
         """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there.
 
+        Where two processes do so at once, both bundles are whole, and the later one stays.
         One that somebody put files into is kept, as `bundle.kept-1`.
         """
         target = self.path / BUNDLE

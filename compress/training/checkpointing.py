@@ -1,29 +1,35 @@
 """Training checkpoints: safetensors and one JSON file, safe against a kill at any moment.
 
 A checkpoint is `state-<n>.safetensors` (weights, optimizer, random states), `best-<n>.safetensors` (the best
-weights so far) and `checkpoint.json`, which names the two and is renamed into place last: whatever it names
-is complete, whatever it does not name is rubbish.
+weights so far) and `checkpoint.json`, which names the two with their checksums and is renamed into place last: whatever
+it names is complete, whatever it does not name is rubbish.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compress.files import make_folder, remove, replacing, write_json
+from compress.files import (
+    Damaged,
+    entry_of,
+    first_damaged,
+    make_folder,
+    read_sealed,
+    remove,
+    replacing,
+    write_sealed,
+)
+from compress.store.checking import CHECKPOINT as INDEX
 from compress.training.sharding import part_of, whole
 from compress.training.world import current_world
-
-INDEX = "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -95,39 +101,53 @@ def save_checkpoint(
     best: Mapping[str, Tensor] | None,
     best_step: int | None,
 ) -> None:
-    """Write a checkpoint and remove the one before it; `values` must hold `step`.
+    """Write a checkpoint and remove the one before it; `values` must hold `step`, and `plan` where `best` is given.
 
     Args:
         state: may be empty, when training is over and only `best` is of use.
         best_step: the step whose weights `best` are; a file of it that stands already is not written again.
     """
     make_folder(folder)
-    names: dict[str, str | None] = {"state": f"state-{values['step']}.safetensors", "best": None}
-    _write(folder / f"state-{values['step']}.safetensors", state)
+    state_name, best_name = f"state-{values['step']}.safetensors", None
+    files = {state_name: _write(folder / state_name, state)}
     if best is not None:
-        names["best"] = f"best-{best_step}.safetensors"
-        if not (folder / f"best-{best_step}.safetensors").exists():
-            _write(folder / f"best-{best_step}.safetensors", best)
-    write_json(folder / INDEX, {"values": dict(values), "files": names})
+        best_name = f"best-{best_step}.safetensors"
+        before = _index(folder)
+        # A file of that name may be of another training, which stood here before.
+        same = before is not None and before["values"].get("plan") == values.get("plan")
+        noted = before["files"].get(best_name) if before is not None and same else None
+        files[best_name] = noted or _write(folder / best_name, best)
+    write_sealed(
+        folder / INDEX, {"values": dict(values), "state": state_name, "best": best_name, "files": files}
+    )
     for file in folder.iterdir():
-        if file.name != INDEX and file.name not in names.values():
+        if file.name != INDEX and file.name not in files:
             remove(file)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The last whole checkpoint; None where there is none, or where its files were damaged."""
+    index = _index(folder)
+    if index is None or first_damaged(folder, index["files"]) is not None:
+        return None
+    best = index["best"]
+    return Checkpoint(
+        index["values"],
+        load_file(folder / index["state"]),
+        None if best is None else load_file(folder / best),
+    )
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None where there is none, or it was damaged."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        best = index["files"]["best"]
-        return Checkpoint(
-            index["values"],
-            load_file(folder / index["files"]["state"]),
-            None if best is None else load_file(folder / best),
-        )
-    except (FileNotFoundError, SafetensorError, ValueError, KeyError):
+        return read_sealed(folder / INDEX)
+    except (FileNotFoundError, Damaged):
         return None
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write tensors; what is noted of the file."""
     with replacing(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    return entry_of(path)

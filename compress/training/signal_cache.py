@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.errors import PassError
-from compress.files import allocate, publish, write_json
+from compress.files import Damaged, allocate, entry_of, first_damaged, publish, read_sealed, write_sealed
+from compress.store.checking import LAYOUT
 from compress.store.flat import FileArray, FlatArray, Ragged
+
+Digest = Any
+"""What hashlib gives; its type has no name there."""
+_NOTHING = hashlib.sha256().hexdigest()
+_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,11 @@ class StoredSignal:
 
 
 def open_signal(folder: Path, name: str, offsets: NDArray[np.int64]) -> StoredSignal | None:
-    """The signal of this name; None where it is not finished, or was damaged."""
-    path, described = _path(folder, name, "bin"), _read(folder, name)
-    if described is None or not path.exists():
+    """The signal of this name, all of it read and its checksum compared; None where it is not finished, or damaged."""
+    path, noted = _path(folder, name, "bin"), _read(folder, name)
+    if noted is None or not noted.files or first_damaged(folder, noted.files) is not None:
         return None
-    layout = described[0]
+    layout = noted.layout
     if path.stat().st_size != layout.bytes(offsets):
         return None
     values = FileArray(path, layout.dtype, layout.shape(offsets))
@@ -86,12 +92,25 @@ class SignalWriter:
         self._folder = folder
         self._offsets = offsets
         self._partial = _path(folder, name, "part")
-        self.layout, self.done = _read(folder, name) or (layout, 0)
-        if not self._partial.exists() or self._partial.stat().st_size != self.layout.bytes(offsets):
-            self.layout, self.done = layout, 0
-        if self.done == 0:
+        noted = _read(folder, name)
+        if noted is None or not _is_file_of(self._partial, noted.layout.bytes(offsets)):
+            noted = _Noted(layout)
+        self.layout, self._noted = noted.layout, noted
+        # Of the rows that were written, in the order of the writing.
+        self._digest = hashlib.sha256()
+        if noted.done == 0:
             self._allocate()
         self._values = FileArray(self._partial, self.layout.dtype, self.layout.shape(offsets), writable=True)
+
+    def done(self, order: NDArray[np.int64]) -> int:
+        """How many examples, in this order of the writing, are there as they were written."""
+        if self._digest_of(order[: self._noted.done]).hexdigest() != self._noted.written:
+            return 0
+        return self._noted.done
+
+    def go_on(self, order: NDArray[np.int64], done: int) -> None:
+        """Take up the writing after so many examples."""
+        self._digest = self._digest_of(order[:done])
 
     def put(self, indices: NDArray[np.int64], signal: Tensor) -> None:
         """Write the signal of a batch, (n, *row) or padded (n, longest, *row), of the examples at `indices`.
@@ -108,13 +127,15 @@ class SignalWriter:
         rows = kept.cpu().numpy()
         if self.layout.ragged:
             places, present = Ragged(self._values, self._offsets).places(indices)
-            self._values.put(places, rows[present])
+            rows = rows[present]
         else:
-            self._values.put(indices, rows)
+            places = indices
+        self._values.put(places, rows)
+        self._digest.update(np.ascontiguousarray(rows).tobytes())
 
     def widen(self) -> None:
         """Begin anew in float32."""
-        self.layout, self.done = Layout("float32", self.layout.row, self.layout.ragged), 0
+        self.layout = Layout("float32", self.layout.row, self.layout.ragged)
         self._allocate()
         self._values = FileArray(
             self._partial, self.layout.dtype, self.layout.shape(self._offsets), writable=True
@@ -123,31 +144,63 @@ class SignalWriter:
     def note(self, done: int) -> None:
         """Remember that so many examples, in the order of the writing, are on disk."""
         self._values.flush()
-        self.done = done
-        _write(self._folder, self.name, self.layout, done)
+        self._noted = _Noted(self.layout, done, self._digest.hexdigest())
+        _write(self._folder, self.name, self._noted)
 
     def finish(self) -> None:
         """Give the file its final name; all of it is there."""
         self._values.flush()
-        publish(self._partial, _path(self._folder, self.name, "bin"))
+        final = _path(self._folder, self.name, "bin")
+        noted = replace(self._noted, files={final.name: entry_of(self._partial)})
+        _write(self._folder, self.name, noted)
+        publish(self._partial, final)
+
+    def _digest_of(self, indices: NDArray[np.int64]) -> Digest:
+        """Of the rows of these examples, one after the other."""
+        digest = hashlib.sha256()
+        for start in range(0, len(indices), _AT_A_TIME):
+            some = indices[start : start + _AT_A_TIME]
+            places = Ragged(self._values, self._offsets).places(some)[0] if self.layout.ragged else some
+            digest.update(self._values.rows(places).tobytes())
+        return digest
 
     def _allocate(self) -> None:
         allocate(self._partial, self.layout.bytes(self._offsets))
-        _write(self._folder, self.name, self.layout, 0)
+        self._digest, self._noted = hashlib.sha256(), _Noted(self.layout)
+        _write(self._folder, self.name, self._noted)
 
 
 def _path(folder: Path, name: str, suffix: str) -> Path:
     return folder / f"{quote(name, safe='')}.{suffix}"
 
 
-def _read(folder: Path, name: str) -> tuple[Layout, int] | None:
-    """How a signal lies in its file, and how many examples of it are there; None where that is not known."""
+@dataclass(frozen=True)
+class _Noted:
+    """What is noted of a signal.
+
+    `written`: sha256 of the rows of the `done` examples, in the order of the writing; `files`: of the finished file.
+    """
+
+    layout: Layout
+    done: int = 0
+    written: str = _NOTHING
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _is_file_of(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+def _read(folder: Path, name: str) -> _Noted | None:
+    """What is noted of a signal; None where nothing is, or where the note was damaged."""
     try:
-        body: dict[str, Any] = json.loads(_path(folder, name, "layout").read_text(encoding="utf-8"))
-        return Layout(body["dtype"], tuple(body["row"]), body["ragged"]), body["done"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        body = read_sealed(_path(folder, name, LAYOUT))
+        layout = Layout(body["dtype"], tuple(body["row"]), body["ragged"])
+        return _Noted(layout, body["done"], body["written"], body["files"])
+    except (FileNotFoundError, Damaged, KeyError):
         return None
 
 
-def _write(folder: Path, name: str, layout: Layout, done: int) -> None:
-    write_json(_path(folder, name, "layout"), {**asdict(layout), "done": done})
+def _write(folder: Path, name: str, noted: _Noted) -> None:
+    rest = {"done": noted.done, "written": noted.written, "files": noted.files}
+    write_sealed(_path(folder, name, LAYOUT), {**asdict(noted.layout), **rest})

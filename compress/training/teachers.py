@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.files import make_folder, write_json
+from compress.files import make_folder, write_sealed
 from compress.progress import Progress
 from compress.store.cache import SIGNALS_NOTE
 from compress.tasks.base import Inputs
@@ -193,7 +193,7 @@ def cached_signals(
         with _locked(folder, progress, title):
             kept = _within(layouts, offsets, budget_bytes)
             stored = _stored(folder, kept, offsets)
-            write_json(folder / SIGNALS_NOTE, {"title": f"{title} on {len(inputs)} examples"})
+            write_sealed(folder / SIGNALS_NOTE, {"title": f"{title} on {len(inputs)} examples"})
             missing = {name: layouts[name] for name in kept if name not in stored}
             if missing:
                 _fill(
@@ -281,7 +281,9 @@ def _fill(
     order = np.argsort(-inputs.lengths, kind="stable")
     by_name = {writer.name: writer for writer in writers}
     with progress.bar(title, len(order)) as advance, torch.no_grad(), arithmetic(precision, device):
-        done = min(writer.done for writer in writers)
+        done = min(writer.done(order) for writer in writers)
+        for writer in writers:
+            writer.go_on(order, done)
         advance(done)
         with Recorder(model, by_name) as recorder:
             while done < len(order):
@@ -295,6 +297,8 @@ def _fill(
                 except TooLarge as error:
                     by_name[str(error)].widen()
                     done = 0
+                    for writer in writers:
+                        writer.go_on(order, done)
                     continue
                 for writer in writers:
                     writer.note(stop)

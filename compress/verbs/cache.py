@@ -83,3 +83,43 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
         f"removed {len(removed)} artifacts and teachers' signals on {len(said)} sets of inputs, "
         f"{megabytes(freed):.1f} MB"
     )
+
+
+@cache.command("check")
+@click.option(
+    "--remove", is_flag=True, help="Remove what is damaged; the next run that needs it makes it anew."
+)
+def cache_check(remove: bool) -> None:
+    """Read all of the store, and the records of the runs here, and say what is not as it was written.
+
+    Ends with exit code 4 where something is damaged and stays.
+    """
+    from pathlib import Path
+
+    from compress.errors import DataError
+    from compress.store.cache import Cache
+    from compress.store.checking import check, places
+    from compress.store.runs import RUNS
+
+    store = Cache.default()
+    found = places(store.root, Path.cwd() / RUNS)
+    damaged = 0
+    for kind, path in found:
+        finding = check(kind, path)
+        if finding is None:
+            continue
+        damaged += 1
+        echo(f"{finding.path}: {finding.reason}; made anew: {finding.loss}")
+        if remove:
+            finding.remove()
+    echo(
+        f"{len(found)} entries read in {store.root}, {damaged} damaged{' and removed' if remove and damaged else ''}"
+    )
+    if damaged and not remove:
+        raise DataError(
+            f"{damaged} entries are damaged",
+            where=str(store.root),
+            hint="A run never uses them: it makes them anew. `compress cache check --remove` removes them. "
+            "If it was not you who changed them, look after the disk.",
+            code="cache-damaged",
+        )

@@ -30,6 +30,7 @@ ALLOWED_CALLS = {
     ("models/weights.py", "save_file"): "to the temporary name of `replacing`",
     ("training/checkpointing.py", "save_file"): "to the temporary name of `replacing`",
     ("measure/scoring.py", "np.save"): "to the temporary name of `replacing`",
+    ("models/onnx_files.py", "onnx.save"): "to the temporary name of `replacing`",
     ("passes/quantize/half.py", "onnx.save"): "to the temporary name of `replacing`",
     ("passes/export/golden.py", "save"): "an image, to the temporary name of `replacing`",
     (
@@ -48,7 +49,6 @@ ALLOWED_CALLS = {
     ("report/write.py", "rename"): "of columns, not of a file",
     ("engine/making.py", "touch"): "of the cache, not of a path",
     ("report/plots.py", "savefig"): "into memory",
-    ("models/onnx_files.py", "onnx.save"): "to the temporary name of `replacing`",
     ("store/cache.py", "os.utime"): "when a step was last asked for; nothing hangs on it",
     ("training/teachers.py", "os.utime"): "when signals were last asked for; nothing hangs on it",
     (

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "compress"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "knapsack", "telemetry", "units"),
     ("files", "forms", "records", "progress", "exhaustion", "inside", "reading", "printing"),
-    ("artifacts", "console"),
+    ("artifacts", "console", "watched"),
     ("package_paths", "ours"),
     ("profile",),
     ("numerics", "plan"),

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from compress.artifacts import Artifact, open_artifact, seal
 from compress.errors import CompressError, UsageError
+from compress.files import entry_of, write_sealed
 from compress.forms import ONNX_FLOAT, TORCH_FLOAT
 from compress.progress import Silent
 from compress.records import Curve, CurvePoint, RunRecord, StepRecord
@@ -158,10 +159,10 @@ def say(cache: Cache, key: str) -> Path:
     """What a teacher said, as `compress.training.teachers` leaves it."""
     folder = cache.signals / key
     folder.mkdir()
-    (folder / "teacher.json").write_text('{"title": "teacher on 3 examples"}')
+    write_sealed(folder / "teacher.json", {"title": "teacher on 3 examples"})
     (folder / "outputs.bin").write_bytes(bytes(100))
-    (folder / "outputs.layout").write_text("{}")
-    (folder / "feature.a%2Fb.layout").write_text("{}")
+    write_sealed(folder / "outputs.layout", {"files": {"outputs.bin": entry_of(folder / "outputs.bin")}})
+    write_sealed(folder / "feature.a%2Fb.layout", {"files": {}})
     return folder
 
 

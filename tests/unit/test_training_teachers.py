@@ -115,6 +115,38 @@ def test_a_file_that_was_cut_off_after_a_kill_is_begun_anew(tmp_path: Path) -> N
     np.testing.assert_allclose(found, one_by_one(tiny_bert(), inputs), atol=1e-5)
 
 
+def flip(file: Path) -> None:
+    """Another value that is as finite as the one before."""
+    content = bytearray(file.read_bytes())
+    content[-4] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_digit_that_was_changed_after_a_kill_is_not_gone_on_from(tmp_path: Path) -> None:
+    inputs, _ = examples(50)
+    first = np.array(cached(tmp_path / "whole", inputs, (), tiny_bert).outputs)
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path / "killed", inputs, (), lambda: Dying(tiny_bert(), 3))
+    (part,) = tmp_path.rglob("*.part")
+    # The last row that is not zero was written before the kill.
+    content = bytearray(part.read_bytes())
+    content[max(place for place, byte in enumerate(content) if byte)] ^= 1
+    part.write_bytes(content)
+    rest = Dying(tiny_bert(), 99)
+    np.testing.assert_array_equal(cached(tmp_path / "killed", inputs, (), lambda: rest).outputs, first)
+    assert rest.rows == 50 + 1
+
+
+@pytest.mark.parametrize("suffix", ["layout", "bin"])
+def test_signals_that_were_changed_are_computed_again(tmp_path: Path, suffix: str) -> None:
+    inputs, _ = examples(50)
+    first = np.array(cached(tmp_path, inputs, (), tiny_bert).outputs)
+    (file,) = tmp_path.rglob(f"*.{suffix}")
+    flip(file)
+    np.testing.assert_array_equal(cached(tmp_path, inputs, (), tiny_bert).outputs, first)
+    np.testing.assert_array_equal(cached(tmp_path, inputs, (), refuse).outputs, first)
+
+
 @pytest.mark.parametrize("suffix", ["layout", "bin"])
 def test_damaged_signals_are_computed_again(tmp_path: Path, suffix: str) -> None:
     inputs, _ = examples(50)

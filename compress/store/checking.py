@@ -1,0 +1,113 @@
+"""Read all that a cache and the runs beside it hold, and say what is not as it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.artifacts import open_artifact
+from compress.errors import CompressError
+from compress.files import Damaged, first_damaged, is_temporary, read_sealed, remove
+
+CHECKPOINT = "checkpoint.json"
+"""What names the files of a checkpoint."""
+LAYOUT = "layout"
+"""The suffix of what says how a signal of a teacher lies in its file."""
+CHECKSUMS = ".checksums"
+"""The suffix of what is noted of the outputs of a baseline."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is damaged, and why; `loss` is what is made anew because of it, `parts` are what goes with it."""
+
+    path: Path
+    reason: str
+    loss: str
+    parts: tuple[Path, ...]
+
+    def remove(self) -> None:
+        """Remove it: the next run that needs it makes it anew."""
+        for part in self.parts:
+            remove(part)
+
+
+def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
+    """All that there is to be read, by its kind."""
+    kinds = {
+        "artifact": (root / "artifacts").glob("*"),
+        "step": (root / "steps").glob("*.json"),
+        "measurement": (root / "measurements").glob("*.json"),
+        "reference": (root / "references").glob("*.npy"),
+        "signal": (root / "signals").glob(f"*/*.{LAYOUT}"),
+        "teacher": (root / "signals").glob("*/teacher.json"),
+        "checkpoint": (root / "work").rglob(CHECKPOINT),
+        "run": runs.glob("*/run.json"),
+    }
+    return [(kind, path) for kind, found in kinds.items() for path in sorted(found) if not is_temporary(path)]
+
+
+def check(kind: str, path: Path) -> Finding | None:
+    """Read one of `places` and compare its checksums; None: it is as it was written, or gone meanwhile."""
+    try:
+        return next(_LOOKS[kind](path), None)
+    except FileNotFoundError:
+        return None
+
+
+def _artifact(path: Path) -> Iterator[Finding]:
+    try:
+        open_artifact(path, hashed=True)
+    except CompressError as error:
+        if path.exists():
+            yield Finding(Path(error.where or path), error.message, "the step", (path,))
+
+
+def _sealed(loss: str) -> Callable[[Path], Iterator[Finding]]:
+    def look(path: Path) -> Iterator[Finding]:
+        try:
+            read_sealed(path)
+        except Damaged:
+            yield Finding(path, "what it says does not fit its checksum", loss, (path,))
+
+    return look
+
+
+def _with_files(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], Iterator[Finding]]:
+    """Of files that are noted in another one."""
+
+    def look(path: Path) -> Iterator[Finding]:
+        noting = index(path)
+        try:
+            entries = read_sealed(noting).get("files", {})
+            damaged = first_damaged(noting.parent, entries)
+        except (Damaged, FileNotFoundError):
+            yield Finding(noting, "it is missing, or does not fit its checksum", loss, (noting, path))
+            return
+        if damaged is not None:
+            parts = (noting, *(noting.parent / name for name in entries))
+            yield Finding(damaged, "it is missing, or its bytes do not fit its checksum", loss, parts)
+
+    return look
+
+
+def _run(path: Path) -> Iterator[Finding]:
+    from compress.store.runs import RunStore
+
+    try:
+        RunStore(path.parent).load()
+    except CompressError as error:
+        yield Finding(Path(error.where or path), error.message, "the run, out of the cache", (path,))
+
+
+_LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
+    "artifact": _artifact,
+    "step": _sealed("the step"),
+    "measurement": _sealed("the measurement"),
+    "reference": _with_files("the outputs of a baseline", lambda path: path.with_suffix(CHECKSUMS)),
+    "signal": _with_files("what the teacher says", lambda path: path),
+    "teacher": _sealed("nothing but a title"),
+    "checkpoint": _with_files("the training from its beginning", lambda path: path),
+    "run": _run,
+}
