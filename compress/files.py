@@ -161,15 +161,14 @@ def remove(path: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    if not os.path.lexists(path):
-        return
-    if path.is_symlink() or not path.is_dir():
-        _without(FileNotFoundError, os.unlink, path)
-        return
     doomed = _temporary(path)
-    if _without(FileNotFoundError, os.rename, path, doomed):
+    # Under a name of its own nobody else touches it: what it is does not change between looking and removing.
+    if os.path.lexists(path) and _without(FileNotFoundError, os.rename, path, doomed):
         _force(path.parent)
-        _remove_tree(doomed)
+        if doomed.is_dir() and not doomed.is_symlink():
+            _remove_tree(doomed)
+        else:
+            os.unlink(doomed)
 
 
 def discard(path: Path) -> None:
