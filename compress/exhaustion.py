@@ -18,6 +18,19 @@ _FULL_WORDS = re.compile(
     # The C library's words, which others quote; those of Rust's; numpy's, which names no reason.
     r"No space left on device|Disk quota exceeded|\(os error (28|122)\)|\d+ requested and \d+ written"
 )
+_REFUSED = (
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ESTALE,
+    errno.EBUSY,
+)
+_REFUSED_WORDS = re.compile(
+    r"Input/output error|Permission denied|Too many open files|Read-only file system|\(os error (5|13|23|24|30)\)"
+)
 _MEMORY_WORDS = re.compile(
     r"std::bad_alloc|[Cc]an't allocate memory|Cannot allocate memory|not enough memory|CUDA out of memory"
 )
@@ -27,13 +40,13 @@ DEVICE_FULL = "Free some space there, or name a `folder` of the device that lies
 
 @contextmanager
 def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
-    """Turn the errors of a full disk and of memory that ran out into one that says what to do.
+    """Turn the errors of a full disk, of memory that ran out and of a system that refuses into one that tells.
 
     Args:
         places: the folders that are written to; looked at only where an error does not name its file.
 
     Raises:
-        ResourceError: the disk is full, or memory ran out.
+        ResourceError: the disk is full, memory ran out, or the system refused to read or write.
     """
     try:
         yield
@@ -53,12 +66,22 @@ def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
                 hint="Let other programs end, or lower `batch_size`, or take a machine with more memory. "
                 + GOES_ON,
             ) from error
+        if is_refused(error) and not (isinstance(error, CompressError) and error.exit_code != 1):
+            place = next((one.filename for one in _with_causes(error) if isinstance(one, OSError)), None)
+            raise ResourceError(
+                f"the system refused to read or write: {_first_line(error)}",
+                where=place if isinstance(place, str) else None,
+                hint="Look after the disk, the permissions and `ulimit -n`. " + GOES_ON,
+                code="io-refused",
+            ) from error
         raise
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error is of a full disk or of memory that ran out, told as such already or not yet."""
-    return isinstance(error, ResourceError) or is_full(error) or is_too_large(error) or _is_memory(error)
+    return isinstance(error, ResourceError) or any(
+        judged(error) for judged in (is_full, is_too_large, _is_memory, is_refused)
+    )
 
 
 def is_full(error: BaseException) -> bool:
@@ -73,6 +96,14 @@ def is_too_large(error: BaseException) -> bool:
     """Whether an error, or the one that it was raised from, says that a file would exceed a limit of its size."""
     return any(
         (isinstance(one, OSError) and one.errno == errno.EFBIG) or _TOO_LARGE.search(str(one))
+        for one in _with_causes(error)
+    )
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that the system cannot or will not read or write."""
+    return any(
+        (isinstance(one, OSError) and one.errno in _REFUSED) or _REFUSED_WORDS.search(str(one))
         for one in _with_causes(error)
     )
 

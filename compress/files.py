@@ -156,28 +156,30 @@ def empty_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder of ours; it need not be there. A folder loses its name before anything of it goes.
+    """Remove a file or a folder of ours; it need not be there. It loses its name before anything of it goes.
 
     Raises:
         OSError: it cannot be removed.
     """
-    doomed = _temporary(path)
-    # Under a name of its own nobody else touches it: what it is does not change between looking and removing.
-    if os.path.lexists(path) and _without(FileNotFoundError, os.rename, path, doomed):
+    if not os.path.lexists(path):
+        return
+    doomed = path
+    if not is_temporary(path):
+        # Under a name of its own nobody else touches it: what it is does not change between looking and removing.
+        doomed = _temporary(path)
+        if not _without(FileNotFoundError, os.rename, path, doomed):
+            return
         _force(path.parent)
-        if doomed.is_dir() and not doomed.is_symlink():
-            _remove_tree(doomed)
-        else:
-            os.unlink(doomed)
+    if doomed.is_dir() and not doomed.is_symlink():
+        _remove_tree(doomed)
+    else:
+        _without(FileNotFoundError, os.unlink, doomed)
 
 
 def discard(path: Path) -> None:
     """Remove what was given up, if it can be: what stays under a temporary name is never taken for something."""
     try:
-        if path.is_dir() and not path.is_symlink():
-            _remove_tree(path)
-        else:
-            os.unlink(path)
+        remove(path)
     except OSError:
         return
 

@@ -179,4 +179,5 @@ def _keep(outputs: NDArray[np.float32], file: Path) -> None:
     make_folder(file.parent)
     with replacing(file) as temporary:
         np.save(temporary, outputs, allow_pickle=False)
-    write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(file)}})
+        # First the note: outputs without one would be taken for damaged.
+        write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(temporary)}})

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from filelock import FileLock, Timeout
 
 from compress.artifacts import Artifact, open_artifact
-from compress.errors import CompressError
+from compress.errors import CompressError, ResourceError
 from compress.exhaustion import is_full
 from compress.files import (
     Damaged,
@@ -98,7 +98,7 @@ class Cache:
         """Make the folders.
 
         Raises:
-            CompressError: the place cannot be written.
+            ResourceError: the place cannot be written.
         """
         try:
             for folder in _FOLDERS:
@@ -106,10 +106,11 @@ class Cache:
         except OSError as error:
             if is_full(error):
                 raise
-            raise CompressError(
+            raise ResourceError(
                 f"the cache cannot be written: {error.strerror}",
                 where=str(self.root),
                 hint=f"Set {ENVIRONMENT_VARIABLE} to a directory that you can write.",
+                code="cache-unwritable",
             ) from error
 
     def find(self, key: str, *, hashed: bool = False) -> MadeStep | None:

@@ -92,3 +92,22 @@ def test_a_file_that_may_not_become_so_large(error: Exception) -> None:
     with pytest.raises(ResourceError, match="as large") as caught, exhaustion_told(lambda: ()):
         raise error
     assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.EROFS])
+def test_a_system_that_refuses_is_no_internal_error(tmp_path: Path, number: int) -> None:
+    with pytest.raises(ResourceError) as caught, exhaustion_told(lambda: (tmp_path,)):
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+    assert (caught.value.code, caught.value.where) == ("io-refused", str(tmp_path / "file"))
+
+
+def test_a_library_that_was_refused_says_it_in_its_words(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError), exhaustion_told(lambda: (tmp_path,)):
+        raise RuntimeError("I/O error: Too many open files (os error 24)")
+
+
+def test_an_error_that_names_what_cannot_be_read_stays(tmp_path: Path) -> None:
+    told = DataError("cannot be read: Permission denied")
+    told.__cause__ = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(DataError), exhaustion_told(lambda: (tmp_path,)):
+        raise told
