@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,6 +24,7 @@ from typing import Any
 from compress.units import MIB
 
 _CHECKSUM = "sha256"
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
 _FULL = (errno.ENOTEMPTY, errno.EEXIST)
 _OTHER_KIND = (errno.ENOTDIR, errno.EISDIR)
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -186,7 +188,7 @@ def discard(path: Path) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Whether this is a name that something has here while it is made or removed; a kill leaves it behind."""
-    return path.name.startswith(".") and (path.suffix == ".tmp" or path.stem.endswith(".tmp"))
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -203,7 +205,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise Damaged(f"{path} is damaged: {error}") from error
 
 
@@ -215,9 +217,14 @@ def read_sealed(path: Path) -> dict[str, Any]:
         Damaged: it says something else than what was written.
     """
     body = read_json(path)
-    if not isinstance(body, dict) or body.pop(_CHECKSUM, None) != checksum_of(body):
+    try:
+        whole = isinstance(body, dict) and body.pop(_CHECKSUM, None) == checksum_of(body)
+    except RecursionError:
+        whole = False
+    if not whole:
         raise Damaged(f"{path} is damaged: what it says does not fit its checksum")
-    return body
+    found: dict[str, Any] = body
+    return found
 
 
 def sha256_file(path: Path) -> str:
@@ -303,7 +310,8 @@ def _write(descriptor: int, content: bytes, path: Path) -> None:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with _opened(path, os.O_RDONLY) as descriptor:
+    # A pipe that nobody writes to would hold this up for ever.
+    with _opened(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)) as descriptor:
         while chunk := os.read(descriptor, MIB):
             yield chunk
 

@@ -182,28 +182,31 @@ def in_fork(work: Callable[[], int], log: Path) -> int:
     if pid == 0:
         code = 99
         try:
-            _print_to(log)
+            print_to(log)
             code = work()
         except BaseException:  # noqa: BLE001 - whatever it is, it is told by its code and its log
             traceback.print_exc()
         finally:
-            _leave(code)
-    return _ended(pid)
+            leave(code)
+    return ended(pid)
 
 
-def _print_to(log: Path) -> None:
+def print_to(log: Path) -> None:
+    """What this process prints goes to a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> None:
+    """End this process at once: what its parent holds is not to be cleaned up."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _ended(pid: int) -> int:
+def ended(pid: int) -> int:
+    """The exit code of a child; -9 where it hung."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -215,7 +218,8 @@ def _ended(pid: int) -> int:
     return -9
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
+    """The end of what a process printed."""
     return log.read_text(errors="replace")[-600:]
 
 
@@ -229,6 +233,14 @@ def swallowed() -> bool:
     return False
 
 
+class _Injected(Exception):
+    """The call fails, in this fork."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class _Patience:
     """Ends a process that goes on with its work though a call of it has failed."""
 
@@ -238,7 +250,7 @@ class _Patience:
     def __call__(self, name: str) -> None:
         self._left -= 1
         if self._left == 0:
-            _leave(WENT_ON)
+            leave(WENT_ON)
 
 
 class Kept:
@@ -251,15 +263,17 @@ class Kept:
         shutil.copytree(folder, kept, symlinks=True, copy_function=os.link)
 
     def put_back(self) -> None:
-        for parent, names, found in os.walk(self._folder, topdown=False):
+        for parent, names, found in os.walk(self._folder):
             inside = Path(parent).relative_to(self._folder)
             for name in found:
                 old, now = self._kept / inside / name, Path(parent, name)
-                if not (old.is_file() and old.samefile(now)):
-                    now.unlink()
-            for name in names:
-                if not (self._kept / inside / name).is_dir():
-                    Path(parent, name).rmdir()
+                if not (old.is_file() and now.is_file() and old.samefile(now)):
+                    now.unlink(missing_ok=True)
+            for name in [one for one in names if not (self._kept / inside / one).is_dir()]:
+                # Children of a run that has ended may still be ending, and write.
+                while Path(parent, name).exists():
+                    shutil.rmtree(Path(parent, name), ignore_errors=True)
+                names.remove(name)
         for parent, names, found in os.walk(self._kept):
             inside = self._folder / Path(parent).relative_to(self._kept)
             for name in names:
@@ -306,10 +320,10 @@ class Harness:
 
     def go(self) -> Found:
         """Try the calls."""
-        _import_everything()
+        import_everything()
         with self.job.here():
             code = in_fork(self.job.run, self.logs / "undisturbed")
-        assert code in (0, 3), _tail(self.logs / "undisturbed")
+        assert code in (0, 3), tail(self.logs / "undisturbed")
         shutil.copytree(self.job.base, self.whole.base, symlinks=True)
         self.expected = self.job.rows()
         for name in ("cache", "runs", "reports"):
@@ -322,7 +336,7 @@ class Harness:
                 self._disturbed()
             except BaseException:  # noqa: BLE001 - told by the code
                 traceback.print_exc()
-            _leave(99)
+            leave(99)
         os.close(asked[1])
         os.close(answered[0])
         while os.read(asked[0], 1):
@@ -344,11 +358,11 @@ class Harness:
             files.os = Failing(self._try)  # type: ignore[attr-defined]
             code = self.job.run()
             if os.getpid() != own:
-                _leave(code)
+                leave(code)
         if code not in (0, 3) or self.job.rows() != self.expected:
             self._fault(f"the run whose calls were tried ended with {code}, or with other rows")
         self._note()
-        _leave(0)
+        leave(0)
 
     def _note(self) -> None:
         (self.base / "found.json").write_text(json.dumps(vars(self.found), indent=1))
@@ -368,15 +382,27 @@ class Harness:
         if self.found.trials % 20 == 0:
             print(f"{time.strftime('%H:%M:%S')} call {number}: {self.found.words()}", flush=True)
             self._note()
+        counting, files.os = files.os, os  # type: ignore[attr-defined]
+        try:
+            # Looking reads through the same module; that is not counted.
+            self._fail(name, number, harmless)
+            files.os = counting  # type: ignore[attr-defined]
+        except _Injected as injected:
+            raise OSError(injected.error, os.strerror(injected.error)) from None
+        except Exception:  # noqa: BLE001 - the run itself must not take it for its own
+            traceback.print_exc()
+            leave(98)
+
+    def _fail(self, name: str, number: int, harmless: bool) -> None:
         kept = Kept(self.job.base, self.base / "kept")
         for error in ERRNOS[: 1 if harmless else None]:
             title = f"call {number} ({name}) with {errno.errorcode[error]}"
             pid = os.fork()
             if pid == 0:
-                _print_to(self.logs / "disturbed")
+                print_to(self.logs / "disturbed")
                 files.os = os if self.to_the_end else Failing(_Patience())  # type: ignore[attr-defined]
-                raise OSError(error, os.strerror(error))
-            self._look(title, _ended(pid))
+                raise _Injected(error)
+            self._look(title, ended(pid))
             kept.put_back()
         kept.forget()
 
@@ -387,7 +413,7 @@ class Harness:
         if code == WENT_ON:
             return
         if code not in CODES:
-            self._fault(f"{title}: exit code {code}: {_tail(self.logs / 'disturbed')}")
+            self._fault(f"{title}: exit code {code}: {tail(self.logs / 'disturbed')}")
         state = self.job.state()
         if state in self.seen:
             return
@@ -397,7 +423,7 @@ class Harness:
         os.write(self._asks, b"r")
         code = int(os.read(self._answers, 4))
         if code not in (0, 3):
-            self._fault(f"{title}: the next run ended with exit code {code}: {_tail(self.logs / 'next')}")
+            self._fault(f"{title}: the next run ended with exit code {code}: {tail(self.logs / 'next')}")
             return
         rows = self.job.rows()
         if rows != self.expected:
@@ -431,7 +457,7 @@ def _difference(rows: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any
     return "; ".join(f"{a['step']}.{name}: {a[name]} is not {b[name]}" for a, b, name in pairs[:3])
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     """All that a run imports, so that forks need not; nothing runs yet, so there is one thread."""
     import importlib
 

@@ -324,7 +324,8 @@ class Cache:
         freed = 0
         with self.in_use.removing() as used:
             if not used:
-                for path in [one for one in _below(self.root) if is_temporary(one)]:
+                ours = (one for folder in _FOLDERS for one in _below(self.root / folder))
+                for path in [one for one in ours if is_temporary(one)]:
                     freed += _size_of(path)
                     remove(path)
         return freed

@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.artifacts import ONNX_MODEL, TASK, Artifact, seal, write_json
+from compress.artifacts import ONNX_MODEL, TASK, Artifact, seal
 from compress.data.splits import Examples
+from compress.files import write_json
 from compress.forms import ONNX_FLOAT
 from compress.passes.quantize import step
 from compress.passes.quantize.remedies import PLAIN, remedied, remedies
