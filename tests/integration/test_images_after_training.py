@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.artifacts import STRUCTURE, Artifact
 from compress.data.splits import Examples
-from compress.errors import ModelError, PassError
+from compress.errors import ModelError
 from compress.forms import Numbers, Structure
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
@@ -269,7 +269,7 @@ def test_removing_what_a_model_has_not_is_refused(
 
 def test_a_fraction_that_removes_no_channel_is_refused(network: Artifact, tmp_path: Path) -> None:
     spec = PruneSpec.model_validate({"remove": {"channels": 0.1}, "recover": None})
-    with pytest.raises(PassError, match=r"0\.1 of the channels of convolutions with 16, 24 channels"):
+    with pytest.raises(ModelError, match=r"0\.1 of the channels of convolutions with 16, 24 channels"):
         make(prune, tmp_path / "prune", spec, network)
 
 

@@ -306,6 +306,11 @@ def test_a_network_that_can_lose_nothing_is_refused(changes: dict[str, Any], tmp
     assert "stem" in caught.value.message
 
 
+def test_no_cut_at_all_is_believed() -> None:
+    model = network("units")
+    assert believed(model, PIXELS, []).parameters == count_parameters(model)
+
+
 def test_narrow_groups_are_named_too(tmp_path: Path) -> None:
     pruner = ChannelPruner(tiny_network(tmp_path / "n"), material(tmp_path, round_to=16))
     pruner.advance(1.0)

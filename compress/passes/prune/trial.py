@@ -41,6 +41,8 @@ def believed(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> Believe
     All are tried together first, then halves of those that do not work, so that a few bad groups among many cost few
     trials.
     """
+    if not cuts:
+        return Believed((), count_parameters(model), {})
     parameters, fault = attempt(model, example, cuts)
     if fault is None:
         return Believed(tuple(cuts), parameters, {})
