@@ -130,11 +130,13 @@ def _check_folder(
                 code="module-without-tokenizer",
             )
         return
-    # Before the config is read: an adapter alone has none, and is named.
+    if (folder / MODEL_CONFIG).is_file():
+        # First of all: what a model of another task lacks is beside the point.
+        check_task(_read_config(folder), task, spec.model)
+    # An adapter alone has no config, and is named.
     for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
         raise ModelError(problem.message, where=spec.model, code=problem.code)
     config = _read_config(folder)
-    check_task(config, task, spec.model)
     if task == "sentence-embedding":
         read_pooling(folder, spec.pooling)
         read_sentence_settings(folder)

@@ -159,7 +159,9 @@ def test_images_too(tmp_path: Path) -> None:
     model(tmp_path / "model", **changes, problem_type="multi_label_classification")
     (tmp_path / "images" / "x").mkdir(parents=True)
     faults, code = found(tmp_path, task="image-classification", data={"path": "images"})
-    assert (faults, code) == ([("teacher.model", "head-unsupported")], 4)
+    # Nobody says how it takes images either.
+    expected = [("teacher.model", "head-unsupported"), ("teacher.model", "preprocess-undeclared")]
+    assert (faults, code) == (expected, 4)
 
 
 @pytest.mark.parametrize(

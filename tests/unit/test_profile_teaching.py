@@ -379,14 +379,14 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
     ),
     (
         IMAGE,
-        "{losses: [{logits: {}}, {relation: {}}]}",
-        {"teacher": {"model": "convolutions"}},
+        "{losses: [{logits: {}}, {relation: {}}], student: {architecture: vit, layers: 1, hidden_size: 8, heads: 2, patch_size: 4}}",
+        {"teacher": {"model": "convolutions", "finetune": {}}},
         ["passes.0.distill.losses.1: the teacher is a resnet, which has no attention to compare"],
     ),
     (
         IMAGE,
         "{losses: [{logits: {}}, {attention: spatial}]}",
-        {"teacher": {"model": "transformer"}},
+        {"teacher": {"model": "transformer", "finetune": {}}},
         ["passes.0.distill.losses.1: the teacher is a bert, which has no maps of convolutions to compare"],
     ),
     (
