@@ -62,13 +62,21 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
         return locate_package(source, error)
     if source.startswith(CODE):
         return None
-    path = base / Path(source).expanduser()
+    path = base / at_home(source)
     # Unlike Path.exists, this answers for texts that cannot be a path at all (too long).
     if os.path.exists(path):
         return path.resolve()
     if is_hub_id(source):
         return None
     raise error(f"there is no {path}", where=source, hint="Paths start at the folder of the profile.")
+
+
+def at_home(path: str) -> Path:
+    """A path with the `~` of somebody's home in place; a `~` of nobody stays as it is written."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(path)
 
 
 def is_hub_id(source: str) -> bool:

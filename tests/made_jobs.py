@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.artifacts import Artifact
 from compress.data.sources import load
-from compress.engine.resolve import Job
+from compress.engine.resolve import Job, fingerprints
 from compress.numerics import local_numerics
 from compress.plan import Plan, build_plan
 from compress.profile.load import LoadedProfile
@@ -47,8 +47,9 @@ def made_job(
         make(out)
         cache.publish(name, out, seconds=1.0, curves=(), labels={}, parts={})
     names = [step.name for step in plan.steps]
+    loaded = LoadedProfile(profile, ProfileSource("made.yaml", "", folder, {}, {}))
     return Job(
-        loaded=LoadedProfile(profile, ProfileSource("made.yaml", "", folder, {}, {})),
+        loaded=loaded,
         plan=plan,
         keys={name: name for name in names},
         parts={name: {} for name in names},
@@ -57,4 +58,5 @@ def made_job(
         targets=tuple(resolve(target) for target in profile.targets if target.device == "cpu"),
         numerics=local_numerics(),
         allow_code=False,
+        known=fingerprints(loaded, plan),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from compress.errors import CompressError
 from compress.models.labels import head_names
-from compress.package_paths import CODE, PACKAGE, locate_package
+from compress.package_paths import CODE, PACKAGE, at_home, locate_package
 from compress.profile.known_families import CONVOLUTIONAL, FAMILIES, most_tokens, why_not_lowered, why_whole
 from compress.profile.model_files import read_json
 from compress.profile.model_sizes import EncoderSizes, encoder_sizes, vocabulary_kind
@@ -96,5 +96,5 @@ def place_of(source: str) -> Path | None:
             return locate_package(source)
         except CompressError:
             return None
-    path = Path(source).expanduser()
+    path = at_home(source)
     return path if os.path.exists(path) else None

@@ -39,6 +39,7 @@ from compress.files import (
     remove,
     write_sealed,
 )
+from compress.package_paths import at_home
 from compress.progress import Progress
 from compress.records import Curve, TargetMeasurement
 from compress.store.checking import LAYOUT
@@ -92,7 +93,7 @@ class Cache:
     def default(cls) -> Cache:
         """`.compress/` in the working directory, unless `COMPRESS_CACHE` names another place."""
         named = os.environ.get(ENVIRONMENT_VARIABLE)
-        return cls(Path(named).expanduser().absolute() if named else Path.cwd() / ".compress")
+        return cls(at_home(named).absolute() if named else Path.cwd() / ".compress")
 
     def prepare(self) -> None:
         """Make the folders.

@@ -65,7 +65,7 @@ def test_a_run_ends_well_once_there_is_space_and_memory(disk: SmallDisk, tmp_pat
 
 
 def test_a_verb_that_writes_a_file(disk: SmallDisk, tmp_path: Path) -> None:
-    (tmp_path / "data.csv").write_text("text,label\na,b\n")
+    (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"word {n},{n % 2}\n" for n in range(40)))
     disk.fill()
     result = compress("init", "model", "data.csv", "--out", disk.path / "new.yaml", folder=tmp_path)
     assert result.returncode == 7

@@ -108,3 +108,11 @@ def test_nothing_heavy_is_imported():
     code = "import sys, compress.package_paths; print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-this-name/model", "~0", "~\0"])
+def test_the_home_of_nobody_is_a_name_like_any_other(source: str, tmp_path: Path):
+    assert missing_source(source, tmp_path) is not None
+    with pytest.raises(ModelError) as caught:
+        local_path(source, tmp_path)
+    assert caught.value.where == source

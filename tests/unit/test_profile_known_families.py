@@ -54,6 +54,7 @@ def write(
 def model(folder: Path, config: dict[str, Any]) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text("{}")
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
 
 

@@ -29,6 +29,7 @@ def write(folder: Path, kind: str, *passes: dict[str, Any]) -> Path:
         (folder / "data" / name).mkdir(parents=True)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps({"model_type": kind}))
+    (folder / "model" / "preprocessor_config.json").write_text("{}")
     body = {
         "name": "job",
         "task": "image-classification",

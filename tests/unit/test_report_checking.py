@@ -222,6 +222,7 @@ def write(folder: Path, now: RunRecord, then: RunRecord) -> tuple[str, str]:
         store.begin(run)
         for number, step in enumerate(run.steps):
             store.add(number, step)
+        store.write(run)
     (folder / "then.json").write_text(contract_text(then))
     return str(folder / "runs" / now.run), str(folder / "then.json")
 

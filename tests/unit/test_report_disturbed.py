@@ -180,10 +180,11 @@ def test_a_report_of_before_disturbance_was_measured_is_judged() -> None:
 
 
 def test_check_exits_with_3_unless_that_is_allowed(tmp_path: Path) -> None:
-    RunStore(tmp_path / "runs" / RUN.run).begin(RUN)
+    store = RunStore(tmp_path / "runs" / RUN.run)
+    store.begin(RUN)
     for position, step in enumerate(RUN.steps):
-        RunStore(tmp_path / "runs" / RUN.run).add(position, step)
-    RunStore(tmp_path / "runs" / RUN.run).write(RUN)
+        store.add(position, step)
+    store.write(RUN)
     then = tmp_path / "then.json"
     then.write_text(contract_text(bert_run()), encoding="utf-8")
     words = ["check", str(tmp_path / "runs" / RUN.run), "--against", str(then)]
