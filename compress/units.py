@@ -11,7 +11,6 @@ MIB = 2**20
 GIB = 2**30
 MS_PER_S = 10**3
 NS_PER_MS = 10**6
-NS_PER_S = 10**9
 
 
 def megabytes(size_bytes: float) -> float:

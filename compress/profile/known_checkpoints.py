@@ -18,10 +18,10 @@ from compress.profile.distill_spec import DistillSpec
 from compress.profile.known_settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.known_sizes import impossible_sizes
 from compress.profile.known_tokenizers import tokenizer_problems
+from compress.profile.model_files import mapping_in
 from compress.profile.problem import Problem
 from compress.profile.schema import Profile, TaskName
 from compress.profile.source import Path_
-from compress.reading import read_mapping
 
 ADAPTER = "adapter_config.json"
 """Where the library peft says what its adapter changes."""
@@ -73,7 +73,7 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
     if (folder / ENSEMBLE).is_file():
         yield several_models()
         return
-    config = _mapping(folder / "config.json")
+    config = mapping_in(folder / "config.json")
     if any((folder / name).is_file() for name in (ADAPTER, *_ADAPTER_WEIGHTS)):
         yield _adapter(folder, config)
     if config is None:
@@ -137,7 +137,7 @@ def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[P
 
 
 def _adapter(folder: Path, config: Mapping[str, Any] | None) -> Problem:
-    said = _mapping(folder / ADAPTER) or {}
+    said = mapping_in(folder / ADAPTER) or {}
     kind, origin = str(said.get("peft_type") or "peft"), said.get("base_model_name_or_path")
     beside = "lies beside the model and would be left out" if config is not None else "is no model by itself"
     of = f" of {origin!r}" if isinstance(origin, str) else ""
@@ -206,10 +206,3 @@ def _header(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}  # damaged files are named where they are loaded
     return found if isinstance(found, dict) else {}
-
-
-def _mapping(file: Path) -> dict[str, Any] | None:
-    try:
-        return read_mapping(file)
-    except (CompressError, OSError):
-        return None

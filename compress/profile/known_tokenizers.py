@@ -8,10 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CompressError
 from compress.inside import name_fault
+from compress.profile.model_files import mapping_in
 from compress.profile.problem import Problem
-from compress.reading import read_mapping
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 """The files that can hold a vocabulary; a model of texts has one of them at least."""
@@ -36,7 +35,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[Prob
     if missing is not None:
         yield missing
         return
-    settings = _mapping(folder / "tokenizer_config.json")
+    settings = mapping_in(folder / "tokenizer_config.json") or {}
     others = settings.get("fast_tokenizer_files")
     if others and any(name_fault(name) for name in (others if isinstance(others, list) else [None])):
         yield Problem(
@@ -88,11 +87,11 @@ def too_large(highest: int, rows: int) -> Problem:
 def _highest_id(folder: Path, settings: Mapping[str, Any]) -> int:
     """The largest id of the tokens in the files of a tokenizer; -1 where none tells."""
     ids = [-1]
-    body = _mapping(folder / "tokenizer.json")
+    body = mapping_in(folder / "tokenizer.json") or {}
     model = body.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if vocabulary is None and (folder / "vocab.json").is_file():
-        vocabulary = _mapping(folder / "vocab.json")
+        vocabulary = mapping_in(folder / "vocab.json") or {}
     if isinstance(vocabulary, dict):
         ids += [number for number in vocabulary.values() if isinstance(number, int)]
     elif isinstance(vocabulary, list):
@@ -103,7 +102,8 @@ def _highest_id(folder: Path, settings: Mapping[str, Any]) -> int:
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         ids += [int(number) for number in decoder if str(number).isdecimal()]
-    ids += [number for number in _mapping(folder / "added_tokens.json").values() if isinstance(number, int)]
+    added = mapping_in(folder / "added_tokens.json") or {}
+    ids += [number for number in added.values() if isinstance(number, int)]
     return max(ids)
 
 
@@ -112,11 +112,3 @@ def _installed(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    """A parsed file; empty where there is none that can be read, which is said where it is loaded."""
-    try:
-        return read_mapping(file)
-    except (CompressError, OSError):
-        return {}

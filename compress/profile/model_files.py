@@ -14,9 +14,17 @@ def read_json(source: str | None, name: str, base: Path) -> dict[str, Any] | Non
     """A JSON file of a model that lies on this machine; None where there is none that can be read."""
     try:
         folder = None if source is None else local_path(source, base)
-        return None if folder is None else read_mapping(folder / name)
-    except (CompressError, OSError):
+    except CompressError:
         # Whatever is wrong with the source itself is reported where it is fetched.
+        return None
+    return None if folder is None else mapping_in(folder / name)
+
+
+def mapping_in(file: Path) -> dict[str, Any] | None:
+    """The parsed mapping of a file; None where there is none that can be read, which is said where it is loaded."""
+    try:
+        return read_mapping(file)
+    except (CompressError, OSError):
         return None
 
 
