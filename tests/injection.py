@@ -436,8 +436,9 @@ class Harness:
             self._fault(f"{title}: half made: {half}")
 
     def _provide(self) -> None:
-        """What the undisturbed run made, but the step that was interrupted; and no lock is held any more."""
-        for lock in [path for path in self.job.base.rglob("*.lock") if path.name != "gate.lock"]:
+        """What the undisturbed run made, but the step that was interrupted; and no lock is held any more, as the run
+        that stands still holds those of the one that has ended."""
+        for lock in [*self.job.base.rglob("*.lock")]:
             lock.unlink()
         there, whole = self.job.cache, self.whole.cache
         for name in ("artifacts", "steps", "measurements"):

@@ -41,7 +41,7 @@ def make_step(
     key = job.keys[step.name]
     made = cache.find(key, hashed=True)
     if made is not None:
-        cache.touch(key)
+        cache.use(key)
         return StepOutcome(made, cached=True)
     with cache.lock(key, progress, step.name):
         made = cache.find(key, hashed=True)

@@ -134,10 +134,13 @@ class Cache:
             # Somebody changed or removed a file: what is left is not what the key promises.
             return None
 
-    def touch(self, key: str) -> None:
-        """Note that a run asked for this step now."""
+    def use(self, key: str) -> None:
+        """Note that a run asked for this finished step now, and remove the checkpoints that one left which was killed
+        just after it had published it."""
         with suppress(FileNotFoundError):
             os.utime(self.root / "steps" / f"{key}.json")
+        if (left := self.root / "work" / key).is_dir():
+            discard(left)
 
     @contextmanager
     def lock(self, key: str, progress: Progress, title: str) -> Iterator[None]:

@@ -48,7 +48,6 @@ ALLOWED_CALLS = {
     ("passes/export/templates/confine.py", "open"): "of /proc, to confine itself",
     ("printing.py", "os.open"): "the place of an output that nobody reads",
     ("report/write.py", "rename"): "of columns, not of a file",
-    ("engine/making.py", "touch"): "of the cache, not of a path",
     ("report/plots.py", "savefig"): "into memory",
     ("store/cache.py", "os.utime"): "when a step was last asked for; nothing hangs on it",
     ("training/teachers.py", "os.utime"): "when signals were last asked for; nothing hangs on it",

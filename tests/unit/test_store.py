@@ -65,6 +65,15 @@ def test_publishing_removes_the_checkpoints(cache: Cache):
     assert not work.exists()
 
 
+def test_using_a_step_removes_the_checkpoints_of_one_killed_after_it_was_published(cache: Cache):
+    publish(cache)
+    (cache.work(KEY) / "checkpoint.safetensors").write_text("half")
+    (cache.work("b" * 64) / "checkpoint.safetensors").write_text("half")
+    cache.use(KEY)
+    assert [folder.name for folder in (cache.root / "work").iterdir()] == ["b" * 64]
+    assert cache.find(KEY) is not None
+
+
 @pytest.mark.parametrize("damage", ["change", "remove", "seal"])
 def test_a_damaged_artifact_is_not_found(cache: Cache, damage: str):
     publish(cache)
