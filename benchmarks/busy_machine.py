@@ -33,11 +33,11 @@ from typing import Any
 from busy_models import BEFORE, Pair, pairs_of, runner_before
 from writing import markdown, write_rows
 
+from compress.core.records import Latency
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import in_patience, latency_jobs, latency_row
 from compress.profile.schema import MeasureSpec, TargetSpec
-from compress.records import Latency
 from compress.runtimes import runner
 from compress.runtimes.launching import clean_environment
 from compress.targets.local import resolve

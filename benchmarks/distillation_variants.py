@@ -18,7 +18,7 @@ class Utterances:
         import pandas as pd
         import torch
 
-        from compress.package_paths import locate_package
+        from compress.core.package_paths import locate_package
         from compress.tasks.tokens import TokenInputs, open_tokenizer
 
         torch.set_num_threads(1)
@@ -96,7 +96,7 @@ def our_training(
 
 def build_cache(inputs: Any, teacher: Any, folder: Path, precision: str) -> Any:
     """What the teacher says of the inputs, computed and kept."""
-    from compress.progress import Silent
+    from compress.core.progress import Silent
     from compress.training.teachers import cached_signals
 
     return cached_signals(
@@ -108,8 +108,8 @@ def train_epochs(
     utterances: Utterances, inputs: Any, student: Any, signals: Any, precision: str, epochs: int, work: Path
 ) -> None:
     """So many epochs of our loop: on the labels, or on what a teacher said."""
+    from compress.core.progress import Silent
     from compress.profile.training_spec import TrainingSpec
-    from compress.progress import Silent
     from compress.training.loop import train
     from compress.training.losses import label_cross_entropy, logits_kl
 

@@ -8,12 +8,12 @@ import onnx
 import onnx_ir as ir
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from compress.artifacts import TASK, Artifact
+from compress.core.artifacts import TASK, Artifact
 from compress.lowering.export import export_graph, signature_of
 from compress.lowering.graph import insert_before, tidy
-from compress.models.checkpoints import load_model
+from compress.models.io.checkpoints import load_model
 from compress.passes.quantize.layers import FusedAttention, layers
-from compress.passes.quantize.weight_only import attend_apart
+from compress.passes.quantize.weight_only.matmul_nbits import attend_apart
 
 
 def taken_apart(source: Path, target: Path) -> Path:

@@ -30,18 +30,18 @@ from peers.onnxruntime import best_round_to_nearest, half_quadratic
 from running import ROOT, missing, resolve, teacher_of
 from writing import write_rows
 
-from compress.artifacts import ONNX_MODEL
+from compress.core.artifacts import ONNX_MODEL
+from compress.core.units import megabytes
 from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.measure.feeds import in_order, sample_indices
 from compress.measure.jobs import JobFolder
-from compress.passes.quantize.divergence import divergence
-from compress.passes.quantize.four_bits import quantize_to_four_bits
+from compress.passes.quantize.mixed.divergence import divergence
+from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import Batch, Inputs
-from compress.units import megabytes
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
 BLOCK_SIZES = (32, 128)

@@ -23,8 +23,8 @@ import torch
 from running import make_one, missing, resolve, run_profile, teacher_of
 from writing import write_rows
 
-from compress.artifacts import Artifact
-from compress.models.checkpoints import load_model, save_model
+from compress.core.artifacts import Artifact
+from compress.models.io.checkpoints import load_model, save_model
 
 PROFILE = Path(__file__).with_suffix(".yaml")
 CHANNELS = (0, 7)

@@ -27,7 +27,7 @@ from paired_seeds import Difference, paired_difference
 from running import Trained, missing, terminal, train_profile
 from writing import markdown, write_rows
 
-from compress.artifacts import ONNX_MODEL, Artifact
+from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.engine.making import make_step
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder

@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from compress.artifacts import Artifact
-from compress.console import TerminalProgress
+from compress.core.artifacts import Artifact
+from compress.core.console import TerminalProgress
+from compress.core.errors import ProfileError
+from compress.core.progress import Progress
+from compress.core.records import RunRecord
 from compress.data.splits import Examples
 from compress.engine.making import make_step
 from compress.engine.resolve import Job, resolve_job
 from compress.engine.running import run_job
-from compress.errors import ProfileError
-from compress.models.checkpoints import load_model
-from compress.plan import BASELINE
+from compress.models.io.checkpoints import load_model
+from compress.plan.steps import BASELINE
 from compress.profile.load import load_profile
-from compress.progress import Progress
-from compress.records import RunRecord
-from compress.report.frame import contract
+from compress.report.data.frame import contract
 from compress.store.cache import Cache, MadeStep
 from compress.tasks.base import Truth
 from compress.training.prediction import predict

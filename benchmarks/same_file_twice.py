@@ -15,11 +15,11 @@ from pathlib import Path
 
 from writing import write_rows
 
+from compress.core.errors import UsageError
+from compress.core.progress import Silent
 from compress.engine.resolve import resolve_job
-from compress.errors import UsageError
 from compress.measure.measuring import measure
 from compress.profile.load import load_profile
-from compress.progress import Silent
 from compress.store.cache import Cache
 
 

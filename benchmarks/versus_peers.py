@@ -27,21 +27,21 @@ from peers.calling import write_feeds
 from running import ROOT, make, missing, resolve, terminal
 from writing import markdown, write_rows
 
-from compress.artifacts import ONNX_MODEL, Artifact
+from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.errors import CompressError, TargetError
+from compress.core.units import megabytes
 from compress.data.splits import Examples
 from compress.engine.making import context_of
 from compress.engine.resolve import Job
-from compress.errors import CompressError, TargetError
 from compress.measure.feeds import sample_indices
 from compress.measure.jobs import JobFolder
 from compress.measure.scoring import model_outputs
 from compress.measure.variants import compare_variants
-from compress.passes.quantize.choice import Candidate, choose
+from compress.passes.quantize.int8.choice import Candidate, choose
 from compress.passes.quantize.step import calibration_batches
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache
 from compress.tasks.base import Truth
-from compress.units import megabytes
 
 PROFILE = ROOT / "benchmarks" / "clinc_intents.yaml"
 PEERS = tuple(map(Peer, ("onnxruntime", "olive", "neural_compressor", "nncf", "optimum")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from compress.telemetry import OFF
+from compress.core.telemetry import OFF
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +35,6 @@ def load_model(folder: str | os.PathLike[str], *, allow_code: bool = False) -> n
     # Imported here: everything that does not train answers without torch.
     from pathlib import Path
 
-    from compress.models.checkpoints import load_model as load
+    from compress.models.io.checkpoints import load_model as load
 
     return load(Path(folder), allow_code=allow_code)

@@ -1,6 +1,6 @@
 """`python -m compress` is the command `compress`."""
 
-from compress.cli import main
+from compress.cli.root import main
 
 if __name__ == "__main__":
     main()

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.artifacts import Artifact
-from compress.forms import Form
+from compress.core.artifacts import Artifact
+from compress.core.forms import Form
+from compress.core.progress import Progress
+from compress.core.records import Curve
 from compress.profile.base import Spec
-from compress.progress import Progress
-from compress.records import Curve
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task, TrainingData
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.passes.export import step as export

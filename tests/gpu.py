@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget, resolve
 

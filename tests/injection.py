@@ -1,5 +1,5 @@
-"""Let every single call of `compress/files.py` fail in turn, as SQLite is tested: a run of a tiny job dies of it, the
-next one finishes, and its rows are those of a run that nobody disturbed.
+"""Let every single call of `core/files.py` fail in turn, as SQLite is tested: a run of a tiny job dies of it, the next
+one finishes, and its rows are those of a run that nobody disturbed.
 
     python -m tests.injection [--every 1] [--from 1] [--seconds 3600]
 
@@ -31,8 +31,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from compress import files
-from compress.files import is_temporary
+from compress.core import files
+from compress.core.files import is_temporary
 from compress.store.checking import check, places
 from tests.jobs import write_job
 
@@ -108,7 +108,7 @@ class Job:
 
     def run(self) -> int:
         """`compress run` in this process; its exit code."""
-        from compress.cli import main
+        from compress.cli.root import main
 
         try:
             main(["run", str(self.profile), "--quiet"])
@@ -127,7 +127,7 @@ class Job:
     def _digest(self, artifact: Path) -> dict[str, str]:
         """The hashes of its files, but those that two undisturbed runs make unlike: a manifest holds a probe's timings,
         and onnxruntime does not write its own format the same way twice."""
-        from compress.artifacts import open_artifact
+        from compress.core.artifacts import open_artifact
 
         found = open_artifact(artifact, hashed=True).files
         return {name: sha for name, (sha, _) in found.items() if name not in ("manifest.json", "model.ort")}
@@ -163,7 +163,7 @@ def visible(folder: Path) -> Iterator[Path]:
 
 
 class Failing:
-    """Stands for `os` in `compress.files`: `at_call` is called before each call that is counted."""
+    """Stands for `os` in `compress.core.files`: `at_call` is called before each call that is counted."""
 
     def __init__(self, at_call: Callable[[str], None]) -> None:
         self._at_call = at_call
@@ -469,9 +469,9 @@ def import_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in ("cli", "engine.running", "report.html", "report.terminal", "console"):
+    for name in ("cli", "engine.running", "report.render.html", "report.render.terminal", "core.console"):
         importlib.import_module(f"compress.{name}")
-    from compress.plan import STEP_KINDS
+    from compress.plan.steps import STEP_KINDS
 
     for kind in STEP_KINDS.values():
         importlib.import_module(kind.module)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.numerics import local_numerics
 from compress.data.sources import load
 from compress.engine.resolve import Job, fingerprints
-from compress.numerics import local_numerics
-from compress.plan import Plan, build_plan
+from compress.plan.steps import Plan, build_plan
 from compress.profile.load import LoadedProfile
 from compress.profile.schema import Profile
-from compress.profile.source import ProfileSource
+from compress.profile.yaml_lines import ProfileSource
 from compress.store.cache import Cache
 from compress.targets.local import resolve
 from compress.tasks import task_of

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from compress.records import (
+from compress.core.records import (
     Accuracy,
     Curve,
     CurvePoint,
@@ -21,7 +21,7 @@ from compress.records import (
     StepRecord,
     TargetMeasurement,
 )
-from compress.report.paired import Paired, paired
+from compress.report.data.paired import Paired, paired
 
 LABELS = ("business", "entertainment", "politics", "sport", "tech")
 TARGET = "cpu-onnxruntime-2t"

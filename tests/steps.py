@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import Artifact, seal
+from compress.core.artifacts import Artifact, seal
+from compress.core.progress import Silent
 from compress.profile.base import Spec
 from compress.profile.schema import TargetSpec
-from compress.progress import Silent
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve
 from compress.tasks.base import Task, TrainingData

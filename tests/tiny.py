@@ -10,10 +10,10 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
-from compress.files import write_json, write_text
-from compress.forms import TORCH_FLOAT, Structure
-from compress.models.checkpoints import count_parameters, save_model
+from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
+from compress.core.files import write_json, write_text
+from compress.core.forms import TORCH_FLOAT, Structure
+from compress.models.io.checkpoints import count_parameters, save_model
 from compress.profile.schema import DataSpec
 from compress.tasks.text_classification import TextClassification
 

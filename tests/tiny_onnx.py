@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from compress.artifacts import ONNX_MODEL, TASK, TOKENIZER, Artifact, seal
-from compress.files import write_json, write_text
-from compress.forms import ONNX_FLOAT
+from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER, Artifact, seal
+from compress.core.files import write_json, write_text
+from compress.core.forms import ONNX_FLOAT
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "red": 2, "blue": 3, "cat": 4, "dog": 5, "runs": 6, "sings": 7}
 LABELS = ("colour", "animal", "verb")

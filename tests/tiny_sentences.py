@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from compress.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
-from compress.files import write_json, write_text
-from compress.forms import TORCH_FLOAT, Structure
-from compress.models.checkpoints import count_parameters, save_model
-from compress.models.sentence import SentenceEncoder
+from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
+from compress.core.files import write_json, write_text
+from compress.core.forms import TORCH_FLOAT, Structure
+from compress.models.io.checkpoints import count_parameters, save_model
+from compress.models.text.sentence import SentenceEncoder
 from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
 
 

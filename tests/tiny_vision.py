@@ -16,12 +16,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from compress.artifacts import STRUCTURE, TASK, Artifact, seal
+from compress.core.artifacts import STRUCTURE, TASK, Artifact, seal
+from compress.core.files import write_json
+from compress.core.forms import TORCH_FLOAT, Structure
 from compress.data.splits import Examples
-from compress.files import write_json
-from compress.forms import TORCH_FLOAT, Structure
-from compress.models.checkpoints import count_parameters, save_model
-from compress.models.plain import Origin, PlainModel, make_module
+from compress.models.io.checkpoints import count_parameters, save_model
+from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.profile.schema import DataSpec
 from compress.tasks.image_classification import ImageClassification
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import DataError
 from compress.data.faults import Faults
 from compress.data.files import nearest
 from compress.data.kinds import ItemKind
@@ -19,7 +20,6 @@ from compress.data.names import composed, folded
 from compress.data.rows import Rows
 from compress.data.splits import Examples, Item
 from compress.data.texts import describe, is_missing, is_unicode
-from compress.errors import DataError
 
 _WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,17})(?:\.0+)?")
 _KINDS = {str: "a text", int: "a number", bool: "true or false"}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from compress.core.errors import DataError
+from compress.core.package_paths import SKLEARN
 from compress.data.rows import Columns, Rows, Source
-from compress.errors import DataError
-from compress.package_paths import SKLEARN
 
 _DIGITS = f"{SKLEARN}digits"
 _BRIGHTEST = 16

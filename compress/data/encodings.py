@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress.core.errors import DataError
 from compress.data.faults import Faults
 from compress.data.names import shown
-from compress.errors import DataError
 
 UTF_8 = "utf-8"
 _KEY = "data.encoding"

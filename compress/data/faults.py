@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from types import TracebackType
 
-from compress.errors import DataError, DataErrors
+from compress.core.errors import DataError, DataErrors
 
 _SHOWN = 3
 """Faults of one kind that are shown each; of the others it is told how many there are."""

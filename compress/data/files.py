@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compress.core.errors import DataError
 from compress.data.encodings import UTF_8, decode
 from compress.data.faults import Faults
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
 from compress.data.separators import SEPARATORS, separated_by
-from compress.errors import DataError
 from compress.profile.faults import did_you_mean
 
 

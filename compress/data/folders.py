@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from compress.core.errors import DataError
 from compress.data.faults import Faults
 from compress.data.files import is_table
 from compress.data.kinds import ItemKind
 from compress.data.names import TRAIN, composed, is_split, shown
 from compress.data.rows import Columns, Rows, Source, Written
-from compress.errors import DataError
 
 _LEFT_BEHIND = ("__pycache__", "__MACOSX")
 

@@ -9,10 +9,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from compress.core.errors import DataError
+from compress.core.inside import name_fault
 from compress.data.files import check_columns
 from compress.data.rows import Columns, Rows, Source
-from compress.errors import DataError
-from compress.inside import name_fault
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 20

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from compress.core.errors import DataError
+from compress.core.inside import inside
 from compress.data.files import check_columns, is_table
 from compress.data.rows import Columns, Rows
 from compress.data.splits import Item, StoredImage
-from compress.errors import DataError
-from compress.inside import inside
 
 
 def read_image_table(path: Path, columns: Columns) -> Rows:

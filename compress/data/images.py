@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from compress.core.errors import DataError
 from compress.data.faults import Faults
 from compress.data.framing import AS_USUAL, Framing, Pixels, Transparency, framed
 from compress.data.rows import Rows
 from compress.data.splits import Item, StoredImage
-from compress.errors import DataError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 """The endings of image files, in lower case."""

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from compress.errors import DataError
+from compress.core.errors import DataError
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _ALIASES = {

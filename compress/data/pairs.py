@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import DataError
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.data.splitting import rank
 from compress.data.texts import check_texts, describe, is_missing
-from compress.errors import DataError
 
 FEWEST_PAIRS = 3
 """Pairs of a held-out split, at least: fewer have no order of scores."""

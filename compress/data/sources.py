@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.core.errors import DataError
+from compress.core.watched import Watched
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
 from compress.data.documents import SENTENCES, split_documents
 from compress.data.faults import Faults
 from compress.data.files import nearest
 from compress.data.kinds import TEXTS, ItemKind, columns_of, kind_of
+from compress.data.locate import open_source, source_fingerprint
 from compress.data.names import composed, named_split
-from compress.data.opening import open_source, source_fingerprint
 from compress.data.pairs import split_pairs
 from compress.data.rows import Columns, Rows, Source
 from compress.data.sampling import sampled
 from compress.data.splits import Examples, Splits
 from compress.data.splitting import conflicting_items, group_classes, make_parts, text_key
 from compress.data.unlabeled import load_unlabeled
-from compress.errors import DataError
 from compress.profile.schema import DataSpec, TaskName
-from compress.watched import Watched
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
 """What is made of the training split where the data has no split of that name."""

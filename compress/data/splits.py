@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import DataError
+from compress.core.errors import DataError
 
 UNLABELLED = -1
 """The label index of an example whose label is not known."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from compress.core.errors import DataError
 from compress.data.encodings import UTF_8, decode_all
 from compress.data.faults import Faults
 from compress.data.files import read_bytes
 from compress.data.names import shown
 from compress.data.rows import Rows, Written
 from compress.data.splitting import text_key
-from compress.errors import DataError
 
 
 def read_text_files(

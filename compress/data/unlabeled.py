@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.core.errors import DataError
 from compress.data.files import nearest
 from compress.data.kinds import ItemKind, columns_of
+from compress.data.locate import open_source
 from compress.data.names import named_split
-from compress.data.opening import open_source
 from compress.data.splits import UNLABELLED, Examples
-from compress.errors import DataError
 from compress.profile.schema import DataSpec, UnlabeledSpec
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compress.core.records import Limit, RunStatus, StepRecord
 from compress.measure.chance import no_better_than_chance
 from compress.profile.schema import BudgetSpec
-from compress.records import Limit, RunStatus, StepRecord
 
 _AT_LEAST = ("retention", "score", "speedup")
 _TIMINGS = ("speedup", "latency_p50_ms", "latency_p95_ms")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.numerics import bytes_overflow
+from compress.core.numerics import bytes_overflow
 from compress.profile.device import is_ssh
 from compress.profile.pass_specs import PassEntry, QuantizeEntry, QuantizeSpec
 from compress.profile.schema import Profile

@@ -16,15 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import compress.errors
+import compress.core.errors
+from compress.core.errors import CompressError
+from compress.core.files import empty_folder, write_json
+from compress.core.forms import Form
+from compress.core.progress import Advance, Progress
+from compress.core.records import Curve
 from compress.engine.resolve import Job
-from compress.errors import CompressError
-from compress.files import empty_folder, write_json
-from compress.forms import Form
-from compress.plan import PlannedStep
+from compress.plan.steps import PlannedStep
 from compress.profile.schema import TrainSpec
-from compress.progress import Advance, Progress
-from compress.records import Curve
 from compress.runtimes.launching import TAIL_LINES, clean_environment, follow_parent
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache
@@ -175,7 +175,7 @@ def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressE
     raised = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(ERRORS))]
     # A process whose neighbour has failed loses its connection: that is not the error to show.
     for body in sorted(raised, key=lambda one: one["kind"] == "CompressError"):
-        kind = getattr(compress.errors, body["kind"])
+        kind = getattr(compress.core.errors, body["kind"])
         error: CompressError = kind(body["message"], where=body["where"], hint=body["hint"])
         return error
     # What a process printed before it died stands before what the launcher says of it.

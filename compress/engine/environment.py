@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import __version__
-from compress.numerics import Numerics
+from compress.core.numerics import Numerics
 from compress.targets.local import ResolvedTarget
 
 LIBRARIES = (

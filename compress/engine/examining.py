@@ -12,21 +12,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from compress.core.errors import CompressError, DataError, DataErrors, Fault, ProfileError
+from compress.core.package_paths import CODE, SKLEARN, local_path
 from compress.data.names import shown
 from compress.data.sampling import LOOKED_AT
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.errors import CompressError, DataError, DataErrors, Fault, ProfileError
-from compress.models.presence import file_faults
-from compress.models.sources import check_teacher
-from compress.package_paths import CODE, SKLEARN, local_path
-from compress.plan import build_plan, model_sources
+from compress.models.io.presence import file_faults
+from compress.models.io.sources import check_teacher
+from compress.plan.steps import build_plan, model_sources
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
-from compress.profile.model_files import model_type, read_json
-from compress.profile.model_sizes import encoder_sizes, vocabulary_kind
+from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
+from compress.profile.model_checks.files import model_type, read_json
 from compress.profile.schema import DataSpec, Profile, TaskName
-from compress.profile.source import Path_, ProfileSource, override, read_source
+from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 
 _SHOWN_LABELS = 8
 

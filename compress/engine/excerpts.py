@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from compress.core.records import StepRecord
 from compress.data.splits import Examples
-from compress.records import StepRecord
 
 LENGTH = 120
 """Characters of a text, at most."""

@@ -28,7 +28,7 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
     if not any(_in_integers(spec) for spec in profile.specs):
         return []
     # Imported here: profiles without 8 bits need nothing of the pass.
-    from compress.passes.quantize.probe import Probe, probe, warning
+    from compress.passes.quantize.int8.probe import Probe, probe, warning
 
     images = profile.task == "image-classification"
     told: dict[str, None] = {}

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.errors import ModelError, UsageError
-from compress.models.onnx_files import OnnxFile, Port
+from compress.core.errors import ModelError, UsageError
+from compress.models.io.onnx_files import OnnxFile, Port
 from compress.profile.schema import TargetSpec
 from compress.tasks.images import PIXEL_VALUES
 from compress.tasks.interface import Interface, OwnInput

@@ -7,16 +7,16 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compress.artifacts import Artifact, open_artifact, seal
+from compress.core.artifacts import Artifact, open_artifact, seal
+from compress.core.errors import CompressError, PassError
+from compress.core.progress import Progress
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
-from compress.errors import CompressError, PassError
-from compress.keys import asked_precision
-from compress.plan import STEP_KINDS, PlannedStep
+from compress.plan.keys import asked_precision
+from compress.plan.steps import STEP_KINDS, PlannedStep
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import FinetuneSpec
-from compress.progress import Progress
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep
 from compress.targets.local import ResolvedTarget, resolve
@@ -137,7 +137,7 @@ def prepare_torch(context: StepContext, threads: int | None) -> None:
     """Seed torch and give it this machine's threads: the same step gives the same numbers whenever it runs."""
     import torch
 
-    from compress.numerics import local_numerics
+    from compress.core.numerics import local_numerics
 
     torch.set_num_threads(threads or local_numerics().threads)
     torch.manual_seed(context.seed)

@@ -14,24 +14,24 @@ from pathlib import Path
 
 import yaml
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.errors import RunInterrupted, UsageError, in_words
+from compress.core.exhaustion import exhaustion_told
+from compress.core.numerics import local_numerics
+from compress.core.progress import Progress
+from compress.core.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.data.sources import load as load_data
 from compress.data.splits import Splits
 from compress.engine.environment import describe_environment
-from compress.engine.intake import Given, TakenIn, for_baseline, take_in
+from compress.engine.foreign_onnx import Given, TakenIn, for_baseline, take_in
 from compress.engine.interfaces import check_fixed
 from compress.engine.resolve import examples_digest
-from compress.errors import RunInterrupted, UsageError, in_words
-from compress.exhaustion import exhaustion_told
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.memory_limit import check_memory_limit
-from compress.numerics import local_numerics
-from compress.plan import BASELINE
+from compress.plan.steps import BASELINE
 from compress.profile.measure_request import MeasureRequest
-from compress.progress import Progress
-from compress.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import close_all, resolve_all

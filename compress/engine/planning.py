@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from compress.core.numerics import local_numerics
 from compress.engine.deployment import decided_where_known
 from compress.engine.resolve import fingerprints
-from compress.keys import Fingerprints, all_parts, key_of
-from compress.numerics import local_numerics
 from compress.passes.prune.prediction import predicted_parameters
-from compress.plan import PlannedStep, build_plan
+from compress.plan.keys import Fingerprints, all_parts, key_of
+from compress.plan.steps import PlannedStep, build_plan
 from compress.profile.load import LoadedProfile
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import TeacherSpec

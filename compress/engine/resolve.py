@@ -10,27 +10,27 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from compress.core.errors import CompressError, DataError, ModelError
+from compress.core.numerics import Numerics, local_numerics
+from compress.core.package_paths import CODE
+from compress.core.watched import Watched
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
 from compress.data.splits import Examples, Splits, item_bytes
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
-from compress.errors import CompressError, DataError, ModelError
-from compress.keys import Fingerprints, all_parts, key_of
-from compress.models.sources import check_teacher, model_config, model_folder
-from compress.models.sources import fingerprint as model_fingerprint
-from compress.numerics import Numerics, local_numerics
-from compress.package_paths import CODE
-from compress.plan import Plan, build_plan, model_sources
-from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
-from compress.profile.known_fit import fit_problems
+from compress.models.io.sources import check_teacher, model_config, model_folder
+from compress.models.io.sources import fingerprint as model_fingerprint
+from compress.plan.keys import Fingerprints, all_parts, key_of
+from compress.plan.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
+from compress.profile.model_checks.families import FAMILY_UNSUPPORTED, family_faults
+from compress.profile.model_checks.fit import fit_problems
 from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
 from compress.tasks import task_of
 from compress.tasks.base import Task, TrainingData
-from compress.watched import Watched
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
+from compress.core.exhaustion import exhaustion_told, ran_out
+from compress.core.progress import Progress
+from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.engine.budget import judge, measured_values, outcome
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts
@@ -18,17 +22,13 @@ from compress.engine.integer_speed import integer_warnings
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.engine.trials import try_untrained
-from compress.errors import ModelError, RunInterrupted, UsageError, in_words
-from compress.exhaustion import exhaustion_told, ran_out
 from compress.measure.chance import no_better_than_chance
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.memory_limit import check_memory_limit
 from compress.measure.size import size_of
-from compress.plan import BASELINE, Row
-from compress.progress import Progress
-from compress.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
+from compress.plan.steps import BASELINE, Row
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
 from compress.targets.local import ResolvedTarget

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.progress import Progress
 from compress.engine.making import context_of, prepare_torch
 from compress.engine.resolve import Job
-from compress.plan import STEP_KINDS, untrained
-from compress.progress import Progress
+from compress.plan.steps import STEP_KINDS, untrained
 from compress.store.cache import Cache
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import distributed
 
+from compress.core.errors import CompressError
+from compress.core.exhaustion import exhaustion_told
+from compress.core.files import make_folder, write_json
+from compress.core.progress import Advance, Progress, Silent
 from compress.engine.distributed import PROGRESS, RESULT
 from compress.engine.making import context_of, run_pass
 from compress.engine.resolve import Job, resolve_job
-from compress.errors import CompressError
-from compress.exhaustion import exhaustion_told
-from compress.files import make_folder, write_json
 from compress.profile.load import load_profile
-from compress.progress import Advance, Progress, Silent
 from compress.store.cache import Cache
 from compress.training.world import STRATEGY_VARIABLE
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.errors import ModelError, PassError
-from compress.models.ensemble import Ensemble
-from compress.models.outputs import outputs_of
-from compress.models.plain import PlainModel
-from compress.models.sentence import SentenceEncoder
+from compress.core.errors import ModelError, PassError
+from compress.models.io.ensemble import Ensemble
+from compress.models.io.outputs import outputs_of
+from compress.models.io.plain import PlainModel
+from compress.models.text.sentence import SentenceEncoder
 
 OPSET = 20
 """The first opset with `Gelu`; higher ones ask for a newer runtime and bring nothing that is used here."""

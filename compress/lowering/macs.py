@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.models.factors import Factored
+from compress.models.anatomy.factors import Factored
 
 
 def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TASK, Artifact
+from compress.core.artifacts import TASK, Artifact
+from compress.core.errors import PassError
 from compress.data.splits import Examples
-from compress.errors import PassError
 from compress.runtimes.runner import open_session
 from compress.tasks.base import Batch, Task
 

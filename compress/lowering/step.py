@@ -10,21 +10,21 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from compress.artifacts import TASK, copy_interface
-from compress.forms import Framework
+from compress.core.artifacts import TASK, copy_interface
+from compress.core.forms import Framework
 from compress.lowering.attention import fuse_attention
 from compress.lowering.constants import transpose_constants
+from compress.lowering.early_token_selection import select_early
 from compress.lowering.export import OPSET, export_graph, signature_of
 from compress.lowering.files import save_onnx
 from compress.lowering.graph import tidy
 from compress.lowering.macs import count_macs
 from compress.lowering.naming import name_after_modules
-from compress.lowering.narrowing import select_early
 from compress.lowering.parity import Outputs, compare, real_shapes
 from compress.lowering.patches import multiply_patches
 from compress.lowering.pooling import pool_globally
-from compress.models.checkpoints import count_parameters, load_model
-from compress.models.outputs import outputs_of
+from compress.models.io.checkpoints import count_parameters, load_model
+from compress.models.io.outputs import outputs_of
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Batch
 

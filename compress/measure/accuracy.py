@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.records import Accuracy, Metric, Verdict
 from compress.measure.protocol import SIGNIFICANCE
 from compress.measure.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
-from compress.records import Accuracy, Metric, Verdict
 from compress.tasks.base import Task, Truth
 
 SPLIT = "test"

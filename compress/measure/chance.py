@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compress.core.records import Accuracy, StepRecord
 from compress.measure.protocol import SIGNIFICANCE
-from compress.records import Accuracy, StepRecord
 
 VALIDATION_FACT = "validation_against_most_frequent"
 """What fine-tuning records of the validation split: `gained` and `lost`."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.records import Disturbance
 from compress.measure.protocol import STOLEN
-from compress.records import Disturbance
 from compress.runtimes import runner
 
 Result = Mapping[str, Any]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.records import Accuracy, Verdict
 from compress.measure.accuracy import SPLIT, metric_record
 from compress.measure.protocol import INTERVAL_PAIRS, SAME_ORDER, SIGNIFICANCE
 from compress.measure.statistics import Interval, mean_interval, paired_correlations, spearman_interval
-from compress.records import Accuracy, Verdict
 from compress.tasks.base import Task, Truth
 from compress.tasks.similarity import (
     NEIGHBOURS,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.units import MIB
 from compress.tasks.base import Batch, Inputs
-from compress.units import MIB
 
 PART_BYTES = 256 * MIB
 """Inputs that are held at once while a model is scored."""

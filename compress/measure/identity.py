@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from compress.artifacts import TASK, TOKENIZER, Artifact
+from compress.core.artifacts import TASK, TOKENIZER, Artifact
 
 
 def model_digest(artifact: Artifact, weights: Sequence[str] | None = None) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import Artifact
-from compress.errors import TargetError
-from compress.forms import Framework
+from compress.core.artifacts import Artifact
+from compress.core.errors import TargetError
+from compress.core.forms import Framework
 from compress.measure.transport import Elsewhere, Here, Transport
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from compress.artifacts import TOKENIZER, Artifact
+from compress.core.artifacts import TOKENIZER, Artifact
+from compress.core.progress import Advance, Progress
+from compress.core.records import Latency, Memory, TargetMeasurement
+from compress.core.units import NS_PER_MS, megabytes
 from compress.data.splits import Examples
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import Job, JobFolder, model_path
@@ -17,11 +20,8 @@ from compress.measure.latency import in_patience, latency_jobs, latency_row
 from compress.measure.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
 from compress.measure.scoring import score_artifact
 from compress.profile.schema import MeasureSpec
-from compress.progress import Advance, Progress
-from compress.records import Latency, Memory, TargetMeasurement
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task
-from compress.units import NS_PER_MS, megabytes
 
 
 def measure(

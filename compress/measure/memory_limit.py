@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compress.errors import TargetError
-from compress.records import TargetMeasurement
+from compress.core.errors import TargetError
+from compress.core.records import TargetMeasurement
 
 
 def check_memory_limit(measurements: Iterable[TargetMeasurement]) -> None:

@@ -10,15 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TASK, Artifact
+from compress.core.artifacts import TASK, Artifact
+from compress.core.errors import ModelError, TargetError
+from compress.core.files import (
+    Damaged,
+    entry_of,
+    first_damaged,
+    make_folder,
+    read_sealed,
+    replacing,
+    write_sealed,
+)
+from compress.core.records import Accuracy
 from compress.data.splits import UNLABELLED, Examples, item_bytes
-from compress.errors import ModelError, TargetError
-from compress.files import Damaged, entry_of, first_damaged, make_folder, read_sealed, replacing, write_sealed
 from compress.measure.accuracy import accuracy_record
 from compress.measure.embeddings import embedding_record
 from compress.measure.feeds import in_order, parts
 from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
-from compress.records import Accuracy
 from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Inputs, Task, Truth

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compress.artifacts import TOKENIZER, Artifact
-from compress.records import Size
-from compress.units import megabytes
+from compress.core.artifacts import TOKENIZER, Artifact
+from compress.core.records import Size
+from compress.core.units import megabytes
 
 
 def size_of(artifact: Artifact) -> Size:

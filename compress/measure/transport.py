@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from compress.artifacts import TASK, TOKENIZER
-from compress.errors import TargetError
-from compress.files import write_json
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import TargetError
+from compress.core.files import write_json
+from compress.core.reading import parse_json, read_mapping
 from compress.measure.results import LARGEST_WIDTH, examples_in, output_fault, result_fault
-from compress.reading import parse_json, read_mapping
 from compress.runtimes import runner
 from compress.runtimes.launching import (
     FOLLOW_PARENT,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from compress.inside import name_fault
+from compress.core.inside import name_fault
 
 
 def _name_of_the_hub(name: str) -> str:

@@ -6,14 +6,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compress.errors import Fault
-from compress.forms import TORCH_FLOAT, Framework, Numbers
+from compress.core.errors import Fault
+from compress.core.forms import TORCH_FLOAT, Framework, Numbers
 from compress.profile.base import single_key
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import ExportSpec, PassSpec, QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
-from compress.profile.source import ProfileSource
+from compress.profile.yaml_lines import ProfileSource
 
 _SPECS: dict[str, type[PassSpec]] = {
     "distill": DistillSpec,

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compress.forms import Form, Framework, Numbers, Structure
+from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.profile.base import HubName, PassSpecBase, Spec
 from compress.profile.loss_specs import (
     LabelsLoss,

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from compress.errors import Fault
-from compress.profile.source import Path_, ProfileSource
+from compress.core.errors import Fault
+from compress.profile.yaml_lines import Path_, ProfileSource
 
 
 def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseModel]) -> list[Fault]:

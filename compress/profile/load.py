@@ -8,20 +8,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compress.errors import Fault, ModelError, ProfileError
-from compress.package_paths import missing_source
+from compress.core.errors import Fault, ModelError, ProfileError
+from compress.core.package_paths import missing_source
 from compress.profile.chain import chain_faults
+from compress.profile.combination_checks import Found, teaching_faults, teaching_warnings
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
-from compress.profile.known_checkpoints import checkpoint_faults
-from compress.profile.known_families import FAMILY_UNSUPPORTED, family_faults
-from compress.profile.known_fit import fit_problems
-from compress.profile.known_kinds import known_kind_faults
-from compress.profile.known_models import known_model_faults
+from compress.profile.model_checks.checkpoints import checkpoint_faults
+from compress.profile.model_checks.families import FAMILY_UNSUPPORTED, family_faults
+from compress.profile.model_checks.fit import fit_problems
+from compress.profile.model_checks.models import known_model_faults
+from compress.profile.model_checks.passes import known_kind_faults
 from compress.profile.schema import Profile
-from compress.profile.source import Path_, ProfileSource, override, read_source
-from compress.profile.teaching import Found, teaching_faults, teaching_warnings
 from compress.profile.timed_elsewhere import timed_elsewhere_warnings
+from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from compress.forms import Form, Framework, Numbers
+from compress.core.forms import Form, Framework, Numbers
 from compress.profile.base import PassSpecBase, Spec, single_key
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.idle_keys import idle_in_eight_bits, idle_in_four_bits
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.mixed_spec import MixedSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.training_spec import RoundedTrainingSpec
+from compress.profile.unused_keys import idle_in_eight_bits, idle_in_four_bits
 
 Positive = Annotated[int, Field(ge=1)]
 

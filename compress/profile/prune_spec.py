@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.forms import Form, Framework, Numbers, Structure
+from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.profile.base import PassSpecBase, one_of
 from compress.profile.training_spec import Fraction, RecoverySpec
 

@@ -9,10 +9,9 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from compress.errors import UsageError
-from compress.report.numbers import known, p_value, signed, significant, times
-from compress.report.paired import told_values
-from compress.report.reading_back import (
+from compress.core.errors import UsageError
+from compress.report.data.paired import told_values
+from compress.report.data.report_reader import (
     Report,
     deployed_row,
     memory_words,
@@ -23,7 +22,8 @@ from compress.report.reading_back import (
     timed_words,
     timing_like,
 )
-from compress.report.scores import reading
+from compress.report.render.numbers import known, p_value, signed, significant, times
+from compress.report.render.scores import reading
 
 _ROUNDING = 1e-9
 

@@ -11,23 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from compress.errors import UsageError
-from compress.records import RunRecord
-from compress.report import markdown
-from compress.report.document import Cell, Row, Table, row
-from compress.report.frame import rows
-from compress.report.numbers import (
-    MISSING,
-    count,
-    p_value,
-    percent,
-    percent_range,
-    significant,
-    times,
-    times_range,
-)
-from compress.report.paired import told_values
-from compress.report.reading_back import (
+from compress.core.errors import UsageError
+from compress.core.records import RunRecord
+from compress.report.data.frame import rows
+from compress.report.data.paired import told_values
+from compress.report.data.report_reader import (
     Report,
     Result,
     as_report,
@@ -43,7 +31,19 @@ from compress.report.reading_back import (
     timed_words,
     timing_like,
 )
-from compress.report.scores import reading
+from compress.report.render import markdown
+from compress.report.render.document import Cell, Row, Table, row
+from compress.report.render.numbers import (
+    MISSING,
+    count,
+    p_value,
+    percent,
+    percent_range,
+    significant,
+    times,
+    times_range,
+)
+from compress.report.render.scores import reading
 
 _OF_ONE_TIMING = (
     "latency_p50_ms",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from compress.errors import TargetError
-from compress.exhaustion import DEVICE_FULL, GOES_ON, full_disk, says_full
-from compress.telemetry import OFF
+from compress.core.errors import TargetError
+from compress.core.exhaustion import DEVICE_FULL, GOES_ON, full_disk, says_full
+from compress.core.telemetry import OFF
 
 TAIL_LINES = 12
 """Lines of a failed child's output that its error shows."""

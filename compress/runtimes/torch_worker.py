@@ -32,7 +32,7 @@ class TorchRuntime:
         """
         import torch
 
-        from compress.models import checkpoints  # noqa: F401 (its memory is not the model's)
+        from compress.models.io import checkpoints  # noqa: F401 (its memory is not the model's)
 
         torch.set_num_threads(threads)
         if device == "cuda":
@@ -46,8 +46,8 @@ class TorchRuntime:
         """Load the model of an artifact directory; of any kind; the function that comes back returns its outputs."""
         import torch
 
-        from compress.models.checkpoints import load_model
-        from compress.models.outputs import outputs_of
+        from compress.models.io.checkpoints import load_model
+        from compress.models.io.outputs import outputs_of
 
         model = load_model(Path(path), allow_code=self._allow_code).eval().to(device)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.artifacts import TOKENIZER
-from compress.errors import ModelError
-from compress.models.labels import match_labels
-from compress.models.tokenizer_files import open_tokenizer
+from compress.core.artifacts import TOKENIZER
+from compress.core.errors import ModelError
+from compress.models.io.labels import match_labels
+from compress.models.text.tokenizer_files import open_tokenizer
 from compress.starter.models import ModelSeen
 
 USUAL_LENGTH = 128

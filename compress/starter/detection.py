@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from compress.core.errors import CompressError, DataError
+from compress.core.package_paths import SKLEARN
 from compress.data.files import is_table, read_head
 from compress.data.images import is_image
 from compress.data.names import TRAIN, named_split, shown
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.errors import CompressError, DataError
-from compress.package_paths import SKLEARN
 from compress.profile.schema import DataSpec, TaskName
 from compress.starter.columns import Chosen, choose_columns, names_nothing
 from compress.starter.models import ModelSeen, look_at_model, place_of

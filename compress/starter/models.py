@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CompressError
-from compress.models.labels import head_names
-from compress.package_paths import CODE, PACKAGE, at_home, locate_package
-from compress.profile.known_families import CONVOLUTIONAL, FAMILIES, most_tokens, why_not_lowered, why_whole
-from compress.profile.model_files import read_json
-from compress.profile.model_sizes import EncoderSizes, encoder_sizes, vocabulary_kind
+from compress.core.errors import CompressError
+from compress.core.package_paths import CODE, PACKAGE, at_home, locate_package
+from compress.models.io.labels import head_names
+from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
+from compress.profile.model_checks.families import (
+    CONVOLUTIONAL,
+    FAMILIES,
+    most_tokens,
+    why_not_lowered,
+    why_whole,
+)
+from compress.profile.model_checks.files import read_json
 
 _SENTENCES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")
 _GENERIC = "LABEL_"

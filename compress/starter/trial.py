@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from compress.core.errors import Fault
 from compress.engine.examining import examine_source
-from compress.errors import Fault
-from compress.profile.source import parse_source
+from compress.profile.yaml_lines import parse_source
 
 
 def faults_of_starter(text: str, folder: Path, model: str, data: str) -> list[Fault]:

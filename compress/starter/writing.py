@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from compress.core.errors import UsageError
+from compress.core.package_paths import CODE, PACKAGE, SKLEARN
 from compress.data.names import shown
 from compress.data.texts import is_unicode
-from compress.errors import UsageError
-from compress.package_paths import CODE, PACKAGE, SKLEARN
 from compress.profile.schema import TaskName
 from compress.starter.choices import (
     IMBALANCE,

@@ -25,10 +25,10 @@ from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
-from compress.artifacts import Artifact, open_artifact
-from compress.errors import CompressError, ResourceError
-from compress.exhaustion import is_full
-from compress.files import (
+from compress.core.artifacts import Artifact, open_artifact
+from compress.core.errors import CompressError, ResourceError
+from compress.core.exhaustion import is_full
+from compress.core.files import (
     Damaged,
     discard,
     empty_folder,
@@ -39,9 +39,9 @@ from compress.files import (
     remove,
     write_sealed,
 )
-from compress.package_paths import at_home
-from compress.progress import Progress
-from compress.records import Curve, TargetMeasurement
+from compress.core.package_paths import at_home
+from compress.core.progress import Progress
+from compress.core.records import Curve, TargetMeasurement
 from compress.store.checking import LAYOUT
 from compress.store.in_use import InUse
 

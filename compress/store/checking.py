@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.artifacts import open_artifact
-from compress.errors import CompressError
-from compress.files import Damaged, first_damaged, is_temporary, read_sealed, remove
+from compress.core.artifacts import open_artifact
+from compress.core.errors import CompressError
+from compress.core.files import Damaged, first_damaged, is_temporary, read_sealed, remove
 
 CHECKPOINT = "checkpoint.json"
 """What names the files of a checkpoint."""

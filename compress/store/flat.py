@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from compress.units import MIB
+from compress.core.units import MIB
 
 IN_MEMORY = 16 * MIB
 """Bytes from which ragged rows go to a file."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compress.artifacts import SEAL, Artifact
-from compress.errors import UsageError
-from compress.files import (
+from compress.core.artifacts import SEAL, Artifact
+from compress.core.errors import UsageError
+from compress.core.files import (
     Damaged,
     checksum_of,
     copy_tree,
@@ -29,9 +29,9 @@ from compress.files import (
     write_sealed,
     write_text,
 )
-from compress.progress import Progress
-from compress.reading import read_mapping
-from compress.records import RunRecord, StepRecord
+from compress.core.progress import Progress
+from compress.core.reading import read_mapping
+from compress.core.records import RunRecord, StepRecord
 
 RUNS = "runs"
 _RUN = "run.json"

@@ -16,12 +16,12 @@ from typing import Any
 
 import psutil
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
+from compress.core.units import megabytes
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
 from compress.targets.patience import Patience
 from compress.targets.ssh.device import SshDevice
-from compress.units import megabytes
 
 FLAGS = (
     "avx2",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
+from compress.core.progress import Progress
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
-from compress.progress import Progress
 from compress.targets import local
 from compress.targets.local import ResolvedTarget
 from compress.targets.patience import Patience

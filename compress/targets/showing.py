@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from compress.console import Terminal
-from compress.errors import TargetError
-from compress.printing import echo
+from compress.core.console import Terminal
+from compress.core.errors import TargetError
+from compress.core.printing import echo
+from compress.core.units import MB_PER_GB
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget, probe
 from compress.targets.resolving import survey
-from compress.units import MB_PER_GB
 
 
 def show_machine(as_json: bool) -> None:

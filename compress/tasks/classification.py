@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED
-from compress.errors import ModelError
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import ModelError
+from compress.core.reading import read_mapping
 from compress.data.framing import AS_USUAL, Framing, Pixels, framed
 from compress.data.images import image_size, pixel_statistics, pixels_of
 from compress.data.splits import Item, item_bytes
-from compress.errors import ModelError
-from compress.reading import read_mapping
 from compress.tasks.base import Batch
 
 PIXEL_VALUES = "pixel_values"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TASK, read_mapping
+from compress.core.artifacts import TASK, read_mapping
+from compress.core.errors import ModelError
 from compress.data.splits import Examples
-from compress.errors import ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Batch, Inputs, Score, Task, Truth
 from compress.tasks.tokens import INPUT_IDS, TokenInputs

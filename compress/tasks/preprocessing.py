@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from compress.core.errors import ModelError
 from compress.data.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
 from compress.data.splits import Item
-from compress.errors import ModelError
 from compress.profile.preprocess_spec import PreprocessSpec, pair
 from compress.tasks.image_processors import open_processor, probe, settings_of
 from compress.tasks.images import ImageFormat, complete_format

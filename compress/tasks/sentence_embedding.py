@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TASK, TOKENIZER
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import ModelError
 from compress.data.splits import Examples
-from compress.errors import ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Score, Truth
 from compress.tasks.similarity import pair_similarities, similarities, spearman

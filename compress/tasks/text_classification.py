@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TASK, TOKENIZER
+from compress.core.artifacts import TASK, TOKENIZER
 from compress.data.splits import Examples
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Score, Truth

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import ModelError
-from compress.models.text_format import TextFormat
-from compress.models.tokenizer_files import open_tokenizer
-from compress.reading import read_mapping, understood
+from compress.core.errors import ModelError
+from compress.core.reading import read_mapping, understood
+from compress.models.text.text_format import TextFormat
+from compress.models.text.tokenizer_files import open_tokenizer
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.tasks.base import Batch
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compress.errors import PassError
-from compress.models.checkpoints import load_model
-from compress.models.outputs import outputs_of
+from compress.core.errors import PassError
+from compress.core.records import Curve
+from compress.models.io.checkpoints import load_model
+from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import RecoverySpec
-from compress.records import Curve
 from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.training.batches import to_tensors

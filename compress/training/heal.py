@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.artifacts import Artifact
-from compress.errors import PassError
+from compress.core.artifacts import Artifact
+from compress.core.errors import PassError
+from compress.core.progress import Progress
 from compress.profile.training_spec import RecoverySpec
-from compress.progress import Progress
 from compress.tasks.base import Task, TrainingData
 from compress.training.loop import Loss, TrainResult, train
 from compress.training.losses import label_cross_entropy, logits_kl

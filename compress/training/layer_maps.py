@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.profile.loss_specs import LayerMap
 
 

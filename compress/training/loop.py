@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from compress.errors import PassError
+from compress.core.errors import PassError
+from compress.core.progress import Progress
+from compress.core.records import Curve, CurvePoint
 from compress.profile.training_spec import TrainingSpec
-from compress.progress import Progress
-from compress.records import Curve, CurvePoint
 from compress.tasks.base import Inputs
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.checkpointing import (

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.progress import Progress
 from compress.data.splits import Examples
-from compress.models.checkpoints import load_model
-from compress.progress import Progress
+from compress.models.io.checkpoints import load_model
 from compress.tasks.base import Task, Truth
 from compress.training.prediction import Device, Precision
 from compress.training.teachers import cached_signals

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from compress.errors import PassError
-from compress.models.outputs import outputs_of
+from compress.core.errors import PassError
+from compress.models.io.outputs import outputs_of
 from compress.training.layer_stack import StackLayer, attentions_of, heads_of, layers_of
 
 Signals = dict[str, Tensor]

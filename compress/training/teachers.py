@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.files import make_folder, write_sealed
-from compress.progress import Progress
+from compress.core.files import make_folder, write_sealed
+from compress.core.progress import Progress
+from compress.core.units import GIB
 from compress.store.cache import SIGNALS_NOTE
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import ATTENTION_MASK, TokenInputs
@@ -26,7 +27,6 @@ from compress.training.batches import to_tensors
 from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
 from compress.training.signal_cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
 from compress.training.signals import Recorder, Signals
-from compress.units import GIB
 
 BUDGET = 8 * GIB
 """Bytes of disk that the signals of one teacher on one set of inputs may take, its outputs not counted."""

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.artifacts import TASK, TOKENIZER
-from compress.errors import ModelError
-from compress.files import copy_file, write_json, write_text
-from compress.models.vocabulary import (
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import ModelError
+from compress.core.files import copy_file, write_json, write_text
+from compress.core.reading import read_mapping
+from compress.models.text.vocabulary import (
     Ids,
     check_can_trim,
     choose_tokens,
@@ -18,7 +19,6 @@ from compress.models.vocabulary import (
     trim_tokenizer,
 )
 from compress.profile.distill_spec import VocabularySpec
-from compress.reading import read_mapping
 from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import TokenInputs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
 from compress.step import StepContext
 from compress.tasks.base import Inputs, Truth
 from compress.training.prediction import score

@@ -19,19 +19,19 @@ from click.testing import CliRunner
 from PIL import Image
 from pydantic import ValidationError
 
-from compress.artifacts import MODEL_CONFIG, ONNX_MODEL, STRUCTURE, TASK, TOKENIZER
-from compress.cli import main
+from compress.cli.root import main
+from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, STRUCTURE, TASK, TOKENIZER
+from compress.core.reading import parse_json
 from compress.data.sources import fingerprint, load
-from compress.engine.intake import Given, take_in, task_of_file
+from compress.engine.foreign_onnx import Given, take_in, task_of_file
 from compress.measure.results import result_fault
-from compress.models.checkpoints import load_model
-from compress.models.sources import check_teacher
+from compress.models.io.checkpoints import load_model
+from compress.models.io.sources import check_teacher
 from compress.passes.export.verify import hash_problems, listed_files, read_manifest
 from compress.profile.load import load_profile
 from compress.profile.schema import DataSpec, TeacherSpec
-from compress.profile.source import override, read_source
-from compress.reading import parse_json
-from compress.report.frame import contract_text
+from compress.profile.yaml_lines import override, read_source
+from compress.report.data.frame import contract_text
 from compress.runtimes.runner import write_batches
 from compress.store.runs import RunStore
 from compress.targets.ssh.device import Facts

@@ -15,16 +15,16 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 
-from compress.artifacts import BITSANDBYTES, TORCH_WEIGHTS, Artifact
+from compress.core.artifacts import BITSANDBYTES, TORCH_WEIGHTS, Artifact
+from compress.core.errors import ModelError, ProfileError
+from compress.core.forms import Numbers, Structure
 from compress.data.splits import Examples
-from compress.errors import ModelError, ProfileError
-from compress.forms import Numbers, Structure
-from compress.models.checkpoints import load_model, save_model
-from compress.models.ensemble import Ensemble
-from compress.models.low_bit import LowBit, linear_layers, pack_layers, put_layers, unpack_layers
-from compress.models.weights import read_weights, write_weights
-from compress.passes.quantize import torch_step
-from compress.plan import build_plan
+from compress.models.io.checkpoints import load_model, save_model
+from compress.models.io.ensemble import Ensemble
+from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, put_layers, unpack_layers
+from compress.models.io.weights import read_weights, write_weights
+from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
+from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepResult
@@ -49,7 +49,7 @@ def spec_of(**keys: Any) -> QuantizeSpec:
 def quantize(source: Artifact, folder: Path, spec: QuantizeSpec) -> tuple[Artifact, StepResult]:
     examples = Examples(("red cat",), np.zeros(1, np.int64))
     data = TrainingData(examples, examples, LABELS)
-    return run(torch_step, context(folder, spec, {"model": source}, text_task(32), data))
+    return run(bitsandbytes_step, context(folder, spec, {"model": source}, text_task(32), data))
 
 
 def outputs(model: nn.Module) -> np.ndarray:
@@ -62,7 +62,7 @@ def in_a_fresh_process(folder: Path) -> np.ndarray:
     code = (
         "import sys, torch, numpy as np\n"
         "from pathlib import Path\n"
-        "from compress.models.checkpoints import load_model\n"
+        "from compress.models.io.checkpoints import load_model\n"
         "ids = torch.tensor(eval(sys.argv[2]))\n"
         "with torch.inference_mode():\n"
         "    logits = load_model(Path(sys.argv[1]))(input_ids=ids, attention_mask=(ids > 0).long()).logits\n"
@@ -129,7 +129,7 @@ def test_four_bit_weights_are_near_the_float_ones(source: Artifact):
 def _rebuilt(model: nn.Module, packed: dict[str, torch.Tensor], low_bit: LowBit) -> dict[str, Any]:
     import tempfile
 
-    from compress.models.low_bit import write_low_bit
+    from compress.models.io.low_bit import write_low_bit
 
     with tempfile.TemporaryDirectory() as name:
         write_low_bit(low_bit, Path(name))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples, Item
 from compress.passes.export import step as export
 from compress.passes.export.manifest import write_manifest_metrics
@@ -269,7 +269,7 @@ def test_golden_examples_that_cannot_be_read_are_found(made: dict[str, Path], co
 
 
 def test_a_bundle_of_another_layout_is_refused(made: dict[str, Path], tmp_path: Path):
-    from compress.errors import ModelError
+    from compress.core.errors import ModelError
 
     bundle = copy_of(made, IMAGES, tmp_path)
     manifest = json.loads((bundle / "manifest.json").read_text())

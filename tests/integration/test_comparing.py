@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import ONNX_MODEL
-from compress.engine.intake import Given
+from compress.core.artifacts import ONNX_MODEL
+from compress.core.progress import Silent
+from compress.core.records import RunRecord
+from compress.engine.foreign_onnx import Given
 from compress.engine.measuring import measure_files
 from compress.engine.running import run_job
 from compress.profile.measure_request import MeasureRequest
-from compress.progress import Silent
-from compress.records import RunRecord
 from compress.report.compare import compare, differences
-from compress.report.frame import contract
-from compress.report.reading_back import same_baseline
+from compress.report.data.frame import contract
+from compress.report.data.report_reader import same_baseline
 from compress.store.cache import Cache
 from tests.made_jobs import made_job, profile_of
 from tests.tiny_onnx import VOTES, write_embedder_artifact

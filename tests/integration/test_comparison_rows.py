@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 import pytest
 from rich.console import Console
 
+from compress.core.errors import PassError, ResourceError
+from compress.core.progress import Silent
+from compress.core.records import RunRecord
 from compress.engine.running import run_job
-from compress.errors import PassError, ResourceError
-from compress.plan import HALF, build_plan
-from compress.progress import Silent
-from compress.records import RunRecord
-from compress.report.frame import contract
-from compress.report.terminal import row_line, summary_lines, table
-from compress.report.write import write_report
+from compress.plan.steps import HALF, build_plan
+from compress.report.data.frame import contract
+from compress.report.render.terminal import row_line, summary_lines, table
+from compress.report.render.write import write_report
 from compress.store.cache import Cache
 from compress.store.runs import RunStore
 from tests.made_jobs import made_job, profile_of
@@ -55,7 +55,7 @@ def run_with(
         return measurement(scores, 0.5, 0.5, 6.0, target.label, key=key)
 
     monkeypatch.setattr("compress.engine.running.measure", fake)
-    monkeypatch.setattr("compress.passes.quantize.half_step.run", raising(error))
+    monkeypatch.setattr("compress.passes.quantize.half.step.run", raising(error))
     made = dict.fromkeys(("source", "source.onnx", "quantize"), write_votes_artifact)
     if "step" in failing:
         del made["quantize"]

@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from compress.files import sha256_file
+from compress.core.files import sha256_file
 from tests.jobs import compress, facts_of, report_of, write_job
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 from safetensors.torch import save_file
 from compress.profile.training_spec import TrainingSpec
-from compress.progress import Silent
+from compress.core.progress import Silent
 from compress.training.checkpointing import weights_of
 from compress.training.loop import train
 from compress.training.losses import label_cross_entropy

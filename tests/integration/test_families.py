@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from compress.artifacts import TASK
+from compress.core.artifacts import TASK
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
-from compress.models.checkpoints import load_model, save_model
-from compress.models.image_teachers import open_image_teacher
-from compress.models.materialise import materialise
-from compress.models.outputs import outputs_of
-from compress.models.sentence import SentenceEncoder
-from compress.profile.known_families import FAMILIES
+from compress.models.io.checkpoints import load_model, save_model
+from compress.models.io.image_teachers import open_image_teacher
+from compress.models.io.materialise import materialise
+from compress.models.io.outputs import outputs_of
+from compress.models.text.sentence import SentenceEncoder
+from compress.profile.model_checks.families import FAMILIES
 from compress.profile.schema import TeacherSpec
 from compress.runtimes.runner import open_session
 from tests.tiny_families import (

@@ -10,16 +10,16 @@ import onnx
 import onnxruntime
 import pytest
 
-from compress.artifacts import ONNX_MODEL
+from compress.core.artifacts import ONNX_MODEL
+from compress.core.errors import ModelError, UsageError
+from compress.core.progress import Silent
+from compress.core.records import RunRecord
 from compress.data.splits import Examples
-from compress.engine.intake import Given, take_in
+from compress.engine.foreign_onnx import Given, take_in
 from compress.engine.measuring import measure_files
-from compress.errors import ModelError, UsageError
 from compress.profile.measure_request import MeasureRequest
 from compress.profile.schema import DataSpec, TargetSpec
-from compress.progress import Silent
-from compress.records import RunRecord
-from compress.report.frame import contract
+from compress.report.data.frame import contract
 from compress.tasks import task_of
 from compress.tasks.interface import OwnInterfaces
 from tests.tiny_onnx import LABELS, VOTES, write_halves_artifact, write_votes_artifact

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifacts import seal
-from compress.errors import ResourceError
-from compress.exhaustion import exhaustion_told
-from compress.files import write_texts
-from compress.forms import TORCH_FLOAT
+from compress.core.artifacts import seal
+from compress.core.errors import ResourceError
+from compress.core.exhaustion import exhaustion_told
+from compress.core.files import write_texts
+from compress.core.forms import TORCH_FLOAT
 from compress.store.cache import Cache
 from compress.store.flat import FileArray
 from compress.store.runs import RunStore

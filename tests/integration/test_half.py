@@ -12,15 +12,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from compress.artifacts import ONNX_MODEL, Artifact, seal
+from compress.core.artifacts import ONNX_MODEL, Artifact, seal
+from compress.core.errors import PassError
+from compress.core.forms import Numbers
 from compress.data.splits import Examples
-from compress.errors import PassError
-from compress.forms import Numbers
 from compress.lowering import step as lower
 from compress.lowering.files import write_optimized
-from compress.passes.quantize import half_step
-from compress.passes.quantize.half import store_in_half
-from compress.plan import build_plan
+from compress.passes.quantize.half import step as half_step
+from compress.passes.quantize.half.conversion import store_in_half
+from compress.plan.steps import build_plan
 from compress.profile.base import Spec
 from compress.profile.load import load_profile
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec

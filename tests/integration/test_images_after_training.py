@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from compress.artifacts import STRUCTURE, Artifact
+from compress.core.artifacts import STRUCTURE, Artifact
+from compress.core.errors import ModelError
+from compress.core.forms import Numbers, Structure
 from compress.data.splits import Examples
-from compress.errors import ModelError
-from compress.forms import Numbers, Structure
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
-from compress.models.checkpoints import load_model
+from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.verify import verify_bundle
 from compress.passes.prune import step as prune
@@ -193,7 +193,7 @@ def test_a_pruned_network_recovers_and_goes_on(network: Artifact, tmp_path: Path
     _, result = make(quantize, tmp_path / "quantize", QuantizeSpec(), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
     code = (
-        "import sys, json, torch, pathlib; from compress.models.checkpoints import load_model\n"
+        "import sys, json, torch, pathlib; from compress.models.io.checkpoints import load_model\n"
         "model = load_model(pathlib.Path(sys.argv[1]), allow_code=True)\n"
         "print(json.dumps(model(pixel_values=torch.arange(64.0).reshape(1, 1, 8, 8) / 64).tolist()))"
     )

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from compress.artifacts import STRUCTURE, Artifact
-from compress.errors import ModelError, PassError
-from compress.forms import Structure
+from compress.core.artifacts import STRUCTURE, Artifact
+from compress.core.errors import ModelError, PassError
+from compress.core.forms import Structure
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
-from compress.models.checkpoints import count_parameters, load_model
-from compress.models.factors import Factored, apply_factors
-from compress.models.families import encoder_of
-from compress.models.students import make_student
+from compress.models.anatomy.factors import Factored, apply_factors
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters, load_model
+from compress.models.students.cut import make_student
 from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.places import places_of, second_moments
 from compress.passes.prune import step as prune
@@ -48,7 +48,7 @@ def fresh_outputs(folder: Path, inputs: dict[str, list[Any]]) -> Any:
     code = (
         "import sys, json, torch, compress\n"
         "model, inputs = compress.load_model(sys.argv[1], allow_code=True), json.loads(sys.argv[2])\n"
-        "from compress.models.outputs import outputs_of\n"
+        "from compress.models.io.outputs import outputs_of\n"
         "print(json.dumps(outputs_of(model(**{k: torch.tensor(v) for k, v in inputs.items()})).tolist()))"
     )
     command = [sys.executable, "-c", code, str(folder), json.dumps(inputs)]

@@ -15,13 +15,13 @@ import pytest
 import torch
 from transformers import DistilBertConfig, RobertaConfig
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.errors import ModelError, PassError
+from compress.core.forms import Framework, Numbers, Structure
 from compress.data.splits import Examples
-from compress.errors import ModelError, PassError
-from compress.forms import Framework, Numbers, Structure
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
-from compress.models.checkpoints import load_model
+from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.verify import verify_bundle

@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.artifacts import ONNX_MODEL, TASK, TOKENIZER
+from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
+from compress.core.errors import ModelError
+from compress.core.files import write_json, write_text
 from compress.data.sources import load
-from compress.engine.intake import Given, take_in
-from compress.errors import ModelError
-from compress.files import write_json, write_text
+from compress.engine.foreign_onnx import Given, take_in
 from compress.measure.accuracy import probabilities
 from compress.profile.schema import DataSpec
 from compress.store.runs import RunStore

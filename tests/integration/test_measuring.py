@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from compress.artifacts import ONNX_MODEL, Artifact, open_artifact
+from compress.core.artifacts import ONNX_MODEL, Artifact, open_artifact
+from compress.core.errors import TargetError
+from compress.core.progress import Silent
+from compress.core.records import TargetMeasurement
 from compress.data.splits import UNLABELLED, Examples
-from compress.errors import TargetError
 from compress.measure.feeds import parts
 from compress.measure.jobs import Job, JobFolder, model_path
 from compress.measure.measuring import measure
@@ -22,8 +24,6 @@ from compress.measure.protocol import PROTOCOL_VERSION
 from compress.measure.size import size_of
 from compress.measure.variants import compare_variants
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
-from compress.progress import Silent
-from compress.records import TargetMeasurement
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.targets.local import resolve
 from compress.tasks import task_of

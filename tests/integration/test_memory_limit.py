@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from compress.core.errors import TargetError
+from compress.core.progress import Silent
+from compress.core.records import RunRecord
 from compress.engine.running import run_job
-from compress.errors import TargetError
-from compress.progress import Silent
-from compress.records import RunRecord
-from compress.report.frame import contract
-from compress.report.terminal import summary_lines
-from compress.report.write import write_report
+from compress.report.data.frame import contract
+from compress.report.render.terminal import summary_lines
+from compress.report.render.write import write_report
 from compress.store.cache import Cache
 from tests.made_jobs import Make, made_job, profile_of
 from tests.tiny_onnx import LABELS, VOTES, write_votes_artifact

@@ -11,13 +11,13 @@ import onnx
 import pytest
 import torch
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.errors import PassError
 from compress.data.splits import Examples
-from compress.errors import PassError
 from compress.lowering import step as lower
 from compress.measure.variants import variant_outputs
-from compress.passes.quantize import mixed
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.mixed import step as mixed
 from compress.profile.mixed_spec import MixedSpec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.step import StepResult

@@ -21,12 +21,12 @@ from transformers import (
     RobertaConfig,
 )
 
-from compress.artifacts import STRUCTURE, Artifact
+from compress.core.artifacts import STRUCTURE, Artifact
+from compress.core.errors import ModelError, PassError
 from compress.data.splits import Examples
-from compress.errors import ModelError, PassError
 from compress.lowering import step as lower
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.families import encoder_of
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank import step as low_rank
 from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune

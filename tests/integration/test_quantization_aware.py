@@ -13,16 +13,16 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from compress.artifacts import ONNX_MODEL, Artifact
+from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.errors import ModelError
 from compress.data.splits import Examples
-from compress.errors import ModelError
 from compress.lowering import step as lower
 from compress.lowering.parity import outputs_of
-from compress.models.checkpoints import load_model
+from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize import train_step
-from compress.passes.quantize.integers import INT8_LIMIT
-from compress.passes.quantize.simulation import simulate
+from compress.passes.quantize.int8.affine import INT8_LIMIT
+from compress.passes.quantize.qat import step as qat_step
+from compress.passes.quantize.qat.fake_quant import simulate
 from compress.passes.quantize.step import calibration_batches
 from compress.profile.base import Spec
 from compress.profile.pass_specs import QuantizeSpec
@@ -201,7 +201,7 @@ def trained(lowered: Lowered, made: QuantizeSpec, folder: Path) -> tuple[Artifac
 
     data = replace(ctx.data, train=answered(ctx.data.train), validation=answered(ctx.data.validation))
     both = {"model": lowered.source, "teacher": lowered.source}
-    return run(train_step, replace(ctx, inputs=both, data=data))
+    return run(qat_step, replace(ctx, inputs=both, data=data))
 
 
 def finished(lowered: Lowered, made: QuantizeSpec, source: Artifact, folder: Path) -> Lowered:

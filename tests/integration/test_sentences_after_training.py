@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
-from compress.models.checkpoints import load_model
-from compress.models.ensemble import Ensemble
-from compress.models.sentence import SentenceEncoder
+from compress.models.io.checkpoints import load_model
+from compress.models.io.ensemble import Ensemble
+from compress.models.text.sentence import SentenceEncoder
 from compress.passes.prune import step as prune
 from compress.passes.quantize import step as quantize
 from compress.profile.base import Spec

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from compress.cli import main
-from compress.errors import ModelError, UsageError
+from compress.cli.root import main
+from compress.core.errors import ModelError, UsageError
 from compress.passes.export import confinement as held
 from compress.passes.export.confinement import Confinement, confinement, run_python
 from compress.passes.export.manifest import write_manifest_metrics

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifacts import Artifact, seal
+from compress.core.artifacts import Artifact, seal
+from compress.core.errors import ModelError, PassError
+from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import Examples
-from compress.errors import ModelError, PassError
-from compress.forms import TORCH_FLOAT
-from compress.models.checkpoints import load_model, save_model
-from compress.models.outputs import outputs_of
+from compress.models.io.checkpoints import load_model, save_model
+from compress.models.io.outputs import outputs_of
 from compress.passes.distill import step as distill
 from compress.passes.finetune import step as finetune
 from compress.profile.distill_spec import DistillSpec

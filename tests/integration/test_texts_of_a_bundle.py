@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from compress.artifacts import TASK
+from compress.core.artifacts import TASK
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
-from compress.models.checkpoints import load_model
-from compress.models.materialise import materialise
-from compress.models.tokenization import ODD
+from compress.models.io.checkpoints import load_model
+from compress.models.io.materialise import materialise
+from compress.models.text.tokenization import ODD
 from compress.profile.schema import TeacherSpec
 from compress.runtimes.runner import open_predictor
 from tests.tiny_families import LABELS, VOCABULARY, tiny_model, write_tokenizer

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from compress.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
+from compress.core.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
+from compress.core.errors import ModelError
+from compress.core.progress import Silent
 from compress.data.splits import Examples
-from compress.errors import ModelError
-from compress.models.checkpoints import count_parameters, load_model
+from compress.models.io.checkpoints import count_parameters, load_model
 from compress.passes.distill import step as distill
 from compress.passes.finetune import step as finetune
 from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.schema import TargetSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.progress import Silent
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve
 from compress.tasks.base import TrainingData, Truth
@@ -198,7 +198,7 @@ PROGRAM = textwrap.dedent(
     import compress.training.loop as loop
     loop.train.__kwdefaults__["checkpoint_seconds"] = 0.05
     from tests.integration.test_training_steps import DISTIL, distilled
-    from compress.artifacts import open_artifact
+    from compress.core.artifacts import open_artifact
     print("ready", flush=True)
     print(distilled(Path(sys.argv[1]), open_artifact(Path(sys.argv[2])), epochs=20).digest, flush=True)
     """

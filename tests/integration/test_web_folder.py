@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
-from compress.cli import main
-from compress.errors import ModelError, UsageError
-from compress.ours import MARKER
+from compress.cli.root import main
+from compress.core.errors import ModelError, UsageError
+from compress.core.ours import MARKER
 from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.web.folder import write_page
 from compress.passes.export.web.packages import (

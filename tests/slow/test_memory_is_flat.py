@@ -38,7 +38,7 @@ from pathlib import Path
 import torch
 
 from compress.profile.training_spec import TrainingSpec
-from compress.progress import Silent
+from compress.core.progress import Silent
 from compress.tasks.tokens import encode_texts
 from compress.training.loop import train
 from compress.training.losses import logits_kl

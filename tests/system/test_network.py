@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.telemetry import OFF
+from compress.core.telemetry import OFF
 from tests.jobs import write_job
 from tests.tracing import STRACE, Traced, traced
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.errors import TargetError
+from compress.core.progress import Silent
+from compress.core.records import TargetMeasurement
 from compress.data.splits import UNLABELLED, Examples
-from compress.errors import TargetError
 from compress.measure.jobs import JobFolder
 from compress.measure.measuring import measure
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
-from compress.progress import Silent
-from compress.records import TargetMeasurement
 from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection
 from compress.tasks import task_of

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.passes.export.web.examples import PageExamples
 from compress.passes.export.web.folder import WebPage, write_page
 from compress.passes.export.web.trial import try_page

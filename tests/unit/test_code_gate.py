@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import compress
-from compress.errors import CompressError, ModelError, ProfileError, UsageError
-from compress.files import sha256_file
-from compress.models.checkpoints import load_for_labels
-from compress.models.image_teachers import open_image_teacher
-from compress.models.materialise import materialise
-from compress.models.sources import check_teacher
+from compress.core.errors import CompressError, ModelError, ProfileError, UsageError
+from compress.core.files import sha256_file
+from compress.models.io.checkpoints import load_for_labels
+from compress.models.io.image_teachers import open_image_teacher
+from compress.models.io.materialise import materialise
+from compress.models.io.sources import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import FinetuneSpec

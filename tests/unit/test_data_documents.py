@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from compress.core.errors import DataError
 from compress.data.sources import fingerprint, load
 from compress.data.splits import UNLABELLED, Splits
-from compress.errors import DataError
 from compress.profile.schema import DataSpec
 
 TASK = "sentence-embedding"

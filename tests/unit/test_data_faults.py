@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from compress.core.errors import DataError, DataErrors
 from compress.data.sources import fingerprint, load
-from compress.errors import DataError, DataErrors
 from compress.profile.schema import DataSpec
 
 GOOD = "text,label\n" + "".join(f"text {name} {i},{name}\n" for name in ("a", "b") for i in range(5))

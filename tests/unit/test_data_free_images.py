@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import PassError
+from compress.core.errors import PassError
+from compress.core.progress import Silent
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.profile.loss_specs import LogitsLoss, LogitsLossEntry
-from compress.progress import Silent
 from compress.training.checkpointing import copy_weights
 from compress.training.data_free.images import train_data_free_images
 from compress.training.loop import TrainResult

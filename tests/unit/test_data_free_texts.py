@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
-from compress.artifacts import TOKENIZER
-from compress.models.vocabulary import Vocabulary, read_vocabulary
+from compress.core.artifacts import TOKENIZER
+from compress.core.progress import Silent
+from compress.models.text.vocabulary import Vocabulary, read_vocabulary
 from compress.profile.distill_spec import DataFreeSpec
-from compress.progress import Silent
 from compress.training.data_free.texts import SampledTexts, sample_texts
 from compress.training.data_free.words import (
     Frame,

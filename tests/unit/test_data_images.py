@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from compress.core.errors import DataError, DataErrors
 from compress.data.framing import framed
 from compress.data.images import image_key, pixel_statistics, pixels_of
 from compress.data.sources import fingerprint, load
 from compress.data.splits import Examples, Splits, StoredImage
-from compress.errors import DataError, DataErrors
 from compress.profile.schema import DataSpec
 
 TASK = "image-classification"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.core.errors import DataError
 from compress.data.pairs import linked_groups
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.errors import DataError
 from compress.profile.schema import DataSpec
 
 Row = tuple[Any, Any, Any]

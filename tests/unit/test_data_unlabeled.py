@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compress.core.errors import DataError
 from compress.data.sources import fingerprint, load
 from compress.data.splits import Splits
 from compress.data.splitting import text_key
-from compress.errors import DataError
 from compress.profile.schema import DataSpec
 
 PAIRS = [(f"text {name} {i}", name) for name in ("a", "b") for i in range(10)]

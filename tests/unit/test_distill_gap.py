@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.distill import data_free, step
 from compress.passes.distill.examples import TeacherAt
 from compress.passes.distill.gap import gap_warnings
+from compress.profile.combination_checks import FAR_SMALLER
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.teaching import FAR_SMALLER
-from compress.progress import Silent
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests.steps import context

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-from compress.errors import PassError
+from compress.core.errors import PassError
+from compress.core.progress import Silent
 from compress.passes.distill.lesson import Lesson, LiveAnswers, MeanAnswers, NoAnswers, mutual_loss
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.teaching import changed_pixels
-from compress.passes.distill.trainee import Trainee, follow
+from compress.passes.distill.training_module import Trainee, follow
 from compress.profile.distill_spec import AugmentSpec, SelectSpec
 from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec
 from compress.profile.training_spec import TrainingSpec
-from compress.progress import Silent
 from compress.tasks.subset import InputSubset
 from compress.tasks.tokens import TokenInputs
 from compress.training.loop import train

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from compress.artifacts import TASK, TOKENIZER, Artifact
-from compress.errors import ModelError
-from compress.files import write_json, write_text
-from compress.forms import TORCH_FLOAT
-from compress.models.vocabulary import id_table, read_vocabulary, trim_tokenizer
+from compress.core.artifacts import TASK, TOKENIZER, Artifact
+from compress.core.errors import ModelError
+from compress.core.files import write_json, write_text
+from compress.core.forms import TORCH_FLOAT
+from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
 from compress.passes.distill.material import cut_alike
 from compress.tasks.tokens import TokenInputs, encode_texts

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from compress.core.errors import ModelError
+from compress.core.progress import Silent
 from compress.engine.running import run_job
-from compress.errors import ModelError
-from compress.plan import build_plan, untrained
+from compress.plan.steps import build_plan, untrained
 from compress.profile.schema import Profile
-from compress.progress import Silent
 from compress.store.cache import Cache
 from tests.made_jobs import made_job
 from tests.tiny_vision import LABELS, images, tiny_network, write_image_artifact

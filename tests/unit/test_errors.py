@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.errors import DataError, Fault
+from compress.core.errors import DataError, Fault
 
 
 def test_a_code_stands_behind_the_message_and_before_the_hint() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from compress.core.records import StepRecord
 from compress.data.splits import Examples
 from compress.engine.excerpts import LENGTH, MOST, beginning, excerpts
-from compress.records import StepRecord
 from tests.records import accuracy, bert_run, change_step, embedding_run
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import CompressError, DataError, ResourceError, TargetError
-from compress.exhaustion import exhaustion_told, is_full
+from compress.core.errors import CompressError, DataError, ResourceError, TargetError
+from compress.core.exhaustion import exhaustion_told, is_full
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),

@@ -16,15 +16,15 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from transformers import CONFIG_MAPPING
 
 import compress
-from compress.errors import ModelError, ProfileError
-from compress.models.architectures import read_config
-from compress.models.checkpoints import load_for_labels
-from compress.models.offline import offline
-from compress.models.pretrained import load_pretrained
-from compress.models.sources import check_teacher
-from compress.models.tokenization import read_tokenization
-from compress.profile.known_settings import PINNED, fetching_settings, own_classes, pinned
+from compress.core.errors import ModelError, ProfileError
+from compress.models.io.architectures import read_config
+from compress.models.io.checkpoints import load_for_labels
+from compress.models.io.offline import offline
+from compress.models.io.pretrained import load_pretrained
+from compress.models.io.sources import check_teacher
+from compress.models.text.tokenization import read_tokenization
 from compress.profile.load import load_profile
+from compress.profile.model_checks.settings import PINNED, fetching_settings, own_classes, pinned
 from compress.profile.schema import TeacherSpec
 from tests.jobs import write_job
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact

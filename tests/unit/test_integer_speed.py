@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from compress.core.errors import ModelError
+from compress.core.progress import Silent
 from compress.engine import running
 from compress.engine.integer_speed import integer_warnings
 from compress.engine.resolve import resolve_job
-from compress.errors import ModelError
-from compress.passes.quantize import probe
-from compress.passes.quantize.probe import Probe, Timing
+from compress.passes.quantize.int8 import probe
+from compress.passes.quantize.int8.probe import Probe, Timing
 from compress.profile.load import load_profile
 from compress.profile.pass_specs import QuantizeEntry, QuantizeSpec
 from compress.profile.schema import Profile
-from compress.progress import Silent
 from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
 from tests.jobs import write_job

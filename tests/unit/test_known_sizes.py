@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from compress.errors import ModelError
-from compress.models.checkpoints import load_model
-from compress.models.sources import check_teacher
-from compress.profile.known_sizes import impossible_sizes
+from compress.core.errors import ModelError
+from compress.models.io.checkpoints import load_model
+from compress.models.io.sources import check_teacher
+from compress.profile.model_checks.sizes import impossible_sizes
 from compress.profile.schema import TeacherSpec
 from tests.tiny import LABELS, tiny_bert, write_torch_artifact
 

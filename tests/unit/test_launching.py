@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compress.errors import ResourceError, TargetError
+from compress.core.errors import ResourceError, TargetError
 from compress.runtimes.launching import Command, clean_environment, run_all, runtime_command
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="following the parent is Linux's")

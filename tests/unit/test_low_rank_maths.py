@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.errors import PassError
+from compress.core.errors import PassError
 from compress.passes.low_rank.factoring import decompose, pays, rank_for_energy, rank_for_ratio
 from compress.passes.low_rank.ranks import LOSSES, choose_ranks
 from compress.profile.low_rank_spec import LowRankSpec

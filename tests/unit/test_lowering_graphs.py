@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.lowering.attention import fuse_attention
+from compress.lowering.early_token_selection import select_early
 from compress.lowering.export import export_graph, signature_of
 from compress.lowering.graph import add_initializer, tidy
 from compress.lowering.macs import count_macs
-from compress.lowering.narrowing import select_early
 from compress.lowering.patches import multiply_patches
 from compress.lowering.pooling import pool_globally
 from compress.runtimes.runner import open_session

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import binomtest
 
+from compress.core.records import Accuracy, RunRecord, StepRecord
 from compress.engine.budget import USELESS, judge, measured_values, outcome
 from compress.measure.chance import (
     VALIDATION_FACT,
@@ -19,12 +20,11 @@ from compress.measure.chance import (
     no_better_than_chance,
 )
 from compress.profile.schema import BudgetSpec
-from compress.records import Accuracy, RunRecord, StepRecord
 from compress.report.checking import Tolerances, check
-from compress.report.content import document
-from compress.report.frame import contract
-from compress.report.headline import status_words, tiles, verdicts
-from compress.report.terminal import summary_lines, table
+from compress.report.data.frame import contract
+from compress.report.render.terminal import summary_lines, table
+from compress.report.sections.content import document
+from compress.report.sections.headline import status_words, tiles, verdicts
 from tests.records import LABELS, accuracy, bert_run, embedding_accuracy, embedding_run, measurement
 
 # 72 % of the examples have the first label.

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.core.records import Latency
 from compress.measure.disturbance import counted, disturbance, is_disturbed
 from compress.measure.feeds import Scenario
 from compress.measure.jobs import Job
 from compress.measure.latency import in_patience, latency_row, median_ms
-from compress.records import Latency
 from compress.runtimes import runner
 from compress.targets.patience import Patience
 

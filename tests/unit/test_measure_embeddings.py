@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from compress.core.records import Accuracy
 from compress.data.splits import UNLABELLED
 from compress.measure.embeddings import embedding_record
 from compress.measure.statistics import mean_interval, paired_correlations, spearman_interval
 from compress.measure.variants import SCORED, scored_sample
 from compress.profile.schema import DataSpec
-from compress.records import Accuracy
 from compress.tasks import task_of
 from compress.tasks.base import Truth
 from compress.tasks.similarity import compared_pairs, pair_similarities, recall_shares, similarities, spearman

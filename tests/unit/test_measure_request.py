@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from compress.cli.measure import _request, _sections
 from compress.profile.schema import Profile
-from compress.verbs.measure import _request, _sections
 
 JOB = {
     "name": "job",

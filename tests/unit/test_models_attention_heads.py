@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.models.attention_heads import Heads
+from compress.models.anatomy.attention_heads import Heads
 
 
 def heads(count: int, size: int, hidden: int, seed: int = 0) -> Heads:

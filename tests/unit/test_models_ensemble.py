@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.ensemble import Ensemble, member_folders
-from compress.models.sentence import SentenceEncoder
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.io.ensemble import Ensemble, member_folders
+from compress.models.text.sentence import SentenceEncoder
 from tests.tiny import tiny_bert
 from tests.unit.test_models_families import bare, tiny_vision
 

@@ -6,9 +6,9 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compress.errors import ModelError
-from compress.models.families import FAMILIES, encoder_of, transformer_of, words_of
-from compress.models.sizes import config_keys, sizes_of
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import FAMILIES, encoder_of, transformer_of, words_of
+from compress.models.anatomy.sizes import config_keys, sizes_of
 from tests.tiny import tiny_classifier
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ModelError
-from compress.models.labels import check_head, head_names, match_labels
+from compress.core.errors import ModelError
+from compress.models.io.labels import check_head, head_names, match_labels
 
 CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
 

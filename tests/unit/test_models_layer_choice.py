@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ModelError
-from compress.models.layer_choice import Choice, choose_layers
+from compress.core.errors import ModelError
+from compress.models.students.layer_choice import Choice, choose_layers
 
 
 @pytest.mark.parametrize(

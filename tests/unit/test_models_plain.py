@@ -15,19 +15,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compress.artifacts import Artifact, seal
+from compress.core.artifacts import Artifact, seal
+from compress.core.errors import ModelError, UsageError
+from compress.core.progress import Silent
 from compress.data.splits import Examples
-from compress.errors import ModelError, UsageError
-from compress.models.checkpoints import count_parameters, load_for_labels, load_model, save_model
-from compress.models.image_teachers import open_image_teacher
-from compress.models.plain import Origin, PlainModel, make_module
-from compress.models.sources import check_teacher
+from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
+from compress.models.io.image_teachers import open_image_teacher
+from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.sources import check_teacher
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.base import Spec
 from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.progress import Silent
 from compress.step import StepContext
 from compress.targets.local import resolve
 from compress.tasks import task_of
@@ -182,7 +182,7 @@ def test_a_fresh_process_loads_the_same_model(base: Path) -> None:
     model = trained(plain(base))
     save_model(model, base / "out")
     code = (
-        "import sys, torch; from pathlib import Path; from compress.models.checkpoints import load_model;"
+        "import sys, torch; from pathlib import Path; from compress.models.io.checkpoints import load_model;"
         "model = load_model(Path(sys.argv[1]), allow_code=True); torch.set_num_threads(1);"
         "print(float(model(pixel_values=torch.ones(1, 1, 8, 8)).double().abs().sum()))"
     )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.models.projection import (
+from compress.models.students.projection import (
     Moments,
     Reader,
     important_neurons,

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig
 
+from compress.core.errors import ModelError, UsageError
+from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import Examples
-from compress.errors import ModelError, UsageError
-from compress.forms import TORCH_FLOAT
-from compress.models.checkpoints import count_parameters, load_for_labels, load_model, save_model
-from compress.models.materialise import materialise
-from compress.models.sources import check_teacher, fingerprint
+from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
+from compress.models.io.materialise import materialise
+from compress.models.io.sources import check_teacher, fingerprint
 from compress.passes.source.step import run
 from compress.profile.schema import TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
@@ -135,7 +135,7 @@ def test_code_is_known_by_its_file(tmp_path: Path):
 
 
 def test_fingerprints_need_no_torch():
-    code = "import sys, compress.models.sources; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, compress.models.io.sources; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.errors import ModelError
-from compress.models.families import encoder_of
-from compress.models.stream import block_influence, embedding_stream, measure_stream
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.stream import block_influence, embedding_stream, measure_stream
 from tests.tiny import tiny_classifier
 from tests.unit.test_models_families import CONFIGS, VISION, tiny_vision
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compress.errors import ModelError
-from compress.models.checkpoints import load_model, save_model
-from compress.models.families import encoder_of
-from compress.models.narrowing import cut, project
-from compress.models.outputs import outputs_of
-from compress.models.sentence import SentenceEncoder
-from compress.models.stream import measure_stream
-from compress.models.students import make_student, student_shape
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.stream import measure_stream
+from compress.models.io.checkpoints import load_model, save_model
+from compress.models.io.outputs import outputs_of
+from compress.models.students.cut import make_student, student_shape
+from compress.models.students.narrowing import cut, project
+from compress.models.text.sentence import SentenceEncoder
 from compress.profile.student_spec import StudentSpec
 from tests.tiny import tiny_bert, tiny_classifier
 from tests.unit.test_models_families import CONFIGS, VISION, bare, tiny_vision

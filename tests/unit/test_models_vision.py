@@ -26,12 +26,12 @@ from transformers import (
     ViTModel,
 )
 
-from compress.artifacts import Artifact, seal
+from compress.core.artifacts import Artifact, seal
+from compress.core.errors import ModelError
 from compress.data.splits import Examples
-from compress.errors import ModelError
-from compress.models.checkpoints import count_parameters, load_for_labels, load_model
-from compress.models.image_teachers import open_image_teacher
-from compress.models.sources import check_teacher, fingerprint
+from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model
+from compress.models.io.image_teachers import open_image_teacher
+from compress.models.io.sources import check_teacher, fingerprint
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.base import Spec

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel, ViTForImageClassification
 
-from compress.errors import ModelError
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.families import encoder_of
-from compress.models.vision_students import fresh_vision
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.students.vision import fresh_vision
 from compress.profile.student_spec import StudentSpec
 
 LABELS = ("zero", "one", "two")

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from compress.errors import ModelError
-from compress.models.families import words_of
-from compress.models.sentence import SentenceEncoder
-from compress.models.vocabulary import (
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import words_of
+from compress.models.text.sentence import SentenceEncoder
+from compress.models.text.vocabulary import (
     check_can_trim,
     choose_tokens,
     id_table,

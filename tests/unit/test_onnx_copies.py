@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.artifacts import ONNX_MODEL, SEAL, TASK, TOKENIZER, open_artifact, seal
-from compress.engine.intake import Given, take_in
-from compress.errors import CompressError, ModelError
-from compress.files import read_sealed, write_sealed, write_text
-from compress.forms import ONNX_FLOAT
-from compress.models.onnx_files import copy_onnx, read_onnx
+from compress.core.artifacts import ONNX_MODEL, SEAL, TASK, TOKENIZER, open_artifact, seal
+from compress.core.errors import CompressError, ModelError
+from compress.core.files import read_sealed, write_sealed, write_text
+from compress.core.forms import ONNX_FLOAT
+from compress.engine.foreign_onnx import Given, take_in
+from compress.models.io.onnx_files import copy_onnx, read_onnx
 from compress.runtimes.runner import open_session
 from tests.tiny_onnx import LABELS, votes_table, word_tokenizer, write_votes_model
 

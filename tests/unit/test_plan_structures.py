@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from compress.errors import ProfileError
-from compress.forms import Structure
-from compress.plan import build_plan
+from compress.core.errors import ProfileError
+from compress.core.forms import Structure
+from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.prune_spec import PruneSpec, PruneTargetSpec, RemoveSpec

@@ -13,10 +13,10 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from compress.console import Terminal, TerminalProgress
-from compress.printing import echo, printable
-from compress.report.terminal import row_line, summary_lines, table
-from compress.report.write import write_report
+from compress.core.console import Terminal, TerminalProgress
+from compress.core.printing import echo, printable
+from compress.report.render.terminal import row_line, summary_lines, table
+from compress.report.render.write import write_report
 from tests.records import bert_run, change_step
 
 STEERING = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egpj.exe \u2066 \r \x08 \x00 \ud800"
@@ -93,8 +93,8 @@ def _child(code: str, out: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-MANY = "from compress.printing import echo\nfor n in range(20000): echo(n)"
-RICH = "from compress.console import Terminal\nt = Terminal()\nfor n in range(3000): t.print('x' * 70)"
+MANY = "from compress.core.printing import echo\nfor n in range(20000): echo(n)"
+RICH = "from compress.core.console import Terminal\nt = Terminal()\nfor n in range(3000): t.print('x' * 70)"
 
 
 @pytest.mark.parametrize("code", [MANY, RICH])
@@ -111,7 +111,7 @@ def test_no_output_at_all(code: str):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_an_output_that_is_full():
-    done = _child("from compress.cli import main\nsys.argv[1:] = ['schema']\nmain()", "> /dev/full")
+    done = _child("from compress.cli.root import main\nsys.argv[1:] = ['schema']\nmain()", "> /dev/full")
     assert done.stderr.endswith(b"code 7\n")
     assert b"standard output" in done.stderr
     assert b"Exception ignored" not in done.stderr
@@ -119,16 +119,16 @@ def test_an_output_that_is_full():
 
 HANGS_UP = """
 import os, signal, sys, time
-from compress import cli
+from compress.cli import root
 
-@cli.main.command("wait")
+@root.main.command("wait")
 def wait():
-    cli._Interruption().listen()
+    root._Interruption().listen()
     os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(0.2)
 
 sys.argv[1:] = ["wait"]
-cli.main()
+root.main()
 """
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from compress.cli import main
-from compress.errors import ProfileError
+from compress.cli.root import main
+from compress.core.errors import ProfileError
 from compress.profile.load import load_profile
 
 GOOD = """\

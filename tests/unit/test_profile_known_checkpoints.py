@@ -13,16 +13,16 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from compress.errors import ModelError, ProfileError
-from compress.models.sources import check_teacher
-from compress.profile.known_checkpoints import checkpoint_problems
-from compress.profile.known_tokenizers import (
+from compress.core.errors import ModelError, ProfileError
+from compress.models.io.sources import check_teacher
+from compress.profile.load import load_profile
+from compress.profile.model_checks.checkpoints import checkpoint_problems
+from compress.profile.model_checks.tokenizers import (
     TOKENIZER_MISSING,
     TOKENIZER_SETTING,
     TOKENIZER_TOO_LARGE,
     no_tokenizer,
 )
-from compress.profile.load import load_profile
 from compress.profile.schema import TeacherSpec
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "a": 2}
@@ -199,7 +199,7 @@ def test_a_sentencepiece_model_alone_names_its_package(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "compress.profile.known_tokenizers._installed", lambda package: package != "sentencepiece"
+        "compress.profile.model_checks.tokenizers._installed", lambda package: package != "sentencepiece"
     )
     folder = model(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
@@ -210,7 +210,7 @@ def test_a_sentencepiece_model_alone_names_its_package(
         ("teacher.model", "sentencepiece-missing")
     ]
     assert no_tokenizer({name, "tokenizer.json"}) is None
-    monkeypatch.setattr("compress.profile.known_tokenizers._installed", lambda _: True)
+    monkeypatch.setattr("compress.profile.model_checks.tokenizers._installed", lambda _: True)
     assert no_tokenizer({name}) is None
 
 

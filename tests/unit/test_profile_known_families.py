@@ -10,10 +10,11 @@ import pytest
 import yaml
 from transformers import CONFIG_MAPPING
 
+from compress.core.errors import ModelError, ProfileError
 from compress.engine.resolve import resolve_job
-from compress.errors import ModelError, ProfileError
-from compress.models.families import FAMILIES as TAKEN_APART
-from compress.profile.known_families import (
+from compress.models.anatomy.families import FAMILIES as TAKEN_APART
+from compress.profile.load import LoadedProfile, load_profile
+from compress.profile.model_checks.families import (
     FAMILIES,
     FAMILY_UNSUPPORTED,
     apart_families,
@@ -21,7 +22,6 @@ from compress.profile.known_families import (
     why_not_lowered,
     why_whole,
 )
-from compress.profile.load import LoadedProfile, load_profile
 
 EXPORT: dict[str, Any] = {"export": {}}
 DISTIL: dict[str, Any] = {"distill": {"student": {"layers": 1}, "epochs": 1}}
@@ -200,7 +200,7 @@ def test_a_model_of_the_hub_is_refused_once_its_config_is_there(
     named = {**config, "id2label": {"0": "x", "1": "y"}}
     (tmp_path / "snapshot" / "vocab.txt").write_text("[PAD]\n[UNK]\na\n")
     (tmp_path / "snapshot" / "config.json").write_text(json.dumps(named))
-    monkeypatch.setattr("compress.models.sources._cached_folder", lambda *_: tmp_path / "snapshot")
+    monkeypatch.setattr("compress.models.io.sources._cached_folder", lambda *_: tmp_path / "snapshot")
     (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"t{n},{'xy'[n % 2]}\n" for n in range(40)))
     with pytest.raises(ModelError) as caught:
         resolve_job(loaded, allow_code=False)

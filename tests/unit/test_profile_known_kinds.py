@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compress.errors import ProfileError
+from compress.core.errors import ProfileError
 from compress.profile.load import load_profile
 
 TO_VIT = {

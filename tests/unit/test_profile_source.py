@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from compress.cli import main
-from compress.errors import ProfileError
+from compress.cli.root import main
+from compress.core.errors import ProfileError
 from compress.profile.load import load_profile
-from compress.profile.source import override, read_source
+from compress.profile.yaml_lines import override, read_source
 from tests.jobs import write_job
 
 
@@ -127,7 +127,7 @@ def test_sizes_of_no_student(word: str, tmp_path: Path) -> None:
 GONE = f"""
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from compress.cli import main
+from compress.cli.root import main
 os.mkdir("x")
 os.chdir("x")
 os.rmdir("../x")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from compress.cli import main
+from compress.cli.root import main
 from compress.profile.load import load_profile
 from compress.profile.schema import TargetSpec
 from compress.profile.timed_on import timed_on

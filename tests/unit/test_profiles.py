@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.errors import ProfileError
-from compress.models.code import call
-from compress.plan import build_plan
+from compress.core.errors import ProfileError
+from compress.models.io.code import call
+from compress.plan.steps import build_plan
+from compress.profile.combination_checks import losses_of
 from compress.profile.device import is_ssh
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.load import load_profile
 from compress.profile.loss_specs import LossSpec, MaskedLmLoss, RelationLoss
 from compress.profile.schema import Profile
-from compress.profile.teaching import losses_of
 
 FOLDER = Path(__file__).parents[2] / "profiles"
 FILES = sorted(FOLDER.glob("*.yaml"))

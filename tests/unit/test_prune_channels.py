@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, ConvNextConfig, MobileNetV2Config, ResNetConfig
 
-from compress.errors import ModelError, PassError
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.outputs import outputs_of
-from compress.models.structure import apply_structure, describe_structure
+from compress.core.errors import ModelError, PassError
+from compress.models.anatomy.structure import apply_structure, describe_structure
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.io.outputs import outputs_of
 from compress.passes.prune.channels import (
     ChannelGroup,
     ChannelSurgeon,

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ModelError, PassError
-from compress.models.checkpoints import count_parameters, save_model
+from compress.core.errors import ModelError, PassError
+from compress.models.io.checkpoints import count_parameters, save_model
 from compress.passes.prune.importance import (
     LayerScores,
     channels_of_heads,

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.errors import PassError
-from compress.knapsack import Option, cheapest, choose_options
+from compress.core.errors import PassError
+from compress.core.knapsack import Option, cheapest, choose_options
 from compress.passes.prune.budget import Budget, choose_sizes, within
 from compress.passes.prune.importance import LayerScores
 from compress.passes.prune.latency_table import LayerShape, interpolated, part_graph, rising, timed_sizes

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DistilBertConfig, ElectraConfig, RobertaConfig
 
-from compress.artifacts import STRUCTURE
+from compress.core.artifacts import STRUCTURE
+from compress.core.errors import PassError
+from compress.core.forms import Structure
 from compress.data.splits import Examples
-from compress.errors import PassError
-from compress.forms import Structure
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.families import encoder_of
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters
 from compress.passes.prune.step import run
@@ -270,7 +270,7 @@ def test_a_fresh_process_reads_the_same_model(trained: tuple[Any, TrainingData],
     run(ctx)
     ids = [[2, 5, 8, 16, 3]]
     code = (
-        "import sys, json, torch, pathlib; from compress.models.checkpoints import load_model\n"
+        "import sys, json, torch, pathlib; from compress.models.io.checkpoints import load_model\n"
         "model = load_model(pathlib.Path(sys.argv[1]))\n"
         f"print(json.dumps(model(torch.tensor({ids})).logits.tolist()))"
     )

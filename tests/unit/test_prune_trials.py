@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
-from compress.models.checkpoints import count_parameters
-from compress.models.outputs import outputs_of
+from compress.models.io.checkpoints import count_parameters
+from compress.models.io.outputs import outputs_of
 from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
 from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels

@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.lowering.graph import constant
-from compress.passes.quantize.bias import correct_biases, expected_shift
-from compress.passes.quantize.calibration import calibrate
-from compress.passes.quantize.counting import count_products
-from compress.passes.quantize.dynamic import quantize_dynamic
-from compress.passes.quantize.integers import quantize_columns
+from compress.passes.quantize.calibration.activation_ranges import calibrate
+from compress.passes.quantize.int8.affine import quantize_columns
+from compress.passes.quantize.int8.bias_correction import correct_biases, expected_shift
+from compress.passes.quantize.int8.coverage import count_products
+from compress.passes.quantize.int8.dynamic import quantize_dynamic
+from compress.passes.quantize.int8.static import quantize_static, ranged_values
 from compress.passes.quantize.layers import Linear, layers
-from compress.passes.quantize.static import quantize_static, ranged_values
 from compress.runtimes.runner import open_session
 from tests.unit.test_quantize_convolutions import conv, graph_of
 from tests.unit.test_quantize_graphs import model_of, normal

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.passes.quantize.calibration import calibrate
-from compress.passes.quantize.convolutions import activated
-from compress.passes.quantize.counting import count_products
-from compress.passes.quantize.integers import activation_scale, quantize_bias, quantize_kernel
+from compress.passes.quantize.calibration.activation_ranges import calibrate
+from compress.passes.quantize.int8.affine import activation_scale, quantize_bias, quantize_kernel
+from compress.passes.quantize.int8.convolutions import activated
+from compress.passes.quantize.int8.coverage import count_products
+from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
 from compress.passes.quantize.layers import Convolution, layers, split_excluded
-from compress.passes.quantize.static import needed_values, quantize_static, ranged_values
 from compress.runtimes.runner import open_session
 
 RNG = np.random.default_rng(0)

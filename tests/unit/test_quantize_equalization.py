@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from compress.passes.quantize.equalization import (
+from compress.passes.quantize.int8.cross_layer_equalization import (
     equalize,
     equalizing_factors,
     input_ranges,

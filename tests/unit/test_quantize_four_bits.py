@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.passes.quantize.activation_scaling import search_scales
-from compress.passes.quantize.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
-from compress.passes.quantize.channel_scaling import groups, scale_channels
-from compress.passes.quantize.feedback import feedback_blocks, output_error
-from compress.passes.quantize.four_bits import quantize_to_four_bits
-from compress.passes.quantize.half_quadratic import block_errors, fit_blocks
 from compress.passes.quantize.layers import layers
-from compress.passes.quantize.moments import Moments, moments_of
+from compress.passes.quantize.scale_folding import groups, scale_channels
+from compress.passes.quantize.weight_only.awq import search_scales
+from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
+from compress.passes.quantize.weight_only.gptq import feedback_blocks, output_error
+from compress.passes.quantize.weight_only.hessian import Moments, moments_of
+from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
+from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.profile.pass_specs import QuantizeSpec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import Batch
@@ -243,7 +243,7 @@ def test_inputs_of_one_size_are_not_scaled(tmp_path):
 
 
 def test_scales_of_one_leave_rounding_to_nearest(tmp_path, monkeypatch):
-    monkeypatch.setattr("compress.passes.quantize.activation_scaling.EXPONENTS", (0.0,))
+    monkeypatch.setattr("compress.passes.quantize.weight_only.awq.EXPONENTS", (0.0,))
     x = correlated(50, 40)
     scaled = onnx.load(str(quantized(tmp_path, x, method="awq")))
     plain = onnx.load(str(quantized(tmp_path, x, method="rtn")))

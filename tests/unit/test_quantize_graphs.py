@@ -10,16 +10,16 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
+from compress.lowering.early_token_selection import select_early
 from compress.lowering.graph import tidy
-from compress.lowering.narrowing import select_early
-from compress.passes.quantize.blocks import quantize_blocks
-from compress.passes.quantize.calibration import calibrate
-from compress.passes.quantize.counting import count_products
-from compress.passes.quantize.dynamic import quantize_dynamic
+from compress.passes.quantize.calibration.activation_ranges import calibrate
+from compress.passes.quantize.int8.coverage import count_products
+from compress.passes.quantize.int8.dynamic import quantize_dynamic
+from compress.passes.quantize.int8.static import quantize_static, ranged_values
 from compress.passes.quantize.layers import Linear, Table, layers, split_excluded
-from compress.passes.quantize.static import quantize_static, ranged_values
-from compress.passes.quantize.weight_only import BlocksOf, quantize_weights
+from compress.passes.quantize.weight_only.blocks import quantize_blocks
+from compress.passes.quantize.weight_only.matmul_nbits import BlocksOf, quantize_weights
 from compress.runtimes.runner import open_session
 
 RNG = np.random.default_rng(0)

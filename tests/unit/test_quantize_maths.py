@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from compress.passes.quantize.blocks import block_bytes, pack_nibbles, quantize_blocks
-from compress.passes.quantize.choice import Candidate, choose
-from compress.passes.quantize.integers import activation_scale, quantize_columns, quantize_table
-from compress.passes.quantize.ranges import entropy_range, percentile_range
-from compress.passes.quantize.tables import block_size_for
+from compress.passes.quantize.calibration.ranges import entropy_range, percentile_range
+from compress.passes.quantize.embeddings import block_size_for
+from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, quantize_table
+from compress.passes.quantize.int8.choice import Candidate, choose
+from compress.passes.quantize.weight_only.blocks import block_bytes, pack_nibbles, quantize_blocks
 
 WEIGHTS = arrays.arrays(
     np.float32,

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from compress.passes.quantize.assignment import (
+from compress.passes.quantize.mixed.divergence import divergence
+from compress.passes.quantize.mixed.search import (
     HELD,
     NOTHING_LEFT,
     OUT_OF_TIME,
@@ -20,7 +21,6 @@ from compress.passes.quantize.assignment import (
     give_back_within,
     take_back_until,
 )
-from compress.passes.quantize.divergence import divergence
 from compress.profile.mixed_spec import MixedSpec
 from compress.profile.pass_specs import QuantizeSpec
 

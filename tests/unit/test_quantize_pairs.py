@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from compress.passes.quantize.calibration import calibrate
-from compress.passes.quantize.counting import count_products
+from compress.passes.quantize.calibration.activation_ranges import calibrate
+from compress.passes.quantize.int8.coverage import count_products
+from compress.passes.quantize.int8.qdq import write_pairs
+from compress.passes.quantize.int8.static import quantize_static, ranged_values
 from compress.passes.quantize.layers import layers
-from compress.passes.quantize.pairs import write_pairs
-from compress.passes.quantize.static import quantize_static, ranged_values
 from tests.unit.test_quantize_convolutions import X, conv, graph_of
 from tests.unit.test_quantize_convolutions import normal as kernel
 from tests.unit.test_quantize_graphs import kinds, mlp, model_of, normal, run

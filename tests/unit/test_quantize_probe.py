@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compress.numerics import bytes_overflow, reduced_range
-from compress.passes.quantize.integers import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
+from compress.core.numerics import bytes_overflow, reduced_range
+from compress.passes.quantize.int8.affine import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
+from compress.passes.quantize.int8.probe import Probe, Timing, probe, shapes_of, warning
 from compress.passes.quantize.layers import layers
-from compress.passes.quantize.probe import Probe, Timing, probe, shapes_of, warning
 from compress.profile.schema import TargetSpec
 from compress.targets.local import resolve
 from tests.unit.test_quantize_graphs import mlp

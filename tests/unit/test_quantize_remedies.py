@@ -13,14 +13,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.artifacts import ONNX_MODEL, TASK, Artifact, seal
+from compress.core.artifacts import ONNX_MODEL, TASK, Artifact, seal
+from compress.core.files import write_json
+from compress.core.forms import ONNX_FLOAT
+from compress.core.progress import Silent
 from compress.data.splits import Examples
-from compress.files import write_json
-from compress.forms import ONNX_FLOAT
 from compress.passes.quantize import step
-from compress.passes.quantize.remedies import PLAIN, remedied, remedies
+from compress.passes.quantize.int8.remedies import PLAIN, remedied, remedies
 from compress.profile.pass_specs import QuantizeSpec
-from compress.progress import Silent
 from compress.runtimes.runner import open_session
 from compress.tasks.base import TrainingData
 from tests import steps

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
-from compress.passes.quantize.layers import layers
-from compress.passes.quantize.smoothing import (
+from compress.passes.quantize.int8.smoothquant import (
     ChannelSample,
     best_alpha,
     factors_of,
@@ -21,6 +20,7 @@ from compress.passes.quantize.smoothing import (
     smooth,
     smoothing_factors,
 )
+from compress.passes.quantize.layers import layers
 from tests.unit.test_quantize_graphs import model_of, normal, run
 
 POSITIVE = arrays.arrays(np.float32, 5, elements=st.floats(0, 1e4, width=32))

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from compress.errors import ModelError
-from compress.passes.quantize.calibration import calibrate, collect, range_of
-from compress.passes.quantize.observation import observe
-from compress.passes.quantize.ranges import around_zero, mse_range
-from compress.passes.quantize.statistics import (
+from compress.core.errors import ModelError
+from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.activation_ranges import calibrate, collect, range_of
+from compress.passes.quantize.calibration.observers import (
     BINS,
     AverageExtremes,
     ChannelMean,
@@ -24,6 +23,7 @@ from compress.passes.quantize.statistics import (
     Extremes,
     Histogram,
 )
+from compress.passes.quantize.calibration.ranges import around_zero, mse_range
 from tests.unit.test_quantize_graphs import mlp, normal
 
 PARTS = st.lists(

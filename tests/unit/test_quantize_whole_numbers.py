@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from compress.errors import ModelError
-from compress.passes.quantize.observation import observe
+from compress.core.errors import ModelError
+from compress.passes.quantize.calibration.activation_capture import observe
 from tests.unit.test_quantize_convolutions import conv, error, graph_of, quantized
 
 NODE = helper.make_node

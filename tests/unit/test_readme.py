@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.cli import main
+from compress.cli.root import main
 from compress.profile.load import load_profile
 
 ROOT = Path(__file__).parents[2]

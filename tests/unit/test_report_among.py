@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.records import Accuracy, RunRecord
-from compress.report.answers import Answers, answers, calibration, changed_answers
-from compress.report.attribution import changes, table
-from compress.report.calibration import calibration_error, error_of
-from compress.report.frame import contract, rows
-from compress.report.markdown import table as in_markdown
-from compress.report.numbers import MISSING
-from compress.report.pareto import dominated_by, dominates, dominators, front
-from compress.report.plots import draw
-from compress.report.results import passes
+from compress.core.records import Accuracy, RunRecord
+from compress.report.data.frame import contract, rows
+from compress.report.data.pareto import dominated_by, dominates, dominators, front
+from compress.report.plots.plots import draw
+from compress.report.render.markdown import table as in_markdown
+from compress.report.render.numbers import MISSING
+from compress.report.sections.answers import Answers, answers, calibration, changed_answers
+from compress.report.sections.attribution import changes, table
+from compress.report.sections.calibration import calibration_error, error_of
+from compress.report.sections.result_sections import passes
 from tests.records import accuracy, bert_run, change_step, embedding_run, failed_run
 
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from compress.cli import main
-from compress.errors import UsageError
-from compress.records import RunRecord
+from compress.cli.root import main
+from compress.core.errors import UsageError
+from compress.core.records import RunRecord
 from compress.report.checking import Tolerances, check
 from compress.report.compare import compare
-from compress.report.frame import contract, contract_text
-from compress.report.paired import packed, unpacked
-from compress.report.reading_back import read_report
+from compress.report.data.frame import contract, contract_text
+from compress.report.data.paired import packed, unpacked
+from compress.report.data.report_reader import read_report
 from compress.store.runs import RunStore
 from tests.records import (
     TARGET,

@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from compress.errors import UsageError
+from compress.core.errors import UsageError
 from compress.report.compare import compare, differences
 from tests.records import (
     TARGET,

@@ -1,9 +1,9 @@
 import pytest
 
-from compress.records import Limit
-from compress.report import circumstances, classes, facts, headline, results
-from compress.report.content import document
-from compress.report.document import Waterfall
+from compress.core.records import Limit
+from compress.report.render.document import Waterfall
+from compress.report.sections import classes, facts, headline, result_sections, run_sections
+from compress.report.sections.content import document
 from tests.records import (
     TARGET,
     accuracy,
@@ -77,13 +77,13 @@ def test_a_limit_missed_by_a_hair_shows_enough_digits_to_see_it():
 
 
 def test_the_table_of_steps_marks_what_is_deployed():
-    (table,) = results.steps(bert_run()).tables
+    (table,) = result_sections.steps(bert_run()).tables
     assert [row.kind for row in table.rows] == ["baseline", "step", "control", "step", "step", "deployed"]
     assert all(len(row.cells) == len(table.columns) for row in table.rows)
 
 
 def test_each_pass_is_set_against_the_model_it_was_given():
-    section = results.passes(bert_run())
+    section = result_sections.passes(bert_run())
     distill, prune, quantize, export = section.tables[0].rows
     assert [cell.text for cell in distill.cells][1] == "−0.9"
     assert distill.cells[3].text == "÷14.6"
@@ -95,7 +95,7 @@ def test_each_pass_is_set_against_the_model_it_was_given():
 
 
 def test_waterfalls_start_where_the_pass_before_left_off():
-    score, latency_plot, size = [figure.plot for figure in results.passes(bert_run()).figures]
+    score, latency_plot, size = [figure.plot for figure in result_sections.passes(bert_run()).figures]
     for plot in (score, latency_plot, size):
         assert isinstance(plot, Waterfall)
         for before, after in zip(plot.changes, plot.changes[1:], strict=False):
@@ -143,19 +143,19 @@ def test_an_unsteady_machine_is_called_that():
     found = run.steps[0].measurements[0]
     drifting = found.latency[0].model_copy(update={"verdict": "slower", "speedup": 0.9})
     run = change_step(run, "baseline", measurements=(found.model_copy(update={"latency": (drifting,)}),))
-    assert any("not steady" in words for words in circumstances.protocol(run).paragraphs)
-    assert not any("not steady" in words for words in circumstances.protocol(bert_run()).paragraphs)
+    assert any("not steady" in words for words in run_sections.protocol(run).paragraphs)
+    assert not any("not steady" in words for words in run_sections.protocol(bert_run()).paragraphs)
 
 
 def test_the_protocol_in_words():
-    words = circumstances.protocol(bert_run()).paragraphs[0]
+    words = run_sections.protocol(bert_run()).paragraphs[0]
     assert words.startswith(f"{TARGET}: scored on 445 texts of the split 'test' at batch size 1.")
     assert "batches of 8 at real lengths, 118.4 tokens on average, 40 rounds" in words
     assert "Tokenization is left out of the latencies; it takes 0.210 ms an example" in words
 
 
 def test_the_data_and_what_loading_did_to_it():
-    section = circumstances.data(bert_run(notes=("3 texts stood twice and were dropped",)))
+    section = run_sections.data(bert_run(notes=("3 texts stood twice and were dropped",)))
     assert "3 texts stood twice and were dropped" in section.paragraphs
     assert section.paragraphs[0].startswith("5 labels: business, ")
     assert texts(section) == [["train", "1,558"], ["validation", "222"], ["test", "445"]]
@@ -191,6 +191,6 @@ def test_a_failed_run_has_a_document_at_any_step(count):
 
 def test_a_variant_that_another_target_measures_has_no_numbers_here():
     run = change_step(bert_run(), "distill (control)", role="variant", measurements=())
-    rows = {row.cells[0].text: row for row in results.steps(run).tables[0].rows}
+    rows = {row.cells[0].text: row for row in result_sections.steps(run).tables[0].rows}
     assert "distill (control)" in " ".join(rows)
     assert document(run).sections

@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from compress.records import Limit, RunRecord
-from compress.report import circumstances, classes, headline, results
+from compress.core.records import Limit, RunRecord
 from compress.report.compare import compare, differences
-from compress.report.content import document
-from compress.report.document import Scatter, Waterfall
-from compress.report.markdown import markdown
-from compress.report.paired import retention_interval, told
-from compress.report.scores import reading
-from compress.report.terminal import budget_lines, summary_lines, table
-from compress.report.write import write_report
+from compress.report.data.paired import retention_interval, told
+from compress.report.render.document import Scatter, Waterfall
+from compress.report.render.markdown import markdown
+from compress.report.render.scores import reading
+from compress.report.render.terminal import budget_lines, summary_lines, table
+from compress.report.render.write import write_report
+from compress.report.sections import classes, headline, result_sections, run_sections
+from compress.report.sections.content import document
 from tests.records import bert_run, change_step, embedding_accuracy, embedding_run, measurement
 
 
@@ -35,7 +35,7 @@ def test_a_metric_in_words_and_numbers() -> None:
 
 
 def test_the_table_of_steps_reads_correlations() -> None:
-    (steps,) = results.steps(embedding_run()).tables
+    (steps,) = result_sections.steps(embedding_run()).tables
     assert steps.columns[1] == "Spearman correlation"
     rows = {row.cells[0].text: row.cells for row in steps.rows}
     assert (rows["baseline"][1].text, rows["baseline"][2].text) == ("1.000", "100.0 %")
@@ -44,7 +44,7 @@ def test_the_table_of_steps_reads_correlations() -> None:
 
 
 def test_passes_are_told_apart_by_their_intervals() -> None:
-    chain, controls, added = results.passes(embedding_run()).tables
+    chain, controls, added = result_sections.passes(embedding_run()).tables
     assert chain.columns[1] == "Spearman correlation"
     changes = [(row.cells[0].text, row.cells[1].text, row.cells[1].detail) for row in chain.rows]
     assert changes == [
@@ -59,11 +59,11 @@ def test_passes_are_told_apart_by_their_intervals() -> None:
 
 
 def test_plots_are_in_correlations() -> None:
-    scatter, _ = (figure.plot for figure in results.plane(embedding_run()).figures)
+    scatter, _ = (figure.plot for figure in result_sections.plane(embedding_run()).figures)
     assert isinstance(scatter, Scatter)
     assert scatter.y_label == "Spearman correlation"
     assert scatter.points[-1].y == pytest.approx((0.941, 0.937, 0.945))
-    fall = results.passes(embedding_run()).figures[0]
+    fall = result_sections.passes(embedding_run()).figures[0]
     assert isinstance(fall.plot, Waterfall)
     assert fall.plot.axis_label == "Spearman correlation, from the baseline"
     assert [change.text for change in fall.plot.changes] == ["−0.048", "−0.001", "−0.010", "0.000"]
@@ -118,17 +118,17 @@ def test_the_budget_limits_a_correlation() -> None:
 
 def test_the_protocol_and_the_metrics_say_what_was_compared() -> None:
     run = embedding_run()
-    words = " ".join(circumstances.protocol(run).paragraphs)
+    words = " ".join(run_sections.protocol(run).paragraphs)
     assert "scored on 2000 texts of the split 'test'" in words
     assert "that of the correlation, cannot tell two models apart" in words
-    section = circumstances.metrics(run)
+    section = run_sections.metrics(run)
     assert section.tables[0].columns == ("Step", "Spearman correlation", "recall@10")
     assert section.tables[0].rows[-1].cells[2].text == "62.1 %"
     assert "so the baseline has 1 by definition" in section.paragraphs[0]
     pairs = _exported(run, embedding_accuracy(0.81, 0.6, "scores"), every=True)
-    assert "1379 pairs of texts" in circumstances.protocol(pairs).paragraphs[0]
-    assert "their given scores" in circumstances.metrics(pairs).paragraphs[0]
-    assert circumstances.data(run).paragraphs[0] == "The texts have no labels."
+    assert "1379 pairs of texts" in run_sections.protocol(pairs).paragraphs[0]
+    assert "their given scores" in run_sections.metrics(pairs).paragraphs[0]
+    assert run_sections.data(run).paragraphs[0] == "The texts have no labels."
 
 
 def test_the_terminal_shows_correlations() -> None:
@@ -196,12 +196,12 @@ def test_a_report_of_images_speaks_of_images(tmp_path: Path) -> None:
         for step in run.steps
     )
     run = run.model_copy(update={"steps": steps})
-    timings = circumstances.timings(run).tables[0]
+    timings = run_sections.timings(run).tables[0]
     assert "lengths" not in timings.columns
     assert {len(row.cells) for row in timings.rows} == {len(timings.columns)}
     assert timings.columns[6] == "verdict"
     assert timings.text_columns == frozenset({6})
-    words = circumstances.protocol(run)
+    words = run_sections.protocol(run)
     assert "scored on 445 images" in words.paragraphs[0]
     assert "Reading images is left out of the latencies." in words.paragraphs[0]
     assert "token" not in words.paragraphs[0]
@@ -223,6 +223,6 @@ def test_scores_on_further_targets_read_as_correlations() -> None:
     run = embedding_run(targets=("cpu-onnxruntime-2t", "phone"))
     extra = measurement(embedding_accuracy(0.94, 0.6), 0.5, 9.0, 5.0, target="phone")
     run = change_step(run, "export", measurements=(*run.steps[-1].measurements, extra))
-    (made,) = circumstances.targets(run).tables
+    (made,) = run_sections.targets(run).tables
     assert made.columns[1] == "Spearman correlation"
     assert made.rows[0].cells[1].text == "0.940"

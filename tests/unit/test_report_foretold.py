@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from compress.records import RunRecord
-from compress.report.circumstances import findings
-from compress.report.content import document
-from compress.report.document import Section
-from compress.report.html import html
-from compress.report.markdown import markdown
-from compress.report.phones import phone_lines, phones
-from compress.report.pruned_to import pruned_to, pruned_to_lines
-from compress.report.terminal import summary_lines
+from compress.core.records import RunRecord
+from compress.report.render.document import Section
+from compress.report.render.html import html
+from compress.report.render.markdown import markdown
+from compress.report.render.terminal import summary_lines
+from compress.report.sections.content import document
+from compress.report.sections.phones import phone_lines, phones
+from compress.report.sections.prune_target import pruned_to, pruned_to_lines
+from compress.report.sections.run_sections import findings
 from tests.records import bert_run, change_step
 
 TARGET = {

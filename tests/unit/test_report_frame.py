@@ -4,9 +4,9 @@ import math
 import pandas as pd
 import pytest
 
-from compress.records import Limit, RunRecord
-from compress.report.frame import contract, contract_text, rows
-from compress.report.row import CONTRACT_KEYS
+from compress.core.records import Limit, RunRecord
+from compress.report.data.frame import contract, contract_text, rows
+from compress.report.data.row import CONTRACT_KEYS
 from tests.records import (
     TARGET,
     accuracy,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.records import RunRecord
-from compress.report.circumstances import findings
-from compress.report.content import document
-from compress.report.document import Training
-from compress.report.html import html
-from compress.report.plots import draw
-from compress.report.training import training
+from compress.core.records import RunRecord
+from compress.report.plots.plots import draw
+from compress.report.render.document import Training
+from compress.report.render.html import html
+from compress.report.sections.content import document
+from compress.report.sections.run_sections import findings
+from compress.report.sections.training import training
 from tests.records import bert_run, change_step, curve, embedding_run
 
 STAGES = [

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifacts import Artifact, seal
+from compress.core.artifacts import Artifact, seal
+from compress.core.errors import ModelError
 from compress.data.splits import Examples, Item
-from compress.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
-from compress.models.checkpoints import load_model
-from compress.models.plain import Origin, PlainModel, make_module
+from compress.models.io.checkpoints import load_model
+from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec

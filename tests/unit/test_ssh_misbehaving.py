@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
 from compress.measure.transport import Elsewhere
 from compress.profile.schema import TargetSpec
 from compress.runtimes import runner

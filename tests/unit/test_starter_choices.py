@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from compress.cli import main
-from compress.errors import UsageError
+from compress.cli.root import main
+from compress.core.errors import UsageError
 from compress.starter.choices import (
     Student,
     choose_labelling,

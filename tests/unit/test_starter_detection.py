@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from compress.cli import main
+from compress.cli.root import main
 from compress.profile.load import load_profile
 from compress.starter.detection import detect
 from compress.starter.writing import starter_profile

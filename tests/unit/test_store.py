@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from compress.artifacts import Artifact, open_artifact, seal
-from compress.errors import CompressError, UsageError
-from compress.files import entry_of, write_sealed
-from compress.forms import ONNX_FLOAT, TORCH_FLOAT
-from compress.progress import Silent
-from compress.records import Curve, CurvePoint, RunRecord, StepRecord
+from compress.core.artifacts import Artifact, open_artifact, seal
+from compress.core.errors import CompressError, UsageError
+from compress.core.files import entry_of, write_sealed
+from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
+from compress.core.progress import Silent
+from compress.core.records import Curve, CurvePoint, RunRecord, StepRecord
 from compress.store.cache import Cache
 from compress.store.runs import RunStore, find_run
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from compress.cli import main
-from compress.errors import DataError, UsageError
+from compress.cli.root import main
+from compress.core.errors import DataError, UsageError
 from compress.measure.scoring import _keep, _kept
 from compress.store.cache import Cache
 from compress.store.checking import check, places

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress import files
-from compress.errors import ResourceError
-from compress.exhaustion import exhaustion_told
+from compress.core import files
+from compress.core.errors import ResourceError
+from compress.core.exhaustion import exhaustion_told
+from compress.core.progress import Silent
 from compress.measure.scoring import _keep, _kept
-from compress.progress import Silent
 from compress.store.cache import Cache
 from compress.store.checking import check, places
 from compress.store.runs import RunStore

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from compress.artifacts import open_artifact
-from compress.errors import UsageError
-from compress.files import first_damaged
-from compress.progress import Silent
+from compress.core.artifacts import open_artifact
+from compress.core.errors import UsageError
+from compress.core.files import first_damaged
+from compress.core.progress import Silent
 from compress.store.cache import Cache
 from compress.store.runs import RunStore
 from tests.unit.test_store import KEY, a_run, a_step, publish

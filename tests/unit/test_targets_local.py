@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
 from compress.profile.schema import TargetSpec
 from compress.targets import local
 from compress.targets.showing import show_machine, show_targets

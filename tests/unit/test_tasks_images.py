@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compress.core.errors import DataError, ModelError
 from compress.data.splits import Examples
-from compress.errors import DataError, ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks import task_of
 from compress.tasks.base import Truth

@@ -11,8 +11,8 @@ import pytest
 import transformers
 from PIL import Image, ImageOps
 
+from compress.core.errors import ModelError
 from compress.data.images import pixels_of
-from compress.errors import ModelError
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.runtimes import runner
 from compress.tasks.preprocessing import (

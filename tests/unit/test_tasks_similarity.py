@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
-from compress.errors import ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks import task_of
 from compress.tasks.base import Truth

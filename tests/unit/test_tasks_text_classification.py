@@ -17,8 +17,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
+from compress.core.errors import ModelError
 from compress.data.splits import Examples
-from compress.errors import ModelError
 from compress.profile.schema import DataSpec
 from compress.tasks import task_of
 from compress.tasks.base import Task, Truth

@@ -16,10 +16,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from compress.core.telemetry import OFF
 from compress.runtimes import runner
 from compress.runtimes.launching import clean_environment, runtime_command, set_variables
 from compress.targets.ssh import agent
-from compress.telemetry import OFF
 
 ROOT = Path(__file__).parents[2]
 SESSION = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.argv[1])"

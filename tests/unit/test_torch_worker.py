@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from compress.data.splits import Examples
-from compress.models.checkpoints import load_model, save_model
-from compress.models.code import call
-from compress.models.plain import Origin, PlainModel
-from compress.models.sentence import SentenceEncoder
+from compress.models.io.checkpoints import load_model, save_model
+from compress.models.io.code import call
+from compress.models.io.plain import Origin, PlainModel
+from compress.models.text.sentence import SentenceEncoder
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime
 from tests.tiny import text_task, tiny_bert, write_torch_artifact

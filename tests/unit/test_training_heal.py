@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from compress.core.errors import PassError
+from compress.core.progress import Silent
 from compress.data.splits import UNLABELLED, Examples
-from compress.errors import PassError
 from compress.profile.schema import DataSpec
 from compress.profile.training_spec import RecoverySpec
-from compress.progress import Silent
 from compress.tasks.base import TrainingData
 from compress.tasks.sentence_embedding import SentenceEmbedding
 from compress.training.heal import recover, recovery_loss

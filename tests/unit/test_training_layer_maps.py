@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.training.layer_maps import layer_pairs
 
 counts = st.integers(1, 24)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.errors import PassError
+from compress.core.errors import PassError
+from compress.core.progress import Silent
 from compress.profile.training_spec import TrainingSpec
-from compress.progress import Silent
 from compress.tasks.tokens import TokenInputs
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
 from compress.training.loop import TrainResult, train

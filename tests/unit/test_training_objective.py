@@ -13,8 +13,8 @@ from transformers import (
     ViTConfig,
 )
 
+from compress.core.errors import ModelError, PassError
 from compress.data.splits import UNLABELLED
-from compress.errors import ModelError, PassError
 from compress.profile.loss_specs import (
     AttentionLoss,
     ContrastiveLoss,

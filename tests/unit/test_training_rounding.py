@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compress.passes.quantize.blocks import quantize_blocks
-from compress.passes.quantize.integers import (
+from compress.passes.quantize.int8.affine import (
     INT8_LIMIT,
     REDUCED_LIMIT,
     activation_scale,
@@ -19,6 +18,7 @@ from compress.passes.quantize.integers import (
     quantize_table,
     rounded_activations,
 )
+from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.training.rounding import (
     grid,
     round_activations,

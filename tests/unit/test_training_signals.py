@@ -26,8 +26,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from compress.errors import PassError
-from compress.models.sentence import SentenceEncoder
+from compress.core.errors import PassError
+from compress.models.text.sentence import SentenceEncoder
 from compress.training.signals import Anatomy, Feature, Recorder, anatomy_of, capture
 from tests.tiny import tiny_bert
 

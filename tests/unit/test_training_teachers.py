@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import PassError
-from compress.progress import Silent
+from compress.core.errors import PassError
+from compress.core.progress import Silent
 from compress.tasks.base import Truth
 from compress.training.prediction import predict, score
 from compress.training.signals import capture

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import save_file
 
-from compress.cli import main
+from compress.cli.root import main
+from compress.core.errors import Fault, ProfileError
 from compress.data import sampling
 from compress.engine.examining import Examined, check_models, examine
-from compress.errors import Fault, ProfileError
-from compress.profile.known_fit import fit_problems
 from compress.profile.load import load_profile
+from compress.profile.model_checks.fit import fit_problems
 from tests.model_folders import write_model_folder
 
 DISTILL = {"layers": 2, "hidden_size": 16, "from": "teacher"}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from compress.core.errors import DataError
+from compress.core.files import sha256_file
+from compress.core.progress import Silent
+from compress.core.watched import Watched
 from compress.engine.making import make_step
 from compress.engine.resolve import Job, resolve_job
-from compress.errors import DataError
-from compress.files import sha256_file
 from compress.profile.load import load_profile
-from compress.progress import Silent
 from compress.store.cache import Cache
-from compress.watched import Watched
 from tests.jobs import write_job
 
 
@@ -56,7 +56,7 @@ def test_what_stays_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monkey
     file.write_bytes(b"before")
     settle(file)
     watched.sha256(file)
-    monkeypatch.setattr("compress.watched.sha256_file", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("compress.core.watched.sha256_file", lambda path: pytest.fail("read again"))
     assert watched.changed() == []
 
 

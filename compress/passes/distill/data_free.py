@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from compress.artifacts import TASK, TOKENIZER
-from compress.models.checkpoints import load_model
-from compress.models.vocabulary import Ids, read_vocabulary
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.models.io.checkpoints import load_model
+from compress.models.text.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
 from compress.passes.distill.gap import warn_of_gap
 from compress.passes.distill.material import translated
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
+from compress.profile.combination_checks import losses_of
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.profile.loss_specs import LogitsLoss
-from compress.profile.teaching import losses_of
 from compress.step import StepContext
 from compress.tasks.tokens import TokenInputs
 from compress.training.data_free.images import train_data_free_images

@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import Artifact
+from compress.core.artifacts import Artifact
+from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
-from compress.errors import ModelError
-from compress.models.checkpoints import load_model
-from compress.models.families import encoder_of
-from compress.models.vocabulary import Ids
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import load_model
+from compress.models.text.vocabulary import Ids
 from compress.passes.distill.material import cut_alike, extra_texts, joined, translated
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext

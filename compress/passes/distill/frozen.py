@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.splits import UNLABELLED
-from compress.models.checkpoints import load_model
+from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.selection import trusted
 from compress.profile.distill_spec import SelectSpec

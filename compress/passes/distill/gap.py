@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from compress.models.checkpoints import count_parameters
+from compress.core.progress import Progress
+from compress.models.io.checkpoints import count_parameters
 from compress.passes.distill.examples import TeacherAt
-from compress.profile.teaching import FAR_SMALLER
-from compress.progress import Progress
+from compress.profile.combination_checks import FAR_SMALLER
 
 
 def times_fewer(teachers: Sequence[TeacherAt], parameters: int) -> float:

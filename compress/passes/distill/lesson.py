@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.data.splits import UNLABELLED
-from compress.passes.distill.trainee import Trainee
+from compress.passes.distill.training_module import Trainee
 from compress.tasks.base import Inputs
 from compress.tasks.tokens import ATTENTION_MASK
 from compress.training.batches import to_tensors

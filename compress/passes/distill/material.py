@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifacts import TOKENIZER
-from compress.errors import ModelError, PassError
-from compress.models.vocabulary import (
+from compress.core.artifacts import TOKENIZER
+from compress.core.errors import ModelError, PassError
+from compress.models.text.vocabulary import (
     Ids,
     Vocabulary,
     read_vocabulary,

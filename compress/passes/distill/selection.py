@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import PassError
 from compress.data.splits import UNLABELLED
-from compress.errors import PassError
 from compress.profile.distill_spec import SelectSpec
 
 FEWEST = 2

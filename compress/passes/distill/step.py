@@ -9,23 +9,23 @@ from typing import Any
 
 from torch import nn
 
-from compress.artifacts import TASK, TOKENIZER, Artifact, copy_interface, seal
-from compress.errors import PassError
-from compress.files import empty_folder
-from compress.forms import TORCH_FLOAT
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.ensemble import Ensemble
-from compress.models.families import encoder_of
+from compress.core.artifacts import TASK, TOKENIZER, Artifact, copy_interface, seal
+from compress.core.errors import PassError
+from compress.core.files import empty_folder
+from compress.core.forms import TORCH_FLOAT
+from compress.core.records import Curve
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.io.ensemble import Ensemble
 from compress.passes.distill.data_free import teach_without_data
 from compress.passes.distill.examples import TeacherAt, shown_data
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
+from compress.profile.combination_checks import losses_of, needs_teacher
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
-from compress.profile.teaching import losses_of, needs_teacher
-from compress.records import Curve
 from compress.step import StepContext, StepResult
 from compress.tasks.images import PIXEL_VALUES
 from compress.training.validation import Validation

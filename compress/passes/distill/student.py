@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.artifacts import TASK, TOKENIZER
-from compress.errors import ModelError
-from compress.files import copy_file, write_json
-from compress.models.checkpoints import load_for_labels, load_model
-from compress.models.plain import PlainModel
-from compress.models.students import make_student, student_shape
-from compress.models.vision_students import fresh_vision
-from compress.models.vocabulary import Ids, trim_embeddings
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import ModelError
+from compress.core.files import copy_file, write_json
+from compress.models.io.checkpoints import load_for_labels, load_model
+from compress.models.io.plain import PlainModel
+from compress.models.students.cut import make_student, student_shape
+from compress.models.students.vision import fresh_vision
+from compress.models.text.vocabulary import Ids, trim_embeddings
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import Inputs

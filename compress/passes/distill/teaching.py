@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.artifacts import TASK, TOKENIZER
-from compress.errors import PassError
-from compress.models.checkpoints import load_model
-from compress.models.vocabulary import read_vocabulary
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import PassError
+from compress.core.records import Curve
+from compress.models.io.checkpoints import load_model
+from compress.models.text.vocabulary import read_vocabulary
 from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
 from compress.passes.distill.frozen import FrozenTeachers
 from compress.passes.distill.lesson import (
@@ -27,11 +28,10 @@ from compress.passes.distill.lesson import (
     MeanAnswers,
     NoAnswers,
 )
-from compress.passes.distill.trainee import Change, Trainee
+from compress.passes.distill.training_module import Change, Trainee
+from compress.profile.combination_checks import losses_of, needs_teacher, trains_outputs
 from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
 from compress.profile.loss_specs import LossSpec, loss_of
-from compress.profile.teaching import losses_of, needs_teacher, trains_outputs
-from compress.records import Curve
 from compress.step import StepContext
 from compress.tasks.base import Inputs
 from compress.tasks.images import PIXEL_VALUES

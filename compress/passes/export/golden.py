@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.files import make_folder, replacing
+from compress.core.forms import Form, Numbers
 from compress.data.framing import Framing, Pixels, framed
 from compress.data.images import pixels_of
 from compress.data.splits import Examples, Item
-from compress.files import make_folder, replacing
-from compress.forms import Form, Numbers
 from compress.passes.export.layout import GOLDEN_IMAGES
 from compress.runtimes.runner import Predictor, SentenceEncoder, open_predictor, softmax
 from compress.tasks.images import ImageFormat

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
+from compress.core.reading import read_mapping
 from compress.passes.export.golden import QUANTIZED_PROBABILITY_TOLERANCE
 from compress.passes.export.layout import GOLDEN
-from compress.reading import read_mapping
 
 LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
 """No export writes a larger one."""

@@ -13,10 +13,11 @@ import jinja2
 import onnx
 
 from compress import __version__
-from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.core.files import sha256_file, write_json, write_text
+from compress.core.forms import Form, Numbers
+from compress.core.units import format_count, megabytes
 from compress.data.framing import AS_USUAL
-from compress.files import sha256_file, write_json, write_text
-from compress.forms import Form, Numbers
 from compress.passes.export.layout import (
     CARD,
     FORMAT,
@@ -29,7 +30,6 @@ from compress.passes.export.layout import (
     RUNNER,
     TEMPLATES,
 )
-from compress.units import format_count, megabytes
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
 _OF_INPUTS = ("max_length", "pad_id", "texts", "image", "width")

@@ -15,8 +15,8 @@ from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo
 from onnxruntime.tools.ort_format_model import create_config_from_models
 from onnxruntime.tools.reduced_build_config_parser import parse_config
 
-from compress.artifacts import ORT_MODEL
-from compress.files import write_text
+from compress.core.artifacts import ORT_MODEL
+from compress.core.files import write_text
 from compress.lowering.files import write_optimized
 from compress.passes.export.layout import OPERATORS
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compress.files import sha256_file, write_json
+from compress.core.files import sha256_file, write_json
 from compress.passes.export.layout import PREDICT, RUNNER, TEMPLATES
 from compress.runtimes import runner
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
-from compress.files import copy_file, write_json
-from compress.forms import Numbers
+from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.core.files import copy_file, write_json
+from compress.core.forms import Numbers
+from compress.core.units import megabytes
 from compress.lowering.files import check_onnx, write_optimized
 from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
 from compress.passes.export.golden import choose_items, golden_examples, tolerance_of
@@ -17,7 +18,6 @@ from compress.passes.export.mobile import mobile_usability, operators_in, write_
 from compress.profile.pass_specs import ExportSpec
 from compress.runtimes import runner
 from compress.step import StepContext, StepResult
-from compress.units import megabytes
 
 QUANTIZED_LIMIT = 0.02
 """Allowed difference over the largest output, where a sum of another order may move a value to the next integer."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compress.artifacts import copy_interface
-from compress.errors import PassError
-from compress.forms import TORCH_FLOAT
+from compress.core.artifacts import copy_interface
+from compress.core.errors import PassError
+from compress.core.forms import TORCH_FLOAT
 from compress.measure.chance import VALIDATION_FACT, against_most_frequent
-from compress.models.checkpoints import count_parameters, load_for_labels, save_model
+from compress.models.io.checkpoints import count_parameters, load_for_labels, save_model
 from compress.profile.distill_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult

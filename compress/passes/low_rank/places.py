@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError
-from compress.models.factors import Whole, can_factor, insert_factors
-from compress.models.families import encoder_of
+from compress.core.errors import ModelError
+from compress.models.anatomy.factors import Whole, can_factor, insert_factors
+from compress.models.anatomy.families import encoder_of
 from compress.passes.low_rank.factoring import Decomposition
 
 Batches = Callable[[], Iterable[dict[str, Tensor]]]

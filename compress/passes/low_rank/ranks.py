@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compress.errors import PassError
+from compress.core.errors import PassError
 from compress.passes.low_rank.factoring import Decomposition, pays, rank_for_energy, rank_for_ratio
 from compress.profile.low_rank_spec import LowRankSpec
 

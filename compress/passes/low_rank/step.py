@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from compress.artifacts import copy_interface
-from compress.errors import PassError
-from compress.models.checkpoints import count_parameters, load_model, save_model
+from compress.core.artifacts import copy_interface
+from compress.core.errors import PassError
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank.factoring import Decomposition, decompose
 from compress.passes.low_rank.places import Place, factor, places_of, second_moments
 from compress.passes.low_rank.ranks import choose_ranks

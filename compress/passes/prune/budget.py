@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from compress.errors import PassError
-from compress.knapsack import Option, cheapest, choose_options
+from compress.core.errors import PassError
+from compress.core.knapsack import Option, cheapest, choose_options
+from compress.core.units import BYTES_PER_MB, FLOAT_BYTES
 from compress.passes.prune.importance import LayerScores
 from compress.passes.prune.selection import losses_left
 from compress.profile.prune_spec import PruneTargetSpec
-from compress.units import BYTES_PER_MB, FLOAT_BYTES
 
 Cost = Callable[[int, int], float]
 """Layer and size (heads, or feed-forward width) -> what that costs."""

@@ -14,10 +14,10 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.errors import CompressError, ModelError, PassError
-from compress.exhaustion import ran_out
-from compress.models.checkpoints import count_parameters
-from compress.models.outputs import outputs_of
+from compress.core.errors import CompressError, ModelError, PassError
+from compress.core.exhaustion import ran_out
+from compress.models.io.checkpoints import count_parameters
+from compress.models.io.outputs import outputs_of
 from compress.passes.prune.budget import ParameterLimit
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.prediction import kept_channels

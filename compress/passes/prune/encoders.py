@@ -10,11 +10,11 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.errors import PassError
-from compress.models.checkpoints import count_parameters
-from compress.models.families import Encoder, Layer, encoder_of
-from compress.models.pruned import block_sizes, regularise
-from compress.models.stream import block_influence
+from compress.core.errors import PassError
+from compress.models.anatomy.families import Encoder, Layer, encoder_of
+from compress.models.anatomy.pruned import block_sizes, regularise
+from compress.models.anatomy.stream import block_influence
+from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.budget import Budget, choose_sizes
 from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.importance import LayerScores, least_important, sum_of_scores

@@ -9,10 +9,10 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.errors import ModelError
-from compress.models.factors import reader, writer
-from compress.models.families import Encoder
-from compress.models.outputs import outputs_of
+from compress.core.errors import ModelError
+from compress.models.anatomy.factors import reader, writer
+from compress.models.anatomy.families import Encoder
+from compress.models.io.outputs import outputs_of
 from compress.passes.prune.counting import remaining
 from compress.passes.prune.importance import least_important
 

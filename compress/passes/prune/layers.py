@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from compress.errors import ModelError
-from compress.models.families import Encoder, transformer_of
-from compress.models.sizes import config_keys
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import Encoder, transformer_of
+from compress.models.anatomy.sizes import config_keys
 
 
 def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:

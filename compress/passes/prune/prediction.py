@@ -9,10 +9,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from compress.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
-from compress.errors import ModelError, PassError
+from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
+from compress.core.errors import ModelError, PassError
+from compress.core.reading import read_mapping
 from compress.profile.prune_spec import RemoveSpec
-from compress.reading import read_mapping
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -9,10 +9,10 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.errors import ModelError
-from compress.models.checkpoints import count_parameters
-from compress.models.factors import Factored
-from compress.models.families import encoder_of
+from compress.core.errors import ModelError
+from compress.models.anatomy.factors import Factored
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.channels import (
     ChannelSurgeon,

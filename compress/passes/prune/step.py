@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.artifacts import TASK, copy_interface
-from compress.errors import PassError
-from compress.files import write_json
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.families import encoder_of
-from compress.models.sentence import SentenceEncoder
-from compress.models.vocabulary import trim_embeddings
+from compress.core.artifacts import TASK, copy_interface
+from compress.core.errors import PassError
+from compress.core.files import write_json
+from compress.core.records import Curve
+from compress.core.units import FLOAT_BYTES, megabytes
+from compress.models.anatomy.families import encoder_of
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.text.sentence import SentenceEncoder
+from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.prediction import predicted_parameters
@@ -35,12 +37,10 @@ from compress.passes.prune.selection import shares
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
 from compress.profile.distill_spec import VocabularySpec
 from compress.profile.prune_spec import PruneSpec
-from compress.records import Curve
 from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
 from compress.training.trimming import tokens_shown, write_tokenizer
 from compress.training.validation import Validation
-from compress.units import FLOAT_BYTES, megabytes
 
 
 def run(ctx: StepContext) -> StepResult:

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.artifacts import ONNX_MODEL, TASK, copy_interface
-from compress.errors import ModelError
-from compress.files import make_folder
+from compress.core.artifacts import ONNX_MODEL, TASK, copy_interface
+from compress.core.errors import ModelError
+from compress.core.files import make_folder
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import Timed, undisturbed_apart
-from compress.models.checkpoints import count_parameters, load_model, save_model
-from compress.models.families import Encoder, encoder_of
-from compress.models.pruned import block_sizes
+from compress.models.anatomy.families import Encoder, encoder_of
+from compress.models.anatomy.pruned import block_sizes
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.budget import Budget, ParameterLimit
 from compress.passes.prune.latency_table import LatencyTable, LayerShape, measure_table
 from compress.passes.prune.layers import remove_layers

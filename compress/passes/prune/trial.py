@@ -13,11 +13,11 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.exhaustion import ran_out
-from compress.models.checkpoints import count_parameters
-from compress.models.factors import Factored
-from compress.models.outputs import outputs_of
-from compress.models.structure import apply_structure, describe_structure
+from compress.core.exhaustion import ran_out
+from compress.models.anatomy.factors import Factored
+from compress.models.anatomy.structure import apply_structure, describe_structure
+from compress.models.io.checkpoints import count_parameters
+from compress.models.io.outputs import outputs_of
 from compress.passes.prune.channels import ChannelSurgeon, Cut, duplicate, in_short
 
 Example = Mapping[str, Tensor]

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_ir as ir
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.lowering.graph import Array, attribute, constant
 
 SMALLEST_TABLE_BYTES = 16384

@@ -8,12 +8,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from compress.artifacts import ONNX_MODEL
-from compress.files import empty_folder
+from compress.core.artifacts import ONNX_MODEL
+from compress.core.files import empty_folder
 from compress.lowering.files import save_onnx
-from compress.passes.quantize.equalization import equalize
+from compress.passes.quantize.int8.cross_layer_equalization import equalize
+from compress.passes.quantize.int8.smoothquant import smooth
 from compress.passes.quantize.layers import layers_to_quantize
-from compress.passes.quantize.smoothing import smooth
 from compress.profile.pass_specs import QuantizeSpec
 from compress.tasks.base import Batch
 

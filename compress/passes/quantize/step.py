@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from compress.artifacts import ONNX_MODEL, Artifact, copy_interface
-from compress.errors import ModelError, PassError
-from compress.files import make_folder, publish, remove
+from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
+from compress.core.errors import ModelError, PassError
+from compress.core.files import make_folder, publish, remove
 from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.variants import compare_variants, variant_scores
-from compress.passes.quantize.choice import Candidate, choose
-from compress.passes.quantize.counting import Products, count_products
+from compress.passes.quantize.int8.choice import Candidate, choose
+from compress.passes.quantize.int8.coverage import Products, count_products
+from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning
+from compress.passes.quantize.int8.remedies import PLAIN, remedied
+from compress.passes.quantize.int8.static import convolutions
+from compress.passes.quantize.int8.writing import Writer
 from compress.passes.quantize.layers import (
     Convolution,
     Layer,
@@ -27,13 +31,9 @@ from compress.passes.quantize.layers import (
     split_excluded,
     weight_name,
 )
-from compress.passes.quantize.mixed import mix
+from compress.passes.quantize.mixed.step import mix
 from compress.passes.quantize.preparation import prepare
-from compress.passes.quantize.probe import probe, shapes_of, typical_length, warning
-from compress.passes.quantize.remedies import PLAIN, remedied
-from compress.passes.quantize.shrinking import model_bytes, sizes_in_facts
-from compress.passes.quantize.static import convolutions
-from compress.passes.quantize.writing import Writer
+from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Batch, Inputs, Truth

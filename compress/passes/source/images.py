@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from compress.artifacts import TASK
+from compress.core.artifacts import TASK
+from compress.core.errors import ModelError
+from compress.core.files import write_json
+from compress.core.package_paths import CODE as CODE_SOURCE
 from compress.data.splits import Item
-from compress.errors import ModelError
-from compress.files import write_json
-from compress.models.checkpoints import count_parameters, save_model
-from compress.models.image_teachers import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
-from compress.models.plain import PlainModel, image_outputs
-from compress.package_paths import CODE as CODE_SOURCE
+from compress.models.io.checkpoints import count_parameters, save_model
+from compress.models.io.image_teachers import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
+from compress.models.io.plain import PlainModel, image_outputs
 from compress.passes.source.module_checks import check_module, is_drawn_at_random
 from compress.passes.source.module_images import images_taken
 from compress.profile.schema import DataSpec, TeacherSpec

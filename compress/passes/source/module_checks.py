@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.errors import ModelError
+from compress.core.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
-from compress.models.code import call
-from compress.models.outputs import outputs_of
-from compress.models.plain import PlainModel, make_module
+from compress.models.io.code import call
+from compress.models.io.outputs import outputs_of
+from compress.models.io.plain import PlainModel, make_module
 
 RANDOM = "module-random"
 _OTHER_SEED = 0x5EED

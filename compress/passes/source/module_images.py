@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compress.core.errors import ModelError
 from compress.data.splits import Item
-from compress.errors import ModelError
-from compress.models.plain import PlainModel, image_outputs
+from compress.models.io.plain import PlainModel, image_outputs
 from compress.tasks.images import usual_channels, usual_size
 from compress.tasks.preprocessing import DeclaredImages
 

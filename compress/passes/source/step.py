@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from compress.artifacts import STRUCTURE
-from compress.forms import TORCH_FLOAT, Structure
-from compress.models.image_teachers import IMAGE_TASK
-from compress.models.materialise import materialise
+from compress.core.artifacts import STRUCTURE
+from compress.core.forms import TORCH_FLOAT, Structure
+from compress.core.reading import read_mapping
+from compress.models.io.image_teachers import IMAGE_TASK
+from compress.models.io.materialise import materialise
 from compress.passes.source.images import materialise_images
 from compress.profile.schema import TaskName, TeacherSpec
-from compress.reading import read_mapping
 from compress.step import StepContext, StepResult
 
 

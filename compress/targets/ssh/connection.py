@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from compress.errors import TargetError
-from compress.exhaustion import DEVICE_FULL, says_full
+from compress.core.errors import TargetError
+from compress.core.exhaustion import DEVICE_FULL, says_full
+from compress.core.reading import parse_json
+from compress.core.units import KIB, MIB
 from compress.profile.device import SshAddress
-from compress.reading import parse_json
 from compress.targets.ssh import agent
 from compress.targets.ssh.command import CONNECT_SECONDS, hint_for, ssh_command
 from compress.targets.ssh.pipes import Pipes, Silent
-from compress.units import KIB, MIB
 
 HELLO_SECONDS = CONNECT_SECONDS + 40
 """How long the device may take from the call to the first word of its Python."""

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from compress.errors import TargetError
-from compress.files import sha256_file
+from compress.core.errors import TargetError
+from compress.core.files import sha256_file
+from compress.core.units import megabytes
 from compress.profile.device import parse_ssh
 from compress.profile.schema import TargetSpec
 from compress.targets.ssh.connection import Connection, plain
-from compress.units import megabytes
 
 _CODES = {*range(256), *(-number for number in signal.Signals)}
 """How a process may end."""

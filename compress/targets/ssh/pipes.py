@@ -7,7 +7,7 @@ import select
 import time
 from typing import IO
 
-from compress.units import MIB
+from compress.core.units import MIB
 
 
 class Silent(Exception):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from compress.errors import TargetError
+from compress.core.errors import TargetError
+from compress.core.units import megabytes
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget, confinement, fingerprint_of, parse_cpuinfo, warnings_of
 from compress.targets.ssh.connection import plain
 from compress.targets.ssh.device import Facts, SshDevice
-from compress.units import megabytes
 
 
 def resolve(spec: TargetSpec) -> ResolvedTarget:

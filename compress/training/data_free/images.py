@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from compress.errors import PassError
+from compress.core.errors import PassError
+from compress.core.progress import Progress
+from compress.core.records import Curve, CurvePoint
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
-from compress.progress import Progress
-from compress.records import Curve, CurvePoint
 from compress.tasks.images import PIXEL_VALUES
 from compress.training.checkpointing import (
     copy_weights,

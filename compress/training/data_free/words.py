@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from compress.models.vocabulary import Vocabulary
+from compress.models.text.vocabulary import Vocabulary
 
 Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError, PassError
+from compress.core.errors import ModelError, PassError
 from compress.profile.loss_specs import LayerMap
 from compress.training.layer_maps import layer_pairs
 from compress.training.signals import Anatomy, Signals

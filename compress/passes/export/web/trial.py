@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import ModelError
-from compress.files import discard, write_json
+from compress.core.errors import ModelError
+from compress.core.files import discard, write_json
 from compress.passes.export.web.examples import PageExamples
 from compress.passes.export.web.packages import RUNTIME, locked
 

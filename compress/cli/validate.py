@@ -1,0 +1,43 @@
+"""`compress validate`: every fault of a profile, its data and its models that this machine can tell of, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from compress.core.printing import echo
+
+
+@click.command()
+@click.argument("profile", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override a value of the profile; repeatable.",
+)
+def validate(profile: Path, assignments: tuple[str, ...]) -> None:
+    """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
+    from compress.core.errors import ProfileError
+    from compress.engine.examining import examine
+
+    checked, found = examine(profile, assignments)
+    if found.faults or checked is None:
+        raise ProfileError(found.faults)
+    of = ", of what lies on this machine" if found.unseen else ""
+    passes, targets = (
+        _counted(checked.passes, "pass", "passes"),
+        _counted(checked.targets, "target", "targets"),
+    )
+    echo(f"{profile}: valid{of}; {passes}, {targets}")
+    for line in (*found.seen, *found.notes):
+        echo(line)
+    for name in dict.fromkeys(found.unseen):
+        echo(f"not looked at: {name}")
+
+
+def _counted(things: Sequence[object], one: str, several: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else several}"

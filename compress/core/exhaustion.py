@@ -1,0 +1,162 @@
+"""Running out of disk or memory: every library says it in its own way, and here it becomes one error for the user."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.core.errors import CompressError, ResourceError
+from compress.core.units import megabytes
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOO_LARGE = re.compile(r"File too large|\(os error 27\)")
+_FULL_WORDS = re.compile(
+    # The C library's words, which others quote; those of Rust's; numpy's, which names no reason.
+    r"No space left on device|Disk quota exceeded|\(os error (28|122)\)|\d+ requested and \d+ written"
+)
+_REFUSED = (
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ESTALE,
+    errno.EBUSY,
+)
+_REFUSED_WORDS = re.compile(
+    r"Input/output error|Permission denied|Too many open files|Read-only file system|\(os error (5|13|23|24|30)\)"
+)
+_MEMORY_WORDS = re.compile(
+    r"std::bad_alloc|[Cc]an't allocate memory|Cannot allocate memory|not enough memory|CUDA out of memory"
+)
+GOES_ON = "The same command then goes on from what is finished."
+DEVICE_FULL = "Free some space there, or name a `folder` of the device that lies on another disk. " + GOES_ON
+
+
+@contextmanager
+def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
+    """Turn the errors of a full disk, of memory that ran out and of a system that refuses into one that tells.
+
+    Args:
+        places: the folders that are written to; looked at only where an error does not name its file.
+
+    Raises:
+        ResourceError: the disk is full, memory ran out, or the system refused to read or write.
+    """
+    try:
+        yield
+    except ResourceError:
+        raise
+    except Exception as error:
+        if is_full(error):
+            raise _full_disk(error, places()) from error
+        if is_too_large(error):
+            raise ResourceError(
+                f"a file may not become as large as it has to be here: {_first_line(error)}",
+                hint="The limit is that of `ulimit -f`, or of the file system. " + GOES_ON,
+            ) from error
+        if _is_memory(error):
+            raise ResourceError(
+                f"memory ran out: {_first_line(error)}",
+                hint="Let other programs end, or lower `batch_size`, or take a machine with more memory. "
+                + GOES_ON,
+            ) from error
+        if is_refused(error) and not (isinstance(error, CompressError) and error.exit_code != 1):
+            place = next((one.filename for one in _with_causes(error) if isinstance(one, OSError)), None)
+            raise ResourceError(
+                f"the system refused to read or write: {_first_line(error)}",
+                where=place if isinstance(place, str) else None,
+                hint="Look after the disk, the permissions and `ulimit -n`. " + GOES_ON,
+                code="io-refused",
+            ) from error
+        raise
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error is of a full disk or of memory that ran out, told as such already or not yet."""
+    return isinstance(error, ResourceError) or any(
+        judged(error) for judged in (is_full, is_too_large, _is_memory, is_refused)
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that a disk is full."""
+    return any(
+        (isinstance(one, OSError) and one.errno in _FULL) or says_full(str(one))
+        for one in _with_causes(error)
+    )
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that a file would exceed a limit of its size."""
+    return any(
+        (isinstance(one, OSError) and one.errno == errno.EFBIG) or _TOO_LARGE.search(str(one))
+        for one in _with_causes(error)
+    )
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether an error, or the one that it was raised from, says that the system cannot or will not read or write."""
+    return any(
+        (isinstance(one, OSError) and one.errno in _REFUSED) or _REFUSED_WORDS.search(str(one))
+        for one in _with_causes(error)
+    )
+
+
+def says_full(text: str) -> bool:
+    """Whether what a process printed says that a disk is full."""
+    return _FULL_WORDS.search(text) is not None
+
+
+def full_disk(place: Path) -> ResourceError:
+    """The error of a full disk, by a folder on it."""
+    usage = shutil.disk_usage(place)
+    return ResourceError(
+        f"the disk is full: {megabytes(usage.free):.1f} MB of {megabytes(usage.total):.1f} MB are free here",
+        where=str(place),
+        hint="Free some space there, or name another place: COMPRESS_CACHE for the cache, TMPDIR for temporary files. "
+        + GOES_ON,
+    )
+
+
+def _full_disk(error: BaseException, places: Iterable[Path]) -> ResourceError:
+    """Of the disk that the error names, else of the one that has the least space."""
+    named = [
+        Path(one.filename)
+        for one in _with_causes(error)
+        if isinstance(one, OSError) and isinstance(one.filename, str)
+    ]
+    folders = [_existing(place) for place in (named[:1] or places)]
+    return full_disk(min(folders, key=lambda folder: shutil.disk_usage(folder).free))
+
+
+def _is_memory(error: BaseException) -> bool:
+    return any(
+        isinstance(one, MemoryError)
+        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
+        or (isinstance(one, RuntimeError) and _MEMORY_WORDS.search(str(one)) is not None)
+        for one in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from, without our own: their words may be of another machine's disk."""
+    found: BaseException | None = error
+    while found is not None:
+        if not isinstance(found, CompressError):
+            yield found
+        found = found.__cause__
+
+
+def _existing(place: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,201 @@
+"""JSON and small text files that somebody else may have written, read within limits of size, depth and numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from compress.core.errors import CompressError, ModelError
+from compress.core.units import MIB
+
+LARGEST = 256 * MIB
+"""Bytes of a file that is read whole; vocabularies with their merges are the largest."""
+DEEPEST = 100
+"""Levels of mappings and lists."""
+_LONGEST_NUMBER = 40
+"""Characters of a number; what floats and 64 bits hold needs 25."""
+_CONTRADICTIONS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(
+    path: Path,
+    *,
+    error: type[CompressError] = ModelError,
+    largest: int = LARGEST,
+    finite: bool = True,
+) -> Any:
+    """The parsed JSON of a file; `finite` as in `parse_json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        error: it cannot be read (`unreadable`), or is not JSON within the limits (`not-json`).
+    """
+    return parse_json(read_whole(path, error=error, largest=largest), str(path), error=error, finite=finite)
+
+
+def read_mapping(
+    path: Path,
+    *,
+    error: type[CompressError] = ModelError,
+    largest: int = LARGEST,
+    finite: bool = True,
+) -> dict[str, Any]:
+    """As `read_json`, of a file that holds one mapping.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        error: as `read_json`, or it holds something else (`not-json`).
+    """
+    found = read_json(path, error=error, largest=largest, finite=finite)
+    if not isinstance(found, dict):
+        raise error("expected a mapping", where=str(path), code="not-json")
+    return found
+
+
+def parse_json(
+    raw: bytes | str, where: str, *, error: type[CompressError] = ModelError, finite: bool = True
+) -> Any:
+    """The value that a JSON text stands for.
+
+    Args:
+        raw: the text; bytes are UTF-8.
+        where: where it comes from, for the error.
+        finite: refuse `NaN` and `Infinity`, which JSON has not, and Python writes.
+
+    Raises:
+        error: with the code `not-json`: it is no JSON, nested too deeply, or holds a number that is not finite or
+            longer than 64 bits, or a text that is not valid Unicode.
+    """
+    try:
+        text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
+        constant = _no_number if finite else float
+        value = json.loads(text, parse_int=_whole, parse_float=_fraction, parse_constant=constant)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise _not_json("nested too deeply", where, error) from None
+    except UnicodeError:
+        raise _not_json("not valid Unicode", where, error) from None
+    except ValueError as fault:
+        raise _not_json(str(fault), where, error) from fault
+    if is_deeper(value, DEEPEST):
+        raise _not_json(f"nested more than {DEEPEST} levels deep", where, error)
+    return value
+
+
+def read_whole(path: Path, *, error: type[CompressError] = ModelError, largest: int = LARGEST) -> bytes:
+    """The bytes of a file that is one: not of a pipe, which may never end, nor of a device.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        error: with the code `unreadable`: it cannot be read, is no regular file or larger than `largest` bytes.
+    """
+    try:
+        # A pipe that nobody writes to would hold this up for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as stream:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise error("this is no file that can be read", where=str(path), code="unreadable")
+            if found.st_size > largest:
+                raise error(
+                    f"larger than {largest // MIB} MiB, which no such file is",
+                    where=str(path),
+                    code="unreadable",
+                )
+            return stream.read(largest)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else fault
+        raise error(f"cannot be read: {reason}", where=str(path), code="unreadable") from fault
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether mappings and lists stand inside each other in more than so many levels."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels):
+        if not level:
+            return False
+        level = [
+            child
+            for one in level
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+    return bool(level)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER or not -(2**63) <= (value := int(digits)) < 2**64:
+        raise ValueError("it holds a number of more than 64 bits")
+    return value
+
+
+def _fraction(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("it holds a number that is too large")
+    return value
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"it holds {word}, which is no number")
+
+
+def _not_json(reason: str, where: str, error: type[CompressError]) -> CompressError:
+    return error(
+        f"this file is damaged: it is not JSON that can be read: {reason}", where=where, code="not-json"
+    )
+
+
+@contextmanager
+def understood(what: str, where: str, error: type[CompressError] = ModelError) -> Iterator[None]:
+    """Around what works with values that others wrote: these may contradict each other in ways that no check foresees.
+
+    The libraries of Rust raise what is no `Exception` where their own checks fail; that counts too.
+
+    Args:
+        what: whose values they are, for the error.
+
+    Raises:
+        error: with the code `not-understood`; errors for users, of full disks and of memory go through as they are.
+    """
+    try:
+        yield
+    except (CompressError, OSError, MemoryError):
+        raise
+    except _CONTRADICTIONS as fault:
+        words = (str(fault).strip() or "no message").splitlines()[0][:300]
+        raise error(
+            f"{what} cannot be understood: {type(fault).__name__}: {words}",
+            where=where,
+            hint="`--debug` shows where it stumbled.",
+            code="not-understood",
+        ) from fault
+    except BaseException as fault:
+        # A bare `Exception` is what the tokenizers library raises.
+        if not is_panic(fault) and type(fault) is not Exception:
+            raise
+        raise error(f"{what} cannot be understood: {fault}", where=where, code="not-understood") from fault
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether this is what a library written in Rust raises where it would else end the process."""
+    return type(error).__name__ == "PanicException"

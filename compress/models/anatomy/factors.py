@@ -1,0 +1,156 @@
+"""Linear maps and convolutions as the product of two smaller ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.errors import ModelError
+
+Whole = nn.Linear | nn.Conv2d
+"""What can be factored."""
+
+
+class Factored(nn.Module):
+    """`second(first(x))` in place of one map.
+
+    Of a linear map both are linear: (rank, in) and (out, rank). Of a convolution `first` is one of the same kernel,
+    stride and padding with `rank` filters, and `second` has 1 x 1 kernels (Zhang et al., Accelerating Very Deep
+    Convolutional Networks, 2015, arXiv:1505.06798). `first` has no bias. Maps that read the same may share a `first`.
+    """
+
+    def __init__(self, first: Whole, second: Whole) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the product of both gives for the inputs of the whole map."""
+        return cast(Tensor, self.second(self.first(inputs)))
+
+    @property
+    def rank(self) -> int:
+        """How many numbers pass from the first to the second."""
+        return self.first.weight.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the whole map."""
+        return self.first.weight.flatten(1).shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the whole map."""
+        return self.second.weight.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The product, in the shape of the whole map's weight."""
+        product = self.second.weight.flatten(1) @ self.first.weight.flatten(1)
+        return product.view(len(product), *self.first.weight.shape[1:])
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the whole map."""
+        return self.second.bias
+
+
+Map = nn.Linear | Factored
+"""A linear map, whole or factored."""
+
+
+def reader(linear: Map) -> nn.Linear:
+    """The linear map whose columns are the inputs."""
+    return cast(nn.Linear, linear.first) if isinstance(linear, Factored) else linear
+
+
+def writer(linear: Map) -> nn.Linear:
+    """The linear map whose rows are the outputs."""
+    return cast(nn.Linear, linear.second) if isinstance(linear, Factored) else linear
+
+
+def can_factor(module: nn.Module) -> bool:
+    """Whether a module is a linear map or an ungrouped convolution, and of no class of its own."""
+    if type(module) is nn.Conv2d:
+        return module.groups == 1 and module.padding_mode == "zeros"
+    return type(module) is nn.Linear
+
+
+def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Factored]:
+    """Replace maps of a model by factored ones, in place; the new weights are unset, biases are kept.
+
+    Args:
+        names: of one map, or of several that read the same and get one `first`.
+    """
+    wholes = [cast(Whole, model.get_submodule(name)) for name in names]
+    made = []
+    # Fresh maps are drawn at random and overwritten; the caller's random state is not to notice.
+    with torch.random.fork_rng(devices=[]):
+        first = _first(wholes[0], rank)
+        seconds = [_second(whole, rank) for whole in wholes]
+    for name, whole, second in zip(names, wholes, seconds, strict=True):
+        factored = Factored(first, second).train(whole.training)
+        if whole.bias is not None:
+            factored.second.bias = whole.bias
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, factored)
+        made.append(factored)
+    return made
+
+
+def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
+    """The factored maps of a model: `modules`, the names of those that share a first factor, and their `rank`."""
+    groups: dict[nn.Module, list[str]] = {}
+    ranks: dict[nn.Module, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Factored):
+            groups.setdefault(module.first, []).append(name)
+            ranks[module.first] = module.rank
+    return [{"modules": names, "rank": ranks[first]} for first, names in groups.items()]
+
+
+def apply_factors(model: nn.Module, described: object, where: str) -> None:
+    """Factor the maps of a model as `describe_factors` says; their weights are unset.
+
+    Raises:
+        ModelError: the description does not fit the model.
+    """
+    modules = dict(model.named_modules())
+    for entry in described if isinstance(described, list) else [described]:
+        names = entry.get("modules") if isinstance(entry, Mapping) else None
+        rank = entry.get("rank") if isinstance(entry, Mapping) else None
+        known = (
+            isinstance(names, list) and names and all(can_factor(modules.get(name, model)) for name in names)
+        )
+        if not known or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise ModelError(f"no maps that could be factored as {entry!r}", where=where)
+        assert isinstance(names, list)
+        insert_factors(model, names, rank)
+
+
+def _first(whole: Whole, rank: int) -> Whole:
+    like: dict[str, Any] = {"device": whole.weight.device, "dtype": whole.weight.dtype}
+    if isinstance(whole, nn.Linear):
+        return nn.Linear(whole.in_features, rank, bias=False, **like)
+    kernel = cast(tuple[int, int], whole.kernel_size)
+    return nn.Conv2d(
+        whole.in_channels,
+        rank,
+        kernel,
+        stride=cast(tuple[int, int], whole.stride),
+        padding=cast(tuple[int, int], whole.padding),
+        dilation=cast(tuple[int, int], whole.dilation),
+        bias=False,
+        **like,
+    )
+
+
+def _second(whole: Whole, rank: int) -> Whole:
+    like: dict[str, Any] = {"device": whole.weight.device, "dtype": whole.weight.dtype}
+    biased = whole.bias is not None
+    if isinstance(whole, nn.Linear):
+        return nn.Linear(rank, whole.out_features, bias=biased, **like)
+    return nn.Conv2d(rank, whole.out_channels, 1, bias=biased, **like)

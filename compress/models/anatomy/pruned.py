@@ -1,0 +1,39 @@
+"""Encoders that lose parts: what a part weighs, and what a config can still say."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from compress.models.anatomy.factors import reader, writer
+from compress.models.anatomy.families import Layer, encoder_of, transformer_of
+from compress.models.anatomy.sizes import config_keys
+
+
+def block_sizes(layer: Layer) -> tuple[int, int]:
+    """The parameters of one head of a layer, and of one feed-forward unit, as far as they go with it."""
+    maps = [writer(each) for each in (layer.query, layer.key, layer.value)]
+    head = sum(each.weight.shape[1] + (each.bias is not None) for each in maps)
+    head += reader(layer.attention_output).weight.shape[0]
+    feed_in = writer(layer.feed_in)
+    unit = feed_in.weight.shape[1] + (feed_in.bias is not None) + reader(layer.feed_out).weight.shape[0]
+    return head * layer.head_size, unit
+
+
+def regularise(model: nn.Module) -> None:
+    """Let the config of a pruned model say what it can: one feed-forward width of all layers, and a width of the stream
+    that is that of their heads. What it cannot say stays as it was."""
+    config, keys, layers = transformer_of(model).config, config_keys(model), encoder_of(model).layers
+    widths = {layer.feed_forward for layer in layers}
+    if len(widths) == 1:
+        setattr(config, keys["feed_forward"], widths.pop())
+    hidden, heads = encoder_of(model).hidden_size, {layer.heads for layer in layers}
+    projected = encoder_of(model).projection is not None
+    if projected and getattr(config, "embedding_size", None) == hidden:
+        # A config of such widths describes a model without the projection.
+        return
+    if {count * layers[0].head_size for count in heads} == {hidden}:
+        old = getattr(config, keys["hidden"])
+        setattr(config, keys["hidden"], hidden)
+        setattr(config, keys["heads"], heads.pop())
+        if getattr(config, "embedding_size", None) == old and not projected:
+            config.embedding_size = hidden

@@ -1,0 +1,128 @@
+"""Structures that a config cannot describe: layers whose shapes differ after pruning, and maps that are factored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.core.errors import ModelError
+from compress.models.anatomy.factors import apply_factors, describe_factors
+
+COUNTS = (
+    "num_attention_heads",
+    "num_heads",
+    "n_heads",
+    "attention_head_size",
+    "all_head_size",
+    "dim",
+    "in_channels",
+    "out_channels",
+    "groups",
+    "num_features",
+    "num_channels",
+)
+"""Whole numbers that attention modules, convolutions and norms keep beside their weights."""
+
+_MOST_NUMBERS = 2**32
+"""Of one tensor; more is refused before room for it is asked for."""
+
+Structure = dict[str, Any]
+
+
+def describe_structure(model: nn.Module, regular: nn.Module) -> Structure | None:
+    """What `model` has otherwise than `regular`, the model that its config alone gives; None if nothing.
+
+    Args:
+        regular: is factored like `model` in the course of it.
+
+    Returns:
+        `shapes`: parameter or buffer -> shape, `attributes`: module -> count that it keeps -> value; and where maps are
+        factored, `factors` as `describe_factors` gives them.
+    """
+    factors = describe_factors(model)
+    apply_factors(regular, factors, "structure")
+    usual = {name: tuple(tensor.shape) for name, tensor in regular.state_dict().items()}
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if name in usual and tuple(tensor.shape) != usual[name]
+    }
+    attributes = {}
+    for name, module in regular.named_modules():
+        own, expected = _attributes(model.get_submodule(name)), _attributes(module)
+        if own != expected:
+            attributes[name] = own
+    if not (shapes or attributes or factors):
+        return None
+    structure = {"shapes": shapes, "attributes": attributes}
+    return {**structure, "factors": factors} if factors else structure
+
+
+def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
+    """Resize the layers of a regular model in place to a described structure; the resized weights are unset.
+
+    Raises:
+        ModelError: the description does not fit the model.
+    """
+    if isinstance(structure, dict) and "factors" in structure:
+        apply_factors(model, structure["factors"], where)
+    # By all their names: a factor that several maps share is described under each.
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    for name, shape in _mapping(structure, "shapes", where).items():
+        if name not in tensors or not _is_shape(shape, tensors[name].dim()):
+            raise ModelError(f"no parameter {name!r} that could have the shape {shape}", where=where)
+        owner, _, own_name = name.rpartition(".")
+        _resize(model.get_submodule(owner), own_name, tuple(shape))
+    modules = dict(model.named_modules())
+    for name, values in _mapping(structure, "attributes", where).items():
+        known = _attributes(modules[name]) if name in modules else {}
+        for attribute, value in values.items():
+            if attribute not in known or not _is_shape([value], 1):
+                raise ModelError(f"{name!r} has no {attribute!r} that could be {value!r}", where=where)
+            setattr(modules[name], attribute, value)
+
+
+def _attributes(module: nn.Module) -> dict[str, int]:
+    values = {name: getattr(module, name, None) for name in COUNTS}
+    return {name: value for name, value in values.items() if isinstance(value, int)}
+
+
+def _mapping(structure: Structure, key: str, where: str) -> Mapping[str, Any]:
+    value = structure.get(key) if isinstance(structure, dict) else None
+    if not isinstance(value, dict):
+        raise ModelError(f"expected a mapping {key!r}", where=where)
+    return value
+
+
+def _is_shape(value: object, dims: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == dims
+        and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in value)
+        and math.prod(value) <= _MOST_NUMBERS
+    )
+
+
+def _resize(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """Give a module's parameter or buffer another shape; its convolutions' and norms' counts are attributes."""
+    old = getattr(module, name)
+    new = torch.empty(shape, dtype=old.dtype)
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, new)
+    if isinstance(module, nn.Linear):
+        module.out_features = shape[0]
+        if name == "weight":
+            module.in_features = shape[1]
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = shape
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = shape

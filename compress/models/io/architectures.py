@@ -1,0 +1,148 @@
+"""From a config to a model object: the architecture by its name in transformers, weights not loaded yet."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from optimum.exporters.tasks import TasksManager
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from compress.core.artifacts import MODEL_CONFIG, STRUCTURE
+from compress.core.errors import ModelError
+from compress.core.reading import understood
+from compress.models.anatomy.structure import apply_structure
+from compress.models.io.offline import offline
+from compress.models.io.weights import read_model_json
+from compress.profile.model_checks.settings import fetching_settings, own_classes, pinned
+from compress.profile.model_checks.sizes import impossible_sizes
+
+Attention = Literal["sdpa", "eager"]
+"""How attention is computed: `eager` exports to the smaller graph."""
+
+_NO_MODEL = (
+    *(ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, AttributeError),
+    ImportError,  # of a package that this architecture needs
+)
+
+
+def read_config(path: Path) -> PretrainedConfig:
+    """The config of a model directory, without what is ours to choose; code that it may name is never run.
+
+    Raises:
+        ModelError: the file is missing or damaged, its architecture is unknown or defined by code of its own, or a
+            setting would make transformers fetch something.
+    """
+    file = path / MODEL_CONFIG
+    values = read_model_json(file)
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise ModelError(
+            f"the architecture {kind!r} is unknown to transformers {transformers.__version__}",
+            where=str(file),
+            hint="`model_type` must name one that transformers has; code from model folders is not run.",
+        )
+    for problem in (*fetching_settings(values), *impossible_sizes(values)):
+        raise ModelError(problem.message, where=str(file), code=problem.code)
+    for name in own_classes(values):
+        if not hasattr(transformers, name):
+            raise ModelError(
+                f"this model is defined by code of its own, {name!r}, which is not run",
+                where=str(file),
+                hint="Name a model that transformers itself has, or a `python:module:function` that builds this one.",
+                code="own-code",
+            )
+    try:
+        with offline(), understood("this config", str(file)):
+            return CONFIG_MAPPING[kind].from_dict(pinned(values))
+    except (StrictDataclassError, OSError, *_NO_MODEL) as error:
+        raise ModelError(f"not a valid {kind} config: {error}", where=str(file)) from error
+
+
+def model_class(config: PretrainedConfig, path: Path) -> Any:
+    """The class that `architectures` names; where it names none, the classifier of the architecture."""
+    if not config.architectures:
+        return classifier_class(config, path)
+    name = config.architectures[0]
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ModelError(
+            f"the architecture {name!r} is unknown to transformers {transformers.__version__}",
+            where=str(path / MODEL_CONFIG),
+        )
+    return found
+
+
+def classifier_class(config: PretrainedConfig, path: Path) -> Any:
+    """The classifier of texts or images of an architecture; of several the one that `architectures` names.
+
+    Raises:
+        ModelError: it has none.
+    """
+    named = (config.architectures or [""])[0]
+    found: list[Any] = []
+    for task in ("text-classification", "image-classification"):
+        mapping = TasksManager.get_model_class_for_task(task, library="transformers")._model_mapping
+        if type(config) in mapping:
+            kinds = mapping[type(config)]
+            found += kinds if isinstance(kinds, (list, tuple)) else [kinds]
+    if not found:
+        raise ModelError(
+            f"{config.model_type!r} models have no classifier of texts or images in transformers",
+            where=str(path / MODEL_CONFIG),
+        )
+    return next((kind for kind in found if kind.__name__ == named), found[0])
+
+
+def build(
+    kind: Any,
+    config: PretrainedConfig,
+    path: Path,
+    attention: Attention = "sdpa",
+    seed: int | None = None,
+) -> PreTrainedModel:
+    """A model of a directory's structure, in float32; its weights are not loaded yet.
+
+    The global random state is left as it was.
+
+    Args:
+        seed: draws the first weights as the architecture does it; None: their values are left undefined.
+
+    Raises:
+        ModelError: the numbers of the config do not fit each other.
+    """
+    config = copy.deepcopy(config)
+    with torch.random.fork_rng(devices=[]), no_init_weights() if seed is None else nullcontext():
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = _construct(kind, config, path, attention)
+        if seed is None:
+            # Without initialisation transformers leaves tied weights apart.
+            model.tie_weights()
+    if (path / STRUCTURE).exists():
+        apply_structure(model, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
+    return model
+
+
+def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Attention) -> PreTrainedModel:
+    # Convolutions have no attention whose implementation could be chosen.
+    chosen = attention if kind._supports_sdpa else "eager"
+    try:
+        with offline():
+            return kind._from_config(config, attn_implementation=chosen, dtype=torch.float32)
+    except _NO_MODEL as error:
+        raise ModelError(
+            f"this config describes no model: {error}", where=str(path / MODEL_CONFIG)
+        ) from error
+
+
+def build_on_meta(kind: Any, config: PretrainedConfig) -> PreTrainedModel:
+    """A model of the config with shapes and no values, for its names and sizes."""
+    with torch.device("meta"), no_init_weights():
+        return kind(copy.deepcopy(config))

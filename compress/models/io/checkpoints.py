@@ -1,0 +1,248 @@
+"""Models on disk: safetensors, a config, and a structure file where layers are irregular. No pickle, ever."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from compress.core.artifacts import (
+    BITSANDBYTES,
+    ENSEMBLE,
+    MODEL_CONFIG,
+    MODULE,
+    POOLING,
+    STRUCTURE,
+    TASK,
+    TORCH_WEIGHTS,
+)
+from compress.core.errors import ModelError
+from compress.core.files import make_folder, remove, write_json, write_text
+from compress.core.reading import understood
+from compress.models.anatomy.structure import Structure, describe_structure
+from compress.models.io.architectures import (
+    Attention,
+    build,
+    build_on_meta,
+    classifier_class,
+    model_class,
+    read_config,
+)
+from compress.models.io.ensemble import Ensemble, member_folders
+from compress.models.io.heads import in_label_order, plan_head, with_labels
+from compress.models.io.low_bit import put_layers, unpack_layers
+from compress.models.io.plain import PlainModel, image_outputs, make_module, rebuild
+from compress.models.io.weights import read_model_json, read_weights, write_weights
+from compress.models.text.pooling import read_pooling
+from compress.models.text.sentence import SentenceEncoder, drop_pooler, write_pooling
+
+
+def save_model(model: nn.Module, out: Path, leave_out: Collection[str] = ()) -> None:
+    """Write `model.safetensors`, `config.json` and, for an irregular model, `structure.json` into `out`.
+
+    Tied weights are written once. Each file appears complete or not at all. Of a sentence encoder the bare encoder is
+    written, and `pooling.json` beside it.
+
+    Args:
+        leave_out: weights that are not written: those that nobody has trained yet.
+    """
+    make_folder(out)
+    if isinstance(model, Ensemble):
+        names = [f"member-{number}" for number in range(len(model.members))]
+        for name, member in zip(names, model.members, strict=True):
+            save_model(member, out / name)
+        write_json(out / ENSEMBLE, {"members": names})
+        return
+    if isinstance(model, PlainModel):
+        _save_plain(model, out)
+        return
+    if isinstance(model, SentenceEncoder):
+        _save_transformer(model.encoder, out, leave_out)
+        write_pooling(model, out)
+        return
+    assert isinstance(model, PreTrainedModel)
+    _save_transformer(model, out, leave_out)
+
+
+def _save_plain(model: PlainModel, out: Path) -> None:
+    # It is in memory, so its code was allowed and has run.
+    regular, _ = make_module(model.origin, seed=0, allow_code=True)
+    write_weights(_unique_tensors(model.module), out / TORCH_WEIGHTS)
+    write_json(out / MODULE, model.describe())
+    _write_structure(describe_structure(model.module, regular), out)
+
+
+def _write_structure(structure: Structure | None, out: Path) -> None:
+    if structure is None:
+        remove(out / STRUCTURE)
+    else:
+        write_json(out / STRUCTURE, structure)
+
+
+def _save_transformer(model: PreTrainedModel, out: Path, leave_out: Collection[str]) -> None:
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = torch.float32
+    regular = build_on_meta(type(model), config)
+    if getattr(model, "pooler", regular) is None:
+        drop_pooler(regular)
+    structure = describe_structure(model, regular)
+    tensors = {name: tensor for name, tensor in _unique_tensors(model).items() if name not in leave_out}
+    write_weights(tensors, out / TORCH_WEIGHTS)
+    write_text(out / MODEL_CONFIG, config.to_json_string())
+    _write_structure(structure, out)
+
+
+def load_model(path: Path, attention: Attention = "sdpa", *, allow_code: bool = False) -> nn.Module:
+    """The model that `save_model` wrote, in float32 and eval mode; every weight comes from the file.
+
+    Args:
+        allow_code: whether the code that a `module.json` names may run, in this folder or in those of an ensemble.
+
+    Raises:
+        UsageError: it is made by code, and that is not allowed.
+        ModelError: a file is missing or damaged, the architecture is unknown, or a weight is missing, left
+            over or of another shape than config and structure say.
+    """
+    with understood("this model", str(path)):
+        return _loaded(path, attention, allow_code)
+
+
+def _loaded(path: Path, attention: Attention, allow_code: bool) -> nn.Module:
+    if (path / ENSEMBLE).is_file():
+        return Ensemble(
+            [load_model(folder, attention, allow_code=allow_code) for folder in member_folders(path)]
+        ).eval()
+    if (path / MODULE).is_file():
+        plain = rebuild(path, allow_code=allow_code)
+        _load_weights(plain.module, path)
+        return plain.eval()
+    config = read_config(path)
+    model = build(model_class(config, path), config, path, attention)
+    pooling = read_pooling(path) if (path / POOLING).is_file() else None
+    if pooling is not None:
+        drop_pooler(model)
+    _load_weights(model, path)
+    whole = model if pooling is None else SentenceEncoder(model, pooling.mode, pooling.normalize)
+    return whole.eval()
+
+
+def bare_model(model: nn.Module) -> nn.Module | None:
+    """The module whose names the file of a model uses; None for one that is several."""
+    if isinstance(model, Ensemble):
+        return None
+    inside: nn.Module = model
+    if isinstance(model, SentenceEncoder):
+        inside = model.encoder
+    elif isinstance(model, PlainModel):
+        inside = model.module
+    return inside
+
+
+def load_for_labels(
+    path: Path,
+    labels: Sequence[str],
+    seed: int,
+    attention: Attention = "sdpa",
+    *,
+    allow_code: bool = False,
+) -> nn.Module:
+    """A classifier of `labels` on the encoder of a model directory, in float32 and eval mode.
+
+    The directory may hold an encoder alone or a classifier of any labels. A head of the same labels (by name)
+    is kept, in the order of `labels`; any other gives way to a fresh one drawn from `seed`. Every weight of
+    the encoder must be found; only the head, and a pooler that the file lacks, may be fresh. `plan_head` of
+    `compress.models.io.heads` tells which are. A plain module keeps its head, which must have an output for each label.
+
+    Raises:
+        UsageError: it is made by code, and that is not allowed.
+        ModelError: a file is missing or damaged, the architecture is unknown or has no classifier, or
+            the encoder lacks a weight or has one of another shape.
+    """
+    if (path / MODULE).is_file():
+        return _plain_for_labels(path, labels, allow_code)
+    config = read_config(path)
+    plan = plan_head(path, config, labels)
+    kind = classifier_class(config, path)
+    model: nn.Module = build(kind, with_labels(config, labels), path, attention, seed=seed)
+    saved = read_weights(path)
+    weights = {name: saved[in_file] for in_file, name in plan.names.items()}
+    _check_shapes(model, weights, path)
+    if plan.order is not None:
+        weights = in_label_order(weights, plan.rows, plan.order)
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    """Every weight and buffer of the model from the file, and nothing left over."""
+    weights = read_weights(path)
+    packed = unpack_layers(model, weights, path) if (path / BITSANDBYTES).is_file() else {}
+    put_layers(model, list(packed))  # the others are checked and loaded without them
+    _check_names(model, set(weights), path)
+    _check_shapes(model, weights, path)
+    model.load_state_dict(weights, strict=False)
+    put_layers(model, packed)
+
+
+def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> PlainModel:
+    """The plain model of a directory, whose head nobody but its own code could replace."""
+    model = load_model(path, allow_code=allow_code)
+    assert isinstance(model, PlainModel)
+    image = read_model_json(path / TASK)["image"]
+    outputs = image_outputs(model, image["channels"], tuple(image["size"]), str(path))
+    if outputs != len(labels):
+        raise ModelError(
+            f"this model has {outputs} outputs, but the data has {len(labels)} labels",
+            where=model.origin.source,
+            hint=f"Let the function build a model with {len(labels)} outputs.",
+        )
+    return model
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """How many numbers the parameters hold; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model without the further names of tied weights."""
+    unique: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if place not in seen or not tensor.numel():
+            seen.add(place)
+            unique[name] = tensor
+    return unique
+
+
+def _check_names(model: nn.Module, found: set[str], path: Path) -> None:
+    """Every weight of the model stands in the file, by one of its names, and nothing else does."""
+    own = model.state_dict(keep_vars=True)
+    loaded = {id(tensor) for name, tensor in own.items() if name in found}
+    missing = [name for name, tensor in own.items() if id(tensor) not in loaded]
+    left_over = sorted(found - set(own))
+    if missing or left_over:
+        what = (
+            f"lacks {missing[0]!r}"
+            if missing
+            else f"holds {left_over[0]!r}, which the model has no place for"
+        )
+        count = len(missing) or len(left_over)
+        more = f" ({count} such weights)" if count > 1 else ""
+        raise ModelError(f"the file {what}{more}", where=str(path / TORCH_WEIGHTS))
+
+
+def _check_shapes(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Each weight has the shape that the model has for it."""
+    for name, tensor in model.state_dict().items():
+        if name in weights and weights[name].shape != tensor.shape:
+            raise ModelError(
+                f"{name!r} has the shape {list(weights[name].shape)}, expected {list(tensor.shape)}",
+                where=str(path / TORCH_WEIGHTS),
+            )

@@ -1,0 +1,137 @@
+"""Which output of a classifier stands for which label of the data: matched by name, never by index. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compress.core.errors import ModelError
+from compress.profile.schema import TaskName
+
+_HEADS: Mapping[str, TaskName] = {
+    "ForSequenceClassification": "text-classification",
+    "ForImageClassification": "image-classification",
+}
+_GENERIC = re.compile(r"LABEL_\d+")
+_SHOWN = 5
+
+
+def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None) -> tuple[str, ...] | None:
+    """The names of a classifier's outputs in order; None if the model has no classification head.
+
+    Args:
+        config: the parsed `config.json`.
+        declared: names that the profile gives, which replace those of the config.
+
+    Raises:
+        ModelError: the config numbers its labels otherwise than 0, 1, 2..., or `declared` has another count.
+    """
+    if task_of_head(config) is None:
+        return None
+    # transformers leaves out what it would fill in by default: two labels with generic names.
+    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    try:
+        by_index = {int(index): str(name) for index, name in named.items()}
+        names = tuple(by_index[index] for index in range(len(by_index)))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError("`id2label` of the model's config must name the outputs 0, 1, 2...") from error
+    if declared is None:
+        return names
+    if len(declared) != len(names):
+        raise ModelError(
+            f"{len(declared)} names for a head of {len(names)} outputs",
+            where="teacher.labels",
+            hint="Name each output of the model, in its order.",
+        )
+    return tuple(declared)
+
+
+def task_of_head(config: Mapping[str, Any]) -> TaskName | None:
+    """The task that the classification head of a model is for, by its architecture's name; None without such a head.
+
+    Args:
+        config: the parsed `config.json`.
+    """
+    name = str((config.get("architectures") or [""])[0])
+    return next((task for part, task in _HEADS.items() if part in name), None)
+
+
+def check_task(config: Mapping[str, Any], task: TaskName, where: str) -> None:
+    """Refuse a classifier of another kind of input than the task has.
+
+    Raises:
+        ModelError: it classifies texts where images are asked for, or images where texts are.
+    """
+    kinds = {"text-classification": "texts", "sentence-embedding": "texts", "image-classification": "images"}
+    found = task_of_head(config)
+    if found is not None and kinds[found] != kinds[task]:
+        raise ModelError(
+            f"this model takes {kinds[found]}, but the task is {task}",
+            where=where,
+            hint=f"Set `task`, or name a model that takes {kinds[task]}.",
+        )
+
+
+def match_labels(
+    names: Sequence[str], labels: Sequence[str], *, subset: bool = False
+) -> tuple[int, ...] | None:
+    """For each label, the index of its name in `names`; None if they are not the same labels.
+
+    Upper and lower case are told apart only where two names differ in nothing else.
+
+    Args:
+        subset: take names too that no label has.
+    """
+    for key in (str, _folded):
+        places = {key(name): index for index, name in enumerate(names)}
+        wanted = [key(label) for label in labels]
+        same = set(wanted) <= set(places) if subset else set(wanted) == set(places)
+        if len(places) == len(names) and len(set(wanted)) == len(labels) and same:
+            return tuple(places[name] for name in wanted)
+    return None
+
+
+def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -> tuple[int, ...]:
+    """For each label of the data, the output that stands for it.
+
+    Raises:
+        ModelError: the model has no head, only generic names, or other labels than the data.
+    """
+    if names is None:
+        raise ModelError(
+            "this model has no classification head",
+            where=where,
+            hint="Add `teacher.finetune` to train one on the data.",
+        )
+    order = match_labels(names, labels)
+    if order is not None:
+        return order
+    if all(_GENERIC.fullmatch(name) for name in names):
+        raise ModelError(
+            f"this model calls its {len(names)} outputs {_list(names)}, which does not say what they mean",
+            where=where,
+            hint=f"Set `teacher.labels` to their names in order, out of {_list(labels)}; "
+            "or add `teacher.finetune` to train a new head.",
+        )
+    known, wanted = {_folded(name) for name in names}, {_folded(label) for label in labels}
+    lacking = [label for label in labels if _folded(label) not in known]
+    foreign = [name for name in names if _folded(name) not in wanted]
+    parts = ([f"it lacks {_list(lacking)}"] if lacking else []) + (
+        [f"the data lacks its {_list(foreign)}"] if foreign else []
+    )
+    raise ModelError(
+        "the model's labels are not those of the data: " + ("; ".join(parts) or "a name stands there twice"),
+        where=where,
+        hint="Add `teacher.finetune` to train a new head, or name the outputs in `teacher.labels`.",
+    )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name.strip()).casefold())
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

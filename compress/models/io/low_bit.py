@@ -1,0 +1,168 @@
+"""Linear layers of bitsandbytes: made from a model's weights, and read back from a file.
+
+LLM.int8() (Dettmers et al. 2022) stores a weight as 8-bit integers with a scale for each output, and multiplies inputs
+that hold large values in 16 bits. NF4 and FP4 (Dettmers et al., "QLoRA", 2023) store it in 4-bit codes with a scale for
+each 64 of them; with double quantization those scales are 8-bit codes themselves.
+
+On a CPU with AVX512-BF16 the first forward pass of a 4-bit layer lays its weight out anew, in place, and what is saved
+after that can be wrong. So a file is made from weights of which no forward pass was ever taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from compress.core.artifacts import BITSANDBYTES, TORCH_WEIGHTS
+from compress.core.errors import ModelError
+from compress.core.files import write_json
+from compress.models.io.weights import read_model_json
+
+Tensors: TypeAlias = dict[str, torch.Tensor]
+
+OUTLIER_THRESHOLD = 6.0
+"""Columns of inputs with a value beyond it are multiplied in 16 bits by LLM.int8()."""
+BLOCK_SIZE = 64
+"""Weights that share a scale in 4 bits."""
+_FAST_SHAPE = (32, 64)
+"""Outputs and inputs that the AVX512-BF16 kernel of 4-bit layers needs multiples of."""
+
+
+@dataclass(frozen=True)
+class LowBit:
+    """How the linear layers `layers` of a model are stored."""
+
+    numbers: Literal["int8", "nf4", "fp4"]
+    double_quantization: bool
+    layers: tuple[str, ...]
+
+
+def linear_layers(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the linear layers with a weight of their own in a file; a tied one is left to whom it is tied to."""
+    return [
+        name
+        for name, module in model.named_modules()
+        # Subclasses may read their weight themselves, which a packed one does not stand.
+        if type(module) is nn.Linear and f"{name}.weight" in weights
+    ]
+
+
+def pack_layers(weights: Tensors, low_bit: LowBit) -> Tensors:
+    """The tensors of a model with those of the named layers as bitsandbytes stores them.
+
+    Args:
+        weights: float tensors by name; a layer's weight is (outputs, inputs).
+    """
+    packed = dict(weights)
+    for name in low_bit.layers:
+        weight = packed.pop(f"{name}.weight")
+        layer = _empty_layer(weight.shape[1], weight.shape[0], low_bit, bias=False)
+        layer.weight.data = weight.clone()
+        packed.update({f"{name}.{key}": tensor for key, tensor in layer.to("cpu").state_dict().items()})
+    return packed
+
+
+def write_low_bit(low_bit: LowBit, out: Path) -> None:
+    """Write `bitsandbytes.json`, which tells `read_low_bit` how to rebuild the layers."""
+    settings = {"outlier_threshold": OUTLIER_THRESHOLD, "block_size": BLOCK_SIZE}
+    write_json(out / BITSANDBYTES, {**asdict(low_bit), **settings})
+
+
+def read_low_bit(path: Path) -> LowBit:
+    """What `write_low_bit` wrote.
+
+    Raises:
+        ModelError: the file is damaged, or says what this version cannot do.
+    """
+    values = read_model_json(path / BITSANDBYTES)
+    try:
+        found = LowBit(values["numbers"], bool(values["double_quantization"]), tuple(values["layers"]))
+        settings = (values["outlier_threshold"], values["block_size"])
+    except (TypeError, KeyError) as error:
+        raise ModelError(f"this file is damaged: {error}", where=str(path / BITSANDBYTES)) from error
+    if found.numbers not in ("int8", "nf4", "fp4") or settings != (OUTLIER_THRESHOLD, BLOCK_SIZE):
+        raise ModelError(
+            f"weights stored as {found.numbers} with {settings} are unknown", where=str(path / BITSANDBYTES)
+        )
+    return found
+
+
+def unpack_layers(model: nn.Module, weights: Tensors, path: Path) -> dict[str, nn.Module]:
+    """Take the tensors of the packed layers out of `weights`: the layers that they make, by name.
+
+    Raises:
+        ModelError: a layer's tensors are missing or do not fit.
+    """
+    low_bit, made = read_low_bit(path), {}
+    for name in low_bit.layers:
+        try:
+            linear = model.get_submodule(name)
+        except AttributeError as error:
+            raise ModelError(f"the model has no layer {name!r}", where=str(path / BITSANDBYTES)) from error
+        prefix = f"{name}."
+        own = {key[len(prefix) :]: weights.pop(key) for key in list(weights) if key.startswith(prefix)}
+        try:
+            assert isinstance(linear, nn.Linear)
+            made[name] = _filled(linear, own, low_bit)
+        except (AssertionError, KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"the layer {name!r} cannot be rebuilt: {error}", where=str(path / TORCH_WEIGHTS)
+            ) from error
+    return made
+
+
+def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
+    """Put layers in the place of those of the same names; names alone leave the places without weights."""
+    for name in layers:
+        model.set_submodule(name, layers[name] if isinstance(layers, Mapping) else nn.Identity())
+
+
+def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
+    import bitsandbytes as bnb
+
+    layer: Any = _empty_layer(linear.in_features, linear.out_features, low_bit, bias=linear.bias is not None)
+    made: nn.Module = layer
+    weight = tensors.pop("weight")
+    if linear.bias is not None:
+        layer.bias.data.copy_(tensors.pop("bias"))
+    if low_bit.numbers == "int8":
+        if weight.shape != (linear.out_features, linear.in_features):
+            raise ValueError(f"its weight has the shape {list(weight.shape)}")
+        layer.weight = bnb.nn.Int8Params(
+            weight, requires_grad=False, has_fp16_weights=False, CB=weight, SCB=tensors["SCB"]
+        )
+        return made
+    stats = {key.removeprefix("weight."): tensor for key, tensor in tensors.items()}
+    layer.weight = bnb.nn.Params4bit.from_prequantized(weight, stats, device="cpu", module=layer)
+    shape = tuple(layer.weight.quant_state.shape)
+    if shape != (linear.out_features, linear.in_features):
+        raise ValueError(f"its weight has the shape {list(shape)}")
+    return made
+
+
+def _empty_layer(inputs: int, outputs: int, low_bit: LowBit, bias: bool) -> Any:
+    """A layer whose weight is yet to be set."""
+    # It would tell of optional kernels that are not installed, and at every product of the cast to 16 bits it makes.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import bitsandbytes as bnb
+
+    if low_bit.numbers == "int8":
+        return bnb.nn.Linear8bitLt(
+            inputs, outputs, bias, has_fp16_weights=False, threshold=OUTLIER_THRESHOLD
+        ).eval()
+    layer = bnb.nn.Linear4bit(
+        inputs,
+        outputs,
+        bias,
+        compress_statistics=low_bit.double_quantization,
+        quant_type=low_bit.numbers,
+    ).eval()
+    if outputs % _FAST_SHAPE[0] or inputs % _FAST_SHAPE[1]:
+        layer.support_avx512bf16_for_cpu = False
+    return layer

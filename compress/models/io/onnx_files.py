@@ -1,0 +1,250 @@
+"""What an ONNX file says of itself: its inputs, its outputs, the files that hold its weights. The model is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from compress.core.errors import ModelError
+from compress.core.files import copy_file, make_folder, replacing
+from compress.core.inside import inside
+
+_NO_TENSORS = {
+    "sequence_type": "sequence",
+    "map_type": "map",
+    "optional_type": "optional",
+    "sparse_tensor_type": "sparse tensor",
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its name, the numpy dtype of its values, its axes (a number where it is fixed).
+
+    `axes` is None where the file does not say the rank. What is no tensor has its kind as `dtype`: `sequence`, `map`,
+    `optional`, `sparse tensor`.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[int | str, ...] | None
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether it is a tensor of numbers."""
+        return self.dtype not in (*_NO_TENSORS.values(), "string")
+
+    def __str__(self) -> str:
+        if self.dtype in _NO_TENSORS.values():
+            return f"{self.name} ({self.dtype})"
+        shape = "any shape" if self.axes is None else " x ".join(map(str, self.axes)) or "one number"
+        return f"{self.name} ({self.dtype}, {shape})"
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """The inputs and outputs of a model in its own order, and the relative paths of its external data."""
+
+    path: Path
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    external: tuple[str, ...]
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read and check an ONNX file.
+
+    Raises:
+        ModelError: it is not there, not ONNX, cut off, not valid, or files of its weights are missing.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    if not path.is_file():
+        raise ModelError("there is no such file", where=str(path))
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelError(
+            "this is not an ONNX model, or it was cut off", where=str(path), hint=_first_line(error)
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise ModelError("this ONNX model has no graph: it is empty, or it was cut off", where=str(path))
+    external = _external_files(model, path)
+    try:
+        onnx.checker.check_model(_with_shapes(model) or str(path))
+    except onnx.checker.ValidationError as error:
+        raise ModelError("this ONNX model is not valid", where=str(path), hint=_first_line(error)) from error
+    constants = {tensor.name for tensor in model.graph.initializer}
+    taken = [value for value in model.graph.input if value.name not in constants]
+    return OnnxFile(path, _ports(taken, path), _ports(model.graph.output, path), external)
+
+
+def _with_shapes(model: Any) -> Any | None:
+    """A model whose outputs have shapes, without its weights: onnx wants what onnxruntime does without. None where they
+    have them."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    def lack(graph: Any) -> list[Any]:
+        types = [value.type.tensor_type for value in graph.output if value.type.HasField("tensor_type")]
+        return [kind for kind in types if not kind.HasField("shape")]
+
+    if not lack(model.graph):
+        return None
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    for kind in lack(checked.graph):
+        kind.shape.SetInParent()
+    for tensor in filter(uses_external_data, tensors_of(checked)):
+        tensor.dims[:] = [0]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    return checked
+
+
+def copy_onnx(found: OnnxFile, target: Path, taken: Collection[str] = ()) -> tuple[str, ...]:
+    """Copy a model to `target`, and the files of its weights beside it; those files' names there.
+
+    Copied and never linked: what is written under a link is written to the file itself. The files of weights are called
+    as the target is, with something behind; the bytes of the graph are the same unless it has to say so, or has axes
+    of no size (-1 or 0), which are left open.
+
+    Args:
+        taken: names that no file of weights may have there.
+    """
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    names: dict[str, str] = {}
+    for name in found.external:
+        kept = name.startswith((f"{target.name}.data", f"{target.name}_data")) and "/" not in name
+        names[name] = name if kept and name not in taken else ""
+    for name in [name for name, new in names.items() if not new]:
+        names[name] = next(new for n in count() if (new := f"{target.name}_data_{n}") not in names.values())
+    for name, new in names.items():
+        make_folder(target.parent)
+        copy_file(found.path.parent / name, target.parent / new)
+    model = onnx.load(str(found.path), load_external_data=False)
+    changed = _open_axes(model.graph)
+    for tensor in filter(uses_external_data, tensors_of(model)):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != names[_plain(entry.value)]:
+                entry.value, changed = names[_plain(entry.value)], True
+    if changed:
+        with replacing(target) as temporary:
+            onnx.save(model, str(temporary))
+    else:
+        copy_file(found.path, target)
+    return tuple(names.values())
+
+
+def tensors_of(model: Any) -> Iterator[Any]:
+    """Every constant of a model: initializers and attributes, of the graph, of its branches and of its functions."""
+    for part in (model.graph, *model.functions):
+        yield from _constants_of(part)
+
+
+def _constants_of(part: Any) -> Iterator[Any]:
+    sparse = list(getattr(part, "sparse_initializer", ()))
+    yield from getattr(part, "initializer", ())
+    for node in part.node:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else []
+            yield from attribute.tensors
+            sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            sparse += attribute.sparse_tensors
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _constants_of(graph)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
+
+
+def _open_axes(graph: Any) -> bool:
+    """Take the size from axes that have none that could be; whether there were any."""
+    found = False
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if axis.HasField("dim_value") and axis.dim_value <= 0:
+                axis.ClearField("dim_value")
+                found = True
+    return found
+
+
+def _plain(name: object) -> str:
+    """A path as it is compared: without the `./` that onnx writes."""
+    return str(PurePosixPath(str(name)))
+
+
+def _external_files(model: Any, path: Path) -> tuple[str, ...]:
+    """The files beside the model that hold weights, by their path from its folder.
+
+    Raises:
+        ModelError: one is missing, cut off, or lies outside the folder.
+    """
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    needed: dict[str, int] = {}
+    for tensor in filter(uses_external_data, tensors_of(model)):
+        try:
+            part = ExternalDataInfo(tensor)
+            end = int(part.offset or 0) + int(part.length or 0)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"the place of the weights {tensor.name!r} is not valid: {_first_line(error)}",
+                where=str(path),
+                code="damaged-model",
+            ) from error
+        inside(path.parent, part.location, where=str(path))
+        name = _plain(part.location)
+        needed[name] = max(end, needed.get(name, 0))
+    for name, size in sorted(needed.items()):
+        if not (path.parent / name).is_file():
+            raise ModelError(
+                f"the file with the model's weights is missing: {name}",
+                where=str(path),
+                hint="It belongs into the same folder as the model.",
+            )
+        present = (path.parent / name).stat().st_size
+        if present < size:
+            raise ModelError(
+                f"the file with the model's weights was cut off: {name} has {present} bytes, the model reads {size}",
+                where=str(path),
+                hint="Fetch or make both files again.",
+            )
+    return tuple(sorted(needed))
+
+
+def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    found = []
+    for value in values:
+        kind = value.type.WhichOneof("value")
+        if kind in _NO_TENSORS:
+            found.append(Port(value.name, _NO_TENSORS[kind], None))
+            continue
+        tensor = value.type.tensor_type
+        axes = None
+        if tensor.HasField("shape"):
+            # Some exporters write -1 or 0 for an axis of any size.
+            axes = tuple(
+                int(axis.dim_value) if axis.dim_value > 0 else axis.dim_param or "?"
+                for axis in tensor.shape.dim
+            )
+        try:
+            dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type)) if kind else "unknown"
+        except KeyError as error:
+            raise ModelError(
+                f"{value.name!r} is of a type that onnx does not know", where=str(path), code="damaged-model"
+            ) from error
+        # numpy has no type of texts, and says so.
+        found.append(Port(value.name, "string" if dtype == "object" else dtype, axes))
+    return tuple(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,48 @@
+"""What a model of any kind gives for a batch, as one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from compress.core.errors import ModelError
+
+
+def outputs_of(result: Any) -> Tensor:
+    """The outputs (n, labels or width) in what a model's forward returned.
+
+    It may be a tensor, also (n, labels, 1, 1); an object or a mapping with `logits`; or hold one such tensor alone.
+
+    Raises:
+        ModelError: it is something else, or several things.
+    """
+    found = _logits(result)
+    if isinstance(found, Tensor) and found.ndim == 4 and found.shape[2:] == (1, 1):
+        found = found.flatten(1)
+    if not isinstance(found, Tensor) or found.ndim != 2:
+        raise ModelError(
+            f"the model gives {_described(result)}; expected a tensor (batch, outputs), or an object with `logits`",
+            hint="Let its forward return the logits alone, one number for each label.",
+            code="module-outputs",
+        )
+    return found
+
+
+def _logits(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return result
+    if isinstance(result, Mapping) and "logits" in result:
+        return result["logits"]
+    if (named := getattr(result, "logits", None)) is not None:
+        return named
+    held = list(result.values()) if isinstance(result, Mapping) else result
+    return held[0] if isinstance(held, (list, tuple)) and len(held) == 1 else None
+
+
+def _described(result: Any) -> str:
+    if isinstance(result, Tensor):
+        return f"a tensor {list(result.shape)}"
+    held = list(result) if isinstance(result, (list, tuple, Mapping)) else []
+    return f"{type(result).__name__} of {len(held)}" if held else type(result).__name__

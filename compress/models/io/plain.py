@@ -1,0 +1,160 @@
+"""Any `nn.Module` as a model: built by the user's function, its weights and shapes from our files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from compress.core.artifacts import MODULE, STRUCTURE
+from compress.core.errors import ModelError
+from compress.core.files import sha256_file
+from compress.models.anatomy.structure import apply_structure
+from compress.models.io.code import call
+from compress.models.io.outputs import outputs_of
+from compress.models.io.sources import module_file
+from compress.models.io.weights import read_model_json
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The function that builds a module: `source` is `python:module:function`, looked for in `base` first; `sha256`
+    is that of the module's file when the model was made."""
+
+    source: str
+    base: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, source: str, base: Path) -> Origin:
+        """The origin of a function as its file is now.
+
+        Raises:
+            ModelError: there is no such module.
+        """
+        return cls(source, base.resolve(), sha256_file(module_file(source, base)))
+
+
+class PlainModel(nn.Module):
+    """A module that takes images and gives logits; `order` names, for each label, the output that stands for it."""
+
+    def __init__(self, module: nn.Module, origin: Origin, order: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.module = module
+        self.origin = origin
+        self.order = None if order is None or list(order) == sorted(order) else tuple(order)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Pixels (n, channels, height, width) -> logits (n, labels)."""
+        outputs = outputs_of(self.module(pixel_values))
+        return outputs if self.order is None else outputs[:, list(self.order)]
+
+    def describe(self) -> dict[str, Any]:
+        """The content of `module.json`."""
+        described: dict[str, Any] = {
+            "source": self.origin.source,
+            "base": str(self.origin.base),
+            "sha256": self.origin.sha256,
+        }
+        return described if self.order is None else {**described, "order": list(self.order)}
+
+
+def make_module(origin: Origin, seed: int, *, allow_code: bool) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """What the function builds, in float32 on the CPU in eval mode, and the names of its outputs if it gives them.
+
+    Raises:
+        UsageError: code is not allowed to run.
+        ModelError: the function raised, or returned something else.
+    """
+    made = call(origin.source, origin.base, seed, allow_code=allow_code)
+    labels: tuple[str, ...] | None = None
+    if isinstance(made, tuple) and len(made) == 2 and not isinstance(made[1], str):
+        made, labels = made[0], tuple(map(str, made[1]))
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            "expected the function to return an nn.Module, or (module, labels); it returned "
+            f"a {type(made).__name__}",
+            where=origin.source,
+        )
+    made = getattr(made, "_orig_mod", made)  # what torch.compile wraps is the module itself
+    _check_kind(made, origin.source)
+    return made.float().cpu().eval(), labels
+
+
+def _check_kind(module: nn.Module, where: str) -> None:
+    """Refuse what cannot be taken apart, saved by its weights and built again."""
+    for name, each in module.named_modules():
+        if isinstance(each, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'it'} is a TorchScript module: nobody can train, prune or export it as a module",
+                where=where,
+                hint="Let the function build the nn.Module itself, and load its weights.",
+                code="module-torchscript",
+            )
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise ModelError(
+            f"{lazy[0]!r} gets its shape only when the module first runs",
+            where=where,
+            hint="Run the module once on a batch in the function, before it returns it.",
+            code="module-lazy",
+        )
+
+
+def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
+    """The module of a model directory with its structure; its weights are not loaded yet.
+
+    Raises:
+        UsageError: code is not allowed to run.
+        ModelError: `module.json` is damaged, or the function's file is gone or was changed.
+    """
+    file = path / MODULE
+    described = read_model_json(file)
+    try:
+        origin = Origin(described["source"], Path(described["base"]), described["sha256"])
+        order = described.get("order")
+        if order is not None and sorted(order) != list(range(len(order))):
+            raise ValueError("`order` is no order")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"this file is damaged: {error!r}", where=str(file)) from error
+    if (now := Origin.of(origin.source, origin.base).sha256) != origin.sha256:
+        raise ModelError(
+            f"the code of this model was changed: its file has the sha256 {now[:12]}..., "
+            f"expected {origin.sha256[:12]}...",
+            where=str(module_file(origin.source, origin.base)),
+            hint="Run the profile again: the model is made anew from the code as it is now.",
+        )
+    module, _ = make_module(origin, seed=0, allow_code=allow_code)
+    if (path / STRUCTURE).exists():
+        apply_structure(module, read_model_json(path / STRUCTURE), str(path / STRUCTURE))
+    return PlainModel(module, origin, order)
+
+
+def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where: str) -> int:
+    """How many outputs a model of images has, found by showing it a blank one.
+
+    Raises:
+        ModelError: it does not take images of that size, or gives no (batch, outputs).
+    """
+    blank = torch.zeros(2, channels, *size)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            return int(outputs_of(model.eval()(pixel_values=blank)).shape[1])
+    except ModelError as error:
+        raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
+    except Exception as error:  # the user's own code may raise anything
+        shown = f"{channels} x {size[0]} x {size[1]}"
+        raise ModelError(
+            f"the model does not take images of {shown}: {error}",
+            where=where,
+            hint="Set `data.image_size` to the height and width that it takes.",
+        ) from error
+    finally:
+        model.train(was_training)

@@ -1,0 +1,85 @@
+"""The files of a model directory: safetensors and JSON, read and written whole. No pickle, ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from compress.core.artifacts import TORCH_WEIGHTS
+from compress.core.errors import ModelError
+from compress.core.files import replacing
+from compress.core.reading import read_json
+
+
+def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write tensors as one safetensors file, as a whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(file) as temporary:
+        save_file(plain, temporary, metadata={"format": "pt"})
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model directory.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    file = path / TORCH_WEIGHTS
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(file)
+        return tensors
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(file, error) from error
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of all tensors of a model directory, from the header of the file.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    file = path / TORCH_WEIGHTS
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(file, error) from error
+
+
+def read_model_json(file: Path) -> Any:
+    """A parsed JSON file of a model directory.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    try:
+        return read_json(file)
+    except FileNotFoundError as error:
+        raise ModelError(f"no {file.name} here", where=str(file.parent)) from error
+
+
+def missing_weights(folder: Path) -> ModelError | None:
+    """Why a folder has no weights to load; None if it has a safetensors file."""
+    if any(folder.glob("*.safetensors")):
+        return None
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+    if pickles:
+        return ModelError(
+            f"no safetensors here, only {pickles[0]}, a pickle: it could run any code and is never loaded",
+            where=str(folder),
+            hint="Save the model as safetensors first: `save_pretrained` of transformers does.",
+        )
+    return ModelError(
+        f"no {TORCH_WEIGHTS} here",
+        where=str(folder),
+        hint="Only safetensors are read; of a hub model that has pickles alone (.bin), name a `revision` with them.",
+    )
+
+
+def _unreadable(file: Path, error: Exception) -> ModelError:
+    damaged = ModelError(f"this file is damaged: {error}", where=str(file), hint="Fetch or make it again.")
+    return damaged if file.is_file() else missing_weights(file.parent) or damaged

@@ -1,0 +1,130 @@
+"""Students made from teachers: layers cut out, or a narrower model projected from the teacher's own weights."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compress.core.errors import ModelError
+from compress.models.anatomy.families import encoder_of, transformer_of
+from compress.models.anatomy.sizes import config_keys, sizes_of
+from compress.models.anatomy.stream import Batches, block_influence, embedding_stream, measure_stream
+from compress.models.students.layer_choice import choose_layers
+from compress.models.students.narrowing import cut, project
+from compress.models.text.sentence import SentenceEncoder
+from compress.profile.student_spec import StudentSpec
+
+_WHERE = "student"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a student; `layers` are the teacher's layers that it is made from, lowest first."""
+
+    layers: tuple[int, ...]
+    hidden: int
+    heads: int
+    feed_forward: int
+
+
+def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None = None) -> Shape:
+    """The shape that a spec asks for, with its defaults resolved against the teacher.
+
+    Args:
+        batches: examples encoded for the teacher, which `choose: similarity` compares its layers on.
+
+    Raises:
+        ModelError: the shape does not fit the teacher, its heads do not divide its width, or there are no examples to
+            compare layers on.
+    """
+    sizes = sizes_of(teacher)
+    influence = None
+    if spec.choose == "similarity" and isinstance(spec.layers, int) and batches is not None:
+        influence = block_influence(encoder_of(teacher), batches)
+    layers = choose_layers(spec.layers, sizes.layers, spec.choose, influence)
+    hidden = spec.hidden_size or sizes.hidden
+    if hidden > sizes.hidden:
+        raise ModelError(
+            f"hidden_size {hidden} is wider than the teacher's {sizes.hidden}", where=f"{_WHERE}.hidden_size"
+        )
+    heads = spec.heads or _divisor(hidden, max(1, hidden // (sizes.hidden // sizes.heads)))
+    if hidden % heads:
+        raise ModelError(f"{heads} heads do not divide the width {hidden}", where=f"{_WHERE}.heads")
+    feed_forward = spec.intermediate_size or round(hidden * sizes.feed_forward / sizes.hidden)
+    return Shape(layers, hidden, heads, feed_forward)
+
+
+def make_student(
+    teacher: nn.Module, spec: StudentSpec, seed: int, batches: Batches | None = None
+) -> nn.Module:
+    """A smaller model of the teacher's kind, family and labels, in float32 and eval mode; the teacher stays as it is.
+
+    A classifier of texts or images gives one, a sentence encoder another whose embeddings are as wide as the student.
+    `from: teacher`: a student as wide as the teacher copies what it has room for, exactly; a narrower one is projected
+    (`projection.py`) on the main directions of the stream, measured on examples (`basis: hidden`) or guessed from the
+    embeddings. Heads are regrouped (`attention_heads.py`), feed-forward neurons kept by the norms of their weights.
+    `from: scratch`: weights drawn from `seed`.
+
+    Args:
+        batches: examples encoded for the teacher; some hundred are enough.
+
+    Raises:
+        ModelError: see `student_shape`; the family is unknown; or `basis: hidden` has no examples.
+    """
+    shape = student_shape(teacher, spec, batches)
+    old = encoder_of(teacher)
+    student = _untrained(teacher, shape, seed)
+    if spec.from_ == "teacher":
+        new = encoder_of(student)
+        with torch.no_grad():
+            if shape.hidden == old.hidden_size:
+                cut(old, new, shape.layers)
+            elif spec.basis == "embeddings":
+                project(old, new, shape.layers, embedding_stream(old))
+            elif batches is not None:
+                project(old, new, shape.layers, measure_stream(old, batches))
+            else:
+                raise ModelError(
+                    "there are no examples to measure the teacher's hidden states on",
+                    where=f"{_WHERE}.basis",
+                    hint="Use `basis: embeddings`.",
+                )
+    return student.eval()
+
+
+def _untrained(teacher: nn.Module, shape: Shape, seed: int) -> nn.Module:
+    """A model of the teacher's kind and of this shape, its weights drawn from the seed."""
+    inside = transformer_of(teacher)
+    config = _student_config(inside, shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = type(inside)(config)
+    made.config._attn_implementation = inside.config._attn_implementation
+    student: nn.Module = made
+    if isinstance(teacher, SentenceEncoder):
+        student = SentenceEncoder(made, teacher.pooling, teacher.normalize)
+    return student
+
+
+def _divisor(number: int, at_most: int) -> int:
+    return next(heads for heads in range(at_most, 0, -1) if number % heads == 0)
+
+
+def _student_config(teacher: PreTrainedModel, shape: Shape) -> PretrainedConfig:
+    config: PretrainedConfig = copy.deepcopy(teacher.config)
+    names = config_keys(teacher)
+    hidden = getattr(config, names["hidden"])
+    setattr(config, names["hidden"], shape.hidden)
+    setattr(config, names["layers"], len(shape.layers))
+    setattr(config, names["heads"], shape.heads)
+    setattr(config, names["feed_forward"], shape.feed_forward)
+    if getattr(config, "embedding_size", None) == hidden:
+        config.embedding_size = shape.hidden
+    if shape.hidden < hidden and getattr(config, "qkv_bias", None) is False:
+        # What the student's norms cannot shift goes into biases.
+        config.qkv_bias = True
+    return config

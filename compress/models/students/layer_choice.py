@@ -1,0 +1,59 @@
+"""Which of the teacher's layers make the student. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from compress.core.errors import ModelError
+
+_WHERE = "student"
+
+Choice = Literal["uniform", "first", "last", "similarity"]
+
+
+def choose_layers(
+    wanted: int | Sequence[int],
+    available: int,
+    how: Choice = "uniform",
+    influence: Sequence[float] | None = None,
+) -> tuple[int, ...]:
+    """The teacher's layers that make the student, lowest first; given ones stay as they are.
+
+    `uniform` takes a number of layers evenly spread, the last one always among them: 2 of 6 are (2, 5). `first` and
+    `last` take the lowest and the highest. `similarity` takes those with the most `influence`: a layer that gives much
+    the same as it reads is left out (Men et al., ShortGPT, 2024, arXiv:2403.03853); of equal ones the lower stays.
+
+    Args:
+        influence: one number a layer, for `similarity`.
+
+    Raises:
+        ModelError: the teacher has not so many layers, or not such a one, or one is named twice; or `similarity` has
+            nothing to compare by.
+    """
+    if not isinstance(wanted, int):
+        return _given(tuple(wanted), available)
+    if wanted > available:
+        raise ModelError(f"{wanted} layers asked of a teacher of {available}", where=f"{_WHERE}.layers")
+    if how == "first":
+        return tuple(range(wanted))
+    if how == "last":
+        return tuple(range(available - wanted, available))
+    if how == "uniform":
+        return tuple((i + 1) * available // wanted - 1 for i in range(wanted))
+    if influence is None or len(influence) != available:
+        raise ModelError(
+            "layers can only be compared on examples, and there are none",
+            where=f"{_WHERE}.choose",
+            hint="Use `choose: uniform`, or name the layers.",
+        )
+    most = sorted(range(available), key=lambda layer: (-influence[layer], layer))[:wanted]
+    return tuple(sorted(most))
+
+
+def _given(layers: tuple[int, ...], available: int) -> tuple[int, ...]:
+    if not layers or len(set(layers)) < len(layers) or min(layers) < 0 or max(layers) >= available:
+        raise ModelError(
+            f"layers {list(layers)} must be different ones of 0 to {available - 1}", where=f"{_WHERE}.layers"
+        )
+    return layers

@@ -1,0 +1,85 @@
+"""Fresh vision transformers: students of a teacher of any architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from compress.core.errors import ModelError
+from compress.models.io.heads import with_labels
+from compress.profile.student_spec import StudentSpec
+
+_WHERE = "student"
+_WIDTH = 128
+_HEAD_SIZE = 32
+_SPREAD = 0.02
+
+
+def fresh_vision(
+    spec: StudentSpec, *, size: tuple[int, int], channels: int, labels: Sequence[str], seed: int
+) -> PreTrainedModel:
+    """A vision transformer with random weights for images of `size` (height, width), in float32 and eval mode.
+
+    `vit`: Dosovitskiy et al. 2020 (arXiv:2010.11929), one head on the class token. `deit`: Touvron et al. 2020
+    (arXiv:2012.12877), a second head on a distillation token; `logits` is the mean of both heads, in training too, and
+    `cls_logits` and `distillation_logits` are the heads' own.
+
+    What the spec leaves open: 128 wide, heads of 32 dimensions or as near below as divides the width, a feed-forward
+    part 4 times as wide, square patches of an eighth of the shorter side and at least 2 pixels. Tokens and positions
+    are drawn with standard deviation 0.02, as the maps are.
+
+    Raises:
+        ModelError: the spec names the teacher's layers; patches do not divide the image; or heads not the width.
+    """
+    if not isinstance(spec.layers, int):
+        raise ModelError(
+            "a fresh student takes over no layers of its teacher",
+            where=f"{_WHERE}.layers",
+            hint="Give a number of layers.",
+        )
+    patch = spec.patch_size or max(2, min(size) // 8)
+    if any(side % patch for side in size):
+        raise ModelError(
+            f"patches of {patch} pixels do not divide images of {size[0]} x {size[1]}",
+            where=f"{_WHERE}.patch_size",
+        )
+    hidden = spec.hidden_size or _WIDTH
+    heads = spec.heads or _heads(hidden)
+    if hidden % heads:
+        raise ModelError(f"{heads} heads do not divide the width {hidden}", where=f"{_WHERE}.heads")
+    kind = DeiTForImageClassificationWithTeacher if spec.architecture == "deit" else ViTForImageClassification
+    config_kind = DeiTConfig if spec.architecture == "deit" else ViTConfig
+    config = config_kind(
+        hidden_size=hidden,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=heads,
+        intermediate_size=spec.intermediate_size or 4 * hidden,
+        image_size=size[0] if size[0] == size[1] else list(size),
+        patch_size=patch,
+        num_channels=channels,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(with_labels(config, labels))
+        _draw_tokens(model)
+    return model.eval()
+
+
+def _heads(hidden: int) -> int:
+    """The number of heads whose size is nearest to 32 from below."""
+    return next(heads for heads in range(max(1, -(-hidden // _HEAD_SIZE)), hidden + 1) if hidden % heads == 0)
+
+
+def _draw_tokens(model: PreTrainedModel) -> None:
+    """Draw what transformers leaves at zero in a DeiT: with positions of zero, all patches stand in one place."""
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in ("cls_token", "distillation_token", "position_embeddings"):
+            torch.nn.init.trunc_normal_(parameter, std=_SPREAD)

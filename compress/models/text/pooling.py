@@ -1,0 +1,121 @@
+"""How a model folder says that token vectors become one vector: our own file, or sentence-transformers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from compress.core.artifacts import POOLING
+from compress.core.errors import ModelError
+from compress.core.inside import inside
+from compress.core.reading import read_json
+
+MODULES = "modules.json"
+POOLING_FOLDER = "1_Pooling"
+
+PoolingMode = Literal["mean", "cls"]
+_MODE = "pooling_mode_"
+_OWN_MODES: Mapping[str, PoolingMode] = {"mean_tokens": "mean", "cls_token": "cls"}
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """`mean` over the real tokens or the first one, `cls`; whether the vector is then made of length 1."""
+
+    mode: PoolingMode
+    normalize: bool
+
+
+MEAN = Pooling("mean", normalize=False)
+"""What is done where nobody says anything."""
+
+
+def read_pooling(folder: Path, override: PoolingMode | None = None) -> Pooling:
+    """The pooling of a model folder: its `pooling.json`, else its `modules.json`, else the plain mean.
+
+    Args:
+        override: the profile's `teacher.pooling`, in place of what the folder says; whether vectors are made of
+            length 1 stays as the folder has it.
+
+    Raises:
+        ModelError: a file is damaged, or the folder pools in a way that is not known here.
+    """
+    if (folder / POOLING).is_file():
+        found = _own(folder / POOLING)
+    elif (folder / MODULES).is_file():
+        found = _of_modules(folder, override)
+    else:
+        found = MEAN
+    return found if override is None else Pooling(override, found.normalize)
+
+
+def _own(file: Path) -> Pooling:
+    values = _read(file)
+    if isinstance(values, dict):
+        mode, normalize = values.get("pooling"), values.get("normalize")
+        if mode in ("mean", "cls") and isinstance(normalize, bool):
+            return Pooling(cast(PoolingMode, mode), normalize)
+    raise ModelError('expected {"pooling": "mean" or "cls", "normalize": true or false}', where=str(file))
+
+
+def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
+    """The modules of a sentence-transformers folder: a transformer, its pooling, perhaps a normalisation."""
+    file = folder / MODULES
+    values = _read(file)
+    if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
+        raise ModelError("expected a list of modules", where=str(file))
+    mode: PoolingMode = "mean"
+    normalize = False
+    for module in values:
+        kind, place = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
+        if kind == "Transformer":
+            if place not in ("", "."):
+                raise ModelError(
+                    f"the transformer lies in the sub-folder {place!r}; name that folder as the model",
+                    where=str(folder),
+                    hint="Set `teacher.pooling` then: its pooling stands in the folder above.",
+                )
+        elif kind == "Pooling":
+            if override is None:
+                mode = _mode(inside(folder, f"{place}/config.json", where=str(file)))
+        elif kind == "Normalize":
+            normalize = True
+        else:
+            raise ModelError(
+                f"after the transformer stands a {kind or 'module without a type'}, which would be lost; "
+                "known are Pooling and Normalize",
+                where=str(file),
+            )
+    return Pooling(mode, normalize)
+
+
+def _mode(file: Path) -> PoolingMode:
+    values = _read(file)
+    if not isinstance(values, dict):
+        raise ModelError("expected a mapping", where=str(file))
+    # Newer files name the mode, older ones have a switch for each.
+    named = values.get("pooling_mode")
+    asked = (
+        [str(named)]
+        if isinstance(named, str)
+        else [
+            name.removeprefix(_MODE) for name, on in values.items() if name.startswith(_MODE) and on is True
+        ]
+    )
+    short: Mapping[str, PoolingMode] = {**_OWN_MODES, "mean": "mean", "cls": "cls"}
+    if len(asked) == 1 and asked[0] in short:
+        return short[asked[0]]
+    raise ModelError(
+        f"this model pools by {' and '.join(asked) or 'nothing'}; known are mean_tokens and cls_token",
+        where=str(file),
+        hint="Set `teacher.pooling` to mean or cls if you want that in its place.",
+    )
+
+
+def _read(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except FileNotFoundError as error:
+        raise ModelError("this file is missing", where=str(file)) from error

@@ -1,0 +1,246 @@
+"""A model's tokenizer with all that its folder says beside it, as one `tokenizer.json` and a `TextFormat`.
+
+The file is written from what transformers itself loads, so `tokenizer_config.json`, `special_tokens_map.json` and
+`added_tokens.json` count; what sentence-transformers does to a text before that is read from its own files. Whether
+both give the same ids is then tried (`prove`), never assumed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import ModelError
+from compress.core.reading import read_mapping
+from compress.models.io.offline import offline
+from compress.models.text.sentence_settings import PLAIN, SentenceSettings, read_sentence_settings
+from compress.models.text.text_format import TextFormat
+from compress.profile.model_checks.tokenizers import TOKENIZER_SETTING, no_tokenizer
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+Encode = Callable[[Sequence[str], int], list[list[int]]]
+"""Texts and how many tokens they may have -> the ids of each."""
+
+ODD = (
+    *(
+        "",
+        " ",
+        "a",
+        "The Quick BROWN fox",
+        "what's up?  don't CAN'T",
+        "\ttab\nnew\r\nline  ",
+        "  both ends  ",
+    ),
+    *("emoji 😀 🌱🌷 👩‍👩‍👧 🇩🇪 👍🏽", "東京タワー 日本語の庭 中国", "한국어", "العربية مرحبا", "שלום עולם"),
+    *("हिन्दी ไทย", "Zéphyr café ÀÉÎÕÜ", "Ze\u0301phyr cafe\u0301 e\u0308", "straße ẞ İstanbul Œ", "ΣΑΣ ΟΔΟΣ"),
+    *(
+        "[CLS] [SEP] [MASK] [PAD] [UNK]",
+        "[sep] <s> </s> <pad> <unk> <mask> <|endoftext|>",
+        "x[SEP]y</s>z<mask>w",
+    ),
+    *(
+        "\u00a0no\u00a0break\u00a0",
+        "zero\u200bwidth\u200d\ufeff",
+        "soft\u00adhyphen",
+        "\u3000wide\u2003blanks",
+    ),
+    *(
+        "\x00\x07\x1b[0m\x1c\x7f\ufffd",
+        "１２３ ｶﾅ ﬁ Ⅷ ½",
+        "$100.50 + 5 = 3^2 ~`|<>",
+        "–—‘’“”…",
+        "a_b_c @user #tag",
+    ),
+    *("x" * 300, "word " * 700, "\U00020000\U0002a700", "https://example.org/a?b=c&d=%20"),
+)
+"""Texts on which two tokenizers differ if they differ at all."""
+_BLANKS = [
+    f"{blank}a b{blank}"
+    for blank in "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000"
+]
+"""A text between each kind of blank that Python strips."""
+_SAMPLE = 300
+"""Training texts that are tried beside them."""
+_SHORT = 12
+"""Tokens of a second trial, so that most texts are cut."""
+_UNLIMITED = 10**9
+"""transformers says that a tokenizer has no limit with a larger number than this."""
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """`text` is the content of `tokenizer.json`, without truncation and padding. `longest`: tokens that its maker
+    allows a text, None without a limit. `reference` is what it must be equal to; None for a file of our own."""
+
+    text: str
+    format: TextFormat
+    longest: int | None
+    reference: Encode | None
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the file."""
+        return Tokenizer.from_str(self.text)
+
+    def prove(self, texts: Sequence[str], max_length: int, where: str) -> int:
+        """Compare with the reference on odd texts and on a sample of `texts`, whole and cut; how many were compared.
+
+        Raises:
+            ModelError: with the code `tokenizer-setting`, if ids differ.
+        """
+        if self.reference is None:
+            return 0
+        step = max(1, len(texts) // _SAMPLE)
+        tried = [*ODD, *_own_tokens(self.text), *texts[::step]]
+        read = self.tokenizer()
+        prepared = self.format.prepared(tried)
+        for length in {max_length, min(max_length, _SHORT)}:
+            if length <= read.num_special_tokens_to_add(is_pair=False):
+                continue
+            read.enable_truncation(length, direction=self.format.cut)
+            ours = [one.ids for one in read.encode_batch(prepared)]
+            wanted = self.reference(tried, length)
+            for text, got, expected in zip(tried, ours, wanted, strict=True):
+                if got != expected:
+                    raise ModelError(
+                        f"this tokenizer cannot be carried into a bundle: of {text[:60]!r} transformers makes "
+                        f"{expected[:12]}, the file {got[:12]}",
+                        where=where,
+                        hint=f"Load it with AutoTokenizer, and save it into the folder as a plain tokenizer: "
+                        f"`tokenizer.backend_tokenizer.save('{TOKENIZER}')`, without a {TOKENIZER_CONFIG}.",
+                        code=TOKENIZER_SETTING,
+                    )
+        return len(tried)
+
+
+def read_tokenization(folder: Path, *, sentences: bool) -> Tokenization:
+    """The tokenization of a model folder.
+
+    Args:
+        sentences: the model embeds sentences: where the folder is one of sentence-transformers, texts are prepared
+            as it does it.
+
+    Raises:
+        ModelError: there is no tokenizer, it cannot be read, or a setting cannot be carried (`tokenizer-setting`).
+    """
+    if (
+        (folder / TASK).is_file()
+        and (folder / TOKENIZER).is_file()
+        and not (folder / TOKENIZER_CONFIG).exists()
+    ):
+        return _our_own(folder)
+    if (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
+        # Without a vocabulary transformers would make up a tokenizer that knows no words.
+        raise ModelError(problem.message, where=str(folder), code=problem.code)
+    loaded = _loaded(folder)
+    if not (folder / TOKENIZER_CONFIG).exists() and (folder / TOKENIZER).is_file():
+        plain = PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
+        if getattr(loaded, "get_vocab", dict)() != plain.get_vocab():
+            # Nobody names its class, and the one that transformers guesses from the model reads other files.
+            loaded = plain
+    settings = read_sentence_settings(folder) if sentences else PLAIN
+    return of_transformers(loaded, str(folder), settings)
+
+
+def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLAIN) -> Tokenization:
+    """The tokenization of a tokenizer of transformers.
+
+    Raises:
+        ModelError: it is not of the `tokenizers` library, or has a setting that cannot be carried.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ModelError(
+            f"{type(tokenizer).__name__} is not of the `tokenizers` library and cannot be put into a bundle",
+            where=where,
+            hint="Name a model whose tokenizer has a tokenizer.json.",
+            code=TOKENIZER_SETTING,
+        )
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if getattr(tokenizer, "split_special_tokens", False):
+        raise ModelError(
+            "`split_special_tokens: true` cannot be carried: a tokenizer.json always reads special tokens that "
+            "stand in a text as such",
+            where=where,
+            code=TOKENIZER_SETTING,
+        )
+    side: Literal["left", "right"] = "left" if tokenizer.truncation_side == "left" else "right"
+    said = tokenizer.model_max_length
+    longest = int(said) if isinstance(said, (int, float)) and 0 < said < _UNLIMITED else None
+
+    def reference(texts: Sequence[str], length: int) -> list[list[int]]:
+        given = list(texts)
+        if settings.strip:
+            given = [(settings.prefix + text).strip() for text in given]
+        if settings.lowercase:
+            given = [text.lower() for text in given]
+        encoded = tokenizer(given, truncation=True, max_length=length, add_special_tokens=True)
+        return [list(map(int, ids)) for ids in encoded["input_ids"]]
+
+    if "token_type_ids" in tokenizer.model_input_names and any(backend.encode("a b").type_ids):
+        raise ModelError(
+            "it marks a text that stands alone with `token_type_ids` other than 0, and only 0 is given to models here",
+            where=where,
+            code=TOKENIZER_SETTING,
+        )
+    plain = Tokenizer.from_str(backend.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    if plain.get_vocab() != backend.get_vocab():
+        raise ModelError(
+            "two of its tokens share an id, which a tokenizer.json cannot be written with",
+            where=where,
+            code=TOKENIZER_SETTING,
+        )
+    strip = settings.strip and (settings.prefix != "" or _blanks_count(plain))
+    format_ = TextFormat(settings.prefix, strip, settings.lowercase, side)
+    return Tokenization(plain.to_str(), format_, settings.max_length or longest, reference)
+
+
+def _blanks_count(tokenizer: Tokenizer) -> bool:
+    """Whether blanks at the ends of a text change its ids."""
+    pairs = zip(
+        tokenizer.encode_batch(_BLANKS),
+        tokenizer.encode_batch([text.strip() for text in _BLANKS]),
+        strict=True,
+    )
+    return any(one.ids != other.ids for one, other in pairs)
+
+
+def _our_own(folder: Path) -> Tokenization:
+    """The tokenizer of a folder that a step of ours wrote: as it stands, for its tokens may share ids."""
+    body = read_mapping(folder / TOKENIZER)
+    body["truncation"] = body["padding"] = None
+    format_ = TextFormat.of(read_mapping(folder / TASK))
+    text = json.dumps(body, ensure_ascii=False)
+    try:
+        Tokenizer.from_str(text)
+    except Exception as error:
+        # tokenizers raises bare `Exception` for a file that it cannot parse.
+        raise ModelError(f"cannot read the tokenizer: {error}", where=str(folder)) from error
+    return Tokenization(text, format_, None, None)
+
+
+def _loaded(folder: Path) -> Any:
+    """What transformers makes of a folder; no code of the folder's is run."""
+    try:
+        with offline():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ModelError:
+        raise
+    except Exception as error:
+        # tokenizers raises bare `Exception` for a file that it cannot parse.
+        raise ModelError(f"cannot read the tokenizer: {error}", where=str(folder)) from error
+
+
+def _own_tokens(text: str) -> list[str]:
+    """Texts with the tokenizer's own added tokens in them."""
+    added = [str(token["content"]) for token in json.loads(text).get("added_tokens") or []]
+    return [f"one {token} two{token}three" for token in added[:200]]

@@ -1,0 +1,28 @@
+"""The tokenizer of a `tokenizer.json`, whoever wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from compress.core.errors import ModelError
+from compress.core.reading import parse_json, read_whole, understood
+
+
+def open_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`.
+
+    Raises:
+        ModelError: the file is missing or not a tokenizer.
+    """
+    try:
+        text = read_whole(file).decode("utf-8")
+        parse_json(text, str(file))
+        with understood("the tokenizer", str(file)):
+            return Tokenizer.from_str(text)
+    except ModelError:
+        raise
+    except Exception as error:
+        # tokenizers raises bare `Exception` for a file that it cannot parse.
+        raise ModelError(f"cannot read the tokenizer: {error}", where=str(file)) from error

@@ -1,0 +1,89 @@
+"""quantize with bitsandbytes: 8- or 4-bit weights that torch multiplies, and nothing else can."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from compress.core.artifacts import (
+    MODEL_CONFIG,
+    MODULE,
+    POOLING,
+    STRUCTURE,
+    TORCH_WEIGHTS,
+    copy_interface,
+)
+from compress.core.errors import ModelError
+from compress.core.files import copy_file
+from compress.core.forms import Numbers
+from compress.models.io.checkpoints import bare_model, load_model
+from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
+from compress.models.io.weights import read_weights, write_weights
+from compress.passes.quantize.size_check import sizes_in_facts
+from compress.profile.pass_specs import QuantizeSpec
+from compress.step import StepContext, StepResult
+
+_DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Pack the weights of the linear layers; embeddings, norms and convolutions stay as they are.
+
+    Raises:
+        ModelError: `exclude` names nothing, or the model is an average of several.
+        PassError: the file did not shrink.
+    """
+    spec, source = ctx.spec, ctx.inputs["model"]
+    assert isinstance(spec, QuantizeSpec)
+    model = bare_model(load_model(source.path, allow_code=ctx.allow_code))
+    if model is None:
+        raise ModelError(
+            "bitsandbytes packs one file of weights, and an average of several models has one for each",
+            where="quantize.library",
+            hint="Leave `library` out, or distil with `keep: last` or `keep: best`.",
+        )
+    weights = read_weights(source.path)
+    found = linear_layers(model, weights)
+    low_bit = LowBit(spec.stored_as, spec.double_quantization, tuple(_chosen(found, spec.exclude)))
+    write_weights(pack_layers(weights, low_bit), ctx.out / TORCH_WEIGHTS)
+    write_low_bit(low_bit, ctx.out)
+    for name in _DESCRIPTIONS:
+        if (source.path / name).is_file():
+            copy_file(source.path / name, ctx.out / name)
+    copy_interface(source.path, ctx.out)
+    before, after = ((folder / TORCH_WEIGHTS).stat().st_size for folder in (source.path, ctx.out))
+    sizes = sizes_in_facts(
+        before,
+        after,
+        "packed",
+        "The linear layers of this model are too few or too small to be worth packing.",
+    )
+    facts = {
+        **source.facts,
+        "bits": spec.bits,
+        "scheme": f"bitsandbytes {low_bit.numbers}",
+        "packed_layers": len(low_bit.layers),
+        "float_layers": len(found) - len(low_bit.layers),
+        **sizes,
+    }
+    return StepResult(source.form.with_(numbers=Numbers.BITSANDBYTES), facts)
+
+
+def _chosen(found: list[str], exclude: tuple[str, ...]) -> list[str]:
+    """The layers that no pattern names.
+
+    Raises:
+        ModelError: a pattern fits no layer, or nothing is left.
+    """
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name in found):
+            raise ModelError(
+                f"no linear layer of the model fits the pattern {pattern!r}",
+                where="quantize.exclude",
+                hint=f"The layers are: {', '.join(found)}",
+            )
+    kept = [name for name in found if not any(fnmatchcase(name, pattern) for pattern in exclude)]
+    if not kept:
+        raise ModelError(
+            "no linear layer is left to pack", where="quantize.exclude" if exclude else "quantize"
+        )
+    return kept

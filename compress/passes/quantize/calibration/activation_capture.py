@@ -1,0 +1,84 @@
+"""Inner values of a float model while it runs on examples: one example at a time, so that nothing grows with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compress.core.errors import ModelError
+from compress.core.files import discard
+from compress.runtimes.runner import open_session
+from compress.tasks.base import Batch
+
+Floats = NDArray[np.float32]
+
+
+def observe(
+    path: Path,
+    names: Sequence[str],
+    batches: Iterator[Batch],
+    work: Path,
+    optional: Collection[str] = (),
+) -> Iterator[Mapping[str, Floats]]:
+    """The values of these names, batch after batch.
+
+    Args:
+        path: the float model.
+        names: values of its graph, inputs included.
+        batches: its inputs, unpadded (a padded position is no activation).
+        work: where a copy of the model with more outputs may lie for a moment.
+        optional: names that may be left out of a batch: sizes and indices, which are whole numbers, masks of -inf,
+            and what is empty.
+
+    Raises:
+        ModelError: any other value is not a finite float32.
+    """
+    session, made = _publishing(path, names, work)
+    for number, batch in enumerate(batches):
+        found = dict(zip(made, session.run(made, dict(batch)), strict=True)) if made else {}
+        seen = {name: found[name] if name in found else batch[name] for name in names}
+        usable = {name: values for name, values in seen.items() if _is_range_of(values)}
+        for name in seen.keys() - usable.keys() - set(optional):
+            raise ModelError(
+                f"{name} is not finite on calibration example {number}",
+                where="quantize",
+                code="not-finite",
+            )
+        yield usable
+
+
+def _is_range_of(values: Any) -> bool:
+    """Whether values have a smallest and a largest float32."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32 or not values.size:
+        return False
+    return bool(np.isfinite(values.sum(dtype=np.float64)))
+
+
+def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list[str]]:
+    """A session that gives these values as outputs, and which of them are no inputs.
+
+    The weights lie beside the graph while the session opens: it reads such from disk, where those inside a graph would
+    be in memory twice more.
+    """
+    model = ir.load(path)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    made = [name for name in names if name in values]
+    for name in made:
+        value = values[name]
+        if not value.is_graph_output():
+            # The session finds out the type itself: a value between others may be of any.
+            value.type, value.shape = None, None
+            model.graph.outputs.append(value)
+    instrumented, weights = work / "observed.onnx", work / "observed.onnx.data"
+    try:
+        ir.save(model, instrumented, external_data=weights.name)
+        del model, values
+        return open_session(str(instrumented)), made
+    finally:
+        discard(instrumented)
+        discard(weights)

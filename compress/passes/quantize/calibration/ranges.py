@@ -1,0 +1,94 @@
+"""The range of an activation from what was seen of it: pure functions of a histogram."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.passes.quantize.int8.affine import activation_scale, rounded_activations
+
+Counts = NDArray[np.int64]
+Edges = NDArray[np.float64]
+Range = tuple[float, float]
+
+PERCENTILE = 99.999
+"""Share of the values that `percentile` keeps, the rest being cut from both ends alike."""
+LEVELS = 256
+_CANDIDATES = 64
+
+
+def percentile_range(counts: Counts, edges: Edges, percentile: float = PERCENTILE) -> Range:
+    """The range that holds `percentile` percent of the values; counts (bins,), edges (bins + 1,)."""
+    cumulated = np.cumsum(counts) / max(int(counts.sum()), 1)
+    outside = (1 - percentile / 100) / 2
+    low = int(np.searchsorted(cumulated, outside, side="right"))
+    high = int(np.searchsorted(cumulated, 1 - outside, side="left"))
+    last = len(counts) - 1
+    return float(edges[min(low, last)]), float(edges[min(high, last) + 1])
+
+
+def entropy_range(counts: Counts, edges: Edges) -> Range:
+    """The range that loses least information when cut to 256 levels.
+
+    For each of 64 distances from 0 the reference is the histogram with what lies further out moved to the outermost
+    bins, and its rival is the histogram inside alone, each level spread evenly over its filled bins; the distance
+    with the smallest KL divergence wins. After Migacz, "8-bit inference with TensorRT" (2017), for ranges that need
+    not be symmetric.
+    """
+    centres = (edges[:-1] + edges[1:]) / 2
+    furthest = max(abs(edges[0]), abs(edges[-1]))
+    best, found = np.inf, (float(edges[0]), float(edges[-1]))
+    for limit in furthest * np.linspace(1, 1 / _CANDIDATES, _CANDIDATES):
+        inside = np.flatnonzero(np.abs(centres) <= limit)
+        if len(inside) < 2:
+            continue
+        divergence = _divergence(counts, int(inside[0]), int(inside[-1]))
+        if divergence < best - 1e-12:
+            best, found = divergence, (float(edges[inside[0]]), float(edges[inside[-1] + 1]))
+    return found
+
+
+def mse_range(counts: Counts, edges: Edges) -> Range:
+    """The range whose 256 levels are closest to the values, in the mean of squares.
+
+    Of the same 64 distances from 0 as in `entropy_range`; what lies outside is cut, what lies inside rounded. The
+    values of a bin stand at its middle.
+    """
+    centres = (edges[:-1] + edges[1:]) / 2
+    filled = counts > 0
+    values, weights = centres[filled], counts[filled].astype(np.float64)
+    furthest = max(abs(edges[0]), abs(edges[-1]))
+    best, found = np.inf, (float(edges[0]), float(edges[-1]))
+    for limit in furthest * np.linspace(1, 1 / _CANDIDATES, _CANDIDATES):
+        low, high = max(float(edges[0]), -float(limit)), min(float(edges[-1]), float(limit))
+        error = float(weights @ (rounded_activations(values, *activation_scale(low, high)) - values) ** 2)
+        if error < best * (1 - 1e-9):
+            best, found = error, (low, high)
+    return found
+
+
+def around_zero(found: Range) -> Range:
+    """A range that holds both signs, as wide on one side as on the other; one with one sign as it is."""
+    low, high = found
+    furthest = max(-low, high)
+    return (-furthest, furthest) if low < 0 < high else found
+
+
+def _divergence(counts: Counts, first: int, last: int) -> float:
+    """KL divergence between the histogram clipped to bins first..last and its 256 levels."""
+    kept = counts[first : last + 1].astype(np.float64)
+    reference = kept.copy()
+    reference[0] += counts[:first].sum()
+    reference[-1] += counts[last + 1 :].sum()
+    level = np.arange(len(kept)) * LEVELS // max(len(kept), LEVELS)
+    filled = kept > 0
+    total = np.bincount(level, weights=kept, minlength=LEVELS)
+    members = np.bincount(level[filled], minlength=LEVELS)
+    rival = np.where(filled, total[level] / np.maximum(members[level], 1), 0.0)
+    if rival.sum() == 0:
+        return np.inf
+    # An outermost bin that held nothing itself has no rival: it counts as if it held a single value.
+    rival = np.where((reference > 0) & (rival == 0), 1.0, rival)
+    p, q = reference / reference.sum(), rival / rival.sum()
+    used = p > 0
+    return float(np.sum(p[used] * np.log(p[used] / q[used])))

@@ -1,0 +1,66 @@
+"""16-bit floating-point numbers: weights stored in them, or the operators themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from compress.core.files import replacing
+from compress.lowering.graph import constant
+from compress.passes.quantize.weight_only.blocks import Floats
+
+HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+_LARGEST_FP16 = float(np.finfo(np.float16).max)
+
+
+def store_in_half(
+    model: ir.Model, numbers: Literal["fp16", "bf16"], only: Collection[str] | None = None
+) -> int:
+    """Store every weight of two axes or more in 16 bits, behind a `Cast` to float32; how many were.
+
+    `only`: names of the weights that may be stored so; None: all.
+
+    A session takes such a `Cast` out when it loads the file, so the arithmetic and its speed are those of FP32. Vectors
+    (biases, norms) stay as they are, and so does a weight with a value that FP16 cannot hold.
+    """
+    graph, stored = model.graph, 0
+    first = next(iter(graph))
+    for value in list(graph.initializers.values()):
+        array = constant(value)
+        if array is None or array.dtype != np.float32 or array.ndim < 2 or value.is_graph_output():
+            continue
+        if (only is not None and value.name not in only) or (numbers == "fp16" and not fits_fp16(array)):
+            continue
+        name = value.name
+        value.name = f"{name}.{numbers}"
+        half = ir.tensor(array.astype(HALF_TYPES[numbers].numpy()), name=value.name)
+        cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
+        restored = cast.outputs[0]
+        restored.name = name
+        value.replace_all_uses_with(restored)
+        cast.replace_input_with(0, value)
+        value.const_value, value.type, value.shape = half, ir.TensorType(half.dtype), half.shape
+        graph.insert_before(first, cast)
+        stored += 1
+    return stored
+
+
+def fits_fp16(array: Floats) -> bool:
+    """Whether every value is within the range of FP16."""
+    return bool(np.abs(array).max(initial=0.0) <= _LARGEST_FP16)
+
+
+def compute_in_fp16(source: Path, target: Path) -> None:
+    """Write a copy of a model whose operators take and give FP16; its inputs and outputs keep their types.
+
+    By the converter of onnxruntime, which leaves operators that have no FP16 form in FP32.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with replacing(target) as temporary:
+        onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(temporary))

@@ -1,0 +1,62 @@
+"""quantize to 16 bits: half the bytes, and the same outputs within what 16 bits can say."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from compress.core.artifacts import ONNX_MODEL, copy_interface
+from compress.core.errors import PassError
+from compress.core.forms import Numbers
+from compress.lowering.files import check_onnx, save_onnx
+from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.passes.quantize.half.conversion import compute_in_fp16, store_in_half
+from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
+from compress.profile.pass_specs import QuantizeSpec
+from compress.runtimes.runner import open_session
+from compress.step import StepContext, StepResult
+
+LIMITS = {"fp16": 0.01, "bf16": 0.05}
+"""Allowed difference over the largest absolute output: 11 and 8 significant bits, through all layers."""
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Store the weights in 16 bits, or convert the operators too, and compare with the float model on real inputs.
+
+    Raises:
+        PassError: the file did not shrink, onnxruntime does not run it, or its outputs differ too much.
+    """
+    spec, source = ctx.spec, ctx.inputs["model"]
+    assert isinstance(spec, QuantizeSpec)
+    numbers, path = spec.half, ctx.out / ONNX_MODEL
+    if spec.arithmetic == "half":
+        compute_in_fp16(source.model_file, path)
+        check_onnx(path)
+    else:
+        model = ir.load(source.model_file)
+        store_in_half(model, numbers)
+        save_onnx(model, ctx.out)
+    copy_interface(source.path, ctx.out)
+    sizes = sizes_in_facts(
+        model_bytes(source.path),
+        model_bytes(ctx.out),
+        numbers,
+        "Nothing of this model is worth storing in 16 bits.",
+    )
+    try:
+        open_session(str(path))
+    except Exception as error:
+        # onnxruntime raises classes of its own that share no parent but Exception.
+        raise PassError(
+            f"onnxruntime cannot run this model in {numbers} here: {error}",
+            where="quantize.arithmetic",
+            hint="`arithmetic: fp32` stores the same 16 bits and multiplies in FP32.",
+        ) from error
+    shapes = real_shapes(ctx.task, ctx.data.validation, source)
+    facts = {
+        **source.facts,
+        "bits": spec.bits,
+        "scheme": f"{numbers}, {'FP32' if spec.arithmetic == 'fp32' else 'FP16'} arithmetic",
+        "parity": compare(path, shapes, outputs_of(source.model_file), LIMITS[numbers]),
+        **sizes,
+    }
+    return StepResult(source.form.with_(numbers=Numbers.HALF), facts)

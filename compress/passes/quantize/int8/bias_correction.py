@@ -1,0 +1,160 @@
+"""Bias correction: rounding shifts the mean of a layer's outputs, and its bias can take the shift back.
+
+For each layer the mean of its input over calibration examples is known, as floats and as the integers it will read;
+so is its weight, as floats and as integers. The difference of the two expected outputs goes into the bias of the float
+graph, before anything is quantized. After Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+Correction" (2019), section 4.2, with means that are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compress.lowering.graph import add_initializer, attribute, constant, replace
+from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.observers import ChannelMean
+from compress.passes.quantize.calibration.ranges import Range
+from compress.passes.quantize.int8.affine import (
+    INT8_LIMIT,
+    activation_scale,
+    quantize_columns,
+    quantize_kernel,
+    rounded_activations,
+)
+from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear
+from compress.passes.quantize.weights import weight_now
+from compress.tasks.base import Batch
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Multiplying = Linear | FusedAttention | Convolution
+
+
+def correct_biases(
+    model: ir.Model,
+    chosen: Sequence[Layer],
+    ranges: Mapping[str, Range],
+    path: Path,
+    batches: Callable[[], Iterator[Batch]],
+    work: Path,
+    *,
+    per_channel: bool,
+    limit: int = INT8_LIMIT,
+) -> int:
+    """Change the biases of layers so that quantizing leaves their expected outputs where they were; how many.
+
+    Args:
+        model: the float graph that is changed, before it is quantized.
+        chosen: its layers that will be quantized.
+        ranges: fixed ranges of their inputs by name; an input without one is rounded by a range found at run time,
+            which shifts nothing on average.
+        path: the same graph as a file, which calibration examples are run on.
+        limit: the largest integer of the weights.
+    """
+    found = [layer for layer in chosen if isinstance(layer, Multiplying)]
+    means = _input_means(found, ranges, path, batches, work)
+    for layer in found:
+        name = _source(layer).name or ""
+        as_floats, as_integers = means[name]
+        low_high = ranges.get(name)
+        scale = 1.0 if low_high is None else activation_scale(*low_high)[0]
+        weight, restored = weight_now(layer), _restored(layer, scale, per_channel, limit)
+        groups = attribute(layer.node, "group", 1) if isinstance(layer, Convolution) else 1
+        shift = expected_shift(
+            _matrix(layer, weight), _matrix(layer, restored), as_floats, as_integers, groups
+        )
+        _add_to_bias(model.graph, layer, shift)
+    return len(found)
+
+
+def expected_shift(
+    weight: Floats, restored: Floats, as_floats: Doubles, as_integers: Doubles, groups: int = 1
+) -> Doubles:
+    """What rounding takes from the mean of each output, float64 (outputs,).
+
+    Args:
+        weight: (inputs / groups, outputs), of a convolution summed over its window.
+        restored: the same after rounding.
+        as_floats: mean of each input (inputs,).
+        as_integers: the same after rounding.
+        groups: of a convolution.
+    """
+    per_group = weight.shape[1] // groups
+    shifts = []
+    for group in range(groups):
+        columns = slice(group * per_group, (group + 1) * per_group)
+        rows = slice(group * len(weight), (group + 1) * len(weight))
+        shifts.append(as_floats[rows] @ weight[:, columns] - as_integers[rows] @ restored[:, columns])
+    return np.concatenate(shifts)
+
+
+def _input_means(
+    found: Sequence[Multiplying],
+    ranges: Mapping[str, Range],
+    path: Path,
+    batches: Callable[[], Iterator[Batch]],
+    work: Path,
+) -> dict[str, tuple[Doubles, Doubles]]:
+    """Mean of each channel of each layer's input, as floats and as integers stand for them."""
+    axes = {_source(layer).name or "": 1 if isinstance(layer, Convolution) else -1 for layer in found}
+    kept = {name: (ChannelMean(axis), ChannelMean(axis)) for name, axis in axes.items()}
+    for values in observe(path, list(axes), batches(), work):
+        for name, one in values.items():
+            kept[name][0].add(one)
+            if name in ranges:
+                kept[name][1].add(rounded_activations(one, *activation_scale(*ranges[name])))
+    return {
+        name: (floats.mean, integers.mean if name in ranges else floats.mean)
+        for name, (floats, integers) in kept.items()
+    }
+
+
+def _source(layer: Multiplying) -> ir.Value:
+    value = layer.node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: int) -> Floats:
+    """The weight that the integers will stand for."""
+    weight = weight_now(layer)
+    if not isinstance(layer, Convolution):
+        columns = quantize_columns(weight, per_channel, limit)
+        return columns.values * columns.scales
+    kernel = quantize_kernel(weight, per_channel, layer.bias, input_scale, limit)
+    scales: NDArray[Any] = kernel.scales
+    across = scales.reshape(-1, *[1] * (weight.ndim - 1)) if per_channel else scales
+    return np.asarray(kernel.values * across, np.float32)
+
+
+def _matrix(layer: Multiplying, weight: Floats) -> Floats:
+    """(inputs / groups, outputs); a window is summed, as if its positions had equal means."""
+    if not isinstance(layer, Convolution):
+        return weight
+    return np.asarray(weight.reshape(*weight.shape[:2], -1).sum(axis=2).T)
+
+
+def _add_to_bias(graph: ir.Graph, layer: Multiplying, shift: Doubles) -> None:
+    node, result = layer.node, layer.result if isinstance(layer, Linear) else layer.node.outputs[0]
+    value = layer.bias if isinstance(layer, Linear) else next(iter(node.inputs[2:3]), None)
+    before = np.zeros_like(shift) if value is None else np.asarray(constant(value), np.float64)
+    name = f"{node.name}.bias" if value is None else value.name
+    corrected = add_initializer(graph, f"{name}.corrected", (before + shift).astype(np.float32))
+    if value is not None:
+        use = next(use for use in value.uses() if use.node is node or use.node.outputs[0] is result)
+        use.node.replace_input_with(use.idx, corrected)
+    elif node.op_type == "MatMul":
+        add = ir.node("Add", [result, corrected], name=f"{node.name}.bias")
+        add.outputs[0].name = f"{result.name}.biased"
+        graph.insert_after(node, add)
+        replace(result, add.outputs[0])
+        add.replace_input_with(0, result)
+    else:
+        node.resize_inputs(3)
+        node.replace_input_with(2, corrected)

@@ -1,0 +1,74 @@
+"""Operators with integer arithmetic in place of floating-point ones; activation ranges are found at run time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
+from compress.passes.quantize.int8.affine import INT8_LIMIT, Quantized, quantize_columns
+from compress.passes.quantize.layers import FusedAttention, Linear
+
+
+@dataclass
+class Weights:
+    """Quantized constants of one graph; a weight that two layers share is stored once."""
+
+    graph: ir.Graph
+    per_channel: bool
+    limit: int = INT8_LIMIT
+    """The largest integer."""
+    _made: dict[tuple[int, bool], tuple[ir.Value, ir.Value]] = field(default_factory=dict)
+
+    def columns(self, layer: Linear | FusedAttention) -> tuple[ir.Value, ir.Value]:
+        """int8 weight (inputs, outputs) and its scales, as constants of the graph."""
+        transposed = isinstance(layer, Linear) and bool(attribute(layer.node, "transB", 0))
+        key = (id(layer.weight_value), transposed)
+        if key not in self._made:
+            self._made[key] = self._add(
+                layer.weight_value.name, quantize_columns(layer.weight, self.per_channel, self.limit)
+            )
+        return self._made[key]
+
+    def _add(self, name: str | None, quantized: Quantized) -> tuple[ir.Value, ir.Value]:
+        return (
+            add_initializer(self.graph, f"{name}.int8", quantized.values),
+            add_initializer(self.graph, f"{name}.scale", quantized.scales),
+        )
+
+
+def quantize_linear(graph: ir.Graph, layer: Linear, weights: Weights) -> None:
+    """x @ weight + bias -> one `DynamicQuantizeMatMul`."""
+    weight, scales = weights.columns(layer)
+    inputs = [layer.source, weight, scales, None, layer.bias]
+    node = ir.node("DynamicQuantizeMatMul", inputs, domain=MS_DOMAIN, name=layer.node.name)
+    replace(layer.result, insert_before(graph, layer.node, node))
+
+
+def quantize_attention(graph: ir.Graph, layer: FusedAttention, weights: Weights) -> None:
+    """`Attention` -> `DynamicQuantizeLinear` and `QAttention`."""
+    name = layer.node.name
+    ranged = ir.node("DynamicQuantizeLinear", [layer.source], num_outputs=3, name=f"{name}.input")
+    insert_before(graph, layer.node, ranged)
+    attend(graph, layer, weights, *ranged.outputs)
+
+
+def attend(
+    graph: ir.Graph,
+    layer: FusedAttention,
+    weights: Weights,
+    source: ir.Value,
+    scale: ir.Value,
+    zero: ir.Value,
+) -> None:
+    """`Attention` -> `QAttention` of an input that is quantized already."""
+    weight, scales = weights.columns(layer)
+    inputs = [source, weight, layer.bias, scale, scales, layer.mask, zero]
+    kept = {
+        name: layer.node.attributes[name]
+        for name in ("num_heads", "scale", "mask_filter_value")
+        if name in layer.node.attributes
+    }
+    node = ir.Node(MS_DOMAIN, "QAttention", inputs, list(kept.values()), name=layer.node.name)
+    replace(layer.node.outputs[0], insert_before(graph, layer.node, node))

@@ -1,0 +1,223 @@
+"""Integer operators written as pairs: `DequantizeLinear` before a floating-point operator, `QuantizeLinear` after it.
+
+The form that other runtimes read. onnxruntime fuses each group into the operator that it was made
+of: a weight and a bias are dequantized right before the product that reads them, and everything is quantized right
+after the operator, where it was in the operator form. Rows of an embedding table are dequantized after they are
+read, as there. Two kinds of products stay operators: those whose input keeps a range found at run time have no other
+form, and a `Gemm` takes an activation function in before it would be fused into integers. They, attention that was
+fused before, and tables of 4 bits are read by onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from compress.lowering.graph import (
+    MS_DOMAIN,
+    add_initializer,
+    attribute,
+    constant,
+    insert_before,
+    replace,
+    tidy,
+)
+from compress.passes.quantize.int8.affine import quantize_bias
+
+_BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
+_UNARY = {
+    "QLinearGlobalAveragePool": "GlobalAveragePool",
+    "QLinearAveragePool": "AveragePool",
+    "QLinearSigmoid": "Sigmoid",
+}
+_TAKEN_IN = frozenset(
+    {"Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"}
+)
+_LARGEST_BIAS = 2**30
+_MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+"""Operators that run on integers as they are."""
+
+
+def write_pairs(model: ir.Model) -> None:
+    """Rewrite the integer operators of a statically quantized graph in place."""
+    graph = model.graph
+    writers: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
+        "QLinearConv": _convolution,
+        "MatMulIntegerToFloat": _product,
+        "QAttention": _attention,
+        "QLinearConcat": _concatenation,
+        **dict.fromkeys(_BINARY, _binary),
+        **dict.fromkeys(_UNARY, _unary),
+    }
+    scales: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    for node in list(graph):
+        _remember_scales(node, scales)
+        if node.op_type in writers:
+            writers[node.op_type](graph, node)
+        elif node.op_type in _MOVES and node.inputs[0] in scales:
+            _moved(graph, node, *scales[node.inputs[0]])
+    tidy(model)
+
+
+def _remember_scales(node: ir.Node, scales: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
+    """Scale and zero point of what a node gives, where that is uint8."""
+    place = {"QuantizeLinear": 1, "QLinearConv": 6, "QLinearConcat": 0}.get(node.op_type)
+    if place is None:
+        place = 6 if node.op_type in _BINARY else 3 if node.op_type in _UNARY else None
+    if place is not None:
+        scale, zero = node.inputs[place : place + 2]
+        assert scale is not None
+        assert zero is not None
+        scales[node.outputs[0]] = scale, zero
+    elif node.op_type in _MOVES and node.inputs[0] in scales:
+        scales[node.outputs[0]] = scales[node.inputs[0]]
+
+
+def _floating(
+    graph: ir.Graph, place: ir.Node, parts: Sequence[ir.Value | None], axis: int | None = None
+) -> ir.Value:
+    """`DequantizeLinear` of (value, scale, zero point or nothing) before `place`; `axis` is that of many scales.
+
+    A `Gemm` fuses only where every zero point is written.
+    """
+    value, scale, zero = parts
+    steps = constant(scale)
+    assert value is not None
+    per_channel = steps is not None and steps.ndim == 1
+    if zero is None:
+        integers, shape = constant(value), () if steps is None else steps.shape
+        assert integers is not None
+        zero = add_initializer(graph, f"{value.name}.zero", np.zeros(shape, integers.dtype))
+    # One for each reader, which fuses with it alone.
+    name = f"{value.name}.float.{len(value.uses())}"
+    attributes = {"axis": axis} if per_channel and axis is not None else {}
+    return insert_before(
+        graph, place, ir.node("DequantizeLinear", [value, scale, zero], attributes, name=name)
+    )
+
+
+def _back(graph: ir.Graph, node: ir.Node, made: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
+    """Put `made` and a `QuantizeLinear` in the place of `node`."""
+    made.outputs[0].name = f"{node.outputs[0].name}.unrounded"
+    insert_before(graph, node, made)
+    quantized = ir.node(
+        "QuantizeLinear", [made.outputs[0], scale, zero], name=f"{node.outputs[0].name}.quantized"
+    )
+    replace(node.outputs[0], insert_before(graph, node, quantized))
+
+
+def _like(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
+    """The floating-point operator that an integer one stands for."""
+    # An attribute of onnxruntime's own pooling, which the standard operator lacks.
+    kept = [one for name, one in node.attributes.items() if name != "channels_last"]
+    return ir.Node("", op_type, list(inputs), kept, name=node.name)
+
+
+def _convolution(graph: ir.Graph, node: ir.Node) -> None:
+    x, weight = node.inputs[:3], node.inputs[3:6]
+    scale, zero = node.inputs[6:8]
+    assert scale is not None
+    assert zero is not None
+    inputs = [_floating(graph, node, x), _floating(graph, node, weight, axis=0)]
+    if len(node.inputs) > 8:
+        inputs.append(_floating(graph, node, _bias(graph, node.inputs[8], x[1], weight[1]), axis=0))
+    _back(graph, node, _like(node, "Conv", inputs), scale, zero)
+
+
+def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> list[ir.Value | None]:
+    """An int32 bias with its scale, which is that of the input times that of the weight."""
+    first, second = (constant(scale) for scale in scales)
+    assert value is not None
+    assert first is not None
+    assert second is not None
+    scale = add_initializer(graph, f"{value.name}.scale", np.asarray(first * second, np.float32))
+    return [value, scale, None]
+
+
+def _product(graph: ir.Graph, node: ir.Node) -> None:
+    if any(use.node.op_type in _TAKEN_IN for use in node.outputs[0].uses()):
+        return
+    replace(node.outputs[0], _matmul(graph, node, *node.inputs[:5], *node.inputs[6:7]))
+
+
+def _matmul(
+    graph: ir.Graph,
+    node: ir.Node,
+    x: ir.Value | None,
+    weight: ir.Value | None,
+    scale: ir.Value | None,
+    weight_scale: ir.Value | None,
+    zero: ir.Value | None,
+    bias: ir.Value | None = None,
+) -> ir.Value:
+    """DequantizeLinear(x) @ DequantizeLinear(weight) + DequantizeLinear(bias)."""
+    inputs = [
+        _floating(graph, node, [x, scale, zero]),
+        _floating(graph, node, [weight, weight_scale, None], 1),
+    ]
+    product = insert_before(graph, node, ir.node("MatMul", inputs, name=node.name))
+    if bias is None:
+        return product
+    product.name = f"{node.name}.product"
+    add = ir.node("Add", [product, _small_bias(graph, node, bias, scale, weight_scale)])
+    add.outputs[0].name = add.name = f"{node.name}.sum"
+    return insert_before(graph, node, add)
+
+
+def _small_bias(
+    graph: ir.Graph, node: ir.Node, bias: ir.Value, scale: ir.Value | None, weight_scale: ir.Value | None
+) -> ir.Value:
+    """The bias as int32: a product of two axes becomes a `Gemm`, which fuses with such a bias only."""
+    values, step, steps = (constant(value) for value in (bias, scale, weight_scale))
+    assert values is not None
+    assert step is not None
+    assert steps is not None
+    if np.abs(values.astype(np.float64) / (step.astype(np.float64) * steps)).max() > _LARGEST_BIAS:
+        return bias
+    whole = quantize_bias(values, np.broadcast_to(steps, values.shape), float(step))
+    stored = add_initializer(graph, f"{bias.name}.int32", whole)
+    return _floating(graph, node, _bias(graph, stored, scale, weight_scale), axis=0)
+
+
+def _attention(graph: ir.Graph, node: ir.Node) -> None:
+    """One product for query, key and value, cut in three, and `MultiHeadAttention`: that has no integer form."""
+    x, weight, bias, scale, weight_scale, mask, zero = node.inputs[:7]
+    product = _matmul(graph, node, x, weight, scale, weight_scale, zero, bias)
+    cut = ir.node("Split", [product], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{node.name}.cut")
+    insert_before(graph, node, cut)
+    attributes = {key: attribute(node, key, None) for key in ("num_heads", "scale") if key in node.attributes}
+    inputs = [*cut.outputs, None, mask]
+    heads = ir.node("MultiHeadAttention", inputs, attributes, domain=MS_DOMAIN, name=f"{node.name}.heads")
+    replace(node.outputs[0], insert_before(graph, node, heads))
+
+
+def _binary(graph: ir.Graph, node: ir.Node) -> None:
+    scale, zero = node.inputs[6:8]
+    assert scale is not None
+    assert zero is not None
+    inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in (0, 3)]
+    _back(graph, node, _like(node, _BINARY[node.op_type], inputs), scale, zero)
+
+
+def _unary(graph: ir.Graph, node: ir.Node) -> None:
+    scale, zero = node.inputs[3:5]
+    assert scale is not None
+    assert zero is not None
+    made = _like(node, _UNARY[node.op_type], [_floating(graph, node, node.inputs[:3])])
+    _back(graph, node, made, scale, zero)
+
+
+def _concatenation(graph: ir.Graph, node: ir.Node) -> None:
+    scale, zero = node.inputs[:2]
+    assert scale is not None
+    assert zero is not None
+    starts = range(2, len(node.inputs), 3)
+    inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in starts]
+    _back(graph, node, _like(node, "Concat", inputs), scale, zero)
+
+
+def _moved(graph: ir.Graph, node: ir.Node, scale: ir.Value, zero: ir.Value) -> None:
+    first = _floating(graph, node, [node.inputs[0], scale, zero])
+    _back(graph, node, _like(node, node.op_type, [first, *node.inputs[1:]]), scale, zero)

@@ -1,0 +1,92 @@
+"""What is done where plain 8-bit integers lose too much on the validation split: remedies are tried, and it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from compress.passes.quantize.int8.cross_layer_equalization import pairs
+from compress.passes.quantize.layers import Layer
+from compress.profile.pass_specs import QuantizeSpec
+
+WORTH_A_TRIAL = 0.01
+"""Lost of the metric, beyond which `scheme: auto` tries remedies."""
+ALARMING = 0.05
+"""Lost of the metric, beyond which it is said loudly, whatever the scheme."""
+PLAIN = "plain"
+
+Score = Callable[[QuantizeSpec], float]
+"""The score on the validation split of the model quantized by a spec."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The spec that the model is quantized by in the end, the facts, and what is to be said aloud; None: nothing."""
+
+    spec: QuantizeSpec
+    facts: dict[str, Any]
+    message: str | None
+
+
+def remedies(spec: QuantizeSpec, layers: Sequence[Layer]) -> dict[str, QuantizeSpec]:
+    """The specs that may lose less, by the keys that they add, fewest first.
+
+    A key that the profile sets stays as it is set, and weights that were trained for their rounding stay where they
+    are. Equalisation needs neighbouring convolutions.
+    """
+    if spec.train is not None:
+        return {}
+    free = [key for key in ("equalize", "bias_correction") if key not in spec.model_fields_set]
+    if not pairs(layers):
+        free = [key for key in free if key != "equalize"]
+    named = [keys for count in (1, 2) for keys in combinations(free, count)]
+    return {" and ".join(keys): spec.model_copy(update=dict.fromkeys(keys, True)) for keys in named}
+
+
+def remedied(
+    spec: QuantizeSpec, layers: Sequence[Layer], float_score: float, plain_score: float, score: Score
+) -> Outcome:
+    """Try what may help where the plain model loses too much: `auto` takes the best, any other scheme says which it is.
+
+    Args:
+        layers: those that are quantized, of the float graph.
+        float_score: of the float model on the validation split, a fraction.
+        plain_score: of the model quantized by `spec`.
+    """
+    lost = float_score - plain_score
+    facts: dict[str, Any] = {"float": float_score, PLAIN: plain_score}
+    limit = WORTH_A_TRIAL if spec.scheme == "auto" else ALARMING
+    if lost <= limit + 1e-12:
+        return Outcome(spec, facts, None)
+    candidates = remedies(spec, layers)
+    tried = {keys: score(one) for keys, one in candidates.items()}
+    best = best_of({PLAIN: plain_score, **tried})
+    facts |= tried
+    loses = (
+        f"8-bit integers lose {_points(lost)} on validation ({plain_score:.3f} instead of {float_score:.3f})"
+    )
+    if best == PLAIN:
+        hint = "`equalize` and `bias_correction` do not help" if tried else "nothing else was tried"
+        advice = f"{loses}; {hint}: consider `mixed: {{max_drop: 0.01}}`" + (
+            "" if spec.train is not None else ", or `train`"
+        )
+        return Outcome(spec, facts, f"warning: {advice}" if lost > ALARMING else None)
+    if spec.scheme == "auto":
+        facts["chosen"] = best
+        left = float_score - tried[best]
+        told = f"{loses}; with {best} {_points(left)}, which is taken"
+        return Outcome(candidates[best], facts, f"warning: {told}" if left > ALARMING else told)
+    keys = ", ".join(f"`{key}: true`" for key in best.split(" and "))
+    facts["would_help"] = best
+    return Outcome(spec, facts, f"warning: {loses}; set {keys}, which gives {tried[best]:.3f}")
+
+
+def best_of(scores: Mapping[str, float]) -> str:
+    """The name of the best score; of equal ones the first."""
+    return max(scores, key=lambda name: scores[name])
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"

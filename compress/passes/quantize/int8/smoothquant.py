@@ -1,0 +1,120 @@
+"""SmoothQuant: what is hard to quantize moves from activations into the weights that multiply them.
+
+A channel of outliers that is divided by a factor no longer rules the range of all. After Xiao et al., "SmoothQuant:
+Accurate and Efficient Post-Training Quantization for Large Language Models" (2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.calibration.observers import ChannelSample
+from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, rounded_activations
+from compress.passes.quantize.layers import Layer
+from compress.passes.quantize.scale_folding import divisible, groups, scale_channels
+from compress.passes.quantize.weights import weight_now
+from compress.tasks.base import Batch
+
+Floats = NDArray[np.float32]
+
+ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Shares of the difficulty that are tried: 0 leaves it in the activations, 1 moves all of it."""
+ROWS = 256
+"""Rows of a layer's input on which the error of its output is measured."""
+WORTH_A_MULTIPLICATION = 0.8
+"""Where the division is a node of its own, the error must fall below this share of what it was."""
+_LARGEST_FACTOR = 1024.0
+
+
+def smooth(
+    model: ir.Model,
+    chosen: Sequence[Layer],
+    path: Path,
+    batches: Callable[[], Iterator[Batch]],
+    work: Path,
+    *,
+    alpha: float | None,
+    per_channel: bool,
+) -> dict[str, float]:
+    """Smooth the inputs of linear layers; the outputs of the float model stay what they are.
+
+    Args:
+        model: the graph that is changed.
+        chosen: its layers that will be quantized.
+        path: the same graph as a file, which calibration examples are run on.
+        alpha: the same for every layer; None: for each the one with the least error of its output.
+
+    Returns:
+        alpha by the name of the first layer of each group that was smoothed.
+    """
+    found = groups(chosen)
+    samples = {group.source.name or "": ChannelSample(ROWS) for group in found}
+    for values in observe(path, list(samples), batches(), work):
+        for name, one in values.items():
+            samples[name].add(one)
+    used = {}
+    for group in found:
+        sample = samples[group.source.name or ""]
+        weights = [weight_now(layer) for layer in group.layers]
+        share = 1.0 if divisible(model.graph, group) is not None else WORTH_A_MULTIPLICATION
+        picked = alpha if alpha is not None else best_alpha(sample, weights, per_channel, share)
+        if picked is None:
+            continue
+        factors = factors_of(sample, weights, picked)
+        scale_channels(model.graph, group, factors)
+        used[group.layers[0].node.name or ""] = picked
+    return used
+
+
+def smoothing_factors(activations: Floats, weights: Floats, alpha: float) -> Floats:
+    """activations^alpha / weights^(1 - alpha), of the largest absolute values of each channel (channels,).
+
+    1 where a channel or its weights are zero; equation 4 of the paper.
+    """
+    used = (activations > 0) & (weights > 0)
+    ratio = np.where(used, activations, 1.0) ** alpha / np.where(used, weights, 1.0) ** (1 - alpha)
+    return np.clip(ratio, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+
+
+def factors_of(sample: ChannelSample, weights: Sequence[Floats], alpha: float) -> Floats:
+    """The factors of a group: all layers that read a value share them."""
+    largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+    return smoothing_factors(np.maximum(np.abs(sample.low), np.abs(sample.high)), largest, alpha)
+
+
+def output_error(
+    sample: ChannelSample, weights: Sequence[Floats], factors: Floats, per_channel: bool = True
+) -> float:
+    """Squares of what 8 bits change in the layers' outputs on the sampled rows, over the squares of the outputs.
+
+    Activations have one range, that of all that was seen; weights (channels, outputs) are rounded as they will be.
+    """
+    low, high = float((sample.low / factors).min()), float((sample.high / factors).max())
+    rows = rounded_activations(sample.rows / factors, *activation_scale(low, high)).astype(np.float32)
+    total = 0.0
+    for weight in weights:
+        wanted = sample.rows @ weight
+        rounded = quantize_columns(weight * factors[:, None], per_channel)
+        off = rows @ (rounded.values * rounded.scales) - wanted
+        total += float(np.square(off).sum() / max(np.square(wanted).sum(), 1e-30))
+    return total
+
+
+def best_alpha(
+    sample: ChannelSample, weights: Sequence[Floats], per_channel: bool = True, share: float = 1.0
+) -> float | None:
+    """The alpha with the least error; None where none brings it below `share` of the error without smoothing."""
+    one = np.ones(sample.rows.shape[1], np.float32)
+    limit = share * output_error(sample, weights, one, per_channel)
+    errors = {
+        alpha: output_error(sample, weights, factors_of(sample, weights, alpha), per_channel)
+        for alpha in ALPHAS
+    }
+    best = min(errors, key=lambda alpha: errors[alpha])
+    return best if errors[best] < limit else None

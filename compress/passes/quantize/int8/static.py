@@ -1,0 +1,126 @@
+"""8-bit weights and arithmetic with activation ranges known beforehand.
+
+The file holds the integer operators themselves (`QuantizeLinear` into `MatMulIntegerToFloat` or `QAttention`), not
+pairs of `QuantizeLinear` and `DequantizeLinear` around floating-point ones: whether a session fuses such pairs
+depends on their place, and where it does not, it dequantizes the weight at every call (after a token is selected
+early the products have two axes, the session makes them `Gemm` with a bias, and those stay floating).
+
+Nothing is quantized on the way out of a product, nor are sums, norms and activations, where a pair of nodes costs more
+than it saves. Inputs that come out of an activation function (the second feed-forward product) keep a range found at
+run time: a few large values rule it, and a fixed one destroys the small ones that matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
+from compress.passes.quantize.calibration.ranges import Range
+from compress.passes.quantize.embeddings import quantize_rows
+from compress.passes.quantize.int8.affine import INT8_LIMIT, activation_scale
+from compress.passes.quantize.int8.convolutions import activated, quantize_convolutions, ranged_between
+from compress.passes.quantize.int8.operators import Weights, attend, quantize_linear
+from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear, Table
+
+_ACTIVATIONS = ("Gelu", "Relu", "FastGelu", "BiasGelu", "QuickGelu", "Sigmoid", "Erf")
+
+
+def ranged_values(graph: ir.Graph, chosen: list[Layer]) -> list[str]:
+    """Names of the values whose range must be known, each once."""
+    sources = [fixed_source(layer) for layer in chosen]
+    names = [source.name for source in sources if source is not None and source.name]
+    return list(dict.fromkeys([*names, *ranged_between(graph, convolutions(chosen))]))
+
+
+def needed_values(chosen: list[Layer]) -> set[str]:
+    """Those of `ranged_values` without which a layer cannot be quantized: what it reads and what a convolution makes.
+
+    The others lie between layers, and stay as they are where they have no range."""
+    values = [source for layer in chosen if (source := fixed_source(layer)) is not None]
+    for layer in convolutions(chosen):
+        values += [value for value in (layer.node.inputs[0], activated(layer.node.outputs[0])) if value]
+    return {value.name or "" for value in values}
+
+
+def quantize_static(
+    model: ir.Model,
+    chosen: list[Layer],
+    ranges: Mapping[str, Range],
+    *,
+    per_channel: bool,
+    embeddings: bool,
+    table_bits: int = 8,
+    limit: int = INT8_LIMIT,
+) -> None:
+    """Replace each chosen layer of the graph.
+
+    Args:
+        ranges: (low, high) of the values of `ranged_values`.
+        limit: the largest integer of a weight.
+    """
+    graph = model.graph
+    weights = Weights(graph, per_channel, limit)
+    quantized: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
+
+    def fixed(source: ir.Value, place: ir.Node, name: str) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The uint8 value of `source`, its scale and its zero point."""
+        restored = made_by(source, "DequantizeLinear")
+        if restored is not None:
+            # It comes out of an integer convolution, and is read as it came.
+            value, scale, zero = restored.inputs
+            assert value is not None
+            assert scale is not None
+            assert zero is not None
+            return value, scale, zero
+        if name not in quantized:
+            step, middle = activation_scale(*ranges[name])
+            constants = (
+                add_initializer(graph, f"{name}.scale", np.asarray(step, np.float32)),
+                add_initializer(graph, f"{name}.zero", np.asarray(middle, np.uint8)),
+            )
+            node = ir.node("QuantizeLinear", [source, *constants], name=f"{name}.quantized")
+            quantized[name] = (insert_before(graph, place, node), *constants)
+        return quantized[name]
+
+    # A value keeps its calibrated name although its producer may be replaced before its reader is.
+    names = {id(layer): source.name or "" for layer in chosen if (source := fixed_source(layer)) is not None}
+    quantize_convolutions(graph, convolutions(chosen), ranges, per_channel=per_channel, limit=limit)
+    for layer in chosen:
+        if id(layer) in names:
+            assert isinstance(layer, Linear | FusedAttention)
+            source = fixed(layer.source, layer.node, names[id(layer)])
+            if isinstance(layer, FusedAttention):
+                attend(graph, layer, weights, *source)
+            else:
+                _multiply(graph, layer, weights, *source)
+        elif isinstance(layer, Linear):
+            quantize_linear(graph, layer, weights)
+        elif embeddings and isinstance(layer, Table):
+            quantize_rows(graph, layer, per_channel=per_channel, bits=table_bits)
+    tidy(model)
+
+
+def convolutions(chosen: list[Layer]) -> list[Convolution]:
+    """Those of the layers that are convolutions."""
+    return [layer for layer in chosen if isinstance(layer, Convolution)]
+
+
+def fixed_source(layer: Layer) -> ir.Value | None:
+    """The input of a layer if its range is to be fixed; None where it is found at run time or there is none."""
+    if isinstance(layer, Table | Convolution):
+        return None
+    from_activation = isinstance(layer, Linear) and made_by(layer.source, *_ACTIVATIONS) is not None
+    return None if from_activation else layer.source
+
+
+def _multiply(
+    graph: ir.Graph, layer: Linear, weights: Weights, source: ir.Value, scale: ir.Value, zero: ir.Value
+) -> None:
+    """source @ weight + bias in one `MatMulIntegerToFloat`."""
+    weight, scales = weights.columns(layer)
+    inputs = [source, weight, scale, scales, zero, None, layer.bias]
+    node = ir.node("MatMulIntegerToFloat", inputs, domain=MS_DOMAIN, name=layer.node.name)
+    replace(layer.result, insert_before(graph, layer.node, node))

@@ -1,0 +1,122 @@
+"""Writes a float model with its layers quantized, all of them or all but some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compress.core.artifacts import ONNX_MODEL
+from compress.core.files import empty_folder
+from compress.core.numerics import reduced_range
+from compress.lowering.files import save_onnx
+from compress.passes.quantize.calibration.activation_ranges import calibrate
+from compress.passes.quantize.calibration.ranges import Range
+from compress.passes.quantize.half.conversion import store_in_half
+from compress.passes.quantize.int8.affine import weight_limit
+from compress.passes.quantize.int8.bias_correction import correct_biases
+from compress.passes.quantize.int8.dynamic import quantize_dynamic
+from compress.passes.quantize.int8.qdq import write_pairs
+from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
+from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_name
+from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.profile.pass_specs import QuantizeSpec
+from compress.tasks.base import Batch
+
+
+class Writer:
+    """Writes one prepared model as a spec says, as often as asked; a range is calibrated once."""
+
+    def __init__(
+        self,
+        prepared: Path,
+        spec: QuantizeSpec,
+        batches: Callable[[], Iterator[Batch]],
+        work: Path,
+    ) -> None:
+        """
+        Args:
+            prepared: the folder of the float model.
+            batches: starts an iteration over the calibration examples.
+            work: where an instrumented graph may lie for a moment.
+        """
+        self.prepared = prepared
+        self._spec = spec
+        self._batches = batches
+        self._work = work
+        self._ranges: dict[str, Range] = {}
+        self._seen: set[str] = set()
+
+    def layers(self) -> list[Layer]:
+        """What is quantized unless it is given back: tables only where the spec quantizes them."""
+        chosen = self._chosen(ir.load(self.prepared / ONNX_MODEL))
+        return [layer for layer in chosen if self._spec.embeddings or not isinstance(layer, Table)]
+
+    def write(self, scheme: str, folder: Path, given_back: Collection[str] = ()) -> dict[str, Any]:
+        """Write the model quantized by one scheme into `folder`, emptied first.
+
+        Args:
+            given_back: names of weights whose layers stay in floating point; those are stored in 16 bits.
+
+        Returns:
+            What was done besides, for the facts.
+        """
+        empty_folder(folder)
+        spec, path = self._spec, self.prepared / ONNX_MODEL
+        model = ir.load(path)
+        if scheme == "weight_only":
+            quantize_to_four_bits(model, path, spec, self._batches, self._work)
+            save_onnx(model, folder)
+            return {}
+        chosen = self._chosen(model, given_back)
+        reduced = reduced_range(spec.reduce_range)
+        limit = weight_limit(reduced)
+        done: dict[str, Any] = {"reduced_range": reduced}
+        ranges = self._calibrated(model, chosen) if scheme == "static" else {}
+        if spec.bias_correction:
+            done["corrected_biases"] = correct_biases(
+                model,
+                chosen,
+                ranges,
+                path,
+                self._batches,
+                self._work,
+                per_channel=spec.per_channel,
+                limit=limit,
+            )
+            chosen = self._chosen(model, given_back)
+        tables: dict[str, Any] = {"embeddings": bool(spec.embeddings), "table_bits": spec.table_bits}
+        if scheme == "dynamic":
+            quantize_dynamic(model, chosen, per_channel=spec.per_channel, limit=limit, **tables)
+        else:
+            quantize_static(model, chosen, ranges, per_channel=spec.per_channel, limit=limit, **tables)
+        if given_back:
+            store_in_half(model, "fp16", given_back)
+        if spec.format == "qdq":
+            write_pairs(model)
+        save_onnx(model, folder)
+        return done
+
+    def _chosen(self, model: ir.Model, given_back: Collection[str] = ()) -> list[Layer]:
+        chosen = layers_to_quantize(model.graph, self._spec.exclude, self._spec.exclude_kinds)
+        return [layer for layer in chosen if weight_name(layer) not in given_back]
+
+    def _calibrated(self, model: ir.Model, chosen: list[Layer]) -> Mapping[str, Range]:
+        spec = self._spec
+        wanted = ranged_values(model.graph, chosen)
+        unknown = [name for name in wanted if name not in self._seen]
+        if unknown:
+            self._ranges |= calibrate(
+                self.prepared / ONNX_MODEL,
+                unknown,
+                self._batches,
+                spec.calibration.method,
+                self._work,
+                percentile=spec.calibration.percentile,
+                symmetric=spec.calibration.symmetric,
+                optional=set(unknown) - needed_values(chosen),
+            )
+            self._seen |= set(unknown)
+        return {name: self._ranges[name] for name in wanted if name in self._ranges}

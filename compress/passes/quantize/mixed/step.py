@@ -1,0 +1,324 @@
+"""Mixed precision: how much each layer loses in integers is measured, and the layers that lose most stay floating.
+
+A layer that is given back multiplies in FP32 and is stored in FP16, so that it costs one byte a weight more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.errors import PassError
+from compress.core.files import remove
+from compress.core.units import BYTES_PER_MB, megabytes
+from compress.measure.disturbance import chosen_while_disturbed
+from compress.measure.feeds import sample_indices
+from compress.measure.variants import scored_sample, variant_ms, variant_outputs
+from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length
+from compress.passes.quantize.int8.writing import Writer
+from compress.passes.quantize.layers import (
+    KINDS,
+    FusedAttention,
+    Layer,
+    Linear,
+    Table,
+    weight_name,
+    weight_of,
+)
+from compress.passes.quantize.mixed.divergence import divergence
+from compress.passes.quantize.mixed.search import (
+    FITS,
+    OUT_OF_TIME,
+    Found,
+    Trial,
+    foretold,
+    give_back_until,
+    give_back_within,
+    take_back_until,
+)
+from compress.passes.quantize.size_check import model_bytes
+from compress.profile.mixed_spec import MixedSpec
+from compress.step import StepContext
+from compress.tasks.base import Truth
+
+SHARE_FOR_SENSITIVITIES = 0.5
+"""Of the time, at most: the rest is for trying what was learnt."""
+FEWEST = 16
+"""Examples that say something of a layer, whatever the time."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The folder of the model that is kept, the names of the weights left floating, and the facts."""
+
+    folder: Path
+    given_back: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one layer does to the outputs while it alone is in integers, and what giving it back costs.
+
+    `divergence`: see `divergence`, of the float model. `extra_bytes`: of the file, once the layer is given back.
+    """
+
+    layer: str
+    kind: str
+    weights: int
+    divergence: float
+    extra_bytes: int
+
+
+def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact) -> Mixture:
+    """Choose which layers stay floating, and write that model.
+
+    Args:
+        scheme: of the layers in integers.
+        source: the float model, as the step got it.
+
+    Raises:
+        PassError: the size or the latency asked for is below that of the model with every layer in integers, or the
+            latencies of this model's layers cannot be foretold.
+    """
+    return _Mixing(ctx, spec, writer, scheme, source).mix()
+
+
+class _Mixing:
+    """One search: what is measured once is kept."""
+
+    def __init__(
+        self, ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: Artifact
+    ) -> None:
+        self.ctx, self.spec, self.writer, self.scheme, self.source = ctx, spec, writer, scheme, source
+        self.deadline = time.monotonic() + 60 * spec.minutes
+        # Whether any timing was, beyond use.
+        self.disturbed = False
+        self.layers = distinct(writer.layers())
+        self.written: frozenset[int] | None = None
+        validation = ctx.data.validation
+        self.inputs = ctx.task.encode(validation, source.path)
+        self.scored, self.truth = scored_sample(Truth.of(validation), ctx.seed)
+        started = time.monotonic()
+        self.reference = self.outputs(source.path / ONNX_MODEL, self.scored)
+        self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
+        if ctx.task.needs_reference(validation):
+            self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
+        self.float_score = ctx.task.score(self.reference, self.truth).value
+
+    def mix(self) -> Mixture:
+        if self.spec.max_drop is not None:
+            return self.until_it_holds(self.spec.max_drop)
+        if self.spec.size_mb is not None:
+            return self.within_size(self.spec.size_mb)
+        assert self.spec.latency_ms is not None
+        return self.within_latency(self.spec.latency_ms)
+
+    def until_it_holds(self, max_drop: float) -> Mixture:
+        started = self.drop(frozenset())
+        known = [] if started <= max_drop else self.sensitivities()
+        losses = [one.divergence for one in known]
+        ranked = sorted(range(len(known)), key=lambda place: -losses[place])
+        # What the time left unmeasured comes last, as if it lost least.
+        worst_first = [*ranked, *range(len(known), len(self.layers))] if known else []
+        with self.ctx.progress.bar("giving layers back", len(worst_first)) as advance:
+
+            def drop_of(given: frozenset[int]) -> float:
+                if not given:
+                    return started
+                found = self.drop(given)
+                advance(note=f"{len(given)} in floating point, {100 * found:.2f} points lost")
+                return found
+
+            guess = foretold(ranked, losses, started, max_drop)
+            found = give_back_until(worst_first, max_drop, drop_of, self.in_time, guess)
+        if not found.held:
+            self.ctx.progress.say(
+                f"quantize: the loss of {100 * max_drop:g} points was not reached: {found.reason}; "
+                f"{100 * found.best.drop:.2f} points are lost with {len(found.best.given_back)} of {len(self.layers)} "
+                "layers given back"
+            )
+        return self.made(found, known, {"max_drop": max_drop})
+
+    def within_size(self, size_mb: float) -> Mixture:
+        least = megabytes(model_bytes(self.write(frozenset())))
+        if least > size_mb:
+            raise PassError(
+                f"{size_mb:g} MB cannot be reached: with every layer in integers the file has {least:.3f} MB",
+                where="quantize.mixed.size_mb",
+                hint="Ask for more, or make the model smaller before (`distill`, `prune`, `embeddings: 4`).",
+            )
+        known = self.sensitivities()
+        room = BYTES_PER_MB * (size_mb - least)
+        losses, costs = [one.divergence for one in known], [float(one.extra_bytes) for one in known]
+        # Constants that layers share are missing from what each costs alone: the written file decides.
+        given, _ = take_back_until(
+            give_back_within(losses, costs, room),
+            losses,
+            costs,
+            size_mb,
+            lambda given: megabytes(model_bytes(self.write(given))),
+        )
+        return self.made(self.compared(given, FITS), known, {"size_mb": size_mb})
+
+    def within_latency(self, latency_ms: float) -> Mixture:
+        products = [layer for layer in self.layers if isinstance(layer, Linear | FusedAttention)]
+        if not all(isinstance(layer, Linear | FusedAttention | Table) for layer in self.layers):
+            raise PassError(
+                "the latencies of convolutions in integers depend on their neighbours, so none can be foretold",
+                where="quantize.mixed.latency_ms",
+                hint="Name `max_drop` or `size_mb` instead.",
+            )
+        least = self.latency(frozenset())
+        if least > latency_ms:
+            raise PassError(
+                f"{latency_ms:g} ms cannot be reached: with every layer in integers the model takes {least:.3f} ms",
+                where="quantize.mixed.latency_ms",
+                hint="Ask for more, or make the model faster before (`distill`, `prune`).",
+            )
+        known = self.sensitivities()
+        rows = typical_length(self.ctx, self.source)
+        shapes = shapes_of(products)
+        products_timed = probe(shapes, rows, self.ctx.timed_on, most=len(shapes), patient=True)
+        self.disturbed |= products_timed.disturbed
+        extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in products_timed.timings}
+        costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
+        costs = costs[: len(known)]
+        losses = [one.divergence for one in known]
+        given = give_back_within(losses, costs, latency_ms - least)
+        predicted = least + sum(max(0.0, costs[place]) for place in given)
+        given, measured = take_back_until(given, losses, costs, latency_ms, self.latency, self.in_time)
+        facts = {
+            "latency_ms": latency_ms,
+            "predicted_ms": predicted,
+            "measured_ms": measured,
+            "timed_on": self.ctx.timed_on.label,
+            "timing_disturbed": self.disturbed,
+        }
+        if self.disturbed:
+            self.ctx.progress.say(chosen_while_disturbed("quantize", self.ctx.timed_on.place))
+        return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
+
+    def compared(self, given: frozenset[int], reason: str) -> Found:
+        """What was chosen, with the model beside it that has every layer in integers."""
+        trials = tuple(Trial(each, self.drop(each)) for each in (frozenset[int](), given))
+        return Found(trials[-1], trials, reason)
+
+    def sensitivities(self) -> list[Sensitivity]:
+        """Each layer alone in integers, on as many examples as half of the time allows: the first layers in the order
+        of the graph, at least one, and all of them where the time lasts."""
+        folder = self.ctx.work / "one-layer"
+        names = {weight_name(layer) for layer in self.layers}
+        started = time.monotonic()
+        self.writer.write(self.scheme, folder, names)
+        now = time.monotonic()
+        share = SHARE_FOR_SENSITIVITIES * (self.deadline - now) / max(1, len(self.layers))
+        affordable = int(max(0.0, share - (now - started)) / max(self.seconds_an_example, 1e-9))
+        count = max(FEWEST, min(self.spec.examples, affordable))
+        places = np.sort(sample_indices(len(self.scored), count, self.ctx.seed))
+        reference, floating_bytes = self.reference[places], model_bytes(folder)
+        found: list[Sensitivity] = []
+        with self.ctx.progress.bar("sensitivity of each layer", len(self.layers)) as advance:
+            for layer in self.layers:
+                if found and not self.in_time():
+                    break
+                name = weight_name(layer)
+                self.writer.write(self.scheme, folder, names - {name})
+                outputs = self.outputs(folder / ONNX_MODEL, self.scored[places])
+                found.append(
+                    Sensitivity(
+                        layer=layer.node.name or name,
+                        kind=_kind(layer),
+                        weights=int(np.prod(weight_of(layer).shape.numpy())),
+                        divergence=divergence(reference, outputs, labelled=self.ctx.task.labelled),
+                        extra_bytes=floating_bytes - model_bytes(folder),
+                    )
+                )
+                advance()
+        remove(folder)
+        if len(found) < len(self.layers):
+            self.ctx.progress.say(
+                f"quantize: the time of `mixed.minutes` sufficed to measure {len(found)} of {len(self.layers)} layers; "
+                "the others count as those that lose least"
+            )
+        return found
+
+    def drop(self, given: frozenset[int]) -> float:
+        """Validation score lost against the float model."""
+        outputs = self.outputs(self.write(given) / ONNX_MODEL, self.scored)
+        return self.float_score - self.ctx.task.score(outputs, self.truth).value
+
+    def latency(self, given: frozenset[int]) -> float:
+        """Median of one example where it will run, ms."""
+        file = self.write(given) / ONNX_MODEL
+        (found,), disturbed = variant_ms(file, self.inputs, self.ctx.timed_on, seed=self.ctx.seed)
+        self.disturbed |= disturbed
+        return found
+
+    def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        return variant_outputs([file], self.inputs, chosen, self.ctx.timed_on.spec.threads)[0]
+
+    def write(self, given: frozenset[int]) -> Path:
+        """The folder of the model with these layers given back; what stands there already is not written again."""
+        folder = self.ctx.work / "mixed"
+        if self.written != given:
+            self.writer.write(self.scheme, folder, self.names(given))
+            self.written = given
+        return folder
+
+    def names(self, given: frozenset[int]) -> tuple[str, ...]:
+        return tuple(weight_name(self.layers[place]) for place in sorted(given))
+
+    def in_time(self) -> bool:
+        return time.monotonic() < self.deadline
+
+    def made(self, found: Found, known: Sequence[Sensitivity], target: dict[str, Any]) -> Mixture:
+        """The model of the best trial: the last one tried may be another."""
+        best = found.best
+        folder = self.write(best.given_back)
+        facts = {
+            **target,
+            "held": found.held,
+            "reason": found.reason,
+            "score_lost": best.drop,
+            "score_lost_in_integers": found.trials[0].drop,
+            "given_back": [self.layers[place].node.name or "" for place in sorted(best.given_back)],
+            "layers": len(self.layers),
+            "layers_measured": len(known),
+            "sensitivities": [
+                {
+                    "layer": one.layer,
+                    "kind": one.kind,
+                    "weights": one.weights,
+                    "divergence": one.divergence,
+                    "given_back": place in best.given_back,
+                }
+                for place, one in enumerate(known)
+            ],
+            "trials": [{"given_back": len(one.given_back), "score_lost": one.drop} for one in found.trials],
+        }
+        return Mixture(folder, self.names(best.given_back), facts)
+
+
+def distinct(layers: Sequence[Layer]) -> list[Layer]:
+    """One layer of each weight, the first in the graph: those of one weight are given back together."""
+    first: dict[str, Layer] = {}
+    for layer in layers:
+        first.setdefault(weight_name(layer), layer)
+    return list(first.values())
+
+
+def _kind(layer: Layer) -> str:
+    return next(name for name, kind in KINDS.items() if isinstance(layer, kind))
+
+
+def _shape(layer: Layer) -> tuple[int, int]:
+    assert isinstance(layer, Linear | FusedAttention)
+    return int(layer.weight.shape[0]), int(layer.weight.shape[1])

@@ -1,0 +1,92 @@
+"""quantize.train: weights that survive 8 bits, by training with the rounding simulated, from the teacher's outputs.
+
+Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877) with distillation (QAD: Polino, Pascanu and Alistarh
+2018, arXiv:1802.05668). What is left is a float model of the same structure; the steps after it lower and quantize it
+as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from compress.core.artifacts import TASK, copy_interface
+from compress.core.errors import ModelError
+from compress.core.files import empty_folder, remove
+from compress.core.numerics import reduced_range
+from compress.lowering.files import save_onnx
+from compress.lowering.step import lower
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.passes.quantize.int8.affine import weight_limit
+from compress.passes.quantize.qat.fake_quant import simulate
+from compress.passes.quantize.step import calibration_batches
+from compress.profile.pass_specs import QuantizeSpec
+from compress.step import StepContext, StepResult
+from compress.training.altered import check_saved, recover_altered
+from compress.training.batches import to_tensors
+from compress.training.checkpointing import copy_weights, put_weights
+from compress.training.validation import Validation
+
+EXAMPLES = 2
+"""Examples that show which modules read what."""
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Find what will be rounded, train with it rounded, save the float model and read it back.
+
+    Where training leaves a lower validation score, rounded, than it found, the weights before it are kept.
+
+    Raises:
+        ModelError: nothing of the model would be rounded, `exclude` names nothing, or the scheme does not fit a layer.
+        PassError: the model cannot be lowered, or the saved model does not give the same outputs.
+    """
+    spec, source = ctx.spec, ctx.inputs["model"]
+    assert isinstance(spec, QuantizeSpec)
+    assert spec.train is not None
+    eager = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
+    graph, _ = lower(eager, source.read_json(TASK))
+    lowered = ctx.work / "lowered"
+    empty_folder(lowered)
+    path = save_onnx(graph, lowered)
+    model = load_model(source.path, allow_code=ctx.allow_code)
+    inputs = ctx.task.encode(ctx.data.train, source.path)
+    limit = weight_limit(reduced_range(spec.reduce_range))
+    first = to_tensors(inputs.batch(range(min(len(inputs), EXAMPLES))), "cpu")
+    rounded, simulated = simulate(model, path, spec, limit, first, lowered)
+    remove(lowered)
+    if not simulated["weights"]:
+        raise ModelError("no weight of this model would be rounded", where="quantize.train")
+    calibration = calibration_batches(ctx, source, spec.calibration_examples)
+
+    def examples() -> Iterator[dict[str, Tensor]]:
+        return (to_tensors(batch, ctx.device) for batch in calibration())
+
+    validation = Validation.of(ctx, source.path, ctx.inputs["teacher"])
+    float_score = validation.score(model)
+    rounded.to(ctx.device).observe(examples())
+    before, weights = validation.score(rounded), copy_weights(model)
+    curve = recover_altered(ctx, rounded, spec.train, source.path, name="train")
+    # As `quantize` will: the ranges of the weights that training left.
+    rounded.observe(examples())
+    after = validation.score(rounded)
+    rounded.release()
+    if after < before:
+        ctx.progress.say("quantize: training did no good, and the weights before it are kept")
+        put_weights(model, weights)
+    save_model(model.cpu(), ctx.out)
+    copy_interface(source.path, ctx.out)
+    check_saved(model, ctx.out, inputs, "quantize.train")
+    facts = {
+        **source.facts,
+        "parameters": count_parameters(model),
+        "quantization_aware": {
+            **simulated,
+            "validation_score_float": float_score,
+            "validation_score_before": before,
+            "validation_score_trained": after,
+            "validation_score": max(before, after),
+            "kept": "trained" if after >= before else "untrained",
+        },
+    }
+    return StepResult(source.form, facts, (curve,))

@@ -1,0 +1,75 @@
+"""Weights in blocks, rounded one input after the other, each error made good by the inputs still to come: GPTQ.
+
+Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", 2022. What is made small is the error of the layer's outputs on calibration inputs X, for which the
+second moments X^T X say all that is needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.passes.quantize.weight_only.blocks import Blocks, Floats, round_to
+from compress.passes.quantize.weight_only.hqq import fit_blocks
+
+DAMPING = 0.01
+"""Added to the diagonal of the second moments, as a share of its mean: inputs never seen together stay stable."""
+LAZY = 128
+"""Inputs whose feedback to those behind them is summed up before it is applied."""
+
+
+def feedback_blocks(
+    rows: Floats,
+    moments: NDArray[np.float64],
+    block_size: int,
+    bits: int,
+    symmetric: bool,
+    *,
+    activation_order: bool = True,
+) -> Blocks:
+    """Rows (rows, width) -> blocks whose products with the calibration inputs are close to those of the rows.
+
+    Args:
+        rows: a weight, one row an output.
+        moments: X^T X of the inputs (width, width), up to a factor.
+        activation_order: take the inputs with the largest second moment first, while all others can still make up for
+            them. The grid of a block is fitted before, to the float weights.
+    """
+    width = rows.shape[1]
+    grid = fit_blocks(rows, block_size, bits, symmetric)
+    order = np.argsort(-np.diag(moments), kind="stable") if activation_order else np.arange(width)
+    factor = _inverse_factor(moments[np.ix_(order, order)])
+    left = rows[:, order].astype(np.float64)
+    chosen = np.zeros(rows.shape, np.uint8)
+    middle = 2 ** (bits - 1)
+    for start in range(0, width, LAZY):
+        stop = min(start + LAZY, width)
+        errors = np.zeros((len(rows), stop - start))
+        for place in range(start, stop):
+            block = order[place] // block_size
+            scales = grid.scales[:, block]
+            zeros = None if grid.zeros is None else grid.zeros[:, block]
+            values = round_to(left[:, place, None], scales, zeros, bits)[:, 0]
+            restored = scales * (values.astype(np.float64) - (middle if zeros is None else zeros))
+            error = (left[:, place] - restored) / factor[place, place]
+            left[:, place:stop] -= np.outer(error, factor[place, place:stop])
+            errors[:, place - start] = error
+            chosen[:, order[place]] = values
+        left[:, stop:] -= errors @ factor[start:stop, stop:]
+    filled = grid.values.reshape(len(rows), -1).copy()
+    filled[:, :width] = chosen
+    return Blocks(filled.reshape(grid.values.shape), grid.scales, grid.zeros, bits, width)
+
+
+def output_error(rows: Floats, restored: Floats, moments: NDArray[np.float64]) -> float:
+    """sum of |X (rows - restored)^T|^2 over the calibration inputs, up to the factor of the moments."""
+    difference = rows.astype(np.float64) - restored
+    return float(((difference @ moments) * difference).sum())
+
+
+def _inverse_factor(moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper triangular U with U^T U the inverse of the damped moments."""
+    diagonal = np.diag(moments)
+    damped = moments + np.eye(len(moments)) * max(DAMPING * float(diagonal.mean()), 1e-12)
+    return np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(damped)).T)

@@ -1,0 +1,47 @@
+"""What the inputs of layers look like on training examples: sums, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.passes.quantize.calibration.activation_capture import observe
+from compress.tasks.base import Batch
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Inputs X of a layer, one row a token: `second`: X^T X / tokens (width, width); `size`: mean of |x| (width,)."""
+
+    second: NDArray[np.float64]
+    size: NDArray[np.float64]
+
+
+def moments_of(
+    path: Path, names: Sequence[str], batches: Callable[[], Iterator[Batch]], work: Path
+) -> dict[str, Moments]:
+    """The moments of each named value over all batches.
+
+    Args:
+        path: the float model.
+        names: values of its graph with the inputs of a layer along their last axis.
+        batches: starts an iteration over the inputs, unpadded (a padded position is no input).
+        work: where the instrumented graph may lie for a moment.
+    """
+    second: dict[str, NDArray[np.float64]] = {}
+    size: dict[str, NDArray[np.float64]] = {}
+    tokens = dict.fromkeys(names, 0)
+    for found in observe(path, names, batches(), work):
+        for name, values in found.items():
+            rows = values.reshape(-1, values.shape[-1])
+            if name not in second:
+                second[name] = np.zeros((rows.shape[1], rows.shape[1]))
+                size[name] = np.zeros(rows.shape[1])
+            second[name] += rows.T @ rows
+            size[name] += np.abs(rows).sum(axis=0, dtype=np.float64)
+            tokens[name] += len(rows)
+    return {name: Moments(second[name] / tokens[name], size[name] / tokens[name]) for name in names}

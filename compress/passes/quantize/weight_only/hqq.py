@@ -1,0 +1,117 @@
+"""Weights in blocks whose grid is fitted to them, not just to the two furthest apart: half-quadratic quantization.
+
+Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models", 2023. It looks at the weights alone: a
+norm below 1 of the errors is made small, for which a few large errors count little.
+
+The paper moves a floating-point zero point and keeps the scale. onnxruntime multiplies fast only with integer zero
+points, so here the zero point stays an integer and the scale moves too, by the same half-quadratic steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.passes.quantize.weight_only.blocks import (
+    Blocks,
+    Bytes,
+    Floats,
+    cut_into_blocks,
+    grid_of,
+    round_to,
+)
+
+NORM = 0.7
+STIFFNESS = 10.0
+STIFFENING = 1.01
+ITERATIONS = 20
+ROWS_AT_ONCE = 1024
+"""Rows are fitted one by one as it were; so many at once keep the memory small whatever the table."""
+
+
+def fit_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
+    """Rows (rows, width) -> the best blocks that were met on the way, each no worse than rounding to nearest.
+
+    Symmetric blocks keep their zero point in the middle; only their scales move.
+    """
+    parts = [
+        _fit(rows[start : start + ROWS_AT_ONCE], block_size, bits, symmetric)
+        for start in range(0, len(rows), ROWS_AT_ONCE)
+    ]
+    zeros = [part.zeros for part in parts if part.zeros is not None]
+    return Blocks(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate(zeros) if zeros else None,
+        bits,
+        rows.shape[1],
+    )
+
+
+def _fit(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
+    cut = cut_into_blocks(rows, block_size)
+    filled = cut_into_blocks(np.ones_like(rows[:1]), block_size).astype(bool)
+    scales, zeros = grid_of(cut, bits, symmetric)
+    best_scales, best_zeros = scales, zeros
+    best_values = round_to(cut, scales, zeros, bits)
+    best_error = block_errors(cut, best_values, scales, zeros, bits)
+    values, stiffness = best_values, STIFFNESS
+    for _ in range(ITERATIONS):
+        scales, zeros = _step(cut, values, scales, zeros, bits, stiffness, filled)
+        values = round_to(cut, scales, zeros, bits)
+        error = block_errors(cut, values, scales, zeros, bits)
+        better = error < best_error
+        if not better.any():
+            break
+        best_error = np.where(better, error, best_error)
+        best_scales = np.where(better, scales, best_scales)
+        best_values = np.where(better[..., None], values, best_values)
+        if zeros is not None and best_zeros is not None:
+            best_zeros = np.where(better, zeros, best_zeros)
+        stiffness *= STIFFENING
+    return Blocks(best_values, best_scales, best_zeros, bits, rows.shape[1])
+
+
+def block_errors(
+    cut: Floats, values: Bytes, scales: Floats, zeros: Bytes | None, bits: int
+) -> NDArray[np.float64]:
+    """The norm that is made small, of each block: float64 (rows, blocks)."""
+    restored = scales[..., None] * _steps_from_zero(values, zeros, bits)
+    return np.asarray((np.abs(cut - restored) ** NORM).sum(axis=2, dtype=np.float64))
+
+
+def _step(
+    cut: Floats,
+    values: Bytes,
+    scales: Floats,
+    zeros: Bytes | None,
+    bits: int,
+    stiffness: float,
+    filled: NDArray[np.bool_],
+) -> tuple[Floats, Bytes | None]:
+    """One half-quadratic step: set the large errors aside, then fit zero point and scale to the rest."""
+    steps = _steps_from_zero(values, zeros, bits)
+    # Counted in steps of the grid, so that the stiffness means the same whatever the size of the weights.
+    in_steps = cut / scales[..., None]
+    target = in_steps - _shrink(in_steps - steps, stiffness)
+    if zeros is not None:
+        moved = ((values - target) * filled).sum(axis=2) / filled.sum(axis=2)
+        zeros = np.clip(np.rint(moved), 0, 2**bits - 1).astype(np.uint8)
+        steps = _steps_from_zero(values, zeros, bits) * filled
+    squares = (steps**2).sum(axis=2)
+    factor = np.where(squares > 0, (target * steps).sum(axis=2) / np.maximum(squares, 1), 1.0)
+    moved_scales = np.asarray(scales * factor, np.float32)
+    usable = np.isfinite(moved_scales) & (np.abs(moved_scales) >= np.finfo(np.float32).tiny)
+    return np.where(usable, moved_scales, scales), zeros
+
+
+def _shrink(error: Floats, stiffness: float) -> Floats:
+    """The part of each error that the norm would rather leave as an error (generalised soft threshold)."""
+    size = np.abs(error)
+    left = size - (size + 1e-8) ** (NORM - 1) / stiffness
+    return np.asarray(np.sign(error) * np.maximum(left, 0), np.float32)
+
+
+def _steps_from_zero(values: Bytes, zeros: Bytes | None, bits: int) -> Floats:
+    middle = np.float32(2 ** (bits - 1)) if zeros is None else zeros[..., None].astype(np.float32)
+    return np.asarray(values.astype(np.float32) - middle, np.float32)

@@ -1,0 +1,269 @@
+"""What a task can be taught with: combinations of keys that exclude each other, each with its reason.
+
+Some are faults, found by `validate` before anything is read but the profile; some are warnings, for what works and is
+likely to disappoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.profile.base import Spec
+from compress.profile.distill_spec import DistillSpec, StageSpec
+from compress.profile.loss_specs import (
+    AttentionLoss,
+    ContrastiveLoss,
+    EmbeddingLoss,
+    HiddenLoss,
+    LabelsLoss,
+    LogitsLoss,
+    LossSpec,
+    MaskedLmLoss,
+    OutputLoss,
+    RelationLoss,
+    SimilarityLoss,
+    loss_of,
+)
+from compress.profile.pass_specs import QuantizeSpec
+from compress.profile.prune_spec import PruneSpec
+from compress.profile.schema import Profile
+from compress.profile.student_spec import StudentSpec
+from compress.profile.yaml_lines import Path_
+
+Found = tuple[Path_, str]
+"""Where in the profile, and what is wrong."""
+
+FAR_SMALLER = 50
+"""A student with so many times fewer parameters than its teacher gets a warning (Mirzadeh et al. 2020)."""
+
+_TEXTS = ("text-classification", "sentence-embedding")
+_SERVES = {
+    "augment": {
+        "texts": ("copies", "replace", "delete", "splice", "neighbours"),
+        "images": ("flip", "crop", "mixup", "cutmix"),
+    },
+    "data_free": {
+        "texts": ("length", "words", "rounds"),
+        "images": ("generator_rate", "student_steps", "statistics", "balance"),
+    },
+}
+"""The keys of a section that serve one kind of examples alone."""
+_INNER = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss, ContrastiveLoss)
+"""Losses that look inside the teacher."""
+
+
+def losses_of(stage: StageSpec) -> list[LossSpec]:
+    """The losses of a stage."""
+    return [loss_of(entry) for entry in stage.losses]
+
+
+def needs_teacher(loss: LossSpec) -> bool:
+    """Whether a loss compares with a teacher."""
+    return not isinstance(loss, LabelsLoss | MaskedLmLoss)
+
+
+def trains_outputs(loss: LossSpec) -> bool:
+    """Whether a loss reaches the outputs of the student, so that its score says how far it has come."""
+    if isinstance(loss, SimilarityLoss):
+        return loss.representation == "outputs"
+    return isinstance(loss, LogitsLoss | LabelsLoss | OutputLoss)
+
+
+def teaching_faults(profile: Profile) -> list[Found]:
+    """Every combination of a valid profile that cannot work."""
+    found = list(_data_faults(profile))
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec):
+            path: Path_ = ("passes", index, "distill")
+            found += [((*path, *keys), why) for keys, why in _distill_faults(profile, spec)]
+        elif isinstance(spec, PruneSpec) and spec.remove is not None:
+            where: Path_ = ("passes", index, "prune", "remove")
+            if spec.remove.channels and profile.task in _TEXTS:
+                found.append(((*where, "channels"), "models of texts have no channels"))
+            if spec.remove.vocabulary == "unused" and profile.task not in _TEXTS:
+                found.append(((*where, "vocabulary"), "models of images have no vocabulary"))
+        elif isinstance(spec, QuantizeSpec) and spec.equalize and profile.task in _TEXTS:
+            found.append(
+                (
+                    ("passes", index, "quantize", "equalize"),
+                    "only convolutions are equalised, and models of texts have none; `smooth` is for their outliers",
+                )
+            )
+    return found
+
+
+def teaching_warnings(profile: Profile) -> list[str]:
+    """What a valid profile does that is likely to disappoint, a sentence each."""
+    warnings = []
+    distils = any(
+        isinstance(spec, DistillSpec)
+        and any(isinstance(loss, LogitsLoss) for stage in spec.staged for loss in losses_of(stage))
+        for spec in profile.specs
+    )
+    if distils and profile.teacher.finetune is not None and profile.teacher.finetune.smoothing > 0:
+        warnings.append(
+            "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse, as its logits tell "
+            "wrong classes apart less (Mueller et al. 2019); on CLINC150 no difference was measured, so measure yours"
+        )
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec) and spec.data_free is not None and not spec.control:
+            warnings.append(
+                f"passes.{index}.distill.data_free: how much is lost by showing no training data will not be "
+                "measured; `control: true` teaches the same student with the data too, and the report compares them"
+            )
+    return warnings
+
+
+def _data_faults(profile: Profile) -> Iterator[Found]:
+    data, task = profile.data, profile.task
+    if task in _TEXTS:
+        for name in ("image_size", "preprocess"):
+            if getattr(data, name) is not None:
+                yield ("data", name), f"{task} reads texts, not images"
+    else:
+        if any(target.sequence_lengths for target in profile.targets):
+            yield ("targets",), "sequence_lengths are for texts: all images have one size"
+        if data.sentences:
+            yield ("data", "sentences"), "images have no sentences"
+    if task != "sentence-embedding":
+        for name in ("pair_columns", "sentences"):
+            if getattr(data, name) and (task in _TEXTS or name != "sentences"):
+                yield ("data", name), f"only sentence-embedding uses it, not {task}"
+        if profile.teacher.pooling is not None:
+            yield ("teacher", "pooling"), f"only sentence-embedding pools, not {task}"
+    if task == "sentence-embedding" and data.labels is not None:
+        yield ("data", "labels"), "sentence embeddings have no labels"
+    if data.sentences and data.pair_columns is not None:
+        yield (
+            ("data", "sentences"),
+            "given pairs are compared as they are, so their texts cannot be cut into sentences",
+        )
+    if task == "sentence-embedding" and profile.teacher.finetune is not None:
+        yield (
+            ("teacher", "finetune"),
+            "a sentence encoder is used as it is: fine-tuning needs labels, which this task has not",
+        )
+    finetune = profile.teacher.finetune
+    if finetune is not None and finetune.augment and task != "image-classification":
+        yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
+
+
+def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    yield from _student_faults(profile, spec)
+    yield from _foreign_keys(profile, spec)
+    yield from _data_free_faults(profile, spec)
+    yield from _teacher_faults(profile, spec)
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, loss in enumerate(losses_of(stage)):
+            why = _loss_fault(profile, spec, loss)
+            if why is not None:
+                yield (*place, number), why
+        wanted = stage.data or spec.data
+        if wanted == "unlabeled" and profile.data.unlabeled is None:
+            yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
+        if wanted == "unlabeled" and all(isinstance(loss, LabelsLoss) for loss in losses_of(stage)):
+            yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
+    if not any(trains_outputs(loss) for loss in losses_of(spec.staged[-1])):
+        last = "the last stage has" if spec.stages else "there is"
+        yield (
+            ("stages",) if spec.stages else ("losses",),
+            f"{last} no loss that reaches the student's outputs: add logits, labels, output, or similarity with "
+            "`representation: outputs`",
+        )
+
+
+def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if profile.task == "image-classification" and spec.vocabulary != "keep":
+        yield ("vocabulary",), "images have no vocabulary"
+    students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
+    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
+    for place, student in students:
+        if student.architecture is not None and profile.task != "image-classification":
+            yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
+        if spec.data_free is not None and student.choose == "similarity":
+            yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
+        if student.patch_size is not None and student.architecture is None:
+            yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
+        if student.model is not None and spec.trimmed is not None:
+            yield (
+                ("vocabulary",),
+                "a student that stands ready keeps its own tokenizer; leave `vocabulary` out",
+            )
+
+
+def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    """Keys that were written down and that serve the other kind of examples alone."""
+    ours, theirs = ("texts", "images") if profile.task in _TEXTS else ("images", "texts")
+    for section, keys in _SERVES.items():
+        given: Spec | None = getattr(spec, section)
+        for name in keys[theirs]:
+            if given is not None and name in given.model_fields_set:
+                why = f"it serves {theirs} only; for {ours} there are: {', '.join(keys[ours])}"
+                yield (section, name), why
+
+
+def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if spec.data_free is None:
+        return
+    if profile.task == "image-classification":
+        if spec.stages:
+            yield (
+                ("stages",),
+                "a generator of images teaches in one stage by nature; leave `stages` out and give `losses`",
+            )
+        return
+    fewest, room = spec.data_free.length[0], profile.data.max_length
+    if fewest > room:
+        yield (
+            ("data_free", "length"),
+            f"no text of {fewest} tokens fits into `data.max_length`, which is {room}",
+        )
+
+
+def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    losses = [loss for stage in spec.staged for loss in losses_of(stage)]
+    taught = any(needs_teacher(loss) for loss in losses)
+    if not taught:
+        for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
+            if getattr(spec, name):
+                yield (name,), "every loss looks at the labels alone, so nobody teaches"
+        if spec.generations > 1:
+            yield (
+                ("generations",),
+                "every loss looks at the labels alone: a generation would learn nothing new",
+            )
+    if spec.ema is not None and not any(isinstance(loss, LabelsLoss) for loss in losses):
+        yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
+    if profile.task != "sentence-embedding":
+        return
+    if spec.control and spec.data_free is None:
+        yield (
+            ("control",),
+            "embeddings have no labels, so nobody could teach the same student without the teacher",
+        )
+    if len(spec.teachers) > 1:
+        yield ("teachers",), "embeddings of different models have no common axes, so they cannot be averaged"
+    for name in ("select", "online", "ema"):
+        if getattr(spec, name) is not None:
+            yield (name,), "it needs probabilities or labels, which embeddings have not"
+
+
+def _loss_fault(profile: Profile, spec: DistillSpec, loss: LossSpec) -> str | None:
+    """Why a loss cannot be used; None where it can, as far as the profile tells."""
+    embeds, images = profile.task == "sentence-embedding", profile.task == "image-classification"
+    if embeds and isinstance(loss, LogitsLoss | LabelsLoss):
+        return "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
+    if isinstance(loss, OutputLoss) and not embeds:
+        return "logits are compared by `logits`; `output` is for embeddings"
+    if images and isinstance(loss, MaskedLmLoss):
+        return "images have no tokens to hide"
+    if isinstance(loss, AttentionLoss) and loss.of == "spatial" and not images:
+        return "models of texts have no spatial maps: use of: scores or of: probabilities"
+    if len(spec.teachers) > 1 and (
+        isinstance(loss, _INNER) or (isinstance(loss, SimilarityLoss) and loss.representation == "pooled")
+    ):
+        return "several teachers are averaged in their outputs; what lies inside them has no mean"
+    if spec.data_free is not None and images and not isinstance(loss, LogitsLoss):
+        return "images of a generator are taught by `logits` alone"
+    return None

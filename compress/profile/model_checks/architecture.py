@@ -1,0 +1,80 @@
+"""How large a model of transformers is and how its tokenizer cuts texts, read from its files. Pure but for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.core.errors import CompressError
+from compress.core.package_paths import local_path
+from compress.profile.model_checks.files import read_json
+from compress.profile.student_spec import StudentSpec
+
+_NAMES = {
+    "hidden": ("hidden_size", "dim", "d_model", "n_embd"),
+    "layers": ("num_hidden_layers", "n_layers", "n_layer"),
+    "heads": ("num_attention_heads", "n_heads", "n_head"),
+}
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Width, layers and heads of an encoder."""
+
+    hidden: int
+    layers: int
+    heads: int
+
+
+def encoder_sizes(config: Mapping[str, Any] | None) -> EncoderSizes | None:
+    """The sizes that a config names, whatever its family calls them; None where one is missing or no size."""
+    found = {
+        size: next((config[name] for name in names if name in config), None) if config else None
+        for size, names in _NAMES.items()
+    }
+    sizes = [value for value in found.values() if isinstance(value, int) and value > 0]
+    return EncoderSizes(*sizes) if len(sizes) == len(_NAMES) else None
+
+
+def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
+    """The sizes of a student that is made of a model; None where they are not known."""
+    if teacher is None or student.model is not None or student.architecture is not None:
+        return None
+    layers = student.layers if isinstance(student.layers, int) else len(student.layers)
+    hidden = student.hidden_size or teacher.hidden
+    return EncoderSizes(hidden, layers, student.heads or max(1, teacher.heads * hidden // teacher.hidden))
+
+
+def vocabulary_kind(source: str | None, base: Path) -> str | None:
+    """How a model's tokenizer cuts words: `WordPiece`, `BPE`, `Unigram`, `WordLevel`; None where no file tells.
+
+    Old files do not name it, so it is told from what they hold; without a `tokenizer.json`, from what lies there.
+    """
+    tokenizer = read_json(source, "tokenizer.json", base)
+    model = tokenizer.get("model") if tokenizer is not None else None
+    if not isinstance(model, dict):
+        return None if tokenizer is not None else _kind_by_names(source, base)
+    named = model.get("type")
+    if isinstance(named, str):
+        return named
+    if "merges" in model:
+        return "BPE"
+    return "Unigram" if isinstance(model.get("vocab"), list) else "WordPiece"
+
+
+def _kind_by_names(source: str | None, base: Path) -> str | None:
+    """The kind by the files of a tokenizer that was saved in its old form."""
+    try:
+        folder = None if source is None else local_path(source, base)
+    except CompressError:
+        return None
+    if folder is None or not folder.is_dir():
+        return None
+    names = {file.name for file in folder.iterdir()}
+    if names & {"merges.txt", "bpe.codes", "vocab.json"}:
+        return "BPE"
+    if any(name.endswith(".model") for name in names):
+        return "Unigram"
+    return "WordPiece" if "vocab.txt" in names else None

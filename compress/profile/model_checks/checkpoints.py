@@ -1,0 +1,208 @@
+"""What the files of a model say that would be lost if it were loaded as any other: found without loading anything.
+
+`validate` asks this of every model that lies on this machine, and a run of those of the hub once they are there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.core.artifacts import ENSEMBLE
+from compress.core.errors import CompressError
+from compress.core.package_paths import CODE, local_path
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.model_checks.files import mapping_in
+from compress.profile.model_checks.problem import Problem
+from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
+from compress.profile.model_checks.sizes import impossible_sizes
+from compress.profile.model_checks.tokenizers import tokenizer_problems
+from compress.profile.schema import Profile, TaskName
+from compress.profile.yaml_lines import Path_
+
+ADAPTER = "adapter_config.json"
+"""Where the library peft says what its adapter changes."""
+
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_QUANTIZED = frozenset(
+    {"I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4", "I4", "U4"}
+)
+"""Types of packed weights in safetensors."""
+_CHANGES = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
+"""Parts of the names of weights that a library beside transformers adds to a model."""
+_SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.json")
+_MOST_HEADER = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class PlacedProblem:
+    """A problem of a model, and the key of the profile that names the model."""
+
+    path: Path_
+    problem: Problem
+
+
+def checkpoint_faults(profile: Profile, base: Path) -> list[PlacedProblem]:
+    """The problems of every model of a valid profile that lies on this machine."""
+    found = []
+    for path, source, head in _sources(profile):
+        try:
+            folder = None if source.startswith(CODE) else local_path(source, base)
+        except CompressError:
+            continue  # it does not exist, which is said elsewhere
+        if folder is not None and folder.is_dir():
+            found += [
+                PlacedProblem(path, problem)
+                for problem in (
+                    *checkpoint_problems(folder, profile.task, head=head),
+                    *_undeclared_images(folder, profile, head),
+                )
+            ]
+    return found
+
+
+def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator[Problem]:
+    """What of a model folder can neither be carried nor left out.
+
+    Args:
+        head: its classification head answers, so that it is not replaced by a fresh one.
+    """
+    if (folder / ENSEMBLE).is_file():
+        yield several_models()
+        return
+    config = mapping_in(folder / "config.json")
+    if any((folder / name).is_file() for name in (ADAPTER, *_ADAPTER_WEIGHTS)):
+        yield _adapter(folder, config)
+    if config is None:
+        return
+    yield from impossible_sizes(config)
+    quantized = config.get("quantization_config") or config.get("compression_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        yield Problem(
+            f"config.json has a `quantization_config` ({method or 'without a method'}): its weights are, or would be, "
+            "rounded already; name the model in floating point that it was made of, or save it dequantized "
+            "(`model.dequantize().save_pretrained(folder)`) without that section",
+            QUANTIZED,
+        )
+    else:
+        yield from _packed(folder)
+    yield from (one for one in fetching_settings(config) if one.code == FETCHING or not quantized)
+    if head and task != "sentence-embedding":
+        yield from head_problems(config)
+    if task != "image-classification":
+        yield from tokenizer_problems(folder, config)
+
+
+def several_models() -> Problem:
+    """A folder with an `ensemble.json`."""
+    return Problem(
+        f"{ENSEMBLE}: this folder holds several models that are averaged, and a profile names one; name the folder of "
+        "a member, or distil it with `keep: last` or `keep: best`",
+        "several-models",
+    )
+
+
+def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
+    """Each model of the profile: the key that names it, its source, whether its own head answers."""
+    yield ("teacher", "model"), profile.teacher.model, profile.teacher.finetune is None
+    for index, spec in enumerate(profile.specs):
+        if not isinstance(spec, DistillSpec):
+            continue
+        place: Path_ = ("passes", index, "distill")
+        for number, teacher in enumerate(spec.teachers):
+            if teacher.model is not None:
+                yield (*place, "teachers", number, "model"), teacher.model, teacher.finetune is None
+        for number, assistant in enumerate(spec.assistants):
+            if assistant.model is not None:
+                yield (*place, "assistants", number, "model"), assistant.model, False
+        if spec.student.model is not None:
+            yield (*place, "student", "model"), spec.student.model, False
+
+
+def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:
+    """A model of images that answers as it stands, where nobody says how it takes them."""
+    if profile.task != "image-classification" or not head or profile.data.preprocess is not None:
+        return
+    if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
+        yield Problem(
+            "no preprocessor_config.json here: nobody says how this model takes images (size, crop, mean, deviation, "
+            "order of the channels), and it is used as it stands; say it in `data.preprocess`, or train it with "
+            "`finetune`",
+            "preprocess-undeclared",
+        )
+
+
+def _adapter(folder: Path, config: Mapping[str, Any] | None) -> Problem:
+    said = mapping_in(folder / ADAPTER) or {}
+    kind, origin = str(said.get("peft_type") or "peft"), said.get("base_model_name_or_path")
+    beside = "lies beside the model and would be left out" if config is not None else "is no model by itself"
+    of = f" of {origin!r}" if isinstance(origin, str) else ""
+    return Problem(
+        f"{ADAPTER}: an adapter ({kind}){of} {beside}; merge it with peft "
+        "(`PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)`) and name the merged "
+        "folder, or remove the adapter's files if the model is meant without it",
+        "adapter",
+    )
+
+
+def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Why the classification head of a parsed `config.json` does not choose one label of several."""
+    architectures = config.get("architectures")
+    name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    if "ForSequenceClassification" not in name and "ForImageClassification" not in name:
+        return
+    kind = config.get("problem_type")
+    names = config.get("id2label")
+    one = set(map(str, names)) == {"0"} if isinstance(names, dict) else config.get("num_labels") == 1
+    other = {
+        "multi_label_classification": "gives each text several labels or none (`problem_type: "
+        "multi_label_classification`)",
+        "regression": "gives a number (`problem_type: regression`)",
+    }.get(str(kind))
+    if other is None and one:
+        other = "has one output, which is a number and no choice between labels"
+    if other is not None:
+        yield Problem(
+            f"this model {other}, and the tasks here choose one label of several; add `finetune` to train a new head "
+            "of the data's labels",
+            "head-unsupported",
+        )
+
+
+def _packed(folder: Path) -> Iterator[Problem]:
+    """Weights that are integers or of 8 bits, and those that no class of transformers has."""
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.name.startswith("adapter_"):
+            continue
+        header = _header(file)
+        for name, entry in header.items():
+            kind = entry.get("dtype") if isinstance(entry, dict) else None
+            if kind in _QUANTIZED:
+                yield Problem(
+                    f"{file.name}: the weight {name!r} is of the type {kind}: this checkpoint is quantized; name the "
+                    "model in floating point that it was made of",
+                    QUANTIZED,
+                )
+                return
+            if any(part in name for part in _CHANGES):
+                yield Problem(
+                    f"{file.name}: the weight {name!r} belongs to an adapter, which would be left out; merge it "
+                    "(`merge_and_unload` of peft) and save the model again",
+                    "adapter",
+                )
+                return
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The names, types and shapes in a safetensors file; empty for what is none."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            found = json.loads(stream.read(length)) if length <= _MOST_HEADER else {}
+    except (OSError, ValueError, RecursionError):
+        return {}  # damaged files are named where they are loaded
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,128 @@
+"""Whether texts, students and vocabularies fit the models of a valid profile, as far as their files tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.model_checks.architecture import EncoderSizes, after, encoder_sizes, vocabulary_kind
+from compress.profile.model_checks.checkpoints import PlacedProblem
+from compress.profile.model_checks.families import most_tokens
+from compress.profile.model_checks.files import read_json
+from compress.profile.model_checks.problem import Problem
+from compress.profile.prune_spec import PruneSpec
+from compress.profile.schema import Profile
+from compress.profile.student_spec import StudentSpec
+from compress.profile.yaml_lines import Path_
+
+_NO_TRIMMING = {
+    "BPE": "its merges are written in token ids, so two tokens cannot share one",
+    "Unigram": "a token's id is its place in the table, so two tokens cannot share one",
+}
+
+
+def fit_problems(
+    profile: Profile, base: Path, places: Mapping[str, str] | None = None
+) -> Iterator[PlacedProblem]:
+    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine.
+
+    Args:
+        places: the folders of models of the hub that were fetched, by their ids.
+    """
+    if places:
+        profile = _with_places(profile, places)
+    if profile.task != "image-classification":
+        yield from _lengths(profile, base)
+    model: str | None = profile.teacher.model
+    sizes = encoder_sizes(read_json(model, "config.json", base))
+    for index, spec in enumerate(profile.specs):
+        place: Path_ = ("passes", index, spec.kind)
+        if isinstance(spec, DistillSpec):
+            assistants = [((*place, "assistants", number), one) for number, one in enumerate(spec.assistants)]
+            for at, student in [*assistants, ((*place, "student"), spec.student)]:
+                yield from _shape(student, sizes, at)
+                if student.model is not None:
+                    model, sizes = student.model, encoder_sizes(read_json(student.model, "config.json", base))
+                elif student.architecture is not None:
+                    model, sizes = None, None
+                else:
+                    sizes = after(sizes, student)
+            if spec.trimmed is not None:
+                yield from _trimming(model, base, (*place, "vocabulary"), "vocabulary: keep")
+        elif isinstance(spec, PruneSpec) and spec.remove is not None and spec.remove.vocabulary == "unused":
+            yield from _trimming(model, base, (*place, "remove", "vocabulary"), "vocabulary: keep")
+
+
+def _with_places(profile: Profile, places: Mapping[str, str]) -> Profile:
+    """The profile with folders for ids of the hub."""
+    values = profile.model_dump(by_alias=True, exclude_unset=True)
+    named = [values["teacher"]]
+    for entry in values["passes"]:
+        body = entry.get("distill")
+        if body is not None:
+            named += [body.get("student") or {}, *(body.get("assistants") or ())]
+    for one in named:
+        if one.get("model") in places:
+            one["model"] = places[one["model"]]
+    return Profile.model_validate(values)
+
+
+def _lengths(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
+    named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
+    for spec in profile.specs:
+        if isinstance(spec, DistillSpec):
+            named.append(("student", spec.student.model))
+    for who, source in named:
+        config = read_json(source, "config.json", base)
+        most = most_tokens(config) if config is not None else None
+        if most is not None and profile.data.max_length > most:
+            yield placed(
+                ("data", "max_length"),
+                f"is {profile.data.max_length}, but the {who} takes {most} tokens at most; set `max_length: {most}`",
+                "max-length",
+            )
+
+
+def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[PlacedProblem]:
+    if student.model is not None or student.architecture is not None or teacher is None:
+        return
+    layers = student.layers
+    if isinstance(layers, int):
+        if layers > teacher.layers:
+            yield placed(
+                (*place, "layers"),
+                f"{layers} layers asked of a teacher of {teacher.layers}",
+                "student-deeper",
+            )
+    elif max(layers, default=0) >= teacher.layers:
+        yield placed(
+            (*place, "layers"),
+            f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no {max(layers)}",
+            "student-deeper",
+        )
+    hidden = student.hidden_size or teacher.hidden
+    if hidden > teacher.hidden:
+        yield placed(
+            (*place, "hidden_size"), f"{hidden} is wider than the teacher's {teacher.hidden}", "student-wider"
+        )
+    if student.heads is not None and hidden % student.heads:
+        yield placed(
+            (*place, "heads"), f"{student.heads} heads do not divide the width {hidden}", "student-heads"
+        )
+
+
+def _trimming(model: str | None, base: Path, place: Path_, remedy: str) -> Iterator[PlacedProblem]:
+    kind = vocabulary_kind(model, base)
+    if kind is not None and kind != "WordPiece":
+        why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")
+        yield placed(
+            place,
+            f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `{remedy}`",
+            "vocabulary-fixed",
+        )
+
+
+def placed(path: Path_, message: str, code: str) -> PlacedProblem:
+    """A problem at its key of the profile."""
+    return PlacedProblem(path, Problem(message, code))

@@ -1,0 +1,128 @@
+"""What the files of the models in a profile tell about them before anything is loaded: their kind, their tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.profile.combination_checks import Found, losses_of
+from compress.profile.distill_spec import DistillSpec
+from compress.profile.loss_specs import (
+    AttentionLoss,
+    ContrastiveLoss,
+    EmbeddingLoss,
+    HiddenLoss,
+    LossSpec,
+    RelationLoss,
+    SimilarityLoss,
+)
+from compress.profile.model_checks.families import CONVOLUTIONAL
+from compress.profile.model_checks.files import model_type, read_json
+from compress.profile.schema import Profile
+from compress.profile.yaml_lines import Path_
+
+_SPLITTING = ("normalizer", "pre_tokenizer")
+"""What a tokenizer does to a text before its model cuts the words of it."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A model of a distillation: what the profile calls it, and the source whose files tell of its tokenizer and kind;
+    None where no source does, as of a fresh architecture."""
+
+    name: str
+    source: str | None
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """Who learns, and from whom."""
+
+    learner: _Reader
+    teachers: tuple[_Reader, ...]
+
+
+def known_model_faults(profile: Profile, base: Path) -> list[Found]:
+    """What the teachers and students of a valid profile cannot do, as far as their files on this machine tell."""
+    found: list[Found] = []
+    model: str | None = profile.teacher.model
+    for index, spec in enumerate(profile.specs):
+        if isinstance(spec, DistillSpec):
+            lessons = _lessons(profile, spec, model)
+            faults = dict.fromkeys(fault for lesson in lessons for fault in _faults(spec, lesson, base))
+            found += [(("passes", index, "distill", *keys), why) for keys, why in faults]
+            model = lessons[-1].learner.source
+    return found
+
+
+def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[_Lesson]:
+    """What the assistants learn, one from the other, and last the student.
+
+    Args:
+        model: the source of what the first of them is made from, unless it stands ready.
+    """
+    named = [entry.model or profile.teacher.model for entry in spec.teachers] or [profile.teacher.model]
+    teachers = tuple(_Reader("teacher", source) for source in named)
+    learners = [(f"assistant {number}", one) for number, one in enumerate(spec.assistants, start=1)]
+    lessons = []
+    for name, student in [*learners, ("student", spec.student)]:
+        if student.model is not None or student.architecture is not None:
+            model = student.model
+        learner = _Reader(name, model)
+        lessons.append(_Lesson(learner, teachers))
+        teachers = (learner,)
+    return lessons
+
+
+def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
+    unlike = next((one for one in lesson.teachers if _unlike(one.source, lesson.learner.source, base)), None)
+    two = "" if unlike is None else f"{lesson.learner.name} and {unlike.name} have unlike tokenizers"
+    # A student that follows its own average is compared with nobody else.
+    teachers = (lesson.learner,) if spec.ema is not None else lesson.teachers
+    compared = unlike is not None and spec.ema is None
+    kinds = [kind for one in teachers if (kind := model_type(one.source, base)) is not None]
+    without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
+    attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, loss in enumerate(losses_of(stage)):
+            name = next(iter(type(stage.losses[number]).model_fields))
+            spatial = isinstance(loss, AttentionLoss) and loss.of == "spatial"
+            looks_at_attention = isinstance(loss, RelationLoss | AttentionLoss) and not spatial
+            if looks_at_attention and without is not None:
+                yield (*place, number), f"the teacher is a {without}, which has no attention to compare"
+            elif spatial and attending is not None:
+                yield (
+                    (*place, number),
+                    f"the teacher is a {attending}, which has no maps of convolutions to compare",
+                )
+            elif compared and _by_token(loss):
+                yield (*place, number), f"{two}, so {name} cannot compare them token by token"
+    if unlike is not None and spec.augment is not None:
+        yield ("augment",), f"{two}, so new texts cannot be made for both"
+
+
+def _by_token(loss: LossSpec) -> bool:
+    """Whether a loss needs the same tokens of both models, if only to average over them."""
+    if isinstance(loss, SimilarityLoss):
+        return loss.representation == "pooled"
+    return isinstance(loss, HiddenLoss | EmbeddingLoss | AttentionLoss | RelationLoss | ContrastiveLoss)
+
+
+def _unlike(first: str | None, second: str | None, base: Path) -> bool:
+    """Whether two models are known to cut texts into different pieces, whatever ids these have."""
+    files = (read_json(first, "tokenizer.json", base), read_json(second, "tokenizer.json", base))
+    one, other = (_cutting(file) if file is not None else {} for file in files)
+    # Old files leave out what newer ones say; what one of them does not tell is no difference.
+    return any(one[key] != other[key] for key in one.keys() & other.keys())
+
+
+def _cutting(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """What decides how texts are cut: the pieces without their ids, which trimming changes, and how they are found."""
+    told = tokenizer.get("model")
+    model = told if isinstance(told, dict) else {}
+    if isinstance(model.get("vocab"), dict):
+        model = {**model, "vocab": frozenset(model["vocab"])}
+    return {**model, **{part: tokenizer.get(part) for part in _SPLITTING}}

@@ -1,0 +1,106 @@
+"""Settings in a model's `config.json` that make transformers fetch something or import code: pinned, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compress.profile.model_checks.problem import Problem
+
+QUANTIZED = "quantized-checkpoint"
+FETCHING = "fetching-setting"
+"""Codes of faults about such settings."""
+
+PINNED = frozenset(
+    {
+        # Kernels of attention and experts; an id of the hub here is fetched and imported.
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "attn_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "experts_implementation",
+        "use_kernels",
+        "kernel_config",
+        "fusion_config",
+        # Code of the model's own, which is never run: a model that needs it is refused where its class is known.
+        "auto_map",
+        "trust_remote_code",
+        "custom_pipelines",
+        "custom_generate",
+        # Where the config came from.
+        "_name_or_path",
+        "name_or_path",
+        "_commit_hash",
+    }
+)
+"""Settings that change how numbers are computed and not which, at any depth: what we ask for stands in their place."""
+
+_REFUSED: Mapping[str, str] = {
+    "transformers_weights": "its weights lie in a file of another name",
+    "use_pretrained_backbone": "the weights of its backbone would be fetched",
+    "backbone": "its backbone is looked for on the hub by name",
+}
+_OF_QUANTIZERS = ("quantization_config", "compression_config")
+_OF_TIMM = ("model_args", "backbone_kwargs")
+_TIMM_FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_NAMES = ("id2label", "label2id")
+"""Whose keys are the user's labels, not settings."""
+_DEEPEST = 50
+
+
+def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """The settings of a parsed `config.json` that cannot be pinned.
+
+    They are looked for at any depth; what is empty or false asks for nothing.
+    """
+    for key, value in _settings(config, 0):
+        if key is None:
+            yield Problem("config.json is nested too deeply", FETCHING)
+        elif key in _OF_QUANTIZERS and value:
+            does = "its weights are, or would be, rounded by another library, which transformers imports"
+            yield Problem(f"config.json: `{key}`: {does}", QUANTIZED)
+        elif key in _REFUSED and value and (key != "backbone" or isinstance(value, str)):
+            yield Problem(f"config.json: `{key}`: {_REFUSED[key]}", FETCHING)
+        elif key == "architecture" and isinstance(value, str) and ":" in value:
+            yield Problem(
+                "config.json: `architecture` names a model of the hub, which timm would fetch", FETCHING
+            )
+        elif key in _OF_TIMM and isinstance(value, Mapping):
+            named = [f"{key}.{name}" for name in _TIMM_FETCHES if value.get(name)]
+            does = "timm would fetch weights, or read a pickle"
+            yield from (Problem(f"config.json: `{name}`: {does}", FETCHING) for name in named)
+
+
+def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A parsed `config.json` without the settings that are ours to choose, at any depth."""
+    return {
+        key: value if key in _NAMES else _pinned(value) for key, value in config.items() if key not in PINNED
+    }
+
+
+def own_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of the config and of the model that `auto_map` names: code in its folder, or in another one."""
+    found = config.get("auto_map")
+    named = [found.get(kind) for kind in ("AutoConfig", "AutoModel")] if isinstance(found, Mapping) else []
+    return tuple(entry.rpartition(".")[2] for entry in named if isinstance(entry, str))
+
+
+def _settings(value: Any, depth: int) -> Iterator[tuple[str | None, Any]]:
+    """Every key of the mappings in a value, with what it stands for; None for what lies too deep."""
+    if depth > _DEEPEST:
+        yield None, None
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key, inner
+            if key not in _NAMES:
+                yield from _settings(inner, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _settings(inner, depth + 1)
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return pinned(value)
+    return [_pinned(one) for one in value] if isinstance(value, list) else value

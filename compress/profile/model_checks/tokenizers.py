@@ -1,0 +1,114 @@
+"""What the tokenizer's files of a model tell before they are loaded: whether they can be read, carried, and fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from compress.core.inside import name_fault
+from compress.profile.model_checks.files import mapping_in
+from compress.profile.model_checks.problem import Problem
+
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""The files that can hold a vocabulary; a model of texts has one of them at least."""
+
+TOKENIZER_SETTING = "tokenizer-setting"
+SENTENCE_SETTING = "sentence-setting"
+TOKENIZER_MISSING = "tokenizer-missing"
+TOKENIZER_TOO_LARGE = "tokenizer-too-large"
+"""Codes of faults about tokenizers."""
+
+_PIECES = ("sentencepiece", "google.protobuf")
+"""The packages that read a SentencePiece model."""
+
+
+def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the tokenizer of a model folder, as far as its files tell.
+
+    Args:
+        config: the model's parsed `config.json`.
+    """
+    missing = no_tokenizer({file.name for file in folder.iterdir()})
+    if missing is not None:
+        yield missing
+        return
+    settings = mapping_in(folder / "tokenizer_config.json") or {}
+    others = settings.get("fast_tokenizer_files")
+    if others and any(name_fault(name) for name in (others if isinstance(others, list) else [None])):
+        yield Problem(
+            "tokenizer_config.json: `fast_tokenizer_files` names a file outside the folder", "outside-folder"
+        )
+    if settings.get("split_special_tokens") is True:
+        yield Problem(
+            "tokenizer_config.json: `split_special_tokens: true` cannot be carried: a tokenizer.json always reads "
+            "special tokens that stand in a text as such; remove the setting if texts hold none",
+            TOKENIZER_SETTING,
+        )
+    rows, highest = config.get("vocab_size"), _highest_id(folder, settings)
+    if isinstance(rows, int) and highest >= rows:
+        yield too_large(highest, rows)
+
+
+def no_tokenizer(names: Collection[str]) -> Problem | None:
+    """Why the files of these names hold no tokenizer that can be read here; None where they do."""
+    found = [name for name in names if any(fnmatch(name, pattern) for pattern in VOCABULARY_FILES)]
+    if not found:
+        return Problem(
+            f"no tokenizer here: none of {', '.join(VOCABULARY_FILES)}; save the model's tokenizer into its folder "
+            "(`tokenizer.save_pretrained(folder)`)",
+            TOKENIZER_MISSING,
+        )
+    if any(not name.endswith(".model") for name in found):
+        return None
+    lacking = [name for name in _PIECES if not _installed(name)]
+    if not lacking:
+        return None
+    return Problem(
+        f"the tokenizer is a SentencePiece model alone ({sorted(found)[0]}), and reading it takes the package "
+        "sentencepiece: `pip install sentencepiece` here; or load it elsewhere and save it with its tokenizer.json "
+        "(`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`)",
+        "sentencepiece-missing",
+    )
+
+
+def too_large(highest: int, rows: int) -> Problem:
+    """A tokenizer whose ids go beyond the model's embedding."""
+    return Problem(
+        f"the tokenizer has ids up to {highest}, but the model embeds {rows} tokens only; if tokens were added, resize "
+        "the model and save it (`model.resize_token_embeddings(len(tokenizer))`), else put beside it the tokenizer "
+        "that it was trained with",
+        TOKENIZER_TOO_LARGE,
+    )
+
+
+def _highest_id(folder: Path, settings: Mapping[str, Any]) -> int:
+    """The largest id of the tokens in the files of a tokenizer; -1 where none tells."""
+    ids = [-1]
+    body = mapping_in(folder / "tokenizer.json") or {}
+    model = body.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if vocabulary is None and (folder / "vocab.json").is_file():
+        vocabulary = mapping_in(folder / "vocab.json") or {}
+    if isinstance(vocabulary, dict):
+        ids += [number for number in vocabulary.values() if isinstance(number, int)]
+    elif isinstance(vocabulary, list):
+        ids.append(len(vocabulary) - 1)
+    added = body.get("added_tokens")
+    if isinstance(added, list):
+        ids += [one["id"] for one in added if isinstance(one, dict) and isinstance(one.get("id"), int)]
+    decoder = settings.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        ids += [int(number) for number in decoder if str(number).isdecimal()]
+    added = mapping_in(folder / "added_tokens.json") or {}
+    ids += [number for number in added.values() if isinstance(number, int)]
+    return max(ids)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False

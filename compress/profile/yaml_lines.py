@@ -1,0 +1,252 @@
+"""YAML text with its line numbers: plain values, and the line on which each of them stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compress.core.errors import Fault, ProfileError, UsageError
+from compress.core.reading import read_whole
+from compress.core.units import MIB
+
+Path_ = tuple[str | int, ...]
+"""Where a value stands: keys and indices from the root."""
+
+_LARGEST_PROFILE_BYTES = MIB // 4
+_MOST_VALUES = 20_000
+_DEEPEST = 50
+_LONGEST_NUMBER = 40
+"""Digits of a number; what floats and 64 bits hold needs 25."""
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_INDEX = re.compile("[0-9]{1,6}")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""What no name, path or word of a profile holds: controls but tab and line feed, and halves of surrogate pairs."""
+
+
+@dataclass(frozen=True)
+class ProfileSource:
+    """A profile as it was written: its text, its plain values, and the line of every value.
+
+    `overridden` maps the paths that `--set` replaced to the words that did it.
+    """
+
+    file: str
+    text: str
+    base: Path
+    values: dict[str, Any]
+    lines: Mapping[Path_, int]
+    overridden: Mapping[Path_, str] = field(default_factory=dict)
+
+    def fault(self, path: Path_, message: str, code: str | None = None, exit_code: int = 2) -> Fault:
+        """A fault at `path`, with the line of the nearest value that was written there."""
+        shown = ".".join(str(part) for part in path)
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.overridden:
+                return Fault(self.overridden[path[:length]], None, shown, message, code, exit_code)
+            if path[:length] in self.lines:
+                return Fault(self.file, self.lines[path[:length]], shown, message, code, exit_code)
+        return Fault(self.file, None, shown, message, code, exit_code)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without what YAML 1.1 alone takes for a date or a number.
+
+    `2026-01-01` stays the text it is in every other format, and so do `1:30` (90 there), `1_000` and `0b1`; `010` is
+    ten (8 there).
+    """
+
+    def construct_whole(self, node: yaml.ScalarNode) -> int:
+        """A whole number: decimal, `0x1f` or `0o17`."""
+        written = str(self.construct_scalar(node))
+        if len(written) > _LONGEST_NUMBER:
+            raise yaml.MarkedYAMLError(problem="a number of too many digits", problem_mark=node.start_mark)
+        return int(written, {"0x": 16, "0o": 8}.get(written[:2].lower(), 10))
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:timestamp", _INT, _FLOAT)
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _INT, re.compile(r"[-+]?[0-9]+$|0x[0-9a-fA-F]+$|0o[0-7]+$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_Loader.add_constructor(_INT, _Loader.construct_whole)
+
+
+def read_source(file: Path) -> ProfileSource:
+    """Read a profile's YAML, without executing anything in it.
+
+    Raises:
+        ProfileError: the file cannot be read, is not YAML, or is not a mapping; keys that stand twice.
+    """
+    shown = str(file)
+    try:
+        text = read_whole(file, error=UsageError, largest=_LARGEST_PROFILE_BYTES).decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ProfileError([Fault(shown, None, "", "cannot be read: No such file or directory")]) from error
+    except UsageError as error:
+        raise ProfileError([Fault(shown, None, "", error.message, error.code)]) from error
+    except UnicodeDecodeError as error:
+        raise ProfileError([Fault(shown, None, "", "not UTF-8 text")]) from error
+    return parse_source(text, shown, file.parent)
+
+
+def parse_source(text: str, shown: str, folder: Path) -> ProfileSource:
+    """A profile's YAML as it stands in no file yet, or was read from one.
+
+    Args:
+        shown: what faults call it.
+        folder: where paths in it start.
+
+    Raises:
+        ProfileError: it is not YAML, or is not a mapping; keys that stand twice.
+    """
+    lines: dict[Path_, int] = {(): 1}
+    values = _values_of(text, shown, lines)
+    if values is None:
+        raise ProfileError([Fault(shown, 1, "", "the profile is empty; `compress init` writes one")])
+    if not isinstance(values, dict):
+        raise ProfileError([Fault(shown, 1, "", "expected keys such as `name:` and `passes:`")])
+    return ProfileSource(shown, text, folder.absolute(), values, lines)
+
+
+def _values_of(text: str, shown: str, lines: dict[Path_, int], *, first_line: bool = True) -> Any:
+    """The plain values of a YAML text; the line of each is noted in `lines`.
+
+    Args:
+        shown: what the text is called in faults.
+        first_line: whether faults say on which line they stand.
+
+    Raises:
+        ProfileError: it is not YAML, or holds keys that stand twice, control characters, or more than a profile does.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            faults = _walk(node, (), lines, shown)
+            if faults:
+                raise ProfileError(faults if first_line else [replace(one, line=None) for one in faults])
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark and first_line else None
+        raise ProfileError([Fault(shown, line, "", f"not YAML: {error.problem or error.context}")]) from error
+    except yaml.YAMLError as error:
+        raise ProfileError([Fault(shown, None, "", f"not YAML: {error}")]) from error
+    except RecursionError:
+        raise ProfileError([Fault(shown, None, "", "nested too deeply: not a profile")]) from None
+    except ValueError as error:
+        # A value with a tag (`!!int x`) that its text cannot be.
+        raise ProfileError([Fault(shown, None, "", f"not YAML: {error}")]) from error
+
+
+def override(source: ProfileSource, assignments: tuple[str, ...]) -> ProfileSource:
+    """Apply `--set passes.0.distill.epochs=2` assignments; a value is read as YAML.
+
+    Raises:
+        ProfileError: an assignment without `=`, or a path that leads through nothing.
+    """
+    values = source.values
+    overridden: dict[Path_, str] = {}
+    for assignment in assignments:
+        word = f"--set {assignment}"
+        dotted, separator, written = assignment.partition("=")
+        if not separator or not dotted.strip():
+            raise ProfileError(
+                [Fault(word, None, "", "expected `path=value`, as in `passes.0.distill.epochs=2`")]
+            )
+        parts = dotted.strip().split(".")
+        if len(parts) > _DEEPEST or _CONTROLS.search(dotted):
+            raise ProfileError([Fault(word, None, "", "no profile has such a path")])
+        path: Path_ = tuple(int(part) if _INDEX.fullmatch(part) else part for part in parts)
+        value = _values_of(written, word, {}, first_line=False)
+        try:
+            values = _replaced(values, path, value)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ProfileError([Fault(word, None, dotted, f"the profile has no {error}")]) from error
+        overridden[path] = word
+    return ProfileSource(source.file, source.text, source.base, values, source.lines, overridden)
+
+
+def _replaced(node: Any, path: Path_, value: Any) -> Any:
+    """A copy of `node` with the value at `path` replaced; a new key may be the last part only."""
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(node, list):
+        if not isinstance(head, int):
+            raise TypeError(f"key `{head}` in a list: give a number")
+        if head >= len(node):
+            raise IndexError(f"entry {head}: the list has {len(node)}")
+        return [_replaced(item, rest, value) if i == head else item for i, item in enumerate(node)]
+    if node is None:
+        node = {}
+    if not isinstance(node, dict):
+        raise TypeError(f"`{head}` below the value {node!r}")
+    key = str(head)
+    child = node.get(key) if rest else None
+    return {**node, key: _replaced(child, rest, value)}
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> list[Fault]:
+    """Note the line of every value below `node`; the faults are keys that stand twice or are not text."""
+    if len(lines) > _MOST_VALUES or len(path) > _DEEPEST:
+        # Nested aliases multiply: a small file may stand for billions of values, and one of itself for no end of them.
+        much = f"more than {_MOST_VALUES} values" if len(lines) > _MOST_VALUES else "nested too deeply"
+        return [Fault(file, _line(node), "", f"{much}: not a profile")]
+    faults: list[Fault] = []
+    if isinstance(node, yaml.ScalarNode) and _CONTROLS.search(node.value):
+        shown = ".".join(str(part) for part in path)
+        return [Fault(file, _line(node), shown, "a control character stands in it", "control-character")]
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            place = (*path, key)
+            shown = ".".join(str(part) for part in place)
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                faults.append(Fault(file, _line(key_node), ".".join(map(str, path)), "a key must be a word"))
+                continue
+            if _CONTROLS.search(key):
+                faults.append(
+                    Fault(
+                        file, _line(key_node), shown, "a control character stands in it", "control-character"
+                    )
+                )
+            if key in seen:
+                faults.append(Fault(file, _line(key_node), shown, f"stands twice; first on line {seen[key]}"))
+            seen.setdefault(key, _line(key_node))
+            lines[place] = _line(key_node)
+            faults += _walk(value_node, place, lines, file)
+            if len(lines) > _MOST_VALUES:
+                break
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = _line(item)
+            faults += _walk(item, (*path, index), lines, file)
+            if len(lines) > _MOST_VALUES:
+                break
+    return faults[:50]

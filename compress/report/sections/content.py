@@ -1,0 +1,52 @@
+"""A run as a document: which sections a report has, and in which order."""
+
+from __future__ import annotations
+
+from compress.core.records import RunRecord
+from compress.report.data import pareto
+from compress.report.render.document import Document, filled
+from compress.report.sections import answers, classes, headline, result_sections, run_sections
+from compress.report.sections.disturbances import disturbances
+from compress.report.sections.phones import phones
+from compress.report.sections.prune_target import pruned_to
+from compress.report.sections.sensitivity import sensitivity
+from compress.report.sections.training import training
+
+
+def document(run: RunRecord) -> Document:
+    """Everything that a report of `run` says; a failed run shows what was completed, and why it ended."""
+    status, tone = headline.status_words(run)
+    return Document(
+        title=run.profile,
+        subtitle=f"{run.task}, run {run.run}",
+        status=status,
+        tone=tone,
+        verdicts=headline.verdicts(run),
+        tiles=headline.tiles(run),
+        sections=filled(
+            (
+                headline.budget(run),
+                result_sections.steps(run),
+                result_sections.plane(run),
+                result_sections.passes(run),
+                pareto.front(run),
+                classes.classes(run),
+                answers.answers(run),
+                answers.calibration(run),
+                run_sections.timings(run),
+                disturbances(run),
+                run_sections.targets(run),
+                run_sections.metrics(run),
+                run_sections.memory(run),
+                training(run),
+                sensitivity(run),
+                pruned_to(run),
+                phones(run),
+                run_sections.findings(run),
+                run_sections.protocol(run),
+                run_sections.data(run),
+                run_sections.environment(run),
+                run_sections.profile(run),
+            )
+        ),
+    )

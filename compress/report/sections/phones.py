@@ -1,0 +1,94 @@
+"""What an exported model asks of a phone: the operators of a reduced build, and what accelerators could take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compress.core.records import RunRecord, StepRecord
+from compress.report.data.row import ordered
+from compress.report.render.document import Cell, Row, Section, Table, Tone, row
+from compress.report.render.numbers import count
+
+TOLD = ("mobile", "operators")
+"""The facts of an export that are told here."""
+_ACCELERATORS = {"nnapi": "NNAPI", "coreml": "CoreML"}
+_TONES: dict[str, Tone] = {"yes": "good", "no": "bad"}
+
+
+def phones(run: RunRecord) -> Section:
+    """What onnxruntime's check of mobile usability found, and the operators that a build for a phone must have."""
+    found = list(_mobile(run))
+    if not found:
+        return Section("phones", "On phones")
+    words = (
+        "By onnxruntime's check of mobile usability, which reads its tables: nothing was run on a phone. The CPU runs "
+        "all operators; an accelerator takes the nodes it knows, the better the fewer parts they fall into.",
+    )
+    columns = (
+        "Step",
+        "accelerator",
+        "nodes",
+        "parts",
+        "nodes, fixed shapes",
+        "parts, fixed shapes",
+        "worth a try",
+    )
+    usability = Table(
+        "What accelerators could take",
+        columns,
+        tuple(line for step, mobile in found for line in _usability(step, mobile)),
+        frozenset({1, 6}),
+    )
+    operators = Table(
+        "Operators of a reduced build",
+        ("Step", "domain", "operators"),
+        tuple(line for step, _ in found for line in _operators(step)),
+        frozenset({1, 2}),
+    )
+    return Section(
+        "phones", "On phones", words, tuple(table for table in (usability, operators) if table.rows)
+    )
+
+
+def phone_lines(run: RunRecord) -> list[str]:
+    """The same for a terminal, one line an export."""
+    lines = []
+    for step, mobile in _mobile(run):
+        operators = sum(len(names) for names in step.facts.get("operators", {}).values())
+        taken = ", ".join(
+            f"{name} {mobile[key]['nodes_fixed']} (worth a try: {mobile[key]['verdict']})"
+            for key, name in _ACCELERATORS.items()
+            if key in mobile
+        )
+        lines.append(
+            f"{step.step}: {operators} operators in a reduced build; of {mobile['nodes']} nodes {taken}"
+        )
+    return lines
+
+
+def _mobile(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
+    for step in ordered(run):
+        mobile = step.facts.get("mobile")
+        if isinstance(mobile, Mapping):
+            yield step, mobile
+
+
+def _usability(step: StepRecord, mobile: Mapping[str, Any]) -> Iterator[Row]:
+    for key, name in _ACCELERATORS.items():
+        if key in mobile:
+            found, nodes = mobile[key], count(mobile["nodes"])
+            yield row(
+                step.step,
+                name,
+                f"{count(found['nodes'])} of {nodes}",
+                count(found["partitions"]),
+                f"{count(found['nodes_fixed'])} of {nodes}",
+                count(found["partitions_fixed"]),
+                Cell(found["verdict"], tone=_TONES.get(found["verdict"], "")),
+            )
+
+
+def _operators(step: StepRecord) -> Iterator[Row]:
+    for domain, names in step.facts.get("operators", {}).items():
+        yield row(step.step, domain, ", ".join(names))

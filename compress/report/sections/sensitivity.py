@@ -1,0 +1,92 @@
+"""What each layer loses in integers, and which layers stayed in floating point for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.core.records import RunRecord, StepRecord
+from compress.report.data.row import ordered
+from compress.report.render.document import Bar, Bars, Figure, Section, Table, row
+from compress.report.render.numbers import count, significant
+from compress.report.render.scores import reading
+
+TOLD = ("mixed",)
+"""The facts of quantization that are told here."""
+MOST_BARS = 40
+
+
+def sensitivity(run: RunRecord) -> Section:
+    """The steps that mixed precisions: their search, and the layers from the worst on."""
+    paragraphs, figures, tables = [], [], []
+    for step in ordered(run):
+        found = step.facts.get("mixed")
+        if not isinstance(found, Mapping):
+            continue
+        paragraphs.append(_words(step, found, run))
+        layers = sorted(found["sensitivities"], key=lambda one: -one["divergence"])
+        if layers:
+            figures.append(_figure(step, layers))
+            tables.append(_table(step, layers))
+    return Section(
+        "sensitivity",
+        "Layers in integers and in floating point",
+        tuple(paragraphs),
+        tuple(tables),
+        tuple(figures),
+    )
+
+
+def _words(step: StepRecord, found: Mapping[str, Any], run: RunRecord) -> str:
+    read = reading(run.metric)
+    if "max_drop" in found:
+        goal = f"a loss of at most {read.value(found['max_drop'])} of validation score"
+    elif "size_mb" in found:
+        goal = f"a file of at most {significant(found['size_mb'])} MB"
+    else:
+        goal = f"at most {significant(found['latency_ms'])} ms an example"
+    words = (
+        f"{step.step} was asked for {goal}: {found['reason']}. On the validation split every layer in integers changes "
+        f"the score by {read.change(-found['score_lost_in_integers'])}, and with {len(found['given_back'])} of them "
+        f"given back to floating point it changes by {read.change(-found['score_lost'])} ({len(found['trials'])} "
+        "models were tried)."
+    )
+    measured, layers = found.get("layers_measured", 0), found.get("layers", 0)
+    if 0 < measured < layers:
+        words += (
+            f" The time sufficed to measure {measured} of {layers} layers; the others count as those that lose "
+            "least."
+        )
+    if "predicted_ms" in found:
+        words += (
+            f" {significant(found['predicted_ms'])} ms were predicted and "
+            f"{significant(found['measured_ms'])} measured."
+        )
+    return words
+
+
+def _figure(step: StepRecord, layers: list[Mapping[str, Any]]) -> Figure:
+    shown = layers[:MOST_BARS]
+    bars = tuple(Bar(one["layer"], max(one["divergence"], 0.0), bool(one["given_back"])) for one in shown)
+    cut = "" if len(shown) == len(layers) else f", the worst {len(shown)} of {len(layers)}"
+    worst = ", ".join(f"{bar.label} {significant(bar.value)}" for bar in bars[:3])
+    return Figure(
+        Bars("change of the outputs with this layer alone in integers", bars, "given back", "in integers"),
+        caption=f"{step.step}: sensitivity of the layers{cut}",
+        alt=f"Bars of the sensitivity of {len(layers)} layers; the largest: {worst}.",
+    )
+
+
+def _table(step: StepRecord, layers: list[Mapping[str, Any]]) -> Table:
+    rows = tuple(
+        row(
+            one["layer"],
+            one["kind"],
+            count(one["weights"]),
+            significant(one["divergence"]),
+            "floating point" if one["given_back"] else "integers",
+        )
+        for one in layers
+    )
+    columns = ("Layer", "kind", "weights", "change of the outputs", "multiplies")
+    return Table(f"{step.step}: every layer", columns, rows, frozenset({1, 4}))

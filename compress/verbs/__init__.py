@@ -1,1 +1,0 @@
-"""Verbs that have a file of their own; `compress.cli` gathers them."""
