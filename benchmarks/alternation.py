@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.encoding.inputs import Inputs
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import milliseconds, timed
 from compress.profile.schema import MeasureSpec
-from compress.tasks.base import Inputs
 
 PROCESSES = 4
 

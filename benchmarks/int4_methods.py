@@ -32,6 +32,7 @@ from writing import write_rows
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.units import megabytes
+from compress.encoding.inputs import Batch, Inputs
 from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.measure.feeds import in_order, sample_indices
@@ -41,7 +42,6 @@ from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
-from compress.tasks.base import Batch, Inputs
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
 BLOCK_SIZES = (32, 128)

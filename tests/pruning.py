@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compress.encoding.inputs import Inputs
 from compress.passes.prune.encoders import Material
 from compress.passes.prune.removal import pruner_of
 from compress.profile.prune_spec import PruneSpec
-from compress.tasks.base import Inputs
 
 
 def prune(

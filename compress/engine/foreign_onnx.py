@@ -15,6 +15,8 @@ from compress.core.inside import inside
 from compress.core.reading import read_mapping, understood
 from compress.core.records import Size
 from compress.core.units import megabytes
+from compress.encoding.interface import SECTION, Interface
+from compress.encoding.preprocessing import declared_images
 from compress.engine.interfaces import (
     Fixed,
     channels_last,
@@ -31,8 +33,6 @@ from compress.models.text.pooling import MODULES
 from compress.models.text.tokenizer_files import open_tokenizer
 from compress.passes.export.layout import MANIFEST
 from compress.profile.schema import TaskName
-from compress.tasks.interface import SECTION, Interface
-from compress.tasks.preprocessing import declared_images
 
 
 @dataclass(frozen=True)

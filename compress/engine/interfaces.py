@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.core.errors import ModelError, UsageError
+from compress.encoding.images import PIXEL_VALUES
+from compress.encoding.interface import Interface, OwnInput
+from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
 from compress.models.io.onnx_files import OnnxFile, Port
 from compress.profile.schema import TargetSpec
-from compress.tasks.images import PIXEL_VALUES
-from compress.tasks.interface import Interface, OwnInput
-from compress.tasks.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
 
 _USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
 """What the first BERT called its inputs, and models exported from TensorFlow still do."""

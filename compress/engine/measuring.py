@@ -36,7 +36,6 @@ from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import close_all, resolve_all
 from compress.tasks import task_of
-from compress.tasks.interface import OwnInterfaces
 
 MODEL = "model"
 """The step that a measured model is, where it is measured against another."""
@@ -226,7 +225,7 @@ def _measure(
         baseline,
         against,
         target,
-        OwnInterfaces(task_of(request.task, request.data)),
+        task_of(request.task, request.data),
         test,
         request.measure,
         seed=request.seed,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from compress.core.artifacts import TASK, Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples
+from compress.encoding.inputs import Batch
 from compress.runtimes.runner import open_session
-from compress.tasks.base import Batch, Task
+from compress.tasks.base import Task
 
 Outputs = NDArray[np.float32]
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from compress.core.artifacts import TASK, copy_interface
 from compress.core.forms import Framework
+from compress.encoding.inputs import Batch
 from compress.lowering.attention import fuse_attention
 from compress.lowering.constants import transpose_constants
 from compress.lowering.early_token_selection import select_early
@@ -26,7 +27,6 @@ from compress.lowering.pooling import pool_globally
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.io.outputs import outputs_of
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Batch
 
 
 def run(ctx: StepContext) -> StepResult:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.units import MIB
-from compress.tasks.base import Batch, Inputs
+from compress.encoding.inputs import Batch, Inputs
 
 PART_BYTES = 256 * MIB
 """Inputs that are held at once while a model is scored."""

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from compress.core.artifacts import Artifact
 from compress.core.errors import TargetError
 from compress.core.forms import Framework
+from compress.encoding.inputs import Batch
 from compress.measure.transport import Elsewhere, Here, Transport
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.local import ResolvedTarget
 from compress.targets.patience import Patience
-from compress.tasks.base import Batch
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from compress.core.records import Disturbance, Latency
 from compress.core.units import MS_PER_S, NS_PER_MS
+from compress.encoding.inputs import Batch
 from compress.measure.disturbance import any_disturbed, counted, disturbance
 from compress.measure.feeds import Scenario
 from compress.measure.jobs import Job, JobFolder
 from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval, bootstrap_medians, percentile
 from compress.profile.schema import MeasureSpec
-from compress.tasks.base import Batch
 
 UNDISTURBED = 5
 """Percentile of the rounds of an input. With neighbours on the machine, the lower quartile of a model whose weights

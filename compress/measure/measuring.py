@@ -14,6 +14,8 @@ from compress.core.progress import Advance, Progress
 from compress.core.records import Latency, Memory, TargetMeasurement
 from compress.core.units import NS_PER_MS, megabytes
 from compress.data.splits import Examples
+from compress.encoding.inputs import Inputs
+from compress.encoding.interface import as_taken
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import Job, JobFolder, model_path
 from compress.measure.latency import in_patience, latency_jobs, latency_row
@@ -21,7 +23,7 @@ from compress.measure.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
 from compress.measure.scoring import score_artifact
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Inputs, Task
+from compress.tasks.base import Task
 
 
 def measure(
@@ -62,7 +64,7 @@ def measure(
         progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
     ):
         jobs = JobFolder.of_target(Path(name), target, allow_code=allow_code)
-        sampled = [task.encode(sample, one.path) for one in (baseline, artifact)]
+        sampled = [as_taken(task.encode(sample, one.path), one.path) for one in (baseline, artifact)]
         accuracy, (weighed,) = score_artifact(
             jobs,
             artifact,

@@ -23,15 +23,16 @@ from compress.core.files import (
 )
 from compress.core.records import Accuracy
 from compress.data.splits import UNLABELLED, Examples, item_bytes
+from compress.encoding.inputs import Inputs
+from compress.encoding.interface import Interface, as_taken, in_label_order
+from compress.encoding.tokens import TokenInputs, unknown_share
 from compress.measure.accuracy import accuracy_record
 from compress.measure.embeddings import embedding_record
 from compress.measure.feeds import in_order, parts
 from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
 from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Inputs, Task, Truth
-from compress.tasks.interface import Interface, in_label_order
-from compress.tasks.tokens import TokenInputs, unknown_share
+from compress.tasks.base import Task, Truth
 
 
 def score_artifact(
@@ -58,7 +59,7 @@ def score_artifact(
     """
     scored = test.take(np.flatnonzero(test.labels != UNLABELLED)) if task.labelled else test
     batch_size = target.spec.batch_sizes[0]
-    inputs = task.encode(scored, artifact.path)
+    inputs = as_taken(task.encode(scored, artifact.path), artifact.path)
     outputs, results = model_outputs(jobs, model_path(artifact, target), inputs, batch_size, beside)
     outputs = _understood(outputs, artifact, target)
     unknown = _unknown_share(artifact, inputs)
@@ -73,7 +74,7 @@ def score_artifact(
     if reference is None:
         reference = stored
     if reference is None:
-        theirs = task.encode(scored, baseline.path)
+        theirs = as_taken(task.encode(scored, baseline.path), baseline.path)
         reference, _ = model_outputs(jobs, model_path(baseline, target), theirs, batch_size)
     if kept is not None and stored is None:
         _keep(reference, kept)

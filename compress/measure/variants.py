@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.encoding.inputs import Inputs
 from compress.measure.disturbance import any_disturbed
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder, load_outputs, usable_cores
 from compress.measure.latency import Timed, median_ms, timed
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Inputs, Task, Truth
+from compress.tasks.base import Task, Truth
 
 TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
 """How the variants are timed, for each variant."""

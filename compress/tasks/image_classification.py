@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK
 from compress.data.splits import Examples
+from compress.encoding.images import ImageFormat, ImageInputs
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Score, Truth
 from compress.tasks.classification import accuracy, predicted_classes
-from compress.tasks.images import ImageFormat, ImageInputs
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.data.splits import Examples
+from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Score, Truth
 from compress.tasks.similarity import pair_similarities, similarities, spearman
-from compress.tasks.tokens import TokenInputs, encode_texts
 
 
 @dataclass(frozen=True)

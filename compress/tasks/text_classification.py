@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.data.splits import Examples
+from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Score, Truth
 from compress.tasks.classification import accuracy, predicted_classes
-from compress.tasks.tokens import TokenInputs, encode_texts
 
 
 @dataclass(frozen=True)

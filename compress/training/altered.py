@@ -9,11 +9,11 @@ from torch import nn
 
 from compress.core.errors import PassError
 from compress.core.records import Curve
+from compress.encoding.inputs import Inputs
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import RecoverySpec
 from compress.step import StepContext
-from compress.tasks.base import Inputs
 from compress.training.batches import to_tensors
 from compress.training.heal import recover
 

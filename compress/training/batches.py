@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.tasks.base import Batch
+from compress.encoding.inputs import Batch
 
 WINDOW = 64
 """Batches whose examples are sorted by length together: larger pads less, smaller shuffles more."""

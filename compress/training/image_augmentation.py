@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.encoding.images import PIXEL_VALUES, ImageInputs
+from compress.encoding.inputs import Batch
 from compress.profile.distill_spec import AugmentSpec
-from compress.tasks.base import Batch
-from compress.tasks.images import PIXEL_VALUES, ImageInputs
 
 Box = tuple[int, int, int, int]
 """Top, bottom, left and right of a patch; bottom and right are past its end."""

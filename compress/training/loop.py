@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from compress.core.errors import PassError
 from compress.core.progress import Progress
 from compress.core.records import Curve, CurvePoint
+from compress.encoding.inputs import Inputs
 from compress.profile.training_spec import TrainingSpec
-from compress.tasks.base import Inputs
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.checkpointing import (
     Checkpoint,

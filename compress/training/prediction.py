@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.encoding.inputs import Inputs
 from compress.models.io.outputs import outputs_of
-from compress.tasks.base import Inputs, Task, Truth
+from compress.tasks.base import Task, Truth
 from compress.training.attention_precision import Float32Attention
 from compress.training.batches import batches_by_length, to_tensors
 

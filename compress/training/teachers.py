@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from compress.core.files import make_folder, write_sealed
 from compress.core.progress import Progress
 from compress.core.units import GIB
+from compress.encoding.inputs import Inputs
+from compress.encoding.tokens import ATTENTION_MASK, TokenInputs
 from compress.store.cache import SIGNALS_NOTE
-from compress.tasks.base import Inputs
-from compress.tasks.tokens import ATTENTION_MASK, TokenInputs
 from compress.training.batches import to_tensors
 from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
 from compress.training.signal_cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal

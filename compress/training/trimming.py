@@ -10,6 +10,8 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import copy_file, write_json, write_text
 from compress.core.reading import read_mapping
+from compress.encoding.inputs import Inputs
+from compress.encoding.tokens import TokenInputs
 from compress.models.text.vocabulary import (
     Ids,
     check_can_trim,
@@ -20,8 +22,6 @@ from compress.models.text.vocabulary import (
 )
 from compress.profile.distill_spec import VocabularySpec
 from compress.step import StepContext
-from compress.tasks.base import Inputs
-from compress.tasks.tokens import TokenInputs
 
 
 @dataclass(frozen=True)

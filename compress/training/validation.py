@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from compress.core.artifacts import Artifact
+from compress.encoding.inputs import Inputs
 from compress.step import StepContext
-from compress.tasks.base import Inputs, Truth
+from compress.tasks.base import Truth
 from compress.training.prediction import score
 from compress.training.references import truth_beside
 

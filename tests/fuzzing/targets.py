@@ -23,6 +23,7 @@ from compress.cli.root import main
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, STRUCTURE, TASK, TOKENIZER
 from compress.core.reading import parse_json
 from compress.data.sources import fingerprint, load
+from compress.encoding.tokens import encode_texts
 from compress.engine.foreign_onnx import Given, take_in, task_of_file
 from compress.measure.results import result_fault
 from compress.models.io.checkpoints import load_model
@@ -35,7 +36,6 @@ from compress.report.data.frame import contract_text
 from compress.runtimes.runner import write_batches
 from compress.store.runs import RunStore
 from compress.targets.ssh.device import Facts
-from compress.tasks.tokens import encode_texts
 from tests.fuzzing.mutations import changed_bytes, changed_json
 from tests.jobs import write_job
 from tests.records import bert_run

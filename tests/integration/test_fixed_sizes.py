@@ -15,16 +15,16 @@ from compress.core.errors import ModelError, UsageError
 from compress.core.progress import Silent
 from compress.core.records import RunRecord
 from compress.data.splits import Examples
+from compress.encoding.interface import as_taken
 from compress.engine.foreign_onnx import Given, take_in
 from compress.engine.measuring import measure_files
 from compress.profile.measure_request import MeasureRequest
 from compress.profile.schema import DataSpec, TargetSpec
 from compress.report.data.frame import contract
 from compress.tasks import task_of
-from compress.tasks.interface import OwnInterfaces
 from tests.tiny_onnx import LABELS, VOTES, write_halves_artifact, write_votes_artifact
 
-TASK = OwnInterfaces(task_of("text-classification", DataSpec(path="unused")))
+TASK = task_of("text-classification", DataSpec(path="unused"))
 TEXTS = ("red blue", "cat dog cat red", "runs sings runs runs cat blue red red", "")
 
 
@@ -48,7 +48,7 @@ def taken(file: Path, out: Path) -> Any:
 
 def outputs(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
     """Outputs of a model on texts, one by one, as the measurement encodes them."""
-    inputs = TASK.encode(Examples(texts, np.zeros(len(texts), np.int64)), folder)
+    inputs = as_taken(TASK.encode(Examples(texts, np.zeros(len(texts), np.int64)), folder), folder)
     session = onnxruntime.InferenceSession(str(folder / ONNX_MODEL), providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, dict(inputs.batch([row])))[0] for row in range(len(texts))])
 
@@ -56,7 +56,8 @@ def outputs(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
 def test_texts_are_padded_and_cut_to_the_length(tmp_path: Path):
     found = taken(fixed(tmp_path / "model", 1, 5), tmp_path / "taken")
     assert found.fixed.facts() == {"batch_size": 1, "length": 5}
-    inputs = TASK.encode(Examples(TEXTS, np.zeros(len(TEXTS), np.int64)), tmp_path / "taken")
+    folder = tmp_path / "taken"
+    inputs = as_taken(TASK.encode(Examples(TEXTS, np.zeros(len(TEXTS), np.int64)), folder), folder)
     batch = inputs.batch([0])
     assert batch["input_ids"].shape == (1, 5)
     assert batch["attention_mask"].sum() < 5

@@ -24,6 +24,7 @@ from transformers import (
 from compress.core.artifacts import STRUCTURE, Artifact
 from compress.core.errors import ModelError, PassError
 from compress.data.splits import Examples
+from compress.encoding.tokens import TokenInputs
 from compress.lowering import step as lower
 from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
@@ -39,7 +40,6 @@ from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
-from compress.tasks.tokens import TokenInputs
 from tests.gpu import gpu_target
 from tests.integration import test_images_after_training as of_images
 from tests.integration.test_low_rank import fresh_outputs

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.errors import ModelError
 from compress.data.splits import Examples
+from compress.encoding.inputs import Batch
 from compress.lowering import step as lower
 from compress.lowering.parity import outputs_of
 from compress.models.io.checkpoints import load_model
@@ -27,7 +28,6 @@ from compress.passes.quantize.step import calibration_batches
 from compress.profile.base import Spec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Batch
 from compress.training.prediction import predict
 from compress.training.rounded_model import RoundedModel, folding_factors
 from tests.integration import test_images_after_training as of_images

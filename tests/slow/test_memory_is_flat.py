@@ -39,7 +39,7 @@ import torch
 
 from compress.profile.training_spec import TrainingSpec
 from compress.core.progress import Silent
-from compress.tasks.tokens import encode_texts
+from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
 from compress.training.losses import logits_kl
 from compress.training.teachers import cached_signals
@@ -74,7 +74,7 @@ from pathlib import Path
 
 from compress.passes.distill.material import check_segmentation, extra_texts, joined
 from compress.profile.distill_spec import AugmentSpec, VocabularySpec
-from compress.tasks.tokens import encode_texts
+from compress.encoding.tokens import encode_texts
 from compress.training.trimming import write_tokenizer
 from tests.tiny import tiny_bert, write_torch_artifact
 

@@ -14,6 +14,8 @@ from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from compress.core.errors import PassError
 from compress.core.progress import Silent
+from compress.encoding.subset import InputSubset
+from compress.encoding.tokens import TokenInputs
 from compress.passes.distill.lesson import Lesson, LiveAnswers, MeanAnswers, NoAnswers, mutual_loss
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.teaching import changed_pixels
@@ -21,8 +23,6 @@ from compress.passes.distill.training_module import Trainee, follow
 from compress.profile.distill_spec import AugmentSpec, SelectSpec
 from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec
 from compress.profile.training_spec import TrainingSpec
-from compress.tasks.subset import InputSubset
-from compress.tasks.tokens import TokenInputs
 from compress.training.loop import train
 from compress.training.objective import Objective, build_objective
 from compress.training.optimization import adamw

@@ -12,10 +12,10 @@ from compress.core.artifacts import TASK, TOKENIZER, Artifact
 from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
 from compress.core.forms import TORCH_FLOAT
+from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
 from compress.passes.distill.material import cut_alike
-from compress.tasks.tokens import TokenInputs, encode_texts
 from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
 
 CUT_OFF = 5

@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("profile",),
     ("plan",),
     ("data", "models", "store"),
+    ("encoding",),
     ("tasks",),
     ("runtimes", "targets"),
     ("measure",),

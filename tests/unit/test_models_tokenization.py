@@ -15,13 +15,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
+from compress.encoding.tokens import encode_texts
 from compress.models.text.sentence_settings import read_sentence_settings
 from compress.models.text.text_format import TextFormat
 from compress.models.text.tokenization import ODD, Tokenization, of_transformers, read_tokenization
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.profile.model_checks.tokenizers import SENTENCE_SETTING, TOKENIZER_MISSING, TOKENIZER_SETTING
 from compress.runtimes import runner
-from compress.tasks.tokens import encode_texts
 
 CORPUS = [
     "The garden has roses, Tulips and a hedge.",

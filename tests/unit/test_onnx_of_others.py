@@ -16,12 +16,12 @@ from onnx.external_data_helper import set_external_data
 from compress.core.artifacts import TASK
 from compress.core.errors import ModelError
 from compress.core.files import write_json
+from compress.encoding.interface import Interface, OwnInputs, in_label_order
 from compress.engine.foreign_onnx import Given, TakenIn, take_in
 from compress.engine.interfaces import channels_last
 from compress.models.io.labels import match_labels
 from compress.models.io.onnx_files import Port
 from compress.runtimes import runner
-from compress.tasks.interface import Interface, OwnInputs, in_label_order
 from tests.unit.test_onnx_copies import digests
 
 NODE = helper.make_node

@@ -21,6 +21,7 @@ from compress.core.artifacts import STRUCTURE
 from compress.core.errors import PassError
 from compress.core.forms import Structure
 from compress.data.splits import Examples
+from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.importance import channels_of_heads
@@ -30,7 +31,6 @@ from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
-from compress.tasks.tokens import TokenInputs
 from tests import steps
 from tests.pruning import prune
 from tests.tiny import (

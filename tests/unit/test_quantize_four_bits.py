@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.encoding.inputs import Batch
 from compress.passes.quantize.layers import layers
 from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
@@ -24,7 +25,6 @@ from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.profile.pass_specs import QuantizeSpec
 from compress.runtimes.runner import open_session
-from compress.tasks.base import Batch
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compress.encoding.tokens import encode_texts
 from compress.runtimes import runner
-from compress.tasks.tokens import encode_texts
 from tests.tiny_onnx import LABELS, write_embedder_artifact, write_votes_artifact
 
 SOURCE = Path(runner.__file__).read_text(encoding="utf-8")

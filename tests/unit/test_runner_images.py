@@ -12,8 +12,8 @@ from PIL import Image
 
 from compress.data.framing import framed
 from compress.data.images import pixels_of
+from compress.encoding.images import ImageFormat, ImageInputs
 from compress.runtimes import runner
-from compress.tasks.images import ImageFormat, ImageInputs
 from tests.tiny_onnx import GREY, write_halves_artifact
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")

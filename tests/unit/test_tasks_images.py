@@ -12,10 +12,10 @@ from PIL import Image
 
 from compress.core.errors import DataError, ModelError
 from compress.data.splits import Examples
+from compress.encoding.images import ImageFormat, ImageInputs, complete_format
 from compress.profile.schema import DataSpec
 from compress.tasks import task_of
 from compress.tasks.base import Truth
-from compress.tasks.images import ImageFormat, ImageInputs, complete_format
 
 TASK = task_of("image-classification", DataSpec(path="unused"))
 GREY = ImageFormat((2, 2), 1, (0.5,), (0.25,))

@@ -13,14 +13,14 @@ from PIL import Image, ImageOps
 
 from compress.core.errors import ModelError
 from compress.data.images import pixels_of
-from compress.profile.preprocess_spec import PreprocessSpec
-from compress.runtimes import runner
-from compress.tasks.preprocessing import (
+from compress.encoding.preprocessing import (
     DeclaredImages,
     declared_by_us,
     declared_images,
     declared_in_profile,
 )
+from compress.profile.preprocess_spec import PreprocessSpec
+from compress.runtimes import runner
 
 SQUARE = {"height": 20, "width": 24}
 WITHIN = {"max_height": 30, "max_width": 25}

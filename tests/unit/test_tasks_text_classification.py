@@ -19,11 +19,11 @@ from tokenizers.processors import TemplateProcessing
 
 from compress.core.errors import ModelError
 from compress.data.splits import Examples
+from compress.encoding.tokens import TokenInputs, encode_texts, unknown_share
 from compress.profile.schema import DataSpec
 from compress.tasks import task_of
 from compress.tasks.base import Task, Truth
 from compress.tasks.classification import class_scores, confusion, macro_f1
-from compress.tasks.tokens import TokenInputs, encode_texts, unknown_share
 from tests.tiny import write_torch_artifact
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "one", "two", "three")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from compress.encoding.images import ImageFormat, ImageInputs
 from compress.profile.distill_spec import AugmentSpec
-from compress.tasks.images import ImageFormat, ImageInputs
 from compress.training.image_augmentation import (
     AugmentedImages,
     blend_images,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from compress.core.errors import PassError
 from compress.core.progress import Silent
+from compress.encoding.tokens import TokenInputs
 from compress.profile.training_spec import TrainingSpec
-from compress.tasks.tokens import TokenInputs
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
 from compress.training.loop import TrainResult, train
 from compress.training.losses import label_cross_entropy

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from compress.data.framing import Framing
+from compress.encoding.images import ImageFormat
 from compress.passes.export.web import folder
-from compress.tasks.images import ImageFormat
 
 NODE = shutil.which("node")
 PAGE = Path(folder.__file__).with_name("page")

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.encoding.tokens import TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
@@ -25,7 +26,6 @@ from compress.profile.combination_checks import losses_of
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.profile.loss_specs import LogitsLoss
 from compress.step import StepContext
-from compress.tasks.tokens import TokenInputs
 from compress.training.data_free.images import train_data_free_images
 from compress.training.data_free.texts import sample_texts
 from compress.training.data_free.words import Frame, spoken_words

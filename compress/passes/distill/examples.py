@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
+from compress.encoding.inputs import Inputs
+from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
 from compress.passes.distill.material import cut_alike, extra_texts, joined, translated
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
-from compress.tasks.base import Inputs
-from compress.tasks.tokens import TokenInputs
 from compress.training.trimming import tokens_of
 
 Origin = Literal["train", "unlabeled", "augmented", "sampled"]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.data.splits import UNLABELLED
+from compress.encoding.inputs import Inputs
+from compress.encoding.tokens import ATTENTION_MASK
 from compress.passes.distill.training_module import Trainee
-from compress.tasks.base import Inputs
-from compress.tasks.tokens import ATTENTION_MASK
 from compress.training.batches import to_tensors
 from compress.training.losses import label_cross_entropy, logits_kl
 from compress.training.prediction import Device

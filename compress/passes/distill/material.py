@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from compress.core.artifacts import TOKENIZER
 from compress.core.errors import ModelError, PassError
+from compress.encoding.inputs import Inputs
+from compress.encoding.tokens import TokenInputs
 from compress.models.text.vocabulary import (
     Ids,
     Vocabulary,
@@ -19,8 +21,6 @@ from compress.models.text.vocabulary import (
 )
 from compress.profile.distill_spec import AugmentSpec
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
-from compress.tasks.base import Inputs
-from compress.tasks.tokens import TokenInputs
 from compress.training.augmentation import augment, nearest_neighbours
 from compress.training.trimming import Words, tokens_of
 

@@ -14,6 +14,7 @@ from compress.core.errors import PassError
 from compress.core.files import empty_folder
 from compress.core.forms import TORCH_FLOAT
 from compress.core.records import Curve
+from compress.encoding.images import PIXEL_VALUES
 from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
@@ -27,7 +28,6 @@ from compress.profile.combination_checks import losses_of, needs_teacher
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
 from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
 from compress.step import StepContext, StepResult
-from compress.tasks.images import PIXEL_VALUES
 from compress.training.validation import Validation
 
 

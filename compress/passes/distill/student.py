@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import copy_file, write_json
+from compress.encoding.inputs import Inputs
+from compress.encoding.subset import InputSubset
+from compress.encoding.tokens import TokenInputs
 from compress.models.io.checkpoints import load_for_labels, load_model
 from compress.models.io.plain import PlainModel
 from compress.models.students.cut import make_student, student_shape
@@ -20,9 +23,6 @@ from compress.models.students.vision import fresh_vision
 from compress.models.text.vocabulary import Ids, trim_embeddings
 from compress.profile.distill_spec import DistillSpec
 from compress.step import StepContext
-from compress.tasks.base import Inputs
-from compress.tasks.subset import InputSubset
-from compress.tasks.tokens import TokenInputs
 from compress.training.batches import to_tensors
 from compress.training.trimming import Words, tokens_shown, write_tokenizer
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import PassError
 from compress.core.records import Curve
+from compress.encoding.images import PIXEL_VALUES
+from compress.encoding.inputs import Inputs
+from compress.encoding.subset import InputSubset
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import read_vocabulary
 from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
@@ -33,9 +36,6 @@ from compress.profile.combination_checks import losses_of, needs_teacher, trains
 from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
 from compress.profile.loss_specs import LossSpec, loss_of
 from compress.step import StepContext
-from compress.tasks.base import Inputs
-from compress.tasks.images import PIXEL_VALUES
-from compress.tasks.subset import InputSubset
 from compress.training.batches import to_tensors
 from compress.training.image_augmentation import blend_images, move_images
 from compress.training.loop import TrainResult, train

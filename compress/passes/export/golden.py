@@ -14,9 +14,9 @@ from compress.core.forms import Form, Numbers
 from compress.data.framing import Framing, Pixels, framed
 from compress.data.images import pixels_of
 from compress.data.splits import Examples, Item
+from compress.encoding.images import ImageFormat
 from compress.passes.export.layout import GOLDEN_IMAGES
 from compress.runtimes.runner import Predictor, SentenceEncoder, open_predictor, softmax
-from compress.tasks.images import ImageFormat
 
 PROBABILITY_TOLERANCE = 1e-3
 QUANTIZED_PROBABILITY_TOLERANCE = 0.05

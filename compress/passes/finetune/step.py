@@ -8,13 +8,14 @@ from torch import Tensor
 from compress.core.artifacts import copy_interface
 from compress.core.errors import PassError
 from compress.core.forms import TORCH_FLOAT
+from compress.encoding.images import ImageInputs
+from compress.encoding.inputs import Inputs
 from compress.measure.chance import VALIDATION_FACT, against_most_frequent
 from compress.models.io.checkpoints import count_parameters, load_for_labels, save_model
 from compress.profile.distill_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Inputs, Truth
-from compress.tasks.images import ImageInputs
+from compress.tasks.base import Truth
 from compress.training.image_augmentation import AugmentedImages
 from compress.training.loop import train
 from compress.training.losses import balanced_weights, label_cross_entropy

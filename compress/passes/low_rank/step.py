@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from compress.core.artifacts import copy_interface
 from compress.core.errors import PassError
+from compress.encoding.inputs import Inputs
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank.factoring import Decomposition, decompose
 from compress.passes.low_rank.places import Place, factor, places_of, second_moments
 from compress.passes.low_rank.ranks import choose_ranks
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Inputs
 from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors
 from compress.training.validation import Validation

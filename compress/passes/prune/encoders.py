@@ -11,6 +11,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.core.errors import PassError
+from compress.encoding.inputs import Inputs
 from compress.models.anatomy.families import Encoder, Layer, encoder_of
 from compress.models.anatomy.pruned import block_sizes, regularise
 from compress.models.anatomy.stream import block_influence
@@ -33,7 +34,6 @@ from compress.passes.prune.saliency import (
 from compress.passes.prune.selection import between, comparable, least_of_all
 from compress.passes.prune.surgery import Surgeon
 from compress.profile.prune_spec import PruneSpec, RemoveSpec
-from compress.tasks.base import Inputs
 from compress.training.batches import shuffled_batches, to_tensors
 
 

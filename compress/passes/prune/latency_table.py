@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.units import BYTES_PER_MB, MIB
+from compress.encoding.inputs import Batch
 from compress.lowering.export import OPSET
 from compress.lowering.graph import MS_DOMAIN
 from compress.measure.disturbance import any_disturbed
@@ -23,7 +24,6 @@ from compress.measure.jobs import JobFolder
 from compress.measure.latency import Timed, timed, undisturbed_ms
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Batch
 
 POINTS = 8
 """Sizes of each part that are timed; those between are interpolated."""

@@ -12,9 +12,9 @@ import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.encoding.inputs import Inputs
 from compress.models.io.outputs import outputs_of
 from compress.profile.prune_spec import PruneSpec
-from compress.tasks.base import Inputs
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.losses import label_cross_entropy
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import ONNX_MODEL, TASK, copy_interface
 from compress.core.errors import ModelError
 from compress.core.files import make_folder
+from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.measure.disturbance import chosen_while_disturbed
@@ -33,7 +34,6 @@ from compress.profile.prune_spec import PruneSpec, PruneTargetSpec
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Batch
 from compress.training.batches import to_tensors
 from compress.training.world import current_world
 

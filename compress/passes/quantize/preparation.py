@@ -10,12 +10,12 @@ import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.files import empty_folder
+from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.int8.cross_layer_equalization import equalize
 from compress.passes.quantize.int8.smoothquant import smooth
 from compress.passes.quantize.layers import layers_to_quantize
 from compress.profile.pass_specs import QuantizeSpec
-from compress.tasks.base import Batch
 
 
 def prepare(

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.core.errors import ModelError, PassError
 from compress.core.files import make_folder, publish, remove
+from compress.encoding.inputs import Batch, Inputs
 from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.variants import compare_variants, variant_scores
 from compress.passes.quantize.int8.choice import Candidate, choose
@@ -36,7 +37,7 @@ from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Batch, Inputs, Truth
+from compress.tasks.base import Truth
 
 ATTEMPTS = "attempts"
 """Folder of what is written while the best is sought."""

@@ -11,6 +11,14 @@ from compress.core.errors import ModelError
 from compress.core.files import write_json
 from compress.core.package_paths import CODE as CODE_SOURCE
 from compress.data.splits import Item
+from compress.encoding.images import ImageFormat, usual_channels, usual_size
+from compress.encoding.preprocessing import (
+    CODE,
+    DeclaredImages,
+    declared_by_us,
+    declared_images,
+    declared_in_profile,
+)
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.models.io.image_teachers import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
 from compress.models.io.plain import PlainModel, image_outputs
@@ -18,14 +26,6 @@ from compress.passes.source.module_checks import check_module, is_drawn_at_rando
 from compress.passes.source.module_images import images_taken
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.step import StepContext
-from compress.tasks.images import ImageFormat, usual_channels, usual_size
-from compress.tasks.preprocessing import (
-    CODE,
-    DeclaredImages,
-    declared_by_us,
-    declared_images,
-    declared_in_profile,
-)
 
 UNDECLARED = "preprocess-undeclared"
 

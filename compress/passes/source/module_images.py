@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from compress.core.errors import ModelError
 from compress.data.splits import Item
+from compress.encoding.images import usual_channels, usual_size
+from compress.encoding.preprocessing import DeclaredImages
 from compress.models.io.plain import PlainModel, image_outputs
-from compress.tasks.images import usual_channels, usual_size
-from compress.tasks.preprocessing import DeclaredImages
 
 _USUAL_SIDES = (
     *(

@@ -16,8 +16,8 @@ from torch.optim import Adam, Optimizer
 from compress.core.errors import PassError
 from compress.core.progress import Progress
 from compress.core.records import Curve, CurvePoint
+from compress.encoding.images import PIXEL_VALUES
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
-from compress.tasks.images import PIXEL_VALUES
 from compress.training.checkpointing import (
     copy_weights,
     load_checkpoint,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.core.files import discard
+from compress.encoding.inputs import Batch
 from compress.runtimes.runner import open_session
-from compress.tasks.base import Batch
 
 Floats = NDArray[np.float32]
 

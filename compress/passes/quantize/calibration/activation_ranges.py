@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from compress.encoding.inputs import Batch
 from compress.passes.quantize.calibration.activation_capture import Floats, observe
 from compress.passes.quantize.calibration.observers import AverageExtremes, Extremes, Histogram
 from compress.passes.quantize.calibration.ranges import (
@@ -16,7 +17,6 @@ from compress.passes.quantize.calibration.ranges import (
     mse_range,
     percentile_range,
 )
-from compress.tasks.base import Batch
 
 Method = Literal["minmax", "average", "entropy", "percentile", "mse"]
 Statistic = Extremes | AverageExtremes | Histogram

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compress.encoding.inputs import Batch
 from compress.lowering.graph import add_initializer, attribute, constant, replace
 from compress.passes.quantize.calibration.activation_capture import observe
 from compress.passes.quantize.calibration.observers import ChannelMean
@@ -29,7 +30,6 @@ from compress.passes.quantize.int8.affine import (
 )
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear
 from compress.passes.quantize.weights import weight_now
-from compress.tasks.base import Batch
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -13,13 +13,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compress.encoding.inputs import Batch
 from compress.passes.quantize.calibration.activation_capture import observe
 from compress.passes.quantize.calibration.observers import ChannelSample
 from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, rounded_activations
 from compress.passes.quantize.layers import Layer
 from compress.passes.quantize.scale_folding import divisible, groups, scale_channels
 from compress.passes.quantize.weights import weight_now
-from compress.tasks.base import Batch
 
 Floats = NDArray[np.float32]
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.files import empty_folder
 from compress.core.numerics import reduced_range
+from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.calibration.activation_ranges import calibrate
 from compress.passes.quantize.calibration.ranges import Range
@@ -23,7 +24,6 @@ from compress.passes.quantize.int8.static import needed_values, quantize_static,
 from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_name
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.profile.pass_specs import QuantizeSpec
-from compress.tasks.base import Batch
 
 
 class Writer:

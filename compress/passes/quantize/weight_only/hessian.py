@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.encoding.inputs import Batch
 from compress.passes.quantize.calibration.activation_capture import observe
-from compress.tasks.base import Batch
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from compress.encoding.inputs import Batch
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
 from compress.passes.quantize.scale_folding import groups, scale_channels
@@ -18,7 +19,6 @@ from compress.passes.quantize.weight_only.hessian import Moments, moments_of
 from compress.passes.quantize.weight_only.hqq import fit_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import BITS, Blocked, BlocksOf, quantize_weights
 from compress.profile.pass_specs import QuantizeSpec
-from compress.tasks.base import Batch
 
 
 def quantize_to_four_bits(

@@ -16,7 +16,7 @@ from compress.core.reading import read_mapping
 from compress.data.framing import AS_USUAL, Framing, Pixels, framed
 from compress.data.images import image_size, pixel_statistics, pixels_of
 from compress.data.splits import Item, item_bytes
-from compress.tasks.base import Batch
+from compress.encoding.inputs import Batch
 
 PIXEL_VALUES = "pixel_values"
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping, understood
+from compress.encoding.inputs import Batch
 from compress.models.text.text_format import TextFormat
 from compress.models.text.tokenizer_files import open_tokenizer
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
-from compress.tasks.base import Batch
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"

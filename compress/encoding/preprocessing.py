@@ -9,9 +9,9 @@ from typing import Any
 from compress.core.errors import ModelError
 from compress.data.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
 from compress.data.splits import Item
+from compress.encoding.image_processors import open_processor, probe, settings_of
+from compress.encoding.images import ImageFormat, complete_format
 from compress.profile.preprocess_spec import PreprocessSpec, pair
-from compress.tasks.image_processors import open_processor, probe, settings_of
-from compress.tasks.images import ImageFormat, complete_format
 
 CODE = "image-processor"
 _BRIGHTEST = 255.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.tasks.base import Batch, Inputs
+from compress.encoding.inputs import Batch, Inputs
 
 
 @dataclass(frozen=True)

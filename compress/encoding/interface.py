@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, read_mapping
 from compress.core.errors import ModelError
-from compress.data.splits import Examples
-from compress.profile.schema import DataSpec
-from compress.tasks.base import Batch, Inputs, Score, Task, Truth
-from compress.tasks.tokens import INPUT_IDS, TokenInputs
+from compress.encoding.inputs import Batch, Inputs
+from compress.encoding.tokens import INPUT_IDS, TokenInputs
 
 SECTION = "interface"
 _CHANNELS_LAST = (0, 2, 3, 1)
@@ -124,49 +122,10 @@ class OwnInputs:
         return np.pad(values, ((0, 0), (0, self.length - values.shape[1])), constant_values=filler)
 
 
-@dataclass(frozen=True)
-class OwnInterfaces:
-    """A task for models of which each may call its inputs otherwise: `encode` follows the model's `task.json`."""
-
-    task: Task
-
-    @property
-    def name(self) -> str:
-        """What the profile calls the task."""
-        return self.task.name
-
-    @property
-    def metric(self) -> str:
-        """What `score` measures."""
-        return self.task.metric
-
-    @property
-    def data(self) -> DataSpec:
-        """What is said of the data."""
-        return self.task.data
-
-    @property
-    def labelled(self) -> bool:
-        """Whether outputs are scores of labels."""
-        return self.task.labelled
-
-    def encode(self, examples: Examples, model: Path) -> Inputs:
-        """Encode examples as the directory `model` declares it, under the names that its model has for them."""
-        inputs = self.task.encode(examples, model)
-        interface = Interface.of(read_mapping(model / TASK))
-        return inputs if interface is None else OwnInputs(inputs, interface.inputs, interface.length)
-
-    def needs_reference(self, examples: Examples) -> bool:
-        """Whether `score` compares with the baseline's outputs."""
-        return self.task.needs_reference(examples)
-
-    def score(self, outputs: NDArray[np.float32], truth: Truth) -> Score:
-        """The primary metric of outputs (n, labels or width)."""
-        return self.task.score(outputs, truth)
-
-    def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Outputs (n, labels) -> predicted label indices (n,)."""
-        return self.task.predictions(outputs)
+def as_taken(inputs: Inputs, model: Path) -> Inputs:
+    """Encoded examples as the model of the directory `model` takes them: under the names that it has for them."""
+    interface = Interface.of(read_mapping(model / TASK))
+    return inputs if interface is None else OwnInputs(inputs, interface.inputs, interface.length)
 
 
 def in_label_order(outputs: NDArray[np.float32], interface: Interface | None) -> NDArray[np.float32]:

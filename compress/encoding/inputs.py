@@ -1,0 +1,40 @@
+"""Encoded examples as a model takes them: the seam between what reads examples and what batches them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Batch = dict[str, NDArray[Any]]
+
+
+class Inputs(Protocol):
+    """Encoded examples of one split, ragged, ready to be batched for a model.
+
+    `lengths`: int64 (n,), the cost of each example (tokens; 1 each for images), for length bucketing. `input_names`
+    are both the keyword arguments of the torch model and the input names of its ONNX file.
+    """
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Cost of each example."""
+        ...
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Inputs of the model, in its order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """sha256 over all that a model is given: equal inputs, equal digests."""
+        ...
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The examples at `indices`: token ids padded to the longest of them, int64 (len(indices), length) each, or
+        pixels, float32 (len(indices), channels, height, width)."""
+        ...
