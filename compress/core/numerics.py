@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from compress.profile.training_spec import Precision
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from compress.core.numerics import Numerics, reduced_range
+from compress.core.numerics import Numerics, Precision, reduced_range
 from compress.plan.steps import STEP_KINDS, Plan, PlannedStep
 from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
@@ -19,7 +19,7 @@ from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import TeacherSpec
 from compress.profile.timed_on import timed_on
-from compress.profile.training_spec import Precision, TrainingSpec
+from compress.profile.training_spec import TrainingSpec
 
 _ROOT = Path(__file__).parents[1]
 _PLACES = ("path", "name", "revision")

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from compress.core.numerics import Precision
 from compress.profile.base import PassSpecBase
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class TrainingSpec(PassSpecBase):
