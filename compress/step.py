@@ -11,7 +11,7 @@ from compress.core.artifacts import Artifact
 from compress.core.forms import Form
 from compress.core.progress import Progress
 from compress.core.records import Curve
-from compress.profile.base import Spec
+from compress.core.spec import Spec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task, TrainingData
 

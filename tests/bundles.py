@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from compress.core.artifacts import Artifact
+from compress.core.spec import Spec
 from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.passes.export import step as export
 from compress.passes.quantize import step as quantize
-from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Task, TrainingData

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.core.artifacts import Artifact, seal
 from compress.core.progress import Silent
-from compress.profile.base import Spec
+from compress.core.spec import Spec
 from compress.profile.schema import TargetSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve

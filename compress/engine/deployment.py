@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from compress.core.numerics import bytes_overflow
 from compress.profile.device import is_ssh
-from compress.profile.pass_specs import PassEntry, QuantizeEntry, QuantizeSpec
+from compress.profile.pass_specs import PASSES, PassEntry, QuantizeSpec
 from compress.profile.schema import Profile
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import survey
@@ -38,14 +38,16 @@ def decided_where_known(profile: Profile) -> Profile:
 
 
 def _is_open(entry: PassEntry) -> bool:
-    return isinstance(entry, QuantizeEntry) and _is_open_spec(entry.quantize)
-
-
-def _is_open_spec(spec: QuantizeSpec) -> bool:
-    return spec.library == "onnxruntime" and spec.bits == 8 and spec.reduce_range == "auto"
+    spec = entry.body
+    return (
+        isinstance(spec, QuantizeSpec)
+        and spec.library == "onnxruntime"
+        and spec.bits == 8
+        and spec.reduce_range == "auto"
+    )
 
 
 def _decided(entry: PassEntry, needed: bool) -> PassEntry:
-    if not (isinstance(entry, QuantizeEntry) and _is_open_spec(entry.quantize)):
+    if not _is_open(entry):
         return entry
-    return QuantizeEntry(quantize=entry.quantize.model_copy(update={"reduce_range": needed}))
+    return PASSES.entry(entry.body.model_copy(update={"reduce_range": needed}))

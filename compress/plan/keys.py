@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from compress.core.numerics import Numerics, Precision, reduced_range
+from compress.core.spec import Spec
 from compress.plan.steps import STEP_KINDS, Plan, PlannedStep
-from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
@@ -32,6 +32,8 @@ _CONTRACT = frozenset(
         "compress/core/progress.py",
         "compress/core/units.py",
         "compress/core/records.py",
+        "compress/core/spec.py",
+        "compress/core/entries.py",
         "compress/profile/",
     )
 )

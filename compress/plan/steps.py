@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
 from compress.core.records import Role
-from compress.profile.base import Spec
+from compress.core.spec import PassSpec, Spec
 from compress.profile.distill_spec import DistillSpec
-from compress.profile.pass_specs import PassSpec, QuantizeSpec
+from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import Profile, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 

@@ -6,22 +6,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compress.core.entries import single_key
 from compress.core.errors import Fault
 from compress.core.forms import TORCH_FLOAT, Framework, Numbers
-from compress.profile.base import single_key
+from compress.core.spec import PassSpec
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.pass_specs import ExportSpec, PassSpec, QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
+from compress.profile.pass_specs import PASSES, QuantizeSpec
 from compress.profile.yaml_lines import ProfileSource
-
-_SPECS: dict[str, type[PassSpec]] = {
-    "distill": DistillSpec,
-    "prune": PruneSpec,
-    "low_rank": LowRankSpec,
-    "quantize": QuantizeSpec,
-    "export": ExportSpec,
-}
 
 
 def chain_faults(source: ProfileSource) -> list[Fault]:
@@ -34,7 +26,7 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
     averaged: str | None = None
     for index, entry in enumerate(passes):
         kind = single_key(entry)
-        if kind not in _SPECS:
+        if kind is None or kind not in PASSES.table:
             continue
         spec = _spec_or_defaults(kind, entry[kind])
         if not spec.fits(form):
@@ -94,7 +86,7 @@ def _onnx_targets(source: ProfileSource, index: int, bits: int) -> list[Fault]:
 
 
 def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
-    cls = _SPECS[kind]
+    cls = PASSES.table[kind]
     try:
         return cls.model_validate(body)
     except ValidationError:

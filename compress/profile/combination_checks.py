@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compress.profile.base import Spec
+from compress.core.spec import Spec
 from compress.profile.distill_spec import DistillSpec, StageSpec
 from compress.profile.loss_specs import (
     AttentionLoss,
@@ -22,7 +22,6 @@ from compress.profile.loss_specs import (
     OutputLoss,
     RelationLoss,
     SimilarityLoss,
-    loss_of,
 )
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
@@ -54,7 +53,7 @@ _INNER = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss, ContrastiveLos
 
 def losses_of(stage: StageSpec) -> list[LossSpec]:
     """The losses of a stage."""
-    return [loss_of(entry) for entry in stage.losses]
+    return [entry.body for entry in stage.losses]
 
 
 def needs_teacher(loss: LossSpec) -> bool:

@@ -7,16 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.profile.base import HubName, PassSpecBase, Spec
-from compress.profile.loss_specs import (
-    LabelsLoss,
-    LabelsLossEntry,
-    LogitsLoss,
-    LogitsLossEntry,
-    LossEntry,
-    Positive,
-    Weight,
-)
+from compress.core.spec import HubName, PassSpec, PassSpecBase, Spec
+from compress.profile.loss_specs import LOSSES, LabelsLoss, LogitsLoss, LossEntry, Positive, Weight
 from compress.profile.student_spec import StudentSpec
 from compress.profile.training_spec import FinetuneSpec, Fraction, TrainingSpec
 
@@ -150,7 +142,7 @@ class StageSpec(PassSpecBase):
     """Examples a step."""
 
 
-class DistillSpec(TrainingSpec):
+class DistillSpec(TrainingSpec, PassSpec):
     """Train a smaller student from a teacher, from several, or from itself."""
 
     kind: ClassVar[str] = "distill"
@@ -161,8 +153,8 @@ class DistillSpec(TrainingSpec):
     vocabulary: Literal["keep", "trim"] | VocabularySpec = "keep"
     """`trim` keeps the tokens that the data uses plus a margin of 500."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] = (
-        LogitsLossEntry(logits=LogitsLoss(weight=0.9)),
-        LabelsLossEntry(labels=LabelsLoss(weight=0.1)),
+        LOSSES.entry(LogitsLoss(weight=0.9)),
+        LOSSES.entry(LabelsLoss(weight=0.1)),
     )
     """Weighted losses, summed; of the one stage where there are no `stages`."""
     stages: tuple[StageSpec, ...] = ()
@@ -266,5 +258,5 @@ def _refuse_shown_data(spec: DistillSpec) -> None:
     if spec.augment is not None:
         raise ValueError("data_free shows no training data, so there is nothing to augment")
     for stage in spec.staged:
-        if any(isinstance(entry, LabelsLossEntry) for entry in stage.losses):
+        if any(isinstance(entry.body, LabelsLoss) for entry in stage.losses):
             raise ValueError("data_free has no labels: leave the labels loss out")

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from compress.core.entries import OneKey
 from compress.core.errors import Fault
 from compress.profile.yaml_lines import Path_, ProfileSource
 
@@ -117,7 +118,12 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Every model class in an annotation, through unions, tuples and `Annotated`."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _models_in(get_args(annotation)[0])
+        held, *metadata = get_args(annotation)
+        entries = [one for one in metadata if isinstance(one, OneKey)]
+        if entries:
+            yield from entries[0].models.values()
+        else:
+            yield from _models_in(held)
     elif origin in (Union, types.UnionType, tuple, list):
         for inner in get_args(annotation):
             yield from _models_in(inner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from compress.profile.base import PassSpecBase
+from compress.core.spec import PassSpecBase
 from compress.profile.loss_specs import LossSpec
 from compress.profile.schema import Profile
 

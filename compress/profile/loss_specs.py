@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from compress.profile.base import PassSpecBase, Spec, single_key
+from compress.core.entries import Entry, OneKey
+from compress.core.spec import PassSpecBase
 from compress.profile.training_spec import Fraction
 
 Positive = Annotated[int, Field(ge=1)]
@@ -147,93 +148,19 @@ class OutputLoss(LossSpec):
     """How two outputs are compared."""
 
 
-class LogitsLossEntry(Spec):
-    """`{logits: {...}}`."""
-
-    logits: LogitsLoss
-    """KL to the teacher at a temperature."""
-
-
-class LabelsLossEntry(Spec):
-    """`{labels: {...}}`."""
-
-    labels: LabelsLoss
-    """Cross-entropy with the labels."""
-
-
-class MaskedLmLossEntry(Spec):
-    """`{masked_lm: {...}}`."""
-
-    masked_lm: MaskedLmLoss
-    """Masked language modelling."""
-
-
-class HiddenLossEntry(Spec):
-    """`{hidden: {...}}`."""
-
-    hidden: HiddenLoss
-    """Hidden states, layer by layer."""
-
-
-class EmbeddingLossEntry(Spec):
-    """`{embedding: {...}}`."""
-
-    embedding: EmbeddingLoss
-    """The embedding layer's output."""
-
-
-class AttentionLossEntry(Spec):
-    """`{attention: {...}}`."""
-
-    attention: AttentionLoss
-    """Attention, layer by layer."""
-
-
-class RelationLossEntry(Spec):
-    """`{relation: {...}}`."""
-
-    relation: RelationLoss
-    """Self-attention relations."""
-
-
-class SimilarityLossEntry(Spec):
-    """`{similarity: {...}}`."""
-
-    similarity: SimilarityLoss
-    """Relations between examples."""
-
-
-class ContrastiveLossEntry(Spec):
-    """`{contrastive: {...}}`."""
-
-    contrastive: ContrastiveLoss
-    """Representation contrast."""
-
-
-class OutputLossEntry(Spec):
-    """`{output: {...}}`."""
-
-    output: OutputLoss
-    """The models' outputs."""
-
-
-LossEntry = Annotated[
-    Annotated[LogitsLossEntry, Tag("logits")]
-    | Annotated[LabelsLossEntry, Tag("labels")]
-    | Annotated[MaskedLmLossEntry, Tag("masked_lm")]
-    | Annotated[HiddenLossEntry, Tag("hidden")]
-    | Annotated[EmbeddingLossEntry, Tag("embedding")]
-    | Annotated[AttentionLossEntry, Tag("attention")]
-    | Annotated[RelationLossEntry, Tag("relation")]
-    | Annotated[SimilarityLossEntry, Tag("similarity")]
-    | Annotated[ContrastiveLossEntry, Tag("contrastive")]
-    | Annotated[OutputLossEntry, Tag("output")],
-    Discriminator(single_key),
-]
-
-
-def loss_of(entry: Spec) -> LossSpec:
-    """The loss inside a one-key entry."""
-    loss = getattr(entry, next(iter(type(entry).model_fields)))
-    assert isinstance(loss, LossSpec)
-    return loss
+LOSSES = OneKey(
+    Entry[LossSpec],
+    {
+        "logits": LogitsLoss,
+        "labels": LabelsLoss,
+        "masked_lm": MaskedLmLoss,
+        "hidden": HiddenLoss,
+        "embedding": EmbeddingLoss,
+        "attention": AttentionLoss,
+        "relation": RelationLoss,
+        "similarity": SimilarityLoss,
+        "contrastive": ContrastiveLoss,
+        "output": OutputLoss,
+    },
+)
+LossEntry = Annotated[Entry[LossSpec], LOSSES]

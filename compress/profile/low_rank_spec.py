@@ -7,13 +7,13 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.profile.base import PassSpecBase, one_of
+from compress.core.spec import PassSpec, one_of
 from compress.profile.training_spec import Fraction, RecoverySpec
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-class LowRankSpec(PassSpecBase):
+class LowRankSpec(PassSpec):
     """Replace linear maps and convolutions by products of two smaller ones (SVD), then recover by training. A map whose
     factors would multiply no less than it does keeps its weight."""
 

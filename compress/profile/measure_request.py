@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compress.profile.base import Spec
+from compress.core.spec import Spec
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec, TaskName
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.profile.base import PassSpecBase, one_of
+from compress.core.spec import PassSpecBase, one_of
 from compress.profile.training_spec import Fraction
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
+from compress.core.entries import Entry, OneKey
 from compress.core.forms import Form, Framework, Numbers
-from compress.profile.base import PassSpecBase, Spec, single_key
+from compress.core.spec import PassSpec, PassSpecBase
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.mixed_spec import MixedSpec
@@ -51,7 +52,7 @@ _OF_HALF = frozenset({"bits", "library", "numbers", "arithmetic", "double_quanti
 _RANGED_OVER, _LEARNED_FROM = 128, 512
 
 
-class QuantizeSpec(PassSpecBase):
+class QuantizeSpec(PassSpec):
     """Store and multiply in 8-bit integers, or store weights in 4-bit blocks or 16 bits."""
 
     kind: ClassVar[str] = "quantize"
@@ -251,7 +252,7 @@ class QuantizeSpec(PassSpecBase):
         return form.with_(framework=Framework.ONNX, numbers=numbers)
 
 
-class ExportSpec(PassSpecBase):
+class ExportSpec(PassSpec):
     """Package the model for deployment: files, manifest, golden examples, card and `predict.py`."""
 
     kind: ClassVar[str] = "export"
@@ -271,56 +272,14 @@ class ExportSpec(PassSpecBase):
         return form.with_(framework=Framework.ONNX, bundled=True)
 
 
-PassSpec = DistillSpec | PruneSpec | LowRankSpec | QuantizeSpec | ExportSpec
-
-
-class DistillEntry(Spec):
-    """`- distill: {...}`."""
-
-    distill: DistillSpec
-    """Train a smaller student from the teacher."""
-
-
-class PruneEntry(Spec):
-    """`- prune: {...}`."""
-
-    prune: PruneSpec
-    """Remove the parts that matter least, then recover."""
-
-
-class LowRankEntry(Spec):
-    """`- low_rank: {...}`."""
-
-    low_rank: LowRankSpec
-    """Factor linear maps and convolutions, then recover."""
-
-
-class QuantizeEntry(Spec):
-    """`- quantize: {...}`."""
-
-    quantize: QuantizeSpec
-    """INT8 or INT4."""
-
-
-class ExportEntry(Spec):
-    """`- export: {...}`."""
-
-    export: ExportSpec
-    """Package for deployment."""
-
-
-PassEntry = Annotated[
-    Annotated[DistillEntry, Tag("distill")]
-    | Annotated[PruneEntry, Tag("prune")]
-    | Annotated[LowRankEntry, Tag("low_rank")]
-    | Annotated[QuantizeEntry, Tag("quantize")]
-    | Annotated[ExportEntry, Tag("export")],
-    Discriminator(single_key),
-]
-
-
-def spec_of(entry: Spec) -> PassSpec:
-    """The spec inside a one-key entry."""
-    name = next(iter(type(entry).model_fields))
-    spec: PassSpec = getattr(entry, name)
-    return spec
+PASSES: OneKey[PassSpec] = OneKey(
+    Entry[PassSpec],
+    {
+        "distill": DistillSpec,
+        "prune": PruneSpec,
+        "low_rank": LowRankSpec,
+        "quantize": QuantizeSpec,
+        "export": ExportSpec,
+    },
+)
+PassEntry = Annotated[Entry[PassSpec], PASSES]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compress.profile.base import Spec
+from compress.core.spec import Spec
 
 _Side = Annotated[int, Field(ge=1, le=8192)]
 _Sides = _Side | tuple[_Side, _Side]

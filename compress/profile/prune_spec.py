@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.profile.base import PassSpecBase, one_of
+from compress.core.spec import PassSpec, PassSpecBase, one_of
 from compress.profile.training_spec import Fraction, RecoverySpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -72,7 +72,7 @@ class PruneTargetSpec(PassSpecBase):
         return self.latency_ms is not None or self.speedup is not None
 
 
-class PruneSpec(PassSpecBase):
+class PruneSpec(PassSpec):
     """Remove attention heads, feed-forward width, layers, hidden width, channels or embedding rows (structured
     pruning), then recover by training. Name one of `remove` and `target`."""
 

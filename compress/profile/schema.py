@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from compress.profile.base import HubName, PassSpecBase, Spec
+from compress.core.spec import HubName, PassSpec, PassSpecBase, Spec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
-from compress.profile.pass_specs import PassEntry, PassSpec, spec_of
+from compress.profile.pass_specs import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
 
@@ -305,4 +305,4 @@ class Profile(Spec):
     @property
     def specs(self) -> tuple[PassSpec, ...]:
         """The specs of the passes, in order."""
-        return tuple(spec_of(entry) for entry in self.passes)
+        return tuple(entry.body for entry in self.passes)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compress.profile.base import HubName, PassSpecBase
+from compress.core.spec import HubName, PassSpecBase
 
 Width = Annotated[int, Field(ge=1, le=65536)]
 

@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from compress.core.artifacts import ONNX_MODEL, Artifact, seal
 from compress.core.errors import PassError
 from compress.core.forms import Numbers
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
 from compress.lowering.files import write_optimized
 from compress.passes.quantize.half import step as half_step
 from compress.passes.quantize.half.conversion import store_in_half
 from compress.plan.steps import build_plan
-from compress.profile.base import Spec
 from compress.profile.load import load_profile
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.runtimes.runner import open_session

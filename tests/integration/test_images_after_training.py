@@ -17,6 +17,7 @@ from torch import nn
 from compress.core.artifacts import STRUCTURE, Artifact
 from compress.core.errors import ModelError
 from compress.core.forms import Numbers, Structure
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
@@ -25,7 +26,6 @@ from compress.passes.export import step as export
 from compress.passes.export.verify import verify_bundle
 from compress.passes.prune import step as prune
 from compress.passes.quantize import step as quantize
-from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.training_spec import RecoverySpec

@@ -17,6 +17,7 @@ from torch import nn
 from compress.core.artifacts import STRUCTURE, Artifact
 from compress.core.errors import ModelError, PassError
 from compress.core.forms import Structure
+from compress.core.spec import Spec
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.anatomy.factors import Factored, apply_factors
@@ -28,7 +29,6 @@ from compress.passes.low_rank.places import places_of, second_moments
 from compress.passes.prune import step as prune
 from compress.passes.quantize import step as quantize
 from compress.passes.source.step import _structure
-from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec

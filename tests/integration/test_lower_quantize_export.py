@@ -18,6 +18,7 @@ from transformers import DistilBertConfig, RobertaConfig
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError, PassError
 from compress.core.forms import Framework, Numbers, Structure
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
@@ -26,7 +27,6 @@ from compress.passes.export import step as export
 from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.verify import verify_bundle
 from compress.passes.quantize import step as quantize
-from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu

@@ -23,6 +23,7 @@ from transformers import (
 
 from compress.core.artifacts import STRUCTURE, Artifact
 from compress.core.errors import ModelError, PassError
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
 from compress.lowering import step as lower
@@ -36,7 +37,6 @@ from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.saliency import standing_in, sum_over_group, weight_saliency
 from compress.passes.quantize import step as quantize
-from compress.profile.base import Spec
 from compress.profile.low_rank_spec import LowRankSpec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.prune_spec import PruneSpec

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.errors import ModelError
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.encoding.inputs import Batch
 from compress.lowering import step as lower
@@ -25,7 +26,6 @@ from compress.passes.quantize.int8.affine import INT8_LIMIT
 from compress.passes.quantize.qat import step as qat_step
 from compress.passes.quantize.qat.fake_quant import simulate
 from compress.passes.quantize.step import calibration_batches
-from compress.profile.base import Spec
 from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict

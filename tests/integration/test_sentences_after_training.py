@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from compress.core.artifacts import Artifact
+from compress.core.spec import Spec
 from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
@@ -18,7 +19,6 @@ from compress.models.io.ensemble import Ensemble
 from compress.models.text.sentence import SentenceEncoder
 from compress.passes.prune import step as prune
 from compress.passes.quantize import step as quantize
-from compress.profile.base import Spec
 from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import DataSpec

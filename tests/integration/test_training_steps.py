@@ -19,11 +19,11 @@ from safetensors.numpy import load_file
 from compress.core.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
 from compress.core.errors import ModelError
 from compress.core.progress import Silent
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.passes.distill import step as distill
 from compress.passes.finetune import step as finetune
-from compress.profile.base import Spec
 from compress.profile.distill_spec import DistillSpec
 from compress.profile.schema import TargetSpec
 from compress.profile.training_spec import FinetuneSpec

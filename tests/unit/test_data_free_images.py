@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compress.core.errors import PassError
 from compress.core.progress import Silent
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
-from compress.profile.loss_specs import LogitsLoss, LogitsLossEntry
+from compress.profile.loss_specs import LOSSES, LogitsLoss
 from compress.training.checkpointing import copy_weights
 from compress.training.data_free.images import train_data_free_images
 from compress.training.loop import TrainResult
@@ -75,7 +75,7 @@ class Setup:
     def __init__(self, work: Path, teacher: nn.Module, *, epochs: float = 2, **free: Any) -> None:
         self.work, self.teacher = work, teacher
         self.spec = DistillSpec(
-            losses=(LogitsLossEntry(logits=LogitsLoss()),),
+            losses=(LOSSES.entry(LogitsLoss()),),
             data_free=DataFreeSpec(**{"examples": 320, **free}),
             epochs=epochs,
             batch_size=32,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError, UsageError
 from compress.core.progress import Silent
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.io.image_teachers import open_image_teacher
@@ -25,7 +26,6 @@ from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.models.io.sources import check_teacher
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
-from compress.profile.base import Spec
 from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext

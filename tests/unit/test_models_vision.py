@@ -28,13 +28,13 @@ from transformers import (
 
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError
+from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model
 from compress.models.io.image_teachers import open_image_teacher
 from compress.models.io.sources import check_teacher, fingerprint
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
-from compress.profile.base import Spec
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext

@@ -26,7 +26,7 @@ from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.combination_checks import losses_of, needs_teacher
 from compress.profile.distill_spec import DataFreeSpec, DistillSpec
-from compress.profile.loss_specs import LabelsLoss, LabelsLossEntry
+from compress.profile.loss_specs import LOSSES, LabelsLoss
 from compress.step import StepContext, StepResult
 from compress.training.validation import Validation
 
@@ -69,7 +69,7 @@ def run_control(ctx: StepContext) -> StepResult:
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
     spec = asked.model_copy(
         update={
-            "losses": (LabelsLossEntry(labels=_labels_loss(asked)),),
+            "losses": (LOSSES.entry(_labels_loss(asked)),),
             "stages": (),
             "data": "train",
             # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.

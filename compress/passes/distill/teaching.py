@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.entries import Entry
 from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
@@ -34,7 +35,7 @@ from compress.passes.distill.lesson import (
 from compress.passes.distill.training_module import Change, Trainee
 from compress.profile.combination_checks import losses_of, needs_teacher, trains_outputs
 from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
-from compress.profile.loss_specs import LossSpec, loss_of
+from compress.profile.loss_specs import LossSpec
 from compress.step import StepContext
 from compress.training.batches import to_tensors
 from compress.training.image_augmentation import blend_images, move_images
@@ -291,8 +292,7 @@ def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[st
     return {**batch, PIXEL_VALUES: moved if blended is None else blended}, blended is None
 
 
-def _kind(entry: Any) -> str:
+def _kind(entry: Entry[LossSpec]) -> str:
     """What the profile calls a loss, with its weight."""
-    name = next(iter(type(entry).model_fields))
-    weight = loss_of(entry).weight
-    return name if weight == 1 else f"{weight:g} {name}"
+    weight = entry.body.weight
+    return entry.key if weight == 1 else f"{weight:g} {entry.key}"

@@ -88,7 +88,7 @@ def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
-            name = next(iter(type(stage.losses[number]).model_fields))
+            name = stage.losses[number].key
             spatial = isinstance(loss, AttentionLoss) and loss.of == "spatial"
             looks_at_attention = isinstance(loss, RelationLoss | AttentionLoss) and not spatial
             if looks_at_attention and without is not None:

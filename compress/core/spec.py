@@ -1,11 +1,12 @@
-"""What every section of a profile has in common, and the one-key form `- name: {...}` of list entries."""
+"""What every section of a profile has in common."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
+from compress.core.forms import Form
 from compress.core.inside import name_fault
 
 
@@ -46,15 +47,23 @@ class PassSpecBase(Spec):
         return {} if value is None else value
 
 
+class PassSpec(PassSpecBase):
+    """The body of a pass: what it takes and what it leaves."""
+
+    kind: ClassVar[str]
+    """What the profile calls the pass."""
+    accepts: ClassVar[str]
+    """What it can start from, in words."""
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        raise NotImplementedError
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result."""
+        raise NotImplementedError
+
+
 def one_of(*names: str) -> ConfigDict:
     """The config of a section that wants exactly one of some keys, as its JSON schema says."""
     return ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
-
-
-def single_key(value: Any) -> str | None:
-    """The tag of a one-key mapping (`{prune: ...}` -> `prune`) or of its parsed entry; None if it is neither."""
-    if isinstance(value, dict):
-        return str(next(iter(value))) if len(value) == 1 else None
-    if isinstance(value, BaseModel):
-        return next(iter(type(value).model_fields))
-    return None

@@ -1,0 +1,66 @@
+"""Entries of a list with one key each, `- name: {...}`: the name says which spec the body follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, TypeVar, Union
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, create_model
+from pydantic_core import CoreSchema
+
+from compress.core.spec import Spec
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Entry(Spec, Generic[Body]):
+    """A mapping with one key; the key is the alias of `body`."""
+
+    # Its classes are made, so there is no source to read docstrings from.
+    model_config = ConfigDict(use_attribute_docstrings=False, serialize_by_alias=True)
+
+    body: Body
+
+    @property
+    def key(self) -> str:
+        """What names the body."""
+        return str(type(self).model_fields["body"].alias)
+
+
+class OneKey(Generic[Body]):
+    """The entries that a list takes, for `Annotated[Entry[...], OneKey(table)]`: a union that the key tells apart.
+
+    Args:
+        base: the class of every entry.
+        table: the spec of each name, in the order in which users are told the names.
+    """
+
+    def __init__(self, base: type[Entry[Body]], table: Mapping[str, type[Body]]) -> None:
+        self.table = table
+        self.models = {name: _entry(base, name, spec) for name, spec in table.items()}
+
+    def entry(self, body: Body) -> Entry[Body]:
+        """The entry that holds a body."""
+        name = next(name for name, spec in self.table.items() if isinstance(body, spec))
+        return self.models[name](**{name: body})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        tagged = tuple(Annotated[model, Tag(name)] for name, model in self.models.items())
+        return handler.generate_schema(Annotated[Union[tagged], Discriminator(single_key)])  # noqa: UP007
+
+
+def single_key(value: Any) -> str | None:
+    """The tag of a one-key mapping (`{prune: ...}` -> `prune`) or of its parsed entry; None if it is neither."""
+    if isinstance(value, dict):
+        return str(next(iter(value))) if len(value) == 1 else None
+    return value.key if isinstance(value, Entry) else None
+
+
+def _entry(base: type[Entry[Body]], name: str, spec: type[Body]) -> type[Entry[Body]]:
+    """The class of `- name: {...}`."""
+    return create_model(
+        f"{spec.__name__.removesuffix('Spec')}Entry",
+        __base__=base,
+        __doc__=f"`{name}: {{...}}`.",
+        body=(spec, Field(alias=name, description=spec.__doc__)),
+    )
