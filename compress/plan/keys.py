@@ -27,6 +27,7 @@ _CONTRACT = frozenset(
     # What every step is run through; its own behaviour does not enter a result.
     (
         "compress/core/errors.py",
+        "compress/core/plugins.py",
         "compress/core/exhaustion.py",
         "compress/core/files.py",
         "compress/core/progress.py",

@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("core.errors", "core.knapsack", "core.telemetry", "core.units"),
     (
         "core.files",
+        "core.plugins",
         "core.forms",
         "core.records",
         "core.progress",

@@ -1,0 +1,125 @@
+"""Tables that installed distributions add to: built-in names, and the entry points of a group, imported when used.
+
+A distribution adds a pass with
+
+    [project.entry-points."compress.passes"]
+    cluster = "its_package.cluster:CLUSTER"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from compress.core.errors import UsageError
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What a distribution adds: the name in the table, `module:attribute`, and whose it is in which version."""
+
+    group: str
+    name: str
+    target: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} of {self.distribution} {self.version} ({self.group})"
+
+
+@cache
+def plugins(group: str) -> tuple[Plugin, ...]:
+    """What the installed distributions add to a group, by name; nothing of it is imported."""
+    found = {
+        Plugin(group, point.name, point.value, point.dist.name, point.dist.version)
+        for point in metadata.entry_points(group=group)
+        if point.dist is not None
+    }
+    return tuple(sorted(found, key=lambda one: (one.name, one.distribution)))
+
+
+class Table(Mapping[str, Kind], Generic[Kind]):
+    """Descriptors by name, each imported when it is asked for: the built-in ones first, then those of plugins.
+
+    Args:
+        group: the entry points that add to it.
+        kind: the class of a descriptor.
+        built_in: `module:attribute` of each name.
+
+    Raises:
+        UsageError: of every access, where two distributions add the same name, or one adds a built-in name.
+    """
+
+    def __init__(self, group: str, kind: type[Kind], built_in: Mapping[str, str]) -> None:
+        self.group = group
+        self._kind = kind
+        self._built_in = dict(built_in)
+        self._loaded: dict[str, Kind] = {}
+
+    @cached_property
+    def added(self) -> Mapping[str, Plugin]:
+        """The plugins of this table by name."""
+        added: dict[str, Plugin] = {}
+        for plugin in plugins(self.group):
+            other = "compress itself" if plugin.name in self._built_in else added.get(plugin.name)
+            if other is not None:
+                raise UsageError(
+                    f"two things are called {plugin.name!r} in {self.group}: that of {plugin.distribution} "
+                    f"{plugin.version} and that of "
+                    f"{other if isinstance(other, str) else f'{other.distribution} {other.version}'}",
+                    hint="Uninstall one of the distributions.",
+                    code="plugin-name",
+                )
+            added[plugin.name] = plugin
+        return added
+
+    def __getitem__(self, name: str) -> Kind:
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._built_in
+        yield from self.added
+
+    def __len__(self) -> int:
+        return len(self._built_in) + len(self.added)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or name in self.added
+
+    def _load(self, name: str) -> Kind:
+        if name in self._built_in:
+            found = named(self._built_in[name])
+            assert isinstance(found, self._kind)
+            return found
+        plugin = self.added[name]
+        try:
+            found = named(plugin.target)
+        # Whatever the code of somebody else raises while it is imported is told as theirs.
+        except Exception as error:
+            raise UsageError(
+                f"the plugin {plugin} cannot be loaded: {type(error).__name__}: {error}",
+                hint=f"Repair {plugin.distribution}, or uninstall it.",
+                code="plugin-broken",
+            ) from error
+        if not isinstance(found, self._kind):
+            raise UsageError(
+                f"the plugin {plugin} is no {self._kind.__name__}: {plugin.target} is a {type(found).__name__}",
+                hint=f"Repair {plugin.distribution}, or uninstall it.",
+                code="plugin-broken",
+            )
+        return found
+
+
+def named(target: str) -> object:
+    """What `module:attribute` names, imported."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
