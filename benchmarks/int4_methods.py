@@ -38,8 +38,8 @@ from compress.lowering.files import save_onnx
 from compress.measure.feeds import in_order, sample_indices
 from compress.measure.jobs import JobFolder
 from compress.passes.quantize.mixed.divergence import divergence
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
-from compress.profile.pass_specs import QuantizeSpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
 

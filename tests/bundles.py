@@ -13,8 +13,9 @@ from compress.core.spec import Spec
 from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.passes.export import step as export
+from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Task, TrainingData
 from compress.tasks.sentence_embedding import SentenceEmbedding

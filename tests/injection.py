@@ -471,10 +471,11 @@ def import_everything() -> None:
     torch.set_num_threads(1)
     for name in ("cli", "engine.running", "report.render.html", "report.render.terminal", "core.console"):
         importlib.import_module(f"compress.{name}")
-    from compress.plan.steps import STEP_KINDS
+    from compress.passes.table import PASSES
+    from compress.plan.steps import step_kind
 
-    for kind in STEP_KINDS.values():
-        importlib.import_module(kind.module)
+    for name in ("source", "finetune", "lower", *(step for kind in PASSES.values() for step in kind.steps)):
+        importlib.import_module(step_kind(name).run.partition(":")[0])
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from compress.encoding.inputs import Inputs
 from compress.passes.prune.encoders import Material
 from compress.passes.prune.removal import pruner_of
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.prune.spec import PruneSpec
 
 
 def prune(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 Precision = Literal["auto", "fp32", "bf16"]
+Processor = tuple[Collection[str], str]
+"""The flags of a processor (`avx512_vnni`) and its architecture."""
 
 
 @dataclass(frozen=True)

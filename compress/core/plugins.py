@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from compress.core.errors import UsageError
 
@@ -117,6 +117,12 @@ class Table(Mapping[str, Kind], Generic[Kind]):
                 code="plugin-broken",
             )
         return found
+
+
+def call(target: str, *given: object) -> Any:
+    """What the function that `module:function` names makes of what it is given."""
+    function: Any = named(target)
+    return function(*given)
 
 
 def named(target: str) -> object:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from compress.core.forms import Form
 from compress.core.inside import name_fault
 
 
@@ -45,23 +44,6 @@ class PassSpecBase(Spec):
     @classmethod
     def _empty_body(cls, value: Any) -> Any:
         return {} if value is None else value
-
-
-class PassSpec(PassSpecBase):
-    """The body of a pass: what it takes and what it leaves."""
-
-    kind: ClassVar[str]
-    """What the profile calls the pass."""
-    accepts: ClassVar[str]
-    """What it can start from, in words."""
-
-    def fits(self, form: Form) -> bool:
-        """Whether the pass can start from this form."""
-        raise NotImplementedError
-
-    def produces(self, form: Form) -> Form:
-        """The form of the result."""
-        raise NotImplementedError
 
 
 def one_of(*names: str) -> ConfigDict:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.artifacts import Artifact, open_artifact, seal
 from compress.core.errors import CompressError, PassError
+from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
 from compress.plan.keys import asked_precision
-from compress.plan.steps import STEP_KINDS, PlannedStep
-from compress.profile.distill_spec import DistillSpec
+from compress.plan.steps import PlannedStep, step_kind
 from compress.profile.timed_on import timed_on
-from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep
 from compress.targets.local import ResolvedTarget, resolve
@@ -58,7 +56,7 @@ def _make(
     """Fill the directory `out`, seal and publish it."""
     key, started, began = job.keys[step.name], time.monotonic(), time.time()
     context = context_of(step, job, inputs, cache, progress, out=out, work=cache.work(key))
-    if STEP_KINDS[step.kind].trains and job.plan.profile.train.world > 1:
+    if step_kind(step.kind).trains and job.plan.profile.train.world > 1:
         result = run_in_processes(step, job, context, cache)
     else:
         result = run_pass(step, context)
@@ -119,16 +117,16 @@ def _timed_on(job: Job) -> ResolvedTarget:
 
 def seed_of(step: PlannedStep, job: Job) -> int:
     """The seed of a step: that of its spec, else the profile's."""
-    own = step.spec.seed if isinstance(step.spec, DistillSpec | FinetuneSpec) else None
+    own: int | None = getattr(step.spec, "seed", None)
     return job.plan.profile.seed if own is None else own
 
 
 def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None) -> StepResult:
     """Import what runs this kind of step, and run it with so many threads; None: all that this machine has."""
-    kind = STEP_KINDS[step.kind]
+    kind = step_kind(step.kind)
     if "torch" in kind.libraries:
         prepare_torch(context, threads)
-    result = getattr(importlib.import_module(kind.module), kind.function)(context)
+    result = call(kind.run, context)
     assert isinstance(result, StepResult)
     return result
 
@@ -148,11 +146,8 @@ def check_promise(step: PlannedStep, result: StepResult) -> None:
 
     What is not known before: the number format that `auto` chooses, and the structure of a model from outside.
     """
-    promised = step.form
-    if step.kind in ("quantize", "export"):
-        promised = promised.with_(numbers=result.form.numbers)
-    if step.kind not in ("distill", "prune", "low_rank"):
-        promised = promised.with_(structure=result.form.structure)
+    found = {name: getattr(result.form, name) for name in step_kind(step.kind).open_form}
+    promised = step.form.with_(**found)
     if result.form != promised:
         raise PassError(
             f"promised a model that is {step.form}, but left one that is {result.form}", where=step.name

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compress.core.numerics import local_numerics
+from compress.core.plugins import call
 from compress.engine.deployment import decided_where_known
 from compress.engine.resolve import fingerprints
-from compress.passes.prune.prediction import predicted_parameters
+from compress.passes.contract import PassSpec
+from compress.passes.table import PASSES
 from compress.plan.keys import Fingerprints, all_parts, key_of
 from compress.plan.steps import PlannedStep, build_plan
 from compress.profile.load import LoadedProfile
-from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import TeacherSpec
 from compress.store.cache import Cache
 
@@ -21,7 +22,7 @@ from compress.store.cache import Cache
 @dataclass(frozen=True)
 class PlanRow:
     """One step as `compress plan` shows it. `state` is `cached`, `to do`, or `unresolved`; `parameters` are those of a
-    step that is made, or those that pruning will leave."""
+    step that is made, or those that a pass will leave."""
 
     name: str
     kind: str
@@ -70,14 +71,14 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
 
 
 def _predicted(step: PlannedStep, cache: Cache, keys: Mapping[str, str | None]) -> int | None:
-    """The parameters that pruning will leave, where the model that it starts from is made already."""
-    if not isinstance(step.spec, PruneSpec) or step.spec.remove is None or step.spec.scope == "global":
-        return None
-    key = keys[step.inputs["model"]]
+    """The parameters that a pass will leave, where the model that it starts from is made already."""
+    predicted = PASSES[step.spec.kind].predicted if isinstance(step.spec, PassSpec) else None
+    key = keys[step.inputs["model"]] if predicted else None
     source = cache.find(key) if key else None
-    if source is None:
+    if predicted is None or source is None:
         return None
-    return predicted_parameters(source.artifact.path, step.spec.remove, step.spec.round_to)
+    parameters: int | None = call(predicted, step.spec, source.artifact.path)
+    return parameters
 
 
 def _unresolved(step: PlannedStep, known: Fingerprints, keys: Mapping[str, str | None]) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
 from compress.core.exhaustion import exhaustion_told, ran_out
+from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.engine.budget import judge, measured_values, outcome
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts
-from compress.engine.integer_speed import integer_warnings
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.engine.trials import try_untrained
@@ -28,7 +28,8 @@ from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.memory_limit import check_memory_limit
 from compress.measure.size import size_of
-from compress.plan.steps import BASELINE, Row
+from compress.passes.table import PASSES
+from compress.plan.steps import BASELINE, Row, step_kind
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
 from compress.targets.local import ResolvedTarget
@@ -106,7 +107,7 @@ def _run(
     store.begin(state.run)
     try:
         with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
-            for message in integer_warnings(job.plan.profile, job.targets):
+            for message in _target_warnings(job):
                 progress.say(f"warning: {message}")
             _fetch_models(job, state, cache, progress)
             try_untrained(job, cache, progress, lambda name: _made(name, job, state, cache, progress))
@@ -203,6 +204,12 @@ def _new_run(job: Job) -> RunRecord:
     )
 
 
+def _target_warnings(job: Job) -> list[str]:
+    """What the passes say of the targets before hours of training go into them."""
+    kinds = dict.fromkeys(PASSES[spec.kind].target_warnings for spec in job.plan.profile.specs)
+    return [why for kind in kinds if kind for why in call(kind, job.plan.profile, job.targets)]
+
+
 def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> None:
     """Make the sources first: a model that nobody can use is refused before another is trained."""
     for step in job.plan.steps:
@@ -228,9 +235,9 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
     work = {name: state.made[name].seconds for name in _needed(row, job) - before}
     state.told |= work.keys()
-    # Training for the integers of this row is a step without a row of its own.
+    # What prepares this row is a step without a row of its own.
     trained = [
-        name for name in state.made if name not in before and job.plan.step(name).kind == "quantize.train"
+        name for name in state.made if name not in before and step_kind(job.plan.step(name).kind).prepares
     ]
     conversions = {name for name in work if job.plan.step(name).kind == "lower"}
     return StepRecord(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from compress.core.artifacts import Artifact
+from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.making import context_of, prepare_torch
 from compress.engine.resolve import Job
-from compress.plan.steps import STEP_KINDS, untrained
+from compress.plan.steps import step_kind, untrained
 from compress.store.cache import Cache
 
 
@@ -25,7 +25,7 @@ def try_untrained(job: Job, cache: Cache, progress: Progress, made: Callable[[st
         ModelError, PassError: a step cannot be done.
     """
     for step in job.plan.steps:
-        trial = STEP_KINDS[step.kind].trial
+        trial = step_kind(step.kind).trial
         if trial is None or cache.find(job.keys[step.name]) is not None:
             continue
         source = untrained(job.plan, step.inputs["model"])
@@ -35,4 +35,4 @@ def try_untrained(job: Job, cache: Cache, progress: Progress, made: Callable[[st
             inputs = {"model": made(source)}
             context = context_of(step, job, inputs, cache, progress, out=Path(folder), work=Path(folder))
             prepare_torch(context, None)
-            getattr(importlib.import_module(STEP_KINDS[step.kind].module), trial)(context)
+            call(trial, context)

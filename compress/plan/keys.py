@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from compress.core.numerics import Numerics, Precision, reduced_range
+from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
-from compress.plan.steps import STEP_KINDS, Plan, PlannedStep
-from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.pass_specs import QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.contract import PassSpec
+from compress.passes.table import PASSES
+from compress.plan.steps import Plan, PlannedStep, step_kind
 from compress.profile.schema import TeacherSpec
 from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import TrainingSpec
@@ -33,6 +33,7 @@ _CONTRACT = frozenset(
         "compress/core/progress.py",
         "compress/core/units.py",
         "compress/core/records.py",
+        "compress/passes/contract.py",
         "compress/core/spec.py",
         "compress/core/entries.py",
         "compress/profile/",
@@ -81,7 +82,7 @@ def step_parts(
     keys: Mapping[str, str | None],
 ) -> dict[str, object]:
     """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
-    kind = STEP_KINDS[step.kind]
+    kind = step_kind(step.kind)
     spec = step.spec.model_dump(mode="json", by_alias=True)
     spec.pop("control", None)
     if step.kind == "source":
@@ -90,8 +91,8 @@ def step_parts(
         "kind": step.kind,
         "inputs": {role: keys[name] for role, name in step.inputs.items()},
         "spec": spec,
-        "code": code_digest(kind.module),
-        "libraries": {name: _version(name) for name in kind.libraries},
+        "code": code_digest(kind.run.partition(":")[0]),
+        "libraries": {name: _version(name) for name in kind.libraries} | _adds(step),
     }
     if isinstance(step.spec, TeacherSpec):
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
@@ -109,23 +110,26 @@ def step_parts(
         if plan.profile.train.world > 1:
             # Sums over processes have another order, so the last digits differ, as with another number of threads.
             parts["processes"] = plan.profile.train.world
-    timed = isinstance(step.spec, PruneSpec) and step.spec.target is not None and step.spec.target.timed
-    if timed or (isinstance(step.spec, QuantizeSpec) and step.spec.timed):
-        # `auto` picks by timing there, and a latency that is to be reached is reached there.
-        parts["timed_on"] = timed_on(plan.profile.targets).model_dump(include={"device", "threads", "cores"})
-    if isinstance(step.spec, QuantizeSpec) and step.spec.bits == 8:
-        parts["reduced_range"] = reduced_range(step.spec.reduce_range)
+    if isinstance(step.spec, PassSpec):
+        if step.spec.timed:
+            parts["timed_on"] = timed_on(plan.profile.targets).model_dump(
+                include={"device", "threads", "cores"}
+            )
+        parts |= step.spec.of_this_machine()
     return parts
 
 
 def asked_precision(spec: Spec) -> Precision:
     """The precision that the training of a step asks for."""
-    training: Spec | None = spec
-    if isinstance(spec, PruneSpec | LowRankSpec):
-        training = spec.recover
-    elif isinstance(spec, QuantizeSpec):
-        training = spec.train
-    return training.precision if isinstance(training, TrainingSpec) else "auto"
+    if isinstance(spec, TrainingSpec):
+        return spec.precision
+    return spec.asked_precision() if isinstance(spec, PassSpec) else "auto"
+
+
+def _adds(step: PlannedStep) -> dict[str, str]:
+    """The version of the distribution that adds the pass of a step; none for a built-in one."""
+    plugin = PASSES.added.get(step.kind.partition(".")[0])
+    return {} if plugin is None else {plugin.distribution: plugin.version}
 
 
 def _without_places(data: dict[str, object]) -> dict[str, object]:
@@ -138,41 +142,57 @@ def _without_places(data: dict[str, object]) -> dict[str, object]:
 
 @cache
 def code_digest(module: str) -> str:
-    """sha256 over the source of a module (of a package: all its files) and of all it imports from this package."""
+    """sha256 over the source of a module (of a package: all its files) and of all it imports from this package, or
+    from its own where a distribution adds it."""
     digest = hashlib.sha256()
-    for file in sorted(_imported_files(module)):
-        digest.update(file.encode() + b"\0" + (_ROOT.parent / file).read_bytes() + b"\0")
+    for name, file in sorted(_imported_files(module).items()):
+        digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def _imported_files(module: str) -> set[str]:
-    found: set[str] = set()
-    folder = _ROOT.parent.joinpath(*module.split("."))
+def _imported_files(module: str) -> dict[str, Path]:
+    """The files by their names below the folder of their package."""
+    found: dict[str, Path] = {}
+    home = _home(module.partition(".")[0])
+    folder = home.joinpath(*module.split("."))
+    homes = {module.partition(".")[0]: home, _ROOT.name: _ROOT.parent}
     waiting = [module, *(f"{module}.{file.stem}" for file in folder.glob("*.py"))]
     while waiting:
-        file = _file_of(waiting.pop())
+        module = waiting.pop()
+        home = homes[module.partition(".")[0]]
+        file = _file_of(home, module)
         if file is None:
             continue
-        name = str(file.relative_to(_ROOT.parent))
+        name = str(file.relative_to(home))
         if name in found or any(name.startswith(prefix) for prefix in _CONTRACT):
             continue
-        found.add(name)
-        waiting += _imports(file.read_text(encoding="utf-8"))
+        found[name] = file
+        waiting += _imports(file.read_text(encoding="utf-8"), homes)
     return found
 
 
-def _imports(source: str) -> list[str]:
+def _home(package: str) -> Path:
+    """The folder that holds a package; only of one that a distribution adds the importer is asked."""
+    if package == _ROOT.name:
+        return _ROOT.parent
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
+
+
+def _imports(source: str, packages: Collection[str]) -> list[str]:
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-    return [name for name in names if name.split(".")[0] == "compress"]
+    return [name for name in names if name.split(".")[0] in packages]
 
 
-def _file_of(module: str) -> Path | None:
-    base = _ROOT.parent.joinpath(*module.split("."))
+def _file_of(home: Path, module: str) -> Path | None:
+    base = home.joinpath(*module.split("."))
     for file in (base.with_suffix(".py"), base / "__init__.py"):
         if file.is_file():
             return file

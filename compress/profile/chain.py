@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from compress.core.entries import single_key
 from compress.core.errors import Fault
 from compress.core.forms import TORCH_FLOAT, Framework, Numbers
-from compress.core.spec import PassSpec
-from compress.profile.distill_spec import DistillSpec
-from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.pass_specs import PASSES, QuantizeSpec
+from compress.passes.contract import PassSpec
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.low_rank.spec import LowRankSpec
+from compress.passes.quantize.spec import QuantizeSpec
+from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.yaml_lines import ProfileSource
 
 
@@ -26,7 +27,7 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
     averaged: str | None = None
     for index, entry in enumerate(passes):
         kind = single_key(entry)
-        if kind is None or kind not in PASSES.table:
+        if kind is None or kind not in PASS_ENTRIES.table:
             continue
         spec = _spec_or_defaults(kind, entry[kind])
         if not spec.fits(form):
@@ -86,7 +87,7 @@ def _onnx_targets(source: ProfileSource, index: int, bits: int) -> list[Fault]:
 
 
 def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
-    cls = PASSES.table[kind]
+    cls = PASS_ENTRIES.table[kind]
     try:
         return cls.model_validate(body)
     except ValidationError:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compress.core.spec import Spec
-from compress.profile.distill_spec import DistillSpec, StageSpec
+from compress.passes.distill.spec import DistillSpec, StageSpec
+from compress.passes.prune.spec import PruneSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.loss_specs import (
     AttentionLoss,
     ContrastiveLoss,
@@ -23,8 +25,6 @@ from compress.profile.loss_specs import (
     RelationLoss,
     SimilarityLoss,
 )
-from compress.profile.pass_specs import QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_

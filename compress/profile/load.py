@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.core.package_paths import missing_source
+from compress.passes.distill.spec import DistillSpec
 from compress.profile.chain import chain_faults
 from compress.profile.combination_checks import Found, teaching_faults, teaching_warnings
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.faults import faults_of
 from compress.profile.model_checks.checkpoints import checkpoint_faults
 from compress.profile.model_checks.families import FAMILY_UNSUPPORTED, family_faults

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from compress.core.spec import HubName, PassSpec, PassSpecBase, Spec
+from compress.core.spec import HubName, PassSpecBase, Spec
+from compress.passes.contract import PassSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
-from compress.profile.pass_specs import PassEntry
+from compress.profile.pass_entries import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.prune.spec import PruneSpec
 from compress.profile.schema import Profile
 from compress.profile.timed_on import timed_on
 

@@ -20,7 +20,7 @@ from compress.models.text.vocabulary import (
     read_vocabulary,
     trim_tokenizer,
 )
-from compress.profile.distill_spec import VocabularySpec
+from compress.profile.examples_spec import VocabularySpec
 from compress.step import StepContext
 
 

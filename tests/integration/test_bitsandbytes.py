@@ -24,9 +24,9 @@ from compress.models.io.ensemble import Ensemble
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, put_layers, unpack_layers
 from compress.models.io.weights import read_weights, write_weights
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
-from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from tests.steps import context, run

@@ -15,7 +15,8 @@ from compress.core.errors import PassError, ResourceError
 from compress.core.progress import Silent
 from compress.core.records import RunRecord
 from compress.engine.running import run_job
-from compress.plan.steps import HALF, build_plan
+from compress.passes.quantize.kind import FP16_BASELINE
+from compress.plan.steps import build_plan
 from compress.report.data.frame import contract
 from compress.report.render.terminal import row_line, summary_lines, table
 from compress.report.render.write import write_report
@@ -48,7 +49,7 @@ def run_with(
     plan = build_plan(profile)
     # No GPU is needed: the row of the plan for CUDA is measured on this processor.
     plan = replace(plan, rows=tuple(replace(row, device=row.device and "cpu") for row in plan.rows))
-    assert HALF in [row.name for row in plan.rows]
+    assert FP16_BASELINE in [row.name for row in plan.rows]
     scores = accuracy((0, 1), (0, 1), None)
 
     def fake(artifact: Any, baseline: Any, before: Any, target: Any, *_: Any, key: str, **__: Any) -> Any:
@@ -74,7 +75,7 @@ def test_a_teacher_that_fp16_spoils_is_compressed_all_the_same(
     run = run_with(tmp_path, monkeypatch, error)
     assert run.status == "ok"
     assert [(step.step, step.status) for step in run.steps] == [
-        ("baseline", "cached"), (HALF, "failed"), ("quantize", "cached"),
+        ("baseline", "cached"), (FP16_BASELINE, "failed"), ("quantize", "cached"),
     ]  # fmt: skip
     failed = run.steps[1]
     assert (failed.role, failed.measurements) == ("variant", ())
@@ -87,7 +88,7 @@ def test_a_teacher_that_fp16_spoils_is_compressed_all_the_same(
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
         console.print(row_line(run, failed), table(run), *summary_lines(run))
-    assert f"'{HALF}', a row for comparison only, has no figures: " in capture.get()
+    assert f"'{FP16_BASELINE}', a row for comparison only, has no figures: " in capture.get()
     assert f"failed: {failed.error}" in capture.get()
     if isinstance(error, PassError):
         paths = write_report(run, tmp_path / "report")

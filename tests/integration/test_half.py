@@ -19,11 +19,12 @@ from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.lowering import step as lower
 from compress.lowering.files import write_optimized
+from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize.half import step as half_step
 from compress.passes.quantize.half.conversion import store_in_half
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
 from compress.runtimes.runner import open_session
 from compress.step import StepResult
 from compress.tasks.base import TrainingData

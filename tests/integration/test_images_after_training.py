@@ -23,11 +23,12 @@ from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
+from compress.passes.export.spec import ExportSpec
 from compress.passes.export.verify import verify_bundle
 from compress.passes.prune import step as prune
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData

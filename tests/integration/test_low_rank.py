@@ -26,12 +26,12 @@ from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.students.cut import make_student
 from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.places import places_of, second_moments
+from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import step as prune
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.source.step import _structure
-from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.pass_specs import QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
 from compress.profile.student_spec import StudentSpec
 from compress.step import StepResult
 from tests.integration import test_images_after_training as of_images

@@ -25,9 +25,10 @@ from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.manifest import write_manifest_metrics
+from compress.passes.export.spec import ExportSpec
 from compress.passes.export.verify import verify_bundle
 from compress.passes.quantize import step as quantize
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
 from compress.tasks.base import TrainingData

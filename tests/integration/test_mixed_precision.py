@@ -16,10 +16,11 @@ from compress.core.errors import PassError
 from compress.data.splits import Examples
 from compress.lowering import step as lower
 from compress.measure.variants import variant_outputs
+from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.mixed import step as mixed
-from compress.profile.mixed_spec import MixedSpec
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
+from compress.passes.quantize.mixed.spec import MixedSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from tests.steps import context, run

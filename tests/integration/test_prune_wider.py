@@ -30,16 +30,16 @@ from compress.lowering import step as lower
 from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank import step as low_rank
+from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
 from compress.passes.prune.encoders import EncoderPruner, Material
 from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.saliency import standing_in, sum_over_group, weight_saliency
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.pass_specs import QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from tests.gpu import gpu_target
 from tests.integration import test_images_after_training as of_images
 from tests.integration.test_low_rank import fresh_outputs

@@ -25,8 +25,8 @@ from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.affine import INT8_LIMIT
 from compress.passes.quantize.qat import step as qat_step
 from compress.passes.quantize.qat.fake_quant import simulate
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import calibration_batches
-from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict
 from compress.training.rounded_model import RoundedModel, folding_factors

@@ -17,10 +17,11 @@ from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.io.checkpoints import load_model
 from compress.models.io.ensemble import Ensemble
 from compress.models.text.sentence import SentenceEncoder
+from compress.passes.export.spec import ExportSpec
 from compress.passes.prune import step as prune
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.schema import DataSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.step import StepResult

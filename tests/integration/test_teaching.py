@@ -17,8 +17,8 @@ from compress.data.splits import Examples
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.outputs import outputs_of
 from compress.passes.distill import step as distill
+from compress.passes.distill.spec import DistillSpec
 from compress.passes.finetune import step as finetune
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData

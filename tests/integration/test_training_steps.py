@@ -23,8 +23,8 @@ from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.passes.distill import step as distill
+from compress.passes.distill.spec import DistillSpec
 from compress.passes.finetune import step as finetune
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.schema import TargetSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult

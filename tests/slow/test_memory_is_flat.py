@@ -73,7 +73,7 @@ import json, sys
 from pathlib import Path
 
 from compress.passes.distill.material import check_segmentation, extra_texts, joined
-from compress.profile.distill_spec import AugmentSpec, VocabularySpec
+from compress.profile.examples_spec import AugmentSpec, VocabularySpec
 from compress.encoding.tokens import encode_texts
 from compress.training.trimming import write_tokenizer
 from tests.tiny import tiny_bert, write_torch_artifact

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from compress.core.errors import PassError
 from compress.core.progress import Silent
-from compress.profile.distill_spec import DataFreeSpec, DistillSpec
+from compress.passes.distill.spec import DistillSpec
+from compress.profile.examples_spec import DataFreeSpec
 from compress.profile.loss_specs import LOSSES, LogitsLoss
 from compress.training.checkpointing import copy_weights
 from compress.training.data_free.images import train_data_free_images

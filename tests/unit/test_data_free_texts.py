@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from compress.core.artifacts import TOKENIZER
 from compress.core.progress import Silent
 from compress.models.text.vocabulary import Vocabulary, read_vocabulary
-from compress.profile.distill_spec import DataFreeSpec
+from compress.profile.examples_spec import DataFreeSpec
 from compress.training.data_free.texts import SampledTexts, sample_texts
 from compress.training.data_free.words import (
     Frame,

@@ -18,9 +18,10 @@ from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
 from compress.passes.distill.lesson import Lesson, LiveAnswers, MeanAnswers, NoAnswers, mutual_loss
 from compress.passes.distill.selection import trusted
+from compress.passes.distill.spec import SelectSpec
 from compress.passes.distill.teaching import changed_pixels
 from compress.passes.distill.training_module import Trainee, follow
-from compress.profile.distill_spec import AugmentSpec, SelectSpec
+from compress.profile.examples_spec import AugmentSpec
 from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec
 from compress.profile.training_spec import TrainingSpec
 from compress.training.loop import train

@@ -26,8 +26,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "core.printing",
     ),
     ("core.artifacts", "core.console", "core.watched"),
-    ("core.package_paths", "core.ours", "core.numerics", "core.spec"),
+    ("core.package_paths", "core.ours", "core.numerics"),
+    ("core.spec",),
     ("core.entries",),
+    ("specs",),
+    ("passes.contract",),
+    ("slices",),
     ("profile",),
     ("plan",),
     ("data", "models", "store"),
@@ -60,8 +64,17 @@ def imports_of(file: Path) -> list[tuple[int, str]]:
 
 
 def part_of(name: str) -> str:
-    """`data` for `compress.data.sources`; of `core` each file is a part of its own."""
+    """`data` for `compress.data.sources`; of `core` each file is a part of its own.
+
+    `specs` are the sections of a profile that several slices share, `slices` the light storey of each slice.
+    """
     parts = name.split(".")[1:]
+    if parts[0] == "profile" and len(parts) > 1 and parts[1].endswith(("_spec", "_specs")):
+        return "specs"
+    if parts[:2] == ["passes", "contract"]:
+        return "passes.contract"
+    if parts[0] == "passes" and not {"spec", "kind", "table"}.isdisjoint(parts[1:]):
+        return "slices"
     return ".".join(parts[:2]) if parts[0] == "core" else parts[0]
 
 

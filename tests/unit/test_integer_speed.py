@@ -10,12 +10,13 @@ import pytest
 from compress.core.errors import ModelError
 from compress.core.progress import Silent
 from compress.engine import running
-from compress.engine.integer_speed import integer_warnings
 from compress.engine.resolve import resolve_job
 from compress.passes.quantize.int8 import probe
 from compress.passes.quantize.int8.probe import Probe, Timing
+from compress.passes.quantize.int8.speed import integer_warnings
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.load import load_profile
-from compress.profile.pass_specs import PASSES, QuantizeSpec
+from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.schema import Profile
 from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
@@ -75,7 +76,7 @@ def test_this_machine_is_timed_and_told_once(timed: list[tuple[str, int]]) -> No
 
 @pytest.mark.parametrize("bits", [4, 16])
 def test_without_eight_bits_nothing_is_told(timed: list[tuple[str, int]], bits: Any) -> None:
-    passes = (PASSES.entry(QuantizeSpec(bits=bits)),)
+    passes = (PASS_ENTRIES.entry(QuantizeSpec(bits=bits)),)
     assert told(profile([HERE]).model_copy(update={"passes": passes}), OLD) == []
     assert timed == []
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compress.core.errors import PassError
 from compress.passes.low_rank.factoring import decompose, pays, rank_for_energy, rank_for_ratio
 from compress.passes.low_rank.ranks import LOSSES, choose_ranks
-from compress.profile.low_rank_spec import LowRankSpec
+from compress.passes.low_rank.spec import LowRankSpec
 
 SHAPES = [(6, 9), (9, 6), (8, 8)]
 

@@ -10,10 +10,10 @@ import yaml
 
 from compress.core.errors import ProfileError
 from compress.core.forms import Structure
+from compress.passes.low_rank.spec import LowRankSpec
+from compress.passes.prune.spec import PruneSpec, PruneTargetSpec, RemoveSpec
 from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
-from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.prune_spec import PruneSpec, PruneTargetSpec, RemoveSpec
 
 DISTILL: dict[str, Any] = {"distill": {"student": {"layers": 2}}}
 PRUNE: dict[str, Any] = {"prune": {"remove": {"feed_forward": 0.5}}}

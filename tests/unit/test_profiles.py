@@ -11,10 +11,10 @@ import torch
 
 from compress.core.errors import ProfileError
 from compress.models.io.code import call
+from compress.passes.distill.spec import DistillSpec
 from compress.plan.steps import build_plan
 from compress.profile.combination_checks import losses_of
 from compress.profile.device import is_ssh
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.load import load_profile
 from compress.profile.loss_specs import LossSpec, MaskedLmLoss, RelationLoss
 from compress.profile.schema import Profile

@@ -30,7 +30,7 @@ from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels, predicted_parameters
 from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.selection import shares
-from compress.profile.prune_spec import PruneSpec, PruneTargetSpec, RemoveSpec
+from compress.passes.prune.spec import PruneSpec, PruneTargetSpec, RemoveSpec
 from tests.pruning import prune
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 

@@ -29,7 +29,7 @@ from compress.passes.prune.prediction import (
     pruned_parameters,
     read_sizes,
 )
-from compress.profile.prune_spec import RemoveSpec
+from compress.passes.prune.spec import RemoveSpec
 from tests.tiny import tiny_bert
 
 

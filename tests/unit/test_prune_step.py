@@ -26,8 +26,8 @@ from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters
+from compress.passes.prune.spec import PruneSpec, RemoveSpec
 from compress.passes.prune.step import run
-from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData

@@ -22,8 +22,8 @@ from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, duplicat
 from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.removal import ChannelPruner
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.trial import attempt, believed
-from compress.profile.prune_spec import PruneSpec
 from compress.runtimes.runner import open_session
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 

@@ -21,8 +21,8 @@ from compress.passes.quantize.mixed.search import (
     give_back_within,
     take_back_until,
 )
-from compress.profile.mixed_spec import MixedSpec
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.mixed.spec import MixedSpec
+from compress.passes.quantize.spec import QuantizeSpec
 
 LOSSES = (0.01, 0.2, 0.03, 0.1)
 WORST_FIRST = (1, 3, 2, 0)

@@ -20,7 +20,7 @@ from compress.core.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.quantize import step
 from compress.passes.quantize.int8.remedies import PLAIN, remedied, remedies
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import TrainingData
 from tests import steps

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compress.encoding.images import ImageFormat, ImageInputs
-from compress.profile.distill_spec import AugmentSpec
+from compress.profile.examples_spec import AugmentSpec
 from compress.training.image_augmentation import (
     AugmentedImages,
     blend_images,

@@ -20,10 +20,11 @@ from compress.models.text.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
 from compress.passes.distill.gap import warn_of_gap
 from compress.passes.distill.material import translated
+from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.combination_checks import losses_of
-from compress.profile.distill_spec import DataFreeSpec, DistillSpec
+from compress.profile.examples_spec import DataFreeSpec
 from compress.profile.loss_specs import LogitsLoss
 from compress.step import StepContext
 from compress.training.data_free.images import train_data_free_images

@@ -19,7 +19,7 @@ from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
 from compress.passes.distill.material import cut_alike, extra_texts, joined, translated
-from compress.profile.distill_spec import DistillSpec
+from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.training.trimming import tokens_of
 

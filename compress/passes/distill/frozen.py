@@ -13,7 +13,7 @@ from compress.data.splits import UNLABELLED
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.selection import trusted
-from compress.profile.distill_spec import SelectSpec
+from compress.passes.distill.spec import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Truth
 from compress.training.teachers import Teaching, averaged, cached_signals

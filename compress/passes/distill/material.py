@@ -19,7 +19,7 @@ from compress.models.text.vocabulary import (
     Vocabulary,
     read_vocabulary,
 )
-from compress.profile.distill_spec import AugmentSpec
+from compress.profile.examples_spec import AugmentSpec
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.training.augmentation import augment, nearest_neighbours
 from compress.training.trimming import Words, tokens_of

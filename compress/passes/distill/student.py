@@ -21,7 +21,7 @@ from compress.models.io.plain import PlainModel
 from compress.models.students.cut import make_student, student_shape
 from compress.models.students.vision import fresh_vision
 from compress.models.text.vocabulary import Ids, trim_embeddings
-from compress.profile.distill_spec import DistillSpec
+from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.training.batches import to_tensors
 from compress.training.trimming import Words, tokens_shown, write_tokenizer

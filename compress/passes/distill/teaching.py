@@ -32,9 +32,10 @@ from compress.passes.distill.lesson import (
     MeanAnswers,
     NoAnswers,
 )
+from compress.passes.distill.spec import DistillSpec, StageSpec
 from compress.passes.distill.training_module import Change, Trainee
 from compress.profile.combination_checks import losses_of, needs_teacher, trains_outputs
-from compress.profile.distill_spec import AugmentSpec, DistillSpec, StageSpec
+from compress.profile.examples_spec import AugmentSpec
 from compress.profile.loss_specs import LossSpec
 from compress.step import StepContext
 from compress.training.batches import to_tensors

@@ -15,7 +15,7 @@ from compress.passes.export.golden import choose_items, golden_examples, toleran
 from compress.passes.export.layout import GOLDEN, LABELS, OPERATORS, PREDICT, RUNNER, TEMPLATES
 from compress.passes.export.manifest import write_manifest
 from compress.passes.export.mobile import mobile_usability, operators_in, write_operators
-from compress.profile.pass_specs import ExportSpec
+from compress.passes.export.spec import ExportSpec
 from compress.runtimes import runner
 from compress.step import StepContext, StepResult
 

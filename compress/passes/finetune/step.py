@@ -12,7 +12,7 @@ from compress.encoding.images import ImageInputs
 from compress.encoding.inputs import Inputs
 from compress.measure.chance import VALIDATION_FACT, against_most_frequent
 from compress.models.io.checkpoints import count_parameters, load_for_labels, save_model
-from compress.profile.distill_spec import AugmentSpec
+from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth

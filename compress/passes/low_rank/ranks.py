@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compress.core.errors import PassError
 from compress.passes.low_rank.factoring import Decomposition, pays, rank_for_energy, rank_for_ratio
-from compress.profile.low_rank_spec import LowRankSpec
+from compress.passes.low_rank.spec import LowRankSpec
 
 LOSSES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)
 """Shares of a map's output that `max_drop` tries to lose, the boldest first."""

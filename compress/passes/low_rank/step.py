@@ -16,7 +16,7 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.passes.low_rank.factoring import Decomposition, decompose
 from compress.passes.low_rank.places import Place, factor, places_of, second_moments
 from compress.passes.low_rank.ranks import choose_ranks
-from compress.profile.low_rank_spec import LowRankSpec
+from compress.passes.low_rank.spec import LowRankSpec
 from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors

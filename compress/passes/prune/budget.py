@@ -12,7 +12,7 @@ from compress.core.knapsack import Option, cheapest, choose_options
 from compress.core.units import BYTES_PER_MB, FLOAT_BYTES
 from compress.passes.prune.importance import LayerScores
 from compress.passes.prune.selection import losses_left
-from compress.profile.prune_spec import PruneTargetSpec
+from compress.passes.prune.spec import PruneTargetSpec
 
 Cost = Callable[[int, int], float]
 """Layer and size (heads, or feed-forward width) -> what that costs."""

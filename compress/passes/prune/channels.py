@@ -21,7 +21,7 @@ from compress.models.io.outputs import outputs_of
 from compress.passes.prune.budget import ParameterLimit
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.prediction import kept_channels
-from compress.profile.prune_spec import PruneTargetSpec
+from compress.passes.prune.spec import PruneTargetSpec
 
 _MAKERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """What makes channels."""

@@ -32,8 +32,8 @@ from compress.passes.prune.saliency import (
     weight_saliency,
 )
 from compress.passes.prune.selection import between, comparable, least_of_all
+from compress.passes.prune.spec import PruneSpec, RemoveSpec
 from compress.passes.prune.surgery import Surgeon
-from compress.profile.prune_spec import PruneSpec, RemoveSpec
 from compress.training.batches import shuffled_batches, to_tensors
 
 

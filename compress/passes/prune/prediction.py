@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.core.errors import ModelError, PassError
 from compress.core.reading import read_mapping
-from compress.profile.prune_spec import RemoveSpec
+from compress.passes.prune.spec import PruneSpec, RemoveSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -120,6 +120,13 @@ def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> i
         for layer in sizes.layers
     )
     return sizes.parameters - removed
+
+
+def predicted(spec: PruneSpec, folder: Path) -> int | None:
+    """The parameters that a pass will leave of the model in a folder; None where only training tells."""
+    if spec.remove is None or spec.scope == "global":
+        return None
+    return predicted_parameters(folder, spec.remove, spec.round_to)
 
 
 def predicted_parameters(folder: Path, remove: RemoveSpec, round_to: int) -> int | None:

@@ -27,8 +27,8 @@ from compress.passes.prune.encoders import EncoderPruner, Material, taylor_score
 from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.saliency import standing_in, sum_over_group
 from compress.passes.prune.selection import between
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.trial import believed
-from compress.profile.prune_spec import PruneSpec
 
 HALF = 0.5
 """Of every group, tried where a target says how much is to go."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compress.encoding.inputs import Inputs
 from compress.models.io.outputs import outputs_of
-from compress.profile.prune_spec import PruneSpec
+from compress.passes.prune.spec import PruneSpec
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.losses import label_cross_entropy
 

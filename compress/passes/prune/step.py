@@ -34,9 +34,9 @@ from compress.passes.prune.removal import (
 )
 from compress.passes.prune.saliency import BATCH_SIZE
 from compress.passes.prune.selection import shares
+from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
-from compress.profile.distill_spec import VocabularySpec
-from compress.profile.prune_spec import PruneSpec
+from compress.profile.examples_spec import VocabularySpec
 from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
 from compress.training.trimming import tokens_shown, write_tokenizer

@@ -30,7 +30,7 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.passes.prune.budget import Budget, ParameterLimit
 from compress.passes.prune.latency_table import LatencyTable, LayerShape, measure_table
 from compress.passes.prune.layers import remove_layers
-from compress.profile.prune_spec import PruneSpec, PruneTargetSpec
+from compress.passes.prune.spec import PruneSpec, PruneTargetSpec
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
 from compress.targets.local import ResolvedTarget

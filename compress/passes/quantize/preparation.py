@@ -15,7 +15,7 @@ from compress.lowering.files import save_onnx
 from compress.passes.quantize.int8.cross_layer_equalization import equalize
 from compress.passes.quantize.int8.smoothquant import smooth
 from compress.passes.quantize.layers import layers_to_quantize
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 
 
 def prepare(

@@ -35,7 +35,7 @@ from compress.passes.quantize.layers import (
 from compress.passes.quantize.mixed.step import mix
 from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 

@@ -14,7 +14,7 @@ from typing import Any
 from compress.core.artifacts import ENSEMBLE
 from compress.core.errors import CompressError
 from compress.core.package_paths import CODE, local_path
-from compress.profile.distill_spec import DistillSpec
+from compress.passes.distill.spec import DistillSpec
 from compress.profile.model_checks.files import mapping_in
 from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.core.spec import PassSpec
+from compress.passes.contract import PassSpec
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.export.spec import ExportSpec
+from compress.passes.prune.spec import PruneSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.combination_checks import Found
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.model_checks.files import read_json
-from compress.profile.pass_specs import ExportSpec, QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile, TaskName
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_

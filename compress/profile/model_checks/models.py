@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found, losses_of
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.loss_specs import (
     AttentionLoss,
     ContrastiveLoss,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.prune.spec import PruneSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.combination_checks import Found
-from compress.profile.distill_spec import DistillSpec
 from compress.profile.model_checks.families import CONVOLUTIONAL
 from compress.profile.model_checks.files import model_type
-from compress.profile.pass_specs import QuantizeSpec
-from compress.profile.prune_spec import PruneSpec
 from compress.profile.schema import Profile
 
 _OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")

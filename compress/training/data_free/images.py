@@ -17,7 +17,8 @@ from compress.core.errors import PassError
 from compress.core.progress import Progress
 from compress.core.records import Curve, CurvePoint
 from compress.encoding.images import PIXEL_VALUES
-from compress.profile.distill_spec import DataFreeSpec, DistillSpec
+from compress.passes.distill.spec import DistillSpec
+from compress.profile.examples_spec import DataFreeSpec
 from compress.training.checkpointing import (
     copy_weights,
     load_checkpoint,

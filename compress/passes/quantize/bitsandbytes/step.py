@@ -19,7 +19,7 @@ from compress.models.io.checkpoints import bare_model, load_model
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
 from compress.models.io.weights import read_weights, write_weights
 from compress.passes.quantize.size_check import sizes_in_facts
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.step import StepContext, StepResult
 
 _DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)

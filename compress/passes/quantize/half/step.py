@@ -11,7 +11,7 @@ from compress.lowering.files import check_onnx, save_onnx
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.passes.quantize.half.conversion import compute_in_fp16, store_in_half
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.runtimes.runner import open_session
 from compress.step import StepContext, StepResult
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.passes.quantize.int8.cross_layer_equalization import pairs
 from compress.passes.quantize.layers import Layer
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 
 WORTH_A_TRIAL = 0.01
 """Lost of the metric, beyond which `scheme: auto` tries remedies."""

@@ -22,8 +22,8 @@ from compress.passes.quantize.int8.dynamic import quantize_dynamic
 from compress.passes.quantize.int8.qdq import write_pairs
 from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
 from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_name
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
-from compress.profile.pass_specs import QuantizeSpec
 
 
 class Writer:

@@ -43,8 +43,8 @@ from compress.passes.quantize.mixed.search import (
     give_back_within,
     take_back_until,
 )
+from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.size_check import model_bytes
-from compress.profile.mixed_spec import MixedSpec
 from compress.step import StepContext
 from compress.tasks.base import Truth
 

@@ -27,9 +27,9 @@ from compress.passes.quantize.layers import (
     layers_to_quantize,
     split_excluded,
 )
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import schemes_for
 from compress.passes.quantize.weight_matching import Place, places_of, tokens_read, watch
-from compress.profile.pass_specs import QuantizeSpec
 from compress.training.operations import Operation
 from compress.training.rounded_model import RoundedModel, RoundedValue, RoundedWeight
 from compress.training.rounding import round_table, round_weights, round_whole_table

@@ -20,8 +20,8 @@ from compress.lowering.step import lower
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.quantize.int8.affine import weight_limit
 from compress.passes.quantize.qat.fake_quant import simulate
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import calibration_batches
-from compress.profile.pass_specs import QuantizeSpec
 from compress.step import StepContext, StepResult
 from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors

@@ -12,13 +12,13 @@ from compress.encoding.inputs import Batch
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
 from compress.passes.quantize.scale_folding import groups, scale_channels
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks
 from compress.passes.quantize.weight_only.hessian import Moments, moments_of
 from compress.passes.quantize.weight_only.hqq import fit_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import BITS, Blocked, BlocksOf, quantize_weights
-from compress.profile.pass_specs import QuantizeSpec
 
 
 def quantize_to_four_bits(

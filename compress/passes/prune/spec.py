@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.core.spec import PassSpec, PassSpecBase, one_of
+from compress.core.numerics import Precision
+from compress.core.spec import PassSpecBase, one_of
+from compress.passes.contract import PassSpec
 from compress.profile.training_spec import Fraction, RecoverySpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -116,6 +118,15 @@ class PruneSpec(PassSpec):
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+
+    @property
+    def timed(self) -> bool:
+        """Whether a latency is to be reached."""
+        return self.target is not None and self.target.timed
+
+    def asked_precision(self) -> Precision:
+        """That of the recovery."""
+        return self.recover.precision if self.recover is not None else "auto"
 
     def produces(self, form: Form) -> Form:
         """The form of the result; a factored model stays one."""

@@ -7,7 +7,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.core.spec import PassSpec, one_of
+from compress.core.numerics import Precision
+from compress.core.spec import one_of
+from compress.passes.contract import PassSpec
 from compress.profile.training_spec import Fraction, RecoverySpec
 
 Positive = Annotated[int, Field(ge=1)]
@@ -50,6 +52,10 @@ class LowRankSpec(PassSpec):
         """Whether the pass can start from this form."""
         unfactored = form.structure is not Structure.FACTORED
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT and unfactored
+
+    def asked_precision(self) -> Precision:
+        """That of the recovery."""
+        return self.recover.precision if self.recover is not None else "auto"
 
     def produces(self, form: Form) -> Form:
         """The form of the result."""

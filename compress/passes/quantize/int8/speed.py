@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.profile.pass_specs import QuantizeSpec
+from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.schema import Profile
 from compress.targets.local import ResolvedTarget
 

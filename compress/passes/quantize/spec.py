@@ -1,20 +1,19 @@
-"""One spec class a pass: what it takes, what it accepts and what it produces."""
+"""What quantizing is asked for: bits, ranges, methods, and what stays in floating point."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.entries import Entry, OneKey
 from compress.core.forms import Form, Framework, Numbers
-from compress.core.spec import PassSpec, PassSpecBase
-from compress.profile.distill_spec import DistillSpec
-from compress.profile.low_rank_spec import LowRankSpec
-from compress.profile.mixed_spec import MixedSpec
-from compress.profile.prune_spec import PruneSpec
+from compress.core.numerics import Precision, Processor, bytes_overflow, reduced_range
+from compress.core.spec import PassSpecBase
+from compress.passes.contract import PassSpec
+from compress.passes.quantize.mixed.spec import MixedSpec
+from compress.passes.quantize.unused_keys import idle_in_eight_bits, idle_in_four_bits
 from compress.profile.training_spec import RoundedTrainingSpec
-from compress.profile.unused_keys import idle_in_eight_bits, idle_in_four_bits
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -207,6 +206,26 @@ class QuantizeSpec(PassSpec):
         """Whether what is made depends on measured times."""
         return self.scheme == "auto" or (self.mixed is not None and self.mixed.latency_ms is not None)
 
+    def asked_precision(self) -> Precision:
+        """That of the training for integers."""
+        return self.train.precision if self.train is not None else "auto"
+
+    def of_this_machine(self) -> dict[str, object]:
+        """Whether 8-bit weights use 7 bits here."""
+        return {"reduced_range": reduced_range(self.reduce_range)} if self.bits == 8 else {}
+
+    @property
+    def asks_processors(self) -> bool:
+        """Whether they decide if 8-bit weights use 7 bits."""
+        return self.library == "onnxruntime" and self.bits == 8 and self.reduce_range == "auto"
+
+    def decided_for(self, processors: Sequence[Processor]) -> QuantizeSpec:
+        """With `reduce_range: auto` decided."""
+        if not self.asks_processors:
+            return self
+        needed = any(bytes_overflow(*processor) for processor in processors)
+        return self.model_copy(update={"reduce_range": needed})
+
     @property
     def table_bits(self) -> int:
         """Bits of the embedding tables, where they are quantized."""
@@ -250,36 +269,3 @@ class QuantizeSpec(PassSpec):
         eight = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
         numbers = Numbers.WEIGHT_ONLY if self.bits == 4 else eight
         return form.with_(framework=Framework.ONNX, numbers=numbers)
-
-
-class ExportSpec(PassSpec):
-    """Package the model for deployment: files, manifest, golden examples, card and `predict.py`."""
-
-    kind: ClassVar[str] = "export"
-    accepts: ClassVar[str] = "any model that is not a bundle yet"
-
-    formats: Annotated[tuple[Literal["onnx", "ort"], ...], Field(min_length=1)] = ("onnx",)
-    """`onnx` always stands in the bundle; `ort` adds the mobile format."""
-    golden: Annotated[int, Field(ge=1, le=1000)] = 16
-    """Golden examples: validation texts or images with the outputs that the bundle must reproduce."""
-
-    def fits(self, form: Form) -> bool:
-        """Whether the pass can start from this form."""
-        return not form.bundled
-
-    def produces(self, form: Form) -> Form:
-        """The form of the result."""
-        return form.with_(framework=Framework.ONNX, bundled=True)
-
-
-PASSES: OneKey[PassSpec] = OneKey(
-    Entry[PassSpec],
-    {
-        "distill": DistillSpec,
-        "prune": PruneSpec,
-        "low_rank": LowRankSpec,
-        "quantize": QuantizeSpec,
-        "export": ExportSpec,
-    },
-)
-PassEntry = Annotated[Entry[PassSpec], PASSES]

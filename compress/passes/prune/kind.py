@@ -1,0 +1,21 @@
+"""Pruning as the rest of the house knows it."""
+
+from __future__ import annotations
+
+from compress.passes.contract import ONNX, TORCH, PassKind, StepKind
+from compress.passes.prune.spec import PruneSpec
+
+PRUNE = PassKind(
+    spec=PruneSpec,
+    steps={
+        "prune": StepKind(
+            "compress.passes.prune.step:run",
+            (*TORCH, *ONNX, "onnxscript", "torch-pruning"),
+            trains=True,
+            trial="compress.passes.prune.step:try_untrained",
+            open_form=(),
+        )
+    },
+    inputs=("model", "teacher"),
+    predicted="compress.passes.prune.prediction:predicted",
+)

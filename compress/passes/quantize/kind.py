@@ -1,0 +1,57 @@
+"""Quantizing as the rest of the house knows it."""
+
+from __future__ import annotations
+
+from compress.core.forms import ONNX_FLOAT
+from compress.passes.contract import ONNX, TORCH, PassKind, PassSpec, PlanBuilder, StepKind
+from compress.passes.quantize.spec import QuantizeSpec
+
+FP16_BASELINE = "baseline.fp16"
+
+
+def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: str) -> str:
+    """The step that quantizes, behind one that trains for it where that is asked for."""
+    assert isinstance(spec, QuantizeSpec)
+    form = plan.form(current)
+    produced = spec.produces(form)
+    if spec.train is not None:
+        # A float model still, which is then lowered and quantized like any other.
+        inputs = {"model": current, "teacher": teacher}
+        current = plan.add(f"{name}.train", "quantize.train", spec, inputs, form)
+        spec = spec.model_copy(update={"train": None})
+    model = current if spec.library == "bitsandbytes" else plan.lowered(current)
+    step = plan.add(name, spec.step_kind, spec, {"model": model}, produced)
+    plan.row(name, "step", step)
+    return step
+
+
+def _in_fp16(plan: PlanBuilder, teacher: str) -> None:
+    """What a GPU makes of the teacher with no work at all: passes must be worth more than that."""
+    if ("cuda", "onnxruntime") not in plan.devices:
+        return
+    spec = QuantizeSpec(bits=16, arithmetic="half")
+    inputs = {"model": plan.lowered(teacher)}
+    step = plan.add(FP16_BASELINE, spec.step_kind, spec, inputs, spec.produces(ONNX_FLOAT))
+    plan.row(FP16_BASELINE, "variant", step, device="cuda")
+
+
+QUANTIZE = PassKind(
+    spec=QuantizeSpec,
+    steps={
+        "quantize": StepKind("compress.passes.quantize.step:run", ONNX, open_form=("structure", "numbers")),
+        "quantize.train": StepKind(
+            "compress.passes.quantize.qat.step:run",
+            (*TORCH, *ONNX, "onnxscript"),
+            trains=True,
+            keeps="model",
+            prepares=True,
+        ),
+        "quantize.bitsandbytes": StepKind(
+            "compress.passes.quantize.bitsandbytes.step:run", (*TORCH, "bitsandbytes"), reads_data=False
+        ),
+        "quantize.half": StepKind("compress.passes.quantize.half.step:run", ONNX),
+    },
+    plan=_plan,
+    beside_baseline=_in_fp16,
+    target_warnings="compress.passes.quantize.int8.speed:integer_warnings",
+)
