@@ -73,7 +73,7 @@ def part_of(name: str) -> str:
         return "specs"
     if parts[:2] == ["passes", "contract"]:
         return "passes.contract"
-    if parts[0] == "passes" and not {"spec", "kind", "table"}.isdisjoint(parts[1:]):
+    if parts[0] == "passes" and not {"spec", "kind", "table", "unused_keys"}.isdisjoint(parts[1:]):
         return "slices"
     return ".".join(parts[:2]) if parts[0] == "core" else parts[0]
 
