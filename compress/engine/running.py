@@ -13,7 +13,6 @@ from pathlib import Path
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
 from compress.core.exhaustion import exhaustion_told, ran_out
-from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.engine.budget import judge, measured_values, outcome
@@ -21,14 +20,13 @@ from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
-from compress.engine.trials import try_untrained
+from compress.engine.trials import target_warnings, try_untrained
 from compress.measure.chance import no_better_than_chance
 from compress.measure.identity import model_digest
 from compress.measure.keys import measurement_key
 from compress.measure.measuring import measure
 from compress.measure.memory_limit import check_memory_limit
 from compress.measure.size import size_of
-from compress.passes.table import PASSES
 from compress.plan.steps import BASELINE, Row, step_kind
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
@@ -107,7 +105,7 @@ def _run(
     store.begin(state.run)
     try:
         with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
-            for message in _target_warnings(job):
+            for message in target_warnings(job):
                 progress.say(f"warning: {message}")
             _fetch_models(job, state, cache, progress)
             try_untrained(job, cache, progress, lambda name: _made(name, job, state, cache, progress))
@@ -202,12 +200,6 @@ def _new_run(job: Job) -> RunRecord:
         steps=(),
         notes=splits.notes,
     )
-
-
-def _target_warnings(job: Job) -> list[str]:
-    """What the passes say of the targets before hours of training go into them."""
-    kinds = dict.fromkeys(PASSES[spec.kind].target_warnings for spec in job.plan.profile.specs)
-    return [why for kind in kinds if kind for why in call(kind, job.plan.profile, job.targets)]
 
 
 def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> None:

@@ -1,4 +1,5 @@
-"""Before any training: what a later step cannot do with the architecture is found out on the untrained model."""
+"""Before any training: what the targets will gain nothing from is said, and what a later step cannot do with the
+architecture is found out on the untrained model."""
 
 from __future__ import annotations
 
@@ -11,8 +12,16 @@ from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.making import context_of, prepare_torch
 from compress.engine.resolve import Job
+from compress.passes.table import PASSES
 from compress.plan.steps import step_kind, untrained
 from compress.store.cache import Cache
+
+
+def target_warnings(job: Job) -> list[str]:
+    """What the passes say of the targets, once for each kind of pass."""
+    profile = job.plan.profile
+    named = dict.fromkeys(PASSES[spec.kind].target_warnings for spec in profile.specs)
+    return [why for target in named if target is not None for why in call(target, profile, job.targets)]
 
 
 def try_untrained(job: Job, cache: Cache, progress: Progress, made: Callable[[str], Artifact]) -> None:
