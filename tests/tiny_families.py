@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from compress.profile.model_checks.families import FAMILIES
+from compress.models.anatomy.table.families import FAMILIES
 
 VOCABULARY = 64
 LABELS = ("kitchen", "harbour", "garden")

@@ -19,12 +19,13 @@ from compress.data.sources import load as load_data
 from compress.data.splits import Examples, Splits, item_bytes
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
+from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.io.sources import check_teacher, model_config, model_folder
 from compress.models.io.sources import fingerprint as model_fingerprint
 from compress.plan.keys import Fingerprints, all_parts, key_of
 from compress.plan.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
-from compress.profile.model_checks.families import FAMILY_UNSUPPORTED, family_faults
+from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.fit import fit_problems
 from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget

@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.core.package_paths import missing_source
+from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.chain import chain_faults
 from compress.profile.combination_checks import Found, teaching_faults, teaching_warnings
 from compress.profile.faults import faults_of
 from compress.profile.model_checks.checkpoints import checkpoint_faults
-from compress.profile.model_checks.families import FAMILY_UNSUPPORTED, family_faults
+from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.fit import fit_problems
 from compress.profile.model_checks.models import known_model_faults
 from compress.profile.model_checks.passes import known_kind_faults

@@ -10,15 +10,15 @@ from typing import Any
 
 from compress.core.errors import CompressError
 from compress.core.package_paths import CODE, PACKAGE, at_home, locate_package
-from compress.models.io.labels import head_names
-from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
-from compress.profile.model_checks.families import (
+from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
     FAMILIES,
     most_tokens,
     why_not_lowered,
     why_whole,
 )
+from compress.models.io.labels import head_names
+from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import read_json
 
 _SENTENCES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")

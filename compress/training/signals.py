@@ -27,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from compress.core.errors import PassError
+from compress.models.anatomy.blocks import Block, attentions_of, heads_of, layers_of
 from compress.models.io.outputs import outputs_of
-from compress.training.layer_stack import StackLayer, attentions_of, heads_of, layers_of
 
 Signals = dict[str, Tensor]
 
@@ -115,7 +115,7 @@ class Recorder:
         self._held.clear()
         return taken
 
-    def _opener(self, name: str, layers: tuple[StackLayer, ...]) -> Callable[[], RemovableHandle]:
+    def _opener(self, name: str, layers: tuple[Block, ...]) -> Callable[[], RemovableHandle]:
         """What registers the hook of one signal."""
         held = self._held
         kind, _, rest = name.partition(".")
@@ -217,14 +217,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _of_layer(layers: tuple[StackLayer, ...], kind: str, number: str) -> nn.Module | None:
+def _of_layer(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | None:
     """The module whose output is the signal `kind.number`; None where there is none."""
     if not number.isdecimal() or int(number) >= len(layers):
         return None
     layer = layers[int(number)]
     if kind == "hidden":
         return layer.module
-    maps = layer.attention.projections
+    maps = layer.projections
     names = ("query", "key", "value")
     return maps[names.index(kind)] if maps is not None and kind in names else None
 
@@ -233,7 +233,7 @@ def _feature(model: nn.Module, path: str) -> nn.Module | None:
     return dict(model.named_modules()).get(path) if path else None
 
 
-def _what_it_has(layers: tuple[StackLayer, ...]) -> str:
+def _what_it_has(layers: tuple[Block, ...]) -> str:
     if not layers:
         return "it has no layers that could be told apart"
     queries = "" if heads_of(layers)[0] else ", whose queries, keys and values cannot be captured"
@@ -252,7 +252,7 @@ def _feature_maps(model: nn.Module, calls: list[_Call]) -> tuple[Feature, ...]:
     return tuple(last.values())
 
 
-def _patches(calls: list[_Call], layers: tuple[StackLayer, ...]) -> int | None:
+def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
     """How many patches an image is cut into: the places of the last map before the first layer; None for texts."""
     inside = set(layers[0].module.modules()) if layers else set()
     maps: list[tuple[int, ...]] = []

@@ -14,12 +14,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from compress.core.artifacts import TASK
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
+from compress.models.anatomy.table.families import FAMILIES, families_that_can
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.image_teachers import open_image_teacher
 from compress.models.io.materialise import materialise
 from compress.models.io.outputs import outputs_of
 from compress.models.text.sentence import SentenceEncoder
-from compress.profile.model_checks.families import FAMILIES
 from compress.profile.schema import TeacherSpec
 from compress.runtimes.runner import open_session
 from tests.tiny_families import (
@@ -31,8 +31,8 @@ from tests.tiny_families import (
     write_tokenizer,
 )
 
-TEXTS = sorted(name for name, family in FAMILIES.items() if family.takes == "texts")
-IMAGES = sorted(name for name, family in FAMILIES.items() if family.takes == "images")
+TEXTS = families_that_can("lower", "texts")
+IMAGES = families_that_can("lower", "images")
 FEW = ("beit", "clip", "convnext", "deit", "levit", "resnet", "swin", "vit")
 """Of images, one of each kind; the others are slow tests."""
 SORTED = tuple(sorted(LABELS))
@@ -106,7 +106,7 @@ def test_a_classifier_is_carried(tmp_path: Path, kind: str, changes: dict[str, A
         agree(outputs(ours, alone), outputs(ours, many)[:1])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TEXTS if FAMILIES[kind].embeds])
+@pytest.mark.parametrize("kind", [kind for kind in TEXTS if "embed" not in FAMILIES[kind].cannot])
 def test_an_encoder_is_carried(tmp_path: Path, kind: str) -> None:
     ours, task = carried(tmp_path, tiny_model(kind, head=False), "sentence-embedding", ())
     theirs = AutoModel.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
@@ -139,7 +139,7 @@ def test_an_image_classifier_is_carried(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", TEXTS)
 @pytest.mark.parametrize("head", [True, False], ids=["classifier", "encoder"])
 def test_texts_are_lowered_exactly(tmp_path: Path, kind: str, head: bool) -> None:
-    if not head and not FAMILIES[kind].embeds:
+    if not head and "embed" in FAMILIES[kind].cannot:
         pytest.skip("it does not run without its pooler")
     task = "text-classification" if head else "sentence-embedding"
     carried(tmp_path, tiny_model(kind, head=head), task, SORTED if head else ())

@@ -20,8 +20,8 @@ from compress.core.forms import Structure
 from compress.core.spec import Spec
 from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Factored, apply_factors
-from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.students.cut import make_student
 from compress.passes.low_rank import step as low_rank

@@ -27,7 +27,7 @@ from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
 from compress.lowering import step as lower
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.spec import LowRankSpec

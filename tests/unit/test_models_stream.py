@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.stream import block_influence, embedding_stream, measure_stream
 from tests.tiny import tiny_classifier
 from tests.unit.test_models_families import CONFIGS, VISION, tiny_vision

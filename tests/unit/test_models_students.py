@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.stream import measure_stream
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.outputs import outputs_of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.families import words_of
+from compress.models.anatomy.encoder import words_of
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import (
     check_can_trim,

@@ -12,16 +12,16 @@ from transformers import CONFIG_MAPPING
 
 from compress.core.errors import ModelError, ProfileError
 from compress.engine.resolve import resolve_job
-from compress.models.anatomy.families import FAMILIES as TAKEN_APART
-from compress.profile.load import LoadedProfile, load_profile
-from compress.profile.model_checks.families import (
+from compress.models.anatomy.table.families import (
     FAMILIES,
     FAMILY_UNSUPPORTED,
-    apart_families,
+    families_that_can,
     most_tokens,
+    network_of_kind,
     why_not_lowered,
     why_whole,
 )
+from compress.profile.load import LoadedProfile, load_profile
 
 EXPORT: dict[str, Any] = {"export": {}}
 DISTIL: dict[str, Any] = {"distill": {"student": {"layers": 1}, "epochs": 1}}
@@ -98,7 +98,7 @@ def test_a_config_without_a_family(tmp_path: Path) -> None:
     assert faults(file) == [("teacher.model", FAMILY_UNSUPPORTED)]
 
 
-@pytest.mark.parametrize("kind", sorted(FAMILIES))
+@pytest.mark.parametrize("kind", families_that_can("lower"))
 def test_families_that_are_lowered(tmp_path: Path, kind: str) -> None:
     task = "image-classification" if FAMILIES[kind].takes == "images" else "text-classification"
     load_profile(write(tmp_path, {"model_type": kind}, EXPORT, task=task))
@@ -171,9 +171,13 @@ def test_a_ready_student_decides_what_comes_after_it(tmp_path: Path) -> None:
 
 
 def test_the_table_and_the_code_know_the_same_families() -> None:
-    assert apart_families() == sorted(TAKEN_APART)
-    assert all(why_whole(kind) is None for kind in TAKEN_APART)
-    assert all(why_not_lowered({"model_type": kind}) is None for kind in FAMILIES)
+    apart = families_that_can("take apart")
+    assert set(apart) <= {kind for kind in FAMILIES if network_of_kind(kind) is not None}
+    assert apart == [kind for kind in sorted(FAMILIES) if why_whole(kind) is None]
+    lowered = [kind for kind in sorted(FAMILIES) if why_not_lowered({"model_type": kind}) is None]
+    assert families_that_can("lower") == lowered
+    # What can be taken apart can be lowered: students and pruned models are measured as ONNX files.
+    assert set(apart) <= set(lowered)
 
 
 @pytest.mark.parametrize(

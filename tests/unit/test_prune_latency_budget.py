@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.passes.prune.latency_table import LatencyTable
 from compress.passes.prune.spec import PruneTargetSpec
 from compress.passes.prune.targets import Timing, latency_budget

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ModelError, PassError
+from compress.models.anatomy.table.sizes import network_of
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.passes.prune.importance import (
     LayerScores,
@@ -97,8 +98,10 @@ def test_layers_are_ordered_by_number():
         shapes[f"{name}.attention.output.dense.weight"] = (16, 8)
         shapes[f"{name}.intermediate.dense.weight"] = (number + 1, 16)
         shapes[f"{name}.output.dense.weight"] = (16, number + 1)
-    assert [layer.feed_forward for layer in layers_of(shapes, 4)] == [1, 3, 11]
-    assert layers_of(shapes, 4)[0] == LayerSizes(hidden=16, heads=2, head_size=4, feed_forward=1)
+    assert [layer.feed_forward for layer in layers_of(shapes, network_of("bert"), 4)] == [1, 3, 11]
+    assert layers_of(shapes, network_of("bert"), 4)[0] == LayerSizes(
+        hidden=16, heads=2, head_size=4, feed_forward=1
+    )
 
 
 def test_factors_that_lose_rows_and_columns_are_found():
@@ -112,7 +115,7 @@ def test_factors_that_lose_rows_and_columns_are_found():
         f"{name}.output.dense.first.weight": (4, 32),
         f"{name}.output.dense.second.weight": (16, 4),
     }
-    (layer,) = layers_of(shapes, 4)
+    (layer,) = layers_of(shapes, network_of("bert"), 4)
     assert (layer.heads, layer.feed_forward, layer.hidden) == (2, 32, 16)
     assert layer.head_parameters == 4 * (3 * (6 + 1) + 5)
     assert layer.unit_parameters == 16 + 1 + 4

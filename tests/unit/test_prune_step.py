@@ -22,7 +22,7 @@ from compress.core.errors import PassError
 from compress.core.forms import Structure
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters

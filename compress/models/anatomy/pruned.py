@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from compress.models.anatomy.blocks import transformer_of
+from compress.models.anatomy.encoder import Layer, encoder_of
 from compress.models.anatomy.factors import reader, writer
-from compress.models.anatomy.families import Layer, encoder_of, transformer_of
 from compress.models.anatomy.sizes import config_keys
 
 

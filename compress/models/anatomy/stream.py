@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.families import Encoder
+from compress.models.anatomy.encoder import Encoder
 from compress.models.students.projection import Moments, normalised
 
 Batches = Callable[[], Iterable[dict[str, Tensor]]]
@@ -161,8 +161,7 @@ def _observe(
 def _embedding_rows(encoder: Encoder) -> Tensor:
     """What stands before the first norm, as far as the tables tell: (n, d), float64."""
     if encoder.words is None:
-        positions: Tensor = encoder.embedding.position_embeddings  # type: ignore[assignment]
-        return positions.detach()[0].double()
+        return encoder.own_tensors()["places"].detach()[0].double()
     rows = encoder.words.weight.detach().double()
     if encoder.positions is not None:
         rows = rows + encoder.positions.weight.detach()[:_USUAL_POSITIONS].double().mean(dim=0)

@@ -17,6 +17,7 @@ from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
 from compress.core.package_paths import CODE, local_path
 from compress.core.reading import understood
+from compress.models.anatomy.table.families import most_tokens
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.code import call
@@ -27,7 +28,6 @@ from compress.models.io.weights import missing_weights
 from compress.models.text.pooling import MEAN, Pooling, read_pooling
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
-from compress.profile.model_checks.families import most_tokens
 from compress.profile.model_checks.tokenizers import too_large
 from compress.profile.schema import TaskName, TeacherSpec
 

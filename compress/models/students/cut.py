@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.families import encoder_of, transformer_of
+from compress.models.anatomy.blocks import transformer_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.sizes import config_keys, sizes_of
 from compress.models.anatomy.stream import Batches, block_influence, embedding_stream, measure_stream
 from compress.models.students.layer_choice import choose_layers

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.attention_heads import Heads
+from compress.models.anatomy.encoder import Encoder, Layer
 from compress.models.anatomy.factors import Factored, Map, writer
-from compress.models.anatomy.families import Encoder, Layer
 from compress.models.anatomy.stream import Stream
 from compress.models.students.projection import (
     Moments,
@@ -233,19 +233,14 @@ _ENDS = (
     "head_out",
     "head_teacher",
 )
-_TOKENS = ("cls_token", "distillation_token", "position_embeddings")
 
 
 def _tables(old: Encoder, new: Encoder) -> list[tuple[Tensor, Tensor]]:
     """What is added up to the first rows of the stream, in both models, pair by pair: (..., width)."""
     pairs = [(old.words, new.words), (old.positions, new.positions), (old.token_types, new.token_types)]
     tables = [(a.weight, b.weight) for a, b in pairs if a is not None and b is not None]
-    if old.patches is not None:
-        tokens = (
-            (getattr(old.embedding, name, None), getattr(new.embedding, name, None)) for name in _TOKENS
-        )
-        tables += [(a, b) for a, b in tokens if a is not None and b is not None]
-    return tables
+    theirs, mine = old.own_tensors(), new.own_tensors()
+    return tables + [(theirs[role], mine[role]) for role in theirs.keys() & mine.keys()]
 
 
 def _copy(old: nn.Module, new: nn.Module) -> None:

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.heads import with_labels
 from compress.profile.student_spec import StudentSpec
 
@@ -80,6 +81,5 @@ def _heads(hidden: int) -> int:
 
 def _draw_tokens(model: PreTrainedModel) -> None:
     """Draw what transformers leaves at zero in a DeiT: with positions of zero, all patches stand in one place."""
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] in ("cls_token", "distillation_token", "position_embeddings"):
-            torch.nn.init.trunc_normal_(parameter, std=_SPREAD)
+    for parameter in encoder_of(model).own_tensors().values():
+        torch.nn.init.trunc_normal_(parameter, std=_SPREAD)

@@ -19,7 +19,8 @@ from torch import nn
 
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping
-from compress.models.anatomy.families import transformer_of, words_of
+from compress.models.anatomy.blocks import transformer_of
+from compress.models.anatomy.encoder import words_of
 from compress.models.anatomy.sizes import config_keys
 
 Ids = NDArray[np.int64]

@@ -15,7 +15,7 @@ from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.inputs import Inputs
 from compress.encoding.tokens import TokenInputs
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
 from compress.passes.distill.material import cut_alike, extra_texts, joined, translated

@@ -15,7 +15,7 @@ from compress.core.files import empty_folder
 from compress.core.forms import TORCH_FLOAT
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
 from compress.passes.distill.data_free import teach_without_data

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Whole, can_factor, insert_factors
-from compress.models.anatomy.families import encoder_of
 from compress.passes.low_rank.factoring import Decomposition
 
 Batches = Callable[[], Iterable[dict[str, Tensor]]]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import PassError
 from compress.encoding.inputs import Inputs
-from compress.models.anatomy.families import Encoder, Layer, encoder_of
+from compress.models.anatomy.encoder import Encoder, Layer, encoder_of
 from compress.models.anatomy.pruned import block_sizes, regularise
 from compress.models.anatomy.stream import block_influence
 from compress.models.io.checkpoints import count_parameters

@@ -10,8 +10,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import Encoder
 from compress.models.anatomy.factors import reader, writer
-from compress.models.anatomy.families import Encoder
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.counting import remaining
 from compress.passes.prune.importance import least_important

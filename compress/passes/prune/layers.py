@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.families import Encoder, transformer_of
+from compress.models.anatomy.blocks import transformer_of
+from compress.models.anatomy.encoder import Encoder
 from compress.models.anatomy.sizes import config_keys
 
 

@@ -12,17 +12,12 @@ from safetensors import SafetensorError, safe_open
 from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.core.errors import ModelError, PassError
 from compress.core.reading import read_mapping
+from compress.models.anatomy.table.families import why_whole
+from compress.models.anatomy.table.family import Network
+from compress.models.anatomy.table.sizes import dimensions, network_of
 from compress.passes.prune.spec import PruneSpec, RemoveSpec
 
 Shapes = dict[str, tuple[int, ...]]
-
-# Of factored maps those factors count that lose rows or columns with a head or a unit.
-_PARTS = {
-    "query": re.compile(r"(?P<layer>.+)\.attention\.(self\.query|q_lin|q_proj)(\.second)?\.weight"),
-    "output": re.compile(r"(?P<layer>.+)\.attention\.(output\.dense|out_lin|o_proj)(\.first)?\.weight"),
-    "feed_in": re.compile(r"(?P<layer>.+)\.(intermediate\.dense|ffn\.lin1|mlp\.fc1)(\.second)?\.weight"),
-    "feed_out": re.compile(r"(?P<layer>.+\.\d+)\.(output\.dense|ffn\.lin2|mlp\.fc2)(\.first)?\.weight"),
-}
 
 
 @dataclass(frozen=True)
@@ -152,30 +147,37 @@ def read_sizes(folder: Path) -> ModelSizes:
         config = read_mapping(folder / MODEL_CONFIG)
         with safe_open(folder / TORCH_WEIGHTS, framework="numpy") as tensors:
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        hidden = config.get("hidden_size") or config["dim"]
-        head_size = hidden // (config.get("num_attention_heads") or config["n_heads"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot read the sizes of this model: {error}", where=str(folder)) from error
-    layers = layers_of(shapes, head_size)
+    kind = str(config.get("model_type"))
+    if (why := why_whole(kind)) is not None:
+        raise ModelError(why, where=str(folder))
+    network = network_of(kind)
+    layers = layers_of(shapes, network, dimensions(network, config)["head_size"])
     if not layers:
         raise ModelError("no encoder layers whose parts are known", where=str(folder))
     return ModelSizes(sum(math.prod(shape) for shape in shapes.values()), layers)
 
 
-def layers_of(shapes: Shapes, head_size: int) -> tuple[LayerSizes, ...]:
-    """The layers found in the shapes of a model's weights, by number."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in _PARTS}
-    for name, shape in shapes.items():
-        for part, pattern in _PARTS.items():
-            if match := pattern.fullmatch(name):
-                found[part][match["layer"]] = shape
+def layers_of(shapes: Shapes, network: Network, head_size: int) -> tuple[LayerSizes, ...]:
+    """The layers found in the shapes of a model's weights, by number.
+
+    Args:
+        network: of a family that can be taken apart.
+    """
+    # Of factored maps those factors count that lose rows or columns with a head or a unit.
+    parts = {"query": "second", "attention_output": "first", "feed_in": "second", "feed_out": "first"}
+    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    for role, factor in parts.items():
+        stack, own = (re.escape(path) for path in network.layer.split("{i}"))
+        pattern = re.compile(
+            rf"(?:.+\.)?{stack}(\d+){own}\.{re.escape(network.inside[role])}(?:\.{factor})?\.weight"
+        )
+        matches = ((pattern.fullmatch(name), shape) for name, shape in shapes.items())
+        found[role] = {int(match[1]): shape for match, shape in matches if match}
     query, output, feed_in, feed_out = found.values()
-    numbered = sorted(
-        query.keys() & output.keys() & feed_in.keys() & feed_out.keys(),
-        key=lambda layer: int(layer.rpartition(".")[2]),
-    )
     layers = []
-    for layer in numbered:
+    for layer in sorted(query.keys() & output.keys() & feed_in.keys() & feed_out.keys()):
         attention = (query[layer][1], output[layer][0])
         feed = (feed_in[layer][1], feed_out[layer][0])
         # Where every map is factored this is the largest rank; nothing is computed from it then.

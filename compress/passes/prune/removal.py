@@ -10,8 +10,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Factored
-from compress.models.anatomy.families import encoder_of
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.channels import (

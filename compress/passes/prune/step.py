@@ -17,7 +17,7 @@ from compress.core.errors import PassError
 from compress.core.files import write_json
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
-from compress.models.anatomy.families import encoder_of
+from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings

@@ -9,8 +9,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import Encoder, Layer
 from compress.models.anatomy.factors import reader, writer
-from compress.models.anatomy.families import Encoder, Layer
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.importance import LayerScores, channels_of_heads, head_scores
 

@@ -24,7 +24,7 @@ from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.feeds import sample_indices, scenarios
 from compress.measure.jobs import JobFolder
 from compress.measure.latency import Timed, undisturbed_apart
-from compress.models.anatomy.families import Encoder, encoder_of
+from compress.models.anatomy.encoder import Encoder, encoder_of
 from compress.models.anatomy.pruned import block_sizes
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.budget import Budget, ParameterLimit

@@ -9,14 +9,10 @@ from typing import Any
 
 from compress.core.errors import CompressError
 from compress.core.package_paths import local_path
+from compress.models.anatomy.table.families import network_of_kind
+from compress.models.anatomy.table.family import KEYS
 from compress.profile.model_checks.files import read_json
 from compress.profile.student_spec import StudentSpec
-
-_NAMES = {
-    "hidden": ("hidden_size", "dim", "d_model", "n_embd"),
-    "layers": ("num_hidden_layers", "n_layers", "n_layer"),
-    "heads": ("num_attention_heads", "n_heads", "n_head"),
-}
 
 
 @dataclass(frozen=True)
@@ -30,12 +26,13 @@ class EncoderSizes:
 
 def encoder_sizes(config: Mapping[str, Any] | None) -> EncoderSizes | None:
     """The sizes that a config names, whatever its family calls them; None where one is missing or no size."""
-    found = {
-        size: next((config[name] for name in names if name in config), None) if config else None
-        for size, names in _NAMES.items()
-    }
-    sizes = [value for value in found.values() if isinstance(value, int) and value > 0]
-    return EncoderSizes(*sizes) if len(sizes) == len(_NAMES) else None
+    if config is None:
+        return None
+    network = network_of_kind(str(config.get("model_type")))
+    keys = KEYS if network is None else network.keys
+    found = [config.get(keys[size]) for size in ("hidden", "layers", "heads")]
+    sizes = [value for value in found if isinstance(value, int) and value > 0]
+    return EncoderSizes(*sizes) if len(sizes) == len(found) else None
 
 
 def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:

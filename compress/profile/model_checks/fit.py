@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from compress.models.anatomy.table.families import most_tokens
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.prune.spec import PruneSpec
 from compress.profile.model_checks.architecture import EncoderSizes, after, encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.checkpoints import PlacedProblem
-from compress.profile.model_checks.families import most_tokens
 from compress.profile.model_checks.files import read_json
 from compress.profile.model_checks.problem import Problem
 from compress.profile.schema import Profile

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.models.anatomy.table.families import CONVOLUTIONAL
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found, losses_of
 from compress.profile.loss_specs import (
@@ -18,7 +19,6 @@ from compress.profile.loss_specs import (
     RelationLoss,
     SimilarityLoss,
 )
-from compress.profile.model_checks.families import CONVOLUTIONAL
 from compress.profile.model_checks.files import model_type, read_json
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from compress.models.anatomy.table.families import CONVOLUTIONAL
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.combination_checks import Found
-from compress.profile.model_checks.families import CONVOLUTIONAL
 from compress.profile.model_checks.files import model_type
 from compress.profile.schema import Profile
 

@@ -1,0 +1,170 @@
+"""The layers of a live model: by the table of its family, else by what stands in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from compress.core.errors import ModelError
+from compress.models.anatomy.factors import Factored, Map
+from compress.models.anatomy.table.families import FAMILIES, families_that_can
+from compress.models.anatomy.table.family import Network
+
+_PROJECTIONS = ("query", "key", "value")
+_HEAD_SIZE = ("attention_head_size", "head_dim")
+_HEADS = ("num_attention_heads", "num_heads", "n_heads")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer of a model: its output is a hidden state.
+
+    `attention` is the module that keeps the counts of heads; `parts` are those of `ROLES` that stand in the layer, or
+    as many as were found.
+    """
+
+    module: nn.Module
+    attention: nn.Module
+    parts: Mapping[str, nn.Module]
+
+    @property
+    def projections(self) -> tuple[Map, Map, Map] | None:
+        """The query, key and value maps, weights as (out, in); None where they are one map."""
+        query, key, value = (self.parts.get(role) for role in _PROJECTIONS)
+        if (
+            isinstance(query, nn.Linear | Factored)
+            and isinstance(key, nn.Linear | Factored)
+            and isinstance(value, nn.Linear | Factored)
+        ):
+            return query, key, value
+        return None
+
+    @property
+    def head_size(self) -> int | None:
+        """Dimensions of one head; None where the module does not say it."""
+        for name in _HEAD_SIZE:
+            if isinstance(size := getattr(self.attention, name, None), int):
+                return size
+        if self.projections is not None:
+            for name in _HEADS:
+                if isinstance(heads := getattr(self.attention, name, None), int):
+                    return self.projections[0].out_features // heads
+        return None
+
+
+def transformer_of(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers that has the config: the model itself, or the encoder inside a sentence encoder.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if isinstance(model, PreTrainedModel):
+        return model
+    inside = getattr(model, "encoder", None)
+    if isinstance(inside, PreTrainedModel):
+        return inside
+    raise ModelError(
+        f"a {type(model).__name__} is no transformer whose layers we know",
+        hint=f"Known families: {', '.join(families_that_can('take apart'))}.",
+    )
+
+
+def base_of(model: PreTrainedModel, network: Network) -> nn.Module:
+    """The model without its head: the one inside, or the model itself."""
+    found: nn.Module = getattr(model, network.base, model)
+    return found
+
+
+def blocks_of(base: nn.Module, network: Network) -> tuple[Block, ...]:
+    """The layers that have weights of their own in a base model, lowest first, as many as there are now.
+
+    Raises:
+        AttributeError: a part is not where its family has it.
+    """
+    stack, own = (path.strip(".") for path in network.layer.split("{i}"))
+    blocks = []
+    for number, entry in enumerate(base.get_submodule(stack).children()):
+        layer = entry.get_submodule(own)
+        lacking = (*network.when, *(network.not_in_first if number == 0 else ()))
+        parts = {
+            role: found
+            for role, path in network.inside.items()
+            if (found := _submodule(layer, path, role in lacking)) is not None
+        }
+        blocks.append(Block(layer, layer.get_submodule(network.attention), parts))
+    return tuple(blocks)
+
+
+def layers_of(model: nn.Module) -> tuple[Block, ...]:
+    """The layers of any model, lowest first. Of one whose family is not in the table, or that is not of transformers:
+    the one stack of modules with one attention each that holds all of the model's.
+
+    Nothing where there is no such stack: in convolutional models, in those with stages of their own resolutions, in
+    several models under one roof; and nothing of a family whose layers cannot be compared.
+    """
+    inside = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
+    if isinstance(inside, PreTrainedModel):
+        family = FAMILIES.get(str(inside.config.model_type))
+        if family is not None and family.network is not None:
+            known = "compare" not in family.cannot
+            return blocks_of(base_of(inside, family.network), family.network) if known else ()
+    total = len(attentions_of(model))
+    for stack in model.modules():
+        if total and isinstance(stack, nn.ModuleList | nn.Sequential) and len(stack) == total:
+            found = [attentions_of(layer) for layer in stack]
+            if all(len(attentions) == 1 for attentions in found):
+                return tuple(Block(layer, *one) for layer, (one,) in zip(stack, found, strict=True))
+    return ()
+
+
+def attentions_of(model: nn.Module) -> list[tuple[nn.Module, Mapping[str, nn.Module]]]:
+    """Every attention module inside a module, itself included, with its maps as far as the table knows their names."""
+    found: list[tuple[nn.Module, Mapping[str, nn.Module]]] = []
+    for module in model.modules():
+        children = dict(module.named_children())
+        for names in _SEPARATE:
+            maps = {role: children.get(name) for role, name in zip(_PROJECTIONS, names, strict=True)}
+            linear = {role: part for role, part in maps.items() if isinstance(part, nn.Linear)}
+            if len(linear) == len(maps):
+                found.append((module, linear))
+        if isinstance(module, nn.MultiheadAttention) or any(name in children for name in _FUSED):
+            found.append((module, {}))
+    return found
+
+
+def heads_of(layers: tuple[Block, ...]) -> tuple[tuple[int, ...], int | None]:
+    """The heads of each layer and the size of one; nothing where queries and keys cannot be captured."""
+    sizes = {layer.head_size for layer in layers}
+    size = sizes.pop() if len(sizes) == 1 else None
+    queries = [layer.projections[0] for layer in layers if layer.projections is not None]
+    if size is None or len(queries) != len(layers):
+        return (), None
+    return tuple(query.out_features // size for query in queries), size
+
+
+def _names(*roles: str) -> list[tuple[str, ...]]:
+    """What the families of the table call parts of their attention modules."""
+    networks = [family.network for family in FAMILIES.values() if family.network is not None]
+    found = [
+        tuple(network.inside[role].rpartition(".")[2] for role in roles)
+        for network in networks
+        if network.inside.keys() >= set(roles)
+    ]
+    return list(dict.fromkeys(found))
+
+
+_SEPARATE = _names(*_PROJECTIONS)
+_FUSED = [*(name for (name,) in _names("qkv")), "qkv"]
+
+
+def _submodule(layer: nn.Module, path: str, may_lack: bool) -> nn.Module | None:
+    try:
+        found = layer.get_submodule(path)
+    except AttributeError:
+        if may_lack:
+            return None
+        raise
+    return None if may_lack and isinstance(found, nn.Identity) else found

@@ -1,0 +1,188 @@
+"""The families of decoders, which write texts, whose parts are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from compress.models.anatomy.table.family import TEXT_KEYS, Family, Network
+
+_QKV = ("query", "key", "value")
+_NO_BIAS = dict.fromkeys(
+    (*_QKV, "attention_output", "gate", "feed_in", "feed_out", "head_words", "head_out"), False
+)
+
+_LLAMA = Network(
+    base="model",
+    layer="layers.{i}",
+    attention="self_attn",
+    inside={
+        "query": "self_attn.q_proj",
+        "key": "self_attn.k_proj",
+        "value": "self_attn.v_proj",
+        "attention_output": "self_attn.o_proj",
+        "attention_norm": "input_layernorm",
+        "gate": "mlp.gate_proj",
+        "feed_in": "mlp.up_proj",
+        "feed_out": "mlp.down_proj",
+        "output_norm": "post_attention_layernorm",
+    },
+    outside={"words": "embed_tokens", "final_norm": "norm"},
+    heads={"none": {}, "words": {"head_words": "lm_head"}, "labels": {"head_out": "score"}},
+    keys={**TEXT_KEYS, "groups": "num_key_value_heads", "head_size": "head_dim"},
+    positions="rotary",
+    norm="rms",
+    norms="before",
+    causal=True,
+    biases={
+        **_NO_BIAS,
+        **dict.fromkeys((*_QKV, "attention_output"), "attention_bias"),
+        **dict.fromkeys(("gate", "feed_in", "feed_out"), "mlp_bias"),
+    },
+    defaults={
+        "num_key_value_heads": None,
+        "head_dim": None,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+    },
+)
+
+_MISTRAL = replace(
+    _LLAMA,
+    biases=_NO_BIAS,
+    defaults={"num_key_value_heads": 8, "head_dim": None, "tie_word_embeddings": False},
+)
+
+_QWEN2 = replace(
+    _LLAMA,
+    keys={**TEXT_KEYS, "groups": "num_key_value_heads"},
+    biases={**_NO_BIAS, **dict.fromkeys(_QKV, True)},
+    defaults={"num_key_value_heads": 32, "tie_word_embeddings": False},
+)
+
+_NORMED_HEADS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+_BIASED_ATTENTION = {**_NO_BIAS, **dict.fromkeys((*_QKV, "attention_output"), "attention_bias")}
+
+_QWEN3 = replace(
+    _LLAMA,
+    inside={**_LLAMA.inside, **_NORMED_HEADS},
+    biases=_BIASED_ATTENTION,
+    defaults={
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "attention_bias": False,
+        "tie_word_embeddings": False,
+    },
+)
+
+_GEMMA2 = replace(
+    _LLAMA,
+    inside={
+        **_LLAMA.inside,
+        "attention_result_norm": "post_attention_layernorm",
+        "output_norm": "pre_feedforward_layernorm",
+        "output_result_norm": "post_feedforward_layernorm",
+    },
+    norms="around",
+    biases=_BIASED_ATTENTION,
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    },
+)
+
+_GEMMA3 = replace(_GEMMA2, inside={**_GEMMA2.inside, **_NORMED_HEADS})
+
+_PHI3 = replace(
+    _LLAMA,
+    inside={
+        "qkv": "self_attn.qkv_proj",
+        "attention_output": "self_attn.o_proj",
+        "attention_norm": "input_layernorm",
+        "gate_feed_in": "mlp.gate_up_proj",
+        "feed_out": "mlp.down_proj",
+        "output_norm": "post_attention_layernorm",
+    },
+    biases={**_NO_BIAS, "qkv": False, "gate_feed_in": False},
+    defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
+)
+
+_GPT2 = Network(
+    base="transformer",
+    layer="h.{i}",
+    attention="attn",
+    inside={
+        "qkv": "attn.c_attn",
+        "attention_output": "attn.c_proj",
+        "attention_norm": "ln_1",
+        "feed_in": "mlp.c_fc",
+        "feed_out": "mlp.c_proj",
+        "output_norm": "ln_2",
+    },
+    outside={"words": "wte", "positions": "wpe", "final_norm": "ln_f"},
+    heads=_LLAMA.heads,
+    keys={
+        "hidden": "n_embd",
+        "layers": "n_layer",
+        "heads": "n_head",
+        "feed_forward": "n_inner",
+        "vocabulary": "vocab_size",
+        "positions": "n_positions",
+    },
+    norms="before",
+    causal=True,
+    in_out=True,
+    biases={"head_words": False, "head_out": False},
+    defaults={"n_inner": None, "tie_word_embeddings": True},
+)
+
+_GPT_NEOX = Network(
+    base="gpt_neox",
+    layer="layers.{i}",
+    attention="attention",
+    inside={
+        "qkv": "attention.query_key_value",
+        "attention_output": "attention.dense",
+        "attention_norm": "input_layernorm",
+        "feed_in": "mlp.dense_h_to_4h",
+        "feed_out": "mlp.dense_4h_to_h",
+        "output_norm": "post_attention_layernorm",
+    },
+    outside={"words": "embed_in", "final_norm": "final_layer_norm"},
+    heads=_LLAMA.heads,
+    keys=TEXT_KEYS,
+    positions="rotary",
+    norms="before",
+    parallel="use_parallel_residual",
+    qkv="heads",
+    causal=True,
+    biases={
+        **dict.fromkeys(("qkv", "attention_output"), "attention_bias"),
+        "head_words": False,
+        "head_out": False,
+    },
+    defaults={"attention_bias": True, "use_parallel_residual": True, "tie_word_embeddings": False},
+)
+
+_DECODES = "each token looks at those before it alone"
+CANNOT_DECODE = {"lower": _DECODES, "take apart": _DECODES}
+
+
+def _decoder(network: Network) -> Family:
+    return Family("texts", network, CANNOT_DECODE)
+
+
+DECODERS: Mapping[str, Family] = {
+    "llama": _decoder(_LLAMA),
+    "mistral": _decoder(_MISTRAL),
+    "qwen2": _decoder(_QWEN2),
+    "qwen3": _decoder(_QWEN3),
+    "gemma2": _decoder(_GEMMA2),
+    "gemma3_text": _decoder(_GEMMA3),
+    "phi3": _decoder(_PHI3),
+    "gpt2": _decoder(_GPT2),
+    "gpt_neox": _decoder(_GPT_NEOX),
+}

@@ -1,0 +1,265 @@
+"""The families of encoders of texts whose parts are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from compress.models.anatomy.table.family import TEXT_KEYS, Config, Family, Network
+
+_EMBEDDINGS = {
+    "words": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "embedding_norm": "embeddings.LayerNorm",
+}
+_TYPED = {**_EMBEDDINGS, "token_types": "embeddings.token_type_embeddings"}
+_AFTER_ATTENTION = {
+    "feed_in": "intermediate.dense",
+    "feed_out": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_POOLER = {"head_dense": "pooler.dense"}
+_DENSE_AND_OUT = {"head_dense": "classifier.dense", "head_out": "classifier.out_proj"}
+
+_BERT = Network(
+    base="bert",
+    layer="encoder.layer.{i}",
+    attention="attention.self",
+    inside={
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+        "attention_output": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        **_AFTER_ATTENTION,
+    },
+    outside=_TYPED,
+    heads={"none": _POOLER, "labels": {"head_dense": "bert.pooler.dense", "head_out": "classifier"}},
+    keys={**TEXT_KEYS, "types": "type_vocab_size"},
+)
+
+_ROBERTA = replace(_BERT, base="roberta", heads={"none": _POOLER, "labels": _DENSE_AND_OUT})
+
+_ELECTRA = replace(
+    _BERT,
+    base="electra",
+    outside={**_TYPED, "projection": "embeddings_project"},
+    heads={"none": {}, "labels": _DENSE_AND_OUT},
+    keys={**_BERT.keys, "embedding": "embedding_size"},
+    when={"projection": lambda config: bool(config["embedding_size"] != config["hidden_size"])},
+    defaults={"embedding_size": 128},
+)
+
+_DISTILBERT = Network(
+    base="distilbert",
+    layer="transformer.layer.{i}",
+    attention="attention",
+    inside={
+        "query": "attention.q_lin",
+        "key": "attention.k_lin",
+        "value": "attention.v_lin",
+        "attention_output": "attention.out_lin",
+        "attention_norm": "sa_layer_norm",
+        "feed_in": "ffn.lin1",
+        "feed_out": "ffn.lin2",
+        "output_norm": "output_layer_norm",
+    },
+    outside=_EMBEDDINGS,
+    heads={"none": {}, "labels": {"head_dense": "pre_classifier", "head_out": "classifier"}},
+    keys={
+        **TEXT_KEYS,
+        "hidden": "dim",
+        "layers": "n_layers",
+        "heads": "n_heads",
+        "feed_forward": "hidden_dim",
+    },
+)
+
+_MPNET = Network(
+    base="mpnet",
+    layer="encoder.layer.{i}",
+    attention="attention.attn",
+    inside={
+        "query": "attention.attn.q",
+        "key": "attention.attn.k",
+        "value": "attention.attn.v",
+        "attention_output": "attention.attn.o",
+        "attention_norm": "attention.LayerNorm",
+        **_AFTER_ATTENTION,
+    },
+    outside={**_EMBEDDINGS, "position_bias": "encoder.relative_attention_bias"},
+    heads={"none": _POOLER, "labels": _DENSE_AND_OUT},
+    keys={**TEXT_KEYS, "buckets": "relative_attention_num_buckets"},
+    defaults={"relative_attention_num_buckets": 32},
+    positions="relative",
+)
+
+_ALBERT = Network(
+    base="albert",
+    # A group of layers has one layer in every published model; `inner_group_num` may say otherwise.
+    layer="encoder.albert_layer_groups.{i}.albert_layers.0",
+    attention="attention",
+    inside={
+        "query": "attention.query",
+        "key": "attention.key",
+        "value": "attention.value",
+        "attention_output": "attention.dense",
+        "attention_norm": "attention.LayerNorm",
+        "feed_in": "ffn",
+        "feed_out": "ffn_output",
+        "output_norm": "full_layer_layer_norm",
+    },
+    outside={**_TYPED, "projection": "encoder.embedding_hidden_mapping_in"},
+    heads={
+        "none": {"head_dense": "pooler"},
+        "labels": {"head_dense": "albert.pooler", "head_out": "classifier"},
+    },
+    keys={**TEXT_KEYS, "types": "type_vocab_size", "embedding": "embedding_size"},
+    defaults={"embedding_size": 128, "num_hidden_groups": 1},
+    shared="num_hidden_groups",
+)
+
+
+def _distances(config: Config) -> int:
+    """Rows of DeBERTa's table: the distances to both sides that are told apart."""
+    longest = config["max_relative_positions"]
+    side = longest if longest > 0 else config["max_position_embeddings"]
+    return 2 * int(config["position_buckets"] if config["position_buckets"] > 0 else side)
+
+
+def _by_position(kind: str, config: Config) -> bool:
+    """Whether DeBERTa's positions have a map of their own."""
+    apart = config["relative_attention"] and not config["share_att_key"]
+    return bool(apart and kind in (config["pos_att_type"] or ()))
+
+
+_DEBERTA_V2 = replace(
+    _BERT,
+    base="deberta",
+    inside={
+        **_BERT.inside,
+        "query": "attention.self.query_proj",
+        "key": "attention.self.key_proj",
+        "value": "attention.self.value_proj",
+        "position_query": "attention.self.pos_query_proj",
+        "position_key": "attention.self.pos_key_proj",
+    },
+    outside={
+        **_TYPED,
+        "projection": "embeddings.embed_proj",
+        "relative_positions": "encoder.rel_embeddings",
+        "relative_norm": "encoder.LayerNorm",
+        "convolution": "encoder.conv.conv",
+        "convolution_norm": "encoder.conv.LayerNorm",
+    },
+    heads={"none": {}, "labels": {"head_dense": "pooler.dense", "head_out": "classifier"}},
+    keys={**_BERT.keys, "embedding": "embedding_size", "kernel": "conv_kernel_size"},
+    positions="relative",
+    biases={"projection": False},
+    defaults={
+        "type_vocab_size": 0,
+        "embedding_size": None,
+        "relative_attention": False,
+        "max_relative_positions": -1,
+        "position_buckets": -1,
+        "position_biased_input": True,
+        "pos_att_type": None,
+        "share_att_key": False,
+        "norm_rel_ebd": "none",
+        "conv_kernel_size": 0,
+    },
+    when={
+        "positions": lambda config: bool(config["position_biased_input"]),
+        "token_types": lambda config: config["type_vocab_size"] > 0,
+        "projection": lambda config: config["embedding_size"] not in (None, config["hidden_size"]),
+        "relative_positions": lambda config: bool(config["relative_attention"]),
+        "relative_norm": lambda config: (
+            config["relative_attention"] and "layer_norm" in config["norm_rel_ebd"].lower()
+        ),
+        "convolution": lambda config: config["conv_kernel_size"] > 0,
+        "convolution_norm": lambda config: config["conv_kernel_size"] > 0,
+        "position_key": lambda config: _by_position("c2p", config),
+        "position_query": lambda config: _by_position("p2c", config),
+    },
+    computed={"distances": _distances},
+)
+
+_MODERNBERT = Network(
+    base="model",
+    layer="layers.{i}",
+    attention="attn",
+    inside={
+        "qkv": "attn.Wqkv",
+        "attention_output": "attn.Wo",
+        "attention_norm": "attn_norm",
+        "gate_feed_in": "mlp.Wi",
+        "feed_out": "mlp.Wo",
+        "output_norm": "mlp_norm",
+    },
+    outside={
+        "words": "embeddings.tok_embeddings",
+        "embedding_norm": "embeddings.norm",
+        "final_norm": "final_norm",
+    },
+    heads={
+        "none": {},
+        "labels": {"head_dense": "head.dense", "head_norm": "head.norm", "head_out": "classifier"},
+    },
+    keys=TEXT_KEYS,
+    positions="rotary",
+    norms="before",
+    not_in_first=("attention_norm",),
+    biases={
+        **dict.fromkeys(("qkv", "attention_output"), "attention_bias"),
+        **dict.fromkeys(("gate_feed_in", "feed_out"), "mlp_bias"),
+        **dict.fromkeys(
+            ("embedding_norm", "attention_norm", "output_norm", "final_norm", "head_norm"), "norm_bias"
+        ),
+        "head_dense": "classifier_bias",
+    },
+    defaults={"attention_bias": False, "mlp_bias": False, "norm_bias": False, "classifier_bias": False},
+)
+
+_RELATIVE = "its attention reads relative positions through"
+DEBERTA_CANNOT = {
+    "lower": f"{_RELATIVE} a mask of its own form",
+    "take apart": f"{_RELATIVE} weights of their own",
+    "compare": f"{_RELATIVE} weights of their own",
+}
+
+ENCODERS: Mapping[str, Family] = {
+    "bert": Family("texts", _BERT),
+    "camembert": Family("texts", _ROBERTA, counts_from_padding=True),
+    "distilbert": Family("texts", _DISTILBERT),
+    "electra": Family("texts", _ELECTRA),
+    "roberta": Family("texts", _ROBERTA, counts_from_padding=True),
+    "xlm-roberta": Family("texts", _ROBERTA, counts_from_padding=True),
+    "mpnet": Family(
+        "texts",
+        _MPNET,
+        {
+            "take apart": "its layers share one table of relative positions, a column a head",
+            "compare": "its layers share one table of relative positions, a column a head",
+        },
+        counts_from_padding=True,
+    ),
+    "albert": Family(
+        "texts",
+        _ALBERT,
+        {
+            "lower": "all its layers share one set of weights",
+            "take apart": "all its layers share one set of weights, so none can be cut out or changed alone",
+            "compare": "all its layers share one set of weights",
+        },
+    ),
+    "deberta-v2": Family("texts", _DEBERTA_V2, DEBERTA_CANNOT),
+    "modernbert": Family(
+        "texts",
+        _MODERNBERT,
+        {
+            "lower": "in most of its layers tokens look at their neighbours alone",
+            "take apart": "query, key and value are one map, and its feed-forward part has a gate",
+        },
+    ),
+}
+"""DeBERTa-v3 is a DeBERTa-v2 by its `model_type`."""

@@ -1,0 +1,152 @@
+"""The one table of families, asked before anything is loaded: what each is, and what cannot be made of it.
+
+A family is a `model_type` of transformers. It can be lowered once its ONNX file was seen to say the same as
+transformers' own class, at several lengths and with padding. Where its parts stand is its `network`; a family without
+one is known as a whole alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from compress.models.anatomy.table.decoders import CANNOT_DECODE, DECODERS
+from compress.models.anatomy.table.encoders import DEBERTA_CANNOT, ENCODERS
+from compress.models.anatomy.table.family import Config, Family, Network, Use
+from compress.models.anatomy.table.vision import VISION
+
+FAMILY_UNSUPPORTED = "family-unsupported"
+"""The code of a fault about a family."""
+
+_UNKNOWN = "where its layers stand is not known"
+_WHOLE: Mapping[Use, str] = {"take apart": _UNKNOWN}
+_TEXTS = Family("texts", cannot=_WHOLE)
+_OFFSET = replace(_TEXTS, counts_from_padding=True)
+_IMAGES = Family("images", cannot=_WHOLE)
+_CONVOLUTIONS = replace(_IMAGES, attends=False)
+
+
+def _unlowered(takes: Literal["texts", "images"], why: str, attends: bool = True) -> Family:
+    return Family(takes, cannot={**_WHOLE, "lower": why}, attends=attends)
+
+
+_NEIGHBOURS = "its tokens look at their neighbours and at chosen tokens alone"
+
+FAMILIES: Mapping[str, Family] = {
+    **ENCODERS,
+    **VISION,
+    **DECODERS,
+    **dict.fromkeys(("gpt_neo", "gemma", "opt"), Family("texts", cannot={**_WHOLE, **CANNOT_DECODE})),
+    "convbert": _TEXTS,
+    "data2vec-text": _OFFSET,
+    "ernie": _TEXTS,
+    "gte": _TEXTS,
+    "megatron-bert": _TEXTS,
+    "mobilebert": _TEXTS,
+    "nomic_bert": _TEXTS,
+    "rembert": _TEXTS,
+    "roberta-prelayernorm": _OFFSET,
+    "roformer": _TEXTS,
+    "squeezebert": Family("texts", cannot={**_WHOLE, "embed": "does not run without its pooler"}),
+    "deberta": Family("texts", cannot=DEBERTA_CANNOT),
+    "eurobert": _unlowered("texts", "its heads share keys and values"),
+    "longformer": _unlowered("texts", _NEIGHBOURS),
+    "big_bird": _unlowered("texts", _NEIGHBOURS),
+    "xlnet": _unlowered("texts", "it reads texts padded on the left, in a layout of its own"),
+    "beit": _IMAGES,
+    "clip": _IMAGES,
+    "data2vec-vision": _IMAGES,
+    "dinov2": _IMAGES,
+    "dinov2_with_registers": _IMAGES,
+    "focalnet": _IMAGES,
+    "hiera": _IMAGES,
+    "ijepa": _IMAGES,
+    "levit": _IMAGES,
+    "mobilevit": _IMAGES,
+    "mobilevitv2": _IMAGES,
+    "pvt": _unlowered("images", "its head does not follow the labels of its config"),
+    "pvt_v2": _IMAGES,
+    "segformer": _IMAGES,
+    "siglip": _IMAGES,
+    "swiftformer": _IMAGES,
+    "swin": _IMAGES,
+    "swinv2": _IMAGES,
+    "vit_msn": _IMAGES,
+    "bit": _unlowered("images", "its standardized weights come out differently", attends=False),
+    "convnext": _CONVOLUTIONS,
+    "convnextv2": _CONVOLUTIONS,
+    "efficientnet": _CONVOLUTIONS,
+    "hgnet_v2": _CONVOLUTIONS,
+    "mobilenet_v1": _CONVOLUTIONS,
+    "mobilenet_v2": _CONVOLUTIONS,
+    "poolformer": _CONVOLUTIONS,
+    "regnet": _CONVOLUTIONS,
+    "resnet": _CONVOLUTIONS,
+    "textnet": _CONVOLUTIONS,
+    "timm_wrapper": _unlowered("images", "its layers lie in another package, timm", attends=False),
+}
+
+CONVOLUTIONAL = frozenset(name for name, family in FAMILIES.items() if not family.attends)
+"""Model types of transformers without self-attention."""
+
+
+def families_that_can(use: Use, takes: str | None = None) -> list[str]:
+    """The families of which something can be made, by name.
+
+    Args:
+        takes: `texts` or `images` alone; None: both.
+    """
+    return sorted(
+        name
+        for name, family in FAMILIES.items()
+        if use not in family.cannot and takes in (None, family.takes)
+    )
+
+
+def network_of_kind(kind: str) -> Network | None:
+    """Where the parts of a `model_type` stand; None where that is not known."""
+    family = FAMILIES.get(kind)
+    return None if family is None else family.network
+
+
+def why_not_lowered(config: Config, *, embeds: bool = False) -> str | None:
+    """Why a model cannot become an ONNX file that says the same; None where it can.
+
+    Args:
+        config: its parsed `config.json`.
+        embeds: whether it is to run without its head and pooler, as an encoder of sentences.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        return "its config.json names no `model_type`"
+    family = FAMILIES.get(kind)
+    if family is None or "lower" in family.cannot:
+        unseen = "nobody has seen its ONNX file say the same as the model"
+        why = unseen if family is None else family.cannot["lower"]
+        return f"a model of the family {kind!r} cannot be lowered to ONNX here: {why}"
+    if embeds and "embed" in family.cannot:
+        return f"a model of the family {kind!r} {family.cannot['embed']}, so it cannot embed sentences here"
+    for key in ("is_decoder", "add_cross_attention"):
+        if config.get(key) is True:
+            return f"this {kind} has `{key}: true`, and the lowering knows encoders alone"
+    return None
+
+
+def why_whole(kind: str) -> str | None:
+    """Why the layers of a `model_type` cannot be cut out, pruned and given to students; None where they can."""
+    family = FAMILIES.get(kind)
+    why = _UNKNOWN if family is None else family.cannot.get("take apart")
+    return None if why is None else f"a model of the family {kind!r} cannot be taken apart: {why}"
+
+
+def most_tokens(config: Config) -> int | None:
+    """How many tokens a text model takes, special tokens included; None where nothing bounds them."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        return None
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or not family.counts_from_padding:
+        return positions
+    padding = config.get("pad_token_id")
+    return positions - (padding if isinstance(padding, int) else 1) - 1
