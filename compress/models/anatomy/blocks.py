@@ -14,8 +14,10 @@ from compress.models.anatomy.table.families import FAMILIES, families_that_can
 from compress.models.anatomy.table.family import Network
 
 _PROJECTIONS = ("query", "key", "value")
-_HEAD_SIZE = ("attention_head_size", "head_dim")
-_HEADS = ("num_attention_heads", "num_heads", "n_heads")
+HEADS = ("num_attention_heads", "num_heads", "n_heads")
+"""What attention modules call the number of their heads."""
+HEAD_SIZE = ("attention_head_size", "head_dim")
+"""What they call the dimensions of one."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Block:
     @property
     def head_size(self) -> int | None:
         """Dimensions of one head; None where the module does not say it."""
-        for name in _HEAD_SIZE:
+        for name in HEAD_SIZE:
             if isinstance(size := getattr(self.attention, name, None), int):
                 return size
         if self.projections is not None:
-            for name in _HEADS:
+            for name in HEADS:
                 if isinstance(heads := getattr(self.attention, name, None), int):
                     return self.projections[0].out_features // heads
         return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.blocks import Block, blocks_of, transformer_of
+from compress.models.anatomy.blocks import HEAD_SIZE, HEADS, Block, blocks_of, transformer_of
 from compress.models.anatomy.factors import Factored, Map
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED, families_that_can, why_whole
 from compress.models.anatomy.table.family import ROLES, Head, Network
@@ -48,17 +48,22 @@ class Layer:
     @property
     def head_size(self) -> int:
         """Dimensions of one head."""
-        name = "attention_head_size" if hasattr(self.attention, "attention_head_size") else "head_dim"
-        return cast(int, getattr(self.attention, name))
+        return int(next(getattr(self.attention, name) for name in HEAD_SIZE if hasattr(self.attention, name)))
 
     @property
     def feed_forward(self) -> int:
         """Width of the feed-forward part."""
         return self.feed_in.out_features
 
+    @property
+    def maps(self) -> tuple[tuple[Map, ...], ...]:
+        """Its linear maps in the order of the computation, those together that read the same."""
+        together = (self.query, self.key, self.value)
+        return together, (self.attention_output,), (self.feed_in,), (self.feed_out,)
+
     def note_heads(self) -> None:
         """Write the head count that the weights now have into the attention module."""
-        for name in ("num_attention_heads", "n_heads"):
+        for name in HEADS:
             if hasattr(self.attention, name):
                 setattr(self.attention, name, self.heads)
         for name in ("all_head_size", "dim"):
@@ -180,10 +185,11 @@ def _head(inside: PreTrainedModel, network: Network, alone: bool) -> Head:
 
 def _layer(block: Block) -> Layer:
     def linear(role: str) -> Map:
-        return _of_kind(block.parts[role], (nn.Linear, Factored), role)
+        found = block.parts[role]
+        return found if isinstance(found, Factored) else _of_kind(found, nn.Linear, role)
 
     def norm(role: str) -> nn.LayerNorm:
-        return _of_kind(block.parts[role], (nn.LayerNorm,), role)
+        return _of_kind(block.parts[role], nn.LayerNorm, role)
 
     return Layer(
         block=block.module,
@@ -199,9 +205,9 @@ def _layer(block: Block) -> Layer:
     )
 
 
-def _of_kind(found: nn.Module, kinds: tuple[type[Part], ...], what: str) -> Part:
-    if not isinstance(found, kinds):
-        raise AttributeError(f"`{what}` is a {type(found).__name__}, expected a {kinds[0].__name__}")
+def _of_kind(found: nn.Module, kind: type[Part], what: str) -> Part:
+    if not isinstance(found, kind):
+        raise AttributeError(f"`{what}` is a {type(found).__name__}, expected a {kind.__name__}")
     return found
 
 
@@ -216,7 +222,7 @@ class _Parts:
         """A part that every model of the family has; None where the family has none."""
         if role not in self.paths:
             return None
-        return _of_kind(self.module.get_submodule(self.paths[role]), (kind,), self.paths[role])
+        return _of_kind(self.module.get_submodule(self.paths[role]), kind, self.paths[role])
 
     def optional(self, role: str, kind: type[Part]) -> Part | None:
         """A part that some models of the family lack."""

@@ -28,13 +28,13 @@ def regularise(model: nn.Module) -> None:
     if len(widths) == 1:
         setattr(config, keys["feed_forward"], widths.pop())
     hidden, heads = encoder_of(model).hidden_size, {layer.heads for layer in layers}
-    projected = encoder_of(model).projection is not None
-    if projected and getattr(config, "embedding_size", None) == hidden:
+    projected, embedding = encoder_of(model).projection is not None, keys.get("embedding")
+    if projected and embedding is not None and getattr(config, embedding) == hidden:
         # A config of such widths describes a model without the projection.
         return
     if {count * layers[0].head_size for count in heads} == {hidden}:
         old = getattr(config, keys["hidden"])
         setattr(config, keys["hidden"], hidden)
         setattr(config, keys["heads"], heads.pop())
-        if getattr(config, "embedding_size", None) == old and not projected:
-            config.embedding_size = hidden
+        if embedding is not None and getattr(config, embedding) == old and not projected:
+            setattr(config, embedding, hidden)

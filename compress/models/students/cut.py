@@ -14,6 +14,7 @@ from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.sizes import config_keys, sizes_of
 from compress.models.anatomy.stream import Batches, block_influence, embedding_stream, measure_stream
+from compress.models.anatomy.table.sizes import network_of
 from compress.models.students.layer_choice import choose_layers
 from compress.models.students.narrowing import cut, project
 from compress.models.text.sentence import SentenceEncoder
@@ -123,9 +124,10 @@ def _student_config(teacher: PreTrainedModel, shape: Shape) -> PretrainedConfig:
     setattr(config, names["layers"], len(shape.layers))
     setattr(config, names["heads"], shape.heads)
     setattr(config, names["feed_forward"], shape.feed_forward)
-    if getattr(config, "embedding_size", None) == hidden:
-        config.embedding_size = shape.hidden
-    if shape.hidden < hidden and getattr(config, "qkv_bias", None) is False:
+    if "embedding" in names and getattr(config, names["embedding"]) == hidden:
+        setattr(config, names["embedding"], shape.hidden)
+    bias = network_of(config.model_type).biases.get("query")
+    if shape.hidden < hidden and isinstance(bias, str):
         # What the student's norms cannot shift goes into biases.
-        config.qkv_bias = True
+        setattr(config, bias, True)
     return config

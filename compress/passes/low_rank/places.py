@@ -139,11 +139,7 @@ def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:
         layers = encoder_of(model).layers
     except ModelError:
         return [(module,) for module in model.modules() if isinstance(module, Whole) and can_factor(module)]
-    groups: list[tuple[Any, ...]] = []
-    for layer in layers:
-        groups += [(layer.query, layer.key, layer.value), (layer.attention_output,)]
-        groups += [(layer.feed_in,), (layer.feed_out,)]
-    return groups
+    return [cast(tuple[Whole, ...], group) for layer in layers for group in layer.maps]
 
 
 def _matrix(model: nn.Module, name: str) -> Tensor:

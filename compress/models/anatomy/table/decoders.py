@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from compress.models.anatomy.table.family import TEXT_KEYS, Family, Network
+from compress.models.anatomy.table.family import TEXT_KEYS, Family, Network, Use
 
 _QKV = ("query", "key", "value")
-_NO_BIAS = dict.fromkeys(
+_NO_BIAS: Mapping[str, bool | str] = dict.fromkeys(
     (*_QKV, "attention_output", "gate", "feed_in", "feed_out", "head_words", "head_out"), False
 )
 
@@ -62,7 +62,10 @@ _QWEN2 = replace(
 )
 
 _NORMED_HEADS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-_BIASED_ATTENTION = {**_NO_BIAS, **dict.fromkeys((*_QKV, "attention_output"), "attention_bias")}
+_BIASED_ATTENTION: Mapping[str, bool | str] = {
+    **_NO_BIAS,
+    **dict.fromkeys((*_QKV, "attention_output"), "attention_bias"),
+}
 
 _QWEN3 = replace(
     _LLAMA,
@@ -167,12 +170,15 @@ _GPT_NEOX = Network(
     defaults={"attention_bias": True, "use_parallel_residual": True, "tie_word_embeddings": False},
 )
 
-_DECODES = "each token looks at those before it alone"
-CANNOT_DECODE = {"lower": _DECODES, "take apart": _DECODES}
+DECODES = "each token looks at those before it alone"
+_CANNOT: Mapping[Use, str] = {
+    "lower": DECODES,
+    "take apart": "it is a decoder, and only encoders can be",
+}
 
 
 def _decoder(network: Network) -> Family:
-    return Family("texts", network, CANNOT_DECODE)
+    return Family("texts", network, _CANNOT)
 
 
 DECODERS: Mapping[str, Family] = {

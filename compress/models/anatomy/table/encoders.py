@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from compress.models.anatomy.table.family import TEXT_KEYS, Config, Family, Network
+from compress.models.anatomy.table.family import TEXT_KEYS, Config, Family, Network, Use
 
 _EMBEDDINGS = {
     "words": "embeddings.word_embeddings",
@@ -145,8 +145,9 @@ _DEBERTA_V2 = replace(
         "position_key": "attention.self.pos_key_proj",
     },
     outside={
-        **_TYPED,
+        **{role: path for role, path in _TYPED.items() if role != "embedding_norm"},
         "projection": "embeddings.embed_proj",
+        "projected_norm": "embeddings.LayerNorm",
         "relative_positions": "encoder.rel_embeddings",
         "relative_norm": "encoder.LayerNorm",
         "convolution": "encoder.conv.conv",
@@ -221,7 +222,7 @@ _MODERNBERT = Network(
 )
 
 _RELATIVE = "its attention reads relative positions through"
-DEBERTA_CANNOT = {
+DEBERTA_CANNOT: Mapping[Use, str] = {
     "lower": f"{_RELATIVE} a mask of its own form",
     "take apart": f"{_RELATIVE} weights of their own",
     "compare": f"{_RELATIVE} weights of their own",

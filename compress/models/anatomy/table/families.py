@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from compress.models.anatomy.table.decoders import CANNOT_DECODE, DECODERS
+from compress.models.anatomy.table.decoders import DECODERS, DECODES
 from compress.models.anatomy.table.encoders import DEBERTA_CANNOT, ENCODERS
 from compress.models.anatomy.table.family import Config, Family, Network, Use
 from compress.models.anatomy.table.vision import VISION
@@ -37,7 +37,7 @@ FAMILIES: Mapping[str, Family] = {
     **ENCODERS,
     **VISION,
     **DECODERS,
-    **dict.fromkeys(("gpt_neo", "gemma", "opt"), Family("texts", cannot={**_WHOLE, **CANNOT_DECODE})),
+    **dict.fromkeys(("gpt_neo", "gemma", "opt"), _unlowered("texts", DECODES)),
     "convbert": _TEXTS,
     "data2vec-text": _OFFSET,
     "ernie": _TEXTS,

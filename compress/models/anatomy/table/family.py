@@ -45,6 +45,7 @@ ROLES: Mapping[str, Role] = {
     "token_types": Role("table", ("types", "embedding")),
     "embedding_norm": Role("norm", ("embedding",)),
     "projection": Role("linear", ("hidden", "embedding")),
+    "projected_norm": _NORM,
     "patches": Role("convolution", ("hidden", "channels", "patch_height", "patch_width")),
     "class_token": _TOKEN,
     "distillation_token": _TOKEN,
