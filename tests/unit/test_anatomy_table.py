@@ -273,6 +273,23 @@ def test_norms_stand_on_the_stream_where_they_are_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_norms_are_of_the_kind_that_is_said(name: str) -> None:
+    _, network, blocks, seen, _ = run(name)
+    for block in blocks:
+        norms = {role: part for role, part in block.parts.items() if ROLES[role].kind == "norm"}
+        assert norms.keys() & {"attention_norm", "output_norm"}
+        for norm in norms.values():
+            rows = seen.read[norm].double()
+            if network.norm == "layer":
+                rows = rows - rows.mean(dim=-1, keepdim=True)
+            eps = next(getattr(norm, key) for key in ("eps", "variance_epsilon") if hasattr(norm, key))
+            rows = rows * (rows.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+            bias = getattr(norm, "bias", None)
+            expected = rows * (norm.weight + network.norm_offset) + (0.0 if bias is None else bias)
+            assert_same(seen.gave[norm], expected.float())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_gate_is_multiplied_with_what_goes_in(name: str) -> None:
     model, network, blocks, seen, _ = run(name)
     act = transformers.activations.ACT2FN[

@@ -164,6 +164,20 @@ def test_heads_of_images_are_known_of_few(tmp_path: Path) -> None:
     assert faults(file) == [("passes.0.prune.remove.heads", FAMILY_UNSUPPORTED)]
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student"), [("mpnet", "bert"), ("albert", "bert"), ("deberta-v2", "bert"), ("bert", "mpnet")]
+)
+@pytest.mark.parametrize("loss", ["hidden", "embedding", "attention", "relation", "similarity"])
+def test_layers_that_cannot_be_compared(tmp_path: Path, teacher: str, student: str, loss: str) -> None:
+    model(tmp_path / "small", {"model_type": student})
+    distil = {"distill": {"student": {"model": "small"}, "epochs": 1, "losses": [{"logits": {}}, {loss: {}}]}}
+    file = write(tmp_path, {"model_type": teacher}, distil, targets=[{"runtime": "torch"}])
+    if loss == "similarity":
+        load_profile(file)
+    else:
+        assert [path for path, _ in faults(file)] == ["passes.0.distill.losses.1"]
+
+
 def test_a_ready_student_decides_what_comes_after_it(tmp_path: Path) -> None:
     model(tmp_path / "small", {"model_type": "bert"})
     distil = {"distill": {"student": {"model": "small"}, "epochs": 1}}

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ModelError, PassError
-from compress.models.anatomy.table.sizes import network_of
+from compress.models.anatomy.encoder import encoder_of
+from compress.models.anatomy.pruned import block_sizes
+from compress.models.anatomy.table.families import FAMILIES, families_that_can
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.passes.prune.importance import (
     LayerScores,
@@ -32,6 +34,9 @@ from compress.passes.prune.prediction import (
 )
 from compress.passes.prune.spec import RemoveSpec
 from tests.tiny import tiny_bert
+from tests.tiny_families import tiny_model
+
+BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 11, "num_attention_heads": 4}
 
 
 def test_one_layer_by_hand():
@@ -98,10 +103,8 @@ def test_layers_are_ordered_by_number():
         shapes[f"{name}.attention.output.dense.weight"] = (16, 8)
         shapes[f"{name}.intermediate.dense.weight"] = (number + 1, 16)
         shapes[f"{name}.output.dense.weight"] = (16, number + 1)
-    assert [layer.feed_forward for layer in layers_of(shapes, network_of("bert"), 4)] == [1, 3, 11]
-    assert layers_of(shapes, network_of("bert"), 4)[0] == LayerSizes(
-        hidden=16, heads=2, head_size=4, feed_forward=1
-    )
+    assert [layer.feed_forward for layer in layers_of(shapes, BERT)] == [1, 3, 11]
+    assert layers_of(shapes, BERT)[0] == LayerSizes(hidden=16, heads=2, head_size=4, feed_forward=1)
 
 
 def test_factors_that_lose_rows_and_columns_are_found():
@@ -115,7 +118,7 @@ def test_factors_that_lose_rows_and_columns_are_found():
         f"{name}.output.dense.first.weight": (4, 32),
         f"{name}.output.dense.second.weight": (16, 4),
     }
-    (layer,) = layers_of(shapes, network_of("bert"), 4)
+    (layer,) = layers_of(shapes, BERT)
     assert (layer.heads, layer.feed_forward, layer.hidden) == (2, 32, 16)
     assert layer.head_parameters == 4 * (3 * (6 + 1) + 5)
     assert layer.unit_parameters == 16 + 1 + 4
@@ -129,6 +132,25 @@ def test_sizes_are_read_from_the_files(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match="cannot read"):
         read_sizes(tmp_path)
+
+
+@pytest.mark.parametrize("kind", families_that_can("take apart"))
+@pytest.mark.parametrize("biased", [True, False])
+def test_heads_and_units_of_every_family_weigh_what_they_do_in_the_model(
+    tmp_path: Path, kind: str, biased: bool
+):
+    images = FAMILIES[kind].takes == "images"
+    model = tiny_model(kind, **({"qkv_bias": biased} if images else {}))
+    save_model(model, tmp_path)
+    found = read_sizes(tmp_path)
+    assert found.parameters == count_parameters(model)
+    layers = encoder_of(model).layers
+    assert [(each.head_parameters, each.unit_parameters) for each in found.layers] == [
+        block_sizes(layer) for layer in layers
+    ]
+    assert [(each.heads, each.feed_forward) for each in found.layers] == [
+        (layer.heads, layer.feed_forward) for layer in layers
+    ]
 
 
 def test_predicting_needs_no_torch():

@@ -111,8 +111,9 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
     if isinstance(inside, PreTrainedModel):
         family = FAMILIES.get(str(inside.config.model_type))
         if family is not None and family.network is not None:
-            known = "compare" not in family.cannot
-            return blocks_of(base_of(inside, family.network), family.network) if known else ()
+            if "compare" in family.cannot:
+                return ()
+            return blocks_of(base_of(inside, family.network), family.network)
     total = len(attentions_of(model))
     for stack in model.modules():
         if total and isinstance(stack, nn.ModuleList | nn.Sequential) and len(stack) == total:

@@ -13,7 +13,7 @@ from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.core.errors import ModelError, PassError
 from compress.core.reading import read_mapping
 from compress.models.anatomy.table.families import why_whole
-from compress.models.anatomy.table.family import Network
+from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.sizes import dimensions, network_of
 from compress.passes.prune.spec import PruneSpec, RemoveSpec
 
@@ -22,7 +22,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """The sizes of one encoder layer whose linear maps have biases.
+    """The sizes of one encoder layer whose linear maps have biases; of query, key and value `biases` have.
 
     `attention` is (columns of the query map, rows of the output map), `feed` the same of both feed-forward maps; None
     where those maps are not factored: `hidden` both.
@@ -34,12 +34,13 @@ class LayerSizes:
     feed_forward: int
     attention: tuple[int, int] | None = None
     feed: tuple[int, int] | None = None
+    biases: int = 3
 
     @property
     def head_parameters(self) -> int:
         """Parameters of one head: rows of query, key and value with their biases, columns of the output map."""
         reads, writes = self.attention or (self.hidden, self.hidden)
-        return self.head_size * (3 * (reads + 1) + writes)
+        return self.head_size * (3 * reads + self.biases + writes)
 
     @property
     def unit_parameters(self) -> int:
@@ -152,19 +153,21 @@ def read_sizes(folder: Path) -> ModelSizes:
     kind = str(config.get("model_type"))
     if (why := why_whole(kind)) is not None:
         raise ModelError(why, where=str(folder))
-    network = network_of(kind)
-    layers = layers_of(shapes, network, dimensions(network, config)["head_size"])
+    layers = layers_of(shapes, config)
     if not layers:
         raise ModelError("no encoder layers whose parts are known", where=str(folder))
     return ModelSizes(sum(math.prod(shape) for shape in shapes.values()), layers)
 
 
-def layers_of(shapes: Shapes, network: Network, head_size: int) -> tuple[LayerSizes, ...]:
+def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
     """The layers found in the shapes of a model's weights, by number.
 
     Args:
-        network: of a family that can be taken apart.
+        config: of a family that can be taken apart.
     """
+    network = network_of(str(config["model_type"]))
+    head_size = dimensions(network, config)["head_size"]
+    biases = sum(network.has_bias(role, config) for role in ("query", "key", "value"))
     # Of factored maps those factors count that lose rows or columns with a head or a unit.
     parts = {"query": "second", "attention_output": "first", "feed_in": "second", "feed_out": "first"}
     found: dict[str, dict[int, tuple[int, ...]]] = {}
@@ -190,6 +193,7 @@ def layers_of(shapes: Shapes, network: Network, head_size: int) -> tuple[LayerSi
                 feed_forward=feed_in[layer][0],
                 attention=None if attention == (hidden, hidden) else attention,
                 feed=None if feed == (hidden, hidden) else feed,
+                biases=biases,
             )
         )
     return tuple(layers)

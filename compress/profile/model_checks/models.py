@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.models.anatomy.table.families import CONVOLUTIONAL
+from compress.models.anatomy.table.families import CONVOLUTIONAL, why_not_compared
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found, losses_of
 from compress.profile.loss_specs import (
@@ -23,6 +23,8 @@ from compress.profile.model_checks.files import model_type, read_json
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 
+_OF_LAYERS = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss)
+"""Losses that compare what layers read and give."""
 _SPLITTING = ("normalizer", "pre_tokenizer")
 """What a tokenizer does to a text before its model cuts the words of it."""
 
@@ -85,6 +87,8 @@ def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
     kinds = [kind for one in teachers if (kind := model_type(one.source, base)) is not None]
     without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
     attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
+    own = model_type(lesson.learner.source, base)
+    closed = next((why for kind in (*kinds, own) if (why := why_not_compared(kind)) is not None), None)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
@@ -98,6 +102,8 @@ def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
                     (*place, number),
                     f"the teacher is a {attending}, which has no maps of convolutions to compare",
                 )
+            elif isinstance(loss, _OF_LAYERS) and not spatial and closed is not None:
+                yield (*place, number), closed
             elif compared and _by_token(loss):
                 yield (*place, number), f"{two}, so {name} cannot compare them token by token"
     if unlike is not None and spec.augment is not None:

@@ -88,6 +88,7 @@ _GEMMA2 = replace(
         "output_result_norm": "post_feedforward_layernorm",
     },
     norms="around",
+    norm_offset=1.0,
     biases=_BIASED_ATTENTION,
     defaults={
         "num_key_value_heads": 4,

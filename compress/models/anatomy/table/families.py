@@ -140,6 +140,14 @@ def why_whole(kind: str) -> str | None:
     return None if why is None else f"a model of the family {kind!r} cannot be taken apart: {why}"
 
 
+def why_not_compared(kind: str | None) -> str | None:
+    """Why layers of a `model_type` cannot be compared with another's; None where they can, or only the loaded model
+    tells."""
+    family = FAMILIES.get(kind or "")
+    why = None if family is None else family.cannot.get("compare")
+    return None if why is None else f"the layers of a model of the family {kind!r} cannot be compared: {why}"
+
+
 def most_tokens(config: Config) -> int | None:
     """How many tokens a text model takes, special tokens included; None where nothing bounds them."""
     positions = config.get("max_position_embeddings")
