@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from click.testing import CliRunner
 
+from compress.cli.root import main
 from tests.tiny import tiny_bert, write_torch_artifact
 
 WORDS_OF = {
@@ -65,13 +70,32 @@ def write_job(folder: Path, hidden: int = 32, **changes: Any) -> Path:
     return file
 
 
-def compress(*words: str | Path, folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder`, with its cache there."""
-    environment = {**os.environ, "COMPRESS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+def compress(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder`, with its cache there, in this process: importing torch takes it seconds.
+
+    The signals that it listens to and the threads that it gives torch are put back.
+    """
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    threads = torch.get_num_threads()
+    try:
+        with contextlib.chdir(folder):
+            done = CliRunner(env=_variables(folder)).invoke(main, list(map(str, words)))
+    finally:
+        torch.set_num_threads(threads)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+
+
+def compress_alone(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own: for what is killed, what is large, and what a fresh interpreter decides."""
     command = [sys.executable, "-m", "compress", *map(str, words)]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, **options
-    )
+    environment = {**os.environ, **_variables(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def _variables(folder: Path) -> dict[str, str]:
+    return {"COMPRESS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
 
 
 def report_of(folder: Path, name: str = "tiny") -> dict[str, Any]:

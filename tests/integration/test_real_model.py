@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs import compress, report_of
+from tests.jobs import compress_alone, report_of
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ SHORTER = (
 
 def test_a_real_bert_becomes_tiny(tmp_path: Path):
     words = [word for assignment in SHORTER for word in ("--set", assignment)]
-    result = compress("run", PROFILE, *words, folder=tmp_path)
+    result = compress_alone("run", PROFILE, *words, folder=tmp_path)
     assert result.returncode in (0, 3), result.stderr
     report = report_of(tmp_path, "bert_to_tiny")
     baseline, last = report["rows"][0], report["rows"][-1]
@@ -32,5 +32,5 @@ def test_a_real_bert_becomes_tiny(tmp_path: Path):
     assert baseline["size_mb"] / last["size_mb"] > 15
     assert last["disturbed"] or last["speedup"] > 8
     assert last["peak_memory_mb"] < baseline["peak_memory_mb"] / 3
-    verified = compress("verify", report["bundle"], folder=tmp_path)
+    verified = compress_alone("verify", report["bundle"], folder=tmp_path)
     assert verified.returncode == 0, verified.stderr

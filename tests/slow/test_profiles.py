@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs import compress, report_of
+from tests.jobs import compress_alone, report_of
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +28,10 @@ def run(name: str, folder: Path, *assignments: str) -> dict[str, Any]:
     words = [word for assignment in assignments for word in ("--set", assignment)]
     file = FOLDER / f"{name}.yaml"
     allowed = ["--allow-code"] if "python:" in file.read_text(encoding="utf-8") else []
-    result = compress("run", file, *allowed, "--quiet", *words, folder=folder)
+    result = compress_alone("run", file, *allowed, "--quiet", *words, folder=folder)
     assert result.returncode in (0, 3), result.stderr
     report = report_of(folder, name)
-    verified = compress("verify", report["bundle"], folder=folder)
+    verified = compress_alone("verify", report["bundle"], folder=folder)
     assert verified.returncode == 0, verified.stderr
     return report
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs import compress, facts_of, report_of, write_job
+from tests.jobs import compress_alone, facts_of, report_of, write_job
 from tests.sshd import Sshd, running_under, soon, start_sshd
 
 pytestmark = pytest.mark.system
@@ -46,7 +46,7 @@ def test_a_run_whose_device_went_away_is_resumed(sshd: Sshd, place: Path, tmp_pa
         folder, passes=passes, targets=[target], measure={"min_seconds": 8, "min_rounds": 5, "patience_s": 0}
     )
     results: list[subprocess.CompletedProcess[str]] = []
-    worker = threading.Thread(target=lambda: results.append(compress("run", profile, folder=folder)))
+    worker = threading.Thread(target=lambda: results.append(compress_alone("run", profile, folder=folder)))
     worker.start()
     measurements = folder / "cache" / "measurements"
     try:
@@ -60,7 +60,7 @@ def test_a_run_whose_device_went_away_is_resumed(sshd: Sshd, place: Path, tmp_pa
     assert "was lost while" in results[0].stderr
     made = {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}
     artifacts = {path.name for path in (folder / "cache" / "artifacts").iterdir()}
-    again = compress("run", profile, folder=folder)
+    again = compress_alone("run", profile, folder=folder)
     assert again.returncode == 0, again.stderr
     assert made.items() <= {path.name: path.stat().st_mtime_ns for path in measurements.iterdir()}.items()
     assert artifacts <= {path.name for path in (folder / "cache" / "artifacts").iterdir()}
@@ -78,7 +78,7 @@ def test_passes_time_on_the_device(sshd: Sshd, place: Path, tmp_path: Path) -> N
     ]
     targets = [target_on(sshd, place), {"name": "here"}]
     profile = write_job(folder, 256, passes=passes, targets=targets, teacher={"model": "teacher"})
-    result = compress("run", profile, folder=folder)
+    result = compress_alone("run", profile, folder=folder)
     assert result.returncode == 0, result.stderr
     assert "on board" in result.stdout + result.stderr
     facts = facts_of(folder)
@@ -92,7 +92,7 @@ def test_targets_shows_what_each_target_is(sshd: Sshd, place: Path, tmp_path: Pa
     target = target_on(sshd, place)
     gone = {**target, "name": "gone", "device": "ssh://127.0.0.1:1"}
     profile = write_job(tmp_path / "job", targets=[{"threads": 1}, target, gone])
-    result = compress("targets", profile, folder=tmp_path / "job")
+    result = compress_alone("targets", profile, folder=tmp_path / "job")
     assert result.returncode == 5
     assert "1 of 3 targets cannot be used: gone" in result.stderr
     assert "Connection refused" in result.stdout
