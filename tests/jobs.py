@@ -12,12 +12,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from click.testing import CliRunner
 
 from compress.cli.root import main
-from tests.tiny import tiny_bert, write_torch_artifact
+from compress.core.artifacts import Artifact
+from compress.data.splits import Examples
+from compress.passes.finetune import step as finetune
+from compress.profile.training_spec import FinetuneSpec
+from compress.tasks.base import TrainingData
+from tests.steps import context, run
+from tests.tiny import text_task, tiny_bert, write_torch_artifact
 
 WORDS_OF = {
     "colour": ("red", "green", "blue"),
@@ -68,6 +75,20 @@ def write_job(folder: Path, hidden: int = 32, **changes: Any) -> Path:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**body, **changes}, sort_keys=False))
     return file
+
+
+def trained_teacher(folder: Path) -> Artifact:
+    """The teacher of `write_job` as it is after its training, which is what most jobs need not repeat."""
+    texts = tiny_texts(400, seed=1)
+    labels = [sorted(WORDS_OF).index(label) for _, label in texts]
+    first, rest = (
+        Examples(tuple(text for text, _ in texts[part]), np.array(labels[part]))
+        for part in (slice(0, 320), slice(320, 400))
+    )
+    data = TrainingData(first, rest, tuple(sorted(WORDS_OF)))
+    spec = FinetuneSpec(epochs=4, learning_rate=3e-3, batch_size=16)
+    source = write_torch_artifact(folder / "untrained", tiny_bert(), max_length=16)
+    return run(finetune, context(folder / "trained", spec, {"model": source}, text_task(16), data))[0]
 
 
 def compress(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:

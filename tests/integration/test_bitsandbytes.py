@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
+from tests.processes import outputs_in_a_fresh_process
 from tests.steps import context, run
 from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
 
@@ -57,23 +56,6 @@ def outputs(model: nn.Module) -> np.ndarray:
         return np.asarray(model(**INPUTS).logits.numpy())
 
 
-def in_a_fresh_process(folder: Path) -> np.ndarray:
-    """The outputs of a saved model, computed by an interpreter that knows nothing but its folder."""
-    code = (
-        "import sys, torch, numpy as np\n"
-        "from pathlib import Path\n"
-        "from compress.models.io.checkpoints import load_model\n"
-        "ids = torch.tensor(eval(sys.argv[2]))\n"
-        "with torch.inference_mode():\n"
-        "    logits = load_model(Path(sys.argv[1]))(input_ids=ids, attention_mask=(ids > 0).long()).logits\n"
-        "np.save(sys.argv[3], logits.numpy())\n"
-    )
-    file = folder.parent / "fresh.npy"
-    arguments = [str(folder), str(IDS.tolist()), str(file)]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-    return np.asarray(np.load(file, allow_pickle=False))
-
-
 def wide_bert() -> nn.Module:
     """Wide enough for the kernels of 4-bit layers on CPUs with AVX512-BF16."""
     return tiny_bert(hidden=64, ffn=128)
@@ -96,7 +78,7 @@ def test_what_is_reloaded_is_what_was_in_memory(source: Artifact, tmp_path: Path
     in_memory = load_model(source.path)
     put_layers(in_memory, unpack_layers(in_memory, packed, after.path))
     wanted = outputs(in_memory)
-    np.testing.assert_array_equal(in_a_fresh_process(after.path), wanted)
+    np.testing.assert_array_equal(outputs_in_a_fresh_process(after.path, **INPUTS), wanted)
     float_outputs = outputs(model)
     assert 0 < np.abs(wanted - float_outputs).max() < (0.05 if keys["bits"] == 8 else 0.5)
     assert result.form.numbers is Numbers.BITSANDBYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,87 +18,77 @@ import psutil
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from compress.core.files import sha256_file
-from tests.jobs import compress, facts_of, report_of, write_job
-
-ROOT = Path(__file__).parents[2]
-
-TRAIN = """
-import gc, os, sys
-from pathlib import Path
-import torch
-from torch import distributed
-from torch.distributed.tensor import DTensor
-from safetensors.torch import save_file
-from compress.profile.training_spec import TrainingSpec
 from compress.core.progress import Silent
+from compress.profile.training_spec import TrainingSpec
 from compress.training.checkpointing import weights_of
 from compress.training.loop import train
 from compress.training.losses import label_cross_entropy
+from compress.training.world import STRATEGY_VARIABLE
+from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job
+from tests.processes import start, start_compress
 from tests.tiny import tiny_bert
 from tests.unit.test_training_loop import examples
 
-torch.set_num_threads(1)
-size = int(os.environ.get("WORLD_SIZE", 1))
-if size > 1:
-    distributed.init_process_group("gloo")
-rank = distributed.get_rank() if size > 1 else 0
-inputs, labels = examples(61)
-model, steps, stop_at = tiny_bert(), 0, int(sys.argv[2])
 
-def loss(outputs, batch, indices):
-    global steps
-    steps += 1
-    if steps == stop_at:
-        os._exit(1)
-    return label_cross_entropy(outputs, labels[indices])
+def train_tiny(
+    rank: int, processes: int, folder: Path, stop_at: int = 0, dropout: float = 0.0, strategy: str = "ddp"
+) -> None:
+    """Train a tiny model as one of so many processes, up to one step; the weights are left in the folder."""
+    torch.set_num_threads(1)
+    os.environ.update({"GLOO_SOCKET_IFNAME": "lo", STRATEGY_VARIABLE: strategy})
+    if processes > 1:
+        meeting = f"file://{folder / 'meeting'}"
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    inputs, labels = examples(61)
+    model, steps = tiny_bert(), 0
 
-def validate(model):
-    print("spread:", any(isinstance(one, DTensor) for one in gc.get_objects()))
-    return rank
+    def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == stop_at:
+            os._exit(1)
+        return label_cross_entropy(outputs, labels[indices])
 
-spec = TrainingSpec(epochs=3, learning_rate=3e-3, batch_size=12, dropout=float(sys.argv[3]))
-work = Path(sys.argv[1]) / ("work" if rank == 0 else "other")
-result = train(model, inputs, loss, spec, validate, work=work, seed=7, precision="fp32",
-    device="cpu", progress=Silent(), name="t", checkpoint_seconds=0.0)
-tensors = {name: tensor.clone() for name, tensor in weights_of(model).items()}
-save_file(tensors, Path(sys.argv[1]) / f"rank-{rank}.safetensors")
-if size > 1:
-    distributed.destroy_process_group()
-"""
+    def validate(model: nn.Module) -> float:
+        spread = any(isinstance(one, DTensor) for one in gc.get_objects())
+        (folder / f"spread-{rank}").write_text(str(spread))
+        return rank
+
+    spec = TrainingSpec(epochs=3, learning_rate=3e-3, batch_size=12, dropout=dropout)
+    work = folder / ("work" if rank == 0 else "other")
+    train(
+        model, inputs, loss, spec, validate, work=work, seed=7, precision="fp32",
+        device="cpu", progress=Silent(), name="t", checkpoint_seconds=0.0,
+    )  # fmt: skip
+    save_file(
+        {name: tensor.clone() for name, tensor in weights_of(model).items()},
+        folder / f"rank-{rank}.safetensors",
+    )
+    if processes > 1:
+        distributed.destroy_process_group()
 
 
 def train_in(
     folder: Path, processes: int, stop_at: int = 0, dropout: float = 0.0, strategy: str = "ddp"
-) -> subprocess.CompletedProcess[str]:
-    """Train a tiny model in so many processes; each leaves its weights in the folder."""
+) -> list[int | None]:
+    """Train a tiny model in so many processes; how each of them ended."""
     folder.mkdir(exist_ok=True)
-    (folder / "train.py").write_text(TRAIN)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    launcher += ["--nproc-per-node", str(processes), "--max-restarts", "0"]
-    return subprocess.run(
-        [
-            sys.executable,
-            *(launcher if processes > 1 else []),
-            folder / "train.py",
-            folder,
-            str(stop_at),
-            str(dropout),
-        ],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "GLOO_SOCKET_IFNAME": "lo",
-            "OMP_NUM_THREADS": "1",
-            "COMPRESS_STRATEGY": strategy,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (folder / "meeting").unlink(missing_ok=True)
+    running = [
+        start(train_tiny, rank, processes, folder, stop_at, dropout, strategy) for rank in range(processes)
+    ]
+    for process in running:
+        process.join(100)
+        # Where one was stopped, nobody answers the others any more.
+        if process.exitcode != 0:
+            for other in running:
+                other.kill()
+    return [process.exitcode for process in running]
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:
@@ -107,9 +99,9 @@ def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:
 def test_two_processes_give_the_weights_of_one_up_to_the_order_of_sums(tmp_path: Path, strategy: str):
     """61 examples in batches of 12: the last batch holds one, and one process has nothing of its own in it."""
     for processes in (1, 2):
-        result = train_in(tmp_path / str(processes), processes, strategy=strategy)
-        assert result.returncode == 0, result.stderr
-        assert f"spread: {processes == 2 and strategy == 'fsdp'}" in result.stdout
+        assert train_in(tmp_path / str(processes), processes, strategy=strategy) == [0] * processes
+        spread = (tmp_path / str(processes) / "spread-0").read_text()
+        assert spread == str(processes == 2 and strategy == "fsdp")
     one, two, other = weights(tmp_path / "1"), weights(tmp_path / "2"), weights(tmp_path / "2", rank=1)
     for name, tensor in one.items():
         # The gradient of a key's bias is 0 but for rounding, and Adam makes steps of rounding.
@@ -122,11 +114,11 @@ def test_two_processes_give_the_weights_of_one_up_to_the_order_of_sums(tmp_path:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_go_on_from_their_checkpoint_bit_for_bit(tmp_path: Path, strategy: str):
     """With dropout, so that the random state of each process counts."""
-    assert train_in(tmp_path / "straight", 2, 0, 0.2, strategy).returncode == 0
-    assert train_in(tmp_path / "killed", 2, 8, 0.2, strategy).returncode != 0
+    assert train_in(tmp_path / "straight", 2, 0, 0.2, strategy) == [0, 0]
+    assert train_in(tmp_path / "killed", 2, 8, 0.2, strategy)[0] == 1
     assert (tmp_path / "killed" / "work" / "checkpoint.json").exists()
     assert not (tmp_path / "killed" / "other").exists()
-    assert train_in(tmp_path / "killed", 2, 0, 0.2, strategy).returncode == 0
+    assert train_in(tmp_path / "killed", 2, 0, 0.2, strategy) == [0, 0]
     straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "killed")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
 
@@ -135,18 +127,9 @@ def test_two_processes_go_on_from_their_checkpoint_bit_for_bit(tmp_path: Path, s
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished job in one process, whose teacher is trained already, and its profile `tiny.yaml`."""
     folder = tmp_path_factory.mktemp("jobs")
-    first = write_job(folder / "teacher-job", passes=[{"export": {"formats": ["onnx"], "golden": 4}}])
-    result = compress("run", first, folder=folder / "teacher-job")
-    assert result.returncode == 0, result.stderr
-    trained = next(
-        path
-        for path in (folder / "teacher-job" / "cache" / "artifacts").iterdir()
-        if (path / "model.safetensors").exists()
-        and "validation_score" in (path / "artifact.json").read_text()
-    )
     profile = write_job(folder / "job")
     shutil.rmtree(folder / "job" / "teacher")
-    shutil.copytree(trained, folder / "job" / "teacher")
+    shutil.copytree(trained_teacher(folder).path, folder / "job" / "teacher")
     body: dict[str, Any] = yaml.safe_load(profile.read_text())
     body["teacher"] = {"model": "teacher"}
     body["passes"] = body["passes"][:1]
@@ -191,42 +174,36 @@ def test_processes_prune_for_a_latency_that_one_of_them_has_timed(tmp_path: Path
 
 
 def test_a_killed_process_ends_the_run_with_its_error_and_the_command_goes_on(job: Path):
-    command = [sys.executable, "-m", "compress", "run", str(job / "tiny.yaml")]
-    command += ["--set", "train.processes=2", "--set", "passes.0.distill.epochs=60"]
-    environment = {**os.environ, "COMPRESS_CACHE": str(job / "cache")}
-    run = subprocess.Popen(
-        command, cwd=job, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = ("run", job / "tiny.yaml", "--set", "train.processes=2", "--set", "passes.0.distill.epochs=24")
+    run = start_compress(*words, folder=job, cache=job / "cache", errors=job / "errors")
     workers = wait_for_workers(run, job)
     workers[1].send_signal(signal.SIGKILL)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 1
+    run.join(60)
+    errors = (job / "errors").read_text()
+    assert run.exitcode == 1, errors
     assert "a training process was killed by SIGKILL" in errors
     assert "goes on from the last checkpoint" in errors
     gone = psutil.wait_procs(workers, timeout=10)[1]
     assert gone == []
-    again = subprocess.run(command, cwd=job, env=environment, capture_output=True, text=True, check=False)
+    again = compress(*words, folder=job)
     assert again.returncode == 0, again.stderr
     assert report_of(job)["status"] == "ok"
 
 
 def test_the_processes_die_with_the_run(job: Path):
-    command = [sys.executable, "-m", "compress", "run", str(job / "tiny.yaml")]
-    command += ["--set", "train.processes=2", "--set", "passes.0.distill.epochs=300", "--set", "seed=1"]
-    environment = {**os.environ, "COMPRESS_CACHE": str(job / "cache")}
-    run = subprocess.Popen(
-        command, cwd=job, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    words = ("run", job / "tiny.yaml", "--set", "train.processes=2")
+    words += ("--set", "passes.0.distill.epochs=300", "--set", "seed=1")
+    run = start_compress(*words, folder=job, cache=job / "cache", errors=job / "errors")
     workers = wait_for_workers(run, job)
     run.kill()
-    run.wait()
+    run.join()
     assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
-def wait_for_workers(run: subprocess.Popen[Any], job: Path) -> list[psutil.Process]:
+def wait_for_workers(run: BaseProcess, job: Path) -> list[psutil.Process]:
     """The two processes that train, once they do."""
     began = time.monotonic()
-    while time.monotonic() - began < 90 and run.poll() is None:
+    while time.monotonic() - began < 90 and run.is_alive():
         workers = [child for child in psutil.Process(run.pid).children(recursive=True) if trains(child)]
         if len(workers) == 2 and any(
             "distill" in file.read_text()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.training_spec import RecoverySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
+from tests.processes import outputs_in_a_fresh_process
 from tests.steps import context, run
 from tests.tiny_vision import LABELS, image_task, images, tiny_network, tiny_vit, write_image_artifact
 
@@ -193,19 +191,10 @@ def test_a_pruned_network_recovers_and_goes_on(network: Artifact, tmp_path: Path
     assert result.facts["parameters"] == facts["parameters"]
     _, result = make(quantize, tmp_path / "quantize", QuantizeSpec(), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
-    code = (
-        "import sys, json, torch, pathlib; from compress.models.io.checkpoints import load_model\n"
-        "model = load_model(pathlib.Path(sys.argv[1]), allow_code=True)\n"
-        "print(json.dumps(model(pixel_values=torch.arange(64.0).reshape(1, 1, 8, 8) / 64).tolist()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(pruned.path)], capture_output=True, text=True, check=True
-    )
+    pixels = torch.arange(64.0).reshape(1, 1, 8, 8) / 64
     with torch.inference_mode():
-        expected = load_model(pruned.path, allow_code=True)(
-            pixel_values=torch.arange(64.0).reshape(1, 1, 8, 8) / 64
-        )
-    assert json.loads(done.stdout) == expected.tolist()
+        expected = load_model(pruned.path, allow_code=True)(pixel_values=pixels)
+    assert torch.equal(outputs_in_a_fresh_process(pruned.path, pixel_values=pixels), expected)
 
 
 def test_a_step_that_cuts_nothing_recovers_from_nothing(network: Artifact, tmp_path: Path) -> None:

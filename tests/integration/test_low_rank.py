@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +34,13 @@ from compress.profile.student_spec import StudentSpec
 from compress.step import StepResult
 from tests.integration import test_images_after_training as of_images
 from tests.integration import test_lower_quantize_export as of_texts
+from tests.processes import outputs_in_a_fresh_process
 from tests.tiny import text_task, tiny_bert, write_torch_artifact
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 
 
 def spec(**changes: Any) -> LowRankSpec:
     return LowRankSpec.model_validate({"ratio": 0.4, "round_to": 4, "recover": None, **changes})
-
-
-def fresh_outputs(folder: Path, inputs: dict[str, list[Any]]) -> Any:
-    code = (
-        "import sys, json, torch, compress\n"
-        "model, inputs = compress.load_model(sys.argv[1], allow_code=True), json.loads(sys.argv[2])\n"
-        "from compress.models.io.outputs import outputs_of\n"
-        "print(json.dumps(outputs_of(model(**{k: torch.tensor(v) for k, v in inputs.items()})).tolist()))"
-    )
-    command = [sys.executable, "-c", code, str(folder), json.dumps(inputs)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +78,7 @@ def test_a_fresh_process_reads_the_same_model(factored: tuple[Artifact, StepResu
     ids = [[2, 5, 8, 16, 3]]
     with torch.inference_mode():
         expected = load_model(factored[0].path)(torch.tensor(ids)).logits.tolist()
-    assert fresh_outputs(factored[0].path, {"input_ids": ids}) == expected
+    assert torch.equal(outputs_in_a_fresh_process(factored[0].path, input_ids=ids), expected)
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
@@ -220,8 +208,8 @@ def test_a_network_of_convolutions(tmp_path: Path):
     with torch.inference_mode():
         expected = model(torch.from_numpy(pixels))
     # Another process may sum in another order.
-    found = fresh_outputs(made.path, {"pixel_values": pixels.tolist()})
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
+    found = outputs_in_a_fresh_process(made.path, pixel_values=torch.from_numpy(pixels))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     lowered, _ = of_images.make(lower, tmp_path / "lower", Spec(), made)
     _, result = of_images.make(quantize, tmp_path / "quantize", QuantizeSpec(scheme="static"), lowered)
     assert result.facts["float_matmuls"] == 0

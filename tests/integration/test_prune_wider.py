@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,8 +40,8 @@ from compress.passes.quantize import step as quantize
 from compress.passes.quantize.spec import QuantizeSpec
 from tests.gpu import gpu_target
 from tests.integration import test_images_after_training as of_images
-from tests.integration.test_low_rank import fresh_outputs
 from tests.integration.test_lower_quantize_export import given, make
+from tests.processes import in_a_fresh_process, outputs_in_a_fresh_process
 from tests.steps import run
 from tests.tiny import WORDS, text_task, tiny_bert, tiny_classifier, tiny_tokenizer, write_torch_artifact
 from tests.tiny_vision import image_task, images, tiny_vit, write_image_artifact
@@ -191,14 +189,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def from_pretrained(folder: Path, ids: list[list[int]]) -> Any:
     """What transformers alone makes of a folder, in a fresh process."""
-    code = (
-        "import sys, json, torch; from transformers import AutoModelForSequenceClassification as Auto\n"
-        "model, info = Auto.from_pretrained(sys.argv[1], output_loading_info=True)\n"
-        "assert not info['missing_keys'] and not info['unexpected_keys'], info\n"
-        "print(json.dumps(model.eval()(torch.tensor(json.loads(sys.argv[2]))).logits.tolist()))"
-    )
-    command = [sys.executable, "-c", code, str(folder), json.dumps(ids)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return in_a_fresh_process(_from_pretrained, folder, ids)
+
+
+def _from_pretrained(folder: Path, ids: list[list[int]]) -> Any:
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"], info
+    assert not info["unexpected_keys"], info
+    return model.eval()(torch.tensor(ids)).logits.tolist()
 
 
 @pytest.mark.parametrize(
@@ -253,6 +251,10 @@ def test_transformers_loads_a_pruned_vision_transformer(distilled: bool, tmp_pat
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+def fresh_logits(folder: Path) -> torch.Tensor:
+    return outputs_in_a_fresh_process(folder, input_ids=torch.tensor(IDS))
+
+
 def test_our_loader_reads_what_a_config_cannot_say(source: Artifact, tmp_path: Path):
     made, result = make(
         prune,
@@ -261,13 +263,13 @@ def test_our_loader_reads_what_a_config_cannot_say(source: Artifact, tmp_path: P
         source,
     )
     assert (made.path / STRUCTURE).exists()
-    assert fresh_outputs(made.path, {"input_ids": IDS}) == logits(load_model(made.path)).tolist()
+    assert torch.equal(fresh_logits(made.path), logits(load_model(made.path)))
     lowered, result = make(lower, tmp_path / "lower", Spec(), made)
     assert result.facts["fused_attentions"] == 4
     _, result = make(quantize, tmp_path / "quantize", QuantizeSpec(scheme="dynamic"), lowered)
     assert result.facts["float_matmuls"] == 0
     again, result = make(low_rank, tmp_path / "low", LowRankSpec(ratio=0.4, recover=None), made)
-    assert fresh_outputs(again.path, {"input_ids": IDS}) == logits(load_model(again.path)).tolist()
+    assert torch.equal(fresh_logits(again.path), logits(load_model(again.path)))
 
 
 def test_unused_words_lose_their_rows(source: Artifact, tmp_path: Path):

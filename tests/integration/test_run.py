@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.jobs import compress, report_of, write_job
+from tests.processes import start_compress
 
 COLUMNS = {
     "step", "role", "score", "retention", "latency_p50_ms", "latency_p95_ms", "speedup", "throughput",
@@ -189,19 +191,15 @@ def test_a_bundle_and_records_that_were_damaged_are_written_anew(copy: Path):
 
 def test_two_runs_at_once_share_the_work(tmp_path: Path):
     profile = write_job(tmp_path)
-    environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "compress", "run", str(profile)]
     folders = [tmp_path / "one", tmp_path / "two"]
     running = []
     for folder in folders:
         folder.mkdir()
-        running.append(
-            subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-        )
-    errors = [process.communicate(timeout=300)[1].decode() for process in running]
-    assert [process.returncode for process in running] == [0, 0], errors
+        running.append(start_run(profile, folder, tmp_path / "cache"))
+    for process in running:
+        process.join(300)
+    errors = [(folder / "errors").read_text() for folder in folders]
+    assert [process.exitcode for process in running] == [0, 0], errors
     first, second = (report_of(folder)["rows"] for folder in folders)
     assert [row["artifact"] for row in first] == [row["artifact"] for row in second]
     for one, other in zip(first, second, strict=True):
@@ -214,18 +212,14 @@ def test_killed_while_training_it_goes_on_and_ends_the_same(finished: Path, tmp_
     for name in ("teacher", "data.csv", "tiny.yaml"):
         source = finished / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    environment = {**os.environ, "COMPRESS_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-m", "compress", "run", "tiny.yaml"]
     for finished_steps in (1, 3, 5):
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start_run(folder / "tiny.yaml", folder, folder / "cache")
         try:
             wait_for_steps(folder, finished_steps, process)
             time.sleep(0.3)
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
     result = compress("run", "tiny.yaml", folder=folder)
     assert result.returncode == 0, result.stderr
     first, second = report_of(finished), report_of(folder)
@@ -234,25 +228,27 @@ def test_killed_while_training_it_goes_on_and_ends_the_same(finished: Path, tmp_
     ]
 
 
-def wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+def start_run(profile: Path, folder: Path, cache: Path) -> BaseProcess:
+    return start_compress("run", profile, folder=folder, cache=cache, errors=folder / "errors")
+
+
+def wait_for_steps(folder: Path, count: int, process: BaseProcess) -> None:
     deadline = time.monotonic() + 120
     while len(list((folder / "cache" / "artifacts").glob("*/artifact.json"))) < count:
         assert time.monotonic() < deadline
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
 
 
 def test_interrupting_says_how_to_go_on(tmp_path: Path):
     profile = write_job(tmp_path)
-    environment = {**os.environ, "COMPRESS_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compress", "run", str(profile)],
-        cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = start_run(profile, tmp_path, tmp_path / "cache")
     wait_for_steps(tmp_path, 1, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    errors = (tmp_path / "errors").read_text()
+    assert process.exitcode == 130, errors
     assert "goes on from the last checkpoint" in errors
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
@@ -301,7 +297,8 @@ def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(tmp_pa
     assert by_step["distill.control"]["parameters"] == by_step["distill"]["parameters"]
     assert by_step["prune"]["parameters"] < by_step["distill"]["parameters"]
     assert by_step["quantize"]["size_mb"] < 0.7 * by_step["prune"]["size_mb"]
-    torch_passes = json.dumps(passes[:1])
+    # Each process that measures there imports torch: one row less is half a minute less.
+    torch_passes = json.dumps([{"distill": {**passes[0]["distill"], "control": False}}])
     on_torch = compress(
         "run",
         profile,
@@ -313,7 +310,7 @@ def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(tmp_pa
     )
     assert on_torch.returncode == 0, on_torch.stderr
     assert [row["score"] for row in report_of(tmp_path)["rows"]] == pytest.approx(
-        [by_step[name]["score"] for name in ("baseline", "distill.control", "distill")], abs=0.03
+        [by_step[name]["score"] for name in ("baseline", "distill")], abs=0.03
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from compress.targets.local import resolve
 from compress.tasks import task_of
 from compress.tasks.base import TrainingData
 from compress.training.prediction import predict
+from tests.processes import outputs_in_a_fresh_process
 
 LABELS = ("left", "right", "whole")
 CODE = """
@@ -181,16 +180,9 @@ def test_the_order_of_the_outputs_is_kept(base: Path) -> None:
 def test_a_fresh_process_loads_the_same_model(base: Path) -> None:
     model = trained(plain(base))
     save_model(model, base / "out")
-    code = (
-        "import sys, torch; from pathlib import Path; from compress.models.io.checkpoints import load_model;"
-        "model = load_model(Path(sys.argv[1]), allow_code=True); torch.set_num_threads(1);"
-        "print(float(model(pixel_values=torch.ones(1, 1, 8, 8)).double().abs().sum()))"
-    )
-    command = [sys.executable, "-c", code, str(base / "out")]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    expected = float(outputs(model, torch.ones(1, 1, 8, 8)).double().abs().sum())
-    assert float(done.stdout) == pytest.approx(expected, rel=1e-5)
+    white = torch.ones(1, 1, 8, 8)
+    found = outputs_in_a_fresh_process(base / "out", pixel_values=white)
+    torch.testing.assert_close(found, outputs(model, white), rtol=1e-5, atol=1e-6)
 
 
 def test_building_a_module_leaves_torchs_random_state(base: Path) -> None:

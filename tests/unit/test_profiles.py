@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from compress.passes.distill.spec import DistillSpec
 from compress.plan.steps import build_plan
 from compress.profile.combination_checks import losses_of
 from compress.profile.device import is_ssh
-from compress.profile.load import load_profile
+from compress.profile.load import LoadedProfile, load_profile
 from compress.profile.loss_specs import LossSpec, MaskedLmLoss, RelationLoss
 from compress.profile.schema import Profile
 
@@ -23,10 +24,11 @@ FOLDER = Path(__file__).parents[2] / "profiles"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 
-def load(file: Path) -> Profile:
-    """A valid profile; the test is skipped where a package that it names is not installed."""
+@cache
+def load(file: Path) -> LoadedProfile:
+    """A valid profile, read once; the test is skipped where a package that it names is not installed."""
     try:
-        return load_profile(file).profile
+        return load_profile(file)
     except ProfileError as error:
         if all("no package" in fault.message and "is installed" in fault.message for fault in error.faults):
             pytest.skip(str(error.faults[0]))
@@ -35,18 +37,19 @@ def load(file: Path) -> Profile:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_profile_is_valid_and_has_a_plan(file: Path):
-    profile = load(file)
+    loaded = load(file)
+    profile = loaded.profile
     assert profile.name == file.stem
     assert [row.name for row in build_plan(profile).rows][-1] == profile.specs[-1].kind
     # Torch runs no ONNX files, so what it is a target of ends with a torch model.
     on_torch = any(target.runtime == "torch" for target in profile.targets)
     assert (profile.specs[-1].kind == "export") is not on_torch
-    assert load_profile(file).warnings == ()
+    assert loaded.warnings == ()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_profile_says_what_it_shows_and_how_to_run_it(file: Path):
-    profile, text = load(file), file.read_text(encoding="utf-8")
+    profile, text = load(file).profile, file.read_text(encoding="utf-8")
     # A comment of the profile may say "python:" too, and a target names a device's Python by that key.
     code = "--allow-code " if re.search(r"python:\w", text) else ""
     assert text.startswith("# ")
@@ -99,7 +102,7 @@ WAYS: dict[str, Callable[[Profile], object]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_task_and_every_way_of_teaching_has_a_profile(way: str):
-    assert any(WAYS[way](load(file)) for file in FILES)
+    assert any(WAYS[way](load(file).profile) for file in FILES)
 
 
 @pytest.mark.parametrize(("function", "parameters"), [("build", 131_178), ("build_small", 8_610)])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from compress.training.teachers import (
     averaged,
     cached_signals,
 )
+from tests.processes import start
 from tests.tiny import text_task, tiny_bert
 from tests.unit.test_training_loop import examples
 
@@ -323,19 +322,18 @@ def test_several_teachers_are_averaged(combine: str) -> None:
     np.testing.assert_allclose(mean.take(indices)["outputs"].numpy(), expected[indices], atol=1e-6)
 
 
+def _cache_signals(folder: Path, counted: Path) -> None:
+    model = Counting(tiny_bert())
+    cached(folder, examples(200)[0], ("hidden.0",), lambda: model)
+    counted.write_text(str(model.rows))
+
+
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
     """The second waits for the first and computes nothing."""
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from tests.unit.test_training_teachers import Counting, cached, examples, tiny_bert\n"
-        "model = Counting(tiny_bert())\n"
-        "cached(Path(sys.argv[1]), examples(200)[0], ('hidden.0',), lambda: model)\n"
-        "print(model.rows)\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    root = Path(__file__).parents[2]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(2)]
-    rows = sorted(int(process.communicate()[0].split()[-1]) for process in both)
+    both = [start(_cache_signals, tmp_path, tmp_path / f"{number}.rows") for number in range(2)]
+    for process in both:
+        process.join()
+    rows = sorted(int(file.read_text()) for file in tmp_path.glob("*.rows"))
     # Either the second had to look at its teacher before it waited, or it came when all was done.
     assert rows[1] == 201
     assert rows[0] <= 1

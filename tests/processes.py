@@ -1,0 +1,71 @@
+"""Fresh processes that need not import torch: forks of a server that did nothing but import what a run needs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.models.io.checkpoints import load_model
+from compress.models.io.outputs import outputs_of
+
+T = TypeVar("T")
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    [
+        "transformers.models.bert.modeling_bert",
+        "compress.engine.running",
+        "compress.passes.distill.step",
+        "compress.passes.prune.step",
+        "torch.distributed.fsdp",
+    ]
+)
+
+
+def in_a_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    """What a function of a module gives in a process that has computed nothing before."""
+    with FORKS.Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def outputs_in_a_fresh_process(folder: Path, **inputs: Tensor) -> Tensor:
+    """The outputs of a saved model, from a process that knows nothing but its folder."""
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    return torch.from_numpy(in_a_fresh_process(_outputs, folder, arrays))
+
+
+def _outputs(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    model = load_model(folder, allow_code=True)
+    with torch.inference_mode():
+        return outputs_of(model(**{name: torch.from_numpy(array) for name, array in inputs.items()})).numpy()
+
+
+def start(function: Callable[..., object], *arguments: object) -> BaseProcess:
+    """A process that runs a function of a module, to wait for or to kill."""
+    process = FORKS.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def start_compress(*words: str | Path, folder: Path, cache: Path, errors: Path) -> BaseProcess:
+    """`compress WORDS` started in `folder`; what it says of errors goes to the file `errors`."""
+    return start(_compress, list(map(str, words)), folder, cache, errors)
+
+
+def _compress(words: list[str], folder: Path, cache: Path, errors: Path) -> None:
+    from compress.cli.root import main
+
+    os.chdir(folder)
+    os.environ["COMPRESS_CACHE"] = str(cache)
+    for number, file in ((1, Path(os.devnull)), (2, errors)):
+        with file.open("ab") as stream:
+            os.dup2(stream.fileno(), number)
+    main(words)
