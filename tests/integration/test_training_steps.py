@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from compress.core.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
@@ -30,7 +26,9 @@ from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve
 from compress.tasks.base import TrainingData, Truth
+from compress.training import loop
 from compress.training.prediction import score
+from tests.processes import start
 from tests.tiny import LABELS, WORDS, text_task, tiny_bert, write_torch_artifact
 
 KINDS = (WORDS[:3], WORDS[3:6], WORDS[6:9])
@@ -189,40 +187,31 @@ def test_a_vocabulary_that_cannot_be_trimmed_is_refused_before_training(
         distill.run(ctx)
 
 
-PROGRAM = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    import torch
+def distil_alone(folder: Path, teacher: Path) -> None:
+    """Distil in a process of its own, with a checkpoint every moment; `digest` tells how it ended."""
     torch.set_num_threads(1)
-    import compress.training.loop as loop
     loop.train.__kwdefaults__["checkpoint_seconds"] = 0.05
-    from tests.integration.test_training_steps import DISTIL, distilled
-    from compress.core.artifacts import open_artifact
-    print("ready", flush=True)
-    print(distilled(Path(sys.argv[1]), open_artifact(Path(sys.argv[2])), epochs=20).digest, flush=True)
-    """
-)
-
-
-def start(folder: Path, teacher: Artifact) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(teacher.path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    folder.mkdir(exist_ok=True)
+    (folder / "ready").touch()
+    (folder / "digest").write_text(distilled(folder, open_artifact(teacher), epochs=20).digest)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_artifact(teacher: Artifact, tmp_path: Path) -> None:
-    with start(tmp_path / "straight", teacher) as process:
-        expected = process.communicate(timeout=300)[0].split()[-1]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    began = time.monotonic()
+    start(distil_alone, straight, teacher.path).join(300)
+    seconds = time.monotonic() - began
+    expected = (straight / "digest").read_text()
     random = np.random.default_rng(0)
     for _ in range(3):
-        with start(tmp_path / "killed", teacher) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(random.uniform(0.2, 1.5))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-    with start(tmp_path / "killed", teacher) as process:
-        assert process.communicate(timeout=300)[0].split()[-1] == expected
-    weights = load_file(open_artifact(tmp_path / "killed" / "out").path / "model.safetensors")
+        process = start(distil_alone, killed, teacher.path)
+        while process.is_alive() and not (killed / "ready").exists():
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.05, 0.25) * seconds)
+        process.kill()
+        process.join()
+        (killed / "ready").unlink()
+    start(distil_alone, killed, teacher.path).join(300)
+    assert (killed / "digest").read_text() == expected
+    weights = load_file(open_artifact(killed / "out").path / "model.safetensors")
     assert all(np.isfinite(array).all() for array in weights.values())
