@@ -20,7 +20,7 @@ from tests.tiny_onnx import LABELS, VOTES, write_votes_artifact
 
 ALLOWED_MB = 140
 LIGHT: Make = write_votes_artifact
-HEAVY: Make = partial(write_votes_artifact, ballast_mb=150)
+HEAVY: Make = partial(write_votes_artifact, ballast_mb=60)
 
 
 def run_of(folder: Path, baseline: Make, deployed: Make) -> RunRecord:
