@@ -75,9 +75,9 @@ def test_the_step_keeps_its_promise(factored: tuple[Artifact, StepResult], text_
 
 
 def test_a_fresh_process_reads_the_same_model(factored: tuple[Artifact, StepResult]):
-    ids = [[2, 5, 8, 16, 3]]
+    ids = torch.tensor([[2, 5, 8, 16, 3]])
     with torch.inference_mode():
-        expected = load_model(factored[0].path)(torch.tensor(ids)).logits.tolist()
+        expected = load_model(factored[0].path)(ids).logits
     assert torch.equal(outputs_in_a_fresh_process(factored[0].path, input_ids=ids), expected)
 
 
