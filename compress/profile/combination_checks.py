@@ -25,6 +25,7 @@ from compress.profile.loss_specs import (
     RelationLoss,
     SimilarityLoss,
 )
+from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
@@ -47,6 +48,10 @@ _SERVES = {
     },
 }
 """The keys of a section that serve one kind of examples alone."""
+_REACHES_NOTHING = (
+    "no loss that reaches the student's outputs: add logits, labels, output, or similarity with "
+    "`representation: outputs`"
+)
 _INNER = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss, ContrastiveLoss)
 """Losses that look inside the teacher."""
 
@@ -72,6 +77,10 @@ def teaching_faults(profile: Profile) -> list[Found]:
     """Every combination of a valid profile that cannot work."""
     found = list(_data_faults(profile))
     for index, spec in enumerate(profile.specs):
+        recovery = recovery_of(spec)
+        if recovery is not None:
+            at: Path_ = ("passes", index, spec.kind, recovery[0])
+            found += [((*at, *keys), why) for keys, why in _recovery_faults(profile, recovery[1])]
         if isinstance(spec, DistillSpec):
             path: Path_ = ("passes", index, "distill")
             found += [((*path, *keys), why) for keys, why in _distill_faults(profile, spec)]
@@ -155,7 +164,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
-            why = _loss_fault(profile, spec, loss)
+            why = _loss_fault(profile, loss, spec)
             if why is not None:
                 yield (*place, number), why
         wanted = stage.data or spec.data
@@ -165,11 +174,17 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
     if not any(trains_outputs(loss) for loss in losses_of(spec.staged[-1])):
         last = "the last stage has" if spec.stages else "there is"
-        yield (
-            ("stages",) if spec.stages else ("losses",),
-            f"{last} no loss that reaches the student's outputs: add logits, labels, output, or similarity with "
-            "`representation: outputs`",
-        )
+        yield ("stages",) if spec.stages else ("losses",), f"{last} {_REACHES_NOTHING}"
+
+
+def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:
+    losses = [entry.body for entry in spec.losses or ()]
+    for number, loss in enumerate(losses):
+        why = _loss_fault(profile, loss)
+        if why is not None:
+            yield ("losses", number), why
+    if losses and not any(map(trains_outputs, losses)):
+        yield ("losses",), f"there is {_REACHES_NOTHING}"
 
 
 def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
@@ -248,8 +263,12 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             yield (name,), "it needs probabilities or labels, which embeddings have not"
 
 
-def _loss_fault(profile: Profile, spec: DistillSpec, loss: LossSpec) -> str | None:
-    """Why a loss cannot be used; None where it can, as far as the profile tells."""
+def _loss_fault(profile: Profile, loss: LossSpec, spec: DistillSpec | None = None) -> str | None:
+    """Why a loss cannot be used; None where it can, as far as the profile tells.
+
+    Args:
+        spec: of the distillation; None: a recovery from the profile's teacher.
+    """
     embeds, images = profile.task == "sentence-embedding", profile.task == "image-classification"
     if embeds and isinstance(loss, LogitsLoss | LabelsLoss):
         return "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
@@ -259,10 +278,14 @@ def _loss_fault(profile: Profile, spec: DistillSpec, loss: LossSpec) -> str | No
         return "images have no tokens to hide"
     if isinstance(loss, AttentionLoss) and loss.of == "spatial" and not images:
         return "models of texts have no spatial maps: use of: scores or of: probabilities"
-    if len(spec.teachers) > 1 and (
-        isinstance(loss, _INNER) or (isinstance(loss, SimilarityLoss) and loss.representation == "pooled")
+    if (
+        spec is not None
+        and len(spec.teachers) > 1
+        and (
+            isinstance(loss, _INNER) or (isinstance(loss, SimilarityLoss) and loss.representation == "pooled")
+        )
     ):
         return "several teachers are averaged in their outputs; what lies inside them has no mean"
-    if spec.data_free is not None and images and not isinstance(loss, LogitsLoss):
+    if spec is not None and spec.data_free is not None and images and not isinstance(loss, LogitsLoss):
         return "images of a generator are taught by `logits` alone"
     return None

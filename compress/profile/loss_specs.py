@@ -120,8 +120,9 @@ class SimilarityLoss(LossSpec):
 
     short: ClassVar[str | None] = "of"
 
-    of: Literal["distance", "angle", "matrix"] = "matrix"
-    """Which relation is kept."""
+    of: Literal["distance", "angle", "matrix", "cosines"] = "matrix"
+    """Which relation is kept; `cosines` is the `matrix` of unit vectors, times the examples of a batch: it does not
+    fall as batches grow."""
     representation: Literal["pooled", "outputs"] = "pooled"
     """`pooled`: the mean of the last hidden state or feature map; `outputs`: what the model puts out."""
 

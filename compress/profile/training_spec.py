@@ -1,4 +1,4 @@
-"""How to train: the section that finetune, distill and recovery share."""
+"""How to train: the section that fine-tuning, distillation and recovery share."""
 
 from __future__ import annotations
 
@@ -50,24 +50,3 @@ class FinetuneSpec(TrainingSpec):
     """Images: train on randomly shifted copies, as `distill.augment` draws them by default."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seeds its head and the order of its batches; unset: the profile's."""
-
-
-class RecoverySpec(TrainingSpec):
-    """Training after pruning or factoring, from the outputs of the profile's teacher: its logits, or of embeddings the
-    cosines between the texts of a batch."""
-
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 2
-    """Passes over the training examples."""
-    dropout: Fraction | None = 0.0
-    """Share of activations dropped in training; none by default, as in distillation."""
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    """Temperature of the teacher's logits."""
-
-
-class RoundedTrainingSpec(RecoverySpec):
-    """Training with the rounding of the integer file simulated, from the teacher's outputs."""
-
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Peak learning rate of AdamW."""
-    precision: Precision = "fp32"
-    """`bf16`, or `auto` where the processor has it, rounds the simulated integers once more."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.reading import read_mapping
+from compress.encoding.inputs import Inputs
+from compress.models.text.vocabulary import read_vocabulary
 from compress.profile.loss_specs import (
     AttentionLoss,
     ContrastiveLoss,
@@ -21,7 +26,8 @@ from compress.profile.loss_specs import (
     RelationLoss,
     SimilarityLoss,
 )
-from compress.training.signals import Anatomy, Signals
+from compress.training.batches import to_tensors
+from compress.training.signals import OUTPUTS, Anatomy, Signals, anatomy_of
 from compress.training.terms.attention import RelationTerm, attention_term
 from compress.training.terms.base import Models, Seen, Term, refuse
 from compress.training.terms.examples import ContrastiveTerm, SimilarityTerm
@@ -49,13 +55,19 @@ class Objective(nn.Module):
     Attributes:
         student_needs, teacher_needs: names of the signals to capture of each; nothing of a teacher where no loss
             compares with it.
+
+    Args:
+        two_heads: whether a student's class head and distillation head are looked at apart, as a DeiT's are; else
+            what it puts out is.
     """
 
-    def __init__(self, terms: dict[str, Term], weights: dict[str, float]) -> None:
+    def __init__(self, terms: dict[str, Term], weights: dict[str, float], *, two_heads: bool = True) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = weights
-        self.student_needs = frozenset[str]().union(*(term.student_needs for term in terms.values()))
+        needs = frozenset[str]().union(*(term.student_needs for term in terms.values()))
+        self.student_needs = needs if two_heads or not needs & OUTPUTS else needs - OUTPUTS | {"outputs"}
+        self.two_heads = two_heads
         self.teacher_needs = frozenset[str]().union(*(term.teacher_needs for term in terms.values()))
         self._parts: dict[str, Tensor] = {}
 
@@ -77,6 +89,8 @@ class Objective(nn.Module):
         """
         real = None if mask is None else mask.bool()
         teacher = {name: signal.detach() for name, signal in teacher.items()}
+        if not self.two_heads and "outputs" in student:
+            student = {**student, **dict.fromkeys(OUTPUTS, student["outputs"])}
         seen = Seen(student, teacher, labels, real, batch)
         values = {name: term(seen) for name, term in self.terms.items()}
         self._parts = {name: value.detach() for name, value in values.items()}
@@ -97,6 +111,7 @@ def build_objective(
     student_model: nn.Module | None = None,
     mask_id: int | None = None,
     special_ids: Collection[int] | None = None,
+    two_heads: bool = True,
 ) -> Objective:
     """The objective of some losses between two models; equal arguments give equal first weights.
 
@@ -128,4 +143,40 @@ def build_objective(
         count = 1 + sum(name.split("-")[0] == kind for name in terms)
         name = kind if count == 1 else f"{kind}-{count}"
         terms[name], weights[name] = term, spec.weight
-    return Objective(terms, weights)
+    return Objective(terms, weights, two_heads=two_heads)
+
+
+def objective_between(
+    losses: Sequence[LossSpec],
+    student: nn.Module,
+    read: tuple[Path, Inputs],
+    teacher: tuple[nn.Module, Inputs] | None,
+    *,
+    seed: int,
+    two_heads: bool = True,
+) -> Objective:
+    """The objective of some losses between two models that are at hand, as `build_objective`.
+
+    Args:
+        read: the folder that says how the student reads its inputs, and examples as it reads them.
+        teacher: with the same examples as it reads them; None: nobody teaches.
+        two_heads: as of `Objective`.
+    """
+    folder, inputs = read
+    mask_id = int(read_mapping(folder / TASK).get("mask_id", -1))
+    tokenizer = folder / TOKENIZER
+    return build_objective(
+        losses,
+        _anatomy(student, inputs),
+        None if teacher is None else _anatomy(*teacher),
+        seed=seed,
+        student_model=student,
+        mask_id=mask_id if mask_id >= 0 else None,
+        special_ids=sorted(read_vocabulary(tokenizer).special) if tokenizer.exists() else None,
+        two_heads=two_heads,
+    )
+
+
+def _anatomy(model: nn.Module, inputs: Inputs) -> Anatomy:
+    device = str(next(model.parameters()).device)
+    return anatomy_of(model, to_tensors(inputs.batch(range(min(2, len(inputs)))), device))

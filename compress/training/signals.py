@@ -33,7 +33,8 @@ from compress.models.io.outputs import outputs_of
 Signals = dict[str, Tensor]
 
 _HEADS_OF_OUTPUTS = {"outputs.labels": "cls_logits", "outputs.teacher": "distillation_logits"}
-_OUTPUTS = frozenset({"outputs", *_HEADS_OF_OUTPUTS})
+OUTPUTS = frozenset({"outputs", *_HEADS_OF_OUTPUTS})
+"""The signals of what a model puts out."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Recorder:
         self._names = frozenset(names)
         self._held: Signals = {}
         self._handles: list[RemovableHandle] = []
-        layers = layers_of(self._model) if self._names - _OUTPUTS else ()
+        layers = layers_of(self._model) if self._names - OUTPUTS else ()
         self._open = [self._opener(name, layers) for name in sorted(self._names)]
 
     def __enter__(self) -> Recorder:
@@ -130,7 +131,7 @@ class Recorder:
         def keep_input(module: nn.Module, given: Any, named: dict[str, Any]) -> None:
             held[name] = given[0] if given else named["hidden_states"]
 
-        if name in _OUTPUTS:
+        if name in OUTPUTS:
             return lambda: self._model.register_forward_hook(keep_outputs)
         if name == "embedding" and layers:
             return lambda: layers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)

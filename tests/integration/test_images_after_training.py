@@ -26,7 +26,7 @@ from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.spec import QuantizeSpec
-from compress.profile.training_spec import RecoverySpec
+from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
 from tests.processes import outputs_in_a_fresh_process

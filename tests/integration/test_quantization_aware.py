@@ -230,6 +230,23 @@ def test_a_text_model_learns_to_be_rounded(text: Lowered, tmp_path: Path) -> Non
     finished(text, made, artifact, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["text", "network"])
+def test_rounding_is_learned_by_any_losses(
+    kind: str, text: Lowered, network: Lowered, tmp_path: Path
+) -> None:
+    lowered, inner = (text, "attention") if kind == "text" else (network, "hidden")
+    losses = [{"logits": {}}, {"labels": {"weight": 0.1}}, {inner: {}}, {"similarity": "matrix"}]
+    artifact, result = trained(lowered, spec(train={**TRAIN, "losses": losses}), tmp_path)
+    (curve,) = result.curves
+    found = [point.train_loss for point in curve.points if point.train_loss is not None]
+    assert found[-1] < found[0]
+    # Nothing that the losses have learned beside the model is left in it.
+    before, after = (
+        load_model(each.path, allow_code=True).state_dict() for each in (lowered.source, artifact)
+    )
+    assert list(before) == list(after)
+
+
 def test_weights_that_training_made_worse_are_not_kept(network: Lowered, tmp_path: Path) -> None:
     made = spec(train={"epochs": 0.1, "learning_rate": 1.0})
     artifact, result = trained(network, made, tmp_path)

@@ -16,18 +16,19 @@ from compress.core.errors import PassError
 from compress.core.progress import Silent
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
-from compress.passes.distill.lesson import Lesson, LiveAnswers, MeanAnswers, NoAnswers, mutual_loss
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.spec import SelectSpec
 from compress.passes.distill.teaching import changed_pixels
-from compress.passes.distill.training_module import Trainee, follow
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec
 from compress.profile.training_spec import TrainingSpec
+from compress.training.answers import LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.batch_loss import BatchLoss, mutual_loss
 from compress.training.loop import train
 from compress.training.objective import Objective, build_objective
 from compress.training.optimization import adamw
 from compress.training.signals import anatomy_of
+from compress.training.training_module import TrainingModule, follow
 
 
 def test_an_average_follows_by_its_decay_and_copies_whole_numbers() -> None:
@@ -135,10 +136,10 @@ def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from
     loss: LossSpec, learns: str, rests: str
 ) -> None:
     model, batch = tiny_deit(), {"pixel_values": torch.rand(4, 1, 8, 8)}
-    trainee = Trainee(model, objective_of(model, batch, loss)).train()
-    outputs = trainee(**batch).logits
-    lesson = Lesson(trainee, Fixed(), np.array([0, 1, 2, 0]))
-    lesson(outputs, batch, torch.arange(4)).backward()  # type: ignore[no-untyped-call]
+    module = TrainingModule(model, objective_of(model, batch, loss)).train()
+    outputs = module(**batch).logits
+    loss_of_batch = BatchLoss(module, Fixed(), np.array([0, 1, 2, 0]))
+    loss_of_batch(outputs, batch, torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     assert model.get_submodule(learns).weight.grad.abs().max() > 0  # type: ignore[union-attr]
     untouched = model.get_submodule(rests).weight.grad
     assert untouched is None or untouched.abs().max() == 0  # type: ignore[union-attr]
@@ -147,11 +148,11 @@ def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from
 def test_the_labels_of_blended_images_are_not_used() -> None:
     model, batch = tiny_deit(), {"pixel_values": torch.rand(4, 1, 8, 8)}
     for blended in (False, True):
-        trainee = Trainee(
+        module = TrainingModule(
             model, objective_of(model, batch, LabelsLoss()), change=lambda given, b=blended: (given, not b)
         ).train()
-        outputs = trainee(**batch).logits
-        value = Lesson(trainee, NoAnswers(), np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
+        outputs = module(**batch).logits
+        value = BatchLoss(module, NoAnswers(), np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
         assert (float(value.detach()) == 0) is blended
 
 
@@ -169,18 +170,18 @@ def test_pixels_change_by_the_spec_and_say_whether_their_labels_hold() -> None:
     assert torch.equal(same["pixel_values"], images)
 
 
-def test_a_trainee_in_eval_mode_is_its_student_alone() -> None:
+def test_a_module_in_eval_mode_is_its_student_alone() -> None:
     model, batch = tiny_deit(), {"pixel_values": torch.rand(2, 1, 8, 8)}
-    trainee = Trainee(
+    module = TrainingModule(
         model,
         objective_of(model, batch, LogitsLoss()),
         decay=0.5,
         change=lambda given: pytest.fail("changed"),
     )
-    trainee.eval()
-    torch.testing.assert_close(trainee(**batch).logits, model(**batch).logits)
+    module.eval()
+    torch.testing.assert_close(module(**batch).logits, model(**batch).logits)
     with pytest.raises(PassError, match="taken before it was run"):
-        trainee.take()
+        module.take()
 
 
 def test_live_teachers_are_averaged_by_their_share() -> None:

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from compress.core.artifacts import TASK, TOKENIZER, Artifact
+from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
-from compress.core.forms import TORCH_FLOAT
 from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
-from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
-from compress.passes.distill.material import cut_alike
+from compress.training.segmentation import check_aligned, cut_alike
 from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
 
 CUT_OFF = 5
@@ -73,11 +71,9 @@ def test_a_trimmed_vocabulary_cuts_as_the_whole_one_and_as_another_trimmed_one(t
 def test_only_signals_of_tokens_are_refused(tmp_path: Path) -> None:
     whole = reader(tmp_path / "whole", tiny_tokenizer())
     halves = reader(tmp_path / "halves", tiny_tokenizer((*WORDS[2:], "gre", "##en")))
-    nothing = np.zeros(len(TEXTS), np.int8)
-    shown = Shown(halves[1], (whole[1],), nothing.astype(np.int64), nothing)
-    teachers = [TeacherAt("teacher", Artifact(whole[0], TORCH_FLOAT, {}, {}))]
-    check_aligned(shown, frozenset(), halves[0], teachers)
+    teachers = [("teacher", *whole)]
+    check_aligned(frozenset({"outputs"}), halves, teachers)
     with pytest.raises(
         ModelError, match=r"student and teacher cut texts into different pieces, so hidden\.1 of"
     ):
-        check_aligned(shown, frozenset({"hidden.1"}), halves[0], teachers)
+        check_aligned(frozenset({"hidden.1", "outputs"}), halves, teachers)

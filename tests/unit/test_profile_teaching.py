@@ -443,6 +443,69 @@ def test_refused(folder: Path, task: str, distill: str, changes: dict[str, Any],
     assert found == [line.replace("{folder}", str(folder)) for line in expected]
 
 
+PRUNED = {"remove": {"heads": 0.5}}
+RECOVERIES = [
+    (
+        TEXT,
+        {"prune": {**PRUNED, "recover": {"losses": [{"logits": {}}], "temperature": 4}}},
+        "passes.0.prune.recover: temperature and losses exclude each other: write it into the loss, as in `logits: {temperature: 4}`",
+    ),
+    (
+        TEXT,
+        {"prune": {**PRUNED, "recover": {"losses": [{"logits": {}}, {"output": "cosine"}]}}},
+        "passes.0.prune.recover.losses.1: logits are compared by `logits`; `output` is for embeddings",
+    ),
+    (
+        TEXT,
+        {"low_rank": {"ratio": 0.5, "recover": {"losses": [{"hidden": "mse"}]}}},
+        "passes.0.low_rank.recover.losses: there is no loss that reaches the student's outputs: add logits, labels, output, or similarity with `representation: outputs`",
+    ),
+    (
+        SENTENCE,
+        {"quantize": {"train": {"losses": [{"output": {}}, {"logits": {}}]}}},
+        "passes.0.quantize.train.losses.1: embeddings are no logits and have no labels: use output, similarity, hidden or contrastive",
+    ),
+    (
+        IMAGE,
+        {"quantize": {"train": {"losses": [{"labels": {}}, {"masked_lm": {}}]}}},
+        "passes.0.quantize.train.losses.1: images have no tokens to hide",
+    ),
+    (
+        TEXT,
+        {"low_rank": {"ratio": 0.5, "recover": {"losses": [{"logit": {}}]}}},
+        "passes.0.low_rank.recover.losses.0: unknown name 'logit'; did you mean `logits`?",
+    ),
+    (
+        TEXT,
+        {"prune": {**PRUNED, "recover": {"losses": []}}},
+        "passes.0.prune.recover.losses: tuple should have at least 1 item after validation, not 0, not []",
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "entry", "expected"), RECOVERIES, ids=[row[2][:60] for row in RECOVERIES])
+def test_a_recovery_is_checked_as_a_distillation_is(
+    folder: Path, task: str, entry: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ProfileError) as caught:
+        load_profile(write(folder, task, "{}", {"passes": [entry]}))
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [expected]
+
+
+def test_a_recovery_is_checked_by_the_files_of_the_models(folder: Path) -> None:
+    recover = {"losses": [{"logits": {}}, {"hidden": "mse"}]}
+    distil = {"distill": {"student": {"model": "otherwords"}, "losses": [{"logits": {}}]}}
+    passes = [distil, {"prune": {**PRUNED, "recover": recover}}]
+    with pytest.raises(ProfileError) as caught:
+        load_profile(write(folder, TEXT, "{}", {"teacher": {"model": "transformer"}, "passes": passes}))
+    assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
+        "passes.1.prune.recover.losses.1: model and teacher have unlike tokenizers, so hidden cannot compare them "
+        "token by token"
+    ]
+    # The model that is pruned is the teacher's own.
+    load_profile(write(folder, TEXT, "{}", {"teacher": {"model": "transformer"}, "passes": passes[1:]}))
+
+
 ALLOWED = [
     (TEXT, "{stages: [{losses: [{hidden: mse}, {embedding: {}}]}, {losses: [{logits: {}}]}]}"),
     (TEXT, "{teachers: [{weight: 2}, {model: owner/b, finetune: {}}], combine: logits}"),

@@ -26,7 +26,7 @@ from compress.passes.prune.importance import channels_of_heads
 from compress.passes.prune.prediction import predicted_parameters
 from compress.passes.prune.spec import PruneSpec, RemoveSpec
 from compress.passes.prune.step import run
-from compress.profile.training_spec import RecoverySpec
+from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests import steps

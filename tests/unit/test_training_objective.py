@@ -50,6 +50,7 @@ COMPARISONS: dict[str, LossSpec] = {
     "relation of MiniLMv2": RelationLoss(relations=("qq", "kk", "vv"), heads=8, layers="uniform"),
     "distances": SimilarityLoss(of="distance"),
     "angles": SimilarityLoss(of="angle"),
+    "cosines": SimilarityLoss(of="cosines"),
     "matrix": SimilarityLoss(of="matrix", representation="outputs"),
     "output": OutputLoss(),
     "output cosine": OutputLoss(distance="cosine"),

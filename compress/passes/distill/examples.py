@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
-from compress.passes.distill.material import cut_alike, extra_texts, joined, translated
+from compress.passes.distill.material import extra_texts, joined, translated
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.training.trimming import tokens_of
@@ -107,31 +106,6 @@ def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence
 def together(first: Examples, second: Examples) -> Examples:
     """The examples of both, one after the other."""
     return Examples((*first.items, *second.items), np.concatenate([first.labels, second.labels]))
-
-
-def check_aligned(shown: Shown, names: frozenset[str], student: Path, teachers: Sequence[TeacherAt]) -> None:
-    """Signals of tokens can be compared only where student and teacher cut texts into the same pieces.
-
-    Args:
-        names: the signals that are compared, nothing where none is.
-        student: the directory that the student's tokenizer lies in.
-        teachers: those of `shown`.
-
-    Raises:
-        ModelError: they do not.
-    """
-    own = shown.student
-    if not names or not isinstance(own, TokenInputs):
-        return
-    for teacher, inputs in zip(teachers, shown.teachers, strict=True):
-        if not cut_alike((teacher.artifact.path, tokens_of(inputs)), (student, own)):
-            raise ModelError(
-                f"student and {teacher.name} cut texts into different pieces, so {', '.join(sorted(names))} of the "
-                "two cannot be compared token by token",
-                where="losses",
-                hint="Use logits, or similarity with `representation: outputs`, or a student with the teacher's "
-                "tokenizer.",
-            )
 
 
 def _word_embeddings(teacher: Artifact, allow_code: bool) -> NDArray[np.float32]:

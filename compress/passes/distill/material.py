@@ -22,6 +22,7 @@ from compress.models.text.vocabulary import (
 from compress.profile.examples_spec import AugmentSpec
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.training.augmentation import augment, nearest_neighbours
+from compress.training.segmentation import counterparts
 from compress.training.trimming import Words, tokens_of
 
 
@@ -104,38 +105,8 @@ def _checked_bridge(old: Vocabulary, texts: TokenInputs, new: Vocabulary, own: T
     return bridge
 
 
-def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) -> bool:
-    """Whether two readers cut the same texts into the same pieces, compared as tokens and not as ids.
-
-    An id stands for every token that bears it: the unknown one of a trimmed vocabulary for all that were dropped.
-    Equal lengths would say nothing of texts that were cut off at the longest length of both.
-
-    Args:
-        one, other: the artifact directory of a reader, and its encoding of the texts.
-    """
-    (folder, texts), (other_folder, others) = one, other
-    if not np.array_equal(texts.lengths, others.lengths):
-        return False
-    vocabulary, further = read_vocabulary(folder / TOKENIZER), read_vocabulary(other_folder / TOKENIZER)
-    there, back = _counterparts(vocabulary, further), _counterparts(further, vocabulary)
-    return all(np.all((there[a] == b) | (back[b] == a)) for a, b in zip(texts.ids, others.ids, strict=True))
-
-
 def _bridge(old: Vocabulary, new: Vocabulary) -> Ids:
     """For each id of one vocabulary the id that the other's reader sees: int64 (old size,), that of the same token,
     else of its unknown token; -1 where it has neither."""
-    table = _counterparts(old, new)
+    table = counterparts(old, new)
     return table if new.unknown is None else np.where(table < 0, new.unknown, table)
-
-
-def _counterparts(old: Vocabulary, new: Vocabulary) -> Ids:
-    """For each id of one vocabulary the id of the same token in the other: int64 (old size,); -1 where none has.
-
-    What is unknown to one stays unknown to the other, whatever tokens share that id.
-    """
-    table = np.full(old.size, -1, dtype=np.int64)
-    for token, number in old.ids.items():
-        table[number] = new.ids.get(token, table[number])
-    if old.unknown is not None:
-        table[old.unknown] = -1 if new.unknown is None else new.unknown
-    return table

@@ -13,39 +13,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.artifacts import TASK
 from compress.core.entries import Entry
 from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
-from compress.encoding.inputs import Inputs
 from compress.encoding.subset import InputSubset
 from compress.models.io.checkpoints import load_model
-from compress.models.text.vocabulary import read_vocabulary
-from compress.passes.distill.examples import Shown, TeacherAt, check_aligned
+from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.frozen import FrozenTeachers
-from compress.passes.distill.lesson import (
-    Answers,
-    FixedAnswers,
-    Lesson,
-    LiveAnswers,
-    MeanAnswers,
-    NoAnswers,
-)
 from compress.passes.distill.spec import DistillSpec, StageSpec
-from compress.passes.distill.training_module import Change, Trainee
 from compress.profile.combination_checks import losses_of, needs_teacher, trains_outputs
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.loss_specs import LossSpec
 from compress.step import StepContext
-from compress.training.batches import to_tensors
+from compress.training.answers import Answers, FixedAnswers, LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.batch_loss import BatchLoss
 from compress.training.image_augmentation import blend_images, move_images
 from compress.training.loop import TrainResult, train
-from compress.training.objective import Objective, build_objective
-from compress.training.signals import anatomy_of
+from compress.training.objective import Objective, objective_between
+from compress.training.segmentation import check_aligned
+from compress.training.training_module import Change, TrainingModule
 from compress.training.validation import Validation
-
-_OUTPUTS = frozenset({"outputs", "outputs.labels", "outputs.teacher"})
 
 
 @dataclass(frozen=True)
@@ -143,24 +132,24 @@ class _School:
             else []
         )
         objective = self._objective(student, losses, loaded)
-        trainee = Trainee(
+        module = TrainingModule(
             student,
             objective,
             change=self._change(),
             teacher=loaded[0] if self.spec.online is not None else None,
             decay=self.spec.ema.decay if self.spec.ema is not None else None,
         )
-        lesson = Lesson(
-            trainee,
-            self._answers(trainee, losses, loaded, objective.teacher_needs),
+        loss = BatchLoss(
+            module,
+            self._answers(module, losses, loaded, objective.teacher_needs),
             self.shown.labels,
             chosen=examples,
             mutual=self.spec.online.weight if self.spec.online is not None else None,
         )
         result = train(
-            trainee,
+            module,
             InputSubset(self.shown.student, examples),
-            lesson,
+            loss,
             own,
             self.validation.score,
             work=ctx.work / title.replace(" ", "-").replace(",", ""),
@@ -170,13 +159,13 @@ class _School:
             progress=ctx.progress,
             name=title,
             keep="best" if judged else "last",
-            slow=self._slow(trainee),
+            slow=self._slow(module),
         )
         facts: dict[str, Any] = {}
-        if trainee.teacher is not None:
-            facts["teacher_validation_score"] = self._teacher_score(trainee.teacher)
-        if trainee.average is not None:
-            facts["average_validation_score"] = self.validation.score(trainee.average)
+        if module.teacher is not None:
+            facts["teacher_validation_score"] = self._teacher_score(module.teacher)
+        if module.average is not None:
+            facts["average_validation_score"] = self.validation.score(module.average)
         return result, facts
 
     def described(self) -> list[dict[str, Any]]:
@@ -195,38 +184,37 @@ class _School:
     def _objective(
         self, student: nn.Module, losses: Sequence[LossSpec], loaded: Sequence[nn.Module]
     ) -> Objective:
-        mine = anatomy_of(student, self._sample(self.shown.student))
-        theirs = mine
-        if self.teachers and self.spec.ema is None and any(map(needs_teacher, losses)):
+        read, teacher = (self.ctx.out, self.shown.student), None
+        if self.spec.ema is not None:
+            teacher = (student, self.shown.student)
+        elif self.teachers and any(map(needs_teacher, losses)):
             path = self.teachers[0].artifact.path
             model = loaded[0] if loaded else load_model(path, allow_code=self.ctx.allow_code)
-            theirs = anatomy_of(model, self._sample(self.shown.teachers[0]))
-        objective = build_objective(
-            losses,
-            mine,
-            theirs,
-            seed=self.seed,
-            student_model=student,
-            mask_id=self._mask_id(),
-            special_ids=self._special(),
-        )
+            teacher = (model, self.shown.teachers[0])
+        objective = objective_between(losses, student, read, teacher, seed=self.seed)
         if self.spec.ema is None:
-            check_aligned(self.shown, objective.teacher_needs - _OUTPUTS, self.ctx.out, self.teachers)
+            readers = zip(self.teachers, self.shown.teachers, strict=True)
+            teachers = [(one.name, one.artifact.path, inputs) for one, inputs in readers]
+            check_aligned(objective.teacher_needs, read, teachers)
         return objective.to(self.ctx.device)
 
     def _answers(
-        self, trainee: Trainee, losses: Sequence[LossSpec], loaded: Sequence[nn.Module], needs: frozenset[str]
+        self,
+        module: TrainingModule,
+        losses: Sequence[LossSpec],
+        loaded: Sequence[nn.Module],
+        needs: frozenset[str],
     ) -> Answers:
         """Who answers in this stage."""
         if not any(map(needs_teacher, losses)) and self.spec.online is None:
             return NoAnswers()
         names, device = needs | {"outputs"}, self.ctx.device
-        if trainee.average is not None:
-            return LiveAnswers(trainee.average, names, device)
+        if module.average is not None:
+            return LiveAnswers(module.average, names, device)
         changed = self._change() is not None
-        if trainee.teacher is not None:
+        if module.teacher is not None:
             read = None if changed else self.shown.teachers[0]
-            return LiveAnswers(trainee.teacher, names, device, inputs=read, learns=True)
+            return LiveAnswers(module.teacher, names, device, inputs=read, learns=True)
         if changed:
             self._check_pixels()
             weights = [teacher.weight for teacher in self.teachers]
@@ -265,25 +253,14 @@ class _School:
         declared: dict[str, Any] = json.loads((self.ctx.out / TASK).read_text(encoding="utf-8"))
         return declared
 
-    def _slow(self, trainee: Trainee) -> tuple[nn.Module, float] | None:
+    def _slow(self, module: TrainingModule) -> tuple[nn.Module, float] | None:
         """What is trained at another rate: a teacher that learns too, and its rate over the student's."""
-        if trainee.teacher is None or self.spec.online is None:
+        if module.teacher is None or self.spec.online is None:
             return None
-        return trainee.teacher, self.spec.online.learning_rate / self.spec.learning_rate
+        return module.teacher, self.spec.online.learning_rate / self.spec.learning_rate
 
     def _teacher_score(self, teacher: nn.Module) -> float:
         return self.validation.read_by(self.teachers[0].artifact.path).score(teacher)
-
-    def _mask_id(self) -> int | None:
-        found = int(self.declared.get("mask_id", -1))
-        return found if found >= 0 else None
-
-    def _special(self) -> Sequence[int] | None:
-        tokenizer = self.ctx.out / TOKENIZER
-        return sorted(read_vocabulary(tokenizer).special) if tokenizer.exists() else None
-
-    def _sample(self, inputs: Inputs) -> dict[str, Tensor]:
-        return to_tensors(inputs.batch(range(min(2, len(inputs)))), "cpu")
 
 
 def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:

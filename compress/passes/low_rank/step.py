@@ -18,8 +18,8 @@ from compress.passes.low_rank.places import Place, factor, places_of, second_mom
 from compress.passes.low_rank.ranks import choose_ranks
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.step import StepContext, StepResult
-from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors
+from compress.training.recovery import check_saved, recover
 from compress.training.validation import Validation
 
 BATCH_SIZE = 32
@@ -69,7 +69,7 @@ def run(ctx: StepContext) -> StepResult:
     curves = []
     if spec.recover is not None:
         facts["validation_score_before_recovery"] = validation.score(model)
-        curves.append(recover_altered(ctx, model, spec.recover, source.path))
+        curves.append(recover(ctx, model, spec.recover, source.path, validation))
     facts["validation_score"] = validation.score(model)
     save_model(model.cpu(), ctx.out)
     copy_interface(source.path, ctx.out)

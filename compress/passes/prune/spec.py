@@ -10,7 +10,8 @@ from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
 from compress.core.spec import PassSpecBase, one_of
 from compress.passes.contract import PassSpec
-from compress.profile.training_spec import Fraction, RecoverySpec
+from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.training_spec import Fraction
 
 Positive = Annotated[int, Field(ge=1)]
 

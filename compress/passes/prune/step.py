@@ -38,7 +38,7 @@ from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
 from compress.profile.examples_spec import VocabularySpec
 from compress.step import StepContext, StepResult
-from compress.training.altered import check_saved, recover_altered
+from compress.training.recovery import check_saved, recover
 from compress.training.trimming import tokens_shown, write_tokenizer
 from compress.training.validation import Validation
 
@@ -86,7 +86,7 @@ def run(ctx: StepContext) -> StepResult:
                 if not last:
                     recovery = recovery.model_copy(update={"epochs": recovery.epochs / (spec.steps - 1)})
                 name = "recover" if last else f"recover-{number}"
-                curves.append(recover_altered(ctx, model, recovery, interface, name))
+                curves.append(recover(ctx, model, recovery, interface, validation, name))
         if promised is not None:
             _check_count(model, promised)
         facts |= {

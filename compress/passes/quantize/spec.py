@@ -13,7 +13,7 @@ from compress.core.spec import PassSpecBase
 from compress.passes.contract import PassSpec
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.unused_keys import idle_in_eight_bits, idle_in_four_bits
-from compress.profile.training_spec import RoundedTrainingSpec
+from compress.profile.recovery_spec import RoundedTrainingSpec
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.models.anatomy.table.families import CONVOLUTIONAL, why_not_compared
 from compress.passes.distill.spec import DistillSpec
-from compress.profile.combination_checks import Found, losses_of
+from compress.profile.combination_checks import Found
 from compress.profile.loss_specs import (
     AttentionLoss,
     ContrastiveLoss,
     EmbeddingLoss,
     HiddenLoss,
+    LossEntry,
     LossSpec,
     RelationLoss,
     SimilarityLoss,
 )
 from compress.profile.model_checks.files import model_type, read_json
+from compress.profile.recovery_spec import recovery_of
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 
@@ -45,6 +47,13 @@ class _Lesson:
     learner: _Reader
     teachers: tuple[_Reader, ...]
 
+    def unlike(self, base: Path) -> str | None:
+        """Which two of them are known to cut texts into different pieces, in words; None where none are."""
+        for one in self.teachers:
+            if _unlike(one.source, self.learner.source, base):
+                return f"{self.learner.name} and {one.name} have unlike tokenizers"
+        return None
+
 
 def known_model_faults(profile: Profile, base: Path) -> list[Found]:
     """What the teachers and students of a valid profile cannot do, as far as their files on this machine tell."""
@@ -56,6 +65,12 @@ def known_model_faults(profile: Profile, base: Path) -> list[Found]:
             faults = dict.fromkeys(fault for lesson in lessons for fault in _faults(spec, lesson, base))
             found += [(("passes", index, "distill", *keys), why) for keys, why in faults]
             model = lessons[-1].learner.source
+        elif (recovery := recovery_of(spec)) is not None:
+            key, training = recovery
+            lesson = _Lesson(_Reader("model", model), (_Reader("teacher", profile.teacher.model),))
+            at: Path_ = ("passes", index, spec.kind, key, "losses")
+            unfit = _loss_faults(training.losses or (), lesson, base)
+            found += [((*at, number), why) for number, why in unfit]
     return found
 
 
@@ -79,35 +94,37 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[_Le
 
 
 def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
-    unlike = next((one for one in lesson.teachers if _unlike(one.source, lesson.learner.source, base)), None)
-    two = "" if unlike is None else f"{lesson.learner.name} and {unlike.name} have unlike tokenizers"
     # A student that follows its own average is compared with nobody else.
-    teachers = (lesson.learner,) if spec.ema is not None else lesson.teachers
-    compared = unlike is not None and spec.ema is None
-    kinds = [kind for one in teachers if (kind := model_type(one.source, base)) is not None]
+    compared = lesson if spec.ema is None else _Lesson(lesson.learner, (lesson.learner,))
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, why in _loss_faults(stage.losses, compared, base):
+            yield (*place, number), why
+    two = lesson.unlike(base)
+    if two is not None and spec.augment is not None:
+        yield ("augment",), f"{two}, so new texts cannot be made for both"
+
+
+def _loss_faults(losses: Sequence[LossEntry], lesson: _Lesson, base: Path) -> Iterator[tuple[int, str]]:
+    """The losses, by their number, that cannot compare the models of a lesson."""
+    two = lesson.unlike(base)
+    kinds = [kind for one in lesson.teachers if (kind := model_type(one.source, base)) is not None]
     without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
     attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
     own = model_type(lesson.learner.source, base)
     closed = next((why for kind in (*kinds, own) if (why := why_not_compared(kind)) is not None), None)
-    for index, stage in enumerate(spec.staged):
-        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
-        for number, loss in enumerate(losses_of(stage)):
-            name = stage.losses[number].key
-            spatial = isinstance(loss, AttentionLoss) and loss.of == "spatial"
-            looks_at_attention = isinstance(loss, RelationLoss | AttentionLoss) and not spatial
-            if looks_at_attention and without is not None:
-                yield (*place, number), f"the teacher is a {without}, which has no attention to compare"
-            elif spatial and attending is not None:
-                yield (
-                    (*place, number),
-                    f"the teacher is a {attending}, which has no maps of convolutions to compare",
-                )
-            elif isinstance(loss, _OF_LAYERS) and not spatial and closed is not None:
-                yield (*place, number), closed
-            elif compared and _by_token(loss):
-                yield (*place, number), f"{two}, so {name} cannot compare them token by token"
-    if unlike is not None and spec.augment is not None:
-        yield ("augment",), f"{two}, so new texts cannot be made for both"
+    for number, entry in enumerate(losses):
+        loss = entry.body
+        spatial = isinstance(loss, AttentionLoss) and loss.of == "spatial"
+        looks_at_attention = isinstance(loss, RelationLoss | AttentionLoss) and not spatial
+        if looks_at_attention and without is not None:
+            yield number, f"the teacher is a {without}, which has no attention to compare"
+        elif spatial and attending is not None:
+            yield number, f"the teacher is a {attending}, which has no maps of convolutions to compare"
+        elif isinstance(loss, _OF_LAYERS) and not spatial and closed is not None:
+            yield number, closed
+        elif two is not None and _by_token(loss):
+            yield number, f"{two}, so {entry.key} cannot compare them token by token"
 
 
 def _by_token(loss: LossSpec) -> bool:

@@ -55,6 +55,18 @@ def similarity_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (mine - theirs).square().mean()
 
 
+@in_float32
+def cosine_matrix_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """The same of unit vectors, the sum over a row and the mean over the rows.
+
+    The entries of a row of length 1 fall as the batch grows; this does not.
+
+    Args:
+        student: (n, d), any length and any float type. teacher: (n, d'); no gradient reaches it.
+    """
+    return similarity_matrix_distance(unit(student), unit(teacher)) * len(student)
+
+
 def _relative_distances(rows: Tensor) -> Tensor:
     """Euclidean distances of all pairs, over their mean: (n, d) -> (n (n - 1) / 2,)."""
     distances = functional.pdist(rows)

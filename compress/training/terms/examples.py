@@ -9,6 +9,7 @@ from compress.profile.loss_specs import ContrastiveLoss, SimilarityLoss
 from compress.training.losses.contrastive import differ, info_nce
 from compress.training.losses.similarity import (
     angle_relation,
+    cosine_matrix_distance,
     distance_relation,
     similarity_matrix_distance,
 )
@@ -20,6 +21,7 @@ _RELATIONS = {
     "distance": distance_relation,
     "angle": angle_relation,
     "matrix": similarity_matrix_distance,
+    "cosines": cosine_matrix_distance,
 }
 
 

@@ -23,9 +23,9 @@ from compress.passes.quantize.qat.fake_quant import simulate
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import calibration_batches
 from compress.step import StepContext, StepResult
-from compress.training.altered import check_saved, recover_altered
 from compress.training.batches import to_tensors
 from compress.training.checkpointing import copy_weights, put_weights
+from compress.training.recovery import check_saved, recover
 from compress.training.validation import Validation
 
 EXAMPLES = 2
@@ -66,7 +66,7 @@ def run(ctx: StepContext) -> StepResult:
     float_score = validation.score(model)
     rounded.to(ctx.device).observe(examples())
     before, weights = validation.score(rounded), copy_weights(model)
-    curve = recover_altered(ctx, rounded, spec.train, source.path, name="train")
+    curve = recover(ctx, rounded, spec.train, source.path, validation, name="train")
     # As `quantize` will: the ranges of the weights that training left.
     rounded.observe(examples())
     after = validation.score(rounded)

@@ -1,4 +1,4 @@
-"""What a distillation trains: the student, what its losses learn beside it, and a teacher that learns too."""
+"""What training against a teacher updates: the student, what its losses learn, and a teacher that learns too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
 """A batch -> the batch that is shown instead, and whether its labels still hold."""
 
 
-class Trainee(nn.Module):
+class TrainingModule(nn.Module):
     """The student with everything that is trained or averaged beside it, so that a checkpoint holds all of it.
 
     While it trains, a forward pass changes the batch (`change`), lets the average follow the student, and captures the

@@ -1,4 +1,4 @@
-"""One step of a distillation: what the teacher says of a batch against what the student says of it."""
+"""Who answers for a batch: a frozen teacher from the cache, models that are run in every step, or nobody."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.data.splits import UNLABELLED
 from compress.encoding.inputs import Inputs
-from compress.encoding.tokens import ATTENTION_MASK
-from compress.passes.distill.training_module import Trainee
 from compress.training.batches import to_tensors
-from compress.training.losses import label_cross_entropy, logits_kl
 from compress.training.prediction import Device
 from compress.training.signals import Recorder, Signals
 from compress.training.teachers import Teaching, mean_outputs
@@ -98,64 +94,3 @@ class MeanAnswers:
         taken = [(teacher(indices, shown), weight) for teacher, weight in self._teachers]
         outputs = mean_outputs([(signals["outputs"], weight) for signals, weight in taken], self._combine)
         return {**taken[0][0], "outputs": outputs}
-
-
-class Lesson:
-    """The loss of one batch.
-
-    Args:
-        trainee: has just run on the batch.
-        answers: who teaches.
-        labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
-        chosen: the examples that the indices of a batch count, int64 (m,); None: all.
-        mutual: factor of the teacher's own divergence from the student, for a teacher that learns too.
-    """
-
-    def __init__(
-        self,
-        trainee: Trainee,
-        answers: Answers,
-        labels: NDArray[np.int64],
-        *,
-        chosen: NDArray[np.int64] | None = None,
-        mutual: float | None = None,
-    ) -> None:
-        self._trainee = trainee
-        self._answers = answers
-        self._labels = torch.from_numpy(np.ascontiguousarray(labels))
-        self._chosen = chosen
-        self._mutual = mutual
-
-    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """The weighted sum of the losses; with mutual learning, the teacher's own loss added to it."""
-        numbers = indices.numpy() if self._chosen is None else self._chosen[indices.numpy()]
-        trainee = self._trainee
-        shown, student = trainee.seen, trainee.take()
-        labels = self._labels[torch.from_numpy(numbers)]
-        if not trainee.labels_hold:
-            labels = torch.full_like(labels, UNLABELLED)
-        labels = labels.to(outputs.device)
-        teacher = self._answers(numbers, shown)
-        value: Tensor = trainee.objective(
-            student,
-            {name: tensor.detach() for name, tensor in teacher.items()},
-            labels,
-            shown.get(ATTENTION_MASK),
-            shown,
-        )
-        if self._mutual is not None:
-            value = value + mutual_loss(teacher["outputs"], outputs, labels, self._mutual)
-        return value
-
-
-def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float) -> Tensor:
-    """What a teacher learns while it teaches: its labels, and the student's answers.
-
-    Zhang et al.: Deep Mutual Learning, 2018 (arXiv:1706.00384).
-
-    Args:
-        teacher: logits (n, classes); student: logits (n, classes), no gradient reaches them.
-        labels: int64 (n,), `UNLABELLED` where there is none.
-        weight: factor of the divergence.
-    """
-    return label_cross_entropy(teacher, labels) + weight * logits_kl(teacher, student, 1.0)

@@ -1,0 +1,51 @@
+"""Training after a pass that damaged the model, from the outputs or the inner signals of the profile's teacher."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from compress.core.numerics import Precision
+from compress.core.spec import Spec
+from compress.profile.loss_specs import LossEntry
+from compress.profile.training_spec import Fraction, TrainingSpec
+
+
+class RecoverySpec(TrainingSpec):
+    """Training after pruning or factoring, from the outputs of the profile's teacher: its logits, or of embeddings the
+    cosines between the texts of a batch. `losses` says otherwise."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 2
+    """Passes over the training examples."""
+    dropout: Fraction | None = 0.0
+    """Share of activations dropped in training; none by default, as in distillation."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Temperature of the teacher's logits; with `losses` it stands in them."""
+    losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] | None = None
+    """Weighted losses, summed, as in `distill`; unset: `logits` with `temperature`, or of embeddings `similarity` of
+    cosines between outputs."""
+
+    @model_validator(mode="after")
+    def _one_temperature(self) -> RecoverySpec:
+        if self.losses is not None and "temperature" in self.model_fields_set:
+            raise ValueError(
+                "temperature and losses exclude each other: write it into the loss, as in "
+                f"`logits: {{temperature: {self.temperature:g}}}`"
+            )
+        return self
+
+
+def recovery_of(spec: Spec) -> tuple[str, RecoverySpec] | None:
+    """The key of a pass that trains the model again after changing it, and how; None where there is none."""
+    values = ((name, getattr(spec, name)) for name in type(spec).model_fields)
+    return next(((name, value) for name, value in values if isinstance(value, RecoverySpec)), None)
+
+
+class RoundedTrainingSpec(RecoverySpec):
+    """Training with the rounding of the integer file simulated, from the teacher's outputs."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    """Peak learning rate of AdamW."""
+    precision: Precision = "fp32"
+    """`bf16`, or `auto` where the processor has it, rounds the simulated integers once more."""

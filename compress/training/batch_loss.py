@@ -1,0 +1,75 @@
+"""The loss of one batch: what the student computed, compared with what its teacher says."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.data.splits import UNLABELLED
+from compress.encoding.tokens import ATTENTION_MASK
+from compress.training.answers import Answers
+from compress.training.losses import label_cross_entropy, logits_kl
+from compress.training.training_module import TrainingModule
+
+
+class BatchLoss:
+    """The objective of a training module on the batch that it has just run on.
+
+    Args:
+        module: has just run on the batch.
+        answers: who teaches.
+        labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
+        chosen: the examples that the indices of a batch count, int64 (m,); None: all.
+        mutual: factor of the teacher's own divergence from the student, for a teacher that learns too.
+    """
+
+    def __init__(
+        self,
+        module: TrainingModule,
+        answers: Answers,
+        labels: NDArray[np.int64],
+        *,
+        chosen: NDArray[np.int64] | None = None,
+        mutual: float | None = None,
+    ) -> None:
+        self._module = module
+        self._answers = answers
+        self._labels = torch.from_numpy(np.ascontiguousarray(labels))
+        self._chosen = chosen
+        self._mutual = mutual
+
+    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        """The weighted sum of the losses; with mutual learning, the teacher's own loss added to it."""
+        numbers = indices.numpy() if self._chosen is None else self._chosen[indices.numpy()]
+        module = self._module
+        shown, student = module.seen, module.take()
+        labels = self._labels[torch.from_numpy(numbers)]
+        if not module.labels_hold:
+            labels = torch.full_like(labels, UNLABELLED)
+        labels = labels.to(outputs.device)
+        teacher = self._answers(numbers, shown)
+        value: Tensor = module.objective(
+            student,
+            {name: tensor.detach() for name, tensor in teacher.items()},
+            labels,
+            shown.get(ATTENTION_MASK),
+            shown,
+        )
+        if self._mutual is not None:
+            value = value + mutual_loss(teacher["outputs"], outputs, labels, self._mutual)
+        return value
+
+
+def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """What a teacher learns while it teaches: its labels, and the student's answers.
+
+    Zhang et al.: Deep Mutual Learning, 2018 (arXiv:1706.00384).
+
+    Args:
+        teacher: logits (n, classes); student: logits (n, classes), no gradient reaches them.
+        labels: int64 (n,), `UNLABELLED` where there is none.
+        weight: factor of the divergence.
+    """
+    return label_cross_entropy(teacher, labels) + weight * logits_kl(teacher, student, 1.0)

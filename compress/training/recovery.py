@@ -1,0 +1,139 @@
+"""Recovery: training after a pass that damaged the model, by the same losses as distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress.core.artifacts import Artifact
+from compress.core.errors import PassError
+from compress.core.records import Curve
+from compress.encoding.inputs import Inputs
+from compress.models.io.checkpoints import load_model
+from compress.models.io.outputs import outputs_of
+from compress.profile.combination_checks import needs_teacher, trains_outputs
+from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec, SimilarityLoss
+from compress.profile.recovery_spec import RecoverySpec
+from compress.step import StepContext
+from compress.training.answers import Answers, FixedAnswers, NoAnswers
+from compress.training.batch_loss import BatchLoss
+from compress.training.batches import to_tensors
+from compress.training.loop import train
+from compress.training.objective import objective_between
+from compress.training.segmentation import check_aligned
+from compress.training.teachers import cached_signals
+from compress.training.training_module import TrainingModule
+from compress.training.validation import Validation
+
+
+def recover(
+    ctx: StepContext,
+    model: nn.Module,
+    spec: RecoverySpec,
+    interface: Path,
+    validation: Validation,
+    name: str = "recover",
+) -> Curve:
+    """Train `model` in place, and leave it with its best weights by the validation score.
+
+    Args:
+        interface: the folder that says how the model reads its inputs.
+        validation: the validation split as the model reads it.
+        name: of the curve and of the folder of its checkpoints.
+
+    Raises:
+        ModelError: a loss cannot compare the model with the step's teacher.
+        PassError: there are neither labels nor a teacher.
+    """
+    teacher = ctx.inputs.get("teacher")
+    losses = recovery_losses(spec, labelled=ctx.task.labelled, taught=teacher is not None)
+    inputs = ctx.task.encode(ctx.data.train, interface)
+    answers: Answers = NoAnswers()
+    if teacher is None or not any(map(needs_teacher, losses)):
+        objective = objective_between(losses, model, (interface, inputs), None, seed=ctx.seed)
+    else:
+        theirs = ctx.task.encode(ctx.data.train, teacher.path)
+        objective = objective_between(
+            losses,
+            model,
+            (interface, inputs),
+            (load_model(teacher.path, allow_code=ctx.allow_code), theirs),
+            seed=ctx.seed,
+            two_heads=_two_goals(losses),
+        )
+        check_aligned(objective.teacher_needs, (interface, inputs), [("teacher", teacher.path, theirs)])
+        answers = _answers(ctx, teacher, theirs, objective.teacher_needs)
+    module = TrainingModule(model, objective.to(ctx.device))
+    result = train(
+        module,
+        inputs,
+        BatchLoss(module, answers, ctx.data.train.labels),
+        spec,
+        validation.score,
+        work=ctx.work / name,
+        seed=ctx.seed,
+        precision=ctx.precision,
+        device=ctx.device,
+        progress=ctx.progress,
+        name=name,
+    )
+    return result.curve
+
+
+def recovery_losses(spec: RecoverySpec, *, labelled: bool, taught: bool) -> list[LossSpec]:
+    """What recovery minimises: the losses of the spec; without any, those of what the model puts out.
+
+    Of classifiers the divergence from the teacher's logits, or without a teacher cross-entropy with the labels. Of
+    embeddings the distance of the matrices of cosines.
+
+    Raises:
+        PassError: there are neither labels nor a teacher.
+    """
+    if spec.losses is not None:
+        return [entry.body for entry in spec.losses]
+    if labelled:
+        return [LogitsLoss(temperature=spec.temperature) if taught else LabelsLoss()]
+    if not taught:
+        raise PassError("without labels a model can only recover from a teacher", where="recover")
+    return [SimilarityLoss(of="cosines", representation="outputs")]
+
+
+def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None:
+    """What was saved gives the same outputs as the model, bit for bit.
+
+    Raises:
+        PassError: it does not.
+    """
+    # The model is in memory, so its code was allowed and has run.
+    saved = load_model(out, allow_code=True)
+    batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
+    with torch.inference_mode():
+        expected, found = outputs_of(model.eval()(**batch)), outputs_of(saved(**batch))
+    if not torch.equal(expected, found):
+        difference = float((expected - found).abs().max())
+        raise PassError(f"the saved model gives other outputs: they differ by {difference:.2g}", where=where)
+
+
+def _two_goals(losses: Sequence[LossSpec]) -> bool:
+    """Whether labels and a teacher pull at the outputs, so that a model with a head for each learns them apart."""
+    labels = any(isinstance(loss, LabelsLoss) for loss in losses)
+    return labels and any(needs_teacher(loss) and trains_outputs(loss) for loss in losses)
+
+
+def _answers(ctx: StepContext, teacher: Artifact, inputs: Inputs, needs: frozenset[str]) -> Answers:
+    """The teacher's signals on the training examples, from the cache where they are there."""
+    return FixedAnswers(
+        cached_signals(
+            lambda: load_model(teacher.path, allow_code=ctx.allow_code),
+            inputs,
+            needs,
+            ctx.shared,
+            teacher_digest=teacher.digest,
+            device=ctx.device,
+            precision=ctx.precision,
+            progress=ctx.progress,
+        )
+    )

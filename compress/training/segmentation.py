@@ -1,0 +1,72 @@
+"""Whether two models cut texts into the same pieces: only then can they be compared token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from compress.core.artifacts import TOKENIZER
+from compress.core.errors import ModelError
+from compress.encoding.inputs import Inputs
+from compress.encoding.tokens import TokenInputs
+from compress.models.text.vocabulary import Ids, Vocabulary, read_vocabulary
+from compress.training.signals import OUTPUTS
+
+
+def check_aligned(
+    signals: frozenset[str], student: tuple[Path, Inputs], teachers: Sequence[tuple[str, Path, Inputs]]
+) -> None:
+    """Refuse to compare signals of tokens where student and teacher cut texts into different pieces.
+
+    Args:
+        signals: the teacher's signals that are compared; outputs can always be.
+        student: the folder with its tokenizer, and some examples as it reads them.
+        teachers: the name of each, and the same of it.
+
+    Raises:
+        ModelError: they do.
+    """
+    inner, (folder, own) = signals - OUTPUTS, student
+    if not inner or not isinstance(own, TokenInputs):
+        return
+    for name, path, inputs in teachers:
+        if not (isinstance(inputs, TokenInputs) and cut_alike((path, inputs), (folder, own))):
+            raise ModelError(
+                f"student and {name} cut texts into different pieces, so {', '.join(sorted(inner))} of the "
+                "two cannot be compared token by token",
+                where="losses",
+                hint="Use logits, or similarity with `representation: outputs`, or a student with the teacher's "
+                "tokenizer.",
+            )
+
+
+def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) -> bool:
+    """Whether two readers cut the same texts into the same pieces, compared as tokens and not as ids.
+
+    An id stands for every token that bears it: the unknown one of a trimmed vocabulary for all that were dropped.
+    Equal lengths would say nothing of texts that were cut off at the longest length of both.
+
+    Args:
+        one, other: the artifact directory of a reader, and its encoding of the texts.
+    """
+    (folder, texts), (other_folder, others) = one, other
+    if not np.array_equal(texts.lengths, others.lengths):
+        return False
+    vocabulary, further = read_vocabulary(folder / TOKENIZER), read_vocabulary(other_folder / TOKENIZER)
+    there, back = counterparts(vocabulary, further), counterparts(further, vocabulary)
+    return all(np.all((there[a] == b) | (back[b] == a)) for a, b in zip(texts.ids, others.ids, strict=True))
+
+
+def counterparts(old: Vocabulary, new: Vocabulary) -> Ids:
+    """For each id of one vocabulary the id of the same token in the other: int64 (old size,); -1 where none has.
+
+    What is unknown to one stays unknown to the other, whatever tokens share that id.
+    """
+    table = np.full(old.size, -1, dtype=np.int64)
+    for token, number in old.ids.items():
+        table[number] = new.ids.get(token, table[number])
+    if old.unknown is not None:
+        table[old.unknown] = -1 if new.unknown is None else new.unknown
+    return table
