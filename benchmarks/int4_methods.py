@@ -37,7 +37,6 @@ from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.measure.feeds import in_order, sample_indices
 from compress.measure.jobs import JobFolder
-from compress.passes.quantize.mixed.divergence import divergence
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.profile.schema import MeasureSpec
@@ -175,9 +174,14 @@ def _judged(subject: Subject, wanted: NDArray[np.float32], got: NDArray[np.float
     return {
         "accuracy": round(float((got.argmax(axis=1) == subject.labels).mean()), 4),
         "same answer": round(float((got.argmax(axis=1) == wanted.argmax(axis=1)).mean()), 4),
-        "KL": round(divergence(wanted, got, labelled=True), 6),
-        "cosine": round(1 - divergence(wanted, got, labelled=False), 5),
+        "KL": round(subject.job.task.divergence(wanted, got), 6),
+        "cosine": round(float(np.mean(_cosines(wanted, got))), 5),
     }
+
+
+def _cosines(wanted: NDArray[np.float32], got: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(got, axis=1)
+    return (wanted * got).sum(axis=1) / lengths
 
 
 def _medians(subject: Subject, files: list[Path], work: Path) -> list[float]:

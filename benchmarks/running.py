@@ -30,7 +30,7 @@ from compress.plan.steps import BASELINE
 from compress.profile.load import load_profile
 from compress.report.data.frame import contract
 from compress.store.cache import Cache, MadeStep
-from compress.tasks.base import Truth
+from compress.tasks.base import Truth, answers_of, score_of
 from compress.training.prediction import predict
 
 ROOT = Path(__file__).parents[1]
@@ -117,11 +117,11 @@ class Trained:
         """The task's metric of a step's model on a split."""
         examples = self.examples(split)
         reference = self.outputs(self.teacher, split) if self.job.task.needs_reference(examples) else None
-        return self.job.task.score(self.outputs(step, split), Truth.of(examples, reference)).value
+        return score_of(self.job.task, self.outputs(step, split), Truth.of(examples, reference)).value
 
     def right(self, step: str, split: Literal["validation", "test"]) -> NDArray[np.bool_]:
         """Which examples of a split the model gets right, (n,)."""
-        predicted = self.job.task.predictions(self.outputs(step, split))
+        predicted = answers_of(self.job.task, self.outputs(step, split))["label"]
         return predicted == self.examples(split).labels
 
 

@@ -35,7 +35,7 @@ from compress.engine.making import context_of
 from compress.engine.resolve import Job
 from compress.measure.feeds import sample_indices
 from compress.measure.jobs import JobFolder
-from compress.measure.scoring import model_outputs
+from compress.measure.scoring import model_answers
 from compress.measure.variants import compare_variants
 from compress.passes.quantize.int8.choice import Candidate, choose
 from compress.passes.quantize.step import calibration_batches
@@ -251,7 +251,7 @@ class Judge:
         """
         with tempfile.TemporaryDirectory(prefix="versus-check-") as name:
             inputs = self.job.task.encode(self.validation.take(range(CHECKED)), self.model.path)
-            model_outputs(job_folder(Path(name)), str(file), inputs, 1)
+            model_answers(job_folder(Path(name)), str(file), inputs, 1, self.job.task, {})
 
 
 def theirs(peer: Peer, environments: Path, prepared: Prepared, kept: Path, judge: Judge) -> Iterator[Entry]:
@@ -292,11 +292,12 @@ def with_figures(job: Job, model: Artifact, entries: Sequence[Entry], extent: Ex
             if entry.file is None:
                 continue
             try:
-                outputs, _ = model_outputs(jobs, str(entry.file), inputs, 1)
+                answers = model_answers(jobs, str(entry.file), inputs, 1, job.task, {}).answers
             except TargetError as error:
                 told[place] = replace(entry, note=shortened(str(error)))
                 continue
-            hits[place] = job.task.predictions(outputs) == test.labels
+            assert answers is not None
+            hits[place] = answers["label"] == test.labels
             files.append(entry.file)
         times = times_in_turns(jobs, files, inputs, extent.timed)
     for (place, right), file, ms in zip(hits.items(), files, times, strict=True):

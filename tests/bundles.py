@@ -18,7 +18,7 @@ from compress.passes.quantize import step as quantize
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Task, TrainingData
-from compress.tasks.sentence_embedding import SentenceEmbedding
+from compress.tasks.sentence_embedding.task import SentenceEmbedding
 from tests.steps import context, run
 from tests.tiny import LABELS, SPECIAL, WORDS, text_task, tiny_bert, tiny_tokenizer, write_torch_artifact
 from tests.tiny_sentences import encoder, write_sentence_artifact

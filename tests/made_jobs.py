@@ -17,7 +17,7 @@ from compress.profile.schema import Profile
 from compress.profile.yaml_lines import ProfileSource
 from compress.store.cache import Cache
 from compress.targets.local import resolve
-from compress.tasks import task_of
+from compress.tasks.base import task_of
 
 Make = Callable[[Path], Artifact]
 

@@ -15,7 +15,7 @@ from compress.core.files import write_json, write_text
 from compress.core.forms import TORCH_FLOAT, Structure
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.profile.schema import DataSpec
-from compress.tasks.text_classification import TextClassification
+from compress.tasks.text_classification.task import TextClassification
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (

@@ -23,7 +23,7 @@ from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.profile.schema import DataSpec
-from compress.tasks.image_classification import ImageClassification
+from compress.tasks.image_classification.task import ImageClassification
 
 LABELS = ("left", "right", "both")
 SIZE = 8

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from compress.core.errors import ProfileError, UsageError
 from compress.core.printing import echo
-
-if TYPE_CHECKING:
-    from compress.profile.schema import TaskName
+from compress.tasks.table import task_names
 
 
 @click.command()
@@ -21,10 +18,10 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option(
     "--task",
-    type=click.Choice(["text-classification", "image-classification", "sentence-embedding"]),
+    type=click.Choice(task_names()),
     help="What the model is for; unset: what MODEL and DATA look like.",
 )
-def init(model: str, data: str, out: Path, force: bool, task: TaskName | None) -> None:
+def init(model: str, data: str, out: Path, force: bool, task: str | None) -> None:
     """Write a commented profile for MODEL and DATA, by what their files tell; refuse where none would run."""
     from compress.core.files import write_text
     from compress.core.reading import understood

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress.core.printing import echo
+from compress.tasks.table import task_names
 
 if TYPE_CHECKING:
     from compress.engine.foreign_onnx import Given
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
     from compress.profile.schema import Profile
 
 _PATH = click.Path(path_type=Path)
-TASKS = ("text-classification", "image-classification", "sentence-embedding")
 
 
 @click.command()
 @click.argument("model", type=_PATH)
 @click.option("--data", metavar="PATH", help="The data, as `data.path` of a profile; its test split is used.")
 @click.option("--profile", type=_PATH, help="Take task, data, seed, targets and `measure` from this profile.")
-@click.option("--task", type=click.Choice(TASKS), help="Unset: what the model's task.json says.")
+@click.option("--task", type=click.Choice(task_names()), help="Unset: what the model's task.json says.")
 @click.option(
     "--target", "targets", multiple=True, metavar="TARGET", help="`cpu`, or `{threads: 2}`; repeatable."
 )
@@ -184,7 +184,7 @@ def _request(
     if "data" not in values:
         raise UsageError("say on which data to measure: --data PATH, or --profile PROFILE")
     if "task" not in values:
-        raise UsageError(f"say what the model is for: --task {' | '.join(TASKS)}")
+        raise UsageError(f"say what the model is for: --task {' | '.join(task_names())}")
     if targets:
         values = {**values, "targets": [_target(word) for word in targets]}
     source = override(ProfileSource("compress measure", "", base, values, {}), assignments)

@@ -14,7 +14,7 @@ from compress.data.images import IMAGE_ENDINGS, check_images
 from compress.data.rows import Columns, Rows, Written
 from compress.data.splits import Item
 from compress.data.texts import check_texts, read_text_files
-from compress.profile.schema import DataSpec, TaskName
+from compress.profile.schema import DataSpec
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,8 @@ IMAGES = ItemKind(
 )
 
 
-def kind_of(task: TaskName) -> ItemKind:
-    """What the examples of a task are."""
-    return IMAGES if task == "image-classification" else TEXTS
+ITEMS = {kind.noun: kind for kind in (TEXTS, IMAGES)}
+"""What an example can be, by the word that tasks have for it."""
 
 
 def columns_of(spec: DataSpec, kind: ItemKind, *, labelled: bool = True) -> Columns:

@@ -6,6 +6,7 @@ It stands in the `interface` section of a model's `task.json`; models that this 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,30 @@ class Interface:
     def outputs(self) -> int | None:
         """How many numbers an example the model gives; None: nobody said."""
         return self.width if self.width is not None or self.order is None else len(self.order)
+
+    def check_outputs(self, shape: Sequence[int]) -> None:
+        """Refuse outputs (n, ...) that are not one row of numbers an example, or not one number a label.
+
+        Axes of one number each count for none: (n, labels, 1, 1) is what a head of 1 x 1 convolutions gives.
+
+        Raises:
+            ModelError: they are.
+        """
+        wide = [size for size in shape[1:] if size != 1]
+        if len(shape) != 2 and (len(shape) < 2 or len(wide) > 1):
+            raise ModelError(
+                f"the model's output has the shape {_shape(shape)}; one row of numbers an example was expected",
+                hint="`--output NAME` reads another output.",
+                code="wrong-outputs",
+            )
+        numbers = math.prod(shape[1:])
+        if self.order is not None and numbers != self.outputs:
+            raise ModelError(
+                f"the model's output has the shape n x {numbers}: {numbers} numbers an example "
+                f"for {self.outputs} labels",
+                hint="`--output NAME` reads another output, `--labels` names its numbers in order.",
+                code="wrong-outputs",
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The section as plain JSON values."""
@@ -128,40 +153,10 @@ def as_taken(inputs: Inputs, model: Path) -> Inputs:
     return inputs if interface is None else OwnInputs(inputs, interface.inputs, interface.length)
 
 
-def in_label_order(outputs: NDArray[np.float32], interface: Interface | None) -> NDArray[np.float32]:
-    """Outputs (n, labels) of a model -> the same in the order of the data's labels; embeddings stay as they are.
-
-    Axes of one number each are left out: (n, labels, 1, 1) is what a head of 1 x 1 convolutions gives.
-
-    Raises:
-        ModelError: the outputs are not one row an example, or not one number a label.
-    """
-    if interface is None:
-        return outputs
-    if outputs.ndim > 2 and sum(size != 1 for size in outputs.shape[1:]) <= 1:
-        outputs = outputs.reshape(len(outputs), -1)
-    if outputs.ndim != 2:
-        raise ModelError(
-            f"the model's output has the shape {_shape(outputs)}; one row of numbers an example was expected",
-            hint="`--output NAME` reads another output.",
-            code="wrong-outputs",
-        )
-    if interface.order is None:
-        return outputs
-    if outputs.shape[1] != interface.outputs:
-        raise ModelError(
-            f"the model's output has the shape {_shape(outputs)}: {outputs.shape[1]} numbers an example "
-            f"for {interface.outputs} labels",
-            hint="`--output NAME` reads another output, `--labels` names its numbers in order.",
-            code="wrong-outputs",
-        )
-    return outputs[:, list(interface.order)]
-
-
 def _as_wanted(values: NDArray[Any], own: OwnInput) -> NDArray[Any]:
     turned = values.transpose(_CHANNELS_LAST) if own.channels_last else values
     return np.ascontiguousarray(turned, np.dtype(own.dtype))
 
 
-def _shape(outputs: NDArray[np.float32]) -> str:
-    return " x ".join(("n", *map(str, outputs.shape[1:])))
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(("n", *map(str, shape[1:])))

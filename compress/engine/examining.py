@@ -25,8 +25,9 @@ from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import model_type, read_json
-from compress.profile.schema import DataSpec, Profile, TaskName
+from compress.profile.schema import DataSpec, Profile
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
+from compress.tasks.table import task_kind, task_names
 
 _SHOWN_LABELS = 8
 
@@ -133,24 +134,24 @@ def _elsewhere_or_missing(path: str, base: Path) -> str | None:
         return f"{shown(path)}, which does not exist"
 
 
-def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[DataSpec, TaskName, int] | None:
+def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[DataSpec, str, int] | None:
     """The data of a profile, also of one that is wrong elsewhere; None where the section itself is wrong."""
     if profile is not None:
         return profile.data, profile.task, profile.seed
     task = source.values.get("task")
     try:
-        if task not in ("text-classification", "image-classification", "sentence-embedding"):
+        if task not in task_names():
             return None
         return DataSpec.model_validate(source.values.get("data")), task, 0
     except ValidationError:
         return None
 
 
-def _data_facts(spec: DataSpec, splits: Splits, task: TaskName) -> Iterator[str]:
+def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
     yield f"data: {shown(spec.path)}: {counts}"
-    if task != "image-classification" and not any("repeat" in note for note in splits.notes):
+    if task_kind(task).items == "text" and not any("repeat" in note for note in splits.notes):
         repeated = sum(len(part) - len(set(part.texts)) for part in parts.values())
         if repeated:
             yield f"{repeated} of these texts stand there more than once"
@@ -159,7 +160,7 @@ def _data_facts(spec: DataSpec, splits: Splits, task: TaskName) -> Iterator[str]
         names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_SHOWN_LABELS)]
         more = len(labels) - len(names)
         yield f"labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
-    if task == "image-classification" and any(len(part) > LOOKED_AT for part in parts.values()):
+    if task_kind(task).items == "image" and any(len(part) > LOOKED_AT for part in parts.values()):
         yield f"of the images of each split, some {LOOKED_AT} at most were opened"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
 from compress.core.errors import ModelError
@@ -32,7 +32,7 @@ from compress.models.io.sources import PREPROCESSOR
 from compress.models.text.pooling import MODULES
 from compress.models.text.tokenizer_files import open_tokenizer
 from compress.passes.export.layout import MANIFEST
-from compress.profile.schema import TaskName
+from compress.tasks.table import task_kind, task_names
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class TakenIn:
     """How many labels the model knows, where the data has some of them only."""
 
 
-def task_of_file(model: Path, given: Given) -> TaskName | None:
+def task_of_file(model: Path, given: Given) -> str | None:
     """The task that the `task.json` of a model names; None without one."""
     task = _described(_folders(onnx_file(model), given)).get("task")
-    if task is not None and task not in get_args(TaskName):
+    if task is not None and task not in task_names():
         raise ModelError(
             f"its {TASK} names the task {ascii(task)[:80]}, which is none here", where=str(model)
         )
@@ -99,7 +99,7 @@ def onnx_file(model: Path) -> Path:
 def take_in(
     model: Path,
     given: Given,
-    task: TaskName,
+    task: str,
     labels: Sequence[str],
     max_length: int,
     folder: Path,
@@ -120,17 +120,17 @@ def take_in(
 
 
 def _taken_in(
-    file: Path, given: Given, task: TaskName, labels: Sequence[str], max_length: int, folder: Path
+    file: Path, given: Given, task: str, labels: Sequence[str], max_length: int, folder: Path
 ) -> TakenIn:
     form, facts = _made_by_us(file)
     found = read_onnx(file)
     folders = _folders(found.path, given)
-    described = _described(folders)
+    described, kind = _described(folders), task_kind(task)
     if described.get("task", task) != task:
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
-    roles = image_input(found) if task == "image-classification" else text_inputs(found, given.inputs)
+    roles = image_input(found) if kind.items == "image" else text_inputs(found, given.inputs)
     order, width = _label_order(found, folders, described, given, labels) if labels else (None, None)
-    fixed = fixed_sizes(found, texts=task != "image-classification")
+    fixed = fixed_sizes(found, texts=kind.items == "text")
     output = output_read(found, given.output)
     interface = Interface(
         roles, None if output is found.outputs[0] else output.name, order, fixed.length, width
@@ -144,7 +144,7 @@ def _taken_in(
         "output_names": [output.name],
         SECTION: interface.as_dict(),
     }
-    if task == "image-classification":
+    if kind.items == "image":
         body["image"] = described.get("image") or _image_format(found, folders)
     else:
         tokenizer = _required(folders, TOKENIZER, found.path)
@@ -280,7 +280,7 @@ def _place_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, our
     # Imported here: it needs transformers, and a model of ours does not.
     from compress.models.text.tokenization import read_tokenization
 
-    read = read_tokenization(beside, sentences=body["task"] == "sentence-embedding")
+    read = read_tokenization(beside, sentences=task_kind(body["task"]).head == "pooled")
     body["max_length"] = min(body["max_length"], read.longest or body["max_length"])
     body.update(read.format.section())
     read.prove((), body["max_length"], str(beside))

@@ -35,7 +35,8 @@ from compress.profile.measure_request import MeasureRequest
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import close_all, resolve_all
-from compress.tasks import task_of
+from compress.tasks.base import task_of
+from compress.tasks.table import task_kind
 
 MODEL = "model"
 """The step that a measured model is, where it is measured against another."""
@@ -147,7 +148,7 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
         run=f"{request.name}-{digest[:12]}",
         profile=request.name,
         task=request.task,
-        metric=task_of(request.task, request.data).metric,
+        metric=task_kind(request.task).metric.name,
         status="running",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=0.0,

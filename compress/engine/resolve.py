@@ -30,8 +30,7 @@ from compress.profile.model_checks.fit import fit_problems
 from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
-from compress.tasks import task_of
-from compress.tasks.base import Task, TrainingData
+from compress.tasks.base import Task, TrainingData, task_of
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _new_run(job: Job) -> RunRecord:
         run=job.run_id,
         profile=profile.name,
         task=profile.task,
-        metric=job.task.metric,
+        metric=job.task.kind.metric.name,
         status="running",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=0.0,
@@ -353,7 +353,7 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
         path = store.place_bundle(last)
         deployed = state.run.steps[-1]
         metrics = {
-            "metric": job.task.metric,
+            "metric": job.task.kind.metric.name,
             "target": job.targets[0].label,
             **measured_values(deployed, useless=no_better_than_chance(state.run.steps[0]) is not None),
             **({"latency_disturbed": True} if deployed.measurements[0].latency[0].disturbed else {}),

@@ -1,4 +1,4 @@
-"""From a model's outputs to its scores, with intervals and the paired test against the baseline."""
+"""From the labels that a model answers to its scores, with intervals and the paired test against the baseline."""
 
 from __future__ import annotations
 
@@ -10,38 +10,26 @@ from numpy.typing import NDArray
 from compress.core.records import Accuracy, Metric, Verdict
 from compress.measure.protocol import SIGNIFICANCE
 from compress.measure.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
-from compress.tasks.base import Task, Truth
+from compress.tasks.base import Scored, Truth
+from compress.tasks.labels import confidence
 
 SPLIT = "test"
 _DECIMALS = 4
-_SUM_TOLERANCE = 1e-3
 
 
-def accuracy_record(
-    task: Task,
-    outputs: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    baseline: Accuracy | None,
-    batch_size: int,
-    seed: int,
-    unknown_token_share: float | None = None,
-) -> Accuracy:
-    """Scores of outputs (n, labels) against truth (n,).
-
-    Args:
-        baseline: scores of the baseline on the same examples; None: this is the baseline.
-        batch_size: what the outputs were computed with.
-        seed: of the bootstrap.
+def accuracy_record(scored: Scored) -> Accuracy:
+    """Scores of a model that answers each example with a label.
 
     Raises:
+        ModelError: an output is not a finite number.
         ValueError: the baseline was scored on other examples.
     """
-    predictions = task.predictions(outputs)
-    score = task.score(outputs, Truth(truth))
+    predictions, truth, baseline = scored.answers["label"], scored.examples.labels, scored.baseline
+    score = scored.task.score(scored.answers, Truth.of(scored.examples))
     correct = predictions == truth
     metrics = (
         metric_record(score.name, wilson(int(correct.sum()), len(truth)), len(truth)),
-        metric_record("macro_f1", macro_f1_interval(predictions, truth, seed), len(truth)),
+        metric_record("macro_f1", macro_f1_interval(predictions, truth, scored.seed), len(truth)),
     )
     if not np.isclose(metrics[0].value, score.value):
         raise ValueError(
@@ -57,28 +45,16 @@ def accuracy_record(
         p_value, verdict = paired_verdict(predictions, np.asarray(baseline.predictions), truth)
     return Accuracy(
         split=SPLIT,
-        batch_size=batch_size,
+        batch_size=scored.batch_size,
         metrics=metrics,
         retention=retention,
         p_value=p_value,
         verdict=verdict,
         predictions=tuple(predictions.tolist()),
         truth=tuple(truth.tolist()),
-        unknown_token_share=unknown_token_share,
-        confidence=tuple(np.round(probabilities(outputs).max(axis=1), _DECIMALS).tolist()),
+        unknown_token_share=scored.unknown_token_share,
+        confidence=tuple(np.round(confidence(scored.answers), _DECIMALS).tolist()),
     )
-
-
-def probabilities(outputs: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Outputs (n, labels) -> float64 probabilities: their softmax, or themselves where they are probabilities already.
-
-    They are where no value is negative and every row sums to 1: a model may end in a Softmax of its own.
-    """
-    wide = outputs.astype(np.float64)
-    if (wide >= 0).all() and np.allclose(wide.sum(axis=1), 1, atol=_SUM_TOLERANCE):
-        return wide
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def paired_verdict(

@@ -21,6 +21,7 @@ from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.local import ResolvedTarget
 from compress.targets.patience import Patience
+from compress.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,25 @@ class JobFolder:
         outputs = self._folder / f"{name}.npy"
         body = {"kind": "accuracy", "model": model, "feeds": feeds, "outputs": str(outputs)}
         return Job(body, "scoring the model"), outputs
+
+    def score(
+        self, model: str, feeds: str, task: Task, described: Mapping[str, Any], name: str = "answers"
+    ) -> tuple[Job, Path]:
+        """The job that keeps of a model's outputs what the task scores, and the file where that will stand.
+
+        Args:
+            described: the `task.json` of the model.
+        """
+        kept = self._folder / f"{name}.npz"
+        body = {
+            "kind": "score",
+            "model": model,
+            "feeds": feeds,
+            "scorer": task.scorer.__file__,
+            "settings": task.settings(described),
+            "outputs": str(kept),
+        }
+        return Job(body, "scoring the model"), kept
 
 
 def _confinement(spec: TargetSpec) -> dict[str, Any]:

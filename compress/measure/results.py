@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,11 @@ class _Result(BaseModel):
 
 class _Accuracy(_Result):
     examples: NonNegativeInt
+
+
+class _Score(_Accuracy):
+    shape: Annotated[list[NonNegativeInt], Field(max_length=16)]
+    refused: Annotated[str, Field(max_length=1000)] | None
 
 
 class _Machine(BaseModel):
@@ -63,7 +70,12 @@ class _Memory(_Result):
     gpu_peak_bytes: Bytes | None
 
 
-_KINDS: dict[str, type[_Result]] = {"accuracy": _Accuracy, "latency": _Latency, "memory": _Memory}
+_KINDS: dict[str, type[_Result]] = {
+    "accuracy": _Accuracy,
+    "score": _Score,
+    "latency": _Latency,
+    "memory": _Memory,
+}
 
 
 def result_fault(job: Mapping[str, Any], result: object) -> str | None:
@@ -104,8 +116,10 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
     return None if len(told) == len(texts) else f"timings of {len(told)} of {len(texts)} texts"
 
 
-def output_fault(job: Mapping[str, Any]) -> str | None:
-    """What is wrong with the file of outputs of an accuracy job; None where nothing is."""
+def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
+    """What is wrong with the file of outputs, or of answers, that a job left; None where nothing is."""
+    if job["kind"] == "score":
+        return None if result["refused"] is not None else _answers_fault(job)
     try:
         outputs = np.load(job["outputs"], mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -117,6 +131,32 @@ def output_fault(job: Mapping[str, Any]) -> str | None:
     if not outputs.size or outputs[0].size > LARGEST_WIDTH:
         return f"outputs of the shape {outputs.shape}"
     return None if np.isfinite(outputs).all() else "outputs that are not finite numbers"
+
+
+def _answers_fault(job: Mapping[str, Any]) -> str | None:
+    try:
+        answers = load_answers(job["outputs"])
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        return str(error)
+    examples = examples_in(job["feeds"])
+    if not answers:
+        return "no answers"
+    for name, values in answers.items():
+        if values.dtype.kind not in "biuf" or values.ndim < 1:
+            return f"{name} that are no numbers"
+        if len(values) != examples:
+            return f"outputs of {len(values)} examples"
+        if not values.size or values[0].size > LARGEST_WIDTH:
+            return f"outputs of the shape {values.shape}"
+        if not np.isfinite(values).all():
+            return "outputs that are not finite numbers"
+    return None
+
+
+def load_answers(path: str | Path) -> dict[str, NDArray[Any]]:
+    """The named arrays that a scoring job wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: np.asarray(stored[name]) for name in stored.files}
 
 
 def examples_in(feeds: str) -> int:

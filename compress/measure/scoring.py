@@ -1,14 +1,13 @@
-"""What a saved model gives for the test split, computed in child processes, and its scores."""
+"""What a saved model answers to the test split, computed and reduced in child processes, and its scores."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, Artifact
 from compress.core.errors import ModelError, TargetError
@@ -21,18 +20,18 @@ from compress.core.files import (
     replacing,
     write_sealed,
 )
+from compress.core.plugins import named
 from compress.core.records import Accuracy
-from compress.data.splits import UNLABELLED, Examples, item_bytes
+from compress.data.splits import Examples, item_bytes
 from compress.encoding.inputs import Inputs
-from compress.encoding.interface import Interface, as_taken, in_label_order
+from compress.encoding.interface import as_taken
 from compress.encoding.tokens import TokenInputs, unknown_share
-from compress.measure.accuracy import accuracy_record
-from compress.measure.embeddings import embedding_record
 from compress.measure.feeds import in_order, parts
-from compress.measure.jobs import Job, JobFolder, load_outputs, model_path
+from compress.measure.jobs import Job, JobFolder, model_path
+from compress.measure.results import load_answers
 from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Task, Truth
+from compress.tasks.base import Answers, Scored, Task
 
 
 def score_artifact(
@@ -52,94 +51,113 @@ def score_artifact(
     Args:
         baseline_accuracy: of the baseline; None: `artifact` is the baseline.
         beside: jobs to do at the same time: scores do not depend on what else runs.
-        shared: a folder where the baseline's embeddings are kept for its other rivals; None: they are not.
+        shared: a folder where the baseline's answers are kept for its other rivals; None: they are not.
 
     Returns:
         The scores, and the results of `beside`.
     """
-    scored = test.take(np.flatnonzero(test.labels != UNLABELLED)) if task.labelled else test
+    examples = task.scored(test)
     batch_size = target.spec.batch_sizes[0]
-    inputs = as_taken(task.encode(scored, artifact.path), artifact.path)
-    outputs, results = model_outputs(jobs, model_path(artifact, target), inputs, batch_size, beside)
-    outputs = _understood(outputs, artifact, target)
-    unknown = _unknown_share(artifact, inputs)
-    if task.labelled:
-        accuracy = accuracy_record(task, outputs, scored.labels, baseline_accuracy, batch_size, seed, unknown)
-        return accuracy, results
-    is_baseline = baseline_accuracy is None
-    reference = outputs if is_baseline else None
-    digest = _digest(scored)
-    kept = None if shared is None else shared / f"{_reference_key(baseline, target, digest)}.npy"
-    stored = None if kept is None else _kept(kept, len(scored))
-    if reference is None:
-        reference = stored
-    if reference is None:
-        theirs = as_taken(task.encode(scored, baseline.path), baseline.path)
-        reference, _ = model_outputs(jobs, model_path(baseline, target), theirs, batch_size)
-    if kept is not None and stored is None:
-        _keep(reference, kept)
-    accuracy = embedding_record(
-        task,
-        outputs,
-        Truth.of(scored, reference),
-        _distinct(scored),
-        is_baseline,
-        batch_size,
-        seed,
-        unknown,
-        digest,
+    inputs, answers, results = _answers(jobs, artifact, examples, target, task, beside)
+    digest = _digest(examples)
+    reference: Answers | None = None
+    if task.kind.against_baseline:
+        kept = None if shared is None else shared / f"{_reference_key(baseline, target, digest)}.npz"
+        stored = None if kept is None else _kept(kept, len(examples))
+        reference = answers if baseline_accuracy is None else stored
+        if reference is None:
+            _, reference, _ = _answers(jobs, baseline, examples, target, task)
+        if kept is not None and stored is None:
+            _keep(reference, kept)
+    record = cast(Callable[[Scored], Accuracy], named(task.kind.record))(
+        Scored(
+            task,
+            answers,
+            examples,
+            baseline_accuracy,
+            reference,
+            batch_size,
+            seed,
+            digest,
+            _unknown_share(artifact, inputs),
+        )
     )
-    return accuracy, results
+    return record, results
 
 
-def model_outputs(
-    jobs: JobFolder, model: str, inputs: Inputs, batch_size: int, beside: Sequence[Job] = ()
-) -> tuple[NDArray[np.float32], list[dict[str, Any]]]:
-    """Outputs (n, ...) of a model on all inputs, in their order, and the results of the jobs done beside the first.
-
-    Inputs that are too many to be held at once go through several processes, one after another.
-    """
-    found: list[NDArray[np.float32]] = []
-    results: list[dict[str, Any]] = []
-    for part in parts(in_order(inputs, batch_size)):
-        job, file = jobs.accuracy(model, jobs.feeds("test", part))
-        _, *others = jobs.run(job, *beside)
-        results, beside = results + others, ()
-        found.append(load_outputs(file))
-        if found[-1].shape[1:] != found[0].shape[1:]:
-            raise TargetError(
-                f"{jobs.where} gave outputs of the shapes {found[0].shape} and {found[-1].shape}",
-                where=jobs.where,
-                code="job-result",
-            )
-    return np.concatenate(found), results
-
-
-def _understood(
-    outputs: NDArray[np.float32], artifact: Artifact, target: ResolvedTarget
-) -> NDArray[np.float32]:
-    """Outputs in the order of the labels.
+def _answers(
+    jobs: JobFolder,
+    artifact: Artifact,
+    examples: Examples,
+    target: ResolvedTarget,
+    task: Task,
+    beside: Sequence[Job] = (),
+) -> tuple[Inputs, Answers, list[dict[str, Any]]]:
+    """The examples as a model takes them, what is kept of its outputs, and the results of the jobs done beside.
 
     Raises:
-        ModelError: they are not of the shape that the labels ask for.
+        ModelError: its outputs are not of the shape that the task reads.
         TargetError: the same, said by a device: what it answers is not taken for a fault of the model.
     """
     described = artifact.read_json(TASK)
-    interface, labels = Interface.of(described), described.get("labels") or ()
+    inputs = as_taken(task.encode(examples, artifact.path), artifact.path)
+    found = model_answers(
+        jobs, model_path(artifact, target), inputs, target.spec.batch_sizes[0], task, described, beside
+    )
+    where = str(artifact.model_file)
     try:
-        outputs = in_label_order(outputs, interface)
-        if outputs.ndim != 2 or (labels and outputs.shape[1] != len(labels)):
-            raise ModelError(
-                f"the model's outputs have the shape {outputs.shape}; expected are {len(labels) or 'some'} numbers "
-                "for each example",
-                where=str(artifact.model_file),
-                code="wrong-outputs",
-            )
+        task.check_outputs((len(inputs), *found.shape), described, where)
+        if found.answers is None:
+            raise ModelError(f"the model's outputs cannot be scored: {found.refused}", where=where)
     except ModelError as error:
         if target.device is None:
             raise
         raise TargetError(error.message, where=target.label, code="device-answer") from error
-    return outputs
+    return inputs, found.answers, found.beside
+
+
+class Answered(NamedTuple):
+    """What is kept of a model's outputs, None where they were refused, and why; the shape of the outputs of one
+    example; the results of the jobs done beside."""
+
+    answers: Answers | None
+    refused: str | None
+    shape: tuple[int, ...]
+    beside: list[dict[str, Any]]
+
+
+def model_answers(
+    jobs: JobFolder,
+    model: str,
+    inputs: Inputs,
+    batch_size: int,
+    task: Task,
+    described: Mapping[str, Any],
+    beside: Sequence[Job] = (),
+) -> Answered:
+    """What the task keeps of the outputs of a model on all inputs, in their order; `described` is its `task.json`.
+
+    Inputs that are too many to be held at once go through several processes, one after another.
+    """
+    found: list[Answers] = []
+    results: list[dict[str, Any]] = []
+    shape: tuple[int, ...] = ()
+    for part in parts(in_order(inputs, batch_size)):
+        job, file = jobs.score(model, jobs.feeds("test", part), task, described)
+        done, *others = jobs.run(job, *beside)
+        results, beside, shape = results + others, (), tuple(done["shape"])
+        if done["refused"] is not None:
+            return Answered(None, done["refused"], shape, results)
+        found.append(load_answers(file))
+        shapes = [{name: values.shape[1:] for name, values in one.items()} for one in (found[0], found[-1])]
+        if shapes[0] != shapes[1]:
+            raise TargetError(
+                f"{jobs.where} gave outputs of the shapes {shapes[0]} and {shapes[1]}",
+                where=jobs.where,
+                code="job-result",
+            )
+    together = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    return Answered(together, None, shape, results)
 
 
 def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
@@ -148,14 +166,6 @@ def _unknown_share(artifact: Artifact, inputs: Inputs) -> float | None:
         return None
     unk_id = artifact.read_json(TASK).get("unk_id")
     return None if unk_id is None else unknown_share(inputs, int(unk_id))
-
-
-def _distinct(examples: Examples) -> NDArray[np.int64]:
-    """One index of each distinct item, in their order."""
-    first: dict[bytes, int] = {}
-    for index, item in enumerate(examples.items):
-        first.setdefault(item_bytes(item), index)
-    return np.fromiter(first.values(), np.int64, len(first))
 
 
 def _digest(examples: Examples) -> str:
@@ -171,22 +181,23 @@ def _reference_key(baseline: Artifact, target: ResolvedTarget, examples: str) ->
     return hashlib.sha256(f"{baseline.runtime_digest} {target.fingerprint} {examples}".encode()).hexdigest()
 
 
-def _kept(file: Path, examples: int) -> NDArray[np.float32] | None:
-    """The embeddings of so many examples that were saved; None where they were not, or where the file was damaged."""
+def _kept(file: Path, examples: int) -> Answers | None:
+    """The answers to so many examples that were saved; None where they were not, or where the file was damaged."""
     try:
         files = read_sealed(file.with_suffix(CHECKSUMS))["files"]
         if first_damaged(file.parent, files) is not None:
             return None
-        outputs = load_outputs(file)
+        answers = load_answers(file)
     except (FileNotFoundError, Damaged, KeyError):
         return None
-    return outputs if outputs.ndim == 2 and len(outputs) == examples else None
+    return answers if {len(values) for values in answers.values()} == {examples} else None
 
 
-def _keep(outputs: NDArray[np.float32], file: Path) -> None:
-    """Save embeddings as a whole: another run may look for them."""
+def _keep(answers: Answers, file: Path) -> None:
+    """Save answers as a whole: another run may look for them."""
     make_folder(file.parent)
     with replacing(file) as temporary:
-        np.save(temporary, outputs, allow_pickle=False)
-        # First the note: outputs without one would be taken for damaged.
+        with temporary.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **answers)
+        # First the note: answers without one would be taken for damaged.
         write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(temporary)}})

@@ -10,8 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.measure.protocol import CONFIDENCE, PAIR_RESAMPLES, RESAMPLES
-from compress.tasks.similarity import rank_groups, spearman, weighted_spearman
+from compress.measure.protocol import CONFIDENCE, RESAMPLES
 
 _CELLS = 2_000_000
 """Numbers resampled at once, so that a bootstrap needs little memory."""
@@ -113,7 +112,7 @@ def bootstrap_medians(
         ratios[begin : begin + count] = median_one / median_two
     # Of the same single-precision times, so that the middle of all lies between the ends also where times are equal.
     middle_one, middle_two = (float(np.median(series)) for series in (one, two))
-    return _around(middle_two, medians, confidence), _around(middle_one / middle_two, ratios, confidence)
+    return around(middle_two, medians, confidence), around(middle_one / middle_two, ratios, confidence)
 
 
 def _row_medians(table: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -152,7 +151,7 @@ def macro_f1_interval(
         weights = np.bincount(cells.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
         scores[begin : begin + count] = _macro_f1(weights @ table)
     value = float(_macro_f1(table.sum(axis=0, keepdims=True))[0])
-    return _around(value, scores, confidence)
+    return around(value, scores, confidence)
 
 
 def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -174,87 +173,10 @@ def mean_interval(
     for begin in range(0, resamples, rows):
         count = min(rows, resamples - begin)
         draws[begin : begin + count] = values[generator.integers(n, size=(count, n))].mean(axis=1)
-    return _around(float(values.mean()), draws, confidence)
+    return around(float(values.mean()), draws, confidence)
 
 
-def spearman_interval(
-    value: float,
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
-    texts: tuple[NDArray[np.int64], NDArray[np.int64]],
-    seed: int,
-    resamples: int = PAIR_RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Bootstrap interval over texts of a rank correlation of their similarities.
-
-    A pair counts as often as both of its texts were drawn, and all pairs are ranked again in every draw. Where the
-    correlation itself was taken over more pairs than these, the percentiles are moved by the difference of the two.
-
-    Args:
-        value: the correlation.
-        first, second: two models' similarities of pairs of texts (p,).
-        texts: the two texts of each pair, as indices from 0 on, (p,) each.
-        seed: of the draws.
-    """
-    one, two = rank_groups(first), rank_groups(second)
-    n = int(max(side.max() for side in texts)) + 1
-    generator = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for draw in range(resamples):
-        times = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
-        draws[draw] = weighted_spearman(one, two, times[texts[0]] * times[texts[1]])
-    found = _around(value, draws + (value - spearman(first, second)), confidence)
-    return Interval(value, max(-1.0, min(found.low, value)), min(1.0, max(found.high, value)))
-
-
-@dataclass(frozen=True)
-class PairedCorrelation:
-    """How well two models' similarities follow given scores.
-
-    The model's correlation with its interval, the baseline's, the interval of their ratio (None where a draw of the
-    baseline's is not positive), and the two-sided p value of the bootstrap that the two are equal.
-    """
-
-    correlation: Interval
-    baseline: float
-    ratio: Interval | None
-    p_value: float
-
-
-def paired_correlations(
-    model: NDArray[np.float32],
-    baseline: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    seed: int,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> PairedCorrelation:
-    """Bootstrap over given pairs: both models are ranked against the scores of the same drawn pairs.
-
-    Args:
-        model, baseline: similarities of the pairs (m,).
-        scores: their given scores (m,).
-        seed: of the draws.
-    """
-    groups = [rank_groups(series) for series in (model, baseline, scores)]
-    generator = np.random.default_rng(seed)
-    m = len(scores)
-    draws = np.empty((resamples, 2))
-    for draw in range(resamples):
-        times = np.bincount(generator.integers(m, size=m), minlength=m).astype(np.float64)
-        draws[draw] = [weighted_spearman(one, groups[2], times) for one in groups[:2]]
-    values = [spearman(one, scores) for one in (model, baseline)]
-    difference = draws[:, 0] - draws[:, 1]
-    tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
-    ratio = None
-    if values[1] > 0 and (draws[:, 1] > 0).all():
-        ratio = _around(values[0] / values[1], draws[:, 0] / draws[:, 1], confidence)
-    p_value = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return PairedCorrelation(_around(values[0], draws[:, 0], confidence), values[1], ratio, p_value)
-
-
-def _around(value: float, draws: NDArray[np.float64], confidence: float) -> Interval:
+def around(value: float, draws: NDArray[np.float64], confidence: float) -> Interval:
     """The percentile interval of bootstrap draws."""
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))

@@ -69,7 +69,7 @@ class Here:
             result = read_mapping(file, error=TargetError)
         except FileNotFoundError:
             raise TargetError(f"{purpose} left no result", where=self._where, code="job-result") from None
-        fault = result_fault(body, result) or (output_fault(body) if "outputs" in body else None)
+        fault = result_fault(body, result) or (output_fault(body, result) if "outputs" in body else None)
         if fault is not None:
             raise TargetError(f"{purpose} gave {fault}", where=self._where, code="job-result")
         return result
@@ -123,10 +123,10 @@ class Elsewhere:
             raise self._device.nonsense(doing) from error
         if result_fault(body, result):
             raise self._device.nonsense(doing)
-        if "outputs" in body:
+        if "outputs" in body and result.get("refused") is None:
             largest = 1024 + 4 * LARGEST_WIDTH * examples_in(body["feeds"])
             self._device.take(moved["outputs"], Path(body["outputs"]), doing, largest)
-            if output_fault(body):
+            if output_fault(body, result):
                 raise self._device.nonsense(doing)
         found: dict[str, Any] = result
         return found
@@ -141,7 +141,7 @@ def relocated(body: Mapping[str, Any], sent: Callable[[str], str], outputs: str)
         outputs: where the job writes its outputs there, if it does.
     """
     moved = dict(body)
-    for key in ("model", "feeds"):
+    for key in ("model", "feeds", "scorer"):
         if key in body:
             moved[key] = sent(body[key])
     if "models" in body:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Batch, Inputs
 from compress.measure.disturbance import any_disturbed
 from compress.measure.feeds import sample_indices, scenarios
-from compress.measure.jobs import JobFolder, load_outputs, usable_cores
+from compress.measure.jobs import Job, JobFolder, load_outputs, usable_cores
 from compress.measure.latency import Timed, median_ms, timed
+from compress.measure.results import load_answers
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task, Truth
@@ -131,11 +132,13 @@ def _scores(
     chosen, truth = scored_sample(truth, seed)
     # A device may be small: there one process at a time.
     together = usable_cores() // target.spec.threads if target.device is None else 1
-    files = [*paths, *(() if reference is None else (reference,))]
-    outputs = _outputs(jobs, files, inputs, chosen, batch_size, together)
     if reference is not None:
-        truth = replace(truth, reference=outputs.pop())
-    return [task.score(each, truth).value for each in outputs]
+        (outputs,) = _outputs(jobs, [reference], inputs, chosen, batch_size, 1)
+        truth = replace(truth, reference=outputs)
+    feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
+    made = [jobs.score(str(file), feeds, task, {}, f"answers-{number}") for number, file in enumerate(paths)]
+    _in_turn(jobs, [job for job, _ in made], together)
+    return [task.score(load_answers(file), truth).value for _, file in made]
 
 
 def _outputs(
@@ -146,16 +149,21 @@ def _outputs(
     batch_size: int,
     together: int,
 ) -> list[NDArray[np.float32]]:
-    """So many files at a time, at least one."""
-    batches = [
-        inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)
-    ]
-    feeds = jobs.feeds("scored", batches)
+    feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
     made = [jobs.accuracy(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
+    _in_turn(jobs, [job for job, _ in made], together)
+    return [load_outputs(file) for _, file in made]
+
+
+def _batches(inputs: Inputs, chosen: NDArray[np.int64], batch_size: int) -> list[Batch]:
+    return [inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+
+
+def _in_turn(jobs: JobFolder, made: Sequence[Job], together: int) -> None:
+    """So many jobs at a time, at least one."""
     together = max(1, together)
     for start in range(0, len(made), together):
-        jobs.run(*(job for job, _ in made[start : start + together]))
-    return [load_outputs(file) for _, file in made]
+        jobs.run(*made[start : start + together])
 
 
 def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int, batch_size: int) -> Timed:

@@ -20,6 +20,7 @@ from compress.plan.steps import Plan, PlannedStep, step_kind
 from compress.profile.schema import TeacherSpec
 from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import TrainingSpec
+from compress.tasks.table import task_kind
 
 _ROOT = Path(__file__).parents[1]
 _PLACES = ("path", "name", "revision")
@@ -37,6 +38,8 @@ _CONTRACT = frozenset(
         "compress/core/spec.py",
         "compress/core/entries.py",
         "compress/profile/",
+        # Which tasks there are beside the one whose data are read.
+        "compress/tasks/table.py",
     )
 )
 
@@ -101,7 +104,7 @@ def step_parts(
         parts["data"] = {
             "fingerprint": fingerprints.data,
             "task": plan.profile.task,
-            "code": [code_digest(f"compress.{part}") for part in ("data", "tasks")],
+            "code": [code_digest(part) for part in code_of_task(plan.profile.task)],
             "seed": plan.profile.seed,
             **_without_places(data),
         }
@@ -130,6 +133,12 @@ def _adds(step: PlannedStep) -> dict[str, str]:
     """The version of the distribution that adds the pass of a step; none for a built-in one."""
     plugin = PASSES.added.get(step.kind.partition(".")[0])
     return {} if plugin is None else {plugin.distribution: plugin.version}
+
+
+def code_of_task(name: str) -> tuple[str, ...]:
+    """The modules that read, encode and score the data of a task: those of its own slice, and what they import."""
+    kind = task_kind(name)
+    return tuple(place.partition(":")[0] for place in (kind.data, kind.task))
 
 
 def _without_places(data: dict[str, object]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -13,6 +13,7 @@ from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ss
 from compress.profile.pass_entries import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
+from compress.tasks.table import task_names
 
 Positive = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -23,7 +24,10 @@ Device = Annotated[
         {"anyOf": [{"enum": list(LOCAL), "type": "string"}, {"pattern": f"^{SSH}.", "type": "string"}]}
     ),
 ]
-TaskName = Literal["text-classification", "image-classification", "sentence-embedding"]
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[task_names()]
 
 
 def _one_character(mark: str) -> str:

@@ -318,8 +318,8 @@ def _both(row: Mapping[str, Any], quantity: str, before: float | None, after: fl
 def _words(line: Judged, metric: str) -> Sequence[str]:
     if line.quantity == "score":
         read = reading(metric)
-        decimals, factor = (3, 1) if read.is_correlation else (2, 100)
-        unit = "" if read.is_correlation else " points"
+        decimals, factor = (2, 100) if read.percent else (3, 1)
+        unit = " points" if read.percent else ""
         return (
             *(f"{factor * value:.{decimals}f}" for value in (line.before, line.after)),
             f"{signed(factor * line.change, decimals)}{unit}",

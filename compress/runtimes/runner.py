@@ -6,6 +6,8 @@ One file that needs Python 3.9, numpy and onnxruntime (to predict from texts tok
 it is copied into bundles and onto devices, so it imports nothing of the package it lies in. A job is one of
 
     {"kind": "accuracy", "model": PATH, "feeds": NPZ, "outputs": NPY, "threads": 1, "device": "cpu"}
+    {"kind": "score", "model": PATH, "feeds": NPZ, "scorer": PY, "settings": {}, "outputs": NPZ, "threads": 1,
+     "device": "cpu"}
     {"kind": "latency", "models": [PATH, PATH], "load_order": [0, 1], "scenarios": [{"feeds": [NPZ, NPZ]}],
      "seconds": 0.5, "rounds": 8, "share": [0, 4], "patience_s": 0.0, "threads": 1, "device": "cpu",
      "tokenization": {"folder": PATH, "texts": ["..."]}}
@@ -13,13 +15,15 @@ it is copied into bundles and onto devices, so it imports nothing of the package
 
 Any job may say on which `cores` it is kept. `feeds` are files of `write_batches`. Several processes may share one
 latency measurement: `share` says which of how many this is, `seconds` and `rounds` are this one's, and for `patience_s`
-more it may time again what other processes disturbed. `tokenization` and `patience_s` may be left out. The result is
-JSON, written under a temporary name and renamed.
+more it may time again what other processes disturbed. `tokenization` and `patience_s` may be left out. A `scorer` is
+a file of Python that needs numpy alone: its `answers(outputs, batch, settings)` says what is kept of the outputs of a
+batch. The result is JSON, written under a temporary name and renamed.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import subprocess
@@ -177,6 +181,41 @@ def accuracy_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     np.save(temporary, outputs)
     os.replace(temporary, job["outputs"])
     return {"examples": len(outputs)}
+
+
+def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
+    """What the scorer keeps of the outputs of one model on all batches, in order, to the `.npz` file `outputs`.
+
+    `shape` is that of the outputs of one example; `refused` why the scorer took none, and then there is no file.
+    """
+    runtime.prepare(job["threads"], job["device"])
+    scorer = load_file(job["scorer"])
+    batches = read_batches(job["feeds"])
+    predict = runtime.open(job["model"], job["threads"], job["device"])
+    kept, examples, shape = [], 0, []
+    for batch in batches:
+        outputs = np.asarray(predict(batch), dtype=np.float32)
+        examples, shape = examples + len(outputs), list(outputs.shape[1:])
+        try:
+            kept.append(scorer.answers(outputs, batch, job["settings"]))
+        except (ValueError, IndexError) as error:
+            asked = sum(len(next(iter(one.values()))) for one in batches)
+            return {"examples": asked, "shape": shape, "refused": str(error)}
+    temporary = job["outputs"] + ".tmp.npz"
+    answers = {name: np.concatenate([one[name] for one in kept]) for name in kept[0]}
+    np.savez(temporary, allow_pickle=False, **answers)
+    os.replace(temporary, job["outputs"])
+    return {"examples": examples, "shape": shape, "refused": None}
+
+
+def load_file(path: str) -> Any:
+    """The module that a file of Python is."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise RunnerError(f"{path} is no file of Python")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
@@ -819,7 +858,7 @@ def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: st
 
 # The command.
 
-JOBS = {"accuracy": accuracy_job, "latency": latency_job, "memory": memory_job}
+JOBS = {"accuracy": accuracy_job, "score": score_job, "latency": latency_job, "memory": memory_job}
 
 
 def write_result(path: str, result: dict[str, Any]) -> None:

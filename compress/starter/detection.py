@@ -16,7 +16,7 @@ from compress.data.images import is_image
 from compress.data.names import TRAIN, named_split, shown
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.profile.schema import DataSpec, TaskName
+from compress.profile.schema import DataSpec
 from compress.starter.columns import Chosen, choose_columns, names_nothing
 from compress.starter.models import ModelSeen, look_at_model, place_of
 
@@ -31,7 +31,7 @@ class Detected:
     `columns` are those of its table; `splits` its rows, None where they cannot be read or do not lie here.
     """
 
-    task: TaskName
+    task: str
     model: ModelSeen
     columns: Chosen = field(default_factory=Chosen)
     splits: Splits | None = None
@@ -46,7 +46,7 @@ class Detected:
         return {self.splits.labels[label]: found[label] for label in sorted(found) if label >= 0}
 
 
-def detect(model: str, data: str, task: TaskName | None = None) -> Detected:
+def detect(model: str, data: str, task: str | None = None) -> Detected:
     """The task of a model and data, `task` if it is given, and what they look like.
 
     Images or a model of images: image-classification. Pairs with scores, or a sentence-transformers model and texts
@@ -77,7 +77,7 @@ def detect(model: str, data: str, task: TaskName | None = None) -> Detected:
     return Detected(task, seen, columns, _rows(data, place, task, columns))
 
 
-def _rows(data: str, place: Path | None, task: TaskName, columns: Chosen) -> Splits | None:
+def _rows(data: str, place: Path | None, task: str, columns: Chosen) -> Splits | None:
     """The rows of the data; None where they do not lie here. What is wrong with them is told by `validate`."""
     if place is None:
         return None

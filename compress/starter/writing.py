@@ -14,7 +14,6 @@ from compress.core.errors import UsageError
 from compress.core.package_paths import CODE, PACKAGE, SKLEARN
 from compress.data.names import shown
 from compress.data.texts import is_unicode
-from compress.profile.schema import TaskName
 from compress.starter.choices import (
     IMBALANCE,
     Student,
@@ -143,7 +142,7 @@ budget:                         # missed: the run says so and exits with 3
 """
 
 
-def starter_profile(model: str, data: str, folder: Path | None = None, task: TaskName | None = None) -> str:
+def starter_profile(model: str, data: str, folder: Path | None = None, task: str | None = None) -> str:
     """The text of a valid profile for a model and data, with the keys that users change first explained.
 
     What was found in the files of both stands in its comments; what is not on this machine gets the usual settings.

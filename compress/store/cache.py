@@ -3,7 +3,7 @@
 artifacts/<key>/        sealed directories
 steps/<key>.json        what their making found out: seconds, facts, curves
 measurements/<key>.json
-references/<key>.npy    outputs of baselines on the test split, where a task compares with them
+references/<key>.npz    answers of baselines on the test split, where a task compares with them
 signals/<key>/          what a teacher says of some inputs, for every step and run that asks for it
 using/                  what the runs that go on now have use for (`in_use.py`)
 work/<key>/             checkpoints of steps that are not finished

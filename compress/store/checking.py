@@ -39,7 +39,7 @@ def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
         "artifact": (root / "artifacts").glob("*"),
         "step": (root / "steps").glob("*.json"),
         "measurement": (root / "measurements").glob("*.json"),
-        "reference": (root / "references").glob("*.npy"),
+        "reference": (root / "references").glob("*.npz"),
         "signal": (root / "signals").glob(f"*/*.{LAYOUT}"),
         "teacher": (root / "signals").glob("*/teacher.json"),
         "checkpoint": (root / "work").rglob(CHECKPOINT),

@@ -1,17 +1,26 @@
-"""The seam between one kind of problem and everything else: how to batch, score and describe it."""
+"""The seam between one kind of problem and all else: how to encode examples and to score what a model answers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import ModelError
+from compress.core.plugins import named
+from compress.core.records import Accuracy
+from compress.core.task_kind import TaskKind
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
 from compress.profile.schema import DataSpec
+from compress.tasks.table import task_kind
+
+Answers = Mapping[str, NDArray[Any]]
+"""What is kept of a model's outputs: named arrays with a row an example."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +68,34 @@ class Truth:
 
 @dataclass(frozen=True)
 class Score:
-    """The primary metric's value on a split, a fraction."""
+    """The primary metric's value on a split."""
 
     name: str
     value: float
 
 
-class Task(Protocol):
-    """One kind of problem."""
+class Scorer(Protocol):
+    """A module of numpy alone, sent to where a model runs: what is kept of its outputs, a few bytes an example."""
 
-    @property
-    def name(self) -> str:
-        """What the profile calls the task."""
+    __file__: str | None
+
+    def answers(
+        self, outputs: NDArray[Any], batch: dict[str, Any], settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Outputs (n, ...) of a batch and the inputs that they are of -> named arrays (n, ...), a row an example.
+
+        Raises:
+            ValueError: the outputs are of a shape that has no answers.
+        """
         ...
 
+
+class Task(Protocol):
+    """One kind of problem on one set of data."""
+
     @property
-    def metric(self) -> str:
-        """What `score` measures."""
+    def kind(self) -> TaskKind:
+        """What the kind of problem is."""
         ...
 
     @property
@@ -84,22 +104,92 @@ class Task(Protocol):
         ...
 
     @property
-    def labelled(self) -> bool:
-        """Whether outputs are logits of labels; else they are embeddings."""
+    def scorer(self) -> Any:
+        """What reduces outputs to answers, a `Scorer`."""
         ...
 
     def encode(self, examples: Examples, model: Path) -> Inputs:
         """Encode examples as the artifact directory `model` declares it (tokenizer, image size); needs no torch."""
         ...
 
+    def scored(self, examples: Examples) -> Examples:
+        """Those of the examples that there is a truth of."""
+        ...
+
     def needs_reference(self, examples: Examples) -> bool:
         """Whether `score` of these examples compares with the teacher's outputs."""
         ...
 
-    def score(self, outputs: NDArray[np.float32], truth: Truth) -> Score:
-        """The primary metric of outputs (n, labels or width); larger is better."""
+    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """What the scorer is told of a model, as plain JSON values, by its `task.json`."""
         ...
 
-    def predictions(self, outputs: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Outputs (n, labels) -> predicted label indices (n,); empty where the task has no labels."""
+    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+        """Refuse a model whose outputs (n, ...) have another shape than the task reads.
+
+        Raises:
+            ModelError: with the code `wrong-outputs`.
+        """
         ...
+
+    def score(self, answers: Answers, truth: Truth) -> Score:
+        """The primary metric of what a model answered; which way is better says its kind."""
+        ...
+
+    def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
+        """How far outputs (n, ...) are from those that they stand for: 0 where they are equal, larger is worse."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model answered to the test split, for the record of its scores.
+
+    `baseline`: its scores on the same examples; None: this is the baseline. `reference`: what it answered to them,
+    where the kind of problem asks for it. `seed`: of the bootstrap. `digest`: what tells these examples from others.
+    """
+
+    task: Task
+    answers: Answers
+    examples: Examples
+    baseline: Accuracy | None
+    reference: Answers | None
+    batch_size: int
+    seed: int
+    digest: str
+    unknown_token_share: float | None = None
+
+
+def task_of(name: str, data: DataSpec) -> Task:
+    """The task that a profile names."""
+    made = cast(Callable[[DataSpec], Task], named(task_kind(name).task))
+    return made(data)
+
+
+def answers_of(task: Task, outputs: NDArray[Any], batch: Mapping[str, Any] | None = None) -> Answers:
+    """What the task keeps of outputs (n, ...) that are held here.
+
+    Raises:
+        ValueError: they are of a shape that has no answers.
+    """
+    found: Answers = task.scorer.answers(outputs, dict(batch or {}), {})
+    return found
+
+
+def score_of(task: Task, outputs: NDArray[Any], truth: Truth) -> Score:
+    """The primary metric of outputs (n, ...) that are held here."""
+    return task.score(answers_of(task, outputs), truth)
+
+
+def not_finite() -> ModelError:
+    """The error of outputs that are no numbers."""
+    return ModelError("the model's outputs are not finite numbers", hint="Did its training diverge?")
+
+
+def wrong_shape(shape: tuple[int, ...], expected: str, where: str) -> ModelError:
+    """The error of outputs of a shape that the task does not read."""
+    return ModelError(
+        f"the model's outputs have the shape {shape}; expected are {expected} numbers for each example",
+        where=where,
+        code="wrong-outputs",
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compress.encoding.inputs import Inputs
 from compress.models.io.outputs import outputs_of
-from compress.tasks.base import Task, Truth
+from compress.tasks.base import Task, Truth, score_of
 from compress.training.attention_precision import Float32Attention
 from compress.training.batches import batches_by_length, to_tensors
 
@@ -87,4 +87,4 @@ def score(
     device: Device,
 ) -> float:
     """The task's metric of the model on encoded examples, a fraction."""
-    return task.score(predict(model, inputs, precision=precision, device=device), truth).value
+    return score_of(task, predict(model, inputs, precision=precision, device=device), truth).value

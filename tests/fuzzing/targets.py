@@ -195,7 +195,13 @@ def reads_config(data: bytes, folder: Path) -> None:
         str(folder / "out.yaml"),
         "--force",
     )
-    check_teacher(TeacherSpec(model=str(folder / "teacher")), LABELS, folder, allow_code=False)
+    check_teacher(
+        TeacherSpec(model=str(folder / "teacher")),
+        LABELS,
+        folder,
+        allow_code=False,
+        task="text-classification",
+    )
     load_model(folder / "teacher")
 
 
@@ -301,8 +307,8 @@ def reads_table(data: bytes, folder: Path) -> None:
             "--force",
         )
         verb("validate", str(folder / "tiny.yaml"), "--set", f"data.path={folder / spec.path}")
-    fingerprint(spec, folder)
-    load(spec, folder, 0)
+    fingerprint(spec, folder, "text-classification")
+    load(spec, folder, 0, "text-classification")
 
 
 def prepare_table(folder: Path) -> list[bytes]:

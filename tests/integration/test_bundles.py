@@ -22,8 +22,7 @@ from compress.passes.export.spec import ExportSpec
 from compress.passes.export.verify import verify_bundle
 from compress.profile.schema import DataSpec
 from compress.runtimes import runner
-from compress.tasks import task_of
-from compress.tasks.base import TrainingData
+from compress.tasks.base import TrainingData, task_of
 from tests.steps import context, run
 from tests.tiny_onnx import (
     HALVES,

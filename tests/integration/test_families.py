@@ -127,7 +127,9 @@ def test_an_image_classifier_is_carried(tmp_path: Path, kind: str) -> None:
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}})
     )
-    found = open_image_teacher(TeacherSpec(model=str(folder)), SORTED, tmp_path, allow_code=False, seed=0)
+    found = open_image_teacher(
+        "image-classification", TeacherSpec(model=str(folder)), SORTED, tmp_path, allow_code=False, seed=0
+    )
     save_model(found.model, tmp_path / "out")
     theirs = type(model).from_pretrained(folder, dtype=torch.float32).eval()
     order = [LABELS.index(label) for label in SORTED]

@@ -23,8 +23,7 @@ from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext
 from compress.targets.local import resolve
-from compress.tasks import task_of
-from compress.tasks.base import TrainingData, Truth
+from compress.tasks.base import TrainingData, Truth, task_of
 from compress.training.checkpointing import load_checkpoint
 from compress.training.prediction import score
 

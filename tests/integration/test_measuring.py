@@ -26,9 +26,8 @@ from compress.measure.variants import compare_variants
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.targets.local import resolve
-from compress.tasks import task_of
-from compress.tasks.base import Truth
-from compress.tasks.similarity import similarities
+from compress.tasks.base import Truth, task_of
+from compress.tasks.sentence_embedding.similarity import similarities
 from tests.gpu import gpu_target
 from tests.tiny import text_task, tiny_bert, write_torch_artifact
 from tests.tiny_onnx import VOTES, votes_table, write_votes_artifact

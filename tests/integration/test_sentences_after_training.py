@@ -26,7 +26,7 @@ from compress.profile.recovery_spec import RecoverySpec
 from compress.profile.schema import DataSpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
-from compress.tasks.sentence_embedding import SentenceEmbedding
+from compress.tasks.sentence_embedding.task import SentenceEmbedding
 from tests.steps import context, run
 from tests.tiny import WORDS
 from tests.tiny_sentences import encoder, write_sentence_artifact

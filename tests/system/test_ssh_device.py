@@ -23,7 +23,7 @@ from compress.measure.measuring import measure
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection
-from compress.tasks import task_of
+from compress.tasks.base import task_of
 from tests.small_disk import small_disk
 from tests.sshd import Sshd, running_under, soon, start_sshd
 from tests.tiny_onnx import VOTES, write_votes_artifact

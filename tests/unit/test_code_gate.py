@@ -115,10 +115,10 @@ def readers(folder: Path, base: Path) -> list[Callable[[], object]]:
         lambda: compress.load_model(folder),
         lambda: load_for_labels(folder, LABELS, 0),
         lambda: TorchRuntime().open(str(folder), 1, "cpu"),
-        lambda: check_teacher(spec, LABELS, base, **refused),
+        lambda: check_teacher(spec, LABELS, base, task="text-classification", **refused),
         lambda: check_teacher(loose, LABELS, base, task="image-classification", **refused),
-        lambda: open_image_teacher(loose, LABELS, base, seed=0, **refused),
-        lambda: materialise(loose, LABELS, base, base / "out", **made),
+        lambda: open_image_teacher("image-classification", loose, LABELS, base, seed=0, **refused),
+        lambda: materialise(loose, LABELS, base, base / "out", task="text-classification", **made),
         lambda: materialise(spec, (), base, base / "out", task="sentence-embedding", **made),
     ]
 
@@ -188,7 +188,9 @@ def test_a_member_is_a_folder_right_beside(tmp_path: Path, name: str) -> None:
 def test_a_profile_names_one_model(stranger: Path, tmp_path: Path) -> None:
     ensemble(stranger, tmp_path / "given")
     with pytest.raises(ModelError) as caught:
-        check_teacher(TeacherSpec(model="given"), LABELS, tmp_path, allow_code=True)
+        check_teacher(
+            TeacherSpec(model="given"), LABELS, tmp_path, allow_code=True, task="text-classification"
+        )
     assert (caught.value.code, caught.value.where) == ("several-models", str(tmp_path / "given"))
 
 

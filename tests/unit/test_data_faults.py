@@ -426,7 +426,7 @@ def test_malformed_data_is_one_clear_error(case: Case, tmp_path: Path) -> None:
     spec = DataSpec.model_validate({"path": case.path, **case.keys})
 
     with pytest.raises(DataError) as caught:
-        load(spec, tmp_path, seed=0)
+        load(spec, tmp_path, seed=0, task="text-classification")
 
     error = first_of(caught.value)
     expected = case.message.format(base=tmp_path) if "{base}" in case.message else case.message
@@ -462,7 +462,7 @@ def test_parquet_values_of_the_wrong_kind(
     row = next((i for i, value in enumerate(values) if value is None or value != value), 0)
 
     with pytest.raises(DataError) as caught:
-        load(DataSpec(path="data.parquet"), tmp_path, seed=0)
+        load(DataSpec(path="data.parquet"), tmp_path, seed=0, task="text-classification")
 
     assert first_of(caught.value).message == message
     assert first_of(caught.value).where == f"{tmp_path.resolve() / 'data.parquet'}: row {row}"
@@ -471,13 +471,13 @@ def test_parquet_values_of_the_wrong_kind(
 def test_parquet_without_the_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sentence": ["x"], "label": [0]}), tmp_path / "data.parquet")
     with pytest.raises(DataError, match="no column 'text'") as caught:
-        load(DataSpec(path="data.parquet"), tmp_path, seed=0)
+        load(DataSpec(path="data.parquet"), tmp_path, seed=0, task="text-classification")
     assert caught.value.hint == "Set `data.text_column`; the columns are: 'sentence', 'label'."
 
 
 def test_fingerprint_of_missing_data_is_an_error_too(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no"):
-        fingerprint(DataSpec(path="./missing.csv"), tmp_path)
+        fingerprint(DataSpec(path="./missing.csv"), tmp_path, "text-classification")
 
 
 def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,4 +488,4 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(DataError, match="cannot be read: Permission denied"):
-        load(DataSpec(path="data.csv"), tmp_path, seed=0)
+        load(DataSpec(path="data.csv"), tmp_path, seed=0, task="text-classification")

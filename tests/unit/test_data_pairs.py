@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError
-from compress.data.pairs import linked_groups
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.profile.schema import DataSpec
+from compress.tasks.sentence_embedding.pairs import linked_groups
 
 Row = tuple[Any, Any, Any]
 

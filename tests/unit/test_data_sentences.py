@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data.sentences import cut_sentences
+from compress.tasks.sentence_embedding.sentences import cut_sentences
 
 
 @pytest.mark.parametrize(

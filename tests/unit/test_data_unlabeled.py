@@ -33,7 +33,7 @@ def write(folder: Path, *texts: str) -> None:
 
 
 def loaded(folder: Path, **keys: Any) -> Splits:
-    return load(spec(**keys), folder, seed=0)
+    return load(spec(**keys), folder, seed=0, task="text-classification")
 
 
 def texts(splits: Splits) -> list[str]:
@@ -47,11 +47,11 @@ def test_no_column_of_labels_is_needed_and_repeats_count_once(folder: Path) -> N
     splits = loaded(folder)
     assert texts(splits) == ["one", "two", "three"]
     assert splits.notes == ()
-    assert load(DataSpec(path="data.csv"), folder, seed=0).unlabeled is None
+    assert load(DataSpec(path="data.csv"), folder, seed=0, task="text-classification").unlabeled is None
 
 
 def test_what_is_held_out_and_what_is_trained_on_is_dropped_and_counted(folder: Path) -> None:
-    plain = load(DataSpec(path="data.csv"), folder, seed=0)
+    plain = load(DataSpec(path="data.csv"), folder, seed=0, task="text-classification")
     held = [*plain.validation.texts, *plain.test.texts]
     write(folder, "new", *(text.upper() for text in held), *plain.train.texts[:3], "newer")
     splits = loaded(folder)
@@ -110,11 +110,11 @@ def test_nothing_left_is_refused(folder: Path) -> None:
 
 def test_the_fingerprint_covers_both(folder: Path) -> None:
     write(folder, "one")
-    first = fingerprint(spec(), folder)
-    assert first != fingerprint(DataSpec(path="data.csv"), folder)
-    assert first == fingerprint(spec(limit=3), folder)
+    first = fingerprint(spec(), folder, "text-classification")
+    assert first != fingerprint(DataSpec(path="data.csv"), folder, "text-classification")
+    assert first == fingerprint(spec(limit=3), folder, "text-classification")
     write(folder, "two")
-    assert fingerprint(spec(), folder) != first
+    assert fingerprint(spec(), folder, "text-classification") != first
 
 
 def test_unlabelled_images_are_known_by_their_pixels(tmp_path: Path) -> None:

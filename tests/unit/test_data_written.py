@@ -54,7 +54,7 @@ def table(rows: list[tuple[str, str]], mark: str = ",", header: tuple[str, str] 
 
 
 def loaded(base: Path, path: str = "data.csv", **keys: object) -> Splits:
-    return load(DataSpec.model_validate({"path": path, **keys}), base, seed=0)
+    return load(DataSpec.model_validate({"path": path, **keys}), base, seed=0, task="text-classification")
 
 
 def texts_of(splits: Splits) -> set[tuple[str, str]]:

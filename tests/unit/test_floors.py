@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("core.errors", "core.knapsack", "core.telemetry", "core.units"),
+    ("core.errors", "core.knapsack", "core.task_kind", "core.telemetry", "core.units"),
     (
         "core.files",
         "core.plugins",
@@ -29,6 +29,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("core.package_paths", "core.ours", "core.numerics"),
     ("core.spec",),
     ("core.entries", "models.anatomy.table"),
+    ("tasks.*.kind",),
+    ("tasks.table",),
     ("specs",),
     ("passes.contract",),
     ("slices",),
@@ -37,8 +39,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("data", "models", "store"),
     ("encoding",),
     ("tasks",),
+    ("tasks.*",),
     ("runtimes", "targets"),
     ("measure",),
+    ("tasks.*.record",),
     ("step",),
     ("training", "lowering"),
     ("passes",),
@@ -47,6 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
+RECORD = "tasks.*.record"
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 # The passes are siblings as well: what two of them need lies below.
 PASSES = ("source", "finetune", "distill", "prune", "low_rank", "quantize", "export")
@@ -68,6 +73,8 @@ def part_of(name: str) -> str:
 
     `specs` are the sections of a profile that several slices share, `slices` the light storey of each slice. The table
     of families is the one room of `models` that lies below the profile, which is checked by it.
+    A task's
+    folder has three storeys: what it is (`kind`), what reads, encodes and scores, and what writes its record.
     """
     parts = name.split(".")[1:]
     if parts[:3] == ["models", "anatomy", "table"]:
@@ -78,6 +85,12 @@ def part_of(name: str) -> str:
         return "passes.contract"
     if parts[0] == "passes" and not {"spec", "kind", "table", "unused_keys"}.isdisjoint(parts[1:]):
         return "slices"
+    if parts[:2] == ["tasks", "table"]:
+        return "tasks.table"
+    if parts[0] == "tasks" and len(parts) > 1 and (PACKAGE / "tasks" / parts[1]).is_dir():
+        return {"kind": "tasks.*.kind", "record": RECORD, "correlation": RECORD}.get(
+            ".".join(parts[2:3]), "tasks.*"
+        )
     return ".".join(parts[:2]) if parts[0] == "core" else parts[0]
 
 
@@ -148,7 +161,7 @@ def test_help_imports_nothing_heavy():
 
 
 # A device gets the runner as one file, so it cannot have a second room.
-LONGEST = {"compress/runtimes/runner.py": 900}
+LONGEST = {"compress/runtimes/runner.py": 920}
 
 
 def test_no_file_wants_a_second_room():

@@ -85,7 +85,9 @@ def test_what_is_ours_to_choose_is_chosen_by_us(
     folder = changed(clean, tmp_path / "given", **settings)
     (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     (folder / "configuration_bert.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    check_teacher(TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=False)
+    check_teacher(
+        TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=False, task="text-classification"
+    )
     expected = logits(compress.load_model(clean))
     config = read_config(folder)
     kind = type(tiny_bert())
@@ -127,7 +129,9 @@ def test_what_would_be_fetched_is_refused_by_name(
             read()
         assert (caught.value.code, caught.value.where) == (code, str(folder / "config.json"))
     with pytest.raises(ModelError) as caught:
-        check_teacher(TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=True)
+        check_teacher(
+            TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=True, task="text-classification"
+        )
     assert (caught.value.code, caught.value.where) == (code, str(folder))
 
 
@@ -157,7 +161,9 @@ def test_a_tokenizer_names_no_file_outside(clean: Path, tmp_path: Path) -> None:
     named = {"fast_tokenizer_files": ["../../tokenizer.4.0.0.json"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
     with pytest.raises(ModelError) as caught:
-        check_teacher(TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=False)
+        check_teacher(
+            TeacherSpec(model=str(folder)), LABELS, tmp_path, allow_code=False, task="text-classification"
+        )
     assert caught.value.code == "outside-folder"
 
 

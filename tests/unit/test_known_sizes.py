@@ -32,7 +32,9 @@ def test_refused(change: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     began = time.process_time()
     for call in (
-        lambda: check_teacher(TeacherSpec(model=str(tmp_path)), LABELS, tmp_path, allow_code=False),
+        lambda: check_teacher(
+            TeacherSpec(model=str(tmp_path)), LABELS, tmp_path, allow_code=False, task="text-classification"
+        ),
         lambda: load_model(tmp_path),
     ):
         with pytest.raises(ModelError) as raised:

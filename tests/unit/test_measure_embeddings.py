@@ -10,16 +10,32 @@ import pytest
 from scipy.stats import spearmanr
 
 from compress.core.records import Accuracy
-from compress.data.splits import UNLABELLED
-from compress.measure.embeddings import embedding_record
-from compress.measure.statistics import mean_interval, paired_correlations, spearman_interval
+from compress.data.splits import UNLABELLED, Examples
+from compress.measure.statistics import mean_interval
 from compress.measure.variants import SCORED, scored_sample
 from compress.profile.schema import DataSpec
-from compress.tasks import task_of
-from compress.tasks.base import Truth
-from compress.tasks.similarity import compared_pairs, pair_similarities, recall_shares, similarities, spearman
+from compress.tasks.base import Scored, Truth, answers_of, task_of
+from compress.tasks.sentence_embedding.correlation import paired_correlations, spearman_interval
+from compress.tasks.sentence_embedding.record import embedding_record
+from compress.tasks.sentence_embedding.similarity import (
+    compared_pairs,
+    pair_similarities,
+    recall_shares,
+    similarities,
+    spearman,
+)
 
 TASK = task_of("sentence-embedding", DataSpec(path="unused"))
+BASELINE = Accuracy(
+    split="test",
+    batch_size=1,
+    metrics=(),
+    retention=1.0,
+    p_value=None,
+    verdict=None,
+    predictions=(),
+    truth=(),
+)
 
 
 def near(reference: np.ndarray, noise: float, seed: int = 1) -> np.ndarray:
@@ -38,13 +54,27 @@ def record(
     is_baseline: bool = False,
     **changes: Any,
 ) -> Accuracy:
-    truth = Truth(np.full(len(outputs), UNLABELLED), scores, reference)
-    return embedding_record(TASK, outputs, truth, np.arange(len(outputs)), is_baseline, 1, 0, **changes)
+    texts = tuple(map(str, range(len(outputs))))
+    return record_of(texts, outputs, reference, scores, None if is_baseline else BASELINE, **changes)
+
+
+def record_of(
+    texts: tuple[str, ...],
+    outputs: np.ndarray,
+    reference: np.ndarray | None,
+    scores: np.ndarray | None,
+    baseline: Accuracy | None,
+    **changes: Any,
+) -> Accuracy:
+    examples = Examples(texts, np.full(len(texts), UNLABELLED), scores)
+    theirs = None if reference is None else answers_of(TASK, reference)
+    given = {"batch_size": 1, "seed": 0, "digest": "", **changes}
+    return embedding_record(Scored(TASK, answers_of(TASK, outputs), examples, baseline, theirs, **given))
 
 
 def test_the_baseline_agrees_with_itself() -> None:
     outputs = embeddings(40)
-    made = record(outputs, outputs, is_baseline=True, unknown_token_share=0.25, examples="ab")
+    made = record(outputs, outputs, is_baseline=True, unknown_token_share=0.25, digest="ab")
     assert [metric.name for metric in made.metrics] == ["spearman", "recall_at_10"]
     for metric in made.metrics:
         assert (metric.value, metric.low, metric.high, metric.n) == (1, 1, 1, 40)
@@ -109,14 +139,14 @@ def test_a_baseline_that_follows_no_score_has_no_retention() -> None:
 
 def test_texts_that_stand_in_several_pairs_are_neighbours_once() -> None:
     reference = np.repeat(embeddings(15), 4, axis=0)
-    truth = Truth(np.full(60, UNLABELLED), np.arange(30, dtype=np.float32), reference)
-    made = embedding_record(TASK, reference, truth, np.arange(0, 60, 4), False, 1, 0)
+    texts = tuple(np.repeat(list(map(str, range(15))), 4).tolist())
+    made = record_of(texts, reference, reference, np.arange(30, dtype=np.float32), BASELINE)
     assert made.metrics[1].n == 15
 
 
 def test_embeddings_need_those_of_the_baseline() -> None:
     with pytest.raises(ValueError, match="the baseline's embeddings are missing"):
-        embedding_record(TASK, embeddings(4), Truth(np.zeros(4, np.int64)), np.arange(4), False, 1, 0)
+        record_of(tuple("abcd"), embeddings(4), None, None, BASELINE)
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap_over_texts() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compress.core.records import Accuracy
+from compress.data.splits import Examples
 from compress.measure.accuracy import accuracy_record, paired_verdict
 from compress.measure.feeds import Scenario
 from compress.measure.latency import latency_jobs, latency_record, milliseconds, speed_verdict
@@ -12,6 +14,7 @@ from compress.measure.measuring import memory_record
 from compress.measure.protocol import RESOLUTION
 from compress.measure.statistics import Interval
 from compress.profile.schema import MeasureSpec
+from compress.tasks.base import Scored, answers_of
 from tests.tiny import text_task
 
 TASK = text_task(16)
@@ -21,9 +24,17 @@ def outputs_of(predictions: list[int]) -> np.ndarray:
     return np.eye(3, dtype=np.float32)[predictions]
 
 
+def record_of(
+    outputs: np.ndarray, truth: np.ndarray, baseline: Accuracy | None, unknown: float | None = None
+) -> Accuracy:
+    examples = Examples(("x",) * len(truth), truth)
+    answers = answers_of(TASK, outputs)
+    return accuracy_record(Scored(TASK, answers, examples, baseline, None, 1, 0, "", unknown))
+
+
 def test_scores_of_a_baseline() -> None:
     truth = np.array([0, 1, 2, 2])
-    record = accuracy_record(TASK, outputs_of([0, 1, 2, 0]), truth, None, 1, 0, 0.25)
+    record = record_of(outputs_of([0, 1, 2, 0]), truth, None, 0.25)
     assert [metric.name for metric in record.metrics] == ["accuracy", "macro_f1"]
     assert record.metrics[0].value == 0.75
     assert record.metrics[0].n == 4
@@ -34,8 +45,8 @@ def test_scores_of_a_baseline() -> None:
 
 def test_scores_against_a_baseline() -> None:
     truth = np.zeros(20, np.int64)
-    baseline = accuracy_record(TASK, outputs_of([0] * 16 + [1] * 4), truth, None, 1, 0)
-    record = accuracy_record(TASK, outputs_of([1] * 8 + [0] * 8 + [1] * 4), truth, baseline, 1, 0)
+    baseline = record_of(outputs_of([0] * 16 + [1] * 4), truth, None)
+    record = record_of(outputs_of([1] * 8 + [0] * 8 + [1] * 4), truth, baseline)
     assert record.retention == 0.5
     assert record.p_value == pytest.approx(2 / 2**8)
     assert record.verdict == "worse"
@@ -43,14 +54,14 @@ def test_scores_against_a_baseline() -> None:
 
 def test_a_baseline_that_is_always_wrong_has_no_retention() -> None:
     truth = np.zeros(3, np.int64)
-    baseline = accuracy_record(TASK, outputs_of([1, 1, 1]), truth, None, 1, 0)
-    assert accuracy_record(TASK, outputs_of([0, 0, 0]), truth, baseline, 1, 0).retention is None
+    baseline = record_of(outputs_of([1, 1, 1]), truth, None)
+    assert record_of(outputs_of([0, 0, 0]), truth, baseline).retention is None
 
 
 def test_another_split_is_refused() -> None:
-    baseline = accuracy_record(TASK, outputs_of([0, 1]), np.array([0, 1]), None, 1, 0)
+    baseline = record_of(outputs_of([0, 1]), np.array([0, 1]), None)
     with pytest.raises(ValueError, match="other examples"):
-        accuracy_record(TASK, outputs_of([0, 1]), np.array([1, 0]), baseline, 1, 0)
+        record_of(outputs_of([0, 1]), np.array([1, 0]), baseline)
 
 
 @pytest.mark.parametrize(

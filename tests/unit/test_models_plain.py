@@ -28,8 +28,7 @@ from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext
 from compress.targets.local import resolve
-from compress.tasks import task_of
-from compress.tasks.base import TrainingData
+from compress.tasks.base import TrainingData, task_of
 from compress.training.prediction import predict
 from tests.processes import outputs_in_a_fresh_process
 
@@ -367,7 +366,7 @@ def test_outputs_that_nobody_names_are_refused_without_a_finetune(base: Path) ->
         made(base, finetuned=False)
     named = TeacherSpec(model="python:shop_net:make", labels=("left", "whole", "odd"))
     with pytest.raises(ModelError, match="the model's labels are not those of the data: it lacks 'right'"):
-        open_image_teacher(named, LABELS, base, allow_code=True, seed=0)
+        open_image_teacher("image-classification", named, LABELS, base, allow_code=True, seed=0)
 
 
 def test_names_of_the_profile_replace_those_of_the_code(base: Path) -> None:
@@ -404,13 +403,13 @@ def test_code_runs_only_where_it_is_allowed(base: Path) -> None:
     with pytest.raises(UsageError, match="code-not-allowed"):
         check_teacher(spec, LABELS, base, allow_code=False, task="image-classification")
     with pytest.raises(UsageError, match="code-not-allowed"):
-        open_image_teacher(spec, LABELS, base, allow_code=False, seed=0)
+        open_image_teacher("image-classification", spec, LABELS, base, allow_code=False, seed=0)
     artifact = made(base)
     folder = TeacherSpec(model=str(artifact.path))
     with pytest.raises(UsageError, match="code-not-allowed"):
         check_teacher(folder, LABELS, base, allow_code=False, task="image-classification")
     with pytest.raises(UsageError, match="code-not-allowed"):
-        open_image_teacher(folder, LABELS, base, allow_code=False, seed=0)
+        open_image_teacher("image-classification", folder, LABELS, base, allow_code=False, seed=0)
 
 
 def test_a_pickled_checkpoint_is_never_loaded(base: Path) -> None:

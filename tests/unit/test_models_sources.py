@@ -65,7 +65,7 @@ def write_model(folder: Path, model: Any = None, tokenizer: Tokenizer | None = N
 def make(
     teacher: TeacherSpec, out: Path, labels: Any = LABELS, base: Path = Path(), **changes: Any
 ) -> dict[str, Any]:
-    arguments = {"max_length": 32, "allow_code": False, **changes}
+    arguments = {"max_length": 32, "allow_code": False, "task": "text-classification", **changes}
     return materialise(teacher, labels, base, out, **arguments)
 
 
@@ -109,18 +109,18 @@ def test_a_hub_model_is_known_by_its_commit(hub: Path, tmp_path: Path):
 
 
 def test_a_hub_model_in_the_cache_needs_no_network(hub: Path, tmp_path: Path):
-    check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False)
+    check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False, task="text-classification")
     facts = make(spec("owner/name"), tmp_path / "out", base=tmp_path)
     assert (facts["source"], facts["commit"]) == ("owner/name", COMMIT)
     with pytest.raises(ModelError, match="labels are not those"):
-        check_teacher(spec("owner/name"), ("x", "y"), tmp_path, allow_code=False)
+        check_teacher(spec("owner/name"), ("x", "y"), tmp_path, allow_code=False, task="text-classification")
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_an_incomplete_snapshot_is_fetched_again(missing: str, hub: Path, tmp_path: Path):
     (hub / missing).unlink()
     with pytest.raises(ModelError, match="cannot fetch this model") as caught:
-        check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False)
+        check_teacher(spec("owner/name"), LABELS, tmp_path, allow_code=False, task="text-classification")
     assert (caught.value.exit_code, caught.value.where) == (4, "owner/name")
 
 
@@ -160,8 +160,16 @@ def test_a_head_of_code_that_gives_a_number_is_refused(tmp_path: Path):
 
 def test_a_fitting_head_needs_no_finetune(tmp_path: Path):
     write_model(tmp_path)
-    check_teacher(spec(tmp_path), ["Verb", "animal", "colour"], Path(), allow_code=False)
-    check_teacher(spec(tmp_path, finetune=True), ["other", "labels"], Path(), allow_code=False)
+    check_teacher(
+        spec(tmp_path), ["Verb", "animal", "colour"], Path(), allow_code=False, task="text-classification"
+    )
+    check_teacher(
+        spec(tmp_path, finetune=True),
+        ["other", "labels"],
+        Path(),
+        allow_code=False,
+        task="text-classification",
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,7 @@ def test_heads_that_do_not_fit_are_refused_early_and_late(
     folder = write_model(tmp_path / "model")
     edit(folder, **changes)
     with pytest.raises(ModelError, match=message):
-        check_teacher(spec(folder), labels, Path(), allow_code=False)
+        check_teacher(spec(folder), labels, Path(), allow_code=False, task="text-classification")
     out = tmp_path / "out"
     with pytest.raises(ModelError):
         make(spec(folder), out, labels)
@@ -198,7 +206,7 @@ def test_what_is_no_model_folder_is_refused(name: str, tmp_path: Path):
         if name != "empty":
             (path / "weights.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError) as caught:
-        check_teacher(spec(path), LABELS, Path(), allow_code=False)
+        check_teacher(spec(path), LABELS, Path(), allow_code=False, task="text-classification")
     assert caught.value.exit_code == 4
     with pytest.raises(ModelError):
         make(spec(path), tmp_path / "out")
@@ -208,11 +216,11 @@ def test_code_needs_to_be_allowed(tmp_path: Path):
     (tmp_path / "shop_code.py").write_text("raise SystemExit('ran')")
     teacher = spec("python:shop_code:make")
     with pytest.raises(UsageError, match="code-not-allowed") as caught:
-        check_teacher(teacher, LABELS, tmp_path, allow_code=False)
+        check_teacher(teacher, LABELS, tmp_path, allow_code=False, task="text-classification")
     assert "--allow-code" in str(caught.value.hint)
     with pytest.raises(UsageError):
         make(teacher, tmp_path / "out", base=tmp_path)
-    check_teacher(teacher, LABELS, tmp_path, allow_code=True)
+    check_teacher(teacher, LABELS, tmp_path, allow_code=True, task="text-classification")
 
 
 # Writing the torch form.
@@ -251,7 +259,7 @@ def test_a_classifier_is_written_in_the_order_of_the_data(tmp_path: Path):
 def test_declared_labels_name_the_outputs(tmp_path: Path):
     folder = write_model(tmp_path / "model", tiny_bert(labels=["LABEL_0", "LABEL_1"]))
     teacher = spec(folder, labels=("neg", "pos"))
-    check_teacher(teacher, ("pos", "neg"), Path(), allow_code=False)
+    check_teacher(teacher, ("pos", "neg"), Path(), allow_code=False, task="text-classification")
     make(teacher, tmp_path / "out", ("pos", "neg"))
     with torch.inference_mode():
         expected = tiny_bert(labels=["LABEL_0", "LABEL_1"])(IDS).logits[:, [1, 0]]
@@ -432,5 +440,7 @@ def test_an_onnx_file_is_no_teacher(tmp_path: Path):
     (tmp_path / "model.onnx").write_bytes(b"cut o")
     for model, said in (("./model.onnx", "this is a file"), (".", "no config.json here")):
         with pytest.raises(ModelError, match=said) as caught:
-            check_teacher(TeacherSpec(model=model), ["a", "b"], tmp_path, allow_code=False)
+            check_teacher(
+                TeacherSpec(model=model), ["a", "b"], tmp_path, allow_code=False, task="text-classification"
+            )
         assert "`compress measure` takes the file as it is" in (caught.value.hint or "")

@@ -38,8 +38,7 @@ from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext
-from compress.tasks import task_of
-from compress.tasks.base import TrainingData
+from compress.tasks.base import TrainingData, task_of
 from tests import steps
 from tests.tiny import tiny_bert
 
@@ -161,7 +160,7 @@ def test_a_pooler_that_the_files_lack_is_not_written(tmp_path: Path):
     torch.manual_seed(0)
     ViTModel(ViTConfig(**TRANSFORMER), add_pooling_layer=False).save_pretrained(tmp_path / "model")
     spec = TeacherSpec(model=str(tmp_path / "model"), finetune=FinetuneSpec())
-    teacher = open_image_teacher(spec, LABELS, tmp_path, allow_code=False, seed=0)
+    teacher = open_image_teacher("image-classification", spec, LABELS, tmp_path, allow_code=False, seed=0)
     assert teacher.untrained == {"pooler.dense.weight", "pooler.dense.bias"}
     assert isinstance(AutoModel.from_pretrained(tmp_path / "model"), ViTModel)
 
@@ -285,7 +284,7 @@ def refused(folder: Path, spec: TeacherSpec, task: str = TASK, checked: bool = T
             check_teacher(spec, LABELS, folder, allow_code=False, task=task)
     else:
         with pytest.raises(ModelError) as caught:
-            open_image_teacher(spec, LABELS, folder, allow_code=False, seed=0)
+            open_image_teacher("image-classification", spec, LABELS, folder, allow_code=False, seed=0)
     return caught.value
 
 

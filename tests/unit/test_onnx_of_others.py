@@ -16,7 +16,7 @@ from onnx.external_data_helper import set_external_data
 from compress.core.artifacts import TASK
 from compress.core.errors import ModelError
 from compress.core.files import write_json
-from compress.encoding.interface import Interface, OwnInputs, in_label_order
+from compress.encoding.interface import Interface, OwnInputs
 from compress.engine.foreign_onnx import Given, TakenIn, take_in
 from compress.engine.interfaces import channels_last
 from compress.models.io.labels import match_labels
@@ -104,7 +104,9 @@ def scores_of(made: TakenIn) -> NDArray[np.float32]:
     runner.write_batches(feeds, [own.batch([0, 1]), own.batch([2])])
     predict = runner.OnnxRuntime().open(str(made.artifact.model_file), 1, "cpu")
     outputs = np.concatenate([predict(batch) for batch in runner.read_batches(feeds)])
-    return in_label_order(outputs, interface)
+    interface.check_outputs(outputs.shape)
+    flat = outputs.reshape(len(outputs), -1)
+    return flat if interface.order is None else flat[:, list(interface.order)]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_an_output_that_is_no_row_of_numbers_is_refused(
 @pytest.mark.parametrize("shape", [(3, 2, 2, 2), (3, 2, 4, 1), (3, 3)])
 def test_outputs_of_another_shape_are_refused_when_they_are_seen(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError) as caught:
-        in_label_order(np.zeros(shape, np.float32), Interface({}, order=(1, 0)))
+        Interface({}, order=(1, 0)).check_outputs(shape)
     assert caught.value.code == "wrong-outputs"
 
 

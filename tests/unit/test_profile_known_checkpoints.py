@@ -72,7 +72,9 @@ def test_nothing_is_wrong(tmp_path: Path) -> None:
     folder = model(tmp_path / "model", quantization_config=None, problem_type="single_label_classification")
     save_file({"w": np.zeros(3, np.float32), "ids": np.zeros(3, np.int64)}, folder / "model.safetensors")
     load_profile(profile(tmp_path))
-    check_teacher(TeacherSpec(model=str(folder)), LABELS, Path(), allow_code=False)
+    check_teacher(
+        TeacherSpec(model=str(folder)), LABELS, Path(), allow_code=False, task="text-classification"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,9 @@ def test_packed_weights_without_a_word_about_them(tmp_path: Path, kind: Any) -> 
     save_file({"a.weight": np.zeros((2, 2), kind)}, folder / "model.safetensors")
     assert found(tmp_path) == ([("teacher.model", "quantized-checkpoint")], 4)
     with pytest.raises(ModelError) as caught:
-        check_teacher(TeacherSpec(model=str(folder)), LABELS, Path(), allow_code=False)
+        check_teacher(
+            TeacherSpec(model=str(folder)), LABELS, Path(), allow_code=False, task="text-classification"
+        )
     assert (caught.value.code, caught.value.where) == ("quantized-checkpoint", str(folder))
 
 
@@ -254,5 +258,7 @@ def test_it_answers_at_once() -> None:
 def test_an_adapter_alone_is_named_by_a_run_too(tmp_path: Path) -> None:
     write(tmp_path / "adapter_config.json", {"peft_type": "LORA"})
     with pytest.raises(ModelError) as caught:
-        check_teacher(TeacherSpec(model=str(tmp_path)), LABELS, Path(), allow_code=False)
+        check_teacher(
+            TeacherSpec(model=str(tmp_path)), LABELS, Path(), allow_code=False, task="text-classification"
+        )
     assert caught.value.code == "adapter"

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from compress.passes.quantize.mixed.divergence import divergence
 from compress.passes.quantize.mixed.search import (
     HELD,
     NOTHING_LEFT,
@@ -23,6 +22,8 @@ from compress.passes.quantize.mixed.search import (
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.spec import QuantizeSpec
+from compress.profile.schema import DataSpec
+from compress.tasks.base import task_of
 
 LOSSES = (0.01, 0.2, 0.03, 0.1)
 WORST_FIRST = (1, 3, 2, 0)
@@ -123,15 +124,17 @@ def test_the_distance_of_logits_is_a_divergence():
     reference = np.log(np.array([[0.5, 0.5], [0.9, 0.1]], np.float32))
     outputs = np.log(np.array([[0.25, 0.75], [0.9, 0.1]], np.float32))
     by_hand = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
-    assert divergence(reference, outputs, labelled=True) == pytest.approx(by_hand / 2, rel=1e-6)
+    labels = task_of("text-classification", DataSpec(path="unused"))
+    assert labels.divergence(reference, outputs) == pytest.approx(by_hand / 2, rel=1e-6)
     # Logits are known up to a constant.
-    assert divergence(reference, reference + 100, labelled=True) == pytest.approx(0, abs=1e-6)
+    assert labels.divergence(reference, reference + 100) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_distance_of_embeddings_is_that_of_their_directions():
     reference = np.array([[1, 0], [0, 2]], np.float32)
     outputs = np.array([[3, 0], [1, 1]], np.float32)
-    assert divergence(reference, outputs, labelled=False) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+    vectors = task_of("sentence-embedding", DataSpec(path="unused"))
+    assert vectors.divergence(reference, outputs) == pytest.approx((1 - math.sqrt(0.5)) / 2)
 
 
 @pytest.mark.parametrize("keys", [{}, {"max_drop": 0.01, "size_mb": 3.0}])

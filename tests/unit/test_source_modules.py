@@ -20,8 +20,7 @@ from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.tasks import task_of
-from compress.tasks.base import TrainingData
+from compress.tasks.base import TrainingData, task_of
 from tests import steps
 
 LABELS = ("a", "b")

@@ -70,12 +70,12 @@ def test_the_artifact_of_another_step_is_not_taken(cache: Cache):
 
 
 def test_outputs_of_a_baseline_that_were_changed_are_computed_again(tmp_path: Path):
-    file = tmp_path / "references" / "a.npy"
+    file = tmp_path / "references" / "a.npz"
     outputs = np.arange(12, dtype=np.float32).reshape(3, 4)
-    _keep(outputs, file)
+    _keep({"vector": outputs}, file)
     kept = _kept(file, 3)
     assert kept is not None
-    assert np.array_equal(kept, outputs)
+    assert np.array_equal(kept["vector"], outputs)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -161,7 +161,7 @@ def everything(folder: Path, cache: Cache) -> None:
 
     publish(cache)
     a_measurement(cache)
-    _keep(np.zeros((3, 4), np.float32), cache.references / "a.npy")
+    _keep({"vector": np.zeros((3, 4), np.float32)}, cache.references / "a.npz")
     weights = {"w": torch.arange(9.0)}
     save_checkpoint(cache.work("f" * 64) / "distill", {"step": 3, "plan": {}}, weights, weights, 2)
     say(cache, "e" * 64)
@@ -173,7 +173,7 @@ DAMAGES = (
     "artifacts/*/artifact.json",
     "steps/*.json",
     "measurements/*.json",
-    "references/*.npy",
+    "references/*.npz",
     "references/*.checksums",
     "work/*/distill/checkpoint.json",
     "work/*/distill/state-3.safetensors",

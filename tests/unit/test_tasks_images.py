@@ -14,8 +14,7 @@ from compress.core.errors import DataError, ModelError
 from compress.data.splits import Examples
 from compress.encoding.images import ImageFormat, ImageInputs, complete_format
 from compress.profile.schema import DataSpec
-from compress.tasks import task_of
-from compress.tasks.base import Truth
+from compress.tasks.base import Truth, answers_of, score_of, task_of
 
 TASK = task_of("image-classification", DataSpec(path="unused"))
 GREY = ImageFormat((2, 2), 1, (0.5,), (0.25,))
@@ -98,8 +97,8 @@ def test_the_task_reads_the_format_that_an_artifact_declares(tmp_path: Path) -> 
     assert not TASK.needs_reference(examples)
     truth = Truth(np.array([1, 0, -1]))
     outputs = np.array([[0, 1], [0, 1], [1, 0]], np.float32)
-    assert (TASK.score(outputs, truth).name, TASK.score(outputs, truth).value) == ("accuracy", 0.5)
-    assert TASK.predictions(outputs).tolist() == [1, 1, 0]
+    assert (score_of(TASK, outputs, truth).name, score_of(TASK, outputs, truth).value) == ("accuracy", 0.5)
+    assert answers_of(TASK, outputs)["label"].tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from scipy.stats import spearmanr
 from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
 from compress.profile.schema import DataSpec
-from compress.tasks import task_of
-from compress.tasks.base import Truth
-from compress.tasks.similarity import (
+from compress.tasks.base import Truth, score_of, task_of
+from compress.tasks.sentence_embedding.similarity import (
     compared_pairs,
     pair_similarities,
     recall_shares,
@@ -108,7 +107,7 @@ def test_the_score_is_that_of_all_pairs_of_texts() -> None:
     reference[:, :5] += 2 * outputs
     upper = np.triu_indices(30, 1)
     expected = spearmanr(cosines(outputs)[upper], cosines(reference)[upper]).statistic
-    score = TASK.score(outputs, truth(30, reference=reference))
+    score = score_of(TASK, outputs, truth(30, reference=reference))
     assert (score.name, score.value) == ("spearman", pytest.approx(expected, abs=1e-6))
 
 
@@ -116,7 +115,7 @@ def test_given_scores_go_before_the_reference() -> None:
     outputs = embeddings(12)
     scores = np.array([1, 5, 2, 2, 4, 0], np.float32)
     expected = spearmanr(cosines(outputs)[np.arange(0, 12, 2), np.arange(1, 12, 2)], scores).statistic
-    found = TASK.score(outputs, truth(12, scores=scores, reference=embeddings(12, seed=3)))
+    found = score_of(TASK, outputs, truth(12, scores=scores, reference=embeddings(12, seed=3)))
     assert found.value == pytest.approx(expected, abs=1e-6)
 
 
@@ -128,7 +127,9 @@ def test_neither_rotation_nor_scale_of_embeddings_changes_the_scores(seed: int, 
     turned, _ = np.linalg.qr(chance.normal(size=(6, 6)))
     changed = (scale * outputs @ turned).astype(np.float32)
     outputs, reference = outputs.astype(np.float32), reference.astype(np.float32)
-    before, after = (TASK.score(each, truth(40, reference=reference)).value for each in (outputs, changed))
+    before, after = (
+        score_of(TASK, each, truth(40, reference=reference)).value for each in (outputs, changed)
+    )
     assert after == pytest.approx(before, abs=1e-4)
     assert recall_shares(changed, reference).mean() == pytest.approx(
         recall_shares(outputs, reference).mean(), abs=0.006
@@ -137,13 +138,13 @@ def test_neither_rotation_nor_scale_of_embeddings_changes_the_scores(seed: int, 
 
 def test_the_same_embeddings_score_one() -> None:
     outputs = embeddings(50)
-    assert TASK.score(outputs, truth(50, reference=outputs)).value == 1.0
+    assert score_of(TASK, outputs, truth(50, reference=outputs)).value == 1.0
     assert recall_shares(outputs, outputs).tolist() == [1.0] * 50
 
 
 def test_collapsed_embeddings_order_nothing() -> None:
     same = np.ones((20, 4), np.float32)
-    assert TASK.score(same, truth(20, reference=embeddings(20))).value == 0.0
+    assert score_of(TASK, same, truth(20, reference=embeddings(20))).value == 0.0
 
 
 def test_recall_by_brute_force() -> None:
@@ -164,7 +165,7 @@ def test_outputs_that_are_no_numbers_are_refused() -> None:
     outputs = embeddings(4)
     outputs[2, 1] = np.nan
     with pytest.raises(ModelError, match="not finite numbers"):
-        TASK.score(outputs, truth(4, reference=embeddings(4)))
+        score_of(TASK, outputs, truth(4, reference=embeddings(4)))
 
 
 def test_the_task_says_what_it_needs() -> None:
@@ -172,7 +173,6 @@ def test_the_task_says_what_it_needs() -> None:
     texts = ("a", "b", "c", "d")
     assert TASK.needs_reference(Examples(texts, none))
     assert not TASK.needs_reference(Examples(texts, none, np.zeros(2, np.float32)))
-    assert not TASK.labelled
-    assert TASK.predictions(embeddings(4)).shape == (0,)
+    assert TASK.kind.label_loss is None
     with pytest.raises(ValueError, match="neither given scores nor the teacher's outputs"):
-        TASK.score(embeddings(4), truth(4))
+        score_of(TASK, embeddings(4), truth(4))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -21,9 +20,7 @@ from compress.core.errors import ModelError
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs, encode_texts, unknown_share
 from compress.profile.schema import DataSpec
-from compress.tasks import task_of
-from compress.tasks.base import Task, Truth
-from compress.tasks.classification import class_scores, confusion, macro_f1
+from compress.tasks.base import Task, Truth, answers_of, score_of, task_of
 from tests.tiny import write_torch_artifact
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "one", "two", "three")
@@ -118,42 +115,21 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_score_is_the_accuracy_of_labelled_examples() -> None:
     outputs = np.array([[1, 0], [0, 1], [0, 1], [5, 4]], np.float32)
-    score = text_task().score(outputs, Truth(np.array([0, 1, 0, -1], np.int64)))
+    score = score_of(text_task(), outputs, Truth(np.array([0, 1, 0, -1], np.int64)))
     assert (score.name, score.value) == ("accuracy", pytest.approx(2 / 3))
-    assert text_task().predictions(outputs).tolist() == [0, 1, 1, 0]
+    assert answers_of(text_task(), outputs)["label"].tolist() == [0, 1, 1, 0]
 
 
 def test_outputs_that_are_not_numbers_have_no_score() -> None:
     with pytest.raises(ModelError, match="not finite"):
-        text_task().score(np.array([[np.nan, 1]], np.float32), Truth(np.array([0], np.int64)))
+        score_of(text_task(), np.array([[np.nan, 1]], np.float32), Truth(np.array([0], np.int64)))
 
 
 def test_no_score_without_labels_or_with_other_shapes() -> None:
     with pytest.raises(ValueError, match="no example has a label"):
-        text_task().score(np.zeros((1, 2), np.float32), Truth(np.array([-1], np.int64)))
+        score_of(text_task(), np.zeros((1, 2), np.float32), Truth(np.array([-1], np.int64)))
     with pytest.raises(ValueError, match="shape"):
-        text_task().score(np.zeros((2, 2), np.float32), Truth(np.array([0], np.int64)))
-
-
-def test_class_scores_computed_by_hand() -> None:
-    truth = np.array([0, 0, 0, 1, 1, -1], np.int64)
-    predicted = np.array([0, 0, 1, 1, 2, 2], np.int64)
-    assert confusion(predicted, truth, 3).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
-    first, second, third = class_scores(predicted, truth, 3)
-    assert (first.precision, first.recall, first.f1, first.support) == (1.0, 2 / 3, 0.8, 3)
-    assert (second.precision, second.recall, second.f1, second.support) == (0.5, 0.5, 0.5, 2)
-    assert (third.precision, third.recall, third.f1, third.support) == (0.0, 0.0, 0.0, 0)
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
-def test_class_scores_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    predicted, truth = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
-    expected = precision_recall_fscore_support(truth, predicted, labels=range(5), zero_division=0)
-    found = [(s.precision, s.recall, s.f1, s.support) for s in class_scores(predicted, truth, 5)]
-    assert np.allclose(np.array(found).T, np.array(expected))
-    assert macro_f1(predicted, truth, 5) == pytest.approx(
-        f1_score(truth, predicted, average="macro", zero_division=0)
-    )
+        score_of(text_task(), np.zeros((2, 2), np.float32), Truth(np.array([0], np.int64)))
 
 
 class Texts(Sequence[str]):

@@ -33,7 +33,7 @@ class Ensemble(nn.Module):
         if len(embeds) > 1:
             raise ModelError("classifiers and sentence encoders cannot be averaged")
         self.members = nn.ModuleList(members)
-        self.labelled = not embeds.pop()
+        self.embeds = embeds.pop()
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """The inputs of the members -> outputs (n, labels or width), float32."""
@@ -42,7 +42,7 @@ class Ensemble(nn.Module):
     def combine(self, each: Sequence[Tensor]) -> Tensor:
         """The members' outputs, (n, labels or width) each -> those of the ensemble, float32."""
         together = torch.stack([one.float() for one in each])
-        if not self.labelled:
+        if self.embeds:
             return nn.functional.normalize(together, dim=-1).mean(dim=0)
         # In logarithms, so that a probability too small for float32 does not become minus infinity.
         return together.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(each))

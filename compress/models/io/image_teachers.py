@@ -17,7 +17,7 @@ from compress.core.reading import read_mapping
 from compress.models.io.architectures import model_class, read_config
 from compress.models.io.checkpoints import load_model
 from compress.models.io.heads import put_head_in_order
-from compress.models.io.labels import check_head, check_task, match_labels, task_of_head
+from compress.models.io.labels import check_head, check_task, items_of_head, match_labels
 from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.models.io.pretrained import load_pretrained
 from compress.models.io.sources import (
@@ -27,9 +27,7 @@ from compress.models.io.sources import (
     model_folder,
 )
 from compress.models.io.weights import missing_weights, read_model_json
-from compress.profile.schema import TaskName, TeacherSpec
-
-IMAGE_TASK: TaskName = "image-classification"
+from compress.profile.schema import TeacherSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class ImageTeacher:
 
 
 def open_image_teacher(
-    spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool, seed: int
+    task: str, spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool, seed: int
 ) -> ImageTeacher:
     """The model of a `TeacherSpec`: a vision model of transformers, or any `nn.Module` that a function builds.
 
@@ -75,23 +73,23 @@ def open_image_teacher(
     """
     if spec.model.startswith(CODE):
         return _from_code(spec, labels, base, seed, allow_code)
-    folder = model_folder(spec.model, spec.revision, base, IMAGE_TASK)
+    folder = model_folder(spec.model, spec.revision, base, task)
     if (problem := missing_weights(folder)) is not None:
         raise problem
     if (folder / MODULE).is_file():
         return _from_plain_folder(folder, spec, labels, allow_code)
     commit = hub_commit(spec.model, spec.revision) if local_path(spec.model, base) is None else None
-    return _from_folder(folder, spec, labels, commit)
+    return _from_folder(folder, spec, labels, commit, task)
 
 
-def describe_images(labels: Sequence[str], image: dict[str, Any]) -> dict[str, Any]:
+def describe_images(task: str, labels: Sequence[str], image: dict[str, Any]) -> dict[str, Any]:
     """The content of `task.json` for a model of images.
 
     Args:
         image: `size` [height, width], `channels`, `mean` and `std` of each channel.
     """
     return {
-        "task": IMAGE_TASK,
+        "task": task,
         "labels": list(labels),
         "input_names": ["pixel_values"],
         "output_names": ["logits"],
@@ -99,15 +97,17 @@ def describe_images(labels: Sequence[str], image: dict[str, Any]) -> dict[str, A
     }
 
 
-def _from_folder(folder: Path, spec: TeacherSpec, labels: Sequence[str], commit: str | None) -> ImageTeacher:
+def _from_folder(
+    folder: Path, spec: TeacherSpec, labels: Sequence[str], commit: str | None, task: str
+) -> ImageTeacher:
     config = read_config(folder)
     values = config.to_dict()
-    check_task(values, IMAGE_TASK, spec.model)
+    check_task(values, task, spec.model)
     untrained: frozenset[str] = frozenset()
     if (folder / STRUCTURE).exists():
         model = load_model(folder)
     else:
-        kind = model_class(config, folder) if task_of_head(values) else AutoModel
+        kind = model_class(config, folder) if items_of_head(values) else AutoModel
         model, untrained = load_pretrained(kind, folder, config)
     if getattr(model, "main_input_name", None) != "pixel_values":
         raise ModelError(f"a {type(model).__name__} takes no images", where=spec.model)

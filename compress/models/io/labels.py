@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.core.errors import ModelError
-from compress.profile.schema import TaskName
+from compress.tasks.table import task_kind
 
-_HEADS: Mapping[str, TaskName] = {
-    "ForSequenceClassification": "text-classification",
-    "ForImageClassification": "image-classification",
-}
+_HEADS: Mapping[str, str] = {"ForSequenceClassification": "text", "ForImageClassification": "image"}
 _GENERIC = re.compile(r"LABEL_\d+")
 _SHOWN = 5
 
@@ -28,7 +25,7 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
     Raises:
         ModelError: the config numbers its labels otherwise than 0, 1, 2..., or `declared` has another count.
     """
-    if task_of_head(config) is None:
+    if items_of_head(config) is None:
         return None
     # transformers leaves out what it would fill in by default: two labels with generic names.
     named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
@@ -48,29 +45,29 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
     return tuple(declared)
 
 
-def task_of_head(config: Mapping[str, Any]) -> TaskName | None:
-    """The task that the classification head of a model is for, by its architecture's name; None without such a head.
+def items_of_head(config: Mapping[str, Any]) -> str | None:
+    """What a model with a classification head classifies, `text` or `image`, by its architecture's name; None without
+    such a head.
 
     Args:
         config: the parsed `config.json`.
     """
     name = str((config.get("architectures") or [""])[0])
-    return next((task for part, task in _HEADS.items() if part in name), None)
+    return next((items for part, items in _HEADS.items() if part in name), None)
 
 
-def check_task(config: Mapping[str, Any], task: TaskName, where: str) -> None:
+def check_task(config: Mapping[str, Any], task: str, where: str) -> None:
     """Refuse a classifier of another kind of input than the task has.
 
     Raises:
         ModelError: it classifies texts where images are asked for, or images where texts are.
     """
-    kinds = {"text-classification": "texts", "sentence-embedding": "texts", "image-classification": "images"}
-    found = task_of_head(config)
-    if found is not None and kinds[found] != kinds[task]:
+    found, wanted = items_of_head(config), task_kind(task).items
+    if found is not None and found != wanted:
         raise ModelError(
-            f"this model takes {kinds[found]}, but the task is {task}",
+            f"this model takes {found}s, but the task is {task}",
             where=where,
-            hint=f"Set `task`, or name a model that takes {kinds[task]}.",
+            hint=f"Set `task`, or name a model that takes {wanted}s.",
         )
 
 

@@ -29,7 +29,8 @@ from compress.models.text.pooling import MEAN, Pooling, read_pooling
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.model_checks.tokenizers import too_large
-from compress.profile.schema import TaskName, TeacherSpec
+from compress.profile.schema import TeacherSpec
+from compress.tasks.table import task_kind
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def materialise(
     *,
     max_length: int,
     allow_code: bool,
-    task: TaskName = "text-classification",
+    task: str,
     seed: int = 0,
     texts: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -71,11 +72,11 @@ def materialise(
         ModelError: the model cannot be had, is not safetensors, or takes no texts of `max_length` tokens.
     """
     commit = None
-    sentences = task == "sentence-embedding"
+    sentences = task_kind(task).head == "pooled"
     if spec.model.startswith(CODE):
         source = _from_code(spec, base, allow_code, seed, bare=sentences)
     else:
-        folder = model_folder(spec.model, spec.revision, base)
+        folder = model_folder(spec.model, spec.revision, base, task)
         with understood("this model", str(folder)):
             source = _from_folder(folder, spec, bare=sentences)
         if local_path(spec.model, base) is None:
@@ -92,7 +93,9 @@ def materialise(
     whole = SentenceEncoder(model, pooling.mode, pooling.normalize) if sentences else model
     save_model(whole, out, leave_out=source.untrained)
     write_text(out / TOKENIZER, tokenization.text)
-    write_json(out / TASK, describe_task(whole, tokenizer, labels, length) | tokenization.format.section())
+    write_json(
+        out / TASK, describe_task(task, whole, tokenizer, labels, length) | tokenization.format.section()
+    )
     facts: dict[str, Any] = {
         "parameters": count_parameters(whole),
         "architecture": type(model).__name__,
@@ -108,7 +111,11 @@ def materialise(
 
 
 def describe_task(
-    model: PreTrainedModel | SentenceEncoder, tokenizer: Tokenizer, labels: Sequence[str], max_length: int
+    task: str,
+    model: PreTrainedModel | SentenceEncoder,
+    tokenizer: Tokenizer,
+    labels: Sequence[str],
+    max_length: int,
 ) -> dict[str, Any]:
     """The content of `task.json`: how the model takes texts and what its outputs are.
 
@@ -121,14 +128,11 @@ def describe_task(
     if "token_type_ids" in taken and getattr(model.config, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
     pad = model.config.pad_token_id
-    kind: dict[str, Any] = {"task": "text-classification", "output_names": ["logits"]}
+    kind: dict[str, Any] = {"output_names": ["logits"]}
     if isinstance(model, SentenceEncoder):
-        kind = {
-            "task": "sentence-embedding",
-            "output_names": ["embedding"],
-            "width": model.config.hidden_size,
-        }
+        kind = {"output_names": ["embedding"], "width": model.config.hidden_size}
     return {
+        "task": task,
         **kind,
         "max_length": max_length,
         "labels": list(labels),

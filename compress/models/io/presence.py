@@ -10,12 +10,12 @@ from compress.core.errors import CompressError, ModelError
 from compress.core.reading import read_mapping
 from compress.models.io.sources import shards_of
 from compress.profile.model_checks.tokenizers import no_tokenizer
-from compress.profile.schema import TaskName
+from compress.tasks.table import task_kind
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def file_faults(folder: Path, task: TaskName) -> Iterator[ModelError]:
+def file_faults(folder: Path, task: str) -> Iterator[ModelError]:
     """What is missing or damaged of config, weights and, for texts, tokenizer."""
     if (folder / MODULE).is_file():
         # A module of somebody's code has no config and no tokenizer of its own.
@@ -24,7 +24,7 @@ def file_faults(folder: Path, task: TaskName) -> Iterator[ModelError]:
     lacking = list(_mapping(folder / MODEL_CONFIG, "config-missing"))
     yield from lacking
     yield from _weights(folder)
-    if task == "image-classification":
+    if task_kind(task).items == "image":
         return
     if lacking and (problem := no_tokenizer({file.name for file in folder.iterdir()})) is not None:
         # Beside a config, `checkpoint_problems` says it.

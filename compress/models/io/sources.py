@@ -21,7 +21,8 @@ from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
 from compress.profile.model_checks.checkpoints import ADAPTER, checkpoint_problems, several_models
 from compress.profile.model_checks.tokenizers import VOCABULARY_FILES
-from compress.profile.schema import TaskName, TeacherSpec
+from compress.profile.schema import TeacherSpec
+from compress.tasks.table import task_kind
 
 PREPROCESSOR = "preprocessor_config.json"
 """How a vision model of transformers says what images it takes."""
@@ -90,7 +91,7 @@ def check_teacher(
     base: Path,
     *,
     allow_code: bool,
-    task: TaskName = "text-classification",
+    task: str,
 ) -> None:
     """Refuse a teacher that cannot do its job, before any work: only its config is read.
 
@@ -102,7 +103,7 @@ def check_teacher(
         ModelError: it is missing, is no model, is one of another task, needs `finetune` because its head does not
             fit the labels, or, for sentence embedding, is to be fine-tuned or pools in a way that is not known.
     """
-    if task == "sentence-embedding" and spec.finetune is not None:
+    if task_kind(task).head == "pooled" and spec.finetune is not None:
         raise ModelError(
             "a sentence encoder cannot be fine-tuned here: the data has no labels to train it on",
             where="teacher.finetune",
@@ -118,11 +119,11 @@ def check_teacher(
 
 
 def _check_folder(
-    folder: Path, spec: TeacherSpec, labels: Sequence[str], *, allow_code: bool, task: TaskName
+    folder: Path, spec: TeacherSpec, labels: Sequence[str], *, allow_code: bool, task: str
 ) -> None:
     if (folder / MODULE).is_file():
         check_code_allowed(spec.model, allow_code)
-        if task != "image-classification":
+        if task_kind(task).items != "image":
             raise ModelError(
                 "this model is a module of somebody's code, which has no tokenizer: it serves images alone",
                 where=spec.model,
@@ -137,14 +138,14 @@ def _check_folder(
     for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
         raise ModelError(problem.message, where=spec.model, code=problem.code)
     config = _read_config(folder)
-    if task == "sentence-embedding":
+    if task_kind(task).head == "pooled":
         read_pooling(folder, spec.pooling)
         read_sentence_settings(folder)
-    elif spec.finetune is None:
+    elif spec.finetune is None and task_kind(task).head == "classifier":
         check_head(head_names(config, spec.labels), labels, spec.model)
 
 
-def model_config(spec: TeacherSpec, base: Path, task: TaskName) -> dict[str, Any] | None:
+def model_config(spec: TeacherSpec, base: Path, task: str) -> dict[str, Any] | None:
     """The parsed `config.json` of a model source; None for code, and for what is no model of transformers."""
     if spec.model.startswith(CODE):
         return None
@@ -152,9 +153,7 @@ def model_config(spec: TeacherSpec, base: Path, task: TaskName) -> dict[str, Any
     return _read_config(folder) if (folder / MODEL_CONFIG).is_file() else None
 
 
-def model_folder(
-    model: str, revision: str | None, base: Path, task: TaskName = "text-classification"
-) -> Path:
+def model_folder(model: str, revision: str | None, base: Path, task: str) -> Path:
     """The folder of a model on this machine; a hub model that is not here yet is fetched, safetensors only.
 
     Raises:
@@ -284,14 +283,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _cached_folder(model: str, revision: str | None, task: TaskName) -> Path | None:
+def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
     """The snapshot of a hub model in the cache of this machine; None if a file of it is missing."""
     config = _cached_file(model, revision)
     if config is None:
         return None
     names = {file.name for file in model_files(config.parent)}
     weights = any(name.endswith(".safetensors") for name in names)
-    if task == "image-classification":
+    if task_kind(task).items == "image":
         further = PREPROCESSOR in names or PROCESSOR in names
     else:
         further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)

@@ -56,7 +56,7 @@ def _from_vocabulary(
         spoken_words(read_vocabulary(folder / TOKENIZER)),
         Frame.of(Tokenizer.from_file(str(folder / TOKENIZER))),
         free,
-        _asked(ctx, teacher) if ctx.task.labelled else None,
+        _asked(ctx, teacher) if ctx.task.kind.head == "classifier" else None,
         max_length=ctx.task.data.max_length,
         seed=ctx.seed,
         work=ctx.work / "sampled",

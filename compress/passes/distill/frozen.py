@@ -15,7 +15,7 @@ from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.spec import SelectSpec
 from compress.step import StepContext
-from compress.tasks.base import Truth
+from compress.tasks.base import Truth, score_of
 from compress.training.teachers import Teaching, averaged, cached_signals
 
 _NOTHING_INSIDE = frozenset[str]()
@@ -47,10 +47,12 @@ class FrozenTeachers:
         """How well each does on the training examples; None where those were not shown with their labels."""
         train = self.ctx.data.train
         labels = self.shown.labels[: len(train)]
-        if not self.ctx.task.labelled or len(labels) < len(train) or (labels == UNLABELLED).all():
+        if self.ctx.task.kind.label_loss is None or len(labels) < len(train) or (labels == UNLABELLED).all():
             return None
         outputs = [self._one(number, _NOTHING_INSIDE).outputs for number in range(len(self.teachers))]
-        return [self.ctx.task.score(np.asarray(one[: len(train)]), Truth.of(train)).value for one in outputs]
+        return [
+            score_of(self.ctx.task, np.asarray(one[: len(train)]), Truth.of(train)).value for one in outputs
+        ]
 
     def _one(self, number: int, needs: frozenset[str]) -> Teaching:
         ctx, teacher = self.ctx, self.teachers[number]

@@ -91,7 +91,7 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
     write_json(ctx.out / TASK, {**declared, "labels": list(ctx.data.labels)})
     if (source / TOKENIZER).exists():
         copy_file(source / TOKENIZER, ctx.out / TOKENIZER)
-    if ctx.task.labelled:
+    if ctx.task.kind.head == "classifier":
         model: nn.Module = load_for_labels(
             source, ctx.data.labels, seed, attention="eager", allow_code=ctx.allow_code
         )

@@ -65,7 +65,7 @@ def run(ctx: StepContext) -> StepResult:
         interface = _interface(ctx, spec, model, facts, stack)
         inputs = ctx.task.encode(ctx.data.train, interface)
         validation = Validation.of(ctx, interface, ctx.inputs.get("teacher", ctx.inputs["model"]))
-        labels = torch.from_numpy(ctx.data.train.labels) if ctx.task.labelled else None
+        labels = None if ctx.task.kind.label_loss is None else torch.from_numpy(ctx.data.train.labels)
         timing, budget = _budget(ctx, spec, model, interface, stack)
         pruner = pruner_of(model, Material(inputs, labels, spec, ctx.seed, ctx.device), budget)
         if isinstance(pruner, ChannelPruner) and pruner.left_whole:

@@ -44,7 +44,9 @@ def materialise_images(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
         ModelError: the model cannot be had or used, takes no such images, or nobody says how it takes them.
     """
     labels, items = ctx.data.labels, ctx.data.train.items
-    teacher = open_image_teacher(spec, labels, ctx.base, allow_code=ctx.allow_code, seed=ctx.seed)
+    teacher = open_image_teacher(
+        ctx.task.kind.name, spec, labels, ctx.base, allow_code=ctx.allow_code, seed=ctx.seed
+    )
     declared, notes = _with_size(
         declared_of(teacher.said, ctx.task.data, spec.model), teacher, items, spec.model
     )
@@ -65,7 +67,7 @@ def materialise_images(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     if teacher.head != "none":
         _check_outputs(teacher, image, len(labels), spec.model)
     save_model(teacher.model, ctx.out, leave_out=teacher.untrained)
-    write_json(ctx.out / TASK, describe_images(labels, image.as_dict()))
+    write_json(ctx.out / TASK, describe_images(ctx.task.kind.name, labels, image.as_dict()))
     return {
         "parameters": count_parameters(teacher.model),
         "architecture": teacher.architecture,

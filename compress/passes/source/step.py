@@ -9,10 +9,9 @@ from typing import cast
 from compress.core.artifacts import STRUCTURE
 from compress.core.forms import TORCH_FLOAT, Structure
 from compress.core.reading import read_mapping
-from compress.models.io.image_teachers import IMAGE_TASK
 from compress.models.io.materialise import materialise
 from compress.passes.source.images import materialise_images
-from compress.profile.schema import TaskName, TeacherSpec
+from compress.profile.schema import TeacherSpec
 from compress.step import StepContext, StepResult
 
 
@@ -23,7 +22,7 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: it cannot be had or used.
     """
     assert isinstance(ctx.spec, TeacherSpec)
-    if ctx.task.name == IMAGE_TASK:
+    if ctx.task.kind.items == "image":
         facts = materialise_images(ctx, ctx.spec)
     else:
         facts = materialise(
@@ -33,7 +32,7 @@ def run(ctx: StepContext) -> StepResult:
             ctx.out,
             max_length=ctx.task.data.max_length,
             allow_code=ctx.allow_code,
-            task=cast(TaskName, ctx.task.name),
+            task=ctx.task.kind.name,
             seed=ctx.seed,
             texts=cast(Sequence[str], ctx.data.train.items),
         )

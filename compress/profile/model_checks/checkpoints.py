@@ -20,8 +20,9 @@ from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.model_checks.sizes import impossible_sizes
 from compress.profile.model_checks.tokenizers import tokenizer_problems
-from compress.profile.schema import Profile, TaskName
+from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
+from compress.tasks.table import task_kind
 
 ADAPTER = "adapter_config.json"
 """Where the library peft says what its adapter changes."""
@@ -64,7 +65,7 @@ def checkpoint_faults(profile: Profile, base: Path) -> list[PlacedProblem]:
     return found
 
 
-def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator[Problem]:
+def checkpoint_problems(folder: Path, task: str, *, head: bool) -> Iterator[Problem]:
     """What of a model folder can neither be carried nor left out.
 
     Args:
@@ -91,9 +92,9 @@ def checkpoint_problems(folder: Path, task: TaskName, *, head: bool) -> Iterator
     else:
         yield from _packed(folder)
     yield from (one for one in fetching_settings(config) if one.code == FETCHING or not quantized)
-    if head and task != "sentence-embedding":
+    if head and task_kind(task).head == "classifier":
         yield from head_problems(config)
-    if task != "image-classification":
+    if task_kind(task).items == "text":
         yield from tokenizer_problems(folder, config)
 
 
@@ -125,7 +126,7 @@ def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
 
 def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:
     """A model of images that answers as it stands, where nobody says how it takes them."""
-    if profile.task != "image-classification" or not head or profile.data.preprocess is not None:
+    if task_kind(profile.task).items != "image" or not head or profile.data.preprocess is not None:
         return
     if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
         yield Problem(

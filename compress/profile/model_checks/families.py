@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from compress.tasks.table import task_kind
 from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
     FAMILIES,
@@ -20,7 +21,7 @@ from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import read_json
-from compress.profile.schema import Profile, TaskName
+from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
 
@@ -66,10 +67,10 @@ def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
             yield from ((place + key, f"{why}; known: {known}") for key in _parts(spec, kind))
 
 
-def _unlowered(place: Path_, config: Config, task: TaskName) -> Iterator[Found]:
-    why = why_not_lowered(config, embeds=task == "sentence-embedding")
+def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
+    why = why_not_lowered(config, embeds=task_kind(task).head == "pooled")
     if why is not None:
-        known = families_that_can("lower", "images" if task == "image-classification" else "texts")
+        known = families_that_can("lower", f"{task_kind(task).items}s")
         yield place, f"{why}; name a model of one of the families that can be: {', '.join(known)}"
 
 

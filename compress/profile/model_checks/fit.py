@@ -15,6 +15,7 @@ from compress.profile.model_checks.problem import Problem
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
+from compress.tasks.table import task_kind
 
 _NO_TRIMMING = {
     "BPE": "its merges are written in token ids, so two tokens cannot share one",
@@ -32,7 +33,7 @@ def fit_problems(
     """
     if places:
         profile = _with_places(profile, places)
-    if profile.task != "image-classification":
+    if task_kind(profile.task).items != "image":
         yield from _lengths(profile, base)
     model: str | None = profile.teacher.model
     sizes = encoder_sizes(read_json(model, "config.json", base))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
+from compress.core.plugins import named
 from compress.core.records import RunRecord
 from compress.report.data import pareto
-from compress.report.render.document import Document, filled
-from compress.report.sections import answers, classes, headline, result_sections, run_sections
+from compress.report.render.document import Document, Section, filled
+from compress.report.sections import headline, result_sections, run_sections
 from compress.report.sections.disturbances import disturbances
 from compress.report.sections.phones import phones
 from compress.report.sections.prune_target import pruned_to
 from compress.report.sections.sensitivity import sensitivity
 from compress.report.sections.training import training
+from compress.tasks.table import TASKS
 
 
 def document(run: RunRecord) -> Document:
@@ -30,9 +35,7 @@ def document(run: RunRecord) -> Document:
                 result_sections.plane(run),
                 result_sections.passes(run),
                 pareto.front(run),
-                classes.classes(run),
-                answers.answers(run),
-                answers.calibration(run),
+                *(section(run) for section in sections_of(run.task)),
                 run_sections.timings(run),
                 disturbances(run),
                 run_sections.targets(run),
@@ -50,3 +53,9 @@ def document(run: RunRecord) -> Document:
             )
         ),
     )
+
+
+def sections_of(task: str) -> list[Callable[[RunRecord], Section]]:
+    """The sections that a task adds; none of one that is not installed here."""
+    places = TASKS[task].sections if task in TASKS else ()
+    return [cast(Callable[[RunRecord], Section], named(place)) for place in places]

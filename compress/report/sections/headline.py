@@ -271,7 +271,7 @@ def _score_words(run: RunRecord, deployed: StepRecord, values: dict[str, Any]) -
         return f"The similarities of {deployed.step!r} order the test texts {order}: {said}" + (
             f", with a 95 % interval of {interval}." if interval else "."
         )
-    kind = "paired bootstrap over the pairs" if read.is_correlation else "exact McNemar test"
+    kind = read.test
     tested = p_value(values["p_value"])
     test = f" ({kind}, {tested})" if tested else ""
     if same:
@@ -291,7 +291,7 @@ def _so_far(run: RunRecord) -> tuple[str, ...]:
 
 
 def _with_unit(name: str, value: float, digits: int, metric: str) -> str:
-    if name == "score" and reading(metric).is_correlation:
+    if name == "score" and not reading(metric).percent:
         return f"{value:.{digits}f}"
     if name in _FRACTIONS:
         return percent(value, digits - 2)

@@ -246,7 +246,7 @@ def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
 def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
     """Score and size from pass to pass, and the latency on each target."""
     read, first = reading(run.metric), first_target(run)
-    lost = "what" if read.is_correlation else "the points that"
+    lost = "the points that" if read.percent else "what"
     grey = "grey where the data cannot tell the two models apart"
     score = _score_waterfall(
         run, chain, f"{read.title}: {lost} each pass lost or won, the baseline at 0; {grey}."
@@ -277,13 +277,13 @@ def _score_waterfall(run: RunRecord, chain: Sequence[StepRecord], caption: str) 
         start, end = (read.factor * (values["score"] - found[0][1]["score"]) for values in (old, new))
         differ = pair is not None and pair.differ
         changes.append(Change(after.step, start, end, signed(end - start, _decimals(read)), differ))
-    label = f"{read.change_axis}{',' if read.is_correlation else ''} from the baseline"
+    label = f"{read.change_axis}{'' if read.percent else ','} from the baseline"
     end_words = signed(changes[-1].after, _decimals(read)) if changes else ""
     return _waterfall(label, changes, caption, end_words, ratio=False)
 
 
 def _decimals(read: Reading) -> int:
-    return 3 if read.is_correlation else 1
+    return 1 if read.percent else 3
 
 
 def _ratio_waterfall(

@@ -99,7 +99,7 @@ def _course(curve: Curve, name: str, end: int, read: Reading) -> Course:
 
 
 def _unit(read: Reading) -> str:
-    return "" if read.is_correlation else " %"
+    return " %" if read.percent else ""
 
 
 def _taught(step: StepRecord, run: RunRecord) -> list[Row]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.schema import Profile
 from compress.targets.local import ResolvedTarget
+from compress.tasks.table import task_kind
 
 SHAPE = (384, 1536)
 """Inputs and outputs of the product that is timed here: of a small encoder. The pass times the model's own."""
@@ -30,7 +31,7 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
     # Imported here: profiles without 8 bits need nothing of the pass.
     from compress.passes.quantize.int8.probe import Probe, probe, warning
 
-    images = profile.task == "image-classification"
+    images = task_kind(profile.task).items == "image"
     told: dict[str, None] = {}
     timed: dict[tuple[object, ...], Probe] = {}
     for target in targets:

@@ -32,7 +32,6 @@ from compress.passes.quantize.layers import (
     weight_name,
     weight_of,
 )
-from compress.passes.quantize.mixed.divergence import divergence
 from compress.passes.quantize.mixed.search import (
     FITS,
     OUT_OF_TIME,
@@ -46,7 +45,7 @@ from compress.passes.quantize.mixed.search import (
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.size_check import model_bytes
 from compress.step import StepContext
-from compress.tasks.base import Truth
+from compress.tasks.base import Truth, score_of
 
 SHARE_FOR_SENSITIVITIES = 0.5
 """Of the time, at most: the rest is for trying what was learnt."""
@@ -111,7 +110,7 @@ class _Mixing:
         self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
         if ctx.task.needs_reference(validation):
             self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
-        self.float_score = ctx.task.score(self.reference, self.truth).value
+        self.float_score = score_of(ctx.task, self.reference, self.truth).value
 
     def mix(self) -> Mixture:
         if self.spec.max_drop is not None:
@@ -237,7 +236,7 @@ class _Mixing:
                         layer=layer.node.name or name,
                         kind=_kind(layer),
                         weights=int(np.prod(weight_of(layer).shape.numpy())),
-                        divergence=divergence(reference, outputs, labelled=self.ctx.task.labelled),
+                        divergence=self.ctx.task.divergence(reference, outputs),
                         extra_bytes=floating_bytes - model_bytes(folder),
                     )
                 )
@@ -253,7 +252,7 @@ class _Mixing:
     def drop(self, given: frozenset[int]) -> float:
         """Validation score lost against the float model."""
         outputs = self.outputs(self.write(given) / ONNX_MODEL, self.scored)
-        return self.float_score - self.ctx.task.score(outputs, self.truth).value
+        return self.float_score - score_of(self.ctx.task, outputs, self.truth).value
 
     def latency(self, given: frozenset[int]) -> float:
         """Median of one example where it will run, ms."""

@@ -10,10 +10,10 @@ import numpy as np
 from compress.core.errors import DataError
 from compress.data.kinds import TEXTS
 from compress.data.rows import Rows
-from compress.data.sentences import FEWEST_WORDS, cut_sentences
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.data.splitting import make_parts, text_key
 from compress.data.texts import check_texts
+from compress.tasks.sentence_embedding.sentences import FEWEST_WORDS, cut_sentences
 
 FEWEST_TEXTS = 3
 """Texts of a split, at least: fewer have no order of similarities."""

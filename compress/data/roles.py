@@ -1,0 +1,71 @@
+"""Which split of the data trains, validates and tests: named ones that are there, and fractions to make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compress.core.errors import DataError
+from compress.data.faults import Faults
+from compress.data.files import nearest
+from compress.data.names import named_split
+from compress.data.rows import Rows, Source
+from compress.profile.schema import DataSpec
+
+DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
+"""What is made of the training split where the data has no split of that name."""
+HELD_OUT = ("test", "validation")
+
+
+def named_splits(spec: DataSpec) -> tuple[str, ...]:
+    """The splits that a profile names."""
+    chosen = (spec.splits.train, spec.splits.validation, spec.splits.test)
+    return tuple(name for name in chosen if isinstance(name, str))
+
+
+def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[str, float]]:
+    """Which split of the source plays which role, and the fractions to make of the training split.
+
+    Raises:
+        DataError: a named split does not exist, two roles share one, or nothing would be left to train on.
+    """
+    names = {"train": _existing(spec.splits.train, "train", source)}
+    fractions: dict[str, float] = {}
+    for role in HELD_OUT:
+        wanted = spec.splits.test if role == "test" else spec.splits.validation
+        if isinstance(wanted, str):
+            names[role] = _existing(wanted, role, source)
+        elif wanted is None and (found := named_split(role, source.splits, source.where)):
+            names[role] = found
+        else:
+            fractions[role] = DEFAULT_FRACTIONS[role] if wanted is None else wanted
+    for role, name in names.items():
+        same = [other for other, taken in names.items() if taken == name and other != role]
+        if same:
+            raise DataError(f"{role} and {same[0]} are the same split, {name!r}", where="data.splits")
+    if sum(fractions.values()) >= 1:
+        taken = f"{' and '.join(fractions)} take {sum(fractions.values()):.3g} of the data"
+        raise DataError(f"{taken}: nothing is left to train on", where="data.splits")
+    return names, fractions
+
+
+def _existing(name: str, role: str, source: Source) -> str:
+    found = named_split(name, source.splits, source.where)
+    if found is not None:
+        return found
+    known = list(source.splits)
+    raise DataError(
+        f"no split {name!r}{nearest(name, known)}",
+        where=source.where,
+        hint=f"Set `data.splits.{role}`; the splits are: {', '.join(map(repr, known))}.",
+    )
+
+
+def read_splits(source: Source, names: Mapping[str, str]) -> dict[str, Rows]:
+    """The rows of the split that plays each role."""
+    read: dict[str, Rows] = {}
+    faults = Faults()
+    for role, name in names.items():
+        with faults:
+            read[role] = source.splits[name]()
+    faults.tell()
+    return read

@@ -1,0 +1,17 @@
+"""What image classification is."""
+
+from __future__ import annotations
+
+from compress.core.task_kind import ACCURACY, LABEL_SECTIONS, MACRO_F1, TaskKind
+
+KIND = TaskKind(
+    name="image-classification",
+    items="image",
+    head="classifier",
+    data="compress.data.labelled",
+    task="compress.tasks.image_classification.task:ImageClassification",
+    record="compress.measure.accuracy:accuracy_record",
+    metrics=(ACCURACY, MACRO_F1),
+    label_loss="labels",
+    sections=LABEL_SECTIONS,
+)

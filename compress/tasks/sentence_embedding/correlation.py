@@ -1,0 +1,89 @@
+"""Bootstraps of rank correlations: over texts, and over given pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.measure.protocol import CONFIDENCE, PAIR_RESAMPLES, RESAMPLES
+from compress.measure.statistics import Interval, around
+from compress.tasks.sentence_embedding.similarity import rank_groups, spearman, weighted_spearman
+
+
+def spearman_interval(
+    value: float,
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    texts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    seed: int,
+    resamples: int = PAIR_RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Bootstrap interval over texts of a rank correlation of their similarities.
+
+    A pair counts as often as both of its texts were drawn, and all pairs are ranked again in every draw. Where the
+    correlation itself was taken over more pairs than these, the percentiles are moved by the difference of the two.
+
+    Args:
+        value: the correlation.
+        first, second: two models' similarities of pairs of texts (p,).
+        texts: the two texts of each pair, as indices from 0 on, (p,) each.
+        seed: of the draws.
+    """
+    one, two = rank_groups(first), rank_groups(second)
+    n = int(max(side.max() for side in texts)) + 1
+    generator = np.random.default_rng(seed)
+    draws = np.empty(resamples)
+    for draw in range(resamples):
+        times = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
+        draws[draw] = weighted_spearman(one, two, times[texts[0]] * times[texts[1]])
+    found = around(value, draws + (value - spearman(first, second)), confidence)
+    return Interval(value, max(-1.0, min(found.low, value)), min(1.0, max(found.high, value)))
+
+
+@dataclass(frozen=True)
+class PairedCorrelation:
+    """How well two models' similarities follow given scores.
+
+    The model's correlation with its interval, the baseline's, the interval of their ratio (None where a draw of the
+    baseline's is not positive), and the two-sided p value of the bootstrap that the two are equal.
+    """
+
+    correlation: Interval
+    baseline: float
+    ratio: Interval | None
+    p_value: float
+
+
+def paired_correlations(
+    model: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> PairedCorrelation:
+    """Bootstrap over given pairs: both models are ranked against the scores of the same drawn pairs.
+
+    Args:
+        model, baseline: similarities of the pairs (m,).
+        scores: their given scores (m,).
+        seed: of the draws.
+    """
+    groups = [rank_groups(series) for series in (model, baseline, scores)]
+    generator = np.random.default_rng(seed)
+    m = len(scores)
+    draws = np.empty((resamples, 2))
+    for draw in range(resamples):
+        times = np.bincount(generator.integers(m, size=m), minlength=m).astype(np.float64)
+        draws[draw] = [weighted_spearman(one, groups[2], times) for one in groups[:2]]
+    values = [spearman(one, scores) for one in (model, baseline)]
+    difference = draws[:, 0] - draws[:, 1]
+    tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+    ratio = None
+    if values[1] > 0 and (draws[:, 1] > 0).all():
+        ratio = around(values[0] / values[1], draws[:, 0] / draws[:, 1], confidence)
+    p_value = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    return PairedCorrelation(around(values[0], draws[:, 0], confidence), values[1], ratio, p_value)

@@ -1,0 +1,69 @@
+"""Texts without labels, or pairs of them with a given similarity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from compress.core.errors import DataError
+from compress.data.kinds import ItemKind, columns_of
+from compress.data.locate import open_source
+from compress.data.roles import choose_splits, named_splits, read_splits
+from compress.data.rows import Columns
+from compress.data.splits import Splits
+from compress.data.splitting import text_key
+from compress.data.unlabeled import load_unlabeled
+from compress.profile.schema import DataSpec
+from compress.tasks.sentence_embedding.documents import SENTENCES, split_documents
+from compress.tasks.sentence_embedding.pairs import split_pairs
+
+
+def columns(spec: DataSpec, kind: ItemKind) -> Columns:
+    """The columns that are read of tables: the text alone."""
+    return columns_of(spec, kind, labelled=False)
+
+
+def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
+    """Texts without labels, or pairs of them with given scores; further texts are cut as these are."""
+    if spec.labels is not None:
+        raise DataError("embeddings have no labels: leave `labels` out", where="data.labels")
+    if spec.pair_columns is None:
+        source = open_source(spec, base, Columns(spec.text_column, None), named_splits(spec), kind)
+        names, fractions = choose_splits(spec, source)
+        read = read_splits(source, names)
+        splits = split_documents(read, names, fractions, seed, sentences=spec.sentences, where=source.where)
+    else:
+        splits = _load_pairs(spec, spec.pair_columns, base, seed, kind)
+    if spec.unlabeled is None:
+        return splits
+    unlabeled, dropped = load_unlabeled(
+        spec.unlabeled,
+        spec,
+        base,
+        SENTENCES if spec.sentences else kind,
+        held_out={text_key(text) for part in (splits.validation, splits.test) for text in part.texts},
+        trained={text_key(text) for text in splits.train.texts},
+    )
+    return replace(splits, unlabeled=unlabeled, notes=(*splits.notes, *dropped))
+
+
+def _load_pairs(spec: DataSpec, columns: tuple[str, str], base: Path, seed: int, kind: ItemKind) -> Splits:
+    if spec.sentences:
+        raise DataError(
+            "scores are of whole texts: pairs are not cut into sentences",
+            where="data.sentences",
+            hint="Leave out `sentences` or `pair_columns`.",
+        )
+    first, second = columns
+    if len({first, second, spec.score_column}) < 3:
+        raise DataError(
+            f"two texts and their score need three columns, not {first!r}, {second!r} and {spec.score_column!r}",
+            where="data.pair_columns",
+        )
+    own = Columns(first, spec.score_column, text_key="pair_columns", label_key="score_column")
+    sources = [
+        open_source(spec, base, each, named_splits(spec), kind) for each in (own, replace(own, text=second))
+    ]
+    names, fractions = choose_splits(spec, sources[0])
+    read = [read_splits(source, names) for source in sources]
+    return split_pairs(read[0], read[1], names, fractions, seed, sources[0].where)

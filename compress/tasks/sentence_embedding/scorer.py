@@ -1,0 +1,21 @@
+"""What is kept of a sentence encoder's outputs: the vectors. Runs beside `runner.py`: Python 3.9, numpy alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Outputs (n, width) of a batch -> `vector` float32 (n, width); which texts are alike is known of all together.
+
+    Raises:
+        ValueError: the outputs are not one row of numbers an example.
+    """
+    rows = np.asarray(outputs, np.float32)
+    if rows.ndim > 2 and sum(size != 1 for size in rows.shape[1:]) <= 1:
+        rows = rows.reshape(len(rows), -1)
+    if rows.ndim != 2:
+        raise ValueError("the outputs are not one row of numbers an example")
+    return {"vector": rows}

@@ -1,0 +1,87 @@
+"""Sentence embedding: one text, one vector; what counts is which texts come out alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.task_kind import TaskKind
+from compress.data.splits import Examples
+from compress.encoding.interface import Interface
+from compress.encoding.tokens import TokenInputs, encode_texts
+from compress.profile.schema import DataSpec
+from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
+from compress.tasks.sentence_embedding import scorer as vector_scorer
+from compress.tasks.sentence_embedding.kind import KIND
+from compress.tasks.sentence_embedding.similarity import pair_similarities, similarities, spearman
+
+
+class SentenceEmbedding:
+    """Texts cut to `max_length` tokens; scored by Spearman's correlation of their cosine similarities.
+
+    They are compared with the given scores where the data holds pairs, else with the teacher's similarities of the same
+    texts: over all pairs of up to 2,000 texts, over 2,000,000 evenly chosen ones of more. The model may be wider or
+    narrower than its teacher.
+    """
+
+    kind: ClassVar[TaskKind] = KIND
+    scorer: ClassVar[Any] = vector_scorer
+
+    def __init__(self, data: DataSpec) -> None:
+        self.data = data
+
+    def encode(self, examples: Examples, model: Path) -> TokenInputs:
+        """Encode examples with the tokenizer of the artifact directory `model`."""
+        return encode_texts(examples.texts, model / TOKENIZER, model / TASK)
+
+    def scored(self, examples: Examples) -> Examples:
+        """All of them."""
+        return examples
+
+    def needs_reference(self, examples: Examples) -> bool:
+        """Where there are no given scores, the teacher's similarities take their place."""
+        return examples.scores is None
+
+    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing: a vector has no order."""
+        return {}
+
+    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+        """Refuse outputs that are not one vector a text.
+
+        Raises:
+            ModelError: they are of another shape.
+        """
+        interface = Interface.of(described)
+        if interface is not None:
+            interface.check_outputs(shape)
+        elif len(shape) != 2:
+            raise wrong_shape(shape, "some", where)
+
+    def score(self, answers: Answers, truth: Truth) -> Score:
+        """Spearman's correlation of the similarities of vectors with the given scores or those of the reference.
+
+        Raises:
+            ModelError: an output is not a finite number.
+            ValueError: there is nothing to compare with, or it is of other examples.
+        """
+        vectors, metric = answers["vector"], self.kind.metric.name
+        if not np.isfinite(vectors).all():
+            raise not_finite()
+        if truth.scores is not None:
+            return Score(metric, spearman(pair_similarities(vectors), truth.scores))
+        if truth.reference is None:
+            raise ValueError("neither given scores nor the teacher's outputs to compare with")
+        return Score(metric, spearman(similarities(vectors), similarities(truth.reference)))
+
+    def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
+        """1 - the cosine of two embeddings (n, width) of a text: the mean over the texts."""
+        expected, found = reference.astype(np.float64), outputs.astype(np.float64)
+        lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+        cosines = (expected * found).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+        return float(1 - cosines.mean())

@@ -1,0 +1,36 @@
+"""The tasks there are, by name: none is imported before it is asked for, and installed distributions may add some."""
+
+from __future__ import annotations
+
+from compress.core.plugins import Table
+from compress.core.task_kind import MetricKind, TaskKind
+
+TASKS: Table[TaskKind] = Table(
+    "compress.tasks",
+    TaskKind,
+    {
+        "text-classification": "compress.tasks.text_classification.kind:KIND",
+        "image-classification": "compress.tasks.image_classification.kind:KIND",
+        "sentence-embedding": "compress.tasks.sentence_embedding.kind:KIND",
+    },
+)
+
+
+def task_names() -> tuple[str, ...]:
+    """What a profile may name as its `task`."""
+    return tuple(TASKS)
+
+
+def task_kind(name: str) -> TaskKind:
+    """The kind of problem that a profile, a record or a model's `task.json` names.
+
+    Raises:
+        KeyError: there is none of this name.
+    """
+    return TASKS[name]
+
+
+def metric_kind(name: str) -> MetricKind:
+    """A metric by the name that records have for it; one of a task that is not installed is a share of 1."""
+    every = (metric for task in TASKS.values() for metric in task.metrics)
+    return next((metric for metric in every if metric.name == name), MetricKind(name, name))

@@ -1,0 +1,17 @@
+"""What text classification is."""
+
+from __future__ import annotations
+
+from compress.core.task_kind import ACCURACY, LABEL_SECTIONS, MACRO_F1, TaskKind
+
+KIND = TaskKind(
+    name="text-classification",
+    items="text",
+    head="classifier",
+    data="compress.data.labelled",
+    task="compress.tasks.text_classification.task:TextClassification",
+    record="compress.measure.accuracy:accuracy_record",
+    metrics=(ACCURACY, MACRO_F1),
+    label_loss="labels",
+    sections=LABEL_SECTIONS,
+)
