@@ -22,13 +22,14 @@ class Record(BaseModel):
 
 
 class Metric(Record):
-    """One number of a task's score with its 95 % interval. `value` is a fraction, not a percentage."""
+    """One number of a task's score with its 95 % interval. A share is a fraction, not a percentage."""
 
     name: str
     value: float
     low: float
     high: float
     n: int
+    smaller_is_better: bool = False
 
 
 class Accuracy(Record):

@@ -20,6 +20,11 @@ class MetricKind:
     test: str = ""
     smaller_is_better: bool = False
 
+    def retention(self, value: float, baseline: float) -> float | None:
+        """What is kept of the baseline: 1 where both are alike, below 1 where the value is worse; None over nothing."""
+        above, below = (baseline, value) if self.smaller_is_better else (value, baseline)
+        return above / below if below else None
+
 
 @dataclass(frozen=True)
 class TaskKind:

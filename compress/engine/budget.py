@@ -20,6 +20,8 @@ def judge(record: StepRecord, budget: BudgetSpec, baseline: StepRecord | None = 
     Timings that other processes disturbed beyond use are not judged, and beside a baseline that is no better than
     chance nothing is held: what is missed is missed all the same.
     """
+    metric = record.measurements[0].accuracy.metrics[0]
+    floors = {name for name in _AT_LEAST if name != "score" or not metric.smaller_is_better}
     useless = no_better_than_chance(baseline) is not None
     limits = []
     disturbed = record.measurements[0].latency[0].disturbed
@@ -29,7 +31,7 @@ def judge(record: StepRecord, budget: BudgetSpec, baseline: StepRecord | None = 
             continue
         held = None
         if value is not None:
-            held = value >= limit if name in _AT_LEAST else value <= limit
+            held = value >= limit if name in floors else value <= limit
         reason = None
         if disturbed and name in _TIMINGS:
             held, reason = None, DISTURBED

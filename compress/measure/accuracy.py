@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.records import Accuracy, Metric, Verdict
+from compress.core.task_kind import ACCURACY, MACRO_F1, MetricKind
 from compress.measure.protocol import SIGNIFICANCE
 from compress.measure.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
 from compress.tasks.base import Scored, Truth
@@ -28,12 +29,12 @@ def accuracy_record(scored: Scored) -> Accuracy:
     score = scored.task.score(scored.answers, Truth.of(scored.examples))
     correct = predictions == truth
     metrics = (
-        metric_record(score.name, wilson(int(correct.sum()), len(truth)), len(truth)),
-        metric_record("macro_f1", macro_f1_interval(predictions, truth, scored.seed), len(truth)),
+        metric_record(ACCURACY, wilson(int(correct.sum()), len(truth)), len(truth)),
+        metric_record(MACRO_F1, macro_f1_interval(predictions, truth, scored.seed), len(truth)),
     )
     if not np.isclose(metrics[0].value, score.value):
         raise ValueError(
-            f"{score.name} {score.value} is not the share of right predictions {metrics[0].value}"
+            f"{ACCURACY.name} {score.value} is not the share of right predictions {metrics[0].value}"
         )
     retention: float | None = 1.0
     p_value: float | None = None
@@ -41,7 +42,7 @@ def accuracy_record(scored: Scored) -> Accuracy:
     if baseline is not None:
         if baseline.truth != tuple(truth.tolist()):
             raise ValueError("the baseline was scored on other examples")
-        retention = score.value / baseline.metrics[0].value if baseline.metrics[0].value else None
+        retention = ACCURACY.retention(score.value, baseline.metrics[0].value)
         p_value, verdict = paired_verdict(predictions, np.asarray(baseline.predictions), truth)
     return Accuracy(
         split=SPLIT,
@@ -71,6 +72,13 @@ def paired_verdict(
     return p_value, "better" if won > lost else "worse"
 
 
-def metric_record(name: str, interval: Interval, n: int) -> Metric:
+def metric_record(kind: MetricKind, interval: Interval, n: int) -> Metric:
     """A metric with its interval, over n examples."""
-    return Metric(name=name, value=interval.value, low=interval.low, high=interval.high, n=n)
+    return Metric(
+        name=kind.name,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        smaller_is_better=kind.smaller_is_better,
+    )

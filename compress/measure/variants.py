@@ -30,8 +30,8 @@ _FOLDER = "compress-variants-"
 
 
 class Variant(NamedTuple):
-    """Of one variant: its score (a fraction), its median milliseconds a batch, and whether other processes disturbed
-    the timing beyond use."""
+    """Of one variant: its score (larger is better), its median milliseconds a batch, and whether other processes
+    disturbed the timing beyond use."""
 
     score: float
     ms: float
@@ -138,7 +138,7 @@ def _scores(
     feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
     made = [jobs.score(str(file), feeds, task, {}, f"answers-{number}") for number, file in enumerate(paths)]
     _in_turn(jobs, [job for job, _ in made], together)
-    return [task.score(load_answers(file), truth).value for _, file in made]
+    return [task.score(load_answers(file), truth).rank for _, file in made]
 
 
 def _outputs(

@@ -209,7 +209,7 @@ class BudgetSpec(PassSpecBase):
     retention: Annotated[float, Field(gt=0)] | None = None
     """At least: score over the baseline's score."""
     score: Annotated[float, Field(gt=0)] | None = None
-    """At least: the task's metric."""
+    """At least: the task's metric; at most, where less of it is better."""
     speedup: Annotated[float, Field(gt=0)] | None = None
     """At least: baseline latency over latency, first batch size."""
     latency_p50_ms: Annotated[float, Field(gt=0)] | None = None

@@ -209,11 +209,17 @@ def _score(
     note = "" if found is None else f"paired test: {found.verdict}"
     if found is not None and found.p_value is not None:
         note += f", {p_value(found.p_value)}"
-    worse = before - after > tolerances.score + _ROUNDING
+    lost = after - before if _less_is_better(one) else before - after
+    worse = lost > tolerances.score + _ROUNDING
     by = str(one["metrics"][0]["name"]) if one["metrics"] else "score"
     return [
         Judged(row["step"], target, "score", by, before, after, after - before, tolerances.score, worse, note)
     ]
+
+
+def _less_is_better(target: Mapping[str, Any]) -> bool:
+    """Whether the score of a row on a target is one of which less is better."""
+    return bool(target["metrics"]) and bool(target["metrics"][0].get("smaller_is_better"))
 
 
 def _latency(
@@ -323,7 +329,7 @@ def _words(line: Judged, metric: str) -> Sequence[str]:
         return (
             *(f"{factor * value:.{decimals}f}" for value in (line.before, line.after)),
             f"{signed(factor * line.change, decimals)}{unit}",
-            f"{signed(-factor * line.tolerance, decimals)}{unit}",
+            f"{signed((1 if read.smaller_is_better else -1) * factor * line.tolerance, decimals)}{unit}",
         )
     values = [
         times(value) if line.by.startswith("speed-up") else significant(value)

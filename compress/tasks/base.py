@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compress.core.errors import ModelError
 from compress.core.plugins import named
 from compress.core.records import Accuracy
-from compress.core.task_kind import TaskKind
+from compress.core.task_kind import MetricKind, TaskKind
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
 from compress.profile.schema import DataSpec
@@ -70,8 +70,13 @@ class Truth:
 class Score:
     """The primary metric's value on a split."""
 
-    name: str
+    metric: MetricKind
     value: float
+
+    @property
+    def rank(self) -> float:
+        """What passes compare: larger is better. Minus the value of a metric of which less is better."""
+        return -self.value if self.metric.smaller_is_better else self.value
 
 
 class Scorer(Protocol):

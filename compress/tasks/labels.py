@@ -59,7 +59,7 @@ class LabelTask:
         """
         if not np.isfinite(answers["softmax"]).all():
             raise not_finite()
-        return Score(self.kind.metric.name, accuracy(answers["label"], truth.labels))
+        return Score(self.kind.metric, accuracy(answers["label"], truth.labels))
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
         """KL(reference || outputs) of the softmax of outputs (n, labels), nats: the mean over the examples."""

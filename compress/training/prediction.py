@@ -86,5 +86,5 @@ def score(
     precision: Precision,
     device: Device,
 ) -> float:
-    """The task's metric of the model on encoded examples, a fraction."""
-    return score_of(task, predict(model, inputs, precision=precision, device=device), truth).value
+    """The task's metric of the model on encoded examples, as passes compare it: larger is better."""
+    return score_of(task, predict(model, inputs, precision=precision, device=device), truth).rank

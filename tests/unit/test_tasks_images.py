@@ -97,7 +97,10 @@ def test_the_task_reads_the_format_that_an_artifact_declares(tmp_path: Path) -> 
     assert not TASK.needs_reference(examples)
     truth = Truth(np.array([1, 0, -1]))
     outputs = np.array([[0, 1], [0, 1], [1, 0]], np.float32)
-    assert (score_of(TASK, outputs, truth).name, score_of(TASK, outputs, truth).value) == ("accuracy", 0.5)
+    assert (score_of(TASK, outputs, truth).metric.name, score_of(TASK, outputs, truth).value) == (
+        "accuracy",
+        0.5,
+    )
     assert answers_of(TASK, outputs)["label"].tolist() == [1, 1, 0]
 
 

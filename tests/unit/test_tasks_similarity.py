@@ -108,7 +108,7 @@ def test_the_score_is_that_of_all_pairs_of_texts() -> None:
     upper = np.triu_indices(30, 1)
     expected = spearmanr(cosines(outputs)[upper], cosines(reference)[upper]).statistic
     score = score_of(TASK, outputs, truth(30, reference=reference))
-    assert (score.name, score.value) == ("spearman", pytest.approx(expected, abs=1e-6))
+    assert (score.metric.name, score.value) == ("spearman", pytest.approx(expected, abs=1e-6))
 
 
 def test_given_scores_go_before_the_reference() -> None:

@@ -116,7 +116,7 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path) -> None:
 def test_score_is_the_accuracy_of_labelled_examples() -> None:
     outputs = np.array([[1, 0], [0, 1], [0, 1], [5, 4]], np.float32)
     score = score_of(text_task(), outputs, Truth(np.array([0, 1, 0, -1], np.int64)))
-    assert (score.name, score.value) == ("accuracy", pytest.approx(2 / 3))
+    assert (score.metric.name, score.value) == ("accuracy", pytest.approx(2 / 3))
     assert answers_of(text_task(), outputs)["label"].tolist() == [0, 1, 1, 0]
 
 

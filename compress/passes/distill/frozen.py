@@ -51,7 +51,7 @@ class FrozenTeachers:
             return None
         outputs = [self._one(number, _NOTHING_INSIDE).outputs for number in range(len(self.teachers))]
         return [
-            score_of(self.ctx.task, np.asarray(one[: len(train)]), Truth.of(train)).value for one in outputs
+            score_of(self.ctx.task, np.asarray(one[: len(train)]), Truth.of(train)).rank for one in outputs
         ]
 
     def _one(self, number: int, needs: frozenset[str]) -> Teaching:

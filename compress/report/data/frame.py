@@ -154,7 +154,11 @@ def _target_values(
         "tokenization_ms": found.tokenization_ms,
         "measure_seconds": found.seconds,
     }
-    metrics = [metric.model_dump() for metric in found.accuracy.metrics]
+    metrics = [
+        # The direction is said of those metrics alone that are not as most are.
+        metric.model_dump(exclude=None if metric.smaller_is_better else {"smaller_is_better"})
+        for metric in found.accuracy.metrics
+    ]
     timings = [
         {
             "batch_size": latency.batch_size,

@@ -84,7 +84,7 @@ def told(first: Accuracy | None, second: Accuracy | None) -> Told | None:
     one, two = (
         (each.metrics[0].low, each.metrics[0].value, each.metrics[0].high) for each in (first, second)
     )
-    return _apart(one, two)
+    return _apart(one, two, first.metrics[0].smaller_is_better)
 
 
 def told_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> Told | None:
@@ -104,15 +104,17 @@ def told_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> Told | N
     one, two = (
         tuple(each["metrics"][0][key] for key in ("low", "value", "high")) for each in (first, second)
     )
-    return None if None in (*one, *two) else _apart(one, two)
+    return (
+        None if None in (*one, *two) else _apart(one, two, bool(first["metrics"][0].get("smaller_is_better")))
+    )
 
 
-def _apart(one: tuple[float, ...], two: tuple[float, ...]) -> Told:
+def _apart(one: tuple[float, ...], two: tuple[float, ...], smaller_is_better: bool) -> Told:
     """What two intervals (low, value, high) say: the values differ where the intervals lie apart."""
     apart = two[0] > one[2] or two[2] < one[0]
     if not apart or abs(two[1] - one[1]) <= SAME_ORDER:
         return Told("no difference", None)
-    return Told("better" if two[1] > one[1] else "worse", None)
+    return Told("better" if (two[1] > one[1]) != smaller_is_better else "worse", None)
 
 
 def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:

@@ -43,7 +43,8 @@ def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, .
     Args:
         target: where score and latency were measured; None: on the first one.
     """
-    steps, costs = ordered(run), [_costs(values) for values in _rows(run, target or first_target(run))]
+    sign = 1 if reading(run.metric).smaller_is_better else -1
+    steps, costs = ordered(run), [_costs(values, sign) for values in _rows(run, target or first_target(run))]
     return [
         None if cost is None else tuple(steps[index].step for index in found)
         for cost, found in zip(costs, dominators(costs), strict=True)
@@ -118,8 +119,8 @@ def _rows(run: RunRecord, target: str | None) -> list[dict[str, Any]]:
     return [claimed(row_of(step, baseline, target)) for step in ordered(run)]
 
 
-def _costs(values: dict[str, Any]) -> Costs | None:
+def _costs(values: dict[str, Any], sign: int) -> Costs | None:
     score, latency, size = (values[name] for name in _QUANTITIES)
     if not (known(score) and known(latency) and known(size)) or latency <= 0:
         return None
-    return (-score, latency, size)
+    return (sign * score, latency, size)

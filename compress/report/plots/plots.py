@@ -260,7 +260,7 @@ def _draw_scores(axes: Axes, plot: Training) -> None:
     for course in plot.courses:
         axes.plot(course.score_steps, course.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
     last = [course for course in plot.courses if course.scores][-1]
-    best = max(range(len(last.scores)), key=last.scores.__getitem__)
+    best = (min if plot.smaller_is_better else max)(range(len(last.scores)), key=last.scores.__getitem__)
     axes.plot(last.score_steps[best], last.scores[best], color=GOOD, marker="o", markersize=8, zorder=3)
     axes.annotate(
         f"{last.scores[best]:.1f}" if "%" in plot.score_label else f"{last.scores[best]:.3f}",

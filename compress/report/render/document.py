@@ -111,6 +111,7 @@ class Training:
 
     courses: tuple[Course, ...]
     score_label: str
+    smaller_is_better: bool = False
 
 
 @dataclass(frozen=True)

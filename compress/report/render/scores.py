@@ -18,6 +18,7 @@ class Reading:
     words: str
     percent: bool
     test: str
+    smaller_is_better: bool = False
 
     @property
     def title(self) -> str:
@@ -38,6 +39,10 @@ class Reading:
     def change_axis(self) -> str:
         """Label of an axis or column with differences of values."""
         return f"{self.words}, points" if self.percent else self.words
+
+    def measured(self, rank: float | None) -> float | None:
+        """The value of a validation score, which passes note so that larger is better."""
+        return None if rank is None else -rank if self.smaller_is_better else rank
 
     def value(self, value: float | None) -> str:
         """A value: 0.9412 -> `94.1 %`, or `0.941`."""
@@ -69,7 +74,7 @@ class Reading:
 def reading(metric: str) -> Reading:
     """How a metric reads, by the name that records have for it."""
     kind = metric_kind(metric)
-    return Reading(kind.words, kind.percent, kind.test)
+    return Reading(kind.words, kind.percent, kind.test, kind.smaller_is_better)
 
 
 def examples_word(task: str) -> str:

@@ -117,12 +117,17 @@ def useless_words(run: RunRecord) -> tuple[str, ...]:
 
 def limit_words(limit: Limit, metric: str = "accuracy") -> str:
     """A judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
-    bound = "at least" if limit.name in _AT_LEAST else "at most"
+    bound = "at least" if is_floor(limit.name, metric) else "at most"
     value = "withheld" if limit.value is None else limit_value(limit, limit.value, metric)
     words = (
         f"{limit.step}: {limit.name} {value}, the limit is {bound} {limit_value(limit, limit.limit, metric)}"
     )
     return words if limit.reason is None else f"{words}: {limit.reason}"
+
+
+def is_floor(name: str, metric: str) -> bool:
+    """Whether a limit of the budget is one that a value must not fall below."""
+    return name in _AT_LEAST and not (name == "score" and reading(metric).smaller_is_better)
 
 
 def disturbed_words(run: RunRecord) -> list[str]:
@@ -176,7 +181,7 @@ def budget(run: RunRecord) -> Section:
             row(
                 limit.name,
                 limit.step,
-                f"{'≥' if limit.name in _AT_LEAST else '≤'} {limit_value(limit, limit.limit, run.metric)}",
+                f"{'≥' if is_floor(limit.name, run.metric) else '≤'} {limit_value(limit, limit.limit, run.metric)}",
                 MISSING if limit.value is None else limit_value(limit, limit.value, run.metric),
                 _judgement(limit),
                 kind="failed" if limit.held is False else "",

@@ -75,6 +75,7 @@ def steps(run: RunRecord) -> Section:
 def plane(run: RunRecord) -> Section:
     """The score against latency and against size."""
     figures, read = [], reading(run.metric)
+    way = "down" if read.smaller_is_better else "up"
     for key, low, high, label, words in (
         ("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms", "median latency, ms", "latency"),
         ("size_mb", "size_mb", "size_mb", "size on disk, MB", "size"),
@@ -102,7 +103,7 @@ def plane(run: RunRecord) -> Section:
         figures.append(
             Figure(
                 Scatter(label, read.axis, tuple(found)),
-                f"{read.title} against {words}; up and left is better. Bars are 95 % intervals.",
+                f"{read.title} against {words}; {way} and left is better. Bars are 95 % intervals.",
                 f"{read.words} against {label}. {said}.",
             )
         )
@@ -279,7 +280,9 @@ def _score_waterfall(run: RunRecord, chain: Sequence[StepRecord], caption: str) 
         changes.append(Change(after.step, start, end, signed(end - start, _decimals(read)), differ))
     label = f"{read.change_axis}{'' if read.percent else ','} from the baseline"
     end_words = signed(changes[-1].after, _decimals(read)) if changes else ""
-    return _waterfall(label, changes, caption, end_words, ratio=False)
+    return _waterfall(
+        label, changes, caption, end_words, ratio=False, larger_is_better=not read.smaller_is_better
+    )
 
 
 def _decimals(read: Reading) -> int:
@@ -315,14 +318,20 @@ def _known(
 
 
 def _waterfall(
-    label: str, changes: Sequence[Change], caption: str, end: str, *, ratio: bool
+    label: str,
+    changes: Sequence[Change],
+    caption: str,
+    end: str,
+    *,
+    ratio: bool,
+    larger_is_better: bool = False,
 ) -> Figure | None:
     if not changes:
         return None
     said = "; ".join(
         f"{change.label}: {change.text}" + ("" if change.told else " (no difference)") for change in changes
     )
-    shown = Waterfall(label, tuple(changes), larger_is_better=not ratio, ratio=ratio)
+    shown = Waterfall(label, tuple(changes), larger_is_better=larger_is_better, ratio=ratio)
     return Figure(shown, caption, f"{label}. {said}. Ends at {end}.")
 
 

@@ -56,7 +56,7 @@ def _run_row(name: str, curve: Curve, read: Reading) -> Row:
         count(last.step),
         significant(last.epoch),
         significant(last.train_loss),
-        read.value(best.validation_score) if best else MISSING,
+        read.value(read.measured(best.validation_score)) if best else MISSING,
         count(best.step) if best else MISSING,
     )
 
@@ -76,7 +76,7 @@ def _figure(name: str, curves: Sequence[Curve], read: Reading) -> Figure:
         if len(curves) > 1:
             words = f"{course.name}: {words}"
         said.append(words[:1].upper() + words[1:] if len(curves) == 1 else words)
-    plot = Training(tuple(courses), f"validation {read.axis}")
+    plot = Training(tuple(courses), f"validation {read.axis}", read.smaller_is_better)
     return Figure(plot, f"{name}: training loss and validation {read.words}.", f"{name}. {'; '.join(said)}.")
 
 
@@ -85,7 +85,7 @@ def _course(curve: Curve, name: str, end: int, read: Reading) -> Course:
     moved = end if curve.points[0].step <= end else 0
     losses = [(moved + point.step, point.train_loss) for point in curve.points if known(point.train_loss)]
     scores = [
-        (moved + point.step, read.factor * point.validation_score)
+        (moved + point.step, read.factor * (read.measured(point.validation_score) or 0.0))
         for point in curve.points
         if known(point.validation_score)
     ]
@@ -211,7 +211,7 @@ def _further(values: Mapping[str, Any], run: RunRecord) -> list[str]:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and key.endswith("_score"):
             place = _LABELS.get(key, f"({key.removesuffix('_score').replace('_', ' ')})")
-            said.append(f"{read.words} {read.value(value)} {place}")
+            said.append(f"{read.words} {read.value(read.measured(value))} {place}")
         elif number and key == "examples":
             said.append(f"{count(value)} {examples_word(run.task)}")
         elif number and key == "epochs":

@@ -12,15 +12,13 @@ from compress.measure.protocol import INTERVAL_PAIRS, SAME_ORDER, SIGNIFICANCE
 from compress.measure.statistics import Interval, mean_interval
 from compress.tasks.base import Scored, Truth
 from compress.tasks.sentence_embedding.correlation import paired_correlations, spearman_interval
+from compress.tasks.sentence_embedding.kind import CORRELATION, RECALL
 from compress.tasks.sentence_embedding.similarity import (
-    NEIGHBOURS,
     compared_pairs,
     pair_similarities,
     recall_shares,
     similarities,
 )
-
-RECALL = f"recall_at_{NEIGHBOURS}"
 
 
 def embedding_record(scored: Scored) -> Accuracy:
@@ -56,7 +54,7 @@ def embedding_record(scored: Scored) -> Accuracy:
         retention, bounds, p_value, verdict = 1.0, None, None, None
     shares = recall_shares(outputs[distinct], reference[distinct])
     metrics = (
-        metric_record(scored.task.kind.metric.name, interval, n),
+        metric_record(CORRELATION, interval, n),
         metric_record(RECALL, mean_interval(shares, seed), len(shares)),
     )
     return Accuracy(

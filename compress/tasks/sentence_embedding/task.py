@@ -70,7 +70,7 @@ class SentenceEmbedding:
             ModelError: an output is not a finite number.
             ValueError: there is nothing to compare with, or it is of other examples.
         """
-        vectors, metric = answers["vector"], self.kind.metric.name
+        vectors, metric = answers["vector"], self.kind.metric
         if not np.isfinite(vectors).all():
             raise not_finite()
         if truth.scores is not None:

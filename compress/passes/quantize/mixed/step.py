@@ -110,7 +110,7 @@ class _Mixing:
         self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
         if ctx.task.needs_reference(validation):
             self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
-        self.float_score = score_of(ctx.task, self.reference, self.truth).value
+        self.float_score = score_of(ctx.task, self.reference, self.truth).rank
 
     def mix(self) -> Mixture:
         if self.spec.max_drop is not None:
@@ -252,7 +252,7 @@ class _Mixing:
     def drop(self, given: frozenset[int]) -> float:
         """Validation score lost against the float model."""
         outputs = self.outputs(self.write(given) / ONNX_MODEL, self.scored)
-        return self.float_score - score_of(self.ctx.task, outputs, self.truth).value
+        return self.float_score - score_of(self.ctx.task, outputs, self.truth).rank
 
     def latency(self, given: frozenset[int]) -> float:
         """Median of one example where it will run, ms."""
