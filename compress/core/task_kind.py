@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,52 @@ class MetricKind:
 
 
 @dataclass(frozen=True)
-class TaskKind:
-    """A kind of problem. What stands for code is named as `module:name` and imported when it is needed.
+class Seen:
+    """What a model and data look like, for telling what they are for: whether the examples are images, whether they are
+    pairs with a score, whether they have labels, and whether the model embeds sentences."""
 
-    `items`: what an example is, `text` or `image`. `head`: what of a torch model is read and trained: `classifier`,
-    one output a label; `pooled`, a vector a text; `own`, whatever the model's own function gives. `data`: the
-    module that reads the rows (`load`, `columns`). `task`: from the profile's `data` section to the `Task` that
-    encodes and scores. `record`: from what a model answered to its scores with intervals and paired test.
-    `metrics`: the primary one first. `label_loss`: the loss that trains on what the data says alone; None: only a
-    teacher says what is right. `against_baseline`: whether the record of a model needs what the baseline answered to
-    the same examples, and not its scores alone. `sections`: of the report, each from a run to a section.
-    """
+    images: bool
+    pairs: bool
+    labels: bool
+    embeds: bool
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """A kind of problem. What stands for code is named as `module:name`, and imported when it is needed."""
 
     name: str
+    """What profiles, records and a model's `task.json` call it."""
     items: str
+    """What an example is: `text` or `image`."""
     head: str
+    """What of a torch model is read: `classifier`, one output a label; `pooled`, a vector a text; `own`, as it is."""
     data: str
+    """The module that reads the rows: `load` and `columns`."""
     task: str
+    """From the profile's `data` section to the `Task` that encodes examples and scores answers."""
     record: str
+    """From a `Scored` to its scores, with intervals and the paired test against the baseline."""
     metrics: tuple[MetricKind, ...]
+    """The primary one first."""
     label_loss: str | None
+    """The loss that trains on what the data says alone; None: only a teacher says what is right."""
+    bundle: str
+    """What a bundle predicts with, and what it is proved by."""
+    starter: str
+    """What `compress init` writes of it."""
+    likely: Callable[[Seen], int] = lambda seen: 1
+    """How much a model and data look like it: `compress init` takes the largest."""
     against_baseline: bool = False
+    """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
+    workloads: str = "compress.measure.feeds:scenarios"
+    """What is timed of the drawn examples."""
+    uses: Mapping[str, str] = field(default_factory=dict)
+    """Keys of a profile that not every task knows, with what this one does with them, as a verb."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Keys of a profile that mean nothing here, with the reason."""
     sections: tuple[str, ...] = ()
+    """Of the report, each from a run to a section."""
 
     @property
     def metric(self) -> MetricKind:

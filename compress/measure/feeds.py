@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,11 @@ class Scenario:
     def mean_length(self, inputs: Inputs) -> float:
         """Mean length of the examples, padding left out."""
         return float(inputs.lengths[self.indices].mean()) if self.length is None else float(self.length)
+
+
+Workloads = Callable[[NDArray[np.int64], Sequence[int], Sequence[int]], Sequence[Scenario]]
+"""What is timed of a task: from the drawn examples, the batch sizes and the fixed lengths that a target asks for.
+Records name each by its batch size and `lengths`; the first one is what flat keys and budgets mean."""
 
 
 def sample_indices(n: int, count: int, seed: int) -> NDArray[np.int64]:

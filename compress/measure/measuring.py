@@ -5,18 +5,20 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from compress.core.artifacts import TOKENIZER, Artifact
+from compress.core.plugins import named
 from compress.core.progress import Advance, Progress
 from compress.core.records import Latency, Memory, TargetMeasurement
+from compress.core.task_kind import TaskKind
 from compress.core.units import NS_PER_MS, megabytes
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
 from compress.encoding.interface import as_taken
-from compress.measure.feeds import sample_indices, scenarios
+from compress.measure.feeds import Workloads, sample_indices, scenarios
 from compress.measure.jobs import Job, JobFolder, model_path
 from compress.measure.latency import in_patience, latency_jobs, latency_row
 from compress.measure.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
@@ -82,7 +84,7 @@ def measure(
         told = target.tokenizes and (artifact.path / TOKENIZER).is_file()
         texts = tuple(sample.texts) if told else ()
         latency, tokenization_ms = _time(
-            jobs, models, sampled, spec, target, seed, _tokenization(artifact, texts), advance
+            jobs, models, sampled, task.kind, spec, target, seed, _tokenization(artifact, texts), advance
         )
     return TargetMeasurement(
         key=key,
@@ -102,6 +104,7 @@ def _time(
     jobs: JobFolder,
     models: tuple[str, str],
     inputs: list[Inputs],
+    kind: TaskKind,
     spec: MeasureSpec,
     target: ResolvedTarget,
     seed: int,
@@ -110,7 +113,8 @@ def _time(
 ) -> tuple[tuple[Latency, ...], float | None]:
     """Timings for every batch size and length of the target, and the median time to tokenize a text."""
     indices = np.arange(len(inputs[0]))
-    timed = scenarios(indices, target.spec.batch_sizes, target.spec.sequence_lengths)
+    workloads = cast(Workloads, named(kind.workloads))
+    timed = workloads(indices, target.spec.batch_sizes, target.spec.sequence_lengths)
     feeds = [
         [jobs.feeds(f"time{row}-{which}", scenario.batches(one)) for which, one in enumerate(inputs)]
         for row, scenario in enumerate(timed)

@@ -20,7 +20,7 @@ from compress.plan.steps import Plan, PlannedStep, step_kind
 from compress.profile.schema import TeacherSpec
 from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import TrainingSpec
-from compress.tasks.table import task_kind
+from compress.tasks.table import TASKS, task_kind
 
 _ROOT = Path(__file__).parents[1]
 _PLACES = ("path", "name", "revision")
@@ -105,6 +105,7 @@ def step_parts(
             "fingerprint": fingerprints.data,
             "task": plan.profile.task,
             "code": [code_digest(part) for part in code_of_task(plan.profile.task)],
+            **_adds_task(plan.profile.task),
             "seed": plan.profile.seed,
             **_without_places(data),
         }
@@ -133,6 +134,12 @@ def _adds(step: PlannedStep) -> dict[str, str]:
     """The version of the distribution that adds the pass of a step; none for a built-in one."""
     plugin = PASSES.added.get(step.kind.partition(".")[0])
     return {} if plugin is None else {plugin.distribution: plugin.version}
+
+
+def _adds_task(name: str) -> dict[str, object]:
+    """The distribution that adds a task, whose version stands for its code; nothing for a built-in one."""
+    plugin = TASKS.added.get(name)
+    return {} if plugin is None else {"distribution": [plugin.distribution, plugin.version]}
 
 
 def code_of_task(name: str) -> tuple[str, ...]:

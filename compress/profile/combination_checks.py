@@ -7,6 +7,7 @@ likely to disappoint.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from compress.core.spec import Spec
 from compress.passes.distill.spec import DistillSpec, StageSpec
@@ -29,6 +30,7 @@ from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
+from compress.tasks.table import TASKS, task_kind
 
 Found = tuple[Path_, str]
 """Where in the profile, and what is wrong."""
@@ -36,7 +38,6 @@ Found = tuple[Path_, str]
 FAR_SMALLER = 50
 """A student with so many times fewer parameters than its teacher gets a warning (Mirzadeh et al. 2020)."""
 
-_TEXTS = ("text-classification", "sentence-embedding")
 _SERVES = {
     "augment": {
         "texts": ("copies", "replace", "delete", "splice", "neighbours"),
@@ -86,11 +87,11 @@ def teaching_faults(profile: Profile) -> list[Found]:
             found += [((*path, *keys), why) for keys, why in _distill_faults(profile, spec)]
         elif isinstance(spec, PruneSpec) and spec.remove is not None:
             where: Path_ = ("passes", index, "prune", "remove")
-            if spec.remove.channels and profile.task in _TEXTS:
+            if spec.remove.channels and _takes(profile) == "texts":
                 found.append(((*where, "channels"), "models of texts have no channels"))
-            if spec.remove.vocabulary == "unused" and profile.task not in _TEXTS:
+            if spec.remove.vocabulary == "unused" and _takes(profile) != "texts":
                 found.append(((*where, "vocabulary"), "models of images have no vocabulary"))
-        elif isinstance(spec, QuantizeSpec) and spec.equalize and profile.task in _TEXTS:
+        elif isinstance(spec, QuantizeSpec) and spec.equalize and _takes(profile) == "texts":
             found.append(
                 (
                     ("passes", index, "quantize", "equalize"),
@@ -122,9 +123,19 @@ def teaching_warnings(profile: Profile) -> list[str]:
     return warnings
 
 
+def _takes(profile: Profile) -> str:
+    """What the model reads: `texts` or `images`."""
+    return f"{task_kind(profile.task).items}s"
+
+
+def _embeds(profile: Profile) -> bool:
+    """Whether the outputs are vectors, and no answers."""
+    return task_kind(profile.task).head == "pooled"
+
+
 def _data_faults(profile: Profile) -> Iterator[Found]:
-    data, task = profile.data, profile.task
-    if task in _TEXTS:
+    data, task, kind = profile.data, profile.task, task_kind(profile.task)
+    if kind.items == "text":
         for name in ("image_size", "preprocess"):
             if getattr(data, name) is not None:
                 yield ("data", name), f"{task} reads texts, not images"
@@ -133,27 +144,39 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
             yield ("targets",), "sequence_lengths are for texts: all images have one size"
         if data.sentences:
             yield ("data", "sentences"), "images have no sentences"
-    if task != "sentence-embedding":
-        for name in ("pair_columns", "sentences"):
-            if getattr(data, name) and (task in _TEXTS or name != "sentences"):
-                yield ("data", name), f"only sentence-embedding uses it, not {task}"
-        if profile.teacher.pooling is not None:
-            yield ("teacher", "pooling"), f"only sentence-embedding pools, not {task}"
-    if task == "sentence-embedding" and data.labels is not None:
-        yield ("data", "labels"), "sentence embeddings have no labels"
+    for key in sorted(set(_users()) - set(kind.uses)):
+        path = tuple(key.split("."))
+        users = _users()[key]
+        if _value(profile, path) and (kind.items == "text" or path != ("data", "sentences")):
+            yield path, f"only {' and '.join(users)} {next(iter(users.values()))}, not {task}"
+    for key, why in kind.refused.items():
+        path = tuple(key.split("."))
+        if _value(profile, path) is not None:
+            yield path, why
     if data.sentences and data.pair_columns is not None:
         yield (
             ("data", "sentences"),
             "given pairs are compared as they are, so their texts cannot be cut into sentences",
         )
-    if task == "sentence-embedding" and profile.teacher.finetune is not None:
-        yield (
-            ("teacher", "finetune"),
-            "a sentence encoder is used as it is: fine-tuning needs labels, which this task has not",
-        )
     finetune = profile.teacher.finetune
-    if finetune is not None and finetune.augment and task != "image-classification":
+    if finetune is not None and finetune.augment and kind.items != "image":
         yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
+
+
+def _users() -> dict[str, dict[str, str]]:
+    """The keys that not every task uses: which tasks do, and what they do with them."""
+    found: dict[str, dict[str, str]] = {}
+    for name, kind in TASKS.items():
+        for key, verb in kind.uses.items():
+            found.setdefault(key, {})[name] = verb
+    return found
+
+
+def _value(profile: Profile, path: tuple[str, ...]) -> Any:
+    value: Any = profile
+    for name in path:
+        value = getattr(value, name)
+    return value
 
 
 def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
@@ -188,12 +211,12 @@ def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:
 
 
 def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    if profile.task == "image-classification" and spec.vocabulary != "keep":
+    if _takes(profile) == "images" and spec.vocabulary != "keep":
         yield ("vocabulary",), "images have no vocabulary"
     students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
     students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
     for place, student in students:
-        if student.architecture is not None and profile.task != "image-classification":
+        if student.architecture is not None and _takes(profile) != "images":
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
         if spec.data_free is not None and student.choose == "similarity":
             yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
@@ -208,7 +231,7 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     """Keys that were written down and that serve the other kind of examples alone."""
-    ours, theirs = ("texts", "images") if profile.task in _TEXTS else ("images", "texts")
+    ours, theirs = ("texts", "images") if _takes(profile) == "texts" else ("images", "texts")
     for section, keys in _SERVES.items():
         given: Spec | None = getattr(spec, section)
         for name in keys[theirs]:
@@ -220,7 +243,7 @@ def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if spec.data_free is None:
         return
-    if profile.task == "image-classification":
+    if _takes(profile) == "images":
         if spec.stages:
             yield (
                 ("stages",),
@@ -249,7 +272,7 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             )
     if spec.ema is not None and not any(isinstance(loss, LabelsLoss) for loss in losses):
         yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
-    if profile.task != "sentence-embedding":
+    if not _embeds(profile):
         return
     if spec.control and spec.data_free is None:
         yield (
@@ -269,7 +292,7 @@ def _loss_fault(profile: Profile, loss: LossSpec, spec: DistillSpec | None = Non
     Args:
         spec: of the distillation; None: a recovery from the profile's teacher.
     """
-    embeds, images = profile.task == "sentence-embedding", profile.task == "image-classification"
+    embeds, images = _embeds(profile), _takes(profile) == "images"
     if embeds and isinstance(loss, LogitsLoss | LabelsLoss):
         return "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
     if isinstance(loss, OutputLoss) and not embeds:

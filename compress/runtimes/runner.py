@@ -845,11 +845,14 @@ PREDICTORS = {
 
 
 def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: str = "model.onnx") -> Any:
-    """The predictor of a folder's task.
+    """The predictor of a folder's task: that of a `predictor.py` in it, where there is one.
 
     Raises:
         RunnerError: this file knows no such task.
     """
+    own = Path(folder) / "predictor.py"
+    if own.is_file():
+        return load_file(str(own)).Predictor(folder, threads, device, model)
     name = load_task(folder)["task"]
     if name not in PREDICTORS:
         raise RunnerError(f"unknown task {name!r}; known: {', '.join(sorted(PREDICTORS))}")

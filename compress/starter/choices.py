@@ -25,11 +25,6 @@ _SHORTEST = 16
 _STEP = 8
 _TEXTS_LOOKED_AT = 2000
 _WORDS_TO_TOKENS = 1.5
-_STUDENT = {
-    "text-classification": (2, 128),
-    "sentence-embedding": (2, 192),
-    "image-classification": (4, None),
-}
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,11 @@ class Student:
     hidden: int | None
 
 
-def choose_student(model: ModelSeen, task: str) -> Student:
+def choose_student(model: ModelSeen, usual: Student) -> Student:
     """A student of the usual shape of its task, no wider than the teacher and shallower by a layer at least."""
-    layers, hidden = _STUDENT[task]
+    layers, hidden = usual.layers, usual.hidden
     if model.sizes is None:
-        return Student(layers, hidden)
+        return usual
     wide = hidden is not None and hidden < model.sizes.hidden
     return Student(min(layers, max(1, model.sizes.layers - 1)), hidden if wide else None)
 

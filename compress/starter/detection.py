@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compress.core.errors import CompressError, DataError
 from compress.core.package_paths import SKLEARN
+from compress.core.task_kind import Seen
 from compress.data.files import is_table, read_head
 from compress.data.images import is_image
 from compress.data.names import TRAIN, named_split, shown
@@ -19,6 +20,7 @@ from compress.data.splits import Splits
 from compress.profile.schema import DataSpec
 from compress.starter.columns import Chosen, choose_columns, names_nothing
 from compress.starter.models import ModelSeen, look_at_model, place_of
+from compress.tasks.table import TASKS, task_kind
 
 _LOOKED_AT = 200
 """Files of a folder that are looked at."""
@@ -49,8 +51,7 @@ class Detected:
 def detect(model: str, data: str, task: str | None = None) -> Detected:
     """The task of a model and data, `task` if it is given, and what they look like.
 
-    Images or a model of images: image-classification. Pairs with scores, or a sentence-transformers model and texts
-    without labels: sentence-embedding. All else, and all that does not lie on this machine: text-classification.
+    The task is the one that holds itself most likely by what is seen.
 
     Raises:
         DataError: a table without names of columns: its first row would be lost.
@@ -66,13 +67,11 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
             code="header-missing",
         )
     if task is None:
-        task = "text-classification"
         unlabelled = (bool(table) and columns.label is None) or _holds_loose_texts(place)
-        if data.startswith(SKLEARN) or _holds_images(place, table) or seen.sees:
-            task = "image-classification"
-        elif columns.pair or (seen.embeds_sentences and unlabelled):
-            task = "sentence-embedding"
-    if task == "image-classification":
+        images = data.startswith(SKLEARN) or _holds_images(place, table) or seen.sees
+        looks = Seen(images, bool(columns.pair), not unlabelled, seen.embeds_sentences)
+        task = max(TASKS, key=lambda name: task_kind(name).likely(looks))
+    if task_kind(task).items == "image":
         columns = Chosen()
     return Detected(task, seen, columns, _rows(data, place, task, columns))
 
@@ -93,7 +92,7 @@ def _rows(data: str, place: Path | None, task: str, columns: Chosen) -> Splits |
     }
     try:
         spec = DataSpec.model_validate({"path": data, **named})
-        return load(spec, Path.cwd(), 0, task, sample=task == "image-classification")
+        return load(spec, Path.cwd(), 0, task, sample=task_kind(task).items == "image")
     except CompressError:
         return None
 

@@ -1,19 +1,19 @@
-"""The logits of a torch model on encoded examples, and its score."""
+"""The outputs of a torch model on encoded examples, and its score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Batch, Inputs
 from compress.models.io.outputs import outputs_of
-from compress.tasks.base import Task, Truth, score_of
+from compress.tasks.base import Answers, Task, Truth, answers_of
 from compress.training.attention_precision import Float32Attention
 from compress.training.batches import batches_by_length, to_tensors
 
@@ -39,7 +39,7 @@ def _bf16_on_cpu() -> Iterator[None]:
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The outputs of one batch: (n, labels or width), in the type that the arithmetic gave."""
+    """The outputs of one batch, (n, ...), in the type that the arithmetic gave."""
     return outputs_of(model(**batch))
 
 
@@ -52,7 +52,7 @@ def predict(
     indices: Sequence[int] | NDArray[np.int64] | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> NDArray[np.float32]:
-    """Logits (n, labels), float32, in the order of the examples; the model's training flag is left as it was.
+    """Outputs (n, ...), float32, in the order of the examples; the model's training flag is left as it was.
 
     Args:
         indices: the examples to predict; None: all.
@@ -60,21 +60,17 @@ def predict(
     chosen = np.arange(len(inputs)) if indices is None else np.asarray(indices, dtype=np.int64)
     if len(chosen) == 0:
         return np.zeros((0, 0), dtype=np.float32)
-    results: NDArray[np.float32] | None = None
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), arithmetic(precision, device):
-            for places in batches_by_length(inputs.lengths[chosen], batch_size):
-                batch = to_tensors(inputs.batch(chosen[places]), device)
-                logits = forward(model, batch).float().cpu().numpy()
-                if results is None:
-                    results = np.empty((len(chosen), logits.shape[1]), dtype=np.float32)
-                results[places] = logits
-    finally:
-        model.train(was_training)
-    assert results is not None
-    return results
+    kept = _kept(model, inputs, chosen, batch_size, lambda outputs, batch: {"": outputs}, precision, device)
+    return kept[""]
+
+
+def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precision, device: Device) -> Answers:
+    """What the task keeps of the outputs of a model on encoded examples; those of one batch are held at a time."""
+
+    def reduce(outputs: NDArray[np.float32], batch: Batch) -> Mapping[str, NDArray[Any]]:
+        return answers_of(task, outputs, batch)
+
+    return _kept(model, inputs, np.arange(len(inputs)), BATCH_SIZE, reduce, precision, device)
 
 
 def score(
@@ -87,4 +83,31 @@ def score(
     device: Device,
 ) -> float:
     """The task's metric of the model on encoded examples, as passes compare it: larger is better."""
-    return score_of(task, predict(model, inputs, precision=precision, device=device), truth).rank
+    return task.score(answers(model, inputs, task, precision=precision, device=device), truth).rank
+
+
+def _kept(
+    model: nn.Module,
+    inputs: Inputs,
+    chosen: NDArray[np.int64],
+    batch_size: int,
+    reduce: Callable[[NDArray[np.float32], Batch], Mapping[str, NDArray[Any]]],
+    precision: Precision,
+    device: Device,
+) -> dict[str, NDArray[Any]]:
+    """What `reduce` keeps of the outputs of each batch, in the order of the chosen examples."""
+    kept: dict[str, NDArray[Any]] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), arithmetic(precision, device):
+            for places in batches_by_length(inputs.lengths[chosen], batch_size):
+                batch = inputs.batch(chosen[places])
+                outputs = forward(model, to_tensors(batch, device)).float().cpu().numpy()
+                for name, rows in reduce(outputs, batch).items():
+                    if name not in kept:
+                        kept[name] = np.empty((len(chosen), *rows.shape[1:]), rows.dtype)
+                    kept[name][places] = rows
+    finally:
+        model.train(was_training)
+    return kept

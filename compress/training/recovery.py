@@ -49,7 +49,7 @@ def recover(
         PassError: there are neither labels nor a teacher.
     """
     teacher = ctx.inputs.get("teacher")
-    losses = recovery_losses(spec, labelled=ctx.task.labelled, taught=teacher is not None)
+    losses = recovery_losses(spec, labelled=ctx.task.kind.label_loss is not None, taught=teacher is not None)
     inputs = ctx.task.encode(ctx.data.train, interface)
     answers: Answers = NoAnswers()
     if teacher is None or not any(map(needs_teacher, losses)):

@@ -48,10 +48,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("engine", "report"),
     ("starter",),
+    ("tasks.*.starter",),
     ("cli",),
     ("__main__",),
 )
-RECORD = "tasks.*.record"
+RECORD, STARTER = "tasks.*.record", "tasks.*.starter"
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 # The passes are siblings as well: what two of them need lies below.
 PASSES = ("source", "finetune", "distill", "prune", "low_rank", "quantize", "export")
@@ -88,7 +89,7 @@ def part_of(name: str) -> str:
     if parts[:2] == ["tasks", "table"]:
         return "tasks.table"
     if parts[0] == "tasks" and len(parts) > 1 and (PACKAGE / "tasks" / parts[1]).is_dir():
-        return {"kind": "tasks.*.kind", "record": RECORD, "correlation": RECORD}.get(
+        return {"kind": "tasks.*.kind", "record": RECORD, "correlation": RECORD, "starter": STARTER}.get(
             ".".join(parts[2:3]), "tasks.*"
         )
     return ".".join(parts[:2]) if parts[0] == "core" else parts[0]

@@ -58,26 +58,26 @@ def test_columns_are_told_by_names_and_contents(table: dict[str, list[Any]], cho
 
 
 @pytest.mark.parametrize(
-    ("layers", "hidden", "task", "student"),
+    ("layers", "hidden", "usual", "student"),
     [
-        (12, 768, "text-classification", Student(2, 128)),
-        (2, 768, "text-classification", Student(1, 128)),
-        (1, 128, "text-classification", Student(1, None)),
-        (6, 64, "text-classification", Student(2, None)),
-        (6, 384, "sentence-embedding", Student(2, 192)),
-        (12, 192, "image-classification", Student(4, None)),
-        (3, 192, "image-classification", Student(2, None)),
+        (12, 768, Student(2, 128), Student(2, 128)),
+        (2, 768, Student(2, 128), Student(1, 128)),
+        (1, 128, Student(2, 128), Student(1, None)),
+        (6, 64, Student(2, 128), Student(2, None)),
+        (6, 384, Student(2, 192), Student(2, 192)),
+        (12, 192, Student(4, None), Student(4, None)),
+        (3, 192, Student(4, None), Student(2, None)),
     ],
 )
 def test_a_student_is_no_wider_and_shallower(
-    layers: int, hidden: int, task: str, student: Student, tmp_path: Path
+    layers: int, hidden: int, usual: Student, student: Student, tmp_path: Path
 ):
     write_model_folder(tmp_path / "m", num_hidden_layers=layers, hidden_size=hidden)
-    assert choose_student(look_at_model(str(tmp_path / "m")), task) == student
+    assert choose_student(look_at_model(str(tmp_path / "m")), usual) == student
 
 
 def test_a_model_that_is_not_here_gets_the_usual_student():
-    assert choose_student(look_at_model("owner/model"), "text-classification") == Student(2, 128)
+    assert choose_student(look_at_model("owner/model"), Student(2, 128)) == Student(2, 128)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from compress.core.errors import ModelError
 
 
 def outputs_of(result: Any) -> Tensor:
-    """The outputs (n, labels or width) in what a model's forward returned.
+    """The outputs (n, ...) in what a model's forward returned; which shape they must have is its task's business.
 
-    It may be a tensor, also (n, labels, 1, 1); an object or a mapping with `logits`; or hold one such tensor alone.
+    It may be a tensor, (n, labels, 1, 1) for (n, labels); an object or a mapping with `logits`; or hold one such tensor
+    alone.
 
     Raises:
         ModelError: it is something else, or several things.
@@ -21,13 +22,29 @@ def outputs_of(result: Any) -> Tensor:
     found = _logits(result)
     if isinstance(found, Tensor) and found.ndim == 4 and found.shape[2:] == (1, 1):
         found = found.flatten(1)
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        raise ModelError(
-            f"the model gives {_described(result)}; expected a tensor (batch, outputs), or an object with `logits`",
-            hint="Let its forward return the logits alone, one number for each label.",
-            code="module-outputs",
-        )
+    if not isinstance(found, Tensor) or found.ndim < 2:
+        raise _unfit(result)
     return found
+
+
+def rows_of(result: Any) -> Tensor:
+    """The outputs (n, labels) of a model that gives one number a label.
+
+    Raises:
+        ModelError: they are of another shape.
+    """
+    found = outputs_of(result)
+    if found.ndim != 2:
+        raise _unfit(result)
+    return found
+
+
+def _unfit(result: Any) -> ModelError:
+    return ModelError(
+        f"the model gives {_described(result)}; expected a tensor (batch, outputs), or an object with `logits`",
+        hint="Let its forward return the logits alone, one number for each label.",
+        code="module-outputs",
+    )
 
 
 def _logits(result: Any) -> Any:

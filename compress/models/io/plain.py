@@ -16,7 +16,7 @@ from compress.core.errors import ModelError
 from compress.core.files import sha256_file
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.code import call
-from compress.models.io.outputs import outputs_of
+from compress.models.io.outputs import rows_of
 from compress.models.io.sources import module_file
 from compress.models.io.weights import read_model_json
 
@@ -51,7 +51,7 @@ class PlainModel(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Pixels (n, channels, height, width) -> logits (n, labels)."""
-        outputs = outputs_of(self.module(pixel_values))
+        outputs = rows_of(self.module(pixel_values))
         return outputs if self.order is None else outputs[:, list(self.order)]
 
     def describe(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where:
     was_training = model.training
     try:
         with torch.no_grad():
-            return int(outputs_of(model.eval()(pixel_values=blank)).shape[1])
+            return int(rows_of(model.eval()(pixel_values=blank)).shape[1])
     except ModelError as error:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything

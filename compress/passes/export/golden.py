@@ -7,34 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.core.files import make_folder, replacing
-from compress.core.forms import Form, Numbers
 from compress.data.framing import Framing, Pixels, framed
 from compress.data.images import pixels_of
 from compress.data.splits import Examples, Item
 from compress.encoding.images import ImageFormat
+from compress.passes.export.answers import BundleAnswers
 from compress.passes.export.layout import GOLDEN_IMAGES
-from compress.runtimes.runner import Predictor, SentenceEncoder, open_predictor, softmax
+from compress.runtimes.runner import Predictor, open_predictor
 
-PROBABILITY_TOLERANCE = 1e-3
-QUANTIZED_PROBABILITY_TOLERANCE = 0.05
-"""Another processor sums in another order; where that moves a value to the next integer, the output moves visibly."""
 _LARGEST = 2
 """Images that are stored in their own proportions are scaled down to so many times what the model scales to."""
-COSINE_TOLERANCE = 1e-4
-QUANTIZED_COSINE_TOLERANCE = 0.02
 
 
-def tolerance_of(form: Form, *, labelled: bool) -> float:
-    """Allowed difference of a probability, or of the cosine of two embeddings from 1 where there are no labels."""
-    if labelled:
-        return PROBABILITY_TOLERANCE if form.numbers is Numbers.FLOAT else QUANTIZED_PROBABILITY_TOLERANCE
-    return COSINE_TOLERANCE if form.numbers is Numbers.FLOAT else QUANTIZED_COSINE_TOLERANCE
-
-
-def golden_examples(bundle: Path, items: Sequence[Item], tolerance: float) -> dict[str, Any]:
+def golden_examples(
+    bundle: Path, items: Sequence[Item], answers: BundleAnswers, tolerance: float
+) -> dict[str, Any]:
     """What the model of `bundle` answers to each item alone, as JSON values.
 
     Images are stored in the bundle as PNG files: of the model's size where it takes whole images, else in their own
@@ -47,7 +36,7 @@ def golden_examples(bundle: Path, items: Sequence[Item], tolerance: float) -> di
             {"text": item} if isinstance(item, str) else {"image": _store(predictor, item, bundle, number)}
         )
         given = item if isinstance(item, str) else str(bundle / shown["image"])
-        examples.append({**shown, **_answer(predictor, predictor.outputs([given])[0])})
+        examples.append({**shown, **answers.golden(predictor, predictor.outputs([given])[0])})
     return {"tolerance": tolerance, "examples": examples}
 
 
@@ -80,16 +69,3 @@ def _shown(pixels: Pixels, image: ImageFormat) -> Pixels:
     )
     size = max(1, round(height * smaller)), max(1, round(width * smaller))
     return framed(pixels, size, image.channels)
-
-
-def _answer(predictor: Predictor, output: NDArray[np.float32]) -> dict[str, Any]:
-    if isinstance(predictor, SentenceEncoder):
-        return {"embedding": _rounded(output)}
-    return {
-        "label": predictor.labels[int(output.argmax())],
-        "probabilities": _rounded(softmax(output)),
-    }
-
-
-def _rounded(values: NDArray[np.float32]) -> list[float]:
-    return [round(float(value), 7) for value in values]

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping
-from compress.passes.export.golden import QUANTIZED_PROBABILITY_TOLERANCE
+from compress.passes.export.answers import QUANTIZED_PROBABILITY_TOLERANCE
 from compress.passes.export.layout import GOLDEN
 
 LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
@@ -60,6 +60,9 @@ def _faults(example: Any, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "expected a text or an image"
     elif isinstance(image, str) and image not in manifest["files"]:
         yield f"it names {image!r}, which is not in the manifest"
+    if "outputs" in example:
+        yield from _vector_faults(example["outputs"], "outputs")
+        return
     labels = manifest.get("labels")
     if not labels:
         yield from _vector_faults(example.get("embedding"), "embedding")

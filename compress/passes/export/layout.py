@@ -11,6 +11,7 @@ GOLDEN = "golden.json"
 GOLDEN_IMAGES = "golden"
 OPERATORS = "required_operators_and_types.config"
 PREDICT = "predict.py"
+PREDICTOR = "predictor.py"
 RUNNER = "runner.py"
 FORMAT = 2
 """Version of the layout: 2 has bundles of images and of sentence embeddings."""

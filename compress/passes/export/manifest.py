@@ -27,6 +27,7 @@ from compress.passes.export.layout import (
     MANIFEST,
     OPERATORS,
     PREDICT,
+    PREDICTOR,
     RUNNER,
     TEMPLATES,
 )
@@ -44,6 +45,7 @@ _CONTENTS = {
     TASK: "how inputs are made",
     GOLDEN: "examples with the outputs that must come out",
     PREDICT: "predicts from the command line",
+    PREDICTOR: "makes the inputs of this task",
     RUNNER: "loads and runs the model; Python code to reuse",
 }
 NUMBERS_TEXT = {

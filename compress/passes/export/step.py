@@ -11,8 +11,9 @@ from compress.core.forms import Numbers
 from compress.core.units import megabytes
 from compress.lowering.files import check_onnx, write_optimized
 from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
-from compress.passes.export.golden import choose_items, golden_examples, tolerance_of
-from compress.passes.export.layout import GOLDEN, LABELS, OPERATORS, PREDICT, RUNNER, TEMPLATES
+from compress.passes.export.answers import answers_of
+from compress.passes.export.golden import choose_items, golden_examples
+from compress.passes.export.layout import GOLDEN, LABELS, OPERATORS, PREDICT, PREDICTOR, RUNNER
 from compress.passes.export.manifest import write_manifest
 from compress.passes.export.mobile import mobile_usability, operators_in, write_operators
 from compress.passes.export.spec import ExportSpec
@@ -45,14 +46,16 @@ def run(ctx: StepContext) -> StepResult:
     expected = outputs_of(source.path / ONNX_MODEL)
     shapes = real_shapes(ctx.task, ctx.data.validation, source)
     parity = {file: compare(ctx.out / file, shapes, expected, limit) for file in models}
-    labelled = bool(task["labels"])
-    if labelled:
+    if task["labels"]:
         write_json(ctx.out / LABELS, task["labels"])
     copy_file(Path(runner.__file__), ctx.out / RUNNER)
-    copy_file(TEMPLATES / ("classify.py" if labelled else "embed.py"), ctx.out / PREDICT)
-    tolerance = tolerance_of(source.form, labelled=labelled)
+    answers = answers_of(ctx.task.kind)
+    copy_file(answers.predict, ctx.out / PREDICT)
+    if answers.predictor is not None:
+        copy_file(answers.predictor, ctx.out / PREDICTOR)
+    tolerance = answers.allowed(source.form)
     items = choose_items(ctx.data.validation, spec.golden, ctx.seed)
-    write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, tolerance))
+    write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, answers, tolerance))
     form = source.form.with_(bundled=True)
     facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(items)}
     if ORT_MODEL in models:

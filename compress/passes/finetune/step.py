@@ -15,11 +15,11 @@ from compress.models.io.checkpoints import count_parameters, load_for_labels, sa
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
-from compress.tasks.base import Truth, answers_of
+from compress.tasks.base import Truth
 from compress.training.image_augmentation import AugmentedImages
 from compress.training.loop import train
 from compress.training.losses import balanced_weights, label_cross_entropy
-from compress.training.prediction import predict, score
+from compress.training.prediction import answers, score
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -56,8 +56,8 @@ def run(ctx: StepContext) -> StepResult:
         progress=ctx.progress,
         name="finetune",
     )
-    answers = answers_of(ctx.task, predict(model, validation, precision=ctx.precision, device=ctx.device))
-    chance = against_most_frequent(answers["label"].tolist(), ctx.data.validation.labels.tolist())
+    found = answers(model, validation, ctx.task, precision=ctx.precision, device=ctx.device)
+    chance = against_most_frequent(found["label"].tolist(), ctx.data.validation.labels.tolist())
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
     facts = {

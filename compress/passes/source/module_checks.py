@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from compress.core.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
 from compress.models.io.code import call
-from compress.models.io.outputs import outputs_of
+from compress.models.io.outputs import rows_of
 from compress.models.io.plain import PlainModel, make_module
 
 RANDOM = "module-random"
@@ -55,7 +55,7 @@ def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) 
     inside = model.module if isinstance(model, PlainModel) else model
     shown = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first, second = (outputs_of(each.float().cpu().eval()(shown)) for each in (inside, other))
+        first, second = (rows_of(each.float().cpu().eval()(shown)) for each in (inside, other))
     return not _alike(first, second, _CLOSE)
 
 

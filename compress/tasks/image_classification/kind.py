@@ -13,5 +13,8 @@ KIND = TaskKind(
     record="compress.measure.accuracy:accuracy_record",
     metrics=(ACCURACY, MACRO_F1),
     label_loss="labels",
+    bundle="compress.passes.export.answers:LABELS",
+    starter="compress.tasks.image_classification.starter:STARTER",
+    likely=lambda seen: 3 * seen.images,
     sections=LABEL_SECTIONS,
 )

@@ -18,5 +18,19 @@ KIND = TaskKind(
     record="compress.tasks.sentence_embedding.record:embedding_record",
     metrics=(CORRELATION, RECALL),
     label_loss=None,
+    bundle="compress.passes.export.answers:VECTORS",
+    starter="compress.tasks.sentence_embedding.starter:STARTER",
+    likely=lambda seen: 2 * (seen.pairs or (seen.embeds and not seen.labels)),
     against_baseline=True,
+    uses={
+        "data.pair_columns": "uses it",
+        "data.sentences": "uses it",
+        "teacher.pooling": "pools",
+    },
+    refused={
+        "data.labels": "sentence embeddings have no labels",
+        "teacher.finetune": (
+            "a sentence encoder is used as it is: fine-tuning needs labels, which this task has not"
+        ),
+    },
 )

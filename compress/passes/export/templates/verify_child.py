@@ -25,9 +25,20 @@ class Refuse:
 
 
 def problem_of(output: Any, example: dict[str, Any], labels: list[str], tolerance: float) -> str | None:
-    """What is wrong with the output (labels or width,) of a golden example."""
+    """What is wrong with the output of a golden example."""
     from runner import cosine, softmax  # type: ignore[import-not-found]
 
+    if "outputs" in example:
+        wanted = np.array(example["outputs"], np.float32).reshape(example["shape"])
+        if output.shape != wanted.shape:
+            return f"outputs of the shape {output.shape} instead of {wanted.shape}"
+        share = float(abs(output - wanted).max() / abs(wanted).max())
+        # Written so that what is not a number is wrong too.
+        return (
+            None
+            if share <= tolerance
+            else f"outputs differ by {share:.3g} of the largest, allowed are {tolerance:.3g}"
+        )
     embeds = "embedding" in example
     expected = np.array(example["embedding" if embeds else "probabilities"], np.float32)
     if output.shape != expected.shape:

@@ -1,0 +1,50 @@
+"""What `compress init` writes of sentence embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.starter.choices import Student
+from compress.starter.detection import Detected
+from compress.starter.lines import length_keys, passes, text_keys
+from compress.starter.outline import Outline
+
+DATA = """\
+data:
+  # A csv, jsonl or parquet file; a folder with files train, validation and test of those kinds; a folder of text
+  # files; package://name/folder; or a data set of the hub. Labels are not needed.
+"""
+TEACHER = """\
+
+teacher:
+  # A folder with config.json, safetensors and a tokenizer; a model of the hub; or package://name/folder.
+"""
+LESSON = """\
+      # The student's embeddings against the teacher's, and the cosines between the texts of a batch.
+      losses: [{output: cosine}, {similarity: {of: matrix, representation: outputs}}]
+      augment: {copies: 2}      # further texts that the teacher embeds: slower, better
+      epochs: 10
+"""
+
+
+def data_keys(found: Detected) -> Iterator[str]:
+    """The columns, whether texts are cut into sentences, how files are read, and how long texts are."""
+    yield from text_keys(found)
+    if found.columns.pair is None:
+        yield "  # sentences: true             # cut longer texts into their sentences, each an example\n"
+    yield from length_keys(found)
+
+
+def teacher_keys(found: Detected) -> Iterator[str]:
+    """How token vectors become one."""
+    yield "  # pooling: mean               # how token vectors become one, if its folder does not say\n"
+
+
+STARTER = Outline(
+    data=DATA,
+    data_keys=data_keys,
+    teacher=TEACHER,
+    teacher_keys=teacher_keys,
+    passes=lambda found: passes(found, Student(2, 192), LESSON),
+    retention="0.95",
+)
