@@ -66,6 +66,8 @@ class TaskKind:
     """How much a model and data look like it: `compress init` takes the largest."""
     against_baseline: bool = False
     """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
+    keys: str = "compress.profile.schema:DataSpec"
+    """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
     workloads: str = "compress.measure.feeds:scenarios"
     """What is timed of the drawn examples."""
     uses: Mapping[str, str] = field(default_factory=dict)

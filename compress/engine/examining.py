@@ -25,7 +25,7 @@ from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import model_type, read_json
-from compress.profile.schema import DataSpec, Profile
+from compress.profile.schema import DataSpec, Profile, data_spec
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 from compress.tasks.table import task_kind, task_names
 
@@ -142,7 +142,7 @@ def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[Data
     try:
         if task not in task_names():
             return None
-        return DataSpec.model_validate(source.values.get("data")), task, 0
+        return data_spec(task).model_validate(source.values.get("data")), task, 0
     except ValidationError:
         return None
 

@@ -197,7 +197,6 @@ def _keep(answers: Answers, file: Path) -> None:
     """Save answers as a whole: another run may look for them."""
     make_folder(file.parent)
     with replacing(file) as temporary:
-        with temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **answers)
+        np.savez(temporary, allow_pickle=False, **answers)
         # First the note: answers without one would be taken for damaged.
         write_sealed(file.with_suffix(CHECKSUMS), {"files": {file.name: entry_of(temporary)}})

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from compress.core.spec import PassSpecBase
 from compress.profile.loss_specs import LossSpec
-from compress.profile.schema import Profile
+from compress.profile.schema import DataSpec, Profile, data_spec
+from compress.tasks.table import task_names
 
 _Kind = TypeVar("_Kind", bound=PassSpecBase)
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -18,6 +19,7 @@ def json_schema() -> dict[str, Any]:
     A section whose keys all have defaults may be left empty, as the loader allows (`- export:`).
     """
     schema: dict[str, Any] = _one_line_descriptions(Profile.model_json_schema(by_alias=True))
+    _add_keys_of_tasks(schema)
     may_be_empty = {model.__name__ for model in _subclasses(PassSpecBase)}
     for name, definition in schema["$defs"].items():
         if name in may_be_empty and not definition.get("required") and "oneOf" not in definition:
@@ -26,6 +28,21 @@ def json_schema() -> dict[str, Any]:
         if loss.short is not None:
             _admit_word(schema["$defs"][loss.__name__], loss.short)
     return {"$schema": DIALECT, **schema, "title": "Profile of `compress`"}
+
+
+def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
+    """The keys of `data` that only one task has."""
+    properties = schema["$defs"][DataSpec.__name__]["properties"]
+    for task in task_names():
+        own = _one_line_descriptions(data_spec(task).model_json_schema(by_alias=True))
+        schema["$defs"] |= {
+            name: each for name, each in own.get("$defs", {}).items() if name not in schema["$defs"]
+        }
+        properties |= {
+            key: {**each, "description": f"{task}: {each.get('description', '')}".strip()}
+            for key, each in own["properties"].items()
+            if key not in properties
+        }
 
 
 def _admit_word(definition: dict[str, Any], key: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compress.core.spec import Spec
-from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec, TaskName
+from compress.profile.schema import MeasureSpec, TargetSpec, TaskData, TaskName
 
 
 class MeasureRequest(Spec):
@@ -19,7 +19,7 @@ class MeasureRequest(Spec):
     """The kind of problem."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the splits and the choice of latency inputs."""
-    data: DataSpec
+    data: TaskData
     """Where the examples come from."""
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1)] = (TargetSpec(),)
     """Where the model is measured."""

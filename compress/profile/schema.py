@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
+from compress.core.plugins import named
 from compress.core.spec import HubName, PassSpecBase, Spec
 from compress.passes.contract import PassSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.tasks.table import task_names
+from compress.tasks.table import task_kind, task_names
 
 Positive = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -130,6 +139,21 @@ class DataSpec(Spec):
         if self.image_size is not None and self.preprocess is not None:
             raise ValueError("`preprocess` has the size of images already: leave out `image_size`")
         return self
+
+
+def data_spec(task: str) -> type[DataSpec]:
+    """The keys that a task has for its data: those of all, and its own."""
+    return cast(type[DataSpec], named(task_kind(task).keys))
+
+
+def _by_its_task(value: Any, info: ValidationInfo) -> Any:
+    task = info.data.get("task")
+    own = data_spec(task) if task is not None else DataSpec
+    return value if own is DataSpec or not isinstance(value, dict) else own.model_validate(value)
+
+
+TaskData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_by_its_task)]
+"""The section `data`, which stands behind `task`."""
 
 
 class TeacherSpec(Spec):
@@ -282,7 +306,7 @@ class Profile(Spec):
     """The kind of problem."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds splits, training, augmentation and the choice of latency inputs."""
-    data: DataSpec
+    data: TaskData
     """Where the examples come from."""
     teacher: TeacherSpec
     """The model to compress."""

@@ -156,7 +156,7 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
     """What a model has, found by running it on a batch in eval mode, without gradients."""
     root = model.module if isinstance(model, DistributedDataParallel) else model
     calls = _run(root, batch)
-    outputs = calls[-1].shape[1]
+    outputs = calls[-1].shape[-1]
     layers = layers_of(root)
     shapes = [call.shape for layer in layers for call in calls if call.module is layer.module]
     patches = _patches(calls, layers)

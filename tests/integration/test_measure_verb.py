@@ -18,9 +18,10 @@ from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
 from compress.data.sources import load
 from compress.engine.foreign_onnx import Given, take_in
-from compress.measure.accuracy import probabilities
 from compress.profile.schema import DataSpec
 from compress.store.runs import RunStore
+from compress.tasks.label_scorer import answers
+from compress.tasks.labels import confidence
 from tests.jobs import compress
 from tests.tiny import tiny_tokenizer
 from tests.tiny_onnx import (
@@ -416,8 +417,8 @@ def test_the_test_split_is_that_of_a_run(folder: Path):
 
 
 def test_outputs_that_are_probabilities_stay_what_they_are():
-    logits = np.float32([[2, 1, 0], [0, 0, 0]])
-    made = probabilities(logits)
-    assert made.sum(axis=1) == pytest.approx([1, 1])
-    assert made[0, 0] == pytest.approx(np.exp(2) / (np.exp(2) + np.exp(1) + 1))
-    assert probabilities(made) == pytest.approx(made)
+    logits = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]], np.float32)
+    sure = confidence(answers(logits, {}, {}))
+    by_hand = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert sure == pytest.approx(by_hand.max(axis=1))
+    assert confidence(answers(by_hand.astype(np.float32), {}, {})) == pytest.approx(sure)

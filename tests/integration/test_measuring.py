@@ -228,8 +228,8 @@ def test_embeddings_are_compared_with_the_baselines(tmp_path: Path) -> None:
 
     base = embedded(one, None)
     assert (base.accuracy.metrics[0].value, base.accuracy.against) == (1.0, "baseline")
-    (kept,) = shared.glob("*.npy")
-    votes = np.load(kept)
+    (kept,) = shared.glob("*.npz")
+    votes = np.load(kept)["vector"]
     assert votes.shape == (len(TEXTS), 3)
     rival = embedded(two, base)
     theirs = load_votes(two, test)
@@ -241,7 +241,7 @@ def test_embeddings_are_compared_with_the_baselines(tmp_path: Path) -> None:
     assert rival.accuracy.unknown_token_share == base.accuracy.unknown_token_share
     kept.write_bytes(kept.read_bytes()[:-8])
     assert embedded(two, base).accuracy == rival.accuracy
-    assert (np.load(kept) == votes).all()
+    assert (np.load(kept)["vector"] == votes).all()
 
 
 def load_votes(artifact: Artifact, test: Examples) -> np.ndarray:

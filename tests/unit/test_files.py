@@ -30,7 +30,7 @@ ALLOWED = {
 ALLOWED_CALLS = {
     ("models/io/weights.py", "save_file"): "to the temporary name of `replacing`",
     ("training/checkpointing.py", "save_file"): "to the temporary name of `replacing`",
-    ("measure/scoring.py", "np.save"): "to the temporary name of `replacing`",
+    ("measure/scoring.py", "np.savez"): "to the temporary name of `replacing`",
     ("models/io/onnx_files.py", "onnx.save"): "to the temporary name of `replacing`",
     ("passes/quantize/half/conversion.py", "onnx.save"): "to the temporary name of `replacing`",
     ("passes/export/golden.py", "save"): "an image, to the temporary name of `replacing`",

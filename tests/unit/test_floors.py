@@ -73,9 +73,8 @@ def part_of(name: str) -> str:
     """`data` for `compress.data.sources`; of `core` each file is a part of its own.
 
     `specs` are the sections of a profile that several slices share, `slices` the light storey of each slice. The table
-    of families is the one room of `models` that lies below the profile, which is checked by it.
-    A task's
-    folder has three storeys: what it is (`kind`), what reads, encodes and scores, and what writes its record.
+    of families is the one room of `models` that lies below the profile, which is checked by it. A task's folder has
+    three storeys: what it is (`kind`), what reads, encodes and scores, and what writes its record.
     """
     parts = name.split(".")[1:]
     if parts[:3] == ["models", "anatomy", "table"]:

@@ -170,7 +170,7 @@ def test_results_of_weighing() -> None:
 def test_outputs_are_numbers_of_every_example(scored: dict[str, Any]) -> None:
     def fault(array: np.ndarray) -> str | None:
         np.save(scored["outputs"], array, allow_pickle=True)
-        return output_fault(scored)
+        return output_fault(scored, {})
 
     assert fault(np.zeros((3, 2), np.float32)) is None
     assert fault(np.zeros((2, 2), np.float32)) == "outputs of 2 examples"
@@ -180,4 +180,4 @@ def test_outputs_are_numbers_of_every_example(scored: dict[str, Any]) -> None:
     # A pickle is never opened.
     assert "Python objects" in str(fault(np.array([{"a": 1}], dtype=object)))
     Path(scored["outputs"]).write_bytes(b"no array")
-    assert output_fault(scored) is not None
+    assert output_fault(scored, {}) is not None

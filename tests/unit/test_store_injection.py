@@ -57,9 +57,9 @@ def work(base: Path) -> None:
                     publish(cache)
                     made = cache.find(KEY)
             assert made is not None
-            references = cache.references / "a.npy"
+            references = cache.references / "a.npz"
             if _kept(references, 3) is None:
-                _keep(OUTPUTS, references)
+                _keep({"vector": OUTPUTS}, references)
             for position, step_ in enumerate(RUN.steps):
                 for measurement in step_.measurements:
                     if cache.measurement(measurement.key) is None:
@@ -77,9 +77,9 @@ def assert_whole(base: Path) -> None:
     made = cache.find(KEY, hashed=True)
     assert made is not None
     assert (store.path / "bundle" / "model.safetensors").read_text() == "weights"
-    kept = _kept(cache.references / "a.npy", 3)
+    kept = _kept(cache.references / "a.npz", 3)
     assert kept is not None
-    assert np.array_equal(kept, OUTPUTS)
+    assert np.array_equal(kept["vector"], OUTPUTS)
     assert not list((cache.root / "making").glob("[!.]*"))
 
 

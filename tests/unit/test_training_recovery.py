@@ -21,7 +21,7 @@ from compress.models.io.outputs import outputs_of
 from compress.profile.recovery_spec import RecoverySpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Task, TrainingData
-from compress.tasks.sentence_embedding import SentenceEmbedding
+from compress.tasks.sentence_embedding.task import SentenceEmbedding
 from compress.training.batches import to_tensors
 from compress.training.recovery import recover
 from compress.training.signals import anatomy_of, capture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from compress.tasks.table import task_kind
 from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
     FAMILIES,
@@ -24,6 +23,7 @@ from compress.profile.model_checks.files import read_json
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
+from compress.tasks.table import task_kind
 
 ReadConfig = Callable[[str | None], Config | None]
 """A source -> its parsed `config.json`; None where it is not on this machine."""
