@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,8 @@ from typing import Any
 
 from compress import files
 from compress.files import is_temporary, read_sealed, write_sealed
+from compress.keys import code_digest
+from compress.plan import STEP_KINDS
 from compress.store.checking import check, places
 from tests.jobs import write_job
 
@@ -330,11 +333,11 @@ class Harness:
         """Try the calls."""
         import_everything()
         with self.job.here():
-            code = in_fork(self.job.run, self.logs / "undisturbed")
+            code = in_fork(self._first_run, self.logs / "undisturbed")
         assert code in (0, 3), tail(self.logs / "undisturbed")
         for file in (self.job.cache / "measurements").glob("*.json"):
-            # Else each next run would time again what other processes disturbed.
-            write_sealed(file, _called_quiet(read_sealed(file)))
+            call_quiet(file)
+        self._import_the_rest()
         shutil.copytree(self.job.base, self.whole.base, symlinks=True)
         self.expected = self.job.rows()
         for name in ("cache", "runs", "reports"):
@@ -361,6 +364,21 @@ class Harness:
             "codes": Counter({int(k): v for k, v in body["codes"].items()}),
         }
         return Found(**{**body, **counts})
+
+    def _first_run(self) -> int:
+        """A run that nobody disturbs, and the names of the modules that it came to need."""
+        code = self.job.run()
+        (self.base / "modules.json").write_text(json.dumps(sorted(sys.modules)))
+        return code
+
+    def _import_the_rest(self) -> None:
+        """Else each fork would import the same again."""
+        for name in json.loads((self.base / "modules.json").read_text()):
+            if name not in sys.modules and not name.startswith("__"):
+                with suppress(Exception):  # some modules are made, not imported
+                    importlib.import_module(name)
+        for kind in STEP_KINDS.values():
+            code_digest(kind.module)
 
     def _disturbed(self) -> None:
         """The run whose calls are tried, and the forks of it in which one of them fails: each ends here."""
@@ -461,10 +479,16 @@ class Harness:
         for file in (whole / "measurements").glob("*.json"):
             if not (there / "measurements" / file.name).exists():
                 shutil.copy2(file, there / "measurements")
+            call_quiet(there / "measurements" / file.name)
+
+
+def call_quiet(file: Path) -> None:
+    """Say of a measurement that nothing disturbed it, or the next run would time it again; a damaged one stays so."""
+    with suppress(files.Damaged):
+        write_sealed(file, _called_quiet(read_sealed(file)))
 
 
 def _called_quiet(said: Any) -> Any:
-    """A measurement whose timings nothing disturbed, whatever did."""
     if isinstance(said, dict):
         return {name: False if name == "disturbed" else _called_quiet(each) for name, each in said.items()}
     return [_called_quiet(each) for each in said] if isinstance(said, list) else said
@@ -479,15 +503,11 @@ def _difference(rows: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any
 
 def import_everything() -> None:
     """All that a run imports, so that forks need not; nothing runs yet, so there is one thread."""
-    import importlib
-
     import torch
 
     torch.set_num_threads(1)
     for name in ("cli", "engine.running", "report.html", "report.terminal", "console"):
         importlib.import_module(f"compress.{name}")
-    from compress.plan import STEP_KINDS
-
     for kind in STEP_KINDS.values():
         importlib.import_module(kind.module)
 
