@@ -326,6 +326,7 @@ class Harness:
         self.until = time.monotonic() + seconds
         self.found = Found()
         self.seen: set[str] = set()
+        self._told = 0
         self.logs = base / "logs"
         self.logs.mkdir(parents=True)
         self.whole, self.job = Job(base / "whole"), Job(base / "one")
@@ -392,6 +393,7 @@ class Harness:
             code = self.job.run()
             if os.getpid() != own:
                 leave(code)
+            files.os = os  # type: ignore[attr-defined]
         if code not in (0, 3) or self.job.rows() != self.expected:
             self._fault(f"the run whose calls were tried ended with {code}, or with other rows")
         self._note()
@@ -413,7 +415,8 @@ class Harness:
         tried = self.first <= number <= self.last and (number - self.first) % rare == 0
         if not tried or time.monotonic() > self.until:
             return
-        if self.found.trials % 20 == 0:
+        if self.found.trials >= self._told + 20:
+            self._told = self.found.trials
             print(f"{time.strftime('%H:%M:%S')} call {number}: {self.found.words()}", flush=True)
             self._note()
         counting, files.os = files.os, os  # type: ignore[attr-defined]
