@@ -1,7 +1,7 @@
 """Let every single call of `core/files.py` fail in turn, as SQLite is tested: a run of a tiny job dies of it, the next
 one finishes, and its rows are those of a run that nobody disturbed.
 
-    python -m tests.injection [--every 1] [--from 1] [--seconds 3600]
+    python -m tests.injection [--every 1] [--from 1] [--to 1000] [--seconds 3600]
 
 One process imports everything. It forks the run that is to be disturbed; at each call that run stands still, what lies
 on the disk is kept, and for each error a fork of it goes on with that call failing. A run that a failing call has ended
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -25,19 +26,23 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from compress.core import files
-from compress.core.files import is_temporary
+from compress.core.files import is_temporary, read_sealed, write_sealed
+from compress.passes.table import PASSES
+from compress.plan.keys import code_digest
+from compress.plan.steps import step_kind
 from compress.store.checking import check, places
 from tests.jobs import write_job
 
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE)
 CALLS = ("open", "write", "fsync", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate")
+_UNLIKE = ("manifest.json", "model.ort", "README.md")
 STABLE = ("step", "role", "score", "retention", "size_mb", "parameters", "macs", "artifact")
 CODES = (0, 2, 3, 4, 5, 6, 7, 130)
 """Exit codes of the table, without 1."""
@@ -126,11 +131,11 @@ class Job:
 
     def _digest(self, artifact: Path) -> dict[str, str]:
         """The hashes of its files, but those that two undisturbed runs make unlike: a manifest holds a probe's timings,
-        and onnxruntime does not write its own format the same way twice."""
+        onnxruntime does not write its own format the same way twice, and the card says how large that is."""
         from compress.core.artifacts import open_artifact
 
         found = open_artifact(artifact, hashed=True).files
-        return {name: sha for name, (sha, _) in found.items() if name not in ("manifest.json", "model.ort")}
+        return {name: sha for name, (sha, _) in found.items() if name not in _UNLIKE}
 
     def half_made(self) -> list[str]:
         """What a finished run left that is damaged, or that stands for something it is not."""
@@ -141,14 +146,16 @@ class Job:
         return found
 
     def state(self) -> str:
-        """What lies there, without what is timed; what has a temporary name is nothing."""
+        """What lies there, without what is timed or told to people; what has a temporary name is nothing."""
         digest = hashlib.sha256()
         for path in sorted(visible(self.base)):
             if path.is_file():
                 name = str(path.relative_to(self.base))
                 timed = path.suffix == ".json" and ("records" in name or path.name == "run.json")
+                # Its files name the error and the seconds, and are written anew whatever they say.
+                told = name.startswith("reports/")
                 locks = path.suffix == ".lock" or name.startswith(("tmp/", "cache/using/"))
-                content = b"" if timed or locks else path.read_bytes()
+                content = b"" if timed or told or locks else path.read_bytes()
                 digest.update(name.encode() * (not locks) + hashlib.sha256(content).digest())
         return digest.hexdigest()
 
@@ -298,6 +305,7 @@ class Harness:
     Args:
         every: try each so manieth call.
         first: begin at this call.
+        last: end at this call.
         seconds: try no further call after so long.
         to_the_end: let a run that a failing call did not end go on to its end, which costs a whole run each time.
         changes: sections of the profile.
@@ -309,25 +317,33 @@ class Harness:
         *,
         every: int = 1,
         first: int = 1,
+        last: int = 10**9,
         seconds: float = 1e9,
         to_the_end: bool = False,
         **changes: Any,
     ) -> None:
-        self.base, self.every, self.first, self.to_the_end = base, every, first, to_the_end
+        self.base, self.every, self.to_the_end = base, every, to_the_end
+        self.first, self.last = first, last
         self.until = time.monotonic() + seconds
         self.found = Found()
         self.seen: set[str] = set()
+        self._told = 0
         self.logs = base / "logs"
         self.logs.mkdir(parents=True)
         self.whole, self.job = Job(base / "whole"), Job(base / "one")
         self.job.write(**changes)
 
     def go(self) -> Found:
-        """Try the calls."""
+        """Try the calls, on one core: a fork has none of the threads with which its parent has trained."""
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
         import_everything()
         with self.job.here():
-            code = in_fork(self.job.run, self.logs / "undisturbed")
+            code = in_fork(self._first_run, self.logs / "undisturbed")
         assert code in (0, 3), tail(self.logs / "undisturbed")
+        for file in (self.job.cache / "measurements").glob("*.json"):
+            call_quiet(file)
+        self._import_the_rest()
         shutil.copytree(self.job.base, self.whole.base, symlinks=True)
         self.expected = self.job.rows()
         for name in ("cache", "runs", "reports"):
@@ -355,6 +371,21 @@ class Harness:
         }
         return Found(**{**body, **counts})
 
+    def _first_run(self) -> int:
+        """A run that nobody disturbs, and the names of the modules that it came to need."""
+        code = self.job.run()
+        (self.base / "modules.json").write_text(json.dumps(sorted(sys.modules)))
+        return code
+
+    def _import_the_rest(self) -> None:
+        """Else each fork would import the same again."""
+        for name in json.loads((self.base / "modules.json").read_text()):
+            if name not in sys.modules and not name.startswith("__"):
+                with suppress(Exception):  # some modules are made, not imported
+                    importlib.import_module(name)
+        for module in step_modules():
+            code_digest(module)
+
     def _disturbed(self) -> None:
         """The run whose calls are tried, and the forks of it in which one of them fails: each ends here."""
         own = os.getpid()
@@ -363,6 +394,7 @@ class Harness:
             code = self.job.run()
             if os.getpid() != own:
                 leave(code)
+            files.os = os  # type: ignore[attr-defined]
         if code not in (0, 3) or self.job.rows() != self.expected:
             self._fault(f"the run whose calls were tried ended with {code}, or with other rows")
         self._note()
@@ -381,9 +413,11 @@ class Harness:
         self.found.calls[name] += 1
         number, harmless = sum(self.found.calls.values()), swallowed()
         rare = self.every * (20 if harmless else 1)
-        if number < self.first or (number - self.first) % rare or time.monotonic() > self.until:
+        tried = self.first <= number <= self.last and (number - self.first) % rare == 0
+        if not tried or time.monotonic() > self.until:
             return
-        if self.found.trials % 20 == 0:
+        if self.found.trials >= self._told + 20:
+            self._told = self.found.trials
             print(f"{time.strftime('%H:%M:%S')} call {number}: {self.found.words()}", flush=True)
             self._note()
         counting, files.os = files.os, os  # type: ignore[attr-defined]
@@ -453,6 +487,19 @@ class Harness:
         for file in (whole / "measurements").glob("*.json"):
             if not (there / "measurements" / file.name).exists():
                 shutil.copy2(file, there / "measurements")
+            call_quiet(there / "measurements" / file.name)
+
+
+def call_quiet(file: Path) -> None:
+    """Say of a measurement that nothing disturbed it, or the next run would time it again; a damaged one stays so."""
+    with suppress(files.Damaged):
+        write_sealed(file, _called_quiet(read_sealed(file)))
+
+
+def _called_quiet(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {name: False if name == "disturbed" else _called_quiet(each) for name, each in said.items()}
+    return [_called_quiet(each) for each in said] if isinstance(said, list) else said
 
 
 def _difference(rows: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> str:
@@ -464,24 +511,26 @@ def _difference(rows: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any
 
 def import_everything() -> None:
     """All that a run imports, so that forks need not; nothing runs yet, so there is one thread."""
-    import importlib
-
     import torch
 
     torch.set_num_threads(1)
     for name in ("cli", "engine.running", "report.render.html", "report.render.terminal", "core.console"):
         importlib.import_module(f"compress.{name}")
-    from compress.passes.table import PASSES
-    from compress.plan.steps import step_kind
+    for module in step_modules():
+        importlib.import_module(module)
 
-    for name in ("source", "finetune", "lower", *(step for kind in PASSES.values() for step in kind.steps)):
-        importlib.import_module(step_kind(name).run.partition(":")[0])
+
+def step_modules() -> list[str]:
+    """The modules that run steps."""
+    names = ("source", "finetune", "lower", *(step for kind in PASSES.values() for step in kind.steps))
+    return [step_kind(name).run.partition(":")[0] for name in names]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--from", dest="first", type=int, default=1)
+    parser.add_argument("--to", dest="last", type=int, default=10**9)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--to-the-end", action="store_true")
     options = parser.parse_args()

@@ -74,6 +74,8 @@ def _parquet_head(path: Path, rows: int) -> dict[str, list[object]]:
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if not name.startswith("__")]
             batch = next(file.iter_batches(rows, columns=names), None)
+            if batch is not None:
+                batch.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
     return {name: [] if batch is None else batch.column(name).to_pylist() for name in names}
@@ -263,6 +265,8 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
             schema = file.schema_arrow
             found = _check_columns(schema.names, columns, path)
             table = file.read(columns=found)
+            # Else bytes that are no UTF-8 are found only when they are made a string.
+            table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
     return Rows(

@@ -36,6 +36,7 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
     datasets.utils.logging.disable_progress_bar()
     try:
         table = datasets.Dataset.from_parquet(str(path))
+        table.data.table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from compress.core.errors import DataError, DataErrors
+from compress.data.files import read_head
 from compress.data.sources import fingerprint, load
 from compress.profile.schema import DataSpec
 
@@ -466,6 +469,38 @@ def test_parquet_values_of_the_wrong_kind(
 
     assert first_of(caught.value).message == message
     assert first_of(caught.value).where == f"{tmp_path.resolve() / 'data.parquet'}: row {row}"
+
+
+def _not_utf8(values: list[str]) -> pa.Array:
+    """The strings with a byte that begins no character in place of each `#`."""
+    whole = pa.array(values)
+    content = whole.buffers()[2].to_pybytes().replace(b"#", b"\xbf")
+    return pa.Array.from_buffers(pa.string(), len(values), [None, whole.buffers()[1], pa.py_buffer(content)])
+
+
+@pytest.mark.parametrize("damaged", ["text", "label"])
+def test_parquet_bytes_that_are_no_utf8(damaged: str, tmp_path: Path) -> None:
+    columns = {"text": pa.array(["one", "two"]), "label": pa.array(["a", "b"])}
+    pq.write_table(pa.table({**columns, damaged: _not_utf8(["fine", "a#b"])}), tmp_path / "data.parquet")
+
+    for read in (
+        lambda: load(DataSpec(path="data.parquet"), tmp_path, seed=0),
+        lambda: read_head(tmp_path / "data.parquet"),
+    ):
+        with pytest.raises(DataError, match=r"not a readable parquet file: .*UTF8") as caught:
+            read()
+        assert first_of(caught.value).where == str(tmp_path / "data.parquet")
+
+
+def test_parquet_images_beside_labels_that_are_no_utf8(tmp_path: Path) -> None:
+    pixels = io.BytesIO()
+    Image.new("L", (2, 2)).save(pixels, "png")
+    images = [{"bytes": pixels.getvalue(), "path": None}] * 2
+    table = pa.table({"image": images, "label": _not_utf8(["fine", "a#b"])})
+    pq.write_table(table, tmp_path / "data.parquet")
+
+    with pytest.raises(DataError, match=r"not a readable parquet file: .*UTF8"):
+        load(DataSpec(path="data.parquet"), tmp_path, 0, "image-classification")
 
 
 def test_parquet_without_the_column(tmp_path: Path) -> None:
