@@ -484,7 +484,7 @@ def test_parquet_bytes_that_are_no_utf8(damaged: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({**columns, damaged: _not_utf8(["fine", "a#b"])}), tmp_path / "data.parquet")
 
     for read in (
-        lambda: load(DataSpec(path="data.parquet"), tmp_path, seed=0),
+        lambda: load(DataSpec(path="data.parquet"), tmp_path, seed=0, task="text-classification"),
         lambda: read_head(tmp_path / "data.parquet"),
     ):
         with pytest.raises(DataError, match=r"not a readable parquet file: .*UTF8") as caught:
