@@ -1,40 +1,44 @@
 """Distil, prune, quantize, export and measure a trained model on the device it will run on.
 
-`compress.load_model(folder)` reads the model of any torch-form folder that `compress` wrote, also one that is pruned or
-factored in ways that its config cannot say, where `from_pretrained` of transformers does not serve.
+What the command line does, from Python:
+
+    run = compress.run("profiles/bert_to_tiny.yaml")
+    run.rows[["step", "score", "speedup", "size_mb"]]
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from compress.core.telemetry import OFF
 
-if TYPE_CHECKING:
-    from torch import nn
+# Here, for nothing that has telemetry is imported before.
+os.environ.update(OFF)
 
 __version__ = "0.1.0"
 
-# Here, for nothing of this package is imported before.
-os.environ.update(OFF)
+from compress.api import (
+    Run,
+    load_model,
+    load_profile,
+    load_run,
+    measure,
+    plan,
+    report,
+    run,
+    validate,
+    verify,
+)
 
-
-def load_model(folder: str | os.PathLike[str], *, allow_code: bool = False) -> nn.Module:
-    """The model of a folder with `model.safetensors`, in float32 and eval mode, ready to predict or to train on.
-
-    Args:
-        folder: an artifact of a pass: `config.json` or `module.json`, and `structure.json` where the model is pruned or
-            factored in ways that those do not say.
-        allow_code: whether the Python code that a `module.json` of the folder names may run.
-
-    Raises:
-        UsageError: the model is made by code, and that is not allowed.
-        ModelError: a file is missing or damaged, or a weight does not fit.
-    """
-    # Imported here: everything that does not train answers without torch.
-    from pathlib import Path
-
-    from compress.models.io.checkpoints import load_model as load
-
-    return load(Path(folder), allow_code=allow_code)
+__all__ = [
+    "Run",
+    "load_model",
+    "load_profile",
+    "load_run",
+    "measure",
+    "plan",
+    "report",
+    "run",
+    "validate",
+    "verify",
+]

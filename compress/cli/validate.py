@@ -7,24 +7,20 @@ from pathlib import Path
 
 import click
 
+from compress.cli.options import PATH, SET
 from compress.core.printing import echo
 
 
 @click.command()
-@click.argument("profile", type=click.Path(path_type=Path))
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="PATH=VALUE",
-    help="Override a value of the profile; repeatable.",
-)
+@click.argument("profile", type=PATH)
+@SET
 def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     """Check a profile and every source it names that lies on this machine; nothing is downloaded."""
+    from compress import api
     from compress.core.errors import ProfileError
-    from compress.engine.examining import examine
 
-    checked, found = examine(profile, assignments)
+    found = api.validate(profile, assignments)
+    checked = found.profile
     if found.faults or checked is None:
         raise ProfileError(found.faults)
     of = ", of what lies on this machine" if found.unseen else ""

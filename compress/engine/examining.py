@@ -34,16 +34,23 @@ _SHOWN_LABELS = 8
 
 @dataclass
 class Examined:
-    """What was found: faults, what was looked at, what could not be, and what is likely to disappoint."""
+    """What was found: the profile, None where it is no valid one, its faults, what was looked at, what could not be,
+    and what is likely to disappoint."""
 
+    profile: Profile | None = None
     faults: list[Fault] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def ok(self) -> bool:
+        """Whether no fault was found."""
+        return self.profile is not None and not self.faults
 
-def examine(file: Path, assignments: tuple[str, ...] = ()) -> tuple[Profile | None, Examined]:
-    """The profile, None where it is no valid one, and all that was found of it, its data and its models.
+
+def examine(file: Path, assignments: tuple[str, ...] = ()) -> Examined:
+    """All that can be found of a profile, its data and its models.
 
     Raises:
         ProfileError: the file is no YAML that can be read.
@@ -51,10 +58,10 @@ def examine(file: Path, assignments: tuple[str, ...] = ()) -> tuple[Profile | No
     return examine_source(override(read_source(file), assignments))
 
 
-def examine_source(source: ProfileSource) -> tuple[Profile | None, Examined]:
+def examine_source(source: ProfileSource) -> Examined:
     """The same of a profile that was read already."""
     profile, faults, warnings = read_profile(source)
-    found = Examined(faults=list(faults), notes=[f"warning: {one}" for one in warnings])
+    found = Examined(profile, list(faults), notes=[f"warning: {one}" for one in warnings])
     splits = _examine_data(source, profile, found)
     if profile is not None:
         found.faults += model_faults(profile, source)
@@ -63,7 +70,7 @@ def examine_source(source: ProfileSource) -> tuple[Profile | None, Examined]:
             found.faults += _head_faults(profile, source, splits)
         found.unseen += [f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)]
     found.faults.sort(key=lambda fault: fault.line or 0)
-    return profile, found
+    return found
 
 
 def check_models(loaded: LoadedProfile) -> None:

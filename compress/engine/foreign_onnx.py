@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
-from compress.core.errors import ModelError
+from compress.core.errors import ModelError, UsageError
 from compress.core.files import copy_file, make_folder, sha256_file, write_json, write_text
 from compress.core.forms import ONNX_FLOAT, Form
 from compress.core.inside import inside
@@ -47,6 +47,29 @@ class Given:
     labels: tuple[str, ...] | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     output: str | None = None
+
+
+def given_for(
+    tokenizer: Path | None,
+    task_json: Path | None,
+    labels: Sequence[str] | None,
+    inputs: Mapping[str, str],
+    output: str | None,
+) -> Given:
+    """What a user gives beside a model; a file may be named by its folder.
+
+    Raises:
+        UsageError: a file is not there.
+    """
+    folders = []
+    for option, path, file in (("--task-json", task_json, TASK), ("--tokenizer", tokenizer, TOKENIZER)):
+        if path is None:
+            continue
+        folder = path.parent if path.name == file else path
+        if not (folder / file).is_file():
+            raise UsageError(f"there is no {file} here", where=f"{option} {path}")
+        folders.append(folder)
+    return Given(tuple(folders), None if labels is None else tuple(labels), inputs, output)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from compress.core.errors import ProfileError, UsageError
 from compress.core.spec import Spec
-from compress.profile.schema import MeasureSpec, TargetSpec, TaskData, TaskName
+from compress.profile.faults import faults_of
+from compress.profile.schema import MeasureSpec, Profile, TargetSpec, TaskData, TaskName
+from compress.profile.yaml_lines import ProfileSource, override
+from compress.tasks.table import task_names
 
 
 class MeasureRequest(Spec):
@@ -25,3 +32,42 @@ class MeasureRequest(Spec):
     """Where the model is measured."""
     measure: MeasureSpec = MeasureSpec()
     """How long and on what to measure."""
+
+
+def sections(profile: Profile) -> dict[str, Any]:
+    """What measuring takes of a profile, as it was written: defaults written out may not fit the device."""
+    return profile.model_dump(
+        mode="json", include={"task", "seed", "data", "targets", "measure"}, exclude_unset=True
+    )
+
+
+def request_of(
+    values: Mapping[str, Any], targets: Sequence[Any], assignments: Sequence[str], base: Path
+) -> MeasureRequest:
+    """The request, checked as a profile is.
+
+    Args:
+        targets: in place of those of `values`, where there are any.
+        base: the folder that relative paths start at.
+
+    Raises:
+        UsageError: data or task are missing.
+        ProfileError: every fault of it.
+    """
+    if "data" not in values:
+        raise UsageError("say on which data to measure: --data PATH, or --profile PROFILE")
+    if "task" not in values:
+        raise UsageError(f"say what the model is for: --task {' | '.join(task_names())}")
+    said = {**values, "targets": list(targets)} if targets else dict(values)
+    source = override(ProfileSource("compress measure", "", base, said, {}), tuple(assignments))
+    try:
+        return MeasureRequest.model_validate(source.values)
+    except ValidationError as error:
+        raise ProfileError(faults_of(error, source, MeasureRequest)) from error
+
+
+def name_of(model: Path) -> str:
+    """`runs/x/bundle/model.onnx` -> `bundle`, `mine.onnx` -> `mine`."""
+    path = model.absolute()
+    own = path.name if path.is_dir() else path.parent.name if path.stem == "model" else path.stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-.") or "model"

@@ -19,7 +19,7 @@ def faults_of_starter(text: str, folder: Path, model: str, data: str) -> list[Fa
         model, data: as the user named them.
     """
     made = "the profile"
-    _, found = examine_source(parse_source(text, made, folder))
+    found = examine_source(parse_source(text, made, folder))
     return [
         replace(fault, file=data if fault.path.startswith("data") else model, line=None)
         if fault.file == made

@@ -49,6 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine", "report"),
     ("starter",),
     ("tasks.*.starter",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

@@ -120,10 +120,11 @@ def test_an_output_that_is_full():
 HANGS_UP = """
 import os, signal, sys, time
 from compress.cli import root
+from compress.cli.run import Interruption
 
 @root.main.command("wait")
 def wait():
-    root._Interruption().listen()
+    Interruption().listen()
     os.kill(os.getpid(), signal.SIGHUP)
     time.sleep(0.2)
 

@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(file: Path) -> Examined:
-    return examine(file)[1]
+    return examine(file)
 
 
 def codes(faults: list[Fault]) -> list[tuple[str | None, str]]:
@@ -343,7 +343,7 @@ def test_torch_stays_out_and_a_hundred_thousand_rows_take_seconds(folder: Path):
     heavy = "{'torch', 'transformers', 'onnxruntime', 'pandas', 'datasets'}"
     code = (
         "import sys; from pathlib import Path; from compress.engine.examining import examine; "
-        f"found = examine(Path({str(write_profile(folder))!r}))[1]; assert not found.faults, found.faults; "
+        f"found = examine(Path({str(write_profile(folder))!r})); assert not found.faults, found.faults; "
         f"print(*({heavy} & set(sys.modules)))"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

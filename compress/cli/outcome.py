@@ -1,0 +1,25 @@
+"""What is printed of a run that has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compress.core.printing import echo
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from compress.core.records import RunRecord
+    from compress.report.render.write import ReportPaths
+
+
+def print_run(out: Console, run: RunRecord, report: ReportPaths) -> None:
+    """The table of the rows, the verdicts, and where the report lies."""
+    from compress.report.render.terminal import summary_lines, table
+
+    out.print(table(run))
+    for kept in report.kept:
+        echo(f"what stood in place of the report is now {kept}", err=True)
+    for line in summary_lines(run):
+        out.print(line, soft_wrap=True)
+    out.print(f"report  {report.html}", soft_wrap=True)

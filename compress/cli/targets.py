@@ -1,0 +1,25 @@
+"""`compress targets`: what can be measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compress.cli.options import JSON, PATH, SET
+
+
+@click.command()
+@click.argument("profile", type=PATH, required=False)
+@SET
+@JSON
+def targets(profile: Path | None, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Show what this machine can measure on, or what each target of PROFILE is."""
+    from compress.targets.showing import show_machine, show_targets
+
+    if profile is None:
+        show_machine(as_json)
+        return
+    from compress import api
+
+    show_targets(api.load_profile(profile, assignments).profile.targets, as_json)

@@ -1,0 +1,34 @@
+"""`compress verify`: whether a bundle is what its manifest says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from compress.cli.options import JSON, PATH
+from compress.core.printing import echo
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@JSON
+@click.option("--allow-code", is_flag=True, help="Run the bundle's code also where it is none of ours.")
+def verify(bundle: Path, as_json: bool, allow_code: bool) -> None:
+    """Check every hash of a bundle and run its golden examples in a clean process."""
+    from dataclasses import asdict
+
+    from compress import api
+    from compress.core.errors import PassError
+
+    result = api.verify(bundle, allow_code=allow_code)
+    if as_json:
+        echo(json.dumps({"ok": result.ok, **asdict(result)}, indent=2))
+    if not result.ok:
+        raise PassError("; ".join(result.problems), where=str(bundle))
+    if not as_json:
+        models = " and ".join(result.models)
+        echo(f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}")
+        for note in result.notes:
+            echo(f"note: {note}")
