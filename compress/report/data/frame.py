@@ -62,7 +62,7 @@ def contract(run: RunRecord) -> dict[str, Any]:
         "task": run.task,
         "metric": run.metric,
         "seed": run.seed,
-        "splits": dict(run.splits),
+        "splits": dict(sorted(run.splits.items())),
         "targets": list(run.targets),
         "notes": [*([] if useless is None else [f"{useless}. No retention is given."]), *run.notes],
         "baseline_fault": useless,
