@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from compress.core.inside import name_fault
 
@@ -17,6 +25,8 @@ def _name_of_the_hub(name: str) -> str:
     return name
 
 
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 HubName = Annotated[str, AfterValidator(_name_of_the_hub)]
 """A configuration, commit or tag of the hub."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
+from compress.losses.table import LOSSES, losses_in, name_of
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
 from compress.plan.steps import Plan, PlannedStep, step_kind
@@ -37,6 +38,8 @@ _CONTRACT = frozenset(
         "compress/passes/contract.py",
         "compress/core/spec.py",
         "compress/core/entries.py",
+        "compress/losses/contract.py",
+        "compress/losses/table.py",
         "compress/profile/",
         # Which tasks there are beside the one whose data are read.
         "compress/tasks/table.py",
@@ -99,6 +102,8 @@ def step_parts(
     }
     if isinstance(step.spec, TeacherSpec):
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
+    if losses := {name_of(loss) for loss in losses_in(step.spec)}:
+        parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
     if kind.reads_data:
         data = plan.profile.data.model_dump(mode="json")
         parts["data"] = {
@@ -131,9 +136,17 @@ def asked_precision(spec: Spec) -> Precision:
 
 
 def _adds(step: PlannedStep) -> dict[str, str]:
-    """The version of the distribution that adds the pass of a step; none for a built-in one."""
-    plugin = PASSES.added.get(step.kind.partition(".")[0])
-    return {} if plugin is None else {plugin.distribution: plugin.version}
+    """The versions of the distributions that add the pass of a step and its losses; none for built-in ones."""
+    added = [PASSES.added.get(step.kind.partition(".")[0])]
+    added += [LOSSES.added.get(name_of(loss)) for loss in losses_in(step.spec)]
+    return {plugin.distribution: plugin.version for plugin in added if plugin is not None}
+
+
+def _loss_digest(name: str) -> str:
+    """sha256 over the source of a loss: of its spec and its term, and of what they import."""
+    kind = LOSSES[name]
+    modules = {kind.spec.__module__, kind.term.partition(":")[0]}
+    return hashlib.sha256("".join(map(code_digest, sorted(modules))).encode()).hexdigest()
 
 
 def _adds_task(name: str) -> dict[str, object]:
@@ -204,6 +217,9 @@ def _imports(source: str, packages: Collection[str]) -> list[str]:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "LossKind":
+            # A loss names its term, so that its spec stays light.
+            names += [str(one.value).partition(":")[0] for one in node.args if isinstance(one, ast.Constant)]
     return [name for name in names if name.split(".")[0] in packages]
 
 

@@ -10,22 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from compress.core.spec import Spec
+from compress.losses.contract import Lesson, LossSpec
 from compress.passes.distill.spec import DistillSpec, StageSpec
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize.spec import QuantizeSpec
-from compress.profile.loss_specs import (
-    AttentionLoss,
-    ContrastiveLoss,
-    EmbeddingLoss,
-    HiddenLoss,
-    LabelsLoss,
-    LogitsLoss,
-    LossSpec,
-    MaskedLmLoss,
-    OutputLoss,
-    RelationLoss,
-    SimilarityLoss,
-)
 from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
@@ -53,25 +41,11 @@ _REACHES_NOTHING = (
     "no loss that reaches the student's outputs: add logits, labels, output, or similarity with "
     "`representation: outputs`"
 )
-_INNER = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss, ContrastiveLoss)
-"""Losses that look inside the teacher."""
 
 
 def losses_of(stage: StageSpec) -> list[LossSpec]:
     """The losses of a stage."""
     return [entry.body for entry in stage.losses]
-
-
-def needs_teacher(loss: LossSpec) -> bool:
-    """Whether a loss compares with a teacher."""
-    return not isinstance(loss, LabelsLoss | MaskedLmLoss)
-
-
-def trains_outputs(loss: LossSpec) -> bool:
-    """Whether a loss reaches the outputs of the student, so that its score says how far it has come."""
-    if isinstance(loss, SimilarityLoss):
-        return loss.representation == "outputs"
-    return isinstance(loss, LogitsLoss | LabelsLoss | OutputLoss)
 
 
 def teaching_faults(profile: Profile) -> list[Found]:
@@ -106,7 +80,7 @@ def teaching_warnings(profile: Profile) -> list[str]:
     warnings = []
     distils = any(
         isinstance(spec, DistillSpec)
-        and any(isinstance(loss, LogitsLoss) for stage in spec.staged for loss in losses_of(stage))
+        and any(loss.softens for stage in spec.staged for loss in losses_of(stage))
         for spec in profile.specs
     )
     if distils and profile.teacher.finetune is not None and profile.teacher.finetune.smoothing > 0:
@@ -184,29 +158,30 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     yield from _foreign_keys(profile, spec)
     yield from _data_free_faults(profile, spec)
     yield from _teacher_faults(profile, spec)
+    lesson = _lesson(profile, spec)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, loss in enumerate(losses_of(stage)):
-            why = _loss_fault(profile, loss, spec)
+            why = loss.fault(lesson)
             if why is not None:
                 yield (*place, number), why
         wanted = stage.data or spec.data
         if wanted == "unlabeled" and profile.data.unlabeled is None:
             yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
-        if wanted == "unlabeled" and all(isinstance(loss, LabelsLoss) for loss in losses_of(stage)):
+        if wanted == "unlabeled" and all(loss.learns_labels for loss in losses_of(stage)):
             yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
-    if not any(trains_outputs(loss) for loss in losses_of(spec.staged[-1])):
+    if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
         last = "the last stage has" if spec.stages else "there is"
         yield ("stages",) if spec.stages else ("losses",), f"{last} {_REACHES_NOTHING}"
 
 
 def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:
-    losses = [entry.body for entry in spec.losses or ()]
+    losses, lesson = [entry.body for entry in spec.losses or ()], _lesson(profile)
     for number, loss in enumerate(losses):
-        why = _loss_fault(profile, loss)
+        why = loss.fault(lesson)
         if why is not None:
             yield ("losses", number), why
-    if losses and not any(map(trains_outputs, losses)):
+    if losses and not any(loss.reaches_outputs for loss in losses):
         yield ("losses",), f"there is {_REACHES_NOTHING}"
 
 
@@ -260,7 +235,7 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
-    taught = any(needs_teacher(loss) for loss in losses)
+    taught = any(loss.compares for loss in losses)
     if not taught:
         for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
             if getattr(spec, name):
@@ -270,7 +245,7 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                 ("generations",),
                 "every loss looks at the labels alone: a generation would learn nothing new",
             )
-    if spec.ema is not None and not any(isinstance(loss, LabelsLoss) for loss in losses):
+    if spec.ema is not None and not any(loss.learns_labels for loss in losses):
         yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
     if not _embeds(profile):
         return
@@ -286,29 +261,12 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             yield (name,), "it needs probabilities or labels, which embeddings have not"
 
 
-def _loss_fault(profile: Profile, loss: LossSpec, spec: DistillSpec | None = None) -> str | None:
-    """Why a loss cannot be used; None where it can, as far as the profile tells.
-
-    Args:
-        spec: of the distillation; None: a recovery from the profile's teacher.
-    """
-    embeds, images = _embeds(profile), _takes(profile) == "images"
-    if embeds and isinstance(loss, LogitsLoss | LabelsLoss):
-        return "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
-    if isinstance(loss, OutputLoss) and not embeds:
-        return "logits are compared by `logits`; `output` is for embeddings"
-    if images and isinstance(loss, MaskedLmLoss):
-        return "images have no tokens to hide"
-    if isinstance(loss, AttentionLoss) and loss.of == "spatial" and not images:
-        return "models of texts have no spatial maps: use of: scores or of: probabilities"
-    if (
-        spec is not None
-        and len(spec.teachers) > 1
-        and (
-            isinstance(loss, _INNER) or (isinstance(loss, SimilarityLoss) and loss.representation == "pooled")
-        )
-    ):
-        return "several teachers are averaged in their outputs; what lies inside them has no mean"
-    if spec is not None and spec.data_free is not None and images and not isinstance(loss, LogitsLoss):
-        return "images of a generator are taught by `logits` alone"
-    return None
+def _lesson(profile: Profile, spec: DistillSpec | None = None) -> Lesson:
+    """What losses would work on in a distillation; None: in a recovery from the profile's teacher."""
+    reads = _takes(profile)
+    return Lesson(
+        labelled=not _embeds(profile),
+        reads=reads,
+        teachers=1 if spec is None else max(1, len(spec.teachers)),
+        generated=spec is not None and spec.data_free is not None and reads == "images",
+    )

@@ -6,9 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from compress.core.spec import PassSpecBase
-from compress.profile.loss_specs import Positive
-from compress.profile.training_spec import Fraction
+from compress.core.spec import Fraction, PassSpecBase, Positive
 
 
 class VocabularySpec(PassSpecBase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from compress.core.spec import PassSpecBase
-from compress.profile.loss_specs import LossSpec
+from compress.losses.table import LOSSES
 from compress.profile.schema import DataSpec, Profile, data_spec
 from compress.tasks.table import task_names
 
@@ -24,9 +24,9 @@ def json_schema() -> dict[str, Any]:
     for name, definition in schema["$defs"].items():
         if name in may_be_empty and not definition.get("required") and "oneOf" not in definition:
             definition["type"] = ["object", "null"]
-    for loss in _subclasses(LossSpec):
-        if loss.short is not None:
-            _admit_word(schema["$defs"][loss.__name__], loss.short)
+    for kind in LOSSES.values():
+        if kind.spec.short is not None:
+            _admit_word(schema["$defs"][kind.spec.__name__], kind.spec.short)
     return {"$schema": DIALECT, **schema, "title": "Profile of `compress`"}
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from compress.core.numerics import Precision
-from compress.core.spec import Spec
-from compress.profile.loss_specs import LossEntry
-from compress.profile.training_spec import Fraction, TrainingSpec
+from compress.core.spec import Fraction, Spec
+from compress.losses.table import LossEntry
+from compress.profile.training_spec import TrainingSpec
 
 
 class RecoverySpec(TrainingSpec):

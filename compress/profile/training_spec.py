@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from compress.core.numerics import Precision
-from compress.core.spec import PassSpecBase
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from compress.core.spec import Fraction, PassSpecBase
 
 
 class TrainingSpec(PassSpecBase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.core.errors import ModelError
-from compress.profile.loss_specs import LayerMap
+from compress.losses.contract import LayerMap
 
 
 def layer_pairs(wanted: LayerMap, student: int, teacher: int) -> tuple[tuple[int, int], ...]:

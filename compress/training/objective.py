@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.plugins import call
 from compress.core.reading import read_mapping
 from compress.encoding.inputs import Inputs
+from compress.losses.contract import LossSpec
+from compress.losses.table import LOSSES, name_of
 from compress.models.text.vocabulary import read_vocabulary
-from compress.profile.loss_specs import (
-    AttentionLoss,
-    ContrastiveLoss,
-    EmbeddingLoss,
-    HiddenLoss,
-    LabelsLoss,
-    LogitsLoss,
-    LossSpec,
-    MaskedLmLoss,
-    OutputLoss,
-    RelationLoss,
-    SimilarityLoss,
-)
 from compress.training.batches import to_tensors
 from compress.training.signals import OUTPUTS, Anatomy, Signals, anatomy_of
-from compress.training.terms.attention import RelationTerm, attention_term
-from compress.training.terms.base import Models, Seen, Term, refuse
-from compress.training.terms.examples import ContrastiveTerm, SimilarityTerm
-from compress.training.terms.layers import EmbeddingTerm, hidden_term
-from compress.training.terms.masked_lm import MaskedLmTerm
-from compress.training.terms.outputs import LabelsTerm, LogitsTerm, OutputTerm
-
-_Make = Callable[[Any, Models], Term]
-
-_COMPARING: dict[type[LossSpec], tuple[str, _Make]] = {
-    LogitsLoss: ("logits", LogitsTerm),
-    HiddenLoss: ("hidden", hidden_term),
-    EmbeddingLoss: ("embedding", EmbeddingTerm),
-    AttentionLoss: ("attention", attention_term),
-    RelationLoss: ("relation", RelationTerm),
-    SimilarityLoss: ("similarity", SimilarityTerm),
-    ContrastiveLoss: ("contrastive", ContrastiveTerm),
-    OutputLoss: ("output", OutputTerm),
-}
+from compress.training.terms import Models, Seen, Term, refuse
 
 
 class Objective(nn.Module):
@@ -83,9 +54,9 @@ class Objective(nn.Module):
 
         Args:
             student, teacher: the signals of `student_needs` and `teacher_needs`, for the same inputs, token by token.
-            labels: int64 (n,); only the loss `labels` reads them, and leaves out those that are `UNLABELLED`.
+            labels: int64 (n,); losses that read them leave out those that are `UNLABELLED`.
             mask: (n, t), nonzero for real tokens; None for images.
-            batch: what the student read; only `masked_lm` reads it, and runs the student once more.
+            batch: what the student read, for losses that run it once more.
         """
         real = None if mask is None else mask.bool()
         teacher = {name: signal.detach() for name, signal in teacher.items()}
@@ -116,33 +87,23 @@ def build_objective(
     """The objective of some losses between two models; equal arguments give equal first weights.
 
     Args:
-        teacher: None where nobody teaches: only `labels` and `masked_lm` can be asked for.
-        student_model, mask_id, special_ids: for `masked_lm` alone: the student, the id of its mask token, the ids
-            of all its special tokens, padding included.
+        teacher: None where nobody teaches: only losses that compare with nobody can be asked for.
+        student_model, mask_id, special_ids: as of `Models`; for losses that run the student once more.
 
     Raises:
         ModelError: a loss compares what one of the models has not, or what cannot be compared; the reason is given.
     """
     generator = torch.Generator().manual_seed(seed)
+    models = Models(student, teacher or student, generator, student_model, mask_id, special_ids)
     terms: dict[str, Term] = {}
     weights: dict[str, float] = {}
     for spec in losses:
-        term: Term
-        if isinstance(spec, LabelsLoss):
-            kind, term = "labels", LabelsTerm(spec)
-        elif isinstance(spec, MaskedLmLoss):
-            kind = "masked_lm"
-            term = MaskedLmTerm(
-                spec, student, generator, model=student_model, mask_id=mask_id, special_ids=special_ids
-            )
-        else:
-            kind, make = _COMPARING[type(spec)]
-            if teacher is None:
-                refuse(kind, "this loss compares with a teacher, and there is none")
-            term = make(spec, Models(student, teacher, generator))
+        kind = name_of(spec)
+        if spec.compares and teacher is None:
+            refuse(kind, "this loss compares with a teacher, and there is none")
         count = 1 + sum(name.split("-")[0] == kind for name in terms)
         name = kind if count == 1 else f"{kind}-{count}"
-        terms[name], weights[name] = term, spec.weight
+        terms[name], weights[name] = call(LOSSES[kind].term, spec, models), spec.weight
     return Objective(terms, weights, two_heads=two_heads)
 
 

@@ -12,10 +12,12 @@ from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.encoding.inputs import Inputs
+from compress.losses.contract import LossSpec
+from compress.losses.labels.spec import LabelsLoss
+from compress.losses.logits.spec import LogitsLoss
+from compress.losses.similarity.spec import SimilarityLoss
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
-from compress.profile.combination_checks import needs_teacher, trains_outputs
-from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec, SimilarityLoss
 from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext
 from compress.training.answers import Answers, FixedAnswers, NoAnswers
@@ -52,7 +54,7 @@ def recover(
     losses = recovery_losses(spec, labelled=ctx.task.kind.label_loss is not None, taught=teacher is not None)
     inputs = ctx.task.encode(ctx.data.train, interface)
     answers: Answers = NoAnswers()
-    if teacher is None or not any(map(needs_teacher, losses)):
+    if teacher is None or not any(loss.compares for loss in losses):
         objective = objective_between(losses, model, (interface, inputs), None, seed=ctx.seed)
     else:
         theirs = ctx.task.encode(ctx.data.train, teacher.path)
@@ -119,8 +121,8 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
 
 def _two_goals(losses: Sequence[LossSpec]) -> bool:
     """Whether labels and a teacher pull at the outputs, so that a model with a head for each learns them apart."""
-    labels = any(isinstance(loss, LabelsLoss) for loss in losses)
-    return labels and any(needs_teacher(loss) and trains_outputs(loss) for loss in losses)
+    outputs = [loss for loss in losses if loss.reaches_outputs]
+    return {loss.compares for loss in outputs} == {True, False}
 
 
 def _answers(ctx: StepContext, teacher: Artifact, inputs: Inputs, needs: frozenset[str]) -> Answers:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from compress.core.errors import PassError
 from compress.core.progress import Silent
+from compress.losses.logits.spec import LogitsLoss
+from compress.losses.table import LOSS_ENTRIES
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.examples_spec import DataFreeSpec
-from compress.profile.loss_specs import LOSSES, LogitsLoss
 from compress.training.checkpointing import copy_weights
 from compress.training.data_free.images import train_data_free_images
 from compress.training.loop import TrainResult
@@ -76,7 +77,7 @@ class Setup:
     def __init__(self, work: Path, teacher: nn.Module, *, epochs: float = 2, **free: Any) -> None:
         self.work, self.teacher = work, teacher
         self.spec = DistillSpec(
-            losses=(LOSSES.entry(LogitsLoss()),),
+            losses=(LOSS_ENTRIES.entry(LogitsLoss()),),
             data_free=DataFreeSpec(**{"examples": 320, **free}),
             epochs=epochs,
             batch_size=32,

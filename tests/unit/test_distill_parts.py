@@ -16,11 +16,13 @@ from compress.core.errors import PassError
 from compress.core.progress import Silent
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
+from compress.losses.contract import LossSpec
+from compress.losses.labels.spec import LabelsLoss
+from compress.losses.logits.spec import LogitsLoss
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.spec import SelectSpec
 from compress.passes.distill.teaching import changed_pixels
 from compress.profile.examples_spec import AugmentSpec
-from compress.profile.loss_specs import LabelsLoss, LogitsLoss, LossSpec
 from compress.profile.training_spec import TrainingSpec
 from compress.training.answers import LiveAnswers, MeanAnswers, NoAnswers
 from compress.training.batch_loss import BatchLoss, mutual_loss

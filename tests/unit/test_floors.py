@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("core.entries", "models.anatomy.table"),
     ("tasks.*.kind",),
     ("tasks.table",),
+    ("losses.specs",),
     ("specs",),
     ("passes.contract",),
     ("slices",),
@@ -45,6 +46,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks.*.record",),
     ("step",),
     ("training", "lowering"),
+    ("losses",),
     ("passes",),
     ("engine", "report"),
     ("starter",),
@@ -75,13 +77,16 @@ def part_of(name: str) -> str:
 
     `specs` are the sections of a profile that several slices share, `slices` the light storey of each slice. The table
     of families is the one room of `models` that lies below the profile, which is checked by it. A task's folder has
-    three storeys: what it is (`kind`), what reads, encodes and scores, and what writes its record.
+    three storeys: what it is (`kind`), what reads, encodes and scores, and what writes its record. Of losses
+    `losses.specs` is the light storey, `losses` the terms.
     """
     parts = name.split(".")[1:]
     if parts[:3] == ["models", "anatomy", "table"]:
         return "models.anatomy.table"
     if parts[0] == "profile" and len(parts) > 1 and parts[1].endswith(("_spec", "_specs")):
         return "specs"
+    if parts[0] == "losses":
+        return "losses" if parts[2:] == ["term"] else "losses.specs"
     if parts[:2] == ["passes", "contract"]:
         return "passes.contract"
     if parts[0] == "passes" and not {"spec", "kind", "table", "unused_keys"}.isdisjoint(parts[1:]):
@@ -125,6 +130,16 @@ def test_passes_do_not_import_each_other():
                 parts = imported.split(".")
                 if parts[1] == "passes" and len(parts) > 2 and parts[2] in PASSES and parts[2] != name:
                     wrong.append(f"{file.relative_to(ROOT)}:{line}: {name} imports {imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_losses_do_not_import_each_other():
+    wrong = []
+    for file in sorted((PACKAGE / "losses").glob("*/*.py")):
+        for line, imported in imports_of(file):
+            parts = imported.split(".")
+            if parts[1] == "losses" and parts[2] not in (file.parent.name, "contract"):
+                wrong.append(f"{file.relative_to(ROOT)}:{line}: {file.parent.name} imports {imported}")
     assert not wrong, "\n".join(wrong)
 
 

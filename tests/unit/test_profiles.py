@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from compress.core.errors import ProfileError
+from compress.losses.contract import LossSpec
+from compress.losses.masked_lm.spec import MaskedLmLoss
+from compress.losses.relation.spec import RelationLoss
 from compress.models.io.code import call
 from compress.passes.distill.spec import DistillSpec
 from compress.plan.steps import build_plan
 from compress.profile.combination_checks import losses_of
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, load_profile
-from compress.profile.loss_specs import LossSpec, MaskedLmLoss, RelationLoss
 from compress.profile.schema import Profile
 
 FOLDER = Path(__file__).parents[2] / "profiles"

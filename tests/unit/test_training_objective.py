@@ -15,19 +15,17 @@ from transformers import (
 
 from compress.core.errors import ModelError, PassError
 from compress.data.splits import UNLABELLED
-from compress.profile.loss_specs import (
-    AttentionLoss,
-    ContrastiveLoss,
-    EmbeddingLoss,
-    HiddenLoss,
-    LabelsLoss,
-    LogitsLoss,
-    LossSpec,
-    MaskedLmLoss,
-    OutputLoss,
-    RelationLoss,
-    SimilarityLoss,
-)
+from compress.losses.attention.spec import AttentionLoss
+from compress.losses.contract import LossSpec
+from compress.losses.contrastive.spec import ContrastiveLoss
+from compress.losses.embedding.spec import EmbeddingLoss
+from compress.losses.hidden.spec import HiddenLoss
+from compress.losses.labels.spec import LabelsLoss
+from compress.losses.logits.spec import LogitsLoss
+from compress.losses.masked_lm.spec import MaskedLmLoss
+from compress.losses.output.spec import OutputLoss
+from compress.losses.relation.spec import RelationLoss
+from compress.losses.similarity.spec import SimilarityLoss
 from compress.training.checkpointing import restore_state, training_state
 from compress.training.losses.hidden import hidden_mse
 from compress.training.objective import Objective, build_objective

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids, read_vocabulary
@@ -25,13 +26,13 @@ from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.combination_checks import losses_of
 from compress.profile.examples_spec import DataFreeSpec
-from compress.profile.loss_specs import LogitsLoss
 from compress.step import StepContext
 from compress.training.data_free.images import train_data_free_images
 from compress.training.data_free.texts import sample_texts
 from compress.training.data_free.words import Frame, spoken_words
+from compress.training.objective import build_objective
 from compress.training.prediction import predict
-from compress.training.terms.outputs import compare_logits
+from compress.training.signals import OUTPUTS, Anatomy
 from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 
@@ -105,7 +106,7 @@ def _from_generator(
         mean=image["mean"],
         std=image["std"],
         spec=spec,
-        loss=_LogitsLosses(spec),
+        loss=_OutputLosses(spec, len(ctx.data.labels)),
         validate=Validation.of(ctx, ctx.out, ctx.inputs["original"]).score,
         work=ctx.work / "generated",
         seed=ctx.seed,
@@ -124,15 +125,17 @@ def _from_generator(
     return Taught(untrained.model, result.best_score, (result.curve,), facts), untrained
 
 
-class _LogitsLosses:
-    """The logits losses of a profile as a function of the outputs of both models."""
+class _OutputLosses:
+    """The losses of a profile as a function of the outputs of both models."""
 
-    def __init__(self, spec: DistillSpec) -> None:
-        self._losses = [loss for loss in losses_of(spec.staged[0]) if isinstance(loss, LogitsLoss)]
+    def __init__(self, spec: DistillSpec, labels: int) -> None:
+        models = Anatomy(outputs=labels)
+        self._objective = build_objective(losses_of(spec.staged[0]), models, models, seed=0)
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weighted sum."""
-        total = torch.zeros((), device=student.device)
-        for loss in self._losses:
-            total = total + loss.weight * compare_logits(loss, student, teacher)
-        return total
+        unlabelled = torch.full((len(student),), UNLABELLED, device=student.device)
+        value: Tensor = self._objective(
+            dict.fromkeys(OUTPUTS, student), dict.fromkeys(OUTPUTS, teacher), unlabelled, None, {}
+        )
+        return value

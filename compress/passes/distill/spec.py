@@ -7,12 +7,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.core.spec import HubName, PassSpecBase, Spec
+from compress.core.spec import Fraction, HubName, PassSpecBase, Positive, Spec
+from compress.losses.contract import Weight
+from compress.losses.labels.spec import LabelsLoss
+from compress.losses.logits.spec import LogitsLoss
+from compress.losses.table import LOSS_ENTRIES, LossEntry
 from compress.passes.contract import PassSpec
 from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
-from compress.profile.loss_specs import LOSSES, LabelsLoss, LogitsLoss, LossEntry, Positive, Weight
 from compress.profile.student_spec import StudentSpec
-from compress.profile.training_spec import FinetuneSpec, Fraction, TrainingSpec
+from compress.profile.training_spec import FinetuneSpec, TrainingSpec
 
 
 class WeightedTeacher(Spec):
@@ -89,8 +92,8 @@ class DistillSpec(TrainingSpec, PassSpec):
     vocabulary: Literal["keep", "trim"] | VocabularySpec = "keep"
     """`trim` keeps the tokens that the data uses plus a margin of 500."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] = (
-        LOSSES.entry(LogitsLoss(weight=0.9)),
-        LOSSES.entry(LabelsLoss(weight=0.1)),
+        LOSS_ENTRIES.entry(LogitsLoss(weight=0.9)),
+        LOSS_ENTRIES.entry(LabelsLoss(weight=0.1)),
     )
     """Weighted losses, summed; of the one stage where there are no `stages`."""
     stages: tuple[StageSpec, ...] = ()
@@ -194,5 +197,5 @@ def _refuse_shown_data(spec: DistillSpec) -> None:
     if spec.augment is not None:
         raise ValueError("data_free shows no training data, so there is nothing to augment")
     for stage in spec.staged:
-        if any(isinstance(entry.body, LabelsLoss) for entry in stage.losses):
+        if any(entry.body.learns_labels for entry in stage.losses):
             raise ValueError("data_free has no labels: leave the labels loss out")

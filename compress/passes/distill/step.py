@@ -15,6 +15,8 @@ from compress.core.files import empty_folder
 from compress.core.forms import TORCH_FLOAT
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
+from compress.losses.labels.spec import LabelsLoss
+from compress.losses.table import LOSS_ENTRIES
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
@@ -25,9 +27,8 @@ from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
-from compress.profile.combination_checks import losses_of, needs_teacher
+from compress.profile.combination_checks import losses_of
 from compress.profile.examples_spec import DataFreeSpec
-from compress.profile.loss_specs import LOSSES, LabelsLoss
 from compress.step import StepContext, StepResult
 from compress.training.validation import Validation
 
@@ -70,7 +71,7 @@ def run_control(ctx: StepContext) -> StepResult:
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
     spec = asked.model_copy(
         update={
-            "losses": (LOSSES.entry(_labels_loss(asked)),),
+            "losses": (LOSS_ENTRIES.entry(_labels_loss(asked)),),
             "stages": (),
             "data": "train",
             # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.
@@ -125,7 +126,7 @@ def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
 
 def _answering(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
     """The teachers whose answers the student learns from: none where it has labels or its own average alone."""
-    asked = any(needs_teacher(loss) for stage in spec.staged for loss in losses_of(stage))
+    asked = any(loss.compares for stage in spec.staged for loss in losses_of(stage))
     return _teachers(ctx, spec) if asked and spec.ema is None else []
 
 

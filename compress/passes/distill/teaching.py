@@ -19,13 +19,13 @@ from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
 from compress.encoding.subset import InputSubset
+from compress.losses.contract import LossSpec
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.frozen import FrozenTeachers
 from compress.passes.distill.spec import DistillSpec, StageSpec
-from compress.profile.combination_checks import losses_of, needs_teacher, trains_outputs
+from compress.profile.combination_checks import losses_of
 from compress.profile.examples_spec import AugmentSpec
-from compress.profile.loss_specs import LossSpec
 from compress.step import StepContext
 from compress.training.answers import Answers, FixedAnswers, LiveAnswers, MeanAnswers, NoAnswers
 from compress.training.batch_loss import BatchLoss
@@ -125,7 +125,7 @@ class _School:
         ctx, own = self.ctx, self.spec.stage_training(stage)
         losses = losses_of(stage)
         # Weights of a stage that does not train the outputs cannot be told apart by their score.
-        judged = any(map(trains_outputs, losses))
+        judged = any(loss.reaches_outputs for loss in losses)
         loaded = (
             [load_model(teacher.artifact.path, allow_code=ctx.allow_code) for teacher in self.teachers]
             if self._live(losses)
@@ -187,7 +187,7 @@ class _School:
         read, teacher = (self.ctx.out, self.shown.student), None
         if self.spec.ema is not None:
             teacher = (student, self.shown.student)
-        elif self.teachers and any(map(needs_teacher, losses)):
+        elif self.teachers and any(loss.compares for loss in losses):
             path = self.teachers[0].artifact.path
             model = loaded[0] if loaded else load_model(path, allow_code=self.ctx.allow_code)
             teacher = (model, self.shown.teachers[0])
@@ -206,7 +206,7 @@ class _School:
         needs: frozenset[str],
     ) -> Answers:
         """Who answers in this stage."""
-        if not any(map(needs_teacher, losses)) and self.spec.online is None:
+        if not any(loss.compares for loss in losses) and self.spec.online is None:
             return NoAnswers()
         names, device = needs | {"outputs"}, self.ctx.device
         if module.average is not None:
@@ -226,7 +226,7 @@ class _School:
         """Whether a teacher must be run in every step."""
         if self.spec.online is not None:
             return True
-        taught = any(map(needs_teacher, losses)) and self.spec.ema is None
+        taught = any(loss.compares for loss in losses) and self.spec.ema is None
         return taught and self._change() is not None
 
     def _change(self) -> Change | None:

@@ -8,12 +8,9 @@ from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
-from compress.core.spec import one_of
+from compress.core.spec import Fraction, Positive, one_of
 from compress.passes.contract import PassSpec
 from compress.profile.recovery_spec import RecoverySpec
-from compress.profile.training_spec import Fraction
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class LowRankSpec(PassSpec):

@@ -9,13 +9,11 @@ from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers
 from compress.core.numerics import Precision, Processor, bytes_overflow, reduced_range
-from compress.core.spec import PassSpecBase
+from compress.core.spec import PassSpecBase, Positive
 from compress.passes.contract import PassSpec
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.unused_keys import idle_in_eight_bits, idle_in_four_bits
 from compress.profile.recovery_spec import RoundedTrainingSpec
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 class CalibrationSpec(PassSpecBase):

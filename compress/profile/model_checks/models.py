@@ -7,26 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.losses.table import LossEntry
 from compress.models.anatomy.table.families import CONVOLUTIONAL, why_not_compared
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found
-from compress.profile.loss_specs import (
-    AttentionLoss,
-    ContrastiveLoss,
-    EmbeddingLoss,
-    HiddenLoss,
-    LossEntry,
-    LossSpec,
-    RelationLoss,
-    SimilarityLoss,
-)
 from compress.profile.model_checks.files import model_type, read_json
 from compress.profile.recovery_spec import recovery_of
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 
-_OF_LAYERS = (HiddenLoss, EmbeddingLoss, AttentionLoss, RelationLoss)
-"""Losses that compare what layers read and give."""
 _SPLITTING = ("normalizer", "pre_tokenizer")
 """What a tokenizer does to a text before its model cuts the words of it."""
 
@@ -115,23 +104,14 @@ def _loss_faults(losses: Sequence[LossEntry], lesson: _Lesson, base: Path) -> It
     closed = next((why for kind in (*kinds, own) if (why := why_not_compared(kind)) is not None), None)
     for number, entry in enumerate(losses):
         loss = entry.body
-        spatial = isinstance(loss, AttentionLoss) and loss.of == "spatial"
-        looks_at_attention = isinstance(loss, RelationLoss | AttentionLoss) and not spatial
-        if looks_at_attention and without is not None:
+        if loss.needs == "attention" and without is not None:
             yield number, f"the teacher is a {without}, which has no attention to compare"
-        elif spatial and attending is not None:
+        elif loss.needs == "convolutions" and attending is not None:
             yield number, f"the teacher is a {attending}, which has no maps of convolutions to compare"
-        elif isinstance(loss, _OF_LAYERS) and not spatial and closed is not None:
+        elif loss.needs in ("layers", "attention") and closed is not None:
             yield number, closed
-        elif two is not None and _by_token(loss):
+        elif two is not None and loss.looks_inside:
             yield number, f"{two}, so {entry.key} cannot compare them token by token"
-
-
-def _by_token(loss: LossSpec) -> bool:
-    """Whether a loss needs the same tokens of both models, if only to average over them."""
-    if isinstance(loss, SimilarityLoss):
-        return loss.representation == "pooled"
-    return isinstance(loss, HiddenLoss | EmbeddingLoss | AttentionLoss | RelationLoss | ContrastiveLoss)
 
 
 def _unlike(first: str | None, second: str | None, base: Path) -> bool:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from compress.core.spec import PassSpecBase, one_of
-from compress.profile.training_spec import Fraction
+from compress.core.spec import Fraction, PassSpecBase, one_of
 
 
 class MixedSpec(PassSpecBase):

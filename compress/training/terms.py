@@ -1,8 +1,8 @@
-"""What the terms have in common: what they see, how widths are bridged, how they refuse."""
+"""What the terms of losses have in common: what they see, how widths are bridged, how they refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -10,18 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError, PassError
-from compress.profile.loss_specs import LayerMap
+from compress.losses.contract import LayerMap
 from compress.training.layer_maps import layer_pairs
+from compress.training.losses.vectors import token_mean
 from compress.training.signals import Anatomy, Signals
 
 
 @dataclass(frozen=True)
 class Models:
-    """The two models that a term is made for; `generator` draws the first weights of what the term learns."""
+    """The two models that a term is made for; `generator` draws the first weights of what the term learns.
+
+    `teacher` is the student's own anatomy where nobody teaches. `student_model` is the student, `mask_id` the id of its
+    mask token and `special_ids` those of all its special tokens; None where it has none.
+    """
 
     student: Anatomy
     teacher: Anatomy
     generator: torch.Generator
+    student_model: nn.Module | None = None
+    mask_id: int | None = None
+    special_ids: Collection[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,3 +126,35 @@ def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[T
 def extra_tokens(models: Models) -> tuple[int, int]:
     """The class and distillation tokens of both models, which are compared with nothing: the other may lack them."""
     return models.student.extra_tokens, models.teacher.extra_tokens
+
+
+def check_queries(kind: str, models: Models) -> None:
+    """Refuse models whose queries and keys cannot be captured."""
+    check_tokens(kind, models)
+    for anatomy, who in ((models.student, "student"), (models.teacher, "teacher")):
+        if not anatomy.heads:
+            refuse(
+                kind,
+                f"the {who} computes query, key and value in one map, so they cannot be told apart",
+                "Compare `hidden` instead.",
+            )
+
+
+class Pooled:
+    """The representation of an example: the mean of its last hidden state over the real tokens (of an image: over the
+    patches), or of its last feature map over the places."""
+
+    def __init__(self, kind: str, anatomy: Anatomy, who: str) -> None:
+        self.extra = anatomy.extra_tokens
+        if anatomy.layers and anatomy.hidden is not None:
+            self.name, self.width = f"hidden.{anatomy.layers - 1}", anatomy.hidden
+        elif anatomy.features:
+            self.name, self.width = f"feature.{anatomy.features[-1].name}", anatomy.features[-1].channels
+        else:
+            hint = "Set `representation: outputs`." if kind == "similarity" else None
+            refuse(kind, f"the {who} has no layers and no feature maps to take a mean of", hint)
+
+    def __call__(self, signals: Signals, mask: Tensor | None) -> Tensor:
+        """float32 (n, width)."""
+        signal = signals[self.name].float()
+        return signal.mean((2, 3)) if signal.ndim == 4 else token_mean(signal[:, self.extra :], mask)

@@ -1,13 +1,13 @@
-"""Terms that compare vectors inside the models: hidden states, embeddings, feature maps."""
+"""The terms of `hidden`: hidden states of transformers, feature maps of convolutions."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from compress.profile.loss_specs import EmbeddingLoss, HiddenLoss
+from compress.losses.hidden.spec import HiddenLoss
 from compress.training.losses.hidden import hidden_cosine, hidden_mse, map_tokens
-from compress.training.terms.base import (
+from compress.training.terms import (
     Models,
     Seen,
     Term,
@@ -80,22 +80,3 @@ class FeatureTerm(Term):
             student, teacher = (map_tokens(one, height, width) for one in maps)
             losses.append(self.distance(project(student), teacher))
         return torch.stack(losses).mean()
-
-
-class EmbeddingTerm(Term):
-    """The output of the embedding layer, the student's projected where widths differ."""
-
-    def __init__(self, spec: EmbeddingLoss, models: Models) -> None:
-        check_tokens("embedding", models)
-        super().__init__({"embedding"}, {"embedding"})
-        student, teacher = models.student.embedding, models.teacher.embedding
-        assert student is not None
-        assert teacher is not None
-        self.extra = extra_tokens(models)
-        self.distance = _DISTANCES[spec.distance]
-        self.projection = projection(student, teacher, models.generator)
-
-    def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
-        student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
-        return self.distance(self.projection(student.float()), teacher, seen.mask)

@@ -1,18 +1,16 @@
-"""The term of masked language modelling: the student reads its inputs a second time, with tokens hidden."""
+"""The term of `masked_lm`: the student reads its inputs a second time, with tokens hidden."""
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from compress.profile.loss_specs import MaskedLmLoss
+from compress.losses.masked_lm.spec import MaskedLmLoss
 from compress.training.losses.masked_lm import mask_tokens, masked_lm_cross_entropy
-from compress.training.signals import Anatomy, Recorder
-from compress.training.terms.base import Seen, Term, linear, refuse
+from compress.training.signals import Recorder
+from compress.training.terms import Models, Seen, Term, linear, refuse
 
 
 class MaskedLmTerm(Term):
@@ -20,29 +18,16 @@ class MaskedLmTerm(Term):
 
     The head is BERT's: dense, GELU, LayerNorm, then the student's own word embeddings as decoder, with a bias of its
     own. The student itself is no part of this module: its weights are not listed twice.
-
-    Args:
-        model: the student.
-        mask_id: id of the mask token; None or -1: the tokenizer has none.
-        special_ids: ids that are never hidden: padding and all other special tokens; None: there is no tokenizer.
     """
 
     special: Tensor
 
-    def __init__(
-        self,
-        spec: MaskedLmLoss,
-        student: Anatomy,
-        generator: torch.Generator,
-        *,
-        model: nn.Module | None,
-        mask_id: int | None,
-        special_ids: Collection[int] | None,
-    ) -> None:
+    def __init__(self, spec: MaskedLmLoss, models: Models) -> None:
+        student, model, mask_id = models.student, models.student_model, models.mask_id
         words = None if model is None else _words(model)
         if model is None or words is None or student.hidden is None:
             refuse("masked_lm", "the student is no transformer that reads words", "Leave `masked_lm` out.")
-        if mask_id is None or mask_id < 0 or special_ids is None:
+        if mask_id is None or mask_id < 0 or models.special_ids is None:
             refuse("masked_lm", "the student's tokenizer has no mask token", "Leave `masked_lm` out.")
         super().__init__()
         self.last = f"hidden.{student.layers - 1}"
@@ -50,10 +35,12 @@ class MaskedLmTerm(Term):
         self._student = (model, words, Recorder(model, {self.last}))
         self.share = spec.share
         self.mask_id = mask_id
-        self.dense = linear(student.hidden, words.embedding_dim, generator, bias=True)
+        self.dense = linear(student.hidden, words.embedding_dim, models.generator, bias=True)
         self.norm = nn.LayerNorm(words.embedding_dim)
         self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
-        self.register_buffer("special", torch.tensor(sorted({mask_id, *special_ids})), persistent=False)
+        self.register_buffer(
+            "special", torch.tensor(sorted({mask_id, *models.special_ids})), persistent=False
+        )
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch; runs the student once more, in the mode that it is in."""

@@ -1,0 +1,44 @@
+"""Attention, layer by layer."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from compress.losses.contract import LayerMap, Lesson, LossKind, LossSpec
+
+
+class AttentionLoss(LossSpec):
+    """Attention of the student's layers against the teacher's: token attention of transformers (TinyBERT), or
+    spatial attention maps of convolutions (Zagoruyko and Komodakis 2017)."""
+
+    short: ClassVar[str | None] = "of"
+
+    of: Literal["scores", "probabilities", "spatial"] = "probabilities"
+    """`scores` before the softmax, `probabilities` after it, `spatial`: maps of convolution outputs."""
+    distance: Literal["mse", "kl"] = "mse"
+    """How two attentions are compared; `kl` is for probabilities."""
+    layers: LayerMap = "uniform"
+    heads: Literal["mapped", "averaged"] = "averaged"
+    """`mapped`: head by head, for equal numbers of heads; `averaged`: the mean over the heads of each."""
+
+    @model_validator(mode="after")
+    def _kl_of_probabilities(self) -> AttentionLoss:
+        if self.distance == "kl" and self.of != "probabilities":
+            raise ValueError(f"distance: kl compares probabilities; it cannot compare {self.of}")
+        return self
+
+    @property
+    def needs(self) -> Literal["attention", "convolutions"]:
+        """What of both models it compares."""
+        return "convolutions" if self.of == "spatial" else "attention"
+
+    def fault(self, lesson: Lesson) -> str | None:
+        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        if self.of == "spatial" and lesson.reads == "texts":
+            return "models of texts have no spatial maps: use of: scores or of: probabilities"
+        return super().fault(lesson)
+
+
+ATTENTION = LossKind(AttentionLoss, "compress.losses.attention.term:attention_term")

@@ -1,0 +1,90 @@
+"""The contract of a loss: its spec, which says what it compares and where it fits, and what computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from compress.core.spec import PassSpecBase
+
+Weight = Annotated[float, Field(gt=0)]
+LayerNumber = Annotated[int, Field(ge=0)]
+LayerMap = Annotated[
+    Literal["uniform", "last"] | tuple[tuple[LayerNumber, LayerNumber], ...],
+    Field(
+        description="Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last "
+        "alone; or pairs [student layer, teacher layer], 0 the lowest."
+    ),
+]
+"""`uniform`: student layer i of m learns from layer (i + 1) * n / m - 1 of the teacher's n."""
+
+
+NO_LOGITS = "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
+"""Why a loss of logits or labels cannot be used for embeddings."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a loss would work on, as far as a profile tells: whether the task has labels, and so outputs that are their
+    logits, what its models read (`texts`, `images`), how many teachers there are, and whether a generator makes the examples."""
+
+    labelled: bool
+    reads: str
+    teachers: int = 1
+    generated: bool = False
+
+
+class LossSpec(PassSpecBase):
+    """A loss with its weight; a word alone stands for its `short` key: `hidden: cosine`."""
+
+    short: ClassVar[str | None] = None
+    compares: ClassVar[bool] = True
+    """Whether it compares with a teacher."""
+    softens: ClassVar[bool] = False
+    """Whether it learns how much likelier one wrong class is than another, which smoothed labels hide."""
+
+    weight: Weight = 1.0
+    """Factor of this loss in the sum."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {cls.short: value} if cls.short is not None and isinstance(value, str) else value
+
+    @property
+    def reaches_outputs(self) -> bool:
+        """Whether it reaches the outputs of the student, so that its score says how far it has come."""
+        return False
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the true labels teach it."""
+        return self.reaches_outputs and not self.compares
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it compares what lies inside the models, and so needs one teacher that reads the same tokens."""
+        return self.compares and not self.reaches_outputs
+
+    @property
+    def needs(self) -> Literal["layers", "attention", "convolutions"] | None:
+        """What of both models it compares, where not every family has it."""
+        return None
+
+    def fault(self, lesson: Lesson) -> str | None:
+        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        if lesson.teachers > 1 and self.looks_inside:
+            return "several teachers are averaged in their outputs; what lies inside them has no mean"
+        if lesson.generated:
+            return "images of a generator are taught by `logits` alone"
+        return None
+
+
+@dataclass(frozen=True)
+class LossKind:
+    """A loss: its spec, and the `module:function` that makes its term of a spec and the models."""
+
+    spec: type[LossSpec]
+    term: str

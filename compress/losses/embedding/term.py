@@ -1,0 +1,30 @@
+"""The term of `embedding`: what the embedding layer gives."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress.losses.embedding.spec import EmbeddingLoss
+from compress.training.losses.hidden import hidden_cosine, hidden_mse
+from compress.training.terms import Models, Seen, Term, aligned, check_tokens, extra_tokens, projection
+
+_DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
+
+
+class EmbeddingTerm(Term):
+    """The output of the embedding layer, the student's projected where widths differ."""
+
+    def __init__(self, spec: EmbeddingLoss, models: Models) -> None:
+        check_tokens("embedding", models)
+        super().__init__({"embedding"}, {"embedding"})
+        student, teacher = models.student.embedding, models.teacher.embedding
+        assert student is not None
+        assert teacher is not None
+        self.extra = extra_tokens(models)
+        self.distance = _DISTANCES[spec.distance]
+        self.projection = projection(student, teacher, models.generator)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
+        return self.distance(self.projection(student.float()), teacher, seen.mask)

@@ -1,0 +1,34 @@
+"""The term of `logits`: the teacher's predictions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress.losses.logits.spec import LogitsLoss
+from compress.training.losses.logits import hard_label_cross_entropy, logits_kl
+from compress.training.losses.vectors import standardized
+from compress.training.terms import Models, Seen, Term, refuse
+
+
+class LogitsTerm(Term):
+    """The teacher's predictions; where the student has a distillation head, that head learns them."""
+
+    def __init__(self, spec: LogitsLoss, models: Models) -> None:
+        super().__init__({"outputs.teacher"}, {"outputs"})
+        self.spec = spec
+        mine, theirs = models.student.outputs, models.teacher.outputs
+        if mine != theirs:
+            refuse("logits", f"the student has {mine} outputs, the teacher {theirs}")
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        return compare_logits(self.spec, seen.student["outputs.teacher"], seen.teacher["outputs"])
+
+
+def compare_logits(spec: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss that a spec asks for between two logits (n, classes) of any float type: a float32 scalar, unweighted."""
+    if spec.standardize:
+        student, teacher = standardized(student.float()), standardized(teacher.float())
+    if spec.hard:
+        return hard_label_cross_entropy(student, teacher)
+    return logits_kl(student, teacher, spec.temperature)

@@ -1,0 +1,25 @@
+"""Masked language modelling."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from compress.losses.contract import Lesson, LossKind, LossSpec
+
+
+class MaskedLmLoss(LossSpec):
+    """Masked language modelling of the student's inputs, beside the other losses (Sanh et al. 2019, DistilBERT)."""
+
+    compares: ClassVar[bool] = False
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens that are hidden and guessed."""
+
+    def fault(self, lesson: Lesson) -> str | None:
+        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        return "images have no tokens to hide" if lesson.reads == "images" else super().fault(lesson)
+
+
+MASKED_LM = LossKind(MaskedLmLoss, "compress.losses.masked_lm.term:MaskedLmTerm")

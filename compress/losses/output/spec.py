@@ -1,0 +1,31 @@
+"""The models' outputs as vectors."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from compress.losses.contract import Lesson, LossKind, LossSpec
+
+
+class OutputLoss(LossSpec):
+    """What the model puts out against what the teacher puts out: for sentence embeddings (Reimers and Gurevych 2020);
+    through a learned projection where widths differ."""
+
+    short: ClassVar[str | None] = "distance"
+
+    distance: Literal["mse", "cosine"] = "mse"
+    """How two outputs are compared."""
+
+    @property
+    def reaches_outputs(self) -> bool:
+        """It compares them."""
+        return True
+
+    def fault(self, lesson: Lesson) -> str | None:
+        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        if lesson.labelled:
+            return "logits are compared by `logits`; `output` is for embeddings"
+        return super().fault(lesson)
+
+
+OUTPUT = LossKind(OutputLoss, "compress.losses.output.term:OutputTerm")

@@ -1,0 +1,23 @@
+"""The term of `output`: the outputs as vectors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress.losses.output.spec import OutputLoss
+from compress.training.losses.output import output_cosine, output_mse
+from compress.training.terms import Models, Seen, Term, projection
+
+
+class OutputTerm(Term):
+    """The outputs as vectors, the student's projected where widths differ."""
+
+    def __init__(self, spec: OutputLoss, models: Models) -> None:
+        super().__init__({"outputs.teacher"}, {"outputs"})
+        self.distance = output_mse if spec.distance == "mse" else output_cosine
+        self.projection = projection(models.student.outputs, models.teacher.outputs, models.generator)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        student = self.projection(seen.student["outputs.teacher"].float())
+        return self.distance(student, seen.teacher["outputs"])

@@ -1,0 +1,73 @@
+"""The term of `relation`: who relates to whom in one layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compress.losses.relation.spec import RelationLoss
+from compress.training.losses.relation import relation_kl
+from compress.training.signals import Anatomy
+from compress.training.terms import (
+    Models,
+    Seen,
+    Term,
+    aligned,
+    check_queries,
+    extra_tokens,
+    pairs_of,
+    refuse,
+)
+
+_PARTS = {"q": "query", "k": "key", "v": "value"}
+
+
+class RelationTerm(Term):
+    """Self-attention relations of pairs of layers: summed over the relations, as in MiniLM, the mean over the pairs."""
+
+    def __init__(self, spec: RelationLoss, models: Models) -> None:
+        check_queries("relation", models)
+        student, teacher = models.student, models.teacher
+        pairs = pairs_of("relation", spec.layers, student.layers, teacher.layers)
+        heads = [
+            spec.heads or common_heads(teacher.heads[theirs], _width(student, mine), _width(teacher, theirs))
+            for mine, theirs in pairs
+        ]
+        for (mine, theirs), count in zip(pairs, heads, strict=True):
+            for width, who in ((_width(student, mine), "student"), (_width(teacher, theirs), "teacher")):
+                if width % count:
+                    refuse(
+                        "relation",
+                        f"{count} relation heads do not divide the {who}'s attention width {width}",
+                        "Set `heads` to a number that divides the widths of both models.",
+                    )
+        parts = sorted({_PARTS[letter] for relation in spec.relations for letter in relation})
+        super().__init__(
+            {f"{part}.{mine}" for mine, _ in pairs for part in parts},
+            {f"{part}.{theirs}" for _, theirs in pairs for part in parts},
+        )
+        self.relations = [(_PARTS[relation[0]], _PARTS[relation[1]]) for relation in spec.relations]
+        self.pairs = pairs
+        self.heads = heads
+        self.extra = extra_tokens(models)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        losses = []
+        for (mine, theirs), heads in zip(self.pairs, self.heads, strict=True):
+            for first, second in self.relations:
+                a, b = (
+                    aligned(seen.student[f"{part}.{mine}"], seen.teacher[f"{part}.{theirs}"], self.extra)
+                    for part in (first, second)
+                )
+                losses.append(relation_kl(a[0], b[0], a[1], b[1], heads, seen.mask))
+        return torch.stack(losses).sum() / len(self.pairs)
+
+
+def common_heads(most: int, student: int, teacher: int) -> int:
+    """The largest number of relation heads up to `most` that divides the attention widths of both models."""
+    return next(count for count in range(most, 0, -1) if student % count == 0 and teacher % count == 0)
+
+
+def _width(anatomy: Anatomy, layer: int) -> int:
+    return anatomy.heads[layer] * (anatomy.head_size or 0)

@@ -1,0 +1,28 @@
+"""Relations between the examples of a batch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from compress.losses.contract import LossKind, LossSpec
+
+
+class SimilarityLoss(LossSpec):
+    """Relations between the examples of a batch, in the outputs or the pooled last hidden state: distances and angles
+    (Park et al. 2019, RKD) or the matrix of similarities (Tung and Mori 2019)."""
+
+    short: ClassVar[str | None] = "of"
+
+    of: Literal["distance", "angle", "matrix", "cosines"] = "matrix"
+    """Which relation is kept; `cosines` is the `matrix` of unit vectors, times the examples of a batch: it does not
+    fall as batches grow."""
+    representation: Literal["pooled", "outputs"] = "pooled"
+    """`pooled`: the mean of the last hidden state or feature map; `outputs`: what the model puts out."""
+
+    @property
+    def reaches_outputs(self) -> bool:
+        """Whether it compares them."""
+        return self.representation == "outputs"
+
+
+SIMILARITY = LossKind(SimilarityLoss, "compress.losses.similarity.term:SimilarityTerm")

@@ -1,0 +1,41 @@
+"""The term of `similarity`: relations between the examples of a batch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress.losses.similarity.spec import SimilarityLoss
+from compress.training.losses.similarity import (
+    angle_relation,
+    cosine_matrix_distance,
+    distance_relation,
+    similarity_matrix_distance,
+)
+from compress.training.terms import Models, Pooled, Seen, Term
+
+_RELATIONS = {
+    "distance": distance_relation,
+    "angle": angle_relation,
+    "matrix": similarity_matrix_distance,
+    "cosines": cosine_matrix_distance,
+}
+
+
+class SimilarityTerm(Term):
+    """Relations between the examples of a batch."""
+
+    def __init__(self, spec: SimilarityLoss, models: Models) -> None:
+        pooled = spec.representation == "pooled"
+        student = Pooled("similarity", models.student, "student") if pooled else None
+        teacher = Pooled("similarity", models.teacher, "teacher") if pooled else None
+        super().__init__(
+            {student.name if student else "outputs.teacher"}, {teacher.name if teacher else "outputs"}
+        )
+        self.student, self.teacher = student, teacher
+        self.relation = _RELATIONS[spec.of]
+
+    def forward(self, seen: Seen) -> Tensor:
+        """The loss of one batch."""
+        mine = self.student(seen.student, seen.mask) if self.student else seen.student["outputs.teacher"]
+        theirs = self.teacher(seen.teacher, seen.mask) if self.teacher else seen.teacher["outputs"]
+        return self.relation(mine, theirs)

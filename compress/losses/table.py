@@ -1,0 +1,48 @@
+"""The table of the losses; installed distributions add theirs through the entry points `compress.losses`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BaseModel
+
+from compress.core.entries import Entry, OneKey
+from compress.core.plugins import Table
+from compress.losses.contract import LossKind, LossSpec
+
+LOSSES = Table(
+    "compress.losses",
+    LossKind,
+    {
+        "logits": "compress.losses.logits.spec:LOGITS",
+        "labels": "compress.losses.labels.spec:LABELS",
+        "masked_lm": "compress.losses.masked_lm.spec:MASKED_LM",
+        "hidden": "compress.losses.hidden.spec:HIDDEN",
+        "embedding": "compress.losses.embedding.spec:EMBEDDING",
+        "attention": "compress.losses.attention.spec:ATTENTION",
+        "relation": "compress.losses.relation.spec:RELATION",
+        "similarity": "compress.losses.similarity.spec:SIMILARITY",
+        "contrastive": "compress.losses.contrastive.spec:CONTRASTIVE",
+        "output": "compress.losses.output.spec:OUTPUT",
+    },
+)
+LOSS_ENTRIES: OneKey[LossSpec] = OneKey(Entry[LossSpec], {name: kind.spec for name, kind in LOSSES.items()})
+LossEntry = Annotated[Entry[LossSpec], LOSS_ENTRIES]
+
+
+def name_of(loss: LossSpec) -> str:
+    """What the profile calls a loss."""
+    return next(name for name, kind in LOSSES.items() if kind.spec is type(loss))
+
+
+def losses_in(value: object) -> Iterator[LossSpec]:
+    """Every loss in a section of a profile, however deep."""
+    if isinstance(value, LossSpec):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from losses_in(getattr(value, name))
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from losses_in(one)
