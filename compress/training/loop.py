@@ -118,10 +118,10 @@ def train(
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
 
-    Equal arguments give equal weights, and so does a training that was killed at any moment and started again:
-    it goes on from its last checkpoint bit for bit. Where several processes train, each calls this with equal arguments
-    and takes its share of every batch; the result is that of one process up to the order of sums, for losses that are
-    means over examples. A loss that compares the examples of a batch sees those of one process.
+    Deterministic: equal arguments give equal weights, also where a training was killed and goes on from its last
+    checkpoint. With several processes each calls this with equal arguments and takes its share of every batch; for
+    losses that are means over examples the result differs from that of one process by the order of sums alone. A loss
+    that compares the examples of a batch sees those of its own process.
 
     Args:
         inputs: the training examples, encoded for this model.
@@ -154,17 +154,17 @@ def train(
     model.to(device)
     if spec.dropout is not None:
         set_dropout(model, spec.dropout)
-    taught: nn.Module = _Taught(model, loss)
+    with_loss: nn.Module = _WithLoss(model, loss)
     if world.strategy == "fsdp":
-        shard(taught, device)
+        shard(with_loss, device)
     optimizer = adamw(model, spec, slow)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices), progress.bar(name, total) as advance:
         torch.manual_seed(seed + world.rank)
         state = _resume(work, plan, model, optimizer, world)
         if world.size > 1 and world.strategy == "ddp":
-            taught = _parallel(taught, device)
-        taught.train()
+            with_loss = _parallel(with_loss, device)
+        with_loss.train()
         advance(state.step)
         saved_at = time.monotonic()
         epoch, batches = -1, list[NDArray[np.int64]]()
@@ -178,7 +178,7 @@ def train(
             indices, weight = world.share(batches[state.step % per_epoch])
             batch = to_tensors(inputs.batch(indices), device)
             with arithmetic(precision, device):
-                value = weight * taught(batch, torch.from_numpy(indices))
+                value = weight * with_loss(batch, torch.from_numpy(indices))
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
@@ -190,12 +190,12 @@ def train(
             late = time.monotonic() - saved_at >= checkpoint_seconds
             asked = _read_losses(state, pending, world, late, total)
             if state.step in evaluations:
-                with gathered(taught):
+                with gathered(with_loss):
                     found = validate(model) if world.leads else 0.0
-                _evaluate(state, model, float(world.told(found)), per_epoch, keep)
+                _evaluate(state, model, float(world.broadcast_object(found)), per_epoch, keep)
                 stopped = spec.patience is not None and state.worse >= spec.patience
                 state.finished = stopped or state.step == total
-                taught.train()
+                with_loss.train()
             advance(len(pending), _note(state))
             pending.clear()
             if state.finished or asked:
@@ -205,7 +205,7 @@ def train(
                     save_checkpoint(work, values, tensors, state.best, state.best_step)
                 saved_at = time.monotonic()
     assert state.best is not None
-    put_weights(model, world.given(state.best))
+    put_weights(model, world.broadcast_tensors(state.best))
     unshard(model)
     model.eval()
     return TrainResult(
@@ -230,7 +230,7 @@ def _evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) ->
     return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})
 
 
-class _Taught(nn.Module):
+class _WithLoss(nn.Module):
     """A model with its loss, as one module: what averages gradients must see all that is done with the weights."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
@@ -243,11 +243,11 @@ class _Taught(nn.Module):
         return self.loss(forward(self.model, batch), batch, indices)
 
 
-def _parallel(taught: nn.Module, device: Device) -> nn.Module:
+def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:
     """The same, with gradients that are the means over the processes, and the weights of the first in all of them."""
     # A stage need not use every weight: a head that no loss looks at stays as it is.
     devices = [torch.cuda.current_device()] if device == "cuda" else None
-    return DistributedDataParallel(taught, device_ids=devices, find_unused_parameters=True)
+    return DistributedDataParallel(with_loss, device_ids=devices, find_unused_parameters=True)
 
 
 def _resume(
@@ -260,11 +260,11 @@ def _resume(
     checkpoint = load_checkpoint(work) if world.leads else None
     if checkpoint is not None and checkpoint.values["plan"] != plan:
         checkpoint = None
-    values = world.told(None if checkpoint is None else checkpoint.values)
+    values = world.broadcast_object(None if checkpoint is None else checkpoint.values)
     if values is None:
         return _State()
-    running = world.given({} if checkpoint is None else checkpoint.state)
-    best = world.given({} if checkpoint is None or checkpoint.best is None else checkpoint.best)
+    running = world.broadcast_tensors({} if checkpoint is None else checkpoint.state)
+    best = world.broadcast_tensors({} if checkpoint is None or checkpoint.best is None else checkpoint.best)
     state = _State.read(Checkpoint(values, running, best or None))
     if not state.finished:
         restore_state(model, optimizer, running)

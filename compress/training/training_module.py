@@ -20,16 +20,16 @@ Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
 class TrainingModule(nn.Module):
     """The student with everything that is trained or averaged beside it, so that a checkpoint holds all of it.
 
-    While it trains, a forward pass changes the batch (`change`), lets the average follow the student, and captures the
-    signals that the losses ask for; `seen` is the batch that was shown and `labels_hold` whether its labels are true of
-    it. In eval mode it is the student alone.
+    While it trains, a forward pass changes the batch (`change`), lets the moving average follow the student, and captures
+    the signals that the losses ask for; `seen` is the batch that was shown and `labels_hold` whether its labels are
+    true of it. In eval mode it is the student alone.
 
     Args:
         student: what is kept in the end.
         objective: its learned projections are trained too.
         change: draws from torch's global generator, which checkpoints hold.
         teacher: learns together with the student (mutual learning); None: nobody does.
-        decay: keeps a moving average of the student: `average`; None: keeps none.
+        decay: keeps a moving average of the student: `moving_average`; None: keeps none.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TrainingModule(nn.Module):
         self.student = student
         self.objective = objective
         self.teacher = teacher
-        self.average = None if decay is None else copy.deepcopy(student).requires_grad_(False)
+        self.moving_average = None if decay is None else copy.deepcopy(student).requires_grad_(False)
         self.seen: dict[str, Tensor] = {}
         self.labels_hold = True
         self._change = change
@@ -61,8 +61,8 @@ class TrainingModule(nn.Module):
         self.labels_hold = True
         if self._change is not None:
             batch, self.labels_hold = self._change(batch)
-        if self.average is not None and self._decay is not None:
-            follow(self.average, self.student, self._decay)
+        if self.moving_average is not None and self._decay is not None:
+            follow(self.moving_average, self.student, self._decay)
         self.seen = batch
         with self._recorder as recorder:
             result = self.student(**batch)

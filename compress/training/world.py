@@ -37,10 +37,10 @@ class World:
         return self.rank == 0
 
     def share(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
-        """This process's examples of a batch, and the weight of their mean in the mean over processes.
+        """This process's examples of a batch, and the factor of their mean loss.
 
-        The weighted means of all processes have the batch's mean as their mean. Every process gets an example, so
-        that all of them take the step together; one that stands for nobody has weight 0.
+        The factors make the mean over processes the mean over the batch, though shares differ in size. A process
+        without a share is given one example with factor 0, so that it takes part in the all-reduce.
         """
         if self.size == 1:
             return indices, 1.0
@@ -57,7 +57,7 @@ class World:
         distributed.all_reduce(sums)
         return [float(value) for value in sums / self.size]
 
-    def told(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """A JSON value of rank 0, in every process."""
         if self.size == 1:
             return value
@@ -70,13 +70,13 @@ class World:
         distributed.broadcast(body, 0)
         return json.loads(bytes(body.tolist()))
 
-    def given(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of rank 0, on the CPU of every process; what the others pass is not looked at."""
         if self.size == 1:
             return dict(tensors)
         kinds = {name: (str(one.dtype), list(one.shape)) for name, one in tensors.items()}
         received = {}
-        for name, (dtype, shape) in self.told(kinds).items():
+        for name, (dtype, shape) in self.broadcast_object(kinds).items():
             if self.leads:
                 one = tensors[name].detach().cpu().contiguous()
             else:

@@ -164,8 +164,8 @@ class _School:
         facts: dict[str, Any] = {}
         if module.teacher is not None:
             facts["teacher_validation_score"] = self._teacher_score(module.teacher)
-        if module.average is not None:
-            facts["average_validation_score"] = self.validation.score(module.average)
+        if module.moving_average is not None:
+            facts["average_validation_score"] = self.validation.score(module.moving_average)
         return result, facts
 
     def described(self) -> list[dict[str, Any]]:
@@ -209,8 +209,8 @@ class _School:
         if not any(loss.compares for loss in losses) and self.spec.online is None:
             return NoAnswers()
         names, device = needs | {"outputs"}, self.ctx.device
-        if module.average is not None:
-            return LiveAnswers(module.average, names, device)
+        if module.moving_average is not None:
+            return LiveAnswers(module.moving_average, names, device)
         changed = self._change() is not None
         if module.teacher is not None:
             read = None if changed else self.shown.teachers[0]

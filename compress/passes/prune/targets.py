@@ -115,7 +115,7 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
         TargetError: the device that times is lost.
     """
     world = current_world()
-    found = world.told(_time_before(ctx, model, interface, folder) if world.leads else None)
+    found = world.broadcast_object(_time_before(ctx, model, interface, folder) if world.leads else None)
     return Timing(folder, found["before_ms"], LatencyTable(**found["table"]), found["disturbed"])
 
 
@@ -151,7 +151,7 @@ def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timi
     """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`,
     `timed_on`, the target, and `timing_disturbed`, whether any timing was. Of several processes one does, for all."""
     world = current_world()
-    (before, after), disturbed = world.told(
+    (before, after), disturbed = world.broadcast_object(
         _time_after(ctx, model, interface, timing) if world.leads else None
     )
     return {
