@@ -28,7 +28,8 @@ NO_LOGITS = "embeddings are no logits and have no labels: use output, similarity
 @dataclass(frozen=True)
 class Lesson:
     """What a loss would work on, as far as a profile tells: whether the task has labels, and so outputs that are their
-    logits, what its models read (`texts`, `images`), how many teachers there are, and whether a generator makes the examples."""
+    logits, what its models read (`texts`, `images`), how many teachers there are, and whether a generator makes the
+    examples."""
 
     labelled: bool
     reads: str

@@ -20,9 +20,9 @@ Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
 class TrainingModule(nn.Module):
     """The student with everything that is trained or averaged beside it, so that a checkpoint holds all of it.
 
-    While it trains, a forward pass changes the batch (`change`), lets the moving average follow the student, and captures
-    the signals that the losses ask for; `seen` is the batch that was shown and `labels_hold` whether its labels are
-    true of it. In eval mode it is the student alone.
+    While it trains, a forward pass changes the batch (`change`), lets the moving average follow the student, and
+    captures the signals that the losses ask for; `seen` is the batch that was shown and `labels_hold` whether its
+    labels are true of it. In eval mode it is the student alone.
 
     Args:
         student: what is kept in the end.
