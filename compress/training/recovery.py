@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.encoding.inputs import Inputs
@@ -26,7 +25,7 @@ from compress.training.batches import to_tensors
 from compress.training.loop import train
 from compress.training.objective import objective_between
 from compress.training.segmentation import check_aligned
-from compress.training.teachers import cached_signals
+from compress.training.teachers import signals_in
 from compress.training.training_module import TrainingModule
 from compress.training.validation import Validation
 
@@ -67,7 +66,7 @@ def recover(
             two_heads=_two_goals(losses),
         )
         check_aligned(objective.teacher_needs, (interface, inputs), [("teacher", teacher.path, theirs)])
-        answers = _answers(ctx, teacher, theirs, objective.teacher_needs)
+        answers = FixedAnswers(signals_in(ctx, teacher, theirs, objective.teacher_needs))
     module = TrainingModule(model, objective.to(ctx.device))
     result = train(
         module,
@@ -123,19 +122,3 @@ def _two_goals(losses: Sequence[LossSpec]) -> bool:
     """Whether labels and a teacher pull at the outputs, so that a model with a head for each learns them apart."""
     outputs = [loss for loss in losses if loss.reaches_outputs]
     return {loss.compares for loss in outputs} == {True, False}
-
-
-def _answers(ctx: StepContext, teacher: Artifact, inputs: Inputs, needs: frozenset[str]) -> Answers:
-    """The teacher's signals on the training examples, from the cache where they are there."""
-    return FixedAnswers(
-        cached_signals(
-            lambda: load_model(teacher.path, allow_code=ctx.allow_code),
-            inputs,
-            needs,
-            ctx.shared,
-            teacher_digest=teacher.digest,
-            device=ctx.device,
-            precision=ctx.precision,
-            progress=ctx.progress,
-        )
-    )

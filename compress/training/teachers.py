@@ -17,11 +17,14 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.core.artifacts import Artifact
 from compress.core.files import make_folder, write_sealed
 from compress.core.progress import Progress
 from compress.core.units import GIB
 from compress.encoding.inputs import Inputs
 from compress.encoding.tokens import ATTENTION_MASK, TokenInputs
+from compress.models.io.checkpoints import load_model
+from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
 from compress.training.batches import to_tensors
 from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
@@ -215,6 +218,23 @@ def cached_signals(
         # Somebody may prune the cache just now; what is mapped stays readable.
         os.utime(folder / SIGNALS_NOTE)
     return TeacherSignals(stored, live, device=device)
+
+
+def signals_in(
+    ctx: StepContext, teacher: Artifact, inputs: Inputs, names: Iterable[str] = (), title: str = "teacher"
+) -> TeacherSignals:
+    """`cached_signals` of a teacher in a step."""
+    return cached_signals(
+        lambda: load_model(teacher.path, allow_code=ctx.allow_code),
+        inputs,
+        names,
+        ctx.shared,
+        teacher_digest=teacher.digest,
+        device=ctx.device,
+        precision=ctx.precision,
+        progress=ctx.progress,
+        title=title,
+    )
 
 
 def signals_key(teacher_digest: str, inputs: Inputs, device: Device, precision: Precision) -> str:

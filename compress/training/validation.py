@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from compress.core.artifacts import Artifact
@@ -12,7 +13,7 @@ from compress.encoding.inputs import Inputs
 from compress.step import StepContext
 from compress.tasks.base import Truth
 from compress.training.prediction import score
-from compress.training.references import truth_beside
+from compress.training.teachers import signals_in
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,12 @@ class Validation:
             interface: the folder that says how the model reads its inputs.
             reference: the model whose outputs are the truth, where the task has no other.
         """
-        truth = truth_beside(
-            reference,
-            ctx.task,
-            ctx.data.validation,
-            allow_code=ctx.allow_code,
-            shared=ctx.shared,
-            precision=ctx.precision,
-            device=ctx.device,
-            progress=ctx.progress,
-        )
-        return cls(ctx, ctx.task.encode(ctx.data.validation, interface), truth)
+        examples, outputs = ctx.data.validation, None
+        if ctx.task.needs_reference(examples):
+            outputs = np.asarray(
+                signals_in(ctx, reference, ctx.task.encode(examples, reference.path)).outputs
+            )
+        return cls(ctx, ctx.task.encode(examples, interface), Truth.of(examples, outputs))
 
     def read_by(self, interface: Path) -> Validation:
         """The same for a model that reads its inputs otherwise."""

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.splits import UNLABELLED
-from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.spec import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Truth, score_of
-from compress.training.teachers import Teaching, averaged, cached_signals
+from compress.training.teachers import Teaching, averaged, signals_in
 
 _NOTHING_INSIDE = frozenset[str]()
 
@@ -55,15 +54,5 @@ class FrozenTeachers:
         ]
 
     def _one(self, number: int, needs: frozenset[str]) -> Teaching:
-        ctx, teacher = self.ctx, self.teachers[number]
-        return cached_signals(
-            lambda: load_model(teacher.artifact.path, allow_code=ctx.allow_code),
-            self.shown.teachers[number],
-            needs,
-            ctx.shared,
-            teacher_digest=teacher.artifact.digest,
-            device=ctx.device,
-            precision=ctx.precision,
-            progress=ctx.progress,
-            title=teacher.name,
-        )
+        teacher = self.teachers[number]
+        return signals_in(self.ctx, teacher.artifact, self.shown.teachers[number], needs, teacher.name)
