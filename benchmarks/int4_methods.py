@@ -37,8 +37,8 @@ from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.measure.feeds import in_order, sample_indices
 from compress.measure.jobs import JobFolder
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
 
@@ -111,7 +111,7 @@ def variants(
         for symmetric in (True, False):
             zero = "none" if symmetric else "integer"
             for method in METHODS:
-                spec = QuantizeSpec.model_validate(
+                spec = WeightOnlySpec.model_validate(
                     {"bits": 4, "method": method, "block_size": size, "symmetric": symmetric}
                 )
                 made[method, size, zero] = _ours(source, spec, subject.batches(examples))
@@ -131,7 +131,7 @@ def _subject(profile: Path, model: Path | None, most: int | None) -> Subject:
     return Subject(folder, job, job.task.encode(test, folder), test.labels)
 
 
-def _ours(source: Path, spec: QuantizeSpec, batches: Callable[[], Iterator[Batch]]) -> Write:
+def _ours(source: Path, spec: WeightOnlySpec, batches: Callable[[], Iterator[Batch]]) -> Write:
     def write(folder: Path) -> None:
         model = ir.load(source)
         quantize_to_four_bits(model, source, spec, batches, folder)

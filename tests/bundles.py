@@ -15,6 +15,7 @@ from compress.lowering import step as lower
 from compress.passes.export import step as export
 from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Task, TrainingData
@@ -34,14 +35,14 @@ def text_bundle(folder: Path, spec: QuantizeSpec | None = None) -> Path:
     model = tiny_bert(vocab=len(SPECIAL) + len(FILLED))
     source = write_torch_artifact(folder / "torch", model, tiny_tokenizer(FILLED))
     data = TrainingData(_texts(60), _texts(20, seed=1), LABELS)
-    return _bundle(folder, source, text_task(32), data, spec or QuantizeSpec(scheme="dynamic"))
+    return _bundle(folder, source, text_task(32), data, spec or Int8Spec(scheme="dynamic"))
 
 
 def image_bundle(folder: Path) -> Path:
     """A convolutional classifier of 8x8 grey images, in 8 bits."""
     source = write_image_artifact(folder / "torch", tiny_network(folder / "code"))
     data = TrainingData(images(120), images(20, seed=1), SIDES)
-    return _bundle(folder, source, image_task(), data, QuantizeSpec())
+    return _bundle(folder, source, image_task(), data, Int8Spec())
 
 
 def sentence_bundle(folder: Path) -> Path:
@@ -49,7 +50,7 @@ def sentence_bundle(folder: Path) -> Path:
     source = write_sentence_artifact(folder / "torch", encoder("mean", words=FILLED), FILLED)
     data = TrainingData(_texts(60), _texts(20, seed=1), ())
     task = SentenceEmbedding(DataSpec(path="unused", max_length=16))
-    return _bundle(folder, source, task, data, QuantizeSpec(scheme="dynamic"))
+    return _bundle(folder, source, task, data, Int8Spec(scheme="dynamic"))
 
 
 def _bundle(folder: Path, source: Artifact, task: Task, data: TrainingData, spec: QuantizeSpec) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Generic, TypeVar, Union
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, Tag, create_model
 from pydantic_core import CoreSchema
@@ -32,17 +33,26 @@ class OneKey(Generic[Body]):
 
     Args:
         base: the class of every entry.
-        table: the spec of each name, in the order in which users are told the names.
+        table: the spec of each name, or a union of several, in the order in which users are told the names.
     """
 
-    def __init__(self, base: type[Entry[Body]], table: Mapping[str, type[Body]]) -> None:
+    def __init__(self, base: type[Entry[Body]], table: Mapping[str, Any]) -> None:
         self.table = table
         self.models = {name: _entry(base, name, spec) for name, spec in table.items()}
 
     def entry(self, body: Body) -> Entry[Body]:
         """The entry that holds a body."""
-        name = next(name for name, spec in self.table.items() if isinstance(body, spec))
+        name = next(name for name, spec in self.table.items() if type(body) in models_in(spec))
         return self.models[name](**{name: body})
+
+    def parse(self, key: str, body: object) -> Body:
+        """The body under a key.
+
+        Raises:
+            ValidationError: it is wrong.
+        """
+        written: Any = {key: body}
+        return self.models[key](**written).body
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         tagged = tuple(Annotated[model, Tag(name)] for name, model in self.models.items())
@@ -56,11 +66,26 @@ def single_key(value: Any) -> str | None:
     return value.key if isinstance(value, Entry) else None
 
 
-def _entry(base: type[Entry[Body]], name: str, spec: type[Body]) -> type[Entry[Body]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every model class in an annotation, through unions, tuples, entries and `Annotated`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        held, *metadata = get_args(annotation)
+        entries = [one for one in metadata if isinstance(one, OneKey)]
+        if entries:
+            yield from entries[0].models.values()
+        else:
+            yield from models_in(held)
+    elif origin in (Union, types.UnionType, tuple, list):
+        for inner in get_args(annotation):
+            yield from models_in(inner)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+
+
+def _entry(base: type[Entry[Body]], name: str, spec: Any) -> type[Entry[Body]]:
     """The class of `- name: {...}`."""
-    return create_model(
-        f"{spec.__name__.removesuffix('Spec')}Entry",
-        __base__=base,
-        __doc__=f"`{name}: {{...}}`.",
-        body=(spec, Field(alias=name, description=spec.__doc__)),
-    )
+    one = isinstance(spec, type)
+    field: Any = Field(alias=name, description=spec.__doc__) if one else Field(alias=name)
+    title = spec.__name__.removesuffix("Spec") if one else name.title().replace("_", "")
+    return create_model(f"{title}Entry", __base__=base, __doc__=f"`{name}: {{...}}`.", body=(spec, field))

@@ -18,6 +18,7 @@ from compress.profile.timed_on import timed_on
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep
 from compress.targets.local import ResolvedTarget, resolve
+from compress.tasks.base import TrainingData
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def context_of(
         spec=step.spec,
         inputs=inputs,
         task=job.task,
-        data=job.training_data,
+        data=_shown(step, job),
         out=out,
         work=work,
         seed=seed_of(step, job),
@@ -107,6 +108,12 @@ def context_of(
         base=job.loaded.source.base,
         allow_code=job.allow_code,
     )
+
+
+def _shown(step: PlannedStep, job: Job) -> TrainingData:
+    """The data that a step reads, which stand in its key."""
+    unlabeled = job.training_data.unlabeled if step_kind(step.kind).reads_unlabeled else None
+    return replace(job.training_data, unlabeled=unlabeled)
 
 
 def _timed_on(job: Job) -> ResolvedTarget:

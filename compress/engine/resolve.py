@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -91,7 +91,8 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
     models = {(one.model, one.revision) for one in model_sources(plan)}
     return Fingerprints(
         {(model, revision): model_fingerprint(model, revision, base, watched) for model, revision in models},
-        data_fingerprint(profile.data, base, profile.task, watched),
+        data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, watched),
+        data_fingerprint(profile.data, base, profile.task, watched) if profile.data.unlabeled else None,
     )
 
 
@@ -119,7 +120,11 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     found = fingerprints(loaded, plan, watched)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
     models = {source: one or source[0] for source, one in found.models.items()}
-    known = Fingerprints(models, found.data or splits_digest(splits))
+    known = Fingerprints(
+        models,
+        found.data or splits_digest(replace(splits, unlabeled=None)),
+        found.unlabeled or (splits_digest(splits) if splits.unlabeled is not None else None),
+    )
     parts = all_parts(plan, known, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     task = task_of(profile.task, profile.data)
@@ -134,7 +139,9 @@ def _check_same(
         now = fingerprints(loaded, plan, watched)
     except CompressError as error:
         raise _changed(changed) from error
-    if (models and now.models != known.models) or (data and now.data != known.data):
+    if (models and now.models != known.models) or (
+        data and (now.data, now.unlabeled) != (known.data, known.unlabeled)
+    ):
         raise _changed(changed)
 
 

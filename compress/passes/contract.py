@@ -5,14 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from compress.core.forms import Form
 from compress.core.numerics import Precision, Processor
 from compress.core.records import Role
 from compress.core.spec import PassSpecBase, Spec
+from compress.profile.student_spec import StudentSpec
 
 InputRole = Literal["model", "teacher"]
+Keys = tuple[str | int, ...]
+"""A place in a profile, below the pass."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that a pass names: where, which, and whether it answers with the head that it has."""
+
+    key: Keys
+    model: str
+    own_head: bool = False
 
 
 class PassSpec(PassSpecBase):
@@ -23,6 +35,10 @@ class PassSpec(PassSpecBase):
     accepts: ClassVar[str]
     """What it can start from, in words."""
 
+    def needs(self) -> str:
+        """What this one can start from, in words."""
+        return self.accepts
+
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
         raise NotImplementedError
@@ -30,6 +46,38 @@ class PassSpec(PassSpecBase):
     def produces(self, form: Form) -> Form:
         """The form of the result."""
         raise NotImplementedError
+
+    def students(self) -> Sequence[tuple[Keys, StudentSpec]]:
+        """The models that it trains in the place of the one that it is given, each made from the one before it."""
+        return ()
+
+    def named_models(self) -> Sequence[NamedModel]:
+        """The models that it names beside that of the profile."""
+        return ()
+
+    def found_at(self, places: Mapping[str, str]) -> Self:
+        """This spec with folders for the ids of models that were fetched."""
+        return self
+
+    def trims(self) -> Keys | None:
+        """The key that asks for a smaller vocabulary; None: it stays."""
+        return None
+
+    def takes_apart(self, family: str) -> Sequence[Keys]:
+        """The keys that cut parts out of a model of this family (`bert`), so that these must be known."""
+        return ()
+
+    def never_onnx(self) -> str | None:
+        """Why what it leaves cannot become ONNX; None where it can."""
+        return None
+
+    def leaves_average(self) -> bool | None:
+        """Whether it leaves an average of several models; None: as it found it."""
+        return None
+
+    def refuses_average(self) -> tuple[str, str] | None:
+        """The key for which it cannot take an average of several models, and why, with `{}` for who leaves it."""
+        return None
 
     @property
     def timed(self) -> bool:
@@ -60,14 +108,16 @@ class StepKind:
 
     `run` and `trial` are `module:function`s of a `StepContext`; `trial` finds out on the untrained architecture that
     the step cannot be done. `libraries` are the distributions whose versions the result depends on; `reads_data` and
-    `trains` say whether data, seed and numerics do. `open_form` names what of the result's form is known only once it
-    is made. `keeps` is the role of the input whose architecture the result has; None: it has one of its own. The
-    training curves of a step that `prepares` another are told with it.
+    `trains` say whether data, seed and numerics do, and only a step that `reads_unlabeled` is given `data.unlabeled`.
+    `open_form` names what of the result's form is known only once it is made. `keeps` is the role of the input whose
+    architecture the result has; None: it has one of its own. The training curves of a step that `prepares` another are
+    told with it.
     """
 
     run: str
     libraries: tuple[str, ...]
     reads_data: bool = True
+    reads_unlabeled: bool = False
     trains: bool = False
     trial: str | None = None
     open_form: tuple[str, ...] = ("structure",)
@@ -110,25 +160,40 @@ class PlanBuilder(Protocol):
 
 @dataclass(frozen=True)
 class PassKind:
-    """A pass: its spec, the kinds of its steps by name, and how it takes part in plans, checks and reports.
-
-    `inputs` are what its step is given: the model, lowered where the result is ONNX, and the teacher. `plan` adds its
-    steps where they are not just one (name, spec, step of the model, step of the teacher; the step of its result), and
-    `beside_baseline` rows to compare every pass with (step of the teacher). The rest are `module:function`s:
-    `faults` (PassCheck -> faults of a valid profile), `warnings` (PassCheck -> sentences), `target_warnings`
-    (profile, resolved targets -> sentences, before a run), `predicted` (spec, folder of the model -> parameters that
-    will be left, or None).
-    """
+    """A pass, said to everything that is not its own folder. Code that is not light is named as `module:function`."""
 
     spec: type[PassSpec]
+    """The class of its specs."""
     steps: Mapping[str, StepKind]
+    """The kinds of its steps by name: that of the pass, or `pass.something`."""
+    body: Any = None
+    """What an entry of a profile takes, where that is a union of specs."""
+    roughly: Callable[[Mapping[str, Any]], PassSpec] | None = None
+    """The spec of a body that is wrong somewhere, with the keys that its place in the order depends on; None: with its
+    defaults."""
     inputs: tuple[InputRole, ...] = ("model",)
+    """What its step is given: the model, lowered where the result is ONNX, and the teacher."""
     plan: Callable[[PlanBuilder, str, PassSpec, str, str], str] | None = None
+    """Adds its steps where they are not just one: from a name, the spec and the steps of the model and the teacher to
+    the step of its result."""
     beside_baseline: Callable[[PlanBuilder, str], None] | None = None
+    """Adds rows that every pass is compared with, from the step of the teacher."""
     faults: str | None = None
+    """From a `PassCheck` to the keys below the pass that cannot be, each with the reason."""
     warnings: str | None = None
+    """From a `PassCheck` to what is likely to disappoint, a sentence each."""
     target_warnings: str | None = None
+    """From the profile and its resolved targets to what is said before a run, a sentence each."""
     predicted: str | None = None
+    """From a spec and the folder of a model to the parameters that will be left; None where only the pass tells."""
+    told: tuple[str, ...] = ()
+    """The facts of its steps that its sections tell."""
+    sections: tuple[str, ...] = ()
+    """Of the report, each from a `RunRecord` to a section."""
+    lines: str | None = None
+    """From a `RunRecord` to lines for a terminal."""
+    taught: str | None = None
+    """From a `RunRecord` to rows of the table of how models were taught."""
 
 
 TORCH = ("torch", "transformers", "tokenizers", "safetensors", "numpy")

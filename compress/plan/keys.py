@@ -51,11 +51,13 @@ _CONTRACT = frozenset(
 class Fingerprints:
     """What the outside world gives a plan; None: not known yet.
 
-    `models`: the fingerprint of each model by (source, revision); `data`: sha256 of the data's files.
+    `models`: the fingerprint of each model by (source, revision); `data`: sha256 of the data's files; `unlabeled`: of
+    those together with the files of `data.unlabeled`, where there are any.
     """
 
     models: Mapping[tuple[str, str | None], str | None]
     data: str | None
+    unlabeled: str | None = None
 
 
 def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dict[str, dict[str, object]]:
@@ -106,8 +108,11 @@ def step_parts(
         parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
     if kind.reads_data:
         data = plan.profile.data.model_dump(mode="json")
+        further = kind.reads_unlabeled and plan.profile.data.unlabeled is not None
+        if not further:
+            del data["unlabeled"]
         parts["data"] = {
-            "fingerprint": fingerprints.data,
+            "fingerprint": fingerprints.unlabeled if further else fingerprints.data,
             "task": plan.profile.task,
             "code": [code_digest(part) for part in code_of_task(plan.profile.task)],
             **_adds_task(plan.profile.task),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import types
-from collections.abc import Iterator
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from compress.core.entries import OneKey
+from compress.core.entries import models_in
 from compress.core.errors import Fault
 from compress.profile.yaml_lines import Path_, ProfileSource
 
@@ -109,23 +107,6 @@ def _known_keys(path: Path_, root: type[BaseModel]) -> list[str]:
             for parent in found
             for name, info in parent.model_fields.items()
             if part in (name, info.alias)
-            for model in _models_in(info.annotation)
+            for model in models_in(info.annotation)
         ]
     return [info.alias or name for model in found for name, info in model.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every model class in an annotation, through unions, tuples and `Annotated`."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        held, *metadata = get_args(annotation)
-        entries = [one for one in metadata if isinstance(one, OneKey)]
-        if entries:
-            yield from entries[0].models.values()
-        else:
-            yield from _models_in(held)
-    elif origin in (Union, types.UnionType, tuple, list):
-        for inner in get_args(annotation):
-            yield from _models_in(inner)
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation

@@ -11,17 +11,14 @@ from pydantic import ValidationError
 from compress.core.errors import Fault, ModelError, ProfileError
 from compress.core.package_paths import missing_source
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
-from compress.passes.distill.spec import DistillSpec
 from compress.profile.chain import chain_faults
-from compress.profile.combination_checks import Found, teaching_faults, teaching_warnings
+from compress.profile.combination_checks import Found, teaching_faults
 from compress.profile.faults import faults_of
 from compress.profile.model_checks.checkpoints import checkpoint_faults
 from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.fit import fit_problems
-from compress.profile.model_checks.models import known_model_faults
-from compress.profile.model_checks.passes import known_kind_faults
+from compress.profile.pass_checks import pass_faults, pass_warnings
 from compress.profile.schema import Profile
-from compress.profile.timed_elsewhere import timed_elsewhere_warnings
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 
 
@@ -62,8 +59,7 @@ def read_profile(source: ProfileSource) -> tuple[Profile | None, tuple[Fault, ..
     if profile is not None:
         found = [
             *teaching_faults(profile),
-            *known_model_faults(profile, source.base),
-            *known_kind_faults(profile, source.base),
+            *pass_faults(profile, source.base),
             *_further_source_faults(profile, source.base),
         ]
         faults += [source.fault(path, why) for path, why in found]
@@ -77,25 +73,16 @@ def read_profile(source: ProfileSource) -> tuple[Profile | None, tuple[Fault, ..
         ]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
-    warnings = () if profile is None else (*teaching_warnings(profile), *timed_elsewhere_warnings(profile))
+    warnings = () if profile is None else tuple(pass_warnings(profile, source.base))
     return profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
 
 
 def named_models(profile: Profile) -> list[tuple[Path_, str]]:
     """The models that a valid profile names, its own teacher first, and where."""
-    named: list[tuple[Path_, str | None]] = [(("teacher", "model"), profile.teacher.model)]
+    named: list[tuple[Path_, str]] = [(("teacher", "model"), profile.teacher.model)]
     for index, spec in enumerate(profile.specs):
-        if isinstance(spec, DistillSpec):
-            place: Path_ = ("passes", index, "distill")
-            named.append(((*place, "student", "model"), spec.student.model))
-            named += [
-                ((*place, "teachers", number, "model"), one.model) for number, one in enumerate(spec.teachers)
-            ]
-            named += [
-                ((*place, "assistants", number, "model"), one.model)
-                for number, one in enumerate(spec.assistants)
-            ]
-    return [(path, model) for path, model in named if model is not None]
+        named += [(("passes", index, spec.kind, *one.key), one.model) for one in spec.named_models()]
+    return named
 
 
 def _source_faults(source: ProfileSource) -> list[Fault]:

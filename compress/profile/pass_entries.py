@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from compress.core.entries import Entry, OneKey
+from compress.core.errors import UsageError
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
 
-PASS_ENTRIES: OneKey[PassSpec] = OneKey(Entry[PassSpec], {name: kind.spec for name, kind in PASSES.items()})
+
+def _bodies() -> dict[str, Any]:
+    for name, kind in PASSES.items():
+        if kind.spec.kind != name:
+            raise UsageError(
+                f"the plugin {PASSES.added[name]} is called otherwise by its spec: {kind.spec.kind!r}",
+                code="plugin-broken",
+            )
+    return {name: kind.body or kind.spec for name, kind in PASSES.items()}
+
+
+PASS_ENTRIES: OneKey[PassSpec] = OneKey(Entry[PassSpec], _bodies())
 PassEntry = Annotated[Entry[PassSpec], PASS_ENTRIES]

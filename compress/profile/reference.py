@@ -5,6 +5,7 @@ python -m compress.profile.reference > docs/profile.md
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -110,26 +111,28 @@ def reference_markdown() -> str:
     """The whole page: every section as a table of keys, what data can be read, and an example."""
     schema = json_schema()
     # A section that stands in several places (a student, an assistant) is shown at the first of them.
-    first: dict[int, tuple[tuple[str, ...], dict[str, Any]]] = {}
-    for keys, body in _sections(schema, schema["$defs"], ()):
-        first.setdefault(id(body), (keys, body))
+    first: dict[int, tuple[tuple[str, ...], str, dict[str, Any]]] = {}
+    for keys, asked, body in _sections(schema, schema["$defs"], ()):
+        first.setdefault(id(body), (keys, asked, body))
     sections = list(first.values())
-    places = {id(body): _path(keys) for keys, body in sections}
-    tables = [_section(keys, body, schema["$defs"], places) for keys, body in sections]
+    places = {id(body): f"{_path(keys)} {asked}".strip() for keys, asked, body in sections}
+    tables = [_section(keys, asked, body, schema["$defs"], places) for keys, asked, body in sections]
     example = f"## Example\n\n```yaml\n{EXAMPLE}```\n"
     return "\n".join((_HEAD, example, *tables, _DATA))
 
 
 def _sections(
-    body: dict[str, Any], definitions: dict[str, Any], keys: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """A section and all below it, in the order of the schema; an entry with one key is no section of its own."""
+    body: dict[str, Any], definitions: dict[str, Any], keys: tuple[str, ...], asked: str = ""
+) -> Iterator[tuple[tuple[str, ...], str, dict[str, Any]]]:
+    """A section and all below it, in the order of the schema, with what chooses it of several in its place; an entry
+    with one key is no section of its own."""
+    asked = _asked(body) or asked
     if not _is_entry(body):
-        yield keys, body
+        yield keys, asked, body
     for key, value in body["properties"].items():
         for name, in_list in _references(value):
             below = (*keys, f"{key}[]" if in_list else key)
-            yield from _sections(definitions[name], definitions, below)
+            yield from _sections(definitions[name], definitions, below, asked)
 
 
 def _is_entry(body: dict[str, Any]) -> bool:
@@ -154,16 +157,27 @@ def _path(keys: tuple[str, ...]) -> str:
 
 
 def _anchor(path: str) -> str:
-    return path.replace("[]", "").replace(".", "-").replace("_", "-") or "top"
+    return re.sub(r"[._ :]+", "-", path.replace("[]", "")) or "top"
+
+
+def _asked(body: dict[str, Any]) -> str:
+    """The key and value by which a section is chosen of several that may stand in one place: `bits: 4`."""
+    named = ((key, body["properties"][key]) for key in body.get("required", ()))
+    return next((f"{key}: {value['const']}" for key, value in named if "const" in value), "")
 
 
 def _section(
-    keys: tuple[str, ...], body: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]
+    keys: tuple[str, ...],
+    asked: str,
+    body: dict[str, Any],
+    definitions: dict[str, Any],
+    places: dict[int, str],
 ) -> str:
     path = _path(keys)
     title = f"`{path}`" if path else "Top level"
+    title += f" with `{asked}`" if asked else ""
     lines = [
-        f'{"##" if len(keys) < 2 else "###"} <a id="{_anchor(path)}"></a>{title}',
+        f'{"##" if len(keys) < 2 else "###"} <a id="{_anchor(places[id(body)])}"></a>{title}',
         "",
         body.get("description", ""),
         "",
@@ -209,8 +223,10 @@ def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, 
 def _link(body: dict[str, Any], definitions: dict[str, Any], places: dict[int, str]) -> str:
     if _is_entry(body):
         ((key, value),) = body["properties"].items()
-        path = places[id(definitions[value["$ref"].rpartition("/")[2]])]
-        return f"[`{key}: {{...}}`](#{_anchor(path)})"
+        bodies = [definitions[name] for name, _ in _references(value)]
+        first, *others = [_anchor(places[id(one)]) for one in bodies]
+        further = [f", with [`{_asked(one)}`](#{at})" for one, at in zip(bodies[1:], others, strict=True)]
+        return f"[`{key}: {{...}}`](#{first})" + "".join(further)
     path = places[id(body)]
     return f"[section](#{_anchor(path)})"
 

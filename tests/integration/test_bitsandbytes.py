@@ -22,7 +22,7 @@ from compress.models.io.ensemble import Ensemble
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, put_layers, unpack_layers
 from compress.models.io.weights import read_weights, write_weights
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
 from compress.step import StepResult
@@ -41,11 +41,11 @@ WAYS = (
 )
 
 
-def spec_of(**keys: Any) -> QuantizeSpec:
-    return QuantizeSpec.model_validate({"library": "bitsandbytes", **keys})
+def spec_of(**keys: Any) -> BitsandbytesSpec:
+    return BitsandbytesSpec.model_validate({"library": "bitsandbytes", **keys})
 
 
-def quantize(source: Artifact, folder: Path, spec: QuantizeSpec) -> tuple[Artifact, StepResult]:
+def quantize(source: Artifact, folder: Path, spec: BitsandbytesSpec) -> tuple[Artifact, StepResult]:
     examples = Examples(("red cat",), np.zeros(1, np.int64))
     data = TrainingData(examples, examples, LABELS)
     return run(bitsandbytes_step, context(folder, spec, {"model": source}, text_task(32), data))
@@ -229,7 +229,7 @@ def test_keys_that_serve_the_other_library_are_refused(tmp_path: Path):
     )
     assert "block_size and method serve ONNX only; this is `library: bitsandbytes`" in fault
     (fault,) = faults(tmp_path, PROFILE.replace("library: bitsandbytes", "numbers: fp4"))
-    assert "numbers serve `library: bitsandbytes` only" in fault
+    assert "numbers serves 16 bits and `library: bitsandbytes` only; this is `bits: 4`" in fault
 
 
 def test_the_plan_takes_the_torch_model(tmp_path: Path):

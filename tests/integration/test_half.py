@@ -22,7 +22,8 @@ from compress.lowering.files import write_optimized
 from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize.half import step as half_step
 from compress.passes.quantize.half.conversion import store_in_half
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.half.spec import HalfSpec
+from compress.passes.quantize.products import quantize_spec
 from compress.plan.steps import build_plan
 from compress.profile.load import load_profile
 from compress.runtimes.runner import open_session
@@ -55,7 +56,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def test_half_the_bytes_and_nearly_the_same_outputs(
     lowered: Artifact, tmp_path: Path, numbers: str, arithmetic: str
 ):
-    spec = QuantizeSpec.model_validate({"bits": 16, "numbers": numbers, "arithmetic": arithmetic})
+    spec = quantize_spec({"bits": 16, "numbers": numbers, "arithmetic": arithmetic})
     after, result = make(half_step, tmp_path, spec, lowered)
     assert result.form.numbers is Numbers.HALF
     assert after.size_mb < 0.62 * lowered.size_mb  # names, biases and norms are much of so small a model
@@ -66,7 +67,7 @@ def test_half_the_bytes_and_nearly_the_same_outputs(
 
 
 def test_a_session_multiplies_stored_halves_in_fp32(lowered: Artifact, tmp_path: Path):
-    after, _ = make(half_step, tmp_path, QuantizeSpec(bits=16), lowered)
+    after, _ = make(half_step, tmp_path, HalfSpec(), lowered)
     for path, name in ((after.path, "half"), (lowered.path, "float")):
         write_optimized(path / ONNX_MODEL, tmp_path / f"{name}.onnx", hardware_specific=True)
     kinds = [
@@ -108,14 +109,14 @@ def test_outputs_that_16_bits_spoil_are_refused(
 ):
     monkeypatch.setitem(half_step.LIMITS, "fp16", 1e-9)
     with pytest.raises(PassError, match="differ by"):
-        make(half_step, tmp_path, QuantizeSpec(bits=16), lowered)
+        make(half_step, tmp_path, HalfSpec(), lowered)
 
 
 def test_a_file_that_did_not_shrink_is_refused(lowered: Artifact, tmp_path: Path):
-    half, _ = make(half_step, tmp_path / "once", QuantizeSpec(bits=16), lowered)
+    half, _ = make(half_step, tmp_path / "once", HalfSpec(), lowered)
     shutil.rmtree(tmp_path / "once" / "work")
     with pytest.raises(PassError, match=r"the fp16 file has .* MB, the float one"):
-        make(half_step, tmp_path / "twice", QuantizeSpec(bits=16), half)
+        make(half_step, tmp_path / "twice", HalfSpec(), half)
 
 
 def test_what_onnxruntime_cannot_run_is_refused_with_its_reason(lowered: Artifact, tmp_path: Path):
@@ -127,27 +128,30 @@ def test_what_onnxruntime_cannot_run_is_refused_with_its_reason(lowered: Artifac
     onnx.save(model, str(broken / ONNX_MODEL))
     source = seal(broken, lowered.form, lowered.facts)
     with pytest.raises(PassError, match=r"onnxruntime cannot run this model in fp16 here: .*nowhere"):
-        make(half_step, tmp_path / "q", QuantizeSpec(bits=16), source)
+        make(half_step, tmp_path / "q", HalfSpec(), source)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"bits": 16, "block_size": 64}, "block_size serve 4 and 8 bits only; this is `bits: 16`"),
-        ({"bits": 16, "numbers": "nf4"}, "16 bits are not nf4; use fp16 or bf16, or leave it out"),
-        ({"bits": 8, "numbers": "fp16"}, "8 bits are not fp16"),
+        ({"bits": 16, "block_size": 64}, "block_size serves 4 bits only; this is `bits: 16`"),
+        ({"bits": 16, "numbers": "nf4"}, "Input should be 'fp16' or 'bf16'"),
+        (
+            {"bits": 8, "numbers": "fp16"},
+            "numbers serves 16 bits and `library: bitsandbytes` only; this is `bits: 8`",
+        ),
         (
             {"bits": 16, "numbers": "bf16", "arithmetic": "half"},
             "onnxruntime multiplies no bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`",
         ),
-        ({"bits": 8, "arithmetic": "half"}, "arithmetic serves `bits: 16` only"),
+        ({"bits": 8, "arithmetic": "half"}, "arithmetic serves 16 bits only; this is `bits: 8`"),
         ({"bits": 16, "library": "bitsandbytes"}, "bitsandbytes stores 4 or 8 bits"),
     ],
     ids=str,
 )
 def test_keys_that_do_not_go_together(keys: dict[str, object], message: str):
     with pytest.raises(ValidationError) as caught:
-        QuantizeSpec.model_validate(keys)
+        quantize_spec(keys)
     assert message in str(caught.value)
 
 

@@ -25,7 +25,8 @@ from compress.passes.export.verify import verify_bundle
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.products import quantize_spec
 from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
@@ -101,14 +102,14 @@ def test_a_vision_transformer_is_fused(distilled: bool, tmp_path: Path) -> None:
     # The patches, and for each layer: query, key and value together, output, and two of the feed-forward; the heads.
     products = 1 + 2 * 4 + (2 if distilled else 1)
     for scheme in ("dynamic", "static"):
-        after, result = make(quantize, tmp_path / scheme, QuantizeSpec(scheme=scheme), lowered)
+        after, result = make(quantize, tmp_path / scheme, Int8Spec(scheme=scheme), lowered)
         assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (products, 0)
         shapes = real_shapes(image_task(), images(30), lowered)
         compare(after.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
 
 
 def test_every_product_of_a_network_runs_in_integers(lowered: Artifact, tmp_path: Path) -> None:
-    after, result = make(quantize, tmp_path / "q", QuantizeSpec(), lowered)
+    after, result = make(quantize, tmp_path / "q", Int8Spec(), lowered)
     assert result.facts["scheme"] == "static"
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
     assert result.form.numbers is Numbers.OPERATOR
@@ -124,7 +125,7 @@ def test_every_product_of_a_network_runs_in_integers(lowered: Artifact, tmp_path
 
 @pytest.mark.parametrize("form", ["operator", "qdq"])
 def test_a_network_is_equalized_and_corrected(lowered: Artifact, tmp_path: Path, form: str) -> None:
-    spec = QuantizeSpec.model_validate({"format": form, "equalize": True, "bias_correction": True})
+    spec = quantize_spec({"format": form, "equalize": True, "bias_correction": True})
     after, result = make(quantize, tmp_path / "q", spec, lowered)
     # Those of the block: a sum, a Relu6 or a concatenation lies between the others.
     assert result.facts["equalized_pairs"] == 1
@@ -139,7 +140,7 @@ def test_a_network_is_equalized_and_corrected(lowered: Artifact, tmp_path: Path,
 
 
 def test_an_excluded_convolution_stays_floating(lowered: Artifact, tmp_path: Path) -> None:
-    _, result = make(quantize, tmp_path, QuantizeSpec(exclude=("*stem",)), lowered)
+    _, result = make(quantize, tmp_path, Int8Spec(exclude=("*stem",)), lowered)
     assert result.facts["integer_matmuls"] == 7
 
 
@@ -166,12 +167,12 @@ def test_what_convolutions_cannot_do_is_refused(
     changes: dict[str, Any], where: str, message: str, hint: str, lowered: Artifact, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError) as caught:
-        make(quantize, tmp_path, QuantizeSpec.model_validate(changes), lowered)
+        make(quantize, tmp_path, quantize_spec(changes), lowered)
     assert (caught.value.where, caught.value.message, caught.value.hint) == (where, message, hint)
 
 
 def test_calibration_holds_one_image_at_a_time(lowered: Artifact, tmp_path: Path) -> None:
-    batches = list(quantize.calibration_batches(given(tmp_path, QuantizeSpec(), lowered), lowered, 5)())
+    batches = list(quantize.calibration_batches(given(tmp_path, Int8Spec(), lowered), lowered, 5)())
     assert [batch["pixel_values"].shape for batch in batches] == [(1, 1, 8, 8)] * 5
 
 
@@ -189,7 +190,7 @@ def test_a_pruned_network_recovers_and_goes_on(network: Artifact, tmp_path: Path
     assert (pruned.path / STRUCTURE).exists()
     lowered, result = make(lower, tmp_path / "lower", ExportSpec(), pruned)
     assert result.facts["parameters"] == facts["parameters"]
-    _, result = make(quantize, tmp_path / "quantize", QuantizeSpec(), lowered)
+    _, result = make(quantize, tmp_path / "quantize", Int8Spec(), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
     pixels = torch.arange(64.0).reshape(1, 1, 8, 8) / 64
     with torch.inference_mode():
@@ -264,7 +265,7 @@ def test_a_fraction_that_removes_no_channel_is_refused(network: Artifact, tmp_pa
 
 
 def test_an_integer_network_is_packaged_for_both_formats(lowered: Artifact, tmp_path: Path) -> None:
-    after, _ = make(quantize, tmp_path / "q", QuantizeSpec(), lowered)
+    after, _ = make(quantize, tmp_path / "q", Int8Spec(), lowered)
     bundle, result = make(export, tmp_path / "x", ExportSpec(formats=("onnx", "ort"), golden=4), after)
     assert set(result.facts["export_parity"]) == {"model.onnx", "model.ort"}
     assert verify_bundle(bundle.path).problems == ()

@@ -28,7 +28,7 @@ from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.source.step import _structure
 from compress.profile.student_spec import StudentSpec
 from compress.step import StepResult
@@ -96,7 +96,7 @@ def test_two_products_in_integers_and_attention_stays_one(
     # 32 tokens: factors of q, k, v (16), output (8) and both feed-forward maps (12), and attention itself.
     per_layer = 32 * (16 * 128 + 8 * 64 + 2 * 12 * 96) + 2 * 32 * 32 * 32
     assert result.facts["macs"] == 2 * per_layer + 32 * 32 + 32 * 3
-    small, result = of_texts.make(quantize, tmp_path / "quantize", QuantizeSpec(scheme=scheme), lowered)
+    small, result = of_texts.make(quantize, tmp_path / "quantize", Int8Spec(scheme=scheme), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (18, 0)
     shapes = real_shapes(text_task(32), of_texts.examples(), lowered)
     compare(small.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
@@ -211,7 +211,7 @@ def test_a_network_of_convolutions(tmp_path: Path):
     found = outputs_in_a_fresh_process(made.path, pixel_values=torch.from_numpy(pixels))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     lowered, _ = of_images.make(lower, tmp_path / "lower", Spec(), made)
-    _, result = of_images.make(quantize, tmp_path / "quantize", QuantizeSpec(scheme="static"), lowered)
+    _, result = of_images.make(quantize, tmp_path / "quantize", Int8Spec(scheme="static"), lowered)
     assert result.facts["float_matmuls"] == 0
     channels = PruneSpec.model_validate({"remove": {"channels": 0.5}, "round_to": 4, "recover": None})
     _, result = of_images.make(prune, tmp_path / "prune", channels, made)

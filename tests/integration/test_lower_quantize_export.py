@@ -28,7 +28,9 @@ from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.spec import ExportSpec
 from compress.passes.export.verify import verify_bundle
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.products import quantize_spec
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
 from compress.tasks.base import TrainingData
@@ -76,7 +78,7 @@ def lowered(torch_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def quantized(lowered: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return make(quantize, tmp_path_factory.mktemp("quantize"), QuantizeSpec(scheme="dynamic"), lowered)[0]
+    return make(quantize, tmp_path_factory.mktemp("quantize"), Int8Spec(scheme="dynamic"), lowered)[0]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_other_families_lower_and_quantize(tmp_path: Path, config: Any, fused: i
     artifact, result = make(lower, tmp_path / "lower", ExportSpec(), source)
     assert result.facts["fused_attentions"] == fused
     assert result.facts["selected_early"]
-    _, result = make(quantize, tmp_path / "quantize", QuantizeSpec(scheme="dynamic"), artifact)
+    _, result = make(quantize, tmp_path / "quantize", Int8Spec(scheme="dynamic"), artifact)
     assert result.facts["float_matmuls"] == 0
 
 
@@ -163,7 +165,7 @@ def test_pruned_layers_keep_their_own_heads(tmp_path: Path, bits: int):
     after, result = make(
         quantize,
         tmp_path / "quantize",
-        QuantizeSpec(bits=bits, **({"scheme": "dynamic"} if bits == 8 else {})),
+        quantize_spec({"bits": bits, **({"scheme": "dynamic"} if bits == 8 else {})}),
         artifact,
     )
     assert result.facts["float_matmuls"] == 0
@@ -186,7 +188,7 @@ def test_a_file_that_disagrees_is_refused(lowered: Artifact, tmp_path: Path):
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_eight_bits_leave_no_float_product(lowered: Artifact, tmp_path: Path, scheme: str):
-    after, result = make(quantize, tmp_path, QuantizeSpec(scheme=scheme), lowered)
+    after, result = make(quantize, tmp_path, Int8Spec(scheme=scheme), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (10, 0)
     assert result.form.numbers is Numbers.OPERATOR
     assert after.size_mb < 0.45 * lowered.size_mb
@@ -195,7 +197,7 @@ def test_eight_bits_leave_no_float_product(lowered: Artifact, tmp_path: Path, sc
 
 
 def test_auto_measures_both_and_says_so(lowered: Artifact, tmp_path: Path):
-    _, result = make(quantize, tmp_path, QuantizeSpec(), lowered)
+    _, result = make(quantize, tmp_path, Int8Spec(), lowered)
     assert set(result.facts["variants"]) == {"dynamic", "static"}
     assert result.facts["scheme"] in result.facts["variants"]
     assert all(one["p50_ms"] > 0 for one in result.facts["variants"].values())
@@ -203,7 +205,7 @@ def test_auto_measures_both_and_says_so(lowered: Artifact, tmp_path: Path):
 
 @pytest.mark.parametrize("method", ["average", "entropy", "percentile", "mse"])
 def test_every_way_to_find_ranges(lowered: Artifact, tmp_path: Path, method: str):
-    spec = QuantizeSpec(scheme="static", calibration={"method": method, "examples": 20})
+    spec = Int8Spec(scheme="static", calibration={"method": method, "examples": 20})
     after, result = make(quantize, tmp_path, spec, lowered)
     assert result.facts["float_matmuls"] == 0
     shapes = real_shapes(text_task(32), examples(), lowered)
@@ -212,7 +214,7 @@ def test_every_way_to_find_ranges(lowered: Artifact, tmp_path: Path, method: str
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_smoothing_and_bias_correction_together(lowered: Artifact, tmp_path: Path, scheme: str):
-    spec = QuantizeSpec(scheme=scheme, smooth={"alpha": 0.5}, bias_correction=True, exclude=("classifier",))
+    spec = Int8Spec(scheme=scheme, smooth={"alpha": 0.5}, bias_correction=True, exclude=("classifier",))
     after, result = make(quantize, tmp_path, spec, lowered)
     # Attention, its output and both feed-forward products of two layers, and the pooler.
     assert (len(result.facts["smoothed"]), result.facts["corrected_biases"]) == (9, 9)
@@ -222,7 +224,7 @@ def test_smoothing_and_bias_correction_together(lowered: Artifact, tmp_path: Pat
 
 
 def test_pairs_run_in_integers(lowered: Artifact, tmp_path: Path):
-    after, result = make(quantize, tmp_path, QuantizeSpec(format="qdq"), lowered)
+    after, result = make(quantize, tmp_path, Int8Spec(format="qdq"), lowered)
     assert (result.facts["scheme"], result.facts["integer_matmuls"]) == ("static", 10)
     assert result.form.numbers is Numbers.QDQ
     assert after.size_mb < 0.5 * lowered.size_mb
@@ -236,7 +238,7 @@ def test_pairs_run_in_integers(lowered: Artifact, tmp_path: Path):
 
 
 def test_kinds_are_excluded_and_weights_reduced(lowered: Artifact, tmp_path: Path):
-    spec = QuantizeSpec(scheme="dynamic", exclude_kinds=("attention", "embedding"), reduce_range=True)
+    spec = Int8Spec(scheme="dynamic", exclude_kinds=("attention", "embedding"), reduce_range=True)
     after, result = make(quantize, tmp_path, spec, lowered)
     assert (result.facts["integer_matmuls"], result.facts["reduced_range"]) == (8, True)
     model = onnx.load(str(after.path / "model.onnx"))
@@ -256,20 +258,20 @@ def test_the_probe_is_a_fact(quantized: Artifact):
 
 
 def test_four_bits_are_weight_only(lowered: Artifact, tmp_path: Path):
-    after, result = make(quantize, tmp_path, QuantizeSpec(bits=4), lowered)
+    after, result = make(quantize, tmp_path, WeightOnlySpec(), lowered)
     assert result.form.numbers is Numbers.WEIGHT_ONLY
     assert (result.facts["weight_only_matmuls"], result.facts["float_matmuls"]) == (10, 0)
     assert after.size_mb < 0.35 * lowered.size_mb
 
 
 def test_excluded_layers_stay_floating(lowered: Artifact, tmp_path: Path):
-    spec = QuantizeSpec(scheme="dynamic", exclude=("classifier", "bert.encoder.layer.?.output.dense"))
+    spec = Int8Spec(scheme="dynamic", exclude=("classifier", "bert.encoder.layer.?.output.dense"))
     _, result = make(quantize, tmp_path, spec, lowered)
     assert result.facts["integer_matmuls"] == 7
 
 
 def test_calibration_sees_training_data_only(lowered: Artifact, tmp_path: Path):
-    ctx = given(tmp_path, QuantizeSpec(), lowered)
+    ctx = given(tmp_path, Int8Spec(), lowered)
     seen = [batch["input_ids"] for batch in quantize.calibration_batches(ctx, lowered, 8)()]
     assert len(seen) == 8
     every = ctx.task.encode(ctx.data.train, lowered.path)

@@ -18,9 +18,9 @@ from compress.lowering import step as lower
 from compress.measure.variants import variant_outputs
 from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.mixed import step as mixed
 from compress.passes.quantize.mixed.spec import MixedSpec
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from tests.steps import context, run
@@ -64,7 +64,7 @@ def data(fragile: Artifact) -> TrainingData:
 def quantized(
     folder: Path, model: Artifact, data: TrainingData, spec: MixedSpec | None
 ) -> tuple[Artifact, StepResult]:
-    asked = QuantizeSpec(scheme="dynamic", mixed=spec)
+    asked = Int8Spec(scheme="dynamic", mixed=spec)
     return run(quantize, context(folder, asked, {"model": model}, TASK, data))
 
 

@@ -37,7 +37,7 @@ from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.saliency import standing_in, sum_over_group, weight_saliency
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
 from tests.gpu import gpu_target
 from tests.integration import test_images_after_training as of_images
 from tests.integration.test_lower_quantize_export import given, make
@@ -266,7 +266,7 @@ def test_our_loader_reads_what_a_config_cannot_say(source: Artifact, tmp_path: P
     assert torch.equal(fresh_logits(made.path), logits(load_model(made.path)))
     lowered, result = make(lower, tmp_path / "lower", Spec(), made)
     assert result.facts["fused_attentions"] == 4
-    _, result = make(quantize, tmp_path / "quantize", QuantizeSpec(scheme="dynamic"), lowered)
+    _, result = make(quantize, tmp_path / "quantize", Int8Spec(scheme="dynamic"), lowered)
     assert result.facts["float_matmuls"] == 0
     again, result = make(low_rank, tmp_path / "low", LowRankSpec(ratio=0.4, recover=None), made)
     assert torch.equal(fresh_logits(again.path), logits(load_model(again.path)))

@@ -23,9 +23,9 @@ from compress.lowering.parity import outputs_of
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.affine import INT8_LIMIT
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat import step as qat_step
 from compress.passes.quantize.qat.fake_quant import simulate
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import calibration_batches
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict
@@ -37,10 +37,10 @@ from tests.tiny import WORDS, tiny_bert, tiny_tokenizer, write_torch_artifact
 from tests.tiny_vision import images, tiny_network, tiny_vit, write_image_artifact
 
 
-def spec(**changes: Any) -> QuantizeSpec:
+def spec(**changes: Any) -> Int8Spec:
     # Ranges that are found at run time are found without calibration examples.
     read = {} if changes.get("scheme") == "dynamic" else {"calibration": {"examples": 24}}
-    return QuantizeSpec.model_validate({"reduce_range": False, **read, **changes})
+    return Int8Spec.model_validate({"reduce_range": False, **read, **changes})
 
 
 def context_of(kind: str, folder: Path, made: Spec, model: Artifact) -> StepContext:
@@ -59,7 +59,7 @@ class Lowered:
         self.batch: Batch = ctx.task.encode(ctx.data.validation, source.path).batch(range(12))
         self.tensors = {name: torch.from_numpy(values) for name, values in self.batch.items()}
 
-    def simulated(self, made: QuantizeSpec) -> tuple[RoundedModel, dict[str, Any]]:
+    def simulated(self, made: Int8Spec) -> tuple[RoundedModel, dict[str, Any]]:
         model = load_model(self.source.path, allow_code=True)
         rounded, facts = self.simulate(model, made)
         ctx = context_of(self.kind, self.folder / f"ranges-{next(self.count)}", made, self.source)
@@ -67,11 +67,11 @@ class Lowered:
         rounded.observe({name: torch.from_numpy(values) for name, values in one.items()} for one in batches())
         return rounded, facts
 
-    def simulate(self, model: torch.nn.Module, made: QuantizeSpec) -> tuple[RoundedModel, dict[str, Any]]:
+    def simulate(self, model: torch.nn.Module, made: Int8Spec) -> tuple[RoundedModel, dict[str, Any]]:
         path = self.artifact.path / ONNX_MODEL
         return simulate(model, path, made, INT8_LIMIT, self.tensors, self.folder)
 
-    def quantized(self, made: QuantizeSpec, name: str) -> Artifact:
+    def quantized(self, made: Int8Spec, name: str) -> Artifact:
         if name not in self.made:
             self.made[name] = run(quantize, context_of(self.kind, self.folder / name, made, self.artifact))[0]
         return self.made[name]
@@ -103,7 +103,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     return Lowered("image", write_image_artifact(folder / "torch", tiny_vit(distilled=True)), folder)
 
 
-def distances(lowered: Lowered, made: QuantizeSpec, name: str) -> tuple[float, float]:
+def distances(lowered: Lowered, made: Int8Spec, name: str) -> tuple[float, float]:
     """How far the integer file is from the simulation, and from the float model: root mean squares."""
     rounded, _ = lowered.simulated(made)
     integers = outputs_of(lowered.quantized(made, name).path / ONNX_MODEL)(lowered.batch)
@@ -189,7 +189,7 @@ def test_a_model_is_not_changed_by_being_simulated(network: Lowered) -> None:
 TRAIN = {"epochs": 4, "learning_rate": 1e-3, "batch_size": 16}
 
 
-def trained(lowered: Lowered, made: QuantizeSpec, folder: Path) -> tuple[Artifact, StepResult]:
+def trained(lowered: Lowered, made: Int8Spec, folder: Path) -> tuple[Artifact, StepResult]:
     """The step on examples whose labels are the model's own answers, so that the score is how often it gives them."""
     ctx = context_of(lowered.kind, folder / "train", made, lowered.source)
     teacher = load_model(lowered.source.path, allow_code=True)
@@ -204,7 +204,7 @@ def trained(lowered: Lowered, made: QuantizeSpec, folder: Path) -> tuple[Artifac
     return run(qat_step, replace(ctx, inputs=both, data=data))
 
 
-def finished(lowered: Lowered, made: QuantizeSpec, source: Artifact, folder: Path) -> Lowered:
+def finished(lowered: Lowered, made: Int8Spec, source: Artifact, folder: Path) -> Lowered:
     """The trained model, lowered; its integer file is checked to multiply integers alone."""
     made = made.model_copy(update={"train": None})
     after = Lowered(lowered.kind, source, folder / "after")

@@ -21,7 +21,7 @@ from compress.passes.export.spec import ExportSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.profile.recovery_spec import RecoverySpec
 from compress.profile.schema import DataSpec
 from compress.step import StepResult
@@ -82,7 +82,7 @@ def test_an_ensemble_of_encoders_is_one_file(tmp_path: Path) -> None:
 
 
 def test_auto_compares_with_the_float_models_own_embeddings(lowered: Artifact, tmp_path: Path) -> None:
-    after, result = make(quantize, tmp_path, QuantizeSpec(), lowered)
+    after, result = make(quantize, tmp_path, Int8Spec(), lowered)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (8, 0)
     assert {name: one["score"] > 0.97 for name, one in result.facts["variants"].items()} == {
         "dynamic": True,

@@ -104,6 +104,7 @@ class Setup:
             mean=[MEAN],
             std=[STD],
             spec=self.spec,
+            free=self.spec.data_free or DataFreeSpec(),
             loss=loss,
             work=self.work,
             seed=3,

@@ -24,7 +24,7 @@ def profile(targets: list[dict[str, Any]], **quantize: Any) -> Profile:
             "task": "text-classification",
             "data": {"path": "data.csv"},
             "teacher": {"model": "teacher"},
-            "passes": [{"quantize": {"scheme": "dynamic", **quantize}}],
+            "passes": [{"quantize": quantize or {"scheme": "dynamic"}}],
             "targets": targets,
         }
     )
@@ -64,9 +64,9 @@ def test_a_device_that_needs_seven_bits_gets_them(
 
 
 def test_what_the_profile_says_itself_stays() -> None:
-    one = profile([BOARD], reduce_range=False)
+    one = profile([BOARD], scheme="dynamic", reduce_range=False)
     assert reduce_range(decided(one, [target(one.targets[0], OLD)])) is False
-    four = profile([BOARD], bits=4, scheme="auto")
+    four = profile([BOARD], bits=4)
     assert decided(four, [target(four.targets[0], OLD)]).passes == four.passes
 
 

@@ -14,9 +14,8 @@ from compress.core.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.distill import data_free, step
 from compress.passes.distill.examples import TeacherAt
-from compress.passes.distill.gap import gap_warnings
+from compress.passes.distill.gap import FAR_SMALLER, gap_warnings
 from compress.passes.distill.spec import DistillSpec
-from compress.profile.combination_checks import FAR_SMALLER
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests.steps import context

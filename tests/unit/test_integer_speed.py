@@ -14,7 +14,7 @@ from compress.engine.resolve import resolve_job
 from compress.passes.quantize.int8 import probe
 from compress.passes.quantize.int8.probe import Probe, Timing
 from compress.passes.quantize.int8.speed import integer_warnings
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.products import quantize_spec
 from compress.profile.load import load_profile
 from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.schema import Profile
@@ -76,7 +76,7 @@ def test_this_machine_is_timed_and_told_once(timed: list[tuple[str, int]]) -> No
 
 @pytest.mark.parametrize("bits", [4, 16])
 def test_without_eight_bits_nothing_is_told(timed: list[tuple[str, int]], bits: Any) -> None:
-    passes = (PASS_ENTRIES.entry(QuantizeSpec(bits=bits)),)
+    passes = (PASS_ENTRIES.entry(quantize_spec({"bits": bits})),)
     assert told(profile([HERE]).model_copy(update={"passes": passes}), OLD) == []
     assert timed == []
 

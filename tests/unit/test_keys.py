@@ -126,6 +126,15 @@ def test_the_seed_and_the_data_change_all_that_reads_them(tmp_path: Path):
     assert changed(keys(tmp_path), keys(tmp_path, known=Fingerprints({MODEL: "n"}, "d"))) == FROM
 
 
+def test_unlabelled_examples_change_only_what_reads_them(tmp_path: Path):
+    (tmp_path / "more.csv").write_text("text\nhello\n")
+    known = replace(KNOWN, unlabeled="u")
+    before, after = keys(tmp_path), keys(tmp_path, "data.unlabeled={path: more.csv}", known=known)
+    assert changed(before, after) == FROM[FROM.index("distill") :]
+    other = keys(tmp_path, "data.unlabeled={path: more.csv}", known=replace(KNOWN, unlabeled="v"))
+    assert changed(after, other) == FROM[FROM.index("distill") :]
+
+
 def test_where_data_and_model_lie_does_not_matter(tmp_path: Path):
     (tmp_path / "copy.csv").write_text("text,label\nhello,a\n")
     assert changed(keys(tmp_path), keys(tmp_path, "data.path=copy.csv", "teacher.model=owner/copy")) == []

@@ -142,7 +142,13 @@ MALFORMED = [
             "and `scheme: dynamic` has none"
         ],
     ),
-    (GOOD.replace("bits: 8", "bits: 7"), ["p.yaml:9: passes.1.quantize.bits: should be 4, 8 or 16, not 7"]),
+    (
+        GOOD.replace("bits: 8", "bits: 7"),
+        [
+            "p.yaml:9: passes.1.quantize: `bits` should be 4, 8 or 16, and `library` onnxruntime or bitsandbytes, "
+            "not {'bits': 7}"
+        ],
+    ),
     (
         GOOD.replace("bits: 8", "scheme: dynamc"),
         [
@@ -214,23 +220,23 @@ OF_EIGHT = (
     "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost less"
 )
 OF_DYNAMIC = "with `scheme: dynamic` ranges are found at run time"
-OF_FOUR = "4-bit weights have no ranges of activations; `method` and `symmetric` say how they are made"
+OF_FOUR = "4-bit weights have no ranges of activations; `method` and `symmetric` of `quantize` say how they are made"
 IDLE = [
-    ("method: awq", f"method serves `bits: 4` only; {OF_EIGHT}"),
-    ("method: gptq", f"method serves `bits: 4` only; {OF_EIGHT}"),
+    ("method: awq", f"method serves 4 bits only: {OF_EIGHT}"),
+    ("method: gptq", f"method serves 4 bits only: {OF_EIGHT}"),
     (
         "bits: 8, method: gptq, activation_order: false",
-        f"method and activation_order serve `bits: 4` only; {OF_EIGHT}",
+        f"method and activation_order serve 4 bits only: {OF_EIGHT}",
     ),
-    ("activation_order: true", f"activation_order serves `bits: 4` only; {OF_EIGHT}"),
+    ("activation_order: true", f"activation_order serves 4 bits only: {OF_EIGHT}"),
     (
         "embeddings: 4, block_size: 16",
-        "block_size serves `bits: 4` only; weights of 8 bits have a scale for each output (`per_channel`), and tables "
+        "block_size serves 4 bits only: weights of 8 bits have a scale for each output (`per_channel`), and tables "
         "blocks of their own",
     ),
     (
         "symmetric: false",
-        "symmetric serves `bits: 4` only: weights of 8 bits are always around zero; `calibration.symmetric` is of "
+        "symmetric serves 4 bits only: weights of 8 bits are always around zero; `calibration.symmetric` is of "
         "activations",
     ),
     (
@@ -246,11 +252,6 @@ IDLE = [
         "bits: 4, per_channel: false",
         "per_channel serves 8 bits only: 4-bit weights have a scale for each block; `block_size` says how large "
         "that is",
-    ),
-    ("bits: 4, calibration: {method: mse}", f"calibration.method serves 8 bits only: {OF_FOUR}"),
-    (
-        "bits: 4, calibration: {method: minmax, symmetric: true}",
-        f"calibration.method and calibration.symmetric serve 8 bits only: {OF_FOUR}",
     ),
     (
         "bits: 4, method: rtn, calibration: {examples: 9}",
@@ -288,6 +289,18 @@ def test_a_key_that_nothing_would_read_is_refused(folder: Path, keys: str, expec
     assert f"p.yaml:9: passes.1.quantize: {expected}" in faults
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("method: mse", f"method serves 8 bits only: {OF_FOUR}"),
+        ("method: minmax, symmetric: true", f"method and symmetric serve 8 bits only: {OF_FOUR}"),
+    ],
+)
+def test_weights_of_four_bits_are_not_calibrated(folder: Path, keys: str, expected: str):
+    text = GOOD.replace("bits: 8", f"bits: 4, calibration: {{{keys}}}")
+    assert faults_of(folder, text) == [f"p.yaml:9: passes.1.quantize.calibration: {expected}"]
+
+
 def test_a_percentile_wants_its_method(folder: Path):
     text = GOOD.replace("bits: 8", "scheme: static, calibration: {percentile: 99}")
     assert faults_of(folder, text) == [
@@ -301,14 +314,14 @@ def test_a_percentile_wants_its_method(folder: Path):
         "bits: 8, scheme: dynamic, smooth: true, calibration: {examples: 9}",
         "bits: 8, scheme: dynamic, bias_correction: true, calibration: {examples: 9}",
         "bits: 8, calibration: {method: percentile, percentile: 99, symmetric: true}",
-        "bits: 8, symmetric: true, embeddings: 4, per_channel: false",
-        "bits: 4, scheme: auto, per_channel: true, reduce_range: false, symmetric: false, block_size: 64",
+        "bits: 8, embeddings: 4, per_channel: false",
+        "bits: 4, symmetric: false, block_size: 64",
         "bits: 4, method: awq, calibration: {examples: 9}",
         "bits: 4, activation_order: false, embeddings: 8",
         "bits: 8, train: {}, calibration: {method: minmax, symmetric: true}",
     ],
 )
-def test_a_key_that_is_read_or_says_what_is_done_anyway_is_taken(folder: Path, keys: str):
+def test_a_key_that_is_read_is_taken(folder: Path, keys: str):
     (folder / "p.yaml").write_text(GOOD.replace("bits: 8", keys))
     assert load_profile(folder / "p.yaml").profile.specs[1].kind == "quantize"
 
@@ -371,7 +384,10 @@ def test_the_command_prints_faults_and_exits_with_2(folder: Path):
     (folder / "data.csv").write_text("\n".join(("text,label", *rows)))
     result = CliRunner().invoke(main, ["validate", str(folder / "p.yaml")])
     assert result.exit_code == 2
-    assert result.stderr == f"{folder}/p.yaml:9: passes.1.quantize.bits: should be 4, 8 or 16, not 3\n"
+    assert result.stderr == (
+        f"{folder}/p.yaml:9: passes.1.quantize: `bits` should be 4, 8 or 16, and `library` onnxruntime or "
+        "bitsandbytes, not {'bits': 3}\n"
+    )
 
 
 def test_a_missing_profile_is_a_fault(tmp_path: Path):

@@ -17,13 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.encoding.inputs import Batch
 from compress.passes.quantize.layers import layers
 from compress.passes.quantize.scale_folding import groups, scale_channels
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks, output_error
 from compress.passes.quantize.weight_only.hessian import Moments, moments_of
 from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.runner import open_session
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
@@ -98,7 +98,7 @@ def inputs_of(x: np.ndarray) -> Callable[[], Iterator[Batch]]:
 def quantized(folder: Path, x: np.ndarray, **spec: object) -> Path:
     path = saved(encoder_block(), folder, "float.onnx")
     model = ir.load(path)
-    quantize_to_four_bits(model, path, QuantizeSpec(bits=4, **spec), inputs_of(x), folder)
+    quantize_to_four_bits(model, path, WeightOnlySpec(**spec), inputs_of(x), folder)
     return saved(model, folder)
 
 

@@ -21,7 +21,7 @@ from compress.passes.quantize.mixed.search import (
     take_back_until,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.products import quantize_spec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import task_of
 
@@ -145,10 +145,10 @@ def test_one_thing_decides(keys: dict[str, float]):
 
 @pytest.mark.parametrize("bits", [4, 16])
 def test_only_eight_bits_are_mixed(bits: int):
-    with pytest.raises(ValidationError, match="mixed serve"):
-        QuantizeSpec.model_validate({"bits": bits, "mixed": {"max_drop": 0.01}})
+    with pytest.raises(ValidationError, match="mixed serves 8 bits only"):
+        quantize_spec({"bits": bits, "mixed": {"max_drop": 0.01}})
 
 
 def test_bitsandbytes_is_not_mixed():
-    with pytest.raises(ValidationError, match="mixed serve ONNX only"):
-        QuantizeSpec.model_validate({"library": "bitsandbytes", "mixed": {"max_drop": 0.01}})
+    with pytest.raises(ValidationError, match="mixed serves ONNX only"):
+        quantize_spec({"library": "bitsandbytes", "mixed": {"max_drop": 0.01}})

@@ -20,7 +20,8 @@ from compress.core.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.quantize import step
 from compress.passes.quantize.int8.remedies import PLAIN, remedied, remedies
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.products import quantize_spec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import TrainingData
 from tests import steps
@@ -30,8 +31,8 @@ CHANNELS = 32
 PIXELS = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 1, SIZE, SIZE])
 
 
-def of(scores: dict[str, float]) -> Callable[[QuantizeSpec], float]:
-    def score(spec: QuantizeSpec) -> float:
+def of(scores: dict[str, float]) -> Callable[[Int8Spec], float]:
+    def score(spec: Int8Spec) -> float:
         keys = [key for key in ("equalize", "bias_correction") if getattr(spec, key)]
         return scores[" and ".join(keys)]
 
@@ -116,7 +117,7 @@ def quantize(
     uneven: tuple[Artifact, TrainingData], folder: Path, **keys: Any
 ) -> tuple[dict[str, Any], list[str]]:
     artifact, data = uneven
-    spec = QuantizeSpec(**{"calibration": {"examples": 32}, **keys})
+    spec = Int8Spec(**{"calibration": {"examples": 32}, **keys})
     noted = Noted()
     ctx = replace(steps.context(folder, spec, {"model": artifact}, image_task(), data), progress=noted)
     return dict(step.run(ctx).facts), noted.said
@@ -144,14 +145,14 @@ def test_an_explicit_scheme_is_kept_and_the_key_that_helps_is_named(
 
 def test_nothing_is_tried_where_little_is_lost() -> None:
     for scheme, lost in (("auto", 0.01), ("static", 0.05)):
-        outcome = remedied(QuantizeSpec(scheme=scheme), [], 0.9, 0.9 - lost, of({}))
-        assert (outcome.spec, outcome.message) == (QuantizeSpec(scheme=scheme), None)
+        outcome = remedied(Int8Spec(scheme=scheme), [], 0.9, 0.9 - lost, of({}))
+        assert (outcome.spec, outcome.message) == (Int8Spec(scheme=scheme), None)
         assert outcome.facts == {"float": 0.9, PLAIN: 0.9 - lost}
 
 
 def test_a_remedy_that_does_not_help_is_not_taken() -> None:
-    outcome = remedied(QuantizeSpec(), [], 0.9, 0.8, of({"bias_correction": 0.8}))
-    assert outcome.spec == QuantizeSpec()
+    outcome = remedied(Int8Spec(), [], 0.9, 0.8, of({"bias_correction": 0.8}))
+    assert outcome.spec == Int8Spec()
     assert "chosen" not in outcome.facts
     assert outcome.message is not None
 
@@ -162,10 +163,10 @@ def test_keys_that_are_set_stay_as_they_are(uneven: tuple[Artifact, TrainingData
     from compress.passes.quantize.layers import layers
 
     found = list(layers(ir.load(uneven[0].path / ONNX_MODEL).graph))
-    assert list(remedies(QuantizeSpec(), found)) == [
+    assert list(remedies(Int8Spec(), found)) == [
         "equalize", "bias_correction", "equalize and bias_correction",
     ]  # fmt: skip
-    assert list(remedies(QuantizeSpec(equalize=False), found)) == ["bias_correction"]
-    assert remedies(QuantizeSpec(equalize=True, bias_correction=False), found) == {}
-    assert list(remedies(QuantizeSpec(), [])) == ["bias_correction"]
-    assert remedies(QuantizeSpec.model_validate({"train": {}}), found) == {}
+    assert list(remedies(Int8Spec(equalize=False), found)) == ["bias_correction"]
+    assert remedies(Int8Spec(equalize=True, bias_correction=False), found) == {}
+    assert list(remedies(Int8Spec(), [])) == ["bias_correction"]
+    assert remedies(quantize_spec({"train": {}}), found) == {}

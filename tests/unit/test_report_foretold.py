@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from compress.core.records import RunRecord
+from compress.passes.export.sections import phone_lines, phones
+from compress.passes.prune.sections import pruned_to, pruned_to_lines
 from compress.report.render.document import Section
 from compress.report.render.html import html
 from compress.report.render.markdown import markdown
 from compress.report.render.terminal import summary_lines
 from compress.report.sections.content import document
-from compress.report.sections.phones import phone_lines, phones
-from compress.report.sections.prune_target import pruned_to, pruned_to_lines
 from compress.report.sections.run_sections import findings
 from tests.records import bert_run, change_step
 

@@ -21,10 +21,9 @@ from compress.models.text.vocabulary import Ids, read_vocabulary
 from compress.passes.distill.examples import TeacherAt, shown_samples
 from compress.passes.distill.gap import warn_of_gap
 from compress.passes.distill.material import translated
-from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
-from compress.profile.combination_checks import losses_of
 from compress.profile.examples_spec import DataFreeSpec
 from compress.step import StepContext
 from compress.training.data_free.images import train_data_free_images
@@ -106,6 +105,7 @@ def _from_generator(
         mean=image["mean"],
         std=image["std"],
         spec=spec,
+        free=free,
         loss=_OutputLosses(spec, len(ctx.data.labels)),
         validate=Validation.of(ctx, ctx.out, ctx.inputs["original"]).score,
         work=ctx.work / "generated",

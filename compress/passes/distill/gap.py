@@ -9,7 +9,9 @@ from torch import nn
 from compress.core.progress import Progress
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.distill.examples import TeacherAt
-from compress.profile.combination_checks import FAR_SMALLER
+
+FAR_SMALLER = 50
+"""A student with so many times fewer parameters than its teacher gets a warning (Mirzadeh et al. 2020)."""
 
 
 def times_fewer(teachers: Sequence[TeacherAt], parameters: int) -> float:

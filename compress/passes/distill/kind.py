@@ -7,6 +7,9 @@ are distillations themselves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compress.passes.contract import TORCH, PassKind, PassSpec, PlanBuilder, StepKind
 from compress.passes.distill.spec import DistillSpec
 
@@ -56,14 +59,35 @@ def _ready_student(plan: PlanBuilder, name: str, spec: DistillSpec) -> dict[str,
     return {"student": plan.fetched(f"{name}.student", student.model, student.revision)}
 
 
+TAUGHT = ("shown", "teachers", "kept", "stages", "assistants", "generations", "data_free", "warnings")
+"""The facts of a distillation that the table of teaching shows."""
+
+
+def _roughly(body: Mapping[str, Any]) -> PassSpec:
+    """Which generation is kept decides whether one model follows."""
+    return DistillSpec.model_construct(**{key: body[key] for key in ("keep",) if key in body})
+
+
 DISTILL = PassKind(
     spec=DistillSpec,
+    roughly=_roughly,
     steps={
         "distill": StepKind(
-            "compress.passes.distill.step:run", TORCH, trains=True, open_form=(), keeps="student"
+            "compress.passes.distill.step:run",
+            TORCH,
+            trains=True,
+            reads_unlabeled=True,
+            open_form=(),
+            keeps="student",
         ),
-        "distill.control": StepKind("compress.passes.distill.step:run_control", TORCH, trains=True),
+        "distill.control": StepKind(
+            "compress.passes.distill.step:run_control", TORCH, trains=True, reads_unlabeled=True
+        ),
     },
     inputs=("model", "teacher"),
     plan=_plan,
+    faults="compress.passes.distill.checks:faults",
+    warnings="compress.passes.distill.checks:warnings",
+    told=TAUGHT,
+    taught="compress.passes.distill.sections:taught",
 )

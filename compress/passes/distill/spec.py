@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.spec import Fraction, HubName, PassSpecBase, Positive, Spec
-from compress.losses.contract import Weight
+from compress.losses.contract import LossSpec, Weight
 from compress.losses.labels.spec import LabelsLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.table import LOSS_ENTRIES, LossEntry
-from compress.passes.contract import PassSpec
+from compress.passes.contract import Keys, NamedModel, PassSpec
 from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
 from compress.profile.student_spec import StudentSpec
 from compress.profile.training_spec import FinetuneSpec, TrainingSpec
@@ -139,6 +140,41 @@ class DistillSpec(TrainingSpec, PassSpec):
         refuse_combinations(self)
         return self
 
+    def students(self) -> Sequence[tuple[Keys, StudentSpec]]:
+        """Those that learn, one from the other."""
+        assistants: list[tuple[Keys, StudentSpec]] = [
+            (("assistants", number), one) for number, one in enumerate(self.assistants)
+        ]
+        return [*assistants, (("student",), self.student)]
+
+    def named_models(self) -> Sequence[NamedModel]:
+        """The student, the teachers and the assistants that stand ready."""
+        taught = [NamedModel((*key, "model"), one.model) for key, one in self.students() if one.model]
+        teachers = [
+            NamedModel(("teachers", number, "model"), one.model, own_head=one.finetune is None)
+            for number, one in enumerate(self.teachers)
+            if one.model
+        ]
+        return [*taught, *teachers]
+
+    def found_at(self, places: Mapping[str, str]) -> Self:
+        """With folders for its students and assistants."""
+
+        def found(one: StudentSpec) -> StudentSpec:
+            return one.model_copy(update={"model": places.get(one.model, one.model)}) if one.model else one
+
+        return self.model_copy(
+            update={"student": found(self.student), "assistants": tuple(map(found, self.assistants))}
+        )
+
+    def trims(self) -> Keys | None:
+        """`vocabulary`, unless all of it is kept."""
+        return None if self.trimmed is None else ("vocabulary",)
+
+    def leaves_average(self) -> bool:
+        """Whether all generations are kept."""
+        return self.keep == "ensemble"
+
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
@@ -199,3 +235,8 @@ def _refuse_shown_data(spec: DistillSpec) -> None:
     for stage in spec.staged:
         if any(entry.body.learns_labels for entry in stage.losses):
             raise ValueError("data_free has no labels: leave the labels loss out")
+
+
+def losses_of(stage: StageSpec) -> list[LossSpec]:
+    """The losses of a stage."""
+    return [entry.body for entry in stage.losses]

@@ -24,10 +24,9 @@ from compress.passes.distill.data_free import teach_without_data
 from compress.passes.distill.examples import TeacherAt, shown_data
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
 from compress.passes.distill.material import check_segmentation
-from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
-from compress.profile.combination_checks import losses_of
 from compress.profile.examples_spec import DataFreeSpec
 from compress.step import StepContext, StepResult
 from compress.training.validation import Validation

@@ -23,8 +23,7 @@ from compress.losses.contract import LossSpec
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.frozen import FrozenTeachers
-from compress.passes.distill.spec import DistillSpec, StageSpec
-from compress.profile.combination_checks import losses_of
+from compress.passes.distill.spec import DistillSpec, StageSpec, losses_of
 from compress.profile.examples_spec import AugmentSpec
 from compress.step import StepContext
 from compress.training.answers import Answers, FixedAnswers, LiveAnswers, MeanAnswers, NoAnswers

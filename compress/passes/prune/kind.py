@@ -12,10 +12,16 @@ PRUNE = PassKind(
             "compress.passes.prune.step:run",
             (*TORCH, *ONNX, "onnxscript", "torch-pruning"),
             trains=True,
+            reads_unlabeled=True,
             trial="compress.passes.prune.step:try_untrained",
             open_form=(),
         )
     },
     inputs=("model", "teacher"),
+    faults="compress.passes.prune.checks:faults",
+    warnings="compress.passes.prune.checks:warnings",
+    told=("target",),
+    sections=("compress.passes.prune.sections:pruned_to",),
+    lines="compress.passes.prune.sections:pruned_to_lines",
     predicted="compress.passes.prune.prediction:predicted",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,8 +10,12 @@ from pydantic import Field, model_validator
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
 from compress.core.spec import Fraction, PassSpecBase, Positive, one_of
-from compress.passes.contract import PassSpec
+from compress.models.anatomy.table.families import CONVOLUTIONAL, FAMILIES
+from compress.passes.contract import Keys, PassSpec
 from compress.profile.recovery_spec import RecoverySpec
+
+OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")
+"""What only a model with attention has, for `remove`."""
 
 
 class RemoveSpec(PassSpecBase):
@@ -116,6 +121,23 @@ class PruneSpec(PassSpec):
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
         return form.framework is Framework.TORCH and form.numbers is Numbers.FLOAT
+
+    def trims(self) -> Keys | None:
+        """`remove.vocabulary`, where unused tokens go."""
+        unused = self.remove is not None and self.remove.vocabulary == "unused"
+        return ("remove", "vocabulary") if unused else None
+
+    def takes_apart(self, family: str) -> Sequence[Keys]:
+        """The keys that ask for heads, neurons, layers, width or tokens to go, which need layers that are known."""
+        keys: list[Keys] = []
+        images = family in FAMILIES and FAMILIES[family].takes == "images"
+        if self.target is not None and not images:
+            # Of images, channels of convolutions may go: whether there are any is seen when the model is loaded.
+            keys.append(("target",))
+        if self.remove is not None and family not in CONVOLUTIONAL:
+            keys += [("remove", key) for key in OF_ENCODERS if getattr(self.remove, key)]
+            keys += [("remove", "vocabulary")] if self.trims() else []
+        return keys
 
     @property
     def timed(self) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from compress.core.forms import ONNX_FLOAT
+from compress.core.forms import ONNX_FLOAT, Framework
 from compress.passes.contract import ONNX, TORCH, PassKind, PassSpec, PlanBuilder, StepKind
+from compress.passes.quantize.half.spec import HalfSpec
+from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.products import QuantizeBody, roughly
 from compress.passes.quantize.spec import QuantizeSpec
 
 FP16_BASELINE = "baseline.fp16"
@@ -14,12 +17,12 @@ def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: s
     assert isinstance(spec, QuantizeSpec)
     form = plan.form(current)
     produced = spec.produces(form)
-    if spec.train is not None:
+    if isinstance(spec, Int8Spec) and spec.train is not None:
         # A float model still, which is then lowered and quantized like any other.
         inputs = {"model": current, "teacher": teacher}
         current = plan.add(f"{name}.train", "quantize.train", spec, inputs, form)
         spec = spec.model_copy(update={"train": None})
-    model = current if spec.library == "bitsandbytes" else plan.lowered(current)
+    model = plan.lowered(current) if produced.framework is Framework.ONNX else current
     step = plan.add(name, spec.step_kind, spec, {"model": model}, produced)
     plan.row(name, "step", step)
     return step
@@ -29,7 +32,7 @@ def _in_fp16(plan: PlanBuilder, teacher: str) -> None:
     """What a GPU makes of the teacher with no work at all: passes must be worth more than that."""
     if ("cuda", "onnxruntime") not in plan.devices:
         return
-    spec = QuantizeSpec(bits=16, arithmetic="half")
+    spec = HalfSpec(arithmetic="half")
     inputs = {"model": plan.lowered(teacher)}
     step = plan.add(FP16_BASELINE, spec.step_kind, spec, inputs, spec.produces(ONNX_FLOAT))
     plan.row(FP16_BASELINE, "variant", step, device="cuda")
@@ -37,6 +40,8 @@ def _in_fp16(plan: PlanBuilder, teacher: str) -> None:
 
 QUANTIZE = PassKind(
     spec=QuantizeSpec,
+    body=QuantizeBody,
+    roughly=roughly,
     steps={
         "quantize": StepKind("compress.passes.quantize.step:run", ONNX, open_form=("structure", "numbers")),
         "quantize.train": StepKind(
@@ -53,5 +58,8 @@ QUANTIZE = PassKind(
     },
     plan=_plan,
     beside_baseline=_in_fp16,
+    faults="compress.passes.quantize.checks:faults",
+    told=("mixed",),
+    sections=("compress.passes.quantize.sections:sensitivity",),
     target_warnings="compress.passes.quantize.int8.speed:integer_warnings",
 )

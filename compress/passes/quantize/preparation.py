@@ -14,12 +14,12 @@ from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.int8.cross_layer_equalization import equalize
 from compress.passes.quantize.int8.smoothquant import smooth
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import layers_to_quantize
-from compress.passes.quantize.spec import QuantizeSpec
 
 
 def prepare(
-    folder: Path, spec: QuantizeSpec, batches: Callable[[], Iterator[Batch]], work: Path
+    folder: Path, spec: Int8Spec, batches: Callable[[], Iterator[Batch]], work: Path
 ) -> tuple[Path, dict[str, Any]]:
     """Equalise and smooth, as the spec asks.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.core.errors import ModelError, PassError
-from compress.core.files import make_folder, publish, remove
+from compress.core.files import empty_folder, make_folder, publish, remove
 from compress.encoding.inputs import Batch, Inputs
+from compress.lowering.files import save_onnx
 from compress.measure.disturbance import chosen_while_disturbed
 from compress.measure.variants import compare_variants, variant_scores
 from compress.passes.quantize.int8.choice import Candidate, choose
 from compress.passes.quantize.int8.coverage import Products, count_products
 from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning
 from compress.passes.quantize.int8.remedies import PLAIN, remedied
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import convolutions
 from compress.passes.quantize.int8.writing import Writer
 from compress.passes.quantize.layers import (
@@ -35,7 +37,9 @@ from compress.passes.quantize.layers import (
 from compress.passes.quantize.mixed.step import mix
 from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.spec import OnnxSpec
+from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 
@@ -51,52 +55,85 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: `exclude` names nothing, or the scheme does not fit a layer.
     """
     spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, QuantizeSpec)
-    chosen_layers = layers_to_quantize(
-        ir.load(source.path / ONNX_MODEL).graph, spec.exclude, spec.exclude_kinds
-    )
-    schemes = schemes_for(spec, convolutions(chosen_layers))
-    facts = {**source.facts, **(_probed(ctx, source, chosen_layers) if spec.bits == 8 else {})}
-    batches = calibration_batches(ctx, source, spec.calibration_examples)
-    attempt = _attempt(ctx, source, spec, schemes, batches, PLAIN)
-    variants = _measured(ctx, source, attempt.folders) if len(schemes) > 1 else {}
-    chosen = choose(variants) if variants else schemes[0]
-    if spec.bits == 8:
-        known = variants[chosen].score if variants else None
-        attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known)
-    done = dict(attempt.done)
-    result, floating = attempt.folders[chosen], left_floating(source.path, spec)
-    if spec.mixed is not None:
-        mixture = mix(ctx, spec.mixed, attempt.writer, chosen, source)
-        result, floating = mixture.folder, [*floating, *mixture.given_back]
-        done["mixed"] = mixture.facts
-    products, sizes = check_promise(source.path, result, floating, chosen)
-    for file in result.iterdir():
+    assert isinstance(spec, OnnxSpec)
+    chosen = layers_to_quantize(ir.load(source.path / ONNX_MODEL).graph, spec.exclude, spec.exclude_kinds)
+    schemes = schemes_for(spec, convolutions(chosen))
+    if isinstance(spec, Int8Spec):
+        made = _integers(ctx, source, spec, schemes, chosen)
+    else:
+        assert isinstance(spec, WeightOnlySpec)
+        made = _blocks(ctx, source, spec, schemes[0])
+    products, sizes = check_promise(source.path, made.folder, made.floating, made.scheme)
+    for file in made.folder.iterdir():
         publish(file, ctx.out / file.name)
     copy_interface(source.path, ctx.out)
-    for folder in (ctx.work / ATTEMPTS, result):
+    for folder in (ctx.work / ATTEMPTS, made.folder):
         remove(folder)
-    facts |= {
-        **done,
+    facts = {
+        **source.facts,
+        **made.facts,
         "bits": spec.bits,
-        "scheme": chosen,
+        "scheme": made.scheme,
         "integer_matmuls": products.integer,
         "weight_only_matmuls": products.weight_only,
         "float_matmuls": len(products.floating),
         **sizes,
+        **made.choice,
     }
-    if variants:
-        facts["variants"] = {name: asdict(one) for name, one in variants.items()}
-        facts["timed_on"] = ctx.timed_on.label
-        facts["timing_disturbed"] = any(one.disturbed for one in variants.values())
     return StepResult(spec.produces(source.form), facts)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The quantized model: its folder and scheme, the weights that stay floating, what was done, and what was chosen
+    between."""
+
+    folder: Path
+    scheme: str
+    floating: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
+
+
+def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: str) -> _Made:
+    batches = calibration_batches(ctx, source, spec.calibration_examples)
+    folder, path = ctx.work / ATTEMPTS / scheme, source.path / ONNX_MODEL
+    empty_folder(folder)
+    model = ir.load(path)
+    quantize_to_four_bits(model, path, spec, batches, folder.parent)
+    save_onnx(model, folder)
+    return _Made(folder, scheme, left_floating(source.path, spec))
+
+
+def _integers(
+    ctx: StepContext, source: Artifact, spec: Int8Spec, schemes: Sequence[str], of_integers: Sequence[Layer]
+) -> _Made:
+    facts = _probed(ctx, source, of_integers)
+    batches = calibration_batches(ctx, source, spec.calibration_examples)
+    attempt = _attempt(ctx, source, spec, schemes, batches, PLAIN)
+    variants = _measured(ctx, source, attempt.folders) if len(schemes) > 1 else {}
+    chosen = choose(variants) if variants else schemes[0]
+    known = variants[chosen].score if variants else None
+    attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known)
+    facts |= attempt.done
+    result, floating = attempt.folders[chosen], left_floating(source.path, spec)
+    if spec.mixed is not None:
+        mixture = mix(ctx, spec.mixed, attempt.writer, chosen, source)
+        result, floating = mixture.folder, [*floating, *mixture.given_back]
+        facts["mixed"] = mixture.facts
+    choice: dict[str, Any] = {}
+    if variants:
+        choice["variants"] = {name: asdict(one) for name, one in variants.items()}
+        choice["timed_on"] = ctx.timed_on.label
+        choice["timing_disturbed"] = any(one.disturbed for one in variants.values())
+    return _Made(result, chosen, floating, facts, choice)
 
 
 @dataclass(frozen=True)
 class _Attempt:
     """The model quantized as a spec says: what wrote it, the folder of each scheme, and what was done besides."""
 
-    spec: QuantizeSpec
+    spec: Int8Spec
     writer: Writer
     folders: dict[str, Path]
     done: dict[str, Any]
@@ -105,7 +142,7 @@ class _Attempt:
 def _attempt(
     ctx: StepContext,
     source: Artifact,
-    spec: QuantizeSpec,
+    spec: Int8Spec,
     schemes: Sequence[str],
     batches: Callable[[], Iterator[Batch]],
     name: str,
@@ -139,7 +176,7 @@ def _remedied(
         files[PLAIN] = plain.folders[scheme] / ONNX_MODEL
     scores = _scored(ctx, source, files)
 
-    def score(spec: QuantizeSpec) -> float:
+    def score(spec: Int8Spec) -> float:
         made[spec] = _attempt(ctx, source, spec, [scheme], batches, f"remedy-{len(made)}")
         return _scored(ctx, source, {PLAIN: made[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
 
@@ -178,20 +215,20 @@ def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict
     return {"probe": {"processor": target.description["cpu"]["model"], **found.facts()}}
 
 
-def schemes_for(spec: QuantizeSpec, convolutions: Sequence[Convolution]) -> list[str]:
+def schemes_for(spec: OnnxSpec, convolutions: Sequence[Convolution]) -> list[str]:
     """The schemes that a spec asks for, of a model with these convolutions to quantize; several are measured.
 
     Raises:
         ModelError: the scheme has no convolutions.
     """
     if not convolutions:
-        if spec.bits == 4:
+        if not isinstance(spec, Int8Spec):
             return ["weight_only"]
         measured = ["static"] if spec.format == "qdq" else ["dynamic", "static"]
         return measured if spec.scheme == "auto" else [spec.scheme]
     names = ", ".join(layer.node.name or "" for layer in convolutions[:3])
     found = f"{len(convolutions)} convolutions ({names}{', ...' if len(convolutions) > 3 else ''})"
-    if spec.bits == 4:
+    if not isinstance(spec, Int8Spec):
         raise ModelError(
             f"this model has {found}, and weights in 4-bit blocks exist for matrix products only",
             where="quantize.bits",
@@ -240,7 +277,7 @@ def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> d
     return {scheme: Candidate(*one) for scheme, one in found.items()}
 
 
-def left_floating(source: Path, spec: QuantizeSpec) -> list[str]:
+def left_floating(source: Path, spec: OnnxSpec) -> list[str]:
     """Names of the weights that the user excluded."""
     found = list(layers(ir.load(source / ONNX_MODEL).graph))
     _, excluded = split_excluded(found, spec.exclude, spec.exclude_kinds)

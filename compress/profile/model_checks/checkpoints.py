@@ -14,7 +14,6 @@ from typing import Any
 from compress.core.artifacts import ENSEMBLE
 from compress.core.errors import CompressError
 from compress.core.package_paths import CODE, local_path
-from compress.passes.distill.spec import DistillSpec
 from compress.profile.model_checks.files import mapping_in
 from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
@@ -111,17 +110,8 @@ def _sources(profile: Profile) -> Iterator[tuple[Path_, str, bool]]:
     """Each model of the profile: the key that names it, its source, whether its own head answers."""
     yield ("teacher", "model"), profile.teacher.model, profile.teacher.finetune is None
     for index, spec in enumerate(profile.specs):
-        if not isinstance(spec, DistillSpec):
-            continue
-        place: Path_ = ("passes", index, "distill")
-        for number, teacher in enumerate(spec.teachers):
-            if teacher.model is not None:
-                yield (*place, "teachers", number, "model"), teacher.model, teacher.finetune is None
-        for number, assistant in enumerate(spec.assistants):
-            if assistant.model is not None:
-                yield (*place, "assistants", number, "model"), assistant.model, False
-        if spec.student.model is not None:
-            yield (*place, "student", "model"), spec.student.model, False
+        for named in spec.named_models():
+            yield ("passes", index, spec.kind, *named.key), named.model, named.own_head
 
 
 def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[Problem]:

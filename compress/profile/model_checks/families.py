@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from compress.core.forms import TORCH_FLOAT, Framework
 from compress.models.anatomy.table.families import (
-    CONVOLUTIONAL,
-    FAMILIES,
     families_that_can,
     why_not_lowered,
     why_whole,
 )
 from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
-from compress.passes.distill.spec import DistillSpec
-from compress.passes.export.spec import ExportSpec
-from compress.passes.prune.spec import PruneSpec
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import read_json
 from compress.profile.schema import Profile
-from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
 
 ReadConfig = Callable[[str | None], Config | None]
 """A source -> its parsed `config.json`; None where it is not on this machine."""
-
-_OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")
 
 
 def family_faults(profile: Profile, base: Path, read: ReadConfig | None = None) -> list[Found]:
@@ -48,23 +40,22 @@ def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
     kind = _kind(config)
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
-        if isinstance(spec, DistillSpec):
-            for key, student in _students(spec):
-                if student.model is not None:
-                    config = read(student.model)
-                    if config is not None and _is_lowered(profile, profile.specs[index + 1 :]):
-                        yield from _unlowered((*place, *key, "model"), config, profile.task)
-                    kind = _kind(config)
-                elif student.architecture is not None:
-                    kind = student.architecture
-                elif kind is not None and (why := why_whole(kind)) is not None:
-                    yield (
-                        (*place, *key),
-                        f"{why}; name a student that stands ready with `model`, or leave `distill` out and quantize",
-                    )
-        elif isinstance(spec, PruneSpec) and kind is not None and (why := why_whole(kind)) is not None:
+        for key, student in spec.students():
+            if student.model is not None:
+                config = read(student.model)
+                if config is not None and _is_lowered(profile, profile.specs[index + 1 :]):
+                    yield from _unlowered((*place, *key, "model"), config, profile.task)
+                kind = _kind(config)
+            elif student.architecture is not None:
+                kind = student.architecture
+            elif kind is not None and (why := why_whole(kind)) is not None:
+                yield (
+                    (*place, *key),
+                    f"{why}; name a student that stands ready with `model`, or leave `{spec.kind}` out and quantize",
+                )
+        if kind is not None and (why := why_whole(kind)) is not None:
             known = ", ".join(families_that_can("take apart"))
-            yield from ((place + key, f"{why}; known: {known}") for key in _parts(spec, kind))
+            yield from ((place + key, f"{why}; known: {known}") for key in spec.takes_apart(kind))
 
 
 def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
@@ -77,29 +68,11 @@ def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
 def _is_lowered(profile: Profile, further: tuple[PassSpec, ...]) -> bool:
     """Whether a model that these passes follow becomes ONNX: for a target that runs it, or for one of the passes."""
     for spec in further:
-        if isinstance(spec, DistillSpec) and spec.student.model is not None:
+        if any(student.model is not None for _, student in spec.students()[-1:]):
             break
-        if isinstance(spec, ExportSpec) or (isinstance(spec, QuantizeSpec) and spec.library == "onnxruntime"):
+        if spec.produces(TORCH_FLOAT).framework is Framework.ONNX:
             return True
     return any(target.runtime == "onnxruntime" for target in profile.targets)
-
-
-def _students(spec: DistillSpec) -> list[tuple[Path_, StudentSpec]]:
-    """Those that learn, one from the other, and where they stand in the pass."""
-    assistants = [(("assistants", number), one) for number, one in enumerate(spec.assistants)]
-    return [*assistants, (("student",), spec.student)]
-
-
-def _parts(spec: PruneSpec, kind: str) -> Iterator[Path_]:
-    """The keys that ask for heads, neurons, layers, width or tokens to go, which need layers that are known."""
-    images = kind in FAMILIES and FAMILIES[kind].takes == "images"
-    if spec.target is not None and not images:
-        # Of images, channels of convolutions may go: whether there are any is seen when the model is loaded.
-        yield ("target",)
-    if spec.remove is not None and kind not in CONVOLUTIONAL:
-        yield from (("remove", key) for key in _OF_ENCODERS if getattr(spec.remove, key))
-        if spec.remove.vocabulary == "unused":
-            yield ("remove", "vocabulary")
 
 
 def _kind(config: Config | None) -> str | None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from compress.models.anatomy.table.families import most_tokens
-from compress.passes.distill.spec import DistillSpec
-from compress.passes.prune.spec import PruneSpec
 from compress.profile.model_checks.architecture import EncoderSizes, after, encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.checkpoints import PlacedProblem
 from compress.profile.model_checks.files import read_json
 from compress.profile.model_checks.problem import Problem
+from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
@@ -39,41 +38,32 @@ def fit_problems(
     sizes = encoder_sizes(read_json(model, "config.json", base))
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
-        if isinstance(spec, DistillSpec):
-            assistants = [((*place, "assistants", number), one) for number, one in enumerate(spec.assistants)]
-            for at, student in [*assistants, ((*place, "student"), spec.student)]:
-                yield from _shape(student, sizes, at)
-                if student.model is not None:
-                    model, sizes = student.model, encoder_sizes(read_json(student.model, "config.json", base))
-                elif student.architecture is not None:
-                    model, sizes = None, None
-                else:
-                    sizes = after(sizes, student)
-            if spec.trimmed is not None:
-                yield from _trimming(model, base, (*place, "vocabulary"), "vocabulary: keep")
-        elif isinstance(spec, PruneSpec) and spec.remove is not None and spec.remove.vocabulary == "unused":
-            yield from _trimming(model, base, (*place, "remove", "vocabulary"), "vocabulary: keep")
+        for key, student in spec.students():
+            yield from _shape(student, sizes, (*place, *key))
+            if student.model is not None:
+                model, sizes = student.model, encoder_sizes(read_json(student.model, "config.json", base))
+            elif student.architecture is not None:
+                model, sizes = None, None
+            else:
+                sizes = after(sizes, student)
+        trims = spec.trims()
+        if trims is not None:
+            yield from _trimming(model, base, (*place, *trims), "vocabulary: keep")
 
 
 def _with_places(profile: Profile, places: Mapping[str, str]) -> Profile:
     """The profile with folders for ids of the hub."""
-    values = profile.model_dump(by_alias=True, exclude_unset=True)
-    named = [values["teacher"]]
-    for entry in values["passes"]:
-        body = entry.get("distill")
-        if body is not None:
-            named += [body.get("student") or {}, *(body.get("assistants") or ())]
-    for one in named:
-        if one.get("model") in places:
-            one["model"] = places[one["model"]]
-    return Profile.model_validate(values)
+    model = places.get(profile.teacher.model, profile.teacher.model)
+    passes = tuple(PASS_ENTRIES.entry(spec.found_at(places)) for spec in profile.specs)
+    return profile.model_copy(
+        update={"teacher": profile.teacher.model_copy(update={"model": model}), "passes": passes}
+    )
 
 
 def _lengths(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
-        if isinstance(spec, DistillSpec):
-            named.append(("student", spec.student.model))
+        named += [("student", student.model) for _, student in spec.students()[-1:]]
     for who, source in named:
         config = read_json(source, "config.json", base)
         most = most_tokens(config) if config is not None else None

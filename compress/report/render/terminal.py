@@ -11,14 +11,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from compress.core.plugins import call
 from compress.core.records import Limit, RunRecord, StepRecord
 from compress.core.units import format_count, format_seconds
+from compress.passes.table import PASSES
 from compress.report.data.row import baseline_of, deployed_of, first_target, ordered, row_of
 from compress.report.render.numbers import MISSING, percent, significant, times
 from compress.report.render.scores import reading
 from compress.report.sections.headline import limit_words, status_words, useless_words, verdicts
-from compress.report.sections.phones import phone_lines
-from compress.report.sections.prune_target import pruned_to_lines
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,14 @@ def summary_lines(run: RunRecord) -> list[Text]:
         for verdict in verdicts(run)
         if verdict not in first and not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
     ]
-    lines += [Text(line) for line in (*pruned_to_lines(run), *phone_lines(run))]
+    lines += [Text(line) for line in _of_passes(run)]
     if run.bundle is not None:
         lines.append(Text(f"bundle  {run.bundle}"))
     return lines
+
+
+def _of_passes(run: RunRecord) -> list[str]:
+    return [line for kind in PASSES.values() if kind.lines for line in call(kind.lines, run)]
 
 
 def _shown(width: int) -> list[_Column]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from compress.core.plugins import named
+from compress.core.plugins import call, named
 from compress.core.records import RunRecord
+from compress.passes.table import PASSES
 from compress.report.data import pareto
 from compress.report.render.document import Document, Section, filled
 from compress.report.sections import headline, result_sections, run_sections
 from compress.report.sections.disturbances import disturbances
-from compress.report.sections.phones import phones
-from compress.report.sections.prune_target import pruned_to
-from compress.report.sections.sensitivity import sensitivity
 from compress.report.sections.training import training
 from compress.tasks.table import TASKS
 
@@ -42,9 +40,7 @@ def document(run: RunRecord) -> Document:
                 run_sections.metrics(run),
                 run_sections.memory(run),
                 training(run),
-                sensitivity(run),
-                pruned_to(run),
-                phones(run),
+                *(call(section, run) for kind in PASSES.values() for section in kind.sections),
                 run_sections.findings(run),
                 run_sections.protocol(run),
                 run_sections.data(run),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from compress.core.records import Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.core.units import format_seconds
+from compress.passes.table import PASSES
 from compress.report.data.row import (
     baseline_of,
     examples_of,
@@ -17,9 +18,7 @@ from compress.report.data.row import (
 from compress.report.render.document import Cell, Code, Section, Table, row
 from compress.report.render.numbers import MISSING, count, known, percent, significant, times, times_range
 from compress.report.render.scores import examples_word, reading
-from compress.report.sections import phones, prune_target, sensitivity
 from compress.report.sections.facts import flatten
-from compress.report.sections.training import TAUGHT
 
 
 def timings(run: RunRecord) -> Section:
@@ -218,7 +217,7 @@ def protocol(run: RunRecord) -> Section:
 
 def findings(run: RunRecord) -> Section:
     """What the steps found out about their own work, beside what other sections show."""
-    told = ("parameters", "macs", *TAUGHT, *sensitivity.TOLD, *prune_target.TOLD, *phones.TOLD)
+    told = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
     rows = [
         row(step.step, key, text)
         for step in ordered(run)

@@ -17,8 +17,8 @@ from compress.core.errors import PassError
 from compress.core.progress import Progress
 from compress.core.records import Curve, CurvePoint
 from compress.encoding.images import PIXEL_VALUES
-from compress.passes.distill.spec import DistillSpec
 from compress.profile.examples_spec import DataFreeSpec
+from compress.profile.training_spec import TrainingSpec
 from compress.training.checkpointing import (
     copy_weights,
     load_checkpoint,
@@ -62,7 +62,8 @@ def train_data_free_images(
     shape: tuple[int, int, int],
     mean: Sequence[float],
     std: Sequence[float],
-    spec: DistillSpec,
+    spec: TrainingSpec,
+    free: DataFreeSpec,
     loss: OutputLoss,
     validate: Callable[[nn.Module], float],
     work: Path,
@@ -89,7 +90,7 @@ def train_data_free_images(
         shape: channels, height and width of an image.
         mean: how the models' inputs are normalised, a channel each: (pixel - mean) / std, pixels within 0..1.
         std: likewise.
-        spec: `data_free.examples` images are generated in an epoch.
+        free: `examples` images are generated in an epoch.
         loss: what the student minimises, from its outputs and the teacher's, both (n, classes).
         validate: the score of the student, larger is better.
         work: folder for the checkpoints of this training alone.
@@ -98,12 +99,12 @@ def train_data_free_images(
         PassError: the loss is no longer finite.
     """
     started = time.monotonic()
-    free = spec.data_free or DataFreeSpec()
     per_epoch = math.ceil(free.examples / spec.batch_size)
     total = max(1, round(spec.epochs * per_epoch))
     evaluations = {max(1, round(k * per_epoch / spec.evaluations_per_epoch)) for k in range(1, total + 1)}
     evaluations = {step for step in evaluations if step < total} | {total}
     plan = {"steps": total, "seed": seed, "shape": list(shape), "spec": spec.model_dump(mode="json")}
+    plan["free"] = free.model_dump(mode="json")
 
     student.to(device)
     teacher.to(device).eval().requires_grad_(False)
@@ -167,7 +168,7 @@ class _Game:
     teacher: nn.Module
     generator: Generator
     statistics: BatchStatistics
-    spec: DistillSpec
+    spec: TrainingSpec
     free: DataFreeSpec
     loss: OutputLoss
     precision: Precision
@@ -207,7 +208,7 @@ class _Game:
 Player = tuple[nn.Module, Optimizer]
 
 
-def _update(model: nn.Module, optimizer: Optimizer, value: Tensor, rate: float, spec: DistillSpec) -> float:
+def _update(model: nn.Module, optimizer: Optimizer, value: Tensor, rate: float, spec: TrainingSpec) -> float:
     """One step of a player; gives its loss before it."""
     for group in optimizer.param_groups:
         group["lr"] = rate

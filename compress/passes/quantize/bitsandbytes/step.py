@@ -18,8 +18,8 @@ from compress.core.forms import Numbers
 from compress.models.io.checkpoints import bare_model, load_model
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write_low_bit
 from compress.models.io.weights import read_weights, write_weights
+from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.passes.quantize.size_check import sizes_in_facts
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.step import StepContext, StepResult
 
 _DESCRIPTIONS = (MODEL_CONFIG, STRUCTURE, POOLING, MODULE)
@@ -33,7 +33,7 @@ def run(ctx: StepContext) -> StepResult:
         PassError: the file did not shrink.
     """
     spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, QuantizeSpec)
+    assert isinstance(spec, BitsandbytesSpec)
     model = bare_model(load_model(source.path, allow_code=ctx.allow_code))
     if model is None:
         raise ModelError(

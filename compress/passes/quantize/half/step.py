@@ -10,8 +10,8 @@ from compress.core.forms import Numbers
 from compress.lowering.files import check_onnx, save_onnx
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.passes.quantize.half.conversion import compute_in_fp16, store_in_half
+from compress.passes.quantize.half.spec import HalfSpec
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.runtimes.runner import open_session
 from compress.step import StepContext, StepResult
 
@@ -26,8 +26,8 @@ def run(ctx: StepContext) -> StepResult:
         PassError: the file did not shrink, onnxruntime does not run it, or its outputs differ too much.
     """
     spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, QuantizeSpec)
-    numbers, path = spec.half, ctx.out / ONNX_MODEL
+    assert isinstance(spec, HalfSpec)
+    numbers, path = spec.numbers, ctx.out / ONNX_MODEL
     if spec.arithmetic == "half":
         compute_in_fp16(source.model_file, path)
         check_onnx(path)

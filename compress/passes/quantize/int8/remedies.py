@@ -8,8 +8,8 @@ from itertools import combinations
 from typing import Any
 
 from compress.passes.quantize.int8.cross_layer_equalization import pairs
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import Layer
-from compress.passes.quantize.spec import QuantizeSpec
 
 WORTH_A_TRIAL = 0.01
 """Lost of the metric, beyond which `scheme: auto` tries remedies."""
@@ -17,7 +17,7 @@ ALARMING = 0.05
 """Lost of the metric, beyond which it is said loudly, whatever the scheme."""
 PLAIN = "plain"
 
-Score = Callable[[QuantizeSpec], float]
+Score = Callable[[Int8Spec], float]
 """The score on the validation split of the model quantized by a spec."""
 
 
@@ -25,12 +25,12 @@ Score = Callable[[QuantizeSpec], float]
 class Outcome:
     """The spec that the model is quantized by in the end, the facts, and what is to be said aloud; None: nothing."""
 
-    spec: QuantizeSpec
+    spec: Int8Spec
     facts: dict[str, Any]
     message: str | None
 
 
-def remedies(spec: QuantizeSpec, layers: Sequence[Layer]) -> dict[str, QuantizeSpec]:
+def remedies(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
     """The specs that may lose less, by the keys that they add, fewest first.
 
     A key that the profile sets stays as it is set, and weights that were trained for their rounding stay where they
@@ -46,7 +46,7 @@ def remedies(spec: QuantizeSpec, layers: Sequence[Layer]) -> dict[str, QuantizeS
 
 
 def remedied(
-    spec: QuantizeSpec, layers: Sequence[Layer], float_score: float, plain_score: float, score: Score
+    spec: Int8Spec, layers: Sequence[Layer], float_score: float, plain_score: float, score: Score
 ) -> Outcome:
     """Try what may help where the plain model loses too much: `auto` takes the best, any other scheme says which it is.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.profile.schema import Profile
 from compress.targets.local import ResolvedTarget
 from compress.tasks.table import task_kind
@@ -26,7 +26,7 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
     Raises:
         TargetError: a device is lost.
     """
-    if not any(_in_integers(spec) for spec in profile.specs):
+    if not any(isinstance(spec, Int8Spec) for spec in profile.specs):
         return []
     # Imported here: profiles without 8 bits need nothing of the pass.
     from compress.passes.quantize.int8.probe import Probe, probe, warning
@@ -47,7 +47,3 @@ def integer_warnings(profile: Profile, targets: Sequence[ResolvedTarget]) -> lis
         if why is not None:
             told.setdefault(why)
     return list(told)
-
-
-def _in_integers(spec: object) -> bool:
-    return isinstance(spec, QuantizeSpec) and spec.library == "onnxruntime" and spec.bits == 8

@@ -20,10 +20,9 @@ from compress.passes.quantize.int8.affine import weight_limit
 from compress.passes.quantize.int8.bias_correction import correct_biases
 from compress.passes.quantize.int8.dynamic import quantize_dynamic
 from compress.passes.quantize.int8.qdq import write_pairs
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
 from compress.passes.quantize.layers import Layer, Table, layers_to_quantize, weight_name
-from compress.passes.quantize.spec import QuantizeSpec
-from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 
 
 class Writer:
@@ -32,7 +31,7 @@ class Writer:
     def __init__(
         self,
         prepared: Path,
-        spec: QuantizeSpec,
+        spec: Int8Spec,
         batches: Callable[[], Iterator[Batch]],
         work: Path,
     ) -> None:
@@ -66,10 +65,6 @@ class Writer:
         empty_folder(folder)
         spec, path = self._spec, self.prepared / ONNX_MODEL
         model = ir.load(path)
-        if scheme == "weight_only":
-            quantize_to_four_bits(model, path, spec, self._batches, self._work)
-            save_onnx(model, folder)
-            return {}
         chosen = self._chosen(model, given_back)
         reduced = reduced_range(spec.reduce_range)
         limit = weight_limit(reduced)

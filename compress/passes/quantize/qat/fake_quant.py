@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.passes.quantize.calibration.activation_capture import Floats, observe
 from compress.passes.quantize.embeddings import LARGEST_BLOCK, block_size_for
 from compress.passes.quantize.int8.convolutions import ranged_between
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import convolutions, fixed_source, quantize_static, ranged_values
 from compress.passes.quantize.layers import (
     Convolution,
@@ -27,7 +28,6 @@ from compress.passes.quantize.layers import (
     layers_to_quantize,
     split_excluded,
 )
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import schemes_for
 from compress.passes.quantize.weight_matching import Place, places_of, tokens_read, watch
 from compress.training.operations import Operation
@@ -36,7 +36,7 @@ from compress.training.rounding import round_table, round_weights, round_whole_t
 
 
 def simulate(
-    model: nn.Module, path: Path, spec: QuantizeSpec, limit: int, batch: Mapping[str, Tensor], work: Path
+    model: nn.Module, path: Path, spec: Int8Spec, limit: int, batch: Mapping[str, Tensor], work: Path
 ) -> tuple[RoundedModel, dict[str, Any]]:
     """A model with the rounding of `spec` simulated, and what is simulated, for the facts.
 
@@ -93,7 +93,7 @@ def _read(
     places: Sequence[Place],
     ranged: set[str],
     scheme: str,
-    spec: QuantizeSpec,
+    spec: Int8Spec,
     tokens: Mapping[ir.Node, tuple[int, ...]],
 ) -> list[RoundedValue]:
     """What modules read: by ranges that the file stores under the names `ranged`, or by those found at run time."""
@@ -117,7 +117,7 @@ def _values(
     return next(observe(path, names, iter([arrays]), work)) if names else {}
 
 
-def _stored_ranges(path: Path, spec: QuantizeSpec, known: Mapping[str, Floats]) -> set[str]:
+def _stored_ranges(path: Path, spec: Int8Spec, known: Mapping[str, Floats]) -> set[str]:
     """The names of those values that the integer file has a scale of its own for."""
     model = ir.load(path)
     chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
@@ -130,7 +130,7 @@ def _each(made: Mapping[str, Operation | None]) -> list[Operation]:
     return list(dict.fromkeys(place for place in made.values() if place is not None))
 
 
-def _weight(model: nn.Module, place: Place, spec: QuantizeSpec, limit: int) -> RoundedWeight:
+def _weight(model: nn.Module, place: Place, spec: Int8Spec, limit: int) -> RoundedWeight:
     if isinstance(place.layer, Table):
         return RoundedWeight(place.parameters, _table_rounding(place.layer, spec))
     norm = None if place.norm is None else model.get_submodule(place.norm)
@@ -140,7 +140,7 @@ def _weight(model: nn.Module, place: Place, spec: QuantizeSpec, limit: int) -> R
     )
 
 
-def _table_rounding(table: Table, spec: QuantizeSpec) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+def _table_rounding(table: Table, spec: Int8Spec) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
     bits = spec.table_bits
     if not spec.per_channel and bits == 8:
         return lambda tables: [round_whole_table(rows) for rows in tables]

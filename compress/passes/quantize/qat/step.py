@@ -19,8 +19,8 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.quantize.int8.affine import weight_limit
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat.fake_quant import simulate
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.step import calibration_batches
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
@@ -42,7 +42,7 @@ def run(ctx: StepContext) -> StepResult:
         PassError: the model cannot be lowered, or the saved model does not give the same outputs.
     """
     spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, QuantizeSpec)
+    assert isinstance(spec, Int8Spec)
     assert spec.train is not None
     eager = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
     graph, _ = lower(eager, source.read_json(TASK))

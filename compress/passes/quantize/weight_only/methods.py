@@ -12,19 +12,19 @@ from compress.encoding.inputs import Batch
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
 from compress.passes.quantize.scale_folding import groups, scale_channels
-from compress.passes.quantize.spec import QuantizeSpec
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks
 from compress.passes.quantize.weight_only.hessian import Moments, moments_of
 from compress.passes.quantize.weight_only.hqq import fit_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import BITS, Blocked, BlocksOf, quantize_weights
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 
 
 def quantize_to_four_bits(
     model: ir.Model,
     path: Path,
-    spec: QuantizeSpec,
+    spec: WeightOnlySpec,
     batches: Callable[[], Iterator[Batch]],
     work: Path,
 ) -> None:
@@ -53,7 +53,7 @@ def input_names(chosen: list[Layer]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def blocks_by(spec: QuantizeSpec, chosen: list[Layer], moments: Mapping[str, Moments]) -> BlocksOf:
+def blocks_by(spec: WeightOnlySpec, chosen: list[Layer], moments: Mapping[str, Moments]) -> BlocksOf:
     """What a weight becomes by the method of the spec. Rows of tables are only read, so no inputs weigh them."""
     size, symmetric = spec.block_size, spec.symmetric
     # By layer, found now: the values between layers get other names as layers are replaced.

@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.core.spec import Spec
 from compress.losses.table import LossEntry
 from compress.models.anatomy.table.families import CONVOLUTIONAL, why_not_compared
-from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import model_type, read_json
 from compress.profile.recovery_spec import recovery_of
-from compress.profile.schema import Profile
-from compress.profile.yaml_lines import Path_
 
 _SPLITTING = ("normalizer", "pre_tokenizer")
 """What a tokenizer does to a text before its model cuts the words of it."""
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """A model of a distillation: what the profile calls it, and the source whose files tell of its tokenizer and kind;
     None where no source does, as of a fresh architecture."""
 
@@ -30,11 +28,11 @@ class _Reader:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class Lesson:
     """Who learns, and from whom."""
 
-    learner: _Reader
-    teachers: tuple[_Reader, ...]
+    learner: Reader
+    teachers: tuple[Reader, ...]
 
     def unlike(self, base: Path) -> str | None:
         """Which two of them are known to cut texts into different pieces, in words; None where none are."""
@@ -44,57 +42,18 @@ class _Lesson:
         return None
 
 
-def known_model_faults(profile: Profile, base: Path) -> list[Found]:
-    """What the teachers and students of a valid profile cannot do, as far as their files on this machine tell."""
-    found: list[Found] = []
-    model: str | None = profile.teacher.model
-    for index, spec in enumerate(profile.specs):
-        if isinstance(spec, DistillSpec):
-            lessons = _lessons(profile, spec, model)
-            faults = dict.fromkeys(fault for lesson in lessons for fault in _faults(spec, lesson, base))
-            found += [(("passes", index, "distill", *keys), why) for keys, why in faults]
-            model = lessons[-1].learner.source
-        elif (recovery := recovery_of(spec)) is not None:
-            key, training = recovery
-            lesson = _Lesson(_Reader("model", model), (_Reader("teacher", profile.teacher.model),))
-            at: Path_ = ("passes", index, spec.kind, key, "losses")
-            unfit = _loss_faults(training.losses or (), lesson, base)
-            found += [((*at, number), why) for number, why in unfit]
-    return found
+def recovery_faults(spec: Spec, model: str | None, teacher: str, base: Path) -> Iterator[Found]:
+    """The losses of a recovery that cannot compare the model that a pass changes with the teacher, below the pass."""
+    recovery = recovery_of(spec)
+    if recovery is None:
+        return
+    key, training = recovery
+    lesson = Lesson(Reader("model", model), (Reader("teacher", teacher),))
+    for number, why in loss_faults(training.losses or (), lesson, base):
+        yield (key, "losses", number), why
 
 
-def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[_Lesson]:
-    """What the assistants learn, one from the other, and last the student.
-
-    Args:
-        model: the source of what the first of them is made from, unless it stands ready.
-    """
-    named = [entry.model or profile.teacher.model for entry in spec.teachers] or [profile.teacher.model]
-    teachers = tuple(_Reader("teacher", source) for source in named)
-    learners = [(f"assistant {number}", one) for number, one in enumerate(spec.assistants, start=1)]
-    lessons = []
-    for name, student in [*learners, ("student", spec.student)]:
-        if student.model is not None or student.architecture is not None:
-            model = student.model
-        learner = _Reader(name, model)
-        lessons.append(_Lesson(learner, teachers))
-        teachers = (learner,)
-    return lessons
-
-
-def _faults(spec: DistillSpec, lesson: _Lesson, base: Path) -> Iterator[Found]:
-    # A student that follows its own average is compared with nobody else.
-    compared = lesson if spec.ema is None else _Lesson(lesson.learner, (lesson.learner,))
-    for index, stage in enumerate(spec.staged):
-        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
-        for number, why in _loss_faults(stage.losses, compared, base):
-            yield (*place, number), why
-    two = lesson.unlike(base)
-    if two is not None and spec.augment is not None:
-        yield ("augment",), f"{two}, so new texts cannot be made for both"
-
-
-def _loss_faults(losses: Sequence[LossEntry], lesson: _Lesson, base: Path) -> Iterator[tuple[int, str]]:
+def loss_faults(losses: Sequence[LossEntry], lesson: Lesson, base: Path) -> Iterator[tuple[int, str]]:
     """The losses, by their number, that cannot compare the models of a lesson."""
     two = lesson.unlike(base)
     kinds = [kind for one in lesson.teachers if (kind := model_type(one.source, base)) is not None]

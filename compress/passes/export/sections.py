@@ -10,8 +10,6 @@ from compress.report.data.row import ordered
 from compress.report.render.document import Cell, Row, Section, Table, Tone, row
 from compress.report.render.numbers import count
 
-TOLD = ("mobile", "operators")
-"""The facts of an export that are told here."""
 _ACCELERATORS = {"nnapi": "NNAPI", "coreml": "CoreML"}
 _TONES: dict[str, Tone] = {"yes": "good", "no": "bad"}
 

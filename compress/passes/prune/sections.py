@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
+from compress.passes.prune.spec import PruneSpec
 from compress.report.data.row import ordered
 from compress.report.render.document import Cell, Row, Section, Table, Tone, row
 from compress.report.render.numbers import MISSING, percent, significant, times
 
-TOLD = ("target",)
-"""The facts of pruning that are told here; later steps keep them with what else is known of their model."""
 _FORETOLD_WITHIN = 0.1
 _ASKED: Mapping[str, Callable[[float], str]] = {
     "latency_ms": lambda value: f"at most {significant(value)} ms",
@@ -48,7 +47,7 @@ def pruned_to_lines(run: RunRecord) -> list[str]:
 def _targets(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
     for step in ordered(run):
         target = step.facts.get("target")
-        if step.kind == "prune" and isinstance(target, Mapping):
+        if step.kind == PruneSpec.kind and isinstance(target, Mapping):
             yield step, target
 
 

@@ -11,8 +11,6 @@ from compress.report.render.document import Bar, Bars, Figure, Section, Table, r
 from compress.report.render.numbers import count, significant
 from compress.report.render.scores import reading
 
-TOLD = ("mixed",)
-"""The facts of quantization that are told here."""
 MOST_BARS = 40
 
 

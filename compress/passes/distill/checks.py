@@ -1,0 +1,148 @@
+"""Ways of teaching that a profile cannot combine, each with its reason, and what is likely to disappoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.core.spec import Spec
+from compress.passes.distill.lesson_checks import lesson_faults
+from compress.passes.distill.spec import DistillSpec, losses_of
+from compress.profile.combination_checks import REACHES_NOTHING, Found, embeds, lesson_of, takes
+from compress.profile.pass_checks import PassCheck
+from compress.profile.schema import Profile
+from compress.profile.student_spec import StudentSpec
+from compress.profile.yaml_lines import Path_
+
+_SERVES = {
+    "augment": {
+        "texts": ("copies", "replace", "delete", "splice", "neighbours"),
+        "images": ("flip", "crop", "mixup", "cutmix"),
+    },
+    "data_free": {
+        "texts": ("length", "words", "rounds"),
+        "images": ("generator_rate", "student_steps", "statistics", "balance"),
+    },
+}
+"""The keys of a section that serve one kind of examples alone."""
+
+
+def faults(check: PassCheck) -> Iterator[Found]:
+    """What excludes each other, what the task has not, and what the files of the models tell, below the pass."""
+    assert isinstance(check.spec, DistillSpec)
+    yield from _distill_faults(check.profile, check.spec)
+    yield from lesson_faults(check)
+
+
+def warnings(check: PassCheck) -> Iterator[str]:
+    """What a valid profile does that is likely to disappoint, a sentence each."""
+    spec, finetune = check.spec, check.profile.teacher.finetune
+    assert isinstance(spec, DistillSpec)
+    logits = any(loss.softens for stage in spec.staged for loss in losses_of(stage))
+    if logits and finetune is not None and finetune.smoothing > 0:
+        yield (
+            "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse, as its logits tell "
+            "wrong classes apart less (Mueller et al. 2019); on CLINC150 no difference was measured, so measure yours"
+        )
+    if spec.data_free is not None and not spec.control:
+        yield (
+            f"passes.{check.index}.distill.data_free: how much is lost by showing no training data will not be "
+            "measured; `control: true` teaches the same student with the data too, and the report compares them"
+        )
+
+
+def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    yield from _student_faults(profile, spec)
+    yield from _foreign_keys(profile, spec)
+    yield from _data_free_faults(profile, spec)
+    yield from _teacher_faults(profile, spec)
+    lesson = lesson_of(profile, teachers=max(1, len(spec.teachers)), generated=spec.data_free is not None)
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, loss in enumerate(losses_of(stage)):
+            why = loss.fault(lesson)
+            if why is not None:
+                yield (*place, number), why
+        wanted = stage.data or spec.data
+        if wanted == "unlabeled" and profile.data.unlabeled is None:
+            yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
+        if wanted == "unlabeled" and all(loss.learns_labels for loss in losses_of(stage)):
+            yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
+    if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
+        last = "the last stage has" if spec.stages else "there is"
+        yield ("stages",) if spec.stages else ("losses",), f"{last} {REACHES_NOTHING}"
+
+
+def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if takes(profile) == "images" and spec.vocabulary != "keep":
+        yield ("vocabulary",), "images have no vocabulary"
+    students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
+    students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
+    for place, student in students:
+        if student.architecture is not None and takes(profile) != "images":
+            yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
+        if spec.data_free is not None and student.choose == "similarity":
+            yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
+        if student.patch_size is not None and student.architecture is None:
+            yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
+        if student.model is not None and spec.trimmed is not None:
+            yield (
+                ("vocabulary",),
+                "a student that stands ready keeps its own tokenizer; leave `vocabulary` out",
+            )
+
+
+def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    """Keys that were written down and that serve the other kind of examples alone."""
+    ours, theirs = ("texts", "images") if takes(profile) == "texts" else ("images", "texts")
+    for section, keys in _SERVES.items():
+        given: Spec | None = getattr(spec, section)
+        for name in keys[theirs]:
+            if given is not None and name in given.model_fields_set:
+                why = f"it serves {theirs} only; for {ours} there are: {', '.join(keys[ours])}"
+                yield (section, name), why
+
+
+def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    if spec.data_free is None:
+        return
+    if takes(profile) == "images":
+        if spec.stages:
+            yield (
+                ("stages",),
+                "a generator of images teaches in one stage by nature; leave `stages` out and give `losses`",
+            )
+        return
+    fewest, room = spec.data_free.length[0], profile.data.max_length
+    if fewest > room:
+        yield (
+            ("data_free", "length"),
+            f"no text of {fewest} tokens fits into `data.max_length`, which is {room}",
+        )
+
+
+def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    losses = [loss for stage in spec.staged for loss in losses_of(stage)]
+    taught = any(loss.compares for loss in losses)
+    if not taught:
+        for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
+            if getattr(spec, name):
+                yield (name,), "every loss looks at the labels alone, so nobody teaches"
+        if spec.generations > 1:
+            yield (
+                ("generations",),
+                "every loss looks at the labels alone: a generation would learn nothing new",
+            )
+    if spec.ema is not None and not any(loss.learns_labels for loss in losses):
+        yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
+    if not embeds(profile):
+        return
+    if spec.control and spec.data_free is None:
+        yield (
+            ("control",),
+            "embeddings have no labels, so nobody could teach the same student without the teacher",
+        )
+    if len(spec.teachers) > 1:
+        yield ("teachers",), "embeddings of different models have no common axes, so they cannot be averaged"
+    for name in ("select", "online", "ema"):
+        if getattr(spec, name) is not None:
+            yield (name,), "it needs probabilities or labels, which embeddings have not"

@@ -1,0 +1,52 @@
+"""What teachers and students cannot do together, as far as their files tell before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from compress.passes.distill.spec import DistillSpec
+from compress.profile.combination_checks import Found
+from compress.profile.model_checks.lessons import Lesson, Reader, loss_faults
+from compress.profile.pass_checks import PassCheck
+from compress.profile.schema import Profile
+from compress.profile.yaml_lines import Path_
+
+
+def lesson_faults(check: PassCheck) -> Iterator[Found]:
+    """What the assistants and the student cannot learn of those who teach them."""
+    assert isinstance(check.spec, DistillSpec)
+    lessons = _lessons(check.profile, check.spec, check.model)
+    found = (fault for lesson in lessons for fault in _faults(check.spec, lesson, check.base))
+    yield from dict.fromkeys(found)
+
+
+def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Lesson]:
+    """What the assistants learn, one from the other, and last the student.
+
+    Args:
+        model: the source of what the first of them is made from, unless it stands ready.
+    """
+    named = [entry.model or profile.teacher.model for entry in spec.teachers] or [profile.teacher.model]
+    teachers = tuple(Reader("teacher", source) for source in named)
+    learners = [(f"assistant {number}", one) for number, one in enumerate(spec.assistants, start=1)]
+    lessons = []
+    for name, student in [*learners, ("student", spec.student)]:
+        if student.model is not None or student.architecture is not None:
+            model = student.model
+        learner = Reader(name, model)
+        lessons.append(Lesson(learner, teachers))
+        teachers = (learner,)
+    return lessons
+
+
+def _faults(spec: DistillSpec, lesson: Lesson, base: Path) -> Iterator[Found]:
+    # A student that follows its own average is compared with nobody else.
+    compared = lesson if spec.ema is None else Lesson(lesson.learner, (lesson.learner,))
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, why in loss_faults(stage.losses, compared, base):
+            yield (*place, number), why
+    two = lesson.unlike(base)
+    if two is not None and spec.augment is not None:
+        yield ("augment",), f"{two}, so new texts cannot be made for both"

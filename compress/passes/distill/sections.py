@@ -1,0 +1,140 @@
+"""What a report says of a distillation: who taught the student, by what, on which examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from compress.core.records import RunRecord, StepRecord
+from compress.core.units import format_seconds
+from compress.passes.distill.kind import TAUGHT
+from compress.passes.distill.spec import DistillSpec
+from compress.report.render.document import Cell, Row, row
+from compress.report.render.numbers import count, percent
+from compress.report.render.scores import examples_word, reading
+from compress.report.sections.facts import value_words
+
+_LABELS = {"train_score": "on the training split", "validation_score": "on the validation split"}
+
+
+def taught(run: RunRecord) -> list[Row]:
+    """How the students were taught: a name and what is known of it, of whatever the facts of each distillation hold."""
+    # Later steps keep what is known of the model that they were given.
+    return [line for step in run.steps if step.kind == DistillSpec.kind for line in _taught(step, run)]
+
+
+def _taught(step: StepRecord, run: RunRecord) -> list[Row]:
+    words: list[tuple[str, str]] = []
+    for key in TAUGHT:
+        if key in step.facts and step.facts[key] not in (None, [], {}):
+            words += _SAY[key](step.facts[key], run)
+    if step.facts.get("data_free"):
+        words.append(("against the training data", _given_up(step, run)))
+    words = [(what.removesuffix(f": {step.step}"), how) for what, how in words]
+    return [
+        row(Cell(step.step if number == 0 else ""), what, how) for number, (what, how) in enumerate(words)
+    ]
+
+
+def _say_shown(shown: Any, run: RunRecord) -> list[tuple[str, str]]:
+    return [("data", value_words(shown))]
+
+
+def _say_kept(kept: Any, run: RunRecord) -> list[tuple[str, str]]:
+    if not isinstance(kept, Mapping) or not {"examples", "of"} <= set(kept):
+        return [("selected", value_words(kept))]
+    share = f" ({percent(kept['examples'] / kept['of'])})" if kept["of"] else ""
+    rest = _further({key: value for key, value in kept.items() if key not in ("examples", "of")}, run)
+    of = f"{count(kept['examples'])} of {count(kept['of'])} {examples_word(run.task)}{share}"
+    return [("selected", "; ".join([of, *rest]))]
+
+
+def _say_stages(stages: Any, run: RunRecord) -> list[tuple[str, str]]:
+    return _each(stages, "stage", run)
+
+
+def _say_teachers(teachers: Any, run: RunRecord) -> list[tuple[str, str]]:
+    alone = isinstance(teachers, Sequence) and len(teachers) == 1 and isinstance(teachers[0], Mapping)
+    if alone:
+        teachers = [{key: value for key, value in teachers[0].items() if key != "weight"}]
+    return [(what, how) for what, how in _each(teachers, "teacher", run) if how or what != "teacher"]
+
+
+def _say_assistants(assistants: Any, run: RunRecord) -> list[tuple[str, str]]:
+    return _each(assistants, "assistant", run)
+
+
+def _say_generations(generations: Any, run: RunRecord) -> list[tuple[str, str]]:
+    return _each(generations, "generation", run)
+
+
+def _say_data_free(data_free: Any, run: RunRecord) -> list[tuple[str, str]]:
+    words = _further(data_free, run) if isinstance(data_free, Mapping) else [value_words(data_free)]
+    return [("no training data was shown", "; ".join(words))]
+
+
+def _say_warnings(warnings: Any, run: RunRecord) -> list[tuple[str, str]]:
+    return [("warning", str(warning)) for warning in warnings]
+
+
+def _given_up(step: StepRecord, run: RunRecord) -> str:
+    """What a student that saw no training data gives up against the same one that saw it."""
+    control = next((other for other in run.steps if other.step == f"{step.step}.control"), None)
+    if control is None or not control.measurements or not step.measurements:
+        return "not measured; `control: true` in the profile teaches the same student with it, too"
+    read = reading(run.metric)
+    without, with_data = (one.measurements[0].accuracy.metrics[0].value for one in (step, control))
+    return (
+        f"{read.words} {read.value(without)} without it, {read.value(with_data)} for the same student taught with it, "
+        "on the test split"
+    )
+
+
+_SAY: Mapping[str, Callable[[Any, RunRecord], list[tuple[str, str]]]] = {
+    "shown": _say_shown,
+    "teachers": _say_teachers,
+    "kept": _say_kept,
+    "stages": _say_stages,
+    "assistants": _say_assistants,
+    "generations": _say_generations,
+    "data_free": _say_data_free,
+    "warnings": _say_warnings,
+}
+
+
+def _each(values: Any, noun: str, run: RunRecord) -> list[tuple[str, str]]:
+    """A row for each of several: numbered, with its name where it has one."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return [(noun, value_words(values))]
+    several = len(values) > 1
+    rows = []
+    for number, value in enumerate(values, start=1):
+        what = f"{noun} {number}" if several else noun
+        if not isinstance(value, Mapping):
+            rows.append((what, value_words(value)))
+            continue
+        name = str(value.get("name") or "").rpartition(", ")[2]
+        if name not in ("", str(number), what):
+            what += f": {name}"
+        rows.append((what, "; ".join(_further({k: v for k, v in value.items() if k != "name"}, run))))
+    return rows
+
+
+def _further(values: Mapping[str, Any], run: RunRecord) -> list[str]:
+    """Facts as phrases: `6 epochs`, `losses: logits, hidden`, `97.1 % accuracy on the validation split`."""
+    read = reading(run.metric)
+    said = []
+    for key, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and key.endswith("_score"):
+            place = _LABELS.get(key, f"({key.removesuffix('_score').replace('_', ' ')})")
+            said.append(f"{read.words} {read.value(read.measured(value))} {place}")
+        elif number and key == "examples":
+            said.append(f"{count(value)} {examples_word(run.task)}")
+        elif number and key == "epochs":
+            said.append(f"{value_words(value)} {'epoch' if value == 1 else 'epochs'}")
+        elif number and key == "seconds":
+            said.append(format_seconds(value))
+        elif value is not None:
+            said.append(f"{key.replace('_', ' ')}: {value_words(value)}")
+    return said

@@ -1,0 +1,55 @@
+"""What of a profile pruning cannot do, and what of it is likely to disappoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.models.anatomy.table.families import CONVOLUTIONAL
+from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
+from compress.profile.combination_checks import Found, takes
+from compress.profile.pass_checks import PassCheck
+from compress.profile.timed_on import timed_on
+
+
+def faults(check: PassCheck) -> Iterator[Found]:
+    """What the task or the model has not, below the pass."""
+    spec, family = check.spec, check.family
+    assert isinstance(spec, PruneSpec)
+    if spec.remove is not None:
+        texts = takes(check.profile) == "texts"
+        if spec.remove.channels and texts:
+            yield ("remove", "channels"), "models of texts have no channels"
+        if spec.remove.vocabulary == "unused" and not texts:
+            yield ("remove", "vocabulary"), "models of images have no vocabulary"
+    # Of other families nothing is said: some have convolutions beside their attention.
+    if family not in CONVOLUTIONAL:
+        return
+    if spec.target is not None and spec.target.timed:
+        key = "latency_ms" if spec.target.latency_ms is not None else "speedup"
+        yield (
+            ("target", key),
+            f"latencies are foretold of layers with attention, and a {family} has none; name `ratio` or `size_mb`",
+        )
+    for key in OF_ENCODERS:
+        if spec.remove is not None and getattr(spec.remove, key):
+            yield ("remove", key), f"the model is a {family}, whose convolutions lose `channels`"
+
+
+def warnings(check: PassCheck) -> Iterator[str]:
+    """Each latency that is not reached on the first target, which the budget is of, but on another processor.
+
+    Only pruning comes to that: what is quantized with onnxruntime has no target that runs torch.
+    """
+    spec, targets = check.spec, check.profile.targets
+    assert isinstance(spec, PruneSpec)
+    target, timed = targets[0], timed_on(targets)
+    if spec.target is None or target.device == timed.device:
+        return
+    named = timed.label if timed in targets else "this machine's CPU"
+    for key in ("latency_ms", "speedup"):
+        if getattr(spec.target, key) is not None:
+            yield (
+                f"passes.{check.index}.prune.target.{key}: this is reached on {named}, not on {target.label} "
+                f"({target.device}), which does not run onnxruntime; `size_mb` and `ratio` are the same everywhere, "
+                "and the report measures it"
+            )

@@ -1,0 +1,79 @@
+"""4 or 8 bits by bitsandbytes: a model that stays in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, model_validator
+
+from compress.core.forms import Form, Framework, Numbers
+from compress.passes.quantize.spec import QuantizeSpec
+
+
+class BitsandbytesSpec(QuantizeSpec):
+    """The linear layers of a model that stays in torch, packed by bitsandbytes (LLM.int8(), NF4, FP4): for `runtime:
+    torch` alone."""
+
+    step_kind: ClassVar[str] = "quantize.bitsandbytes"
+    model_config = ConfigDict(json_schema_extra={"required": ["library"]})
+
+    bits: Literal[4, 8] = 8
+    """8: LLM.int8(); 4: NF4 or FP4."""
+    library: Literal["bitsandbytes"] = "bitsandbytes"
+    """`bitsandbytes` packs a torch model, which stays one."""
+    numbers: Literal["nf4", "fp4"] = "nf4"
+    """4 bits: quantiles of a normal distribution (`nf4`) or floating-point numbers (`fp4`)."""
+    double_quantization: bool = True
+    """4 bits: store the scales in 8 bits too."""
+    exclude: tuple[str, ...] = ()
+    """Names of modules left in floating point (shell patterns)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stores(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("bits") == 16:
+            raise ValueError("bitsandbytes stores 4 or 8 bits; leave `library` out for `bits: 16`")
+        return value
+
+    @model_validator(mode="after")
+    def _of_four_bits(self) -> Self:
+        if self.bits == 8 and "double_quantization" in self.model_fields_set:
+            raise ValueError(
+                "double_quantization serves 4 bits only: LLM.int8() has one scale an output, and nothing to "
+                "quantize twice; leave it out, or use `bits: 4`"
+            )
+        return self
+
+    @property
+    def stored_as(self) -> Literal["int8", "nf4", "fp4"]:
+        """How bitsandbytes stores a weight."""
+        return "int8" if self.bits == 8 else self.numbers
+
+    def needs(self) -> str:
+        """What it can start from, in words."""
+        return "a float torch model"
+
+    def never_onnx(self) -> str:
+        """Why bitsandbytes stays in torch, and how to get the same bits without it."""
+        operator = "MatMulNBits" if self.bits == 4 else "integer products"
+        return (
+            "ONNX has no operator for the weights of bitsandbytes, which only its own kernels read; "
+            f"for {self.bits} bits in ONNX use `quantize: {{bits: {self.bits}}}` ({operator})"
+        )
+
+    def refuses_average(self) -> tuple[str, str]:
+        """Why a model that is an average of several is not packed, and the key that asks for it."""
+        return (
+            "library",
+            "bitsandbytes packs one file of weights, and {} leaves an average of several models; leave `library` out, "
+            "or distil with `keep: last` or `keep: best`",
+        )
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        return super().fits(form) and form.framework is Framework.TORCH
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result."""
+        return form.with_(numbers=Numbers.BITSANDBYTES)

@@ -1,0 +1,39 @@
+"""16 bits: weights, and the arithmetic where that is asked for."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import ConfigDict, model_validator
+
+from compress.core.forms import Form, Framework, Numbers
+from compress.passes.quantize.spec import QuantizeSpec
+
+
+class HalfSpec(QuantizeSpec):
+    """16 bits: half the bytes, and no faster on a CPU."""
+
+    step_kind: ClassVar[str] = "quantize.half"
+    model_config = ConfigDict(json_schema_extra={"required": ["bits"]})
+
+    bits: Literal[16] = 16
+    """Half the bytes, and no faster on a CPU."""
+    library: Literal["onnxruntime"] = "onnxruntime"
+    """`onnxruntime` writes an ONNX file."""
+    numbers: Literal["fp16", "bf16"] = "fp16"
+    """What the bits stand for."""
+    arithmetic: Literal["fp32", "half"] = "fp32"
+    """`fp32` stores them and multiplies as before; `half` converts the operators to FP16 too, which is no faster on a
+    CPU."""
+
+    @model_validator(mode="after")
+    def _multiplies(self) -> Self:
+        if self.numbers == "bf16" and self.arithmetic == "half":
+            raise ValueError(
+                "onnxruntime multiplies no bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`"
+            )
+        return self
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result."""
+        return form.with_(framework=Framework.ONNX, numbers=Numbers.HALF)

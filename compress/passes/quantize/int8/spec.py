@@ -1,0 +1,163 @@
+"""8 bits: integer weights and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from compress.core.forms import Form, Framework, Numbers
+from compress.core.numerics import Precision, Processor, bytes_overflow, reduced_range
+from compress.core.spec import PassSpecBase
+from compress.passes.quantize.mixed.spec import MixedSpec
+from compress.passes.quantize.spec import OnnxSpec
+from compress.profile.recovery_spec import RoundedTrainingSpec
+
+_EXAMPLES = 128
+
+
+class CalibrationSpec(PassSpecBase):
+    """Activation ranges for `scheme: static`, from training data only."""
+
+    examples: Annotated[int, Field(ge=1)] | None = None
+    """Training examples read; unset: 128."""
+    method: Literal["minmax", "average", "entropy", "percentile", "mse"] = "minmax"
+    """How a range is made of the values seen: all of them, the mean of each example's smallest and largest, or the
+    part that loses least (KL divergence, a percentile, mean squared error). One pass, in memory that does not grow
+    with the examples."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
+    """Percent of the values that `percentile` keeps."""
+    symmetric: bool = False
+    """Ranges that hold both signs are made symmetric around zero."""
+
+    @model_validator(mode="after")
+    def _of_its_method(self) -> Self:
+        if "percentile" in self.model_fields_set and self.method != "percentile":
+            raise ValueError(f"percentile serves `method: percentile` only; this is `method: {self.method}`")
+        return self
+
+
+class SmoothSpec(PassSpecBase):
+    """Move outliers of activations into the weights that multiply them (SmoothQuant)."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = "search"
+    """Share of the difficulty that moves into the weights; `search`: each layer's with the least error of 8 bits."""
+
+
+class Int8Spec(OnnxSpec):
+    """8 bits: integer weights and arithmetic. `bits: 4`, `bits: 16` and `library: bitsandbytes` have keys of their
+    own."""
+
+    bits: Literal[8] = 8
+    """Integer weights and arithmetic."""
+    scheme: Literal["auto", "dynamic", "static"] = "auto"
+    """Activation ranges at run time, or calibrated; `auto` measures both on the validation split. Where more than 1
+    point is lost there, `auto` tries `equalize` and `bias_correction` too, unless the profile sets them, and takes the
+    best; any other scheme says beyond 5 points which of them would help."""
+    per_channel: bool = True
+    """A scale for each output channel of a weight."""
+    format: Literal["operator", "qdq"] = "operator"
+    """Integer operators of onnxruntime, or `QuantizeLinear` and `DequantizeLinear` around floating-point ones, for
+    `scheme: static`. What has no such form stays an operator of onnxruntime: products behind an activation function,
+    attention that is one operator, tables of 4 bits. So a transformer's file is for onnxruntime in either format."""
+    reduce_range: bool | Literal["auto"] = "auto"
+    """8-bit weights of 7 bits, which do not overflow on x86 without VNNI; `auto`: where the processor of a target needs
+    it."""
+    smooth: SmoothSpec | bool = False
+    """Move outliers of activations into weights first; `true` takes the defaults of this section."""
+    equalize: bool = False
+    """Share out the ranges of neighbouring convolutions first (cross-layer equalisation)."""
+    bias_correction: bool = False
+    """Let biases take back what rounding shifts in the mean, measured on the calibration examples."""
+    train: RoundedTrainingSpec | None = None
+    """Train first, with the rounding of 8 bits simulated, from the teacher's logits (quantization-aware distillation):
+    weights move to where rounding costs little. For a model that is still in torch; unset: no training."""
+    calibration: CalibrationSpec = CalibrationSpec()
+    """Where `static` takes its ranges from; its examples serve `smooth` and `bias_correction` too."""
+    mixed: MixedSpec | None = None
+    """Give layers that lose much back to floating point."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.format == "qdq" and self.scheme == "dynamic":
+            raise ValueError("`format: qdq` writes calibrated ranges down, and `scheme: dynamic` has none")
+        self._calibrates()
+        if self.train is not None:
+            self._trains()
+        return self
+
+    def _calibrates(self) -> None:
+        if self.scheme != "dynamic":
+            return
+        of_ranges = ("method", "percentile", "symmetric")
+        given = [f"calibration.{key}" for key in of_ranges if key in self.calibration.model_fields_set]
+        found = "with `scheme: dynamic` ranges are found at run time"
+        if given:
+            verb = "serves" if len(given) == 1 else "serve"
+            raise ValueError(f"{' and '.join(given)} {verb} `scheme: static` or `auto`: {found}")
+        read = self.bias_correction or self.smoothing is not None
+        if "examples" in self.calibration.model_fields_set and not read:
+            raise ValueError(
+                f"calibration.examples serves `scheme: static` or `auto`, `smooth` and `bias_correction`: {found}"
+            )
+
+    def _trains(self) -> None:
+        moved = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
+        if moved:
+            raise ValueError(
+                f"{' and '.join(moved)} would move the weights that `train` has fitted to their rounding"
+            )
+        if self.scheme != "dynamic" and self.calibration.method != "minmax":
+            raise ValueError(
+                f"`calibration.method: {self.calibration.method}` would cut other ranges than those that `train` "
+                "simulates; use `minmax`, or leave `train` out"
+            )
+
+    @property
+    def smoothing(self) -> SmoothSpec | None:
+        """How to smooth; None: not at all."""
+        return (SmoothSpec() if self.smooth else None) if isinstance(self.smooth, bool) else self.smooth
+
+    @property
+    def calibration_examples(self) -> int:
+        """Training examples read."""
+        return self.calibration.examples or _EXAMPLES
+
+    @property
+    def timed(self) -> bool:
+        """Whether what is made depends on measured times."""
+        return self.scheme == "auto" or (self.mixed is not None and self.mixed.latency_ms is not None)
+
+    def asked_precision(self) -> Precision:
+        """That of the training for integers."""
+        return self.train.precision if self.train is not None else "auto"
+
+    def of_this_machine(self) -> dict[str, object]:
+        """Whether 8-bit weights use 7 bits here."""
+        return {"reduced_range": reduced_range(self.reduce_range)}
+
+    @property
+    def asks_processors(self) -> bool:
+        """Whether they decide if 8-bit weights use 7 bits."""
+        return self.reduce_range == "auto"
+
+    def decided_for(self, processors: Sequence[Processor]) -> Self:
+        """With `reduce_range: auto` decided."""
+        if not self.asks_processors:
+            return self
+        needed = any(bytes_overflow(*processor) for processor in processors)
+        return self.model_copy(update={"reduce_range": needed})
+
+    def needs(self) -> str:
+        """What it can start from, in words."""
+        return self.accepts if self.train is None else "a float torch model"
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        return super().fits(form) and (self.train is None or form.framework is Framework.TORCH)
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result; with `auto` the number format is known after measuring."""
+        numbers = Numbers.QDQ if self.format == "qdq" else Numbers.OPERATOR
+        return form.with_(framework=Framework.ONNX, numbers=numbers)

@@ -1,0 +1,127 @@
+"""Quantizing is one of four products, which `bits` and `library` choose; keys of another one are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter
+
+from compress.passes.contract import PassSpec
+from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
+from compress.passes.quantize.half.spec import HalfSpec
+from compress.passes.quantize.int8.spec import Int8Spec
+from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product: its spec, what its keys serve, how a profile asks for it, and of keys of others what is so here."""
+
+    spec: type[QuantizeSpec]
+    serves: str
+    asked: str
+    instead: Mapping[str, str]
+
+
+_INT8_INSTEAD = {
+    "method": "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost "
+    "less",
+    "block_size": "weights of 8 bits have a scale for each output (`per_channel`), and tables blocks of their own",
+    "symmetric": "weights of 8 bits are always around zero; `calibration.symmetric` is of activations",
+}
+_INT8_INSTEAD["activation_order"] = _INT8_INSTEAD["method"]
+_WEIGHT_ONLY_INSTEAD = {
+    "scheme": "inputs of 4-bit weights stay in floating point and have no ranges; leave it out, or use `bits: 8`",
+    "reduce_range": "products of 4-bit weights do not overflow; leave it out",
+    "per_channel": "4-bit weights have a scale for each block; `block_size` says how large that is",
+}
+
+
+PRODUCTS = (
+    Product(WeightOnlySpec, "4 bits", "`bits: 4`", _WEIGHT_ONLY_INSTEAD),
+    Product(Int8Spec, "8 bits", "`bits: 8`", _INT8_INSTEAD),
+    Product(HalfSpec, "16 bits", "`bits: 16`", {}),
+    Product(BitsandbytesSpec, "`library: bitsandbytes`", "`library: bitsandbytes`", {}),
+)
+
+
+def product_of(body: Any) -> str | None:
+    """Which product a body asks for; None: none that there is."""
+    if isinstance(body, QuantizeSpec):
+        return type(body).__name__
+    asked = body if isinstance(body, Mapping) else {}
+    library, bits = asked.get("library", "onnxruntime"), asked.get("bits", 8)
+    if library == "bitsandbytes":
+        return BitsandbytesSpec.__name__
+    for spec in (Int8Spec, WeightOnlySpec, HalfSpec):
+        if library == "onnxruntime" and type(bits) is int and bits == spec.model_fields["bits"].default:
+            return spec.__name__
+    return None
+
+
+def refuse_foreign(given: Any) -> Any:
+    """Refuse keys that another product has and the one that is asked for has not.
+
+    Raises:
+        ValueError: naming the keys, what they serve and what this is.
+    """
+    this = next((one for one in PRODUCTS if one.spec.__name__ == product_of(given)), None)
+    if this is None or not isinstance(given, Mapping):
+        return given
+    told: dict[tuple[str, str], list[str]] = {}
+    for key in given:
+        others = [one for one in PRODUCTS if key in one.spec.model_fields]
+        if others and this not in others:
+            serves = "ONNX" if this.asked.startswith("`library") else _together(others)
+            instead = this.instead.get(key, "")
+            told.setdefault((serves, instead), []).append(key)
+    if told:
+        raise ValueError("; ".join(_sentence(keys, *about, this) for about, keys in told.items()))
+    return given
+
+
+def _together(products: list[Product]) -> str:
+    """`4 and 8 bits`, `16 bits and `library: bitsandbytes``."""
+    bits = [one.serves.removesuffix(" bits") for one in products if one.serves.endswith(" bits")]
+    rest = [one.serves for one in products if not one.serves.endswith(" bits")]
+    return " and ".join([*([f"{' and '.join(bits)} bits"] if bits else []), *rest])
+
+
+def _sentence(keys: list[str], serves: str, instead: str, this: Product) -> str:
+    verb = "serves" if len(keys) == 1 else "serve"
+    end = f": {instead}" if instead else f"; this is {this.asked}"
+    return f"{' and '.join(keys)} {verb} {serves} only{end}"
+
+
+QuantizeBody = Annotated[
+    Annotated[Int8Spec, Tag("Int8Spec")]
+    | Annotated[WeightOnlySpec, Tag("WeightOnlySpec")]
+    | Annotated[HalfSpec, Tag("HalfSpec")]
+    | Annotated[BitsandbytesSpec, Tag("BitsandbytesSpec")],
+    Discriminator(
+        product_of,
+        custom_error_type="quantize_product",
+        custom_error_message="`bits` should be 4, 8 or 16, and `library` onnxruntime or bitsandbytes",
+    ),
+    BeforeValidator(refuse_foreign),
+    Field(description=QuantizeSpec.__doc__),
+]
+_BODY: TypeAdapter[Int8Spec | WeightOnlySpec | HalfSpec | BitsandbytesSpec] = TypeAdapter(QuantizeBody)
+
+
+def quantize_spec(body: Any) -> Int8Spec | WeightOnlySpec | HalfSpec | BitsandbytesSpec:
+    """The product that the body of `quantize` asks for.
+
+    Raises:
+        ValidationError: it asks for none that there is, or with keys that it has not.
+    """
+    return _BODY.validate_python(body)
+
+
+def roughly(body: Mapping[str, Any]) -> PassSpec:
+    """The product that a wrong body asks for, and whether it trains: what its place in the order depends on."""
+    spec = next((one.spec for one in PRODUCTS if one.spec.__name__ == product_of(body)), Int8Spec)
+    return spec.model_construct(**{key: body[key] for key in ("bits", "train") if key in body})

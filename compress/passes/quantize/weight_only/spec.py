@@ -1,0 +1,77 @@
+"""4 bits: weight-only blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from compress.core.forms import Form, Framework, Numbers
+from compress.core.spec import PassSpecBase
+from compress.passes.quantize.int8.spec import CalibrationSpec
+from compress.passes.quantize.spec import OnnxSpec
+
+_EXAMPLES = 512
+
+
+class ExamplesSpec(PassSpecBase):
+    """What `method: gptq` and `awq` learn from: training data only."""
+
+    examples: Annotated[int, Field(ge=1)] | None = None
+    """Training examples read; unset: 512."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_ranges(cls, value: Any) -> Any:
+        named = [key for key in CalibrationSpec.model_fields if isinstance(value, dict) and key in value]
+        ranges = [key for key in named if key not in cls.model_fields]
+        if ranges:
+            raise ValueError(
+                f"{' and '.join(ranges)} {'serves' if len(ranges) == 1 else 'serve'} 8 bits only: 4-bit weights have "
+                "no ranges of activations; `method` and `symmetric` of `quantize` say how they are made"
+            )
+        return value
+
+
+class WeightOnlySpec(OnnxSpec):
+    """4 bits: weight-only blocks (`MatMulNBits`), whose inputs stay in floating point."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["bits"]})
+
+    bits: Literal[4] = 4
+    """Weight-only blocks (`MatMulNBits`)."""
+    method: Literal["rtn", "hqq", "gptq", "awq"] = "gptq"
+    """How weights become 4 bits: to the nearest (`rtn`), on a fitted grid (`hqq`), with feedback of errors (`gptq`) or
+    with scaled inputs (`awq`); the last two read `calibration.examples` training examples."""
+    activation_order: bool = True
+    """`gptq`: round the weights of the largest inputs first."""
+    block_size: Literal[16, 32, 64, 128] = 32
+    """Weights that share a scale."""
+    symmetric: bool = True
+    """Weights around zero, without a zero point."""
+    calibration: ExamplesSpec = ExamplesSpec()
+    """What the method learns from."""
+
+    @model_validator(mode="after")
+    def _of_its_method(self) -> Self:
+        if self.method != "gptq" and "activation_order" in self.model_fields_set:
+            raise ValueError("activation_order serves `method: gptq` only")
+        if not self.learns and "examples" in self.calibration.model_fields_set:
+            raise ValueError(
+                "calibration.examples serves `method: gptq` and `awq`: the others look at the weights alone"
+            )
+        return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method reads training examples."""
+        return self.method in ("gptq", "awq")
+
+    @property
+    def calibration_examples(self) -> int:
+        """Training examples read."""
+        return self.calibration.examples or _EXAMPLES
+
+    def produces(self, form: Form) -> Form:
+        """The form of the result."""
+        return form.with_(framework=Framework.ONNX, numbers=Numbers.WEIGHT_ONLY)

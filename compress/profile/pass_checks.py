@@ -1,0 +1,68 @@
+"""What the passes themselves check of a valid profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.core.plugins import call
+from compress.passes.contract import PassSpec
+from compress.passes.table import PASSES
+from compress.profile.combination_checks import Found
+from compress.profile.model_checks.files import model_type
+from compress.profile.model_checks.lessons import recovery_faults
+from compress.profile.schema import Profile
+
+
+@dataclass(frozen=True)
+class PassCheck:
+    """A pass of a valid profile, and what files on this machine tell of the model that it gets.
+
+    `model` is the source whose files tell of its tokenizer, None of a fresh one; `family` its `model_type`, None where
+    that is not known.
+    """
+
+    profile: Profile
+    base: Path
+    index: int
+    spec: PassSpec
+    model: str | None
+    family: str | None
+
+
+def pass_faults(profile: Profile, base: Path) -> list[Found]:
+    """What each pass finds wrong, at its keys."""
+    return [
+        (("passes", check.index, check.spec.kind, *keys), why)
+        for check in _checks(profile, base)
+        for keys, why in (
+            *_asked(PASSES[check.spec.kind].faults, check),
+            *recovery_faults(check.spec, check.model, profile.teacher.model, base),
+        )
+    ]
+
+
+def pass_warnings(profile: Profile, base: Path) -> list[str]:
+    """What the passes find likely to disappoint, a sentence each."""
+    found = [
+        why for check in _checks(profile, base) for why in _asked(PASSES[check.spec.kind].warnings, check)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _asked(function: str | None, check: PassCheck) -> Iterator[Any]:
+    yield from () if function is None else call(function, check)
+
+
+def _checks(profile: Profile, base: Path) -> Iterator[PassCheck]:
+    model: str | None = profile.teacher.model
+    family = model_type(model, base)
+    for index, spec in enumerate(profile.specs):
+        yield PassCheck(profile, base, index, spec, model, family)
+        for _, student in spec.students():
+            if student.model is not None:
+                model, family = student.model, model_type(student.model, base)
+            elif student.architecture is not None:
+                model, family = None, student.architecture

@@ -1,0 +1,152 @@
+"""A pass that an installed distribution adds: schema, reference, validation, plan and keys treat it like a built-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KIND = """
+from compress.core.forms import Form, Framework
+from compress.passes.contract import TORCH, PassKind, PassSpec, StepKind
+
+
+class ClusterSpec(PassSpec):
+    \"\"\"Let the weights of a layer share a few values.\"\"\"
+
+    kind = "cluster"
+    accepts = "a float torch model"
+
+    values: int = 16
+    \"\"\"How many.\"\"\"
+
+    def fits(self, form: Form) -> bool:
+        return form.framework is Framework.TORCH
+
+    def produces(self, form: Form) -> Form:
+        return form
+
+
+CLUSTER = PassKind(ClusterSpec, {"cluster": StepKind("clustering.step:run", TORCH, reads_data=False)})
+"""
+PROFILE = """\
+name: job
+task: text-classification
+data: {path: data.csv}
+teacher: {model: m}
+passes:
+  - cluster: {values: 8}
+  - quantize: {bits: 8}
+"""
+KEYS = """
+import json, pathlib
+from compress.core.numerics import local_numerics
+from compress.plan.keys import Fingerprints, all_parts
+from compress.plan.steps import build_plan
+from compress.profile.load import load_profile
+plan = build_plan(load_profile(pathlib.Path("p.yaml")).profile)
+known = Fingerprints({(plan.profile.teacher.model, None): "m"}, "d")
+print(json.dumps(all_parts(plan, known, local_numerics())))
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder that holds the distribution `weight-clustering` 0.3, and a job with its pass."""
+    install(tmp_path, "cluster = clustering.kind:CLUSTER")
+    package = tmp_path / "clustering"
+    package.mkdir()
+    for name, code in {
+        "__init__": "",
+        "kind": KIND,
+        "step": "from clustering.centres import centres",
+        "centres": "",
+    }.items():
+        (package / f"{name}.py").write_text(code)
+    (tmp_path / "data.csv").write_text("text,label\nred,colour\n")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "p.yaml").write_text(PROFILE)
+    return tmp_path
+
+
+def install(site: Path, point: str) -> None:
+    folder = site / "weight_clustering-0.3.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: weight-clustering\nVersion: 0.3\n")
+    (folder / "entry_points.txt").write_text(f"[compress.passes]\n{point}\n")
+
+
+def python(site: Path, *arguments: str, code: int = 0) -> str:
+    """The output of a Python in which the distribution is installed; of one that fails what it says of it."""
+    path = os.pathsep.join((str(site), str(Path(__file__).parents[2])))
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=site,
+        env={**os.environ, "PYTHONPATH": path, "COMPRESS_CACHE": str(site / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stderr if code else result.stdout
+
+
+def compress(site: Path, *arguments: str, code: int = 0) -> str:
+    return python(site, "-m", "compress", *arguments, code=code)
+
+
+def test_the_schema_and_the_reference_hold_it(site: Path) -> None:
+    schema = json.loads(compress(site, "schema"))
+    assert schema["$defs"]["ClusterSpec"]["properties"]["values"]["description"] == "How many."
+    assert {"$ref": "#/$defs/ClusterEntry"} in schema["properties"]["passes"]["items"]["oneOf"]
+    page = python(site, "-m", "compress.profile.reference")
+    assert '<a id="passes-cluster"></a>`passes[].cluster`' in page
+
+
+def test_it_is_validated(site: Path) -> None:
+    (site / "p.yaml").write_text(PROFILE.replace("values", "value") + "  - cluster: {}\n")
+    told = compress(site, "validate", "p.yaml", code=2)
+    assert "passes.0.cluster.value: unknown key; did you mean `values`?" in told
+    assert "passes.2.cluster: needs a float torch model, but passes.1.quantize leaves" in told
+
+
+def keys_of(site: Path) -> dict[str, dict[str, Any]]:
+    parts: dict[str, dict[str, Any]] = json.loads(python(site, "-c", KEYS))
+    return parts
+
+
+def test_its_code_and_its_distribution_enter_its_key_alone(site: Path) -> None:
+    before = keys_of(site)
+    assert list(before) == [
+        "source",
+        "source.onnx",
+        "cluster",
+        "cluster.onnx",
+        "quantize",
+    ]
+    assert before["cluster"]["spec"] == {"values": 8}
+    assert before["cluster"]["libraries"]["weight-clustering"] == "0.3"
+    assert "weight-clustering" not in before["quantize"]["libraries"]
+    (site / "clustering" / "centres.py").write_text("centres = 16")
+    after = keys_of(site)
+    assert {name for name in before if before[name]["code"] != after[name]["code"]} == {"cluster"}
+
+
+@pytest.mark.parametrize(
+    ("point", "told"),
+    [
+        ("cluster = clustering.kind:NONE", "the plugin 'cluster' of weight-clustering 0.3"),
+        ("prune = clustering.kind:CLUSTER", "two things are called 'prune' in compress.passes"),
+        ("knead = clustering.kind:CLUSTER", "the plugin 'knead' of weight-clustering 0.3"),
+    ],
+)
+def test_what_is_wrong_with_it_is_told(site: Path, point: str, told: str) -> None:
+    install(site, point)
+    message = compress(site, "validate", "p.yaml", code=2)
+    assert told in message
+    assert "Traceback" not in message
+    compress(site, "--help")
