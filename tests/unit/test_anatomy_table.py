@@ -385,7 +385,7 @@ def test_a_family_whose_parts_are_not_known() -> None:
 
 def test_a_config_without_sizes() -> None:
     with pytest.raises(ModelError, match="`num_hidden_layers`, `num_attention_heads`"):
-        sizes_of_config({"model_type": "bert", "hidden_size": 3})
+        sizes_of_config({"model_type": "bert", "hidden_size": 3, "num_attention_heads": "many"})
 
 
 def test_a_head_that_a_family_has_not() -> None:

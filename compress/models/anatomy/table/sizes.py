@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.table.families import FAMILIES, FAMILY_UNSUPPORTED, why_whole
@@ -72,11 +71,12 @@ def dimensions(network: Network, config: Config) -> dict[str, int]:
         ModelError: one of those that every model has is missing.
     """
     config = {**network.defaults, **config}
-    named: dict[str, Any] = {size: config.get(key) for size, key in network.keys.items()}
-    missing = [network.keys[size] for size in ("hidden", "layers", "heads") if not named[size]]
+    found: dict[str, int] = {
+        size: value for size, key in network.keys.items() if isinstance(value := config.get(key), int)
+    }
+    missing = [network.keys[size] for size in ("hidden", "layers", "heads") if not found.get(size)]
     if missing:
         raise ModelError(f"its config.json does not say {', '.join(f'`{key}`' for key in missing)}")
-    found = {size: int(value) for size, value in named.items() if value is not None}
     hidden, heads = found["hidden"], found["heads"]
     found.setdefault("feed_forward", 4 * hidden)
     found.setdefault("groups", heads)
