@@ -79,6 +79,7 @@ CONFIGS: Mapping[str, PretrainedConfig] = {
     "qwen2": transformers.Qwen2Config(**GROUPED),
     "qwen2, tied": transformers.Qwen2Config(**GROUPED, tie_word_embeddings=True),
     "qwen3": transformers.Qwen3Config(**GROUPED, head_dim=12),
+    "gemma": transformers.GemmaConfig(**GROUPED, head_dim=12),
     "gemma2": transformers.Gemma2Config(**GEMMA),
     "gemma3_text": transformers.Gemma3TextConfig(**GEMMA),
     "phi3": transformers.Phi3Config(**GROUPED),

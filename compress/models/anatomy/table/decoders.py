@@ -79,8 +79,20 @@ _QWEN3 = replace(
     },
 )
 
-_GEMMA2 = replace(
+_GEMMA = replace(
     _LLAMA,
+    norm_offset=1.0,
+    biases=_BIASED_ATTENTION,
+    defaults={
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    },
+)
+
+_GEMMA2 = replace(
+    _GEMMA,
     inside={
         **_LLAMA.inside,
         "attention_result_norm": "post_attention_layernorm",
@@ -88,14 +100,7 @@ _GEMMA2 = replace(
         "output_result_norm": "post_feedforward_layernorm",
     },
     norms="around",
-    norm_offset=1.0,
-    biases=_BIASED_ATTENTION,
-    defaults={
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "attention_bias": False,
-        "tie_word_embeddings": True,
-    },
+    defaults={**_GEMMA.defaults, "num_key_value_heads": 4},
 )
 
 _GEMMA3 = replace(_GEMMA2, inside={**_GEMMA2.inside, **_NORMED_HEADS})
@@ -187,6 +192,7 @@ DECODERS: Mapping[str, Family] = {
     "mistral": _decoder(_MISTRAL),
     "qwen2": _decoder(_QWEN2),
     "qwen3": _decoder(_QWEN3),
+    "gemma": _decoder(_GEMMA),
     "gemma2": _decoder(_GEMMA2),
     "gemma3_text": _decoder(_GEMMA3),
     "phi3": _decoder(_PHI3),

@@ -37,7 +37,7 @@ FAMILIES: Mapping[str, Family] = {
     **ENCODERS,
     **VISION,
     **DECODERS,
-    **dict.fromkeys(("gpt_neo", "gemma", "opt"), _unlowered("texts", DECODES)),
+    **dict.fromkeys(("gpt_neo", "opt"), _unlowered("texts", DECODES)),
     "convbert": _TEXTS,
     "data2vec-text": _OFFSET,
     "ernie": _TEXTS,
