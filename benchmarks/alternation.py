@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Inputs
-from compress.measure.feeds import sample_indices, scenarios
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import milliseconds, timed
+from compress.measuring.feeds import sample_indices, scenarios
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import milliseconds, timed
 from compress.profile.schema import MeasureSpec
 
 PROCESSES = 4

@@ -29,9 +29,9 @@ from writing import markdown, write_rows
 
 from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.engine.making import make_step
-from compress.measure.feeds import sample_indices, scenarios
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import undisturbed_apart
+from compress.measuring.feeds import sample_indices, scenarios
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import undisturbed_apart
 from compress.passes.prune.latency_table import LatencyTable
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache

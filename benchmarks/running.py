@@ -26,9 +26,9 @@ from compress.engine.making import make_step
 from compress.engine.resolve import Job, resolve_job
 from compress.engine.running import run_job
 from compress.models.io.checkpoints import load_model
-from compress.plan.steps import BASELINE
+from compress.planning.steps import BASELINE
 from compress.profile.load import load_profile
-from compress.report.data.frame import contract
+from compress.reporting.data.frame import contract
 from compress.store.cache import Cache, MadeStep
 from compress.tasks.base import Truth, answers_of, score_of
 from compress.training.prediction import predict

@@ -18,7 +18,7 @@ from writing import write_rows
 from compress.core.errors import UsageError
 from compress.core.progress import Silent
 from compress.engine.resolve import resolve_job
-from compress.measure.measuring import measure
+from compress.measuring.artifact import measure
 from compress.profile.load import load_profile
 from compress.store.cache import Cache
 

@@ -33,10 +33,10 @@ from compress.core.units import megabytes
 from compress.data.splits import Examples
 from compress.engine.making import context_of
 from compress.engine.resolve import Job
-from compress.measure.feeds import sample_indices
-from compress.measure.jobs import JobFolder
-from compress.measure.scoring import model_answers
-from compress.measure.variants import compare_variants
+from compress.measuring.feeds import sample_indices
+from compress.measuring.jobs import JobFolder
+from compress.measuring.scoring import model_answers
+from compress.measuring.variants import compare_variants
 from compress.passes.quantize.int8.choice import Candidate, choose
 from compress.passes.quantize.step import calibration_batches
 from compress.profile.schema import MeasureSpec

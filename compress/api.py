@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from compress.engine.planning import PlanRow
     from compress.passes.export.verify import Verification
     from compress.profile.load import LoadedProfile
-    from compress.report.render.write import ReportPaths
+    from compress.reporting.render.write import ReportPaths
 
 StrPath = str | os.PathLike[str]
 
@@ -45,7 +45,7 @@ class Run:
     @property
     def rows(self) -> pd.DataFrame:
         """One row a step, the baseline first and what is deployed last, with the columns of `rows.csv`."""
-        from compress.report.data.frame import rows
+        from compress.reporting.data.frame import rows
 
         return rows(self.record)
 
@@ -58,8 +58,8 @@ class Run:
         return folder if folder.is_dir() else None
 
     def _repr_html_(self) -> str:
-        from compress.report.render.html import html as page
-        from compress.report.sections.content import document
+        from compress.reporting.render.html import html as page
+        from compress.reporting.sections.content import document
 
         whole = html.escape(page(document(self.record)), quote=True)
         return f'<iframe srcdoc="{whole}" style="width: 100%; height: 40em; border: 0"></iframe>'
@@ -170,7 +170,7 @@ def report(run: Run | StrPath, out: StrPath | None = None) -> ReportPaths:
     """
     from compress.core.errors import UsageError
     from compress.core.reading import understood
-    from compress.report.render.write import report_folder, write_report
+    from compress.reporting.render.write import report_folder, write_report
 
     found = run if isinstance(run, Run) else load_run(run)
     with understood("the records of this run", str(found.path), UsageError):

@@ -35,8 +35,8 @@ from typing import Any
 from compress.core import files
 from compress.core.files import is_temporary, read_sealed, write_sealed
 from compress.passes.table import PASSES
-from compress.plan.keys import code_digest
-from compress.plan.steps import step_kind
+from compress.planning.keys import code_digest
+from compress.planning.steps import step_kind
 from compress.store.checking import check, places
 from tests.jobs import write_job
 
@@ -514,7 +514,13 @@ def import_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in ("cli", "engine.running", "report.render.html", "report.render.terminal", "core.console"):
+    for name in (
+        "cli",
+        "engine.running",
+        "reporting.render.html",
+        "reporting.render.terminal",
+        "core.console",
+    ):
         importlib.import_module(f"compress.{name}")
     for module in step_modules():
         importlib.import_module(module)

@@ -11,7 +11,7 @@ from compress.core.artifacts import Artifact
 from compress.core.numerics import local_numerics
 from compress.data.sources import load
 from compress.engine.resolve import Job, fingerprints
-from compress.plan.steps import Plan, build_plan
+from compress.planning.steps import Plan, build_plan
 from compress.profile.load import LoadedProfile
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import ProfileSource

@@ -21,7 +21,7 @@ from compress.core.records import (
     StepRecord,
     TargetMeasurement,
 )
-from compress.report.data.paired import Paired, paired
+from compress.reporting.data.paired import Paired, paired
 
 LABELS = ("business", "entertainment", "politics", "sport", "tech")
 TARGET = "cpu-onnxruntime-2t"

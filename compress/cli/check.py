@@ -53,9 +53,9 @@ def check(
     from compress.core.console import Terminal
     from compress.core.errors import BudgetMissed, NotJudged, UsageError
     from compress.core.reading import understood
-    from compress.report.checking import Tolerances
-    from compress.report.checking import check as judge
-    from compress.report.data.report_reader import as_report, find_report
+    from compress.reporting.checking import Tolerances
+    from compress.reporting.checking import check as judge
+    from compress.reporting.data.report_reader import as_report, find_report
     from compress.store.runs import RUNS
 
     results = [find_report(word, Path.cwd() / RUNS) for word in (run_name, against)]

@@ -17,8 +17,8 @@ def compare(run_names: tuple[str, ...], anyway: bool) -> None:
     from compress.core.console import Terminal
     from compress.core.errors import UsageError
     from compress.core.reading import understood
-    from compress.report.compare import compare as side_by_side
-    from compress.report.data.report_reader import find_report
+    from compress.reporting.compare import compare as side_by_side
+    from compress.reporting.data.report_reader import find_report
     from compress.store.runs import RUNS
 
     found = [find_report(name, Path.cwd() / RUNS) for name in run_names]

@@ -64,9 +64,9 @@ def measure(
     """Measure an ONNX model, ours or not: accuracy, latency, memory, size. MODEL is a file, a bundle or an artifact."""
     from compress import api
     from compress.core.console import Terminal
-    from compress.report.data.frame import contract_text
-    from compress.report.render.terminal import row_line, table
-    from compress.report.sections.headline import disturbed_words, useless_words
+    from compress.reporting.data.frame import contract_text
+    from compress.reporting.render.terminal import row_line, table
+    from compress.reporting.sections.headline import disturbed_words, useless_words
 
     out = Terminal()
     finished = api.measure(

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from compress.core.records import RunRecord
-    from compress.report.render.write import ReportPaths
+    from compress.reporting.render.write import ReportPaths
 
 
 def print_run(out: Console, run: RunRecord, report: ReportPaths) -> None:
     """The table of the rows, the verdicts, and where the report lies."""
-    from compress.report.render.terminal import summary_lines, table
+    from compress.reporting.render.terminal import summary_lines, table
 
     out.print(table(run))
     for kept in report.kept:

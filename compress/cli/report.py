@@ -23,7 +23,7 @@ def report(run_name: str, as_json: bool, out: Path | None) -> None:
     run = api.load_run(run_name)
     with understood("the records of this run", str(run.path), UsageError):
         if as_json:
-            from compress.report.data.frame import contract_text
+            from compress.reporting.data.frame import contract_text
 
             echo(contract_text(run.record), newline=False)
             return

@@ -29,7 +29,7 @@ def run(
     from compress import api
     from compress.cli.outcome import print_run
     from compress.core.console import Terminal
-    from compress.report.render.terminal import row_line
+    from compress.reporting.render.terminal import row_line
 
     interruption = Interruption()
     interruption.listen()

@@ -68,7 +68,7 @@ class TaskKind:
     """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
     keys: str = "compress.profile.schema:DataSpec"
     """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
-    workloads: str = "compress.measure.feeds:scenarios"
+    workloads: str = "compress.measuring.feeds:scenarios"
     """What is timed of the drawn examples."""
     uses: Mapping[str, str] = field(default_factory=dict)
     """Keys of a profile that not every task knows, with what this one does with them, as a verb."""
@@ -86,8 +86,8 @@ class TaskKind:
 ACCURACY = MetricKind("accuracy", "accuracy", test="exact McNemar test")
 MACRO_F1 = MetricKind("macro_f1", "macro F1")
 LABEL_SECTIONS = (
-    "compress.report.sections.classes:classes",
-    "compress.report.sections.answers:answers",
-    "compress.report.sections.answers:calibration",
+    "compress.reporting.sections.classes:classes",
+    "compress.reporting.sections.answers:answers",
+    "compress.reporting.sections.answers:calibration",
 )
 """What a report says of models that answer each example with a label."""

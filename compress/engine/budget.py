@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.core.records import Limit, RunStatus, StepRecord
-from compress.measure.chance import no_better_than_chance
+from compress.measuring.chance import no_better_than_chance
 from compress.profile.schema import BudgetSpec
 
 _AT_LEAST = ("retention", "score", "speedup")

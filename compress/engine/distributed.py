@@ -23,7 +23,7 @@ from compress.core.forms import Form
 from compress.core.progress import Advance, Progress
 from compress.core.records import Curve
 from compress.engine.resolve import Job
-from compress.plan.steps import PlannedStep
+from compress.planning.steps import PlannedStep
 from compress.profile.schema import TrainSpec
 from compress.runtimes.launching import TAIL_LINES, clean_environment, follow_parent
 from compress.step import StepContext, StepResult

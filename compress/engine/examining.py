@@ -20,7 +20,7 @@ from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.models.io.presence import file_faults
 from compress.models.io.sources import check_teacher
-from compress.plan.steps import build_plan, model_sources
+from compress.planning.steps import build_plan, model_sources
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind

@@ -26,11 +26,11 @@ from compress.engine.environment import describe_environment
 from compress.engine.foreign_onnx import Given, TakenIn, for_baseline, take_in
 from compress.engine.interfaces import check_fixed
 from compress.engine.resolve import examples_digest
-from compress.measure.identity import model_digest
-from compress.measure.keys import measurement_key
-from compress.measure.measuring import measure
-from compress.measure.memory_limit import check_memory_limit
-from compress.plan.steps import BASELINE
+from compress.measuring.artifact import measure
+from compress.measuring.identity import model_digest
+from compress.measuring.keys import measurement_key
+from compress.measuring.memory_limit import check_memory_limit
+from compress.planning.steps import BASELINE
 from compress.profile.measure_request import MeasureRequest
 from compress.store.runs import RUNS, RunStore
 from compress.targets.local import ResolvedTarget

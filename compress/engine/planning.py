@@ -12,8 +12,8 @@ from compress.engine.deployment import decided_where_known
 from compress.engine.resolve import fingerprints
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
-from compress.plan.keys import Fingerprints, all_parts, key_of
-from compress.plan.steps import PlannedStep, build_plan
+from compress.planning.keys import Fingerprints, all_parts, key_of
+from compress.planning.steps import PlannedStep, build_plan
 from compress.profile.load import LoadedProfile
 from compress.profile.schema import TeacherSpec
 from compress.store.cache import Cache

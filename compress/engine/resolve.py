@@ -22,8 +22,8 @@ from compress.engine.examining import check_models
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.io.sources import check_teacher, model_config, model_folder
 from compress.models.io.sources import fingerprint as model_fingerprint
-from compress.plan.keys import Fingerprints, all_parts, key_of
-from compress.plan.steps import Plan, build_plan, model_sources
+from compress.planning.keys import Fingerprints, all_parts, key_of
+from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
 from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.fit import fit_problems

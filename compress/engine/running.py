@@ -21,13 +21,13 @@ from compress.engine.excerpts import excerpts
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.engine.trials import target_warnings, try_untrained
-from compress.measure.chance import no_better_than_chance
-from compress.measure.identity import model_digest
-from compress.measure.keys import measurement_key
-from compress.measure.measuring import measure
-from compress.measure.memory_limit import check_memory_limit
-from compress.measure.size import size_of
-from compress.plan.steps import BASELINE, Row, step_kind
+from compress.measuring.artifact import measure
+from compress.measuring.chance import no_better_than_chance
+from compress.measuring.identity import model_digest
+from compress.measuring.keys import measurement_key
+from compress.measuring.memory_limit import check_memory_limit
+from compress.measuring.size import size_of
+from compress.planning.steps import BASELINE, Row, step_kind
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
 from compress.targets.local import ResolvedTarget

@@ -13,7 +13,7 @@ from compress.core.progress import Progress
 from compress.engine.making import context_of, prepare_torch
 from compress.engine.resolve import Job
 from compress.passes.table import PASSES
-from compress.plan.steps import step_kind, untrained
+from compress.planning.steps import step_kind, untrained
 from compress.store.cache import Cache
 
 

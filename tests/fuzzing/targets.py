@@ -25,14 +25,14 @@ from compress.core.reading import parse_json
 from compress.data.sources import fingerprint, load
 from compress.encoding.tokens import encode_texts
 from compress.engine.foreign_onnx import Given, take_in, task_of_file
-from compress.measure.results import result_fault
+from compress.measuring.results import result_fault
 from compress.models.io.checkpoints import load_model
 from compress.models.io.sources import check_teacher
 from compress.passes.export.verify import hash_problems, listed_files, read_manifest
 from compress.profile.load import load_profile
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.yaml_lines import override, read_source
-from compress.report.data.frame import contract_text
+from compress.reporting.data.frame import contract_text
 from compress.runtimes.runner import write_batches
 from compress.store.runs import RunStore
 from compress.targets.ssh.device import Facts

@@ -23,7 +23,7 @@ from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, put_l
 from compress.models.io.weights import read_weights, write_weights
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
-from compress.plan.steps import build_plan
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 from compress.step import StepResult
 from compress.tasks.base import TrainingData

@@ -16,11 +16,11 @@ from compress.core.progress import Silent
 from compress.core.records import RunRecord, TargetMeasurement
 from compress.data.splits import Examples
 from compress.engine.running import run_job
-from compress.measure.feeds import scenarios
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import latency_row, timed
+from compress.measuring.feeds import scenarios
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import latency_row, timed
 from compress.profile.schema import MeasureSpec, TargetSpec
-from compress.report.data.frame import contract
+from compress.reporting.data.frame import contract
 from compress.runtimes import runner
 from compress.store.cache import Cache
 from compress.targets.local import resolve

@@ -12,9 +12,9 @@ from compress.engine.foreign_onnx import Given
 from compress.engine.measuring import measure_files
 from compress.engine.running import run_job
 from compress.profile.measure_request import MeasureRequest
-from compress.report.compare import compare, differences
-from compress.report.data.frame import contract
-from compress.report.data.report_reader import same_baseline
+from compress.reporting.compare import compare, differences
+from compress.reporting.data.frame import contract
+from compress.reporting.data.report_reader import same_baseline
 from compress.store.cache import Cache
 from tests.made_jobs import made_job, profile_of
 from tests.tiny_onnx import VOTES, write_embedder_artifact

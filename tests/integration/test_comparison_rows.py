@@ -16,10 +16,10 @@ from compress.core.progress import Silent
 from compress.core.records import RunRecord
 from compress.engine.running import run_job
 from compress.passes.quantize.kind import FP16_BASELINE
-from compress.plan.steps import build_plan
-from compress.report.data.frame import contract
-from compress.report.render.terminal import row_line, summary_lines, table
-from compress.report.render.write import write_report
+from compress.planning.steps import build_plan
+from compress.reporting.data.frame import contract
+from compress.reporting.render.terminal import row_line, summary_lines, table
+from compress.reporting.render.write import write_report
 from compress.store.cache import Cache
 from compress.store.runs import RunStore
 from tests.made_jobs import made_job, profile_of

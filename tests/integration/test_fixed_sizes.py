@@ -20,7 +20,7 @@ from compress.engine.foreign_onnx import Given, take_in
 from compress.engine.measuring import measure_files
 from compress.profile.measure_request import MeasureRequest
 from compress.profile.schema import DataSpec, TargetSpec
-from compress.report.data.frame import contract
+from compress.reporting.data.frame import contract
 from compress.tasks.base import task_of
 from tests.tiny_onnx import LABELS, VOTES, write_halves_artifact, write_votes_artifact
 

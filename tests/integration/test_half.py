@@ -24,7 +24,7 @@ from compress.passes.quantize.half import step as half_step
 from compress.passes.quantize.half.conversion import store_in_half
 from compress.passes.quantize.half.spec import HalfSpec
 from compress.passes.quantize.products import quantize_spec
-from compress.plan.steps import build_plan
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 from compress.runtimes.runner import open_session
 from compress.step import StepResult

@@ -16,13 +16,13 @@ from compress.core.errors import TargetError
 from compress.core.progress import Silent
 from compress.core.records import TargetMeasurement
 from compress.data.splits import UNLABELLED, Examples
-from compress.measure.feeds import parts
-from compress.measure.jobs import Job, JobFolder, model_path
-from compress.measure.measuring import measure
-from compress.measure.memory_limit import check_memory_limit
-from compress.measure.protocol import PROTOCOL_VERSION
-from compress.measure.size import size_of
-from compress.measure.variants import compare_variants
+from compress.measuring.artifact import measure
+from compress.measuring.feeds import parts
+from compress.measuring.jobs import Job, JobFolder, model_path
+from compress.measuring.memory_limit import check_memory_limit
+from compress.measuring.protocol import PROTOCOL_VERSION
+from compress.measuring.size import size_of
+from compress.measuring.variants import compare_variants
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.targets.local import resolve
@@ -258,6 +258,6 @@ def test_pairs_are_scored_whole_and_in_parts(tmp_path: Path, monkeypatch: pytest
     target = resolve(TargetSpec(batch_sizes=(2,)))
     made = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", Silent())
     assert (made.accuracy.against, made.accuracy.metrics[0].n) == ("scores", 5)
-    monkeypatch.setattr("compress.measure.scoring.parts", lambda batches: parts(batches, most_bytes=1))
+    monkeypatch.setattr("compress.measuring.scoring.parts", lambda batches: parts(batches, most_bytes=1))
     again = measure(one, one, None, target, EMBEDDING, test, SPEC, 0, "key", Silent())
     assert again.accuracy == made.accuracy

@@ -11,9 +11,9 @@ from compress.core.errors import TargetError
 from compress.core.progress import Silent
 from compress.core.records import RunRecord
 from compress.engine.running import run_job
-from compress.report.data.frame import contract
-from compress.report.render.terminal import summary_lines
-from compress.report.render.write import write_report
+from compress.reporting.data.frame import contract
+from compress.reporting.render.terminal import summary_lines
+from compress.reporting.render.write import write_report
 from compress.store.cache import Cache
 from tests.made_jobs import Make, made_job, profile_of
 from tests.tiny_onnx import LABELS, VOTES, write_votes_artifact

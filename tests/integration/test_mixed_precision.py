@@ -15,7 +15,7 @@ from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples
 from compress.lowering import step as lower
-from compress.measure.variants import variant_outputs
+from compress.measuring.variants import variant_outputs
 from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.report.render.write import write_report
+from compress.reporting.render.write import write_report
 from tests.records import bert_run
 from tests.system.browser import FLAGS
 

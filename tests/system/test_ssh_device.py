@@ -18,8 +18,8 @@ from compress.core.errors import TargetError
 from compress.core.progress import Silent
 from compress.core.records import TargetMeasurement
 from compress.data.splits import UNLABELLED, Examples
-from compress.measure.jobs import JobFolder
-from compress.measure.measuring import measure
+from compress.measuring.artifact import measure
+from compress.measuring.jobs import JobFolder
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection

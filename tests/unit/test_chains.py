@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from compress.core.errors import ProfileError
-from compress.plan.steps import build_plan
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 
 BODIES = {"prune": {"remove": {"heads": 0.5}}}

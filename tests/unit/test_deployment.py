@@ -8,8 +8,8 @@ import pytest
 
 from compress.core.numerics import Numerics
 from compress.engine.deployment import decided, decided_where_known
-from compress.plan.keys import Fingerprints, all_parts
-from compress.plan.steps import build_plan
+from compress.planning.keys import Fingerprints, all_parts
+from compress.planning.steps import build_plan
 from compress.profile.schema import Profile, TargetSpec
 from compress.targets.local import ResolvedTarget
 from compress.targets.ssh.device import SshDevice

@@ -12,7 +12,7 @@ from PIL import Image
 from compress.core.errors import ModelError
 from compress.core.progress import Silent
 from compress.engine.running import run_job
-from compress.plan.steps import build_plan, untrained
+from compress.planning.steps import build_plan, untrained
 from compress.profile.schema import Profile
 from compress.store.cache import Cache
 from tests.made_jobs import made_job

@@ -30,7 +30,7 @@ ALLOWED = {
 ALLOWED_CALLS = {
     ("models/io/weights.py", "save_file"): "to the temporary name of `replacing`",
     ("training/checkpointing.py", "save_file"): "to the temporary name of `replacing`",
-    ("measure/scoring.py", "np.savez"): "to the temporary name of `replacing`",
+    ("measuring/scoring.py", "np.savez"): "to the temporary name of `replacing`",
     ("models/io/onnx_files.py", "onnx.save"): "to the temporary name of `replacing`",
     ("passes/quantize/half/conversion.py", "onnx.save"): "to the temporary name of `replacing`",
     ("passes/export/golden.py", "save"): "an image, to the temporary name of `replacing`",
@@ -47,8 +47,8 @@ ALLOWED_CALLS = {
     ("targets/ssh/pipes.py", "os.write"): "into a pipe",
     ("passes/export/templates/confine.py", "open"): "of /proc, to confine itself",
     ("core/printing.py", "os.open"): "the place of an output that nobody reads",
-    ("report/render/write.py", "rename"): "of columns, not of a file",
-    ("report/plots/plots.py", "savefig"): "into memory",
+    ("reporting/render/write.py", "rename"): "of columns, not of a file",
+    ("reporting/plots/plots.py", "savefig"): "into memory",
     ("store/cache.py", "os.utime"): "when a step was last asked for; nothing hangs on it",
     ("training/teachers.py", "os.utime"): "when signals were last asked for; nothing hangs on it",
     (

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from compress.core.numerics import Numerics
-from compress.plan.keys import Fingerprints, all_parts, code_digest, key_of
-from compress.plan.steps import build_plan
+from compress.planning.keys import Fingerprints, all_parts, code_digest, key_of
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 
 BODY = """
@@ -152,7 +152,7 @@ def test_an_unresolved_source_leaves_every_key_open(tmp_path: Path):
 def test_the_code_of_a_step_is_part_of_its_key():
     assert code_digest("compress.passes.distill.step") != code_digest("compress.passes.prune.step")
     # The loop that trains belongs to distillation, and not to quantization.
-    from compress.plan.keys import _imported_files
+    from compress.planning.keys import _imported_files
 
     assert "compress/training/loop.py" in _imported_files("compress.passes.distill.step")
     assert "compress/training/loop.py" not in _imported_files("compress.passes.quantize.step")

@@ -16,8 +16,8 @@ TASKS = ("text-classification", "image-classification", "sentence-embedding")
 PRINT_KEYS = """
 import json, sys
 from compress.core.numerics import Numerics
-from compress.plan.keys import Fingerprints, all_parts, key_of
-from compress.plan.steps import build_plan
+from compress.planning.keys import Fingerprints, all_parts, key_of
+from compress.planning.steps import build_plan
 from compress.profile.schema import Profile
 
 def keys(task):

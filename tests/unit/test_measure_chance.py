@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from compress.core.records import Accuracy, RunRecord, StepRecord
 from compress.engine.budget import USELESS, judge, measured_values, outcome
-from compress.measure.chance import (
+from compress.measuring.chance import (
     VALIDATION_FACT,
     Against,
     against_most_frequent,
@@ -20,11 +20,11 @@ from compress.measure.chance import (
     no_better_than_chance,
 )
 from compress.profile.schema import BudgetSpec
-from compress.report.checking import Tolerances, check
-from compress.report.data.frame import contract
-from compress.report.render.terminal import summary_lines, table
-from compress.report.sections.content import document
-from compress.report.sections.headline import status_words, tiles, verdicts
+from compress.reporting.checking import Tolerances, check
+from compress.reporting.data.frame import contract
+from compress.reporting.render.terminal import summary_lines, table
+from compress.reporting.sections.content import document
+from compress.reporting.sections.headline import status_words, tiles, verdicts
 from tests.records import LABELS, accuracy, bert_run, embedding_accuracy, embedding_run, measurement
 
 # 72 % of the examples have the first label.

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 
 from compress.core.records import Accuracy
 from compress.data.splits import UNLABELLED, Examples
-from compress.measure.statistics import mean_interval
-from compress.measure.variants import SCORED, scored_sample
+from compress.measuring.statistics import mean_interval
+from compress.measuring.variants import SCORED, scored_sample
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Scored, Truth, answers_of, task_of
 from compress.tasks.sentence_embedding.correlation import paired_correlations, spearman_interval

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from compress.measure.keys import measurement_key
+from compress.measuring.keys import measurement_key
 from compress.profile.schema import MeasureSpec
 
 PARTS: dict[str, Any] = {
@@ -40,13 +40,13 @@ def test_equal_parts_give_equal_keys() -> None:
 
 def test_a_new_protocol_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = measurement_key(**PARTS)
-    monkeypatch.setattr("compress.measure.keys.PROTOCOL_VERSION", 10_000)
+    monkeypatch.setattr("compress.measuring.keys.PROTOCOL_VERSION", 10_000)
     assert measurement_key(**PARTS) != before
 
 
 def test_keys_and_measuring_need_no_torch() -> None:
     code = (
-        "import sys, compress.measure.keys, compress.measure.measuring, compress.measure.variants;"
+        "import sys, compress.measuring.keys, compress.measuring.artifact, compress.measuring.variants;"
         "import compress.targets.local as t; t.probe();"
         "sys.exit(','.join(m for m in ('torch', 'transformers', 'onnxruntime') if m in sys.modules) or 0)"
     )

@@ -7,12 +7,12 @@ import pytest
 
 from compress.core.records import Accuracy
 from compress.data.splits import Examples
-from compress.measure.accuracy import accuracy_record, paired_verdict
-from compress.measure.feeds import Scenario
-from compress.measure.latency import latency_jobs, latency_record, milliseconds, speed_verdict
-from compress.measure.measuring import memory_record
-from compress.measure.protocol import RESOLUTION
-from compress.measure.statistics import Interval
+from compress.measuring.accuracy import accuracy_record, paired_verdict
+from compress.measuring.artifact import memory_record
+from compress.measuring.feeds import Scenario
+from compress.measuring.latency import latency_jobs, latency_record, milliseconds, speed_verdict
+from compress.measuring.protocol import RESOLUTION
+from compress.measuring.statistics import Interval
 from compress.profile.schema import MeasureSpec
 from compress.tasks.base import Scored, answers_of
 from tests.tiny import text_task

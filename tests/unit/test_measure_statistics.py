@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from compress.measure.statistics import (
+from compress.measuring.statistics import (
     bootstrap_medians,
     macro_f1_interval,
     mcnemar_exact,

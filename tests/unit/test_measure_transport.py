@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.measure.results import examples_in, output_fault, result_fault
-from compress.measure.transport import relocated
+from compress.measuring.results import examples_in, output_fault, result_fault
+from compress.measuring.transport import relocated
 from compress.runtimes import runner
 
 

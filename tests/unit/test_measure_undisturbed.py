@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import timed_apart, undisturbed_ms
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import timed_apart, undisturbed_ms
 from compress.passes.prune.latency_table import LayerShape, part_graph
 from compress.profile.schema import MeasureSpec
 

@@ -12,13 +12,13 @@ from compress.core.records import Accuracy, Metric, RunRecord
 from compress.core.task_kind import MetricKind, TaskKind
 from compress.engine.budget import judge
 from compress.profile.schema import BudgetSpec
-from compress.report.checking import Tolerances, check
-from compress.report.data.frame import contract
-from compress.report.data.paired import told
-from compress.report.data.pareto import dominated_by
-from compress.report.data.row import ordered
-from compress.report.render.scores import reading
-from compress.report.sections.headline import limit_words
+from compress.reporting.checking import Tolerances, check
+from compress.reporting.data.frame import contract
+from compress.reporting.data.paired import told
+from compress.reporting.data.pareto import dominated_by
+from compress.reporting.data.row import ordered
+from compress.reporting.render.scores import reading
+from compress.reporting.sections.headline import limit_words
 from compress.tasks import table
 from compress.tasks.base import Score
 from tests.records import bert_run

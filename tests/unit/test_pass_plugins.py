@@ -46,8 +46,8 @@ passes:
 KEYS = """
 import json, pathlib
 from compress.core.numerics import local_numerics
-from compress.plan.keys import Fingerprints, all_parts
-from compress.plan.steps import build_plan
+from compress.planning.keys import Fingerprints, all_parts
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 plan = build_plan(load_profile(pathlib.Path("p.yaml")).profile)
 known = Fingerprints({(plan.profile.teacher.model, None): "m"}, "d")

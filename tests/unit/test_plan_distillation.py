@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from compress.plan.steps import Plan, build_plan, model_sources
+from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import load_profile
 
 

@@ -12,7 +12,7 @@ from compress.core.errors import ProfileError
 from compress.core.forms import Structure
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune.spec import PruneSpec, PruneTargetSpec, RemoveSpec
-from compress.plan.steps import build_plan
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 
 DISTILL: dict[str, Any] = {"distill": {"student": {"layers": 2}}}

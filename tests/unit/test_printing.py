@@ -15,8 +15,8 @@ from rich.text import Text
 
 from compress.core.console import Terminal, TerminalProgress
 from compress.core.printing import echo, printable
-from compress.report.render.terminal import row_line, summary_lines, table
-from compress.report.render.write import write_report
+from compress.reporting.render.terminal import row_line, summary_lines, table
+from compress.reporting.render.write import write_report
 from tests.records import bert_run, change_step
 
 STEERING = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egpj.exe \u2066 \r \x08 \x00 \ud800"

@@ -16,7 +16,7 @@ from compress.losses.masked_lm.spec import MaskedLmLoss
 from compress.losses.relation.spec import RelationLoss
 from compress.models.io.code import call
 from compress.passes.distill.spec import DistillSpec, losses_of
-from compress.plan.steps import build_plan
+from compress.planning.steps import build_plan
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, load_profile
 from compress.profile.schema import Profile

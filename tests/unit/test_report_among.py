@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.records import Accuracy, RunRecord
-from compress.report.data.frame import contract, rows
-from compress.report.data.pareto import dominated_by, dominates, dominators, front
-from compress.report.plots.plots import draw
-from compress.report.render.markdown import table as in_markdown
-from compress.report.render.numbers import MISSING
-from compress.report.sections.answers import Answers, answers, calibration, changed_answers
-from compress.report.sections.attribution import changes, table
-from compress.report.sections.calibration import calibration_error, error_of
-from compress.report.sections.result_sections import passes
+from compress.reporting.data.frame import contract, rows
+from compress.reporting.data.pareto import dominated_by, dominates, dominators, front
+from compress.reporting.plots.plots import draw
+from compress.reporting.render.markdown import table as in_markdown
+from compress.reporting.render.numbers import MISSING
+from compress.reporting.sections.answers import Answers, answers, calibration, changed_answers
+from compress.reporting.sections.attribution import changes, table
+from compress.reporting.sections.calibration import calibration_error, error_of
+from compress.reporting.sections.result_sections import passes
 from tests.records import accuracy, bert_run, change_step, embedding_run, failed_run
 
 

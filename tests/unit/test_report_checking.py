@@ -12,11 +12,11 @@ from rich.console import Console
 from compress.cli.root import main
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord
-from compress.report.checking import Tolerances, check
-from compress.report.compare import compare
-from compress.report.data.frame import contract, contract_text
-from compress.report.data.paired import packed, unpacked
-from compress.report.data.report_reader import read_report
+from compress.reporting.checking import Tolerances, check
+from compress.reporting.compare import compare
+from compress.reporting.data.frame import contract, contract_text
+from compress.reporting.data.paired import packed, unpacked
+from compress.reporting.data.report_reader import read_report
 from compress.store.runs import RunStore
 from tests.records import (
     TARGET,

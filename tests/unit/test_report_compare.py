@@ -2,7 +2,7 @@ import pytest
 from rich.console import Console
 
 from compress.core.errors import UsageError
-from compress.report.compare import compare, differences
+from compress.reporting.compare import compare, differences
 from tests.records import (
     TARGET,
     accuracy,

@@ -13,13 +13,13 @@ from compress.cli.root import main
 from compress.core.records import Limit, RunRecord
 from compress.engine.budget import judge, outcome
 from compress.profile.schema import BudgetSpec
-from compress.report.checking import Tolerances, check
-from compress.report.compare import comparison_table
-from compress.report.data.frame import contract, contract_text, rows
-from compress.report.render.terminal import RunTable, row_line, summary_lines, table
-from compress.report.render.write import write_report
-from compress.report.sections.content import document
-from compress.report.sections.headline import status_words, tiles, verdicts
+from compress.reporting.checking import Tolerances, check
+from compress.reporting.compare import comparison_table
+from compress.reporting.data.frame import contract, contract_text, rows
+from compress.reporting.render.terminal import RunTable, row_line, summary_lines, table
+from compress.reporting.render.write import write_report
+from compress.reporting.sections.content import document
+from compress.reporting.sections.headline import status_words, tiles, verdicts
 from compress.store.runs import RunStore
 from tests.records import bert_run, change_step, disturbed_step
 

@@ -1,9 +1,9 @@
 import pytest
 
 from compress.core.records import Limit
-from compress.report.render.document import Waterfall
-from compress.report.sections import classes, facts, headline, result_sections, run_sections
-from compress.report.sections.content import document
+from compress.reporting.render.document import Waterfall
+from compress.reporting.sections import classes, facts, headline, result_sections, run_sections
+from compress.reporting.sections.content import document
 from tests.records import (
     TARGET,
     accuracy,

@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 from compress.core.records import Limit, RunRecord
-from compress.report.compare import compare, differences
-from compress.report.data.paired import retention_interval, told
-from compress.report.render.document import Scatter, Waterfall
-from compress.report.render.markdown import markdown
-from compress.report.render.scores import reading
-from compress.report.render.terminal import budget_lines, summary_lines, table
-from compress.report.render.write import write_report
-from compress.report.sections import classes, headline, result_sections, run_sections
-from compress.report.sections.content import document
+from compress.reporting.compare import compare, differences
+from compress.reporting.data.paired import retention_interval, told
+from compress.reporting.render.document import Scatter, Waterfall
+from compress.reporting.render.markdown import markdown
+from compress.reporting.render.scores import reading
+from compress.reporting.render.terminal import budget_lines, summary_lines, table
+from compress.reporting.render.write import write_report
+from compress.reporting.sections import classes, headline, result_sections, run_sections
+from compress.reporting.sections.content import document
 from tests.records import bert_run, change_step, embedding_accuracy, embedding_run, measurement
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from compress.core.records import RunRecord
 from compress.passes.export.sections import phone_lines, phones
 from compress.passes.prune.sections import pruned_to, pruned_to_lines
-from compress.report.render.document import Section
-from compress.report.render.html import html
-from compress.report.render.markdown import markdown
-from compress.report.render.terminal import summary_lines
-from compress.report.sections.content import document
-from compress.report.sections.run_sections import findings
+from compress.reporting.render.document import Section
+from compress.reporting.render.html import html
+from compress.reporting.render.markdown import markdown
+from compress.reporting.render.terminal import summary_lines
+from compress.reporting.sections.content import document
+from compress.reporting.sections.run_sections import findings
 from tests.records import bert_run, change_step
 
 TARGET = {

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from compress.core.records import Limit, RunRecord
-from compress.report.data.frame import contract, contract_text, rows
-from compress.report.data.row import CONTRACT_KEYS
+from compress.reporting.data.frame import contract, contract_text, rows
+from compress.reporting.data.row import CONTRACT_KEYS
 from tests.records import (
     TARGET,
     accuracy,

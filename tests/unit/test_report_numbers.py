@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.report.render import numbers
+from compress.reporting.render import numbers
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from compress.passes.quantize.sections import sensitivity
-from compress.report.render.document import Bars
-from compress.report.render.html import html
-from compress.report.sections.content import document
+from compress.reporting.render.document import Bars
+from compress.reporting.render.html import html
+from compress.reporting.sections.content import document
 from tests.records import bert_run, change_step
 
 LAYERS = [

@@ -1,7 +1,7 @@
 import pytest
 from rich.console import Console
 
-from compress.report.render.terminal import budget_lines, row_line, summary_lines, table
+from compress.reporting.render.terminal import budget_lines, row_line, summary_lines, table
 from tests.records import bert_run, change_step, failed_run, missed_run
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from compress.core.records import RunRecord
-from compress.report.plots.plots import draw
-from compress.report.render.document import Training
-from compress.report.render.html import html
-from compress.report.sections.content import document
-from compress.report.sections.run_sections import findings
-from compress.report.sections.training import training
+from compress.reporting.plots.plots import draw
+from compress.reporting.render.document import Training
+from compress.reporting.render.html import html
+from compress.reporting.sections.content import document
+from compress.reporting.sections.run_sections import findings
+from compress.reporting.sections.training import training
 from tests.records import bert_run, change_step, curve, embedding_run
 
 STAGES = [

@@ -11,11 +11,11 @@ import pytest
 from compress.core.errors import UsageError
 from compress.core.ours import MARKER
 from compress.core.records import Curve, CurvePoint
-from compress.report.data.frame import contract, contract_text
-from compress.report.render.html import html
-from compress.report.render.markdown import escape, markdown
-from compress.report.render.write import report_folder, write_report
-from compress.report.sections.content import document
+from compress.reporting.data.frame import contract, contract_text
+from compress.reporting.render.html import html
+from compress.reporting.render.markdown import escape, markdown
+from compress.reporting.render.write import report_folder, write_report
+from compress.reporting.sections.content import document
 from tests.records import bert_run, change_step, failed_run, missed_run, truth_of
 
 EVIL = '<script>alert("1")</script> & $x$ | `y`\n*z*'
@@ -224,10 +224,10 @@ def test_a_hundred_and_fifty_labels_in_another_script(tmp_path):
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("compress.report.data.frame", ("matplotlib", "jinja2", "torch", "transformers")),
-        ("compress.report.render.write", ("matplotlib", "torch", "transformers")),
-        ("compress.report.render.terminal", ("matplotlib", "pandas", "torch", "transformers")),
-        ("compress.report.render.html", ("torch", "transformers")),
+        ("compress.reporting.data.frame", ("matplotlib", "jinja2", "torch", "transformers")),
+        ("compress.reporting.render.write", ("matplotlib", "torch", "transformers")),
+        ("compress.reporting.render.terminal", ("matplotlib", "pandas", "torch", "transformers")),
+        ("compress.reporting.render.html", ("torch", "transformers")),
     ],
 )
 def test_what_is_not_imported(module, absent):

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.measure.results import load_answers, output_fault, result_fault
+from compress.measuring.results import load_answers, output_fault, result_fault
 from compress.runtimes import runner
 from compress.tasks import label_scorer
 

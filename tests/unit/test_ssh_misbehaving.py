@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from compress.core.errors import TargetError
-from compress.measure.transport import Elsewhere
+from compress.measuring.transport import Elsewhere
 from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.ssh import agent, connection

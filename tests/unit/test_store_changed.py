@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from compress.cli.root import main
 from compress.core.errors import DataError, UsageError
-from compress.measure.scoring import _keep, _kept
+from compress.measuring.scoring import _keep, _kept
 from compress.store.cache import Cache
 from compress.store.checking import check, places
 from compress.store.runs import RunStore

@@ -18,7 +18,7 @@ from compress.core import files
 from compress.core.errors import ResourceError
 from compress.core.exhaustion import exhaustion_told
 from compress.core.progress import Silent
-from compress.measure.scoring import _keep, _kept
+from compress.measuring.scoring import _keep, _kept
 from compress.store.cache import Cache
 from compress.store.checking import check, places
 from compress.store.runs import RunStore

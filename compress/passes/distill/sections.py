@@ -9,10 +9,10 @@ from compress.core.records import RunRecord, StepRecord
 from compress.core.units import format_seconds
 from compress.passes.distill.kind import TAUGHT
 from compress.passes.distill.spec import DistillSpec
-from compress.report.render.document import Cell, Row, row
-from compress.report.render.numbers import count, percent
-from compress.report.render.scores import examples_word, reading
-from compress.report.sections.facts import value_words
+from compress.reporting.render.document import Cell, Row, row
+from compress.reporting.render.numbers import count, percent
+from compress.reporting.render.scores import examples_word, reading
+from compress.reporting.sections.facts import value_words
 
 _LABELS = {"train_score": "on the training split", "validation_score": "on the validation split"}
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
-from compress.report.data.row import ordered
-from compress.report.render.document import Cell, Row, Section, Table, Tone, row
-from compress.report.render.numbers import count
+from compress.reporting.data.row import ordered
+from compress.reporting.render.document import Cell, Row, Section, Table, Tone, row
+from compress.reporting.render.numbers import count
 
 _ACCELERATORS = {"nnapi": "NNAPI", "coreml": "CoreML"}
 _TONES: dict[str, Tone] = {"yes": "good", "no": "bad"}

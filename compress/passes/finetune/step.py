@@ -10,7 +10,7 @@ from compress.core.errors import PassError
 from compress.core.forms import TORCH_FLOAT
 from compress.encoding.images import ImageInputs
 from compress.encoding.inputs import Inputs
-from compress.measure.chance import VALIDATION_FACT, against_most_frequent
+from compress.measuring.chance import VALIDATION_FACT, against_most_frequent
 from compress.models.io.checkpoints import count_parameters, load_for_labels, save_model
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec

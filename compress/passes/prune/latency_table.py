@@ -19,9 +19,9 @@ from compress.core.units import BYTES_PER_MB, MIB
 from compress.encoding.inputs import Batch
 from compress.lowering.export import OPSET
 from compress.lowering.graph import MS_DOMAIN
-from compress.measure.disturbance import any_disturbed
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import Timed, timed, undisturbed_ms
+from compress.measuring.disturbance import any_disturbed
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import Timed, timed, undisturbed_ms
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
 from compress.passes.prune.spec import PruneSpec
-from compress.report.data.row import ordered
-from compress.report.render.document import Cell, Row, Section, Table, Tone, row
-from compress.report.render.numbers import MISSING, percent, significant, times
+from compress.reporting.data.row import ordered
+from compress.reporting.render.document import Cell, Row, Section, Table, Tone, row
+from compress.reporting.render.numbers import MISSING, percent, significant, times
 
 _FORETOLD_WITHIN = 0.1
 _ASKED: Mapping[str, Callable[[float], str]] = {

@@ -20,10 +20,10 @@ from compress.core.files import make_folder
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
-from compress.measure.disturbance import chosen_while_disturbed
-from compress.measure.feeds import sample_indices, scenarios
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import Timed, undisturbed_apart
+from compress.measuring.disturbance import chosen_while_disturbed
+from compress.measuring.feeds import sample_indices, scenarios
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import Timed, undisturbed_apart
 from compress.models.anatomy.encoder import Encoder, encoder_of
 from compress.models.anatomy.pruned import block_sizes
 from compress.models.io.checkpoints import count_parameters, load_model, save_model

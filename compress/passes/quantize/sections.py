@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
-from compress.report.data.row import ordered
-from compress.report.render.document import Bar, Bars, Figure, Section, Table, row
-from compress.report.render.numbers import count, significant
-from compress.report.render.scores import reading
+from compress.reporting.data.row import ordered
+from compress.reporting.render.document import Bar, Bars, Figure, Section, Table, row
+from compress.reporting.render.numbers import count, significant
+from compress.reporting.render.scores import reading
 
 MOST_BARS = 40
 

@@ -16,8 +16,8 @@ from compress.core.errors import ModelError, PassError
 from compress.core.files import empty_folder, make_folder, publish, remove
 from compress.encoding.inputs import Batch, Inputs
 from compress.lowering.files import save_onnx
-from compress.measure.disturbance import chosen_while_disturbed
-from compress.measure.variants import compare_variants, variant_scores
+from compress.measuring.disturbance import chosen_while_disturbed
+from compress.measuring.variants import compare_variants, variant_scores
 from compress.passes.quantize.int8.choice import Candidate, choose
 from compress.passes.quantize.int8.coverage import Products, count_products
 from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning

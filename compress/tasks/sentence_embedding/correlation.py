@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.measure.protocol import CONFIDENCE, PAIR_RESAMPLES, RESAMPLES
-from compress.measure.statistics import Interval, around
+from compress.measuring.protocol import CONFIDENCE, PAIR_RESAMPLES, RESAMPLES
+from compress.measuring.statistics import Interval, around
 from compress.tasks.sentence_embedding.similarity import rank_groups, spearman, weighted_spearman
 
 

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from compress.core.records import Accuracy, Verdict
 from compress.data.splits import Examples, item_bytes
-from compress.measure.accuracy import SPLIT, metric_record
-from compress.measure.protocol import INTERVAL_PAIRS, SAME_ORDER, SIGNIFICANCE
-from compress.measure.statistics import Interval, mean_interval
+from compress.measuring.accuracy import SPLIT, metric_record
+from compress.measuring.protocol import INTERVAL_PAIRS, SAME_ORDER, SIGNIFICANCE
+from compress.measuring.statistics import Interval, mean_interval
 from compress.tasks.base import Scored, Truth
 from compress.tasks.sentence_embedding.correlation import paired_correlations, spearman_interval
 from compress.tasks.sentence_embedding.kind import CORRELATION, RECALL

@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.artifacts import Artifact
 from compress.lowering.graph import MS_DOMAIN
-from compress.measure.disturbance import any_disturbed
-from compress.measure.jobs import JobFolder
-from compress.measure.latency import milliseconds, timed
+from compress.measuring.disturbance import any_disturbed
+from compress.measuring.jobs import JobFolder
+from compress.measuring.latency import milliseconds, timed
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext

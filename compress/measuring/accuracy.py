@@ -1,0 +1,84 @@
+"""From the labels that a model answers to its scores, with intervals and the paired test against the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.records import Accuracy, Metric, Verdict
+from compress.core.task_kind import ACCURACY, MACRO_F1, MetricKind
+from compress.measuring.protocol import SIGNIFICANCE
+from compress.measuring.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
+from compress.tasks.base import Scored, Truth
+from compress.tasks.labels import confidence
+
+SPLIT = "test"
+_DECIMALS = 4
+
+
+def accuracy_record(scored: Scored) -> Accuracy:
+    """Scores of a model that answers each example with a label.
+
+    Raises:
+        ModelError: an output is not a finite number.
+        ValueError: the baseline was scored on other examples.
+    """
+    predictions, truth, baseline = scored.answers["label"], scored.examples.labels, scored.baseline
+    score = scored.task.score(scored.answers, Truth.of(scored.examples))
+    correct = predictions == truth
+    metrics = (
+        metric_record(ACCURACY, wilson(int(correct.sum()), len(truth)), len(truth)),
+        metric_record(MACRO_F1, macro_f1_interval(predictions, truth, scored.seed), len(truth)),
+    )
+    if not np.isclose(metrics[0].value, score.value):
+        raise ValueError(
+            f"{ACCURACY.name} {score.value} is not the share of right predictions {metrics[0].value}"
+        )
+    retention: float | None = 1.0
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    if baseline is not None:
+        if baseline.truth != tuple(truth.tolist()):
+            raise ValueError("the baseline was scored on other examples")
+        retention = ACCURACY.retention(score.value, baseline.metrics[0].value)
+        p_value, verdict = paired_verdict(predictions, np.asarray(baseline.predictions), truth)
+    return Accuracy(
+        split=SPLIT,
+        batch_size=scored.batch_size,
+        metrics=metrics,
+        retention=retention,
+        p_value=p_value,
+        verdict=verdict,
+        predictions=tuple(predictions.tolist()),
+        truth=tuple(truth.tolist()),
+        unknown_token_share=scored.unknown_token_share,
+        confidence=tuple(np.round(confidence(scored.answers), _DECIMALS).tolist()),
+    )
+
+
+def paired_verdict(
+    predictions: NDArray[np.int64] | Sequence[int],
+    baseline: NDArray[np.int64] | Sequence[int],
+    truth: NDArray[np.int64] | Sequence[int],
+) -> tuple[float, Verdict]:
+    """p value of the exact McNemar test against the baseline's predictions, and what it says; all (n,)."""
+    right, baseline_right = np.equal(predictions, truth), np.equal(baseline, truth)
+    won, lost = int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum())
+    p_value = mcnemar_exact(won, lost)
+    if p_value >= SIGNIFICANCE:
+        return p_value, "no difference"
+    return p_value, "better" if won > lost else "worse"
+
+
+def metric_record(kind: MetricKind, interval: Interval, n: int) -> Metric:
+    """A metric with its interval, over n examples."""
+    return Metric(
+        name=kind.name,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        smaller_is_better=kind.smaller_is_better,
+    )

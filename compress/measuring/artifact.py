@@ -1,0 +1,156 @@
+"""Measures a saved artifact on a target: its scores, its speed against the baseline, its memory."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from compress.core.artifacts import TOKENIZER, Artifact
+from compress.core.plugins import named
+from compress.core.progress import Advance, Progress
+from compress.core.records import Latency, Memory, TargetMeasurement
+from compress.core.task_kind import TaskKind
+from compress.core.units import NS_PER_MS, megabytes
+from compress.data.splits import Examples
+from compress.encoding.inputs import Inputs
+from compress.encoding.interface import as_taken
+from compress.measuring.feeds import Workloads, sample_indices, scenarios
+from compress.measuring.jobs import Job, JobFolder, model_path
+from compress.measuring.latency import in_patience, latency_jobs, latency_row
+from compress.measuring.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
+from compress.measuring.scoring import score_artifact
+from compress.profile.schema import MeasureSpec
+from compress.targets.local import ResolvedTarget
+from compress.tasks.base import Task
+
+
+def measure(
+    artifact: Artifact,
+    baseline: Artifact,
+    baseline_measurement: TargetMeasurement | None,
+    target: ResolvedTarget,
+    task: Task,
+    test: Examples,
+    spec: MeasureSpec,
+    seed: int,
+    key: str,
+    progress: Progress,
+    shared: Path | None = None,
+    allow_code: bool = False,
+) -> TargetMeasurement:
+    """Measure an artifact on a target, in child processes that load nothing but what runs it.
+
+    Args:
+        artifact: what is measured, in the form that the target's runtime loads.
+        baseline: what it is compared with, in the same form of file.
+        baseline_measurement: of the baseline on the same target; None: `artifact` is the baseline, and is
+            timed against itself.
+        test: the held-out examples; nothing is tuned on them here.
+        seed: of the choice of the timed examples and of the bootstrap.
+        key: the measurement's key, kept in the record.
+        shared: a folder that survives; the baseline's embeddings are kept there, which each rival is compared with.
+        allow_code: whether the code of a torch model may run.
+
+    Raises:
+        TargetError: the target cannot load the artifact, or failed while it was measured.
+    """
+    started = time.perf_counter()
+    models = (model_path(baseline, target), model_path(artifact, target))
+    sample = test.take(sample_indices(len(test), spec.examples, seed))
+    with (
+        tempfile.TemporaryDirectory(prefix="compress-measure-") as name,
+        progress.bar(f"measure on {target.label}", 1 + LATENCY_PROCESSES[target.spec.runtime]) as advance,
+    ):
+        jobs = JobFolder.of_target(Path(name), target, allow_code=allow_code)
+        sampled = [as_taken(task.encode(sample, one.path), one.path) for one in (baseline, artifact)]
+        accuracy, (weighed,) = score_artifact(
+            jobs,
+            artifact,
+            baseline,
+            None if baseline_measurement is None else baseline_measurement.accuracy,
+            target,
+            task,
+            test,
+            seed,
+            # Sizes do not depend on what else runs either.
+            beside=[_memory_job(jobs, models[1], sampled[1], target.spec.batch_sizes[0])],
+            shared=shared,
+        )
+        advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
+        told = target.tokenizes and (artifact.path / TOKENIZER).is_file()
+        texts = tuple(sample.texts) if told else ()
+        latency, tokenization_ms = _time(
+            jobs, models, sampled, task.kind, spec, target, seed, _tokenization(artifact, texts), advance
+        )
+    return TargetMeasurement(
+        key=key,
+        target=target.label,
+        fingerprint=target.fingerprint,
+        machine=target.machine,
+        protocol=PROTOCOL_VERSION,
+        accuracy=accuracy,
+        latency=latency,
+        memory=memory_record(weighed, target.spec.memory_limit_mb),
+        tokenization_ms=tokenization_ms,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _time(
+    jobs: JobFolder,
+    models: tuple[str, str],
+    inputs: list[Inputs],
+    kind: TaskKind,
+    spec: MeasureSpec,
+    target: ResolvedTarget,
+    seed: int,
+    tokenization: dict[str, Any] | None,
+    advance: Advance,
+) -> tuple[tuple[Latency, ...], float | None]:
+    """Timings for every batch size and length of the target, and the median time to tokenize a text."""
+    indices = np.arange(len(inputs[0]))
+    workloads = cast(Workloads, named(kind.workloads))
+    timed = workloads(indices, target.spec.batch_sizes, target.spec.sequence_lengths)
+    feeds = [
+        [jobs.feeds(f"time{row}-{which}", scenario.batches(one)) for which, one in enumerate(inputs)]
+        for row, scenario in enumerate(timed)
+    ]
+    results = []
+    processes = LATENCY_PROCESSES[target.spec.runtime]
+    for result in in_patience(jobs, latency_jobs(models, feeds, spec, tokenization, processes=processes)):
+        results.append(result)
+        advance(1)
+    rows = tuple(
+        latency_row(scenario, results, row, scenario.mean_length(inputs[1]), seed)
+        for row, scenario in enumerate(timed)
+    )
+    spent = results[0].get("tokenization_ns")
+    return rows, float(np.median(spent)) / NS_PER_MS if spent else None
+
+
+def memory_record(result: dict[str, Any], limit_mb: float | None = None) -> Memory:
+    """The record of a memory job's result; `limit_mb` is what its target allows."""
+    gpu_peak = result["gpu_peak_bytes"]
+    return Memory(
+        peak_mb=megabytes(result["peak_bytes"] - result["before_load_bytes"]),
+        absolute_peak_mb=megabytes(result["peak_bytes"]),
+        before_load_mb=megabytes(result["before_load_bytes"]),
+        gpu_peak_mb=None if gpu_peak is None else megabytes(gpu_peak),
+        method=result["method"],
+        limit_mb=limit_mb,
+    )
+
+
+def _memory_job(jobs: JobFolder, model: str, inputs: Inputs, batch_size: int) -> Job:
+    """Load the model and run the sampled examples at the first batch size."""
+    scenario = scenarios(np.arange(len(inputs)), [batch_size], [])[0]
+    feeds = jobs.feeds("memory", scenario.batches(inputs))
+    return Job({"kind": "memory", "model": model, "feeds": feeds}, "measuring the model's memory")
+
+
+def _tokenization(artifact: Artifact, texts: tuple[str, ...]) -> dict[str, Any] | None:
+    return {"folder": str(artifact.path), "texts": list(texts)} if texts else None

@@ -1,0 +1,102 @@
+"""Whether a baseline is better than always giving the most frequent answer: else nothing that is held against it says
+anything."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compress.core.records import Accuracy, StepRecord
+from compress.measuring.protocol import SIGNIFICANCE
+
+VALIDATION_FACT = "validation_against_most_frequent"
+"""What fine-tuning records of the validation split: `gained` and `lost`."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """A model beside the most frequent answer: `gained` only the model gets right, `lost` only that answer does."""
+
+    gained: int
+    lost: int
+
+    def __add__(self, other: Against) -> Against:
+        return Against(self.gained + other.gained, self.lost + other.lost)
+
+    @property
+    def p_value(self) -> float:
+        """One-sided p of the exact McNemar test: how often chance alone gains so much."""
+        n = self.gained + self.lost
+        # Whole numbers all the way: the powers overflow floats for n > 1023.
+        ways = sum(math.comb(n, k) for k in range(self.gained, n + 1))
+        return float(ways * 10**18 // 2**n) / 10**18
+
+    def as_fact(self) -> dict[str, int]:
+        """As plain JSON values."""
+        return {"gained": self.gained, "lost": self.lost}
+
+
+def most_frequent(truth: Sequence[int]) -> int:
+    """The label that occurs most often, the smallest of several; there is one example at least."""
+    counts = Counter(truth)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def against_most_frequent(predictions: Sequence[int], truth: Sequence[int]) -> Against:
+    """Predictions beside the most frequent label of the same examples (n,)."""
+    if not truth:
+        return Against(0, 0)
+    answer = most_frequent(truth)
+    pairs = list(zip(predictions, truth, strict=True))
+    return Against(
+        sum(given == true != answer for given, true in pairs),
+        sum(given != true == answer for given, true in pairs),
+    )
+
+
+def no_better_than_chance(baseline: StepRecord | None, labels: Sequence[str] = ()) -> str | None:
+    """Why a measured baseline is of no use, in words; None where it is better, or nobody can tell.
+
+    Classifiers are held against the most frequent answer, on the test split and, where they were fine-tuned here, on
+    the validation split too; embeddings that are scored against given similarities against none at all.
+
+    Args:
+        labels: the names of the label indices.
+    """
+    if baseline is None or not baseline.measurements:
+        return None
+    accuracy = baseline.measurements[0].accuracy
+    if accuracy.against == "scores":
+        return _uncorrelated(accuracy)
+    if accuracy.against != "labels" or not accuracy.truth:
+        return None
+    found = against_most_frequent(accuracy.predictions, accuracy.truth)
+    both = found + _of_validation(baseline.facts)
+    if both.p_value < SIGNIFICANCE:
+        return None
+    answer, n = most_frequent(accuracy.truth), len(accuracy.truth)
+    right = sum(given == true for given, true in zip(accuracy.predictions, accuracy.truth, strict=True))
+    name = repr(labels[answer]) if answer < len(labels) else "the most frequent label"
+    where = "test examples" if both == found else "test examples (and as little on the validation split)"
+    return (
+        f"The baseline is no better than always answering {name}: it is right on {right} of {n} {where}, that answer "
+        f"on {accuracy.truth.count(answer)} (exact test, p = {both.p_value:.2g})"
+    )
+
+
+def _of_validation(facts: dict[str, Any]) -> Against:
+    found = facts.get(VALIDATION_FACT)
+    return Against(int(found["gained"]), int(found["lost"])) if isinstance(found, dict) else Against(0, 0)
+
+
+def _uncorrelated(accuracy: Accuracy) -> str | None:
+    metric = accuracy.metrics[0]
+    if metric.low > 0:
+        return None
+    return (
+        f"The baseline is no better than chance: its {metric.name} correlation with the given scores is "
+        f"{metric.value:.3f}, with a 95 % interval of {metric.low:.3f} to {metric.high:.3f}"
+    )

@@ -1,0 +1,34 @@
+"""The key of a measurement: what it depends on, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from compress.measuring.protocol import PROTOCOL_VERSION
+from compress.profile.schema import MeasureSpec
+
+
+def measurement_key(
+    artifact_digest: str, baseline_digest: str, fingerprint: str, split: str, spec: MeasureSpec, seed: int
+) -> str:
+    """The sha256 that a finished measurement is found by.
+
+    Args:
+        artifact_digest: of the artifact that is measured.
+        baseline_digest: of the artifact that it is compared with; the same one for the baseline itself.
+        fingerprint: of the resolved target, its batch sizes and lengths included.
+        split: fingerprint of the test split.
+        spec: how long and on how much to measure.
+        seed: of the choice of examples and of the bootstrap.
+    """
+    parts = {
+        "artifact": artifact_digest,
+        "baseline": baseline_digest,
+        "target": fingerprint,
+        "split": split,
+        "spec": spec.identity(),
+        "seed": seed,
+        "protocol": PROTOCOL_VERSION,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

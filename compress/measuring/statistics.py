@@ -1,0 +1,182 @@
+"""Intervals and tests, as pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.measuring.protocol import CONFIDENCE, RESAMPLES
+
+_CELLS = 2_000_000
+"""Numbers resampled at once, so that a bootstrap needs little memory."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Share of successes with its score interval (Wilson 1927), which stays inside 0..1 also at the ends.
+
+    Raises:
+        ValueError: `n` is 0, or `successes` is not in 0..n.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes of {n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    scale = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At the ends the bound is 0 or 1, which rounding may miss.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(share, low, high)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided exact McNemar test (the binomial one): the p value that two models are right equally often.
+
+    Args:
+        only_first: examples that only the first model gets right.
+        only_second: examples that only the second one gets right.
+    """
+    n = only_first + only_second
+    # Whole numbers all the way: the powers overflow floats for n > 1023.
+    tail = ways = 1
+    for k in range(min(only_first, only_second)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    return min(1.0, float(2 * tail * 10**18 // 2**n) / 10**18)
+
+
+def percentile(samples: Sequence[float] | NDArray[np.float64], q: float) -> float:
+    """The q-th percentile (0..100), interpolated linearly."""
+    return float(np.percentile(np.asarray(samples), q))
+
+
+def bootstrap_medians(
+    first: Sequence[NDArray[np.float64]],
+    second: Sequence[NDArray[np.float64]],
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> tuple[Interval, Interval]:
+    """Median of the second series, and the ratio of medians first / second, with percentile intervals.
+
+    The series are paired by round and grouped by process. A resample draws processes with replacement, each
+    as often as it has rounds, and then rounds within each (Davison and Hinkley 1997, 3.8), the same ones for both
+    series: rounds of one process are not independent of each other.
+
+    Args:
+        first, second: for each process the times of its rounds (rounds,); equal shapes.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the series do not pair up, or a process has no round.
+    """
+    sizes = np.array([len(group) for group in first])
+    if [len(group) for group in second] != sizes.tolist() or sizes.size == 0 or sizes.min() == 0:
+        raise ValueError("the two series do not pair up")
+    # Single precision is far finer than the clock, and sorts several times faster.
+    one, two = (np.concatenate(list(series)).astype(np.float32) for series in (first, second))
+    starts = np.cumsum(sizes) - sizes
+    draws = max(1, round(float(sizes.mean())))
+    bounds = np.cumsum(sizes)[:-1] / sizes.sum()
+    generator = np.random.default_rng(seed)
+    medians, ratios = np.empty(resamples), np.empty(resamples)
+    rows = max(1, _CELLS // (draws * sizes.size))
+    for begin in range(0, resamples, rows):
+        count = min(rows, resamples - begin)
+        # In proportion to its rounds: so the medians of all rounds count it, which the interval is about.
+        groups = np.searchsorted(bounds, generator.random((count, sizes.size, 1)), side="right")
+        within = generator.random((count, sizes.size, draws), dtype=np.float32)
+        within *= sizes[groups].astype(np.float32)
+        # float32 may round a draw up to the size itself.
+        index = np.minimum(within.astype(np.int32), (sizes[groups] - 1).astype(np.int32))
+        index += starts[groups].astype(np.int32)
+        median_one, median_two = (
+            _row_medians(series.take(index).reshape(count, -1)) for series in (one, two)
+        )
+        medians[begin : begin + count] = median_two
+        ratios[begin : begin + count] = median_one / median_two
+    # Of the same single-precision times, so that the middle of all lies between the ends also where times are equal.
+    middle_one, middle_two = (float(np.median(series)) for series in (one, two))
+    return around(middle_two, medians, confidence), around(middle_one / middle_two, ratios, confidence)
+
+
+def _row_medians(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(m, n) -> the median of each row (m,); sorts `table` in place."""
+    table.sort(axis=1)
+    n = table.shape[1]
+    middle: NDArray[np.float32] = (table[:, (n - 1) // 2] + table[:, n // 2]) / np.float32(2)
+    return middle
+
+
+def macro_f1_interval(
+    predicted: NDArray[np.int64],
+    truth: NDArray[np.int64],
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Mean F1 over the classes that occur, with a percentile bootstrap interval over the examples.
+
+    Args:
+        predicted, truth: label indices, int64 (n,), n > 0.
+        seed: of the draws.
+    """
+    classes, flat = np.unique(np.concatenate([predicted, truth]), return_inverse=True)
+    one_hot = np.eye(len(classes), dtype=np.float32)
+    guesses, support = one_hot[flat[: len(predicted)]], one_hot[flat[len(predicted) :]]
+    table = np.concatenate([guesses * support, guesses + support], axis=1)
+    generator = np.random.default_rng(seed)
+    scores = np.empty(resamples)
+    n = len(truth)
+    rows = max(1, _CELLS // n)
+    for begin in range(0, resamples, rows):
+        count = min(rows, resamples - begin)
+        # How often each example is drawn, for `count` resamples.
+        cells = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
+        weights = np.bincount(cells.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
+        scores[begin : begin + count] = _macro_f1(weights @ table)
+    value = float(_macro_f1(table.sum(axis=0, keepdims=True))[0])
+    return around(value, scores, confidence)
+
+
+def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(m, 2 classes): hits, then guesses + truth of each class -> macro F1 (m,)."""
+    hits, both = np.split(counts.astype(np.float64), 2, axis=1)
+    scores = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0)
+    result: NDArray[np.float64] = scores.sum(axis=1) / (both > 0).sum(axis=1)
+    return result
+
+
+def mean_interval(
+    values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Interval:
+    """Mean of numbers (n,), n > 0, with a percentile bootstrap interval over them."""
+    generator = np.random.default_rng(seed)
+    n = len(values)
+    draws = np.empty(resamples)
+    rows = max(1, _CELLS // n)
+    for begin in range(0, resamples, rows):
+        count = min(rows, resamples - begin)
+        draws[begin : begin + count] = values[generator.integers(n, size=(count, n))].mean(axis=1)
+    return around(float(values.mean()), draws, confidence)
+
+
+def around(value: float, draws: NDArray[np.float64], confidence: float) -> Interval:
+    """The percentile interval of bootstrap draws."""
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,155 @@
+"""How jobs get to where they run, and their results back: into child processes here, or onto a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import TargetError
+from compress.core.files import write_json
+from compress.core.reading import parse_json, read_mapping
+from compress.measuring.results import LARGEST_WIDTH, examples_in, output_fault, result_fault
+from compress.runtimes import runner
+from compress.runtimes.launching import (
+    FOLLOW_PARENT,
+    SCRUBBED_PREFIXES,
+    failure,
+    run_all,
+    runtime_command,
+    set_variables,
+)
+from compress.targets.ssh.device import Failed, SshDevice
+
+
+class Transport(Protocol):
+    """Runs jobs at the same time, each in a process of its own."""
+
+    def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
+        """Do jobs, whose files lie on this machine; their results in order.
+
+        Raises:
+            TargetError: a job failed.
+        """
+        ...
+
+
+class Here:
+    """Child processes of this one; job and result files lie in `folder`. `allow_code`: of torch models."""
+
+    def __init__(
+        self, folder: Path, runtime: str, threads: int, where: str, *, allow_code: bool = False
+    ) -> None:
+        self._folder = folder
+        self._allow_code = allow_code
+        self._runtime = runtime
+        self._threads = threads
+        self._where = where
+
+    def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
+        """Write the jobs, do them, read their results."""
+        made, commands = [], []
+        for body, purpose in zip(bodies, purposes, strict=True):
+            stem = f"job{len(list(self._folder.glob('job*.json')))}"
+            file, result = self._folder / f"{stem}.json", self._folder / f"{stem}.result"
+            write_json(file, body)
+            commands.append(
+                runtime_command(
+                    self._runtime, file, result, self._threads, purpose, allow_code=self._allow_code
+                )
+            )
+            made.append(result)
+        run_all(commands, self._where)
+        return [self._checked(*each) for each in zip(bodies, made, purposes, strict=True)]
+
+    def _checked(self, body: Mapping[str, Any], file: Path, purpose: str) -> dict[str, Any]:
+        """A job's result, once it is what such a job makes."""
+        try:
+            result = read_mapping(file, error=TargetError)
+        except FileNotFoundError:
+            raise TargetError(f"{purpose} left no result", where=self._where, code="job-result") from None
+        fault = result_fault(body, result) or (output_fault(body, result) if "outputs" in body else None)
+        if fault is not None:
+            raise TargetError(f"{purpose} gave {fault}", where=self._where, code="job-result")
+        return result
+
+
+class Elsewhere:
+    """Child processes on a device, in the same environment; what the jobs read is sent there, once a session.
+
+    Raises:
+        TargetError: the device cannot be reached.
+    """
+
+    def __init__(self, device: SshDevice, threads: int) -> None:
+        self._device = device
+        self._threads = threads
+        device.begin()
+
+    def run(self, bodies: Sequence[dict[str, Any]], purposes: Sequence[str]) -> list[dict[str, Any]]:
+        """Send what the jobs read, do them there, check and fetch what they made."""
+        device, doing = self._device, " and ".join(dict.fromkeys(purposes))
+        moved = [relocated(body, self._send, f"outputs{number}.npy") for number, body in enumerate(bodies)]
+        request = {
+            "runner": self._send(runner.__file__),
+            "jobs": moved,
+            "scrub": list(SCRUBBED_PREFIXES),
+            "set": set_variables(self._threads),
+            "follow": FOLLOW_PARENT,
+        }
+        answer = device.run(request, doing)
+        if isinstance(answer, Failed):
+            raise failure(purposes[answer.number], answer.code, answer.output, device.label)
+        return [self._received(*each) for each in zip(bodies, moved, answer, purposes, strict=True)]
+
+    def _send(self, path: str) -> str:
+        """A file with the external data and the `task.json` beside it, or the folder of a tokenizer; where it is on the
+        device."""
+        there = Path(path)
+        if there.is_dir():
+            return self._device.send([there / name for name in (TOKENIZER, TASK)])
+        patterns = (f"{there.name}.data", f"{there.name}_data*", TASK)
+        beside = {file for pattern in patterns for file in there.parent.glob(pattern)}
+        return f"{self._device.send([there, *sorted(beside)])}/{there.name}"
+
+    def _received(
+        self, body: Mapping[str, Any], moved: Mapping[str, Any], text: str, doing: str
+    ) -> dict[str, Any]:
+        """A job's result, and its outputs in the file that the job names, once they are what such a job makes."""
+        try:
+            result = parse_json(text, doing, error=TargetError)
+        except TargetError as error:
+            raise self._device.nonsense(doing) from error
+        if result_fault(body, result):
+            raise self._device.nonsense(doing)
+        if "outputs" in body and result.get("refused") is None:
+            largest = 1024 + 4 * LARGEST_WIDTH * examples_in(body["feeds"])
+            self._device.take(moved["outputs"], Path(body["outputs"]), doing, largest)
+            if output_fault(body, result):
+                raise self._device.nonsense(doing)
+        found: dict[str, Any] = result
+        return found
+
+
+def relocated(body: Mapping[str, Any], sent: Callable[[str], str], outputs: str) -> dict[str, Any]:
+    """A job as the device is given it.
+
+    Args:
+        body: a job, with paths of this machine.
+        sent: takes a path of something the job reads, and says where that is on the device.
+        outputs: where the job writes its outputs there, if it does.
+    """
+    moved = dict(body)
+    for key in ("model", "feeds", "scorer"):
+        if key in body:
+            moved[key] = sent(body[key])
+    if "models" in body:
+        moved["models"] = [sent(path) for path in body["models"]]
+    if "scenarios" in body:
+        moved["scenarios"] = [{"feeds": [sent(path) for path in one["feeds"]]} for one in body["scenarios"]]
+    if body.get("tokenization"):
+        moved["tokenization"] = {**body["tokenization"], "folder": sent(body["tokenization"]["folder"])}
+    if "outputs" in body:
+        moved["outputs"] = outputs
+    return moved

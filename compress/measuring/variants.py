@@ -1,0 +1,186 @@
+"""Compares variants of one model on validation examples, so that a pass can pick one by measuring."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.encoding.inputs import Batch, Inputs
+from compress.measuring.disturbance import any_disturbed
+from compress.measuring.feeds import sample_indices, scenarios
+from compress.measuring.jobs import Job, JobFolder, load_outputs, usable_cores
+from compress.measuring.latency import Timed, median_ms, timed
+from compress.measuring.results import load_answers
+from compress.profile.schema import MeasureSpec
+from compress.targets.local import ResolvedTarget
+from compress.tasks.base import Task, Truth
+
+TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
+"""How the variants are timed, for each variant."""
+SCORED = 1000
+"""Examples scored, at most."""
+PROCESSES = 2
+_FOLDER = "compress-variants-"
+
+
+class Variant(NamedTuple):
+    """Of one variant: its score (larger is better), its median milliseconds a batch, and whether other processes
+    disturbed the timing beyond use."""
+
+    score: float
+    ms: float
+    disturbed: bool
+
+
+def compare_variants(
+    paths: Mapping[str, Path],
+    inputs: Inputs,
+    truth: Truth,
+    task: Task,
+    target: ResolvedTarget,
+    *,
+    seed: int,
+    batch_size: int = 1,
+    reference: Path | None = None,
+) -> dict[str, Variant]:
+    """Score and time variants of one model where it will run; in child processes, timed in turns.
+
+    Args:
+        paths: the ONNX file of each variant, by name.
+        inputs: encoded validation examples, the same for all variants.
+        truth: what they are scored against; of pairs, whole ones are taken.
+        target: where they are scored and timed.
+        seed: of the choice of examples, where there are more than are needed.
+        batch_size: of both the scores and the times.
+        reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
+            `truth`, for tasks that compare with one.
+
+    Raises:
+        TargetError: a variant cannot be run, or the device of the target is lost.
+    """
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder.of_target(Path(name), target)
+        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, batch_size, reference)
+        times = _times(jobs, [*paths.values()], inputs, seed, batch_size)
+    variants = [Variant(score, ms, times.disturbed) for score, ms in zip(scores, times.ms, strict=True)]
+    return dict(zip(paths, variants, strict=True))
+
+
+def variant_scores(
+    paths: Mapping[str, Path],
+    inputs: Inputs,
+    truth: Truth,
+    task: Task,
+    target: ResolvedTarget,
+    *,
+    seed: int,
+    reference: Path | None = None,
+) -> dict[str, float]:
+    """The scores of `compare_variants` alone: nothing is timed.
+
+    Raises:
+        TargetError: a variant cannot be run, or the device of the target is lost.
+    """
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder.of_target(Path(name), target)
+        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, 1, reference)
+    return dict(zip(paths, scores, strict=True))
+
+
+def variant_outputs(
+    files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int, *, batch_size: int = 1
+) -> list[NDArray[np.float32]]:
+    """What ONNX files put out on some of the inputs, (len(chosen), ...) each; in child processes on this machine's CPU.
+
+    Raises:
+        TargetError: a file cannot be run.
+    """
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
+        return _outputs(jobs, files, inputs, chosen, batch_size, usable_cores() // threads)
+
+
+def variant_ms(
+    file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int, batch_size: int = 1
+) -> Timed:
+    """The median time a batch of one ONNX file on a target in milliseconds; in child processes.
+
+    Raises:
+        TargetError: the file cannot be run, or the device of the target is lost.
+    """
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed, batch_size)
+
+
+def _scores(
+    jobs: JobFolder,
+    paths: Sequence[Path],
+    inputs: Inputs,
+    truth: Truth,
+    task: Task,
+    target: ResolvedTarget,
+    seed: int,
+    batch_size: int,
+    reference: Path | None,
+) -> list[float]:
+    chosen, truth = scored_sample(truth, seed)
+    # A device may be small: there one process at a time.
+    together = usable_cores() // target.spec.threads if target.device is None else 1
+    if reference is not None:
+        (outputs,) = _outputs(jobs, [reference], inputs, chosen, batch_size, 1)
+        truth = replace(truth, reference=outputs)
+    feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
+    made = [jobs.score(str(file), feeds, task, {}, f"answers-{number}") for number, file in enumerate(paths)]
+    _in_turn(jobs, [job for job, _ in made], together)
+    return [task.score(load_answers(file), truth).rank for _, file in made]
+
+
+def _outputs(
+    jobs: JobFolder,
+    files: Sequence[Path],
+    inputs: Inputs,
+    chosen: NDArray[np.int64],
+    batch_size: int,
+    together: int,
+) -> list[NDArray[np.float32]]:
+    feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
+    made = [jobs.accuracy(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
+    _in_turn(jobs, [job for job, _ in made], together)
+    return [load_outputs(file) for _, file in made]
+
+
+def _batches(inputs: Inputs, chosen: NDArray[np.int64], batch_size: int) -> list[Batch]:
+    return [inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+
+
+def _in_turn(jobs: JobFolder, made: Sequence[Job], together: int) -> None:
+    """So many jobs at a time, at least one."""
+    together = max(1, together)
+    for start in range(0, len(made), together):
+        jobs.run(*made[start : start + together])
+
+
+def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int, batch_size: int) -> Timed:
+    """The median milliseconds a batch of each file, all timed in turns."""
+    scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
+    feeds = jobs.feeds("timed", scenario.batches(inputs))
+    spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(files)})
+    results = timed(jobs, [str(file) for file in files], [[feeds] * len(files)], spec, processes=PROCESSES)
+    return Timed(tuple(median_ms(results, which) for which in range(len(files))), any_disturbed(results))
+
+
+def scored_sample(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
+    """The examples that are scored, at most `SCORED`, and what they are scored against; pairs stay whole."""
+    n = len(truth.labels)
+    if truth.scores is None:
+        chosen = np.sort(sample_indices(n, SCORED, seed))
+        return chosen, truth.take(chosen)
+    pairs = np.sort(sample_indices(n // 2, SCORED // 2, seed))
+    chosen = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
+    return chosen, Truth(truth.labels[chosen], truth.scores[pairs])

@@ -1,0 +1,254 @@
+"""Step keys: equal keys, equal results. Computed from files and package metadata alone, without importing torch."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from compress.core.numerics import Numerics, Precision
+from compress.core.spec import Spec
+from compress.losses.table import LOSSES, losses_in, name_of
+from compress.passes.contract import PassSpec
+from compress.passes.table import PASSES
+from compress.planning.steps import Plan, PlannedStep, step_kind
+from compress.profile.schema import TeacherSpec
+from compress.profile.timed_on import timed_on
+from compress.profile.training_spec import TrainingSpec
+from compress.tasks.table import TASKS, task_kind
+
+_ROOT = Path(__file__).parents[1]
+_PLACES = ("path", "name", "revision")
+_CONTRACT = frozenset(
+    # What every step is run through; its own behaviour does not enter a result.
+    (
+        "compress/core/errors.py",
+        "compress/core/plugins.py",
+        "compress/core/exhaustion.py",
+        "compress/core/files.py",
+        "compress/core/progress.py",
+        "compress/core/units.py",
+        "compress/core/records.py",
+        "compress/passes/contract.py",
+        "compress/core/spec.py",
+        "compress/core/entries.py",
+        "compress/losses/contract.py",
+        "compress/losses/table.py",
+        "compress/profile/",
+        # Which tasks there are beside the one whose data are read.
+        "compress/tasks/table.py",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What the outside world gives a plan; None: not known yet.
+
+    `models`: the fingerprint of each model by (source, revision); `data`: sha256 of the data's files; `unlabeled`: of
+    those together with the files of `data.unlabeled`, where there are any.
+    """
+
+    models: Mapping[tuple[str, str | None], str | None]
+    data: str | None
+    unlabeled: str | None = None
+
+
+def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dict[str, dict[str, object]]:
+    """What the key of each step is made of, by the step's name.
+
+    A key is the sha256 of the keys of the inputs by role, the spec, the source of the pass and of all that it
+    imports from this package, the versions of its libraries, and, where it reads data or trains, of the data's
+    fingerprint, the seed and the numerics.
+    """
+    keys: dict[str, str | None] = {}
+    parts: dict[str, dict[str, object]] = {}
+    for step in plan.steps:
+        parts[step.name] = step_parts(step, plan, fingerprints, numerics, keys)
+        keys[step.name] = key_of(parts[step.name])
+    return parts
+
+
+def key_of(parts: dict[str, object]) -> str | None:
+    """The key that these parts make; None where one of them is not resolved yet."""
+    if _unresolved(parts):
+        return None
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def step_parts(
+    step: PlannedStep,
+    plan: Plan,
+    fingerprints: Fingerprints,
+    numerics: Numerics,
+    keys: Mapping[str, str | None],
+) -> dict[str, object]:
+    """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
+    kind = step_kind(step.kind)
+    spec = step.spec.model_dump(mode="json", by_alias=True)
+    spec.pop("control", None)
+    if step.kind == "source":
+        spec.pop("model", None)
+    parts: dict[str, object] = {
+        "kind": step.kind,
+        "inputs": {role: keys[name] for role, name in step.inputs.items()},
+        "spec": spec,
+        "code": code_digest(kind.run.partition(":")[0]),
+        "libraries": {name: _version(name) for name in kind.libraries} | _adds(step),
+    }
+    if isinstance(step.spec, TeacherSpec):
+        parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
+    if losses := {name_of(loss) for loss in losses_in(step.spec)}:
+        parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
+    if kind.reads_data:
+        data = plan.profile.data.model_dump(mode="json")
+        further = kind.reads_unlabeled and plan.profile.data.unlabeled is not None
+        if not further:
+            del data["unlabeled"]
+        parts["data"] = {
+            "fingerprint": fingerprints.unlabeled if further else fingerprints.data,
+            "task": plan.profile.task,
+            "code": [code_digest(part) for part in code_of_task(plan.profile.task)],
+            **_adds_task(plan.profile.task),
+            "seed": plan.profile.seed,
+            **_without_places(data),
+        }
+    if kind.trains:
+        parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
+        if plan.profile.train.world > 1:
+            # Sums over processes have another order, so the last digits differ, as with another number of threads.
+            parts["processes"] = plan.profile.train.world
+    if isinstance(step.spec, PassSpec):
+        if step.spec.timed:
+            parts["timed_on"] = timed_on(plan.profile.targets).model_dump(
+                include={"device", "threads", "cores"}
+            )
+        parts |= step.spec.of_this_machine()
+    return parts
+
+
+def asked_precision(spec: Spec) -> Precision:
+    """The precision that the training of a step asks for."""
+    if isinstance(spec, TrainingSpec):
+        return spec.precision
+    return spec.asked_precision() if isinstance(spec, PassSpec) else "auto"
+
+
+def _adds(step: PlannedStep) -> dict[str, str]:
+    """The versions of the distributions that add the pass of a step and its losses; none for built-in ones."""
+    added = [PASSES.added.get(step.kind.partition(".")[0])]
+    added += [LOSSES.added.get(name_of(loss)) for loss in losses_in(step.spec)]
+    return {plugin.distribution: plugin.version for plugin in added if plugin is not None}
+
+
+def _loss_digest(name: str) -> str:
+    """sha256 over the source of a loss: of its spec and its term, and of what they import."""
+    kind = LOSSES[name]
+    modules = {kind.spec.__module__, kind.term.partition(":")[0]}
+    return hashlib.sha256("".join(map(code_digest, sorted(modules))).encode()).hexdigest()
+
+
+def _adds_task(name: str) -> dict[str, object]:
+    """The distribution that adds a task, whose version stands for its code; nothing for a built-in one."""
+    plugin = TASKS.added.get(name)
+    return {} if plugin is None else {"distribution": [plugin.distribution, plugin.version]}
+
+
+def code_of_task(name: str) -> tuple[str, ...]:
+    """The modules that read, encode and score the data of a task: those of its own slice, and what they import."""
+    kind = task_kind(name)
+    return tuple(place.partition(":")[0] for place in (kind.data, kind.task))
+
+
+def _without_places(data: dict[str, object]) -> dict[str, object]:
+    """What a profile says of its data but where it lies, which its fingerprint stands for."""
+    kept = {name: value for name, value in data.items() if name not in _PLACES}
+    if isinstance(further := kept.get("unlabeled"), dict):
+        kept["unlabeled"] = _without_places(further)
+    return kept
+
+
+@cache
+def code_digest(module: str) -> str:
+    """sha256 over the source of a module (of a package: all its files) and of all it imports from this package, or
+    from its own where a distribution adds it."""
+    digest = hashlib.sha256()
+    for name, file in sorted(_imported_files(module).items()):
+        digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _imported_files(module: str) -> dict[str, Path]:
+    """The files by their names below the folder of their package."""
+    found: dict[str, Path] = {}
+    home = _home(module.partition(".")[0])
+    folder = home.joinpath(*module.split("."))
+    homes = {module.partition(".")[0]: home, _ROOT.name: _ROOT.parent}
+    waiting = [module, *(f"{module}.{file.stem}" for file in folder.glob("*.py"))]
+    while waiting:
+        module = waiting.pop()
+        home = homes[module.partition(".")[0]]
+        file = _file_of(home, module)
+        if file is None:
+            continue
+        name = str(file.relative_to(home))
+        if name in found or any(name.startswith(prefix) for prefix in _CONTRACT):
+            continue
+        found[name] = file
+        waiting += _imports(file.read_text(encoding="utf-8"), homes)
+    return found
+
+
+def _home(package: str) -> Path:
+    """The folder that holds a package; only of one that a distribution adds the importer is asked."""
+    if package == _ROOT.name:
+        return _ROOT.parent
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
+
+
+def _imports(source: str, packages: Collection[str]) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "LossKind":
+            # A loss names its term, so that its spec stays light.
+            names += [str(one.value).partition(":")[0] for one in node.args if isinstance(one, ast.Constant)]
+    return [name for name in names if name.split(".")[0] in packages]
+
+
+def _file_of(home: Path, module: str) -> Path | None:
+    base = home.joinpath(*module.split("."))
+    for file in (base.with_suffix(".py"), base / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _unresolved(parts: dict[str, object]) -> bool:
+    """Whether a key or a fingerprint among the parts is still missing; a spec may hold `None` freely."""
+    data, inputs = parts.get("data"), parts["inputs"]
+    assert isinstance(inputs, dict)
+    return (
+        None in inputs.values()
+        or ("model" in parts and parts["model"] is None)
+        or (isinstance(data, dict) and data["fingerprint"] is None)
+    )

@@ -1,0 +1,338 @@
+"""A run against an earlier report: what got worse, and by more than it may. For continuous integration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from compress.core.errors import UsageError
+from compress.reporting.data.paired import told_values
+from compress.reporting.data.report_reader import (
+    Report,
+    deployed_row,
+    memory_words,
+    same_baseline,
+    same_machine,
+    same_memory_batch,
+    same_split,
+    timed_words,
+    timing_like,
+)
+from compress.reporting.render.numbers import known, p_value, signed, significant, times
+from compress.reporting.render.scores import reading
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How much worse is still accepted. `score` is a difference of fractions (0.005: half a point), the others are
+    shares of what it was before (0.10: a tenth more)."""
+
+    score: float = 0.005
+    latency: float = 0.10
+    size: float = 0.01
+    memory: float = 0.15
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One quantity of one row on one target.
+
+    `change` is a difference for scores, else a share of what it was before, above zero where there is more of it.
+    `by` says what was compared, `note` what there is to know beside it. `judged` is False where the two numbers
+    cannot be believed: then nothing is worse and nothing is held.
+    """
+
+    step: str
+    target: str
+    quantity: str
+    by: str
+    before: float
+    after: float
+    change: float
+    tolerance: float
+    worse: bool
+    note: str = ""
+    judged: bool = True
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything that was judged."""
+
+    metric: str
+    lines: tuple[Judged, ...]
+
+    @property
+    def worse(self) -> tuple[Judged, ...]:
+        """What got worse beyond its tolerance."""
+        return tuple(line for line in self.lines if line.worse)
+
+    @property
+    def unjudged(self) -> tuple[Judged, ...]:
+        """What could not be judged."""
+        return tuple(line for line in self.lines if not line.judged)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `ok`: everything was judged, and nothing is worse."""
+        return {"ok": not (self.worse or self.unjudged), "rows": [asdict(line) for line in self.lines]}
+
+    def table(self) -> RichTable:
+        """The table for a terminal."""
+        made = RichTable(box=None, pad_edge=False, header_style="bold")
+        for number, title in enumerate(("step", "what", "before", "now", "change", "may", "")):
+            made.add_column(title, justify="right" if 2 <= number <= 5 else "left", overflow="fold")
+        several = len({line.target for line in self.lines}) > 1
+        for line in self.lines:
+            step = f"{line.step} on {line.target}" if several else line.step
+            before, after, change, may = _words(line, self.metric)
+            said = "WORSE" if line.worse else "ok" if line.judged else "not judged:"
+            verdict = " ".join(part for part in (said, line.note) if part)
+            style = "bold red" if line.worse else "" if line.judged else "yellow"
+            made.add_row(
+                Text(step),
+                Text(f"{line.quantity}: {line.by}"),
+                before,
+                after,
+                change,
+                may,
+                Text(verdict),
+                style=style,
+            )
+        return made
+
+
+def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: bool = False) -> Check:
+    """Judge every row of the pipeline of an earlier report that was measured again, matched by its name.
+
+    Scores are compared as they are; where both reports hold which examples were right, the note says what McNemar's
+    test makes of the difference. Latencies, at the report's first batch size and its lengths, are medians where the
+    machine is the same; else they are speed-ups over the baseline, which was timed in alternation and so travels
+    between machines: the baseline's own row has none. A machine is not always as fast as it was: where both
+    reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too. Timings
+    that other processes disturbed are not judged, and nothing is held beside a baseline that is no better than chance.
+
+    Args:
+        now: what is checked.
+        then: what it is held against.
+        deployed_only: judge what each deploys, whatever its row is called, and nothing else.
+
+    Raises:
+        UsageError: a row or target is missing, the scores are of another metric or test split, or latency or memory
+            of another batch size.
+    """
+    if (now["task"], now["metric"]) != (then["task"], then["metric"]):
+        raise UsageError(
+            f"{now['run']} is scored by {now['task']} {now['metric']}, "
+            f"the report by {then['task']} {then['metric']}: they cannot be compared"
+        )
+    lines: list[Judged] = []
+    baseline = same_baseline(now, then)
+    for before, after in _pairs(now, then, deployed_only=deployed_only):
+        for number, target in enumerate(then["targets"]):
+            one, two = _target(before, then, target), _target(after, now, target)
+            if one is None:
+                continue
+            if two is None:
+                raise UsageError(f"{now['run']}: row {after['step']!r} was not measured on {target}")
+            if not same_split(one, two):
+                raise UsageError(
+                    f"row {after['step']!r} was scored on another test split: {two['examples']} examples now, "
+                    f"{one['examples']} in the report"
+                )
+            lines += _score(before, one, two, target, tolerances)
+            lines += _latency(before, one, two, target, tolerances, baseline)
+            if number == 0:
+                pair = before["size_mb"], after["size_mb"]
+                lines += _grown(before, target, "size", "MB on disk", pair, tolerances.size)
+            pair = one["peak_memory_mb"], two["peak_memory_mb"]
+            if not same_memory_batch(one, two):
+                raise UsageError(
+                    f"the peak memory of row {after['step']!r} is that of {memory_words(two)} now, and of "
+                    f"{memory_words(one)} in the report",
+                    hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
+                )
+            lines += _grown(before, target, "memory", "peak MB", pair, tolerances.memory)
+    useless = [when for when, one in (("then", then), ("now", now)) if one.get("baseline_fault")]
+    if useless:
+        note = f"the baseline is no better than chance {' and '.join(useless)}"
+        lines = [line if line.worse else replace(line, judged=False, note=note) for line in lines]
+    return Check(now["metric"], tuple(lines))
+
+
+def _pairs(
+    now: Report, then: Report, *, deployed_only: bool
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The rows that belong together: of the earlier report, and now."""
+    ends = deployed_row(then), deployed_row(now)
+    for report, end in zip((then, now), ends, strict=True):
+        if end is None:
+            raise UsageError(f"{report['run']} deploys nothing: {report.get('reason') or report['status']}")
+    if deployed_only:
+        assert ends[0] is not None
+        assert ends[1] is not None
+        return [(ends[0], ends[1])]
+    wanted = [row for row in then["rows"] if row["role"] in ("baseline", "step")]
+    found = {row["step"]: row for row in now["rows"]}
+    missing = [row["step"] for row in wanted if row["step"] not in found]
+    if missing:
+        raise UsageError(
+            f"{now['run']} has no row {', '.join(map(repr, missing))}; it has {', '.join(map(repr, found))}",
+            hint="`--deployed` holds only what each deploys against each other.",
+        )
+    return [(row, found[row["step"]]) for row in wanted]
+
+
+def _target(row: Mapping[str, Any], report: Report, label: str) -> Mapping[str, Any] | None:
+    """What a row holds of a target; of a report with one target that one, whatever it is called."""
+    if len(report["targets"]) == 1:
+        label = report["targets"][0]
+    return next((found for found in row["targets"] if found["target"] == label), None)
+
+
+def _score(
+    row: Mapping[str, Any],
+    one: Mapping[str, Any],
+    two: Mapping[str, Any],
+    target: str,
+    tolerances: Tolerances,
+) -> list[Judged]:
+    before, after = one["score"], two["score"]
+    if not _both(row, "score", before, after):
+        return []
+    found = told_values(one, two)
+    note = "" if found is None else f"paired test: {found.verdict}"
+    if found is not None and found.p_value is not None:
+        note += f", {p_value(found.p_value)}"
+    lost = after - before if _less_is_better(one) else before - after
+    worse = lost > tolerances.score + _ROUNDING
+    by = str(one["metrics"][0]["name"]) if one["metrics"] else "score"
+    return [
+        Judged(row["step"], target, "score", by, before, after, after - before, tolerances.score, worse, note)
+    ]
+
+
+def _less_is_better(target: Mapping[str, Any]) -> bool:
+    """Whether the score of a row on a target is one of which less is better."""
+    return bool(target["metrics"]) and bool(target["metrics"][0].get("smaller_is_better"))
+
+
+def _latency(
+    row: Mapping[str, Any],
+    one: Mapping[str, Any],
+    two: Mapping[str, Any],
+    target: str,
+    tolerances: Tolerances,
+    baseline: bool,
+) -> list[Judged]:
+    """The latency of one row; `baseline`: both reports have the same one."""
+    if not (one["latency"] and two["latency"]):
+        return []
+    alone = row["role"] == "baseline"
+    here = same_machine(one, two)
+    if alone and (baseline or not here):
+        return []
+    old = one["latency"][0]
+    new = timing_like(two, old)
+    if new is None:
+        raise UsageError(
+            f"row {row['step']!r} was timed at {timed_words(two)}; the report has it at {timed_words(one)}",
+            hint="Time it at the report's first batch size and lengths too: `batch_sizes` and `sequence_lengths` of "
+            "the target.",
+        )
+    ratios = old["speedup"], new["speedup"]
+    by_ratio = [] if alone else _slowed(row, target, ratios, tolerances.latency)
+    disturbed = [when for when, one in (("then", old), ("now", new)) if one.get("disturbed")]
+    if disturbed:
+        pair = old["latency_p50_ms"], new["latency_p50_ms"]
+        lines = by_ratio if not here else _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
+        note = f"other processes disturbed the timing {' and '.join(disturbed)}"
+        return [replace(line, worse=False, judged=False, note=note) for line in lines]
+    if not here:
+        return by_ratio
+    pair = old["latency_p50_ms"], new["latency_p50_ms"]
+    found = _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
+    if baseline and found and found[0].worse and by_ratio and not by_ratio[0].worse:
+        note = f"the machine is slower: {times(ratios[0])} its baseline before, {times(ratios[1])} now"
+        return [replace(found[0], worse=False, note=note)]
+    return found
+
+
+def _slowed(
+    row: Mapping[str, Any], target: str, pair: tuple[float | None, float | None], tolerance: float
+) -> list[Judged]:
+    """The latency by its inverse, the speed-up: how much longer it takes now."""
+    if not _both(row, "speed-up", *pair):
+        return []
+    by = "speed-up over the baseline, for the machines differ"
+    return [_judged(row, target, "latency", by, pair, lambda before, after: before / after - 1, tolerance)]
+
+
+def _grown(
+    row: Mapping[str, Any],
+    target: str,
+    quantity: str,
+    by: str,
+    pair: tuple[float | None, float | None],
+    tolerance: float,
+) -> list[Judged]:
+    if not _both(row, quantity, *pair):
+        return []
+    return [_judged(row, target, quantity, by, pair, _share_more, tolerance)]
+
+
+def _share_more(before: float, after: float) -> float:
+    return after / before - 1 if before > 0 else 0.0
+
+
+def _judged(
+    row: Mapping[str, Any],
+    target: str,
+    quantity: str,
+    by: str,
+    pair: tuple[float | None, float | None],
+    change_of: Callable[[float, float], float],
+    tolerance: float,
+) -> Judged:
+    """One quantity, worse where its change is larger than what is tolerated."""
+    before, after = pair
+    assert before is not None
+    assert after is not None
+    change = change_of(before, after)
+    worse = change > tolerance + _ROUNDING
+    return Judged(row["step"], target, quantity, by, before, after, change, tolerance, worse)
+
+
+def _both(row: Mapping[str, Any], quantity: str, before: float | None, after: float | None) -> bool:
+    """Whether a quantity can be judged.
+
+    Raises:
+        UsageError: it was known before and is not now.
+    """
+    if not known(before):
+        return False
+    if not known(after):
+        raise UsageError(f"the {quantity} of row {row['step']!r} was not measured; the report has it")
+    return True
+
+
+def _words(line: Judged, metric: str) -> Sequence[str]:
+    if line.quantity == "score":
+        read = reading(metric)
+        decimals, factor = (2, 100) if read.percent else (3, 1)
+        unit = " points" if read.percent else ""
+        return (
+            *(f"{factor * value:.{decimals}f}" for value in (line.before, line.after)),
+            f"{signed(factor * line.change, decimals)}{unit}",
+            f"{signed((1 if read.smaller_is_better else -1) * factor * line.tolerance, decimals)}{unit}",
+        )
+    values = [
+        times(value) if line.by.startswith("speed-up") else significant(value)
+        for value in (line.before, line.after)
+    ]
+    return (*values, f"{signed(100 * line.change, 1)} %", f"{signed(100 * line.tolerance, 1)} %")

@@ -1,0 +1,270 @@
+"""Runs side by side: what each deploys, whether the rows may be compared, and what the data can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from compress.core.errors import UsageError
+from compress.core.records import RunRecord
+from compress.reporting.data.frame import rows
+from compress.reporting.data.paired import told_values
+from compress.reporting.data.report_reader import (
+    Report,
+    Result,
+    as_report,
+    baseline_row,
+    deployed_row,
+    first_target_of,
+    frame_of,
+    memory_words,
+    same_baseline,
+    same_machine,
+    same_memory_batch,
+    same_split,
+    timed_words,
+    timing_like,
+)
+from compress.reporting.render import markdown
+from compress.reporting.render.document import Cell, Row, Table, row
+from compress.reporting.render.numbers import (
+    MISSING,
+    count,
+    p_value,
+    percent,
+    percent_range,
+    significant,
+    times,
+    times_range,
+)
+from compress.reporting.render.scores import reading
+
+_OF_ONE_TIMING = (
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "speedup",
+    "speedup_low",
+    "speedup_high",
+    "throughput",
+    "disturbed",
+)
+"""Values of a row that belong to one batch size and lengths."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    `frame` holds every row of every run, a column `run` first. `deployed` sets what the runs deploy next to each
+    other, a column a run. `warnings` say what of it may not be compared.
+    """
+
+    frame: pd.DataFrame
+    deployed: Table
+    warnings: tuple[str, ...]
+
+    def table(self) -> RichTable:
+        """The table for a terminal."""
+        made = RichTable(title=Text(self.deployed.caption), title_justify="left", title_style="bold")
+        for number, column in enumerate(self.deployed.columns):
+            made.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+        for line in self.deployed.rows:
+            cells = [
+                Text.assemble(cell.text, (f"\n{cell.detail}" if cell.detail else "", "dim"))
+                for cell in line.cells
+            ]
+            made.add_row(*cells)
+        return made
+
+    def markdown(self) -> str:
+        """The warnings and the table as Markdown."""
+        blocks = [f"**Warning:** {markdown.escape(warning)}" for warning in self.warnings]
+        return "\n\n".join([*blocks, markdown.table(self.deployed)]) + "\n"
+
+
+def comparison_table(runs: Sequence[Result], *, anyway: bool = False) -> RenderableType:
+    """`compare` for a terminal: the warnings, then the table."""
+    found = compare(runs, anyway=anyway)
+    return Group(*(Text(f"warning: {warning}", style="yellow") for warning in found.warnings), found.table())
+
+
+def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
+    """Set runs side by side.
+
+    Args:
+        runs: two or more; records, or what a `report.json` holds.
+        anyway: compare runs of different targets or test splits, with a warning for each difference.
+
+    Raises:
+        UsageError: fewer than two runs, or runs whose rows are not comparable and `anyway` is not set.
+    """
+    if len(runs) < 2:
+        raise UsageError("comparing needs two runs or more")
+    found = differences(runs)
+    if found and not anyway:
+        raise UsageError(
+            "these runs are not comparable: " + "; ".join(found),
+            hint="`--anyway` compares them all the same.",
+        )
+    reports = [as_report(run) for run in runs]
+    names = _names(reports)
+    frames = []
+    for name, run, report in zip(names, runs, reports, strict=True):
+        frame = rows(run) if isinstance(run, RunRecord) else frame_of(report)
+        frame.insert(0, "run", name)
+        frames.append(frame)
+    return Comparison(pd.concat(frames, ignore_index=True), _deployed_table(reports, names), found)
+
+
+def differences(runs: Sequence[Result]) -> tuple[str, ...]:
+    """Why rows of these runs may not be compared: one sentence a difference, none where they may."""
+    first, *others = (as_report(run) for run in runs)
+    name, *names = _names([first, *others])
+    found = []
+    for other_name, other in zip(names, others, strict=True):
+        if (first["task"], first["metric"]) != (other["task"], other["metric"]):
+            found.append(
+                f"{name} is scored by {first['task']} {first['metric']}, "
+                f"{other_name} by {other['task']} {other['metric']}"
+            )
+        one, two = _measured(first), _measured(other)
+        if one is None or two is None:
+            continue
+        if not same_machine(one, two):
+            found.append(f"{name} was measured on {_place(one)}, {other_name} on {_place(two)}")
+        elif one["protocol"] != two["protocol"]:
+            found.append(
+                f"{name} was measured by protocol {one['protocol']}, {other_name} by protocol {two['protocol']}"
+            )
+        if one["latency"] and two["latency"]:
+            found += _other_setting(name, one, other_name, two)
+        if not same_split(one, two):
+            found.append(
+                f"{name} and {other_name} were scored on different test splits "
+                f"({one['examples']} and {two['examples']} examples)"
+            )
+        elif "baseline" in (one.get("against"), two.get("against")) and not same_baseline(first, other):
+            found.append(f"{name} and {other_name} were scored against different teachers' similarities")
+    return tuple(found)
+
+
+def _other_setting(name: str, one: Mapping[str, Any], other_name: str, two: Mapping[str, Any]) -> list[str]:
+    """Why latency or memory of two models are not those of the same batch size and lengths."""
+    if timing_like(two, one["latency"][0]) is None:
+        return [f"{name} was timed at {timed_words(one)}, {other_name} at {timed_words(two)}"]
+    if not same_memory_batch(one, two):
+        return [
+            f"the peak memory of {name} is that of {memory_words(one)}, of {other_name} that of {memory_words(two)}"
+        ]
+    return []
+
+
+def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
+    # Latencies of all columns are those of one batch size and lengths: the first ones of the first run.
+    measured = _measured(reports[0])
+    timing = measured["latency"][0] if measured is not None and measured["latency"] else None
+    values = [_values(report, deployed_row(report), timing) for report in reports]
+    baselines = [_values(report, baseline_row(report), timing) for report in reports]
+
+    def line(
+        title: str, cell: Callable[[dict[str, Any]], Cell], of: Sequence[dict[str, Any] | None] = values
+    ) -> Row:
+        return row(title, *(Cell(MISSING) if value is None else cell(value) for value in of))
+
+    lines = (
+        row("status", *(str(report["status"]) for report in reports)),
+        row("deploys", *(_deployed_words(report) for report in reports)),
+        line("score", _score_cell),
+        row("score against the first", *(_against_first(reports[0], report) for report in reports)),
+        line(
+            "retention",
+            lambda v: Cell(percent(v["retention"]), percent_range(v["retention_low"], v["retention_high"])),
+        ),
+        line(
+            "p50 ms", lambda v: Cell(significant(v["latency_p50_ms"]), "disturbed" * bool(v.get("disturbed")))
+        ),
+        line("p95 ms", lambda v: Cell(significant(v["latency_p95_ms"]))),
+        line(
+            "speed-up",
+            lambda v: (
+                Cell(MISSING, "disturbed")
+                if v.get("disturbed")
+                else Cell(times(v["speedup"]), times_range(v["speedup_low"], v["speedup_high"]))
+            ),
+        ),
+        line("examples/s", lambda v: Cell(significant(v["throughput"]))),
+        line("peak MB", lambda v: Cell(significant(v["peak_memory_mb"]))),
+        line("size MB", lambda v: Cell(significant(v["size_mb"]))),
+        line("parameters", lambda v: Cell(count(v["parameters"]))),
+        line("MACs", lambda v: Cell(count(v["macs"]))),
+        line("baseline score", lambda v: Cell(reading(v["metric"]).value(v["score"])), baselines),
+        line("baseline p50 ms", lambda v: Cell(significant(v["latency_p50_ms"])), baselines),
+    )
+    targets = ", ".join(
+        dict.fromkeys(report["targets"][0] if report["targets"] else MISSING for report in reports)
+    )
+    return Table(
+        f"What the runs deploy, on {targets}; each speed-up is over the baseline of its own run",
+        ("", *names),
+        lines,
+    )
+
+
+def _against_first(first: Report, report: Report) -> Cell:
+    if report is first:
+        return Cell(MISSING)
+    one, two = _measured(first), _measured(report)
+    if one is None or two is None:
+        return Cell(MISSING)
+    if one.get("against") == "baseline" and not same_baseline(first, report):
+        return Cell(MISSING)
+    found = told_values(one, two)
+    return Cell(MISSING) if found is None else Cell(found.verdict, p_value(found.p_value))
+
+
+def _score_cell(values: dict[str, Any]) -> Cell:
+    read = reading(values["metric"])
+    return Cell(read.value(values["score"]), read.range(values["score_low"], values["score_high"]))
+
+
+def _measured(report: Report) -> Mapping[str, Any] | None:
+    """What was measured of the deployed model, or of the baseline where nothing is deployed."""
+    return first_target_of(report, deployed_row(report)) or first_target_of(report, baseline_row(report))
+
+
+def _values(
+    report: Report, found: Mapping[str, Any] | None, timing: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """A row with the latencies at the batch size and lengths of `timing`; with none where it was not timed so."""
+    if found is None:
+        return None
+    measured, values = first_target_of(report, found), {**found, "metric": report["metric"]}
+    if measured is None or timing is None:
+        return values
+    own = timing_like(measured, timing) or {}
+    return values | {key: own.get(key) for key in _OF_ONE_TIMING}
+
+
+def _deployed_words(report: Report) -> str:
+    deployed = deployed_row(report)
+    return str(deployed["step"]) if deployed is not None else report["reason"] or MISSING
+
+
+def _place(found: Mapping[str, Any]) -> str:
+    return f"{found['target']} ({(found.get('machine') or found['fingerprint'])[:12]})"
+
+
+def _names(reports: Sequence[Report]) -> list[str]:
+    """The ids of the runs; a run that stands twice gets a number."""
+    names: list[str] = []
+    for report in reports:
+        run = str(report["run"])
+        twice = sum(name == run or name.startswith(f"{run} (") for name in names)
+        names.append(f"{run} ({twice + 1})" if twice else run)
+    return names

@@ -1,0 +1,180 @@
+"""A run as a pandas frame, one row a step, and as the JSON that scripts read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pandas as pd
+
+from compress.core.records import COMPLETE, Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.measuring.chance import no_better_than_chance
+from compress.reporting.data.derived_columns import among
+from compress.reporting.data.paired import hits_of, packed
+from compress.reporting.data.row import (
+    baseline_of,
+    disturbed_of,
+    examples_of,
+    first_target,
+    measured_on,
+    ordered,
+    plain,
+    row_of,
+    score_values,
+)
+from compress.reporting.sections.headline import failure_reason
+
+_COUNTS = ("parameters", "macs", "answers_fixed", "answers_broken", "answers_otherwise_wrong")
+
+
+def rows(run: RunRecord) -> pd.DataFrame:
+    """One row a step, the baseline first and what is deployed last.
+
+    The columns are the contract's, then intervals and verdicts, then those of further batch sizes, lengths and
+    targets with their place in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8 fixed:128]`, `score[phone]`.
+    """
+    baseline, target = baseline_of(run), first_target(run)
+    frame = pd.DataFrame(
+        [
+            row_of(step, baseline, target) | _flat(values) | _further(step, baseline, run.targets)
+            for step, values in zip(ordered(run), among(run), strict=True)
+        ]
+    )
+    return frame.astype({name: "Int64" for name in _COUNTS if name in frame})
+
+
+def contract(run: RunRecord) -> dict[str, Any]:
+    """What `compress report --json` prints: plain JSON values, the same for the same records.
+
+    `status` is `ok`, `budget_missed`, `not_judged` or `failed`; a run that was interrupted or is not finished has
+    failed, and `reason` says so. Each row holds the contract's keys, its status and, under `targets`, every target
+    and batch size.
+    """
+    baseline, target = baseline_of(run), first_target(run)
+    useless = no_better_than_chance(baseline, run.labels)
+    return {
+        "status": run.status if run.status in COMPLETE else "failed",
+        "run": run.run,
+        "bundle": run.bundle,
+        "reason": failure_reason(run),
+        "profile": run.profile,
+        "task": run.task,
+        "metric": run.metric,
+        "seed": run.seed,
+        "splits": dict(sorted(run.splits.items())),
+        "targets": list(run.targets),
+        "notes": [*([] if useless is None else [f"{useless}. No retention is given."]), *run.notes],
+        "baseline_fault": useless,
+        "budget": [limit.model_dump(mode="json") for limit in run.limits],
+        "rows": [
+            {
+                **row_of(step, baseline, target),
+                **values,
+                "status": "failed" if step.status == "failed" else "ok",
+                "key": step.key,
+                "model_digest": step.model_digest,
+                "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
+            }
+            for step, values in zip(ordered(run), among(run), strict=True)
+        ],
+    }
+
+
+def contract_text(run: RunRecord) -> str:
+    """The contract as JSON text; `report.json` holds exactly this."""
+    return json.dumps(contract(run), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The names of several rows in one cell."""
+    return {key: ", ".join(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _further(step: StepRecord, baseline: StepRecord | None, targets: tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for number, target in enumerate(targets):
+        found = measured_on(step, target)
+        if found is None:
+            continue
+        if number > 0:
+            scores = score_values(step, baseline, found)
+            values |= {f"{name}[{target}]": scores[name] for name in ("score", "retention", "score_verdict")}
+            values[f"peak_memory_mb[{target}]"] = found.memory.peak_mb
+        for latency in found.latency if number > 0 else found.latency[1:]:
+            place = f"{target} b{latency.batch_size}"
+            place += "" if latency.lengths == "real" else f" {latency.lengths}"
+            values |= {f"{name}[{place}]": value for name, value in _latency_values(latency).items()}
+    return {name: plain(value) for name, value in values.items()}
+
+
+def _latency_values(latency: Latency) -> dict[str, Any]:
+    return {
+        "latency_p50_ms": latency.p50_ms,
+        "latency_p95_ms": latency.p95_ms,
+        "speedup": latency.speedup,
+        "speedup_low": latency.speedup_low,
+        "speedup_high": latency.speedup_high,
+        "latency_verdict": latency.verdict,
+        "throughput": latency.throughput,
+        "disturbed": disturbed_of(latency),
+    }
+
+
+def test_split(run: RunRecord, found: TargetMeasurement) -> str:
+    """What tells one test split from another: the digest of its examples, or of its labels by name."""
+    if found.accuracy.examples is not None:
+        return found.accuracy.examples
+    labels = run.labels
+    named = [labels[index] if 0 <= index < len(labels) else index for index in found.accuracy.truth]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+def _target_values(
+    run: RunRecord, step: StepRecord, baseline: StepRecord | None, found: TargetMeasurement
+) -> dict[str, Any]:
+    hits = hits_of(found.accuracy)
+    values = {
+        "target": found.target,
+        "fingerprint": found.fingerprint,
+        "machine": found.machine,
+        "protocol": found.protocol,
+        "split": found.accuracy.split,
+        "examples": examples_of(found.accuracy),
+        "against": found.accuracy.against,
+        "test_split": test_split(run, found),
+        "hits": None if hits is None else packed(hits),
+        **score_values(step, baseline, found),
+        "unknown_token_share": found.accuracy.unknown_token_share,
+        "peak_memory_mb": found.memory.peak_mb,
+        "absolute_peak_memory_mb": found.memory.absolute_peak_mb,
+        "before_load_memory_mb": found.memory.before_load_mb,
+        "memory_limit_mb": found.memory.limit_mb,
+        "gpu_peak_memory_mb": found.memory.gpu_peak_mb,
+        "tokenization_ms": found.tokenization_ms,
+        "measure_seconds": found.seconds,
+    }
+    metrics = [
+        # The direction is said of those metrics alone that are not as most are.
+        metric.model_dump(exclude=None if metric.smaller_is_better else {"smaller_is_better"})
+        for metric in found.accuracy.metrics
+    ]
+    timings = [
+        {
+            "batch_size": latency.batch_size,
+            "lengths": latency.lengths,
+            "mean_tokens": latency.mean_tokens,
+            "rounds": latency.rounds,
+            **_latency_values(latency),
+            "latency_p50_low_ms": latency.p50_low,
+            "latency_p50_high_ms": latency.p50_high,
+            "baseline_p50_ms": latency.baseline_p50_ms,
+            "disturbance": None if latency.disturbance is None else latency.disturbance.model_dump(),
+        }
+        for latency in found.latency
+    ]
+    return {
+        **{name: plain(value) for name, value in values.items()},
+        "metrics": [{name: plain(value) for name, value in metric.items()} for metric in metrics],
+        "latency": [{name: plain(value) for name, value in timing.items()} for timing in timings],
+    }

@@ -1,0 +1,126 @@
+"""Which rows are worth having: those that no other row beats in score, latency and size at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compress.core.records import RunRecord
+from compress.reporting.data.row import baseline_of, claimed, deployed_of, first_target, ordered, row_of
+from compress.reporting.render.document import Cell, Figure, Plane, Point, Row, Section, Table, row
+from compress.reporting.render.numbers import known, significant
+from compress.reporting.render.scores import reading
+
+Costs = tuple[float, ...]
+"""What is the better the smaller it is."""
+_QUANTITIES = ("score", "latency_p50_ms", "size_mb")
+
+
+def dominates(one: Costs, other: Costs) -> bool:
+    """Whether `one` is nowhere worse and somewhere better."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
+
+
+def dominators(points: Sequence[Costs | None]) -> list[tuple[int, ...]]:
+    """For each point the indices of those on the Pareto front that dominate it; none of a point without costs.
+
+    The front is what nothing dominates. Whatever is dominated is so by a point of the front.
+    """
+    front = [
+        index
+        for index, point in enumerate(points)
+        if point is not None and not any(other is not None and dominates(other, point) for other in points)
+    ]
+    return [
+        () if point is None else tuple(index for index in front if dominates(points[index] or (), point))
+        for point in points
+    ]
+
+
+def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, ...] | None]:
+    """For each step in the report's order the steps of the front that dominate it; None where something is unknown.
+
+    Args:
+        target: where score and latency were measured; None: on the first one.
+    """
+    sign = 1 if reading(run.metric).smaller_is_better else -1
+    steps, costs = ordered(run), [_costs(values, sign) for values in _rows(run, target or first_target(run))]
+    return [
+        None if cost is None else tuple(steps[index].step for index in found)
+        for cost, found in zip(costs, dominators(costs), strict=True)
+    ]
+
+
+def front(run: RunRecord) -> Section:
+    """Score against latency, the size as the bubble, and the table that says what beats what; on each target."""
+    found = [shown for target in run.targets if (shown := _on(run, target)) is not None]
+    if not found:
+        return Section("front", "What is worth having")
+    words = (
+        "A row is beaten where another one is nowhere worse in score, median latency and size, and better somewhere. "
+        "The rows that nothing beats are the Pareto front; which of them to deploy is a choice. The values are "
+        "compared as they were measured: whether a difference is beyond chance stands in the tables above. Rows whose "
+        "timing was disturbed have no place here.",
+    )
+    tables, figures = zip(*found, strict=True)
+    return Section("front", "What is worth having", words, tables, figures)
+
+
+def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
+    """The table and the figure of one target; None where fewer than two rows were measured there."""
+    read, deployed = reading(run.metric), deployed_of(run)
+    lines: list[Row] = []
+    points: list[Point] = []
+    for step, values, beaten in zip(ordered(run), _rows(run, target), dominated_by(run, target), strict=True):
+        if beaten is None:
+            continue
+        verdict = (
+            Cell(f"beaten by {', '.join(beaten)}", tone="quiet")
+            if beaten
+            else Cell("on the front", tone="good")
+        )
+        lines.append(
+            row(
+                step.step,
+                read.value(values["score"]),
+                significant(values["latency_p50_ms"]),
+                significant(values["size_mb"]),
+                verdict,
+                kind="deployed" if step is deployed else step.role,
+            )
+        )
+        x, y = values["latency_p50_ms"], read.factor * values["score"]
+        points.append(
+            Point(
+                f"{step.step} {significant(values['size_mb'])} MB",
+                step.role,
+                (x, x, x),
+                (y, y, y),
+                size=values["size_mb"],
+                on_front=not beaten,
+            )
+        )
+    if len(points) < 2:
+        return None
+    where = f" on {target}" if len(run.targets) > 1 else ""
+    said = "; ".join(point.label + ("" if point.on_front else ", beaten") for point in points)
+    figure = Figure(
+        Plane("median latency, ms", read.axis, tuple(points)),
+        f"{read.title} against median latency{where}; the area of a bubble is the size on disk. Filled: the Pareto "
+        "front.",
+        f"The Pareto front of {read.words}, median latency and size{where}. {said}.",
+    )
+    columns = ("Step", read.words, "p50 ms", "size MB", "verdict")
+    return Table(f"Every step and variant{where}", columns, tuple(lines), frozenset({4})), figure
+
+
+def _rows(run: RunRecord, target: str | None) -> list[dict[str, Any]]:
+    baseline = baseline_of(run)
+    return [claimed(row_of(step, baseline, target)) for step in ordered(run)]
+
+
+def _costs(values: dict[str, Any], sign: int) -> Costs | None:
+    score, latency, size = (values[name] for name in _QUANTITIES)
+    if not (known(score) and known(latency) and known(size)) or latency <= 0:
+        return None
+    return (sign * score, latency, size)

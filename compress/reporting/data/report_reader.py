@@ -1,0 +1,144 @@
+"""What scripts read of a run, a measured model or a `report.json`: one kind of mapping, whichever it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from compress.core.errors import UsageError
+from compress.core.reading import read_json
+from compress.core.records import COMPLETE, RunRecord
+from compress.reporting.data.frame import contract
+from compress.reporting.data.row import CONTRACT_KEYS
+from compress.store.runs import find_run
+
+Report = Mapping[str, Any]
+"""What `contract` gives, and `report.json` holds."""
+Result = RunRecord | Report
+
+_KEYS = ("status", "run", "task", "metric", "targets", "rows")
+
+
+def find_report(word: str, runs: Path) -> Result:
+    """The records of a run (its folder, id, or a profile's name), or what a `report.json` holds.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
+    if word.endswith(".json"):
+        return read_report(Path(word))
+    return find_run(word, runs).load()
+
+
+def read_report(file: Path) -> Report:
+    """What a `report.json` holds.
+
+    Raises:
+        UsageError: the file is missing, or is no report.
+    """
+    try:
+        body = read_json(file, error=UsageError)
+    except FileNotFoundError as error:
+        raise UsageError("there is no such report", where=str(file)) from error
+    if not isinstance(body, dict) or any(key not in body for key in _KEYS) or not _are_rows(body["rows"]):
+        raise UsageError("this is no report.json: `compress report RUN --json` prints one", where=str(file))
+    for row in body["rows"]:
+        lacking = [key for key in (*CONTRACT_KEYS, "targets") if key not in row]
+        if lacking:
+            raise UsageError(f"a row of this report has no {lacking[0]!r}", where=str(file))
+    return body
+
+
+def _are_rows(rows: object) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+
+
+def as_report(result: Result) -> Report:
+    """A result as a report."""
+    return contract(result) if isinstance(result, RunRecord) else result
+
+
+def frame_of(report: Report) -> pd.DataFrame:
+    """One row a step, without what is nested."""
+    return pd.DataFrame(
+        [{key: value for key, value in row.items() if key != "targets"} for row in report["rows"]]
+    )
+
+
+def deployed_row(report: Report) -> Mapping[str, Any] | None:
+    """The row that is deployed; None where the run did not get that far."""
+    done = report["status"] in COMPLETE and report["rows"]
+    return report["rows"][-1] if done and report["rows"][-1].get("status") != "failed" else None
+
+
+def baseline_row(report: Report) -> Mapping[str, Any] | None:
+    """The row of the baseline; None where the run failed before it was there."""
+    return next((row for row in report["rows"] if row["role"] == "baseline"), None)
+
+
+def same_baseline(one: Report, two: Report) -> bool:
+    """Whether both were compared with the same model; not known of reports of before they named it.
+
+    By the model itself, which a run and a measurement of its file share, or by what made it.
+    """
+    rows = [baseline_row(report) or {} for report in (one, two)]
+    names = ([row.get(key) for row in rows] for key in ("model_digest", "key"))
+    return any(first is not None and first == second for first, second in names)
+
+
+def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What a row holds of the target that its flat keys mean."""
+    if row is None or not report["targets"]:
+        return None
+    return next((found for found in row["targets"] if found["target"] == report["targets"][0]), None)
+
+
+def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether two models were scored on the same examples; reports of before they said it tell only how many."""
+    digests = [each.get("test_split") for each in (one, two)]
+    return one["examples"] == two["examples"] and (None in digests or digests[0] == digests[1])
+
+
+def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether timings of two models were taken on the same machine, with the same threads and cores.
+
+    Reports of before they named the machine have a fingerprint of machine, batch sizes and lengths together.
+    """
+    machines = [each.get("machine") for each in (one, two)]
+    if None in machines:
+        return bool(one["fingerprint"] == two["fingerprint"])
+    return bool(machines[0] == machines[1])
+
+
+def timing_like(found: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What was timed of a model at the batch size and the lengths of another timing; None: it was not."""
+    return next((one for one in found["latency"] if _setting(one) == _setting(timing)), None)
+
+
+def timed_words(found: Mapping[str, Any]) -> str:
+    """At which batch sizes and lengths a model was timed, in words."""
+    return ", ".join(map(_words, found["latency"]))
+
+
+def memory_words(found: Mapping[str, Any]) -> str:
+    """At which batch size the peak memory was taken, in words: the first that was timed."""
+    return _words(found["latency"][0])
+
+
+def _words(timing: Mapping[str, Any]) -> str:
+    size, lengths = _setting(timing)
+    return f"batch size {size}" + ("" if lengths == "real" else f" ({lengths})")
+
+
+def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
+    return timing["batch_size"], timing["lengths"]
+
+
+def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether the peak memory of two models is that of the same batch size (see `memory_words`)."""
+    if not (one["latency"] and two["latency"]):
+        return True
+    return bool(one["latency"][0]["batch_size"] == two["latency"][0]["batch_size"])

@@ -1,0 +1,372 @@
+"""Plots of a report as inline SVG that takes its colours and its font from the page it stands in."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from compress.core.printing import printable
+from compress.reporting.plots.bars import draw_bars
+from compress.reporting.plots.style import (
+    ACCENT,
+    BAD,
+    GOOD,
+    INK,
+    MUTED,
+    STYLE,
+    SURFACE,
+    VARIABLES,
+    new_figure,
+)
+from compress.reporting.render.document import Bars, Plane, Plot, Point, Scatter, Training, Waterfall
+
+_PLACES = (
+    (8, 7),
+    (8, -7),
+    (-8, 7),
+    (-8, -7),
+    (0, 18),
+    (0, -18),
+    (10, 22),
+    (10, -22),
+    (-10, 22),
+    (-10, -22),
+    (10, 36),
+    (10, -36),
+    (-24, 12),
+    (0, 30),
+)
+"""Where a name may stand beside its point, in points of 1/72 inch, the best place first."""
+_LARGEST_BUBBLE, _SMALLEST_BUBBLE = 900.0, 24.0  # area in square points of 1/72 inch
+_LOG_FROM = 3.0  # a span of values beyond this factor is shown on a logarithmic axis
+_LOG_LOSSES = 100.0  # the same of losses, whose fall itself spans much
+
+
+def draw(plot: Plot, name: str) -> str:
+    """The plot as an `<svg>` element; `name` keeps its inner ids apart from those of other plots on the page."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        if isinstance(plot, Scatter):
+            figure = _scatter(plot)
+        elif isinstance(plot, Plane):
+            figure = _plane(plot)
+        elif isinstance(plot, Waterfall):
+            figure = _waterfall(plot)
+        elif isinstance(plot, Bars):
+            figure = draw_bars(plot)
+        else:
+            figure = _training(plot)
+        stream = io.StringIO()
+        figure.savefig(
+            stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    return _inline(stream.getvalue())
+
+
+def _scatter(plot: Scatter) -> Figure:
+    figure = new_figure(4.8, 3.4)
+    axes = figure.add_subplot()
+    chain = [point for point in plot.points if point.role in ("baseline", "step")]
+    axes.plot(
+        [p.x[0] for p in chain], [p.y[0] for p in chain], color=MUTED, linewidth=1, linestyle=(0, (4, 3))
+    )
+    for point in plot.points:
+        axes.errorbar(
+            point.x[0],
+            point.y[0],
+            xerr=_reach(point.x),
+            yerr=_reach(point.y),
+            fmt={"baseline": "s", "step": "o", "control": "D", "variant": "^"}[point.role],
+            color=_colour(point),
+            markerfacecolor=SURFACE if point.role in ("control", "variant") else _colour(point),
+            markersize=7,
+            elinewidth=1,
+            linewidth=0,
+            zorder=3,
+        )
+    xs = [point.x[0] for point in plot.points]
+    _scale_x(axes, xs)
+    axes.margins(x=0.14, y=0.16)
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(plot.y_label)
+    _label_points(figure, axes, plot.points)
+    return figure
+
+
+def _plane(plot: Plane) -> Figure:
+    figure = new_figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    largest = max(point.size for point in plot.points) or 1.0
+    front = sorted((point for point in plot.points if point.on_front), key=lambda point: point.x[0])
+    axes.plot([p.x[0] for p in front], [p.y[0] for p in front], color=MUTED, linewidth=1, zorder=1)
+    # The large ones first, so that none hides a smaller one.
+    for point in sorted(plot.points, key=lambda point: -point.size):
+        axes.scatter(
+            point.x[0],
+            point.y[0],
+            s=_bubble(point, largest),
+            facecolor=ACCENT if point.on_front else SURFACE,
+            edgecolor=ACCENT if point.on_front else MUTED,
+            linewidth=1.2,
+            alpha=0.75,
+            zorder=3,
+        )
+    _scale_x(axes, [point.x[0] for point in plot.points])
+    axes.margins(x=0.16, y=0.24)
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(plot.y_label)
+    radii = [math.sqrt(_bubble(point, largest) / math.pi) * figure.dpi / 72 for point in plot.points]
+    _label_points(figure, axes, plot.points, radii)
+    return figure
+
+
+def _bubble(point: Point, largest: float) -> float:
+    """The area of a bubble in square points."""
+    return max(_LARGEST_BUBBLE * point.size / largest, _SMALLEST_BUBBLE)
+
+
+def _label_points(
+    figure: Figure, axes: Axes, points: Sequence[Point], radii: Sequence[float] | None = None
+) -> None:
+    """Put each name beside its point where it hides neither a point nor a name placed before it.
+
+    `radii` are those of the points in pixels, where they are no small marks.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    frame = axes.get_window_extent()
+    centres = [(float(x), float(y)) for x, y in axes.transData.transform([(p.x[0], p.y[0]) for p in points])]
+    taken = [
+        Bbox.from_extents(x - r, y - r, x + r, y + r)
+        for (x, y), r in zip(centres, radii or [5.0] * len(centres), strict=True)
+    ]
+    bars = []
+    for point, (x, _) in zip(points, centres, strict=True):
+        low, high = (axes.transData.transform((point.x[0], end))[1] for end in point.y[1:])
+        bars.append(Bbox.from_extents(x - 1, low, x + 1, high))
+    for label, point in _merged(points, centres):
+        best: tuple[int, Annotation, Bbox] | None = None
+        for dx, dy in _PLACES:
+            text = axes.annotate(
+                label,
+                (point.x[0], point.y[0]),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+                va="bottom" if dy > 0 else "top",
+                fontsize=9,
+                color=INK if point.role == "step" else _colour(point),
+                zorder=4,
+            )
+            box = text.get_window_extent()
+            outside = box.x0 < frame.x0 or box.x1 > frame.x1 + 6 or box.y0 < frame.y0 or box.y1 > frame.y1 + 6
+            hidden = (
+                3 * sum(box.overlaps(other) for other in taken)
+                + sum(box.overlaps(bar) for bar in bars)
+                + 9 * outside
+            )
+            if best is not None and hidden >= best[0]:
+                text.remove()
+                continue
+            if best is not None:
+                best[1].remove()
+            best = (hidden, text, box)
+            if hidden == 0:
+                break
+        if best is not None:
+            taken.append(best[2])
+
+
+def _merged(points: Sequence[Point], centres: Sequence[Sequence[float]]) -> list[tuple[str, Point]]:
+    """One label for points that fall on one another: `quantize, export`."""
+    groups: list[tuple[list[str], Point, Sequence[float]]] = []
+    for point, centre in zip(points, centres, strict=True):
+        for names, first, place in groups:
+            if first.role == point.role and math.dist(place, centre) < 6:
+                names.append(point.label)
+                break
+        else:
+            groups.append(([point.label], point, centre))
+    return [(", ".join(names), point) for names, point, _ in groups]
+
+
+def _waterfall(plot: Waterfall) -> Figure:
+    changes = plot.changes
+    figure = new_figure(4.5, 0.95 + 0.42 * len(changes))
+    axes = figure.add_subplot()
+    places = range(len(changes))
+    for place, change in zip(places, changes, strict=True):
+        better = (change.after > change.before) == plot.larger_is_better
+        colour = MUTED if not change.told else GOOD if better else BAD
+        low, high = sorted((change.before, change.after))
+        axes.barh(place, high - low, left=low, height=0.56, color=colour, linewidth=0, zorder=2)
+        axes.plot([change.after] * 2, [place - 0.28, place + 0.28], color=INK, linewidth=1.4, zorder=3)
+        if place + 1 < len(changes):
+            axes.plot([change.after] * 2, [place + 0.28, place + 0.72], color=MUTED, linewidth=0.8, zorder=1)
+        axes.annotate(
+            change.text,
+            (high, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            zorder=4,
+        )
+    values = [value for change in changes for value in (change.before, change.after)]
+    if plot.ratio:
+        _scale_x(axes, values)
+    else:
+        axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
+    axes.use_sticky_edges = False
+    axes.autoscale_view()
+    low, high = axes.get_xlim()
+    room = 0.16  # for the words to the right of the bars
+    if axes.get_xscale() == "log":
+        axes.set_xlim(low, high * (high / low) ** room)
+    else:
+        axes.set_xlim(low, high + (high - low) * room)
+    axes.set_yticks(list(places), [change.label for change in changes])
+    axes.set_ylim(len(changes) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(plot.axis_label)
+    return figure
+
+
+def _training(plot: Training) -> Figure:
+    scored = any(course.scores for course in plot.courses)
+    lost = any(course.losses for course in plot.courses)
+    figure = new_figure(4.5, 3.2 if scored and lost else 2.2)
+    panels = figure.subplots(2 if scored and lost else 1, 1, sharex=True, squeeze=False)[:, 0]
+    if scored:
+        _draw_scores(panels[0], plot)
+    if lost:
+        axes = panels[-1]
+        for course in plot.courses:
+            axes.plot(course.steps, course.losses, color=INK, linewidth=1.4)
+        _scale_losses(axes, [loss for course in plot.courses for loss in course.losses])
+        axes.set_ylabel("training\nloss")
+    panels[-1].set_xlabel("step")
+    _part_courses(list(panels), plot)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.align_ylabels()
+    return figure
+
+
+def _draw_scores(axes: Axes, plot: Training) -> None:
+    """Every score, and the best one of the last training run that has any: what is kept."""
+    for course in plot.courses:
+        axes.plot(course.score_steps, course.scores, color=ACCENT, linewidth=1.6, marker="o", markersize=3.5)
+    last = [course for course in plot.courses if course.scores][-1]
+    best = (min if plot.smaller_is_better else max)(range(len(last.scores)), key=last.scores.__getitem__)
+    axes.plot(last.score_steps[best], last.scores[best], color=GOOD, marker="o", markersize=8, zorder=3)
+    axes.annotate(
+        f"{last.scores[best]:.1f}" if "%" in plot.score_label else f"{last.scores[best]:.3f}",
+        (last.score_steps[best], last.scores[best]),
+        xytext=(0, -9),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=9,
+    )
+    axes.margins(y=0.2)
+    axes.set_ylabel(plot.score_label.replace("validation ", "validation\n"))
+    _plain_ticks(axes)
+
+
+def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """A logarithmic axis where losses of stages differ by orders of magnitude."""
+    if min(losses) > 0 and max(losses) / min(losses) > _LOG_LOSSES:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=4))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+    else:
+        _plain_ticks(axes)
+
+
+def _part_courses(panels: Sequence[Axes], plot: Training) -> None:
+    """A line between one training run and the next, and their names above."""
+    if len(plot.courses) < 2:
+        return
+    begin = 0
+    for number, course in enumerate(plot.courses):
+        end = max((*course.steps, *course.score_steps, begin))
+        if number:
+            for axes in panels:
+                axes.axvline(begin, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        panels[0].annotate(
+            course.name,
+            ((begin + end) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+        begin = end
+
+
+def _plain_ticks(axes: Axes) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain_number))
+
+
+def _scale_x(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers where the values span more than a small factor."""
+    if max(values) / min(values) >= _LOG_FROM:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if max(values) / min(values) < 500 else (1.0,))
+        )
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
+
+
+def _plain_number(value: float, _: int | None = None) -> str:
+    return f"{value:.6g}".replace("-", "−")
+
+
+def _reach(ends: tuple[float, float, float]) -> list[list[float]]:
+    value, low, high = ends
+    return [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+
+
+def _colour(point: Point) -> str:
+    return {"baseline": MUTED, "step": ACCENT, "control": BAD, "variant": BAD}[point.role]
+
+
+def _inline(svg: str) -> str:
+    """The bare `<svg>` element: no prolog, no metadata, no namespaces, colours and fonts of the page."""
+    svg = printable(svg[svg.index("<svg") :].strip())
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", head)
+    rest = re.sub(r"<[^>]+>", lambda tag: _inline_tag(tag.group(), used), rest)
+    return f'{head} role="img" focusable="false">{rest}'
+
+
+def _inline_tag(tag: str, used: set[str]) -> str:
+    """One tag in the page's colours and font, without an id that nothing refers to."""
+    for stand_in, variable in VARIABLES.items():
+        tag = tag.replace(stand_in, variable)
+    tag = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", tag)
+    tag = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", tag)
+    return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", tag)

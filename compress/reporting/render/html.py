@@ -1,0 +1,44 @@
+"""A document as one self-contained HTML page: no scripts, nothing to load, light and dark."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from compress.core.printing import printable
+from compress.reporting.plots.plots import draw
+from compress.reporting.render.document import Document
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def html(document: Document) -> str:
+    """The page. Whatever comes from the records is escaped; the plots and the style sheet are taken as they are."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalized,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unbroken"] = _unbroken
+    plots = {
+        (section.key, number): draw(figure.plot, f"{section.key}-{number}")
+        for section in document.sections
+        for number, figure in enumerate(section.figures)
+    }
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(document=document, plots=plots, style=style)
+
+
+def _finalized(value: object) -> object:
+    """Texts without what steers a reader's eye away from what they say; the plots and the style sheet as they are."""
+    return printable(value) if type(value) is str else value
+
+
+def _unbroken(text: str) -> str:
+    """No line ends between a number and its unit, nor inside `p = 0.03`."""
+    return re.sub(r"(?<=\d) (?=%|(?:ms|MB|s|min|h)\b)|(?<=\bp) (?=[=<] )|(?<=\bp [=<]) ", "\u00a0", text)

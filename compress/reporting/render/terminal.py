@@ -1,0 +1,202 @@
+"""A run in the terminal: one row a step as it goes, the table at the end, the budget. Narrow terminals get less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from compress.core.plugins import call
+from compress.core.records import Limit, RunRecord, StepRecord
+from compress.core.units import format_count, format_seconds
+from compress.passes.table import PASSES
+from compress.reporting.data.row import baseline_of, deployed_of, first_target, ordered, row_of
+from compress.reporting.render.numbers import MISSING, percent, significant, times
+from compress.reporting.render.scores import reading
+from compress.reporting.sections.headline import limit_words, status_words, useless_words, verdicts
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column, its width in characters, and the width of the terminal from which it is shown.
+
+    `text` takes the row of a step, with the name of the run's metric as `metric`.
+    """
+
+    title: str
+    width: int
+    shown_from: int
+    text: Callable[[dict[str, Any]], str]
+
+
+_STEP_WIDTH = 20
+_MARK = "~"
+"""Before a latency that other processes disturbed."""
+_COLUMNS = (
+    _Column("score", 8, 0, lambda row: reading(row["metric"]).value(row["score"])),
+    _Column("kept", 7, 56, lambda row: percent(row["retention"])),
+    _Column(
+        "p50 ms", 7, 0, lambda row: f"{_MARK * bool(row['disturbed'])}{significant(row['latency_p50_ms'])}"
+    ),
+    _Column("p95 ms", 7, 106, lambda row: significant(row["latency_p95_ms"])),
+    # The baseline in the same rounds: its median over the one of the row is the speed-up beside it.
+    _Column("base ms", 7, 75, lambda row: significant(row["baseline_p50_ms"])),
+    _Column("speed-up", 9, 75, lambda row: _speed(row)),
+    _Column("size MB", 7, 0, lambda row: significant(row["size_mb"])),
+    _Column("peak MB", 7, 84, lambda row: significant(row["peak_memory_mb"])),
+    _Column(
+        "params", 8, 97, lambda row: MISSING if row["parameters"] is None else format_count(row["parameters"])
+    ),
+    _Column("time", 11, 119, lambda row: format_seconds(row["seconds"])),
+)
+
+
+def _speed(row: dict[str, Any]) -> str:
+    if row["disturbed"]:
+        return "disturbed"
+    return "1×" if row["role"] == "baseline" else times(row["speedup"])
+
+
+@dataclass(frozen=True)
+class RowLine:
+    """One step as one line, in columns that fit the terminal it is printed to; the header stands above the baseline."""
+
+    run: RunRecord
+    step: StepRecord
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.step.role == "baseline":
+            yield _header(self.run, options.max_width)
+        yield _line(self.run, self.step, options.max_width)
+
+
+def row_line(run: RunRecord, step: StepRecord) -> RowLine:
+    """What is printed when a step is done: its numbers on the first target, or its error.
+
+    Args:
+        run: the run so far; its first target and its baseline are looked up here.
+        step: what was just done.
+    """
+    return RowLine(run, step)
+
+
+def _header(run: RunRecord, width: int) -> Text:
+    titles = [run.metric if column.title == "score" else column.title for column in _shown(width)]
+    cells = [
+        title[: column.width].rjust(column.width) for title, column in zip(titles, _shown(width), strict=True)
+    ]
+    return Text("  ".join(["step".ljust(_step_width(width)), *cells]), style="bold", no_wrap=True)
+
+
+def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
+    room = _step_width(width)
+    name = step.step if len(step.step) <= room else step.step[: room - 1] + "…"
+    if step.status == "failed":
+        line = Text(name.ljust(room) + "  ", style="bold red")
+        return line.append(
+            f"failed: {step.error or 'no error was recorded'}".splitlines()[0], style="not bold red"
+        )
+    values = row_of(step, baseline_of(run) or step, first_target(run)) | {"metric": run.metric}
+    cells = [column.text(values).rjust(column.width) for column in _shown(width)]
+    line = Text("  ".join([name.ljust(room), *cells]), no_wrap=True, style="dim" if _aside(step) else "")
+    if step.status == "cached" and line.cell_len + 8 <= width:
+        line.append("  cached", style="dim")
+    return line
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """The table of a run as a rich renderable; how many columns it has depends on where it is shown."""
+
+    run: RunRecord
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._table(options.max_width)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._table(options.max_width))
+
+    def _table(self, width: int) -> Table:
+        run, shown = self.run, _shown(width - 4)
+        baseline, target, deployed = baseline_of(run), first_target(run), deployed_of(run)
+        table = Table(
+            title=Text(f"{run.profile} on {target}" if target else run.profile),
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+        )
+        table.add_column("step", overflow="fold")
+        for column in shown:
+            title = run.metric if column.title == "score" else column.title
+            table.add_column(Text(title), justify="right", no_wrap=True)
+        for step in ordered(run):
+            style = "bold green" if step is deployed else "dim" if _aside(step) else ""
+            if step.status == "failed":
+                table.add_row(
+                    Text(step.step),
+                    *[Text("failed" if n == 0 else "") for n in range(len(shown))],
+                    style="red",
+                )
+                continue
+            values = row_of(step, baseline, target) | {"metric": run.metric}
+            table.add_row(Text(step.step), *[Text(column.text(values)) for column in shown], style=style)
+        return table
+
+
+def table(run: RunRecord) -> RunTable:
+    """The table of a run: the baseline first, what is deployed last and in bold."""
+    return RunTable(run)
+
+
+def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
+    """One line a limit: `held`, `MISSED` or `not judged`, the limit and the value; `metric` is that of the task."""
+    words = {
+        True: ("held    ", "green"),
+        False: ("MISSED  ", "bold red"),
+        None: ("not judged  ", "bold yellow"),
+    }
+    return [Text.assemble(words[limit.held], limit_words(limit, metric)) for limit in limits]
+
+
+def summary_lines(run: RunRecord) -> list[Text]:
+    """The outcome below the table: a baseline that is of no use, the status, the verdicts, every limit, what was
+    foretold, the bundle."""
+    words, tone = status_words(run)
+    first = useless_words(run)
+    lines = [Text(text, style="bold red") for text in first]
+    lines.append(Text(words, style="bold green" if tone == "good" else "bold red"))
+    lines += budget_lines(run.limits, run.metric)
+    lines += [
+        Text(verdict)
+        for verdict in verdicts(run)
+        if verdict not in first and not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
+    ]
+    lines += [Text(line) for line in _of_passes(run)]
+    if run.bundle is not None:
+        lines.append(Text(f"bundle  {run.bundle}"))
+    return lines
+
+
+def _of_passes(run: RunRecord) -> list[str]:
+    return [line for kind in PASSES.values() if kind.lines for line in call(kind.lines, run)]
+
+
+def _shown(width: int) -> list[_Column]:
+    return [column for column in _COLUMNS if width >= column.shown_from]
+
+
+def _step_width(width: int) -> int:
+    """What the columns leave for the step's name, within reason."""
+    return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in _shown(width))))
+
+
+def _aside(step: StepRecord) -> bool:
+    """Whether the row is there for comparison only."""
+    return step.role in ("control", "variant")

@@ -1,0 +1,73 @@
+"""Write the report of a run: HTML, Markdown, CSV and JSON as a whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from compress.core.errors import UsageError
+from compress.core.files import make_folder, write_texts
+from compress.core.inside import inside
+from compress.core.ours import set_aside, sign
+from compress.core.records import RunRecord
+from compress.reporting.data.frame import contract_text, rows
+from compress.reporting.render.markdown import markdown
+from compress.reporting.sections.content import document
+
+KIND = "report"
+"""What the folder's marker says that it is."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report; `kept` are those of others that stood under these names, by their new ones."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    json: Path
+    kept: tuple[Path, ...] = ()
+
+
+def report_folder(run: RunRecord, working: Path) -> Path:
+    """`reports/<profile>/` in the working folder.
+
+    Raises:
+        UsageError: the run's record, which others may have written, names a place elsewhere (`outside-folder`).
+    """
+    return inside(working / "reports", run.profile, where=f"the profile of {run.run}", error=UsageError)
+
+
+def write_report(run: RunRecord, out: Path) -> ReportPaths:
+    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there.
+
+    A report that lies there as it was written is replaced; what else has one of these names is given another.
+    """
+    from compress.reporting.render.html import html  # matplotlib is imported for the plots of the page alone
+
+    make_folder(out)
+    paths = ReportPaths(out / "report.html", out / "report.md", out / "rows.csv", out / "report.json")
+    content = document(run)
+    texts = {
+        paths.json: contract_text(run),
+        paths.csv: _without_formulas(rows(run)).to_csv(index=False, lineterminator="\n"),
+        paths.markdown: markdown(content),
+        paths.html: html(content),
+    }
+    names = [path.name for path in texts]
+    kept = set_aside(out, KIND, names)
+    write_texts(texts)
+    sign(out, KIND, names)
+    return replace(paths, kept=tuple(kept))
+
+
+def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236)."""
+    return frame.rename(columns=_as_text).map(_as_text)
+
+
+def _as_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

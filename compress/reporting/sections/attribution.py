@@ -1,0 +1,85 @@
+"""What each pass added to the way from the baseline to what is deployed: the changes sum to the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.core.records import RunRecord, StepRecord
+from compress.reporting.data.row import baseline_of, claimed, first_target, ordered, row_of
+from compress.reporting.render.document import Cell, Row, Table, row
+from compress.reporting.render.numbers import MISSING, known, percent, significant
+from compress.reporting.render.scores import reading
+
+QUANTITIES = {"score": "score_change", "latency_p50_ms": "latency_p50_change_ms", "size_mb": "size_change_mb"}
+"""The keys of a row, and what its changes are called."""
+
+
+def changes(run: RunRecord) -> list[dict[str, float | None]]:
+    """For each step in the report's order what it changed of each quantity, against the step that it was made of.
+
+    None for the baseline, for rows beside the pipeline, and for what was not measured; the next measured step takes the
+    change over.
+    """
+    rows = _rows(run)
+    made: list[dict[str, float | None]] = [dict.fromkeys(QUANTITIES.values()) for _ in rows]
+    for quantity, name in QUANTITIES.items():
+        before: float | None = None
+        for (step, values), change in zip(rows, made, strict=True):
+            value = values[quantity]
+            if step.role not in ("baseline", "step") or not known(value):
+                continue
+            change[name] = None if before is None else value - before
+            before = value
+    return made
+
+
+def table(run: RunRecord) -> Table:
+    """The baseline, what each pass added, and what is deployed; below each change its share of the whole."""
+    read = reading(run.metric)
+    rows = [
+        (step, values, change)
+        for (step, values), change in zip(_rows(run), changes(run), strict=True)
+        if step.role in ("baseline", "step") and step.status != "failed"
+    ]
+    columns = ("Step", read.change_axis, "p50, ms", "size, MB")
+    if len(rows) < 2:
+        return Table("", columns, ())
+    totals = {name: sum(change[name] or 0.0 for _, _, change in rows) for name in QUANTITIES.values()}
+    lines = [_end(rows[0][0].step, rows[0][1], run)]
+    for step, _, change in rows[1:]:
+        cells = [_change(change[name], totals[name], name, run) for name in QUANTITIES.values()]
+        lines.append(row(step.step, *cells))
+    lines.append(_end("all together", rows[-1][1], run, "deployed"))
+    return Table(
+        "From the baseline to the last step: what each pass added, with its share of the whole change",
+        columns,
+        tuple(lines),
+    )
+
+
+def _end(title: str, values: dict[str, Any], run: RunRecord, kind: str = "baseline") -> Row:
+    return row(
+        title,
+        reading(run.metric).value(values["score"]),
+        significant(values["latency_p50_ms"]),
+        significant(values["size_mb"]),
+        kind=kind,
+    )
+
+
+def _change(change: float | None, total: float, name: str, run: RunRecord) -> Cell:
+    if not known(change):
+        return Cell(MISSING)
+    if name == "score_change":
+        return Cell(reading(run.metric).change(change))
+    if not change:
+        return Cell("0")
+    sign = "+" if change > 0 else "−"
+    return Cell(
+        f"{sign}{significant(abs(change))}", percent(change / total, 0).replace("-", "−") if total else ""
+    )
+
+
+def _rows(run: RunRecord) -> list[tuple[StepRecord, dict[str, Any]]]:
+    baseline, target = baseline_of(run), first_target(run)
+    return [(step, claimed(row_of(step, baseline, target))) for step in ordered(run)]

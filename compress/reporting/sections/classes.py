@@ -1,0 +1,106 @@
+"""The section that says which classes got worse, and what they are taken for now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress.core.records import RunRecord
+from compress.reporting.data.paired import SIGNIFICANCE, mcnemar, paired
+from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target
+from compress.reporting.render.document import Cell, Row, Section, Table, row
+from compress.reporting.render.numbers import count, p_value, percent
+
+_SHOWN = 15
+
+
+def classes(run: RunRecord) -> Section:
+    """The classes that the deployed model gets wrong more often than the baseline, and what it takes them for."""
+    title = "Classes that got worse"
+    target = first_target(run)
+    baseline, deployed = accuracy_on(baseline_of(run), target), accuracy_on(deployed_of(run), target)
+    if baseline is None or deployed is None or paired(baseline, deployed) is None or baseline is deployed:
+        return Section("classes", title)
+    rows, told = _class_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
+    if not rows:
+        return Section(
+            "classes", title, paragraphs=("No class is recognised less often than by the baseline.",)
+        )
+    words = (
+        f"{len(rows)} of {len(set(baseline.truth))} classes are recognised less often than by the baseline; "
+        + (f"{told} of them beyond chance" if told else "none of them beyond chance")
+        + " (exact McNemar test on the class's examples, 5 % shared among the classes)."
+    )
+    pairs = _pair_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
+    tables = (
+        Table(
+            _capped("Recall of the classes that lost most", len(rows)),
+            ("Class", "examples", "baseline", "deployed", "change", "verdict"),
+            tuple(rows[:_SHOWN]),
+            frozenset({5}),
+        ),
+        Table(
+            _capped("What they are taken for: confusions that grew", len(pairs)),
+            ("Class", "taken for", "baseline", "deployed"),
+            tuple(pairs[:_SHOWN]),
+            frozenset({1}),
+        ),
+    )
+    return Section("classes", title, (words,), tuple(table for table in tables if table.rows))
+
+
+def _class_rows(
+    run: RunRecord, truth: Sequence[int], before: Sequence[int], after: Sequence[int]
+) -> tuple[list[Row], int]:
+    present = sorted(set(truth))
+    found: list[tuple[int, int, Row]] = []
+    told = 0
+    for label in present:
+        hits = [
+            (old == label, new == label)
+            for true, old, new in zip(truth, before, after, strict=True)
+            if true == label
+        ]
+        lost, gained = hits.count((True, False)), hits.count((False, True))
+        if lost <= gained:
+            continue
+        p = mcnemar(lost, gained)
+        sure = p < SIGNIFICANCE / len(present)
+        told += sure
+        old_hits, new_hits = sum(old for old, _ in hits), sum(new for _, new in hits)
+        cells = row(
+            label_name(run, label),
+            count(len(hits)),
+            percent(old_hits / len(hits)),
+            percent(new_hits / len(hits)),
+            f"−{lost - gained}",
+            Cell("worse" if sure else "no difference", p_value(p), "bad" if sure else ""),
+        )
+        found.append((gained - lost, label, cells))
+    return [cells for _, _, cells in sorted(found, key=lambda item: item[:2])], told
+
+
+def _pair_rows(
+    run: RunRecord, truth: Sequence[int], before: Sequence[int], after: Sequence[int]
+) -> list[Row]:
+    counts: dict[tuple[int, int], list[int]] = {}
+    for column, predictions in enumerate((before, after)):
+        for true, predicted in zip(truth, predictions, strict=True):
+            if predicted != true:
+                counts.setdefault((true, predicted), [0, 0])[column] += 1
+    grown = sorted(
+        ((new - old, pair, old, new) for pair, (old, new) in counts.items() if new > old),
+        key=lambda item: (-item[0], item[1]),
+    )
+    return [
+        row(label_name(run, true), label_name(run, predicted), count(old), count(new))
+        for _, (true, predicted), old, new in grown
+    ]
+
+
+def label_name(run: RunRecord, index: int) -> str:
+    """The name of a label; its index where it has none."""
+    return run.labels[index] if 0 <= index < len(run.labels) else str(index)
+
+
+def _capped(caption: str, total: int) -> str:
+    return caption if total <= _SHOWN else f"{caption} (the first {_SHOWN} of {total})"

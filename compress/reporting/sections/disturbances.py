@@ -1,0 +1,55 @@
+"""The section that says what other processes did while rows were timed."""
+
+from __future__ import annotations
+
+from compress.core.records import RunRecord
+from compress.core.units import format_seconds
+from compress.reporting.data.row import measured_on, ordered
+from compress.reporting.render.document import Cell, Section, Table, row
+from compress.reporting.render.numbers import count, percent, significant
+from compress.reporting.sections.run_sections import length_words
+
+
+def disturbances(run: RunRecord) -> Section:
+    """What else the machine did while each row was timed."""
+    rows = [
+        row(
+            Cell(step.step, f"{target}, batch {latency.batch_size}, {length_words(latency.lengths)}"),
+            _share(found.waited),
+            _share(found.baseline_waited),
+            f"{count(found.disturbed_rounds)} of {count(found.rounds)}",
+            _share(found.pressure),
+            _share(found.stolen),
+            significant(found.switches),
+            format_seconds(found.patient_s),
+            Cell("disturbed", found.told_by, "bad")
+            if found.disturbed
+            else Cell("unknown" if found.disturbed is None else "undisturbed", found.told_by),
+            kind=step.role,
+        )
+        for target in run.targets
+        for step in ordered(run)
+        if (measured := measured_on(step, target)) is not None
+        for latency in measured.latency
+        if (found := latency.disturbance) is not None
+    ]
+    if not rows:
+        return Section("disturbances", "What else the machine did")
+    words = (
+        "Waited: for how long the threads of the timing process waited for a core, as a share of the rounds' time (all "
+        "waits added up). A round in which they waited for more than 2 % of it is left out, and timed again while "
+        "`measure.patience_s` lasts; where more than a tenth of the rounds stays disturbed, the row is. Pressure: the "
+        "share of the time in which any thread of the machine waited for a core. Stolen: time that a hypervisor took "
+        "from its cores. Switches: how often the process lost its core, a round. What a row shares with others beside "
+        "cores (caches, memory, a GPU) is not seen.",
+    )
+    columns = (
+        *("Step", "waited", "baseline waited", "rounds left out", "pressure", "stolen", "switches"),
+        *("timed again for", "verdict"),
+    )
+    table = Table("What other processes did meanwhile", columns, tuple(rows), frozenset({8}))
+    return Section("disturbances", "What else the machine did", words, (table,))
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else percent(value)

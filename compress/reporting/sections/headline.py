@@ -1,0 +1,303 @@
+"""The verdict of a run: how much smaller, how much faster, what was kept, and whether the budget held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.core.records import COMPLETE, Limit, RunRecord, StepRecord
+from compress.measuring.chance import no_better_than_chance
+from compress.reporting.data.row import (
+    accuracy_on,
+    baseline_of,
+    deployed_of,
+    failed_of,
+    first_target,
+    latency_on,
+    ordered,
+    row_of,
+)
+from compress.reporting.render.document import Cell, Section, Table, Tile, Tone, row
+from compress.reporting.render.numbers import (
+    MISSING,
+    known,
+    p_value,
+    percent,
+    percent_range,
+    significant,
+    times,
+    times_range,
+)
+from compress.reporting.render.scores import reading
+
+_AT_LEAST = frozenset({"retention", "score", "speedup"})
+_FRACTIONS = frozenset({"retention", "score"})
+_UNITS = {
+    "latency_p50_ms": " ms",
+    "latency_p95_ms": " ms",
+    "size_mb": " MB",
+    "peak_memory_mb": " MB",
+    "speedup": "×",
+}
+
+
+def status_words(run: RunRecord) -> tuple[str, Tone]:
+    """The status in words, and whether it is good news."""
+    if run.status == "ok" and useless_words(run):
+        return "Complete, of a baseline that is no better than chance", "bad"
+    if run.status == "ok":
+        return ("Budget held" if run.limits else "Complete"), "good"
+    words = {
+        "budget_missed": "Budget missed",
+        "not_judged": "Budget not judged",
+        "failed": "Failed",
+        "interrupted": "Interrupted",
+        "running": "Not finished",
+    }
+    return words[run.status], "bad"
+
+
+def failure_reason(run: RunRecord) -> str | None:
+    """Why a run holds no deployable model; None where it does."""
+    if run.status in COMPLETE:
+        return None
+    step = failed_of(run)
+    if run.status == "failed":
+        if step is not None:
+            return f"step {step.step!r} failed: {step.error or run.error or 'no error was recorded'}"
+        return run.error or "the run failed; no error was recorded"
+    if run.status == "interrupted":
+        return run.error or "the run was interrupted; started again, it goes on from its last checkpoint"
+    return "the run is not finished: it is still going on, or it was killed; started again, it goes on"
+
+
+def verdicts(run: RunRecord) -> tuple[str, ...]:
+    """The outcome in a few plain sentences."""
+    reason = failure_reason(run)
+    useless = useless_words(run)
+    if reason is not None:
+        return (*useless, reason[0].upper() + reason[1:], *_so_far(run))
+    baseline, deployed = baseline_of(run), deployed_of(run)
+    lines = [*useless]
+    if run.limits:
+        missed = [limit for limit in run.limits if limit.held is False]
+        unjudged = [limit for limit in run.limits if limit.held is None]
+        lines += [f"Missed: {limit_words(limit, run.metric)}." for limit in missed]
+        lines += [f"Not judged: {limit_words(limit, run.metric)}." for limit in unjudged]
+        if not (missed or unjudged):
+            lines.append(f"Every limit of the budget was held ({len(run.limits)} of {len(run.limits)}).")
+    else:
+        lines.append("The profile sets no budget.")
+    if baseline is not None and deployed is not None and deployed is not baseline:
+        lines += _cannot_tell(run, baseline, deployed)
+    lines += disturbed_words(run)
+    lines += [
+        f"{step.step!r} does not fit {found.target}: {significant(found.memory.absolute_peak_mb)} MB at its peak, and "
+        f"{found.memory.limit_mb:g} MB are allowed. It was measured without the limit."
+        for step in ordered(run)
+        for found in step.measurements
+        if found.memory.over_limit
+    ]
+    lines += [
+        f"{step.step!r}, a row for comparison only, has no figures: {step.error or 'no error was recorded'}"
+        for step in run.steps
+        if step.role == "variant" and step.status == "failed"
+    ]
+    return tuple(lines)
+
+
+def useless_words(run: RunRecord) -> tuple[str, ...]:
+    """What has to be said first of a baseline that is no better than chance; nothing of any other."""
+    found = no_better_than_chance(baseline_of(run), run.labels)
+    if found is None:
+        return ()
+    hint = " `teacher.finetune: {class_weights: balanced}`, more epochs or another learning rate may help."
+    return (f"{found}. What is kept of it says nothing." + (hint if run.labels else ""),)
+
+
+def limit_words(limit: Limit, metric: str = "accuracy") -> str:
+    """A judged limit as a phrase: `quantize: size_mb 7.2 MB, the limit is at most 6 MB`."""
+    bound = "at least" if is_floor(limit.name, metric) else "at most"
+    value = "withheld" if limit.value is None else limit_value(limit, limit.value, metric)
+    words = (
+        f"{limit.step}: {limit.name} {value}, the limit is {bound} {limit_value(limit, limit.limit, metric)}"
+    )
+    return words if limit.reason is None else f"{words}: {limit.reason}"
+
+
+def is_floor(name: str, metric: str) -> bool:
+    """Whether a limit of the budget is one that a value must not fall below."""
+    return name in _AT_LEAST and not (name == "score" and reading(metric).smaller_is_better)
+
+
+def disturbed_words(run: RunRecord) -> list[str]:
+    """What other processes did to the rows of a run, and what can be done about it; nothing where they did nothing."""
+    found = [
+        f"{step.step!r}" + ("" if len(run.targets) == 1 else f" on {measured.target}")
+        for step in ordered(run)
+        for measured in step.measurements
+        if measured.disturbed
+    ]
+    lines = []
+    if found:
+        lines.append(
+            f"Disturbed by other processes while they were timed, so that nothing is claimed of their speed: "
+            f"{', '.join(found)}. The same command times them again; `measure.patience_s` is how long it waits for a "
+            "quiet machine."
+        )
+    chosen = [step.step for step in run.steps if _chose_while_disturbed(step.facts)]
+    if chosen:
+        lines.append(
+            f"What {', '.join(map(repr, chosen))} chose by timing was chosen while other processes disturbed it: on a "
+            "quiet machine it may be otherwise."
+        )
+    return lines
+
+
+def _chose_while_disturbed(facts: Mapping[str, Any]) -> bool:
+    """Whether a pass chose by a disturbed timing; a probe chooses nothing."""
+    of_parts = (facts.get(part) for part in ("target", "mixed"))
+    return any(isinstance(part, dict) and part.get("timing_disturbed") is True for part in (facts, *of_parts))
+
+
+def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
+    """A value or bound of a limit with its unit, with enough digits to tell the two apart."""
+    measured = limit.limit if limit.value is None else limit.value
+    for digits in range(3, 10):
+        texts = [_with_unit(limit.name, number, digits, metric) for number in (measured, limit.limit)]
+        if texts[0] != texts[1] or measured == limit.limit:
+            break
+    return _with_unit(limit.name, value, digits, metric)
+
+
+def budget(run: RunRecord) -> Section:
+    """Every judged limit."""
+    if not run.limits:
+        return Section("budget", "Budget")
+    table = Table(
+        "Limits of the budget, judged on the first target",
+        ("Limit", "after step", "wanted", "measured", "verdict"),
+        tuple(
+            row(
+                limit.name,
+                limit.step,
+                f"{'≥' if is_floor(limit.name, run.metric) else '≤'} {limit_value(limit, limit.limit, run.metric)}",
+                MISSING if limit.value is None else limit_value(limit, limit.value, run.metric),
+                _judgement(limit),
+                kind="failed" if limit.held is False else "",
+            )
+            for limit in run.limits
+        ),
+        frozenset({1, 4}),
+    )
+    return Section("budget", "Budget", tables=(table,))
+
+
+def _judgement(limit: Limit) -> Cell:
+    if limit.held is None:
+        return Cell("not judged", limit.reason or "", "bad")
+    return Cell("held", tone="good") if limit.held else Cell("missed", tone="bad")
+
+
+def tiles(run: RunRecord) -> tuple[Tile, ...]:
+    """The headline numbers of what is deployed against the baseline."""
+    baseline, deployed = baseline_of(run), deployed_of(run)
+    if baseline is None or deployed is None or deployed is baseline:
+        return ()
+    target = first_target(run)
+    before, after = (row_of(step, baseline, target) for step in (baseline, deployed))
+    found = []
+    if useless := useless_words(run):
+        found.append(Tile("of no use", "the baseline", useless[0], "bad"))
+    if known(before["size_mb"]) and known(after["size_mb"]):
+        detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
+        found.append(_factor(before["size_mb"] / after["size_mb"], ("smaller", "larger"), detail))
+    latency = latency_on(deployed, target)
+    if latency is not None and latency.disturbed:
+        detail = "other processes kept the cores busy while it was timed"
+        found.append(Tile("not told", "speed", detail, "bad"))
+    elif latency is not None and known(latency.speedup):
+        detail = (
+            f"{significant(latency.p50_ms)} ms instead of {significant(latency.baseline_p50_ms)} ms (median, "
+            f"batch {latency.batch_size}); 95 % interval {times_range(latency.speedup_low, latency.speedup_high)}"
+        )
+        if latency.verdict == "no difference":
+            found.append(Tile("no difference", "in speed", detail, "quiet"))
+        else:
+            found.append(_factor(latency.speedup, ("faster", "slower"), detail))
+    if known(after["retention"]):
+        found.append(_retention_tile(run, before, after))
+    if known(before["peak_memory_mb"]) and known(after["peak_memory_mb"]) and after["peak_memory_mb"] > 0:
+        detail = (
+            f"{significant(after['peak_memory_mb'])} MB instead of "
+            f"{significant(before['peak_memory_mb'])} MB at the peak"
+        )
+        factor = before["peak_memory_mb"] / after["peak_memory_mb"]
+        found.append(_factor(factor, ("less memory", "more memory"), detail))
+    return tuple(found)
+
+
+def _retention_tile(run: RunRecord, before: dict[str, float], after: dict[str, float]) -> Tile:
+    interval = percent_range(after["retention_low"], after["retention_high"])
+    read = reading(run.metric)
+    scores = f"{read.value(after['score'])} instead of {read.value(before['score'])}"
+    detail = scores + (f"; 95 % interval {interval}" if interval else "")
+    tone: Tone = "bad" if str(after["score_verdict"]) == "worse" else "good"
+    limit = [limit for limit in run.limits if limit.name == "retention"][-1:]
+    if limit:
+        tone = "good" if limit[0].held else "bad"
+    return Tile(percent(after["retention"]), f"of the baseline's {read.words} kept", detail, tone)
+
+
+def _factor(factor: float, words: tuple[str, str], detail: str) -> Tile:
+    if factor >= 1:
+        return Tile(times(factor), words[0], detail, "good")
+    return Tile(times(1 / factor), words[1], detail, "bad")
+
+
+def _cannot_tell(run: RunRecord, baseline: StepRecord, deployed: StepRecord) -> list[str]:
+    values = row_of(deployed, baseline, first_target(run))
+    lines = []
+    if values["score_verdict"] is not None:
+        lines.append(_score_words(run, deployed, values))
+    if values["latency_verdict"] == "no difference":
+        lines.append(f"No difference: the timings cannot tell {deployed.step!r} from the baseline.")
+    return lines
+
+
+def _score_words(run: RunRecord, deployed: StepRecord, values: dict[str, Any]) -> str:
+    accuracy = accuracy_on(deployed, first_target(run))
+    same = values["score_verdict"] == "no difference"
+    read = reading(run.metric)
+    if accuracy is not None and accuracy.against == "baseline":
+        said = f"their {read.words} is {read.value(values['score'])}"
+        interval = read.range(values["score_low"], values["score_high"])
+        order = "as the baseline's, to within the arithmetic" if same else "otherwise than the baseline's"
+        return f"The similarities of {deployed.step!r} order the test texts {order}: {said}" + (
+            f", with a 95 % interval of {interval}." if interval else "."
+        )
+    kind = read.test
+    tested = p_value(values["p_value"])
+    test = f" ({kind}, {tested})" if tested else ""
+    if same:
+        return (
+            f"No difference: the test split cannot tell the {read.words} of {deployed.step!r} "
+            f"from the baseline's{test}."
+        )
+    return (
+        f"The {read.words} of {deployed.step!r} is {values['score_verdict']} than the baseline's "
+        f"beyond chance{test}."
+    )
+
+
+def _so_far(run: RunRecord) -> tuple[str, ...]:
+    done = [step.step for step in run.steps if step.status != "failed"]
+    return (f"Completed before that: {', '.join(done)}." if done else "No step was completed.",)
+
+
+def _with_unit(name: str, value: float, digits: int, metric: str) -> str:
+    if name == "score" and not reading(metric).percent:
+        return f"{value:.{digits}f}"
+    if name in _FRACTIONS:
+        return percent(value, digits - 2)
+    return f"{significant(value, digits)}{_UNITS.get(name, '')}"

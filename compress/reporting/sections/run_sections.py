@@ -1,0 +1,334 @@
+"""The sections that say how it came out: timings everywhere, memory, noise, protocol, data, environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress.core.records import Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.core.units import format_seconds
+from compress.passes.table import PASSES
+from compress.reporting.data.row import (
+    baseline_of,
+    examples_of,
+    first_target,
+    measured_on,
+    ordered,
+    score_values,
+)
+from compress.reporting.render.document import Cell, Code, Section, Table, row
+from compress.reporting.render.numbers import MISSING, count, known, percent, significant, times, times_range
+from compress.reporting.render.scores import examples_word, reading
+from compress.reporting.sections.facts import flatten
+
+
+def timings(run: RunRecord) -> Section:
+    """Every target, batch size and length that was timed."""
+    tables = []
+    images = examples_word(run.task) == "images"
+    for target in run.targets:
+        rows = []
+        for step in ordered(run):
+            found = measured_on(step, target)
+            for latency in found.latency if found else ():
+                rows.append(
+                    row(
+                        step.step,
+                        count(latency.batch_size),
+                        *(() if images else (length_words(latency.lengths),)),
+                        significant(latency.p50_ms),
+                        significant(latency.p95_ms),
+                        significant(latency.baseline_p50_ms),
+                        Cell(MISSING)
+                        if latency.disturbed
+                        else Cell(
+                            times(latency.speedup),
+                            times_range(latency.speedup_low, latency.speedup_high),
+                        ),
+                        _verdict(latency),
+                        significant(latency.throughput),
+                        kind=step.role,
+                    )
+                )
+        if rows:
+            lengths = () if images else ("lengths",)
+            columns = (
+                *("Step", "batch", *lengths, "p50 ms", "p95 ms", "baseline p50 ms"),
+                *("speed-up", "verdict", "examples/s"),
+            )
+            words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
+            tables.append(Table(f"Timings on {target}", columns, tuple(rows), words))
+    return Section("timings", "Every target and batch size", tables=tuple(tables))
+
+
+def targets(run: RunRecord) -> Section:
+    """Scores and memory on the targets beyond the first; the first one's are in the table of steps."""
+    tables = []
+    for target in run.targets[1:]:
+        rows = []
+        for step in ordered(run):
+            found = measured_on(step, target)
+            if found is None:
+                continue
+            metric = found.accuracy.metrics[0] if found.accuracy.metrics else None
+            rows.append(
+                row(
+                    step.step,
+                    reading(run.metric).value(metric.value) if metric else MISSING,
+                    percent(score_values(step, baseline_of(run), found)["retention"]),
+                    found.accuracy.verdict or MISSING,
+                    significant(found.memory.peak_mb),
+                    kind=step.role,
+                )
+            )
+        if rows:
+            columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
+            tables.append(Table(f"Scores and memory on {target}", columns, tuple(rows), frozenset({3})))
+    return Section("targets", "Further targets", tables=tuple(tables))
+
+
+def metrics(run: RunRecord) -> Section:
+    """Every metric of every step, where a task has more than its primary one."""
+    target = first_target(run)
+    found = {step.step: measured_on(step, target) for step in ordered(run)}
+    scores = {name: one.accuracy.metrics for name, one in found.items() if one is not None}
+    names = list(dict.fromkeys(metric.name for values in scores.values() for metric in values))
+    if len(names) < 2:
+        return Section("metrics", "All metrics")
+    rows = []
+    for name, values in scores.items():
+        by_name = {metric.name: metric for metric in values}
+        cells = [
+            Cell(
+                reading(key).value(by_name[key].value),
+                reading(key).range(by_name[key].low, by_name[key].high),
+            )
+            if key in by_name
+            else Cell(MISSING)
+            for key in names
+        ]
+        rows.append(row(name, *cells))
+    columns = ("Step", *(reading(name).words for name in names))
+    table = Table("Metrics on the test split", columns, tuple(rows))
+    return Section("metrics", "All metrics", _metric_words(run, list(found.values())), (table,))
+
+
+def _fits(found: TargetMeasurement) -> str:
+    limit = found.memory.limit_mb
+    return MISSING if limit is None else f"{'no' if found.memory.over_limit else 'yes'}: {limit:g} MB"
+
+
+def memory(run: RunRecord) -> Section:
+    """Memory of a process of its own, and what lies on disk."""
+    target = first_target(run)
+    measured = [(step, found) for step in ordered(run) if (found := measured_on(step, target)) is not None]
+    gpu = any(found.memory.gpu_peak_mb is not None for _, found in measured)
+    limited = any(found.memory.limit_mb is not None for _, found in measured)
+    columns = (
+        "Step",
+        "peak MB",
+        "absolute peak MB",
+        "before loading MB",
+        *(("fits the limit",) if limited else ()),
+        *(("GPU peak MB",) if gpu else ()),
+    )
+    rows = tuple(
+        row(
+            step.step,
+            significant(found.memory.peak_mb),
+            significant(found.memory.absolute_peak_mb),
+            significant(found.memory.before_load_mb),
+            *((_fits(found),) if limited else ()),
+            *((significant(found.memory.gpu_peak_mb),) if gpu else ()),
+            kind=step.role,
+        )
+        for step, found in measured
+    )
+    sizes = tuple(
+        row(
+            step.step,
+            significant(step.size.model_mb),
+            significant(step.size.tokenizer_mb),
+            significant(step.size.total_mb),
+            Cell(step.form),
+            kind=step.role,
+        )
+        for step in ordered(run)
+        if step.size is not None
+    )
+    tables = []
+    if rows:
+        tables.append(Table(f"Resident memory on {target}", columns, rows))
+    if sizes:
+        tables.append(
+            Table(
+                "On disk", ("Step", "model MB", "tokenizer MB", "all files MB", "form"), sizes, frozenset({4})
+            )
+        )
+    words = (
+        "Peak is the highest resident size above that before the model is loaded, in a process of its own that "
+        "imports only numpy and the runtime. MB are 10^6 bytes.",
+    )
+    return Section("memory", "Memory and disk", words if tables else (), tuple(tables))
+
+
+def protocol(run: RunRecord) -> Section:
+    """How it was measured, in words, with the noise of the machine from the run of the baseline against itself."""
+    words, rows = [], []
+    baseline = baseline_of(run)
+    images = examples_word(run.task) == "images"
+    for target in run.targets:
+        found = measured_on(baseline, target)
+        if found is None:
+            continue
+        words.append(_protocol_words(found, run.task))
+        for latency in found.latency:
+            timed = f"batch {latency.batch_size}" + ("" if images else f", {length_words(latency.lengths)}")
+            rows.append(
+                row(
+                    Cell(target, timed),
+                    times(latency.speedup),
+                    times_range(latency.speedup_low, latency.speedup_high),
+                    Cell(_verdict(latency), tone="" if latency.verdict == "no difference" else "bad"),
+                )
+            )
+            if latency.verdict not in (None, "no difference"):
+                words.append(
+                    f"The machine was not steady: on {target} at batch {latency.batch_size} the baseline came out as "
+                    f"{latency.verdict} than itself ({times(latency.speedup)}). Do not trust differences of that size."
+                )
+    if not words:
+        return Section("protocol", "How it was measured")
+    words.append(
+        "Every model is the saved file, loaded again in a fresh process, and timed in alternation with the baseline "
+        "(A B A B, both in the same process, thread spinning off), so that a machine that drifts does not invent a "
+        "speed-up. Speed-ups are ratios of the medians of such a pair, with a 95 % bootstrap interval; 'no difference' "
+        f"is said where that interval, or {_test_words(baseline, run)}, cannot tell two models apart. Rounds in which "
+        "other processes kept the threads waiting for a core do not count; a row with too many of them is marked "
+        "'disturbed', and nothing is claimed of its speed."
+    )
+    noise = Table(
+        "Noise floor: the baseline timed against itself (A/A run)",
+        ("Target", "ratio", "95 % interval", "verdict"),
+        tuple(rows),
+        frozenset({3}),
+    )
+    return Section("protocol", "How it was measured", tuple(words), (noise,))
+
+
+def findings(run: RunRecord) -> Section:
+    """What the steps found out about their own work, beside what other sections show."""
+    told = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
+    rows = [
+        row(step.step, key, text)
+        for step in ordered(run)
+        for key, text in flatten({key: fact for key, fact in step.facts.items() if key not in told})
+    ]
+    share = [
+        row(step.step, "unknown tokens in the test split", percent(found.accuracy.unknown_token_share, 2))
+        for step in ordered(run)
+        if (found := measured_on(step, first_target(run))) is not None
+        and known(found.accuracy.unknown_token_share)
+    ]
+    table = Table(
+        "Facts recorded by the steps", ("Step", "what", "value"), tuple(rows + share), frozenset({1, 2})
+    )
+    return Section("findings", "What the steps report", tables=(table,) if table.rows else ())
+
+
+def data(run: RunRecord) -> Section:
+    """The splits, the labels and the seed."""
+    rows = tuple(row(name, count(size)) for name, size in run.splits.items())
+    labels = ", ".join(run.labels[:30]) + (
+        f" and {len(run.labels) - 30} more" if len(run.labels) > 30 else ""
+    )
+    words = [f"{len(run.labels)} labels: {labels}." if run.labels else "The texts have no labels."]
+    words += run.notes
+    words.append(f"Seed {run.seed}. The test split is never trained on, calibrated on or tuned on.")
+    tables = (Table("Examples in each split", ("Split", "examples"), rows),) if rows else ()
+    return Section("data", "Data", tuple(words), tables)
+
+
+def environment(run: RunRecord) -> Section:
+    """The machine, the versions, the cost."""
+    worked = sum(step.seconds + step.lower_seconds for step in run.steps)
+    measured = sum(step.measure_seconds for step in run.steps)
+    words = (
+        f"Run {run.run}, started {run.started}. The work of its steps took {format_seconds(worked)}, measuring them "
+        f"{format_seconds(measured)} (what came from the cache counts with the time it took when it was made).",
+    )
+    rows = tuple(row(key, text) for key, text in flatten(run.environment))
+    tables = (Table("Environment", ("What", "value"), rows, frozenset({1})),) if rows else ()
+    return Section("environment", "Environment", words, tables)
+
+
+def profile(run: RunRecord) -> Section:
+    """The profile that asked for all this."""
+    code = Code("yaml", run.profile_text.rstrip("\n")) if run.profile_text.strip() else None
+    return Section("profile", "Profile", code=code)
+
+
+def length_words(lengths: str) -> str:
+    """What was timed: `real` -> `real lengths`, `fixed:128` -> `128 tokens`."""
+    return (
+        f"{lengths.removeprefix('fixed:')} tokens" if lengths.startswith("fixed:") else f"{lengths} lengths"
+    )
+
+
+def _protocol_words(found: TargetMeasurement, task: str) -> str:
+    accuracy, images = found.accuracy, examples_word(task) == "images"
+    timed = "; ".join(
+        f"batches of {latency.batch_size}"
+        + (
+            ""
+            if images
+            else f" at {length_words(latency.lengths)}, {latency.mean_tokens:.1f} tokens on average"
+        )
+        + f", {latency.rounds} rounds"
+        for latency in found.latency
+    )
+    scored = (
+        f"{examples_of(accuracy)} {'pairs of texts' if accuracy.against == 'scores' else examples_word(task)}"
+    )
+    words = (
+        f"{found.target}: scored on {scored} of the split {accuracy.split!r} at batch size "
+        f"{accuracy.batch_size}. Timed: {timed or 'nothing'}. "
+        f"{'Reading images' if images else 'Tokenization'} is left out of the latencies"
+    )
+    if known(found.tokenization_ms):
+        words += f"; it takes {significant(found.tokenization_ms)} ms an example beside them"
+    return f"{words}. Protocol {found.protocol}, target {found.fingerprint[:12]}."
+
+
+def _test_words(baseline: StepRecord | None, run: RunRecord) -> str:
+    """What decides whether two scores differ."""
+    found = measured_on(baseline, first_target(run))
+    if found is None or found.accuracy.against == "labels":
+        return "McNemar's exact test on the predictions"
+    return "that of the correlation"
+
+
+def _metric_words(run: RunRecord, found: Sequence[TargetMeasurement | None]) -> tuple[str, ...]:
+    """What the numbers of embeddings mean; nothing has to be said of classifications."""
+    against = {one.accuracy.against for one in found if one is not None}
+    if "baseline" in against:
+        words = (
+            "The Spearman correlation is that of the cosine similarities of pairs of test texts with the baseline's "
+            "own, so the baseline has 1 by definition: over all pairs of up to 2,000 texts, else over 2,000,000 evenly "
+            "chosen ones. Its interval is a bootstrap over texts."
+        )
+    elif "scores" in against:
+        words = (
+            "The Spearman correlation is that of the cosine similarities of the test pairs with their given scores; "
+            "its interval is a bootstrap over pairs."
+        )
+    else:
+        return ()
+    recall = (
+        "Recall@10 is the share of a text's ten nearest neighbours by the baseline that are among its ten nearest by "
+        "the model."
+    )
+    return (words, recall)
+
+
+def _verdict(latency: Latency) -> str:
+    return latency.verdict or "disturbed"
