@@ -19,6 +19,7 @@ from compress.cli.export import export
 from compress.cli.init import init
 from compress.cli.measure import measure
 from compress.cli.plan import plan
+from compress.cli.plugins import plugins
 from compress.cli.report import report
 from compress.cli.run import run
 from compress.cli.schema import schema
@@ -83,6 +84,7 @@ for verb in (
     check,
     verify,
     targets,
+    plugins,
     cache,
     export,
     schema,

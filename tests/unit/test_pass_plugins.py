@@ -107,6 +107,20 @@ def test_the_schema_and_the_reference_hold_it(site: Path) -> None:
     assert '<a id="passes-cluster"></a>`passes[].cluster`' in page
 
 
+def test_it_is_listed_with_its_distribution(site: Path) -> None:
+    assert json.loads(compress(site, "plugins", "--json")) == [
+        {
+            "group": "compress.passes",
+            "name": "cluster",
+            "target": "clustering.kind:CLUSTER",
+            "distribution": "weight-clustering",
+            "version": "0.3",
+        }
+    ]
+    (table,) = [line.split() for line in compress(site, "plugins").splitlines()[1:]]
+    assert table == ["passes", "cluster", "weight-clustering", "0.3", "clustering.kind:CLUSTER"]
+
+
 def test_it_is_validated(site: Path) -> None:
     (site / "p.yaml").write_text(PROFILE.replace("values", "value") + "  - cluster: {}\n")
     told = compress(site, "validate", "p.yaml", code=2)
