@@ -37,12 +37,14 @@ def in_a_fresh_process(function: Callable[..., T], *arguments: object) -> T:
 
 
 def outputs_in_a_fresh_process(folder: Path, **inputs: Tensor) -> Tensor:
-    """The outputs of a saved model, from a process that knows nothing but its folder."""
+    """The outputs of a saved model, from a process that knows nothing but its folder, with as many threads as this one:
+    another number sums in another order."""
     arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    return torch.from_numpy(in_a_fresh_process(_outputs, folder, arrays))
+    return torch.from_numpy(in_a_fresh_process(_outputs, folder, arrays, torch.get_num_threads()))
 
 
-def _outputs(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def _outputs(folder: Path, inputs: dict[str, np.ndarray], threads: int) -> np.ndarray:
+    torch.set_num_threads(threads)
     model = load_model(folder, allow_code=True)
     with torch.inference_mode():
         return outputs_of(model(**{name: torch.from_numpy(array) for name, array in inputs.items()})).numpy()
