@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from compress.cli.options import TASK
 from compress.core.errors import ProfileError, UsageError
 from compress.core.printing import echo
-from compress.tasks.table import task_names
 
 
 @click.command()
@@ -18,7 +18,7 @@ from compress.tasks.table import task_names
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option(
     "--task",
-    type=click.Choice(task_names()),
+    type=TASK,
     help="What the model is for; unset: what MODEL and DATA look like.",
 )
 def init(model: str, data: str, out: Path, force: bool, task: str | None) -> None:

@@ -7,16 +7,15 @@ from typing import Any
 
 import click
 
-from compress.cli.options import JSON, PATH, QUIET
+from compress.cli.options import JSON, PATH, QUIET, TASK
 from compress.core.printing import echo
-from compress.tasks.table import task_names
 
 
 @click.command()
 @click.argument("model", type=PATH)
 @click.option("--data", metavar="PATH", help="The data, as `data.path` of a profile; its test split is used.")
 @click.option("--profile", type=PATH, help="Take task, data, seed, targets and `measure` from this profile.")
-@click.option("--task", type=click.Choice(task_names()), help="Unset: what the model's task.json says.")
+@click.option("--task", type=TASK, help="Unset: what the model's task.json says.")
 @click.option(
     "--target", "targets", multiple=True, metavar="TARGET", help="`cpu`, or `{threads: 2}`; repeatable."
 )

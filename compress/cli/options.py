@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+
+class _TaskName(click.ParamType[str]):
+    """A choice of the tasks, which installed distributions add to: they are listed when one is given or shown, and not
+    for every other verb too."""
+
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return self._choice().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self._choice().get_metavar(param, ctx)
+
+    def _choice(self) -> click.Choice[str]:
+        from compress.tasks.table import task_names
+
+        return click.Choice(task_names())
+
+
+TASK = _TaskName()
 PATH = click.Path(path_type=Path)
 
 SET = click.option(

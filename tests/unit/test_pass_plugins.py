@@ -164,3 +164,16 @@ def test_what_is_wrong_with_it_is_told(site: Path, point: str, told: str) -> Non
     assert told in message
     assert "Traceback" not in message
     compress(site, "--help")
+
+
+def test_two_tasks_of_one_name_hinder_only_who_asks_for_tasks(tmp_path: Path) -> None:
+    for number in "12":
+        folder = tmp_path / f"tagging{number}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tagging{number}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text("[compress.tasks]\ntagging = tagging:KIND\n")
+
+    assert "Run a profile" in compress(tmp_path, "--help")
+    told = compress(tmp_path, "measure", "--help", code=2)
+    assert "[plugin-name]" in told
+    assert "Traceback" not in told
