@@ -33,7 +33,11 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return Interval(successes / n, *wilson_bounds(successes, n, normal_quantile(confidence)))
+
+
+def wilson_bounds(successes: int, n: int, z: float) -> tuple[float, float]:
+    """The bounds of the score interval at `z` standard deviations."""
     share = successes / n
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
@@ -41,7 +45,12 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     # At the ends the bound is 0 or 1, which rounding may miss.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
-    return Interval(share, low, high)
+    return low, high
+
+
+def normal_quantile(confidence: float = CONFIDENCE) -> float:
+    """The standard deviations that hold this share of a normal distribution."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -52,12 +61,12 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         only_second: examples that only the second one gets right.
     """
     n = only_first + only_second
-    # Whole numbers all the way: the powers overflow floats for n > 1023.
+    # Whole numbers all the way, for the powers overflow floats for n > 1023; their quotient is a float again.
     tail = ways = 1
     for k in range(min(only_first, only_second)):
         ways = ways * (n - k) // (k + 1)
         tail += ways
-    return min(1.0, float(2 * tail * 10**18 // 2**n) / 10**18)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def percentile(samples: Sequence[float] | NDArray[np.float64], q: float) -> float:

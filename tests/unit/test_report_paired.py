@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.records import Metric
-from compress.reporting.data.paired import Paired, mcnemar, paired, ratio_interval, retention_interval
+from compress.measuring.statistics import mcnemar_exact as mcnemar
+from compress.reporting.data.paired import Paired, paired, ratio_interval, retention_interval
 from tests.records import accuracy, predictions_of, truth_of
 
 counts = st.integers(min_value=0, max_value=300)

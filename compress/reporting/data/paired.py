@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.core.records import Accuracy
-from compress.measuring.protocol import SAME_ORDER
-
-SIGNIFICANCE = 0.05
-_Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+from compress.measuring.protocol import SAME_ORDER, SIGNIFICANCE
+from compress.measuring.statistics import mcnemar_exact, normal_quantile, wilson_bounds
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Paired:
     @property
     def p_value(self) -> float:
         """Two-sided p of the exact McNemar test."""
-        return mcnemar(self.lost, self.gained)
+        return mcnemar_exact(self.lost, self.gained)
 
     @property
     def verdict(self) -> str:
@@ -33,15 +31,6 @@ class Paired:
         if self.p_value >= SIGNIFICANCE:
             return "no difference"
         return "better" if self.gained > self.lost else "worse"
-
-
-def mcnemar(lost: int, gained: int) -> float:
-    """The exact McNemar test: two-sided binomial p of `lost` against `gained` discordant examples at 1/2."""
-    n = lost + gained
-    if n == 0:
-        return 1.0
-    tail: int = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))
-    return min(1.0, 2 * tail / (1 << n))
 
 
 def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
@@ -169,16 +158,10 @@ def ratio_interval(pair: Paired) -> tuple[float, float] | None:
         return None
     spread = math.sqrt((pair.lost + pair.gained + 2) / ((first + 1) * (second + 1)))
     alone = [math.sqrt((1 - (hits + 1) / (n + 2)) / (hits + 1)) for hits in (first, second)]
-    z = _Z * spread / sum(alone)
-    first_low, first_high = _wilson(first, n, z)
-    second_low, second_high = _wilson(second, n, z)
+    z = normal_quantile() * spread / sum(alone)
+    first_low, first_high = wilson_bounds(first, n, z)
+    second_low, second_high = wilson_bounds(second, n, z)
     return second_low / first_high, second_high / first_low
-
-
-def _wilson(hits: int, n: int, z: float) -> tuple[float, float]:
-    centre = 2 * hits + z * z
-    width = z * math.sqrt(z * z + 4 * hits * (1 - hits / n))
-    return (centre - width) / (2 * (n + z * z)), (centre + width) / (2 * (n + z * z))
 
 
 def _is_hit_rate(accuracy: Accuracy) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.core.records import RunRecord
-from compress.reporting.data.paired import SIGNIFICANCE, mcnemar, paired
+from compress.measuring.protocol import SIGNIFICANCE
+from compress.measuring.statistics import mcnemar_exact
+from compress.reporting.data.paired import paired
 from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target
 from compress.reporting.render.document import Cell, Row, Section, Table, row
 from compress.reporting.render.numbers import count, p_value, percent
@@ -63,7 +65,7 @@ def _class_rows(
         lost, gained = hits.count((True, False)), hits.count((False, True))
         if lost <= gained:
             continue
-        p = mcnemar(lost, gained)
+        p = mcnemar_exact(lost, gained)
         sure = p < SIGNIFICANCE / len(present)
         told += sure
         old_hits, new_hits = sum(old for old, _ in hits), sum(new for _, new in hits)
