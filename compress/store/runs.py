@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -44,6 +45,7 @@ class RunStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._body: dict[str, Any] = {}
         self._written: dict[str, str] = {}
 
     @contextmanager
@@ -81,39 +83,39 @@ class RunStore:
         """Make the directory, or take up the one that an interrupted run left."""
         make_folder(self.path / _RECORDS)
         write_text(self.path / "profile.yaml", run.profile_text)
-        for stale in (self.path / _RECORDS).glob("*.json"):
-            remove(stale)
         self._written = {}
         self.write(run)
+        for stale in (self.path / _RECORDS).glob("*.json"):
+            remove(stale)
 
     def write(self, run: RunRecord) -> None:
         """Write the run; its steps stand in files of their own."""
-        body = run.model_dump(mode="json", exclude={"steps"})
-        write_sealed(self.path / _RUN, {**body, _RECORDS: self._written})
+        self._body = run.model_dump(mode="json", exclude={"steps"})
+        self._list_records()
 
     def add(self, position: int, record: StepRecord) -> None:
-        """Write one row's record."""
+        """Write one row's record, then list it: a record that is not listed does not belong to the run."""
         file = self.path / _RECORDS / f"{position:02d}-{record.step}.json"
         self._written[file.name] = write_sealed(file, record.model_dump(mode="json"))
+        self._list_records()
+
+    def _list_records(self) -> None:
+        write_sealed(self.path / _RUN, {**self._body, _RECORDS: self._written})
 
     def load(self) -> RunRecord:
-        """The run with its records.
+        """The run with its records, as they stood at one moment: another process may be writing them.
 
         Raises:
             UsageError: there is no run in the directory, or another version of the package wrote it.
         """
         try:
-            body = read_sealed(self.path / _RUN)
-            listed = body.pop(_RECORDS)
-            found = {file.name for file in (self.path / _RECORDS).glob("*.json") if not is_temporary(file)}
-            # What a run that was killed had written last is not listed yet.
-            if set(listed) != found and (body["status"] != "running" or not set(listed) <= found):
-                raise Damaged(f"{len(listed)} records belong to it, {len(found)} are there")
-            records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(found)}
-            for name, checksum in listed.items():
-                if checksum_of(records[name]) != checksum:
-                    raise Damaged(f"{name} is of another run")
-            return RunRecord.model_validate({**body, "steps": list(records.values())})
+            while True:
+                began = (self.path / _RUN).read_bytes()
+                try:
+                    return self._read()
+                except (OSError, Damaged):
+                    if (self.path / _RUN).read_bytes() == began:
+                        raise
         except OSError as error:
             raise UsageError(
                 "there is no run here", where=str(self.path), hint="`compress run` makes one."
@@ -126,6 +128,19 @@ class RunStore:
                 hint="`compress run` of its profile writes them anew; what was measured lies in the cache.",
                 code="records-damaged",
             ) from error
+
+    def _read(self) -> RunRecord:
+        body = read_sealed(self.path / _RUN)
+        listed = body.pop(_RECORDS)
+        found = {file.name for file in (self.path / _RECORDS).glob("*.json") if not is_temporary(file)}
+        # While a run writes, and where it was killed, records of the run before, or one not yet listed, may be there.
+        if set(listed) != found and (body["status"] != "running" or not set(listed) <= found):
+            raise Damaged(f"{len(listed)} records belong to it, {len(found)} are there")
+        records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(listed)}
+        for name, checksum in listed.items():
+            if checksum_of(records[name]) != checksum:
+                raise Damaged(f"{name} is of another run")
+        return RunRecord.model_validate({**body, "steps": list(records.values())})
 
     def place_bundle(self, artifact: Artifact) -> Path:
         """Copy a bundle from the cache to `bundle/`, replacing what an earlier run put there.

@@ -159,6 +159,26 @@ def test_a_second_run_waits_for_the_first_and_loses_none_of_its_rows(tmp_path: P
     assert (run.status, run.steps) == ("running", ())
 
 
+def _write_over_and_over(path: Path, began: Path, ended: Path) -> None:
+    store = RunStore(path)
+    while not ended.exists():
+        store.begin(a_run())
+        began.touch()
+        for position, name in enumerate(("baseline", "distill")):
+            store.add(position, a_step(name))
+        store.write(a_run(status="ok"))
+
+
+def test_a_run_is_read_whole_while_another_process_writes_it_anew(tmp_path: Path):
+    path, began, ended = tmp_path / "job-1", tmp_path / "began", tmp_path / "ended"
+    with others([(_write_over_and_over, path, began, ended)]) as (writer,):
+        wait_for(began)
+        runs = [RunStore(path).load() for _ in range(300)]
+        ended.touch()
+        writer.join()
+    assert {(run.status, len(run.steps)) for run in runs} <= {("running", n) for n in range(3)} | {("ok", 2)}
+
+
 def test_a_killed_run_leaves_no_lock_and_what_it_was_writing_is_pruned(cache: Cache, tmp_path: Path):
     with others([(_begin_and_die, tmp_path / "job-1")]) as (process,):
         process.join()
