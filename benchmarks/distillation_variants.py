@@ -97,7 +97,7 @@ def our_training(
 def build_cache(inputs: Any, teacher: Any, folder: Path, precision: str) -> Any:
     """What the teacher says of the inputs, computed and kept."""
     from compress.core.progress import Silent
-    from compress.training.teachers import cached_signals
+    from compress.training.signals.teachers import cached_signals
 
     return cached_signals(
         lambda: teacher, inputs, (), folder, teacher_digest="", device="cpu", precision=precision, progress=Silent()
@@ -127,7 +127,7 @@ def train_epochs(
 def warm_up(model: Any, utterances: Utterances, precision: str) -> None:
     """A few batches: kernels are chosen and memory is had at the first."""
     from compress.training.batches import to_tensors
-    from compress.training.teachers import observe
+    from compress.training.signals.teachers import observe
 
     for start in range(0, 256, BATCH):
         batch = to_tensors(utterances.inputs.batch(range(start, start + BATCH)), "cpu")

@@ -27,7 +27,7 @@ from compress.engine.making import context_of, run_pass
 from compress.engine.resolve import Job, resolve_job
 from compress.profile.load import load_profile
 from compress.store.cache import Cache
-from compress.training.world import STRATEGY_VARIABLE
+from compress.training.distributed.world import STRATEGY_VARIABLE
 
 _PATIENCE = timedelta(hours=12)
 """How long a process waits for another: the launcher notices at once that one died, and a slow one is not lost."""

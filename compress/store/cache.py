@@ -163,7 +163,7 @@ class Cache:
 
     @property
     def signals(self) -> Path:
-        """The folder of what teachers say; `compress.training.teachers` fills it under locks of its own."""
+        """The folder of what teachers say; `compress.training.signals.teachers` fills it under locks of its own."""
         return self.root / "signals"
 
     def work(self, key: str) -> Path:

@@ -28,8 +28,8 @@ from compress.core.files import (
     write_sealed,
 )
 from compress.store.checking import CHECKPOINT as INDEX
-from compress.training.sharding import part_of, whole
-from compress.training.world import current_world
+from compress.training.distributed.sharding import part_of, whole
+from compress.training.distributed.world import current_world
 
 
 @dataclass(frozen=True)

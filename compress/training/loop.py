@@ -31,10 +31,10 @@ from compress.training.checkpointing import (
     save_checkpoint,
     training_state,
 )
+from compress.training.distributed.sharding import gathered, shard, unshard
+from compress.training.distributed.world import World, current_world
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic, forward
-from compress.training.sharding import gathered, shard, unshard
-from compress.training.world import World, current_world
 
 CHECKPOINT_SECONDS = 20.0
 

@@ -16,7 +16,7 @@ from compress.losses.contract import LossSpec
 from compress.losses.table import LOSSES, name_of
 from compress.models.text.vocabulary import read_vocabulary
 from compress.training.batches import to_tensors
-from compress.training.signals import OUTPUTS, Anatomy, Signals, anatomy_of
+from compress.training.signals.capture import OUTPUTS, Anatomy, Signals, anatomy_of
 from compress.training.terms import Models, Seen, Term, refuse
 
 

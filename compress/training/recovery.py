@@ -19,13 +19,13 @@ from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
 from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext
-from compress.training.answers import Answers, FixedAnswers, NoAnswers
 from compress.training.batch_loss import BatchLoss
 from compress.training.batches import to_tensors
 from compress.training.loop import train
 from compress.training.objective import objective_between
-from compress.training.segmentation import check_aligned
-from compress.training.teachers import signals_in
+from compress.training.signals.answers import Answers, FixedAnswers, NoAnswers
+from compress.training.signals.segmentation import check_aligned
+from compress.training.signals.teachers import signals_in
 from compress.training.training_module import TrainingModule
 from compress.training.validation import Validation
 

@@ -13,7 +13,7 @@ from compress.core.errors import ModelError, PassError
 from compress.losses.contract import LayerMap
 from compress.training.layer_maps import layer_pairs
 from compress.training.losses.vectors import token_mean
-from compress.training.signals import Anatomy, Signals
+from compress.training.signals.capture import Anatomy, Signals
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import PassError
 from compress.training.objective import Objective
-from compress.training.signals import Recorder, Signals
+from compress.training.signals.capture import Recorder, Signals
 
 Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
 """A batch -> the batch that is shown instead, and whether its labels still hold."""

@@ -13,7 +13,7 @@ from compress.encoding.inputs import Inputs
 from compress.step import StepContext
 from compress.tasks.base import Truth
 from compress.training.prediction import score
-from compress.training.teachers import signals_in
+from compress.training.signals.teachers import signals_in
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from compress.passes.quantize.qat.fake_quant import simulate
 from compress.passes.quantize.step import calibration_batches
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict
-from compress.training.rounded_model import RoundedModel, folding_factors
+from compress.training.rounding.rounded_model import RoundedModel, folding_factors
 from tests.integration import test_images_after_training as of_images
 from tests.integration import test_lower_quantize_export as of_texts
 from tests.steps import run

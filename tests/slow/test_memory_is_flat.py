@@ -42,7 +42,7 @@ from compress.core.progress import Silent
 from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
 from compress.training.losses import logits_kl
-from compress.training.teachers import cached_signals
+from compress.training.signals.teachers import cached_signals
 from tests.tiny import tiny_bert, write_torch_artifact
 
 torch.set_num_threads(1)

@@ -24,12 +24,12 @@ from compress.passes.distill.spec import SelectSpec
 from compress.passes.distill.teaching import changed_pixels
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import TrainingSpec
-from compress.training.answers import LiveAnswers, MeanAnswers, NoAnswers
 from compress.training.batch_loss import BatchLoss, mutual_loss
 from compress.training.loop import train
 from compress.training.objective import Objective, build_objective
 from compress.training.optimization import adamw
-from compress.training.signals import anatomy_of
+from compress.training.signals.answers import LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.signals.capture import anatomy_of
 from compress.training.training_module import TrainingModule, follow
 
 

@@ -13,7 +13,7 @@ from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
 from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
-from compress.training.segmentation import check_aligned, cut_alike
+from compress.training.signals.segmentation import check_aligned, cut_alike
 from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
 
 CUT_OFF = 5

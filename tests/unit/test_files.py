@@ -50,7 +50,7 @@ ALLOWED_CALLS = {
     ("reporting/render/write.py", "rename"): "of columns, not of a file",
     ("reporting/plots/plots.py", "savefig"): "into memory",
     ("store/cache.py", "os.utime"): "when a step was last asked for; nothing hangs on it",
-    ("training/teachers.py", "os.utime"): "when signals were last asked for; nothing hangs on it",
+    ("training/signals/teachers.py", "os.utime"): "when signals were last asked for; nothing hangs on it",
     (
         "store/flat.py",
         "os.open",

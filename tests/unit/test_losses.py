@@ -108,7 +108,7 @@ HEAVY = """
 import torch
 from compress.profile.recovery_spec import RecoverySpec
 from compress.training.objective import build_objective
-from compress.training.signals import Anatomy
+from compress.training.signals.capture import Anatomy
 
 spec = RecoverySpec.model_validate({"losses": [{"margin": {"gap": 2, "weight": 3}}]})
 objective = build_objective([one.body for one in spec.losses], Anatomy(2), Anatomy(2), seed=0)

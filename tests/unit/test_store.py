@@ -165,7 +165,7 @@ def test_pruning_removes_artifacts_and_leftovers(cache: Cache):
 
 
 def say(cache: Cache, key: str) -> Path:
-    """What a teacher said, as `compress.training.teachers` leaves it."""
+    """What a teacher said, as `compress.training.signals.teachers` leaves it."""
     folder = cache.signals / key
     folder.mkdir()
     write_sealed(folder / "teacher.json", {"title": "teacher on 3 examples"})

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.profile.examples_spec import AugmentSpec
-from compress.training.augmentation import augment, nearest_neighbours
+from compress.training.augmentation.texts import augment, nearest_neighbours
 
 VOCABULARY = 30
 FIXED = frozenset({0, 1, 2, 3})
@@ -33,7 +33,7 @@ def test_neighbours_by_hand() -> None:
 
 
 def test_neighbours_are_the_nearest_ones_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.training.augmentation._BLOCK", 7)
+    monkeypatch.setattr("compress.training.augmentation.texts._BLOCK", 7)
     table = nearest_neighbours(EMBEDDINGS, TOKENS, 4)
     unit = EMBEDDINGS / np.linalg.norm(EMBEDDINGS, axis=1, keepdims=True)
     for token in TOKENS:

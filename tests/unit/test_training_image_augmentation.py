@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.encoding.images import ImageFormat, ImageInputs
 from compress.profile.examples_spec import AugmentSpec
-from compress.training.image_augmentation import (
+from compress.training.augmentation.images import (
     AugmentedImages,
     blend_images,
     cut_box,

@@ -24,7 +24,7 @@ from compress.tasks.base import Task, TrainingData
 from compress.tasks.sentence_embedding.task import SentenceEmbedding
 from compress.training.batches import to_tensors
 from compress.training.recovery import recover
-from compress.training.signals import anatomy_of, capture
+from compress.training.signals.capture import anatomy_of, capture
 from compress.training.validation import Validation
 from tests.steps import context
 from tests.tiny import WORDS, text_task, tiny_bert, tiny_tokenizer, write_torch_artifact

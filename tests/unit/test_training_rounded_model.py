@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from compress.training.checkpointing import weights_of
-from compress.training.operations import Operation
-from compress.training.rounded_model import RoundedModel, RoundedValue, RoundedWeight, folding_factors
-from compress.training.rounding import round_weights
+from compress.training.rounding.integers import round_weights
+from compress.training.rounding.operations import Operation
+from compress.training.rounding.rounded_model import (
+    RoundedModel,
+    RoundedValue,
+    RoundedWeight,
+    folding_factors,
+)
 
 EIGHT = partial(round_weights, per_channel=True, limit=127)
 

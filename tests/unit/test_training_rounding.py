@@ -19,7 +19,7 @@ from compress.passes.quantize.int8.affine import (
     rounded_activations,
 )
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
-from compress.training.rounding import (
+from compress.training.rounding.integers import (
     grid,
     round_activations,
     round_table,

@@ -28,7 +28,7 @@ from transformers import (
 
 from compress.core.errors import PassError
 from compress.models.text.sentence import SentenceEncoder
-from compress.training.signals import Anatomy, Feature, Recorder, anatomy_of, capture
+from compress.training.signals.capture import Anatomy, Feature, Recorder, anatomy_of, capture
 from tests.tiny import tiny_bert
 
 _TEXT = {

@@ -11,8 +11,8 @@ from compress.core.errors import PassError
 from compress.core.progress import Silent
 from compress.tasks.base import Truth
 from compress.training.prediction import predict, score
-from compress.training.signals import capture
-from compress.training.teachers import (
+from compress.training.signals.capture import capture
+from compress.training.signals.teachers import (
     LiveSignals,
     TeacherSignals,
     averaged,

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from compress.losses.masked_lm.spec import MaskedLmLoss
 from compress.training.losses.masked_lm import mask_tokens, masked_lm_cross_entropy
-from compress.training.signals import Recorder
+from compress.training.signals.capture import Recorder
 from compress.training.terms import Models, Seen, Term, linear, refuse
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.losses.relation.spec import RelationLoss
 from compress.training.losses.relation import relation_kl
-from compress.training.signals import Anatomy
+from compress.training.signals.capture import Anatomy
 from compress.training.terms import (
     Models,
     Seen,

@@ -31,7 +31,7 @@ from compress.training.data_free.texts import sample_texts
 from compress.training.data_free.words import Frame, spoken_words
 from compress.training.objective import build_objective
 from compress.training.prediction import predict
-from compress.training.signals import OUTPUTS, Anatomy
+from compress.training.signals.capture import OUTPUTS, Anatomy
 from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 

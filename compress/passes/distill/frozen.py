@@ -15,7 +15,7 @@ from compress.passes.distill.selection import trusted
 from compress.passes.distill.spec import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Truth, score_of
-from compress.training.teachers import Teaching, averaged, signals_in
+from compress.training.signals.teachers import Teaching, averaged, signals_in
 
 _NOTHING_INSIDE = frozenset[str]()
 

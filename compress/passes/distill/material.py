@@ -21,8 +21,8 @@ from compress.models.text.vocabulary import (
 )
 from compress.profile.examples_spec import AugmentSpec
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
-from compress.training.augmentation import augment, nearest_neighbours
-from compress.training.segmentation import counterparts
+from compress.training.augmentation.texts import augment, nearest_neighbours
+from compress.training.signals.segmentation import counterparts
 from compress.training.trimming import Words, tokens_of
 
 

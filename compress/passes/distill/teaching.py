@@ -26,12 +26,12 @@ from compress.passes.distill.frozen import FrozenTeachers
 from compress.passes.distill.spec import DistillSpec, StageSpec, losses_of
 from compress.profile.examples_spec import AugmentSpec
 from compress.step import StepContext
-from compress.training.answers import Answers, FixedAnswers, LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.augmentation.images import blend_images, move_images
 from compress.training.batch_loss import BatchLoss
-from compress.training.image_augmentation import blend_images, move_images
 from compress.training.loop import TrainResult, train
 from compress.training.objective import Objective, objective_between
-from compress.training.segmentation import check_aligned
+from compress.training.signals.answers import Answers, FixedAnswers, LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.signals.segmentation import check_aligned
 from compress.training.training_module import Change, TrainingModule
 from compress.training.validation import Validation
 

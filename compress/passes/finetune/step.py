@@ -16,7 +16,7 @@ from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
-from compress.training.image_augmentation import AugmentedImages
+from compress.training.augmentation.images import AugmentedImages
 from compress.training.loop import train
 from compress.training.losses import balanced_weights, label_cross_entropy
 from compress.training.prediction import answers, score

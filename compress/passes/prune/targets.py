@@ -35,7 +35,7 @@ from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
 from compress.targets.local import ResolvedTarget
 from compress.training.batches import to_tensors
-from compress.training.world import current_world
+from compress.training.distributed.world import current_world
 
 TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
 """How the models before and after are timed."""

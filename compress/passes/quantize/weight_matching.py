@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.lowering.graph import attribute, constant
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Table
 from compress.passes.quantize.weights import weight_now
-from compress.training.operations import Operation, Watched
-from compress.training.rounded_model import folding_factors
+from compress.training.rounding.operations import Operation, Watched
+from compress.training.rounding.rounded_model import folding_factors
 
 Floats = NDArray[np.float32]
 

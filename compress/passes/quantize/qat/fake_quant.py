@@ -30,9 +30,9 @@ from compress.passes.quantize.layers import (
 )
 from compress.passes.quantize.step import schemes_for
 from compress.passes.quantize.weight_matching import Place, places_of, tokens_read, watch
-from compress.training.operations import Operation
-from compress.training.rounded_model import RoundedModel, RoundedValue, RoundedWeight
-from compress.training.rounding import round_table, round_weights, round_whole_table
+from compress.training.rounding.integers import round_table, round_weights, round_whole_table
+from compress.training.rounding.operations import Operation
+from compress.training.rounding.rounded_model import RoundedModel, RoundedValue, RoundedWeight
 
 
 def simulate(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.training.operations import Operation, Watched, unwatched
-from compress.training.rounding import round_activations, through
+from compress.training.rounding.integers import round_activations, through
+from compress.training.rounding.operations import Operation, Watched, unwatched
 
 MOMENTUM = 0.1
 """What a batch counts in a running range."""

@@ -28,8 +28,8 @@ from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
 from compress.training.batches import to_tensors
 from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
-from compress.training.signal_cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
-from compress.training.signals import Recorder, Signals
+from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
+from compress.training.signals.capture import Recorder, Signals
 
 BUDGET = 8 * GIB
 """Bytes of disk that the signals of one teacher on one set of inputs may take, its outputs not counted."""
@@ -176,7 +176,7 @@ def cached_signals(
 
     Args:
         load: gives the teacher; called only where something is left to compute.
-        names: as `compress.training.signals` names them.
+        names: as `compress.training.signals.capture` names them.
         shared: the folder of the cache for all teachers.
         teacher_digest: what tells this teacher from others: the digest of its artifact.
         title: what lists of the cache and messages call it.

@@ -12,7 +12,7 @@ from compress.core.errors import ModelError
 from compress.encoding.inputs import Inputs
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.vocabulary import Ids, Vocabulary, read_vocabulary
-from compress.training.signals import OUTPUTS
+from compress.training.signals.capture import OUTPUTS
 
 
 def check_aligned(

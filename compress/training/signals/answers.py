@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from compress.encoding.inputs import Inputs
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device
-from compress.training.signals import Recorder, Signals
-from compress.training.teachers import Teaching, mean_outputs
+from compress.training.signals.capture import Recorder, Signals
+from compress.training.signals.teachers import Teaching, mean_outputs
 
 
 class Answers(Protocol):
