@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from compress.bundles.verify import Verification
     from compress.core.progress import Progress
     from compress.core.records import RunRecord, StepRecord
     from compress.engine.examining import Examined
     from compress.engine.planning import PlanRow
-    from compress.passes.export.verify import Verification
     from compress.profile.load import LoadedProfile
     from compress.reporting.render.write import ReportPaths
 
@@ -251,7 +251,7 @@ def verify(bundle: StrPath, *, allow_code: bool = False) -> Verification:
     Args:
         allow_code: run the bundle's code also where it is none of ours.
     """
-    from compress.passes.export.verify import verify_bundle
+    from compress.bundles.verify import verify_bundle
 
     return verify_bundle(Path(bundle), allow_code=allow_code)
 

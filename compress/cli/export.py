@@ -30,8 +30,8 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
         raise UsageError(
             "say what to export to: --web", hint="A run writes its bundle itself, by the pass `export`."
         )
+    from compress.bundles.web.folder import write_page
     from compress.core.units import megabytes
-    from compress.passes.export.web.folder import write_page
 
     bundle = _bundle_of(source)
     page = write_page(bundle, out or bundle.resolve().with_name("web"), runtime_folder)
@@ -45,8 +45,8 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
 
 def _bundle_of(source: str) -> Path:
     """The folder of a bundle, or the bundle of a run."""
+    from compress.bundles.layout import MANIFEST
     from compress.core.errors import UsageError
-    from compress.passes.export.layout import MANIFEST
     from compress.store.runs import BUNDLE, RUNS, find_run
 
     if (Path(source) / MANIFEST).is_file():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from compress.bundles.layout import MANIFEST
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
 from compress.core.errors import ModelError, UsageError
 from compress.core.files import copy_file, make_folder, sha256_file, write_json, write_text
@@ -31,7 +32,6 @@ from compress.models.io.onnx_files import OnnxFile, copy_onnx, read_onnx
 from compress.models.io.sources import PREPROCESSOR
 from compress.models.text.pooling import MODULES
 from compress.models.text.tokenizer_files import open_tokenizer
-from compress.passes.export.layout import MANIFEST
 from compress.tasks.table import task_kind, task_names
 
 

@@ -173,7 +173,7 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
 
 def _is_whole(bundle: Path) -> bool:
     """Whether the files of a bundle are those of its manifest; what somebody put beside them does not count."""
-    from compress.passes.export.verify import changed_files, listed_files, read_manifest
+    from compress.bundles.verify import changed_files, listed_files, read_manifest
 
     try:
         return not changed_files(bundle, listed_files(bundle, read_manifest(bundle)))
@@ -348,7 +348,7 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
     last = state.made[job.plan.rows[-1].step].artifact
     if last.form.bundled:
         # Imported here: a run that is found finished needs nothing of the passes.
-        from compress.passes.export.manifest import write_manifest_metrics
+        from compress.bundles.manifest import write_manifest_metrics
 
         path = store.place_bundle(last)
         deployed = state.run.steps[-1]

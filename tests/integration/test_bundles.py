@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compress.bundles.manifest import write_manifest_metrics
+from compress.bundles.verify import verify_bundle
 from compress.core.artifacts import Artifact
 from compress.data.splits import UNLABELLED, Examples, Item
 from compress.passes.export import step as export
-from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.spec import ExportSpec
-from compress.passes.export.verify import verify_bundle
 from compress.profile.schema import DataSpec
 from compress.runtimes import runner
 from compress.tasks.base import TrainingData, task_of

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress.bundles.verify import verify_bundle
 from compress.core.artifacts import STRUCTURE, Artifact
 from compress.core.errors import ModelError
 from compress.core.forms import Numbers, Structure
@@ -21,7 +22,6 @@ from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.spec import ExportSpec
-from compress.passes.export.verify import verify_bundle
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize

@@ -15,6 +15,8 @@ import pytest
 import torch
 from transformers import DistilBertConfig, RobertaConfig
 
+from compress.bundles.manifest import write_manifest_metrics
+from compress.bundles.verify import verify_bundle
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError, PassError
 from compress.core.forms import Framework, Numbers, Structure
@@ -24,9 +26,7 @@ from compress.lowering import step as lower
 from compress.lowering.parity import compare, outputs_of, real_shapes
 from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
-from compress.passes.export.manifest import write_manifest_metrics
 from compress.passes.export.spec import ExportSpec
-from compress.passes.export.verify import verify_bundle
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.products import quantize_spec

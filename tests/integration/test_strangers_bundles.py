@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from compress.bundles import confinement as held
+from compress.bundles.confinement import Confinement, confinement, run_python
+from compress.bundles.manifest import write_manifest_metrics
+from compress.bundles.verify import verify_bundle
+from compress.bundles.web.folder import write_page
 from compress.cli.root import main
 from compress.core.errors import ModelError, UsageError
-from compress.passes.export import confinement as held
-from compress.passes.export.confinement import Confinement, confinement, run_python
-from compress.passes.export.manifest import write_manifest_metrics
-from compress.passes.export.verify import verify_bundle
-from compress.passes.export.web.folder import write_page
 from tests.integration.test_bundles import export_bundle
 
 

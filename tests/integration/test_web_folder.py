@@ -16,12 +16,9 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
-from compress.cli.root import main
-from compress.core.errors import ModelError, UsageError
-from compress.core.ours import MARKER
-from compress.passes.export.manifest import write_manifest_metrics
-from compress.passes.export.web.folder import write_page
-from compress.passes.export.web.packages import (
+from compress.bundles.manifest import write_manifest_metrics
+from compress.bundles.web.folder import write_page
+from compress.bundles.web.packages import (
     RUNTIME,
     TOKENIZERS,
     Package,
@@ -30,8 +27,11 @@ from compress.passes.export.web.packages import (
     place_packages,
     unpack,
 )
-from compress.passes.export.web.tokenizing import check_tokenizer, ranges, tokenizer_facts
-from compress.passes.export.web.trial import sentence
+from compress.bundles.web.tokenizing import check_tokenizer, ranges, tokenizer_facts
+from compress.bundles.web.trial import sentence
+from compress.cli.root import main
+from compress.core.errors import ModelError, UsageError
+from compress.core.ours import MARKER
 from tests.integration.test_bundles import IMAGES, export_bundle
 from tests.tiny import tiny_tokenizer
 from tests.tiny_onnx import VOCABULARY

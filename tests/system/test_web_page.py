@@ -12,10 +12,10 @@ import onnx
 import pytest
 from PIL import Image
 
+from compress.bundles.web.examples import PageExamples
+from compress.bundles.web.folder import WebPage, write_page
+from compress.bundles.web.trial import try_page
 from compress.core.errors import ModelError
-from compress.passes.export.web.examples import PageExamples
-from compress.passes.export.web.folder import WebPage, write_page
-from compress.passes.export.web.trial import try_page
 from compress.runtimes.runner import cosine, open_predictor, softmax
 from tests.bundles import image_bundle, sentence_bundle, text_bundle
 from tests.system.browser import Browser, browser, served

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from compress.bundles.web import tokenizing
+from compress.bundles.web.packages import TOKENIZERS, place_packages
+from compress.bundles.web.tokenizing import AWKWARD, tokenizer_facts
 from compress.models.text.vocabulary import choose_tokens, id_table, read_vocabulary, trim_tokenizer
-from compress.passes.export.web import tokenizing
-from compress.passes.export.web.packages import TOKENIZERS, place_packages
-from compress.passes.export.web.tokenizing import AWKWARD, tokenizer_facts
 from compress.runtimes.runner import encode, load_tokenizer
 from tests.tiny import SPECIAL
 

@@ -22,8 +22,8 @@ ALLOWED = {
     "core/files.py": "the one place",
     "runtimes/runner.py": "stands alone: a bundle and a device get it as one file",
     "targets/ssh/agent.py": "stands alone: a device gets it as one file",
-    "passes/export/templates/embed.py": "stands alone: a bundle gets it as its predict.py",
-    "passes/export/templates/confine.py": "stands alone: what a bundle runs is started by it",
+    "bundles/templates/embed.py": "stands alone: a bundle gets it as its predict.py",
+    "bundles/templates/confine.py": "stands alone: what a bundle runs is started by it",
 }
 """Files that may write, rename and remove by themselves, and why."""
 
@@ -45,7 +45,7 @@ ALLOWED_CALLS = {
     ("engine/distributed.py", "open"): "what training processes print; read while they run",
     ("engine/worker.py", "open"): "bars of a training process; read while it runs",
     ("targets/ssh/pipes.py", "os.write"): "into a pipe",
-    ("passes/export/templates/confine.py", "open"): "of /proc, to confine itself",
+    ("bundles/templates/confine.py", "open"): "of /proc, to confine itself",
     ("core/printing.py", "os.open"): "the place of an output that nobody reads",
     ("reporting/render/write.py", "rename"): "of columns, not of a file",
     ("reporting/plots/plots.py", "savefig"): "into memory",

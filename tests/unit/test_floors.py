@@ -42,7 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("tasks.*",),
     ("runtimes", "targets"),
-    ("measuring",),
+    ("measuring", "bundles"),
     ("tasks.*.record",),
     ("step",),
     ("training", "lowering", "reporting"),

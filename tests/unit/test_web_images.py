@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compress.bundles.web import folder
 from compress.data.framing import Framing
 from compress.encoding.images import ImageFormat
-from compress.passes.export.web import folder
 
 NODE = shutil.which("node")
 PAGE = Path(folder.__file__).with_name("page")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from compress.bundles.answers import BundleAnswers
+from compress.bundles.layout import GOLDEN_IMAGES
 from compress.core.files import make_folder, replacing
 from compress.data.framing import Framing, Pixels, framed
 from compress.data.images import pixels_of
 from compress.data.splits import Examples, Item
 from compress.encoding.images import ImageFormat
-from compress.passes.export.answers import BundleAnswers
-from compress.passes.export.layout import GOLDEN_IMAGES
 from compress.runtimes.runner import Predictor, open_predictor
 
 _LARGEST = 2

@@ -15,10 +15,10 @@ from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo
 from onnxruntime.tools.ort_format_model import create_config_from_models
 from onnxruntime.tools.reduced_build_config_parser import parse_config
 
+from compress.bundles.layout import OPERATORS
 from compress.core.artifacts import ORT_MODEL
 from compress.core.files import write_text
 from compress.lowering.files import write_optimized
-from compress.passes.export.layout import OPERATORS
 
 # onnxruntime's tools log each file that they write, at levels that they set themselves while they are imported.
 logging.getLogger("ort_format_model.utils").setLevel(logging.ERROR)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from compress.bundles.answers import answers_of
+from compress.bundles.layout import GOLDEN, LABELS, OPERATORS, PREDICT, PREDICTOR, RUNNER
+from compress.bundles.manifest import write_manifest
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
 from compress.core.files import copy_file, write_json
 from compress.core.forms import Numbers
 from compress.core.units import megabytes
 from compress.lowering.files import check_onnx, write_optimized
 from compress.lowering.parity import RELATIVE_LIMIT, compare, outputs_of, real_shapes
-from compress.passes.export.answers import answers_of
 from compress.passes.export.golden import choose_items, golden_examples
-from compress.passes.export.layout import GOLDEN, LABELS, OPERATORS, PREDICT, PREDICTOR, RUNNER
-from compress.passes.export.manifest import write_manifest
 from compress.passes.export.mobile import mobile_usability, operators_in, write_operators
 from compress.passes.export.spec import ExportSpec
 from compress.runtimes import runner

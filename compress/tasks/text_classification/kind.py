@@ -13,7 +13,7 @@ KIND = TaskKind(
     record="compress.measuring.accuracy:accuracy_record",
     metrics=(ACCURACY, MACRO_F1),
     label_loss="labels",
-    bundle="compress.passes.export.answers:LABELS",
+    bundle="compress.bundles.answers:LABELS",
     starter="compress.tasks.text_classification.starter:STARTER",
     sections=LABEL_SECTIONS,
 )

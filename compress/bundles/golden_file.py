@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from compress.bundles.answers import QUANTIZED_PROBABILITY_TOLERANCE
+from compress.bundles.layout import GOLDEN
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping
-from compress.passes.export.answers import QUANTIZED_PROBABILITY_TOLERANCE
-from compress.passes.export.layout import GOLDEN
 
 LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
 """No export writes a larger one."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from compress.passes.export.layout import TEMPLATES
+from compress.bundles.layout import TEMPLATES
 from compress.runtimes.launching import follow_parent, set_variables
 
 CONFINE = TEMPLATES / "confine.py"

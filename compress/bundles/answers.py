@@ -10,10 +10,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.bundles.layout import TEMPLATES
 from compress.core.forms import Form, Numbers
 from compress.core.plugins import named
 from compress.core.task_kind import TaskKind
-from compress.passes.export.layout import TEMPLATES
 from compress.runtimes.runner import softmax
 
 PROBABILITY_TOLERANCE = 1e-3

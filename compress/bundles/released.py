@@ -2,7 +2,7 @@
 
 `verify` runs no other code without permission. After a change of `runner.py` or of a template of `predict.py`:
 
-    python -m compress.passes.export.released
+    python -m compress.bundles.released
 
 adds what they are now to the list; a test fails until it stands there.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from compress.bundles.layout import PREDICT, RUNNER, TEMPLATES
 from compress.core.files import sha256_file, write_json
-from compress.passes.export.layout import PREDICT, RUNNER, TEMPLATES
 from compress.runtimes import runner
 
 LIST = Path(__file__).with_name("released.json")

@@ -13,12 +13,7 @@ import jinja2
 import onnx
 
 from compress import __version__
-from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
-from compress.core.files import sha256_file, write_json, write_text
-from compress.core.forms import Form, Numbers
-from compress.core.units import format_count, megabytes
-from compress.data.framing import AS_USUAL
-from compress.passes.export.layout import (
+from compress.bundles.layout import (
     CARD,
     FORMAT,
     GOLDEN,
@@ -31,6 +26,11 @@ from compress.passes.export.layout import (
     RUNNER,
     TEMPLATES,
 )
+from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.core.files import sha256_file, write_json, write_text
+from compress.core.forms import Form, Numbers
+from compress.core.units import format_count, megabytes
+from compress.data.framing import AS_USUAL
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
 _OF_INPUTS = ("max_length", "pad_id", "texts", "image", "width")

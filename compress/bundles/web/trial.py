@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.bundles.web.examples import PageExamples
+from compress.bundles.web.packages import RUNTIME, locked
 from compress.core.errors import ModelError
 from compress.core.files import discard, write_json
-from compress.passes.export.web.examples import PageExamples
-from compress.passes.export.web.packages import RUNTIME, locked
 
 _SCRIPT = Path(__file__).with_name("page") / "trial.mjs"
 _TIMEOUT_S = 600

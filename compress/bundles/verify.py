@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from compress.bundles.confinement import Confinement, confinement, run_python
+from compress.bundles.golden_file import golden_problems, read_golden
+from compress.bundles.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
+from compress.bundles.released import is_released
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL
 from compress.core.errors import CompressError, ModelError, UsageError
 from compress.core.files import sha256_file
 from compress.core.inside import inside
 from compress.core.reading import parse_json, read_mapping
-from compress.passes.export.confinement import Confinement, confinement, run_python
-from compress.passes.export.golden_file import golden_problems, read_golden
-from compress.passes.export.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
-from compress.passes.export.released import is_released
 
 CHILD = TEMPLATES / "verify_child.py"
 TIMEOUT_S = 600

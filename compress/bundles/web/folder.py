@@ -12,20 +12,20 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from compress.bundles.golden_file import golden_problems
+from compress.bundles.layout import GOLDEN
+from compress.bundles.manifest import NUMBERS_TEXT
+from compress.bundles.verify import hash_problems, listed_files, read_manifest
+from compress.bundles.web.examples import write_examples
+from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
+from compress.bundles.web.tokenizing import check_tokenizer, tokenizer_facts
+from compress.bundles.web.trial import Trial, try_page
 from compress.core.artifacts import ONNX_MODEL, TOKENIZER
 from compress.core.errors import ModelError, UsageError
 from compress.core.files import copy_file, discard, empty_folder, make_folder, publish, write_json, write_text
 from compress.core.forms import Form
 from compress.core.ours import not_ours, sign
 from compress.core.units import megabytes
-from compress.passes.export.golden_file import golden_problems
-from compress.passes.export.layout import GOLDEN
-from compress.passes.export.manifest import NUMBERS_TEXT
-from compress.passes.export.verify import hash_problems, listed_files, read_manifest
-from compress.passes.export.web.examples import write_examples
-from compress.passes.export.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
-from compress.passes.export.web.tokenizing import check_tokenizer, tokenizer_facts
-from compress.passes.export.web.trial import Trial, try_page
 
 PAGE = "page.json"
 """What the page must know of the model."""
