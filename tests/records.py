@@ -71,12 +71,12 @@ def accuracy(
         truth=tuple(truth),
     )
     if baseline is not None:
-        pair = paired(baseline, made) or Paired(1, 0, 0)
+        test = (paired(baseline, made) or Paired(1, 0, 0)).test
         made = made.model_copy(
             update={
                 "retention": value / baseline.metrics[0].value,
-                "p_value": pair.p_value,
-                "verdict": pair.verdict,
+                "p_value": test.p_value,
+                "verdict": test.verdict,
             }
         )
     return made.model_copy(update=changes)

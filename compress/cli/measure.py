@@ -64,7 +64,7 @@ def measure(
     from compress import api
     from compress.core.console import Terminal
     from compress.reporting.data.frame import contract_text
-    from compress.reporting.render.terminal import row_line, table
+    from compress.reporting.render.terminal import RowLine, RunTable
     from compress.reporting.sections.headline import disturbed_words, useless_words
 
     out = Terminal()
@@ -83,14 +83,14 @@ def measure(
         name=name,
         assignments=assignments,
         quiet=quiet or as_json,
-        on_row=lambda run, record: None if as_json else out.print(row_line(run, record)),
+        on_row=lambda run, record: None if as_json else out.print(RowLine(run, record)),
     )
     record = finished.record
     if as_json:
         echo(contract_text(record), newline=False)
         return
     assert finished.report is not None
-    out.print(table(record))
+    out.print(RunTable(record))
     for line in (*useless_words(record), *disturbed_words(record)):
         out.print(line, markup=False, highlight=False)
     out.print(f"run     {record.run}\nreport  {finished.report.html}", soft_wrap=True)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def print_run(out: Console, run: RunRecord, report: ReportPaths) -> None:
     """The table of the rows, the verdicts, and where the report lies."""
-    from compress.reporting.render.terminal import summary_lines, table
+    from compress.reporting.render.terminal import RunTable, summary_lines
 
-    out.print(table(run))
+    out.print(RunTable(run))
     for kept in report.kept:
         echo(f"what stood in place of the report is now {kept}", err=True)
     for line in summary_lines(run):

@@ -29,7 +29,7 @@ def run(
     from compress import api
     from compress.cli.outcome import print_run
     from compress.core.console import Terminal
-    from compress.reporting.render.terminal import row_line
+    from compress.reporting.render.terminal import RowLine
 
     interruption = Interruption()
     interruption.listen()
@@ -39,7 +39,7 @@ def run(
         assignments,
         allow_code=allow_code,
         quiet=quiet,
-        on_row=lambda record, row: out.print(row_line(record, row)),
+        on_row=lambda record, row: out.print(RowLine(record, row)),
         was_interrupted=lambda: interruption.asked,
     )
     assert finished.report is not None

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.core.records import Accuracy, Metric, Verdict
 from compress.core.task_kind import ACCURACY, MACRO_F1, MetricKind
-from compress.measuring.protocol import SIGNIFICANCE
-from compress.measuring.statistics import Interval, macro_f1_interval, mcnemar_exact, wilson
+from compress.measuring.statistics import Interval, macro_f1_interval, paired_verdict, wilson
 from compress.tasks.base import Scored, Truth
 from compress.tasks.labels import confidence
 
@@ -43,7 +39,8 @@ def accuracy_record(scored: Scored) -> Accuracy:
         if baseline.truth != tuple(truth.tolist()):
             raise ValueError("the baseline was scored on other examples")
         retention = ACCURACY.retention(score.value, baseline.metrics[0].value)
-        p_value, verdict = paired_verdict(predictions, np.asarray(baseline.predictions), truth)
+        before = np.asarray(baseline.predictions) == truth
+        p_value, verdict = paired_verdict(int((before & ~correct).sum()), int((correct & ~before).sum()))
     return Accuracy(
         split=SPLIT,
         batch_size=scored.batch_size,
@@ -56,20 +53,6 @@ def accuracy_record(scored: Scored) -> Accuracy:
         unknown_token_share=scored.unknown_token_share,
         confidence=tuple(np.round(confidence(scored.answers), _DECIMALS).tolist()),
     )
-
-
-def paired_verdict(
-    predictions: NDArray[np.int64] | Sequence[int],
-    baseline: NDArray[np.int64] | Sequence[int],
-    truth: NDArray[np.int64] | Sequence[int],
-) -> tuple[float, Verdict]:
-    """p value of the exact McNemar test against the baseline's predictions, and what it says; all (n,)."""
-    right, baseline_right = np.equal(predictions, truth), np.equal(baseline, truth)
-    won, lost = int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum())
-    p_value = mcnemar_exact(won, lost)
-    if p_value >= SIGNIFICANCE:
-        return p_value, "no difference"
-    return p_value, "better" if won > lost else "worse"
 
 
 def metric_record(kind: MetricKind, interval: Interval, n: int) -> Metric:

@@ -10,7 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.measuring.protocol import CONFIDENCE, RESAMPLES
+from compress.core.records import Verdict
+from compress.measuring.protocol import CONFIDENCE, RESAMPLES, SIGNIFICANCE
 
 _CELLS = 2_000_000
 """Numbers resampled at once, so that a bootstrap needs little memory."""
@@ -67,6 +68,14 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         ways = ways * (n - k) // (k + 1)
         tail += ways
     return min(1.0, 2 * tail / (1 << n))
+
+
+def paired_verdict(only_first: int, only_second: int) -> tuple[float, Verdict]:
+    """The p value of `mcnemar_exact`, and what it says of the second model."""
+    p_value = mcnemar_exact(only_first, only_second)
+    if p_value >= SIGNIFICANCE:
+        return p_value, "no difference"
+    return p_value, "better" if only_second > only_first else "worse"
 
 
 def percentile(samples: Sequence[float] | NDArray[np.float64], q: float) -> float:

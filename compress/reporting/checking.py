@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.core.errors import UsageError
-from compress.reporting.data.paired import told_values
+from compress.reporting.data.paired import reported_test
 from compress.reporting.data.report_reader import (
     Report,
     deployed_row,
@@ -205,7 +205,7 @@ def _score(
     before, after = one["score"], two["score"]
     if not _both(row, "score", before, after):
         return []
-    found = told_values(one, two)
+    found = reported_test(one, two)
     note = "" if found is None else f"paired test: {found.verdict}"
     if found is not None and found.p_value is not None:
         note += f", {p_value(found.p_value)}"

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.core.errors import UsageError
 from compress.core.records import RunRecord
 from compress.reporting.data.frame import rows
-from compress.reporting.data.paired import told_values
+from compress.reporting.data.paired import reported_test
 from compress.reporting.data.report_reader import (
     Report,
     Result,
@@ -86,12 +85,6 @@ class Comparison:
         """The warnings and the table as Markdown."""
         blocks = [f"**Warning:** {markdown.escape(warning)}" for warning in self.warnings]
         return "\n\n".join([*blocks, markdown.table(self.deployed)]) + "\n"
-
-
-def comparison_table(runs: Sequence[Result], *, anyway: bool = False) -> RenderableType:
-    """`compare` for a terminal: the warnings, then the table."""
-    found = compare(runs, anyway=anyway)
-    return Group(*(Text(f"warning: {warning}", style="yellow") for warning in found.warnings), found.table())
 
 
 def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
@@ -224,7 +217,7 @@ def _against_first(first: Report, report: Report) -> Cell:
         return Cell(MISSING)
     if one.get("against") == "baseline" and not same_baseline(first, report):
         return Cell(MISSING)
-    found = told_values(one, two)
+    found = reported_test(one, two)
     return Cell(MISSING) if found is None else Cell(found.verdict, p_value(found.p_value))
 
 

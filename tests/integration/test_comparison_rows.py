@@ -18,7 +18,7 @@ from compress.engine.running import run_job
 from compress.passes.quantize.kind import FP16_BASELINE
 from compress.planning.steps import build_plan
 from compress.reporting.data.frame import contract
-from compress.reporting.render.terminal import row_line, summary_lines, table
+from compress.reporting.render.terminal import RowLine, RunTable, summary_lines
 from compress.reporting.render.write import write_report
 from compress.store.cache import Cache
 from compress.store.runs import RunStore
@@ -87,7 +87,7 @@ def test_a_teacher_that_fp16_spoils_is_compressed_all_the_same(
     assert SPOILED in body["rows"][1]["error"]
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
-        console.print(row_line(run, failed), table(run), *summary_lines(run))
+        console.print(RowLine(run, failed), RunTable(run), *summary_lines(run))
     assert f"'{FP16_BASELINE}', a row for comparison only, has no figures: " in capture.get()
     assert f"failed: {failed.error}" in capture.get()
     if isinstance(error, PassError):

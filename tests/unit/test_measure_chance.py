@@ -22,7 +22,7 @@ from compress.measuring.chance import (
 from compress.profile.schema import BudgetSpec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.data.frame import contract
-from compress.reporting.render.terminal import summary_lines, table
+from compress.reporting.render.terminal import RunTable, summary_lines
 from compress.reporting.sections.content import document
 from compress.reporting.sections.headline import status_words, tiles, verdicts
 from tests.records import LABELS, accuracy, bert_run, embedding_accuracy, embedding_run, measurement
@@ -119,7 +119,7 @@ def test_it_is_said_first_and_no_retention_is_given() -> None:
     assert status_words(CONSTANT)[1] == "bad"
     assert (tiles(CONSTANT)[0].value, tiles(CONSTANT)[0].tone) == ("of no use", "bad")
     assert not any("kept" in tile.label for tile in tiles(CONSTANT))
-    assert "100.0 %" not in printed(table(CONSTANT))
+    assert "100.0 %" not in printed(RunTable(CONSTANT))
     body = contract(CONSTANT)
     assert {row["retention"] for row in body["rows"]} == {None}
     assert {found["retention"] for row in body["rows"] for found in row["targets"]} == {None}

@@ -7,7 +7,7 @@ import pytest
 
 from compress.core.records import Accuracy
 from compress.data.splits import Examples
-from compress.measuring.accuracy import accuracy_record, paired_verdict
+from compress.measuring.accuracy import accuracy_record
 from compress.measuring.artifact import memory_record
 from compress.measuring.feeds import Scenario
 from compress.measuring.latency import latency_jobs, latency_record, milliseconds, speed_verdict
@@ -69,10 +69,9 @@ def test_another_split_is_refused() -> None:
     [(8, 0, "better"), (0, 8, "worse"), (3, 0, "no difference"), (9, 9, "no difference")],
 )
 def test_paired_verdicts(won: int, lost: int, verdict: str) -> None:
-    truth = [0] * (won + lost + 5)
-    model = [0] * won + [1] * lost + [0] * 5
-    baseline = [1] * won + [0] * lost + [0] * 5
-    assert paired_verdict(model, baseline, truth)[1] == verdict
+    truth = np.zeros(won + lost + 5, np.int64)
+    baseline = record_of(outputs_of([1] * won + [0] * lost + [0] * 5), truth, None)
+    assert record_of(outputs_of([0] * won + [1] * lost + [0] * 5), truth, baseline).verdict == verdict
 
 
 @pytest.mark.parametrize(

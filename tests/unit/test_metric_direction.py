@@ -14,7 +14,7 @@ from compress.engine.budget import judge
 from compress.profile.schema import BudgetSpec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.data.frame import contract
-from compress.reporting.data.paired import told
+from compress.reporting.data.paired import paired_test
 from compress.reporting.data.pareto import dominated_by
 from compress.reporting.data.row import ordered
 from compress.reporting.render.scores import reading
@@ -116,8 +116,8 @@ def test_a_check_fails_where_it_rose(now: float, worse: bool):
 
 def test_the_smaller_of_two_that_lie_apart_is_better():
     first, second = scored(10.0), scored(11.0)
-    assert told(first, second).verdict == "worse"  # type: ignore[union-attr]
-    assert told(second, first).verdict == "better"  # type: ignore[union-attr]
+    assert paired_test(first, second).verdict == "worse"  # type: ignore[union-attr]
+    assert paired_test(second, first).verdict == "better"  # type: ignore[union-attr]
 
 
 def test_a_report_says_the_direction_of_those_metrics_alone(tmp_path: Path):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from compress.core.console import Terminal, TerminalProgress
 from compress.core.printing import echo, printable
-from compress.reporting.render.terminal import row_line, summary_lines, table
+from compress.reporting.render.terminal import RowLine, RunTable, summary_lines
 from compress.reporting.render.write import write_report
 from tests.records import bert_run, change_step
 
@@ -48,8 +48,8 @@ def test_names_are_no_markup_and_steer_nothing(capsys: pytest.CaptureFixture[str
     run = change_step(run, "prune", step=name, status="failed", error=name)
     terminal = Terminal()
     for step in run.steps:
-        terminal.print(row_line(run, step))
-    terminal.print(table(run))
+        terminal.print(RowLine(run, step))
+    terminal.print(RunTable(run))
     for line in summary_lines(run):
         terminal.print(line, soft_wrap=True)
     plain = Table("a")

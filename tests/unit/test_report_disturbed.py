@@ -14,9 +14,9 @@ from compress.core.records import Limit, RunRecord
 from compress.engine.budget import judge, outcome
 from compress.profile.schema import BudgetSpec
 from compress.reporting.checking import Tolerances, check
-from compress.reporting.compare import comparison_table
+from compress.reporting.compare import compare
 from compress.reporting.data.frame import contract, contract_text, rows
-from compress.reporting.render.terminal import RunTable, row_line, summary_lines, table
+from compress.reporting.render.terminal import RowLine, RunTable, summary_lines
 from compress.reporting.render.write import write_report
 from compress.reporting.sections.content import document
 from compress.reporting.sections.headline import status_words, tiles, verdicts
@@ -35,7 +35,7 @@ def printed(renderable: object, width: int = 150) -> str:
 
 @pytest.mark.parametrize("width", [44, 64, 100, 150])
 def test_the_terminal_marks_the_row_and_claims_no_speed(width: int) -> None:
-    for text in (printed(row_line(RUN, RUN.steps[-1]), width), printed(table(RUN), width)):
+    for text in (printed(RowLine(RUN, RUN.steps[-1]), width), printed(RunTable(RUN), width)):
         line = next(line for line in text.splitlines() if line.startswith("export"))
         assert "~0.5" in line
         assert "×" not in line
@@ -43,7 +43,6 @@ def test_the_terminal_marks_the_row_and_claims_no_speed(width: int) -> None:
     said = "\n".join(line.plain for line in summary_lines(RUN))
     assert "Disturbed by other processes" in said
     assert "'export'" in said
-    assert isinstance(table(RUN), RunTable)
 
 
 def test_no_headline_tells_a_speed_and_no_verdict_is_left() -> None:
@@ -196,7 +195,7 @@ def test_check_exits_with_3_unless_that_is_allowed(tmp_path: Path) -> None:
 
 
 def test_compare_shows_no_speed_up_of_them() -> None:
-    shown = printed(comparison_table([bert_run(run="a"), replace_run(RUN, "b")]))
+    shown = printed(compare([bert_run(run="a"), replace_run(RUN, "b")]).table())
     line = next(line for line in shown.splitlines() if line.startswith("│ speed-up"))
     assert line.count("×") == 1
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from compress.core.records import Limit, RunRecord
 from compress.reporting.compare import compare, differences
-from compress.reporting.data.paired import retention_interval, told
+from compress.reporting.data.paired import paired_test, retention_interval
 from compress.reporting.render.document import Scatter, Waterfall
 from compress.reporting.render.markdown import markdown
 from compress.reporting.render.scores import reading
-from compress.reporting.render.terminal import budget_lines, summary_lines, table
+from compress.reporting.render.terminal import RunTable, budget_lines, summary_lines
 from compress.reporting.render.write import write_report
 from compress.reporting.sections import classes, headline, result_sections, run_sections
 from compress.reporting.sections.content import document
@@ -67,7 +67,7 @@ def test_plots_are_in_correlations() -> None:
     assert isinstance(fall.plot, Waterfall)
     assert fall.plot.axis_label == "Spearman correlation, from the baseline"
     assert [change.text for change in fall.plot.changes] == ["−0.048", "−0.001", "−0.010", "0.000"]
-    assert [change.told for change in fall.plot.changes] == [True, False, True, False]
+    assert [change.differs for change in fall.plot.changes] == [True, False, True, False]
 
 
 def test_there_are_no_classes_to_confuse() -> None:
@@ -134,7 +134,7 @@ def test_the_protocol_and_the_metrics_say_what_was_compared() -> None:
 def test_the_terminal_shows_correlations() -> None:
     console = Console(width=120, color_system=None)
     with console.capture() as capture:
-        console.print(table(embedding_run()))
+        console.print(RunTable(embedding_run()))
     lines = capture.get().splitlines()
     assert lines[1].split()[:3] == ["step", "spearman", "kept"]
     assert lines[-1].split()[:3] == ["export", "0.941", "94.1"]
@@ -143,13 +143,13 @@ def test_the_terminal_shows_correlations() -> None:
 
 def test_two_models_on_other_texts_are_not_told_apart() -> None:
     one, two = embedding_accuracy(0.95, 0.6), embedding_accuracy(0.9, 0.5)
-    found = told(one, two)
+    found = paired_test(one, two)
     assert found is not None
     assert (found.verdict, found.differ, found.p_value) == ("worse", True, None)
-    assert told(two, one).verdict == "better"  # type: ignore[union-attr]
-    assert told(one, two.model_copy(update={"examples": "f" * 64})) is None
-    assert told(one, embedding_accuracy(0.9, 0.5, "scores")) is None
-    assert told(one, embedding_accuracy(0.9501, 0.5, margin=0.0)).verdict == "no difference"  # type: ignore[union-attr]
+    assert paired_test(two, one).verdict == "better"  # type: ignore[union-attr]
+    assert paired_test(one, two.model_copy(update={"examples": "f" * 64})) is None
+    assert paired_test(one, embedding_accuracy(0.9, 0.5, "scores")) is None
+    assert paired_test(one, embedding_accuracy(0.9501, 0.5, margin=0.0)).verdict == "no difference"  # type: ignore[union-attr]
 
 
 def test_runs_of_embeddings_side_by_side() -> None:

@@ -26,9 +26,9 @@ def test_mcnemar_is_a_probability_and_takes_no_side(lost, gained):
 
 
 def test_verdicts():
-    assert Paired(100, 5, 4).verdict == "no difference"
-    assert Paired(100, 20, 4).verdict == "worse"
-    assert Paired(100, 4, 20).verdict == "better"
+    assert Paired(100, 5, 4).test.verdict == "no difference"
+    assert Paired(100, 20, 4).test.verdict == "worse"
+    assert Paired(100, 4, 20).test.verdict == "better"
 
 
 def test_ratio_interval_by_hand():

@@ -12,7 +12,7 @@ from compress.reporting.sections.attribution import changes
 from compress.reporting.sections.calibration import error_of
 
 
-def among(run: RunRecord) -> list[dict[str, Any]]:
+def derived_columns(run: RunRecord) -> list[dict[str, Any]]:
     """For each step in the report's order: its calibration error, what it changed, what beats it; None if unknown.
 
     `answers_*` count test examples against the baseline. `dominated_by` lists the steps of the Pareto front that are

@@ -10,7 +10,7 @@ import pandas as pd
 
 from compress.core.records import COMPLETE, Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.measuring.chance import no_better_than_chance
-from compress.reporting.data.derived_columns import among
+from compress.reporting.data.derived_columns import derived_columns
 from compress.reporting.data.paired import hits_of, packed
 from compress.reporting.data.row import (
     baseline_of,
@@ -38,7 +38,7 @@ def rows(run: RunRecord) -> pd.DataFrame:
     frame = pd.DataFrame(
         [
             row_of(step, baseline, target) | _flat(values) | _further(step, baseline, run.targets)
-            for step, values in zip(ordered(run), among(run), strict=True)
+            for step, values in zip(ordered(run), derived_columns(run), strict=True)
         ]
     )
     return frame.astype({name: "Int64" for name in _COUNTS if name in frame})
@@ -76,7 +76,7 @@ def contract(run: RunRecord) -> dict[str, Any]:
                 "model_digest": step.model_digest,
                 "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
             }
-            for step, values in zip(ordered(run), among(run), strict=True)
+            for step, values in zip(ordered(run), derived_columns(run), strict=True)
         ],
     }
 

@@ -7,9 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress.core.records import Accuracy
-from compress.measuring.protocol import SAME_ORDER, SIGNIFICANCE
-from compress.measuring.statistics import mcnemar_exact, normal_quantile, wilson_bounds
+import numpy as np
+
+from compress.core.records import Accuracy, Metric, Verdict
+from compress.measuring.protocol import SAME_ORDER
+from compress.measuring.statistics import normal_quantile, paired_verdict, wilson_bounds
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """What a paired test says of a second model against a first: `better`, `worse` or `no difference`; its p value."""
+
+    verdict: Verdict
+    p_value: float | None
+
+    @property
+    def differ(self) -> bool:
+        """Whether the two can be told apart."""
+        return self.verdict != "no difference"
 
 
 @dataclass(frozen=True)
@@ -20,44 +35,28 @@ class Paired:
     lost: int
     gained: int
 
-    @property
-    def p_value(self) -> float:
-        """Two-sided p of the exact McNemar test."""
-        return mcnemar_exact(self.lost, self.gained)
+    @classmethod
+    def of(cls, first: Sequence[bool], second: Sequence[bool]) -> Paired:
+        """From which examples each of the two gets right."""
+        pairs = list(zip(first, second, strict=True))
+        return cls(*(pairs.count(each) for each in ((True, True), (True, False), (False, True))))
 
     @property
-    def verdict(self) -> str:
-        """The second model against the first: `better`, `worse` or `no difference`."""
-        if self.p_value >= SIGNIFICANCE:
-            return "no difference"
-        return "better" if self.gained > self.lost else "worse"
+    def test(self) -> PairedTest:
+        """The exact McNemar test."""
+        p_value, verdict = paired_verdict(self.lost, self.gained)
+        return PairedTest(verdict, p_value)
 
 
 def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
     """The two models' hits and misses side by side; None where they were not scored on the same examples."""
-    if first is None or second is None or not first.truth or first.truth != second.truth:
+    if first is None or second is None or first.truth != second.truth:
         return None
-    if not len(first.predictions) == len(second.predictions) == len(first.truth):
-        return None
-    rows = zip(first.truth, first.predictions, second.predictions, strict=True)
-    hits = [(truth == a, truth == b) for truth, a, b in rows]
-    return Paired(hits.count((True, True)), hits.count((True, False)), hits.count((False, True)))
+    one, two = hits_of(first), hits_of(second)
+    return None if one is None or two is None else Paired.of(one, two)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the data say of a second model against a first: `better`, `worse` or `no difference`; the p of the test."""
-
-    verdict: str
-    p_value: float | None
-
-    @property
-    def differ(self) -> bool:
-        """Whether the two can be told apart."""
-        return self.verdict != "no difference"
-
-
-def told(first: Accuracy | None, second: Accuracy | None) -> Told | None:
+def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest | None:
     """Two models on the same examples: by McNemar's test, and where there are no predictions by their intervals.
 
     Embeddings leave no predictions: two models of them differ where their 95 % intervals lie apart, which asks for more
@@ -65,45 +64,36 @@ def told(first: Accuracy | None, second: Accuracy | None) -> Told | None:
     """
     pair = paired(first, second)
     if pair is not None:
-        return Told(pair.verdict, pair.p_value)
+        return pair.test
     if first is None or second is None or not (first.metrics and second.metrics):
         return None
     if first.against == "labels" or (first.against, first.examples) != (second.against, second.examples):
         return None
-    one, two = (
-        (each.metrics[0].low, each.metrics[0].value, each.metrics[0].high) for each in (first, second)
-    )
-    return _apart(one, two, first.metrics[0].smaller_is_better)
+    return _apart(first.metrics[0], second.metrics[0])
 
 
-def told_values(first: Mapping[str, Any], second: Mapping[str, Any]) -> Told | None:
+def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:
     """The same of what two reports hold of a target: `test_split`, `hits`, and `metrics` with their intervals."""
     if first.get("test_split") is None or first["test_split"] != second.get("test_split"):
         return None
     if first.get("hits") is not None and second.get("hits") is not None:
-        pairs = list(
-            zip(*(unpacked(each["hits"], each["examples"]) for each in (first, second)), strict=True)
-        )
-        pair = Paired(*(pairs.count(each) for each in ((True, True), (True, False), (False, True))))
-        return Told(pair.verdict, pair.p_value)
+        return Paired.of(*(unpacked(each["hits"], each["examples"]) for each in (first, second))).test
     if first["against"] == "labels" or first["against"] != second["against"]:
         return None
     if not (first["metrics"] and second["metrics"]):
         return None
-    one, two = (
-        tuple(each["metrics"][0][key] for key in ("low", "value", "high")) for each in (first, second)
-    )
-    return (
-        None if None in (*one, *two) else _apart(one, two, bool(first["metrics"][0].get("smaller_is_better")))
-    )
+    metrics = [each["metrics"][0] for each in (first, second)]
+    if any(metric[end] is None for metric in metrics for end in ("low", "value", "high")):
+        return None
+    return _apart(*map(Metric.model_validate, metrics))
 
 
-def _apart(one: tuple[float, ...], two: tuple[float, ...], smaller_is_better: bool) -> Told:
-    """What two intervals (low, value, high) say: the values differ where the intervals lie apart."""
-    apart = two[0] > one[2] or two[2] < one[0]
-    if not apart or abs(two[1] - one[1]) <= SAME_ORDER:
-        return Told("no difference", None)
-    return Told("better" if (two[1] > one[1]) != smaller_is_better else "worse", None)
+def _apart(one: Metric, two: Metric) -> PairedTest:
+    """What two intervals say: the values differ where the intervals lie apart."""
+    apart = two.low > one.high or two.high < one.low
+    if not apart or abs(two.value - one.value) <= SAME_ORDER:
+        return PairedTest("no difference", None)
+    return PairedTest("better" if (two.value > one.value) != one.smaller_is_better else "worse", None)
 
 
 def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:
@@ -115,9 +105,7 @@ def hits_of(accuracy: Accuracy) -> tuple[bool, ...] | None:
 
 def packed(hits: Sequence[bool]) -> str:
     """Four examples a hexadecimal digit, the first the highest bit, zeros at the end: (1, 0, 1, 1, 1) -> `b8`."""
-    digits = -(-len(hits) // 4)
-    bits = "".join("1" if hit else "0" for hit in hits).ljust(4 * digits, "0")
-    return f"{int(bits, 2):0{digits}x}" if bits else ""
+    return np.packbits(np.asarray(hits, bool)).tobytes().hex()[: -(-len(hits) // 4)]
 
 
 def unpacked(text: str, examples: int) -> tuple[bool, ...]:
@@ -165,11 +153,7 @@ def ratio_interval(pair: Paired) -> tuple[float, float] | None:
 
 
 def _is_hit_rate(accuracy: Accuracy) -> bool:
-    if not accuracy.metrics or not accuracy.truth or len(accuracy.predictions) != len(accuracy.truth):
+    hits = hits_of(accuracy)
+    if hits is None or not accuracy.metrics:
         return False
-    return math.isclose(accuracy.metrics[0].value, _hit_rate(accuracy), abs_tol=1e-6)
-
-
-def _hit_rate(accuracy: Accuracy) -> float:
-    right: Sequence[bool] = [a == b for a, b in zip(accuracy.predictions, accuracy.truth, strict=True)]
-    return sum(right) / len(right)
+    return math.isclose(accuracy.metrics[0].value, sum(hits) / len(hits), abs_tol=1e-6)

@@ -207,7 +207,7 @@ def _waterfall(plot: Waterfall) -> Figure:
     places = range(len(changes))
     for place, change in zip(places, changes, strict=True):
         better = (change.after > change.before) == plot.larger_is_better
-        colour = MUTED if not change.told else GOOD if better else BAD
+        colour = MUTED if not change.differs else GOOD if better else BAD
         low, high = sorted((change.before, change.after))
         axes.barh(place, high - low, left=low, height=0.56, color=colour, linewidth=0, zorder=2)
         axes.plot([change.after] * 2, [place - 0.28, place + 0.28], color=INK, linewidth=1.4, zorder=3)

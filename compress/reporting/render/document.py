@@ -81,7 +81,7 @@ class Change:
     before: float
     after: float
     text: str
-    told: bool
+    differs: bool
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,10 @@ def _speed(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RowLine:
-    """One step as one line, in columns that fit the terminal it is printed to; the header stands above the baseline."""
+    """A step that was just done as one line: its numbers on the first target of the run so far, or its error.
+
+    Its columns fit the terminal that it is printed to; the header stands above the baseline.
+    """
 
     run: RunRecord
     step: StepRecord
@@ -73,16 +76,6 @@ class RowLine:
         if self.step.role == "baseline":
             yield _header(self.run, options.max_width)
         yield _line(self.run, self.step, options.max_width)
-
-
-def row_line(run: RunRecord, step: StepRecord) -> RowLine:
-    """What is printed when a step is done: its numbers on the first target, or its error.
-
-    Args:
-        run: the run so far; its first target and its baseline are looked up here.
-        step: what was just done.
-    """
-    return RowLine(run, step)
 
 
 def _header(run: RunRecord, width: int) -> Text:
@@ -111,7 +104,8 @@ def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
 
 @dataclass(frozen=True)
 class RunTable:
-    """The table of a run as a rich renderable; how many columns it has depends on where it is shown."""
+    """The table of a run, the baseline first, what is deployed last and in bold; where it is shown decides how many
+    columns it has."""
 
     run: RunRecord
 
@@ -150,11 +144,6 @@ class RunTable:
         return table
 
 
-def table(run: RunRecord) -> RunTable:
-    """The table of a run: the baseline first, what is deployed last and in bold."""
-    return RunTable(run)
-
-
 def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
     """One line a limit: `held`, `MISSED` or `not judged`, the limit and the value; `metric` is that of the task."""
     words = {
@@ -178,14 +167,10 @@ def summary_lines(run: RunRecord) -> list[Text]:
         for verdict in verdicts(run)
         if verdict not in first and not verdict.startswith(("Missed: ", "Not judged: ", "Every limit "))
     ]
-    lines += [Text(line) for line in _of_passes(run)]
+    lines += [Text(line) for kind in PASSES.values() if kind.lines for line in call(kind.lines, run)]
     if run.bundle is not None:
         lines.append(Text(f"bundle  {run.bundle}"))
     return lines
-
-
-def _of_passes(run: RunRecord) -> list[str]:
-    return [line for kind in PASSES.values() if kind.lines for line in call(kind.lines, run)]
 
 
 def _shown(width: int) -> list[_Column]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
 from compress.core.units import format_count, format_seconds
-from compress.reporting.data.paired import told
+from compress.reporting.data.paired import paired_test
 from compress.reporting.data.row import (
     accuracy_on,
     baseline_of,
@@ -189,13 +189,13 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read:
 def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
     baseline, target = baseline_of(run), first_target(run)
     old, new = (row_of(step, baseline, target) for step in (before, after))
-    found = told(accuracy_on(before, target), accuracy_on(after, target))
+    found = paired_test(accuracy_on(before, target), accuracy_on(after, target))
     change = new["score"] - old["score"] if known(new["score"]) and known(old["score"]) else None
     words = "" if found is None else p_value(found.p_value) if found.differ else found.verdict
     latency = _shrink(old["latency_p50_ms"], new["latency_p50_ms"], " ms")
     if old["disturbed"] or new["disturbed"]:
         latency = Cell(MISSING, "disturbed")
-    elif latency.detail and not _told_speed(old, new):
+    elif latency.detail and not _speed_differs(old, new):
         latency = Cell("no difference", latency.detail)
     return row(
         Cell(after.step, f"after {before.step}"),
@@ -208,7 +208,7 @@ def _pass_row(run: RunRecord, before: StepRecord, after: StepRecord) -> Row:
     )
 
 
-def _told_speed(old: dict[str, Any], new: dict[str, Any]) -> bool:
+def _speed_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether the speed-ups over the baseline, which no drift of the machine touches, lie apart."""
     ends = [values[key] for values in (old, new) for key in ("speedup_low", "speedup_high")]
     if not all(known(end) for end in ends):
@@ -225,7 +225,7 @@ def _control_row(run: RunRecord, control: StepRecord) -> Row | None:
     partner = partners[-1]
     target = first_target(run)
     first, second = accuracy_on(partner, target), accuracy_on(control, target)
-    found = told(first, second)
+    found = paired_test(first, second)
     if first is None or second is None or found is None or not (first.metrics and second.metrics):
         return None
     change = second.metrics[0].value - first.metrics[0].value
@@ -274,7 +274,7 @@ def _score_waterfall(run: RunRecord, chain: Sequence[StepRecord], caption: str) 
     found = _known(run, chain, target, "score")
     changes = []
     for (before, old), (after, new) in pairwise(found):
-        pair = told(accuracy_on(before, target), accuracy_on(after, target))
+        pair = paired_test(accuracy_on(before, target), accuracy_on(after, target))
         start, end = (read.factor * (values["score"] - found[0][1]["score"]) for values in (old, new))
         differ = pair is not None and pair.differ
         changes.append(Change(after.step, start, end, signed(end - start, _decimals(read)), differ))
@@ -299,7 +299,7 @@ def _ratio_waterfall(
             old[key],
             new[key],
             _ratio_words(old[key], new[key]),
-            _told_speed(old, new) if key == "latency_p50_ms" else old[key] != new[key],
+            _speed_differs(old, new) if key == "latency_p50_ms" else old[key] != new[key],
         )
         for (_, old), (after, new) in pairwise(_known(run, chain, target, key))
     ]
@@ -329,7 +329,8 @@ def _waterfall(
     if not changes:
         return None
     said = "; ".join(
-        f"{change.label}: {change.text}" + ("" if change.told else " (no difference)") for change in changes
+        f"{change.label}: {change.text}" + ("" if change.differs else " (no difference)")
+        for change in changes
     )
     shown = Waterfall(label, tuple(changes), larger_is_better=larger_is_better, ratio=ratio)
     return Figure(shown, caption, f"{label}. {said}. Ends at {end}.")
