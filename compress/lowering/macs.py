@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.models.anatomy.factors import Factored
+from compress.models.anatomy.observing import hooked
 
 
 def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
@@ -33,11 +34,7 @@ def count_macs(model: nn.Module, example: Mapping[str, Tensor]) -> int:
             repeated += outputs.numel() // module.weight.shape[0] * module.weight.numel()
 
     shared = {module.first for module in model.modules() if isinstance(module, Factored)}
-    handles = [module.register_forward_hook(count) for module in shared]
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(**example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (module.register_forward_hook(count) for module in shared)
+    with hooked(hooks), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**example)
     return int(counter.get_total_flops()) // 2 - repeated

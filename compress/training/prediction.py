@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.encoding.inputs import Batch, Inputs
+from compress.models.anatomy.observing import evaluating
 from compress.models.io.outputs import outputs_of
 from compress.tasks.base import Answers, Task, Truth, answers_of
 from compress.training.attention_precision import Float32Attention
@@ -97,17 +98,12 @@ def _kept(
 ) -> dict[str, NDArray[Any]]:
     """What `reduce` keeps of the outputs of each batch, in the order of the chosen examples."""
     kept: dict[str, NDArray[Any]] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), arithmetic(precision, device):
-            for places in batches_by_length(inputs.lengths[chosen], batch_size):
-                batch = inputs.batch(chosen[places])
-                outputs = forward(model, to_tensors(batch, device)).float().cpu().numpy()
-                for name, rows in reduce(outputs, batch).items():
-                    if name not in kept:
-                        kept[name] = np.empty((len(chosen), *rows.shape[1:]), rows.dtype)
-                    kept[name][places] = rows
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
+        for places in batches_by_length(inputs.lengths[chosen], batch_size):
+            batch = inputs.batch(chosen[places])
+            outputs = forward(model, to_tensors(batch, device)).float().cpu().numpy()
+            for name, rows in reduce(outputs, batch).items():
+                if name not in kept:
+                    kept[name] = np.empty((len(chosen), *rows.shape[1:]), rows.dtype)
+                kept[name][places] = rows
     return kept

@@ -20,7 +20,7 @@ from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks, output_error
-from compress.passes.quantize.weight_only.hessian import Moments, moments_of
+from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of
 from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
 from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
@@ -46,8 +46,8 @@ def correlated(rows: int, width: int) -> np.ndarray:
     )
 
 
-def moments(x: np.ndarray) -> Moments:
-    return Moments(x.T.astype(np.float64) @ x / len(x), np.abs(x).mean(axis=0, dtype=np.float64))
+def moments(x: np.ndarray) -> InputMoments:
+    return InputMoments(x.T.astype(np.float64) @ x / len(x), np.abs(x).mean(axis=0, dtype=np.float64))
 
 
 def encoder_block() -> ir.Model:

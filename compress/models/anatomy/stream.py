@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import Encoder
+from compress.models.anatomy.observing import Batches, MomentSums, observe
 from compress.models.students.projection import Moments, normalised
-
-Batches = Callable[[], Iterable[dict[str, Tensor]]]
-"""Starts an iteration over batches of examples, encoded for the model; some hundred examples are enough."""
 
 _USUAL_POSITIONS = 32
 
@@ -33,52 +30,29 @@ class Stream:
     final: Moments | None
 
 
-class _Tally:
-    """Moments of rows that come in parts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
-
-    def add(self, rows: Tensor) -> None:
-        rows = rows.double()
-        self.count += len(rows)
-        self.total = self.total + rows.sum(dim=0)
-        self.square = self.square + rows.T @ rows
-
-    def moments(self) -> Moments:
-        if not isinstance(self.total, Tensor) or not isinstance(self.square, Tensor):
-            raise ModelError("no examples to measure the teacher's hidden states on", where="student.basis")
-        return Moments((self.total / self.count).cpu(), (self.square / self.count).cpu())
-
-
 def measure_stream(encoder: Encoder, batches: Batches) -> Stream:
     """The moments of an encoder's stream on examples; padding is left out.
 
     Raises:
         ModelError: there are no examples.
     """
-    tallies: dict[nn.Module, _Tally] = {}
-
-    def of(module: nn.Module | None) -> Moments | None:
-        return None if module is None else tallies[module].moments()
+    nothing = ModelError("no examples to measure the teacher's hidden states on", where="student.basis")
 
     norms = [norm for layer in encoder.layers for norm in (layer.attention_norm, layer.output_norm)]
     before = encoder.embedding_norm if encoder.projection is None else encoder.projection
-    for module in (*norms, before, encoder.final_norm):
-        if module is not None:
-            tallies[module] = _Tally()
+    watched: tuple[nn.Module | None, ...] = (*norms, before, encoder.final_norm)
+    tallies = {module: MomentSums() for module in watched if module is not None}
 
     def note(module: nn.Module, reads: Tensor, gives: Tensor) -> None:
-        tallies[module].add(gives if module is encoder.projection else normalised(reads))
+        tallies[module].add(gives.double() if module is encoder.projection else normalised(reads))
 
     _observe(encoder, batches, tallies, note)
+    found = {module: sums.moments(nothing) for module, sums in tallies.items()}
     return Stream(
-        embedding=of(before),
-        attention=tuple(tallies[layer.attention_norm].moments() for layer in encoder.layers),
-        output=tuple(tallies[layer.output_norm].moments() for layer in encoder.layers),
-        final=of(encoder.final_norm),
+        embedding=None if before is None else found[before],
+        attention=tuple(found[layer.attention_norm] for layer in encoder.layers),
+        output=tuple(found[layer.output_norm] for layer in encoder.layers),
+        final=None if encoder.final_norm is None else found[encoder.final_norm],
     )
 
 
@@ -135,27 +109,14 @@ def _observe(
     note: Callable[[nn.Module, Tensor, Tensor], None],
 ) -> None:
     """Run the encoder on examples; `note` gets what a module reads and gives, a row a token, float32 (tokens, d)."""
-    mask: Tensor | None = None
 
-    def rows(states: Tensor) -> Tensor:
-        return (states.flatten(0, -2) if mask is None else states[mask]).float()
+    def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
+        first, second = (
+            (states.flatten(0, -2) if mask is None else states[mask]).float() for states in (reads, gives)
+        )
+        note(module, first, second)
 
-    def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> None:
-        reads = args[0] if args else kwargs["hidden_states"]
-        note(module, rows(reads), rows(gives if isinstance(gives, Tensor) else gives[0]))
-
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
-    was_training = encoder.model.training
-    encoder.model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches():
-                mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
-                encoder.model(**batch)
-    finally:
-        encoder.model.train(was_training)
-        for handle in handles:
-            handle.remove()
+    observe(encoder.model, batches(), modules, note_rows)
 
 
 def _embedding_rows(encoder: Encoder) -> Tensor:

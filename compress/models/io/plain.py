@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from compress.core.artifacts import MODULE, STRUCTURE
 from compress.core.errors import ModelError
 from compress.core.files import sha256_file
+from compress.models.anatomy.observing import evaluating
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.code import call
 from compress.models.io.outputs import rows_of
@@ -143,10 +144,9 @@ def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where:
         ModelError: it does not take images of that size, or gives no (batch, outputs).
     """
     blank = torch.zeros(2, channels, *size)
-    was_training = model.training
     try:
-        with torch.no_grad():
-            return int(rows_of(model.eval()(pixel_values=blank)).shape[1])
+        with evaluating(model), torch.no_grad():
+            return int(rows_of(model(pixel_values=blank)).shape[1])
     except ModelError as error:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything
@@ -156,5 +156,3 @@ def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where:
             where=where,
             hint="Set `data.image_size` to the height and width that it takes.",
         ) from error
-    finally:
-        model.train(was_training)

@@ -12,8 +12,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import encoder_of
+from compress.models.anatomy.observing import Batches
 from compress.models.anatomy.sizes import config_keys, sizes_of
-from compress.models.anatomy.stream import Batches, block_influence, embedding_stream, measure_stream
+from compress.models.anatomy.stream import block_influence, embedding_stream, measure_stream
 from compress.models.anatomy.table.sizes import network_of
 from compress.models.students.layer_choice import choose_layers
 from compress.models.students.narrowing import cut, project

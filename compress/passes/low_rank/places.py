@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Whole, can_factor, insert_factors
+from compress.models.anatomy.observing import Batches, MomentSums, observe
 from compress.passes.low_rank.factoring import Decomposition
-
-Batches = Callable[[], Iterable[dict[str, Tensor]]]
-"""Starts an iteration over batches of examples, encoded for the model."""
 
 CHUNK = 1 << 22
 """Numbers of a convolution's patches that are held at once."""
@@ -100,37 +98,17 @@ def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) 
         ModelError: a place read nothing.
     """
     modules = [cast(Whole, model.get_submodule(place.name)) for place in places]
-    squares = [torch.zeros(place.columns, place.columns, dtype=torch.float64) for place in places]
-    counts = [0] * len(places)
-    mask: Tensor | None = None
+    sums = {module: MomentSums() for module in modules}
 
-    def hook_of(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> None:
-            inputs = args[0] if args else next(iter(kwargs.values()))
-            for rows in _rows(modules[index], inputs, mask):
-                squares[index] += (rows.T @ rows).double().cpu()
-                counts[index] += len(rows)
+    def note(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
+        for rows in _rows(cast(Whole, module), reads, mask):
+            sums[cast(Whole, module)].add(rows)
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(hook_of(index), with_kwargs=True) for index, module in enumerate(modules)
+    observe(model, batches(), modules, note)
+    return [
+        sums[module].moments(ModelError("no example reached this map", where=place.name)).square
+        for place, module in zip(places, modules, strict=True)
     ]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches():
-                mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
-                model(**batch)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    for place, count in zip(places, counts, strict=True):
-        if not count:
-            raise ModelError("no example reached this map", where=place.name)
-    return [square / count for square, count in zip(squares, counts, strict=True)]
 
 
 def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:

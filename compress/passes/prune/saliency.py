@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.encoding.inputs import Inputs
+from compress.models.anatomy.observing import observe
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.spec import PruneSpec
 from compress.training.batches import shuffled_batches, to_tensors
@@ -124,8 +125,8 @@ def _activation(
     squares: dict[nn.Module, Tensor] = {}
     counts: dict[nn.Module, int] = {}
 
-    def note(module: nn.Module, args: Sequence[Any], output: Any) -> None:
-        values = args[0].detach().float()
+    def note(module: nn.Module, reads: Tensor, *_: object) -> None:
+        values = reads.float()
         # Linear maps have their channels last, convolutions after the batch.
         rows = values.flatten(0, -2) if isinstance(module, nn.Linear) else values.transpose(0, 1).flatten(1).T
         squares[module] = squares.get(module, torch.zeros(())) + (rows**2).sum(dim=0)
@@ -134,14 +135,7 @@ def _activation(
     maps = [
         each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     ]
-    handles = [each.register_forward_hook(note) for each in maps]
-    try:
-        with torch.no_grad():
-            for indices in batches:
-                model(**to_tensors(inputs.batch(indices), device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    observe(model, (to_tensors(inputs.batch(indices), device) for indices in batches), maps, note)
     for module, square in squares.items():
         size = (square / counts[module]).sqrt()
         weight: Any = module.weight

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from compress.core.artifacts import ONNX_MODEL, TASK, copy_interface
@@ -25,6 +24,7 @@ from compress.measuring.feeds import sample_indices, scenarios
 from compress.measuring.jobs import JobFolder
 from compress.measuring.latency import Timed, undisturbed_apart
 from compress.models.anatomy.encoder import Encoder, encoder_of
+from compress.models.anatomy.observing import observe
 from compress.models.anatomy.pruned import block_sizes
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.budget import Budget, ParameterLimit
@@ -216,18 +216,12 @@ def _layer_shape(model: nn.Module, typical: Batch, selected: bool, device: str) 
         selected: whether the lowered model selects the tokens of its head before the last layer's maps.
     """
     encoder = encoder_of(model)
-    batch: Mapping[str, Tensor] = to_tensors(typical, device)
     seen: list[tuple[int, ...]] = []
 
-    def note(module: nn.Module, args: Sequence[Any], output: Any) -> None:
-        seen.append(tuple((output if isinstance(output, Tensor) else output[0]).shape))
+    def note(_module: nn.Module, _reads: Tensor, gives: Tensor, _mask: Tensor | None) -> None:
+        seen.append(tuple(gives.shape))
 
-    handle = encoder.layers[0].block.register_forward_hook(note)
-    try:
-        with torch.inference_mode():
-            model.eval()(**batch)
-    finally:
-        handle.remove()
+    observe(model, [to_tensors(typical, device)], [encoder.layers[0].block], note)
     if not seen or len(seen[0]) != 3:
         raise ModelError("cannot see what the layers of this model read", where="prune.target")
     read = 2 if encoder.head_teacher is not None else 1

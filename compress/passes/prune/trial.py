@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from compress.core.exhaustion import ran_out
 from compress.models.anatomy.factors import Factored
+from compress.models.anatomy.observing import hooked
 from compress.models.anatomy.structure import apply_structure, describe_structure
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
@@ -180,15 +181,12 @@ def _masked(model: nn.Module, consumers: Mapping[str, tuple[int, list[int]]]) ->
 
         return hook
 
-    handles = [
+    hooks = (
         model.get_submodule(name).register_forward_pre_hook(mask(axis, channels))
         for name, (axis, channels) in consumers.items()
-    ]
-    try:
+    )
+    with hooked(hooks):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _WithoutStatistics(TorchFunctionMode):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.lowering.graph import attribute, constant
+from compress.models.anatomy.observing import hooked
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Table
 from compress.passes.quantize.weights import weight_now
 from compress.training.rounding.operations import Operation, Watched
@@ -94,13 +95,9 @@ def watch(model: nn.Module, batch: Mapping[str, Tensor]) -> Seen:
             seen.made.append((operation, made.detach().clone().numpy()))
         return made
 
-    hooks = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
-    try:
-        with torch.no_grad(), Watched(keep):
-            model(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (module.register_forward_hook(note(name)) for name, module in model.named_modules() if name)
+    with hooked(hooks), torch.no_grad(), Watched(keep):
+        model(**batch)
     return seen
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.models.anatomy.observing import evaluating
 from compress.training.rounding.integers import round_activations, through
 from compress.training.rounding.operations import Operation, Watched, unwatched
 
@@ -99,18 +100,14 @@ class RoundedModel(nn.Module):
         every = self._ranges()
         if not any(ranged.value.running for ranged in every):
             return
-        was_training = self.training
-        self.eval()
         for ranged in every:
             ranged.begin()
-        try:
+        with evaluating(self), torch.no_grad():
             for batch in batches:
-                with torch.no_grad(), self._rounding():
+                with self._rounding():
                     self.model(**batch)
-        finally:
-            for ranged in every:
-                ranged.observing = False
-            self.train(was_training)
+        for ranged in every:
+            ranged.observing = False
 
     def release(self) -> nn.Module:
         """The model alone again."""

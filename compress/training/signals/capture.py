@@ -15,8 +15,7 @@ A signal has a name and is one tensor:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -28,6 +27,7 @@ from torch.utils.hooks import RemovableHandle
 
 from compress.core.errors import PassError
 from compress.models.anatomy.blocks import Block, attentions_of, heads_of, layers_of
+from compress.models.anatomy.observing import evaluating, hooked
 from compress.models.io.outputs import outputs_of
 
 Signals = dict[str, Tensor]
@@ -195,27 +195,10 @@ def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
         if isinstance(value, Tensor):
             calls.append(_Call(module, tuple(value.shape)))
 
-    with _evaluating(model):
-        handles = [module.register_forward_hook(note) for module in model.modules()]
-        try:
-            model(**batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+    hooks = (module.register_forward_hook(note) for module in model.modules())
+    with evaluating(model), torch.no_grad(), hooked(hooks):
+        model(**batch)
     return calls
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module gets its own training flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _of_layer(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | None:
@@ -267,7 +250,7 @@ def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
 
 def _read_width(model: nn.Module, batch: dict[str, Tensor]) -> int:
     """Width of what the first layer reads."""
-    with _evaluating(model):
+    with evaluating(model), torch.no_grad():
         return capture(model, batch, {"embedding"})["embedding"].shape[-1]
 
 

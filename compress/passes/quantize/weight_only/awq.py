@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from compress.passes.quantize.weight_only.blocks import Floats, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import output_error
-from compress.passes.quantize.weight_only.hessian import Moments
+from compress.passes.quantize.weight_only.hessian import InputMoments
 
 EXPONENTS = tuple(step / 20 for step in range(20))
 """Scales are the mean sizes of the inputs to one of these powers; 0 scales nothing."""
 
 
-def search_scales(rows: Floats, moments: Moments, block_size: int, bits: int, symmetric: bool) -> Floats:
+def search_scales(rows: Floats, moments: InputMoments, block_size: int, bits: int, symmetric: bool) -> Floats:
     """Scales (width,) by which to multiply the columns of rows (rows, width), and to divide the inputs.
 
     Those with the least error of the outputs on the calibration inputs, after rounding to nearest; all ones where none

@@ -14,7 +14,7 @@ from compress.passes.quantize.calibration.activation_capture import observe
 
 
 @dataclass(frozen=True)
-class Moments:
+class InputMoments:
     """Inputs X of a layer, one row a token: `second`: X^T X / tokens (width, width); `size`: mean of |x| (width,)."""
 
     second: NDArray[np.float64]
@@ -23,7 +23,7 @@ class Moments:
 
 def moments_of(
     path: Path, names: Sequence[str], batches: Callable[[], Iterator[Batch]], work: Path
-) -> dict[str, Moments]:
+) -> dict[str, InputMoments]:
     """The moments of each named value over all batches.
 
     Args:
@@ -44,4 +44,4 @@ def moments_of(
             second[name] += rows.T @ rows
             size[name] += np.abs(rows).sum(axis=0, dtype=np.float64)
             tokens[name] += len(rows)
-    return {name: Moments(second[name] / tokens[name], size[name] / tokens[name]) for name in names}
+    return {name: InputMoments(second[name] / tokens[name], size[name] / tokens[name]) for name in names}

@@ -15,7 +15,7 @@ from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks
-from compress.passes.quantize.weight_only.hessian import Moments, moments_of
+from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of
 from compress.passes.quantize.weight_only.hqq import fit_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import BITS, Blocked, BlocksOf, quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
@@ -37,7 +37,7 @@ def quantize_to_four_bits(
         work: where an instrumented graph may lie for a moment.
     """
     chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
-    moments: Mapping[str, Moments] = {}
+    moments: Mapping[str, InputMoments] = {}
     if spec.method in ("gptq", "awq"):
         moments = moments_of(path, input_names(chosen), batches, work)
     if spec.method == "awq":
@@ -53,7 +53,7 @@ def input_names(chosen: list[Layer]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def blocks_by(spec: WeightOnlySpec, chosen: list[Layer], moments: Mapping[str, Moments]) -> BlocksOf:
+def blocks_by(spec: WeightOnlySpec, chosen: list[Layer], moments: Mapping[str, InputMoments]) -> BlocksOf:
     """What a weight becomes by the method of the spec. Rows of tables are only read, so no inputs weigh them."""
     size, symmetric = spec.block_size, spec.symmetric
     # By layer, found now: the values between layers get other names as layers are replaced.
@@ -86,7 +86,11 @@ def blocks_by(spec: WeightOnlySpec, chosen: list[Layer], moments: Mapping[str, M
 
 
 def scale_activations(
-    model: ir.Model, chosen: list[Layer], moments: Mapping[str, Moments], block_size: int, symmetric: bool
+    model: ir.Model,
+    chosen: list[Layer],
+    moments: Mapping[str, InputMoments],
+    block_size: int,
+    symmetric: bool,
 ) -> None:
     """Search the scales of each input, and move them into the weights; those of one input share them."""
     searched = []
