@@ -12,8 +12,9 @@ from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
+from compress.passes.table import step_kind
 from compress.planning.keys import asked_precision
-from compress.planning.steps import PlannedStep, step_kind
+from compress.planning.steps import PlannedStep
 from compress.profile.timed_on import timed_on
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep

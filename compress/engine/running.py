@@ -27,7 +27,8 @@ from compress.measuring.identity import model_digest
 from compress.measuring.keys import measurement_key
 from compress.measuring.memory_limit import check_memory_limit
 from compress.measuring.size import size_of
-from compress.planning.steps import BASELINE, Row, step_kind
+from compress.passes.table import LOWER, SOURCE, step_kind
+from compress.planning.steps import BASELINE, Row
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
 from compress.targets.local import ResolvedTarget
@@ -205,7 +206,7 @@ def _new_run(job: Job) -> RunRecord:
 def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> None:
     """Make the sources first: a model that nobody can use is refused before another is trained."""
     for step in job.plan.steps:
-        if step.kind == "source":
+        if step.kind == SOURCE:
             _make(step.name, job, state, cache, progress)
             notes = state.made[step.name].artifact.facts.get("notes", ())
             state.run = state.run.model_copy(update={"notes": (*state.run.notes, *notes)})
@@ -231,7 +232,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     trained = [
         name for name in state.made if name not in before and step_kind(job.plan.step(name).kind).prepares
     ]
-    conversions = {name for name in work if job.plan.step(name).kind == "lower"}
+    conversions = {name for name in work if job.plan.step(name).kind == LOWER}
     return StepRecord(
         step=row.name,
         kind=job.plan.step(row.step).kind,

@@ -12,8 +12,8 @@ from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.making import context_of, prepare_torch
 from compress.engine.resolve import Job
-from compress.passes.table import PASSES
-from compress.planning.steps import step_kind, untrained
+from compress.passes.table import PASSES, step_kind
+from compress.planning.steps import untrained
 from compress.store.cache import Cache
 
 

@@ -1,9 +1,12 @@
-"""The table of the passes; installed distributions add theirs through the entry points `compress.passes`."""
+"""The table of the passes; installed distributions add theirs through the entry points `compress.passes`. Beside it the
+steps that no pass adds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compress.core.plugins import Table
-from compress.passes.contract import PassKind
+from compress.passes.contract import ONNX, TORCH, PassKind, StepKind
 
 PASSES = Table(
     "compress.passes",
@@ -16,3 +19,16 @@ PASSES = Table(
         "export": "compress.passes.export.kind:EXPORT",
     },
 )
+
+SOURCE, FINETUNE, LOWER = "source", "finetune", "lower"
+OF_EVERY_PLAN: Mapping[str, StepKind] = {
+    SOURCE: StepKind("compress.passes.source.step:run", TORCH),
+    FINETUNE: StepKind("compress.passes.finetune.step:run", TORCH, trains=True, keeps="model"),
+    LOWER: StepKind("compress.lowering.step:run", (*TORCH, *ONNX, "onnxscript")),
+}
+"""The steps that no pass adds: a model is fetched, trained on the data, and lowered to ONNX."""
+
+
+def step_kind(name: str) -> StepKind:
+    """The kind of a step by its name: `prune`, `quantize.half`."""
+    return OF_EVERY_PLAN.get(name) or PASSES[name.partition(".")[0]].steps[name]

@@ -16,8 +16,8 @@ from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
 from compress.losses.table import LOSSES, losses_in, name_of
 from compress.passes.contract import PassSpec
-from compress.passes.table import PASSES
-from compress.planning.steps import Plan, PlannedStep, step_kind
+from compress.passes.table import PASSES, step_kind
+from compress.planning.steps import Plan, PlannedStep
 from compress.profile.schema import TeacherSpec
 from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import TrainingSpec
@@ -92,9 +92,6 @@ def step_parts(
     """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
     kind = step_kind(step.kind)
     spec = step.spec.model_dump(mode="json", by_alias=True)
-    spec.pop("control", None)
-    if step.kind == "source":
-        spec.pop("model", None)
     parts: dict[str, object] = {
         "kind": step.kind,
         "inputs": {role: keys[name] for role, name in step.inputs.items()},
@@ -103,6 +100,7 @@ def step_parts(
         "libraries": {name: _version(name) for name in kind.libraries} | _adds(step),
     }
     if isinstance(step.spec, TeacherSpec):
+        del spec["model"]
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
     if losses := {name_of(loss) for loss in losses_in(step.spec)}:
         parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}

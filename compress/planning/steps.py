@@ -17,27 +17,13 @@ from dataclasses import dataclass
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
 from compress.core.records import Role
 from compress.core.spec import Spec
-from compress.passes.contract import ONNX, TORCH, PassSpec, StepKind
-from compress.passes.table import PASSES
+from compress.passes.contract import PassSpec
+from compress.passes.table import FINETUNE, LOWER, PASSES, SOURCE, step_kind
 from compress.profile.schema import Profile, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
 
-SOURCE = "source"
 TEACHER = "teacher"
 BASELINE = "baseline"
-
-
-_OF_EVERY_PLAN: Mapping[str, StepKind] = {
-    "source": StepKind("compress.passes.source.step:run", TORCH),
-    "finetune": StepKind("compress.passes.finetune.step:run", TORCH, trains=True, keeps="model"),
-    "lower": StepKind("compress.lowering.step:run", (*TORCH, *ONNX, "onnxscript")),
-}
-"""The steps that no pass adds."""
-
-
-def step_kind(name: str) -> StepKind:
-    """The kind of a step by its name: `prune`, `quantize.half`."""
-    return _OF_EVERY_PLAN.get(name) or PASSES[name.partition(".")[0]].steps[name]
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,7 @@ def untrained(plan: Plan, name: str) -> str | None:
     another, which is known only once it has."""
     while True:
         step = plan.step(name)
-        if step.kind == "source":
+        if step.kind == SOURCE:
             return name
         role = step_kind(step.kind).keeps
         if role is None or role not in step.inputs:
@@ -135,10 +121,10 @@ class _Builder:
         """The step that fetches a teacher, or the one that trains it after that."""
         # The source depends on whether it will be fine-tuned (else its head must fit), not on how.
         shown = spec.model_copy(update={"finetune": spec.finetune and FinetuneSpec()})
-        self.add(source, "source", shown, {}, TORCH_FLOAT)
+        self.add(source, SOURCE, shown, {}, TORCH_FLOAT)
         if spec.finetune is None:
             return source
-        return self.add(name, "finetune", spec.finetune, {"model": source}, TORCH_FLOAT)
+        return self.add(name, FINETUNE, spec.finetune, {"model": source}, TORCH_FLOAT)
 
     def add_pass(self, name: str, spec: PassSpec, current: str, teacher: str) -> str:
         kind = PASSES[spec.kind]
@@ -154,7 +140,7 @@ class _Builder:
     def fetched(self, name: str, model: str, revision: str | None) -> str:
         # As before a fine-tuning, which makes a fresh head.
         spec = TeacherSpec(model=model, revision=revision, finetune=FinetuneSpec())
-        return self.add(name, "source", spec, {}, TORCH_FLOAT)
+        return self.add(name, SOURCE, spec, {}, TORCH_FLOAT)
 
     def taught(
         self,
@@ -182,7 +168,7 @@ class _Builder:
         if self.form(step).framework is Framework.ONNX:
             return step
         form = ONNX_FLOAT.with_(structure=self.form(step).structure)
-        return self.add(f"{step}.onnx", "lower", Spec(), {"model": step}, form)
+        return self.add(f"{step}.onnx", LOWER, Spec(), {"model": step}, form)
 
     def add(self, name: str, kind: str, spec: Spec, inputs: Mapping[str, str], form: Form) -> str:
         self.steps.setdefault(name, PlannedStep(name, kind, spec, inputs, form))
