@@ -82,6 +82,7 @@ _QWEN3 = replace(
 _GEMMA = replace(
     _LLAMA,
     norm_offset=1.0,
+    scales_words=True,
     biases=_BIASED_ATTENTION,
     defaults={
         "num_key_value_heads": 16,

@@ -110,7 +110,8 @@ class Network:
 
     `norm`, `norms`: LayerNorm or RMSNorm, which stand `after` the sum of the stream and a result, `before` what
     attention and feed-forward read, or `around` both: before what they read, and after what they give, before the sum.
-    `norm_offset` is added to the weight of a norm before it scales.
+    `norm_offset` is added to the weight of a norm before it scales. `scales_words`: embeddings are multiplied with the
+    square root of their width.
     `parallel`: the key of the config that lets attention and feed-forward read the same stream, if there is one.
     `qkv`: how query, key and value lie in one map: `blocks` one below the other, or `heads` head by head.
     `causal`: each token looks at those before it alone.
@@ -135,6 +136,7 @@ class Network:
     norm: Literal["layer", "rms"] = "layer"
     norms: Literal["after", "before", "around"] = "after"
     norm_offset: float = 0.0
+    scales_words: bool = False
     parallel: str | None = None
     qkv: Literal["blocks", "heads"] = "blocks"
     causal: bool = False
