@@ -1,0 +1,179 @@
+"""A decoder's ONNX file says the same as the model: whole, in pieces, and for rows of unlike lengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from compress.core.errors import ModelError
+from compress.lowering.decoder.graph import decoder_graph
+from compress.lowering.decoder.layout import layout_of
+from compress.runtimes.decoding import Decoder, Sampling, draw, generate
+from compress.runtimes.runner import open_session
+from tests.tiny_decoders import CONFIGS, WORDS, lowered_decoder, tiny_decoder
+
+FAST = list(CONFIGS)[:4]
+FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
+NEW = 64
+
+
+def whole_logits(model: PreTrainedModel, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+
+def unshared(session, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray]) -> list[np.ndarray]:
+    """Every logit of the new tokens, and the cache as a new array."""
+    feed = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "logit_positions": np.tile(np.arange(ids.shape[1]), (len(ids), 1)),
+    }
+    names = [node.name for node in session.get_inputs()[3:]]
+    return session.run(None, {**feed, **dict(zip(names, past, strict=True))})
+
+
+def nothing_past(session, rows: int) -> list[np.ndarray]:
+    return [
+        np.zeros((rows, node.shape[1], 0, node.shape[3]), np.float32) for node in session.get_inputs()[3:]
+    ]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_file_says_the_same_as_the_model(name: str, tmp_path: Path):
+    model = tiny_decoder(name)
+    session = open_session(str(lowered_decoder(model, tmp_path)))
+    ids = np.random.default_rng(0).integers(3, WORDS, 24).tolist()
+    wanted = whole_logits(model, ids)
+    allowed = 1e-5 * np.abs(wanted).max()
+    # In one go, and in pieces of 18, 4 and 2 tokens over a cache that grows.
+    one_go = unshared(session, np.array([ids]), np.ones((1, 24), np.int64), nothing_past(session, 1))[0][0]
+    assert np.abs(one_go - wanted).max() <= allowed
+    past, pieces = nothing_past(session, 1), []
+    for start, end in ((0, 18), (18, 22), (22, 24)):
+        logits, *past = unshared(session, np.array([ids[start:end]]), np.ones((1, end), np.int64), past)
+        pieces.append(logits[0])
+    assert np.abs(np.concatenate(pieces) - wanted).max() <= allowed
+    # Two rows of 10 and 16 tokens side by side, the shorter one padded behind, without a shared buffer.
+    lengths, rows = (10, 16), np.zeros((2, 16), np.int64)
+    for row, length in zip(rows, lengths, strict=True):
+        row[:length] = ids[:length]
+    mask = (np.arange(16) < np.array(lengths)[:, None]).astype(np.int64)
+    logits, *past = unshared(session, rows, mask, nothing_past(session, 2))
+    for row, length in zip(logits, lengths, strict=True):
+        assert np.abs(row[:length] - wanted[:length]).max() <= allowed
+    mask = np.concatenate([mask, np.ones((2, 1), np.int64)], 1)
+    following = unshared(session, np.array([[ids[length]] for length in lengths]), mask, past)[0]
+    for row, length in zip(following, lengths, strict=True):
+        assert np.abs(row[0] - wanted[length]).max() <= allowed
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_generated_is_what_the_model_generates(name: str, tmp_path: Path):
+    model = tiny_decoder(name)
+    session = open_session(str(lowered_decoder(model, tmp_path)))
+    random = np.random.default_rng(1)
+    prompts = [random.integers(3, WORDS, length).tolist() for length in (5, 12, 9, 1)]
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    kept = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.no_grad():
+        wanted = model.generate(
+            padded,
+            attention_mask=kept,
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[:, longest:].tolist()
+    # An answer that repeats itself would hide a mistake.
+    assert max(len(set(row)) for row in wanted) >= 16
+    assert generate(Decoder(session, longest + NEW), prompts, NEW) == wanted
+    assert generate(Decoder(session, longest + NEW), prompts[:1], NEW) == wanted[:1]
+
+
+@pytest.mark.parametrize("attribute", ["local_window_size", "do_rotary"])
+def test_a_mistake_in_the_mask_or_the_positions_is_seen(attribute: str, tmp_path: Path):
+    model = tiny_decoder("llama")
+    path = lowered_decoder(model, tmp_path)
+    broken = onnx.load(path)
+    node = next(node for node in broken.graph.node if node.op_type == "GroupQueryAttention")
+    for known in list(node.attribute):
+        if known.name == attribute:
+            node.attribute.remove(known)
+    node.attribute.append(onnx.helper.make_attribute(attribute, 6 if attribute == "local_window_size" else 0))
+    onnx.save(broken, path)
+    prompt = np.random.default_rng(1).integers(3, WORDS, 12).tolist()
+    got = generate(Decoder(open_session(str(path)), 12 + NEW), [prompt], NEW)
+    right = generate(Decoder(open_session(str(lowered_decoder(model, tmp_path))), 12 + NEW), [prompt], NEW)
+    assert got != right
+
+
+def test_rows_end_alone_and_draw_alone(tmp_path: Path):
+    session = open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path)))
+    prompts = [[5, 6, 7], [8], [9, 10]]
+    sampling = Sampling(temperature=1.0, top_k=50, top_p=0.9, seed=3)
+    together = generate(Decoder(session, 40), prompts, 20, sampling=sampling)
+    ends = (together[1][4],)
+    stopped = generate(Decoder(session, 40), prompts, 20, ends, sampling)
+    for row, found in zip(together, stopped, strict=True):
+        first = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
+        assert found == row[: first + 1]
+    assert len(stopped[1]) <= 5
+    assert generate(Decoder(session, 40), prompts[:1], 20, sampling=sampling) == together[:1]
+
+
+def test_drawing_keeps_to_the_likeliest():
+    logits = np.log(np.array([0.1, 0.4, 0.3, 0.2], np.float32))
+    drawn = [draw(logits, Sampling(1.0, seed=0), np.random.default_rng(seed)) for seed in range(4000)]
+    assert np.abs(np.bincount(drawn, minlength=4) / 4000 - [0.1, 0.4, 0.3, 0.2]).max() < 0.03
+    cases = [
+        (Sampling(1.0, top_k=2), {1, 2}),
+        (Sampling(1.0, top_p=0.65), {1, 2}),
+        (Sampling(1.0, top_p=0.3), {1}),
+    ]
+    for sampling, allowed in cases:
+        found = {draw(logits, sampling, np.random.default_rng(seed)) for seed in range(200)}
+        assert found == allowed
+    assert draw(logits, Sampling(), np.random.default_rng(0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([[1], []], "every row needs a token"),
+        ([[1] * 9, [1]], "room for 8 tokens, and 9"),
+        ([[1]], "every row needs a token"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tokens: list[list[int]], message: str, tmp_path: Path):
+    decoder = Decoder(open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path))), 8)
+    decoder.start([[1], [2]])
+    with pytest.raises(ValueError, match=message):
+        decoder.start(tokens) if len(tokens) > 1 else decoder.read(tokens)
+
+
+def test_parts_without_an_operator_are_refused_by_name():
+    changed = [
+        (transformers.LlamaConfig(hidden_act="mish"), "its activation 'mish'"),
+        (transformers.LlamaConfig(hidden_size=40, num_attention_heads=4), "rotates 10 of 10"),
+        (
+            transformers.LlamaConfig(
+                rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+            ),
+            "change with the length",
+        ),
+    ]
+    for config, message in changed:
+        with pytest.raises(ModelError, match=message):
+            layout_of(config)
+    lacking = tiny_decoder("llama")
+    weights = {name: tensor for name, tensor in lacking.state_dict().items() if "layers.1.mlp.up" not in name}
+    with pytest.raises(ModelError, match=r"lack 'model.layers.1.mlp.up_proj.weight'"):
+        decoder_graph(layout_of(lacking.config), weights)
