@@ -24,7 +24,7 @@ from compress.planning.steps import build_plan, model_sources
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
-from compress.profile.model_checks.files import model_type, read_json
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import DataSpec, Profile, data_spec
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 from compress.tasks.table import task_kind, task_names
@@ -60,14 +60,15 @@ def examine(file: Path, assignments: tuple[str, ...] = ()) -> Examined:
 
 def examine_source(source: ProfileSource) -> Examined:
     """The same of a profile that was read already."""
-    profile, faults, warnings = read_profile(source)
+    files = ModelFiles(source.base)
+    profile, faults, warnings = read_profile(source, files)
     found = Examined(profile, list(faults), notes=[f"warning: {one}" for one in warnings])
     splits = _examine_data(source, profile, found)
     if profile is not None:
-        found.faults += model_faults(profile, source)
-        _look_at_models(profile, source.base, found)
+        found.faults += model_faults(profile, source, files)
+        _look_at_models(profile, files, found)
         if splits is not None and not found.faults:
-            found.faults += _head_faults(profile, source, splits)
+            found.faults += _head_faults(profile, source, splits, files)
         found.unseen += [f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)]
     found.faults.sort(key=lambda fault: fault.line or 0)
     return found
@@ -79,18 +80,18 @@ def check_models(loaded: LoadedProfile) -> None:
     Raises:
         ProfileError: all of it.
     """
-    faults = model_faults(loaded.profile, loaded.source)
+    faults = model_faults(loaded.profile, loaded.source, ModelFiles(loaded.source.base))
     if faults:
         raise ProfileError(faults)
 
 
-def model_faults(profile: Profile, source: ProfileSource) -> list[Fault]:
+def model_faults(profile: Profile, source: ProfileSource, files: ModelFiles) -> list[Fault]:
     """What is missing or damaged of the models that lie on this machine."""
     faults = []
     for path, model in named_models(profile):
-        folder = _folder(model, source.base)
+        folder = files.folder(model)
         if folder is not None and folder.is_dir():
-            faults += [_fault(source, path, error) for error in file_faults(folder, profile.task)]
+            faults += [_fault(source, path, error) for error in file_faults(folder, profile.task, files)]
     return faults
 
 
@@ -171,16 +172,16 @@ def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
         yield f"of the images of each split, some {LOOKED_AT} at most were opened"
 
 
-def _look_at_models(profile: Profile, base: Path, found: Examined) -> None:
+def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> None:
     for _, model in named_models(profile):
-        folder = _folder(model, base)
+        folder = files.folder(model)
         if model.startswith(CODE):
             found.unseen.append(f"{shown(model)}, which is code: it needs --allow-code and is run then")
         elif folder is None:
             found.unseen.append(f"{shown(model)}, a model of the hub")
         else:
-            sizes = encoder_sizes(read_json(model, "config.json", base))
-            kind, cuts = model_type(model, base), vocabulary_kind(model, base)
+            sizes = encoder_sizes(files.config(model))
+            kind, cuts = files.model_type(model), vocabulary_kind(model, files)
             told = [
                 kind or "a module",
                 *([f"{sizes.layers} layers of width {sizes.hidden}"] if sizes else []),
@@ -189,23 +190,19 @@ def _look_at_models(profile: Profile, base: Path, found: Examined) -> None:
             found.seen.append(f"model: {shown(model)}: {', '.join(told)}")
 
 
-def _head_faults(profile: Profile, source: ProfileSource, splits: Splits) -> Iterator[Fault]:
+def _head_faults(
+    profile: Profile, source: ProfileSource, splits: Splits, files: ModelFiles
+) -> Iterator[Fault]:
     """What is wrong between the labels of the data and the heads of the models."""
     places = {model: path for path, model in named_models(profile)}
     for spec in model_sources(build_plan(profile)):
-        if spec.model.startswith(CODE) or _folder(spec.model, source.base) is not None:
+        if spec.model.startswith(CODE) or files.folder(spec.model) is not None:
             try:
-                check_teacher(spec, splits.labels, source.base, allow_code=True, task=profile.task)
+                check_teacher(
+                    spec, splits.labels, source.base, allow_code=True, task=profile.task, files=files
+                )
             except CompressError as error:
                 yield _fault(source, places.get(spec.model, ("teacher", "model")), error)
-
-
-def _folder(model: str, base: Path) -> Path | None:
-    try:
-        return local_path(model, base)
-    except CompressError:
-        # That there is nothing is a fault of the profile already.
-        return None
 
 
 def _fault(source: ProfileSource, path: Path_, error: CompressError) -> Fault:

@@ -20,12 +20,13 @@ from compress.data.splits import Examples, Splits, item_bytes
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
-from compress.models.io.sources import check_teacher, model_config, model_folder
+from compress.models.io.sources import check_teacher, model_folder
 from compress.models.io.sources import fingerprint as model_fingerprint
 from compress.planning.keys import Fingerprints, all_parts, key_of
 from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
 from compress.profile.model_checks.families import family_faults
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
 from compress.profile.schema import Profile, TeacherSpec
 from compress.targets.local import ResolvedTarget
@@ -115,8 +116,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     plan = build_plan(decided(profile, targets))
     for source in model_sources(plan):
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
-    _check_families(profile, base, model_sources(plan))
-    _check_fit(profile, base, model_sources(plan))
+    _check_fetched(profile, base, model_sources(plan))
     found = fingerprints(loaded, plan, watched)
     # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
     models = {source: one or source[0] for source, one in found.models.items()}
@@ -156,29 +156,22 @@ def _changed(files: Sequence[Path]) -> DataError:
     )
 
 
-def _check_families(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:
-    """Refuse a family that a pass or a target cannot take, of hub models too, which `validate` could not look at.
-
-    Raises:
-        ModelError: naming the first of them.
-    """
-    configs = {one.model: model_config(one, base, profile.task) for one in sources}
-    for path, why in family_faults(profile, base, lambda source: configs.get(source or "")):
-        raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
-
-
-def _check_fit(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:
-    """Refuse lengths, students and vocabularies that a model of the hub has no room for, now that it is here.
+def _check_fetched(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:
+    """Refuse families that a pass or a target cannot take, and lengths, students and vocabularies that a model has no
+    room for: of those of the hub too, which `validate` could not look at and which are here now.
 
     Raises:
         ModelError: naming the first of them.
     """
     places = {
-        one.model: str(model_folder(one.model, one.revision, base, profile.task))
+        one.model: model_folder(one.model, one.revision, base, profile.task)
         for one in sources
         if not one.model.startswith(CODE)
     }
-    for one in fit_problems(profile, base, places):
+    files = ModelFiles(base, places)
+    for path, why in family_faults(profile, files):
+        raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
+    for one in fit_problems(profile, files):
         raise ModelError(one.problem.message, where=".".join(map(str, one.path)), code=one.problem.code)
 
 

@@ -55,10 +55,6 @@ class PassSpec(PassSpecBase):
         """The models that it names beside that of the profile."""
         return ()
 
-    def found_at(self, places: Mapping[str, str]) -> Self:
-        """This spec with folders for the ids of models that were fetched."""
-        return self
-
     def trims(self) -> Keys | None:
         """The key that asks for a smaller vocabulary; None: it stays."""
         return None

@@ -16,6 +16,7 @@ from compress.profile.combination_checks import Found, teaching_faults
 from compress.profile.faults import faults_of
 from compress.profile.model_checks.checkpoints import checkpoint_faults
 from compress.profile.model_checks.families import family_faults
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
 from compress.profile.pass_checks import pass_faults, pass_warnings
 from compress.profile.schema import Profile
@@ -42,13 +43,15 @@ def load_profile(file: Path, assignments: tuple[str, ...] = ()) -> LoadedProfile
         ProfileError: every fault that was found: schema, order of the passes, sources that do not exist.
     """
     source = override(read_source(file), assignments)
-    profile, faults, warnings = read_profile(source)
+    profile, faults, warnings = read_profile(source, ModelFiles(source.base))
     if faults or profile is None:
         raise ProfileError(faults)
     return LoadedProfile(profile, source, warnings)
 
 
-def read_profile(source: ProfileSource) -> tuple[Profile | None, tuple[Fault, ...], tuple[str, ...]]:
+def read_profile(
+    source: ProfileSource, files: ModelFiles
+) -> tuple[Profile | None, tuple[Fault, ...], tuple[str, ...]]:
     """The profile, None where it does not follow the schema, all its faults, and warnings."""
     profile: Profile | None = None
     faults: list[Fault] = []
@@ -59,21 +62,21 @@ def read_profile(source: ProfileSource) -> tuple[Profile | None, tuple[Fault, ..
     if profile is not None:
         found = [
             *teaching_faults(profile),
-            *pass_faults(profile, source.base),
+            *pass_faults(profile, files),
             *_further_source_faults(profile, source.base),
         ]
         faults += [source.fault(path, why) for path, why in found]
         faults += [
             source.fault(path, why, FAMILY_UNSUPPORTED, ModelError.exit_code)
-            for path, why in family_faults(profile, source.base)
+            for path, why in family_faults(profile, files)
         ]
         faults += [
             source.fault(one.path, one.problem.message, one.problem.code, ModelError.exit_code)
-            for one in (*checkpoint_faults(profile, source.base), *fit_problems(profile, source.base))
+            for one in (*checkpoint_faults(profile, files), *fit_problems(profile, files))
         ]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
-    warnings = () if profile is None else tuple(pass_warnings(profile, source.base))
+    warnings = () if profile is None else tuple(pass_warnings(profile, files))
     return profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from compress.core.plugins import call
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
 from compress.profile.combination_checks import Found
-from compress.profile.model_checks.files import model_type
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.lessons import recovery_faults
 from compress.profile.schema import Profile
 
@@ -25,29 +24,29 @@ class PassCheck:
     """
 
     profile: Profile
-    base: Path
+    files: ModelFiles
     index: int
     spec: PassSpec
     model: str | None
     family: str | None
 
 
-def pass_faults(profile: Profile, base: Path) -> list[Found]:
+def pass_faults(profile: Profile, files: ModelFiles) -> list[Found]:
     """What each pass finds wrong, at its keys."""
     return [
         (("passes", check.index, check.spec.kind, *keys), why)
-        for check in _checks(profile, base)
+        for check in _checks(profile, files)
         for keys, why in (
             *_asked(PASSES[check.spec.kind].faults, check),
-            *recovery_faults(check.spec, check.model, profile.teacher.model, base),
+            *recovery_faults(check.spec, check.model, profile.teacher.model, files),
         )
     ]
 
 
-def pass_warnings(profile: Profile, base: Path) -> list[str]:
+def pass_warnings(profile: Profile, files: ModelFiles) -> list[str]:
     """What the passes find likely to disappoint, a sentence each."""
     found = [
-        why for check in _checks(profile, base) for why in _asked(PASSES[check.spec.kind].warnings, check)
+        why for check in _checks(profile, files) for why in _asked(PASSES[check.spec.kind].warnings, check)
     ]
     return list(dict.fromkeys(found))
 
@@ -56,13 +55,13 @@ def _asked(function: str | None, check: PassCheck) -> Iterator[Any]:
     yield from () if function is None else call(function, check)
 
 
-def _checks(profile: Profile, base: Path) -> Iterator[PassCheck]:
+def _checks(profile: Profile, files: ModelFiles) -> Iterator[PassCheck]:
     model: str | None = profile.teacher.model
-    family = model_type(model, base)
+    family = files.model_type(model)
     for index, spec in enumerate(profile.specs):
-        yield PassCheck(profile, base, index, spec, model, family)
+        yield PassCheck(profile, files, index, spec, model, family)
         for _, student in spec.students():
             if student.model is not None:
-                model, family = student.model, model_type(student.model, base)
+                model, family = student.model, files.model_type(student.model)
             elif student.architecture is not None:
                 model, family = None, student.architecture

@@ -19,7 +19,7 @@ from compress.models.anatomy.table.families import (
 )
 from compress.models.io.labels import head_names
 from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
-from compress.profile.model_checks.files import read_json
+from compress.profile.model_checks.files import ModelFiles
 
 _SENTENCES = ("modules.json", "config_sentence_transformers.json", "1_Pooling")
 _GENERIC = "LABEL_"
@@ -90,9 +90,9 @@ class ModelSeen:
 
 def look_at_model(source: str) -> ModelSeen:
     """What a model is, as far as files on this machine tell; a path is looked up from here."""
-    here = Path.cwd()
-    config = read_json(source, "config.json", here) or {}
-    return ModelSeen(source, place_of(source), config, encoder_sizes(config), vocabulary_kind(source, here))
+    files = ModelFiles(Path.cwd())
+    config = files.config(source) or {}
+    return ModelSeen(source, place_of(source), config, encoder_sizes(config), vocabulary_kind(source, files))
 
 
 def place_of(source: str) -> Path | None:

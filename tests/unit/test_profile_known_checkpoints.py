@@ -17,6 +17,7 @@ from compress.core.errors import ModelError, ProfileError
 from compress.models.io.sources import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.model_checks.checkpoints import checkpoint_problems
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.tokenizers import (
     TOKENIZER_MISSING,
     TOKENIZER_SETTING,
@@ -244,7 +245,7 @@ def test_damaged_files_are_left_to_what_loads_them(tmp_path: Path) -> None:
     folder = model(tmp_path / "model")
     for name in ("model.safetensors", "tokenizer_config.json", "added_tokens.json"):
         (folder / name).write_bytes(b"\xff" * 40)
-    assert list(checkpoint_problems(folder, "text-classification", head=True)) == []
+    assert list(checkpoint_problems(folder, "text-classification", ModelFiles(folder), head=True)) == []
 
 
 def test_it_answers_at_once() -> None:

@@ -19,9 +19,11 @@ from safetensors.numpy import save_file
 
 from compress.cli.root import main
 from compress.core.errors import Fault, ProfileError
+from compress.core.reading import read_mapping
 from compress.data import sampling
 from compress.engine.examining import Examined, check_models, examine
 from compress.profile.load import load_profile
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
 from tests.model_folders import write_model_folder
 
@@ -263,12 +265,31 @@ def test_a_model_of_the_hub_is_held_against_the_same_once_it_is_here(folder: Pat
     place = write_model_folder(
         folder / "fetched", "roberta", "BPE", pad_token_id=1, max_position_embeddings=34
     )
-    assert not list(fit_problems(profile, folder))
-    assert [one.problem.code for one in fit_problems(profile, folder, {"owner/model": str(place)})] == [
+    assert not list(fit_problems(profile, ModelFiles(folder)))
+    fetched = ModelFiles(folder, {"owner/model": place})
+    assert [one.problem.code for one in fit_problems(profile, fetched)] == [
         "max-length",
         "student-wider",
         "vocabulary-fixed",
     ]
+
+
+def test_each_file_of_a_model_is_parsed_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+
+    def noted(file: Path) -> dict[str, Any]:
+        read.append(file.name)
+        return read_mapping(file)
+
+    monkeypatch.setattr("compress.profile.model_checks.files.read_mapping", noted)
+    passes = [
+        {"distill": {"student": DISTILL, "vocabulary": "trim", "losses": [{"logits": {}}, {"hidden": {}}]}},
+        {"prune": {"remove": {"heads": 0.5}, "recover": {"losses": [{"logits": {}}]}}},
+        {"quantize": {"bits": 8}},
+    ]
+    assert found(write_profile(folder, passes)).ok
+    assert {"config.json", "tokenizer.json"} <= set(read)
+    assert len(read) == len(set(read))
 
 
 def test_what_a_family_cannot_do_is_told(folder: Path):

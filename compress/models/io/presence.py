@@ -9,19 +9,20 @@ from compress.core.artifacts import MODEL_CONFIG, MODULE, TOKENIZER, TORCH_WEIGH
 from compress.core.errors import CompressError, ModelError
 from compress.core.reading import read_mapping
 from compress.models.io.sources import shards_of
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.tokenizers import no_tokenizer
 from compress.tasks.table import task_kind
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def file_faults(folder: Path, task: str) -> Iterator[ModelError]:
+def file_faults(folder: Path, task: str, files: ModelFiles) -> Iterator[ModelError]:
     """What is missing or damaged of config, weights and, for texts, tokenizer."""
     if (folder / MODULE).is_file():
         # A module of somebody's code has no config and no tokenizer of its own.
         yield from _weights(folder)
         return
-    lacking = list(_mapping(folder / MODEL_CONFIG, "config-missing"))
+    lacking = list(_mapping(files, folder / MODEL_CONFIG, "config-missing"))
     yield from lacking
     yield from _weights(folder)
     if task_kind(task).items == "image":
@@ -30,12 +31,12 @@ def file_faults(folder: Path, task: str) -> Iterator[ModelError]:
         # Beside a config, `checkpoint_problems` says it.
         yield ModelError(problem.message, where=str(folder), code=problem.code)
     if (folder / TOKENIZER).is_file():
-        yield from _mapping(folder / TOKENIZER, "tokenizer-missing")
+        yield from _mapping(files, folder / TOKENIZER, "tokenizer-missing")
 
 
-def _mapping(file: Path, code: str) -> Iterator[ModelError]:
+def _mapping(files: ModelFiles, file: Path, code: str) -> Iterator[ModelError]:
     try:
-        read_mapping(file)
+        files.parsed(file)
     except FileNotFoundError:
         yield ModelError(f"no {file.name} here", where=str(file.parent), code=code)
     except ModelError as error:

@@ -20,6 +20,7 @@ from compress.models.io.labels import check_head, check_task, head_names
 from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
 from compress.profile.model_checks.checkpoints import ADAPTER, checkpoint_problems, several_models
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.tokenizers import VOCABULARY_FILES
 from compress.profile.schema import TeacherSpec
 from compress.tasks.table import task_kind
@@ -92,11 +93,15 @@ def check_teacher(
     *,
     allow_code: bool,
     task: str,
+    files: ModelFiles | None = None,
 ) -> None:
     """Refuse a teacher that cannot do its job, before any work: only its config is read.
 
     A hub model that is not on this machine yet is fetched here, so that from then on its commit is known. What
     a `python:` function gives is checked when it is called.
+
+    Args:
+        files: what was read of models already.
 
     Raises:
         UsageError: it is code, and `--allow-code` was not given.
@@ -115,11 +120,17 @@ def check_teacher(
         return
     folder = model_folder(spec.model, spec.revision, base, task)
     with understood("this model", str(folder)):
-        _check_folder(folder, spec, labels, allow_code=allow_code, task=task)
+        _check_folder(folder, spec, labels, files or ModelFiles(base), allow_code=allow_code, task=task)
 
 
 def _check_folder(
-    folder: Path, spec: TeacherSpec, labels: Sequence[str], *, allow_code: bool, task: str
+    folder: Path,
+    spec: TeacherSpec,
+    labels: Sequence[str],
+    files: ModelFiles,
+    *,
+    allow_code: bool,
+    task: str,
 ) -> None:
     if (folder / MODULE).is_file():
         check_code_allowed(spec.model, allow_code)
@@ -135,7 +146,7 @@ def _check_folder(
         # First of all: what a model of another task lacks is beside the point.
         check_task(_read_config(folder), task, spec.model)
     # An adapter alone has no config, and is named.
-    for problem in checkpoint_problems(folder, task, head=spec.finetune is None):
+    for problem in checkpoint_problems(folder, task, files, head=spec.finetune is None):
         raise ModelError(problem.message, where=spec.model, code=problem.code)
     config = _read_config(folder)
     if task_kind(task).head == "pooled":
@@ -143,14 +154,6 @@ def _check_folder(
         read_sentence_settings(folder)
     elif spec.finetune is None and task_kind(task).head == "classifier":
         check_head(head_names(config, spec.labels), labels, spec.model)
-
-
-def model_config(spec: TeacherSpec, base: Path, task: str) -> dict[str, Any] | None:
-    """The parsed `config.json` of a model source; None for code, and for what is no model of transformers."""
-    if spec.model.startswith(CODE):
-        return None
-    folder = model_folder(spec.model, spec.revision, base, task)
-    return _read_config(folder) if (folder / MODEL_CONFIG).is_file() else None
 
 
 def model_folder(model: str, revision: str | None, base: Path, task: str) -> Path:

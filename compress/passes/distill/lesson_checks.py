@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.lessons import Lesson, Reader, loss_faults
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
@@ -17,7 +17,7 @@ def lesson_faults(check: PassCheck) -> Iterator[Found]:
     """What the assistants and the student cannot learn of those who teach them."""
     assert isinstance(check.spec, DistillSpec)
     lessons = _lessons(check.profile, check.spec, check.model)
-    found = (fault for lesson in lessons for fault in _faults(check.spec, lesson, check.base))
+    found = (fault for lesson in lessons for fault in _faults(check.spec, lesson, check.files))
     yield from dict.fromkeys(found)
 
 
@@ -40,13 +40,13 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Les
     return lessons
 
 
-def _faults(spec: DistillSpec, lesson: Lesson, base: Path) -> Iterator[Found]:
+def _faults(spec: DistillSpec, lesson: Lesson, files: ModelFiles) -> Iterator[Found]:
     # A student that follows its own average is compared with nobody else.
     compared = lesson if spec.ema is None else Lesson(lesson.learner, (lesson.learner,))
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
-        for number, why in loss_faults(stage.losses, compared, base):
+        for number, why in loss_faults(stage.losses, compared, files):
             yield (*place, number), why
-    two = lesson.unlike(base)
+    two = lesson.unlike(files)
     if two is not None and spec.augment is not None:
         yield ("augment",), f"{two}, so new texts cannot be made for both"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -156,16 +156,6 @@ class DistillSpec(TrainingSpec, PassSpec):
             if one.model
         ]
         return [*taught, *teachers]
-
-    def found_at(self, places: Mapping[str, str]) -> Self:
-        """With folders for its students and assistants."""
-
-        def found(one: StudentSpec) -> StudentSpec:
-            return one.model_copy(update={"model": places.get(one.model, one.model)}) if one.model else one
-
-        return self.model_copy(
-            update={"student": found(self.student), "assistants": tuple(map(found, self.assistants))}
-        )
 
     def trims(self) -> Keys | None:
         """`vocabulary`, unless all of it is kept."""

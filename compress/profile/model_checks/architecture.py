@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from compress.core.errors import CompressError
-from compress.core.package_paths import local_path
 from compress.models.anatomy.table.families import network_of_kind
 from compress.models.anatomy.table.family import KEYS
-from compress.profile.model_checks.files import read_json
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.student_spec import StudentSpec
 
 
@@ -44,15 +41,15 @@ def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | 
     return EncoderSizes(hidden, layers, student.heads or max(1, teacher.heads * hidden // teacher.hidden))
 
 
-def vocabulary_kind(source: str | None, base: Path) -> str | None:
+def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:
     """How a model's tokenizer cuts words: `WordPiece`, `BPE`, `Unigram`, `WordLevel`; None where no file tells.
 
     Old files do not name it, so it is told from what they hold; without a `tokenizer.json`, from what lies there.
     """
-    tokenizer = read_json(source, "tokenizer.json", base)
+    tokenizer = files.json(source, "tokenizer.json")
     model = tokenizer.get("model") if tokenizer is not None else None
     if not isinstance(model, dict):
-        return None if tokenizer is not None else _kind_by_names(source, base)
+        return None if tokenizer is not None else _kind_by_names(source, files)
     named = model.get("type")
     if isinstance(named, str):
         return named
@@ -61,12 +58,9 @@ def vocabulary_kind(source: str | None, base: Path) -> str | None:
     return "Unigram" if isinstance(model.get("vocab"), list) else "WordPiece"
 
 
-def _kind_by_names(source: str | None, base: Path) -> str | None:
+def _kind_by_names(source: str | None, files: ModelFiles) -> str | None:
     """The kind by the files of a tokenizer that was saved in its old form."""
-    try:
-        folder = None if source is None else local_path(source, base)
-    except CompressError:
-        return None
+    folder = None if source is None else files.folder(source)
     if folder is None or not folder.is_dir():
         return None
     names = {file.name for file in folder.iterdir()}

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import ENSEMBLE
-from compress.core.errors import CompressError
-from compress.core.package_paths import CODE, local_path
-from compress.profile.model_checks.files import mapping_in
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Problem
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.model_checks.sizes import impossible_sizes
@@ -45,26 +43,23 @@ class PlacedProblem:
     problem: Problem
 
 
-def checkpoint_faults(profile: Profile, base: Path) -> list[PlacedProblem]:
+def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[PlacedProblem]:
     """The problems of every model of a valid profile that lies on this machine."""
     found = []
     for path, source, head in _sources(profile):
-        try:
-            folder = None if source.startswith(CODE) else local_path(source, base)
-        except CompressError:
-            continue  # it does not exist, which is said elsewhere
+        folder = files.folder(source)
         if folder is not None and folder.is_dir():
             found += [
                 PlacedProblem(path, problem)
                 for problem in (
-                    *checkpoint_problems(folder, profile.task, head=head),
+                    *checkpoint_problems(folder, profile.task, files, head=head),
                     *_undeclared_images(folder, profile, head),
                 )
             ]
     return found
 
 
-def checkpoint_problems(folder: Path, task: str, *, head: bool) -> Iterator[Problem]:
+def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: bool) -> Iterator[Problem]:
     """What of a model folder can neither be carried nor left out.
 
     Args:
@@ -73,9 +68,9 @@ def checkpoint_problems(folder: Path, task: str, *, head: bool) -> Iterator[Prob
     if (folder / ENSEMBLE).is_file():
         yield several_models()
         return
-    config = mapping_in(folder / "config.json")
+    config = files.mapping(folder / "config.json")
     if any((folder / name).is_file() for name in (ADAPTER, *_ADAPTER_WEIGHTS)):
-        yield _adapter(folder, config)
+        yield _adapter(config, files.mapping(folder / ADAPTER) or {})
     if config is None:
         return
     yield from impossible_sizes(config)
@@ -94,7 +89,7 @@ def checkpoint_problems(folder: Path, task: str, *, head: bool) -> Iterator[Prob
     if head and task_kind(task).head == "classifier":
         yield from head_problems(config)
     if task_kind(task).items == "text":
-        yield from tokenizer_problems(folder, config)
+        yield from tokenizer_problems(folder, config, files)
 
 
 def several_models() -> Problem:
@@ -127,8 +122,7 @@ def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[P
         )
 
 
-def _adapter(folder: Path, config: Mapping[str, Any] | None) -> Problem:
-    said = mapping_in(folder / ADAPTER) or {}
+def _adapter(config: Mapping[str, Any] | None, said: Mapping[str, Any]) -> Problem:
     kind, origin = str(said.get("peft_type") or "peft"), said.get("base_model_name_or_path")
     beside = "lies beside the model and would be left out" if config is not None else "is no model by itself"
     of = f" of {origin!r}" if isinstance(origin, str) else ""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 from compress.core.forms import TORCH_FLOAT, Framework
 from compress.models.anatomy.table.families import (
@@ -14,27 +13,15 @@ from compress.models.anatomy.table.families import (
 from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
 from compress.profile.combination_checks import Found
-from compress.profile.model_checks.files import read_json
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
 
-ReadConfig = Callable[[str | None], Config | None]
-"""A source -> its parsed `config.json`; None where it is not on this machine."""
 
-
-def family_faults(profile: Profile, base: Path, read: ReadConfig | None = None) -> list[Found]:
-    """What the families of the models in a valid profile make impossible, as far as their configs are known.
-
-    Args:
-        read: how a config is had; unset: only from folders and packages of this machine.
-    """
-    read = read or (lambda source: read_json(source, "config.json", base))
-    return list(_faults(profile, read))
-
-
-def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
-    config = read(profile.teacher.model)
+def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
+    """What the families of the models in a valid profile make impossible, as far as their configs are known."""
+    config = files.config(profile.teacher.model)
     if config is not None and _is_lowered(profile, profile.specs):
         yield from _unlowered(("teacher", "model"), config, profile.task)
     kind = _kind(config)
@@ -42,7 +29,7 @@ def _faults(profile: Profile, read: ReadConfig) -> Iterator[Found]:
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():
             if student.model is not None:
-                config = read(student.model)
+                config = files.config(student.model)
                 if config is not None and _is_lowered(profile, profile.specs[index + 1 :]):
                     yield from _unlowered((*place, *key, "model"), config, profile.task)
                 kind = _kind(config)

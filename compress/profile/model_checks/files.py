@@ -1,7 +1,8 @@
-"""What lies in the folder of a model on this machine, read without loading anything."""
+"""What lies in the folders of models on this machine, read without loading anything."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,63 @@ from compress.core.package_paths import local_path
 from compress.core.reading import read_mapping
 
 
-def read_json(source: str | None, name: str, base: Path) -> dict[str, Any] | None:
-    """A JSON file of a model that lies on this machine; None where there is none that can be read."""
-    try:
-        folder = None if source is None else local_path(source, base)
-    except CompressError:
-        # Whatever is wrong with the source itself is reported where it is fetched.
-        return None
-    return None if folder is None else mapping_in(folder / name)
+class ModelFiles:
+    """The files of the models that a profile names, each parsed once: a tokenizer may have a million entries.
 
+    Args:
+        base: the folder that relative paths start at.
+        places: the folders of models of the hub that were fetched, by their ids.
+    """
 
-def mapping_in(file: Path) -> dict[str, Any] | None:
-    """The parsed mapping of a file; None where there is none that can be read, which is said where it is loaded."""
-    try:
-        return read_mapping(file)
-    except (CompressError, OSError):
-        return None
+    def __init__(self, base: Path, places: Mapping[str, Path] | None = None) -> None:
+        self.base = base
+        self._folders: dict[str, Path | None] = dict(places or {})
+        self._read: dict[Path, dict[str, Any] | Exception] = {}
 
+    def folder(self, source: str) -> Path | None:
+        """Where a model stands; None for one that is not on this machine, and for code."""
+        if source not in self._folders:
+            try:
+                self._folders[source] = local_path(source, self.base)
+            except CompressError:
+                # Whatever is wrong with the source itself is reported where it is fetched.
+                self._folders[source] = None
+        return self._folders[source]
 
-def model_type(source: str | None, base: Path) -> str | None:
-    """The `model_type` in a model's config; None where it is not on this machine, or no model of transformers."""
-    config = read_json(source, "config.json", base)
-    kind = config.get("model_type") if config is not None else None
-    return kind if isinstance(kind, str) else None
+    def parsed(self, file: Path) -> dict[str, Any]:
+        """The mapping that a JSON file holds.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ModelError: it cannot be read.
+        """
+        if file not in self._read:
+            try:
+                self._read[file] = read_mapping(file)
+            except (CompressError, OSError) as error:
+                self._read[file] = error
+        found = self._read[file]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def mapping(self, file: Path) -> dict[str, Any] | None:
+        """The same; None where there is none that can be read, which is said where it is loaded."""
+        try:
+            return self.parsed(file)
+        except (CompressError, OSError):
+            return None
+
+    def json(self, source: str | None, name: str) -> dict[str, Any] | None:
+        """A JSON file of a model that lies on this machine; None where there is none that can be read."""
+        folder = None if source is None else self.folder(source)
+        return None if folder is None else self.mapping(folder / name)
+
+    def config(self, source: str | None) -> dict[str, Any] | None:
+        """The `config.json` of a model; None where it is not on this machine, or no model of transformers."""
+        return self.json(source, "config.json")
+
+    def model_type(self, source: str | None) -> str | None:
+        """The `model_type` in a model's config; None where nobody knows it."""
+        kind = (self.config(source) or {}).get("model_type")
+        return kind if isinstance(kind, str) else None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 from compress.models.anatomy.table.families import most_tokens
 from compress.profile.model_checks.architecture import EncoderSizes, after, encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.checkpoints import PlacedProblem
-from compress.profile.model_checks.files import read_json
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Problem
-from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
@@ -22,50 +20,33 @@ _NO_TRIMMING = {
 }
 
 
-def fit_problems(
-    profile: Profile, base: Path, places: Mapping[str, str] | None = None
-) -> Iterator[PlacedProblem]:
-    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine.
-
-    Args:
-        places: the folders of models of the hub that were fetched, by their ids.
-    """
-    if places:
-        profile = _with_places(profile, places)
+def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[PlacedProblem]:
+    """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine."""
     if task_kind(profile.task).items != "image":
-        yield from _lengths(profile, base)
+        yield from _lengths(profile, files)
     model: str | None = profile.teacher.model
-    sizes = encoder_sizes(read_json(model, "config.json", base))
+    sizes = encoder_sizes(files.config(model))
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():
             yield from _shape(student, sizes, (*place, *key))
             if student.model is not None:
-                model, sizes = student.model, encoder_sizes(read_json(student.model, "config.json", base))
+                model, sizes = student.model, encoder_sizes(files.config(student.model))
             elif student.architecture is not None:
                 model, sizes = None, None
             else:
                 sizes = after(sizes, student)
         trims = spec.trims()
         if trims is not None:
-            yield from _trimming(model, base, (*place, *trims), "vocabulary: keep")
+            yield from _trimming(model, files, (*place, *trims), "vocabulary: keep")
 
 
-def _with_places(profile: Profile, places: Mapping[str, str]) -> Profile:
-    """The profile with folders for ids of the hub."""
-    model = places.get(profile.teacher.model, profile.teacher.model)
-    passes = tuple(PASS_ENTRIES.entry(spec.found_at(places)) for spec in profile.specs)
-    return profile.model_copy(
-        update={"teacher": profile.teacher.model_copy(update={"model": model}), "passes": passes}
-    )
-
-
-def _lengths(profile: Profile, base: Path) -> Iterator[PlacedProblem]:
+def _lengths(profile: Profile, files: ModelFiles) -> Iterator[PlacedProblem]:
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
         named += [("student", student.model) for _, student in spec.students()[-1:]]
     for who, source in named:
-        config = read_json(source, "config.json", base)
+        config = files.config(source)
         most = most_tokens(config) if config is not None else None
         if most is not None and profile.data.max_length > most:
             yield placed(
@@ -103,8 +84,8 @@ def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> 
         )
 
 
-def _trimming(model: str | None, base: Path, place: Path_, remedy: str) -> Iterator[PlacedProblem]:
-    kind = vocabulary_kind(model, base)
+def _trimming(model: str | None, files: ModelFiles, place: Path_, remedy: str) -> Iterator[PlacedProblem]:
+    kind = vocabulary_kind(model, files)
     if kind is not None and kind != "WordPiece":
         why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")
         yield placed(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from compress.core.spec import Spec
 from compress.losses.table import LossEntry
 from compress.models.anatomy.table.families import CONVOLUTIONAL, why_not_compared
 from compress.profile.combination_checks import Found
-from compress.profile.model_checks.files import model_type, read_json
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.recovery_spec import recovery_of
 
 _SPLITTING = ("normalizer", "pre_tokenizer")
@@ -34,32 +33,32 @@ class Lesson:
     learner: Reader
     teachers: tuple[Reader, ...]
 
-    def unlike(self, base: Path) -> str | None:
+    def unlike(self, files: ModelFiles) -> str | None:
         """Which two of them are known to cut texts into different pieces, in words; None where none are."""
         for one in self.teachers:
-            if _unlike(one.source, self.learner.source, base):
+            if _unlike(one.source, self.learner.source, files):
                 return f"{self.learner.name} and {one.name} have unlike tokenizers"
         return None
 
 
-def recovery_faults(spec: Spec, model: str | None, teacher: str, base: Path) -> Iterator[Found]:
+def recovery_faults(spec: Spec, model: str | None, teacher: str, files: ModelFiles) -> Iterator[Found]:
     """The losses of a recovery that cannot compare the model that a pass changes with the teacher, below the pass."""
     recovery = recovery_of(spec)
     if recovery is None:
         return
     key, training = recovery
     lesson = Lesson(Reader("model", model), (Reader("teacher", teacher),))
-    for number, why in loss_faults(training.losses or (), lesson, base):
+    for number, why in loss_faults(training.losses or (), lesson, files):
         yield (key, "losses", number), why
 
 
-def loss_faults(losses: Sequence[LossEntry], lesson: Lesson, base: Path) -> Iterator[tuple[int, str]]:
+def loss_faults(losses: Sequence[LossEntry], lesson: Lesson, files: ModelFiles) -> Iterator[tuple[int, str]]:
     """The losses, by their number, that cannot compare the models of a lesson."""
-    two = lesson.unlike(base)
-    kinds = [kind for one in lesson.teachers if (kind := model_type(one.source, base)) is not None]
+    two = lesson.unlike(files)
+    kinds = [kind for one in lesson.teachers if (kind := files.model_type(one.source)) is not None]
     without = next((kind for kind in kinds if kind in CONVOLUTIONAL), None)
     attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
-    own = model_type(lesson.learner.source, base)
+    own = files.model_type(lesson.learner.source)
     closed = next((why for kind in (*kinds, own) if (why := why_not_compared(kind)) is not None), None)
     for number, entry in enumerate(losses):
         loss = entry.body
@@ -73,10 +72,12 @@ def loss_faults(losses: Sequence[LossEntry], lesson: Lesson, base: Path) -> Iter
             yield number, f"{two}, so {entry.key} cannot compare them token by token"
 
 
-def _unlike(first: str | None, second: str | None, base: Path) -> bool:
+def _unlike(first: str | None, second: str | None, files: ModelFiles) -> bool:
     """Whether two models are known to cut texts into different pieces, whatever ids these have."""
-    files = (read_json(first, "tokenizer.json", base), read_json(second, "tokenizer.json", base))
-    one, other = (_cutting(file) if file is not None else {} for file in files)
+    if first == second:
+        return False
+    tokenizers = (files.json(source, "tokenizer.json") for source in (first, second))
+    one, other = (_cutting(file) if file is not None else {} for file in tokenizers)
     # Old files leave out what newer ones say; what one of them does not tell is no difference.
     return any(one[key] != other[key] for key in one.keys() & other.keys())
 

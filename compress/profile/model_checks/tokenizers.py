@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.inside import name_fault
-from compress.profile.model_checks.files import mapping_in
+from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Problem
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -25,7 +25,7 @@ _PIECES = ("sentencepiece", "google.protobuf")
 """The packages that read a SentencePiece model."""
 
 
-def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[Problem]:
+def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFiles) -> Iterator[Problem]:
     """What is wrong with the tokenizer of a model folder, as far as its files tell.
 
     Args:
@@ -35,7 +35,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[Prob
     if missing is not None:
         yield missing
         return
-    settings = mapping_in(folder / "tokenizer_config.json") or {}
+    settings = files.mapping(folder / "tokenizer_config.json") or {}
     others = settings.get("fast_tokenizer_files")
     if others and any(name_fault(name) for name in (others if isinstance(others, list) else [None])):
         yield Problem(
@@ -47,7 +47,7 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any]) -> Iterator[Prob
             "special tokens that stand in a text as such; remove the setting if texts hold none",
             TOKENIZER_SETTING,
         )
-    rows, highest = config.get("vocab_size"), _highest_id(folder, settings)
+    rows, highest = config.get("vocab_size"), _highest_id(folder, settings, files)
     if isinstance(rows, int) and highest >= rows:
         yield too_large(highest, rows)
 
@@ -84,14 +84,14 @@ def too_large(highest: int, rows: int) -> Problem:
     )
 
 
-def _highest_id(folder: Path, settings: Mapping[str, Any]) -> int:
+def _highest_id(folder: Path, settings: Mapping[str, Any], files: ModelFiles) -> int:
     """The largest id of the tokens in the files of a tokenizer; -1 where none tells."""
     ids = [-1]
-    body = mapping_in(folder / "tokenizer.json") or {}
+    body = files.mapping(folder / "tokenizer.json") or {}
     model = body.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if vocabulary is None and (folder / "vocab.json").is_file():
-        vocabulary = mapping_in(folder / "vocab.json") or {}
+        vocabulary = files.mapping(folder / "vocab.json") or {}
     if isinstance(vocabulary, dict):
         ids += [number for number in vocabulary.values() if isinstance(number, int)]
     elif isinstance(vocabulary, list):
@@ -102,7 +102,7 @@ def _highest_id(folder: Path, settings: Mapping[str, Any]) -> int:
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         ids += [int(number) for number in decoder if str(number).isdecimal()]
-    added = mapping_in(folder / "added_tokens.json") or {}
+    added = files.mapping(folder / "added_tokens.json") or {}
     ids += [number for number in added.values() if isinstance(number, int)]
     return max(ids)
 
