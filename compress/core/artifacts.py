@@ -91,11 +91,6 @@ class Artifact:
         return reading.read_json(self.path / name, finite=False)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The parsed JSON object of a file."""
-    return reading.read_mapping(path, finite=False)
-
-
 def copy_interface(source: Path, out: Path) -> None:
     """Copy what says how a model reads its inputs: its `task.json`, and its `tokenizer.json` where it has one."""
     for name in (TOKENIZER, TASK):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path, PurePosixPath
 
 from compress.core.errors import CompressError, ModelError
@@ -21,7 +20,6 @@ def inside(
     *,
     where: str,
     error: type[CompressError] = ModelError,
-    hard_links: bool = True,
 ) -> Path:
     """The path that `name`, which somebody else wrote, stands for below `folder`; it need not exist.
 
@@ -30,7 +28,6 @@ def inside(
         name: parts with `/` between them.
         where: who names it (the file that it was read from, the device), for the error.
         error: the kind of the error.
-        hard_links: take a file that has another name elsewhere; False where the file is going to be written to.
 
     Raises:
         error: with the code `outside-folder`, where the name is none or leads out of the folder: an absolute path,
@@ -39,7 +36,7 @@ def inside(
     fault = name_fault(name)
     if fault is None:
         path = folder.joinpath(*_parts(str(name)))
-        fault = _link_fault(folder, path, hard_links)
+        fault = _link_fault(folder, path)
         if fault is None:
             return path
     raise error(f"{_shown(name)} {fault}", where=where, code="outside-folder")
@@ -71,16 +68,12 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name).parts
 
 
-def _link_fault(folder: Path, path: Path, hard_links: bool) -> str | None:
+def _link_fault(folder: Path, path: Path) -> str | None:
     """Why what stands at a path is not inside the folder, links followed; None where it is, or nothing stands there."""
     try:
         real = Path(os.path.realpath(path))
         if not any(real.is_relative_to(root) for root in _roots(folder)):
             return "is a link that leads out of the folder"
-        if not hard_links:
-            found = os.lstat(path)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-                return "is a file that has another name elsewhere"
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -36,7 +36,8 @@ def choose_options(places: Sequence[Sequence[Option]], budget: float) -> list[Op
     best: NDArray[np.float64] = np.zeros(room + 1)
     picks: list[NDArray[np.int64]] = []
     costs = [
-        [int(np.ceil(one.cost * scale - 1e-9)) if scale else _free(one) for one in place] for place in places
+        [int(np.ceil(one.cost * scale - 1e-9)) if scale else int(one.cost > 0) for one in place]
+        for place in places
     ]
     for place, own in zip(places, costs, strict=True):
         table = np.full((len(place), room + 1), np.inf)
@@ -59,7 +60,3 @@ def choose_options(places: Sequence[Sequence[Option]], budget: float) -> list[Op
 def cheapest(places: Sequence[Sequence[Option]]) -> float:
     """The least that one option of each place costs together."""
     return sum(min(option.cost for option in place) for place in places)
-
-
-def _free(option: Option) -> int:
-    return 0 if option.cost <= 0 else 1

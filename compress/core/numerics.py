@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -42,15 +42,26 @@ def local_numerics() -> Numerics:
 @cache
 def processor_flags() -> frozenset[str]:
     """The instruction sets that Linux reports for the first processor; empty elsewhere."""
+    return flags_in(local_processor())
+
+
+def local_processor() -> dict[str, str]:
+    """What Linux reports of the first processor, by its own names; empty elsewhere."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return first_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+        return {}
+
+
+def first_processor(cpuinfo: str) -> dict[str, str]:
+    """What the text of /proc/cpuinfo says of the first processor, by its own names."""
+    pairs = (line.partition(":") for line in cpuinfo.strip().split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def flags_in(processor: Mapping[str, str]) -> frozenset[str]:
+    """The instruction sets of a processor of `first_processor`."""
+    return frozenset((processor.get("flags") or processor.get("Features") or "").split())
 
 
 def bytes_overflow(flags: Collection[str], architecture: str) -> bool:

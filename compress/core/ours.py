@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
 from compress.core.errors import CompressError, UsageError
@@ -33,13 +34,15 @@ def set_aside(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
     """Give what stands under names that will be written, and is not ours, other names beside; the new paths."""
     moved = []
     for name in not_ours(folder, kind, names):
-        file = folder / name
-        number = 1
-        while _is_there(kept := file.with_name(f"{file.stem}.kept-{number}{file.suffix}")):
-            number += 1
-        move(file, kept)
-        moved.append(kept)
+        moved.append(free_name(folder / name))
+        move(folder / name, moved[-1])
     return moved
+
+
+def free_name(path: Path) -> Path:
+    """A name beside a file or folder that nothing has yet: `report.kept-1.html`."""
+    names = (path.with_name(f"{path.stem}.kept-{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not _is_there(name))
 
 
 def _written(folder: Path, kind: str) -> dict[str, object]:

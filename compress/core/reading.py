@@ -53,8 +53,6 @@ def read_mapping(
     path: Path,
     *,
     error: type[CompressError] = ModelError,
-    largest: int = LARGEST,
-    finite: bool = True,
 ) -> dict[str, Any]:
     """As `read_json`, of a file that holds one mapping.
 
@@ -62,7 +60,7 @@ def read_mapping(
         FileNotFoundError: there is no such file.
         error: as `read_json`, or it holds something else (`not-json`).
     """
-    found = read_json(path, error=error, largest=largest, finite=finite)
+    found = read_json(path, error=error)
     if not isinstance(found, dict):
         raise error("expected a mapping", where=str(path), code="not-json")
     return found

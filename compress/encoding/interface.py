@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.core.artifacts import TASK, read_mapping
+from compress.core.artifacts import TASK
 from compress.core.errors import ModelError
+from compress.core.reading import read_mapping
 from compress.encoding.inputs import Batch, Inputs
 from compress.encoding.tokens import INPUT_IDS, TokenInputs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -26,7 +26,7 @@ class Interval:
     high: float
 
 
-def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(successes: int, n: int) -> Interval:
     """Share of successes with its score interval (Wilson 1927), which stays inside 0..1 also at the ends.
 
     Raises:
@@ -34,7 +34,7 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}")
-    return Interval(successes / n, *wilson_bounds(successes, n, normal_quantile(confidence)))
+    return Interval(successes / n, *wilson_bounds(successes, n, normal_quantile()))
 
 
 def wilson_bounds(successes: int, n: int, z: float) -> tuple[float, float]:
@@ -49,9 +49,9 @@ def wilson_bounds(successes: int, n: int, z: float) -> tuple[float, float]:
     return low, high
 
 
-def normal_quantile(confidence: float = CONFIDENCE) -> float:
-    """The standard deviations that hold this share of a normal distribution."""
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
+def normal_quantile() -> float:
+    """The standard deviations that hold as large a share of a normal distribution as intervals do."""
+    return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -88,7 +88,6 @@ def bootstrap_medians(
     second: Sequence[NDArray[np.float64]],
     seed: int,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> tuple[Interval, Interval]:
     """Median of the second series, and the ratio of medians first / second, with percentile intervals.
 
@@ -111,11 +110,8 @@ def bootstrap_medians(
     starts = np.cumsum(sizes) - sizes
     draws = max(1, round(float(sizes.mean())))
     bounds = np.cumsum(sizes)[:-1] / sizes.sum()
-    generator = np.random.default_rng(seed)
-    medians, ratios = np.empty(resamples), np.empty(resamples)
-    rows = max(1, _CELLS // (draws * sizes.size))
-    for begin in range(0, resamples, rows):
-        count = min(rows, resamples - begin)
+
+    def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
         # In proportion to its rounds: so the medians of all rounds count it, which the interval is about.
         groups = np.searchsorted(bounds, generator.random((count, sizes.size, 1)), side="right")
         within = generator.random((count, sizes.size, draws), dtype=np.float32)
@@ -123,14 +119,13 @@ def bootstrap_medians(
         # float32 may round a draw up to the size itself.
         index = np.minimum(within.astype(np.int32), (sizes[groups] - 1).astype(np.int32))
         index += starts[groups].astype(np.int32)
-        median_one, median_two = (
-            _row_medians(series.take(index).reshape(count, -1)) for series in (one, two)
-        )
-        medians[begin : begin + count] = median_two
-        ratios[begin : begin + count] = median_one / median_two
+        medians = [_row_medians(series.take(index).reshape(count, -1)) for series in (one, two)]
+        return np.stack([medians[1], medians[0] / medians[1]]).astype(np.float64)
+
+    medians, ratios = bootstrap(resampled, draws * sizes.size, seed, resamples)
     # Of the same single-precision times, so that the middle of all lies between the ends also where times are equal.
     middle_one, middle_two = (float(np.median(series)) for series in (one, two))
-    return around(middle_two, medians, confidence), around(middle_one / middle_two, ratios, confidence)
+    return around(middle_two, medians), around(middle_one / middle_two, ratios)
 
 
 def _row_medians(table: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -146,7 +141,6 @@ def macro_f1_interval(
     truth: NDArray[np.int64],
     seed: int,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Mean F1 over the classes that occur, with a percentile bootstrap interval over the examples.
 
@@ -158,18 +152,16 @@ def macro_f1_interval(
     one_hot = np.eye(len(classes), dtype=np.float32)
     guesses, support = one_hot[flat[: len(predicted)]], one_hot[flat[len(predicted) :]]
     table = np.concatenate([guesses * support, guesses + support], axis=1)
-    generator = np.random.default_rng(seed)
-    scores = np.empty(resamples)
     n = len(truth)
-    rows = max(1, _CELLS // n)
-    for begin in range(0, resamples, rows):
-        count = min(rows, resamples - begin)
+
+    def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
         # How often each example is drawn, for `count` resamples.
         cells = generator.integers(n, size=(count, n)) + np.arange(count)[:, None] * n
         weights = np.bincount(cells.ravel(), minlength=count * n).reshape(count, n).astype(np.float32)
-        scores[begin : begin + count] = _macro_f1(weights @ table)
+        return _macro_f1(weights @ table)
+
     value = float(_macro_f1(table.sum(axis=0, keepdims=True))[0])
-    return around(value, scores, confidence)
+    return around(value, bootstrap(resampled, n, seed, resamples))
 
 
 def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -180,21 +172,33 @@ def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def mean_interval(
-    values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> Interval:
+def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
     """Mean of numbers (n,), n > 0, with a percentile bootstrap interval over them."""
-    generator = np.random.default_rng(seed)
     n = len(values)
-    draws = np.empty(resamples)
-    rows = max(1, _CELLS // n)
-    for begin in range(0, resamples, rows):
-        count = min(rows, resamples - begin)
-        draws[begin : begin + count] = values[generator.integers(n, size=(count, n))].mean(axis=1)
-    return around(float(values.mean()), draws, confidence)
+    draws = bootstrap(
+        lambda generator, count: values[generator.integers(n, size=(count, n))].mean(axis=1),
+        n,
+        seed,
+        RESAMPLES,
+    )
+    return around(float(values.mean()), draws)
 
 
-def around(value: float, draws: NDArray[np.float64], confidence: float) -> Interval:
+def bootstrap(
+    resampled: Callable[[np.random.Generator, int], NDArray[np.float64]], size: int, seed: int, resamples: int
+) -> NDArray[np.float64]:
+    """What a bootstrap finds in all its resamples (..., resamples).
+
+    Args:
+        resampled: draws so many resamples, and gives what it finds in them (..., count).
+        size: numbers of one resample; as many are drawn at once as need little memory.
+    """
+    generator, rows = np.random.default_rng(seed), max(1, _CELLS // size)
+    counts = [min(rows, resamples - begin) for begin in range(0, resamples, rows)]
+    return np.concatenate([resampled(generator, count) for count in counts], axis=-1)
+
+
+def around(value: float, draws: NDArray[np.float64]) -> Interval:
     """The percentile interval of bootstrap draws."""
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, float(low), float(high))

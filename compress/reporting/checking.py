@@ -149,15 +149,15 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
             lines += _latency(before, one, two, target, tolerances, baseline)
             if number == 0:
                 pair = before["size_mb"], after["size_mb"]
-                lines += _grown(before, target, "size", "MB on disk", pair, tolerances.size)
-            pair = one["peak_memory_mb"], two["peak_memory_mb"]
+                lines += _judged(before, target, "size", "MB on disk", pair, tolerances.size)
             if not same_memory_batch(one, two):
                 raise UsageError(
                     f"the peak memory of row {after['step']!r} is that of {memory_words(two)} now, and of "
                     f"{memory_words(one)} in the report",
                     hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
                 )
-            lines += _grown(before, target, "memory", "peak MB", pair, tolerances.memory)
+            pair = one["peak_memory_mb"], two["peak_memory_mb"]
+            lines += _judged(before, target, "memory", "peak MB", pair, tolerances.memory)
     useless = [when for when, one in (("then", then), ("now", now)) if one.get("baseline_fault")]
     if useless:
         note = f"the baseline is no better than chance {' and '.join(useless)}"
@@ -169,14 +169,9 @@ def _pairs(
     now: Report, then: Report, *, deployed_only: bool
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The rows that belong together: of the earlier report, and now."""
-    ends = deployed_row(then), deployed_row(now)
-    for report, end in zip((then, now), ends, strict=True):
-        if end is None:
-            raise UsageError(f"{report['run']} deploys nothing: {report.get('reason') or report['status']}")
+    ends = _deployed(then), _deployed(now)
     if deployed_only:
-        assert ends[0] is not None
-        assert ends[1] is not None
-        return [(ends[0], ends[1])]
+        return [ends]
     wanted = [row for row in then["rows"] if row["role"] in ("baseline", "step")]
     found = {row["step"]: row for row in now["rows"]}
     missing = [row["step"] for row in wanted if row["step"] not in found]
@@ -186,6 +181,13 @@ def _pairs(
             hint="`--deployed` holds only what each deploys against each other.",
         )
     return [(row, found[row["step"]]) for row in wanted]
+
+
+def _deployed(report: Report) -> Mapping[str, Any]:
+    row = deployed_row(report)
+    if row is None:
+        raise UsageError(f"{report['run']} deploys nothing: {report.get('reason') or report['status']}")
+    return row
 
 
 def _target(row: Mapping[str, Any], report: Report, label: str) -> Mapping[str, Any] | None:
@@ -202,24 +204,17 @@ def _score(
     target: str,
     tolerances: Tolerances,
 ) -> list[Judged]:
-    before, after = one["score"], two["score"]
-    if not _both(row, "score", before, after):
-        return []
+    metric = one["metrics"][0] if one["metrics"] else {"name": "score"}
+    pair = one["score"], two["score"]
+    lines = _judged(row, target, "score", str(metric["name"]), pair, tolerances.score, change_of=_more)
     found = reported_test(one, two)
     note = "" if found is None else f"paired test: {found.verdict}"
     if found is not None and found.p_value is not None:
         note += f", {p_value(found.p_value)}"
-    lost = after - before if _less_is_better(one) else before - after
-    worse = lost > tolerances.score + _ROUNDING
-    by = str(one["metrics"][0]["name"]) if one["metrics"] else "score"
+    worse_way = 1 if metric.get("smaller_is_better") else -1
     return [
-        Judged(row["step"], target, "score", by, before, after, after - before, tolerances.score, worse, note)
+        replace(line, worse=worse_way * line.change > line.tolerance + _ROUNDING, note=note) for line in lines
     ]
-
-
-def _less_is_better(target: Mapping[str, Any]) -> bool:
-    """Whether the score of a row on a target is one of which less is better."""
-    return bool(target["metrics"]) and bool(target["metrics"][0].get("smaller_is_better"))
 
 
 def _latency(
@@ -246,48 +241,37 @@ def _latency(
             "the target.",
         )
     ratios = old["speedup"], new["speedup"]
-    by_ratio = [] if alone else _slowed(row, target, ratios, tolerances.latency)
+    by = "speed-up over the baseline, for the machines differ"
+    by_ratio = (
+        []
+        if alone
+        else _judged(
+            row, target, "latency", by, ratios, tolerances.latency, change_of=_slowed, called="speed-up"
+        )
+    )
+    pair = old["latency_p50_ms"], new["latency_p50_ms"]
+    found = _judged(row, target, "latency", "p50 ms", pair, tolerances.latency) if here else by_ratio
     disturbed = [when for when, one in (("then", old), ("now", new)) if one.get("disturbed")]
     if disturbed:
-        pair = old["latency_p50_ms"], new["latency_p50_ms"]
-        lines = by_ratio if not here else _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
         note = f"other processes disturbed the timing {' and '.join(disturbed)}"
-        return [replace(line, worse=False, judged=False, note=note) for line in lines]
-    if not here:
-        return by_ratio
-    pair = old["latency_p50_ms"], new["latency_p50_ms"]
-    found = _grown(row, target, "latency", "p50 ms", pair, tolerances.latency)
-    if baseline and found and found[0].worse and by_ratio and not by_ratio[0].worse:
+        return [replace(line, worse=False, judged=False, note=note) for line in found]
+    if here and baseline and found and found[0].worse and by_ratio and not by_ratio[0].worse:
         note = f"the machine is slower: {times(ratios[0])} its baseline before, {times(ratios[1])} now"
         return [replace(found[0], worse=False, note=note)]
     return found
 
 
-def _slowed(
-    row: Mapping[str, Any], target: str, pair: tuple[float | None, float | None], tolerance: float
-) -> list[Judged]:
-    """The latency by its inverse, the speed-up: how much longer it takes now."""
-    if not _both(row, "speed-up", *pair):
-        return []
-    by = "speed-up over the baseline, for the machines differ"
-    return [_judged(row, target, "latency", by, pair, lambda before, after: before / after - 1, tolerance)]
-
-
-def _grown(
-    row: Mapping[str, Any],
-    target: str,
-    quantity: str,
-    by: str,
-    pair: tuple[float | None, float | None],
-    tolerance: float,
-) -> list[Judged]:
-    if not _both(row, quantity, *pair):
-        return []
-    return [_judged(row, target, quantity, by, pair, _share_more, tolerance)]
+def _more(before: float, after: float) -> float:
+    return after - before
 
 
 def _share_more(before: float, after: float) -> float:
     return after / before - 1 if before > 0 else 0.0
+
+
+def _slowed(before: float, after: float) -> float:
+    """How much longer it takes now, as a share, of two speed-ups."""
+    return before / after - 1
 
 
 def _judged(
@@ -296,29 +280,29 @@ def _judged(
     quantity: str,
     by: str,
     pair: tuple[float | None, float | None],
-    change_of: Callable[[float, float], float],
     tolerance: float,
-) -> Judged:
-    """One quantity, worse where its change is larger than what is tolerated."""
-    before, after = pair
-    assert before is not None
-    assert after is not None
-    change = change_of(before, after)
-    worse = change > tolerance + _ROUNDING
-    return Judged(row["step"], target, quantity, by, before, after, change, tolerance, worse)
+    *,
+    change_of: Callable[[float, float], float] = _share_more,
+    called: str | None = None,
+) -> list[Judged]:
+    """One quantity, worse where its change is larger than what is tolerated; none where it was not known before.
 
-
-def _both(row: Mapping[str, Any], quantity: str, before: float | None, after: float | None) -> bool:
-    """Whether a quantity can be judged.
+    Args:
+        called: what an error calls it.
 
     Raises:
         UsageError: it was known before and is not now.
     """
+    before, after = pair
     if not known(before):
-        return False
+        return []
     if not known(after):
-        raise UsageError(f"the {quantity} of row {row['step']!r} was not measured; the report has it")
-    return True
+        raise UsageError(
+            f"the {called or quantity} of row {row['step']!r} was not measured; the report has it"
+        )
+    change = change_of(before, after)
+    worse = change > tolerance + _ROUNDING
+    return [Judged(row["step"], target, quantity, by, before, after, change, tolerance, worse)]
 
 
 def _words(line: Judged, metric: str) -> Sequence[str]:

@@ -14,7 +14,6 @@ from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
     FAMILIES,
     most_tokens,
-    why_not_lowered,
     why_whole,
 )
 from compress.models.io.labels import head_names
@@ -40,11 +39,6 @@ class ModelSeen:
         """The family, as `model_type` of its config names it."""
         named = self.config.get("model_type")
         return named if isinstance(named, str) else None
-
-    @property
-    def not_lowered(self) -> str | None:
-        """Why it cannot become ONNX; None where it can, or nobody knows."""
-        return why_not_lowered(self.config) if self.config else None
 
     @property
     def whole(self) -> str | None:

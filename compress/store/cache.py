@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from compress.core.progress import Progress
 from compress.core.records import Curve, TargetMeasurement
 from compress.store.checking import LAYOUT
 from compress.store.in_use import InUse
+from compress.store.locks import held
 
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
 SIGNALS_NOTE = "teacher.json"
@@ -142,19 +143,12 @@ class Cache:
         if (left := self.root / "work" / key).is_dir():
             discard(left)
 
-    @contextmanager
-    def lock(self, key: str, progress: Progress, title: str) -> Iterator[None]:
+    def lock(self, key: str, progress: Progress, title: str) -> AbstractContextManager[None]:
         """Hold the step of this key; waits, and says so, while another process makes it."""
-        lock = FileLock(str(self.root / "locks" / f"{key}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            progress.say(f"{title}: another run is making it; waiting")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return held(
+            self.root / "locks" / f"{key}.lock",
+            lambda: progress.say(f"{title}: another run is making it; waiting"),
+        )
 
     @property
     def references(self) -> Path:

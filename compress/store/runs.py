@@ -9,12 +9,9 @@ bundle/             what is deployed, where the profile exports
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from compress.core.artifacts import SEAL, Artifact
 from compress.core.errors import UsageError
@@ -30,9 +27,11 @@ from compress.core.files import (
     write_sealed,
     write_text,
 )
+from compress.core.ours import free_name
 from compress.core.progress import Progress
 from compress.core.reading import read_mapping
 from compress.core.records import RunRecord, StepRecord
+from compress.store.locks import held
 
 RUNS = "runs"
 _RUN = "run.json"
@@ -48,8 +47,7 @@ class RunStore:
         self._body: dict[str, Any] = {}
         self._written: dict[str, str] = {}
 
-    @contextmanager
-    def lock(self, progress: Progress, *, wait: bool = True) -> Iterator[None]:
+    def lock(self, progress: Progress, *, wait: bool = True) -> AbstractContextManager[None]:
         """Hold the directory: two runs that write here would mix their records.
 
         Args:
@@ -58,26 +56,21 @@ class RunStore:
         Raises:
             UsageError: another run holds it, and is not waited for.
         """
-        make_folder(self.path)
-        lock = FileLock(str(self.path / ".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+
+        def on_wait() -> None:
             if not wait:
                 raise UsageError(
                     "another run writes here",
                     where=str(self.path),
                     code="run-locked",
                     hint="Wait until it has ended, or work in a folder of its own.",
-                ) from None
+                )
             progress.say(
                 f"{self.path}: another run of the same profile writes here; waiting until it has ended"
             )
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+
+        make_folder(self.path)
+        return held(self.path / ".lock", on_wait)
 
     def begin(self, run: RunRecord) -> None:
         """Make the directory, or take up the one that an interrupted run left."""
@@ -150,10 +143,7 @@ class RunStore:
         """
         target = self.path / BUNDLE
         if _holds_more(target):
-            number = 1
-            while (kept := target.with_name(f"{BUNDLE}.kept-{number}")).exists():
-                number += 1
-            move(target, kept)
+            move(target, free_name(target))
         copy_tree(artifact.path, target, without={SEAL})
         return target
 

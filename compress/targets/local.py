@@ -9,14 +9,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from compress.core.errors import TargetError
+from compress.core.numerics import flags_in, local_processor
 from compress.core.units import megabytes
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
@@ -172,28 +172,24 @@ def probe() -> dict[str, Any]:
 def cpu() -> dict[str, Any]:
     """Model, cores that this process may use, and the instruction sets of `FLAGS`."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    file = Path("/proc/cpuinfo")
-    facts = parse_cpuinfo(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else {}
-    model = facts.get("model") or platform.processor() or platform.machine()
-    return {"model": model, "cores": usable, "flags": facts.get("flags", [])}
+    facts = described_processor(local_processor())
+    model = facts["model"] or platform.processor() or platform.machine()
+    return {"model": model, "cores": usable, "flags": facts["flags"]}
 
 
-def parse_cpuinfo(text: str) -> dict[str, Any]:
-    """The first processor of /proc/cpuinfo.
+def described_processor(values: Mapping[str, str]) -> dict[str, Any]:
+    """A processor of `first_processor`.
 
     Returns:
         `model` (name, family, model, stepping; implementer and part on ARM) and `flags`, those of `FLAGS` it has.
     """
-    first = text.strip().split("\n\n")[0]
-    values = dict([part.strip() for part in line.split(":", 1)] for line in first.splitlines() if ":" in line)
     numbers = [values[key] for key in ("cpu family", "model", "stepping") if key in values]
     if numbers:
         model = f"{values.get('model name', values.get('vendor_id', ''))} ({'/'.join(numbers)})"
     else:
         arm = [values[key] for key in ("CPU implementer", "CPU part") if key in values]
         model = values.get("model name") or " ".join(arm)
-    present = set((values.get("flags") or values.get("Features") or "").split())
-    return {"model": model, "flags": [flag for flag in FLAGS if flag in present]}
+    return {"model": model, "flags": [flag for flag in FLAGS if flag in flags_in(values)]}
 
 
 def gpus() -> list[dict[str, str]]:

@@ -47,11 +47,6 @@ def test_links(tmp_path: Path):
         with pytest.raises(DataError) as raised:
             inside(folder, name, where="x", error=DataError)
         assert raised.value.code == "outside-folder"
-    os.link(other / "secret", folder / "hard")
-    assert inside(folder, "hard", where="x").read_text() == "s"
-    with pytest.raises(ModelError):
-        inside(folder, "hard", where="x", hard_links=False)
-    assert inside(folder, "real", where="x", hard_links=False)
 
 
 def test_the_folder_itself_may_be_reached_by_a_link(tmp_path: Path):

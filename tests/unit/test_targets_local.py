@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from compress.core.errors import TargetError
+from compress.core.numerics import first_processor
 from compress.profile.schema import TargetSpec
 from compress.targets import local
 from compress.targets.showing import show_machine, show_targets
@@ -30,14 +31,17 @@ CPU part	: 0xd40
 
 
 def test_x86_processors() -> None:
-    assert local.parse_cpuinfo(X86) == {
+    assert local.described_processor(first_processor(X86)) == {
         "model": "Intel(R) Xeon(R) Platinum 8481C (6/143/8)",
         "flags": ["avx2", "avx512f", "avx512_vnni", "amx_int8"],
     }
 
 
 def test_arm_processors() -> None:
-    assert local.parse_cpuinfo(ARM) == {"model": "0x41 0xd40", "flags": ["asimddp", "i8mm"]}
+    assert local.described_processor(first_processor(ARM)) == {
+        "model": "0x41 0xd40",
+        "flags": ["asimddp", "i8mm"],
+    }
 
 
 def test_gpus_are_read_from_nvidia_smi() -> None:

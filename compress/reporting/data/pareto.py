@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from compress.core.records import RunRecord
-from compress.reporting.data.row import baseline_of, claimed, deployed_of, first_target, ordered, row_of
+from compress.reporting.data.row import claimed, deployed_of, first_target, rows_of
 from compress.reporting.render.document import Cell, Figure, Plane, Point, Row, Section, Table, row
 from compress.reporting.render.numbers import known, significant
 from compress.reporting.render.scores import reading
@@ -44,9 +44,10 @@ def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, .
         target: where score and latency were measured; None: on the first one.
     """
     sign = 1 if reading(run.metric).smaller_is_better else -1
-    steps, costs = ordered(run), [_costs(values, sign) for values in _rows(run, target or first_target(run))]
+    rows = rows_of(run, target or first_target(run))
+    costs = [_costs(claimed(values), sign) for _, values in rows]
     return [
-        None if cost is None else tuple(steps[index].step for index in found)
+        None if cost is None else tuple(rows[index][0].step for index in found)
         for cost, found in zip(costs, dominators(costs), strict=True)
     ]
 
@@ -71,7 +72,7 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     read, deployed = reading(run.metric), deployed_of(run)
     lines: list[Row] = []
     points: list[Point] = []
-    for step, values, beaten in zip(ordered(run), _rows(run, target), dominated_by(run, target), strict=True):
+    for (step, values), beaten in zip(rows_of(run, target), dominated_by(run, target), strict=True):
         if beaten is None:
             continue
         verdict = (
@@ -112,11 +113,6 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     )
     columns = ("Step", read.words, "p50 ms", "size MB", "verdict")
     return Table(f"Every step and variant{where}", columns, tuple(lines), frozenset({4})), figure
-
-
-def _rows(run: RunRecord, target: str | None) -> list[dict[str, Any]]:
-    baseline = baseline_of(run)
-    return [claimed(row_of(step, baseline, target)) for step in ordered(run)]
 
 
 def _costs(values: dict[str, Any], sign: int) -> Costs | None:

@@ -139,6 +139,12 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
     return {key: plain(value) for key, value in values.items()}
 
 
+def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[str, Any]]]:
+    """Each step in the report's order, and its flat row on a target."""
+    baseline = baseline_of(run)
+    return [(step, row_of(step, baseline, target)) for step in ordered(run)]
+
+
 def disturbed_of(latency: Latency | None) -> bool | None:
     """Whether other processes disturbed a timing beyond use; None where that is not known."""
     return latency.disturbance.disturbed if latency is not None and latency.disturbance is not None else None

@@ -6,7 +6,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -56,16 +57,7 @@ def draw(plot: Plot, name: str) -> str:
     """The plot as an `<svg>` element; `name` keeps its inner ids apart from those of other plots on the page."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        if isinstance(plot, Scatter):
-            figure = _scatter(plot)
-        elif isinstance(plot, Plane):
-            figure = _plane(plot)
-        elif isinstance(plot, Waterfall):
-            figure = _waterfall(plot)
-        elif isinstance(plot, Bars):
-            figure = draw_bars(plot)
-        else:
-            figure = _training(plot)
+        figure = _DRAWN_BY[type(plot)](plot)
         stream = io.StringIO()
         figure.savefig(
             stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -370,3 +362,12 @@ def _inline_tag(tag: str, used: set[str]) -> str:
     tag = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", tag)
     tag = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", tag)
     return re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", tag)
+
+
+_DRAWN_BY: Mapping[type[Plot], Callable[[Any], Figure]] = {
+    Scatter: _scatter,
+    Plane: _plane,
+    Waterfall: _waterfall,
+    Bars: draw_bars,
+    Training: _training,
+}

@@ -65,12 +65,8 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Plane:
+class Plane(Scatter):
     """Models as bubbles, their area that of their size; those on the Pareto front are filled and joined."""
-
-    x_label: str
-    y_label: str
-    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeGuard
 
 MISSING = "–"
@@ -15,7 +16,7 @@ def known(value: float | None) -> TypeGuard[float]:
 
 def significant(value: float | None, digits: int = 3) -> str:
     """A number with `digits` significant digits and no exponent: 0.31234 -> `0.312`, 1234.5 -> `1234`."""
-    if value is None or not math.isfinite(value):
+    if not known(value):
         return MISSING
     if value == 0:
         return "0"
@@ -25,21 +26,24 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction as a percentage: 0.9412 -> `94.1 %`."""
-    if fraction is None or not math.isfinite(fraction):
+    if not known(fraction):
         return MISSING
     return f"{100 * fraction:.{digits}f} %"
 
 
-def percent_range(low: float | None, high: float | None, digits: int = 1) -> str:
+def span(low: float | None, high: float | None, write: Callable[[float], str], unit: str = "") -> str:
+    """An interval, each end as `write` gives it: (20.9, 21.8) -> `20.9–21.8×`; empty where there is none."""
+    return f"{write(low)}–{write(high)}{unit}" if known(low) and known(high) else ""
+
+
+def percent_range(low: float | None, high: float | None) -> str:
     """An interval of fractions: (0.921, 0.957) -> `92.1–95.7 %`; empty where there is none."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
+    return span(low, high, lambda fraction: f"{100 * fraction:.1f}", " %")
 
 
 def points(difference: float | None) -> str:
     """A difference of two fractions in percentage points, signed: -0.0123 -> `−1.2`."""
-    if difference is None or not math.isfinite(difference):
+    if not known(difference):
         return MISSING
     return signed(round(100 * difference, 1), 1)
 
@@ -54,14 +58,12 @@ def signed(value: float, decimals: int) -> str:
 
 def times(factor: float | None) -> str:
     """A factor: 21.34 -> `21.3×`, 1.043 -> `1.04×`."""
-    return MISSING if factor is None or not math.isfinite(factor) else f"{significant(factor)}×"
+    return MISSING if not known(factor) else f"{significant(factor)}×"
 
 
 def times_range(low: float | None, high: float | None) -> str:
     """An interval of factors: (20.9, 21.8) -> `20.9–21.8×`; empty where there is none."""
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"{significant(low)}–{significant(high)}×"
+    return span(low, high, significant, "×")
 
 
 def count(value: int | None) -> str:
@@ -71,6 +73,6 @@ def count(value: int | None) -> str:
 
 def p_value(value: float | None) -> str:
     """The p of a test: 0.0123 -> `p = 0.012`, 0.00002 -> `p < 0.001`; empty where there is none."""
-    if value is None or not math.isfinite(value):
+    if not known(value):
         return ""
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}".rstrip("0").rstrip(".")

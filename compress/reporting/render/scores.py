@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from compress.reporting.render.numbers import MISSING, percent, percent_range, points, signed
+from compress.reporting.render.numbers import MISSING, known, percent, percent_range, points, signed, span
 from compress.tasks.table import TASKS, metric_kind, task_kind
 
 _DECIMALS = 3
@@ -48,23 +47,17 @@ class Reading:
         """A value: 0.9412 -> `94.1 %`, or `0.941`."""
         if self.percent:
             return percent(value)
-        return MISSING if value is None or not math.isfinite(value) else _plain(value)
+        return _plain(value) if known(value) else MISSING
 
     def range(self, low: float | None, high: float | None) -> str:
         """An interval: `92.1–95.7 %`, or `0.921–0.957`; empty where there is none."""
-        if self.percent:
-            return percent_range(low, high)
-        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-            return ""
-        return f"{_plain(low)}–{_plain(high)}"
+        return percent_range(low, high) if self.percent else span(low, high, _plain)
 
     def change(self, difference: float | None) -> str:
         """A difference of two values: -0.0123 -> `−1.2` points, or `−0.012`."""
         if self.percent:
             return points(difference)
-        return (
-            MISSING if difference is None or not math.isfinite(difference) else signed(difference, _DECIMALS)
-        )
+        return signed(difference, _DECIMALS) if known(difference) else MISSING
 
     def on_axis(self, value: float) -> str:
         """A value that was multiplied by `factor`, without its unit: 94.12 -> `94.1`, 0.9412 -> `0.941`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
-from compress.reporting.data.row import baseline_of, claimed, first_target, ordered, row_of
+from compress.reporting.data.row import claimed, first_target, rows_of
 from compress.reporting.render.document import Cell, Row, Table, row
 from compress.reporting.render.numbers import MISSING, known, percent, significant
 from compress.reporting.render.scores import reading
@@ -81,5 +81,4 @@ def _change(change: float | None, total: float, name: str, run: RunRecord) -> Ce
 
 
 def _rows(run: RunRecord) -> list[tuple[StepRecord, dict[str, Any]]]:
-    baseline, target = baseline_of(run), first_target(run)
-    return [(step, claimed(row_of(step, baseline, target))) for step in ordered(run)]
+    return [(step, claimed(values)) for step, values in rows_of(run, first_target(run))]

@@ -17,6 +17,7 @@ from compress.reporting.data.row import (
     first_target,
     ordered,
     row_of,
+    rows_of,
 )
 from compress.reporting.render.document import (
     Cell,
@@ -38,6 +39,7 @@ from compress.reporting.render.numbers import (
     percent_range,
     signed,
     significant,
+    span,
     times,
     times_range,
 )
@@ -66,7 +68,8 @@ def steps(run: RunRecord) -> Section:
             "made in",
         ),
         tuple(
-            _step_row(values, step, step is deployed, reading(run.metric)) for values, step in _values(run)
+            _step_row(values, step, step is deployed, reading(run.metric))
+            for step, values in rows_of(run, first_target(run))
         ),
     )
     return Section("steps", "Steps", tables=(table,) if run.steps else ())
@@ -91,7 +94,7 @@ def plane(run: RunRecord) -> Section:
                     read.factor * _or(values["score_high"], values["score"]),
                 ),
             )
-            for values in map(claimed, (values for values, _ in _values(run)))
+            for values in (claimed(values) for _, values in rows_of(run, first_target(run)))
             if known(values[key]) and known(values["score"]) and values[key] > 0
         ]
         if len(found) < 2:
@@ -138,11 +141,6 @@ def passes(run: RunRecord) -> Section:
     )
 
 
-def _values(run: RunRecord) -> list[tuple[dict[str, Any], StepRecord]]:
-    baseline, target = baseline_of(run), first_target(run)
-    return [(row_of(step, baseline, target), step) for step in ordered(run)]
-
-
 def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read: Reading) -> Row:
     kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
     note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
@@ -165,7 +163,7 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read:
         ),
         Cell(
             significant(values["latency_p50_ms"]),
-            disturbed or _range(values["latency_p50_low_ms"], values["latency_p50_high_ms"]),
+            disturbed or span(values["latency_p50_low_ms"], values["latency_p50_high_ms"], significant),
             tone="bad" if disturbed else "",
         ),
         significant(values["latency_p95_ms"]),
@@ -342,12 +340,6 @@ def _ratio_words(before: float, after: float) -> str:
     if significant(factor) == significant(1.0):
         return "same"
     return f"÷{significant(factor)}" if factor > 1 else f"×{significant(1 / factor)}"
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if low is None or high is None or not (known(low) and known(high)):
-        return ""
-    return f"{significant(low)}–{significant(high)}"
 
 
 def _or(value: float | None, otherwise: float) -> float:

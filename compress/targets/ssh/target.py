@@ -6,9 +6,16 @@ from contextlib import closing
 from typing import Any
 
 from compress.core.errors import TargetError
+from compress.core.numerics import first_processor
 from compress.core.units import megabytes
 from compress.profile.schema import TargetSpec
-from compress.targets.local import ResolvedTarget, confinement, fingerprint_of, parse_cpuinfo, warnings_of
+from compress.targets.local import (
+    ResolvedTarget,
+    confinement,
+    described_processor,
+    fingerprint_of,
+    warnings_of,
+)
 from compress.targets.ssh.connection import plain
 from compress.targets.ssh.device import Facts, SshDevice
 
@@ -38,7 +45,7 @@ def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarg
             hint="Install them there (python3 -m venv compress; compress/bin/pip install numpy onnxruntime), and name "
             "that Python with the target's key `python` (compress/bin/python).",
         )
-    processor = parse_cpuinfo(facts.cpuinfo)
+    processor = described_processor(first_processor(facts.cpuinfo))
     cpu = {
         "model": plain(processor["model"]) or plain(facts.machine),
         "cores": len(facts.cores),

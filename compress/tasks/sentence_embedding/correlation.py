@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.measuring.protocol import CONFIDENCE, PAIR_RESAMPLES, RESAMPLES
+from compress.measuring.protocol import PAIR_RESAMPLES, RESAMPLES
 from compress.measuring.statistics import Interval, around
 from compress.tasks.sentence_embedding.similarity import rank_groups, spearman, weighted_spearman
 
@@ -19,7 +20,6 @@ def spearman_interval(
     texts: tuple[NDArray[np.int64], NDArray[np.int64]],
     seed: int,
     resamples: int = PAIR_RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Bootstrap interval over texts of a rank correlation of their similarities.
 
@@ -34,12 +34,13 @@ def spearman_interval(
     """
     one, two = rank_groups(first), rank_groups(second)
     n = int(max(side.max() for side in texts)) + 1
-    generator = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for draw in range(resamples):
-        times = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
-        draws[draw] = weighted_spearman(one, two, times[texts[0]] * times[texts[1]])
-    found = around(value, draws + (value - spearman(first, second)), confidence)
+    draws = np.array(
+        [
+            weighted_spearman(one, two, times[texts[0]] * times[texts[1]])
+            for times in _drawn(n, resamples, seed)
+        ]
+    )
+    found = around(value, draws + (value - spearman(first, second)))
     return Interval(value, max(-1.0, min(found.low, value)), min(1.0, max(found.high, value)))
 
 
@@ -63,7 +64,6 @@ def paired_correlations(
     scores: NDArray[np.float32],
     seed: int,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
 ) -> PairedCorrelation:
     """Bootstrap over given pairs: both models are ranked against the scores of the same drawn pairs.
 
@@ -73,17 +73,24 @@ def paired_correlations(
         seed: of the draws.
     """
     groups = [rank_groups(series) for series in (model, baseline, scores)]
-    generator = np.random.default_rng(seed)
-    m = len(scores)
-    draws = np.empty((resamples, 2))
-    for draw in range(resamples):
-        times = np.bincount(generator.integers(m, size=m), minlength=m).astype(np.float64)
-        draws[draw] = [weighted_spearman(one, groups[2], times) for one in groups[:2]]
+    draws = np.array(
+        [
+            [weighted_spearman(one, groups[2], times) for one in groups[:2]]
+            for times in _drawn(len(scores), resamples, seed)
+        ]
+    )
     values = [spearman(one, scores) for one in (model, baseline)]
     difference = draws[:, 0] - draws[:, 1]
     tail = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
     ratio = None
     if values[1] > 0 and (draws[:, 1] > 0).all():
-        ratio = around(values[0] / values[1], draws[:, 0] / draws[:, 1], confidence)
+        ratio = around(values[0] / values[1], draws[:, 0] / draws[:, 1])
     p_value = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return PairedCorrelation(around(values[0], draws[:, 0], confidence), values[1], ratio, p_value)
+    return PairedCorrelation(around(values[0], draws[:, 0]), values[1], ratio, p_value)
+
+
+def _drawn(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each of n is drawn, for each resample (n,)."""
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
