@@ -35,7 +35,7 @@ from typing import Any
 from compress.core import files
 from compress.core.files import is_temporary, read_sealed, write_sealed
 from compress.passes.table import PASSES, step_kind
-from compress.planning.keys import code_digest
+from compress.planning.code import code_digest
 from compress.store.checking import check, places
 from tests.jobs import write_job
 

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib import metadata
-from pathlib import Path
 
 from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
 from compress.losses.table import LOSSES, losses_in, name_of
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES, step_kind
+from compress.planning.code import code_digest
 from compress.planning.steps import Plan, PlannedStep
 from compress.profile.schema import TeacherSpec
 from compress.profile.timed_on import timed_on
 from compress.profile.training_spec import TrainingSpec
 from compress.tasks.table import TASKS, task_kind
 
-_ROOT = Path(__file__).parents[1]
 _PLACES = ("path", "name", "revision")
-_CONTRACT = frozenset(
-    # What every step is run through; its own behaviour does not enter a result.
-    (
-        "compress/core/errors.py",
-        "compress/core/plugins.py",
-        "compress/core/exhaustion.py",
-        "compress/core/files.py",
-        "compress/core/progress.py",
-        "compress/core/units.py",
-        "compress/core/records.py",
-        "compress/passes/contract.py",
-        "compress/core/spec.py",
-        "compress/core/entries.py",
-        "compress/losses/contract.py",
-        "compress/losses/table.py",
-        "compress/profile/",
-        # Which tasks there are beside the one whose data are read.
-        "compress/tasks/table.py",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -170,68 +146,6 @@ def _without_places(data: dict[str, object]) -> dict[str, object]:
     if isinstance(further := kept.get("unlabeled"), dict):
         kept["unlabeled"] = _without_places(further)
     return kept
-
-
-@cache
-def code_digest(module: str) -> str:
-    """sha256 over the source of a module (of a package: all its files) and of all it imports from this package, or
-    from its own where a distribution adds it."""
-    digest = hashlib.sha256()
-    for name, file in sorted(_imported_files(module).items()):
-        digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _imported_files(module: str) -> dict[str, Path]:
-    """The files by their names below the folder of their package."""
-    found: dict[str, Path] = {}
-    home = _home(module.partition(".")[0])
-    folder = home.joinpath(*module.split("."))
-    homes = {module.partition(".")[0]: home, _ROOT.name: _ROOT.parent}
-    waiting = [module, *(f"{module}.{file.stem}" for file in folder.glob("*.py"))]
-    while waiting:
-        module = waiting.pop()
-        home = homes[module.partition(".")[0]]
-        file = _file_of(home, module)
-        if file is None:
-            continue
-        name = str(file.relative_to(home))
-        if name in found or any(name.startswith(prefix) for prefix in _CONTRACT):
-            continue
-        found[name] = file
-        waiting += _imports(file.read_text(encoding="utf-8"), homes)
-    return found
-
-
-def _home(package: str) -> Path:
-    """The folder that holds a package; only of one that a distribution adds the importer is asked."""
-    if package == _ROOT.name:
-        return _ROOT.parent
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
-
-
-def _imports(source: str, packages: Collection[str]) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "LossKind":
-            # A loss names its term, so that its spec stays light.
-            names += [str(one.value).partition(":")[0] for one in node.args if isinstance(one, ast.Constant)]
-    return [name for name in names if name.split(".")[0] in packages]
-
-
-def _file_of(home: Path, module: str) -> Path | None:
-    base = home.joinpath(*module.split("."))
-    for file in (base.with_suffix(".py"), base / "__init__.py"):
-        if file.is_file():
-            return file
-    return None
 
 
 def _version(distribution: str) -> str:

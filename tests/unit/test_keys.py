@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
+import click
+import pydantic
 import pytest
 
+import compress
 from compress.core.numerics import Numerics
-from compress.planning.keys import Fingerprints, all_parts, code_digest, key_of
+from compress.planning.code import code_digest, imported_files, imports_in
+from compress.planning.keys import Fingerprints, all_parts, key_of
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 
@@ -152,10 +157,39 @@ def test_an_unresolved_source_leaves_every_key_open(tmp_path: Path):
 def test_the_code_of_a_step_is_part_of_its_key():
     assert code_digest("compress.passes.distill.step") != code_digest("compress.passes.prune.step")
     # The loop that trains belongs to distillation, and not to quantization.
-    from compress.planning.keys import _imported_files
+    assert "compress/training/loop.py" in imported_files("compress.passes.distill.step")
+    assert "compress/training/loop.py" not in imported_files("compress.passes.quantize.step")
 
-    assert "compress/training/loop.py" in _imported_files("compress.passes.distill.step")
-    assert "compress/training/loop.py" not in _imported_files("compress.passes.quantize.step")
+
+def test_no_import_is_overlooked():
+    files = [
+        file for home in (compress, click, pydantic) for file in Path(home.__file__).parent.rglob("*.py")
+    ]
+    assert len(files) > 500
+    for file in files:
+        source = file.read_text(encoding="utf-8")
+        imported = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+                imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+        assert {name for name in imported if not name.endswith("*")} <= imports_in(source), file
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if 1: import a.b",
+        "x = 1; from a import b",
+        "from a import \\\n    c, b as d",
+        "from a import (  # why\n    c,\n    b,\n)",
+        "def f():\n\timport c, a.b as d",
+        'LOSS = LossKind(Spec, "a.b:Term")',
+    ],
+)
+def test_an_import_is_found_however_it_is_written(source: str):
+    assert "a.b" in imports_in(source)
 
 
 def test_training_for_integers_has_a_key_of_its_own(tmp_path: Path):

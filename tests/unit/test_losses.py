@@ -13,7 +13,7 @@ import pytest
 import compress
 from compress.losses.contract import Lesson
 from compress.losses.table import LOSSES, losses_in, name_of
-from compress.planning.keys import code_digest
+from compress.planning.code import code_digest
 from compress.profile.recovery_spec import RecoverySpec
 
 PROFILE = """
@@ -182,7 +182,7 @@ def test_its_code_is_a_part_of_the_keys_of_the_steps_that_use_it(installed: Path
 def test_the_term_of_a_loss_that_code_imports_is_a_part_of_its_digest(tmp_path: Path) -> None:
     """Recovery falls back on losses that no spec names, so their terms belong to its code."""
     shutil.copytree(Path(compress.__file__).parent, tmp_path / "compress")
-    code = "from compress.planning.keys import code_digest; print(code_digest('compress.training.recovery'))"
+    code = "from compress.planning.code import code_digest; print(code_digest('compress.training.recovery'))"
 
     def digest() -> str:
         return ran(tmp_path, f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}")
