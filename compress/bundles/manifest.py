@@ -62,7 +62,8 @@ def write_manifest(
 ) -> None:
     """Describe and hash every file of `bundle`, and write its card."""
     model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
-    libraries = (*_LIBRARIES, "pillow" if "image" in task else "tokenizers")
+    reads = ("pillow",) if "image" in task else ("tokenizers",) if (bundle / TOKENIZER).exists() else ()
+    libraries = (*_LIBRARIES, *reads)
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "name": name,

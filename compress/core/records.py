@@ -40,7 +40,8 @@ class Accuracy(Record):
 
     Embeddings have none of these. They are scored `against` given scores of pairs, where the test is a paired
     bootstrap over the pairs, or against the baseline's similarities, where there is no test: the verdict says whether
-    the interval of the correlation stays below 1. `retention_low` and `retention_high` are given where they cannot be
+    the interval of the correlation stays below 1. What the `examples` say themselves is right needs no truth either:
+    the test is that of the metric. `retention_low` and `retention_high` are given where they cannot be
     had of the predictions. `examples` is the sha256 of what was scored. `confidence` is the probability of each
     prediction, rounded to four decimals; records of before it was kept have none.
     """
@@ -54,7 +55,7 @@ class Accuracy(Record):
     predictions: tuple[int, ...]
     truth: tuple[int, ...]
     unknown_token_share: float | None = None
-    against: Literal["labels", "scores", "baseline"] = "labels"
+    against: Literal["labels", "scores", "baseline", "examples"] = "labels"
     retention_low: float | None = None
     retention_high: float | None = None
     examples: str | None = None

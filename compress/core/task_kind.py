@@ -48,6 +48,9 @@ class TaskKind:
     """What an example is: `text` or `image`."""
     head: str
     """What of a torch model is read: `classifier`, one output a label; `pooled`, a vector a text; `own`, as it is."""
+    source: str
+    """From the `StepContext` of a `TeacherSpec`, and that, to the facts of a model: it writes its torch form and its
+    `task.json`, or refuses it."""
     data: str
     """The module that reads the rows: `load` and `columns`."""
     task: str
@@ -57,13 +60,16 @@ class TaskKind:
     metrics: tuple[MetricKind, ...]
     """The primary one first."""
     label_loss: str | None
-    """The loss that trains on what the data says alone; None: only a teacher says what is right."""
+    """The loss that trains on what the data says alone, by its name in the table of losses; None: only a teacher says
+    what is right."""
     bundle: str
     """What a bundle predicts with, and what it is proved by."""
     starter: str
     """What `compress init` writes of it."""
     likely: Callable[[Seen], int] = lambda seen: 1
     """How much a model and data look like it: `compress init` takes the largest."""
+    logits: bool = False
+    """Whether outputs are logits along their last axis, so that predictions can be compared."""
     against_baseline: bool = False
     """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
     keys: str = "compress.profile.schema:DataSpec"

@@ -158,9 +158,19 @@ def _taken_in(
     interface = Interface(
         roles, None if output is found.outputs[0] else output.name, order, fixed.length, width
     )
-    check_output(found, interface, output)
+    own = kind.head == "own"
+    if own and "task" not in described:
+        raise ModelError(
+            f"nobody says how this model takes examples of {task}: no {TASK} lies beside it",
+            where=str(found.path),
+            hint="Name its folder with --task-json.",
+        )
+    if not own:
+        # What else a task reads its scorer refuses.
+        check_output(found, interface, output)
     make_folder(folder)
     body: dict[str, Any] = {
+        **(described if own else {}),
         "task": task,
         "labels": list(labels),
         "input_names": list(roles),
@@ -169,7 +179,7 @@ def _taken_in(
     }
     if kind.items == "image":
         body["image"] = described.get("image") or _image_format(found, folders)
-    else:
+    elif not own or any((each / TOKENIZER).is_file() for each in folders):
         tokenizer = _required(folders, TOKENIZER, found.path)
         body |= _text_format(tokenizer, folders, described, max_length)
         if fixed.length is not None:

@@ -30,6 +30,7 @@ from compress.measuring.artifact import measure
 from compress.measuring.identity import model_digest
 from compress.measuring.keys import measurement_key
 from compress.measuring.memory_limit import check_memory_limit
+from compress.planning.keys import measured_by
 from compress.planning.steps import BASELINE
 from compress.profile.measure_request import MeasureRequest
 from compress.store.runs import RUNS, RunStore
@@ -220,6 +221,7 @@ def _measure(
         split=examples_digest(test),
         spec=request.measure,
         seed=request.seed,
+        by=measured_by(request.task),
     )
     return measure(
         artifact,

@@ -22,7 +22,7 @@ from compress.engine.examining import check_models
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.io.sources import check_teacher, model_folder
 from compress.models.io.sources import fingerprint as model_fingerprint
-from compress.planning.keys import Fingerprints, all_parts, key_of
+from compress.planning.keys import Fingerprints, all_parts, key_of, measured_by
 from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
 from compress.profile.model_checks.families import family_faults
@@ -62,6 +62,7 @@ class Job:
                 profile.measure.identity(),
                 profile.report.model_dump(mode="json"),
             ],
+            *filter(None, (measured_by(profile.task),)),
         ]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         return f"{profile.name}-{digest[:12]}"

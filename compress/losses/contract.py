@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.spec import PassSpecBase
+from compress.core.task_kind import TaskKind
 
 Weight = Annotated[float, Field(gt=0)]
 LayerNumber = Annotated[int, Field(ge=0)]
@@ -21,20 +22,44 @@ LayerMap = Annotated[
 """`uniform`: student layer i of m learns from layer (i + 1) * n / m - 1 of the teacher's n."""
 
 
-NO_LOGITS = "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
-"""Why a loss of logits or labels cannot be used for embeddings."""
-
-
 @dataclass(frozen=True)
 class Lesson:
-    """What a loss would work on, as far as a profile tells: whether the task has labels, and so outputs that are their
-    logits, what its models read (`texts`, `images`), how many teachers there are, and whether a generator makes the
-    examples."""
+    """What a loss would work on, as far as a profile tells: the task, how many teachers there are, and whether a
+    generator makes the examples."""
 
-    labelled: bool
-    reads: str
+    task: TaskKind
     teachers: int = 1
     generated: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether outputs are the logits of labels that the examples have."""
+        return self.task.head == "classifier"
+
+    @property
+    def logits(self) -> bool:
+        """Whether outputs are logits along their last axis, of labels or of something else."""
+        return self.task.logits
+
+    @property
+    def rows(self) -> bool:
+        """Whether outputs are one row of numbers an example."""
+        return self.task.head != "own"
+
+    @property
+    def reads(self) -> str:
+        """What the models read: `texts` or `images`."""
+        return f"{self.task.items}s"
+
+    @property
+    def no_logits(self) -> str:
+        """Why a loss of logits or labels cannot be used where there are none."""
+        if self.rows:
+            return (
+                "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
+            )
+        alone = self.task.label_loss
+        return f"{self.task.name} has no such outputs" + ("" if alone is None else f": use {alone}")
 
 
 class LossSpec(PassSpecBase):

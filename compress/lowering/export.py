@@ -30,10 +30,11 @@ EXAMPLE_LENGTH = 16
 
 
 class Traced(nn.Module):
-    """The model with its mask prepared: positional inputs -> one float32 output (batch, labels or width).
+    """The model with its mask prepared: positional inputs -> one float32 output (batch, ...).
 
     Transformers build their mask with a dozen operators that ask for more than a 0/1 mask of an encoder needs; a
-    four-dimensional additive mask is taken as it is. A sentence encoder pools with the 0/1 mask.
+    four-dimensional additive mask is taken as it is. A sentence encoder pools with the 0/1 mask, and a module of
+    somebody's code gets that too.
     """
 
     def __init__(self, model: nn.Module, input_names: Sequence[str]) -> None:
@@ -42,7 +43,7 @@ class Traced(nn.Module):
         self.input_names = tuple(input_names)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Logits (batch, labels) or embeddings (batch, width)."""
+        """What the model puts out."""
         named = dict(zip(self.input_names, inputs, strict=True))
         kept = named.get(MASK)
         if kept is not None:
@@ -57,6 +58,8 @@ def _outputs(model: nn.Module, named: dict[str, Tensor], kept: Tensor | None) ->
     if isinstance(model, SentenceEncoder):
         assert kept is not None
         return model.pool(model.encoder(**named).last_hidden_state, kept)
+    if isinstance(model, PlainModel) and kept is not None:
+        named = {**named, MASK: kept}
     return outputs_of(model(**named))
 
 

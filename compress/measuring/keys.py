@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.profile.schema import MeasureSpec
 
 
 def measurement_key(
-    artifact_digest: str, baseline_digest: str, fingerprint: str, split: str, spec: MeasureSpec, seed: int
+    artifact_digest: str,
+    baseline_digest: str,
+    fingerprint: str,
+    split: str,
+    spec: MeasureSpec,
+    seed: int,
+    by: Mapping[str, object],
 ) -> str:
     """The sha256 that a finished measurement is found by.
 
@@ -21,6 +28,7 @@ def measurement_key(
         split: fingerprint of the test split.
         spec: how long and on how much to measure.
         seed: of the choice of examples and of the bootstrap.
+        by: what a distribution adds to the measuring: empty for a built-in task.
     """
     parts = {
         "artifact": artifact_digest,
@@ -30,5 +38,6 @@ def measurement_key(
         "spec": spec.identity(),
         "seed": seed,
         "protocol": PROTOCOL_VERSION,
+        **({"by": by} if by else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

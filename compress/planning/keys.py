@@ -67,6 +67,7 @@ def step_parts(
 ) -> dict[str, object]:
     """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
     kind = step_kind(step.kind)
+    task = plan.profile.task
     spec = step.spec.model_dump(mode="json", by_alias=True)
     parts: dict[str, object] = {
         "kind": step.kind,
@@ -78,7 +79,11 @@ def step_parts(
     if isinstance(step.spec, TeacherSpec):
         del spec["model"]
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
-    if losses := {name_of(loss) for loss in losses_in(step.spec)}:
+    losses = {name_of(loss) for loss in losses_in(step.spec)}
+    alone = task_kind(task).label_loss
+    if kind.trains and not losses and alone is not None and "teacher" not in step.inputs:
+        losses = {alone}
+    if losses:
         parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
     if kind.reads_data:
         data = plan.profile.data.model_dump(mode="json")
@@ -87,9 +92,9 @@ def step_parts(
             del data["unlabeled"]
         parts["data"] = {
             "fingerprint": fingerprints.unlabeled if further else fingerprints.data,
-            "task": plan.profile.task,
-            "code": [code_digest(part) for part in code_of_task(plan.profile.task)],
-            **_adds_task(plan.profile.task),
+            "task": task,
+            "code": [code_digest(part) for part in code_of_task(task, writes=step.kind == "source")],
+            **_adds_task(task),
             "seed": plan.profile.seed,
             **_without_places(data),
         }
@@ -129,15 +134,38 @@ def _loss_digest(name: str) -> str:
 
 
 def _adds_task(name: str) -> dict[str, object]:
-    """The distribution that adds a task, whose version stands for its code; nothing for a built-in one."""
-    plugin = TASKS.added.get(name)
-    return {} if plugin is None else {"distribution": [plugin.distribution, plugin.version]}
+    """The distribution that adds a task, and the loss that trains on its data; nothing for a built-in one."""
+    plugin, loss = TASKS.added.get(name), task_kind(name).label_loss
+    if plugin is None:
+        return {}
+    return {
+        "distribution": [plugin.distribution, plugin.version],
+        "label_loss": None if loss is None else _loss_digest(loss),
+    }
 
 
-def code_of_task(name: str) -> tuple[str, ...]:
-    """The modules that read, encode and score the data of a task: those of its own slice, and what they import."""
+def code_of_task(name: str, *, writes: bool = False) -> tuple[str, ...]:
+    """The modules that read, encode and score the data of a task: those of its own slice, and what they import.
+
+    Args:
+        writes: with what writes its models down.
+    """
     kind = task_kind(name)
-    return tuple(place.partition(":")[0] for place in (kind.data, kind.task))
+    places = (kind.data, kind.task, kind.source) if writes else (kind.data, kind.task)
+    return tuple(place.partition(":")[0] for place in places)
+
+
+def measured_by(name: str) -> dict[str, object]:
+    """What of a task that a distribution adds decides what is measured; nothing of a built-in one, whose measurements
+    the version of the protocol stands for."""
+    plugin, kind = TASKS.added.get(name), task_kind(name)
+    if plugin is None:
+        return {}
+    modules = [place.partition(":")[0] for place in (kind.task, kind.record, kind.workloads)]
+    return {
+        "distribution": [plugin.distribution, plugin.version],
+        "code": [code_digest(module) for module in modules],
+    }
 
 
 def _without_places(data: dict[str, object]) -> dict[str, object]:

@@ -105,10 +105,4 @@ def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:
 def lesson_of(profile: Profile, *, teachers: int = 1, generated: bool = False) -> Lesson:
     """What losses would work on: in a recovery from the profile's teacher, or with so many teachers, on generated
     inputs."""
-    reads = takes(profile)
-    return Lesson(
-        labelled=not embeds(profile),
-        reads=reads,
-        teachers=teachers,
-        generated=generated and reads == "images",
-    )
+    return Lesson(task_kind(profile.task), teachers, generated and takes(profile) == "images")

@@ -852,6 +852,8 @@ def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: st
     """
     own = Path(folder) / "predictor.py"
     if own.is_file():
+        # It imports this file by that name, also where this one is called otherwise.
+        sys.modules.setdefault("runner", sys.modules[__name__])
         return load_file(str(own)).Predictor(folder, threads, device, model)
     name = load_task(folder)["task"]
     if name not in PREDICTORS:

@@ -8,20 +8,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.records import Curve
+from compress.core.task_kind import TaskKind
 from compress.encoding.inputs import Inputs
 from compress.losses.contract import LossSpec
-from compress.losses.labels.spec import LabelsLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.similarity.spec import SimilarityLoss
+from compress.losses.table import LOSSES
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
 from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.training_spec import TrainingSpec
 from compress.step import StepContext
 from compress.training.batch_loss import BatchLoss
 from compress.training.batches import to_tensors
-from compress.training.loop import train
+from compress.training.loop import TrainResult, train
 from compress.training.objective import objective_between
 from compress.training.signals.answers import Answers, FixedAnswers, NoAnswers
 from compress.training.signals.segmentation import check_aligned
@@ -50,25 +53,46 @@ def recover(
         PassError: there are neither labels nor a teacher.
     """
     teacher = ctx.inputs.get("teacher")
-    losses = recovery_losses(spec, labelled=ctx.task.kind.label_loss is not None, taught=teacher is not None)
+    losses = recovery_losses(spec, ctx.task.kind, taught=teacher is not None)
     inputs = ctx.task.encode(ctx.data.train, interface)
+    return trained_by(ctx, model, losses, (interface, inputs), spec, validation, name, teacher).curve
+
+
+def trained_by(
+    ctx: StepContext,
+    model: nn.Module,
+    losses: Sequence[LossSpec],
+    read: tuple[Path, Inputs],
+    spec: TrainingSpec,
+    validation: Validation,
+    name: str,
+    teacher: Artifact | None = None,
+) -> TrainResult:
+    """Train `model` in place by losses on the training split, as `recover` does.
+
+    Args:
+        read: the folder that says how the model reads its inputs, and the training examples as it reads them.
+        teacher: None: the data alone teach.
+    """
+    _, inputs = read
     answers: Answers = NoAnswers()
     if teacher is None or not any(loss.compares for loss in losses):
-        objective = objective_between(losses, model, (interface, inputs), None, seed=ctx.seed)
+        objective = objective_between(losses, model, read, None, seed=ctx.seed)
     else:
         theirs = ctx.task.encode(ctx.data.train, teacher.path)
         objective = objective_between(
             losses,
             model,
-            (interface, inputs),
+            read,
             (load_model(teacher.path, allow_code=ctx.allow_code), theirs),
             seed=ctx.seed,
             two_heads=_two_goals(losses),
         )
-        check_aligned(objective.teacher_needs, (interface, inputs), [("teacher", teacher.path, theirs)])
+        rows = ctx.task.kind.head != "own"
+        check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
         answers = FixedAnswers(signals_in(ctx, teacher, theirs, objective.teacher_needs))
     module = TrainingModule(model, objective.to(ctx.device))
-    result = train(
+    return train(
         module,
         inputs,
         BatchLoss(module, answers, ctx.data.train.labels),
@@ -81,25 +105,26 @@ def recover(
         progress=ctx.progress,
         name=name,
     )
-    return result.curve
 
 
-def recovery_losses(spec: RecoverySpec, *, labelled: bool, taught: bool) -> list[LossSpec]:
+def recovery_losses(spec: RecoverySpec, kind: TaskKind, *, taught: bool) -> list[LossSpec]:
     """What recovery minimises: the losses of the spec; without any, those of what the model puts out.
 
-    Of classifiers the divergence from the teacher's logits, or without a teacher cross-entropy with the labels. Of
-    embeddings the distance of the matrices of cosines.
+    Where there are logits the divergence from the teacher's, or without a teacher the loss that trains on the data
+    alone. Of embeddings the distance of the matrices of cosines.
 
     Raises:
-        PassError: there are neither labels nor a teacher.
+        PassError: there are neither labels nor a teacher, or nothing says how outputs are compared.
     """
     if spec.losses is not None:
         return [entry.body for entry in spec.losses]
-    if labelled:
-        return [LogitsLoss(temperature=spec.temperature) if taught else LabelsLoss()]
-    if not taught:
-        raise PassError("without labels a model can only recover from a teacher", where="recover")
-    return [SimilarityLoss(of="cosines", representation="outputs")]
+    if taught and kind.logits:
+        return [LogitsLoss(temperature=spec.temperature)]
+    if taught and kind.head == "pooled":
+        return [SimilarityLoss(of="cosines", representation="outputs")]
+    if kind.label_loss is not None:
+        return [LOSSES[kind.label_loss].spec()]
+    raise PassError("without labels a model can only recover from a teacher", where="recover")
 
 
 def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None:

@@ -56,6 +56,17 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
+def rows_of(outputs: Tensor, mask: Tensor | None) -> Tensor:
+    """What is compared of outputs: rows (n, k) as they are; of (n, t, k) those of the real tokens, (m, k).
+
+    Args:
+        mask: bool (n, t); None: all tokens are real.
+    """
+    if outputs.ndim == 2:
+        return outputs
+    return outputs.flatten(0, -2) if mask is None else outputs[mask]
+
+
 def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:
     """Say why a loss cannot compare two models.
 

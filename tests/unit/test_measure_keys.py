@@ -16,6 +16,7 @@ PARTS: dict[str, Any] = {
     "split": "s",
     "spec": MeasureSpec(),
     "seed": 0,
+    "by": {},
 }
 
 
@@ -28,6 +29,7 @@ PARTS: dict[str, Any] = {
         ("split", "x"),
         ("spec", MeasureSpec(examples=7)),
         ("seed", 1),
+        ("by", {"distribution": ["d", "1"]}),
     ],
 )
 def test_every_part_changes_the_key(part: str, other: object) -> None:

@@ -28,6 +28,7 @@ KIND = TaskKind(
     name="text-prediction",
     items="text",
     head="own",
+    source="unused",
     data="unused",
     task="unused",
     record="unused",

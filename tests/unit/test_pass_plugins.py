@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-KIND = """
-from compress.core.forms import Form, Framework
-from compress.passes.contract import TORCH, PassKind, PassSpec, StepKind
+from tests.plugins import compress, describe, install, python
 
-
-class ClusterSpec(PassSpec):
-    \"\"\"Let the weights of a layer share a few values.\"\"\"
-
-    kind = "cluster"
-    accepts = "a float torch model"
-
-    values: int = 16
-    \"\"\"How many.\"\"\"
-
-    def fits(self, form: Form) -> bool:
-        return form.framework is Framework.TORCH
-
-    def produces(self, form: Form) -> Form:
-        return form
-
-
-CLUSTER = PassKind(ClusterSpec, {"cluster": StepKind("clustering.step:run", TORCH, reads_data=False)})
-"""
 PROFILE = """\
 name: job
 task: text-classification
@@ -58,50 +34,17 @@ print(json.dumps(all_parts(plan, known, local_numerics())))
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder that holds the distribution `weight-clustering` 0.3, and a job with its pass."""
-    install(tmp_path, "cluster = clustering.kind:CLUSTER")
-    package = tmp_path / "clustering"
-    package.mkdir()
-    for name, code in {
-        "__init__": "",
-        "kind": KIND,
-        "step": "from clustering.centres import centres",
-        "centres": "",
-    }.items():
-        (package / f"{name}.py").write_text(code)
+    install(tmp_path, "weight_clustering")
     (tmp_path / "data.csv").write_text("text,label\nred,colour\n")
     (tmp_path / "m").mkdir()
     (tmp_path / "p.yaml").write_text(PROFILE)
     return tmp_path
 
 
-def install(site: Path, point: str) -> None:
-    folder = site / "weight_clustering-0.3.dist-info"
-    folder.mkdir(exist_ok=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: weight-clustering\nVersion: 0.3\n")
-    (folder / "entry_points.txt").write_text(f"[compress.passes]\n{point}\n")
-
-
-def python(site: Path, *arguments: str, code: int = 0) -> str:
-    """The output of a Python in which the distribution is installed; of one that fails what it says of it."""
-    path = os.pathsep.join((str(site), str(Path(__file__).parents[2])))
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=site,
-        env={**os.environ, "PYTHONPATH": path, "COMPRESS_CACHE": str(site / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == code, result.stdout + result.stderr
-    return result.stderr if code else result.stdout
-
-
-def compress(site: Path, *arguments: str, code: int = 0) -> str:
-    return python(site, "-m", "compress", *arguments, code=code)
-
-
 def test_the_schema_and_the_reference_hold_it(site: Path) -> None:
     schema = json.loads(compress(site, "schema"))
-    assert schema["$defs"]["ClusterSpec"]["properties"]["values"]["description"] == "How many."
+    said = schema["$defs"]["ClusterSpec"]["properties"]["values"]["description"]
+    assert said == "How many values a map's weights may take."
     assert {"$ref": "#/$defs/ClusterEntry"} in schema["properties"]["passes"]["items"]["oneOf"]
     page = python(site, "-m", "compress.profile.reference")
     assert '<a id="passes-cluster"></a>`passes[].cluster`' in page
@@ -112,13 +55,13 @@ def test_it_is_listed_with_its_distribution(site: Path) -> None:
         {
             "group": "compress.passes",
             "name": "cluster",
-            "target": "clustering.kind:CLUSTER",
+            "target": "weight_clustering.kind:CLUSTER",
             "distribution": "weight-clustering",
             "version": "0.3",
         }
     ]
     (table,) = [line.split() for line in compress(site, "plugins").splitlines()[1:]]
-    assert table == ["passes", "cluster", "weight-clustering", "0.3", "clustering.kind:CLUSTER"]
+    assert table == ["passes", "cluster", "weight-clustering", "0.3", "weight_clustering.kind:CLUSTER"]
 
 
 def test_it_is_validated(site: Path) -> None:
@@ -142,10 +85,10 @@ def test_its_code_and_its_distribution_enter_its_key_alone(site: Path) -> None:
         "cluster.onnx",
         "quantize",
     ]
-    assert before["cluster"]["spec"] == {"values": 8}
+    assert before["cluster"]["spec"] == {"values": 8, "recover": None}
     assert before["cluster"]["libraries"]["weight-clustering"] == "0.3"
     assert "weight-clustering" not in before["quantize"]["libraries"]
-    (site / "clustering" / "centres.py").write_text("centres = 16")
+    (site / "weight_clustering" / "kmeans.py").write_text("ROUNDS = 16")
     after = keys_of(site)
     assert {name for name in before if before[name]["code"] != after[name]["code"]} == {"cluster"}
 
@@ -153,13 +96,14 @@ def test_its_code_and_its_distribution_enter_its_key_alone(site: Path) -> None:
 @pytest.mark.parametrize(
     ("point", "told"),
     [
-        ("cluster = clustering.kind:NONE", "the plugin 'cluster' of weight-clustering 0.3"),
-        ("prune = clustering.kind:CLUSTER", "two things are called 'prune' in compress.passes"),
-        ("knead = clustering.kind:CLUSTER", "the plugin 'knead' of weight-clustering 0.3"),
+        ("cluster = weight_clustering.kind:NONE", "the plugin 'cluster' of weight-clustering 0.3"),
+        ("prune = weight_clustering.kind:CLUSTER", "two things are called 'prune' in compress.passes"),
+        ("knead = weight_clustering.kind:CLUSTER", "the plugin 'knead' of weight-clustering 0.3"),
     ],
 )
 def test_what_is_wrong_with_it_is_told(site: Path, point: str, told: str) -> None:
-    install(site, point)
+    name, _, target = point.partition(" = ")
+    describe(site, "weight-clustering", "0.3", {"compress.passes": {name: target}})
     message = compress(site, "validate", "p.yaml", code=2)
     assert told in message
     assert "Traceback" not in message
@@ -168,10 +112,7 @@ def test_what_is_wrong_with_it_is_told(site: Path, point: str, told: str) -> Non
 
 def test_two_tasks_of_one_name_hinder_only_who_asks_for_tasks(tmp_path: Path) -> None:
     for number in "12":
-        folder = tmp_path / f"tagging{number}-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tagging{number}\nVersion: 1.0\n")
-        (folder / "entry_points.txt").write_text("[compress.tasks]\ntagging = tagging:KIND\n")
+        describe(tmp_path, f"tagging{number}", "1.0", {"compress.tasks": {"tagging": "tagging:KIND"}})
 
     assert "Run a profile" in compress(tmp_path, "--help")
     told = compress(tmp_path, "measure", "--help", code=2)

@@ -24,6 +24,7 @@ KIND = TaskKind(
     name="characters",
     items="text",
     head="own",
+    source="unused",
     data="unused",
     task="unused",
     record="unused",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from compress.core.spec import Fraction
-from compress.losses.contract import NO_LOGITS, Lesson, LossKind, LossSpec
+from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class LabelsLoss(LossSpec):
@@ -23,7 +23,7 @@ class LabelsLoss(LossSpec):
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""
-        return super().fault(lesson) if lesson.labelled else NO_LOGITS
+        return super().fault(lesson) if lesson.labelled else lesson.no_logits
 
 
 LABELS = LossKind(LabelsLoss, "compress.losses.labels.term:LabelsTerm")

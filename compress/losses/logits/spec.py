@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from compress.losses.contract import NO_LOGITS, Lesson, LossKind, LossSpec
+from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class LogitsLoss(LossSpec):
@@ -28,7 +28,7 @@ class LogitsLoss(LossSpec):
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can."""
-        return None if lesson.labelled else NO_LOGITS
+        return None if lesson.logits else lesson.no_logits
 
 
 LOGITS = LossKind(LogitsLoss, "compress.losses.logits.term:LogitsTerm")

@@ -7,7 +7,7 @@ from torch import Tensor
 from compress.losses.logits.spec import LogitsLoss
 from compress.training.losses.logits import hard_label_cross_entropy, logits_kl
 from compress.training.losses.vectors import standardized
-from compress.training.terms import Models, Seen, Term, refuse
+from compress.training.terms import Models, Seen, Term, refuse, rows_of
 
 
 class LogitsTerm(Term):
@@ -22,7 +22,10 @@ class LogitsTerm(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
-        return compare_logits(self.spec, seen.student["outputs.teacher"], seen.teacher["outputs"])
+        student, teacher = (
+            rows_of(each, seen.mask) for each in (seen.student["outputs.teacher"], seen.teacher["outputs"])
+        )
+        return compare_logits(self.spec, student, teacher)
 
 
 def compare_logits(spec: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:

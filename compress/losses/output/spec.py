@@ -23,7 +23,7 @@ class OutputLoss(LossSpec):
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""
-        if lesson.labelled:
+        if lesson.logits:
             return "logits are compared by `logits`; `output` is for embeddings"
         return super().fault(lesson)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compress.losses.output.spec import OutputLoss
 from compress.training.losses.output import output_cosine, output_mse
-from compress.training.terms import Models, Seen, Term, projection
+from compress.training.terms import Models, Seen, Term, projection, rows_of
 
 
 class OutputTerm(Term):
@@ -19,5 +19,5 @@ class OutputTerm(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
-        student = self.projection(seen.student["outputs.teacher"].float())
-        return self.distance(student, seen.teacher["outputs"])
+        student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.mask))
+        return self.distance(student, rows_of(seen.teacher["outputs"], seen.mask))

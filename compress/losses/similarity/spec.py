@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from compress.losses.contract import LossKind, LossSpec
+from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class SimilarityLoss(LossSpec):
@@ -23,6 +23,14 @@ class SimilarityLoss(LossSpec):
     def reaches_outputs(self) -> bool:
         """Whether it compares them."""
         return self.representation == "outputs"
+
+    def fault(self, lesson: Lesson) -> str | None:
+        """Why it cannot be used there; None where it can, as far as a profile tells."""
+        if self.reaches_outputs and not lesson.rows:
+            return (
+                f"outputs of {lesson.task.name} are not one vector an example: use `representation: pooled`"
+            )
+        return super().fault(lesson)
 
 
 SIMILARITY = LossKind(SimilarityLoss, "compress.losses.similarity.term:SimilarityTerm")

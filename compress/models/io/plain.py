@@ -17,7 +17,7 @@ from compress.core.files import sha256_file
 from compress.models.anatomy.observing import evaluating
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.code import call
-from compress.models.io.outputs import rows_of
+from compress.models.io.outputs import outputs_of, rows_of
 from compress.models.io.sources import module_file
 from compress.models.io.weights import read_model_json
 
@@ -42,7 +42,7 @@ class Origin:
 
 
 class PlainModel(nn.Module):
-    """A module that takes images and gives logits; `order` names, for each label, the output that stands for it."""
+    """A module of somebody's code; `order` names, for each label, the output that stands for it."""
 
     def __init__(self, module: nn.Module, origin: Origin, order: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -50,9 +50,10 @@ class PlainModel(nn.Module):
         self.origin = origin
         self.order = None if order is None or list(order) == sorted(order) else tuple(order)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (n, channels, height, width) -> logits (n, labels)."""
-        outputs = rows_of(self.module(pixel_values))
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Inputs by place, in the order in which the task names them, whatever the module calls its own -> outputs
+        (n, ...)."""
+        outputs = outputs_of(self.module(*inputs, *named.values()))
         return outputs if self.order is None else outputs[:, list(self.order)]
 
     def describe(self) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Shown:
         unlabelled = self.origin == _ORIGINS.index("unlabeled")
         return np.flatnonzero(unlabelled if which == "unlabeled" else ~unlabelled).astype(np.int64)
 
+    @property
+    def of_training(self) -> int:
+        """How many are training examples as they are; they stand first."""
+        return int((self.origin == _ORIGINS.index("train")).sum())
+
     def counts(self) -> dict[str, int]:
         """How many examples come from where."""
         counted = {name: int((self.origin == number).sum()) for number, name in enumerate(_ORIGINS)}

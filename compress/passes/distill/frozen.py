@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.splits import UNLABELLED
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.spec import SelectSpec
 from compress.step import StepContext
-from compress.tasks.base import Truth, score_of
+from compress.tasks.base import Answers, Truth, answers_of
+from compress.training.prediction import BATCH_SIZE
 from compress.training.signals.teachers import Teaching, averaged, signals_in
 
 _NOTHING_INSIDE = frozenset[str]()
@@ -45,13 +45,23 @@ class FrozenTeachers:
     def training_scores(self) -> list[float] | None:
         """How well each does on the training examples; None where those were not shown with their labels."""
         train = self.ctx.data.train
-        labels = self.shown.labels[: len(train)]
-        if self.ctx.task.kind.label_loss is None or len(labels) < len(train) or (labels == UNLABELLED).all():
+        task, count = self.ctx.task, len(train)
+        if task.kind.label_loss is None or self.shown.of_training < count or not len(task.scored(train)):
             return None
-        outputs = [self._one(number, _NOTHING_INSIDE).outputs for number in range(len(self.teachers))]
         return [
-            score_of(self.ctx.task, np.asarray(one[: len(train)]), Truth.of(train)).rank for one in outputs
+            task.score(self._answers(number, count), Truth.of(train)).rank
+            for number in range(len(self.teachers))
         ]
+
+    def _answers(self, number: int, count: int) -> Answers:
+        """What the task keeps of what a teacher says of the first examples, those of one batch at a time."""
+        said, inputs = self._one(number, _NOTHING_INSIDE), self.shown.teachers[number]
+        found = []
+        for first in range(0, count, BATCH_SIZE):
+            places = np.arange(first, min(first + BATCH_SIZE, count))
+            outputs = said.take(places)["outputs"].cpu().numpy()
+            found.append(answers_of(self.ctx.task, outputs, inputs.batch(places)))
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
     def _one(self, number: int, needs: frozenset[str]) -> Teaching:
         teacher = self.teachers[number]

@@ -14,9 +14,10 @@ from compress.core.errors import PassError
 from compress.core.files import empty_folder
 from compress.core.forms import TORCH_FLOAT
 from compress.core.records import Curve
+from compress.core.task_kind import TaskKind
 from compress.encoding.images import PIXEL_VALUES
-from compress.losses.labels.spec import LabelsLoss
-from compress.losses.table import LOSS_ENTRIES
+from compress.losses.contract import LossSpec
+from compress.losses.table import LOSS_ENTRIES, LOSSES
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
@@ -70,7 +71,7 @@ def run_control(ctx: StepContext) -> StepResult:
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
     spec = asked.model_copy(
         update={
-            "losses": (LOSS_ENTRIES.entry(_labels_loss(asked)),),
+            "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
             "stages": (),
             "data": "train",
             # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.
@@ -102,10 +103,12 @@ def _spec(ctx: StepContext) -> DistillSpec:
     return ctx.spec
 
 
-def _labels_loss(spec: DistillSpec) -> LabelsLoss:
-    """The labels loss of a spec with a weight of 1, for its control."""
-    found = [loss for stage in spec.staged for loss in losses_of(stage) if isinstance(loss, LabelsLoss)]
-    return LabelsLoss(smoothing=found[-1].smoothing if found else 0.0)
+def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:
+    """The loss that trains on the data alone with a weight of 1, as a spec has it, for its control."""
+    assert task.label_loss is not None
+    loss = LOSSES[task.label_loss].spec
+    found = [one for stage in spec.staged for one in losses_of(stage) if type(one) is loss]
+    return found[-1].model_copy(update={"weight": 1.0}) if found else loss()
 
 
 def _plain_changes(spec: DistillSpec) -> Any:

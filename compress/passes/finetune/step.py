@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.core.artifacts import copy_interface
 from compress.core.errors import PassError
 from compress.core.forms import TORCH_FLOAT
 from compress.encoding.images import ImageInputs
 from compress.encoding.inputs import Inputs
+from compress.losses.table import LOSSES
 from compress.measuring.chance import VALIDATION_FACT, against_most_frequent
-from compress.models.io.checkpoints import count_parameters, load_for_labels, save_model
+from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 from compress.training.augmentation.images import AugmentedImages
-from compress.training.loop import train
+from compress.training.loop import TrainResult, train
 from compress.training.losses import balanced_weights, label_cross_entropy
 from compress.training.prediction import answers, score
+from compress.training.recovery import trained_by
+from compress.training.validation import Validation
 
 
 def run(ctx: StepContext) -> StepResult:
-    """Put a head for the labels of the data on the model, or keep the one that it has, and train all of it."""
+    """Put a head for the labels of the data on the model, or keep the one that it has, and train all of it.
+
+    A model of a task without labels keeps its outputs, and learns by the loss that trains on the data alone.
+    """
     if not isinstance(ctx.spec, FinetuneSpec):
         raise PassError(f"finetune cannot run a {type(ctx.spec).__name__}")
     source = ctx.inputs["model"].path
+    if ctx.task.kind.head != "classifier":
+        return _without_labels(ctx, ctx.spec, source)
     model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager", allow_code=ctx.allow_code)
     validation = ctx.task.encode(ctx.data.validation, source)
     truth = Truth.of(ctx.data.validation)
@@ -60,6 +72,33 @@ def run(ctx: StepContext) -> StepResult:
     chance = against_most_frequent(found["label"].tolist(), ctx.data.validation.labels.tolist())
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
+    return _result(ctx, model, trained, {VALIDATION_FACT: chance.as_fact()})
+
+
+def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepResult:
+    """Train a model whose task has no labels."""
+    alone = ctx.task.kind.label_loss
+    if alone is None:
+        raise PassError("nothing says what is right but a teacher, so the model cannot be trained alone")
+    model = load_model(source, attention="eager", allow_code=ctx.allow_code)
+    inputs, validation = ctx.task.encode(ctx.data.train, source), ctx.data.validation
+    trained = trained_by(
+        ctx,
+        model,
+        [LOSSES[alone].spec()],
+        (source, inputs),
+        spec,
+        Validation(ctx, ctx.task.encode(validation, source), Truth.of(validation)),
+        "finetune",
+    )
+    save_model(model.cpu(), ctx.out)
+    copy_interface(source, ctx.out)
+    return _result(ctx, model, trained, {})
+
+
+def _result(
+    ctx: StepContext, model: nn.Module, trained: TrainResult, further: Mapping[str, Any]
+) -> StepResult:
     facts = {
         "parameters": count_parameters(model),
         "validation_score": trained.best_score,
@@ -67,6 +106,6 @@ def run(ctx: StepContext) -> StepResult:
         "steps": trained.steps,
         "epochs": trained.epochs,
         "precision": ctx.precision,
-        VALIDATION_FACT: chance.as_fact(),
+        **further,
     }
     return StepResult(TORCH_FLOAT, facts, (trained.curve,))

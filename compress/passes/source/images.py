@@ -30,7 +30,7 @@ from compress.step import StepContext
 UNDECLARED = "preprocess-undeclared"
 
 
-def materialise_images(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
+def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     """Write the model of a `TeacherSpec` and its `task.json` to `ctx.out`.
 
     How it takes images: what its files say, else `data.preprocess`. What both leave open is taken from the training

@@ -165,8 +165,7 @@ def _check_in_training(model: PlainModel, shown: Tensor, outputs: Tensor, where:
 
 def _run(model: PlainModel, shown: Tensor, where: str) -> Tensor:
     try:
-        outputs: Tensor = model(shown)
-        return outputs.float()
+        return rows_of(model(shown)).float()
     except ModelError as error:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything

@@ -13,6 +13,7 @@ KIND = TaskKind(
     name="sentence-embedding",
     items="text",
     head="pooled",
+    source="compress.passes.source.texts:write_text_model",
     data="compress.tasks.sentence_embedding.data",
     task="compress.tasks.sentence_embedding.task:SentenceEmbedding",
     record="compress.tasks.sentence_embedding.record:embedding_record",

@@ -16,19 +16,24 @@ from compress.training.signals.capture import OUTPUTS
 
 
 def check_aligned(
-    signals: frozenset[str], student: tuple[Path, Inputs], teachers: Sequence[tuple[str, Path, Inputs]]
+    signals: frozenset[str],
+    student: tuple[Path, Inputs],
+    teachers: Sequence[tuple[str, Path, Inputs]],
+    *,
+    rows: bool = True,
 ) -> None:
     """Refuse to compare signals of tokens where student and teacher cut texts into different pieces.
 
     Args:
-        signals: the teacher's signals that are compared; outputs can always be.
+        signals: the teacher's signals that are compared.
+        rows: whether outputs are one row an example, which can always be compared.
         student: the folder with its tokenizer, and some examples as it reads them.
         teachers: the name of each, and the same of it.
 
     Raises:
         ModelError: they do.
     """
-    inner, (folder, own) = signals - OUTPUTS, student
+    inner, (folder, own) = signals - OUTPUTS if rows else signals, student
     if not inner or not isinstance(own, TokenInputs):
         return
     for name, path, inputs in teachers:
@@ -46,7 +51,8 @@ def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) ->
     """Whether two readers cut the same texts into the same pieces, compared as tokens and not as ids.
 
     An id stands for every token that bears it: the unknown one of a trimmed vocabulary for all that were dropped.
-    Equal lengths would say nothing of texts that were cut off at the longest length of both.
+    Equal lengths would say nothing of texts that were cut off at the longest length of both. Without tokenizers their
+    ids must be the same.
 
     Args:
         one, other: the artifact directory of a reader, and its encoding of the texts.
@@ -54,6 +60,8 @@ def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) ->
     (folder, texts), (other_folder, others) = one, other
     if not np.array_equal(texts.lengths, others.lengths):
         return False
+    if not any((each / TOKENIZER).exists() for each in (folder, other_folder)):
+        return all(map(np.array_equal, texts.ids, others.ids))
     vocabulary, further = read_vocabulary(folder / TOKENIZER), read_vocabulary(other_folder / TOKENIZER)
     there, back = counterparts(vocabulary, further), counterparts(further, vocabulary)
     return all(np.all((there[a] == b) | (back[b] == a)) for a, b in zip(texts.ids, others.ids, strict=True))

@@ -1,0 +1,1 @@
+"""Models of characters: which one comes next."""

@@ -1,0 +1,34 @@
+"""What the task is, said to compress."""
+
+from __future__ import annotations
+
+from compress.core.task_kind import MetricKind, TaskKind
+
+BITS = MetricKind(
+    "bits_per_character",
+    "bits per character",
+    percent=False,
+    test="paired bootstrap over the documents",
+    smaller_is_better=True,
+)
+
+KIND = TaskKind(
+    name="next-character",
+    items="text",
+    head="own",
+    source="next_character.source:write_model",
+    data="next_character.data",
+    keys="next_character.keys:CharacterData",
+    task="next_character.task:NextCharacter",
+    record="next_character.record:bits_record",
+    metrics=(BITS,),
+    label_loss="next_character",
+    logits=True,
+    workloads="next_character.workloads:workloads",
+    bundle="next_character.bundle:CHARACTERS",
+    starter="next_character.starter:STARTER",
+    likely=lambda seen: 3 * (not seen.labels and not seen.pairs and not seen.images and not seen.embeds),
+    against_baseline=True,
+    sections=("next_character.sections:documents",),
+    refused={"data.labels": "the next character is the truth, so there are no labels"},
+)

@@ -1,0 +1,1 @@
+"""The divergence of the teacher's predictions from the student's."""
