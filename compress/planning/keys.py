@@ -93,7 +93,9 @@ def step_parts(
         parts["data"] = {
             "fingerprint": fingerprints.unlabeled if further else fingerprints.data,
             "task": task,
-            "code": [code_digest(part) for part in code_of_task(task, writes=step.kind == "source")],
+            "code": [
+                code_digest(part) for part in code_of_task(task, writes=isinstance(step.spec, TeacherSpec))
+            ],
             **_adds_task(task),
             "seed": plan.profile.seed,
             **_without_places(data),
