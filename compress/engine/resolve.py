@@ -62,10 +62,15 @@ class Job:
                 profile.measure.identity(),
                 profile.report.model_dump(mode="json"),
             ],
-            *filter(None, (measured_by(profile.task),)),
+            *filter(None, (self.measured_by,)),
         ]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         return f"{profile.name}-{digest[:12]}"
+
+    @property
+    def measured_by(self) -> dict[str, object]:
+        """What a task that a distribution adds brings to the measuring."""
+        return measured_by(self.plan.profile.task)
 
     @cached_property
     def test_digest(self) -> str:

@@ -28,7 +28,6 @@ from compress.measuring.keys import measurement_key
 from compress.measuring.memory_limit import check_memory_limit
 from compress.measuring.size import size_of
 from compress.passes.table import LOWER, SOURCE, step_kind
-from compress.planning.keys import measured_by
 from compress.planning.steps import BASELINE, Row
 from compress.store.cache import Cache, MadeStep
 from compress.store.runs import BUNDLE, RUNS, RunStore
@@ -307,7 +306,7 @@ def _measure(
         split=job.test_digest,
         spec=profile.measure,
         seed=profile.seed,
-        by=measured_by(profile.task),
+        by=job.measured_by,
     )
     before = cache.measurement(key)
     measurement = state.measured.get(key) or (None if before is None or before.disturbed else before)
