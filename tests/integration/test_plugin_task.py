@@ -173,7 +173,7 @@ def test_what_is_better_is_what_is_smaller(done: list[dict[str, Any]], folder: P
     assert metric["smaller_is_better"]
     assert metric["low"] <= metric["value"] <= metric["high"]
     assert deployed["score_verdict"] == "worse"
-    assert baseline["dominated_by"] == []
+    assert not baseline["dominated_by"]
     assert deployed["size_mb"] < student["size_mb"] < baseline["size_mb"]
 
 
