@@ -25,7 +25,7 @@ from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.schema import DataSpec, Profile, data_spec
+from compress.profile.schema import DataSpec, Profile, data_of
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 from compress.tasks.table import task_kind, task_names
 
@@ -150,7 +150,7 @@ def _declared_data(source: ProfileSource, profile: Profile | None) -> tuple[Data
     try:
         if task not in task_names():
             return None
-        return data_spec(task).model_validate(source.values.get("data")), task, 0
+        return data_of(source.values.get("data"), task), task, 0
     except ValidationError:
         return None
 

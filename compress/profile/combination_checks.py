@@ -6,14 +6,14 @@ likely to disappoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from compress.losses.contract import Lesson
 from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
-from compress.tasks.table import TASKS, task_kind
+from compress.tasks.table import task_kind, task_names, users_of_keys
 
 Found = tuple[Path_, str]
 """Where in the profile, and what is wrong."""
@@ -36,6 +36,25 @@ def teaching_faults(profile: Profile) -> list[Found]:
     return found
 
 
+def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
+    """The keys that were written and mean nothing to the task, also of a profile that is wrong elsewhere."""
+    task = values.get("task")
+    if task not in task_names():
+        return
+    kind, users = task_kind(task), users_of_keys()
+    others = {
+        key: f"only {' and '.join(users[key])} {next(iter(users[key].values()))}, not {task}"
+        for key in sorted(users.keys() - kind.uses.keys())
+    }
+    for key, why in {**others, **kind.refused}.items():
+        path = tuple(key.split("."))
+        value: Any = values
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value not in (None, False):
+            yield path, why
+
+
 def takes(profile: Profile) -> str:
     """What the model reads: `texts` or `images`."""
     return f"{task_kind(profile.task).items}s"
@@ -55,41 +74,9 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
     else:
         if any(target.sequence_lengths for target in profile.targets):
             yield ("targets",), "sequence_lengths are for texts: all images have one size"
-        if data.sentences:
-            yield ("data", "sentences"), "images have no sentences"
-    for key in sorted(set(_users()) - set(kind.uses)):
-        path = tuple(key.split("."))
-        users = _users()[key]
-        if _value(profile, path) and (kind.items == "text" or path != ("data", "sentences")):
-            yield path, f"only {' and '.join(users)} {next(iter(users.values()))}, not {task}"
-    for key, why in kind.refused.items():
-        path = tuple(key.split("."))
-        if _value(profile, path) is not None:
-            yield path, why
-    if data.sentences and data.pair_columns is not None:
-        yield (
-            ("data", "sentences"),
-            "given pairs are compared as they are, so their texts cannot be cut into sentences",
-        )
     finetune = profile.teacher.finetune
     if finetune is not None and finetune.augment and kind.items != "image":
         yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
-
-
-def _users() -> dict[str, dict[str, str]]:
-    """The keys that not every task uses: which tasks do, and what they do with them."""
-    found: dict[str, dict[str, str]] = {}
-    for name, kind in TASKS.items():
-        for key, verb in kind.uses.items():
-            found.setdefault(key, {})[name] = verb
-    return found
-
-
-def _value(profile: Profile, path: tuple[str, ...]) -> Any:
-    value: Any = profile
-    for name in path:
-        value = getattr(value, name)
-    return value
 
 
 def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:

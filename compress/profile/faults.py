@@ -10,7 +10,9 @@ from pydantic_core import ErrorDetails
 
 from compress.core.entries import models_in
 from compress.core.errors import Fault
+from compress.profile.schema import DataSpec, data_spec
 from compress.profile.yaml_lines import Path_, ProfileSource
+from compress.tasks.table import task_names
 
 
 def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseModel]) -> list[Fault]:
@@ -26,7 +28,7 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
         if len(path) < len(detail["loc"]) or detail["type"] == "too_short":
             # A list whose entries are wrong counts as empty: its entries say what is wrong.
             shallow.add(path)
-        message = _message(detail, path, root)
+        message = _message(detail, path, root, source.values)
         if message not in messages.setdefault(path, []):
             messages[path].append(message)
     deepest = [
@@ -64,17 +66,17 @@ def _written_path(detail: ErrorDetails, values: Any) -> Path_:
     return tuple(path)
 
 
-def _message(detail: ErrorDetails, path: Path_, root: type[BaseModel]) -> str:
+def _message(detail: ErrorDetails, path: Path_, root: type[BaseModel], values: Any) -> str:
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1], root))}"
+        return f"unknown key{did_you_mean(str(path[-1]), _known_keys(path[:-1], root, values))}"
     if kind == "missing":
         return "missing, and it is required"
     if kind == "union_tag_invalid":
         known = [word.strip("'\" ") for word in str(context["expected_tags"]).split(",")]
         return f"unknown name {str(context['tag'])!r}{did_you_mean(str(context['tag']), known)}"
     if kind == "union_tag_not_found":
-        known = _known_keys(path, root)
+        known = _known_keys(path, root, values)
         return f"expected one entry of the form `name: {{...}}` with a name of: {', '.join(known)}"
     if kind == "literal_error" and isinstance(given, str):
         known = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(",")]
@@ -96,14 +98,16 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(path: Path_, root: type[BaseModel]) -> list[str]:
-    """The keys that the schema knows at `path`."""
+def _known_keys(path: Path_, root: type[BaseModel], values: Any) -> list[str]:
+    """The keys that the schema knows at `path` of a profile with these values."""
+    task = values.get("task")
+    data: type[BaseModel] = data_spec(task) if task in task_names() else DataSpec
     found: list[type[BaseModel]] = [root]
     for part in path:
         if isinstance(part, int):
             continue
         found = [
-            model
+            data if model is DataSpec else model
             for parent in found
             for name, info in parent.model_fields.items()
             if part in (name, info.alias)

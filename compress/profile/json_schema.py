@@ -39,10 +39,16 @@ def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
             name: each for name, each in own.get("$defs", {}).items() if name not in schema["$defs"]
         }
         properties |= {
-            key: {**each, "description": f"{task}: {each.get('description', '')}".strip()}
+            key: {**each, "description": _of_task(task, each.get("description", ""))}
             for key, each in own["properties"].items()
             if key not in properties
         }
+
+
+def _of_task(task: str, description: str) -> str:
+    """`Sentence embedding: the two columns ...`."""
+    said = f"{task.replace('-', ' ').capitalize()}: {description[:1].lower()}{description[1:]}"
+    return said.strip()
 
 
 def _admit_word(definition: dict[str, Any], key: str) -> None:

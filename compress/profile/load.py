@@ -12,7 +12,7 @@ from compress.core.errors import Fault, ModelError, ProfileError
 from compress.core.package_paths import missing_source
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.profile.chain import chain_faults
-from compress.profile.combination_checks import Found, teaching_faults
+from compress.profile.combination_checks import Found, key_faults, teaching_faults
 from compress.profile.faults import faults_of
 from compress.profile.model_checks.checkpoints import checkpoint_faults
 from compress.profile.model_checks.families import family_faults
@@ -74,6 +74,7 @@ def read_profile(
             source.fault(one.path, one.problem.message, one.problem.code, ModelError.exit_code)
             for one in (*checkpoint_faults(profile, files), *fit_problems(profile, files))
         ]
+    faults += [source.fault(path, why) for path, why in key_faults(source.values)]
     known = {fault.path for fault in faults}
     faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
     warnings = () if profile is None else tuple(pass_warnings(profile, files))

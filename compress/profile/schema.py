@@ -22,7 +22,7 @@ from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ss
 from compress.profile.pass_entries import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
-from compress.tasks.table import task_kind, task_names
+from compress.tasks.table import task_kind, task_names, users_of_keys
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 Device = Annotated[
@@ -116,12 +116,6 @@ class DataSpec(Spec):
     preprocess: PreprocessSpec | None = None
     """How images become the inputs of a model whose files do not say it: needed where such a model is used as it
     stands, without training on the data."""
-    pair_columns: tuple[str, str] | None = None
-    """Sentence embedding: the two columns of texts whose similarity `score_column` gives."""
-    score_column: str = "score"
-    """Sentence embedding: column with the given similarity of the two texts, any scale; larger is more alike."""
-    sentences: bool = False
-    """Sentence embedding: cut longer texts into their sentences, each an example."""
     unlabeled: UnlabeledSpec | None = None
     """Further examples that the teacher labels; those that stand in validation or test are dropped."""
     label_column: str = "label"
@@ -145,10 +139,21 @@ def data_spec(task: str) -> type[DataSpec]:
     return cast(type[DataSpec], named(task_kind(task).keys))
 
 
+def data_of(written: Any, task: str) -> Any:
+    """The section `data` of a task. What other tasks alone have a use for is left out: `key_faults` tells of it.
+
+    Raises:
+        ValidationError: it is wrong.
+    """
+    foreign = users_of_keys().keys() - task_kind(task).uses.keys()
+    if isinstance(written, dict):
+        written = {key: value for key, value in written.items() if f"data.{key}" not in foreign}
+    return data_spec(task).model_validate(written)
+
+
 def _by_its_task(value: Any, info: ValidationInfo) -> Any:
     task = info.data.get("task")
-    own = data_spec(task) if task is not None else DataSpec
-    return value if own is DataSpec or not isinstance(value, dict) else own.model_validate(value)
+    return value if task is None else data_of(value, task)
 
 
 TaskData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_by_its_task)]

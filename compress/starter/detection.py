@@ -17,7 +17,7 @@ from compress.data.images import is_image
 from compress.data.names import TRAIN, named_split, shown
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.profile.schema import DataSpec
+from compress.profile.schema import data_of
 from compress.starter.columns import Chosen, choose_columns, names_nothing
 from compress.starter.models import ModelSeen, look_at_model, place_of
 from compress.tasks.table import TASKS, task_kind
@@ -91,7 +91,7 @@ def _rows(data: str, place: Path | None, task: str, columns: Chosen) -> Splits |
         if value is not None
     }
     try:
-        spec = DataSpec.model_validate({"path": data, **named})
+        spec = data_of({"path": data, **named}, task)
         return load(spec, Path.cwd(), 0, task, sample=task_kind(task).items == "image")
     except CompressError:
         return None

@@ -30,6 +30,15 @@ def task_kind(name: str) -> TaskKind:
     return TASKS[name]
 
 
+def users_of_keys() -> dict[str, dict[str, str]]:
+    """The keys of a profile that not every task uses: which tasks do, and what they do with them."""
+    found: dict[str, dict[str, str]] = {}
+    for name, kind in TASKS.items():
+        for key, verb in kind.uses.items():
+            found.setdefault(key, {})[name] = verb
+    return found
+
+
 def metric_kind(name: str) -> MetricKind:
     """A metric by the name that records have for it; one of a task that is not installed is a share of 1."""
     every = (metric for task in TASKS.values() for metric in task.metrics)

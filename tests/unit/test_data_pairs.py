@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from compress.core.errors import DataError
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.profile.schema import DataSpec
+from compress.profile.schema import data_of
 from compress.tasks.sentence_embedding.pairs import linked_groups
 
 Row = tuple[Any, Any, Any]
@@ -28,7 +29,7 @@ def write_rows(file: Path, rows: list[Row]) -> None:
 
 def loaded(base: Path, path: str, **changes: Any) -> Splits:
     columns = {"pair_columns": ("one", "two"), **changes}
-    return load(DataSpec(path=path, **columns), base, 0, "sentence-embedding")
+    return load(data_of({"path": path, **columns}, "sentence-embedding"), base, 0, "sentence-embedding")
 
 
 def own_rows(count: int, start: int = 0) -> list[Row]:
@@ -128,7 +129,7 @@ def test_faults_of_the_profile(tmp_path: Path) -> None:
     assert caught.value.hint == "Set `data.pair_columns`; the columns are: 'one', 'two', 'score'."
     with pytest.raises(DataError, match="need three columns, not 'one', 'one' and 'score'"):
         loaded(tmp_path, "d.jsonl", pair_columns=("one", "one"))
-    with pytest.raises(DataError, match="pairs are not cut into sentences"):
+    with pytest.raises(ValidationError, match="their texts cannot be cut into sentences"):
         loaded(tmp_path, "d.jsonl", sentences=True)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from compress.core.errors import ProfileError
 from compress.core.task_kind import TaskKind
 from compress.profile.json_schema import json_schema
+from compress.profile.load import load_profile
 from compress.profile.schema import DataSpec, Profile, data_spec
 from compress.tasks import table
 
@@ -61,7 +65,7 @@ def test_the_keys_of_a_task_are_those_of_all_and_its_own(known: None):
 
 def test_the_schema_knows_them(known: None):
     properties = json_schema()["$defs"]["DataSpec"]["properties"]
-    assert properties["window"]["description"] == "characters: Characters that are shown at once."
+    assert properties["window"]["description"] == "Characters: characters that are shown at once."
 
 
 def test_another_task_does_not(known: None):
@@ -73,3 +77,23 @@ def test_another_task_does_not(known: None):
 
 def test_without_such_a_task_the_schema_is_as_it_was():
     assert "window" not in json_schema()["$defs"]["DataSpec"]["properties"]
+
+
+def test_a_key_of_another_task_is_told_with_its_name_beside_all_other_faults(tmp_path: Path):
+    body = profile("text-classification", score_column="mark", sentences=True, split={})
+    body["data"]["pair_columns"] = 5
+    (tmp_path / "d.csv").write_text("text,label\na,b\n")
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
+    with pytest.raises(ProfileError) as caught:
+        load_profile(tmp_path / "p.yaml")
+    told = {fault.path: fault.message for fault in caught.value.faults}
+    why = "only sentence-embedding uses it, not text-classification"
+    assert told.pop("data.split") == "unknown key; did you mean `splits`?"
+    assert told == dict.fromkeys(("data.pair_columns", "data.score_column", "data.sentences"), why)
+
+
+def test_the_nearest_key_of_the_task_is_named(tmp_path: Path):
+    (tmp_path / "d.csv").write_text("text,label\na,b\n")
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile("sentence-embedding", pair_column=["a", "b"])))
+    with pytest.raises(ProfileError, match="did you mean `pair_columns`"):
+        load_profile(tmp_path / "p.yaml")

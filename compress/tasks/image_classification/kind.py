@@ -18,5 +18,6 @@ KIND = TaskKind(
     bundle="compress.bundles.answers:LABELS",
     starter="compress.tasks.image_classification.starter:STARTER",
     likely=lambda seen: 3 * seen.images,
+    refused={"data.sentences": "images have no sentences"},
     sections=LABEL_SECTIONS,
 )

@@ -13,17 +13,17 @@ from compress.data.rows import Columns
 from compress.data.splits import Splits
 from compress.data.splitting import text_key
 from compress.data.unlabeled import load_unlabeled
-from compress.profile.schema import DataSpec
 from compress.tasks.sentence_embedding.documents import SENTENCES, split_documents
+from compress.tasks.sentence_embedding.keys import SentenceData
 from compress.tasks.sentence_embedding.pairs import split_pairs
 
 
-def columns(spec: DataSpec, kind: ItemKind) -> Columns:
+def columns(spec: SentenceData, kind: ItemKind) -> Columns:
     """The columns that are read of tables: the text alone."""
     return columns_of(spec, kind, labelled=False)
 
 
-def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
+def load(spec: SentenceData, base: Path, seed: int, kind: ItemKind) -> Splits:
     """Texts without labels, or pairs of them with given scores; further texts are cut as these are."""
     if spec.labels is not None:
         raise DataError("embeddings have no labels: leave `labels` out", where="data.labels")
@@ -47,13 +47,9 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
     return replace(splits, unlabeled=unlabeled, notes=(*splits.notes, *dropped))
 
 
-def _load_pairs(spec: DataSpec, columns: tuple[str, str], base: Path, seed: int, kind: ItemKind) -> Splits:
-    if spec.sentences:
-        raise DataError(
-            "scores are of whole texts: pairs are not cut into sentences",
-            where="data.sentences",
-            hint="Leave out `sentences` or `pair_columns`.",
-        )
+def _load_pairs(
+    spec: SentenceData, columns: tuple[str, str], base: Path, seed: int, kind: ItemKind
+) -> Splits:
     first, second = columns
     if len({first, second, spec.score_column}) < 3:
         raise DataError(

@@ -23,8 +23,10 @@ KIND = TaskKind(
     starter="compress.tasks.sentence_embedding.starter:STARTER",
     likely=lambda seen: 2 * (seen.pairs or (seen.embeds and not seen.labels)),
     against_baseline=True,
+    keys="compress.tasks.sentence_embedding.keys:SentenceData",
     uses={
         "data.pair_columns": "uses it",
+        "data.score_column": "uses it",
         "data.sentences": "uses it",
         "teacher.pooling": "pools",
     },

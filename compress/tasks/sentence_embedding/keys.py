@@ -1,0 +1,27 @@
+"""The keys of a profile's `data` that sentence embedding alone has."""
+
+from __future__ import annotations
+
+from pydantic import ValidationInfo, field_validator
+
+from compress.profile.schema import DataSpec
+
+
+class SentenceData(DataSpec):
+    """Where the texts come from, and which of them are alike where that is given."""
+
+    pair_columns: tuple[str, str] | None = None
+    """The two columns of texts whose similarity `score_column` gives."""
+    score_column: str = "score"
+    """Column with the given similarity of the two texts, any scale; larger is more alike."""
+    sentences: bool = False
+    """Cut longer texts into their sentences, each an example."""
+
+    @field_validator("sentences")
+    @classmethod
+    def _pairs_stay_whole(cls, sentences: bool, info: ValidationInfo) -> bool:
+        if sentences and info.data.get("pair_columns") is not None:
+            raise ValueError(
+                "given pairs are compared as they are, so their texts cannot be cut into sentences"
+            )
+        return sentences
