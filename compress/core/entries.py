@@ -17,8 +17,7 @@ Body = TypeVar("Body", bound=BaseModel)
 class Entry(Spec, Generic[Body]):
     """A mapping with one key; the key is the alias of `body`."""
 
-    # Its classes are made, so there is no source to read docstrings from.
-    model_config = ConfigDict(use_attribute_docstrings=False, serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     body: Body
 

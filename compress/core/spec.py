@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import (
@@ -9,10 +14,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from compress.core.inside import name_fault
 
@@ -32,11 +40,9 @@ HubName = Annotated[str, AfterValidator(_name_of_the_hub)]
 
 
 class Spec(BaseModel):
-    """A section of a profile: frozen, and a key it does not know is a fault."""
+    """A section of a profile: frozen, and a key it does not know is a fault. What a key means stands below it."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -45,6 +51,40 @@ class Spec(BaseModel):
         if isinstance(value, bool) and "bool" not in str(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(f"expected a number or a word, not {str(value).lower()}")
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # Only a schema shows the meanings: pydantic's `use_attribute_docstrings` parses every class at each start.
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, field in cls.model_fields.items():
+            owner = next(each for each in cls.__mro__ if name in inspect.get_annotations(each))
+            meaning = _meanings(owner.__module__).get(owner.__name__, {}).get(name)
+            if meaning is not None:
+                properties[field.alias or name].setdefault("description", meaning)
+        return schema
+
+
+@cache
+def _meanings(module: str) -> dict[str, dict[str, str]]:
+    """The text below each field of each class of a module, from its source; none where that is not at hand."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except OSError:
+        return {}
+    return {
+        node.name: {
+            field.target.id: inspect.cleandoc(text.value.value)
+            for field, text in pairwise(node.body)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            if isinstance(text, ast.Expr)
+            if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+        }
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 class PassSpecBase(Spec):

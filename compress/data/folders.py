@@ -110,7 +110,7 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
             found["in sub-folders"] += max(1, len(_files_below(entry, kind)))
         elif not entry.is_file():
             found["links to nothing" if entry.is_symlink() else "no files"] += 1
-        elif not _is_example(entry, kind):
+        else:
             ending = shown(entry.suffix.lower()) or "without an ending"
             found["empty" if kind.holds_one(entry) else ending] += 1
     if not found:
@@ -160,7 +160,8 @@ def _read_classes(
             )
     faults.tell()
     paths = [path for each in by_class.values() for path in each]
-    notes = _passed_over((entry for each in by_class for entry in _entries(each)), kind)
+    read = set(paths)
+    notes = _passed_over((entry for each in by_class for entry in _entries(each) if entry not in read), kind)
     return _rows(folder, paths, [label_of(path.parent) for path in paths], kind, written, notes)
 
 

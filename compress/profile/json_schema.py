@@ -33,7 +33,7 @@ def json_schema() -> dict[str, Any]:
 def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
     """The keys of `data` that only one task has."""
     properties = schema["$defs"][DataSpec.__name__]["properties"]
-    for task in task_names():
+    for task in (name for name in task_names() if data_spec(name) is not DataSpec):
         own = _one_line_descriptions(data_spec(task).model_json_schema(by_alias=True))
         schema["$defs"] |= {
             name: each for name, each in own.get("$defs", {}).items() if name not in schema["$defs"]
