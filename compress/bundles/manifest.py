@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +29,7 @@ from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
 from compress.core.files import sha256_file, write_json, write_text
 from compress.core.forms import Form, Numbers
 from compress.core.units import format_count, megabytes
+from compress.core.versions import installed_version
 from compress.data.framing import AS_USUAL
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
@@ -76,7 +76,10 @@ def write_manifest(
         "inputs": [_described(value) for value in model.graph.input],
         "outputs": [_described(value) for value in model.graph.output],
         "tolerance": tolerance,
-        "libraries": {"compress": __version__, **{library: version(library) for library in libraries}},
+        "libraries": {
+            "compress": __version__,
+            **{library: installed_version(library) for library in libraries},
+        },
         "metrics": {},
         "profile": "",
     }

@@ -31,9 +31,16 @@ _REFUSED = (
 _REFUSED_WORDS = re.compile(
     r"Input/output error|Permission denied|Too many open files|Read-only file system|\(os error (5|13|23|24|30)\)"
 )
-_MEMORY_WORDS = re.compile(
-    r"std::bad_alloc|[Cc]an't allocate memory|Cannot allocate memory|not enough memory|CUDA out of memory"
+_GPU_MEMORY_WORDS = re.compile(
+    # torch's words, those of CUDA and its libraries, and onnxruntime's of an arena.
+    r"CUDA out of memory|CUDA (error|failure)[ 0-9]*: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED"
+    r"|Failed to allocate memory for requested buffer"
 )
+_MEMORY_WORDS = re.compile(
+    r"std::bad_alloc|[Cc]an't allocate memory|Cannot allocate memory|not enough memory|"
+    + _GPU_MEMORY_WORDS.pattern
+)
+_MEMORY_HINT = "Let other programs end, or lower `batch_size`, or take a machine with more memory. "
 GOES_ON = "The same command then goes on from what is finished."
 DEVICE_FULL = "Free some space there, or name a `folder` of the device that lies on another disk. " + GOES_ON
 
@@ -63,8 +70,7 @@ def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
         if _is_memory(error):
             raise ResourceError(
                 f"memory ran out: {_first_line(error)}",
-                hint="Let other programs end, or lower `batch_size`, or take a machine with more memory. "
-                + GOES_ON,
+                hint=_MEMORY_HINT + GOES_ON,
             ) from error
         if is_refused(error) and not (isinstance(error, CompressError) and error.exit_code != 1):
             place = next((one.filename for one in _with_causes(error) if isinstance(one, OSError)), None)
@@ -111,6 +117,16 @@ def is_refused(error: BaseException) -> bool:
 def says_full(text: str) -> bool:
     """Whether what a process printed says that a disk is full."""
     return _FULL_WORDS.search(text) is not None
+
+
+def says_gpu_full(text: str) -> bool:
+    """Whether what a process printed says that the memory of a GPU ran out."""
+    return _GPU_MEMORY_WORDS.search(text) is not None
+
+
+def full_gpu(doing: str, where: str) -> ResourceError:
+    """The error of a process that found no memory on the GPU."""
+    return ResourceError(f"{doing}: the GPU's memory ran out", where=where, hint=_MEMORY_HINT + GOES_ON)
 
 
 def full_disk(place: Path) -> ResourceError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +16,15 @@ from typing import Literal
 Precision = Literal["auto", "fp32", "bf16"]
 Processor = tuple[Collection[str], str]
 """The flags of a processor (`avx512_vnni`) and its architecture."""
+_AMPERE = 8
+"""Compute capability from which GPUs multiply bfloat16; older ones do it in many steps."""
+_CAPABILITY_MAJOR = 75
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR of cuda.h."""
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """How this machine trains: `bf16` says whether its processor multiplies bfloat16 in hardware."""
+    """How this machine trains: `bf16` says whether what trains there multiplies bfloat16 in hardware."""
 
     device: Literal["cpu", "cuda"]
     threads: int
@@ -34,9 +40,10 @@ class Numerics:
 @cache
 def local_numerics() -> Numerics:
     """This machine's numerics, read from the operating system."""
-    device: Literal["cpu", "cuda"] = "cuda" if _has_cuda() else "cpu"
-    bf16 = device == "cuda" or bool(processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
-    return Numerics(device, len(os.sched_getaffinity(0)), bf16)
+    threads, gpu = len(os.sched_getaffinity(0)), _gpu_generation()
+    if gpu is not None:
+        return Numerics("cuda", threads, gpu >= _AMPERE)
+    return Numerics("cpu", threads, bool(processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}))
 
 
 @cache
@@ -78,10 +85,21 @@ def reduced_range(asked: bool | Literal["auto"]) -> bool:
     return bytes_overflow(processor_flags(), platform.machine()) if asked == "auto" else asked
 
 
-def _has_cuda() -> bool:
-    """Whether there is an NVIDIA driver and torch was built for it."""
+def _gpu_generation() -> int | None:
+    """The major compute capability of the GPU that torch would train on; None where it would not on any.
+
+    The driver is asked, which looks at CUDA_VISIBLE_DEVICES; it makes no context, so this holds no memory of the card.
+    """
     try:
-        built_for_cpu = "+cpu" in metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return False
-    return not built_for_cpu and Path("/proc/driver/nvidia/version").exists()
+        if "+cpu" in metadata.version("torch"):
+            return None
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except (metadata.PackageNotFoundError, OSError):
+        return None
+    device, major = ctypes.c_int(), ctypes.c_int()
+    failed = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    )
+    return None if failed else major.value

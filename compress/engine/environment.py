@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 from compress import __version__
 from compress.core.numerics import Numerics, local_processor
+from compress.core.versions import installed_version
 from compress.targets.local import ResolvedTarget
 
 LIBRARIES = (
@@ -33,6 +33,8 @@ def describe_environment(numerics: Numerics, targets: tuple[ResolvedTarget, ...]
         "processor": local_processor().get("model name") or platform.processor() or "unknown",
         "cores": os.cpu_count(),
         "training": {"device": numerics.device, "threads": numerics.threads, "bf16": numerics.bf16},
-        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "libraries": {
+            name: version for name in LIBRARIES if (version := installed_version(name)) is not None
+        },
         "targets": {target.label: dict(target.description) for target in targets},
     }

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.errors import CompressError, PassError
+from compress.core.errors import CompressError, PassError, TargetError
+from compress.core.exhaustion import ran_out
 from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.distributed import run_in_processes
@@ -145,8 +146,29 @@ def prepare_torch(context: StepContext, threads: int | None) -> None:
 
     from compress.core.numerics import local_numerics
 
+    if context.device == "cuda":
+        _touch_gpu()
     torch.set_num_threads(threads or local_numerics().threads)
     torch.manual_seed(context.seed)
+
+
+def _touch_gpu() -> None:
+    """Use the GPU once, before there is anything to lose.
+
+    Raises:
+        TargetError: torch cannot.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device="cuda")
+    except (RuntimeError, AssertionError) as error:
+        if ran_out(error):
+            raise
+        raise TargetError(
+            f"torch {torch.__version__} cannot train on the GPU of this machine: {str(error).splitlines()[0]}",
+            hint="CUDA_VISIBLE_DEVICES= in the environment trains on the CPU.",
+        ) from error
 
 
 def check_promise(step: PlannedStep, result: StepResult) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from compress.core.errors import CompressError
+from compress.core.errors import CompressError, UsageError
 from compress.core.exhaustion import exhaustion_told
 from compress.core.files import make_folder, write_json
 from compress.core.progress import Advance, Progress, Silent
@@ -97,6 +97,13 @@ def _join(job: Job, local: int) -> None:
     """Meet the other processes: gloo on processors, NCCL between GPUs."""
     os.environ[STRATEGY_VARIABLE] = job.plan.profile.train.strategy
     if job.numerics.device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"{job.plan.profile.train.processes} processes want a GPU each, and this machine has "
+                f"{torch.cuda.device_count()}",
+                where="train.processes",
+                hint="CUDA_VISIBLE_DEVICES= in the environment trains on the CPU.",
+            )
         torch.cuda.set_device(local)
         distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=_PATIENCE)
     else:

@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 
 from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
+from compress.core.versions import installed_version
 from compress.losses.table import LOSSES, losses_in, name_of
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES, step_kind
@@ -74,7 +74,8 @@ def step_parts(
         "inputs": {role: keys[name] for role, name in step.inputs.items()},
         "spec": spec,
         "code": code_digest(kind.run.partition(":")[0]),
-        "libraries": {name: _version(name) for name in kind.libraries} | _adds(step),
+        "libraries": {name: installed_version(name) or "not installed" for name in kind.libraries}
+        | _adds(step),
     }
     if isinstance(step.spec, TeacherSpec):
         del spec["model"]
@@ -176,13 +177,6 @@ def _without_places(data: dict[str, object]) -> dict[str, object]:
     if isinstance(further := kept.get("unlabeled"), dict):
         kept["unlabeled"] = _without_places(further)
     return kept
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _unresolved(parts: dict[str, object]) -> bool:

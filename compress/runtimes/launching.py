@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from compress.core.errors import TargetError
-from compress.core.exhaustion import DEVICE_FULL, GOES_ON, full_disk, says_full
+from compress.core.exhaustion import DEVICE_FULL, GOES_ON, full_disk, full_gpu, says_full, says_gpu_full
 from compress.core.telemetry import OFF
 
 TAIL_LINES = 12
@@ -87,7 +87,7 @@ def run_all(commands: Sequence[Command], where: str) -> None:
 
     Raises:
         TargetError: a command failed; its last lines are the hint.
-        ResourceError: it found the disk full.
+        ResourceError: it found the disk, or the memory of the GPU, full.
     """
     children: list[tuple[Command, subprocess.Popen[bytes], IO[bytes]]] = []
     try:
@@ -112,6 +112,8 @@ def run_all(commands: Sequence[Command], where: str) -> None:
                 if says_full(said):
                     # Here it writes to temporary folders alone.
                     raise full_disk(Path(tempfile.gettempdir()))
+                if says_gpu_full(said):
+                    raise full_gpu(command.purpose, where)
                 raise failure(command.purpose, child.returncode, said, where)
     finally:
         for _, child, output in children:

@@ -74,10 +74,12 @@ class OnnxRuntime:
 
     def prepare(self, threads: int, device: str) -> None:
         """Import what running needs, so that its memory is not counted as the model's."""
-        import onnxruntime  # noqa: F401
+        import onnxruntime
 
         if device == "cuda":
             require_cuda()
+            if hasattr(onnxruntime, "preload_dlls"):
+                onnxruntime.preload_dlls()
 
     def open(self, path: str, threads: int, device: str) -> Predict:
         """Load a model; the function that comes back returns its first output, or the one that is chosen."""

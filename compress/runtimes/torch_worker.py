@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class TorchRuntime:
         """Import torch and what loads models, and set the threads.
 
         Raises:
-            RunnerError: `device` is cuda and torch has none.
+            RunnerError: `device` is cuda and torch cannot use one.
         """
         import torch
 
@@ -36,20 +37,22 @@ class TorchRuntime:
 
         torch.set_num_threads(threads)
         if device == "cuda":
-            if not torch.cuda.is_available():
-                raise runner.RunnerError(f"torch {torch.__version__} sees no CUDA device")
-            torch.zeros(1, device="cuda")
+            try:
+                torch.zeros(1, device="cuda")
+            except (RuntimeError, AssertionError) as error:
+                said = str(error).splitlines()[0]
+                raise runner.RunnerError(f"torch {torch.__version__} cannot use the GPU: {said}") from error
             torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
 
     def open(self, path: str, threads: int, device: str) -> runner.Predict:
         """Load the model of an artifact directory; of any kind; the function that comes back returns its outputs."""
         import torch
 
         from compress.models.io.checkpoints import load_model
+        from compress.models.io.low_bit import moved
         from compress.models.io.outputs import outputs_of
 
-        model = load_model(Path(path), allow_code=self._allow_code).eval().to(device)
+        model = moved(load_model(Path(path), allow_code=self._allow_code).eval(), device)
 
         def predict(batch: runner.Batch) -> NDArray[np.float32]:
             with torch.inference_mode():
@@ -62,10 +65,11 @@ class TorchRuntime:
         return predict
 
     def gpu_peak_bytes(self) -> int | None:
-        """Peak of the memory that torch allocated on the GPU."""
+        """GPU memory of this process, its context included as onnxruntime's is; where the driver names no processes,
+        the peak of what torch took. torch gives nothing back while it runs, so both are peaks."""
         import torch
 
-        return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+        return runner.gpu_bytes_of(os.getpid()) or torch.cuda.max_memory_reserved() or None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from compress.core.errors import CompressError, DataError, ResourceError, TargetError
 from compress.core.exhaustion import exhaustion_told, is_full
+from compress.runtimes.launching import Command, run_all
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -111,3 +113,24 @@ def test_an_error_that_names_what_cannot_be_read_stays(tmp_path: Path) -> None:
     told.__cause__ = PermissionError(errno.EACCES, "Permission denied")
     with pytest.raises(DataError), exhaustion_told(lambda: (tmp_path,)):
         raise told
+
+
+GPU_FULL = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB",
+    "CUDA error: out of memory",
+    "CUBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc",
+    "/onnxruntime/core/framework/bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 268435456",
+)
+
+
+@pytest.mark.parametrize("said", GPU_FULL)
+def test_the_memory_of_a_gpu_is_memory_too(said: str) -> None:
+    with pytest.raises(ResourceError, match="memory ran out") as caught, exhaustion_told(lambda: ()):
+        raise RuntimeError(said)
+    assert caught.value.exit_code == 7
+    program = f"import sys; sys.exit({said!r} + chr(10) + 'and more')"
+    with pytest.raises(ResourceError, match="timing m: the GPU's memory ran out") as caught:
+        run_all([Command((sys.executable, "-c", program), dict(os.environ), "timing m")], "cuda-torch-1t")
+    assert caught.value.where == "cuda-torch-1t"
+    assert "batch_size" in (caught.value.hint or "")

@@ -105,6 +105,6 @@ def test_the_loop_and_the_counter_are_the_runners(artifact: Path, tmp_path: Path
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_without_cuda_it_says_so() -> None:
-    with pytest.raises(runner.RunnerError, match="sees no CUDA device"):
+    with pytest.raises(runner.RunnerError, match="cannot use the GPU: "):
         TorchRuntime(allow_code=True).prepare(1, "cuda")
     assert TorchRuntime(allow_code=True).gpu_peak_bytes() is None

@@ -117,6 +117,18 @@ def unpack_layers(model: nn.Module, weights: Tensors, path: Path) -> dict[str, n
     return made
 
 
+def moved(model: nn.Module, device: str) -> nn.Module:
+    """The model on a device, in place. `Module.to` replaces the data of a parameter and forgets what else stands at
+    it: the weights and scales that 8-bit layers multiply with would stay behind."""
+    model.to(device)
+    for weight in model.parameters():
+        scales = getattr(weight, "SCB", None)
+        if scales is not None:
+            eight_bit: Any = weight
+            eight_bit.CB, eight_bit.SCB = weight.data, scales.to(device)
+    return model
+
+
 def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
     """Put layers in the place of those of the same names; names alone leave the places without weights."""
     for name in layers:

@@ -79,9 +79,7 @@ class TeacherSignals:
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """The signals of the examples at `indices`, as `Teaching.take` says."""
-        found = {
-            name: signal.take(indices).to(self._device, torch.float32) for name, signal in self.stored.items()
-        }
+        found = {name: signal.take(indices).to(self._device).float() for name, signal in self.stored.items()}
         return found if self.live is None else {**found, **self.live.take(indices)}
 
 
