@@ -22,6 +22,13 @@ def constant(value: ir.Value | None) -> Array | None:
     return np.asarray(value.const_value.numpy())
 
 
+def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of a value that never changes, without reading it; None for any other value."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return tuple(map(int, value.const_value.shape.numpy()))
+
+
 def scalar(value: ir.Value | None) -> float | None:
     """The one number of a constant; None for any other value."""
     array = constant(value)

@@ -289,4 +289,4 @@ def test_tables_are_found():
     model, table = lookup()
     (layer,) = layers(model.graph)
     assert isinstance(layer, Table)
-    np.testing.assert_array_equal(layer.rows, table)
+    np.testing.assert_array_equal(layer.weight, table)

@@ -24,7 +24,7 @@ def quantize_rows(graph: ir.Graph, table: Table, *, per_channel: bool, bits: int
     if not per_channel and bits == 8:
         _read_whole(graph, table)
         return
-    read_blocks(graph, table, table_blocks(table.rows, bits))
+    read_blocks(graph, table, table_blocks(table.weight, bits))
 
 
 def table_blocks(rows: Floats, bits: int) -> Blocks:
@@ -39,7 +39,7 @@ def read_blocks(graph: ir.Graph, table: Table, blocks: Blocks) -> None:
     Raises:
         ModelError: rows of an odd width, which two values a byte cannot hold.
     """
-    name, node, width = table.rows_value.name, table.node, table.rows.shape[1]
+    name, node, width = table.weight_value.name, table.node, table.shape[1]
     if blocks.bits == 4 and width % 2:
         raise ModelError(
             f"its rows have {width} values, an odd number that 4-bit storage cannot hold",
@@ -47,7 +47,7 @@ def read_blocks(graph: ir.Graph, table: Table, blocks: Blocks) -> None:
             hint=f"Leave it floating: quantize: {{exclude: [{node.name}]}}",
         )
     # What fills the last block of a row is not stored.
-    values = blocks.values.reshape(len(table.rows), -1)[:, :width]
+    values = blocks.values.reshape(len(table.weight), -1)[:, :width]
     packed = pack_nibbles if blocks.bits == 4 else np.asarray
     inputs = [
         add_initializer(graph, f"{name}.uint{blocks.bits}", packed(values)),
@@ -76,8 +76,8 @@ def block_size_for(width: int, largest: int) -> int:
 
 def _read_whole(graph: ir.Graph, table: Table) -> None:
     """`Gather` of 8-bit rows and `DequantizeLinear` with the one scale of the table."""
-    name, node = table.rows_value.name, table.node
-    quantized = quantize_table(table.rows)
+    name, node = table.weight_value.name, table.node
+    quantized = quantize_table(table.weight)
     rows = add_initializer(graph, f"{name}.uint8", quantized.values)
     gather = ir.node("Gather", [rows, node.inputs[1]], {"axis": 0}, name=f"{node.name}.rows")
     inputs = [

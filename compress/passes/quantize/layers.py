@@ -2,51 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
-from compress.lowering.graph import Array, attribute, constant
+from compress.lowering.graph import MS_DOMAIN, Array, attribute, constant, constant_shape
+
+Floats = NDArray[np.float32]
 
 SMALLEST_TABLE_BYTES = 16384
 """A smaller table is left alone: a step to dequantize it costs more than its bytes."""
 
 
 @dataclass(frozen=True)
-class Linear:
+class _Weighted:
+    """A layer and its constant, which is read anew each time: it may be large, and other steps change it."""
+
+    node: ir.Node
+    weight_value: ir.Value
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the constant lies the other way round than `weight`."""
+        return False
+
+    @property
+    def weight(self) -> Floats:
+        """The weight as it is now."""
+        array = constant(self.weight_value)
+        assert array is not None
+        return np.asarray(array.T if self.transposed else array, np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        shape = constant_shape(self.weight_value) or ()
+        return shape[::-1] if self.transposed else shape
+
+    @property
+    def source(self) -> ir.Value:
+        """What it multiplies, as the graph stands now."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class Linear(_Weighted):
     """x @ weight + bias, as `MatMul` with or without `Add`, or as `Gemm`.
 
     `weight`: (inputs, outputs); `bias`: (outputs,) or None; `result` is the value after the bias.
     """
 
-    node: ir.Node
-    weight: Array
-    weight_value: ir.Value
     bias: ir.Value | None
     result: ir.Value
 
     @property
-    def source(self) -> ir.Value:
-        """What it multiplies, as the graph stands now."""
-        return _first_input(self.node)
+    def transposed(self) -> bool:
+        """Whether the constant is (outputs, inputs)."""
+        return bool(attribute(self.node, "transB", 0))
 
 
 @dataclass(frozen=True)
-class FusedAttention:
+class FusedAttention(_Weighted):
     """`com.microsoft.Attention` with constant projections: weight (hidden, query + key + value)."""
-
-    node: ir.Node
-    weight: Array
-    weight_value: ir.Value
-
-    @property
-    def source(self) -> ir.Value:
-        """What it multiplies, as the graph stands now."""
-        return _first_input(self.node)
 
     @property
     def bias(self) -> ir.Value | None:
@@ -60,21 +85,14 @@ class FusedAttention:
 
 
 @dataclass(frozen=True)
-class Table:
-    """`Gather` of rows of a constant table (rows, width)."""
-
-    node: ir.Node
-    rows: Array
-    rows_value: ir.Value
+class Table(_Weighted):
+    """`Gather` of rows of a constant table: weight (rows, width)."""
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(_Weighted):
     """`Conv` with a constant kernel: weight (outputs, inputs / groups, ...), bias (outputs,) or None."""
 
-    node: ir.Node
-    weight: Array
-    weight_value: ir.Value
     bias: Array | None
 
 
@@ -133,45 +151,33 @@ def split_excluded(
     return chosen, left
 
 
-def weight_of(layer: Layer) -> ir.Value:
-    """The constant that a layer multiplies by or reads from."""
-    return layer.rows_value if isinstance(layer, Table) else layer.weight_value
-
-
 def weight_name(layer: Layer) -> str:
     """What a layer is known by when its graph is read again: the name of its constant."""
-    return weight_of(layer).name or ""
-
-
-def _first_input(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    assert value is not None
-    return value
+    return layer.weight_value.name or ""
 
 
 def _linear(node: ir.Node) -> Linear | None:
     if node.op_type not in ("MatMul", "Gemm") or node.domain:
         return None
     source, value = node.inputs[0], node.inputs[1]
-    weight = constant(value)
-    if source is None or value is None or weight is None or weight.ndim != 2 or constant(source) is not None:
+    shape = constant_shape(value)
+    if (
+        source is None
+        or value is None
+        or shape is None
+        or len(shape) != 2
+        or constant_shape(source) is not None
+    ):
         return None
     if node.op_type == "MatMul":
-        bias, result = _added(node.outputs[0])
-        return Linear(node, weight, value, bias, result)
+        return Linear(node, value, *_added(node.outputs[0]))
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
     if not plain or attribute(node, "transA", 0):
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and (constant(bias) is None or constant(bias).ndim != 1):  # type: ignore[union-attr]
-        return None
-    if attribute(node, "transB", 0):
-        weight = np.ascontiguousarray(weight.T)
     if bias is None:
-        bias, result = _added(node.outputs[0])
-    else:
-        result = node.outputs[0]
-    return Linear(node, weight, value, bias, result)
+        return Linear(node, value, *_added(node.outputs[0]))
+    return Linear(node, value, bias, node.outputs[0]) if _is_vector(bias) else None
 
 
 def _added(product: ir.Value) -> tuple[ir.Value | None, ir.Value]:
@@ -179,38 +185,38 @@ def _added(product: ir.Value) -> tuple[ir.Value | None, ir.Value]:
     uses = list(product.uses())
     if len(uses) == 1 and uses[0].node.op_type == "Add" and not product.is_graph_output():
         other = uses[0].node.inputs[1 - uses[0].idx]
-        bias = constant(other)
-        if bias is not None and bias.ndim == 1:
+        if other is not None and _is_vector(other):
             return other, uses[0].node.outputs[0]
     return None, product
 
 
+def _is_vector(value: ir.Value) -> bool:
+    shape = constant_shape(value)
+    return shape is not None and len(shape) == 1
+
+
 def _attention(node: ir.Node) -> FusedAttention | None:
-    if node.op_type != "Attention" or node.domain != "com.microsoft" or node.inputs[0] is None:
+    if node.op_type != "Attention" or node.domain != MS_DOMAIN or node.inputs[0] is None:
         return None
     value = node.inputs[1]
-    weight = constant(value)
-    if value is None or weight is None:
-        return None
-    return FusedAttention(node, weight, value)
+    return None if value is None or constant_shape(value) is None else FusedAttention(node, value)
 
 
 def _convolution(node: ir.Node) -> Convolution | None:
     if node.op_type != "Conv" or node.domain:
         return None
     value = node.inputs[1]
-    weight = constant(value)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if value is None or weight is None or (bias is not None and constant(bias) is None):
+    if value is None or constant_shape(value) is None or (bias is not None and constant_shape(bias) is None):
         return None
-    return Convolution(node, weight, value, constant(bias))
+    return Convolution(node, value, constant(bias))
 
 
 def _table(node: ir.Node) -> Table | None:
     if node.op_type != "Gather" or attribute(node, "axis", 0) != 0:
         return None
     value = node.inputs[0]
-    rows = constant(value)
-    if value is None or rows is None or rows.ndim != 2 or rows.dtype != np.float32:
+    shape = constant_shape(value)
+    if value is None or value.dtype != ir.DataType.FLOAT or shape is None or len(shape) != 2:
         return None
-    return Table(node, rows, value) if rows.nbytes >= SMALLEST_TABLE_BYTES else None
+    return Table(node, value) if 4 * math.prod(shape) >= SMALLEST_TABLE_BYTES else None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compress.lowering.graph import add_initializer, attribute, constant, insert_before, made_by
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, layers
-from compress.passes.quantize.weights import one_use, set_weight, weight_now
+from compress.passes.quantize.weights import one_use, set_weight
 
 Floats = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ def scale_channels(graph: ir.Graph, group: Group, factors: Floats) -> bool:
     """
     place, divisors = divisible(graph, group), np.reciprocal(factors)
     for layer in group.layers:
-        set_weight(layer, weight_now(layer) * factors[:, None])
+        set_weight(layer, layer.weight * factors[:, None])
     if place is None:
         _multiply(graph, group, divisors)
     else:
@@ -73,10 +73,10 @@ def divisible(graph: ir.Graph, group: Group) -> Callable[[Floats], None] | None:
         return None
     for layer in layers(graph):
         if isinstance(layer, Linear) and layer.result is made and _own_parts(layer):
-            return _scaling_columns(layer, layer.weight.shape[1])
+            return _scaling_columns(layer, layer.shape[1])
         if isinstance(layer, FusedAttention) and layer.node.outputs[0] is made and relu is None:
             widths = attribute(layer.node, "qkv_hidden_sizes", None)
-            values = widths[2] if widths else layer.weight.shape[1] // 3
+            values = widths[2] if widths else layer.shape[1] // 3
             # Attention averages values over tokens, so that a factor of a channel passes through it.
             return _scaling_columns(layer, values) if _own_parts(layer) else None
     return None
@@ -103,7 +103,7 @@ def _scaling_columns(layer: Linear | FusedAttention, count: int) -> Callable[[Fl
     """Scale the last `count` outputs of a layer."""
 
     def scale(factors: Floats) -> None:
-        weight = weight_now(layer)
+        weight = layer.weight
         all_factors = np.ones(weight.shape[1], np.float32)
         all_factors[-count:] = factors
         set_weight(layer, weight * all_factors)

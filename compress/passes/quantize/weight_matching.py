@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.lowering.graph import attribute, constant
 from compress.models.anatomy.observing import hooked
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Table
-from compress.passes.quantize.weights import weight_now
 from compress.training.rounding.operations import Operation, Watched
 from compress.training.rounding.rounded_model import folding_factors
 
@@ -133,14 +132,14 @@ class _Search:
     def place(self, layer: Layer) -> Place | None:
         """Where a layer stands; None where its weight is made of no parameter."""
         if isinstance(layer, Table):
-            found = [self._holding(layer.rows)]
+            found = [self._holding(layer.weight)]
         elif isinstance(layer, FusedAttention):
-            weight = weight_now(layer)
+            weight = layer.weight
             widths = attribute(layer.node, "qkv_hidden_sizes", None) or [weight.shape[1] // 3] * 3
             parts = np.split(weight, np.cumsum(widths)[:-1], axis=1)
             found = [self._holding(np.ascontiguousarray(part.T)) for part in parts]
         else:
-            weight = weight_now(layer)
+            weight = layer.weight
             found = [self._holding(weight if isinstance(layer, Convolution) else weight.T)]
         known = [one for one in found if one is not None]
         if len(known) < len(found):

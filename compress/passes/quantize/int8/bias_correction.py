@@ -29,7 +29,6 @@ from compress.passes.quantize.int8.affine import (
     rounded_activations,
 )
 from compress.passes.quantize.layers import Convolution, FusedAttention, Layer, Linear
-from compress.passes.quantize.weights import weight_now
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -64,7 +63,7 @@ def correct_biases(
         as_floats, as_integers = means[name]
         low_high = ranges.get(name)
         scale = 1.0 if low_high is None else activation_scale(*low_high)[0]
-        weight, restored = weight_now(layer), _restored(layer, scale, per_channel, limit)
+        weight, restored = layer.weight, _restored(layer, scale, per_channel, limit)
         groups = attribute(layer.node, "group", 1) if isinstance(layer, Convolution) else 1
         shift = expected_shift(
             _matrix(layer, weight), _matrix(layer, restored), as_floats, as_integers, groups
@@ -123,7 +122,7 @@ def _source(layer: Multiplying) -> ir.Value:
 
 def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: int) -> Floats:
     """The weight that the integers will stand for."""
-    weight = weight_now(layer)
+    weight = layer.weight
     if not isinstance(layer, Convolution):
         columns = quantize_columns(weight, per_channel, limit)
         return columns.values * columns.scales

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compress.lowering.graph import attribute, constant
 from compress.passes.quantize.layers import Convolution, Layer
-from compress.passes.quantize.weights import one_use, set_constant, set_weight, weight_now
+from compress.passes.quantize.weights import one_use, set_constant, set_weight
 
 Floats = NDArray[np.float32]
 
@@ -84,7 +84,7 @@ def scale_inputs(kernel: Floats, groups: int, factors: Floats) -> Floats:
 
 def _equalize_pair(pair: Pair) -> float:
     """Equalise once; how far the largest factor was from 1."""
-    first, second = weight_now(pair.first), weight_now(pair.second)
+    first, second = pair.first.weight, pair.second.weight
     groups = attribute(pair.second.node, "group", 1)
     outputs = np.abs(first.reshape(len(first), -1)).max(axis=1)
     factors = equalizing_factors(outputs, input_ranges(second, groups))

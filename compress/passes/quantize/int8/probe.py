@@ -83,7 +83,7 @@ class Probe:
 
 def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
     """How many linear layers have each shape (inputs, outputs)."""
-    found = [layer.weight.shape for layer in chosen if isinstance(layer, Linear | FusedAttention)]
+    found = [layer.shape for layer in chosen if isinstance(layer, Linear | FusedAttention)]
     return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
 
 

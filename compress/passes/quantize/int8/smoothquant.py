@@ -19,7 +19,6 @@ from compress.passes.quantize.calibration.observers import ChannelSample
 from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, rounded_activations
 from compress.passes.quantize.layers import Layer
 from compress.passes.quantize.scale_folding import divisible, groups, scale_channels
-from compress.passes.quantize.weights import weight_now
 
 Floats = NDArray[np.float32]
 
@@ -61,7 +60,7 @@ def smooth(
     used = {}
     for group in found:
         sample = samples[group.source.name or ""]
-        weights = [weight_now(layer) for layer in group.layers]
+        weights = [layer.weight for layer in group.layers]
         share = 1.0 if divisible(model.graph, group) is not None else WORTH_A_MULTIPLICATION
         picked = alpha if alpha is not None else best_alpha(sample, weights, per_channel, share)
         if picked is None:

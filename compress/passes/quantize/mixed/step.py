@@ -5,6 +5,7 @@ A layer that is given back multiplies in FP32 and is stored in FP16, so that it 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,6 @@ from compress.passes.quantize.layers import (
     Linear,
     Table,
     weight_name,
-    weight_of,
 )
 from compress.passes.quantize.mixed.search import (
     FITS,
@@ -235,7 +235,7 @@ class _Mixing:
                     Sensitivity(
                         layer=layer.node.name or name,
                         kind=_kind(layer),
-                        weights=int(np.prod(weight_of(layer).shape.numpy())),
+                        weights=math.prod(layer.shape),
                         divergence=self.ctx.task.divergence(reference, outputs),
                         extra_bytes=floating_bytes - model_bytes(folder),
                     )
@@ -320,4 +320,4 @@ def _kind(layer: Layer) -> str:
 
 def _shape(layer: Layer) -> tuple[int, int]:
     assert isinstance(layer, Linear | FusedAttention)
-    return int(layer.weight.shape[0]), int(layer.weight.shape[1])
+    return layer.shape[0], layer.shape[1]

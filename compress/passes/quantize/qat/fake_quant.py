@@ -144,7 +144,7 @@ def _table_rounding(table: Table, spec: Int8Spec) -> Callable[[Sequence[Tensor]]
     bits = spec.table_bits
     if not spec.per_channel and bits == 8:
         return lambda tables: [round_whole_table(rows) for rows in tables]
-    block = block_size_for(table.rows.shape[1], LARGEST_BLOCK[bits])
+    block = block_size_for(table.shape[1], LARGEST_BLOCK[bits])
     return lambda tables: [round_table(rows, bits=bits, block=block) for rows in tables]
 
 

@@ -42,13 +42,13 @@ def quantize_weights(model: ir.Model, chosen: list[Layer], blocks_of: BlocksOf, 
         elif isinstance(layer, FusedAttention):
             attend_apart(graph, layer, _product(graph, layer, blocks_of))
         elif isinstance(layer, Table) and embeddings:
-            read_blocks(graph, layer, blocks_of(layer, layer.rows))
+            read_blocks(graph, layer, blocks_of(layer, layer.weight))
     tidy(model)
 
 
 def _product(graph: ir.Graph, layer: Linear | FusedAttention, blocks_of: BlocksOf) -> ir.Value:
     """source @ weight; a width that is no multiple of the block is filled up with zeros, which cost only bytes."""
-    inputs_count, outputs_count = layer.weight.shape
+    inputs_count, outputs_count = layer.shape
     name = layer.weight_value.name
     blocks = blocks_of(layer, layer.weight.T)
     inputs = [
@@ -72,7 +72,7 @@ def _product(graph: ir.Graph, layer: Linear | FusedAttention, blocks_of: BlocksO
 def attend_apart(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:
     """`Attention` -> its projections' product (batch, sequence, 3 * width), cut in three, and `MultiHeadAttention`."""
     node, name = layer.node, layer.node.name
-    widths = attribute(node, "qkv_hidden_sizes", None) or [layer.weight.shape[1] // 3] * 3
+    widths = attribute(node, "qkv_hidden_sizes", None) or [layer.shape[1] // 3] * 3
     if len(set(widths)) != 1:
         raise ModelError(
             f"query, key and value have the widths {list(widths)}, which must be equal", where=name
