@@ -37,7 +37,7 @@ from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
 from compress.measuring.feeds import in_order, sample_indices
 from compress.measuring.jobs import JobFolder
-from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import MeasureSpec
 from compress.runtimes.runner import open_session
@@ -134,7 +134,7 @@ def _subject(profile: Path, model: Path | None, most: int | None) -> Subject:
 def _ours(source: Path, spec: WeightOnlySpec, batches: Callable[[], Iterator[Batch]]) -> Write:
     def write(folder: Path) -> None:
         model = ir.load(source)
-        quantize_to_four_bits(model, source, spec, batches, folder)
+        quantize_weights(model, source, spec, batches, folder)
         save_onnx(model, folder)
 
     return write

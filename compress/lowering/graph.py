@@ -49,9 +49,7 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
 
 def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """A new constant of the graph; an equal name gets a number."""
-    free, count = name, 1
-    while free in graph.initializers:
-        free, count = f"{name}.{count}", count + 1
+    free = _free_name(graph, name)
     tensor = ir.tensor(np.asarray(array, order="C"), name=free)
     value = ir.Value(name=free, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
@@ -62,9 +60,17 @@ def insert_before(graph: ir.Graph, place: ir.Node, node: ir.Node) -> ir.Value:
     """Put `node` before `place`; its first output, named after the node."""
     for index, output in enumerate(node.outputs):
         if output.name is None:
-            output.name = node.name if index == 0 else f"{node.name}.{index}"
+            output.name = _free_name(graph, f"{node.name}.{index}" if index else node.name or node.op_type)
     graph.insert_before(place, node)
     return node.outputs[0]
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    """`name`, or with a number behind it where a constant is called that."""
+    free, count = name, 1
+    while free in graph.initializers:
+        free, count = f"{name}.{count}", count + 1
+    return free
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:

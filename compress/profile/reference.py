@@ -162,7 +162,8 @@ def _anchor(path: str) -> str:
 
 def _asked(body: dict[str, Any]) -> str:
     """The key and value by which a section is chosen of several that may stand in one place: `bits: 4`."""
-    named = ((key, body["properties"][key]) for key in body.get("required", ()))
+    first = body.get("anyOf", [{}])[0].get("properties", {})
+    named = ((key, body["properties"][key] | first.get(key, {})) for key in body.get("required", ()))
     return next((f"{key}: {value['const']}" for key, value in named if "const" in value), "")
 
 

@@ -8,7 +8,7 @@ its own prompt ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,23 @@ class Sampling:
 GREEDY = Sampling()
 
 
+PAST = "past_key_values."
+"""What the names of the inputs begin with that hold the cache."""
+
+
+def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[np.float32]]:
+    """The cache of a decoder that has read nothing; empty for a model that keeps none.
+
+    Args:
+        inputs: of a session or a graph, with names and shapes.
+    """
+    return {
+        node.name: np.zeros((rows, node.shape[1], 0, node.shape[3]), np.float32)
+        for node in inputs
+        if node.name.startswith(PAST)
+    }
+
+
 class Decoder:
     """A session with a cache: rows of tokens that grow.
 
@@ -47,7 +64,7 @@ class Decoder:
 
     def __init__(self, session: Any, room: int) -> None:
         self.session, self.room = session, room
-        self.past = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
+        self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
         self.present = [node.name.replace("past_key_values", "present") for node in self.past]
         self.lengths: Ids = np.zeros(0, np.int64)
         self.cache: list[Any] = []

@@ -13,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
 
 from compress.encoding.inputs import Batch
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import layers
+from compress.passes.quantize.products import quantize_spec
 from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks, output_error
 from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of
 from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
-from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.runner import open_session
 
@@ -98,7 +101,7 @@ def inputs_of(x: np.ndarray) -> Callable[[], Iterator[Batch]]:
 def quantized(folder: Path, x: np.ndarray, **spec: object) -> Path:
     path = saved(encoder_block(), folder, "float.onnx")
     model = ir.load(path)
-    quantize_to_four_bits(model, path, WeightOnlySpec(**spec), inputs_of(x), folder)
+    quantize_weights(model, path, WeightOnlySpec(**spec), inputs_of(x), folder)
     return saved(model, folder)
 
 
@@ -291,3 +294,14 @@ def test_nibbles_unpack_to_what_was_packed(values):
     unpacked = np.stack([packed & 15, packed >> 4], axis=2).reshape(len(values), -1)
     np.testing.assert_array_equal(unpacked[:, : values.shape[1]], values)
     assert not unpacked[:, values.shape[1] :].any()
+
+
+def test_eight_bits_are_of_weights_alone_where_the_scheme_says_so():
+    asked = {"scheme": "weight_only", "method": "gptq", "block_size": 64, "eight_bits": ["*.feed_out"]}
+    for bits in (4, 8):
+        found = quantize_spec({"bits": bits, **asked})
+        assert isinstance(found, WeightOnlySpec)
+        assert (found.bits, found.table_bits, found.block_size) == (bits, bits, 64)
+    assert isinstance(quantize_spec({"bits": 8}), Int8Spec)
+    with pytest.raises(ValidationError, match="'auto', 'dynamic' or 'static'"):
+        quantize_spec({"scheme": "weight_only"})

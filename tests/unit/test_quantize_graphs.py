@@ -19,7 +19,7 @@ from compress.passes.quantize.int8.dynamic import quantize_dynamic
 from compress.passes.quantize.int8.static import quantize_static, ranged_values
 from compress.passes.quantize.layers import Linear, Table, layers, split_excluded
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
-from compress.passes.quantize.weight_only.matmul_nbits import BlocksOf, quantize_weights
+from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
 from compress.runtimes.runner import open_session
 
 RNG = np.random.default_rng(0)
@@ -68,8 +68,11 @@ def run(model: ir.Model, folder: Path, **feeds) -> np.ndarray:
     return open_session(str(path)).run(None, feeds)[0]
 
 
-def rounded(block_size: int, symmetric: bool) -> BlocksOf:
-    return lambda layer, rows: quantize_blocks(rows, block_size, 4, symmetric)
+def write_rounded(model: ir.Model, block_size: int, symmetric: bool) -> None:
+    for layer in list(layers(model.graph)):
+        rows = layer.weight if isinstance(layer, Table) else layer.weight.T
+        write_blocks(model.graph, [layer], quantize_blocks(rows, block_size, 4, symmetric))
+    tidy(model)
 
 
 def kinds(model: ir.Model) -> list[str]:
@@ -123,7 +126,7 @@ def test_four_bit_products_match_their_blocks(tmp_path, symmetric, block_size):
     weight = normal(40, 24)  # 40 is no multiple of either block size
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="only")]
     model = model_of(nodes, {"w": weight}, [("x", TensorProto.FLOAT, ["n", 40])], [("y", ["n", 24])])
-    quantize_weights(model, list(layers(model.graph)), rounded(block_size, symmetric), embeddings=True)
+    write_rounded(model, block_size, symmetric)
     restored = quantize_blocks(weight.T, block_size, 4, symmetric).dequantized().T
     x = normal(3, 40)
     assert close(run(model, tmp_path, x=x), x @ restored, 0.02)
@@ -135,7 +138,7 @@ def test_four_bit_products_match_their_blocks(tmp_path, symmetric, block_size):
 @pytest.mark.parametrize("width", [64, 40])
 def test_four_bit_rows_match_their_blocks(tmp_path, symmetric, width):
     model, table = lookup(width=width)
-    quantize_weights(model, list(layers(model.graph)), rounded(16, symmetric), embeddings=True)
+    write_rounded(model, 16, symmetric)
     assert kinds(model) == ["GatherBlockQuantized"]
     restored = quantize_blocks(table, 16, 4, symmetric).dequantized()
     ids = np.array([[0, 299, 7]])
@@ -145,7 +148,7 @@ def test_four_bit_rows_match_their_blocks(tmp_path, symmetric, width):
 def test_four_bit_rows_of_odd_width_are_refused():
     model, _ = lookup(width=41)
     with pytest.raises(ModelError, match="odd number"):
-        quantize_weights(model, list(layers(model.graph)), rounded(16, symmetric=True), embeddings=True)
+        write_rounded(model, 16, symmetric=True)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -9,7 +11,7 @@ from compress.core.errors import ModelError
 from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, replace
 from compress.passes.quantize.int8.affine import quantize_table
 from compress.passes.quantize.layers import Table
-from compress.passes.quantize.weight_only.blocks import Blocks, Floats, pack_nibbles, quantize_blocks
+from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 
 LARGEST_BLOCK = {8: 128, 4: 64}
 """Values of a row that share a scale at most, by bits: fewer levels want scales that fit closer."""
@@ -24,7 +26,7 @@ def quantize_rows(graph: ir.Graph, table: Table, *, per_channel: bool, bits: int
     if not per_channel and bits == 8:
         _read_whole(graph, table)
         return
-    read_blocks(graph, table, table_blocks(table.weight, bits))
+    read_blocks(graph, [table], table_blocks(table.weight, bits))
 
 
 def table_blocks(rows: Floats, bits: int) -> Blocks:
@@ -33,13 +35,13 @@ def table_blocks(rows: Floats, bits: int) -> Blocks:
     return quantize_blocks(rows, block, bits, symmetric=True)
 
 
-def read_blocks(graph: ir.Graph, table: Table, blocks: Blocks) -> None:
-    """`Gather` -> `GatherBlockQuantized` of a table in blocks of 4 or 8 bits.
+def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> None:
+    """`Gather` -> `GatherBlockQuantized` of tables that read one constant, in blocks of 4 or 8 bits.
 
     Raises:
         ModelError: rows of an odd width, which two values a byte cannot hold.
     """
-    name, node, width = table.weight_value.name, table.node, table.shape[1]
+    name, node, width = tables[0].weight_value.name, tables[0].node, blocks.width
     if blocks.bits == 4 and width % 2:
         raise ModelError(
             f"its rows have {width} values, an odd number that 4-bit storage cannot hold",
@@ -47,23 +49,39 @@ def read_blocks(graph: ir.Graph, table: Table, blocks: Blocks) -> None:
             hint=f"Leave it floating: quantize: {{exclude: [{node.name}]}}",
         )
     # What fills the last block of a row is not stored.
-    values = blocks.values.reshape(len(table.weight), -1)[:, :width]
-    packed = pack_nibbles if blocks.bits == 4 else np.asarray
-    inputs = [
-        add_initializer(graph, f"{name}.uint{blocks.bits}", packed(values)),
-        node.inputs[1],
+    bytes_used = width * blocks.bits // 8
+    constants = [
+        add_initializer(
+            graph,
+            f"{name}.uint{blocks.bits}",
+            blocks.packed().reshape(len(blocks.values), -1)[:, :bytes_used],
+        ),
         add_initializer(graph, f"{name}.scale", blocks.scales),
     ]
-    if blocks.zeros is not None:
-        inputs.append(add_initializer(graph, f"{name}.zero", packed(blocks.zeros)))
+    if (zeros := blocks.packed_zeros()) is not None:
+        constants.append(add_initializer(graph, f"{name}.zero", zeros))
+    for table in tables:
+        replace(table.node.outputs[0], gather(graph, table, blocks, constants, axis=1))
+
+
+def gather(
+    graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequence[ir.Value], axis: int
+) -> ir.Value:
+    """What a table reads of integers, scales and perhaps zero points.
+
+    Args:
+        axis: of the constants, the one along which a scale is shared.
+    """
+    integers, *grid = constants
     attributes = {
         "bits": blocks.bits,
         "block_size": blocks.block_size,
         "gather_axis": 0,
-        "quantize_axis": 1,
+        "quantize_axis": axis,
     }
-    read = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS_DOMAIN, name=node.name)
-    replace(node.outputs[0], insert_before(graph, node, read))
+    inputs = [integers, table.node.inputs[1], *grid]
+    node = ir.node("GatherBlockQuantized", inputs, attributes, domain=MS_DOMAIN, name=table.node.name)
+    return insert_before(graph, table.node, node)
 
 
 def block_size_for(width: int, largest: int) -> int:

@@ -34,7 +34,6 @@ _INT8_INSTEAD = {
 }
 _INT8_INSTEAD["activation_order"] = _INT8_INSTEAD["method"]
 _WEIGHT_ONLY_INSTEAD = {
-    "scheme": "inputs of 4-bit weights stay in floating point and have no ranges; leave it out, or use `bits: 8`",
     "reduce_range": "products of 4-bit weights do not overflow; leave it out",
     "per_channel": "4-bit weights have a scale for each block; `block_size` says how large that is",
 }
@@ -56,6 +55,8 @@ def product_of(body: Any) -> str | None:
     library, bits = asked.get("library", "onnxruntime"), asked.get("bits", 8)
     if library == "bitsandbytes":
         return BitsandbytesSpec.__name__
+    if library == "onnxruntime" and asked.get("scheme") == "weight_only" and asked.get("bits") in (4, 8):
+        return WeightOnlySpec.__name__
     for spec in (Int8Spec, WeightOnlySpec, HalfSpec):
         if library == "onnxruntime" and type(bits) is int and bits == spec.model_fields["bits"].default:
             return spec.__name__

@@ -38,7 +38,7 @@ from compress.passes.quantize.mixed.step import mix
 from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 from compress.passes.quantize.spec import OnnxSpec
-from compress.passes.quantize.weight_only.methods import quantize_to_four_bits
+from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
@@ -100,7 +100,7 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     folder, path = ctx.work / ATTEMPTS / scheme, source.path / ONNX_MODEL
     empty_folder(folder)
     model = ir.load(path)
-    quantize_to_four_bits(model, path, spec, batches, folder.parent)
+    quantize_weights(model, path, spec, batches, folder.parent)
     save_onnx(model, folder)
     return _Made(folder, scheme, left_floating(source.path, spec))
 

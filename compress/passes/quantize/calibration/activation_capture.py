@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compress.core.errors import ModelError
 from compress.core.files import discard
 from compress.encoding.inputs import Batch
+from compress.runtimes.decoding import empty_past
 from compress.runtimes.runner import open_session
 
 Floats = NDArray[np.float32]
@@ -40,16 +41,26 @@ def observe(
     """
     session, made = _publishing(path, names, work)
     for number, batch in enumerate(batches):
-        found = dict(zip(made, session.run(made, dict(batch)), strict=True)) if made else {}
+        past = empty_past(session.get_inputs(), len(next(iter(batch.values()))))
+        found = dict(zip(made, session.run(made, batch | past), strict=True)) if made else {}
         seen = {name: found[name] if name in found else batch[name] for name in names}
         usable = {name: values for name, values in seen.items() if _is_range_of(values)}
         for name in seen.keys() - usable.keys() - set(optional):
-            raise ModelError(
-                f"{name} is not finite on calibration example {number}",
-                where="quantize",
-                code="not-finite",
-            )
+            finite(seen[name], name, number)
         yield usable
+
+
+def finite(values: Any, name: str, number: int) -> Floats:
+    """Values that an example gave, unless there is something among them that no layer should read.
+
+    Raises:
+        ModelError: they are not float32, or not finite.
+    """
+    if not _is_range_of(values):
+        raise ModelError(
+            f"{name} is not finite on calibration example {number}", where="quantize", code="not-finite"
+        )
+    return np.asarray(values)
 
 
 def _is_range_of(values: Any) -> bool:
@@ -60,11 +71,7 @@ def _is_range_of(values: Any) -> bool:
 
 
 def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list[str]]:
-    """A session that gives these values as outputs, and which of them are no inputs.
-
-    The weights lie beside the graph while the session opens: it reads such from disk, where those inside a graph would
-    be in memory twice more.
-    """
+    """A session that gives these values as outputs, and which of them are no inputs."""
     model = ir.load(path)
     values = {value.name: value for node in model.graph for value in node.outputs}
     made = [name for name in names if name in values]
@@ -74,11 +81,23 @@ def _publishing(path: Path, names: Sequence[str], work: Path) -> tuple[Any, list
             # The session finds out the type itself: a value between others may be of any.
             value.type, value.shape = None, None
             model.graph.outputs.append(value)
+    del values
+    return open_written(model, work), made
+
+
+def open_written(model: ir.Model, work: Path) -> Any:
+    """A session over a graph.
+
+    The weights lie beside it while the session opens: it reads such from disk, where those inside a graph would be in
+    memory twice more.
+
+    Args:
+        work: where they lie for a moment.
+    """
     instrumented, weights = work / "observed.onnx", work / "observed.onnx.data"
     try:
         ir.save(model, instrumented, external_data=weights.name)
-        del model, values
-        return open_session(str(instrumented)), made
+        return open_session(str(instrumented))
     finally:
         discard(instrumented)
         discard(weights)

@@ -5,6 +5,7 @@ Blocks run along the last axis, and a last block that is not full is filled with
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+ROWS_AT_ONCE = 1024
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
@@ -42,6 +44,14 @@ class Blocks:
         restored = (self.values.astype(np.float32) - zeros[..., None]) * self.scales[..., None]
         return np.asarray(restored.reshape(len(self.values), -1)[:, : self.width], np.float32)
 
+    def packed(self) -> Bytes:
+        """The integers as they are stored: uint8 (rows, blocks, block_size * bits / 8)."""
+        return pack_nibbles(self.values) if self.bits == 4 else self.values
+
+    def packed_zeros(self) -> Bytes | None:
+        """The zero points as they are stored: uint8 (rows, bytes), those of a row one after the other."""
+        return self.zeros if self.zeros is None or self.bits == 8 else pack_nibbles(self.zeros)
+
 
 def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
     """Round to nearest. Rows (rows, width) -> integers of `bits` bits, a scale for every `block_size` of them.
@@ -49,9 +59,26 @@ def quantize_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -
     Symmetric 4-bit blocks use the integer that stands alone on the negative side: the scale is signed so that the
     value furthest from zero is that integer (as onnxruntime's own quantizer does), which halves the worst error.
     """
-    cut = cut_into_blocks(rows, block_size)
-    scales, zeros = grid_of(cut, bits, symmetric)
-    return Blocks(round_to(cut, scales, zeros, bits), scales, zeros, bits, rows.shape[1])
+
+    def rounded(part: Floats) -> Blocks:
+        cut = cut_into_blocks(part, block_size)
+        scales, zeros = grid_of(cut, bits, symmetric)
+        return Blocks(round_to(cut, scales, zeros, bits), scales, zeros, bits, part.shape[1])
+
+    return in_parts(rows, rounded)
+
+
+def in_parts(rows: Floats, quantize: Callable[[Floats], Blocks]) -> Blocks:
+    """Rows quantized some at a time, so that what is needed meanwhile stays small whatever the weight."""
+    parts = [quantize(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)]
+    zeros = [part.zeros for part in parts if part.zeros is not None]
+    return Blocks(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate(zeros) if zeros else None,
+        parts[0].bits,
+        rows.shape[1],
+    )
 
 
 def cut_into_blocks(rows: Floats, block_size: int) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +45,12 @@ def moments_of(
             size[name] += np.abs(rows).sum(axis=0, dtype=np.float64)
             tokens[name] += len(rows)
     return {name: InputMoments(second[name] / tokens[name], size[name] / tokens[name]) for name in names}
+
+
+def second_moment(examples: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """X^T X / tokens (width, width) of inputs (..., width)."""
+    second, tokens = np.zeros((1, 1)), 0
+    for values in examples:
+        rows = values.reshape(-1, values.shape[-1])
+        second, tokens = second + rows.T @ rows, tokens + len(rows)
+    return second / tokens

@@ -18,6 +18,7 @@ from compress.passes.quantize.weight_only.blocks import (
     Floats,
     cut_into_blocks,
     grid_of,
+    in_parts,
     round_to,
 )
 
@@ -25,8 +26,6 @@ NORM = 0.7
 STIFFNESS = 10.0
 STIFFENING = 1.01
 ITERATIONS = 20
-ROWS_AT_ONCE = 1024
-"""Rows are fitted one by one as it were; so many at once keep the memory small whatever the table."""
 
 
 def fit_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:
@@ -34,18 +33,7 @@ def fit_blocks(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blo
 
     Symmetric blocks keep their zero point in the middle; only their scales move.
     """
-    parts = [
-        _fit(rows[start : start + ROWS_AT_ONCE], block_size, bits, symmetric)
-        for start in range(0, len(rows), ROWS_AT_ONCE)
-    ]
-    zeros = [part.zeros for part in parts if part.zeros is not None]
-    return Blocks(
-        np.concatenate([part.values for part in parts]),
-        np.concatenate([part.scales for part in parts]),
-        np.concatenate(zeros) if zeros else None,
-        bits,
-        rows.shape[1],
-    )
+    return in_parts(rows, lambda part: _fit(part, block_size, bits, symmetric))
 
 
 def _fit(rows: Floats, block_size: int, bits: int, symmetric: bool) -> Blocks:

@@ -1,72 +1,104 @@
-"""4-bit weights in blocks, multiplied with floating-point activations (`MatMulNBits`): one writer for all methods."""
+"""Weights in blocks, multiplied with floating-point activations (`MatMulNBits`): one writer for all methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from compress.core.errors import ModelError
-from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace, tidy
-from compress.passes.quantize.embeddings import read_blocks
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table
-from compress.passes.quantize.weight_only.blocks import Blocks, Floats, pack_nibbles
+from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
+from compress.passes.quantize.embeddings import gather, read_blocks
+from compress.passes.quantize.layers import FusedAttention, Linear, Table
+from compress.passes.quantize.weight_only.blocks import Blocks
 
-BITS = 4
 ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits inside the kernel, which is what makes it fast."""
 
 Blocked = Linear | FusedAttention | Table
-BlocksOf = Callable[[Blocked, Floats], Blocks]
-"""A layer and its weight, one row an output (of a table: its rows) -> the weight in blocks."""
 
 
-def quantize_weights(model: ir.Model, chosen: list[Layer], blocks_of: BlocksOf, *, embeddings: bool) -> None:
-    """Replace each chosen layer of the graph.
+def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) -> None:
+    """Replace layers that share one constant, which stands in the graph once, in blocks.
+
+    A width that is no multiple of the block is filled up with zeros, which cost only bytes.
 
     Args:
-        blocks_of: the method; blocks of 4 bits, those of tables may have 8.
-        embeddings: whether tables are replaced too.
+        blocks: one row an output; of tables, their rows.
 
     Raises:
         ModelError: a table's rows have an odd width, which two values a byte cannot hold.
     """
-    graph = model.graph
-    for layer in chosen:
-        if isinstance(layer, Linear):
-            product = _product(graph, layer, blocks_of)
-            if layer.bias is not None:
-                add = ir.node("Add", [product, layer.bias], name=f"{layer.node.name}.bias")
-                product = insert_before(graph, layer.node, add)
-            replace(layer.result, product)
-        elif isinstance(layer, FusedAttention):
-            attend_apart(graph, layer, _product(graph, layer, blocks_of))
-        elif isinstance(layer, Table) and embeddings:
-            read_blocks(graph, layer, blocks_of(layer, layer.weight))
-    tidy(model)
+    tables = [layer for layer in sharing if isinstance(layer, Table)]
+    products = [layer for layer in sharing if not isinstance(layer, Table)]
+    if not products:
+        read_blocks(graph, tables, blocks)
+        return
+    name = products[0].weight_value.name
+    integers = add_initializer(graph, f"{name}.int{blocks.bits}", blocks.packed())
+    grid = [add_initializer(graph, f"{name}.scale", blocks.scales.reshape(-1))]
+    if (zeros := blocks.packed_zeros()) is not None:
+        grid.append(add_initializer(graph, f"{name}.zero", zeros.reshape(-1)))
+    for layer in products:
+        product = _product(graph, layer, blocks, [integers, *grid])
+        if isinstance(layer, FusedAttention):
+            attend_apart(graph, layer, product)
+            continue
+        if layer.bias is not None:
+            add = ir.node("Add", [product, layer.bias], name=f"{layer.node.name}.bias")
+            product = insert_before(graph, layer.node, add)
+        replace(layer.result, product)
+    for table in tables:
+        replace(table.node.outputs[0], _tied_rows(graph, table, blocks, [integers, *grid]))
 
 
-def _product(graph: ir.Graph, layer: Linear | FusedAttention, blocks_of: BlocksOf) -> ir.Value:
-    """source @ weight; a width that is no multiple of the block is filled up with zeros, which cost only bytes."""
-    inputs_count, outputs_count = layer.shape
-    name = layer.weight_value.name
-    blocks = blocks_of(layer, layer.weight.T)
-    inputs = [
-        layer.source,
-        add_initializer(graph, f"{name}.int4", pack_nibbles(blocks.values)),
-        add_initializer(graph, f"{name}.scale", blocks.scales.reshape(-1)),
-    ]
-    if blocks.zeros is not None:
-        inputs.append(add_initializer(graph, f"{name}.zero", pack_nibbles(blocks.zeros).reshape(-1)))
+def _product(
+    graph: ir.Graph, layer: Linear | FusedAttention, blocks: Blocks, constants: Sequence[ir.Value]
+) -> ir.Value:
+    """source @ weight."""
     attributes = {
-        "K": inputs_count,
-        "N": outputs_count,
-        "bits": BITS,
+        "K": blocks.width,
+        "N": len(blocks.values),
+        "bits": blocks.bits,
         "block_size": blocks.block_size,
         "accuracy_level": ACCURACY_LEVEL,
     }
+    inputs = [layer.source, *constants]
     node = ir.node("MatMulNBits", inputs, attributes, domain=MS_DOMAIN, name=layer.node.name)
     return insert_before(graph, layer.node, node)
+
+
+def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequence[ir.Value]) -> ir.Value:
+    """The rows that a table reads of the blocks of a product: as blocks, which are then put together."""
+    node, name = table.node, table.node.name
+    rows, count, size = blocks.values.shape
+
+    def constant(what: str, values: list[int]) -> ir.Value:
+        return add_initializer(graph, f"{name}.{what}", np.array(values, np.int64))
+
+    def insert(op: str, inputs: Sequence[ir.Value | None], what: str) -> ir.Value:
+        return insert_before(graph, node, ir.node(op, inputs, name=f"{name}.{what}"))
+
+    integers, *grid = constants
+    by_block = constant("by_block", [rows, count, 1])
+    read = [integers, insert("Reshape", [grid[0], by_block], "scales")]
+    if blocks.zeros is not None and blocks.bits == 8:
+        read.append(insert("Reshape", [grid[1], by_block], "zeros"))
+    elif blocks.zeros is not None:
+        # A product reads two zero points from a byte, where this operator wants each block's to begin one.
+        read.append(
+            add_initializer(graph, f"{table.weight_value.name}.zero_of_rows", blocks.zeros[..., None])
+        )
+    cut = gather(graph, table, blocks, read, axis=2)
+    cut.name = f"{name}.blocks"
+    shape = node.inputs[1].shape if node.inputs[1] is not None else None
+    together = constant("together", [*[0] * (2 if shape is None else len(shape)), count * size])
+    whole = insert("Reshape", [cut, together], "whole")
+    if count * size == blocks.width:
+        return whole
+    ends = [constant("start", [0]), constant("end", [blocks.width]), constant("axis", [-1])]
+    return insert("Slice", [whole, *ends], "unfilled")
 
 
 def attend_apart(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:

@@ -1,27 +1,33 @@
-"""4-bit weights by one of four methods: which layers' inputs must be known, and what the weight of a layer becomes."""
+"""Weights in blocks by one of four methods: whose inputs must be known, and what the weight of a layer becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
+from compress.lowering.graph import tidy
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
 from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks
-from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of
+from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of, second_moment
 from compress.passes.quantize.weight_only.hqq import fit_blocks
-from compress.passes.quantize.weight_only.matmul_nbits import BITS, Blocked, BlocksOf, quantize_weights
+from compress.passes.quantize.weight_only.matmul_nbits import Blocked, write_blocks
+from compress.passes.quantize.weight_only.sequential import Sequential
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 
+Second = NDArray[np.float64]
 
-def quantize_to_four_bits(
+
+def quantize_weights(
     model: ir.Model,
     path: Path,
     spec: WeightOnlySpec,
@@ -30,74 +36,102 @@ def quantize_to_four_bits(
 ) -> None:
     """Replace each layer that is not excluded, by the method of the spec.
 
+    Constants that several layers share come first, tables among them, by the inputs of the float model; then one
+    layer after the other, by inputs that went through those that were quantized before it.
+
     Args:
         model: the graph to change.
         path: the file that it was read from.
         batches: training examples, read by `gptq` and `awq` alone.
-        work: where an instrumented graph may lie for a moment.
+        work: where parts of the graph may lie for a moment.
+
+    Raises:
+        ModelError: see `layers_to_quantize` and `write_blocks`.
     """
-    chosen = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds)
-    moments: Mapping[str, InputMoments] = {}
-    if spec.method in ("gptq", "awq"):
-        moments = moments_of(path, input_names(chosen), batches, work)
+    graph = model.graph
+    chosen = [
+        layer
+        for layer in layers_to_quantize(graph, spec.exclude, spec.exclude_kinds)
+        if isinstance(layer, Linear | FusedAttention) or (isinstance(layer, Table) and spec.embeddings)
+    ]
     if spec.method == "awq":
-        scale_activations(model, chosen, moments, spec.block_size, spec.symmetric)
-        # The weights are others now, and so are the inputs.
-        chosen, moments = layers_to_quantize(model.graph, spec.exclude, spec.exclude_kinds), {}
-    quantize_weights(model, chosen, blocks_by(spec, chosen, moments), embeddings=bool(spec.embeddings))
+        scale_activations(model, chosen, moments_of(path, input_names(chosen), batches, work), spec)
+    shared, alone = by_constant(chosen)
+    moments: Mapping[str, InputMoments] = {}
+    if spec.method == "gptq":
+        names = input_names([layer for sharing in shared for layer in sharing])
+        moments = moments_of(path, names, batches, work) if names else {}
+    for sharing in shared:
+        seen = [moments[name].second for name in input_names(sharing) if moments]
+        write_blocks(graph, sharing, blocks_of(spec, sharing, sum(seen[1:], seen[0]) if seen else None))
+    examples = Sequential(graph, batches, work) if spec.method == "gptq" else None
+    for source, layers in by_source(alone).items():
+        second = second_moment(examples.values(source, layers[0].node)) if examples is not None else None
+        for layer in layers:
+            write_blocks(graph, [layer], blocks_of(spec, [layer], second))
+    tidy(model)
 
 
-def input_names(chosen: list[Layer]) -> list[str]:
+def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Linear | FusedAttention]]:
+    """Layers that share a constant, with tables, which are rows that others may multiply by; and products alone."""
+    found: dict[tuple[ir.Value, bool], list[Blocked]] = {}
+    for layer in chosen:
+        found.setdefault((layer.weight_value, isinstance(layer, Table) or layer.transposed), []).append(layer)
+    single = [one[0] for one in found.values() if len(one) == 1]
+    alone = [layer for layer in single if not isinstance(layer, Table)]
+    return [one for one in found.values() if len(one) > 1 or isinstance(one[0], Table)], alone
+
+
+def by_source(products: Sequence[Linear | FusedAttention]) -> dict[ir.Value, list[Linear | FusedAttention]]:
+    """Products by what they multiply, in the order of the graph."""
+    found: dict[ir.Value, list[Linear | FusedAttention]] = {}
+    for layer in products:
+        found.setdefault(layer.source, []).append(layer)
+    return found
+
+
+def input_names(chosen: Sequence[Layer]) -> list[str]:
     """Names of the values that the chosen layers multiply, each once."""
     names = [layer.source.name for layer in chosen if isinstance(layer, Linear | FusedAttention)]
     return list(dict.fromkeys(name for name in names if name))
 
 
-def blocks_by(spec: WeightOnlySpec, chosen: list[Layer], moments: Mapping[str, InputMoments]) -> BlocksOf:
-    """What a weight becomes by the method of the spec. Rows of tables are only read, so no inputs weigh them."""
-    size, symmetric = spec.block_size, spec.symmetric
-    # By layer, found now: the values between layers get other names as layers are replaced.
-    known = {
-        layer.node: moments[layer.source.name or ""]
-        for layer in chosen
-        if moments and isinstance(layer, Linear | FusedAttention)
-    }
+def blocks_of(spec: WeightOnlySpec, sharing: Sequence[Blocked], second: Second | None) -> Blocks:
+    """What a constant becomes by the method of the spec.
 
-    def rounded(layer: Blocked, rows: Floats) -> Blocks:
-        return quantize_blocks(rows, size, BITS, symmetric)
+    Args:
+        sharing: the layers that share it.
+        second: second moments of what they multiply, for `gptq`; None: nothing multiplies it, since it is only read.
+    """
+    first, size, symmetric = sharing[0], spec.block_size, spec.symmetric
+    rows: Floats = first.weight if isinstance(first, Table) else first.weight.T
+    bits = bits_of(spec, sharing)
+    if isinstance(first, Table) and bits != spec.bits:
+        return table_blocks(rows, bits)
+    if spec.method == "gptq" and second is not None:
+        return feedback_blocks(rows, second, size, bits, symmetric, activation_order=spec.activation_order)
+    quantize = quantize_blocks if spec.method in ("rtn", "awq") else fit_blocks
+    return quantize(rows, size, bits, symmetric)
 
-    def fitted(layer: Blocked, rows: Floats) -> Blocks:
-        return fit_blocks(rows, size, BITS, symmetric)
 
-    def fed_back(layer: Blocked, rows: Floats) -> Blocks:
-        if isinstance(layer, Table):
-            return fitted(layer, rows)
-        second = known[layer.node].second
-        return feedback_blocks(rows, second, size, BITS, symmetric, activation_order=spec.activation_order)
-
-    methods: Mapping[str, BlocksOf] = {"rtn": rounded, "hqq": fitted, "gptq": fed_back, "awq": rounded}
-
-    def by_kind(layer: Blocked, rows: Floats) -> Blocks:
-        if isinstance(layer, Table) and spec.table_bits != BITS:
-            return table_blocks(rows, spec.table_bits)
-        return methods[spec.method](layer, rows)
-
-    return by_kind
+def bits_of(spec: WeightOnlySpec, sharing: Sequence[Blocked]) -> int:
+    """The bits of a constant: those of the spec, of tables, or 8 where the name of one of its layers asks for it."""
+    names = [layer.node.name or "" for layer in sharing]
+    if any(fnmatchcase(name, pattern) for name in names for pattern in spec.eight_bits):
+        return 8
+    return spec.table_bits if isinstance(sharing[0], Table) else spec.bits
 
 
 def scale_activations(
-    model: ir.Model,
-    chosen: list[Layer],
-    moments: Mapping[str, InputMoments],
-    block_size: int,
-    symmetric: bool,
+    model: ir.Model, chosen: Sequence[Layer], moments: Mapping[str, InputMoments], spec: WeightOnlySpec
 ) -> None:
     """Search the scales of each input, and move them into the weights; those of one input share them."""
     searched = []
     for group in groups(chosen):
         rows = np.concatenate([layer.weight.T for layer in group.layers])
         found = moments[group.source.name or ""]
-        searched.append((group, search_scales(rows, found, block_size, BITS, symmetric)))
+        bits = max(bits_of(spec, [layer]) for layer in group.layers)
+        searched.append((group, search_scales(rows, found, spec.block_size, bits, spec.symmetric)))
     for group, scales in searched:
         if (scales != 1).any():
             scale_channels(model.graph, group, scales)

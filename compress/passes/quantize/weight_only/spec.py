@@ -1,4 +1,4 @@
-"""4 bits: weight-only blocks."""
+"""4 bits, or 8 by `scheme: weight_only`: weight-only blocks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,19 @@ class ExamplesSpec(PassSpecBase):
 class WeightOnlySpec(OnnxSpec):
     """4 bits: weight-only blocks (`MatMulNBits`), whose inputs stay in floating point."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["bits"]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["bits"],
+            "anyOf": [{"properties": {"bits": {"const": 4}}}, {"required": ["scheme"]}],
+        }
+    )
 
-    bits: Literal[4] = 4
-    """Weight-only blocks (`MatMulNBits`)."""
+    bits: Literal[4, 8] = 4
+    """Weight-only blocks (`MatMulNBits`); 8 with `scheme: weight_only`."""
+    scheme: Literal["weight_only"] = "weight_only"
+    """Weights alone are integers; with `bits: 8` the others of `scheme` have integer arithmetic."""
+    eight_bits: tuple[str, ...] = ()
+    """Names of ONNX nodes whose weights have 8 bits (shell patterns)."""
     method: Literal["rtn", "hqq", "gptq", "awq"] = "gptq"
     """How weights become 4 bits: to the nearest (`rtn`), on a fitted grid (`hqq`), with feedback of errors (`gptq`) or
     with scaled inputs (`awq`); the last two read `calibration.examples` training examples."""
@@ -51,6 +60,16 @@ class WeightOnlySpec(OnnxSpec):
     """Weights around zero, without a zero point."""
     calibration: ExamplesSpec = ExamplesSpec()
     """What the method learns from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_scheme(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("scheme", "weight_only") != "weight_only":
+            raise ValueError(
+                "scheme serves 8 bits only: inputs of 4-bit weights stay in floating point and have no ranges; leave "
+                "it out, or use `bits: 8`"
+            )
+        return value
 
     @model_validator(mode="after")
     def _of_its_method(self) -> Self:
