@@ -21,25 +21,21 @@ def cache_list(as_json: bool) -> None:
     from datetime import datetime
 
     from compress.core.units import megabytes
-    from compress.store.cache import Cache
+    from compress.store.cache import Cache, CacheEntry, SignalsEntry
 
     store = Cache.default()
     entries, signals = store.entries(), store.signals_entries()
     if as_json:
         echo(json.dumps([vars(entry) for entry in (*entries, *signals)], indent=2))
         return
-    for entry in entries:
-        used = datetime.fromtimestamp(entry.used).isoformat(" ", timespec="minutes")
-        echo(
-            f"{entry.key[:12]}  {megabytes(entry.bytes):8.1f} MB  {used}  "
-            f"{entry.profile} / {entry.step} ({entry.form})"
-        )
-    for said in signals:
-        used = datetime.fromtimestamp(said.used).isoformat(" ", timespec="minutes")
-        echo(
-            f"{said.key[:12]}  {megabytes(said.bytes):8.1f} MB  {used}  {said.title} ({', '.join(said.signals)})"
-        )
-    total = megabytes(sum(entry.bytes for entry in entries) + sum(said.bytes for said in signals))
+    shown: list[tuple[CacheEntry | SignalsEntry, str]] = [
+        (entry, f"{entry.profile} / {entry.step} ({entry.form})") for entry in entries
+    ]
+    shown += [(said, f"{said.title} ({', '.join(said.signals)})") for said in signals]
+    for one, words in shown:
+        used = datetime.fromtimestamp(one.used).isoformat(" ", timespec="minutes")
+        echo(f"{one.key[:12]}  {megabytes(one.bytes):8.1f} MB  {used}  {words}")
+    total = megabytes(sum(one.bytes for one, _ in shown))
     echo(
         f"{len(entries)} artifacts, teachers' signals on {len(signals)} sets of inputs, {total:.1f} MB in {store.root}"
     )

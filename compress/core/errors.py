@@ -145,6 +145,11 @@ class RunInterrupted(CompressError):
     exit_code = 130
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def in_words(error: BaseException) -> str:
     """What a record keeps of an error: the message of one of ours, else its kind too."""
     return str(error) if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"

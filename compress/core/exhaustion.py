@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress.core.errors import CompressError, ResourceError
+from compress.core.errors import CompressError, ResourceError, first_line
 from compress.core.units import megabytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -64,18 +64,18 @@ def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
             raise _full_disk(error, places()) from error
         if is_too_large(error):
             raise ResourceError(
-                f"a file may not become as large as it has to be here: {_first_line(error)}",
+                f"a file may not become as large as it has to be here: {first_line(error)}",
                 hint="The limit is that of `ulimit -f`, or of the file system. " + GOES_ON,
             ) from error
         if _is_memory(error):
             raise ResourceError(
-                f"memory ran out: {_first_line(error)}",
+                f"memory ran out: {first_line(error)}",
                 hint=_MEMORY_HINT + GOES_ON,
             ) from error
         if is_refused(error) and not (isinstance(error, CompressError) and error.exit_code != 1):
             place = next((one.filename for one in _with_causes(error) if isinstance(one, OSError)), None)
             raise ResourceError(
-                f"the system refused to read or write: {_first_line(error)}",
+                f"the system refused to read or write: {first_line(error)}",
                 where=place if isinstance(place, str) else None,
                 hint="Look after the disk, the permissions and `ulimit -n`. " + GOES_ON,
                 code="io-refused",
@@ -172,7 +172,3 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 def _existing(place: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
     return next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

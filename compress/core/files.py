@@ -258,6 +258,11 @@ def first_damaged(
     return None
 
 
+def digest_of(value: object) -> str:
+    """sha256 of plain JSON values: what equal ones are known by."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def checksum_of(body: Mapping[str, object]) -> str:
     """sha256 of what a JSON object says, however it is written."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))

@@ -12,7 +12,6 @@ class Advance(Protocol):
 
     def __call__(self, steps: int = 1, note: str | None = None) -> None:
         """Move on."""
-        ...
 
 
 class Progress(Protocol):
@@ -20,11 +19,9 @@ class Progress(Protocol):
 
     def bar(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """A context that shows a bar with the time left and gives the function that moves it on."""
-        ...
 
     def say(self, message: str) -> None:
         """Show one line."""
-        ...
 
 
 class Silent:

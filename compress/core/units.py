@@ -26,6 +26,11 @@ def format_count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 text`, `3 texts`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """A duration: 0.31 -> `0.3 s`, 75 -> `1 min 15 s`, 3700 -> `1 h 1 min`."""
     if seconds < 60:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError
-from compress.data.faults import Faults
-from compress.data.files import nearest
+from compress.data.faults import Faults, all_of
 from compress.data.kinds import ItemKind
 from compress.data.names import composed, folded
 from compress.data.rows import Rows
 from compress.data.splits import Examples, Item
 from compress.data.texts import describe, is_missing, is_unicode
+from compress.profile.faults import nearest
 
 _WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,17})(?:\.0+)?")
 _KINDS = {str: "a text", int: "a number", bool: "true or false"}
@@ -89,11 +89,16 @@ IMBALANCED = 20
 """The largest class over the smallest, from which on a note says so."""
 
 
+def is_imbalanced(counts: Collection[int]) -> bool:
+    """Whether one class is far larger than another."""
+    return len(counts) > 1 and max(counts) >= IMBALANCED * min(counts)
+
+
 def _imbalance(counts: Counter[Any], names: Mapping[Any, str]) -> list[str]:
     """A note on classes of very different sizes among the training examples."""
-    (largest, many), (smallest, few) = counts.most_common()[0], counts.most_common()[-1]
-    if many < IMBALANCED * few:
+    if not is_imbalanced(counts.values()):
         return []
+    (largest, many), (smallest, few) = counts.most_common()[0], counts.most_common()[-1]
     return [
         f"the classes are of very different sizes: {names[largest]!r} has {many} training examples, "
         f"{names[smallest]!r} {few}; `teacher.finetune: {{class_weights: balanced}}` lets each class weigh the same"
@@ -139,13 +144,7 @@ def check_class_sizes(
 
 def _checked_labels(rows: Rows) -> list[Label]:
     """Labels as text, whole number or bool; whole floats count as whole numbers."""
-    labels: list[Label] = []
-    faults = Faults()
-    for i, label in enumerate(rows.labels):
-        with faults:
-            labels.append(_label(label, rows, i))
-    faults.tell()
-    return labels
+    return all_of(lambda i, label: _label(label, rows, i), range(len(rows)), rows.labels)
 
 
 def _label(label: object, rows: Rows, i: int) -> Label:

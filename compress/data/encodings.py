@@ -9,10 +9,11 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from compress.core.errors import DataError
-from compress.data.faults import Faults
+from compress.data.faults import all_of
 from compress.data.names import shown
 
 UTF_8 = "utf-8"
@@ -79,13 +80,10 @@ def decode_all(
     rest = (
         _told(others, next(p for p, name in zip(paths, names, strict=True) if name is None)) if others else ""
     )
-    decoded: list[tuple[str, str]] = []
-    faults = Faults()
-    for raw, path, name in zip(raws, paths, names, strict=True):
-        with faults:
-            decoded.append((_strictly(raw, path, name or rest, bool(declared)), _plain_name(name or rest)))
-    faults.tell()
-    return decoded
+    encodings = [name or rest for name in names]
+    decoded = partial(_strictly, declared=bool(declared))
+    texts = all_of(decoded, raws, paths, encodings)
+    return list(zip(texts, map(_plain_name, encodings), strict=True))
 
 
 def _unicode(raw: bytes, path: Path) -> str | None:
@@ -174,7 +172,11 @@ def _strictly(raw: bytes, path: Path, encoding: str, declared: bool) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].decode(name, errors="replace").count("\n") + 1
         says = (
-            "`data.encoding` says" if declared else "the rest of it is" if _is_utf(encoding) else "was told"
+            "`data.encoding` says"
+            if declared
+            else "the rest of it is"
+            if encoding.startswith("utf")
+            else "was told"
         )
         raise DataError(
             f"not {_plain_name(encoding)}, as {says}: {error.reason}, byte 0x{raw[error.start]:02x}",
@@ -182,10 +184,6 @@ def _strictly(raw: bytes, path: Path, encoding: str, declared: bool) -> str:
             hint=f"Mend this line, save the file as UTF-8, or set `{_KEY}` to what it is.",
             code="encoding-mismatch",
         ) from error
-
-
-def _is_utf(encoding: str) -> bool:
-    return encoding.startswith("utf")
 
 
 def _plain_name(encoding: str) -> str:

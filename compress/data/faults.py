@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from compress.core.errors import DataError, DataErrors
 
+Result = TypeVar("Result")
 _SHOWN = 3
 """Faults of one kind that are shown each; of the others it is told how many there are."""
 
@@ -44,6 +47,21 @@ class Faults:
             raise self._found[0]
         if self._found:
             raise DataErrors(self._found, _shown(self._found))
+
+
+def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Result]:
+    """What a function makes of each of the given things, as `map` does it.
+
+    Raises:
+        DataError: the only fault, or all of them.
+    """
+    made: list[Result] = []
+    faults = Faults()
+    for each in zip(*given, strict=True):
+        with faults:
+            made.append(function(*each))
+    faults.tell()
+    return made
 
 
 def _shown(found: list[DataError]) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from compress.data.faults import Faults
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
 from compress.data.separators import SEPARATORS, separated_by
-from compress.profile.faults import did_you_mean
+from compress.profile.faults import nearest
 
 
 def is_table(path: Path) -> bool:
@@ -173,25 +174,18 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _read_csv(path: Path, columns: Columns) -> Rows:
-    return _read_separated(path, columns, ",")
-
-
-def _read_tsv(path: Path, columns: Columns) -> Rows:
-    return _read_separated(path, columns, "\t")
-
-
 def _read_json(path: Path, columns: Columns) -> Rows:
     """One JSON array of objects, or one object a line."""
     _refuse_separator(path, columns)
     text, encoding = decode(read_bytes(path), path, columns.written.encoding)
     if not text.strip():
         raise DataError("the file is empty", where=shown(path), code="data-empty")
-    if text.lstrip().startswith("["):
-        objects, place = _json_array(text, path), _entry_of(path)
-    else:
-        objects, lines = _json_lines(text, path)
-        place = _line_of(path, lines)
+    array = text.lstrip().startswith("[")
+    objects, lines = (_json_array(text, path), None) if array else _json_lines(text, path)
+
+    def place(i: int) -> str:
+        return f"{shown(path)}: entry {i}" if lines is None else f"{shown(path)}:{lines[i]}"
+
     for i, item in enumerate(objects):
         if not isinstance(item, dict):
             raise DataError("expected an object with the columns as keys", where=place(i))
@@ -240,14 +234,6 @@ def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
             raise DataError(message, where=f"{shown(path)}:{number}", hint=hint) from error
         lines.append(number)
     return objects, lines
-
-
-def _entry_of(path: Path) -> Callable[[int], str]:
-    return lambda i: f"{shown(path)}: entry {i}"
-
-
-def _line_of(path: Path, lines: Sequence[int]) -> Callable[[int], str]:
-    return lambda i: f"{shown(path)}:{lines[i]}"
 
 
 def _read_parquet(path: Path, columns: Columns) -> Rows:
@@ -318,15 +304,9 @@ def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[st
     return found
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?`, or nothing where no known word is near."""
-    suggestion = did_you_mean(word, list(known), quote="'")
-    return suggestion if "did you mean" in suggestion else ""
-
-
 _READERS: Mapping[str, Callable[[Path, Columns], Rows]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".csv": partial(_read_separated, usual=","),
+    ".tsv": partial(_read_separated, usual="\t"),
     ".json": _read_json,
     ".jsonl": _read_json,
     ".parquet": _read_parquet,

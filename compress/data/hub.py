@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -45,12 +45,21 @@ def open_hub(
 
 
 def read_split(dataset: Any, where: str, columns: Columns) -> Rows:
-    """The columns of one split; a `ClassLabel` names its numbers."""
+    """The texts of one split, with their labels."""
+    return split_rows(dataset, where, columns, lambda text: list(dataset[text]))
+
+
+def split_rows(dataset: Any, where: str, columns: Columns, items: Callable[[str], Sequence[object]]) -> Rows:
+    """The columns of one split; a `ClassLabel` names its numbers.
+
+    Args:
+        items: gives the examples of a column.
+    """
     text, *label = check_columns(dataset.column_names, columns, where)
     names = getattr(dataset.features[label[0]], "names", None) if label else None
     return Rows(
         where=where,
-        texts=list(dataset[text]),
+        texts=items(text),
         labels=list(dataset[label[0]]) if label else [None] * len(dataset),
         place=lambda i: f"{where}, row {i}",
         label_names=tuple(names) if names else None,

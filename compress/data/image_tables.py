@@ -10,7 +10,8 @@ from typing import Any
 
 from compress.core.errors import DataError
 from compress.core.inside import inside
-from compress.data.files import check_columns, is_table
+from compress.data.files import is_table
+from compress.data.hub import split_rows
 from compress.data.rows import Columns, Rows
 from compress.data.splits import Item, StoredImage
 
@@ -58,18 +59,13 @@ def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | 
 
     place = Path(datasets.config.HF_CACHE_HOME).expanduser() if folder is None else folder
 
-    image, *label = check_columns(dataset.column_names, columns, where)
-    table = dataset.select_columns([image])
-    if isinstance(dataset.features[image], datasets.Image):
-        table = table.cast_column(image, datasets.Image(decode=False))
-    names = getattr(dataset.features[label[0]], "names", None) if label else None
-    return Rows(
-        where=where,
-        texts=[_item(table, row, image, place, where) for row in range(len(table))],
-        labels=list(dataset[label[0]]) if label else [None] * len(dataset),
-        place=lambda i: f"{where}, row {i}",
-        label_names=tuple(names) if names else None,
-    )
+    def images(column: str) -> list[Item | object]:
+        table = dataset.select_columns([column])
+        if isinstance(dataset.features[column], datasets.Image):
+            table = table.cast_column(column, datasets.Image(decode=False))
+        return [_item(table, row, column, place, where) for row in range(len(table))]
+
+    return split_rows(dataset, where, columns, images)
 
 
 def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item | object:

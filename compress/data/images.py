@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from compress.core.errors import DataError
-from compress.data.faults import Faults
+from compress.data.faults import all_of
 from compress.data.framing import AS_USUAL, Framing, Pixels, Transparency, framed
 from compress.data.rows import Rows
 from compress.data.splits import Item, StoredImage
@@ -77,15 +77,13 @@ def check_images(rows: Rows) -> tuple[tuple[Item, ...], list[bytes]]:
     Raises:
         DataError: an image is missing, damaged, or not an image at all.
     """
-    items: list[Item] = []
-    keys: list[bytes] = []
-    faults = Faults()
-    for i, value in enumerate(rows.texts):
-        with faults:
-            items.append(_image(value, rows, i))
-            keys.append(image_key(pixels_of(items[-1], rows.place(i))))
-    faults.tell()
-    return tuple(items), keys
+
+    def checked(i: int, value: object) -> tuple[Item, bytes]:
+        item = _image(value, rows, i)
+        return item, image_key(pixels_of(item, rows.place(i)))
+
+    found = all_of(checked, range(len(rows)), rows.texts)
+    return tuple(item for item, _ in found), [key for _, key in found]
 
 
 def pixel_statistics(

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from compress.core.errors import DataError
+from compress.core.units import counted
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
 from compress.data.kinds import ItemKind, columns_of
+from compress.data.leaks import kept_places, leak_notes
 from compress.data.locate import open_source
 from compress.data.names import composed
 from compress.data.roles import HELD_OUT, choose_splits, named_splits, read_splits
@@ -47,8 +49,8 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
         [key for each in keys.values() for key in each], np.concatenate([kept[role].labels for role in keys])
     )
     if conflicts:
-        stand = _count(conflicts, f"{kind.noun} stands", f"{kind.noun}s stand")
-        notes.append(f"{stand} with more than one label")
+        stand = "stands" if conflicts == 1 else "stand"
+        notes.append(f"{counted(conflicts, kind.noun)} {stand} with more than one label")
     unlabeled, dropped = None, list[str]()
     if spec.unlabeled is not None:
         unlabeled, dropped = load_unlabeled(
@@ -73,25 +75,10 @@ def _drop_leaks(
     checked: Labelled, split_names: Mapping[str, str], where: str, kind: ItemKind
 ) -> tuple[dict[str, Examples], dict[str, list[bytes]], list[str]]:
     """Drop from train what stands in validation or test, and from validation what stands in test."""
-    kept: dict[str, Examples] = {}
-    keys: dict[str, list[bytes]] = {}
-    notes: list[str] = []
-    held: set[bytes] = set()
-    for role in (*HELD_OUT, "train"):
-        if role not in checked.splits:
-            continue
-        examples = checked.splits[role]
-        all_keys = checked.keys[role]
-        stay = [i for i, key in enumerate(all_keys) if key not in held]
-        dropped = len(examples) - len(stay)
-        if dropped:
-            others = "the test split" if role == "validation" else "a held-out split"
-            notes.append(
-                f"{_count(dropped, 'example', 'examples')} of {len(examples)} dropped from "
-                f"{split_names[role]!r}: the same {kind.noun} stands in {others}"
-            )
-        kept[role], keys[role] = examples.take(stay), [all_keys[i] for i in stay]
-        held.update(keys[role])
+    places = kept_places({role: [(key,) for key in keys] for role, keys in checked.keys.items()})
+    notes = leak_notes(places, checked.keys, split_names, "example", f"the same {kind.noun}")
+    kept = {role: checked.splits[role].take(stay) for role, stay in places.items()}
+    keys = {role: [checked.keys[role][place] for place in stay] for role, stay in places.items()}
     _refuse_emptied(checked, kept, where, kind)
     return kept, keys, notes
 
@@ -134,11 +121,7 @@ def _make_missing(
     repeated = len(own) - len(set(own))
     if repeated:
         notes.append(
-            f"{_count(repeated, 'example repeats', 'examples repeat')} the {kind.noun} of another; "
+            f"{counted(repeated, 'example')} {'repeats' if repeated == 1 else 'repeat'} the {kind.noun} of another; "
             f"equal {kind.noun}s were kept in the same split"
         )
     return splits, key_splits, notes
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

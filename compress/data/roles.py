@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compress.core.errors import DataError
-from compress.data.faults import Faults
-from compress.data.files import nearest
+from compress.data.faults import all_of
 from compress.data.names import named_split
 from compress.data.rows import Rows, Source
+from compress.profile.faults import nearest
 from compress.profile.schema import DataSpec
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
@@ -28,12 +28,12 @@ def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[
     Raises:
         DataError: a named split does not exist, two roles share one, or nothing would be left to train on.
     """
-    names = {"train": _existing(spec.splits.train, "train", source)}
+    names = {"train": existing_split(spec.splits.train, "data.splits.train", source)}
     fractions: dict[str, float] = {}
     for role in HELD_OUT:
         wanted = spec.splits.test if role == "test" else spec.splits.validation
         if isinstance(wanted, str):
-            names[role] = _existing(wanted, role, source)
+            names[role] = existing_split(wanted, f"data.splits.{role}", source)
         elif wanted is None and (found := named_split(role, source.splits, source.where)):
             names[role] = found
         else:
@@ -48,7 +48,12 @@ def choose_splits(spec: DataSpec, source: Source) -> tuple[dict[str, str], dict[
     return names, fractions
 
 
-def _existing(name: str, role: str, source: Source) -> str:
+def existing_split(name: str, key: str, source: Source) -> str:
+    """The split of a source that a key of the profile names.
+
+    Raises:
+        DataError: there is none.
+    """
     found = named_split(name, source.splits, source.where)
     if found is not None:
         return found
@@ -56,16 +61,11 @@ def _existing(name: str, role: str, source: Source) -> str:
     raise DataError(
         f"no split {name!r}{nearest(name, known)}",
         where=source.where,
-        hint=f"Set `data.splits.{role}`; the splits are: {', '.join(map(repr, known))}.",
+        hint=f"Set `{key}`; the splits are: {', '.join(map(repr, known))}.",
     )
 
 
 def read_splits(source: Source, names: Mapping[str, str]) -> dict[str, Rows]:
     """The rows of the split that plays each role."""
-    read: dict[str, Rows] = {}
-    faults = Faults()
-    for role, name in names.items():
-        with faults:
-            read[role] = source.splits[name]()
-    faults.tell()
-    return read
+    read = all_of(lambda name: source.splits[name](), names.values())
+    return dict(zip(names, read, strict=True))

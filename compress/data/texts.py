@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.core.errors import DataError
 from compress.data.encodings import UTF_8, decode_all
-from compress.data.faults import Faults
+from compress.data.faults import all_of
 from compress.data.files import read_bytes
 from compress.data.names import shown
 from compress.data.rows import Rows, Written
@@ -24,13 +24,7 @@ def read_text_files(
     Raises:
         DataError: a file cannot be read as text.
     """
-    faults = Faults()
-    raws: list[bytes] = []
-    for path in paths:
-        with faults:
-            raws.append(read_bytes(path))
-    faults.tell()
-    decoded = decode_all(raws, paths, written.encoding)
+    decoded = decode_all(all_of(read_bytes, paths), paths, written.encoding)
     odd = [(path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8]
     notes: tuple[str, ...] = ()
     if odd and written.encoding is None:
@@ -49,12 +43,7 @@ def check_texts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
     Raises:
         DataError: a text is missing, blank, no text at all, or not valid Unicode.
     """
-    texts: list[str] = []
-    faults = Faults()
-    for i, value in enumerate(rows.texts):
-        with faults:
-            texts.append(_text(value, rows, i))
-    faults.tell()
+    texts = all_of(lambda i, value: _text(value, rows, i), range(len(rows)), rows.texts)
     return tuple(texts), [text_key(text) for text in texts]
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from compress.core.errors import DataError
-from compress.data.files import nearest
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.locate import open_source
-from compress.data.names import named_split
+from compress.data.roles import existing_split
 from compress.data.splits import UNLABELLED, Examples
 from compress.profile.schema import DataSpec, UnlabeledSpec
 
@@ -37,15 +36,7 @@ def load_unlabeled(
     """
     columns = columns_of(data, kind, labelled=False)
     source = open_source(spec, base, columns, (spec.split,), kind)
-    split = named_split(spec.split, source.splits, source.where)
-    if split is None:
-        known = list(source.splits)
-        raise DataError(
-            f"no split {spec.split!r}{nearest(spec.split, known)}",
-            where=source.where,
-            hint=f"Set `data.unlabeled.split`; the splits are: {', '.join(map(repr, known))}.",
-        )
-    items, keys = kind.check(source.splits[split]())
+    items, keys = kind.check(source.splits[existing_split(spec.split, "data.unlabeled.split", source)]())
     places: dict[bytes, int] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, place)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.errors import first_line
+
 _PROBED = ((41, 67), (203, 131), (30, 30), (9, 23), (320, 487))
 """Heights and widths of the images that a processor is tried on: odd, tiny, upright, wide, larger than most models."""
 
@@ -29,7 +31,7 @@ def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
     try:
         return kind.from_dict(settings)
     except Exception as error:  # each class checks its settings in its own way
-        raise ValueError(f"{name} refuses its settings: {_first_line(error)}") from error
+        raise ValueError(f"{name} refuses its settings: {first_line(error)}") from error
 
 
 def settings_of(processor: Any) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], ND
         except Exception as error:  # each class fails in its own way
             raise ValueError(
                 f"{type(processor).__name__} makes no pixel values of an image of {channels} "
-                f"channel{'s' if channels > 1 else ''}, {height} x {width}: {_first_line(error)}"
+                f"channel{'s' if channels > 1 else ''}, {height} x {width}: {first_line(error)}"
             ) from error
         yield pixels, np.asarray(values, np.float32)
 
@@ -85,7 +87,7 @@ def _class(name: str) -> Any:
         try:
             kind = getattr(transformers, wanted, None)
         except Exception as error:  # a lazy import fails as what it imports fails
-            raise ValueError(f"{name} cannot be had: {_first_line(error)}") from error
+            raise ValueError(f"{name} cannot be had: {first_line(error)}") from error
         if isinstance(kind, type) and issubclass(kind, BaseImageProcessor):
             return kind
         if kind is not None and getattr(kind, "is_dummy", False):
@@ -99,7 +101,3 @@ def _plain(value: Any) -> dict[str, int] | None:
         return None
     sides = ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width")
     return {side: int(number) for side in sides if (number := getattr(value, side, None)) is not None}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,20 +21,16 @@ class Inputs(Protocol):
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Cost of each example."""
-        ...
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Inputs of the model, in its order."""
-        ...
 
     def __len__(self) -> int: ...
 
     def digest(self) -> str:
         """sha256 over all that a model is given: equal inputs, equal digests."""
-        ...
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at `indices`: token ids padded to the longest of them, int64 (len(indices), length) each, or
         pixels, float32 (len(indices), channels, height, width)."""
-        ...

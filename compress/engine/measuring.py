@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ import yaml
 from compress.core.artifacts import Artifact
 from compress.core.errors import RunInterrupted, UsageError, in_words
 from compress.core.exhaustion import exhaustion_told
+from compress.core.files import digest_of
 from compress.core.numerics import local_numerics
 from compress.core.progress import Progress
 from compress.core.records import Role, RunRecord, StepRecord, TargetMeasurement
@@ -144,7 +143,7 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
         examples_digest(splits.test),
         {**request.model_dump(mode="json"), "measure": request.measure.identity()},
     ]
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    digest = digest_of(body)
     return RunRecord(
         run=f"{request.name}-{digest[:12]}",
         profile=request.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from compress.core.errors import CompressError, DataError, ModelError
+from compress.core.files import digest_of
 from compress.core.numerics import Numerics, local_numerics
 from compress.core.package_paths import CODE
 from compress.core.watched import Watched
@@ -64,7 +64,7 @@ class Job:
             ],
             *filter(None, (self.measured_by,)),
         ]
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        digest = digest_of(body)
         return f"{profile.name}-{digest[:12]}"
 
     @property

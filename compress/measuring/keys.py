@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 
+from compress.core.files import digest_of
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.profile.schema import MeasureSpec
 
@@ -40,4 +39,4 @@ def measurement_key(
         "protocol": PROTOCOL_VERSION,
         **({"by": by} if by else {}),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest_of(parts)

@@ -32,7 +32,6 @@ class Transport(Protocol):
         Raises:
             TargetError: a job failed.
         """
-        ...
 
 
 class Here:

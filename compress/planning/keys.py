@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from compress.core.files import digest_of
 from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
 from compress.core.versions import installed_version
@@ -55,7 +55,7 @@ def key_of(parts: dict[str, object]) -> str | None:
     """The key that these parts make; None where one of them is not resolved yet."""
     if _unresolved(parts):
         return None
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest_of(parts)
 
 
 def step_parts(

@@ -49,7 +49,8 @@ def chain_faults(source: ProfileSource) -> list[Fault]:
         if leaves_average is not None:
             averaged = before if leaves_average else None
     if form.framework is Framework.ONNX:
-        faults += _torch_targets(source)
+        why = "torch cannot run the ONNX files that the passes end with; use onnxruntime"
+        faults += _targets_on(source, "torch", why)
     return faults
 
 
@@ -59,13 +60,17 @@ def _onnx_targets(source: ProfileSource, index: int, kind: str, never_onnx: str)
     if not isinstance(targets, list):
         why = f"needs a target with `runtime: torch`: {never_onnx}"
         return [source.fault(("passes", index, kind, "library"), why)]
+    why = f"onnxruntime cannot run what passes.{index}.{kind} leaves: {never_onnx}"
+    return _targets_on(source, "onnxruntime", why)
+
+
+def _targets_on(source: ProfileSource, runtime: str, why: str) -> list[Fault]:
+    """A fault of each target that runs models so."""
+    targets = source.values.get("targets")
     return [
-        source.fault(
-            ("targets", place, "runtime"),
-            f"onnxruntime cannot run what passes.{index}.{kind} leaves: {never_onnx}",
-        )
-        for place, target in enumerate(targets)
-        if isinstance(target, dict) and target.get("runtime", "onnxruntime") == "onnxruntime"
+        source.fault(("targets", place, "runtime"), why)
+        for place, target in enumerate(targets if isinstance(targets, list) else ())
+        if isinstance(target, dict) and target.get("runtime", "onnxruntime") == runtime
     ]
 
 
@@ -78,17 +83,3 @@ def _spec_or_defaults(kind: str, body: Any) -> PassSpec:
         if found.roughly is None:
             return found.spec.model_construct()
         return found.roughly(body if isinstance(body, dict) else {})
-
-
-def _torch_targets(source: ProfileSource) -> list[Fault]:
-    targets = source.values.get("targets")
-    if not isinstance(targets, list):
-        return []
-    return [
-        source.fault(
-            ("targets", index, "runtime"),
-            "torch cannot run the ONNX files that the passes end with; use onnxruntime",
-        )
-        for index, target in enumerate(targets)
-        if isinstance(target, dict) and target.get("runtime") == "torch"
-    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from dataclasses import dataclass
+
+from compress.profile.faults import nearest
 
 SSH = "ssh://"
 LOCAL = ("cpu", "cuda")
@@ -70,9 +71,9 @@ def checked_device(device: str) -> str:
     if is_ssh(device):
         parse_ssh(device)
     elif device not in LOCAL:
-        close = difflib.get_close_matches(device, LOCAL, n=1, cutoff=0.55)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{device!r} is not one of {', '.join(LOCAL)}, ssh://user@host[:port]{hint}")
+        raise ValueError(
+            f"{device!r} is not one of {', '.join(LOCAL)}, ssh://user@host[:port]{nearest(device, LOCAL)}"
+        )
     return device
 
 

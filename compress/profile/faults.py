@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -40,13 +41,16 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.path))
 
 
-def did_you_mean(word: str, known: list[str], *, quote: str = "`") -> str:
+def did_you_mean(word: str, known: Sequence[str]) -> str:
     """`; did you mean ...?` for the nearest known word, else the list of them."""
+    return nearest(word, known, "`") or (f"; known: {', '.join(known)}" if known else "")
+
+
+def nearest(word: str, known: Sequence[str], quote: str = "'") -> str:
+    """`; did you mean 'x'?`, or nothing where no known word is near."""
     close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
-    if close:
-        name = next(name for name in known if name.lower() == close[0])
-        return f"; did you mean {quote}{name}{quote}?"
-    return f"; known: {', '.join(known)}" if known else ""
+    found = next((name for name in known if [name.lower()] == close), None)
+    return "" if found is None else f"; did you mean {quote}{found}{quote}?"
 
 
 def _written_path(detail: ErrorDetails, values: Any) -> Path_:
@@ -80,17 +84,12 @@ def _message(detail: ErrorDetails, path: Path_, root: type[BaseModel], values: A
         return f"expected one entry of the form `name: {{...}}` with a name of: {', '.join(known)}"
     if kind == "literal_error" and isinstance(given, str):
         known = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(",")]
-        return f"{given!r} is not one of {', '.join(known)}{_close_only(given, known)}"
+        return f"{given!r} is not one of {', '.join(known)}{nearest(given, known)}"
     if kind == "value_error":
         return detail["msg"].removeprefix("Value error, ")
     message = detail["msg"][0].lower() + detail["msg"][1:]
     message = message.replace("input should be", "should be")
     return f"{message}, not {_short(given)}"
-
-
-def _close_only(word: str, known: list[str]) -> str:
-    hint = did_you_mean(word, known, quote="'")
-    return hint if "did you mean" in hint else ""
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,6 @@ from compress.starter.models import ModelSeen
 USUAL_LENGTH = 128
 """Tokens that texts are cut to where neither data nor model tell."""
 
-IMBALANCE = 20
-"""The largest class is so many times the smallest: training may do well to answer nothing else."""
 
 _SHARE = 95
 _SHORTEST = 16
@@ -92,8 +90,3 @@ def choose_labelling(model: ModelSeen, labels: Sequence[str]) -> Labelling:
     if numbers and max(map(int, labels)) < len(names) == len(labels):
         return Labelling(names, False, "the data holds numbers, and the model names its outputs so")
     return Labelling(None, True, "")
-
-
-def is_imbalanced(counts: Mapping[str, int]) -> bool:
-    """Whether one class is far larger than another."""
-    return len(counts) > 1 and max(counts.values()) >= IMBALANCE * min(counts.values())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from compress.core.errors import UsageError
 from compress.core.package_paths import CODE, PACKAGE, SKLEARN
+from compress.data.checks import IMBALANCED, is_imbalanced
 from compress.data.names import shown
 from compress.data.texts import is_unicode
-from compress.starter.choices import IMBALANCE, is_imbalanced
 from compress.starter.detection import Detected, detect
 from compress.starter.lines import comment, scalar
 from compress.starter.outline import outline_of
@@ -114,8 +114,8 @@ def _found(found: Detected) -> Iterator[str]:
         more = f" and {len(found.counts) - 8} more" if len(found.counts) > 8 else ""
         yield f"the data has {rows} rows" + (f"; {', '.join(labels)}{more}" if labels else "")
         yield from map(comment, found.splits.notes)
-    if is_imbalanced(found.counts):
-        yield f"one class is {IMBALANCE} times as large as another: look at the score of each in the report"
+    if is_imbalanced(found.counts.values()):
+        yield f"one class is {IMBALANCED} times as large as another: look at the score of each in the report"
 
 
 def _seen_from(source: str, folder: Path | None) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -16,6 +14,7 @@ from typing import Any
 import psutil
 
 from compress.core.errors import TargetError
+from compress.core.files import digest_of
 from compress.core.numerics import flags_in, local_processor
 from compress.core.units import megabytes
 from compress.profile.device import is_ssh
@@ -65,7 +64,7 @@ class ResolvedTarget:
     def machine(self) -> str:
         """sha256 of what decides how fast a model runs there, its threads and cores included: where it is equal,
         timings of the same batch size and lengths may be compared."""
-        return _digest({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
+        return digest_of({key: value for key, value in self.description.items() if key not in _TIMES_NOTHING})
 
     @property
     def place(self) -> str:
@@ -117,11 +116,7 @@ def fingerprint_of(spec: TargetSpec, description: dict[str, Any]) -> str:
         "batch_sizes": spec.batch_sizes,
         "sequence_lengths": spec.sequence_lengths,
     }
-    return _digest(identity)
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return digest_of(identity)
 
 
 def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:

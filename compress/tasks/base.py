@@ -92,7 +92,6 @@ class Scorer(Protocol):
         Raises:
             ValueError: the outputs are of a shape that has no answers.
         """
-        ...
 
 
 class Task(Protocol):
@@ -101,33 +100,26 @@ class Task(Protocol):
     @property
     def kind(self) -> TaskKind:
         """What the kind of problem is."""
-        ...
 
     @property
     def data(self) -> DataSpec:
         """What the profile says of the data."""
-        ...
 
     @property
     def scorer(self) -> Any:
         """What reduces outputs to answers, a `Scorer`."""
-        ...
 
     def encode(self, examples: Examples, model: Path) -> Inputs:
         """Encode examples as the artifact directory `model` declares it (tokenizer, image size); needs no torch."""
-        ...
 
     def scored(self, examples: Examples) -> Examples:
         """Those of the examples that there is a truth of."""
-        ...
 
     def needs_reference(self, examples: Examples) -> bool:
         """Whether `score` of these examples compares with the teacher's outputs."""
-        ...
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
         """What the scorer is told of a model, as plain JSON values, by its `task.json`."""
-        ...
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
         """Refuse a model whose outputs (n, ...) have another shape than the task reads.
@@ -135,15 +127,12 @@ class Task(Protocol):
         Raises:
             ModelError: with the code `wrong-outputs`.
         """
-        ...
 
     def score(self, answers: Answers, truth: Truth) -> Score:
         """The primary metric of what a model answered; which way is better says its kind."""
-        ...
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
         """How far outputs (n, ...) are from those that they stand for: 0 where they are equal, larger is worse."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,6 @@ class Loss(Protocol):
     def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         """A scalar from the logits (n, labels), the batch they came from, and the indices int64 (n,) of its
         examples, on the CPU."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compress.core.errors import ModelError
+from compress.core.errors import ModelError, first_line
 from compress.core.files import copy_file, make_folder, replacing
 from compress.core.inside import inside
 
@@ -69,7 +69,7 @@ def read_onnx(path: Path) -> OnnxFile:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
-            "this is not an ONNX model, or it was cut off", where=str(path), hint=_first_line(error)
+            "this is not an ONNX model, or it was cut off", where=str(path), hint=first_line(error)
         ) from error
     if not model.graph.node or not model.graph.output:
         raise ModelError("this ONNX model has no graph: it is empty, or it was cut off", where=str(path))
@@ -77,7 +77,7 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         onnx.checker.check_model(_with_shapes(model) or str(path))
     except onnx.checker.ValidationError as error:
-        raise ModelError("this ONNX model is not valid", where=str(path), hint=_first_line(error)) from error
+        raise ModelError("this ONNX model is not valid", where=str(path), hint=first_line(error)) from error
     constants = {tensor.name for tensor in model.graph.initializer}
     taken = [value for value in model.graph.input if value.name not in constants]
     return OnnxFile(path, _ports(taken, path), _ports(model.graph.output, path), external)
@@ -194,7 +194,7 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
             end = int(part.offset or 0) + int(part.length or 0)
         except (TypeError, ValueError) as error:
             raise ModelError(
-                f"the place of the weights {tensor.name!r} is not valid: {_first_line(error)}",
+                f"the place of the weights {tensor.name!r} is not valid: {first_line(error)}",
                 where=str(path),
                 code="damaged-model",
             ) from error
@@ -244,7 +244,3 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
         # numpy has no type of texts, and says so.
         found.append(Port(value.name, "string" if dtype == "object" else dtype, axes))
     return tuple(found)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

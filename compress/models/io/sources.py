@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
-from compress.core.errors import ModelError, UsageError
+from compress.core.errors import ModelError, UsageError, first_line
 from compress.core.inside import inside
 from compress.core.package_paths import CODE, local_path, missing_source
 from compress.core.reading import read_mapping, understood
@@ -307,7 +307,7 @@ def _fetch(model: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"cannot fetch this model from the hub: {reason}",
             where=model,

@@ -14,7 +14,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.core.errors import CompressError, ModelError, PassError
+from compress.core.errors import CompressError, ModelError, PassError, first_line
 from compress.core.exhaustion import ran_out
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
@@ -252,7 +252,7 @@ def _learning(model: nn.Module) -> Iterator[None]:
 
 def in_short(error: Exception) -> str:
     """The first line of what a library says."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     return first if len(first) <= 160 else f"{first[:157]}..."
 
 

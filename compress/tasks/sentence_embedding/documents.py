@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compress.core.errors import DataError
+from compress.core.units import counted
 from compress.data.kinds import TEXTS
+from compress.data.leaks import kept_places, leak_notes
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.data.splitting import make_parts, text_key
@@ -17,8 +19,6 @@ from compress.tasks.sentence_embedding.sentences import FEWEST_WORDS, cut_senten
 
 FEWEST_TEXTS = 3
 """Texts of a split, at least: fewer have no order of similarities."""
-
-_HELD_OUT = ("test", "validation")
 
 
 def check_sentences(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
@@ -86,7 +86,7 @@ def split_documents(
     for role, own in documents.items():
         if len(own.texts) < FEWEST_TEXTS:
             raise DataError(
-                f"the {role} split has {_count(len(own.texts), noun)}; "
+                f"the {role} split has {counted(len(own.texts), noun)}; "
                 f"comparing similarities needs {FEWEST_TEXTS} at least",
                 where=where,
                 hint=f"Sentences of fewer than {FEWEST_WORDS} words are left out." if sentences else None,
@@ -102,34 +102,19 @@ def _once(
     splits: Mapping[str, _Texts], names: Mapping[str, str], noun: str
 ) -> tuple[dict[str, _Texts], list[str]]:
     """Keep each text once: in test before validation before train."""
+    places = kept_places({role: [(key,) for key in own.keys] for role, own in splits.items()})
+    before = {role: own.keys for role, own in splits.items()}
+    notes = leak_notes(places, before, names, noun, f"the same {noun}")
     kept: dict[str, _Texts] = {}
-    notes = []
-    held: set[bytes] = set()
     repeated = 0
-    for role in (*_HELD_OUT, "train"):
-        if role not in splits:
-            continue
-        own: set[bytes] = set()
-        stay = []
-        leaked = 0
-        for index, key in enumerate(splits[role].keys):
-            if key in held:
-                leaked += 1
-            elif key in own:
-                repeated += 1
-            else:
-                own.add(key)
-                stay.append(index)
-        if leaked:
-            others = "the test split" if role == "validation" else "a held-out split"
-            notes.append(
-                f"{_count(leaked, noun)} of {len(splits[role].keys)} dropped from {names.get(role, role)!r}: "
-                f"the same {noun} stands in {others}"
-            )
-        kept[role] = splits[role].take(stay)
-        held |= own
+    for role, stay in places.items():
+        first: dict[bytes, int] = {}
+        for place in stay:
+            first.setdefault(splits[role].keys[place], place)
+        kept[role] = splits[role].take(list(first.values()))
+        repeated += len(stay) - len(first)
     if repeated:
-        notes.append(f"{_count(repeated, f'repeated {noun}')} left out: each stands in its split once")
+        notes.append(f"{counted(repeated, f'repeated {noun}')} left out: each stands in its split once")
     return kept, notes
 
 
@@ -157,7 +142,3 @@ def _make_missing(
 def _cut(texts: Sequence[str]) -> tuple[tuple[str, ...], list[bytes]]:
     sentences = tuple(sentence for text in texts for sentence in cut_sentences(text))
     return sentences, [text_key(sentence) for sentence in sentences]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError
+from compress.core.units import counted
+from compress.data.leaks import kept_places, leak_notes
+from compress.data.roles import HELD_OUT
 from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.data.splitting import rank
@@ -18,7 +21,6 @@ from compress.data.texts import check_texts, describe, is_missing
 FEWEST_PAIRS = 3
 """Pairs of a held-out split, at least: fewer have no order of scores."""
 
-_HELD_OUT = ("test", "validation")
 _HINT = "Is `data.score_column` the right column?"
 
 
@@ -64,13 +66,16 @@ def split_pairs(
             raise DataError(f"the {role} split is empty", where=each.where)
     pairs = {role: _checked(first[role], second[role]) for role in first}
     notes = [note for each in first.values() for note in each.notes]
-    pairs, found = _drop_leaks(pairs, names)
+    before = {role: each.keys for role, each in pairs.items()}
+    places = kept_places(before)
+    notes += leak_notes(places, before, names, "pair", "a text of each")
+    pairs = {role: pairs[role].take(stay) for role, stay in places.items()}
     pairs = _make_missing(pairs, fractions, seed)
-    for role in _HELD_OUT:
+    for role in HELD_OUT:
         scores = pairs[role].scores
         if len(scores) < FEWEST_PAIRS:
             raise DataError(
-                f"the {role} split has {len(scores)} {_pairs(len(scores))}; "
+                f"the {role} split has {counted(len(scores), 'pair')}; "
                 f"comparing their order needs {FEWEST_PAIRS} at least",
                 where=where,
                 hint="Pairs that share a text stay in one split; name splits that exist under `data.splits`.",
@@ -84,7 +89,7 @@ def split_pairs(
     if not len(pairs["train"].scores):
         raise DataError("no training pair is left: each shares a text with a held-out pair", where=where)
     made = {role: _examples(each) for role, each in pairs.items()}
-    return Splits(made["train"], made["validation"], made["test"], (), notes=(*notes, *found))
+    return Splits(made["train"], made["validation"], made["test"], (), notes=tuple(notes))
 
 
 def linked_groups(pairs: Sequence[tuple[bytes, bytes]]) -> list[list[int]]:
@@ -130,27 +135,6 @@ def _score(rows: Rows, i: int) -> float:
     return number
 
 
-def _drop_leaks(pairs: Mapping[str, _Pairs], names: Mapping[str, str]) -> tuple[dict[str, _Pairs], list[str]]:
-    kept: dict[str, _Pairs] = {}
-    notes = []
-    held: set[bytes] = set()
-    for role in (*_HELD_OUT, "train"):
-        if role not in pairs:
-            continue
-        keys = pairs[role].keys
-        stay = [i for i, pair in enumerate(keys) if held.isdisjoint(pair)]
-        dropped = len(keys) - len(stay)
-        if dropped:
-            others = "the test split" if role == "validation" else "a held-out split"
-            notes.append(
-                f"{dropped} {_pairs(dropped)} of {len(keys)} dropped from "
-                f"{names.get(role, role)!r}: a text of each stands in {others}"
-            )
-        kept[role] = pairs[role].take(stay)
-        held.update(key for pair in kept[role].keys for key in pair)
-    return kept, notes
-
-
 def _make_missing(
     pairs: Mapping[str, _Pairs], fractions: Mapping[str, float], seed: int
 ) -> dict[str, _Pairs]:
@@ -163,10 +147,6 @@ def _make_missing(
         role = next((role for role in fractions if len(chosen[role]) + len(group) <= room[role]), "train")
         chosen[role] += group
     return {**pairs, **{role: train.take(sorted(indices)) for role, indices in chosen.items()}}
-
-
-def _pairs(number: int) -> str:
-    return "pair" if number == 1 else "pairs"
 
 
 def _examples(pairs: _Pairs) -> Examples:

@@ -22,7 +22,6 @@ class Answers(Protocol):
 
     def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
         """The teacher's signals of these examples, on the device of the batch."""
-        ...
 
 
 class NoAnswers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.artifacts import Artifact
-from compress.core.files import make_folder, write_sealed
+from compress.core.files import digest_of, make_folder, write_sealed
 from compress.core.progress import Progress
 from compress.core.units import GIB
 from compress.encoding.inputs import Inputs
@@ -49,12 +47,10 @@ class Teaching(Protocol):
     @property
     def outputs(self) -> NDArray[np.float32]:
         """Its outputs on all examples, float32 (n, labels or width); not to be written to."""
-        ...
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """Its signals on the examples at `indices`, float32 on the training device: `outputs` (len(indices), k), token
         signals (len(indices), longest, d) with padding after the end of an example, others (len(indices), ...)."""
-        ...
 
 
 class TeacherSignals:
@@ -245,7 +241,7 @@ def signals_key(teacher_digest: str, inputs: Inputs, device: Device, precision: 
         "precision": precision,
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digest_of(parts)
 
 
 def observe(
