@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compress.core.artifacts import Artifact
 from compress.core.errors import TargetError
 from compress.core.forms import Framework
 from compress.encoding.inputs import Batch
+from compress.measuring import outputs_scorer
 from compress.measuring.transport import Elsewhere, Here, Transport
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
@@ -96,11 +94,9 @@ class JobFolder:
         bodies = [{**self._common, **job.body} for job in jobs]
         return self._transport.run(bodies, [job.purpose for job in jobs])
 
-    def accuracy(self, model: str, feeds: str, name: str = "outputs") -> tuple[Job, Path]:
-        """The job that computes a model's outputs, and the file that they will stand in."""
-        outputs = self._folder / f"{name}.npy"
-        body = {"kind": "accuracy", "model": model, "feeds": feeds, "outputs": str(outputs)}
-        return Job(body, "scoring the model"), outputs
+    def outputs(self, model: str, feeds: str, name: str = "outputs") -> tuple[Job, Path]:
+        """The job that keeps a model's outputs as they are, and the file where they will stand as `outputs`."""
+        return self._scoring(model, feeds, outputs_scorer, {}, name)
 
     def score(
         self, model: str, feeds: str, task: Task, described: Mapping[str, Any], name: str = "answers"
@@ -110,13 +106,18 @@ class JobFolder:
         Args:
             described: the `task.json` of the model.
         """
+        return self._scoring(model, feeds, task.scorer, task.settings(described), name)
+
+    def _scoring(
+        self, model: str, feeds: str, scorer: Any, settings: dict[str, Any], name: str
+    ) -> tuple[Job, Path]:
         kept = self._folder / f"{name}.npz"
         body = {
             "kind": "score",
             "model": model,
             "feeds": feeds,
-            "scorer": task.scorer.__file__,
-            "settings": task.settings(described),
+            "scorer": scorer.__file__,
+            "settings": settings,
             "outputs": str(kept),
         }
         return Job(body, "scoring the model"), kept
@@ -125,12 +126,6 @@ class JobFolder:
 def _confinement(spec: TargetSpec) -> dict[str, Any]:
     """What a target is held to, as jobs say it."""
     return {} if spec.cores is None else {"cores": list(spec.cores)}
-
-
-def load_outputs(path: Path) -> NDArray[np.float32]:
-    """Outputs (n, ...) that an accuracy job wrote."""
-    outputs: NDArray[np.float32] = np.load(path, allow_pickle=False)
-    return outputs
 
 
 def model_path(artifact: Artifact, target: ResolvedTarget) -> str:

@@ -28,11 +28,8 @@ class _Result(BaseModel):
     seconds: Annotated[float, Field(ge=0, lt=10**7)]
 
 
-class _Accuracy(_Result):
+class _Score(_Result):
     examples: NonNegativeInt
-
-
-class _Score(_Accuracy):
     shape: Annotated[list[NonNegativeInt], Field(max_length=16)]
     refused: Annotated[str, Field(max_length=1000)] | None
 
@@ -71,7 +68,6 @@ class _Memory(_Result):
 
 
 _KINDS: dict[str, type[_Result]] = {
-    "accuracy": _Accuracy,
     "score": _Score,
     "latency": _Latency,
     "memory": _Memory,
@@ -84,7 +80,7 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
         parsed = _KINDS[job["kind"]].model_validate(result)
     except ValidationError as error:
         return str(error)
-    if isinstance(parsed, _Accuracy):
+    if isinstance(parsed, _Score):
         expected = examples_in(job["feeds"])
         return None if parsed.examples == expected else f"{parsed.examples} of {expected} examples"
     if isinstance(parsed, _Latency):
@@ -117,23 +113,9 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
 
 
 def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:
-    """What is wrong with the file of outputs, or of answers, that a job left; None where nothing is."""
-    if job["kind"] == "score":
-        return None if result["refused"] is not None else _answers_fault(job)
-    try:
-        outputs = np.load(job["outputs"], mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        return str(error)
-    if not isinstance(outputs, np.ndarray) or outputs.dtype != np.float32 or outputs.ndim < 2:
-        return "no array of numbers for each example"
-    if len(outputs) != examples_in(job["feeds"]):
-        return f"outputs of {len(outputs)} examples"
-    if not outputs.size or outputs[0].size > LARGEST_WIDTH:
-        return f"outputs of the shape {outputs.shape}"
-    return None if np.isfinite(outputs).all() else "outputs that are not finite numbers"
-
-
-def _answers_fault(job: Mapping[str, Any]) -> str | None:
+    """What is wrong with the file of answers that a scoring job left; None where nothing is."""
+    if result["refused"] is not None:
+        return None
     try:
         answers = load_answers(job["outputs"])
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Batch, Inputs
 from compress.measuring.disturbance import any_disturbed
 from compress.measuring.feeds import sample_indices, scenarios
-from compress.measuring.jobs import Job, JobFolder, load_outputs, usable_cores
+from compress.measuring.jobs import Job, JobFolder, usable_cores
 from compress.measuring.latency import Timed, median_ms, timed
 from compress.measuring.results import load_answers
 from compress.profile.schema import MeasureSpec
@@ -150,9 +150,9 @@ def _outputs(
     together: int,
 ) -> list[NDArray[np.float32]]:
     feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
-    made = [jobs.accuracy(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
+    made = [jobs.outputs(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
     _in_turn(jobs, [job for job, _ in made], together)
-    return [load_outputs(file) for _, file in made]
+    return [load_answers(file)["outputs"] for _, file in made]
 
 
 def _batches(inputs: Inputs, chosen: NDArray[np.int64], batch_size: int) -> list[Batch]:

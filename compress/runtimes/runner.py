@@ -5,7 +5,6 @@
 One file that needs Python 3.9, numpy and onnxruntime (to predict from texts tokenizers too, from images Pillow):
 it is copied into bundles and onto devices, so it imports nothing of the package it lies in. A job is one of
 
-    {"kind": "accuracy", "model": PATH, "feeds": NPZ, "outputs": NPY, "threads": 1, "device": "cpu"}
     {"kind": "score", "model": PATH, "feeds": NPZ, "scorer": PY, "settings": {}, "outputs": NPZ, "threads": 1,
      "device": "cpu"}
     {"kind": "latency", "models": [PATH, PATH], "load_order": [0, 1], "scenarios": [{"feeds": [NPZ, NPZ]}],
@@ -171,18 +170,6 @@ def read_batches(path: str) -> list[Batch]:
 
 
 # The jobs.
-
-
-def accuracy_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
-    """Outputs of one model on all batches, in order, to the `.npy` file `outputs`."""
-    runtime.prepare(job["threads"], job["device"])
-    batches = read_batches(job["feeds"])
-    predict = runtime.open(job["model"], job["threads"], job["device"])
-    outputs = np.concatenate([np.asarray(predict(batch), dtype=np.float32) for batch in batches])
-    temporary = job["outputs"] + ".tmp.npy"
-    np.save(temporary, outputs)
-    os.replace(temporary, job["outputs"])
-    return {"examples": len(outputs)}
 
 
 def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
@@ -865,7 +852,7 @@ def open_predictor(folder: str, threads: int = 1, device: str = "cpu", model: st
 
 # The command.
 
-JOBS = {"accuracy": accuracy_job, "score": score_job, "latency": latency_job, "memory": memory_job}
+JOBS = {"score": score_job, "latency": latency_job, "memory": memory_job}
 
 
 def write_result(path: str, result: dict[str, Any]) -> None:

@@ -275,14 +275,14 @@ def prepare_answer(folder: Path) -> list[bytes]:
     write_batches(str(folder / "feeds.npz"), [{"x": np.zeros((2, 3))}])
     feeds = str(folder / "feeds.npz")
     jobs = [
-        {"kind": "accuracy", "feeds": feeds},
+        {"kind": "score", "feeds": feeds},
         {"kind": "latency", "models": ["a", "b"], "scenarios": [{"feeds": [feeds, feeds]}],
          "tokenization": {"texts": ["a"]}},
         {"kind": "memory"},
     ]  # fmt: skip
     (folder / "jobs.json").write_text(json.dumps(jobs))
     answers: list[Any] = [
-        {"examples": 2, "seconds": 1.0},
+        {"examples": 2, "shape": [3], "refused": None, "seconds": 1.0},
         {"scenarios": [{"samples_ns": [[1], [2]], "inputs": [0]}], "tokenization_ns": [5], "seconds": 1.0},
         {"before_load_bytes": 1, "peak_bytes": 2, "method": "VmHWM", "gpu_peak_bytes": None, "seconds": 1.0},
         {

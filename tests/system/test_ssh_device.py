@@ -20,6 +20,7 @@ from compress.core.records import TargetMeasurement
 from compress.data.splits import UNLABELLED, Examples
 from compress.measuring.artifact import measure
 from compress.measuring.jobs import JobFolder
+from compress.measuring.results import load_answers
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.targets.resolving import resolve
 from compress.targets.ssh.connection import Connection
@@ -111,10 +112,10 @@ def test_its_outputs_are_equal(sshd: Sshd, place: Path, tmp_path: Path) -> None:
         folder = tmp_path / spec.label
         folder.mkdir()
         jobs = JobFolder.of_target(folder, target)
-        job, file = jobs.accuracy(model, jobs.feeds("feeds", [batch, batch]))
+        job, file = jobs.outputs(model, jobs.feeds("feeds", [batch, batch]))
         assert jobs.run(job)[0]["examples"] == 4
         target.close()
-        outputs.append(np.load(file, allow_pickle=False))
+        outputs.append(load_answers(file)["outputs"])
     assert outputs[0].shape == (4, 3)
     np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-3)
 

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.encoding.tokens import encode_texts
+from compress.measuring import outputs_scorer
+from compress.measuring.results import load_answers
 from compress.runtimes import runner
 from tests.tiny_onnx import LABELS, write_embedder_artifact, write_votes_artifact
 
@@ -244,12 +246,13 @@ def job(folder: Path, **body: Any) -> dict[str, Any]:
     return {"threads": 1, "device": "cpu", "feeds": str(folder / "f.npz"), "model": "m", **body}
 
 
-def test_an_accuracy_job_keeps_the_order(tmp_path: Path) -> None:
-    outputs = tmp_path / "out.npy"
-    result = runner.accuracy_job(job(tmp_path, outputs=str(outputs)), Recording())
-    assert result == {"examples": 3}
-    assert np.load(outputs).tolist() == [[1], [2], [3]]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz", "out.npy"]
+def test_a_scoring_job_keeps_the_order(tmp_path: Path) -> None:
+    outputs = tmp_path / "out.npz"
+    body = {"outputs": str(outputs), "scorer": outputs_scorer.__file__, "settings": {}}
+    result = runner.score_job(job(tmp_path, **body), Recording())
+    assert result == {"examples": 3, "shape": [1], "refused": None}
+    assert load_answers(outputs)["outputs"].tolist() == [[1], [2], [3]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz", "out.npz"]
 
 
 def test_a_latency_job_loads_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -305,7 +308,7 @@ def test_the_command_refuses_what_it_does_not_know(
     assert "usage" in capsys.readouterr().err
     (tmp_path / "job.json").write_text('{"kind": "speed"}')
     assert runner.main([str(tmp_path / "job.json"), str(tmp_path / "r.json")]) == 2
-    assert "'speed'; known: accuracy, latency, memory" in capsys.readouterr().err
+    assert "'speed'; known: latency, memory, score" in capsys.readouterr().err
     assert not (tmp_path / "r.json").exists()
 
 
@@ -314,16 +317,18 @@ def test_the_command_writes_its_result_whole(tmp_path: Path) -> None:
     ids = np.array([[2, 3, 4]])
     runner.write_batches(str(tmp_path / "f.npz"), [{"input_ids": ids, "attention_mask": np.ones_like(ids)}])
     body = {
-        "kind": "accuracy",
+        "kind": "score",
         "model": model,
-        "outputs": str(tmp_path / "o.npy"),
+        "scorer": outputs_scorer.__file__,
+        "settings": {},
+        "outputs": str(tmp_path / "o.npz"),
         "threads": 1,
         "device": "cpu",
     }
     (tmp_path / "job.json").write_text(json.dumps({**body, "feeds": str(tmp_path / "f.npz")}))
     assert runner.main([str(tmp_path / "job.json"), str(tmp_path / "r.json")]) == 0
     assert json.loads((tmp_path / "r.json").read_text())["examples"] == 1
-    assert np.load(tmp_path / "o.npy").tolist() == [[2, 1, 0]]
+    assert load_answers(tmp_path / "o.npz")["outputs"].tolist() == [[2, 1, 0]]
     assert not list(tmp_path.glob("*.tmp*"))
 
 

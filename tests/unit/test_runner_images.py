@@ -13,6 +13,8 @@ from PIL import Image
 from compress.data.framing import framed
 from compress.data.images import pixels_of
 from compress.encoding.images import ImageFormat, ImageInputs
+from compress.measuring import outputs_scorer
+from compress.measuring.results import load_answers
 from compress.runtimes import runner
 from tests.tiny_onnx import GREY, write_halves_artifact
 
@@ -140,10 +142,16 @@ def test_the_jobs_take_images(tmp_path: Path):
     assert [batch["pixel_values"].shape for batch in read] == [(3, 1, 6, 8), (2, 1, 6, 8)]
     assert {batch["pixel_values"].dtype for batch in read} == {np.dtype(np.float32)}
     common = {"feeds": str(tmp_path / "f.npz"), "threads": 1, "device": "cpu"}
-    job = {**common, "model": str(artifact.model_file), "outputs": str(tmp_path / "o.npy")}
-    assert runner.accuracy_job(job, runner.OnnxRuntime()) == {"examples": 5}
+    job = {
+        **common,
+        "model": str(artifact.model_file),
+        "scorer": outputs_scorer.__file__,
+        "settings": {},
+        "outputs": str(tmp_path / "o.npz"),
+    }
+    assert runner.score_job(job, runner.OnnxRuntime())["examples"] == 5
     expected = runner.open_predictor(str(artifact.path)).outputs(inputs.items)
-    np.testing.assert_allclose(np.load(tmp_path / "o.npy"), expected, atol=1e-6)
+    np.testing.assert_allclose(load_answers(tmp_path / "o.npz")["outputs"], expected, atol=1e-6)
     timed = {
         "models": [job["model"]] * 2,
         "load_order": [0, 1],

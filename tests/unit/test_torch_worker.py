@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from compress.data.splits import Examples
+from compress.measuring import outputs_scorer
+from compress.measuring.results import load_answers
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.code import call
 from compress.models.io.plain import Origin, PlainModel
@@ -34,21 +36,25 @@ def feeds(artifact: Path, file: Path) -> str:
 
 def test_scores_are_those_of_the_model(artifact: Path, tmp_path: Path) -> None:
     job = {
-        "kind": "accuracy",
+        "kind": "score",
         "model": str(artifact),
+        "scorer": outputs_scorer.__file__,
+        "settings": {},
         "feeds": feeds(artifact, tmp_path / "f.npz"),
-        "outputs": str(tmp_path / "o.npy"),
+        "outputs": str(tmp_path / "o.npz"),
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }
-    assert runner.accuracy_job(job, TorchRuntime(allow_code=True)) == {"examples": 4}
+    assert runner.score_job(job, TorchRuntime(allow_code=True))["examples"] == 4
     model = load_model(artifact).eval()
     with torch.inference_mode():
         expected = [
             model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits
             for batch in runner.read_batches(job["feeds"])
         ]
-    np.testing.assert_allclose(np.load(tmp_path / "o.npy"), torch.cat(expected).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        load_answers(tmp_path / "o.npz")["outputs"], torch.cat(expected).numpy(), rtol=1e-6
+    )
 
 
 def network_of_the_digits() -> torch.nn.Module:
