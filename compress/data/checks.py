@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError
+from compress.core.spelling import nearest
 from compress.data.faults import Faults, all_of
 from compress.data.kinds import ItemKind
 from compress.data.names import composed, folded
 from compress.data.rows import Rows
 from compress.data.splits import Examples, Item
 from compress.data.texts import describe, is_missing, is_unicode
-from compress.profile.faults import nearest
 
 _WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]{0,17})(?:\.0+)?")
 _KINDS = {str: "a text", int: "a number", bool: "true or false"}

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import DataError
+from compress.core.spelling import nearest
 from compress.data.encodings import UTF_8, decode
 from compress.data.faults import Faults
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
 from compress.data.separators import SEPARATORS, separated_by
-from compress.profile.faults import nearest
 
 
 def is_table(path: Path) -> bool:

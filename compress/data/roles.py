@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compress.core.errors import DataError
+from compress.core.spelling import nearest
 from compress.data.faults import all_of
 from compress.data.names import named_split
 from compress.data.rows import Rows, Source
-from compress.profile.faults import nearest
 from compress.profile.schema import DataSpec
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"validation": 0.1, "test": 0.2}

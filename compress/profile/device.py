@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from compress.profile.faults import nearest
+from compress.core.spelling import nearest
 
 SSH = "ssh://"
 LOCAL = ("cpu", "cuda")

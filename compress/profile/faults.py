@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from compress.core.entries import models_in
 from compress.core.errors import Fault
+from compress.core.spelling import did_you_mean, nearest
 from compress.profile.schema import DataSpec, data_spec
 from compress.profile.yaml_lines import Path_, ProfileSource
 from compress.tasks.table import task_names
@@ -39,18 +38,6 @@ def faults_of(error: ValidationError, source: ProfileSource, root: type[BaseMode
     ]
     faults = [source.fault(path, " or ".join(messages[path])) for path in deepest]
     return sorted(faults, key=lambda fault: (fault.line or 0, fault.path))
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?` for the nearest known word, else the list of them."""
-    return nearest(word, known, "`") or (f"; known: {', '.join(known)}" if known else "")
-
-
-def nearest(word: str, known: Sequence[str], quote: str = "'") -> str:
-    """`; did you mean 'x'?`, or nothing where no known word is near."""
-    close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
-    found = next((name for name in known if [name.lower()] == close), None)
-    return "" if found is None else f"; did you mean {quote}{found}{quote}?"
 
 
 def _written_path(detail: ErrorDetails, values: Any) -> Path_:

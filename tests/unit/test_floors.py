@@ -13,7 +13,15 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "compress"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("core.errors", "core.knapsack", "core.task_kind", "core.telemetry", "core.units", "core.versions"),
+    (
+        "core.errors",
+        "core.knapsack",
+        "core.spelling",
+        "core.task_kind",
+        "core.telemetry",
+        "core.units",
+        "core.versions",
+    ),
     (
         "core.files",
         "core.plugins",

@@ -1,0 +1,18 @@
+"""What a misspelt word was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?` for the nearest known word, else the list of them."""
+    return nearest(word, known, "`") or (f"; known: {', '.join(known)}" if known else "")
+
+
+def nearest(word: str, known: Sequence[str], quote: str = "'") -> str:
+    """`; did you mean 'x'?`, or nothing where no known word is near."""
+    close = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.55)
+    found = next((name for name in known if [name.lower()] == close), None)
+    return "" if found is None else f"; did you mean {quote}{found}{quote}?"
