@@ -40,10 +40,15 @@ class Numerics:
 @cache
 def local_numerics() -> Numerics:
     """This machine's numerics, read from the operating system."""
-    threads, gpu = len(os.sched_getaffinity(0)), _gpu_generation()
+    threads, gpu = core_count(), _gpu_generation()
     if gpu is not None:
         return Numerics("cuda", threads, gpu >= _AMPERE)
     return Numerics("cpu", threads, bool(processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}))
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

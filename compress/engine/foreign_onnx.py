@@ -226,22 +226,22 @@ def _described(folders: Sequence[Path]) -> Mapping[str, Any]:
     return _first_json(folders, TASK) or {}
 
 
+def _first_file(folders: Sequence[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
 def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
-    for folder in folders:
-        file = folder / name
-        if not file.is_file():
-            continue
-        return read_mapping(file)
-    return None
+    file = _first_file(folders, name)
+    return None if file is None else read_mapping(file)
 
 
 def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise ModelError(
-        f"no {name} lies beside this model", where=str(model), hint="Name its folder with --tokenizer."
-    )
+    file = _first_file(folders, name)
+    if file is None:
+        raise ModelError(
+            f"no {name} lies beside this model", where=str(model), hint="Name its folder with --tokenizer."
+        )
+    return file
 
 
 def _label_order(

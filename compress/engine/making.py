@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from compress.core.artifacts import Artifact, open_artifact, seal
@@ -23,18 +23,10 @@ from compress.targets.local import ResolvedTarget, resolve
 from compress.tasks.base import TrainingData
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """A step that is made now or was before; `cached` says which."""
-
-    made: MadeStep
-    cached: bool
-
-
 def make_step(
     step: PlannedStep, job: Job, inputs: dict[str, Artifact], cache: Cache, progress: Progress
-) -> StepOutcome:
-    """The artifact of a step, from the cache or by running its pass.
+) -> tuple[MadeStep, bool]:
+    """The artifact of a step, and whether it was in the cache; else its pass is run.
 
     Raises:
         PassError: the pass left another form than the plan says, or no parameter count.
@@ -43,14 +35,14 @@ def make_step(
     made = cache.find(key, hashed=True)
     if made is not None:
         cache.use(key)
-        return StepOutcome(made, cached=True)
+        return made, True
     with cache.lock(key, progress, step.name):
         made = cache.find(key, hashed=True)
         if made is not None:
-            return StepOutcome(made, cached=True)
+            return made, True
         with cache.making(key) as out:
             made = _make(step, job, inputs, cache, progress, out)
-    return StepOutcome(made, cached=False)
+    return made, False
 
 
 def _make(

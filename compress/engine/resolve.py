@@ -64,8 +64,7 @@ class Job:
             ],
             *filter(None, (self.measured_by,)),
         ]
-        digest = digest_of(body)
-        return f"{profile.name}-{digest[:12]}"
+        return f"{profile.name}-{digest_of(body)[:12]}"
 
     @property
     def measured_by(self) -> dict[str, object]:
@@ -89,7 +88,14 @@ class Job:
         Raises:
             DataError: one of them was changed meanwhile; what was read of it must not stand under these keys.
         """
-        _check_same(self.known, self.loaded, self.plan, self.watched, models=models, data=data)
+        changed = self.watched.changed()
+        try:
+            now = fingerprints(self.loaded, self.plan, self.watched)
+        except CompressError as error:
+            raise _changed(changed) from error
+        same = (now.data, now.unlabeled) == (self.known.data, self.known.unlabeled)
+        if (models and now.models != self.known.models) or (data and not same):
+            raise _changed(changed)
 
 
 def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = None) -> Fingerprints:
@@ -135,20 +141,6 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     task = task_of(profile.task, profile.data)
     return Job(loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code, found, watched)
-
-
-def _check_same(
-    known: Fingerprints, loaded: LoadedProfile, plan: Plan, watched: Watched, *, models: bool, data: bool
-) -> None:
-    changed = watched.changed()
-    try:
-        now = fingerprints(loaded, plan, watched)
-    except CompressError as error:
-        raise _changed(changed) from error
-    if (models and now.models != known.models) or (
-        data and (now.data, now.unlabeled) != (known.data, known.unlabeled)
-    ):
-        raise _changed(changed)
 
 
 def _changed(files: Sequence[Path]) -> DataError:

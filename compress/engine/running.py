@@ -266,9 +266,8 @@ def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) 
     for needed in step.inputs.values():
         _make(needed, job, state, cache, progress)
     inputs = {role: state.made[source].artifact for role, source in step.inputs.items()}
-    outcome = make_step(step, job, inputs, cache, progress)
-    state.made[name], state.cached[name] = outcome.made, outcome.cached
-    return outcome.cached
+    state.made[name], state.cached[name] = make_step(step, job, inputs, cache, progress)
+    return state.cached[name]
 
 
 def _made(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> Artifact:

@@ -81,10 +81,10 @@ def measure(
             shared=shared,
         )
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
-        told = target.tokenizes and (artifact.path / TOKENIZER).is_file()
-        texts = tuple(sample.texts) if told else ()
+        told = target.tokenizes and len(sample) and (artifact.path / TOKENIZER).is_file()
+        tokenization = {"folder": str(artifact.path), "texts": list(sample.texts)} if told else None
         latency, tokenization_ms = _time(
-            jobs, models, sampled, task.kind, spec, target, seed, _tokenization(artifact, texts), advance
+            jobs, models, sampled, task.kind, spec, target, seed, tokenization, advance
         )
     return TargetMeasurement(
         key=key,
@@ -150,7 +150,3 @@ def _memory_job(jobs: JobFolder, model: str, inputs: Inputs, batch_size: int) ->
     scenario = scenarios(np.arange(len(inputs)), [batch_size], [])[0]
     feeds = jobs.feeds("memory", scenario.batches(inputs))
     return Job({"kind": "memory", "model": model, "feeds": feeds}, "measuring the model's memory")
-
-
-def _tokenization(artifact: Artifact, texts: tuple[str, ...]) -> dict[str, Any] | None:
-    return {"folder": str(artifact.path), "texts": list(texts)} if texts else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from compress.encoding.inputs import Batch
 from compress.measuring import outputs_scorer
 from compress.measuring.transport import Elsewhere, Here, Transport
 from compress.profile.device import is_ssh
-from compress.profile.schema import TargetSpec
 from compress.runtimes import runner
 from compress.targets.local import ResolvedTarget
 from compress.targets.patience import Patience
@@ -75,7 +73,7 @@ class JobFolder:
             spec.threads,
             target.label,
             transport,
-            _confinement(spec),
+            {} if spec.cores is None else {"cores": list(spec.cores)},
             target.patience,
         )
 
@@ -123,11 +121,6 @@ class JobFolder:
         return Job(body, "scoring the model"), kept
 
 
-def _confinement(spec: TargetSpec) -> dict[str, Any]:
-    """What a target is held to, as jobs say it."""
-    return {} if spec.cores is None else {"cores": list(spec.cores)}
-
-
 def model_path(artifact: Artifact, target: ResolvedTarget) -> str:
     """What the target's runtime loads of an artifact: an ONNX file, or the directory of a torch model.
 
@@ -140,8 +133,3 @@ def model_path(artifact: Artifact, target: ResolvedTarget) -> str:
             f"the runtime {target.spec.runtime} does not run this model ({artifact.form})", where=target.label
         )
     return str(artifact.path if framework is Framework.TORCH else artifact.model_file)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.numerics import core_count
 from compress.encoding.inputs import Batch, Inputs
 from compress.measuring.disturbance import any_disturbed
 from compress.measuring.feeds import sample_indices, scenarios
-from compress.measuring.jobs import Job, JobFolder, usable_cores
+from compress.measuring.jobs import Job, JobFolder
 from compress.measuring.latency import Timed, median_ms, timed
 from compress.measuring.results import load_answers
 from compress.profile.schema import MeasureSpec
@@ -103,7 +104,7 @@ def variant_outputs(
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
-        return _outputs(jobs, files, inputs, chosen, batch_size, usable_cores() // threads)
+        return _outputs(jobs, files, inputs, chosen, batch_size, core_count() // threads)
 
 
 def variant_ms(
@@ -131,7 +132,7 @@ def _scores(
 ) -> list[float]:
     chosen, truth = scored_sample(truth, seed)
     # A device may be small: there one process at a time.
-    together = usable_cores() // target.spec.threads if target.device is None else 1
+    together = core_count() // target.spec.threads if target.device is None else 1
     if reference is not None:
         (outputs,) = _outputs(jobs, [reference], inputs, chosen, batch_size, 1)
         truth = replace(truth, reference=outputs)

@@ -15,7 +15,7 @@ import psutil
 
 from compress.core.errors import TargetError
 from compress.core.files import digest_of
-from compress.core.numerics import flags_in, local_processor
+from compress.core.numerics import core_count, flags_in, local_processor
 from compress.core.units import megabytes
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
@@ -103,20 +103,27 @@ def resolve(spec: TargetSpec) -> ResolvedTarget:
     if spec.device == "cuda":
         description["gpu"] = _require_cuda(spec)
     description |= confinement(spec, usable_cores())
-    fingerprint = fingerprint_of(spec, description)
-    description["memory_mb"] = round(megabytes(psutil.virtual_memory().total))
-    description["warnings"] = warnings_of(spec, machine["cores"])
-    return ResolvedTarget(spec, spec.label, fingerprint, description)
+    return resolved(spec, description, psutil.virtual_memory().total, machine["cores"])
+
+
+def resolved(
+    spec: TargetSpec,
+    description: dict[str, Any],
+    memory_bytes: int,
+    cores: int,
+    device: SshDevice | None = None,
+) -> ResolvedTarget:
+    """The target of what its measurements depend on, of the machine's memory and of how many cores it has."""
+    further = {"memory_mb": round(megabytes(memory_bytes)), "warnings": warnings_of(spec, cores)}
+    return ResolvedTarget(
+        spec, spec.label, fingerprint_of(spec, description), {**description, **further}, device
+    )
 
 
 def fingerprint_of(spec: TargetSpec, description: dict[str, Any]) -> str:
     """sha256 of what a target is and of what is measured there."""
-    identity = {
-        **description,
-        "batch_sizes": spec.batch_sizes,
-        "sequence_lengths": spec.sequence_lengths,
-    }
-    return digest_of(identity)
+    timed = {"batch_sizes": spec.batch_sizes, "sequence_lengths": spec.sequence_lengths}
+    return digest_of({**description, **timed})
 
 
 def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
@@ -166,10 +173,9 @@ def probe() -> dict[str, Any]:
 
 def cpu() -> dict[str, Any]:
     """Model, cores that this process may use, and the instruction sets of `FLAGS`."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     facts = described_processor(local_processor())
     model = facts["model"] or platform.processor() or platform.machine()
-    return {"model": model, "cores": usable, "flags": facts["flags"]}
+    return {"model": model, "cores": core_count(), "flags": facts["flags"]}
 
 
 def described_processor(values: Mapping[str, str]) -> dict[str, Any]:

@@ -79,21 +79,6 @@ class Score:
         return -self.value if self.metric.smaller_is_better else self.value
 
 
-class Scorer(Protocol):
-    """A module of numpy alone, sent to where a model runs: what is kept of its outputs, a few bytes an example."""
-
-    __file__: str | None
-
-    def answers(
-        self, outputs: NDArray[Any], batch: dict[str, Any], settings: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Outputs (n, ...) of a batch and the inputs that they are of -> named arrays (n, ...), a row an example.
-
-        Raises:
-            ValueError: the outputs are of a shape that has no answers.
-        """
-
-
 class Task(Protocol):
     """One kind of problem on one set of data."""
 
@@ -107,7 +92,12 @@ class Task(Protocol):
 
     @property
     def scorer(self) -> Any:
-        """What reduces outputs to answers, a `Scorer`."""
+        """What reduces outputs to answers: a module of numpy alone, which is sent to where a model runs.
+
+        Its `answers(outputs, batch, settings)` takes the outputs (n, ...) of a batch, the inputs that they are of and
+        `settings`, and gives named arrays (n, ...) of a few bytes an example; a ValueError where the outputs are of a
+        shape that has no answers.
+        """
 
     def encode(self, examples: Examples, model: Path) -> Inputs:
         """Encode examples as the artifact directory `model` declares it (tokenizer, image size); needs no torch."""

@@ -67,6 +67,12 @@ def measured_on(step: StepRecord | None, target: str | None) -> TargetMeasuremen
     return next((found for found in step.measurements if found.target == target), None)
 
 
+def all_measured(run: RunRecord, target: str | None) -> list[tuple[StepRecord, TargetMeasurement]]:
+    """The steps that were measured on a target, in the report's order, and what was measured of each."""
+    found = ((step, measured_on(step, target)) for step in ordered(run))
+    return [(step, measured) for step, measured in found if measured is not None]
+
+
 def accuracy_on(step: StepRecord | None, target: str | None) -> Accuracy | None:
     """The scores of a step on a target."""
     found = measured_on(step, target)

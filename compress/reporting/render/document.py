@@ -166,6 +166,12 @@ class Section:
         return not (self.paragraphs or self.tables or self.figures or self.code)
 
 
+def section_of(key: str, title: str, *tables: Table, words: tuple[str, ...] = ()) -> Section:
+    """A section of the tables that have rows, with words that explain them; empty where none has."""
+    full = tuple(table for table in tables if table.rows)
+    return Section(key, title, words if full else (), full)
+
+
 @dataclass(frozen=True)
 class Tile:
     """One headline number: `63.1×`, `smaller`, `1.44 MB instead of 90.9 MB`."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
 from compress.core.errors import UsageError
 from compress.core.files import make_folder, write_texts
 from compress.core.inside import inside
@@ -53,7 +51,7 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     content = document(run)
     texts = {
         paths.json: contract_text(run),
-        paths.csv: _without_formulas(rows(run)).to_csv(index=False, lineterminator="\n"),
+        paths.csv: rows(run).rename(columns=_as_text).map(_as_text).to_csv(index=False, lineterminator="\n"),
         paths.markdown: markdown(content),
         paths.html: html(content),
     }
@@ -64,10 +62,6 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     return replace(paths, kept=tuple(kept))
 
 
-def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same with an apostrophe before texts that a spreadsheet would take for a formula (CWE-1236)."""
-    return frame.rename(columns=_as_text).map(_as_text)
-
-
 def _as_text(value: object) -> object:
+    """The same with an apostrophe before a text that a spreadsheet would take for a formula (CWE-1236)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from compress.core.records import RunRecord
 from compress.core.units import format_seconds
-from compress.reporting.data.row import measured_on, ordered
-from compress.reporting.render.document import Cell, Section, Table, row
+from compress.reporting.data.row import all_measured
+from compress.reporting.render.document import Cell, Section, Table, row, section_of
 from compress.reporting.render.numbers import count, percent, significant
 from compress.reporting.sections.run_sections import length_words
 
@@ -28,13 +28,10 @@ def disturbances(run: RunRecord) -> Section:
             kind=step.role,
         )
         for target in run.targets
-        for step in ordered(run)
-        if (measured := measured_on(step, target)) is not None
+        for step, measured in all_measured(run, target)
         for latency in measured.latency
         if (found := latency.disturbance) is not None
     ]
-    if not rows:
-        return Section("disturbances", "What else the machine did")
     words = (
         "Waited: for how long the threads of the timing process waited for a core, as a share of the rounds' time (all "
         "waits added up). A round in which they waited for more than 2 % of it is left out, and timed again while "
@@ -48,7 +45,7 @@ def disturbances(run: RunRecord) -> Section:
         *("timed again for", "verdict"),
     )
     table = Table("What other processes did meanwhile", columns, tuple(rows), frozenset({8}))
-    return Section("disturbances", "What else the machine did", words, (table,))
+    return section_of("disturbances", "What else the machine did", table, words=words)
 
 
 def _share(value: float | None) -> str:

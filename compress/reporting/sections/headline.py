@@ -17,7 +17,7 @@ from compress.reporting.data.row import (
     ordered,
     row_of,
 )
-from compress.reporting.render.document import Cell, Section, Table, Tile, Tone, row
+from compress.reporting.render.document import Cell, Section, Table, Tile, Tone, row, section_of
 from compress.reporting.render.numbers import (
     MISSING,
     known,
@@ -172,8 +172,6 @@ def limit_value(limit: Limit, value: float, metric: str = "accuracy") -> str:
 
 def budget(run: RunRecord) -> Section:
     """Every judged limit."""
-    if not run.limits:
-        return Section("budget", "Budget")
     table = Table(
         "Limits of the budget, judged on the first target",
         ("Limit", "after step", "wanted", "measured", "verdict"),
@@ -190,7 +188,7 @@ def budget(run: RunRecord) -> Section:
         ),
         frozenset({1, 4}),
     )
-    return Section("budget", "Budget", tables=(table,))
+    return section_of("budget", "Budget", table)
 
 
 def _judgement(limit: Limit) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,7 @@ from compress.reporting.render.document import (
     Table,
     Waterfall,
     row,
+    section_of,
 )
 from compress.reporting.render.numbers import (
     MISSING,
@@ -72,7 +74,7 @@ def steps(run: RunRecord) -> Section:
             for step, values in rows_of(run, first_target(run))
         ),
     )
-    return Section("steps", "Steps", tables=(table,) if run.steps else ())
+    return section_of("steps", "Steps", table)
 
 
 def plane(run: RunRecord) -> Section:
@@ -123,22 +125,15 @@ def passes(run: RunRecord) -> Section:
         ("Pass", reading(run.metric).change_axis, "latency", "size", "memory", "parameters", "work"),
         tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
     )
-    tables = [table]
     controls = [step for step in run.steps if step.role in ("control", "variant") and step.status != "failed"]
-    rows = [found for step in controls if (found := _control_row(run, step)) is not None]
-    if rows:
-        tables.append(
-            Table(
-                "Controls and variants against the step they belong to",
-                ("Row", "compared with", reading(run.metric).change_axis, "verdict"),
-                tuple(rows),
-                frozenset({1, 3}),
-            )
-        )
-    tables.append(attribution.table(run))
-    return Section(
-        "passes", "What each pass cost and earned", tables=tuple(tables), figures=_waterfalls(run, chain)
+    beside = Table(
+        "Controls and variants against the step they belong to",
+        ("Row", "compared with", reading(run.metric).change_axis, "verdict"),
+        tuple(found for step in controls if (found := _control_row(run, step)) is not None),
+        frozenset({1, 3}),
     )
+    made = section_of("passes", "What each pass cost and earned", table, beside, attribution.table(run))
+    return replace(made, figures=_waterfalls(run, chain))
 
 
 def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read: Reading) -> Row:

@@ -8,6 +8,7 @@ from compress.core.records import Latency, RunRecord, StepRecord, TargetMeasurem
 from compress.core.units import format_seconds
 from compress.passes.table import PASSES
 from compress.reporting.data.row import (
+    all_measured,
     baseline_of,
     examples_of,
     first_target,
@@ -15,7 +16,7 @@ from compress.reporting.data.row import (
     ordered,
     score_values,
 )
-from compress.reporting.render.document import Cell, Code, Section, Table, row
+from compress.reporting.render.document import Cell, Code, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, known, percent, significant, times, times_range
 from compress.reporting.render.scores import examples_word, reading
 from compress.reporting.sections.facts import flatten
@@ -25,72 +26,58 @@ def timings(run: RunRecord) -> Section:
     """Every target, batch size and length that was timed."""
     tables = []
     images = examples_word(run.task) == "images"
+    lengths = () if images else ("lengths",)
+    columns = (
+        *("Step", "batch", *lengths, "p50 ms", "p95 ms", "baseline p50 ms"),
+        *("speed-up", "verdict", "examples/s"),
+    )
+    words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
     for target in run.targets:
-        rows = []
-        for step in ordered(run):
-            found = measured_on(step, target)
-            for latency in found.latency if found else ():
-                rows.append(
-                    row(
-                        step.step,
-                        count(latency.batch_size),
-                        *(() if images else (length_words(latency.lengths),)),
-                        significant(latency.p50_ms),
-                        significant(latency.p95_ms),
-                        significant(latency.baseline_p50_ms),
-                        Cell(MISSING)
-                        if latency.disturbed
-                        else Cell(
-                            times(latency.speedup),
-                            times_range(latency.speedup_low, latency.speedup_high),
-                        ),
-                        _verdict(latency),
-                        significant(latency.throughput),
-                        kind=step.role,
-                    )
-                )
-        if rows:
-            lengths = () if images else ("lengths",)
-            columns = (
-                *("Step", "batch", *lengths, "p50 ms", "p95 ms", "baseline p50 ms"),
-                *("speed-up", "verdict", "examples/s"),
+        rows = tuple(
+            row(
+                step.step,
+                count(latency.batch_size),
+                *(() if images else (length_words(latency.lengths),)),
+                significant(latency.p50_ms),
+                significant(latency.p95_ms),
+                significant(latency.baseline_p50_ms),
+                Cell(MISSING)
+                if latency.disturbed
+                else Cell(times(latency.speedup), times_range(latency.speedup_low, latency.speedup_high)),
+                _verdict(latency),
+                significant(latency.throughput),
+                kind=step.role,
             )
-            words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
-            tables.append(Table(f"Timings on {target}", columns, tuple(rows), words))
-    return Section("timings", "Every target and batch size", tables=tuple(tables))
+            for step, found in all_measured(run, target)
+            for latency in found.latency
+        )
+        tables.append(Table(f"Timings on {target}", columns, rows, words))
+    return section_of("timings", "Every target and batch size", *tables)
 
 
 def targets(run: RunRecord) -> Section:
     """Scores and memory on the targets beyond the first; the first one's are in the table of steps."""
+    columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
     tables = []
     for target in run.targets[1:]:
         rows = []
-        for step in ordered(run):
-            found = measured_on(step, target)
-            if found is None:
-                continue
-            metric = found.accuracy.metrics[0] if found.accuracy.metrics else None
-            rows.append(
-                row(
-                    step.step,
-                    reading(run.metric).value(metric.value) if metric else MISSING,
-                    percent(score_values(step, baseline_of(run), found)["retention"]),
-                    found.accuracy.verdict or MISSING,
-                    significant(found.memory.peak_mb),
-                    kind=step.role,
-                )
+        for step, found in all_measured(run, target):
+            scores = score_values(step, baseline_of(run), found)
+            cells = (
+                reading(run.metric).value(scores["score"]),
+                percent(scores["retention"]),
+                scores["score_verdict"] or MISSING,
+                significant(found.memory.peak_mb),
             )
-        if rows:
-            columns = ("Step", reading(run.metric).words, "retention", "against its baseline", "peak MB")
-            tables.append(Table(f"Scores and memory on {target}", columns, tuple(rows), frozenset({3})))
-    return Section("targets", "Further targets", tables=tuple(tables))
+            rows.append(row(step.step, *cells, kind=step.role))
+        tables.append(Table(f"Scores and memory on {target}", columns, tuple(rows), frozenset({3})))
+    return section_of("targets", "Further targets", *tables)
 
 
 def metrics(run: RunRecord) -> Section:
     """Every metric of every step, where a task has more than its primary one."""
-    target = first_target(run)
-    found = {step.step: measured_on(step, target) for step in ordered(run)}
-    scores = {name: one.accuracy.metrics for name, one in found.items() if one is not None}
+    measured = all_measured(run, first_target(run))
+    scores = {step.step: found.accuracy.metrics for step, found in measured}
     names = list(dict.fromkeys(metric.name for values in scores.values() for metric in values))
     if len(names) < 2:
         return Section("metrics", "All metrics")
@@ -109,7 +96,7 @@ def metrics(run: RunRecord) -> Section:
         rows.append(row(name, *cells))
     columns = ("Step", *(reading(name).words for name in names))
     table = Table("Metrics on the test split", columns, tuple(rows))
-    return Section("metrics", "All metrics", _metric_words(run, list(found.values())), (table,))
+    return Section("metrics", "All metrics", _metric_words(run, [found for _, found in measured]), (table,))
 
 
 def _fits(found: TargetMeasurement) -> str:
@@ -120,7 +107,7 @@ def _fits(found: TargetMeasurement) -> str:
 def memory(run: RunRecord) -> Section:
     """Memory of a process of its own, and what lies on disk."""
     target = first_target(run)
-    measured = [(step, found) for step in ordered(run) if (found := measured_on(step, target)) is not None]
+    measured = all_measured(run, target)
     gpu = any(found.memory.gpu_peak_mb is not None for _, found in measured)
     limited = any(found.memory.limit_mb is not None for _, found in measured)
     columns = (
@@ -155,20 +142,18 @@ def memory(run: RunRecord) -> Section:
         for step in ordered(run)
         if step.size is not None
     )
-    tables = []
-    if rows:
-        tables.append(Table(f"Resident memory on {target}", columns, rows))
-    if sizes:
-        tables.append(
-            Table(
-                "On disk", ("Step", "model MB", "tokenizer MB", "all files MB", "form"), sizes, frozenset({4})
-            )
-        )
     words = (
         "Peak is the highest resident size above that before the model is loaded, in a process of its own that "
         "imports only numpy and the runtime. MB are 10^6 bytes.",
     )
-    return Section("memory", "Memory and disk", words if tables else (), tuple(tables))
+    disk = ("Step", "model MB", "tokenizer MB", "all files MB", "form")
+    return section_of(
+        "memory",
+        "Memory and disk",
+        Table(f"Resident memory on {target}", columns, rows),
+        Table("On disk", disk, sizes, frozenset({4})),
+        words=words,
+    )
 
 
 def protocol(run: RunRecord) -> Section:
@@ -225,14 +210,13 @@ def findings(run: RunRecord) -> Section:
     ]
     share = [
         row(step.step, "unknown tokens in the test split", percent(found.accuracy.unknown_token_share, 2))
-        for step in ordered(run)
-        if (found := measured_on(step, first_target(run))) is not None
-        and known(found.accuracy.unknown_token_share)
+        for step, found in all_measured(run, first_target(run))
+        if known(found.accuracy.unknown_token_share)
     ]
     table = Table(
         "Facts recorded by the steps", ("Step", "what", "value"), tuple(rows + share), frozenset({1, 2})
     )
-    return Section("findings", "What the steps report", tables=(table,) if table.rows else ())
+    return section_of("findings", "What the steps report", table)
 
 
 def data(run: RunRecord) -> Section:
@@ -307,9 +291,9 @@ def _test_words(baseline: StepRecord | None, run: RunRecord) -> str:
     return "that of the correlation"
 
 
-def _metric_words(run: RunRecord, found: Sequence[TargetMeasurement | None]) -> tuple[str, ...]:
+def _metric_words(run: RunRecord, found: Sequence[TargetMeasurement]) -> tuple[str, ...]:
     """What the numbers of embeddings mean; nothing has to be said of classifications."""
-    against = {one.accuracy.against for one in found if one is not None}
+    against = {one.accuracy.against for one in found}
     if "baseline" in against:
         words = (
             "The Spearman correlation is that of the cosine similarities of pairs of test texts with the baseline's "

@@ -7,14 +7,12 @@ from typing import Any
 
 from compress.core.errors import TargetError
 from compress.core.numerics import first_processor
-from compress.core.units import megabytes
 from compress.profile.schema import TargetSpec
 from compress.targets.local import (
     ResolvedTarget,
     confinement,
     described_processor,
-    fingerprint_of,
-    warnings_of,
+    resolved,
 )
 from compress.targets.ssh.connection import plain
 from compress.targets.ssh.device import Facts, SshDevice
@@ -64,7 +62,4 @@ def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarg
         "tokenizers": None if facts.tokenizers is None else plain(facts.tokenizers),
         **confinement(spec, facts.cores),
     }
-    fingerprint = fingerprint_of(spec, description)
-    description["memory_mb"] = round(megabytes(facts.memory_bytes))
-    description["warnings"] = warnings_of(spec, len(facts.cores))
-    return ResolvedTarget(spec, spec.label, fingerprint, description, device)
+    return resolved(spec, description, facts.memory_bytes, len(facts.cores), device)
