@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic.dataclasses import dataclass
 
 Pixels = NDArray[np.uint8]
 Resize = Literal["squash", "shortest", "within", "none"]
@@ -44,16 +45,6 @@ class Framing:
 
     def __post_init__(self) -> None:
         numbers = {"squash": (0, 2), "shortest": (1, 2), "within": (2,), "none": (0,)}
-        known = {
-            "resize": get_args(Resize),
-            "interpolation": get_args(Interpolation),
-            "fit": get_args(Fit),
-            "order": get_args(Order),
-            "transparency": get_args(Transparency),
-        }
-        for name, words in known.items():
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(words)}")
         if len(self.resize_to) not in numbers[self.resize] or min(self.resize_to, default=1) < 1:
             raise ValueError(f"resize_to is {list(self.resize_to)} for {self.resize}")
 
@@ -62,12 +53,9 @@ class Framing:
         """What a mapping says; keys of something else are not looked at.
 
         Raises:
-            ValueError, TypeError: a value is not what it should be.
+            ValueError: a value is not what it should be.
         """
-        kept = {name: said[name] for name in cls.__dataclass_fields__ if name in said}
-        if "resize_to" in kept:
-            kept["resize_to"] = tuple(map(int, kept["resize_to"]))
-        return cls(**kept)
+        return cls(**{name: said[name] for name in cls.__dataclass_fields__ if name in said})
 
     def as_dict(self) -> dict[str, Any]:
         """What is not as usual, as JSON values."""
@@ -86,7 +74,7 @@ class Framing:
         )
         ratios = [min(new) / min(old) if axis is None else new[axis] / old[axis] for axis in axes]
         scaled = (max(1, round(side * ratio)) for side, ratio in zip(self.resize_to, ratios, strict=True))
-        return Framing(**{**self.__dict__, "resize_to": tuple(scaled)})
+        return replace(self, resize_to=tuple(scaled))
 
 
 AS_USUAL = Framing()

@@ -228,13 +228,6 @@ def _normalisation(family: str, said: Mapping[str, Any]) -> tuple[tuple[float, .
         std = tuple(
             one * two for one, two in zip(std * (len(again) if len(std) == 1 else 1), again, strict=True)
         )
-        return _fractions(mean, tuple(std), scale, offset)
-    return _fractions(mean, std, scale, offset)
-
-
-def _fractions(
-    mean: tuple[float, ...], std: tuple[float, ...], scale: float, offset: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple((each + offset) / scale for each in mean), tuple(each / scale for each in std)
 
 

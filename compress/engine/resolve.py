@@ -169,8 +169,8 @@ def _check_fetched(profile: Profile, base: Path, sources: Sequence[TeacherSpec])
     files = ModelFiles(base, places)
     for path, why in family_faults(profile, files):
         raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
-    for one in fit_problems(profile, files):
-        raise ModelError(one.problem.message, where=".".join(map(str, one.path)), code=one.problem.code)
+    for path, problem in fit_problems(profile, files):
+        raise ModelError(problem.message, where=".".join(map(str, path)), code=problem.code)
 
 
 def splits_digest(splits: Splits) -> str:

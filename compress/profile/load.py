@@ -71,8 +71,8 @@ def read_profile(
             for path, why in family_faults(profile, files)
         ]
         faults += [
-            source.fault(one.path, one.problem.message, one.problem.code, ModelError.exit_code)
-            for one in (*checkpoint_faults(profile, files), *fit_problems(profile, files))
+            source.fault(path, problem.message, problem.code, ModelError.exit_code)
+            for path, problem in (*checkpoint_faults(profile, files), *fit_problems(profile, files))
         ]
     faults += [source.fault(path, why) for path, why in key_faults(source.values)]
     known = {fault.path for fault in faults}

@@ -267,7 +267,7 @@ def test_a_model_of_the_hub_is_held_against_the_same_once_it_is_here(folder: Pat
     )
     assert not list(fit_problems(profile, ModelFiles(folder)))
     fetched = ModelFiles(folder, {"owner/model": place})
-    assert [one.problem.code for one in fit_problems(profile, fetched)] == [
+    assert [problem.code for _, problem in fit_problems(profile, fetched)] == [
         "max-length",
         "student-wider",
         "vocabulary-fixed",

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import ENSEMBLE
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.problem import Problem
+from compress.profile.model_checks.problem import Placed, Problem
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.model_checks.sizes import impossible_sizes
 from compress.profile.model_checks.tokenizers import tokenizer_problems
@@ -35,22 +34,14 @@ _SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.jso
 _MOST_HEADER = 100 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class PlacedProblem:
-    """A problem of a model, and the key of the profile that names the model."""
-
-    path: Path_
-    problem: Problem
-
-
-def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[PlacedProblem]:
+def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[Placed]:
     """The problems of every model of a valid profile that lies on this machine."""
     found = []
     for path, source, head in _sources(profile):
         folder = files.folder(source)
         if folder is not None and folder.is_dir():
             found += [
-                PlacedProblem(path, problem)
+                (path, problem)
                 for problem in (
                     *checkpoint_problems(folder, profile.task, files, head=head),
                     *_undeclared_images(folder, profile, head),

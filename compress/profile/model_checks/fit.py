@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from compress.models.anatomy.table.families import most_tokens
 from compress.profile.model_checks.architecture import EncoderSizes, after, encoder_sizes, vocabulary_kind
-from compress.profile.model_checks.checkpoints import PlacedProblem
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.problem import Problem
+from compress.profile.model_checks.problem import Placed, Problem
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
@@ -20,7 +19,7 @@ _NO_TRIMMING = {
 }
 
 
-def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[PlacedProblem]:
+def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
     """What is longer, wider, deeper or more than its model allows; nothing of models that are not on this machine."""
     if task_kind(profile.task).items != "image":
         yield from _lengths(profile, files)
@@ -41,7 +40,7 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[PlacedProblem]
             yield from _trimming(model, files, (*place, *trims), "vocabulary: keep")
 
 
-def _lengths(profile: Profile, files: ModelFiles) -> Iterator[PlacedProblem]:
+def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
         named += [("student", student.model) for _, student in spec.students()[-1:]]
@@ -49,52 +48,55 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[PlacedProblem]:
         config = files.config(source)
         most = most_tokens(config) if config is not None else None
         if most is not None and profile.data.max_length > most:
-            yield placed(
+            yield (
                 ("data", "max_length"),
-                f"is {profile.data.max_length}, but the {who} takes {most} tokens at most; set `max_length: {most}`",
-                "max-length",
+                Problem(
+                    f"is {profile.data.max_length}, but the {who} takes {most} tokens at most; set "
+                    f"`max_length: {most}`",
+                    "max-length",
+                ),
             )
 
 
-def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[PlacedProblem]:
+def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[Placed]:
     if student.model is not None or student.architecture is not None or teacher is None:
         return
     layers = student.layers
     if isinstance(layers, int):
         if layers > teacher.layers:
-            yield placed(
+            yield (
                 (*place, "layers"),
-                f"{layers} layers asked of a teacher of {teacher.layers}",
-                "student-deeper",
+                Problem(f"{layers} layers asked of a teacher of {teacher.layers}", "student-deeper"),
             )
     elif max(layers, default=0) >= teacher.layers:
-        yield placed(
+        yield (
             (*place, "layers"),
-            f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no {max(layers)}",
-            "student-deeper",
+            Problem(
+                f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no {max(layers)}",
+                "student-deeper",
+            ),
         )
     hidden = student.hidden_size or teacher.hidden
     if hidden > teacher.hidden:
-        yield placed(
-            (*place, "hidden_size"), f"{hidden} is wider than the teacher's {teacher.hidden}", "student-wider"
+        yield (
+            (*place, "hidden_size"),
+            Problem(f"{hidden} is wider than the teacher's {teacher.hidden}", "student-wider"),
         )
     if student.heads is not None and hidden % student.heads:
-        yield placed(
-            (*place, "heads"), f"{student.heads} heads do not divide the width {hidden}", "student-heads"
+        yield (
+            (*place, "heads"),
+            Problem(f"{student.heads} heads do not divide the width {hidden}", "student-heads"),
         )
 
 
-def _trimming(model: str | None, files: ModelFiles, place: Path_, remedy: str) -> Iterator[PlacedProblem]:
+def _trimming(model: str | None, files: ModelFiles, place: Path_, remedy: str) -> Iterator[Placed]:
     kind = vocabulary_kind(model, files)
     if kind is not None and kind != "WordPiece":
         why = _NO_TRIMMING.get(kind, "only WordPiece vocabularies can be")
-        yield placed(
+        yield (
             place,
-            f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `{remedy}`",
-            "vocabulary-fixed",
+            Problem(
+                f"the vocabulary of a {kind} tokenizer cannot be trimmed: {why}; use `{remedy}`",
+                "vocabulary-fixed",
+            ),
         )
-
-
-def placed(path: Path_, message: str, code: str) -> PlacedProblem:
-    """A problem at its key of the profile."""
-    return PlacedProblem(path, Problem(message, code))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress.profile.yaml_lines import Path_
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -11,3 +13,7 @@ class Problem:
 
     message: str
     code: str
+
+
+Placed = tuple[Path_, Problem]
+"""A problem of a model, and the key of the profile that names the model."""
