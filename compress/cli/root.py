@@ -27,7 +27,7 @@ from compress.cli.targets import targets
 from compress.cli.validate import validate
 from compress.cli.verify import verify
 from compress.core.errors import CompressError, RunInterrupted, UsageError
-from compress.core.exhaustion import exhaustion_told
+from compress.core.exhaustion import resource_errors
 from compress.core.printing import echo
 
 
@@ -41,7 +41,7 @@ class _Verbs(click.Group):
         words = [word for word in words if word != "--debug"]
         try:
             _check_here()
-            with exhaustion_told(_written_to):
+            with resource_errors(_written_to):
                 return super().main(words, *rest, **{**options, "standalone_mode": False})
         except click.exceptions.Exit as stop:
             sys.exit(stop.exit_code)

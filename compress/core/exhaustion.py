@@ -46,7 +46,7 @@ DEVICE_FULL = "Free some space there, or name a `folder` of the device that lies
 
 
 @contextmanager
-def exhaustion_told(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
+def resource_errors(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
     """Turn the errors of a full disk, of memory that ran out and of a system that refuses into one that tells.
 
     Args:

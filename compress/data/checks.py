@@ -61,7 +61,7 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind:
             checked[role] = kind.check(each)
         with faults:
             labels[role] = _checked_labels(each)
-    faults.tell()
+    faults.raise_all()
     values = _unified(labels, rows)
     names, index_of = _name_labels(values, rows, declared)
     present = set(values["train"])
@@ -207,7 +207,7 @@ def _name_labels(
                     message = f"the label {value!r} is not among `data.labels`{nearest(str(value), names)}"
                     place = rows[role].place(each.index(value))
                     faults.add(DataError(message, where=place, code="label-undeclared"))
-        faults.tell()
+        faults.raise_all()
         return names, {name: index for index, name in enumerate(names)}
     _refuse_negative(values, rows)
     given = declared or rows["train"].label_names
@@ -255,7 +255,7 @@ def _refuse_unseen(
                         code="label-unseen",
                     )
                 )
-    faults.tell()
+    faults.raise_all()
 
 
 def _refuse_alike(names: Sequence[str], where: str) -> None:

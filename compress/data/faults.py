@@ -36,7 +36,7 @@ class Faults:
         """Keep a fault for later."""
         self._found.append(error)
 
-    def tell(self) -> None:
+    def raise_all(self) -> None:
         """Go on where there is no fault.
 
         Raises:
@@ -60,7 +60,7 @@ def all_of(function: Callable[..., Result], *given: Iterable[Any]) -> list[Resul
     for each in zip(*given, strict=True):
         with faults:
             made.append(function(*each))
-    faults.tell()
+    faults.raise_all()
     return made
 
 

@@ -158,7 +158,7 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
         message = "a double quote is opened and never closed" if opened else f"malformed: {error}"
         hint = 'A double quote inside a quoted text is written twice: "".'
         faults.add(DataError(message, where=f"{shown(path)}:{begin}", hint=hint, code="row-quotes"))
-    faults.tell()
+    faults.raise_all()
     if header is None:
         raise DataError("the file is empty", where=shown(path))
     return header, rows, lines
@@ -300,7 +300,7 @@ def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[st
             faults.add(DataError(message, where=where, hint=hint, code="column-missing"))
         else:
             found.append(column)
-    faults.tell()
+    faults.raise_all()
     return found
 
 

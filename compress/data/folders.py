@@ -158,7 +158,7 @@ def _read_classes(
                     code="class-empty",
                 )
             )
-    faults.tell()
+    faults.raise_all()
     paths = [path for each in by_class.values() for path in each]
     read = set(paths)
     notes = _passed_over((entry for each in by_class for entry in _entries(each) if entry not in read), kind)

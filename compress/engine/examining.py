@@ -182,12 +182,12 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
         else:
             sizes = encoder_sizes(files.config(model))
             kind, cuts = files.model_type(model), vocabulary_kind(model, files)
-            told = [
+            words = [
                 kind or "a module",
                 *([f"{sizes.layers} layers of width {sizes.hidden}"] if sizes else []),
                 *([f"a {cuts} tokenizer"] if cuts else []),
             ]
-            found.seen.append(f"model: {shown(model)}: {', '.join(told)}")
+            found.seen.append(f"model: {shown(model)}: {', '.join(words)}")
 
 
 def _head_faults(
@@ -207,13 +207,13 @@ def _head_faults(
 
 def _fault(source: ProfileSource, path: Path_, error: CompressError) -> Fault:
     """An error as a fault: at its own key of the profile or place in a file, else at `path`."""
-    told = error.message if error.hint is None else f"{error.message}\n  {error.hint}"
+    message = error.message if error.hint is None else f"{error.message}\n  {error.hint}"
     where = error.where or ""
     if where.split(".")[0] in ("data", "teacher", "passes") and " " not in where and "/" not in where:
-        return source.fault(tuple(where.split(".")), told, error.code, error.exit_code)
+        return source.fault(tuple(where.split(".")), message, error.code, error.exit_code)
     if not where or where == ".".join(map(str, path)):
-        return source.fault(path, told, error.code, error.exit_code)
+        return source.fault(path, message, error.code, error.exit_code)
     name, _, line = where.rpartition(":")
     if line.isdecimal():
-        return Fault(name, int(line), "", told, error.code, error.exit_code)
-    return source.fault(path, f"{where}: {told}", error.code, error.exit_code)
+        return Fault(name, int(line), "", message, error.code, error.exit_code)
+    return source.fault(path, f"{where}: {message}", error.code, error.exit_code)

@@ -14,7 +14,7 @@ import yaml
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import RunInterrupted, UsageError, in_words
-from compress.core.exhaustion import exhaustion_told
+from compress.core.exhaustion import resource_errors
 from compress.core.files import digest_of
 from compress.core.numerics import local_numerics
 from compress.core.progress import Progress
@@ -95,7 +95,7 @@ def measure_files(
         stack.enter_context(store.lock(progress))
         store.begin(run)
         try:
-            with exhaustion_told(lambda: (store.path, Path(tempfile.gettempdir()))):
+            with resource_errors(lambda: (store.path, Path(tempfile.gettempdir()))):
                 for position, one in enumerate(taken):
                     record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
                     if one is taken[-1]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
-from compress.core.exhaustion import exhaustion_told, ran_out
+from compress.core.exhaustion import ran_out, resource_errors
 from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.engine.budget import judge, measured_values, outcome
@@ -46,7 +46,7 @@ class _State:
     baselines: dict[str, TargetMeasurement] = field(default_factory=dict)
     measured: dict[str, TargetMeasurement] = field(default_factory=dict)
     cached: dict[str, bool] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
+    recorded: set[str] = field(default_factory=set)
 
 
 def run_job(
@@ -81,7 +81,7 @@ def run_job(
     # Machines that train together run at the same time: they cannot wait for each other.
     wait = job.plan.profile.train.nodes == 1
     places = (cache.root, store.path, Path(tempfile.gettempdir()))
-    with exhaustion_told(lambda: places), store.lock(progress, wait=wait):
+    with resource_errors(lambda: places), store.lock(progress, wait=wait):
         finished = _finished(store, job, progress)
         if finished is not None:
             for record in finished.steps:
@@ -105,7 +105,7 @@ def _run(
     state = _State(_new_run(job))
     store.begin(state.run)
     try:
-        with exhaustion_told(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
+        with resource_errors(lambda: (cache.root, store.path, Path(tempfile.gettempdir()))):
             for message in target_warnings(job):
                 progress.say(f"warning: {message}")
             _fetch_models(job, state, cache, progress)
@@ -214,7 +214,7 @@ def _fetch_models(job: Job, state: _State, cache: Cache, progress: Progress) -> 
 
 def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) -> StepRecord:
     """Make what a row needs, measure it on each target, and say all that in one record."""
-    before = set(state.told)
+    before = set(state.recorded)
     cached = [_make(row.step, job, state, cache, progress)]
     lowered = {name for name in row.measured.values() if name != row.step}
     cached += [_make(name, job, state, cache, progress) for name in sorted(lowered)]
@@ -227,7 +227,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
     work = {name: state.made[name].seconds for name in _needed(row, job) - before}
-    state.told |= work.keys()
+    state.recorded |= work.keys()
     # What prepares this row is a step without a row of its own.
     trained = [
         name for name in state.made if name not in before and step_kind(job.plan.step(name).kind).prepares
@@ -261,7 +261,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
 def _make(name: str, job: Job, state: _State, cache: Cache, progress: Progress) -> bool:
     """Make a step and whatever it takes; whether it was in the cache."""
     if name in state.made:
-        return name in state.told or state.cached[name]
+        return name in state.recorded or state.cached[name]
     step = job.plan.step(name)
     for needed in step.inputs.values():
         _make(needed, job, state, cache, progress)

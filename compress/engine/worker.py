@@ -19,7 +19,7 @@ import torch
 from torch import distributed
 
 from compress.core.errors import CompressError, UsageError
-from compress.core.exhaustion import exhaustion_told
+from compress.core.exhaustion import resource_errors
 from compress.core.files import make_folder, write_json
 from compress.core.progress import Advance, Progress, Silent
 from compress.engine.distributed import PROGRESS, RESULT
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[0]).parent
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     try:
-        with exhaustion_told(lambda: (Path(task["cache"]), Path(tempfile.gettempdir()))):
+        with resource_errors(lambda: (Path(task["cache"]), Path(tempfile.gettempdir()))):
             job = resolve_job(
                 load_profile(Path(task["profile"]), tuple(task["assignments"])), allow_code=task["allow_code"]
             )

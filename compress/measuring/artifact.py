@@ -81,8 +81,8 @@ def measure(
             shared=shared,
         )
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
-        told = target.tokenizes and len(sample) and (artifact.path / TOKENIZER).is_file()
-        tokenization = {"folder": str(artifact.path), "texts": list(sample.texts)} if told else None
+        tokenizes = target.tokenizes and len(sample) and (artifact.path / TOKENIZER).is_file()
+        tokenization = {"folder": str(artifact.path), "texts": list(sample.texts)} if tokenizes else None
         latency, tokenization_ms = _time(
             jobs, models, sampled, task.kind, spec, target, seed, tokenization, advance
         )

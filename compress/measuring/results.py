@@ -108,8 +108,8 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
         if asked["feeds"] and max(scenario.inputs) >= batches_in(asked["feeds"][0]):
             return "timings of batches that are none"
     texts = job["tokenization"]["texts"] if job.get("tokenization") else []
-    told = parsed.tokenization_ns or []
-    return None if len(told) == len(texts) else f"timings of {len(told)} of {len(texts)} texts"
+    times = parsed.tokenization_ns or []
+    return None if len(times) == len(texts) else f"timings of {len(times)} of {len(texts)} texts"
 
 
 def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | None:

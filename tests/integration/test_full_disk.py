@@ -12,7 +12,7 @@ import torch
 
 from compress.core.artifacts import seal
 from compress.core.errors import ResourceError
-from compress.core.exhaustion import exhaustion_told
+from compress.core.exhaustion import resource_errors
 from compress.core.files import write_texts
 from compress.core.forms import TORCH_FLOAT
 from compress.store.cache import Cache
@@ -77,7 +77,7 @@ def test_the_checkpoint_before_stays(disk: SmallDisk) -> None:
     weights = {"w": torch.arange(200_000, dtype=torch.float32)}
     save_checkpoint(disk.path, {"step": 1}, weights, None, None)
     disk.fill(left_kb=100)
-    with pytest.raises(ResourceError, match="the disk is full"), exhaustion_told(lambda: (disk.path,)):
+    with pytest.raises(ResourceError, match="the disk is full"), resource_errors(lambda: (disk.path,)):
         save_checkpoint(disk.path, {"step": 2}, weights, None, None)
     assert sorted(file.name for file in disk.path.iterdir()) == [
         "checkpoint.json", "filled", "state-1.safetensors",
@@ -94,7 +94,7 @@ def test_an_artifact_that_could_not_be_written_is_none(disk: SmallDisk) -> None:
     filled = disk.fill(left_kb=100)
 
     def make() -> None:
-        with exhaustion_told(lambda: (cache.root,)), cache.making("a" * 64) as out:
+        with resource_errors(lambda: (cache.root,)), cache.making("a" * 64) as out:
             (out / "model.safetensors").write_bytes(bytes(200_000))
             seal(out, TORCH_FLOAT, {"parameters": 1})
             cache.publish(
@@ -123,7 +123,7 @@ def test_rows_are_written_whole_or_the_error_says_so(disk: SmallDisk) -> None:
     disk.fill(left_kb=300)
     rows = np.ones((1000, 250), np.float32)
     # The system writes what it has space for, and counts it: that is no error of its own.
-    with pytest.raises(ResourceError, match="the disk is full"), exhaustion_told(lambda: (disk.path,)):
+    with pytest.raises(ResourceError, match="the disk is full"), resource_errors(lambda: (disk.path,)):
         array.put(np.arange(1000), rows)
     (disk.path / "filled").unlink()
     array.put(np.arange(1000), rows)
@@ -138,7 +138,7 @@ def test_a_bundle_is_placed_whole_or_not_at_all(disk: SmallDisk, tmp_path: Path)
     store = RunStore(disk.path)
     store.place_bundle(first)
     disk.fill(left_kb=100)
-    with pytest.raises(ResourceError, match="the disk is full"), exhaustion_told(lambda: (disk.path,)):
+    with pytest.raises(ResourceError, match="the disk is full"), resource_errors(lambda: (disk.path,)):
         store.place_bundle(second)
     assert sorted(file.name for file in disk.path.iterdir()) == ["bundle", "filled"]
     assert (disk.path / "bundle" / "model.onnx").stat().st_size == 1000
@@ -151,7 +151,7 @@ def test_files_that_belong_together_are_replaced_together(disk: SmallDisk) -> No
     small, large = disk.path / "report.json", disk.path / "report.html"
     write_texts({small: "old", large: "old"})
     disk.fill(left_kb=100)
-    with pytest.raises(ResourceError, match="the disk is full"), exhaustion_told(tuple):
+    with pytest.raises(ResourceError, match="the disk is full"), resource_errors(tuple):
         write_texts({small: "new", large: "new" * 100_000})
     assert sorted(file.name for file in disk.path.iterdir()) == ["filled", "report.html", "report.json"]
     assert (small.read_text(), large.read_text()) == ("old", "old")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from compress.core.errors import CompressError, DataError, ResourceError, TargetError
-from compress.core.exhaustion import exhaustion_told, is_full
+from compress.core.exhaustion import is_full, resource_errors
 from compress.runtimes.launching import Command, run_all
 
 FULL = [
@@ -29,7 +29,7 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL, ids=[str(error)[:30] for error in FULL])
 def test_a_full_disk_is_told_with_its_place_and_what_is_free(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError) as caught, exhaustion_told(lambda: (tmp_path / "not" / "made yet",)):
+    with pytest.raises(ResourceError) as caught, resource_errors(lambda: (tmp_path / "not" / "made yet",)):
         raise error
     assert caught.value.exit_code == 7
     assert caught.value.where == str(tmp_path)
@@ -42,7 +42,7 @@ def test_a_full_disk_is_told_with_its_place_and_what_is_free(error: Exception, t
 
 def test_the_place_is_that_of_the_file_where_the_error_names_one(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(ResourceError) as caught, exhaustion_told(lambda: (Path("/"),)):
+    with pytest.raises(ResourceError) as caught, resource_errors(lambda: (Path("/"),)):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "there" / "file"))
     assert caught.value.where == str(tmp_path / "there")
 
@@ -56,7 +56,7 @@ def test_an_error_that_was_made_of_one_counts(tmp_path: Path) -> None:
 def test_what_is_said_of_another_machine_does_not_count() -> None:
     said = TargetError("board could not go on while sending model.onnx: [Errno 28] No space left on device")
     assert not is_full(said)
-    with pytest.raises(TargetError), exhaustion_told(lambda: ()):
+    with pytest.raises(TargetError), resource_errors(lambda: ()):
         raise said
 
 
@@ -72,7 +72,7 @@ def test_what_is_said_of_another_machine_does_not_count() -> None:
     ],
 )
 def test_memory_that_ran_out(error: Exception) -> None:
-    with pytest.raises(ResourceError, match="memory ran out: ") as caught, exhaustion_told(lambda: ()):
+    with pytest.raises(ResourceError, match="memory ran out: ") as caught, resource_errors(lambda: ()):
         raise error
     assert caught.value.exit_code == 7
     assert "`batch_size`" in (caught.value.hint or "")
@@ -82,7 +82,7 @@ def test_memory_that_ran_out(error: Exception) -> None:
     "error", [ValueError("wrong"), FileNotFoundError(2, "none", "x"), CompressError("wrong")]
 )
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, exhaustion_told(lambda: ()):
+    with pytest.raises(type(error)) as caught, resource_errors(lambda: ()):
         raise error
     assert caught.value is error
 
@@ -91,27 +91,27 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     "error", [OSError(errno.EFBIG, os.strerror(errno.EFBIG)), RuntimeError("File too large (os error 27)")]
 )
 def test_a_file_that_may_not_become_so_large(error: Exception) -> None:
-    with pytest.raises(ResourceError, match="as large") as caught, exhaustion_told(lambda: ()):
+    with pytest.raises(ResourceError, match="as large") as caught, resource_errors(lambda: ()):
         raise error
     assert caught.value.exit_code == 7
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE, errno.EROFS])
 def test_a_system_that_refuses_is_no_internal_error(tmp_path: Path, number: int) -> None:
-    with pytest.raises(ResourceError) as caught, exhaustion_told(lambda: (tmp_path,)):
+    with pytest.raises(ResourceError) as caught, resource_errors(lambda: (tmp_path,)):
         raise OSError(number, os.strerror(number), str(tmp_path / "file"))
     assert (caught.value.code, caught.value.where) == ("io-refused", str(tmp_path / "file"))
 
 
 def test_a_library_that_was_refused_says_it_in_its_words(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError), exhaustion_told(lambda: (tmp_path,)):
+    with pytest.raises(ResourceError), resource_errors(lambda: (tmp_path,)):
         raise RuntimeError("I/O error: Too many open files (os error 24)")
 
 
 def test_an_error_that_names_what_cannot_be_read_stays(tmp_path: Path) -> None:
     told = DataError("cannot be read: Permission denied")
     told.__cause__ = PermissionError(errno.EACCES, "Permission denied")
-    with pytest.raises(DataError), exhaustion_told(lambda: (tmp_path,)):
+    with pytest.raises(DataError), resource_errors(lambda: (tmp_path,)):
         raise told
 
 
@@ -126,7 +126,7 @@ GPU_FULL = (
 
 @pytest.mark.parametrize("said", GPU_FULL)
 def test_the_memory_of_a_gpu_is_memory_too(said: str) -> None:
-    with pytest.raises(ResourceError, match="memory ran out") as caught, exhaustion_told(lambda: ()):
+    with pytest.raises(ResourceError, match="memory ran out") as caught, resource_errors(lambda: ()):
         raise RuntimeError(said)
     assert caught.value.exit_code == 7
     program = f"import sys; sys.exit({said!r} + chr(10) + 'and more')"

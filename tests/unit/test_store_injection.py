@@ -16,7 +16,7 @@ import torch
 
 from compress.core import files
 from compress.core.errors import ResourceError
-from compress.core.exhaustion import exhaustion_told
+from compress.core.exhaustion import resource_errors
 from compress.core.progress import Silent
 from compress.measuring.scoring import _keep, _kept
 from compress.store.cache import Cache
@@ -43,7 +43,7 @@ def base() -> Iterator[Path]:
 def work(base: Path) -> None:
     """What a run writes, without what it computes; what is there already is found."""
     cache, store = Cache(base / "cache"), RunStore(base / "runs" / "job-1")
-    with exhaustion_told(lambda: (base,)), store.lock(Silent()):
+    with resource_errors(lambda: (base,)), store.lock(Silent()):
         cache.prepare()
         with cache.in_use.hold([KEY]):
             store.begin(RUN.model_copy(update={"status": "running"}))

@@ -84,8 +84,8 @@ def _unlike(first: str | None, second: str | None, files: ModelFiles) -> bool:
 
 def _cutting(tokenizer: dict[str, Any]) -> dict[str, Any]:
     """What decides how texts are cut: the pieces without their ids, which trimming changes, and how they are found."""
-    told = tokenizer.get("model")
-    model = told if isinstance(told, dict) else {}
+    found = tokenizer.get("model")
+    model = found if isinstance(found, dict) else {}
     if isinstance(model.get("vocab"), dict):
         model = {**model, "vocab": frozenset(model["vocab"])}
     return {**model, **{part: tokenizer.get(part) for part in _SPLITTING}}

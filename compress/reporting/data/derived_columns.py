@@ -1,4 +1,4 @@
-"""What a row is among the others of its run: keys beside those that its own record gives."""
+"""Columns of a row that follow from the other rows of its run: changes, changed answers, what dominates it."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text
 
 
 def summary_lines(run: RunRecord) -> list[Text]:
-    """The outcome below the table: a baseline that is of no use, the status, the verdicts, every limit, what was
-    foretold, the bundle."""
+    """The outcome below the table: a baseline that is of no use, the status, the verdicts, every limit, what the
+    passes predicted, the bundle."""
     words, tone = status_words(run)
     first = useless_words(run)
     lines = [Text(text, style="bold red") for text in first]

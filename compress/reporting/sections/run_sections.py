@@ -202,11 +202,11 @@ def protocol(run: RunRecord) -> Section:
 
 def findings(run: RunRecord) -> Section:
     """What the steps found out about their own work, beside what other sections show."""
-    told = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
+    elsewhere = ("parameters", "macs", *(fact for kind in PASSES.values() for fact in kind.told))
     rows = [
         row(step.step, key, text)
         for step in ordered(run)
-        for key, text in flatten({key: fact for key, fact in step.facts.items() if key not in told})
+        for key, text in flatten({key: fact for key, fact in step.facts.items() if key not in elsewhere})
     ]
     share = [
         row(step.step, "unknown tokens in the test split", percent(found.accuracy.unknown_token_share, 2))
