@@ -37,7 +37,6 @@ def read_json(
     path: Path,
     *,
     error: type[CompressError] = ModelError,
-    largest: int = LARGEST,
     finite: bool = True,
 ) -> Any:
     """The parsed JSON of a file; `finite` as in `parse_json`.
@@ -46,7 +45,7 @@ def read_json(
         FileNotFoundError: there is no such file.
         error: it cannot be read (`unreadable`), or is not JSON within the limits (`not-json`).
     """
-    return parse_json(read_whole(path, error=error, largest=largest), str(path), error=error, finite=finite)
+    return parse_json(read_whole(path, error=error), str(path), error=error, finite=finite)
 
 
 def read_mapping(

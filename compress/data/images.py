@@ -128,7 +128,7 @@ def _is_plain(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
-def image_size(item: Item, where: str = "image") -> tuple[int, int]:
+def image_size(item: Item) -> tuple[int, int]:
     """An image's height and width, turned as its EXIF data says; of a file only the head is read.
 
     Raises:
@@ -138,7 +138,7 @@ def image_size(item: Item, where: str = "image") -> tuple[int, int]:
         return item.shape[0], item.shape[1]
     if not isinstance(item, (Path, StoredImage)):
         raise TypeError(f"{type(item).__name__} is no image")
-    source, where = (item, str(item)) if isinstance(item, Path) else (io.BytesIO(item.read()), where)
+    source, where = (item, str(item)) if isinstance(item, Path) else (io.BytesIO(item.read()), "image")
     with _opened(source, where) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         return (image.width, image.height) if turned else (image.height, image.width)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.numerics import core_count
-from compress.encoding.inputs import Batch, Inputs
+from compress.encoding.inputs import Inputs
 from compress.measuring.disturbance import any_disturbed
 from compress.measuring.feeds import sample_indices, scenarios
 from compress.measuring.jobs import Job, JobFolder
@@ -47,7 +47,6 @@ def compare_variants(
     target: ResolvedTarget,
     *,
     seed: int,
-    batch_size: int = 1,
     reference: Path | None = None,
 ) -> dict[str, Variant]:
     """Score and time variants of one model where it will run; in child processes, timed in turns.
@@ -58,7 +57,6 @@ def compare_variants(
         truth: what they are scored against; of pairs, whole ones are taken.
         target: where they are scored and timed.
         seed: of the choice of examples, where there are more than are needed.
-        batch_size: of both the scores and the times.
         reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
             `truth`, for tasks that compare with one.
 
@@ -67,8 +65,8 @@ def compare_variants(
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         jobs = JobFolder.of_target(Path(name), target)
-        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, batch_size, reference)
-        times = _times(jobs, [*paths.values()], inputs, seed, batch_size)
+        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, reference)
+        times = _times(jobs, [*paths.values()], inputs, seed)
     variants = [Variant(score, ms, times.disturbed) for score, ms in zip(scores, times.ms, strict=True)]
     return dict(zip(paths, variants, strict=True))
 
@@ -90,12 +88,12 @@ def variant_scores(
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         jobs = JobFolder.of_target(Path(name), target)
-        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, 1, reference)
+        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, reference)
     return dict(zip(paths, scores, strict=True))
 
 
 def variant_outputs(
-    files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int, *, batch_size: int = 1
+    files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int
 ) -> list[NDArray[np.float32]]:
     """What ONNX files put out on some of the inputs, (len(chosen), ...) each; in child processes on this machine's CPU.
 
@@ -104,19 +102,17 @@ def variant_outputs(
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
-        return _outputs(jobs, files, inputs, chosen, batch_size, core_count() // threads)
+        return _outputs(jobs, files, inputs, chosen, core_count() // threads)
 
 
-def variant_ms(
-    file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int, batch_size: int = 1
-) -> Timed:
+def variant_ms(file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int) -> Timed:
     """The median time a batch of one ONNX file on a target in milliseconds; in child processes.
 
     Raises:
         TargetError: the file cannot be run, or the device of the target is lost.
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
-        return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed, batch_size)
+        return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed)
 
 
 def _scores(
@@ -127,16 +123,15 @@ def _scores(
     task: Task,
     target: ResolvedTarget,
     seed: int,
-    batch_size: int,
     reference: Path | None,
 ) -> list[float]:
     chosen, truth = scored_sample(truth, seed)
     # A device may be small: there one process at a time.
     together = core_count() // target.spec.threads if target.device is None else 1
     if reference is not None:
-        (outputs,) = _outputs(jobs, [reference], inputs, chosen, batch_size, 1)
+        (outputs,) = _outputs(jobs, [reference], inputs, chosen, 1)
         truth = replace(truth, reference=outputs)
-    feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
+    feeds = jobs.feeds("scored", [inputs.batch([place]) for place in chosen.tolist()])
     made = [jobs.score(str(file), feeds, task, {}, f"answers-{number}") for number, file in enumerate(paths)]
     _in_turn(jobs, [job for job, _ in made], together)
     return [task.score(load_answers(file), truth).rank for _, file in made]
@@ -147,17 +142,12 @@ def _outputs(
     files: Sequence[Path],
     inputs: Inputs,
     chosen: NDArray[np.int64],
-    batch_size: int,
     together: int,
 ) -> list[NDArray[np.float32]]:
-    feeds = jobs.feeds("scored", _batches(inputs, chosen, batch_size))
+    feeds = jobs.feeds("scored", [inputs.batch([place]) for place in chosen.tolist()])
     made = [jobs.outputs(str(file), feeds, f"outputs-{number}") for number, file in enumerate(files)]
     _in_turn(jobs, [job for job, _ in made], together)
     return [load_answers(file)["outputs"] for _, file in made]
-
-
-def _batches(inputs: Inputs, chosen: NDArray[np.int64], batch_size: int) -> list[Batch]:
-    return [inputs.batch(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
 
 
 def _in_turn(jobs: JobFolder, made: Sequence[Job], together: int) -> None:
@@ -167,9 +157,9 @@ def _in_turn(jobs: JobFolder, made: Sequence[Job], together: int) -> None:
         jobs.run(*made[start : start + together])
 
 
-def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int, batch_size: int) -> Timed:
+def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int) -> Timed:
     """The median milliseconds a batch of each file, all timed in turns."""
-    scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [batch_size], [])[0]
+    scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [1], [])[0]
     feeds = jobs.feeds("timed", scenario.batches(inputs))
     spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(files)})
     results = timed(jobs, [str(file) for file in files], [[feeds] * len(files)], spec, processes=PROCESSES)

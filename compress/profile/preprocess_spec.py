@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.spec import Spec
+from compress.core.spec import Side, Spec
 
-_Side = Annotated[int, Field(ge=1, le=8192)]
-_Sides = _Side | tuple[_Side, _Side]
+_Sides = Side | tuple[Side, Side]
 
 
 class PreprocessSpec(Spec):

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from compress.core.plugins import named
-from compress.core.spec import HubName, PassSpecBase, Positive, Spec
+from compress.core.spec import HubName, PassSpecBase, Positive, Side, Spec
 from compress.passes.contract import PassSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
@@ -24,7 +24,6 @@ from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.tasks.table import task_kind, task_names, users_of_keys
 
-Side = Annotated[int, Field(ge=1, le=8192)]
 Device = Annotated[
     str,
     AfterValidator(checked_device),
