@@ -24,7 +24,7 @@ class StepContext:
     distillation and recovery). `data` holds the training and validation splits only: the test split cannot be
     reached from a pass. `out` is an empty directory to fill; the engine seals it. `work` survives a kill: it holds
     checkpoints and cached logits, and what stands in it may be half-written unless it was renamed into place.
-    `timed_on` is where a pass times and compares what it chooses between. `shared` is a folder of the cache where
+    `timing_target` is where a pass times and compares what it chooses between. `shared` is a folder of the cache where
     what teachers say is kept for all steps and runs. `base` is the profile's folder, and `allow_code` says whether the
     user allows code that the profile names; both matter to model sources only.
     """
@@ -38,7 +38,7 @@ class StepContext:
     seed: int
     precision: Literal["fp32", "bf16"]
     device: Literal["cpu", "cuda"]
-    timed_on: ResolvedTarget
+    timing_target: ResolvedTarget
     progress: Progress
     shared: Path
     base: Path = Path()

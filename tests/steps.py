@@ -38,7 +38,7 @@ def context(
         seed=0,
         precision="fp32",
         device="cpu",
-        timed_on=resolve(TargetSpec()),
+        timing_target=resolve(TargetSpec()),
         progress=Silent(),
         base=base,
         allow_code=True,

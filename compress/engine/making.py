@@ -16,7 +16,7 @@ from compress.engine.resolve import Job
 from compress.passes.table import step_kind
 from compress.planning.keys import asked_precision
 from compress.planning.steps import PlannedStep
-from compress.profile.timed_on import timed_on
+from compress.profile.timing_target import timing_target
 from compress.step import StepContext, StepResult
 from compress.store.cache import Cache, MadeStep
 from compress.targets.local import ResolvedTarget, resolve
@@ -96,7 +96,7 @@ def context_of(
         seed=seed_of(step, job),
         precision=job.numerics.precision(asked_precision(step.spec)),
         device=job.numerics.device,
-        timed_on=_timed_on(job),
+        timing_target=_timing_target(job),
         progress=progress,
         shared=cache.signals,
         base=job.loaded.source.base,
@@ -110,8 +110,8 @@ def _shown(step: PlannedStep, job: Job) -> TrainingData:
     return replace(job.training_data, unlabeled=unlabeled)
 
 
-def _timed_on(job: Job) -> ResolvedTarget:
-    spec = timed_on(job.plan.profile.targets)
+def _timing_target(job: Job) -> ResolvedTarget:
+    spec = timing_target(job.plan.profile.targets)
     found = next((target for target in job.targets if target.spec == spec), None)
     return found or replace(resolve(spec), patience=job.targets[0].patience)
 

@@ -16,7 +16,7 @@ from compress.passes.table import PASSES, step_kind
 from compress.planning.code import code_digest
 from compress.planning.steps import Plan, PlannedStep
 from compress.profile.schema import TeacherSpec
-from compress.profile.timed_on import timed_on
+from compress.profile.timing_target import timing_target
 from compress.profile.training_spec import TrainingSpec
 from compress.tasks.table import TASKS, task_kind
 
@@ -108,7 +108,7 @@ def step_parts(
             parts["processes"] = plan.profile.train.world
     if isinstance(step.spec, PassSpec):
         if step.spec.timed:
-            parts["timed_on"] = timed_on(plan.profile.targets).model_dump(
+            parts["timed_on"] = timing_target(plan.profile.targets).model_dump(
                 include={"device", "threads", "cores"}
             )
         parts |= step.spec.of_this_machine()

@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.core.errors import UsageError
-from compress.core.records import RunRecord
-from compress.reporting.data.frame import rows
 from compress.reporting.data.paired import reported_test
 from compress.reporting.data.report_reader import (
     Report,
@@ -21,7 +18,6 @@ from compress.reporting.data.report_reader import (
     baseline_row,
     deployed_row,
     first_target_of,
-    frame_of,
     memory_words,
     same_baseline,
     same_machine,
@@ -30,7 +26,6 @@ from compress.reporting.data.report_reader import (
     timed_words,
     timing_like,
 )
-from compress.reporting.render import markdown
 from compress.reporting.render.document import Cell, Row, Table, row
 from compress.reporting.render.numbers import (
     MISSING,
@@ -60,11 +55,10 @@ _OF_ONE_TIMING = (
 class Comparison:
     """Runs side by side.
 
-    `frame` holds every row of every run, a column `run` first. `deployed` sets what the runs deploy next to each
-    other, a column a run. `warnings` say what of it may not be compared.
+    `deployed` sets what the runs deploy next to each other, a column a run. `warnings` say what of it may not be
+    compared.
     """
 
-    frame: pd.DataFrame
     deployed: Table
     warnings: tuple[str, ...]
 
@@ -80,11 +74,6 @@ class Comparison:
             ]
             made.add_row(*cells)
         return made
-
-    def markdown(self) -> str:
-        """The warnings and the table as Markdown."""
-        blocks = [f"**Warning:** {markdown.escape(warning)}" for warning in self.warnings]
-        return "\n\n".join([*blocks, markdown.table(self.deployed)]) + "\n"
 
 
 def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
@@ -106,13 +95,7 @@ def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
             hint="`--anyway` compares them all the same.",
         )
     reports = [as_report(run) for run in runs]
-    names = _names(reports)
-    frames = []
-    for name, run, report in zip(names, runs, reports, strict=True):
-        frame = rows(run) if isinstance(run, RunRecord) else frame_of(report)
-        frame.insert(0, "run", name)
-        frames.append(frame)
-    return Comparison(pd.concat(frames, ignore_index=True), _deployed_table(reports, names), found)
+    return Comparison(_deployed_table(reports, _names(reports)), found)
 
 
 def differences(runs: Sequence[Result]) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def context(
         seed=0,
         precision="fp32",
         device="cpu",
-        timed_on=resolve(TargetSpec()),
+        timing_target=resolve(TargetSpec()),
         **{**settings, **changes},
     )
 

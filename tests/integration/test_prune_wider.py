@@ -349,7 +349,7 @@ def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path, monk
 def test_a_gpu_times_for_itself(source: Artifact, tmp_path: Path):
     gpu = gpu_target()
     asked = given(tmp_path, spec(target={"speedup": 1.01}), source)
-    _, result = run(prune, replace(asked, timed_on=gpu))
+    _, result = run(prune, replace(asked, timing_target=gpu))
     assert result.facts["target"]["timed_on"] == gpu.label
     assert result.facts["target"]["measured_ms"] > 0
 

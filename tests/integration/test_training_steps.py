@@ -52,7 +52,7 @@ def context(folder: Path, spec: Spec, inputs: dict[str, Artifact], **changes: An
     settings: dict[str, Any] = {
         "precision": "fp32",
         "device": "cpu",
-        "timed_on": resolve(TargetSpec()),
+        "timing_target": resolve(TargetSpec()),
         "progress": Silent(),
         "seed": 0,
     }

@@ -309,7 +309,7 @@ def context(base: Path, name: str, spec: Spec, inputs: dict[str, Artifact], **ch
         "seed": 3,
         "precision": "fp32",
         "device": "cpu",
-        "timed_on": resolve(TargetSpec()),
+        "timing_target": resolve(TargetSpec()),
         "progress": Silent(),
         "shared": base / "shared",
         "base": base,

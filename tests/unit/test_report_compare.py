@@ -48,8 +48,6 @@ def test_runs_side_by_side():
     assert cells(comparison, "score") == ["96.4 %", "91.0 %"]
     assert cells(comparison, "score against the first") == ["–", "worse"]
     assert cells(comparison, "size MB") == ["1.61", "1.61"]
-    assert list(comparison.frame.columns[:3]) == ["run", "step", "role"]
-    assert len(comparison.frame) == 12
 
 
 def test_models_that_the_data_cannot_tell_apart():
@@ -66,7 +64,6 @@ def test_other_targets_are_refused_and_with_a_flag_only_warned_of():
     assert caught.value.exit_code == 2
     comparison = compare(runs, anyway=True)
     assert len(comparison.warnings) == 1
-    assert comparison.markdown().startswith("**Warning:** ")
 
 
 def retimed(run, p50_ms, *timed):
@@ -125,12 +122,10 @@ def test_one_run_is_not_a_comparison():
         compare([bert_run()])
 
 
-def test_terminal_and_markdown():
+def test_terminal():
     comparison = compare([bert_run(), other_run()])
     console = Console(width=100, color_system=None)
     with console.capture() as capture:
         console.print(comparison.table())
     assert "no difference" in capture.get() or "worse" in capture.get()
-    assert f"on {TARGET}" in comparison.markdown()
-    lines = [line for line in comparison.markdown().splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in lines} == {4}
+    assert f"on {TARGET}" in " ".join(capture.get().split())

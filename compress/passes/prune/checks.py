@@ -8,7 +8,7 @@ from compress.models.anatomy.table.families import CONVOLUTIONAL
 from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.pass_checks import PassCheck
-from compress.profile.timed_on import timed_on
+from compress.profile.timing_target import timing_target
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
@@ -42,7 +42,7 @@ def warnings(check: PassCheck) -> Iterator[str]:
     """
     spec, targets = check.spec, check.profile.targets
     assert isinstance(spec, PruneSpec)
-    target, timed = targets[0], timed_on(targets)
+    target, timed = targets[0], timing_target(targets)
     if spec.target is None or target.device == timed.device:
         return
     named = timed.label if timed in targets else "this machine's CPU"

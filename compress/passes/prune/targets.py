@@ -136,14 +136,14 @@ def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pa
         max(layer.feed_forward for layer in encoder.layers),
         spec.round_to,
         len(encoder.layers),
-        ctx.timed_on,
+        ctx.timing_target,
         _made(folder / "table"),
         (folder / "rest" / ONNX_MODEL, typical),
     )
-    (before,), disturbed = _time([folder / "before"], batches, ctx.timed_on, folder)
+    (before,), disturbed = _time([folder / "before"], batches, ctx.timing_target, folder)
     disturbed |= table.disturbed
     if disturbed:
-        ctx.progress.say(chosen_while_disturbed("prune", ctx.timed_on.place))
+        ctx.progress.say(chosen_while_disturbed("prune", ctx.timing_target.place))
     return {"before_ms": before, "table": asdict(table), "disturbed": disturbed}
 
 
@@ -158,7 +158,7 @@ def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timi
         "before_ms": before,
         "measured_ms": after,
         "table": asdict(timing.table),
-        "timed_on": ctx.timed_on.label,
+        "timed_on": ctx.timing_target.label,
         "timing_disturbed": timing.disturbed or disturbed,
     }
 
@@ -166,7 +166,7 @@ def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timi
 def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> Timed:
     _lowered(model, interface, timing.folder / "after")
     files = [timing.folder / "before", timing.folder / "after"]
-    return _time(files, _batches(ctx, interface), ctx.timed_on, timing.folder)
+    return _time(files, _batches(ctx, interface), ctx.timing_target, timing.folder)
 
 
 def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:

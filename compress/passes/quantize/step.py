@@ -124,7 +124,7 @@ def _integers(
     choice: dict[str, Any] = {}
     if variants:
         choice["variants"] = {name: asdict(one) for name, one in variants.items()}
-        choice["timed_on"] = ctx.timed_on.label
+        choice["timed_on"] = ctx.timing_target.label
         choice["timing_disturbed"] = any(one.disturbed for one in variants.values())
     return _Made(result, chosen, floating, facts, choice)
 
@@ -196,7 +196,7 @@ def _scored(ctx: StepContext, source: Artifact, files: dict[str, Path]) -> dict[
         ctx.task.encode(validation, source.path),
         Truth.of(validation),
         ctx.task,
-        ctx.timed_on,
+        ctx.timing_target,
         seed=ctx.seed,
         reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
     )
@@ -205,7 +205,7 @@ def _scored(ctx: StepContext, source: Artifact, files: dict[str, Path]) -> dict[
 def _probed(ctx: StepContext, source: Artifact, chosen: Sequence[Layer]) -> dict[str, Any]:
     """What 8 bits gain where the model will run, for the facts; says so where it is nothing. A GPU is not asked: its
     integers are of another kind."""
-    target = ctx.timed_on
+    target = ctx.timing_target
     if target.spec.device == "cuda":
         return {}
     found = probe(shapes_of(chosen), typical_length(ctx, source), target)
@@ -261,19 +261,19 @@ def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> d
     validation = ctx.data.validation
     ctx.progress.say(
         f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples, on "
-        f"{ctx.timed_on.place}"
+        f"{ctx.timing_target.place}"
     )
     found = compare_variants(
         {scheme: folder / ONNX_MODEL for scheme, folder in folders.items()},
         ctx.task.encode(validation, source.path),
         Truth.of(validation),
         ctx.task,
-        ctx.timed_on,
+        ctx.timing_target,
         seed=ctx.seed,
         reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
     )
     if any(one.disturbed for one in found.values()):
-        ctx.progress.say(chosen_while_disturbed("quantize", ctx.timed_on.place))
+        ctx.progress.say(chosen_while_disturbed("quantize", ctx.timing_target.place))
     return {scheme: Candidate(*one) for scheme, one in found.items()}
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from compress.core.errors import UsageError
 from compress.core.reading import read_json
 from compress.core.records import COMPLETE, RunRecord
@@ -59,13 +57,6 @@ def _are_rows(rows: object) -> bool:
 def as_report(result: Result) -> Report:
     """A result as a report."""
     return contract(result) if isinstance(result, RunRecord) else result
-
-
-def frame_of(report: Report) -> pd.DataFrame:
-    """One row a step, without what is nested."""
-    return pd.DataFrame(
-        [{key: value for key, value in row.items() if key != "targets"} for row in report["rows"]]
-    )
 
 
 def deployed_row(report: Report) -> Mapping[str, Any] | None:

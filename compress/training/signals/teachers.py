@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from compress.encoding.tokens import ATTENTION_MASK, TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
+from compress.store.locks import held
 from compress.training.batches import to_tensors
 from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
 from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
@@ -338,17 +338,10 @@ def _stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> d
 def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
     """Hold the folder, which exists then; waits, and says so, while another process fills it."""
     make_folder(folder.parent)
-    lock = FileLock(str(folder.with_suffix(".lock")))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"{title}: another process computes what it says; waiting")
-        lock.acquire()
-    try:
+    busy = f"{title}: another process computes what it says; waiting"
+    with held(folder.with_suffix(".lock"), lambda: progress.say(busy)):
         make_folder(folder)
         yield
-    finally:
-        lock.release()
 
 
 def _few(names: Sequence[str]) -> str:

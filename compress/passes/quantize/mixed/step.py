@@ -185,7 +185,7 @@ class _Mixing:
         known = self.sensitivities()
         rows = typical_length(self.ctx, self.source)
         shapes = shapes_of(products)
-        products_timed = probe(shapes, rows, self.ctx.timed_on, most=len(shapes), patient=True)
+        products_timed = probe(shapes, rows, self.ctx.timing_target, most=len(shapes), patient=True)
         self.disturbed |= products_timed.disturbed
         extra = {(one.inputs, one.outputs): one.float_ms - one.integer_ms for one in products_timed.timings}
         costs = [0.0 if isinstance(layer, Table) else extra[_shape(layer)] for layer in self.layers]
@@ -198,11 +198,11 @@ class _Mixing:
             "latency_ms": latency_ms,
             "predicted_ms": predicted,
             "measured_ms": measured,
-            "timed_on": self.ctx.timed_on.label,
+            "timed_on": self.ctx.timing_target.label,
             "timing_disturbed": self.disturbed,
         }
         if self.disturbed:
-            self.ctx.progress.say(chosen_while_disturbed("quantize", self.ctx.timed_on.place))
+            self.ctx.progress.say(chosen_while_disturbed("quantize", self.ctx.timing_target.place))
         return self.made(self.compared(given, FITS if measured <= latency_ms else OUT_OF_TIME), known, facts)
 
     def compared(self, given: frozenset[int], reason: str) -> Found:
@@ -257,12 +257,12 @@ class _Mixing:
     def latency(self, given: frozenset[int]) -> float:
         """Median of one example where it will run, ms."""
         file = self.write(given) / ONNX_MODEL
-        (found,), disturbed = variant_ms(file, self.inputs, self.ctx.timed_on, seed=self.ctx.seed)
+        (found,), disturbed = variant_ms(file, self.inputs, self.ctx.timing_target, seed=self.ctx.seed)
         self.disturbed |= disturbed
         return found
 
     def outputs(self, file: Path, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        return variant_outputs([file], self.inputs, chosen, self.ctx.timed_on.spec.threads)[0]
+        return variant_outputs([file], self.inputs, chosen, self.ctx.timing_target.spec.threads)[0]
 
     def write(self, given: frozenset[int]) -> Path:
         """The folder of the model with these layers given back; what stands there already is not written again."""

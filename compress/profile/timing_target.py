@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from compress.profile.schema import TargetSpec
 
 
-def timed_on(targets: Sequence[TargetSpec]) -> TargetSpec:
+def timing_target(targets: Sequence[TargetSpec]) -> TargetSpec:
     """The first target that runs onnxruntime; where all run torch, this machine's CPU with the first one's threads."""
     found = (target for target in targets if target.runtime == "onnxruntime")
     return next(found, TargetSpec(threads=targets[0].threads))

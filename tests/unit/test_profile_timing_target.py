@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from compress.cli.root import main
 from compress.profile.load import load_profile
 from compress.profile.schema import TargetSpec
-from compress.profile.timed_on import timed_on
+from compress.profile.timing_target import timing_target
 
 PI: dict[str, Any] = {"device": "ssh://pi@board", "name": "pi", "threads": 4}
 GPU: dict[str, Any] = {"device": "cuda", "name": "gpu"}
@@ -42,10 +42,10 @@ def write(
 
 def test_the_first_target_that_runs_onnxruntime_times() -> None:
     pi, gpu, torch = (TargetSpec.model_validate(one) for one in (PI, GPU, IN_TORCH))
-    assert timed_on([pi, gpu]) == pi
-    assert timed_on([gpu, pi]) == gpu
-    assert timed_on([torch, pi]) == pi
-    assert timed_on([torch]) == TargetSpec(threads=2)
+    assert timing_target([pi, gpu]) == pi
+    assert timing_target([gpu, pi]) == gpu
+    assert timing_target([torch, pi]) == pi
+    assert timing_target([torch]) == TargetSpec(threads=2)
 
 
 @pytest.mark.parametrize(("step", "key"), [(PRUNE_LATENCY, "latency_ms"), (PRUNE_SPEEDUP, "speedup")])
