@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks.*.record",),
     ("step",),
     ("training", "lowering", "reporting"),
-    ("losses",),
+    ("losses", "sources"),
     ("passes",),
     ("engine",),
     ("starter",),

@@ -22,9 +22,9 @@ from compress.encoding.preprocessing import (
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.models.io.image_teachers import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
 from compress.models.io.plain import PlainModel, image_outputs
-from compress.passes.source.module_checks import check_module, is_drawn_at_random
-from compress.passes.source.module_images import images_taken
 from compress.profile.schema import DataSpec, TeacherSpec
+from compress.sources.module_checks import check_module, is_drawn_at_random
+from compress.sources.module_images import images_taken
 from compress.step import StepContext
 
 UNDECLARED = "preprocess-undeclared"
