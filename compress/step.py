@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from compress.core.artifacts import Artifact
 from compress.core.forms import Form
@@ -14,6 +14,8 @@ from compress.core.records import Curve
 from compress.core.spec import Spec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task, TrainingData
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class StepContext:
     shared: Path
     base: Path = Path()
     allow_code: bool = False
+
+    def asked(self, kind: type[AnySpec]) -> AnySpec:
+        """The spec, which is of the class of the step's own pass."""
+        assert isinstance(self.spec, kind)
+        return self.spec
 
 
 @dataclass(frozen=True)

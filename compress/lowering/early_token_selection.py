@@ -10,7 +10,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import add_initializer, attribute, constant, insert_before, replace, scalar
+from compress.lowering.graph import (
+    add_initializer,
+    attribute,
+    constant,
+    inputs_of,
+    insert_before,
+    replace,
+    scalar,
+)
 
 _POINTWISE = frozenset({"Gelu", "Relu", "Tanh", "Erf", "Sigmoid", "Identity", "BiasGelu", "FastGelu"})
 _SUMS = frozenset({"Add", "Mul", "Sub", "Div"})
@@ -56,17 +64,14 @@ def _move_up(graph: ir.Graph, selections: list[ir.Node]) -> bool:
                 chosen[id(value)] = insert_before(graph, node, early)
                 chosen[id(value)].shape = _without_tokens(value) if one else None
             node.replace_input_with(index, chosen[id(value)])
-    selected = select.inputs[0]
-    assert selected is not None
-    replace(select.outputs[0], selected)
+    replace(select.outputs[0], *inputs_of(select, 0))
     graph.remove(select, safe=True)
     return True
 
 
 def _together(graph: ir.Graph, selections: list[ir.Node]) -> ir.Node:
     """One selection of all the tokens, which the given ones then read: a `Gather` that keeps the token axis."""
-    source = selections[0].inputs[0]
-    assert source is not None
+    (source,) = inputs_of(selections[0], 0)
     tokens = np.array([int(scalar(node.inputs[1]) or 0) for node in selections], np.int64)
     indices = add_initializer(graph, f"{source.name}.tokens", tokens)
     select = ir.node("Gather", [source, indices], {"axis": _TOKEN_AXIS}, name=f"{source.name}.together")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.core.errors import ModelError, PassError
+from compress.core.errors import ModelError, PassError, first_line
 from compress.models.io.ensemble import Ensemble
 from compress.models.io.outputs import outputs_of
 from compress.models.io.plain import PlainModel
@@ -116,14 +116,16 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
             # The exporter raises many kinds of errors, some of them bare RuntimeErrors.
             if isinstance(model, PlainModel):
                 raise ModelError(
-                    f"this module cannot be exported to ONNX: {_first_line(error)}",
+                    f"this module cannot be exported to ONNX: {first_line(error.__cause__ or error)}",
                     where=model.origin.source,
                     hint="Its forward must do the same whatever the values in a batch are: no `if` or loop over values "
                     "of tensors (torch.where chooses between them), no .item(), .tolist() or .numpy(), and operators "
                     "that ONNX has.",
                     code="module-export",
                 ) from error
-            raise PassError(f"this model cannot be exported to ONNX: {_first_line(error)}") from error
+            raise PassError(
+                f"this model cannot be exported to ONNX: {first_line(error.__cause__ or error)}"
+            ) from error
     assert program is not None
     exported: ir.Model = program.model
     _free_name(exported.graph, signature.output)
@@ -143,12 +145,6 @@ def _longest(model: nn.Module) -> int | None:
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     found = [getattr(config, "max_position_embeddings", None) for config in configs]
     return min((int(positions) for positions in found if positions is not None), default=None)
-
-
-def _first_line(error: BaseException) -> str:
-    root = error.__cause__ or error
-    lines = str(root).strip().splitlines()
-    return lines[0] if lines else type(root).__name__
 
 
 @contextlib.contextmanager

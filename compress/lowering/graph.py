@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +27,19 @@ def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return tuple(map(int, value.const_value.shape.numpy()))
+
+
+def constant_of(value: ir.Value | None) -> Array:
+    """The array of a value that is known to be a constant."""
+    found = constant(value)
+    assert found is not None
+    return found
+
+
+def inputs_of(node: ir.Node, *places: int) -> list[ir.Value]:
+    """The inputs of a node at these places, which it is known to have."""
+    found = [node.inputs[place] for place in places]
+    return [cast(ir.Value, value) for value in found]
 
 
 def scalar(value: ir.Value | None) -> float | None:

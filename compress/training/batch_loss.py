@@ -9,12 +9,20 @@ from torch import Tensor
 
 from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import ATTENTION_MASK
+from compress.training.loop import Loss
 from compress.training.losses import label_cross_entropy, logits_kl
 from compress.training.signals.answers import Answers
 from compress.training.training_module import TrainingModule
 
 
-class BatchLoss:
+def batch_loss(
+    module: TrainingModule,
+    answers: Answers,
+    labels: NDArray[np.int64],
+    *,
+    chosen: NDArray[np.int64] | None = None,
+    mutual: float | None = None,
+) -> Loss:
     """The objective of a training module on the batch that it has just run on.
 
     Args:
@@ -22,44 +30,26 @@ class BatchLoss:
         answers: who teaches.
         labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
         chosen: the examples that the indices of a batch count, int64 (m,); None: all.
-        mutual: factor of the teacher's own divergence from the student, for a teacher that learns too.
+        mutual: factor of the teacher's own divergence from the student, for a teacher that learns too; its loss is
+            added to the student's.
     """
 
-    def __init__(
-        self,
-        module: TrainingModule,
-        answers: Answers,
-        labels: NDArray[np.int64],
-        *,
-        chosen: NDArray[np.int64] | None = None,
-        mutual: float | None = None,
-    ) -> None:
-        self._module = module
-        self._answers = answers
-        self._labels = torch.from_numpy(np.ascontiguousarray(labels))
-        self._chosen = chosen
-        self._mutual = mutual
+    every = torch.from_numpy(np.ascontiguousarray(labels))
 
-    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """The weighted sum of the losses; with mutual learning, the teacher's own loss added to it."""
-        numbers = indices.numpy() if self._chosen is None else self._chosen[indices.numpy()]
-        module = self._module
+    def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        numbers = indices.numpy() if chosen is None else chosen[indices.numpy()]
         shown, student = module.seen, module.take()
-        labels = self._labels[torch.from_numpy(numbers)]
+        own = every[torch.from_numpy(numbers)]
         if not module.labels_hold:
-            labels = torch.full_like(labels, UNLABELLED)
-        labels = labels.to(outputs.device)
-        teacher = self._answers(numbers, shown)
-        value: Tensor = module.objective(
-            student,
-            {name: tensor.detach() for name, tensor in teacher.items()},
-            labels,
-            shown.get(ATTENTION_MASK),
-            shown,
-        )
-        if self._mutual is not None:
-            value = value + mutual_loss(teacher["outputs"], outputs, labels, self._mutual)
+            own = torch.full_like(own, UNLABELLED)
+        own = own.to(outputs.device)
+        teacher = answers(numbers, shown)
+        value: Tensor = module.objective(student, teacher, own, shown.get(ATTENTION_MASK), shown)
+        if mutual is not None:
+            value = value + mutual_loss(teacher["outputs"], outputs, own, mutual)
         return value
+
+    return loss
 
 
 def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float) -> Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,15 +15,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from compress.core.errors import PassError
 from compress.core.progress import Progress
-from compress.core.records import Curve, CurvePoint
 from compress.encoding.inputs import Inputs
 from compress.profile.training_spec import TrainingSpec
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.checkpointing import (
     Checkpoint,
-    copy_weights,
     load_checkpoint,
     put_weights,
     restore_state,
@@ -35,6 +31,7 @@ from compress.training.distributed.sharding import gathered, shard, unshard
 from compress.training.distributed.world import World, current_world
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic, forward
+from compress.training.state import TrainingState, TrainResult, evaluation_steps
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -42,59 +39,9 @@ _STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
 """Steps whose losses are read together: reading one waits for the GPU."""
 
 
-class Loss(Protocol):
-    """What a step minimises."""
-
-    def __call__(self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        """A scalar from the logits (n, labels), the batch they came from, and the indices int64 (n,) of its
-        examples, on the CPU."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What training did. The model holds the weights of `best_step`; `seconds` counts this process only."""
-
-    curve: Curve
-    best_score: float
-    best_step: int
-    steps: int
-    epochs: float
-    seconds: float
-
-
-@dataclass
-class _State:
-    """Where training stands; every field but the tensors goes into the checkpoint's JSON."""
-
-    step: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    last_loss: float = math.nan
-    best_score: float = -math.inf
-    best_step: int = 0
-    worse: int = 0
-    finished: bool = False
-    points: list[CurvePoint] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
-
-    def values(self) -> dict[str, Any]:
-        """The plain values."""
-        plain = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished")
-        return {
-            **{name: getattr(self, name) for name in plain},
-            "best_score": None if self.best is None else self.best_score,
-            "points": [point.model_dump() for point in self.points],
-        }
-
-    @classmethod
-    def read(cls, checkpoint: Checkpoint) -> _State:
-        """The state that a checkpoint holds."""
-        values = dict(checkpoint.values)
-        values.pop("plan")
-        score = values.pop("best_score")
-        points = [CurvePoint(**point) for point in values.pop("points")]
-        best = None if checkpoint.best is None else dict(checkpoint.best)
-        return cls(**values, best_score=-math.inf if score is None else score, points=points, best=best)
+Loss = Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]
+"""What a step minimises: a scalar from the logits (n, labels), the batch they came from, and the indices int64 (n,) of
+its examples, on the CPU."""
 
 
 def train(
@@ -140,7 +87,7 @@ def train(
     lengths = inputs.lengths
     per_epoch = math.ceil(len(inputs) / spec.batch_size)
     total = max(1, round(spec.epochs * per_epoch)) if steps is None else steps
-    evaluations = _evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
+    evaluations = evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
     world = current_world()
     plan = {
         "steps": total,
@@ -191,11 +138,10 @@ def train(
             if state.step in evaluations:
                 with gathered(with_loss):
                     found = validate(model) if world.leads else 0.0
-                _evaluate(state, model, float(world.broadcast_object(found)), per_epoch, keep)
-                stopped = spec.patience is not None and state.worse >= spec.patience
-                state.finished = stopped or state.step == total
+                score = float(world.broadcast_object(found))
+                state.evaluate(model, score, spec, total=total, per_epoch=per_epoch, keep=keep)
                 with_loss.train()
-            advance(len(pending), _note(state))
+            advance(len(pending), state.note())
             pending.clear()
             if state.finished or asked:
                 tensors = {} if state.finished else training_state(model, optimizer)
@@ -207,14 +153,7 @@ def train(
     put_weights(model, world.broadcast_tensors(state.best))
     unshard(model)
     model.eval()
-    return TrainResult(
-        Curve(name=name, points=tuple(state.points)),
-        best_score=state.best_score,
-        best_step=state.best_step,
-        steps=state.step,
-        epochs=state.step / per_epoch,
-        seconds=time.monotonic() - started,
-    )
+    return state.result(name, per_epoch, time.monotonic() - started)
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
@@ -222,11 +161,6 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
-
-
-def _evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:
-    every = per_epoch / per_epoch_evaluations
-    return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})
 
 
 class _WithLoss(nn.Module):
@@ -251,7 +185,7 @@ def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:
 
 def _resume(
     work: Path, plan: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, world: World
-) -> _State:
+) -> TrainingState:
     """The state of the last checkpoint, put into the model and the optimizer of every process.
 
     A fresh state where there is no checkpoint, or where it belongs to another training or number of processes.
@@ -261,16 +195,16 @@ def _resume(
         checkpoint = None
     values = world.broadcast_object(None if checkpoint is None else checkpoint.values)
     if values is None:
-        return _State()
+        return TrainingState()
     running = world.broadcast_tensors({} if checkpoint is None else checkpoint.state)
     best = world.broadcast_tensors({} if checkpoint is None or checkpoint.best is None else checkpoint.best)
-    state = _State.read(Checkpoint(values, running, best or None))
+    state = TrainingState.read(Checkpoint(values, running, best or None))
     if not state.finished:
         restore_state(model, optimizer, running)
     return state
 
 
-def _read_losses(state: _State, pending: list[Tensor], world: World, late: bool, total: int) -> bool:
+def _read_losses(state: TrainingState, pending: list[Tensor], world: World, late: bool, total: int) -> bool:
     """Add the losses of the last steps up; whether the first process asks for a checkpoint.
 
     Raises:
@@ -278,36 +212,5 @@ def _read_losses(state: _State, pending: list[Tensor], world: World, late: bool,
     """
     own = torch.stack(pending).double().tolist()
     *losses, asked = world.mean([*own, float(late and world.leads)])
-    for place, value in enumerate(losses):
-        step = state.step - len(losses) + place + 1
-        if not math.isfinite(value):
-            raise PassError(f"the loss is {value} at step {step} of {total}", hint="Lower `learning_rate`.")
-        state.loss_sum += value
-        state.last_loss = value
-    state.loss_steps += len(losses)
+    state.add_losses(losses, total, "Lower `learning_rate`.")
     return asked > 0
-
-
-def _evaluate(
-    state: _State, model: nn.Module, score: float, per_epoch: int, keep: Literal["best", "last"]
-) -> None:
-    """Note a validation score; keep the weights if it is the best one yet, or the last."""
-    state.points.append(
-        CurvePoint(
-            step=state.step,
-            epoch=state.step / per_epoch,
-            train_loss=state.loss_sum / state.loss_steps,
-            validation_score=score,
-        )
-    )
-    state.loss_sum, state.loss_steps = 0.0, 0
-    if keep == "last" or score > state.best_score:
-        state.best_score, state.best_step, state.worse = score, state.step, 0
-        state.best = copy_weights(model)
-    else:
-        state.worse += 1
-
-
-def _note(state: _State) -> str:
-    score = "" if state.best is None else f", best score {state.best_score:.4f}"
-    return f"loss {state.last_loss:.3f}{score}"

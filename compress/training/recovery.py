@@ -22,13 +22,14 @@ from compress.models.io.outputs import outputs_of
 from compress.profile.recovery_spec import RecoverySpec
 from compress.profile.training_spec import TrainingSpec
 from compress.step import StepContext
-from compress.training.batch_loss import BatchLoss
+from compress.training.batch_loss import batch_loss
 from compress.training.batches import to_tensors
-from compress.training.loop import TrainResult, train
+from compress.training.loop import train
 from compress.training.objective import objective_between
-from compress.training.signals.answers import Answers, FixedAnswers, NoAnswers
+from compress.training.signals.answers import Answers, fixed, nobody
 from compress.training.signals.segmentation import check_aligned
 from compress.training.signals.teachers import signals_in
+from compress.training.state import TrainResult
 from compress.training.training_module import TrainingModule
 from compress.training.validation import Validation
 
@@ -75,7 +76,7 @@ def trained_by(
         teacher: None: the data alone teach.
     """
     _, inputs = read
-    answers: Answers = NoAnswers()
+    answers: Answers = nobody
     if teacher is None or not any(loss.compares for loss in losses):
         objective = objective_between(losses, model, read, None, seed=ctx.seed)
     else:
@@ -90,12 +91,12 @@ def trained_by(
         )
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
-        answers = FixedAnswers(signals_in(ctx, teacher, theirs, objective.teacher_needs))
+        answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
     module = TrainingModule(model, objective.to(ctx.device))
     return train(
         module,
         inputs,
-        BatchLoss(module, answers, ctx.data.train.labels),
+        batch_loss(module, answers, ctx.data.train.labels),
         spec,
         validation.score,
         work=ctx.work / name,

@@ -26,11 +26,11 @@ from compress.step import StepContext
 
 @dataclass(frozen=True)
 class Words:
-    """The student's vocabulary: `table` maps an id of the model it is made from to the student's, `kept` the other
-    way round; both None where the vocabulary is kept."""
+    """A trimmed vocabulary: `table` maps an id of the model that it is made from to the student's, `kept` the other way
+    round."""
 
-    table: Ids | None
-    kept: Ids | None
+    table: Ids
+    kept: Ids
 
 
 def tokens_of(inputs: Inputs) -> TokenInputs:
@@ -52,8 +52,9 @@ def tokens_shown(ctx: StepContext, source: Path) -> Iterator[Ids]:
 
 def write_tokenizer(
     source: Path, out: Path, trim: VocabularySpec | None, texts: Iterable[Ids], labels: tuple[str, ...]
-) -> Words:
-    """Write the student's `task.json` into `out`, and its `tokenizer.json` where the model reads texts.
+) -> Words | None:
+    """Write the student's `task.json` into `out`, and its `tokenizer.json` where the model reads texts; its vocabulary
+    where that is trimmed.
 
     Args:
         source: the artifact directory that the student is made from.
@@ -69,7 +70,7 @@ def write_tokenizer(
         if (source / TOKENIZER).exists():
             copy_file(source / TOKENIZER, out / TOKENIZER)
         write_json(out / TASK, declared)
-        return Words(None, None)
+        return None
     vocabulary = read_vocabulary(source / TOKENIZER)
     check_can_trim(vocabulary)
     kept = choose_tokens(vocabulary, texts, trim.margin)

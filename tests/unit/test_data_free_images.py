@@ -15,7 +15,7 @@ from compress.passes.distill.spec import DistillSpec
 from compress.profile.examples_spec import DataFreeSpec
 from compress.training.checkpointing import copy_weights
 from compress.training.data_free.images import train_data_free_images
-from compress.training.loop import TrainResult
+from compress.training.state import TrainResult
 
 MEAN, STD = 0.5, 0.25
 

@@ -24,11 +24,11 @@ from compress.passes.distill.spec import SelectSpec
 from compress.passes.distill.teaching import changed_pixels
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import TrainingSpec
-from compress.training.batch_loss import BatchLoss, mutual_loss
+from compress.training.batch_loss import batch_loss, mutual_loss
 from compress.training.loop import train
 from compress.training.objective import Objective, build_objective
 from compress.training.optimization import adamw
-from compress.training.signals.answers import LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.signals.answers import live, mean, nobody
 from compress.training.signals.capture import anatomy_of
 from compress.training.training_module import TrainingModule, follow
 
@@ -140,7 +140,7 @@ def test_the_distillation_token_learns_from_the_teacher_and_the_class_token_from
     model, batch = tiny_deit(), {"pixel_values": torch.rand(4, 1, 8, 8)}
     module = TrainingModule(model, objective_of(model, batch, loss)).train()
     outputs = module(**batch).logits
-    loss_of_batch = BatchLoss(module, Fixed(), np.array([0, 1, 2, 0]))
+    loss_of_batch = batch_loss(module, Fixed(), np.array([0, 1, 2, 0]))
     loss_of_batch(outputs, batch, torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     assert model.get_submodule(learns).weight.grad.abs().max() > 0  # type: ignore[union-attr]
     untouched = model.get_submodule(rests).weight.grad
@@ -154,7 +154,7 @@ def test_the_labels_of_blended_images_are_not_used() -> None:
             model, objective_of(model, batch, LabelsLoss()), change=lambda given, b=blended: (given, not b)
         ).train()
         outputs = module(**batch).logits
-        value = BatchLoss(module, NoAnswers(), np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
+        value = batch_loss(module, nobody, np.array([0, 1, 2, 0]))(outputs, batch, torch.arange(4))
         assert (float(value.detach()) == 0) is blended
 
 
@@ -192,11 +192,11 @@ def test_live_teachers_are_averaged_by_their_share() -> None:
     with torch.no_grad():
         models[1].cls_classifier.bias.add_(4.0)
         expected = 0.75 * models[0](**batch).logits + 0.25 * models[1](**batch).logits
-    live = [
-        (LiveAnswers(model, frozenset({"outputs"}), "cpu"), share)
+    asked = [
+        (live(model, frozenset({"outputs"}), "cpu"), share)
         for model, share in zip(models, (3.0, 1.0), strict=True)
     ]
-    found = MeanAnswers(live, "logits")(np.arange(3), batch)["outputs"]
+    found = mean(asked, "logits")(np.arange(3), batch)["outputs"]
     torch.testing.assert_close(found, expected)
     assert not found.requires_grad
 

@@ -15,8 +15,9 @@ from compress.core.progress import Silent
 from compress.encoding.tokens import TokenInputs
 from compress.profile.training_spec import TrainingSpec
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
-from compress.training.loop import TrainResult, train
+from compress.training.loop import train
 from compress.training.losses import label_cross_entropy
+from compress.training.state import TrainResult
 from tests.tiny import tiny_bert
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")

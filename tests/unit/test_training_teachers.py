@@ -288,7 +288,7 @@ def test_half_precision_of_hidden_states_changes_no_distance_that_matters(tmp_pa
     model, (inputs, _) = tiny_bert(), examples(40)
     indices = np.arange(40)
     stored = cached(tmp_path, inputs, ("hidden.1",), lambda: model).take(indices)["hidden.1"]
-    live = LiveSignals(model, inputs, ("hidden.1",), device="cpu", precision="fp32").take(indices)["hidden.1"]
+    live = LiveSignals(model, inputs, ("hidden.1",), "cpu", "fp32").take(indices)["hidden.1"]
     _, real = inputs.ragged.padded(indices)
     error = (stored[real] - live[real]).pow(2).mean()
     assert error < 1e-6 * live[real].var()

@@ -307,9 +307,8 @@ def _fetch(model: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = first_line(error)
         raise ModelError(
-            f"cannot fetch this model from the hub: {reason}",
+            f"cannot fetch this model from the hub: {first_line(error)}",
             where=model,
             hint="Check the id, the network and HF_TOKEN; or name a local folder.",
         ) from error

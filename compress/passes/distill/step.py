@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from compress.core.artifacts import TASK, TOKENIZER, Artifact, copy_interface, seal
-from compress.core.errors import PassError
 from compress.core.files import empty_folder
 from compress.core.forms import TORCH_FLOAT
 from compress.core.records import Curve
@@ -35,7 +34,7 @@ from compress.training.validation import Validation
 
 def run(ctx: StepContext) -> StepResult:
     """Teach a student, generation after generation where the profile asks for several."""
-    spec = _spec(ctx)
+    spec = ctx.asked(DistillSpec)
     if spec.data_free is not None:
         taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
         return _finish(ctx, spec, untrained, taught.model, [taught])
@@ -62,7 +61,7 @@ def run_control(ctx: StepContext) -> StepResult:
     The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples. A
     student that saw no data is held against the same teaching with it.
     """
-    asked = _spec(ctx)
+    asked = ctx.asked(DistillSpec)
     if asked.data_free is not None:
         return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
@@ -97,12 +96,6 @@ def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> Disti
     return spec.model_copy(update={"data_free": None, "epochs": spec.epochs * without / with_data})
 
 
-def _spec(ctx: StepContext) -> DistillSpec:
-    if not isinstance(ctx.spec, DistillSpec):
-        raise PassError(f"distill cannot run a {type(ctx.spec).__name__}")
-    return ctx.spec
-
-
 def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:
     """The loss that trains on the data alone with a weight of 1, as a spec has it, for its control."""
     assert task.label_loss is not None
@@ -133,10 +126,9 @@ def _answering(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:
 
 
 def _check_tokenizer(ctx: StepContext, untrained: Untrained) -> None:
-    if untrained.words.table is None:
-        return
-    own = ctx.task.encode(ctx.data.train, ctx.out)
-    check_segmentation(own, ctx.task.encode(ctx.data.train, ctx.inputs["model"].path), untrained.words)
+    if untrained.words is not None:
+        own = ctx.task.encode(ctx.data.train, ctx.out)
+        check_segmentation(own, ctx.task.encode(ctx.data.train, ctx.inputs["model"].path), untrained.words)
 
 
 def _keep_generation(ctx: StepContext, student: nn.Module, number: int) -> Artifact:

@@ -33,11 +33,11 @@ LOOK_BATCH = 32
 
 @dataclass(frozen=True)
 class Untrained:
-    """A student before its training, and its vocabulary; `origin` says where its weights come from, `layers` which of
-    the teacher's layers it is made of."""
+    """A student before its training, and its vocabulary where that is trimmed; `origin` says where its weights come
+    from, `layers` which of the teacher's layers it is made of."""
 
     model: nn.Module
-    words: Words
+    words: Words | None
     origin: str
     layers: tuple[int, ...] = ()
 
@@ -64,7 +64,7 @@ def untrained_student(
         model = fresh_vision(
             spec.student, size=(height, width), channels=image["channels"], labels=ctx.data.labels, seed=seed
         )
-        return Untrained(model, Words(None, None), "scratch")
+        return Untrained(model, None, "scratch")
     teacher = load_model(source, attention="eager", allow_code=ctx.allow_code)
     if isinstance(teacher, PlainModel):
         raise ModelError(
@@ -79,7 +79,7 @@ def untrained_student(
     # Named, so that a choice that is made by running the teacher is made once.
     layers = student_shape(teacher, shape, look).layers
     model = make_student(teacher, shape.model_copy(update={"layers": layers}), seed, look)
-    if words.table is not None and words.kept is not None:
+    if words is not None:
         trim_embeddings(model, words.table, words.kept)
     return Untrained(model, words, spec.student.from_, layers)
 
@@ -97,7 +97,7 @@ def _ready(ctx: StepContext, seed: int) -> Untrained:
         )
     else:
         model = load_model(source, attention="eager", allow_code=ctx.allow_code)
-    return Untrained(model, Words(None, None), "ready")
+    return Untrained(model, None, "ready")
 
 
 def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None) -> Iterable[Ids]:

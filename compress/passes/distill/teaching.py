@@ -27,11 +27,12 @@ from compress.passes.distill.spec import DistillSpec, StageSpec, losses_of
 from compress.profile.examples_spec import AugmentSpec
 from compress.step import StepContext
 from compress.training.augmentation.images import blend_images, move_images
-from compress.training.batch_loss import BatchLoss
-from compress.training.loop import TrainResult, train
+from compress.training.batch_loss import batch_loss
+from compress.training.loop import train
 from compress.training.objective import Objective, objective_between
-from compress.training.signals.answers import Answers, FixedAnswers, LiveAnswers, MeanAnswers, NoAnswers
+from compress.training.signals.answers import Answers, fixed, live, mean, nobody
 from compress.training.signals.segmentation import check_aligned
+from compress.training.state import TrainResult
 from compress.training.training_module import Change, TrainingModule
 from compress.training.validation import Validation
 
@@ -138,7 +139,7 @@ class _School:
             teacher=loaded[0] if self.spec.online is not None else None,
             decay=self.spec.ema.decay if self.spec.ema is not None else None,
         )
-        loss = BatchLoss(
+        loss = batch_loss(
             module,
             self._answers(module, losses, loaded, objective.teacher_needs),
             self.shown.labels,
@@ -207,20 +208,22 @@ class _School:
     ) -> Answers:
         """Who answers in this stage."""
         if not any(loss.compares for loss in losses) and self.spec.online is None:
-            return NoAnswers()
+            return nobody
         names, device = needs | {"outputs"}, self.ctx.device
         if module.moving_average is not None:
-            return LiveAnswers(module.moving_average, names, device)
+            return live(module.moving_average, names, device)
         changed = self._change() is not None
         if module.teacher is not None:
             read = None if changed else self.shown.teachers[0]
-            return LiveAnswers(module.teacher, names, device, inputs=read, learns=True)
+            return live(module.teacher, names, device, inputs=read, learns=True)
         if changed:
             self._check_pixels()
-            weights = [teacher.weight for teacher in self.teachers]
-            live = [LiveAnswers(model.to(device), names, device) for model in loaded]
-            return MeanAnswers(list(zip(live, weights, strict=True)), self.spec.combine)
-        return FixedAnswers(self.frozen.say(needs))
+            asked = [
+                (live(model.to(device), names, device), teacher.weight)
+                for model, teacher in zip(loaded, self.teachers, strict=True)
+            ]
+            return mean(asked, self.spec.combine)
+        return fixed(self.frozen.say(needs))
 
     def _live(self, losses: Sequence[LossSpec]) -> bool:
         """Whether a teacher must be run in every step."""

@@ -34,30 +34,28 @@ def run(ctx: StepContext) -> StepResult:
 
     A model of a task without labels keeps its outputs, and learns by the loss that trains on the data alone.
     """
-    if not isinstance(ctx.spec, FinetuneSpec):
-        raise PassError(f"finetune cannot run a {type(ctx.spec).__name__}")
-    source = ctx.inputs["model"].path
+    spec, source = ctx.asked(FinetuneSpec), ctx.inputs["model"].path
     if ctx.task.kind.head != "classifier":
-        return _without_labels(ctx, ctx.spec, source)
+        return _without_labels(ctx, spec, source)
     model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager", allow_code=ctx.allow_code)
     validation = ctx.task.encode(ctx.data.validation, source)
     truth = Truth.of(ctx.data.validation)
-    labels, smoothing = torch.from_numpy(ctx.data.train.labels), ctx.spec.smoothing
+    labels, smoothing = torch.from_numpy(ctx.data.train.labels), spec.smoothing
     weights = None
-    if ctx.spec.class_weights == "balanced":
+    if spec.class_weights == "balanced":
         weights = balanced_weights(labels, len(ctx.data.labels)).to(ctx.device)
 
     def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         return label_cross_entropy(outputs, labels[indices].to(outputs.device), smoothing, weights)
 
     shown: Inputs = ctx.task.encode(ctx.data.train, source)
-    if ctx.spec.augment and isinstance(shown, ImageInputs):
+    if spec.augment and isinstance(shown, ImageInputs):
         shown = AugmentedImages(shown, AugmentSpec())
     trained = train(
         model,
         shown,
         loss,
-        ctx.spec,
+        spec,
         lambda current: score(
             current, validation, truth, ctx.task, precision=ctx.precision, device=ctx.device
         ),

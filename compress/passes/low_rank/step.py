@@ -34,9 +34,7 @@ def run(ctx: StepContext) -> StepResult:
             give the same outputs.
         ModelError: nothing of the model can be factored.
     """
-    spec = ctx.spec
-    assert isinstance(spec, LowRankSpec)
-    source = ctx.inputs["model"]
+    spec, source = ctx.asked(LowRankSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     inputs = ctx.task.encode(ctx.data.train, source.path)
     places = places_of(model, spec.exclude)

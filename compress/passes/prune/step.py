@@ -17,7 +17,7 @@ from compress.core.errors import PassError
 from compress.core.files import write_json
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
-from compress.models.anatomy.encoder import encoder_of
+from compress.models.anatomy.encoder import encoder_of, words_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
@@ -51,9 +51,7 @@ def run(ctx: StepContext) -> StepResult:
             predicted, or the saved model does not give the same outputs.
         ModelError: the model does not have what is to be removed.
     """
-    spec = ctx.spec
-    assert isinstance(spec, PruneSpec)
-    source = ctx.inputs["model"]
+    spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
     whole = spec.remove is not None and spec.scope == "layer"
@@ -116,8 +114,7 @@ def try_untrained(ctx: StepContext) -> None:
         ModelError: the model does not have what is to be removed, or cannot lose it.
         PassError: a fraction removes nothing, or a target is not reached.
     """
-    spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, PruneSpec)
+    spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
     if takes_channels(model, spec):
@@ -142,11 +139,8 @@ def _interface(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
     labels = tuple(json.loads((source / TASK).read_text(encoding="utf-8"))["labels"])
     words = write_tokenizer(source, folder, VocabularySpec(), tokens_shown(ctx, source), labels)
-    before, embedding = count_parameters(model), encoder_of(model).words
-    assert words.table is not None
-    assert words.kept is not None
-    assert embedding is not None
-    rows, width = embedding.weight.shape
+    assert words is not None
+    before, (rows, width) = count_parameters(model), words_of(model).weight.shape
     trim_embeddings(model, words.table, words.kept)
     _check_count(model, before - (rows - len(words.kept)) * width)
     facts["vocabulary"] = {"tokens": len(words.kept), "tokens_removed": rows - len(words.kept)}

@@ -120,8 +120,6 @@ def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pat
 
 
 def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> dict[str, Any]:
-    spec = ctx.spec
-    assert isinstance(spec, PruneSpec)
     batches = _batches(ctx, interface)
     done = _lowered(model, interface, folder / "before")
     rest = copy.deepcopy(model)
@@ -134,7 +132,7 @@ def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Pa
         shape,
         max(layer.heads for layer in encoder.layers),
         max(layer.feed_forward for layer in encoder.layers),
-        spec.round_to,
+        ctx.asked(PruneSpec).round_to,
         len(encoder.layers),
         ctx.timing_target,
         _made(folder / "table"),

@@ -12,7 +12,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
-from compress.lowering.graph import MS_DOMAIN, Array, attribute, constant, constant_shape
+from compress.lowering.graph import (
+    MS_DOMAIN,
+    Array,
+    attribute,
+    constant,
+    constant_of,
+    constant_shape,
+    inputs_of,
+)
 
 Floats = NDArray[np.float32]
 
@@ -35,8 +43,7 @@ class _Weighted:
     @property
     def weight(self) -> Floats:
         """The weight as it is now."""
-        array = constant(self.weight_value)
-        assert array is not None
+        array = constant_of(self.weight_value)
         return np.asarray(array.T if self.transposed else array, np.float32)
 
     @property
@@ -48,9 +55,7 @@ class _Weighted:
     @property
     def source(self) -> ir.Value:
         """What it multiplies, as the graph stands now."""
-        value = self.node.inputs[0]
-        assert value is not None
-        return value
+        return inputs_of(self.node, 0)[0]
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,7 @@ def run(ctx: StepContext) -> StepResult:
         PassError: the file did not shrink, or a product with a constant weight still multiplies floats.
         ModelError: `exclude` names nothing, or the scheme does not fit a layer.
     """
-    spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, OnnxSpec)
+    spec, source = ctx.asked(OnnxSpec), ctx.inputs["model"]
     chosen = layers_to_quantize(ir.load(source.path / ONNX_MODEL).graph, spec.exclude, spec.exclude_kinds)
     schemes = schemes_for(spec, convolutions(chosen))
     if isinstance(spec, Int8Spec):

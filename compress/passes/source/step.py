@@ -18,8 +18,7 @@ def run(ctx: StepContext) -> StepResult:
     Raises:
         ModelError: it cannot be had or used.
     """
-    assert isinstance(ctx.spec, TeacherSpec)
-    facts = call(ctx.task.kind.source, ctx, ctx.spec)
+    facts = call(ctx.task.kind.source, ctx, ctx.asked(TeacherSpec))
     return StepResult(TORCH_FLOAT.with_(structure=_structure(ctx.out)), facts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from compress.core.errors import PassError
 from compress.core.progress import Progress
-from compress.core.records import Curve, CurvePoint
 from compress.encoding.images import PIXEL_VALUES
 from compress.profile.examples_spec import DataFreeSpec
 from compress.profile.training_spec import TrainingSpec
 from compress.training.checkpointing import (
-    copy_weights,
     load_checkpoint,
     put_weights,
     restore_state,
@@ -29,30 +26,13 @@ from compress.training.checkpointing import (
 )
 from compress.training.data_free.adversary import BatchStatistics, disagreement, imbalance
 from compress.training.data_free.generator import NOISE, Generator
-from compress.training.loop import CHECKPOINT_SECONDS, TrainResult, set_dropout
+from compress.training.loop import CHECKPOINT_SECONDS, set_dropout
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic, forward
+from compress.training.state import TrainingState, TrainResult, evaluation_steps
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
 """A scalar from the outputs of student and teacher, (n, classes) each."""
-
-
-@dataclass
-class _State:
-    """Where training stands; all of it but `best` goes into the checkpoint's JSON."""
-
-    step: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    best_score: float | None = None
-    best_step: int = 0
-    worse: int = 0
-    finished: bool = False
-    points: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
-
-    def values(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "best"}
 
 
 def train_data_free_images(
@@ -101,8 +81,7 @@ def train_data_free_images(
     started = time.monotonic()
     per_epoch = math.ceil(free.examples / spec.batch_size)
     total = max(1, round(spec.epochs * per_epoch))
-    evaluations = {max(1, round(k * per_epoch / spec.evaluations_per_epoch)) for k in range(1, total + 1)}
-    evaluations = {step for step in evaluations if step < total} | {total}
+    evaluations = evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
     plan = {"steps": total, "seed": seed, "shape": list(shape), "spec": spec.model_dump(mode="json")}
     plan["free"] = free.model_dump(mode="json")
 
@@ -129,35 +108,18 @@ def train_data_free_images(
                     share = rate / spec.learning_rate
                     _update(*players["generator"], game.generator_loss(), share * free.generator_rate, spec)
                 value = _update(*players["student"], game.student_loss(), rate, spec)
-                if not math.isfinite(value):
-                    raise PassError(
-                        f"the loss is {value} at step {state.step + 1} of {total}",
-                        hint="Lower `learning_rate` or `generator_rate`.",
-                    )
                 state.step += 1
-                state.loss_sum += value
-                state.loss_steps += 1
+                state.add_losses([value], total, "Lower `learning_rate` or `generator_rate`.")
                 if state.step in evaluations:
-                    _evaluate(state, student, validate(student), per_epoch)
-                    stopped = spec.patience is not None and state.worse >= spec.patience
-                    state.finished = stopped or state.step == total
-                score = "" if state.best_score is None else f", best score {state.best_score:.4f}"
-                advance(1, f"loss {value:.3f}{score}")
+                    state.evaluate(student, validate(student), spec, total=total, per_epoch=per_epoch)
+                advance(1, state.note())
                 if state.finished or time.monotonic() - saved_at >= checkpoint_seconds:
                     _save(work, plan, state, {} if state.finished else players)
                     saved_at = time.monotonic()
     assert state.best is not None
-    assert state.best_score is not None
     put_weights(student, state.best)
     student.eval()
-    return TrainResult(
-        Curve(name=name, points=tuple(CurvePoint(**point) for point in state.points)),
-        best_score=state.best_score,
-        best_step=state.best_step,
-        steps=state.step,
-        epochs=state.step / per_epoch,
-        seconds=time.monotonic() - started,
-    )
+    return state.result(name, per_epoch, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -219,24 +181,7 @@ def _update(model: nn.Module, optimizer: Optimizer, value: Tensor, rate: float, 
     return float(value.detach())
 
 
-def _evaluate(state: _State, student: nn.Module, score: float, per_epoch: int) -> None:
-    state.points.append(
-        {
-            "step": state.step,
-            "epoch": state.step / per_epoch,
-            "train_loss": state.loss_sum / state.loss_steps,
-            "validation_score": score,
-        }
-    )
-    state.loss_sum, state.loss_steps = 0.0, 0
-    if state.best_score is None or score > state.best_score:
-        state.best_score, state.best_step, state.best = score, state.step, copy_weights(student)
-        state.worse = 0
-    else:
-        state.worse += 1
-
-
-def _save(work: Path, plan: Mapping[str, Any], state: _State, players: Mapping[str, Player]) -> None:
+def _save(work: Path, plan: Mapping[str, Any], state: TrainingState, players: Mapping[str, Player]) -> None:
     tensors = {
         f"{who}/{name}": tensor
         for who, (model, optimizer) in players.items()
@@ -245,13 +190,12 @@ def _save(work: Path, plan: Mapping[str, Any], state: _State, players: Mapping[s
     save_checkpoint(work, {**state.values(), "plan": plan}, tensors, state.best, state.best_step)
 
 
-def _resume(work: Path, plan: Mapping[str, Any], players: Mapping[str, Player]) -> _State:
+def _resume(work: Path, plan: Mapping[str, Any], players: Mapping[str, Player]) -> TrainingState:
     """The state of the last checkpoint of this very training, put into the players; else a fresh one."""
     checkpoint = load_checkpoint(work)
     if checkpoint is None or checkpoint.values["plan"] != plan:
-        return _State()
-    values = {name: value for name, value in checkpoint.values.items() if name != "plan"}
-    state = _State(**values, best=None if checkpoint.best is None else dict(checkpoint.best))
+        return TrainingState()
+    state = TrainingState.read(checkpoint)
     if checkpoint.state:
         for who, (model, optimizer) in players.items():
             prefix = f"{who}/"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,36 +14,31 @@ from compress.encoding.inputs import Inputs
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
-from compress.training.signals.teachers import Teaching, mean_outputs
+from compress.training.signals.teachers import Teaching, combined
+
+Answers = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
+"""Whoever teaches: the indices of the examples of a batch and the batch that was shown -> the teacher's signals of
+these examples, on the device of the batch."""
 
 
-class Answers(Protocol):
-    """Whoever teaches: the signals of a batch, given the indices of its examples and the batch that was shown."""
-
-    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-        """The teacher's signals of these examples, on the device of the batch."""
+def nobody(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+    """No signals: the labels alone teach."""
+    return {}
 
 
-class NoAnswers:
-    """The labels alone teach."""
-
-    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-        """No signals."""
-        return {}
-
-
-class FixedAnswers:
+def fixed(teacher: Teaching) -> Answers:
     """A frozen teacher on inputs that do not change: its signals are read from the cache."""
-
-    def __init__(self, teacher: Teaching) -> None:
-        self._teacher = teacher
-
-    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-        """The cached signals."""
-        return self._teacher.take(indices)
+    return lambda indices, shown: teacher.take(indices)
 
 
-class LiveAnswers:
+def live(
+    model: nn.Module,
+    names: frozenset[str],
+    device: Device,
+    *,
+    inputs: Inputs | None = None,
+    learns: bool = False,
+) -> Answers:
     """A teacher that is run in every step: because it changes, or because what is shown does.
 
     Args:
@@ -52,44 +47,21 @@ class LiveAnswers:
         inputs: what the teacher reads at the indices; None: the very batch that was shown to the student.
         learns: keep the graph of its outputs, because it is trained too.
     """
+    recorder = Recorder(model, names)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        names: frozenset[str],
-        device: Device,
-        *,
-        inputs: Inputs | None = None,
-        learns: bool = False,
-    ) -> None:
-        self._model = model
-        self._recorder = Recorder(model, names)
-        self._device = device
-        self._inputs = inputs
-        self._learns = learns
-
-    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-        """The signals of a forward pass."""
-        batch = shown if self._inputs is None else to_tensors(self._inputs.batch(indices), self._device)
-        if not self._learns:
-            self._model.eval()
-        with torch.set_grad_enabled(self._learns), self._recorder as recorder:
-            self._model(**batch)
+    def answer(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
+        batch = shown if inputs is None else to_tensors(inputs.batch(indices), device)
+        if not learns:
+            model.eval()
+        with torch.set_grad_enabled(learns), recorder:
+            model(**batch)
             return recorder.take()
 
+    return answer
 
-class MeanAnswers:
-    """Several teachers that are run in every step, as one."""
 
-    def __init__(
-        self, teachers: Sequence[tuple[LiveAnswers, float]], combine: Literal["probabilities", "logits"]
-    ) -> None:
-        total = sum(weight for _, weight in teachers)
-        self._teachers = [(teacher, weight / total) for teacher, weight in teachers]
-        self._combine = combine
-
-    def __call__(self, indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
-        """The mean of their outputs, and the other signals of the first."""
-        taken = [(teacher(indices, shown), weight) for teacher, weight in self._teachers]
-        outputs = mean_outputs([(signals["outputs"], weight) for signals, weight in taken], self._combine)
-        return {**taken[0][0], "outputs": outputs}
+def mean(teachers: Sequence[tuple[Answers, float]], combine: Literal["probabilities", "logits"]) -> Answers:
+    """Several teachers with their weights as one: the mean of their outputs, and the other signals of the first."""
+    return lambda indices, shown: combined(
+        [(teacher(indices, shown), weight) for teacher, weight in teachers], combine
+    )

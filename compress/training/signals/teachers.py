@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, Protocol
@@ -53,20 +54,16 @@ class Teaching(Protocol):
         signals (len(indices), longest, d) with padding after the end of an example, others (len(indices), ...)."""
 
 
+@dataclass(frozen=True)
 class TeacherSignals:
     """The signals of one teacher on one set of inputs.
 
-    Args:
-        stored: what lies on disk, `outputs` among it.
-        live: computes the rest; None where there is none.
+    `stored` is what lies on disk, `outputs` among it; `live` computes the rest, None where there is none.
     """
 
-    def __init__(
-        self, stored: Mapping[str, StoredSignal], live: LiveSignals | None, *, device: Device
-    ) -> None:
-        self.stored = dict(stored)
-        self.live = live
-        self._device = device
+    stored: Mapping[str, StoredSignal]
+    live: LiveSignals | None
+    device: Device
 
     @property
     def outputs(self) -> NDArray[np.float32]:
@@ -75,29 +72,28 @@ class TeacherSignals:
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """The signals of the examples at `indices`, as `Teaching.take` says."""
-        found = {name: signal.take(indices).to(self._device).float() for name, signal in self.stored.items()}
+        found = {name: signal.take(indices).to(self.device).float() for name, signal in self.stored.items()}
         return found if self.live is None else {**found, **self.live.take(indices)}
 
 
+@dataclass(frozen=True)
 class LiveSignals:
     """The signals of a teacher that runs again for every batch."""
 
-    def __init__(
-        self, model: nn.Module, inputs: Inputs, names: Iterable[str], *, device: Device, precision: Precision
-    ) -> None:
-        self.names = tuple(names)
-        self._model = model
-        self._inputs = inputs
-        self._device = device
-        self._precision = precision
+    model: nn.Module
+    inputs: Inputs
+    names: Sequence[str]
+    device: Device
+    precision: Precision
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """The signals of the examples at `indices`, as `Teaching.take` says; padding is what the model gave for it."""
-        batch = to_tensors(self._inputs.batch(indices), self._device)
-        found = observe(self._model, batch, self.names, precision=self._precision, device=self._device)
+        batch = to_tensors(self.inputs.batch(indices), self.device)
+        found = observe(self.model, batch, self.names, precision=self.precision, device=self.device)
         return {name: signal.float() for name, signal in found.items()}
 
 
+@dataclass(frozen=True)
 class AveragedSignals:
     """Several teachers as one: the weighted mean of their outputs, and the other signals of the first.
 
@@ -106,24 +102,18 @@ class AveragedSignals:
     Multiple Teacher Networks, 2017 (doi:10.1145/3097983.3098135).
     """
 
-    def __init__(
-        self, teachers: Sequence[tuple[Teaching, float]], combine: Literal["probabilities", "logits"]
-    ) -> None:
-        total = sum(weight for _, weight in teachers)
-        self._teachers = [(teacher, weight / total) for teacher, weight in teachers]
-        self._combine = combine
+    teachers: Sequence[tuple[Teaching, float]]
+    combine: Literal["probabilities", "logits"]
 
     @property
     def outputs(self) -> NDArray[np.float32]:
         """The mean of all teachers on all examples, float32 (n, labels or width), in memory."""
-        parts = [(torch.from_numpy(np.array(teacher.outputs)), weight) for teacher, weight in self._teachers]
-        return mean_outputs(parts, self._combine).numpy()
+        parts = [(torch.from_numpy(np.array(teacher.outputs)), weight) for teacher, weight in self.teachers]
+        return mean_outputs(parts, self.combine).numpy()
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
         """The signals of the examples at `indices`, as `Teaching.take` says."""
-        taken = [(teacher.take(indices), weight) for teacher, weight in self._teachers]
-        outputs = mean_outputs([(signals[OUTPUTS], weight) for signals, weight in taken], self._combine)
-        return {**taken[0][0], OUTPUTS: outputs}
+        return combined([(teacher.take(indices), weight) for teacher, weight in self.teachers], self.combine)
 
 
 def averaged(
@@ -133,17 +123,23 @@ def averaged(
     return teachers[0][0] if len(teachers) == 1 else AveragedSignals(teachers, combine)
 
 
+def combined(
+    signals: Sequence[tuple[Signals, float]], combine: Literal["probabilities", "logits"]
+) -> Signals:
+    """The weighted mean of the outputs of several teachers, and the other signals of the first."""
+    outputs = mean_outputs([(each[OUTPUTS], weight) for each, weight in signals], combine)
+    return {**signals[0][0], OUTPUTS: outputs}
+
+
 def mean_outputs(
     outputs: Sequence[tuple[Tensor, float]], combine: Literal["probabilities", "logits"]
 ) -> Tensor:
-    """The weighted mean of outputs (n, k), float32: of the logits, or the logarithm of that of the probabilities.
-
-    Args:
-        outputs: each with its weight; the weights sum to 1.
-    """
+    """The weighted mean of outputs (n, k), float32: of the logits, or the logarithm of that of the probabilities."""
+    total = sum(weight for _, weight in outputs)
+    outputs = [(one.float(), weight / total) for one, weight in outputs]
     if combine == "logits":
-        return torch.stack([weight * one.float() for one, weight in outputs]).sum(0)
-    shares = [torch.log_softmax(one.float(), -1) + np.log(weight) for one, weight in outputs]
+        return torch.stack([weight * one for one, weight in outputs]).sum(0)
+    shares = [torch.log_softmax(one, -1) + np.log(weight) for one, weight in outputs]
     return torch.logsumexp(torch.stack(shares), 0)
 
 

@@ -32,8 +32,7 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: `exclude` names nothing, or the model is an average of several.
         PassError: the file did not shrink.
     """
-    spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, BitsandbytesSpec)
+    spec, source = ctx.asked(BitsandbytesSpec), ctx.inputs["model"]
     model = bare_model(load_model(source.path, allow_code=ctx.allow_code))
     if model is None:
         raise ModelError(

@@ -25,8 +25,7 @@ def run(ctx: StepContext) -> StepResult:
     Raises:
         PassError: the file did not shrink, onnxruntime does not run it, or its outputs differ too much.
     """
-    spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, HalfSpec)
+    spec, source = ctx.asked(HalfSpec), ctx.inputs["model"]
     numbers, path = spec.numbers, ctx.out / ONNX_MODEL
     if spec.arithmetic == "half":
         compute_in_fp16(source.model_file, path)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
-from compress.lowering.graph import add_initializer, attribute, constant, replace
+from compress.lowering.graph import add_initializer, attribute, constant, inputs_of, replace
 from compress.passes.quantize.calibration.activation_capture import observe
 from compress.passes.quantize.calibration.observers import ChannelMean
 from compress.passes.quantize.calibration.ranges import Range
@@ -115,9 +115,7 @@ def _input_means(
 
 
 def _source(layer: Multiplying) -> ir.Value:
-    value = layer.node.inputs[0]
-    assert value is not None
-    return value
+    return inputs_of(layer.node, 0)[0]
 
 
 def _restored(layer: Multiplying, input_scale: float, per_channel: bool, limit: int) -> Floats:

@@ -20,6 +20,8 @@ from compress.lowering.graph import (
     add_initializer,
     attribute,
     constant,
+    constant_of,
+    inputs_of,
     insert_before,
     replace,
     tidy,
@@ -67,9 +69,7 @@ def _remember_scales(node: ir.Node, scales: dict[ir.Value, tuple[ir.Value, ir.Va
     if place is None:
         place = 6 if node.op_type in _BINARY else 3 if node.op_type in _UNARY else None
     if place is not None:
-        scale, zero = node.inputs[place : place + 2]
-        assert scale is not None
-        assert zero is not None
+        scale, zero = inputs_of(node, place, place + 1)
         scales[node.outputs[0]] = scale, zero
     elif node.op_type in _MOVES and node.inputs[0] in scales:
         scales[node.outputs[0]] = scales[node.inputs[0]]
@@ -87,9 +87,8 @@ def _floating(
     assert value is not None
     per_channel = steps is not None and steps.ndim == 1
     if zero is None:
-        integers, shape = constant(value), () if steps is None else steps.shape
-        assert integers is not None
-        zero = add_initializer(graph, f"{value.name}.zero", np.zeros(shape, integers.dtype))
+        shape = () if steps is None else steps.shape
+        zero = add_initializer(graph, f"{value.name}.zero", np.zeros(shape, constant_of(value).dtype))
     # One for each reader, which fuses with it alone.
     name = f"{value.name}.float.{len(value.uses())}"
     attributes = {"axis": axis} if per_channel and axis is not None else {}
@@ -117,21 +116,16 @@ def _like(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.
 
 def _convolution(graph: ir.Graph, node: ir.Node) -> None:
     x, weight = node.inputs[:3], node.inputs[3:6]
-    scale, zero = node.inputs[6:8]
-    assert scale is not None
-    assert zero is not None
     inputs = [_floating(graph, node, x), _floating(graph, node, weight, axis=0)]
     if len(node.inputs) > 8:
         inputs.append(_floating(graph, node, _bias(graph, node.inputs[8], x[1], weight[1]), axis=0))
-    _back(graph, node, _like(node, "Conv", inputs), scale, zero)
+    _back(graph, node, _like(node, "Conv", inputs), *inputs_of(node, 6, 7))
 
 
 def _bias(graph: ir.Graph, value: ir.Value | None, *scales: ir.Value | None) -> list[ir.Value | None]:
     """An int32 bias with its scale, which is that of the input times that of the weight."""
-    first, second = (constant(scale) for scale in scales)
+    first, second = map(constant_of, scales)
     assert value is not None
-    assert first is not None
-    assert second is not None
     scale = add_initializer(graph, f"{value.name}.scale", np.asarray(first * second, np.float32))
     return [value, scale, None]
 
@@ -170,10 +164,7 @@ def _small_bias(
     graph: ir.Graph, node: ir.Node, bias: ir.Value, scale: ir.Value | None, weight_scale: ir.Value | None
 ) -> ir.Value:
     """The bias as int32: a product of two axes becomes a `Gemm`, which fuses with such a bias only."""
-    values, step, steps = (constant(value) for value in (bias, scale, weight_scale))
-    assert values is not None
-    assert step is not None
-    assert steps is not None
+    values, step, steps = map(constant_of, (bias, scale, weight_scale))
     if np.abs(values.astype(np.float64) / (step.astype(np.float64) * steps)).max() > _LARGEST_BIAS:
         return bias
     whole = quantize_bias(values, np.broadcast_to(steps, values.shape), float(step))
@@ -194,28 +185,19 @@ def _attention(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _binary(graph: ir.Graph, node: ir.Node) -> None:
-    scale, zero = node.inputs[6:8]
-    assert scale is not None
-    assert zero is not None
     inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in (0, 3)]
-    _back(graph, node, _like(node, _BINARY[node.op_type], inputs), scale, zero)
+    _back(graph, node, _like(node, _BINARY[node.op_type], inputs), *inputs_of(node, 6, 7))
 
 
 def _unary(graph: ir.Graph, node: ir.Node) -> None:
-    scale, zero = node.inputs[3:5]
-    assert scale is not None
-    assert zero is not None
     made = _like(node, _UNARY[node.op_type], [_floating(graph, node, node.inputs[:3])])
-    _back(graph, node, made, scale, zero)
+    _back(graph, node, made, *inputs_of(node, 3, 4))
 
 
 def _concatenation(graph: ir.Graph, node: ir.Node) -> None:
-    scale, zero = node.inputs[:2]
-    assert scale is not None
-    assert zero is not None
     starts = range(2, len(node.inputs), 3)
     inputs = [_floating(graph, node, node.inputs[start : start + 3]) for start in starts]
-    _back(graph, node, _like(node, "Concat", inputs), scale, zero)
+    _back(graph, node, _like(node, "Concat", inputs), *inputs_of(node, 0, 1))
 
 
 def _moved(graph: ir.Graph, node: ir.Node, scale: ir.Value, zero: ir.Value) -> None:

@@ -17,7 +17,15 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from compress.lowering.graph import MS_DOMAIN, add_initializer, insert_before, made_by, replace, tidy
+from compress.lowering.graph import (
+    MS_DOMAIN,
+    add_initializer,
+    inputs_of,
+    insert_before,
+    made_by,
+    replace,
+    tidy,
+)
 from compress.passes.quantize.calibration.ranges import Range
 from compress.passes.quantize.embeddings import quantize_rows
 from compress.passes.quantize.int8.affine import INT8_LIMIT, activation_scale
@@ -70,10 +78,7 @@ def quantize_static(
         restored = made_by(source, "DequantizeLinear")
         if restored is not None:
             # It comes out of an integer convolution, and is read as it came.
-            value, scale, zero = restored.inputs
-            assert value is not None
-            assert scale is not None
-            assert zero is not None
+            value, scale, zero = inputs_of(restored, 0, 1, 2)
             return value, scale, zero
         if name not in quantized:
             step, middle = activation_scale(*ranges[name])

@@ -41,8 +41,7 @@ def run(ctx: StepContext) -> StepResult:
         ModelError: nothing of the model would be rounded, `exclude` names nothing, or the scheme does not fit a layer.
         PassError: the model cannot be lowered, or the saved model does not give the same outputs.
     """
-    spec, source = ctx.spec, ctx.inputs["model"]
-    assert isinstance(spec, Int8Spec)
+    spec, source = ctx.asked(Int8Spec), ctx.inputs["model"]
     assert spec.train is not None
     eager = load_model(source.path, attention="eager", allow_code=ctx.allow_code)
     graph, _ = lower(eager, source.read_json(TASK))

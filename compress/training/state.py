@@ -1,0 +1,126 @@
+"""Where a training stands: its losses, its scores and its best weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from compress.core.errors import PassError
+from compress.core.records import Curve, CurvePoint
+from compress.profile.training_spec import TrainingSpec
+from compress.training.checkpointing import Checkpoint, copy_weights
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did. The model holds the weights of `best_step`; `seconds` counts this process only."""
+
+    curve: Curve
+    best_score: float
+    best_step: int
+    steps: int
+    epochs: float
+    seconds: float
+
+
+@dataclass
+class TrainingState:
+    """Where training stands; every field but the last loss and the tensors goes into the checkpoint's JSON."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    last_loss: float = math.nan
+    best_score: float = -math.inf
+    best_step: int = 0
+    worse: int = 0
+    finished: bool = False
+    points: list[CurvePoint] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The plain values."""
+        plain = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished")
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "best_score": None if self.best is None else self.best_score,
+            "points": [point.model_dump() for point in self.points],
+        }
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint) -> TrainingState:
+        """The state that a checkpoint holds."""
+        values = dict(checkpoint.values)
+        values.pop("plan")
+        score = values.pop("best_score")
+        points = [CurvePoint(**point) for point in values.pop("points")]
+        best = None if checkpoint.best is None else dict(checkpoint.best)
+        return cls(**values, best_score=-math.inf if score is None else score, points=points, best=best)
+
+    def add_losses(self, losses: Sequence[float], total: int, hint: str) -> None:
+        """Add the losses of the last steps up.
+
+        Raises:
+            PassError: one of them is not finite; `hint` says what may help.
+        """
+        for step, value in enumerate(losses, start=self.step - len(losses) + 1):
+            if not math.isfinite(value):
+                raise PassError(f"the loss is {value} at step {step} of {total}", hint=hint)
+            self.loss_sum += value
+            self.last_loss = value
+        self.loss_steps += len(losses)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        score: float,
+        spec: TrainingSpec,
+        *,
+        total: int,
+        per_epoch: int,
+        keep: Literal["best", "last"] = "best",
+    ) -> None:
+        """Note a validation score; keep the weights if it is the best one yet, or the last; finished after the last of
+        `total` steps, or once the patience of `spec` is over."""
+        self.points.append(
+            CurvePoint(
+                step=self.step,
+                epoch=self.step / per_epoch,
+                train_loss=self.loss_sum / self.loss_steps,
+                validation_score=score,
+            )
+        )
+        self.loss_sum, self.loss_steps = 0.0, 0
+        if keep == "last" or score > self.best_score:
+            self.best_score, self.best_step, self.worse = score, self.step, 0
+            self.best = copy_weights(model)
+        else:
+            self.worse += 1
+        stopped = spec.patience is not None and self.worse >= spec.patience
+        self.finished = stopped or self.step == total
+
+    def note(self) -> str:
+        """The last loss and the best score, for a progress bar."""
+        score = "" if self.best is None else f", best score {self.best_score:.4f}"
+        return f"loss {self.last_loss:.3f}{score}"
+
+    def result(self, name: str, per_epoch: int, seconds: float) -> TrainResult:
+        """What training did, once it is over."""
+        return TrainResult(
+            Curve(name=name, points=tuple(self.points)),
+            best_score=self.best_score,
+            best_step=self.best_step,
+            steps=self.step,
+            epochs=self.step / per_epoch,
+            seconds=seconds,
+        )
+
+
+def evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:
+    """The steps after which a training of `total` steps is evaluated: so often an epoch, and after the last."""
+    every = per_epoch / per_epoch_evaluations
+    return frozenset({max(1, round(k * every)) for k in range(1, math.floor(total / every) + 1)} | {total})
