@@ -36,8 +36,8 @@ from compress.engine.resolve import Job
 from compress.measuring.feeds import sample_indices
 from compress.measuring.jobs import JobFolder
 from compress.measuring.scoring import model_answers
-from compress.measuring.variants import compare_variants
-from compress.passes.quantize.int8.choice import Candidate, choose
+from compress.measuring.variants import Contest
+from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.step import calibration_batches
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache
@@ -240,8 +240,7 @@ class Judge:
         """
         inputs = self.job.task.encode(self.validation, self.model.path)
         truth = Truth.of(self.validation)
-        found = compare_variants(files, inputs, truth, self.job.task, self.job.targets[0], seed=0)
-        return choose({name: Candidate(*one) for name, one in found.items()})
+        return choose(Contest(inputs, truth, self.job.task, self.job.targets[0], seed=0).compare(files))
 
     def check(self, file: Path) -> None:
         """Run a few examples, of several lengths.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,65 +31,71 @@ _FOLDER = "compress-variants-"
 
 
 class Variant(NamedTuple):
-    """Of one variant: its score (larger is better), its median milliseconds a batch, and whether other processes
+    """Of one variant: its score (larger is better), its median milliseconds an example, and whether other processes
     disturbed the timing beyond use."""
 
     score: float
-    ms: float
-    disturbed: bool
+    p50_ms: float
+    disturbed: bool = False
 
 
-def compare_variants(
-    paths: Mapping[str, Path],
-    inputs: Inputs,
-    truth: Truth,
-    task: Task,
-    target: ResolvedTarget,
-    *,
-    seed: int,
-    reference: Path | None = None,
-) -> dict[str, Variant]:
-    """Score and time variants of one model where it will run; in child processes, timed in turns.
+@dataclass(frozen=True)
+class Contest:
+    """What variants of one model are compared on, and where.
 
     Args:
-        paths: the ONNX file of each variant, by name.
         inputs: encoded validation examples, the same for all variants.
         truth: what they are scored against; of pairs, whole ones are taken.
-        target: where they are scored and timed.
+        target: where they are scored and timed, one example at a time.
         seed: of the choice of examples, where there are more than are needed.
         reference: the ONNX file of the model that the variants stand for; its outputs become the reference of
             `truth`, for tasks that compare with one.
-
-    Raises:
-        TargetError: a variant cannot be run, or the device of the target is lost.
     """
-    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
-        jobs = JobFolder.of_target(Path(name), target)
-        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, reference)
-        times = _times(jobs, [*paths.values()], inputs, seed)
-    variants = [Variant(score, ms, times.disturbed) for score, ms in zip(scores, times.ms, strict=True)]
-    return dict(zip(paths, variants, strict=True))
 
+    inputs: Inputs
+    truth: Truth
+    task: Task
+    target: ResolvedTarget
+    seed: int
+    reference: Path | None = None
 
-def variant_scores(
-    paths: Mapping[str, Path],
-    inputs: Inputs,
-    truth: Truth,
-    task: Task,
-    target: ResolvedTarget,
-    *,
-    seed: int,
-    reference: Path | None = None,
-) -> dict[str, float]:
-    """The scores of `compare_variants` alone: nothing is timed.
+    def compare(self, paths: Mapping[str, Path]) -> dict[str, Variant]:
+        """Score and time ONNX files by name; in child processes, timed in turns.
 
-    Raises:
-        TargetError: a variant cannot be run, or the device of the target is lost.
-    """
-    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
-        jobs = JobFolder.of_target(Path(name), target)
-        scores = _scores(jobs, [*paths.values()], inputs, truth, task, target, seed, reference)
-    return dict(zip(paths, scores, strict=True))
+        Raises:
+            TargetError: a variant cannot be run, or the device of the target is lost.
+        """
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+            jobs = JobFolder.of_target(Path(name), self.target)
+            scores = self._scores(jobs, [*paths.values()])
+            times = _times(jobs, [*paths.values()], self.inputs, self.seed)
+        found = zip(paths, scores, times.ms, strict=True)
+        return {path: Variant(score, ms, times.disturbed) for path, score, ms in found}
+
+    def scores(self, paths: Mapping[str, Path]) -> dict[str, float]:
+        """The scores of `compare` alone: nothing is timed.
+
+        Raises:
+            TargetError: a variant cannot be run, or the device of the target is lost.
+        """
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+            jobs = JobFolder.of_target(Path(name), self.target)
+            return dict(zip(paths, self._scores(jobs, [*paths.values()]), strict=True))
+
+    def _scores(self, jobs: JobFolder, paths: Sequence[Path]) -> list[float]:
+        chosen, truth = scored_sample(self.truth, self.seed)
+        # A device may be small: there one process at a time.
+        together = core_count() // self.target.spec.threads if self.target.device is None else 1
+        if self.reference is not None:
+            (outputs,) = _outputs(jobs, [self.reference], self.inputs, chosen, 1)
+            truth = replace(truth, reference=outputs)
+        feeds = jobs.feeds("scored", [self.inputs.batch([place]) for place in chosen.tolist()])
+        made = [
+            jobs.score(str(file), feeds, self.task, {}, f"answers-{number}")
+            for number, file in enumerate(paths)
+        ]
+        _in_turn(jobs, [job for job, _ in made], together)
+        return [self.task.score(load_answers(file), truth).rank for _, file in made]
 
 
 def variant_outputs(
@@ -106,35 +112,13 @@ def variant_outputs(
 
 
 def variant_ms(file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int) -> Timed:
-    """The median time a batch of one ONNX file on a target in milliseconds; in child processes.
+    """The median time an example of one ONNX file on a target in milliseconds; in child processes.
 
     Raises:
         TargetError: the file cannot be run, or the device of the target is lost.
     """
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         return _times(JobFolder.of_target(Path(name), target), [file], inputs, seed)
-
-
-def _scores(
-    jobs: JobFolder,
-    paths: Sequence[Path],
-    inputs: Inputs,
-    truth: Truth,
-    task: Task,
-    target: ResolvedTarget,
-    seed: int,
-    reference: Path | None,
-) -> list[float]:
-    chosen, truth = scored_sample(truth, seed)
-    # A device may be small: there one process at a time.
-    together = core_count() // target.spec.threads if target.device is None else 1
-    if reference is not None:
-        (outputs,) = _outputs(jobs, [reference], inputs, chosen, 1)
-        truth = replace(truth, reference=outputs)
-    feeds = jobs.feeds("scored", [inputs.batch([place]) for place in chosen.tolist()])
-    made = [jobs.score(str(file), feeds, task, {}, f"answers-{number}") for number, file in enumerate(paths)]
-    _in_turn(jobs, [job for job, _ in made], together)
-    return [task.score(load_answers(file), truth).rank for _, file in made]
 
 
 def _outputs(
@@ -158,7 +142,7 @@ def _in_turn(jobs: JobFolder, made: Sequence[Job], together: int) -> None:
 
 
 def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int) -> Timed:
-    """The median milliseconds a batch of each file, all timed in turns."""
+    """The median milliseconds an example of each file, all timed in turns."""
     scenario = scenarios(sample_indices(len(inputs), TIMED.examples, seed), [1], [])[0]
     feeds = jobs.feeds("timed", scenario.batches(inputs))
     spec = TIMED.model_copy(update={"min_seconds": TIMED.min_seconds * len(files)})

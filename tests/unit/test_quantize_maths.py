@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from compress.measuring.variants import Variant
 from compress.passes.quantize.calibration.ranges import entropy_range, percentile_range
 from compress.passes.quantize.embeddings import block_size_for
 from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, quantize_table
-from compress.passes.quantize.int8.choice import Candidate, choose
-from compress.passes.quantize.weight_only.blocks import block_bytes, pack_nibbles, quantize_blocks
+from compress.passes.quantize.int8.choice import choose
+from compress.passes.quantize.weight_only.blocks import pack_nibbles, quantize_blocks
 
 WEIGHTS = arrays.arrays(
     np.float32,
@@ -90,12 +91,6 @@ def test_nibbles_low_half_first():
     np.testing.assert_array_equal(pack_nibbles(np.array([[1, 2, 3]], np.uint8)), [[0x21, 0x03]])
 
 
-def test_bytes_of_blocks():
-    # 384 x 384 in blocks of 32: 73,728 bytes of integers and 4,608 scales of 4 bytes.
-    assert block_bytes(384, 384, 32, 4, symmetric=True) == 73728 + 4608 * 4
-    assert block_bytes(384, 384, 32, 4, symmetric=False) == 73728 + 4608 * 4 + 384 * 6
-
-
 @pytest.mark.parametrize(("width", "size"), [(384, 128), (128, 128), (192, 64), (96, 32), (40, 16)])
 def test_block_size_divides_where_it_can(width, size):
     assert block_size_for(width, 128) == size
@@ -123,14 +118,14 @@ def test_entropy_keeps_an_even_spread():
 
 def test_the_fastest_within_half_a_point_wins():
     found = {
-        "dynamic": Candidate(0.957, 2.0),
-        "static": Candidate(0.953, 1.8),
-        "worse": Candidate(0.951, 1.0),
+        "dynamic": Variant(0.957, 2.0),
+        "static": Variant(0.953, 1.8),
+        "worse": Variant(0.951, 1.0),
     }
     assert choose(found) == "static"
 
 
 def test_noise_does_not_choose():
-    assert choose({"a": Candidate(0.95, 1.0), "b": Candidate(0.951, 1.04)}) == "b"
-    assert choose({"a": Candidate(0.95, 1.03), "b": Candidate(0.95, 1.0)}) == "a"
-    assert choose({"a": Candidate(0.95, 1.0), "b": Candidate(0.951, 1.06)}) == "a"
+    assert choose({"a": Variant(0.95, 1.0), "b": Variant(0.951, 1.04)}) == "b"
+    assert choose({"a": Variant(0.95, 1.03), "b": Variant(0.95, 1.0)}) == "a"
+    assert choose({"a": Variant(0.95, 1.0), "b": Variant(0.951, 1.06)}) == "a"

@@ -36,10 +36,6 @@ def _taught(step: StepRecord, run: RunRecord) -> list[Row]:
     ]
 
 
-def _say_shown(shown: Any, run: RunRecord) -> list[tuple[str, str]]:
-    return [("data", value_words(shown))]
-
-
 def _say_kept(kept: Any, run: RunRecord) -> list[tuple[str, str]]:
     if not isinstance(kept, Mapping) or not {"examples", "of"} <= set(kept):
         return [("selected", value_words(kept))]
@@ -49,10 +45,6 @@ def _say_kept(kept: Any, run: RunRecord) -> list[tuple[str, str]]:
     return [("selected", "; ".join([of, *rest]))]
 
 
-def _say_stages(stages: Any, run: RunRecord) -> list[tuple[str, str]]:
-    return _each(stages, "stage", run)
-
-
 def _say_teachers(teachers: Any, run: RunRecord) -> list[tuple[str, str]]:
     alone = isinstance(teachers, Sequence) and len(teachers) == 1 and isinstance(teachers[0], Mapping)
     if alone:
@@ -60,21 +52,9 @@ def _say_teachers(teachers: Any, run: RunRecord) -> list[tuple[str, str]]:
     return [(what, how) for what, how in _each(teachers, "teacher", run) if how or what != "teacher"]
 
 
-def _say_assistants(assistants: Any, run: RunRecord) -> list[tuple[str, str]]:
-    return _each(assistants, "assistant", run)
-
-
-def _say_generations(generations: Any, run: RunRecord) -> list[tuple[str, str]]:
-    return _each(generations, "generation", run)
-
-
 def _say_data_free(data_free: Any, run: RunRecord) -> list[tuple[str, str]]:
     words = _further(data_free, run) if isinstance(data_free, Mapping) else [value_words(data_free)]
     return [("no training data was shown", "; ".join(words))]
-
-
-def _say_warnings(warnings: Any, run: RunRecord) -> list[tuple[str, str]]:
-    return [("warning", str(warning)) for warning in warnings]
 
 
 def _given_up(step: StepRecord, run: RunRecord) -> str:
@@ -91,14 +71,14 @@ def _given_up(step: StepRecord, run: RunRecord) -> str:
 
 
 _SAY: Mapping[str, Callable[[Any, RunRecord], list[tuple[str, str]]]] = {
-    "shown": _say_shown,
+    "shown": lambda shown, _: [("data", value_words(shown))],
     "teachers": _say_teachers,
     "kept": _say_kept,
-    "stages": _say_stages,
-    "assistants": _say_assistants,
-    "generations": _say_generations,
+    "stages": lambda stages, run: _each(stages, "stage", run),
+    "assistants": lambda assistants, run: _each(assistants, "assistant", run),
+    "generations": lambda generations, run: _each(generations, "generation", run),
     "data_free": _say_data_free,
-    "warnings": _say_warnings,
+    "warnings": lambda warnings, _: [("warning", str(warning)) for warning in warnings],
 }
 
 

@@ -166,15 +166,7 @@ class EncoderPruner:
             for heads, width in (self.whole[layer] for layer in self.layers)
         ]
         if spec.scope == "layer":
-            scores = self._plain_scores(surgeon)
-            heads = [
-                least_important(each.heads, layer.heads - goal[0])
-                for each, layer, goal in zip(scores, encoder.layers, goals, strict=True)
-            ]
-            units = [
-                least_important(each.feed_forward, layer.feed_forward - goal[1])
-                for each, layer, goal in zip(scores, encoder.layers, goals, strict=True)
-            ]
+            heads, units = _least_important(self._plain_scores(surgeon), goals)
         else:
             scores = self._summed_scores(surgeon)
             loss = spec.importance in LOSS_UNITS
@@ -194,15 +186,7 @@ class EncoderPruner:
         sizes = choose_sizes(
             scores, self.budget, share, spec.round_to, loss_units=spec.importance in LOSS_UNITS
         )
-        heads = [
-            least_important(each.heads, len(each.heads) - size[0])
-            for each, size in zip(scores, sizes, strict=True)
-        ]
-        units = [
-            least_important(each.feed_forward, len(each.feed_forward) - size[1])
-            for each, size in zip(scores, sizes, strict=True)
-        ]
-        self._cut(surgeon, heads, units)
+        self._cut(surgeon, *_least_important(scores, sizes))
 
     def _cut(self, surgeon: Surgeon, heads: Sequence[Sequence[int]], units: Sequence[Sequence[int]]) -> None:
         for layer, number, lost_heads, lost_units in zip(
@@ -240,24 +224,23 @@ class EncoderPruner:
 
     def _plain_scores(self, surgeon: Surgeon) -> list[LayerScores]:
         """The scores by which each layer ranks its own parts."""
-        spec = self.material.spec
-        if spec.importance in ("hessian", "activation"):
+        if self.material.spec.importance in ("hessian", "activation"):
             return self._summed_scores(surgeon)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.material.seed)
-            if spec.importance == "taylor":
-                return taylor_scores(surgeon, self.model, self.material)
-            magnitude = spec.importance == "magnitude"
-            kind = tp.importance.GroupMagnitudeImportance if magnitude else tp.importance.RandomImportance
-            return surgeon.scores(kind())
+        return plain_scores(surgeon, self.model, self.material)
 
 
-def taylor_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any]:
-    """First-order Taylor scores, summed over batches: how much the loss on the labels would change.
+def plain_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any]:
+    """The scores of torch-pruning by magnitude, at random, or by Taylor's first order: how much the loss on the labels
+    would change, summed over batches.
 
     Embeddings have no labels: there it is how far the outputs would move, along a random direction of each example.
     """
-    importance = tp.importance.GroupTaylorImportance()
+    kinds = {
+        "magnitude": tp.importance.GroupMagnitudeImportance,
+        "random": tp.importance.RandomImportance,
+        "taylor": tp.importance.GroupTaylorImportance,
+    }
+    importance = kinds[material.spec.importance]()
 
     def of_batches() -> Any:
         for indices in material.batches():
@@ -268,7 +251,24 @@ def taylor_scores(surgeon: Any, model: nn.Module, material: Material) -> list[An
             yield surgeon.scores(importance)
         model.zero_grad(set_to_none=True)
 
-    return sum_of_scores(of_batches())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(material.seed)
+        return (
+            sum_of_scores(of_batches())
+            if material.spec.importance == "taylor"
+            else surgeon.scores(importance)
+        )
+
+
+def _least_important(
+    scores: Sequence[LayerScores], kept: Sequence[tuple[int, int]]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The heads and the feed-forward units of each layer that go where so many of both stay."""
+    pairs = list(zip(scores, kept, strict=True))
+    return (
+        [least_important(each.heads, len(each.heads) - heads) for each, (heads, _) in pairs],
+        [least_important(each.feed_forward, len(each.feed_forward) - width) for each, (_, width) in pairs],
+    )
 
 
 def _saved(layer: Layer, heads: int, units: int) -> int:

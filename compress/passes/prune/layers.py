@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -19,13 +19,10 @@ def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:
         ModelError: its layers do not stand in one list.
     """
     blocks = {layer.block for layer in encoder.layers}
-    stack = next((each for each in _lists(encoder.model) if set(each) == blocks), None)
+    lists = (module for module in encoder.model.modules() if isinstance(module, nn.ModuleList))
+    stack = next((each for each in lists if set(each) == blocks), None)
     if stack is None:
         raise ModelError("the layers of this model do not stand in one list", where="prune.remove.layers")
     for place in sorted(places, reverse=True):
         del stack[place]
     setattr(transformer_of(encoder.model).config, config_keys(encoder.model)["layers"], len(stack))
-
-
-def _lists(model: nn.Module) -> Iterable[nn.ModuleList]:
-    return (module for module in model.modules() if isinstance(module, nn.ModuleList))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
@@ -23,7 +22,7 @@ from compress.passes.prune.channels import (
     widths_within,
 )
 from compress.passes.prune.counting import CONVOLUTIONS
-from compress.passes.prune.encoders import EncoderPruner, Material, taylor_scores
+from compress.passes.prune.encoders import EncoderPruner, Material, plain_scores
 from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.saliency import standing_in, sum_over_group
 from compress.passes.prune.selection import between
@@ -179,18 +178,10 @@ class ChannelPruner:
         return choose_cuts(surgeon.groups, drawn, kept)
 
     def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
-        material = self.material
-        importance = material.spec.importance
-        if importance in ("hessian", "activation"):
-            with standing_in(material.saliency(self.model)):
+        if self.material.spec.importance in ("hessian", "activation"):
+            with standing_in(self.material.saliency(self.model)):
                 return surgeon.scores(sum_over_group())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(material.seed)
-            if importance == "taylor":
-                return taylor_scores(surgeon, self.model, material)
-            magnitude = importance == "magnitude"
-            kind = tp.importance.GroupMagnitudeImportance if magnitude else tp.importance.RandomImportance
-            return surgeon.scores(kind())
+        return plain_scores(surgeon, self.model, self.material)
 
 
 def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:

@@ -22,7 +22,7 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
-from compress.passes.prune.encoders import EncoderPruner, Material
+from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import predicted_parameters
 from compress.passes.prune.removal import (
     ChannelPruner,
@@ -94,9 +94,7 @@ def run(ctx: StepContext) -> StepResult:
             "validation_score": validation.score(model),
         }
         model.cpu()
-        _note_target(facts, ctx, spec, model, pruner, budget, timing, interface)
-        _note_encoder(facts, pruner)
-        _note_whole_groups(facts, pruner)
+        facts |= _target(facts["parameters"], ctx, spec, model, budget, timing, interface) | _left(pruner)
         save_model(model, ctx.out)
         copy_interface(interface, ctx.out)
     _note_width(model, ctx.out)
@@ -160,52 +158,43 @@ def _budget(
     return timing, latency_budget(timing, encoder_of(model), spec.target)
 
 
-def _note_target(
-    facts: dict[str, Any],
+def _target(
+    parameters: int,
     ctx: StepContext,
     spec: PruneSpec,
     model: nn.Module,
-    pruner: Pruner,
     budget: Budget | None,
     timing: Timing | None,
     interface: Path,
-) -> None:
-    """What was predicted of a target beside what was measured."""
+) -> dict[str, Any]:
+    """What was predicted of a target beside what was measured; nothing without a target."""
     if spec.target is None:
-        return
+        return {}
     asked = spec.target.model_dump(exclude_none=True)
-    if timing is None:
-        size = megabytes(FLOAT_BYTES * facts["parameters"])
-        facts["target"] = {**asked, "weights_mb": size}
-        return
-    assert isinstance(pruner, EncoderPruner)
-    assert budget is not None
+    if timing is None or budget is None:
+        return {"target": {**asked, "weights_mb": megabytes(FLOAT_BYTES * parameters)}}
     predicted = budget.predicted([(layer.heads, layer.feed_forward) for layer in encoder_of(model).layers])
     measured = time_after(ctx, model, interface, timing)
-    facts["target"] = {
+    target = {
         **asked,
         "predicted_ms": predicted,
         "predicted_speedup": timing.before_ms / predicted,
         "measured_speedup": measured["before_ms"] / measured["measured_ms"],
         **measured,
     }
+    return {"target": target}
 
 
-def _note_encoder(facts: dict[str, Any], pruner: Pruner) -> None:
-    """Which layers and how many dimensions of the stream are left, where any went."""
-    if not isinstance(pruner, EncoderPruner):
-        return
-    if len(pruner.layers) < len(pruner.whole):
-        facts["layers_kept"] = pruner.layers
+def _left(pruner: Pruner) -> dict[str, Any]:
+    """Which layers and how many dimensions of the stream are left, where any went; which groups of channels lost
+    nothing, and why."""
+    if isinstance(pruner, ChannelPruner):
+        whole = pruner.whole_groups()
+        return {"left_whole": whole} if whole else {}
     hidden = encoder_of(pruner.model).hidden_size
-    if hidden < pruner.hidden:
-        facts["hidden"] = {"width": hidden, "removed": pruner.hidden - hidden}
-
-
-def _note_whole_groups(facts: dict[str, Any], pruner: Pruner) -> None:
-    """Which groups of channels lost nothing, and why."""
-    if isinstance(pruner, ChannelPruner) and (whole := pruner.whole_groups()):
-        facts["left_whole"] = whole
+    removed = pruner.hidden - hidden
+    layers = {"layers_kept": pruner.layers} if len(pruner.layers) < len(pruner.whole) else {}
+    return {**layers, **({"hidden": {"width": hidden, "removed": removed}} if removed else {})}
 
 
 def _note_width(model: nn.Module, out: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from compress.core.files import empty_folder, make_folder, publish, remove
 from compress.encoding.inputs import Batch, Inputs
 from compress.lowering.files import save_onnx
 from compress.measuring.disturbance import chosen_while_disturbed
-from compress.measuring.variants import compare_variants, variant_scores
-from compress.passes.quantize.int8.choice import Candidate, choose
+from compress.measuring.variants import Contest, Variant
+from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.int8.coverage import Products, count_products
 from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning
 from compress.passes.quantize.int8.remedies import PLAIN, remedied
@@ -110,10 +110,11 @@ def _integers(
     facts = _probed(ctx, source, of_integers)
     batches = calibration_batches(ctx, source, spec.calibration_examples)
     attempt = _attempt(ctx, source, spec, schemes, batches, PLAIN)
-    variants = _measured(ctx, source, attempt.folders) if len(schemes) > 1 else {}
+    contest = _contest(ctx, source)
+    variants = _measured(ctx, contest, attempt.folders) if len(schemes) > 1 else {}
     chosen = choose(variants) if variants else schemes[0]
     known = variants[chosen].score if variants else None
-    attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known)
+    attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known, contest)
     facts |= attempt.done
     result, floating = attempt.folders[chosen], left_floating(source.path, spec)
     if spec.mixed is not None:
@@ -122,7 +123,7 @@ def _integers(
         facts["mixed"] = mixture.facts
     choice: dict[str, Any] = {}
     if variants:
-        choice["variants"] = {name: asdict(one) for name, one in variants.items()}
+        choice["variants"] = {name: one._asdict() for name, one in variants.items()}
         choice["timed_on"] = ctx.timing_target.label
         choice["timing_disturbed"] = any(one.disturbed for one in variants.values())
     return _Made(result, chosen, floating, facts, choice)
@@ -163,6 +164,7 @@ def _remedied(
     scheme: str,
     batches: Callable[[], Iterator[Batch]],
     known: float | None,
+    contest: Contest,
 ) -> tuple[_Attempt, dict[str, Any]]:
     """The attempt that is kept, and its scores and its rivals' on the validation split.
 
@@ -173,11 +175,11 @@ def _remedied(
     files = {"float": source.path / ONNX_MODEL}
     if known is None:
         files[PLAIN] = plain.folders[scheme] / ONNX_MODEL
-    scores = _scored(ctx, source, files)
+    scores = contest.scores(files)
 
     def score(spec: Int8Spec) -> float:
         made[spec] = _attempt(ctx, source, spec, [scheme], batches, f"remedy-{len(made)}")
-        return _scored(ctx, source, {PLAIN: made[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
+        return contest.scores({PLAIN: made[spec].folders[scheme] / ONNX_MODEL})[PLAIN]
 
     chosen_layers = plain.writer.layers()
     plain_score = scores[PLAIN] if known is None else known
@@ -187,17 +189,16 @@ def _remedied(
     return made[outcome.spec], outcome.facts
 
 
-def _scored(ctx: StepContext, source: Artifact, files: dict[str, Path]) -> dict[str, float]:
-    """Scores on the validation split; the float model is the reference of embeddings."""
+def _contest(ctx: StepContext, source: Artifact) -> Contest:
+    """Variants on the validation split; the float model is the reference of embeddings."""
     validation = ctx.data.validation
-    return variant_scores(
-        files,
+    return Contest(
         ctx.task.encode(validation, source.path),
         Truth.of(validation),
         ctx.task,
         ctx.timing_target,
-        seed=ctx.seed,
-        reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
+        ctx.seed,
+        source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
     )
 
 
@@ -255,25 +256,16 @@ def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Calla
     return lambda: (inputs().batch([index]) for index in range(len(drawn)))
 
 
-def _measured(ctx: StepContext, source: Artifact, folders: dict[str, Path]) -> dict[str, Candidate]:
-    """Score and latency of each scheme on the validation split; the float model is the reference of embeddings."""
-    validation = ctx.data.validation
+def _measured(ctx: StepContext, contest: Contest, folders: dict[str, Path]) -> dict[str, Variant]:
+    """Score and latency of each scheme on the validation split."""
     ctx.progress.say(
-        f"quantize: measuring {' and '.join(folders)} on {len(validation)} validation examples, on "
+        f"quantize: measuring {' and '.join(folders)} on {len(contest.inputs)} validation examples, on "
         f"{ctx.timing_target.place}"
     )
-    found = compare_variants(
-        {scheme: folder / ONNX_MODEL for scheme, folder in folders.items()},
-        ctx.task.encode(validation, source.path),
-        Truth.of(validation),
-        ctx.task,
-        ctx.timing_target,
-        seed=ctx.seed,
-        reference=source.path / ONNX_MODEL if ctx.task.needs_reference(validation) else None,
-    )
+    found = contest.compare({scheme: folder / ONNX_MODEL for scheme, folder in folders.items()})
     if any(one.disturbed for one in found.values()):
         ctx.progress.say(chosen_while_disturbed("quantize", ctx.timing_target.place))
-    return {scheme: Candidate(*one) for scheme, one in found.items()}
+    return found
 
 
 def left_floating(source: Path, spec: OnnxSpec) -> list[str]:

@@ -32,11 +32,6 @@ class Histogram:
         self._exponent = _FINEST_EXPONENT
         self.low, self.high = math.inf, -math.inf
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the counts."""
-        return self._counts.nbytes
-
     def add(self, values: Floats) -> None:
         """Count finite values of any shape."""
         flat = values.reshape(-1)
@@ -156,8 +151,3 @@ class ChannelSample:
         """float32 (at most `size`, channels)."""
         assert self._rows is not None
         return self._rows[: self._seen]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the rows kept."""
-        return 0 if self._rows is None else self._rows.nbytes

@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from compress.core.files import replacing
 from compress.lowering.graph import constant
-from compress.passes.quantize.weight_only.blocks import Floats
 
 HALF_TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _LARGEST_FP16 = float(np.finfo(np.float16).max)
@@ -34,7 +33,8 @@ def store_in_half(
         array = constant(value)
         if array is None or array.dtype != np.float32 or array.ndim < 2 or value.is_graph_output():
             continue
-        if (only is not None and value.name not in only) or (numbers == "fp16" and not fits_fp16(array)):
+        too_large = numbers == "fp16" and np.abs(array).max(initial=0.0) > _LARGEST_FP16
+        if too_large or (only is not None and value.name not in only):
             continue
         name = value.name
         value.name = f"{name}.{numbers}"
@@ -48,11 +48,6 @@ def store_in_half(
         graph.insert_before(first, cast)
         stored += 1
     return stored
-
-
-def fits_fp16(array: Floats) -> bool:
-    """Whether every value is within the range of FP16."""
-    return bool(np.abs(array).max(initial=0.0) <= _LARGEST_FP16)
 
 
 def compute_in_fp16(source: Path, target: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from compress.measuring.variants import Variant
 
 TOLERANCE = 0.005
 """Half a point of the task's metric."""
@@ -11,18 +12,8 @@ EQUALLY_FAST = 1.05
 """Latencies less than 5 % apart are the same: the machine's noise must not choose."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One variant as measured on the validation split: score (a fraction), median latency in ms, and whether other
-    processes disturbed that timing beyond use."""
-
-    score: float
-    p50_ms: float
-    disturbed: bool = False
-
-
-def choose(candidates: Mapping[str, Candidate]) -> str:
-    """The fastest candidate whose score is within half a point of the best.
+def choose(candidates: Mapping[str, Variant]) -> str:
+    """The fastest of the variants, as measured on the validation split, whose score is within half a point of the best.
 
     Among those as fast as it the better score wins, then the one named first.
     """

@@ -139,24 +139,20 @@ class _Integers:
         if node.domain:
             return False
         first = node.inputs[0] if node.inputs else None
-        inside = first is not None and first in self.known
-        if node.op_type in _SAME_SCALE and inside:
-            assert first is not None
-            source = self.known[first]
+        source = None if first is None else self.known.get(first)
+        if node.op_type in _SAME_SCALE and source is not None:
             inputs = [source.value, *node.inputs[1:]]
             self._place(node, node.outputs[0], ir.Node("", node.op_type, inputs, _copied(node)), source)
             return True
-        if node.op_type == "Shape" and first in self.gone:
-            assert first is not None
-            node.replace_input_with(0, self.known[first].value)
+        if node.op_type == "Shape" and source is not None and first in self.gone:
+            node.replace_input_with(0, source.value)
             return True
-        if node.op_type in _UNARY and inside:
-            assert first is not None
-            source = self.known[first]
+        if node.op_type in _UNARY and source is not None:
+            reads = source.inputs
             self._kernel(
                 node,
                 _UNARY[node.op_type],
-                lambda scale, zero: [*source.inputs, scale, zero],
+                lambda scale, zero: [*reads, scale, zero],
                 mean_of=source if node.op_type == "GlobalAveragePool" else None,
             )
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -62,7 +62,8 @@ def remedied(
         return Outcome(spec, facts, None)
     candidates = remedies(spec, layers)
     tried = {keys: score(one) for keys, one in candidates.items()}
-    best = best_of({PLAIN: plain_score, **tried})
+    scores = {PLAIN: plain_score, **tried}
+    best = max(scores, key=lambda name: scores[name])  # of equal ones the first
     facts |= tried
     loses = (
         f"8-bit integers lose {_points(lost)} on validation ({plain_score:.3f} instead of {float_score:.3f})"
@@ -81,11 +82,6 @@ def remedied(
     keys = ", ".join(f"`{key}: true`" for key in best.split(" and "))
     facts["would_help"] = best
     return Outcome(spec, facts, f"warning: {loses}; set {keys}, which gives {tried[best]:.3f}")
-
-
-def best_of(scores: Mapping[str, float]) -> str:
-    """The name of the best score; of equal ones the first."""
-    return max(scores, key=lambda name: scores[name])
 
 
 def _points(share: float) -> str:

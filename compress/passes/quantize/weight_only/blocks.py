@@ -114,10 +114,3 @@ def pack_nibbles(values: Bytes) -> Bytes:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
     return np.asarray(values[..., 0::2] | (values[..., 1::2] << 4), np.uint8)
-
-
-def block_bytes(rows: int, width: int, block_size: int, bits: int, symmetric: bool) -> int:
-    """Bytes of a weight (rows, width) in blocks: integers, float32 scales and packed zero points."""
-    blocks = -(-width // block_size)
-    zeros = 0 if symmetric else rows * -(-blocks * bits // 8)
-    return rows * blocks * (block_size * bits // 8 + 4) + zeros
