@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -50,14 +49,6 @@ def check_onnx(path: Path) -> None:
         raise PassError(f"the ONNX file is not valid: {error}", where=str(path)) from error
 
 
-def session_options(threads: int = 1) -> Any:
-    """Options of a quiet session for work on graphs."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return options
-
-
 def write_optimized(
     source: Path,
     target: Path,
@@ -78,7 +69,9 @@ def write_optimized(
     Raises:
         PassError: onnxruntime refuses the model.
     """
-    options = session_options()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if hardware_specific else levels.ORT_ENABLE_EXTENDED

@@ -45,7 +45,12 @@ def check_module(model: PlainModel, shape: Shape, *, trained: bool) -> None:
     if trained:
         _check_in_training(model, shown, outputs, where)
         # Traced before it is trained: what cannot become a file is known now.
-        export_graph(model, signature_of(_task(shape)))
+        task = {
+            "input_names": ["pixel_values"],
+            "output_names": ["logits"],
+            "image": {"channels": shape[0], "size": list(shape[1:])},
+        }
+        export_graph(model, signature_of(task))
 
 
 def is_drawn_at_random(model: nn.Module, source: str, base: Path, shape: Shape) -> bool:
@@ -227,12 +232,3 @@ class _AutocastWatch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen = self.seen or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda"))
         return func(*args, **(kwargs or {}))
-
-
-def _task(shape: Shape) -> dict[str, Any]:
-    """As much of a `task.json` as tracing needs."""
-    return {
-        "input_names": ["pixel_values"],
-        "output_names": ["logits"],
-        "image": {"channels": shape[0], "size": list(shape[1:])},
-    }

@@ -57,7 +57,6 @@ def train(
     device: Device,
     progress: Progress,
     name: str,
-    steps: int | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     keep: Literal["best", "last"] = "best",
     slow: tuple[nn.Module, float] | None = None,
@@ -76,7 +75,6 @@ def train(
             and after the last step, in one process.
         work: folder for the checkpoints of this training alone; written at most every `checkpoint_seconds`.
         name: title of the progress bar and of the curve.
-        steps: how many steps to take; None: as many as `spec.epochs` needs.
         keep: `last` leaves the last weights, for a loss that the score says nothing of.
         slow: a part of the model that has another learning rate, and that rate over the others'.
 
@@ -86,7 +84,7 @@ def train(
     started = time.monotonic()
     lengths = inputs.lengths
     per_epoch = math.ceil(len(inputs) / spec.batch_size)
-    total = max(1, round(spec.epochs * per_epoch)) if steps is None else steps
+    total = max(1, round(spec.epochs * per_epoch))
     evaluations = evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
     world = current_world()
     plan = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -50,28 +50,14 @@ def predict(
     *,
     precision: Precision,
     device: Device,
-    indices: Sequence[int] | NDArray[np.int64] | None = None,
-    batch_size: int = BATCH_SIZE,
 ) -> NDArray[np.float32]:
-    """Outputs (n, ...), float32, in the order of the examples; the model's training flag is left as it was.
-
-    Args:
-        indices: the examples to predict; None: all.
-    """
-    chosen = np.arange(len(inputs)) if indices is None else np.asarray(indices, dtype=np.int64)
-    if len(chosen) == 0:
-        return np.zeros((0, 0), dtype=np.float32)
-    kept = _kept(model, inputs, chosen, batch_size, lambda outputs, batch: {"": outputs}, precision, device)
-    return kept[""]
+    """Outputs (n, ...), float32, in the order of the examples; the model's training flag is left as it was."""
+    return _kept(model, inputs, lambda outputs, batch: {"": outputs}, precision, device)[""]
 
 
 def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precision, device: Device) -> Answers:
     """What the task keeps of the outputs of a model on encoded examples; those of one batch are held at a time."""
-
-    def reduce(outputs: NDArray[np.float32], batch: Batch) -> Mapping[str, NDArray[Any]]:
-        return answers_of(task, outputs, batch)
-
-    return _kept(model, inputs, np.arange(len(inputs)), BATCH_SIZE, reduce, precision, device)
+    return _kept(model, inputs, lambda outputs, batch: answers_of(task, outputs, batch), precision, device)
 
 
 def score(
@@ -90,20 +76,18 @@ def score(
 def _kept(
     model: nn.Module,
     inputs: Inputs,
-    chosen: NDArray[np.int64],
-    batch_size: int,
     reduce: Callable[[NDArray[np.float32], Batch], Mapping[str, NDArray[Any]]],
     precision: Precision,
     device: Device,
 ) -> dict[str, NDArray[Any]]:
-    """What `reduce` keeps of the outputs of each batch, in the order of the chosen examples."""
+    """What `reduce` keeps of the outputs of each batch, in the order of the examples."""
     kept: dict[str, NDArray[Any]] = {}
     with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
-        for places in batches_by_length(inputs.lengths[chosen], batch_size):
-            batch = inputs.batch(chosen[places])
+        for places in batches_by_length(inputs.lengths, BATCH_SIZE):
+            batch = inputs.batch(places)
             outputs = forward(model, to_tensors(batch, device)).float().cpu().numpy()
             for name, rows in reduce(outputs, batch).items():
                 if name not in kept:
-                    kept[name] = np.empty((len(chosen), *rows.shape[1:]), rows.dtype)
+                    kept[name] = np.empty((len(inputs), *rows.shape[1:]), rows.dtype)
                 kept[name][places] = rows
     return kept

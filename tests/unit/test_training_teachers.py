@@ -33,12 +33,10 @@ def one_by_one(model: nn.Module, inputs: object) -> np.ndarray:
 
 
 def test_predictions_stand_in_the_order_of_the_examples() -> None:
-    model, (inputs, _) = tiny_bert(), examples(37)
-    found = predict(model, inputs, precision="fp32", device="cpu", batch_size=8)
+    model, (inputs, _) = tiny_bert(), examples(137)
+    found = predict(model, inputs, precision="fp32", device="cpu")
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, one_by_one(model, inputs), atol=1e-5)
-    chosen = predict(model, inputs, precision="fp32", device="cpu", indices=[5, 0, 20])
-    np.testing.assert_allclose(chosen, found[[5, 0, 20]], atol=1e-5)
 
 
 def test_predicting_leaves_the_model_as_it_was() -> None:
@@ -46,11 +44,6 @@ def test_predicting_leaves_the_model_as_it_was() -> None:
     first = predict(model, inputs, precision="fp32", device="cpu")
     assert model.training
     np.testing.assert_array_equal(first, predict(model, inputs, precision="fp32", device="cpu"))
-
-
-def test_no_examples_no_logits() -> None:
-    inputs, _ = examples(5)
-    assert len(predict(tiny_bert(), inputs, precision="fp32", device="cpu", indices=[])) == 0
 
 
 def test_the_score_is_the_tasks() -> None:

@@ -65,7 +65,8 @@ def embedding_stream(encoder: Encoder) -> Stream:
     projected = None
     if encoder.projection is not None and encoder.embedding_norm is not None:
         weight, bias = encoder.projection.weight.detach().double(), encoder.projection.bias.detach().double()
-        rows = _affine(normalised(rows), encoder.embedding_norm) @ weight.T + bias
+        scale, shift = (each.detach().double() for each in encoder.embedding_norm.parameters())
+        rows = (normalised(rows) * scale + shift) @ weight.T + bias
         projected = Moments.of(rows)
     if encoder.patches is None:
         square = Moments.of(normalised(rows)).square
@@ -129,7 +130,3 @@ def _embedding_rows(encoder: Encoder) -> Tensor:
     if encoder.token_types is not None:
         rows = rows + encoder.token_types.weight.detach()[0].double()
     return rows
-
-
-def _affine(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return rows * norm.weight.detach().double() + norm.bias.detach().double()

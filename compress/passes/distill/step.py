@@ -65,7 +65,8 @@ def run_control(ctx: StepContext) -> StepResult:
     if asked.data_free is not None:
         return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
-    copies = 0 if asked.augment is None or images else asked.augment.copies
+    augment = asked.augment
+    copies = 0 if augment is None or images else augment.copies
     further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
     spec = asked.model_copy(
@@ -73,8 +74,11 @@ def run_control(ctx: StepContext) -> StepResult:
             "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
             "stages": (),
             "data": "train",
-            # Pixels are changed in every step and stay labelled; texts that only a teacher labels are left out.
-            "augment": _plain_changes(asked) if images else None,
+            # Pixels are changed in every step and stay labelled, but for blends; texts that only a teacher labels are
+            # left out.
+            "augment": augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
+            if images and augment
+            else None,
             "epochs": epochs * (1 + copies + further),
             **dict.fromkeys(("select", "online", "ema")),
             "teachers": (),
@@ -102,11 +106,6 @@ def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:
     loss = LOSSES[task.label_loss].spec
     found = [one for stage in spec.staged for one in losses_of(stage) if type(one) is loss]
     return found[-1].model_copy(update={"weight": 1.0}) if found else loss()
-
-
-def _plain_changes(spec: DistillSpec) -> Any:
-    """Augmentation without blending, whose result nobody but a teacher can label."""
-    return None if spec.augment is None else spec.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
 
 
 def _teachers(ctx: StepContext, spec: DistillSpec) -> list[TeacherAt]:

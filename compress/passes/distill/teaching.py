@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import TASK
 from compress.core.entries import Entry
 from compress.core.errors import PassError
+from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
 from compress.encoding.subset import InputSubset
@@ -163,7 +163,8 @@ class _School:
         )
         facts: dict[str, Any] = {}
         if module.teacher is not None:
-            facts["teacher_validation_score"] = self._teacher_score(module.teacher)
+            validation = self.validation.read_by(self.teachers[0].artifact.path)
+            facts["teacher_validation_score"] = validation.score(module.teacher)
         if module.moving_average is not None:
             facts["average_validation_score"] = self.validation.score(module.moving_average)
         return result, facts
@@ -241,8 +242,9 @@ class _School:
 
     def _check_pixels(self) -> None:
         """Teachers that are shown the student's own pixels must read them as it does."""
+        own = read_mapping(self.ctx.out / TASK)["image"]
         for teacher in self.teachers:
-            if teacher.artifact.read_json(TASK)["image"] != self.declared["image"]:
+            if teacher.artifact.read_json(TASK)["image"] != own:
                 raise PassError(
                     f"{teacher.name} reads images of another size or scale than the student, so it cannot label "
                     "what `augment` makes of them",
@@ -250,20 +252,11 @@ class _School:
                     hint="Leave `augment` out, or give both the same `data.image_size`.",
                 )
 
-    @property
-    def declared(self) -> dict[str, Any]:
-        """The student's `task.json`."""
-        declared: dict[str, Any] = json.loads((self.ctx.out / TASK).read_text(encoding="utf-8"))
-        return declared
-
     def _slow(self, module: TrainingModule) -> tuple[nn.Module, float] | None:
         """What is trained at another rate: a teacher that learns too, and its rate over the student's."""
         if module.teacher is None or self.spec.online is None:
             return None
         return module.teacher, self.spec.online.learning_rate / self.spec.learning_rate
-
-    def _teacher_score(self, teacher: nn.Module) -> float:
-        return self.validation.read_by(self.teachers[0].artifact.path).score(teacher)
 
 
 def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[str, Tensor], bool]:

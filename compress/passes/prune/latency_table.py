@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +33,8 @@ COPIES = 6
 COPY_BYTES = 128 * MIB
 """Weights of one graph, at most, but for one copy."""
 MEMORY_SHARE = 4
-"""All graphs together hold at most one in so many bytes of the target's memory, but for one copy each."""
+"""All graphs together hold at most one in so many bytes of the memory of the target's machine, also where a GPU runs
+them, but for one copy each."""
 TIMED = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
 PROCESSES = 4
 IR_VERSION = 10
@@ -130,7 +132,9 @@ def measure_table(
         for part in sizes
         for size in sizes[part]
     ]
-    copy_bytes = min(COPY_BYTES, _memory_bytes(target) // (MEMORY_SHARE * len(wanted)))
+    copy_bytes = min(
+        COPY_BYTES, int(target.description["memory_mb"] * BYTES_PER_MB) // (MEMORY_SHARE * len(wanted))
+    )
     paths, copies = [folder / "empty.onnx"], [0]
     onnx.save(part_graph(shape, "attention", 1, 0, last=False), str(paths[0]))
     for part, size, last in wanted:
@@ -189,16 +193,12 @@ class _Graph:
         shape, source = self.shape, self.value
         inner = heads * shape.head_size
         inputs = [source, self.weight(shape.hidden, 3 * inner), self.weight(3 * inner)]
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(
-                "Attention",
-                [*inputs, *(["mask"] if shape.masked else [])],
-                [name],
-                domain=MS_DOMAIN,
-                num_heads=heads,
-                qkv_hidden_sizes=[inner] * 3,
-            )
+        name = self.node(
+            "Attention",
+            [*inputs, *(["mask"] if shape.masked else [])],
+            domain=MS_DOMAIN,
+            num_heads=heads,
+            qkv_hidden_sizes=[inner] * 3,
         )
         if last:
             name, source = self.selected(name), self.selected(source)
@@ -216,18 +216,14 @@ class _Graph:
             np.arange(self.shape.last_tokens, dtype=np.int64), f"first{len(self.weights)}"
         )
         self.weights.append(first)
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Gather", [value, first.name], [name], axis=1))
-        return name
+        return self.node("Gather", [value, first.name], axis=1)
 
     def ended(self, value: str, source: str, weight: str) -> str:
         """The map back to the stream, its bias, the sum with what the part read, and the norm."""
         product = self.node("MatMul", [value, weight])
         total = self.node("Add", [self.node("Add", [product, self.weight(self.shape.hidden)]), source])
-        name = f"v{len(self.nodes)}"
         scales = [self.weight(self.shape.hidden), self.weight(self.shape.hidden)]
-        self.nodes.append(helper.make_node("LayerNormalization", [total, *scales], [name], axis=-1))
-        return name
+        return self.node("LayerNormalization", [total, *scales], axis=-1)
 
     def weight(self, *dims: int) -> str:
         name = f"w{len(self.weights)}"
@@ -235,9 +231,9 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 
-    def node(self, kind: str, inputs: Sequence[str]) -> str:
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name]))
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
     def model(self, result: str) -> onnx.ModelProto:
@@ -275,11 +271,6 @@ def _time(
     results = timed(jobs, models, [reads], TIMED, processes=PROCESSES)
     times = tuple(undisturbed_ms(results, which) for which in range(len(models)))
     return Timed(times, any_disturbed(results))
-
-
-def _memory_bytes(target: ResolvedTarget) -> int:
-    """What the target's machine has, also where a GPU runs the graphs."""
-    return int(target.description["memory_mb"] * BYTES_PER_MB)
 
 
 def _batch(shape: LayerShape, tokens: int) -> dict[str, NDArray[np.generic]]:

@@ -93,7 +93,8 @@ class SignalWriter:
         self._offsets = offsets
         self._partial = _path(folder, name, "part")
         noted = _read(folder, name)
-        if noted is None or not _is_file_of(self._partial, noted.layout.bytes(offsets)):
+        there = self._partial.stat().st_size if self._partial.exists() else None
+        if noted is None or there != noted.layout.bytes(offsets):
             noted = _Noted(layout)
         self.layout, self._noted = noted.layout, noted
         # Of the rows that were written, in the order of the writing.
@@ -185,10 +186,6 @@ class _Noted:
     done: int = 0
     written: str = _NOTHING
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def _is_file_of(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
 
 
 def _read(folder: Path, name: str) -> _Noted | None:

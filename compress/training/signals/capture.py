@@ -135,7 +135,10 @@ class Recorder:
             return lambda: self._model.register_forward_hook(keep_outputs)
         if name == "embedding" and layers:
             return lambda: layers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
-        module = _feature(self._model, rest) if kind == "feature" else _of_layer(layers, kind, rest)
+        if kind == "feature":
+            module = dict(self._model.named_modules()).get(rest or ".")
+        else:
+            module = _of_layer(layers, kind, rest)
         if module is None:
             raise PassError(f"the model cannot give {name!r}: {_what_it_has(layers)}")
         return lambda: module.register_forward_hook(keep)
@@ -166,13 +169,15 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
         return Anatomy(outputs=outputs, features=() if attentions_of(root) else _feature_maps(root, calls))
     _, tokens, hidden = shapes[0]
     heads, size = heads_of(layers)
+    with evaluating(root), torch.no_grad():
+        read = capture(root, batch, {"embedding"})["embedding"]
     return Anatomy(
         outputs=outputs,
         layers=len(layers),
         hidden=hidden,
         heads=heads,
         head_size=size,
-        embedding=_read_width(root, batch),
+        embedding=read.shape[-1],
         extra_tokens=0 if patches is None else tokens - patches,
         patches=patches,
     )
@@ -213,10 +218,6 @@ def _of_layer(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | 
     return maps[names.index(kind)] if maps is not None and kind in names else None
 
 
-def _feature(model: nn.Module, path: str) -> nn.Module | None:
-    return dict(model.named_modules()).get(path) if path else None
-
-
 def _what_it_has(layers: tuple[Block, ...]) -> str:
     if not layers:
         return "it has no layers that could be told apart"
@@ -246,12 +247,6 @@ def _patches(calls: list[_Call], layers: tuple[Block, ...]) -> int | None:
         if len(call.shape) == 4:
             maps.append(call.shape)
     return None
-
-
-def _read_width(model: nn.Module, batch: dict[str, Tensor]) -> int:
-    """Width of what the first layer reads."""
-    with evaluating(model), torch.no_grad():
-        return capture(model, batch, {"embedding"})["embedding"].shape[-1]
 
 
 def _first(result: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
-from compress.passes.quantize.int8.affine import INT8_LIMIT, Quantized, quantize_columns
+from compress.passes.quantize.int8.affine import INT8_LIMIT, quantize_columns
 from compress.passes.quantize.layers import FusedAttention, Linear
 
 
@@ -26,16 +26,15 @@ class Weights:
         transposed = isinstance(layer, Linear) and bool(attribute(layer.node, "transB", 0))
         key = (id(layer.weight_value), transposed)
         if key not in self._made:
-            self._made[key] = self._add(
-                layer.weight_value.name, quantize_columns(layer.weight, self.per_channel, self.limit)
+            name, found = (
+                layer.weight_value.name,
+                quantize_columns(layer.weight, self.per_channel, self.limit),
+            )
+            self._made[key] = (
+                add_initializer(self.graph, f"{name}.int8", found.values),
+                add_initializer(self.graph, f"{name}.scale", found.scales),
             )
         return self._made[key]
-
-    def _add(self, name: str | None, quantized: Quantized) -> tuple[ir.Value, ir.Value]:
-        return (
-            add_initializer(self.graph, f"{name}.int8", quantized.values),
-            add_initializer(self.graph, f"{name}.scale", quantized.scales),
-        )
 
 
 def quantize_linear(graph: ir.Graph, layer: Linear, weights: Weights) -> None:
