@@ -111,7 +111,8 @@ def train_epochs(
     from compress.core.progress import Silent
     from compress.profile.training_spec import TrainingSpec
     from compress.training.loop import train
-    from compress.training.losses import label_cross_entropy, logits_kl
+    from compress.training.losses.labels import label_cross_entropy
+    from compress.training.losses.logits import logits_kl
 
     def loss(outputs: Any, batch: dict[str, Any], indices: Any) -> Any:
         if signals is None:

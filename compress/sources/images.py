@@ -58,7 +58,14 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
         check_module(teacher.model, shape, trained=spec.finetune is not None)
     if declared.normalisation is None and spec.finetune is None:
         if not (made_here and is_drawn_at_random(teacher.model, spec.model, ctx.base, shape)):
-            raise _undeclared(spec.model)
+            raise ModelError(
+                "nobody says how this model takes images (size, crop, mean and deviation, order of the channels), and "
+                "it is used as it stands",
+                where=spec.model,
+                hint="Say it in `data.preprocess`; a folder of transformers may hold a preprocessor_config.json "
+                "instead; or train the model on the data with `teacher.finetune`.",
+                code=UNDECLARED,
+            )
         notes.append(
             f"nobody trained {spec.model}: its weights are drawn at random. So nobody says how it takes images, and "
             "they are normalised with the mean and deviation of the training images"
@@ -127,17 +134,6 @@ def _with_size(
     size, note = (declared.size, None) if declared.size is not None else usual_size(items)
     found = declared.sized(size).with_channels(declared.channels or usual_channels(items))
     return found, [] if note is None else [note]
-
-
-def _undeclared(where: str) -> ModelError:
-    return ModelError(
-        "nobody says how this model takes images (size, crop, mean and deviation, order of the channels), and it is "
-        "used as it stands",
-        where=where,
-        hint="Say it in `data.preprocess`; a folder of transformers may hold a preprocessor_config.json instead; or "
-        "train the model on the data with `teacher.finetune`.",
-        code=UNDECLARED,
-    )
 
 
 def _check_outputs(teacher: ImageTeacher, image: ImageFormat, labels: int, where: str) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import ATTENTION_MASK
 from compress.training.loop import Loss
-from compress.training.losses import label_cross_entropy, logits_kl
+from compress.training.losses.labels import label_cross_entropy
+from compress.training.losses.logits import logits_kl
 from compress.training.signals.answers import Answers
 from compress.training.training_module import TrainingModule
 

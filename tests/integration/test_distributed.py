@@ -28,7 +28,7 @@ from compress.profile.training_spec import TrainingSpec
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE
 from compress.training.loop import train
-from compress.training.losses import label_cross_entropy
+from compress.training.losses.labels import label_cross_entropy
 from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job
 from tests.processes import start, start_compress
 from tests.tiny import tiny_bert

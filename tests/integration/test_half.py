@@ -23,12 +23,12 @@ from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize.half import step as half_step
 from compress.passes.quantize.half.conversion import store_in_half
 from compress.passes.quantize.half.spec import HalfSpec
-from compress.passes.quantize.products import quantize_spec
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 from compress.runtimes.runner import open_session
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
+from tests.quantize_specs import quantize_spec
 from tests.steps import context, run
 from tests.tiny import LABELS, WORDS, text_task, tiny_bert, tiny_tokenizer, write_torch_artifact
 

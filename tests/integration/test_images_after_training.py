@@ -26,11 +26,11 @@ from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.products import quantize_spec
 from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
 from tests.processes import outputs_in_a_fresh_process
+from tests.quantize_specs import quantize_spec
 from tests.steps import context, run
 from tests.tiny_vision import LABELS, image_task, images, tiny_network, tiny_vit, write_image_artifact
 

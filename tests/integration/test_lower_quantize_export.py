@@ -29,11 +29,11 @@ from compress.passes.export import step as export
 from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.products import quantize_spec
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import cpu
 from compress.tasks.base import TrainingData
+from tests.quantize_specs import quantize_spec
 from tests.steps import context, run
 from tests.tiny import (
     LABELS,

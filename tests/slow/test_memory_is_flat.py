@@ -41,7 +41,7 @@ from compress.profile.training_spec import TrainingSpec
 from compress.core.progress import Silent
 from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
-from compress.training.losses import logits_kl
+from compress.training.losses.logits import logits_kl
 from compress.training.signals.teachers import cached_signals
 from tests.tiny import tiny_bert, write_torch_artifact
 

@@ -14,13 +14,13 @@ from compress.engine.resolve import resolve_job
 from compress.passes.quantize.int8 import probe
 from compress.passes.quantize.int8.probe import Probe, Timing
 from compress.passes.quantize.int8.speed import integer_warnings
-from compress.passes.quantize.products import quantize_spec
 from compress.profile.load import load_profile
 from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.schema import Profile
 from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
 from tests.jobs import write_job
+from tests.quantize_specs import quantize_spec
 from tests.unit.test_deployment import ARM, BOARD, HERE, NEW, OLD, OTHER, profile, target
 
 LACKING = "no instructions for products of bytes"

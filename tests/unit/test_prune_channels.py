@@ -27,7 +27,7 @@ from compress.passes.prune.channels import (
     widths_within,
 )
 from compress.passes.prune.encoders import Material
-from compress.passes.prune.prediction import kept_channels, predicted_parameters
+from compress.passes.prune.prediction import kept_channels, predicted
 from compress.passes.prune.removal import pruner_of
 from compress.passes.prune.selection import shares
 from compress.passes.prune.spec import PruneSpec, PruneTargetSpec, RemoveSpec
@@ -235,7 +235,7 @@ def test_the_output_layer_and_the_image_keep_their_channels() -> None:
 
 
 def test_only_the_loaded_model_tells_what_channels_leave(tmp_path: Path) -> None:
-    assert predicted_parameters(tmp_path, RemoveSpec(channels=0.5), 8) is None
+    assert predicted(spec(remove=RemoveSpec(channels=0.5)), tmp_path) is None
 
 
 def test_nothing_to_remove_is_refused() -> None:

@@ -23,7 +23,7 @@ from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.prune.importance import channels_of_heads
-from compress.passes.prune.prediction import predicted_parameters
+from compress.passes.prune.prediction import predicted
 from compress.passes.prune.spec import PruneSpec, RemoveSpec
 from compress.passes.prune.step import run
 from compress.profile.recovery_spec import RecoverySpec
@@ -140,15 +140,16 @@ def test_the_parameter_count_is_what_was_predicted(heads: float, width: float, r
     inputs, labels = token_inputs()
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder))
-        predicted = predicted_parameters(Path(folder), remove, round_to)
-        prune(model, inputs, labels, spec(remove=remove, round_to=round_to, importance="magnitude"), 0, "cpu")
-        assert count_parameters(model) == predicted
+        asked = spec(remove=remove, round_to=round_to, importance="magnitude")
+        expected = predicted(asked, Path(folder))
+        prune(model, inputs, labels, asked, 0, "cpu")
+        assert count_parameters(model) == expected
         # A pruned model can be pruned again.
         save_model(model, Path(folder))
-        again = RemoveSpec(feed_forward=0.5)
-        predicted = predicted_parameters(Path(folder), again, 1)
-        prune(model, inputs, labels, spec(remove=again, round_to=1, importance="magnitude"), 0, "cpu")
-        assert count_parameters(model) == predicted
+        again = spec(remove=RemoveSpec(feed_forward=0.5), round_to=1, importance="magnitude")
+        expected = predicted(again, Path(folder))
+        prune(model, inputs, labels, again, 0, "cpu")
+        assert count_parameters(model) == expected
 
 
 def test_pruning_is_the_same_for_the_same_seed():

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from compress.encoding.inputs import Batch
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import layers
-from compress.passes.quantize.products import quantize_spec
 from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
@@ -28,6 +27,7 @@ from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.runner import open_session
+from tests.quantize_specs import quantize_spec
 
 METHODS = ("rtn", "hqq", "gptq", "awq")
 RNG = np.random.default_rng(0)

@@ -21,9 +21,9 @@ from compress.passes.quantize.mixed.search import (
     take_back_until,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
-from compress.passes.quantize.products import quantize_spec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import task_of
+from tests.quantize_specs import quantize_spec
 
 LOSSES = (0.01, 0.2, 0.03, 0.1)
 WORST_FIRST = (1, 3, 2, 0)

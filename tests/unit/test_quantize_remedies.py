@@ -21,10 +21,10 @@ from compress.data.splits import Examples
 from compress.passes.quantize import step
 from compress.passes.quantize.int8.remedies import PLAIN, remedied, remedies
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.passes.quantize.products import quantize_spec
 from compress.runtimes.runner import open_session
 from compress.tasks.base import TrainingData
 from tests import steps
+from tests.quantize_specs import quantize_spec
 from tests.tiny_vision import LABELS, SIZE, image_task
 
 CHANNELS = 32

@@ -23,7 +23,7 @@ from compress.training.terms import (
     aligned,
     check_queries,
     extra_tokens,
-    pairs_of,
+    layer_pairs,
     refuse,
 )
 
@@ -39,7 +39,7 @@ class AttentionTerm(Term):
     def __init__(self, spec: AttentionLoss, models: Models) -> None:
         check_queries("attention", models)
         student, teacher = models.student, models.teacher
-        pairs = pairs_of("attention", spec.layers, student.layers, teacher.layers)
+        pairs = layer_pairs("attention", spec.layers, student.layers, teacher.layers)
         unequal = [pair for pair in pairs if student.heads[pair[0]] != teacher.heads[pair[1]]]
         if spec.heads == "mapped" and unequal:
             mine, theirs = unequal[0]
@@ -93,7 +93,7 @@ class SpatialTerm(Term):
                     "Use `of: scores` or `of: probabilities` between transformers.",
                 )
         student, teacher = models.student.features, models.teacher.features
-        pairs = pairs_of("attention", spec.layers, len(student), len(teacher))
+        pairs = layer_pairs("attention", spec.layers, len(student), len(teacher))
         names = [
             (f"feature.{student[mine].name}", f"feature.{teacher[theirs].name}") for mine, theirs in pairs
         ]

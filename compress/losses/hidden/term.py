@@ -14,7 +14,7 @@ from compress.training.terms import (
     aligned,
     check_tokens,
     extra_tokens,
-    pairs_of,
+    layer_pairs,
     projection,
 )
 
@@ -33,7 +33,7 @@ class HiddenTerm(Term):
     def __init__(self, spec: HiddenLoss, models: Models) -> None:
         check_tokens("hidden", models)
         student, teacher = models.student, models.teacher
-        pairs = pairs_of("hidden", spec.layers, student.layers, teacher.layers)
+        pairs = layer_pairs("hidden", spec.layers, student.layers, teacher.layers)
         super().__init__({f"hidden.{mine}" for mine, _ in pairs}, {f"hidden.{theirs}" for _, theirs in pairs})
         assert student.hidden is not None
         assert teacher.hidden is not None
@@ -61,7 +61,7 @@ class FeatureTerm(Term):
 
     def __init__(self, spec: HiddenLoss, models: Models) -> None:
         student, teacher = models.student.features, models.teacher.features
-        pairs = pairs_of("hidden", spec.layers, len(student), len(teacher))
+        pairs = layer_pairs("hidden", spec.layers, len(student), len(teacher))
         stages = [(student[mine], teacher[theirs]) for mine, theirs in pairs]
         names = [(f"feature.{mine.name}", f"feature.{theirs.name}") for mine, theirs in stages]
         super().__init__({mine for mine, _ in names}, {theirs for _, theirs in names})

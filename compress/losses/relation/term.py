@@ -15,7 +15,7 @@ from compress.training.terms import (
     aligned,
     check_queries,
     extra_tokens,
-    pairs_of,
+    layer_pairs,
     refuse,
 )
 
@@ -28,7 +28,7 @@ class RelationTerm(Term):
     def __init__(self, spec: RelationLoss, models: Models) -> None:
         check_queries("relation", models)
         student, teacher = models.student, models.teacher
-        pairs = pairs_of("relation", spec.layers, student.layers, teacher.layers)
+        pairs = layer_pairs("relation", spec.layers, student.layers, teacher.layers)
         heads = [
             spec.heads or common_heads(teacher.heads[theirs], _width(student, mine), _width(teacher, theirs))
             for mine, theirs in pairs

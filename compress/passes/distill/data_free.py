@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.reading import read_mapping
 from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import TokenInputs
 from compress.models.io.checkpoints import load_model
@@ -96,7 +96,7 @@ def _from_generator(
     """Train against a generator of images."""
     untrained = untrained_student(ctx, spec, ctx.seed)
     warn_of_gap([teacher], untrained.model, ctx.progress)
-    image = json.loads((ctx.out / TASK).read_text(encoding="utf-8"))["image"]
+    image = read_mapping(ctx.out / TASK)["image"]
     height, width = image["size"]
     result = train_data_free_images(
         untrained.model,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.lessons import Lesson, Reader, loss_faults
+from compress.profile.model_checks.lessons import Pairing, Reader, loss_faults
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
@@ -21,7 +21,7 @@ def lesson_faults(check: PassCheck) -> Iterator[Found]:
     yield from dict.fromkeys(found)
 
 
-def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Lesson]:
+def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Pairing]:
     """What the assistants learn, one from the other, and last the student.
 
     Args:
@@ -35,14 +35,14 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Les
         if student.model is not None or student.architecture is not None:
             model = student.model
         learner = Reader(name, model)
-        lessons.append(Lesson(learner, teachers))
+        lessons.append(Pairing(learner, teachers))
         teachers = (learner,)
     return lessons
 
 
-def _faults(spec: DistillSpec, lesson: Lesson, files: ModelFiles) -> Iterator[Found]:
+def _faults(spec: DistillSpec, lesson: Pairing, files: ModelFiles) -> Iterator[Found]:
     # A student that follows its own average is compared with nobody else.
-    compared = lesson if spec.ema is None else Lesson(lesson.learner, (lesson.learner,))
+    compared = lesson if spec.ema is None else Pairing(lesson.learner, (lesson.learner,))
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, why in loss_faults(stage.losses, compared, files):

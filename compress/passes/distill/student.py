@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import copy_file, write_json
+from compress.core.reading import read_mapping
 from compress.encoding.inputs import Inputs
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
@@ -59,7 +59,7 @@ def untrained_student(
     source = ctx.inputs["model"].path
     if spec.student.architecture is not None:
         copy_file(source / TASK, ctx.out / TASK)
-        image = json.loads((source / TASK).read_text(encoding="utf-8"))["image"]
+        image = read_mapping(source / TASK)["image"]
         height, width = image["size"]
         model = fresh_vision(
             spec.student, size=(height, width), channels=image["channels"], labels=ctx.data.labels, seed=seed
@@ -87,7 +87,7 @@ def untrained_student(
 def _ready(ctx: StepContext, seed: int) -> Untrained:
     """A student that stands ready: with its own tokenizer, and a fresh head where its labels are others."""
     source = ctx.inputs["student"].path
-    declared = json.loads((source / TASK).read_text(encoding="utf-8"))
+    declared = read_mapping(source / TASK)
     write_json(ctx.out / TASK, {**declared, "labels": list(ctx.data.labels)})
     if (source / TOKENIZER).exists():
         copy_file(source / TOKENIZER, ctx.out / TOKENIZER)

@@ -23,7 +23,7 @@ from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 from compress.training.augmentation.images import AugmentedImages
 from compress.training.loop import train
-from compress.training.losses import balanced_weights, label_cross_entropy
+from compress.training.losses.labels import balanced_weights, label_cross_entropy
 from compress.training.prediction import answers, score
 from compress.training.recovery import trained_by
 from compress.training.state import TrainResult

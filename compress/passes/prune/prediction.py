@@ -119,23 +119,19 @@ def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> i
 
 
 def predicted(spec: PruneSpec, folder: Path) -> int | None:
-    """The parameters that a pass will leave of the model in a folder; None where only training tells."""
-    if spec.remove is None or spec.scope == "global":
-        return None
-    return predicted_parameters(folder, spec.remove, spec.round_to)
-
-
-def predicted_parameters(folder: Path, remove: RemoveSpec, round_to: int) -> int | None:
-    """The parameters that the model of a torch-form folder will have after pruning; None where more is removed than
-    heads and feed-forward width of each layer, which only the loaded model and the data can tell.
+    """The parameters that a pass will leave of the model in a torch-form folder; None where more is removed than heads
+    and feed-forward width of each layer, which only the loaded model and the data can tell.
 
     Raises:
         ModelError: the folder holds no encoder whose layers are known.
         PassError: a fraction removes nothing, or leaves nothing.
     """
+    remove = spec.remove
+    if remove is None or spec.scope == "global":
+        return None
     if remove.channels or remove.layers or remove.hidden or remove.vocabulary != "keep":
         return None
-    return pruned_parameters(read_sizes(folder), remove, round_to)
+    return pruned_parameters(read_sizes(folder), remove, spec.round_to)
 
 
 def read_sizes(folder: Path) -> ModelSizes:

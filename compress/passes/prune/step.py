@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from compress.core.artifacts import TASK, copy_interface
 from compress.core.errors import PassError
 from compress.core.files import write_json
+from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
 from compress.models.anatomy.encoder import encoder_of, words_of
@@ -23,7 +23,7 @@ from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
 from compress.passes.prune.encoders import Material
-from compress.passes.prune.prediction import predicted_parameters
+from compress.passes.prune.prediction import predicted
 from compress.passes.prune.removal import (
     ChannelPruner,
     Pruner,
@@ -54,10 +54,7 @@ def run(ctx: StepContext) -> StepResult:
     spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
-    whole = spec.remove is not None and spec.scope == "layer"
-    promised = (
-        predicted_parameters(source.path, spec.remove, spec.round_to) if whole and spec.remove else None
-    )
+    promised = predicted(spec, source.path)
     facts: dict[str, Any] = {"parameters_before": count_parameters(model), "importance": spec.importance}
     with ExitStack() as stack:
         interface = _interface(ctx, spec, model, facts, stack)
@@ -135,7 +132,7 @@ def _interface(
     if spec.remove is None or spec.remove.vocabulary == "keep":
         return source
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-vocabulary-")))
-    labels = tuple(json.loads((source / TASK).read_text(encoding="utf-8"))["labels"])
+    labels = tuple(read_mapping(source / TASK)["labels"])
     words = write_tokenizer(source, folder, VocabularySpec(), tokens_shown(ctx, source), labels)
     assert words is not None
     before, (rows, width) = count_parameters(model), words_of(model).weight.shape
@@ -200,5 +197,5 @@ def _left(pruner: Pruner) -> dict[str, Any]:
 def _note_width(model: nn.Module, out: Path) -> None:
     """Embeddings are as wide as the stream that is left."""
     if isinstance(model, SentenceEncoder):
-        task = json.loads((out / TASK).read_text(encoding="utf-8"))
+        task = read_mapping(out / TASK)
         write_json(out / TASK, {**task, "width": encoder_of(model).hidden_size})

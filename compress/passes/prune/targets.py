@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import ONNX_MODEL, TASK, copy_interface
 from compress.core.errors import ModelError
 from compress.core.files import make_folder
+from compress.core.reading import read_mapping
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
@@ -172,7 +172,7 @@ def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
     saved = _made(out) / "torch"
     save_model(model, saved)
     copy_interface(interface, saved)
-    task = json.loads((interface / TASK).read_text(encoding="utf-8"))
+    task = read_mapping(interface / TASK)
     # The model is in memory, so its code was allowed and has run.
     graph, done = lower(load_model(saved, attention="eager", allow_code=True), task)
     save_onnx(graph, out)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from compress.passes.contract import PassSpec
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
@@ -110,16 +110,6 @@ QuantizeBody = Annotated[
     BeforeValidator(refuse_foreign),
     Field(description=QuantizeSpec.__doc__),
 ]
-_BODY: TypeAdapter[Int8Spec | WeightOnlySpec | HalfSpec | BitsandbytesSpec] = TypeAdapter(QuantizeBody)
-
-
-def quantize_spec(body: Any) -> Int8Spec | WeightOnlySpec | HalfSpec | BitsandbytesSpec:
-    """The product that the body of `quantize` asks for.
-
-    Raises:
-        ValidationError: it asks for none that there is, or with keys that it has not.
-    """
-    return _BODY.validate_python(body)
 
 
 def roughly(body: Mapping[str, Any]) -> PassSpec:

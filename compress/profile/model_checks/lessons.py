@@ -27,7 +27,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Pairing:
     """Who learns, and from whom."""
 
     learner: Reader
@@ -47,12 +47,12 @@ def recovery_faults(spec: Spec, model: str | None, teacher: str, files: ModelFil
     if recovery is None:
         return
     key, training = recovery
-    lesson = Lesson(Reader("model", model), (Reader("teacher", teacher),))
+    lesson = Pairing(Reader("model", model), (Reader("teacher", teacher),))
     for number, why in loss_faults(training.losses or (), lesson, files):
         yield (key, "losses", number), why
 
 
-def loss_faults(losses: Sequence[LossEntry], lesson: Lesson, files: ModelFiles) -> Iterator[tuple[int, str]]:
+def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles) -> Iterator[tuple[int, str]]:
     """The losses, by their number, that cannot compare the models of a lesson."""
     two = lesson.unlike(files)
     kinds = [kind for one in lesson.teachers if (kind := files.model_type(one.source)) is not None]
