@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping
 from compress.data.framing import AS_USUAL, Framing, Pixels, framed
-from compress.data.images import image_size, pixel_statistics, pixels_of
+from compress.data.images import image_size, pixels_of
 from compress.data.splits import Item, item_bytes
 from compress.encoding.inputs import Batch
 
@@ -127,32 +127,6 @@ class ImageInputs:
         for item in self.items:
             digest.update(hashlib.sha256(item_bytes(item)).digest())
         return digest.hexdigest()
-
-
-def complete_format(
-    items: Sequence[Item],
-    *,
-    size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
-    framing: Framing = AS_USUAL,
-) -> ImageFormat:
-    """The format of a model, with what it does not say itself taken from the training images.
-
-    Args:
-        items: the training images; they give size (`usual_size`), channels, mean and standard deviation.
-        normalisation: mean and standard deviation of each channel, or one for all of them.
-        framing: how images become one of that size.
-    """
-    size = size or usual_size(items)[0]
-    channels = channels or usual_channels(items)
-    mean, std = normalisation or pixel_statistics(items, size, channels, framing)
-    # Where one channel is shown to a model of three, or the other way round, the mean of theirs stands for each.
-    mean, std = (
-        tuple(map(float, each if len(each) == channels else [np.mean(each)] * channels))
-        for each in (mean, std)
-    )
-    return ImageFormat(size, channels, mean, std, framing)
 
 
 def usual_size(items: Sequence[Item]) -> tuple[tuple[int, int], str | None]:

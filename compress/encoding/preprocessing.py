@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from compress.core.errors import ModelError
 from compress.data.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
+from compress.data.images import pixel_statistics
 from compress.data.splits import Item
 from compress.encoding.image_processors import open_processor, probe, settings_of
-from compress.encoding.images import ImageFormat, complete_format
+from compress.encoding.images import ImageFormat, usual_size
 from compress.profile.preprocess_spec import PreprocessSpec, pair
 
 CODE = "image-processor"
@@ -72,9 +75,14 @@ class DeclaredImages:
 
     def complete(self, items: Sequence[Item], channels: int) -> ImageFormat:
         """The format of a model of so many channels, with what is left open taken from the training images."""
-        return complete_format(
-            items, size=self.size, channels=channels, normalisation=self.normalisation, framing=self.framing
+        size = self.size or usual_size(items)[0]
+        mean, std = self.normalisation or pixel_statistics(items, size, channels, self.framing)
+        # Where one channel is shown to a model of three, or the other way round, the mean of theirs stands for each.
+        mean, std = (
+            tuple(map(float, each if len(each) == channels else [np.mean(each)] * channels))
+            for each in (mean, std)
         )
+        return ImageFormat(size, channels, mean, std, self.framing)
 
 
 def declared_images(

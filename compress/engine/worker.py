@@ -51,14 +51,11 @@ def main(argv: list[str]) -> int:
             # Nobody leaves before all have what was told last.
             distributed.barrier()
             distributed.destroy_process_group()
-    except CompressError as error:
-        body = {"message": error.message, "where": error.where, "hint": error.hint}
-        write_json(folder / f"error-{rank}.json", {"kind": type(error).__name__, **body})
-        raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        body = {"message": f"training in process {rank} failed: {text}", "where": task["step"], "hint": None}
-        write_json(folder / f"error-{rank}.json", {"kind": "CompressError", **body})
+        text = f"training in process {rank} failed: {type(error).__name__}: {error}"
+        ours = error if isinstance(error, CompressError) else CompressError(text, where=task["step"])
+        body = {"message": ours.message, "where": ours.where, "hint": ours.hint}
+        write_json(folder / f"error-{rank}.json", {"kind": type(ours).__name__, **body})
         raise
     return 0
 

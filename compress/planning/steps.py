@@ -104,7 +104,7 @@ class _Builder:
         self.devices = {(target.device, target.runtime) for target in profile.targets}
 
     def build(self) -> Plan:
-        teacher = self.teacher()
+        teacher = self.trained(self.profile.teacher, SOURCE, TEACHER)
         self.row(BASELINE, "baseline", teacher)
         for kind in PASSES.values():
             if kind.beside_baseline is not None:
@@ -113,9 +113,6 @@ class _Builder:
         for index, spec in enumerate(self.profile.specs):
             current = self.add_pass(self.pass_name(index), spec, current, teacher)
         return Plan(self.profile, tuple(self.steps.values()), tuple(self.rows))
-
-    def teacher(self) -> str:
-        return self.trained(self.profile.teacher, SOURCE, TEACHER)
 
     def trained(self, spec: TeacherSpec, source: str, name: str) -> str:
         """The step that fetches a teacher, or the one that trains it after that."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from compress.core.records import Role
@@ -192,9 +191,4 @@ class Document:
     tone: Tone
     verdicts: tuple[str, ...]
     tiles: tuple[Tile, ...]
-    sections: tuple[Section, ...] = field(default=())
-
-
-def filled(sections: Iterable[Section]) -> tuple[Section, ...]:
-    """The sections that hold something."""
-    return tuple(section for section in sections if not section.empty)
+    sections: tuple[Section, ...]

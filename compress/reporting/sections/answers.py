@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from compress.core.records import Accuracy, RunRecord
 from compress.reporting.data.paired import paired
 from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target, ordered
-from compress.reporting.render.document import Row, Section, Table, row
+from compress.reporting.render.document import Row, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, known, percent, points
 from compress.reporting.render.scores import examples_word
 from compress.reporting.sections.calibration import BINS, error_of
@@ -42,7 +42,7 @@ def changed_answers(baseline: Accuracy | None, model: Accuracy | None) -> Answer
 
 def answers(run: RunRecord) -> Section:
     """How many answers each step changed, and some of those that the deployed model changed."""
-    title, target = "Answers that changed", first_target(run)
+    target = first_target(run)
     baseline, deployed = baseline_of(run), deployed_of(run)
     before = accuracy_on(baseline, target)
     lines = []
@@ -52,27 +52,23 @@ def answers(run: RunRecord) -> Section:
             numbers = (len(found.fixed), len(found.broken), len(found.other))
             kind = "deployed" if step is deployed else step.role
             lines.append(row(step.step, *map(count, numbers), kind=kind))
-    if not lines:
-        return Section("answers", title)
     noun = examples_word(run.task)
     columns = ("Step", "right now, wrong before", "wrong now, right before", "wrong in another way")
     tables = [Table(f"Test {noun} whose answer is another than the baseline's", columns, tuple(lines))]
     after = accuracy_on(deployed, target)
     found = None if deployed is baseline else changed_answers(before, after)
     if found is not None and before is not None and after is not None:
-        for indices, caption in (
-            (found.broken, "Wrong now, right before"),
-            (found.fixed, "Right now, wrong before"),
-        ):
-            if indices:
-                tables.append(_examples(run, before, after, indices, caption))
+        tables += [
+            _examples(run, before, after, found.broken, "Wrong now, right before"),
+            _examples(run, before, after, found.fixed, "Right now, wrong before"),
+        ]
     words = ("An example is named by its place in the test split, counted from 0.",)
-    return Section("answers", title, words, tuple(tables))
+    return section_of("answers", "Answers that changed", *tables, words=words)
 
 
 def calibration(run: RunRecord) -> Section:
     """The calibration error before and after each pass, where the probabilities were recorded."""
-    title, target = "Calibration", first_target(run)
+    target = first_target(run)
     lines: list[Row] = []
     before: float | None = None
     for step in ordered(run):
@@ -86,8 +82,6 @@ def calibration(run: RunRecord) -> Section:
         lines.append(row(step.step, *cells, kind=step.role))
         if step.role in ("baseline", "step"):
             before = error
-    if not lines:
-        return Section("calibration", title)
     words = (
         f"The expected calibration error (ECE; Guo et al. 2017): the test examples are put into {BINS} bins of equal "
         "width by the probability of their prediction; the error is the mean over the examples of the distance between "
@@ -95,7 +89,8 @@ def calibration(run: RunRecord) -> Section:
         "it is sure has 0. The change is against the pass before.",
     )
     columns = ("Step", "mean probability", run.metric, "ECE", "change, points")
-    return Section("calibration", title, words, (Table("How sure, and how right", columns, tuple(lines)),))
+    table = Table("How sure, and how right", columns, tuple(lines))
+    return section_of("calibration", "Calibration", table, words=words)
 
 
 def _examples(

@@ -9,7 +9,7 @@ from compress.measuring.protocol import SIGNIFICANCE
 from compress.measuring.statistics import mcnemar_exact
 from compress.reporting.data.paired import paired
 from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target
-from compress.reporting.render.document import Cell, Row, Section, Table, row
+from compress.reporting.render.document import Cell, Row, Section, Table, row, section_of
 from compress.reporting.render.numbers import count, p_value, percent
 
 _SHOWN = 15
@@ -22,14 +22,14 @@ def classes(run: RunRecord) -> Section:
     baseline, deployed = accuracy_on(baseline_of(run), target), accuracy_on(deployed_of(run), target)
     if baseline is None or deployed is None or paired(baseline, deployed) is None or baseline is deployed:
         return Section("classes", title)
-    rows, told = _class_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
+    rows, beyond_chance = _class_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
     if not rows:
         return Section(
             "classes", title, paragraphs=("No class is recognised less often than by the baseline.",)
         )
     words = (
         f"{len(rows)} of {len(set(baseline.truth))} classes are recognised less often than by the baseline; "
-        + (f"{told} of them beyond chance" if told else "none of them beyond chance")
+        + (f"{beyond_chance} of them beyond chance" if beyond_chance else "none of them beyond chance")
         + " (exact McNemar test on the class's examples, 5 % shared among the classes)."
     )
     pairs = _pair_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
@@ -47,7 +47,7 @@ def classes(run: RunRecord) -> Section:
             frozenset({1}),
         ),
     )
-    return Section("classes", title, (words,), tuple(table for table in tables if table.rows))
+    return section_of("classes", title, *tables, words=(words,))
 
 
 def _class_rows(
@@ -55,7 +55,7 @@ def _class_rows(
 ) -> tuple[list[Row], int]:
     present = sorted(set(truth))
     found: list[tuple[int, int, Row]] = []
-    told = 0
+    beyond_chance = 0
     for label in present:
         hits = [
             (old == label, new == label)
@@ -67,7 +67,7 @@ def _class_rows(
             continue
         p = mcnemar_exact(lost, gained)
         sure = p < SIGNIFICANCE / len(present)
-        told += sure
+        beyond_chance += sure
         old_hits, new_hits = sum(old for old, _ in hits), sum(new for _, new in hits)
         cells = row(
             label_name(run, label),
@@ -78,7 +78,7 @@ def _class_rows(
             Cell("worse" if sure else "no difference", p_value(p), "bad" if sure else ""),
         )
         found.append((gained - lost, label, cells))
-    return [cells for _, _, cells in sorted(found, key=lambda item: item[:2])], told
+    return [cells for _, _, cells in sorted(found, key=lambda item: item[:2])], beyond_chance
 
 
 def _pair_rows(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
-
-from compress.core.plugins import call, named
+from compress.core.plugins import call
 from compress.core.records import RunRecord
 from compress.passes.table import PASSES
 from compress.reporting.data import pareto
-from compress.reporting.render.document import Document, Section, filled
+from compress.reporting.render.document import Document
 from compress.reporting.sections import headline, result_sections, run_sections
 from compress.reporting.sections.disturbances import disturbances
 from compress.reporting.sections.training import training
@@ -19,6 +16,28 @@ from compress.tasks.table import TASKS
 def document(run: RunRecord) -> Document:
     """Everything that a report of `run` says; a failed run shows what was completed, and why it ended."""
     status, tone = headline.status_words(run)
+    # A task that is not installed here has no sections of its own.
+    of_task = TASKS[run.task].sections if run.task in TASKS else ()
+    sections = (
+        headline.budget(run),
+        result_sections.steps(run),
+        result_sections.plane(run),
+        result_sections.passes(run),
+        pareto.front(run),
+        *(call(section, run) for section in of_task),
+        run_sections.timings(run),
+        disturbances(run),
+        run_sections.targets(run),
+        run_sections.metrics(run),
+        run_sections.memory(run),
+        training(run),
+        *(call(section, run) for kind in PASSES.values() for section in kind.sections),
+        run_sections.findings(run),
+        run_sections.protocol(run),
+        run_sections.data(run),
+        run_sections.environment(run),
+        run_sections.profile(run),
+    )
     return Document(
         title=run.profile,
         subtitle=f"{run.task}, run {run.run}",
@@ -26,32 +45,5 @@ def document(run: RunRecord) -> Document:
         tone=tone,
         verdicts=headline.verdicts(run),
         tiles=headline.tiles(run),
-        sections=filled(
-            (
-                headline.budget(run),
-                result_sections.steps(run),
-                result_sections.plane(run),
-                result_sections.passes(run),
-                pareto.front(run),
-                *(section(run) for section in sections_of(run.task)),
-                run_sections.timings(run),
-                disturbances(run),
-                run_sections.targets(run),
-                run_sections.metrics(run),
-                run_sections.memory(run),
-                training(run),
-                *(call(section, run) for kind in PASSES.values() for section in kind.sections),
-                run_sections.findings(run),
-                run_sections.protocol(run),
-                run_sections.data(run),
-                run_sections.environment(run),
-                run_sections.profile(run),
-            )
-        ),
+        sections=tuple(section for section in sections if not section.empty),
     )
-
-
-def sections_of(task: str) -> list[Callable[[RunRecord], Section]]:
-    """The sections that a task adds; none of one that is not installed here."""
-    places = TASKS[task].sections if task in TASKS else ()
-    return [cast(Callable[[RunRecord], Section], named(place)) for place in places]
