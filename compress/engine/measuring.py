@@ -21,10 +21,10 @@ from compress.core.progress import Progress
 from compress.core.records import Role, RunRecord, StepRecord, TargetMeasurement
 from compress.data.sources import load as load_data
 from compress.data.splits import Splits
+from compress.engine.contents import examples_digest
 from compress.engine.environment import describe_environment
 from compress.engine.foreign_onnx import Given, TakenIn, for_baseline, take_in
 from compress.engine.interfaces import check_fixed
-from compress.engine.resolve import examples_digest
 from compress.measuring.artifact import measure
 from compress.measuring.identity import model_digest
 from compress.measuring.keys import measurement_key

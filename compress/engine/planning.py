@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from compress.core.numerics import local_numerics
 from compress.core.plugins import call
+from compress.engine.contents import of_cache
 from compress.engine.deployment import decided_where_known
 from compress.engine.resolve import fingerprints
 from compress.passes.contract import PassSpec
@@ -41,7 +42,8 @@ class PlanRow:
 def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
     """A row for each step, in the order in which they run."""
     plan, numerics, cache = build_plan(decided_where_known(loaded.profile)), local_numerics(), Cache.default()
-    known = fingerprints(loaded, plan)
+    files = fingerprints(loaded, plan)
+    known = of_cache(loaded, files, cache)
     all_of_them = all_parts(plan, known, numerics)
     keys = {name: key_of(parts) for name, parts in all_of_them.items()}
     rows = []
@@ -49,7 +51,7 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
         parts, key = all_of_them[step.name], keys[step.name]
         made = cache.find(key) if key else None
         if key is None:
-            state, reason = "unresolved", _unresolved(step, known, keys)
+            state, reason = "unresolved", _unresolved(step, files, keys)
         elif made is not None:
             state, reason = "cached", ""
         else:
@@ -88,6 +90,8 @@ def _unresolved(step: PlannedStep, known: Fingerprints, keys: Mapping[str, str |
     spec = step.spec
     if isinstance(spec, TeacherSpec) and known.models[spec.model, spec.revision] is None:
         return "the model is not on this machine yet"
+    if known.data is not None:
+        return "the data cannot be read as declared; `compress validate` says why"
     return "the data is not on this machine yet"
 
 

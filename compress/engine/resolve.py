@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,8 @@ from compress.core.package_paths import CODE
 from compress.core.watched import Watched
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
-from compress.data.splits import Examples, Splits, item_bytes
+from compress.data.splits import Splits
+from compress.engine.contents import are_texts_of_files, examples_digest, keep, of_splits
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
@@ -29,6 +29,7 @@ from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
 from compress.profile.schema import Profile, TeacherSpec
+from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
 from compress.tasks.base import Task, TrainingData, task_of
@@ -48,6 +49,7 @@ class Job:
     numerics: Numerics
     allow_code: bool
     known: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
+    read: Fingerprints = field(default_factory=lambda: Fingerprints({}, None))
     watched: Watched = field(default_factory=Watched)
 
     @property
@@ -56,6 +58,7 @@ class Job:
         profile = self.plan.profile
         body = [
             self.keys,
+            self.test_digest,
             [target.fingerprint for target in self.targets],
             [
                 *(section.model_dump(mode="json") for section in (*profile.targets, profile.budget)),
@@ -81,6 +84,11 @@ class Job:
         """What passes may see: no test split."""
         splits = self.splits
         return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
+
+    def prepare(self, cache: Cache) -> None:
+        """Make the folders of the cache, and note there what was read of the data."""
+        cache.prepare()
+        keep(self.plan.profile, self.known, self.read, cache)
 
     def check_unchanged(self, *, models: bool, data: bool) -> None:
         """Compare the user's files with what the keys were made of.
@@ -130,17 +138,16 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
         check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
     _check_fetched(profile, base, model_sources(plan))
     found = fingerprints(loaded, plan, watched)
-    # A hub data set that had to be downloaded has no fingerprint before that: its content stands for it.
-    models = {source: one or source[0] for source, one in found.models.items()}
-    known = Fingerprints(
-        models,
-        found.data or splits_digest(replace(splits, unlabeled=None)),
-        found.unlabeled or (splits_digest(splits) if splits.unlabeled is not None else None),
-    )
+    known = replace(found, models={source: one or source[0] for source, one in found.models.items()})
+    unknown = found.data is None or (profile.data.unlabeled is not None and found.unlabeled is None)
+    if unknown or are_texts_of_files(profile, base):
+        known = of_splits(known, splits)
     parts = all_parts(plan, known, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
     task = task_of(profile.task, profile.data)
-    return Job(loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code, found, watched)
+    return Job(
+        loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code, found, known, watched
+    )
 
 
 def _changed(files: Sequence[Path]) -> DataError:
@@ -171,20 +178,3 @@ def _check_fetched(profile: Profile, base: Path, sources: Sequence[TeacherSpec])
         raise ModelError(why, where=".".join(map(str, path)), code=FAMILY_UNSUPPORTED)
     for path, problem in fit_problems(profile, files):
         raise ModelError(problem.message, where=".".join(map(str, path)), code=problem.code)
-
-
-def splits_digest(splits: Splits) -> str:
-    """sha256 over all examples of all splits, the unlabelled ones among them."""
-    parts = (splits.train, splits.validation, splits.test, splits.unlabeled)
-    digests = "".join(examples_digest(part) for part in parts if part is not None)
-    return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def examples_digest(examples: Examples) -> str:
-    """sha256 over the items, labels and scores of one split, in their order."""
-    digest = hashlib.sha256(examples.labels.tobytes())
-    if examples.scores is not None:
-        digest.update(examples.scores.tobytes())
-    for item in examples.items:
-        digest.update(item_bytes(item) + b"\0")
-    return digest.hexdigest()

@@ -87,7 +87,7 @@ def run_job(
             for record in finished.steps:
                 on_row(finished, record)
             return finished, store
-        cache.prepare()
+        job.prepare(cache)
         with cache.in_use.hold(job.keys.values()):
             return _run(job, cache, store, progress, on_row, was_interrupted), store
 

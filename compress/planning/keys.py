@@ -21,6 +21,8 @@ from compress.profile.training_spec import TrainingSpec
 from compress.tasks.table import TASKS, task_kind
 
 _PLACES = ("path", "name", "revision")
+_READING = (*_PLACES, "separator", "encoding", "text_column", "label_column", "splits", "unlabeled")
+"""The keys of `data` that only decide what is read."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Fingerprints:
     """What the outside world gives a plan; None: not known yet.
 
     `models`: the fingerprint of each model by (source, revision); `data`: sha256 of the data's files; `unlabeled`: of
-    those together with the files of `data.unlabeled`, where there are any.
+    those together with the files of `data.unlabeled`, where there are any. `by_content`: both are of what steps are
+    given of the data instead, so that it does not matter how that was found and read.
     """
 
     models: Mapping[tuple[str, str | None], str | None]
     data: str | None
     unlabeled: str | None = None
+    by_content: bool = False
 
 
 def all_parts(plan: Plan, fingerprints: Fingerprints, numerics: Numerics) -> dict[str, dict[str, object]]:
@@ -95,11 +99,14 @@ def step_parts(
             "fingerprint": fingerprints.unlabeled if further else fingerprints.data,
             "task": task,
             "code": [
-                code_digest(part) for part in code_of_task(task, writes=isinstance(step.spec, TeacherSpec))
+                code_digest(part)
+                for part in code_of_task(
+                    task, reads=not fingerprints.by_content, writes=isinstance(step.spec, TeacherSpec)
+                )
             ],
             **_adds_task(task),
             "seed": plan.profile.seed,
-            **_without_places(data),
+            **_without(_READING if fingerprints.by_content else _PLACES, data),
         }
     if kind.trains:
         parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
@@ -147,14 +154,15 @@ def _adds_task(name: str) -> dict[str, object]:
     }
 
 
-def code_of_task(name: str, *, writes: bool = False) -> tuple[str, ...]:
-    """The modules that read, encode and score the data of a task: those of its own slice, and what they import.
+def code_of_task(name: str, *, reads: bool = True, writes: bool = False) -> tuple[str, ...]:
+    """The modules that encode and score the data of a task: those of its own slice, and what they import.
 
     Args:
+        reads: with what reads its data.
         writes: with what writes its models down.
     """
     kind = task_kind(name)
-    places = (kind.data, kind.task, kind.source) if writes else (kind.data, kind.task)
+    places = (*([kind.data] if reads else []), kind.task, *([kind.source] if writes else []))
     return tuple(place.partition(":")[0] for place in places)
 
 
@@ -171,11 +179,11 @@ def measured_by(name: str) -> dict[str, object]:
     }
 
 
-def _without_places(data: dict[str, object]) -> dict[str, object]:
-    """What a profile says of its data but where it lies, which its fingerprint stands for."""
-    kept = {name: value for name, value in data.items() if name not in _PLACES}
+def _without(names: tuple[str, ...], data: dict[str, object]) -> dict[str, object]:
+    """What a profile says of its data but what a fingerprint stands for."""
+    kept = {name: value for name, value in data.items() if name not in names}
     if isinstance(further := kept.get("unlabeled"), dict):
-        kept["unlabeled"] = _without_places(further)
+        kept["unlabeled"] = _without(names, further)
     return kept
 
 

@@ -3,6 +3,7 @@
 artifacts/<key>/        sealed directories
 steps/<key>.json        what their making found out: seconds, facts, curves
 measurements/<key>.json
+contents/<key>.json     what steps read of data whose files did not change since, as digests
 references/<key>.npz    answers of baselines on the test split, where a task compares with them
 signals/<key>/          what a teacher says of some inputs, for every step and run that asks for it
 using/                  what the runs that go on now have use for (`in_use.py`)
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,17 @@ from compress.store.locks import held
 ENVIRONMENT_VARIABLE = "COMPRESS_CACHE"
 SIGNALS_NOTE = "teacher.json"
 """The file of a folder of signals that says whose they are; its time is when a run last asked for them."""
-_FOLDERS = ("artifacts", "steps", "measurements", "references", "signals", "work", "locks", "making")
+_FOLDERS = (
+    "artifacts",
+    "steps",
+    "measurements",
+    "contents",
+    "references",
+    "signals",
+    "work",
+    "locks",
+    "making",
+)
 
 
 @dataclass(frozen=True)
@@ -232,6 +243,18 @@ class Cache:
         write_sealed(
             self.root / "measurements" / f"{measurement.key}.json", measurement.model_dump(mode="json")
         )
+
+    def contents(self, key: str) -> Mapping[str, str | None] | None:
+        """What a run noted of the data that it read under this key."""
+        try:
+            found: Mapping[str, str | None] = read_sealed(self.root / "contents" / f"{key}.json")["contents"]
+        except (FileNotFoundError, Damaged, KeyError):
+            return None
+        return found
+
+    def keep_contents(self, key: str, contents: Mapping[str, str | None]) -> None:
+        """Note what was read of the data."""
+        write_sealed(self.root / "contents" / f"{key}.json", {"contents": dict(contents)})
 
     def entries(self) -> list[CacheEntry]:
         """Every finished artifact, the one used last first."""

@@ -1,0 +1,86 @@
+"""What the steps of a plan read of the data, as digests: texts, labels and scores of the splits that they are given.
+
+Another column of a file, another test split, another place for the same rows leaves them as they are. Images are known
+by the bytes of their files, as decoding all of them would hold up `plan`; so are data sets of the hub, by their commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from compress.core.errors import CompressError, DataError
+from compress.core.package_paths import SKLEARN, local_path
+from compress.data.sources import load
+from compress.data.splits import Examples, Splits, item_bytes
+from compress.planning.code import code_digest
+from compress.planning.keys import Fingerprints
+from compress.profile.load import LoadedProfile
+from compress.profile.schema import Profile
+from compress.store.cache import Cache
+from compress.tasks.table import task_kind
+
+
+def are_texts_of_files(profile: Profile, base: Path) -> bool:
+    """Whether all examples of a profile are texts that lie on this machine."""
+    further = profile.data.unlabeled
+    paths = [profile.data.path, *([] if further is None else [further.path])]
+    return task_kind(profile.task).items == "text" and not any(
+        path.startswith(SKLEARN) or local_path(path, base, DataError) is None for path in paths
+    )
+
+
+def of_splits(files: Fingerprints, splits: Splits) -> Fingerprints:
+    """The fingerprints with digests of what steps see of the data in the place of those of its files."""
+    seen = [json.dumps(splits.labels), *map(examples_digest, (splits.train, splits.validation))]
+    further = None if splits.unlabeled is None else _joined(*seen, examples_digest(splits.unlabeled))
+    return replace(files, data=_joined(*seen), unlabeled=further, by_content=True)
+
+
+def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Fingerprints:
+    """The same without a run: as one noted it that read these files before, else they are read now.
+
+    `data` is None where they cannot be read as declared.
+    """
+    profile, base = loaded.profile, loaded.source.base
+    if files.data is None or not are_texts_of_files(profile, base):
+        return files
+    noted = cache.contents(_reading_key(profile, files))
+    if noted is not None:
+        return replace(files, data=noted["data"], unlabeled=noted["unlabeled"], by_content=True)
+    try:
+        return of_splits(files, load(profile.data, base, profile.seed, profile.task))
+    except CompressError:
+        return replace(files, data=None, unlabeled=None)
+
+
+def keep(profile: Profile, files: Fingerprints, read: Fingerprints, cache: Cache) -> None:
+    """Note what was read, for `of_cache`."""
+    if read.by_content and files.data is not None:
+        noted = {"data": read.data, "unlabeled": read.unlabeled}
+        cache.keep_contents(_reading_key(profile, files), noted)
+
+
+def _reading_key(profile: Profile, files: Fingerprints) -> str:
+    """What decides what is read of the data: files, what the profile says of them, and the code that reads them."""
+    parts = (
+        [files.data, files.unlabeled, profile.data.model_dump(mode="json"), profile.task, profile.seed],
+        code_digest(task_kind(profile.task).data.partition(":")[0]),
+    )
+    return _joined(json.dumps(parts))
+
+
+def examples_digest(examples: Examples) -> str:
+    """sha256 over the items, labels and scores of one split, in their order."""
+    digest = hashlib.sha256(examples.labels.tobytes())
+    if examples.scores is not None:
+        digest.update(examples.scores.tobytes())
+    for item in examples.items:
+        digest.update(item_bytes(item) + b"\0")
+    return digest.hexdigest()
+
+
+def _joined(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
