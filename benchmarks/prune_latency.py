@@ -1,4 +1,4 @@
-"""Does a latency come out as foretold, and does choosing by latency beat cutting every layer alike?
+"""Does a latency come out as predicted, and does choosing by latency beat cutting every layer alike?
 
     python benchmarks/prune_latency.py [--quick]
 
@@ -7,7 +7,7 @@ and feed-forward widths are chosen for it. The rival keeps the same heads and th
 about the same share, and takes equally long: it is sought in the table of timed parts, then corrected by timing both.
 Both recover for one epoch. In the end the teacher and all of them are timed, in processes that take turns.
 
-Bars: the latency that the pass measured is within 10 % of what it foretold, and so is the share of the teacher's
+Bars: the latency that the pass measured is within 10 % of what it predicted, and so is the share of the teacher's
 latency in the end; the rival's latency is within 5 %; the choice by latency is not less accurate on the test split
 (95 % interval, paired by example). Writes reports/benchmarks/prune_latency.json and .md; exits 1 where one is missed.
 What was made stands in the cache: a run that was stopped goes on where it was.
@@ -40,7 +40,7 @@ PROFILE = Path(__file__).with_name("prune_recover.yaml")
 SHARES = (0.6, 0.45, 0.3)
 RECOVERY = {"epochs": 1, "learning_rate": 2e-4}
 ROUND_TO = 8
-FORETOLD_WITHIN = 0.10
+PREDICTED_WITHIN = 0.10
 EQUAL_WITHIN = 0.05
 SOUGHT_WITHIN = 0.02
 TRIES = 3
@@ -81,7 +81,7 @@ def alike(shape: Shape, whole: Shape, recover: Mapping[str, Any] | None) -> dict
     return {"remove": removed, "recover": recover, "round_to": ROUND_TO}
 
 
-def foretold_ms(table: LatencyTable, layers: int, shape: Shape) -> float:
+def predicted_ms(table: LatencyTable, layers: int, shape: Shape) -> float:
     """What the parts of a model of such layers and what stands around them take together."""
     inner, last = (
         table.attention_ms(shape.heads, last=place) + table.feed_forward_ms(shape.width, last=place)
@@ -92,16 +92,18 @@ def foretold_ms(table: LatencyTable, layers: int, shape: Shape) -> float:
 
 def shape_for(table: LatencyTable, layers: int, whole: Shape, share: float) -> Shape:
     """Of the shapes that come nearest to a share of the latency the one that keeps heads and width most alike."""
-    limit = share * foretold_ms(table, layers, whole)
+    limit = share * predicted_ms(table, layers, whole)
     widths = range(ROUND_TO, whole.width + 1, ROUND_TO)
     nearest = [
         min(
             (Shape(heads, width) for width in widths),
-            key=lambda shape: abs(foretold_ms(table, layers, shape) - limit),
+            key=lambda shape: abs(predicted_ms(table, layers, shape) - limit),
         )
         for heads in range(1, whole.heads + 1)
     ]
-    close = [shape for shape in nearest if abs(foretold_ms(table, layers, shape) / limit - 1) < SOUGHT_WITHIN]
+    close = [
+        shape for shape in nearest if abs(predicted_ms(table, layers, shape) / limit - 1) < SOUGHT_WITHIN
+    ]
     return min(close or nearest, key=lambda shape: abs(shape.heads / whole.heads - shape.width / whole.width))
 
 
@@ -193,8 +195,8 @@ class Pair:
 
 def held(in_pass: float, in_the_end: float, rival: float, gain: Difference) -> bool:
     """Whether a row holds every bar."""
-    foretold = max(abs(in_pass - 1), abs(in_the_end - 1)) <= FORETOLD_WITHIN
-    return foretold and abs(rival - 1) <= EQUAL_WITHIN and gain.verdict != "worse"
+    predicted = max(abs(in_pass - 1), abs(in_the_end - 1)) <= PREDICTED_WITHIN
+    return predicted and abs(rival - 1) <= EQUAL_WITHIN and gain.verdict != "worse"
 
 
 def compared(share: float, *, quick: bool) -> Pair:

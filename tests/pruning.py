@@ -15,7 +15,7 @@ from compress.passes.prune.spec import PruneSpec
 def prune(
     model: nn.Module, inputs: Inputs, labels: Tensor | None, spec: PruneSpec, seed: int, device: str
 ) -> tuple[list[dict[str, Any]], int]:
-    """What is left of each layer, or of each group of convolutions, and the parameters that were foretold."""
+    """What is left of each layer, or of each group of convolutions, and the parameters that were predicted."""
     pruner = pruner_of(model, Material(inputs, labels, spec, seed, device))
     pruner.advance(1.0)
     return pruner.described(), pruner.parameters

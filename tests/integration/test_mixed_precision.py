@@ -108,7 +108,7 @@ def test_the_written_file_decides_what_fits(
 ):
     least = quantized(tmp_path / "all", fragile, data, None)[1].facts["size_mb_after"]
     limit = least + 2.2 * 32 * 32 / 1e6
-    # The layers one at a time foretell that there is room for all.
+    # The layers one at a time predict that there is room for all.
     monkeypatch.setattr(mixed, "give_back_within", lambda losses, *_: frozenset(range(len(losses))))
     artifact, result = quantized(tmp_path / "some", fragile, data, MixedSpec(size_mb=limit, examples=16))
     assert artifact.model_file.stat().st_size / 1e6 <= limit

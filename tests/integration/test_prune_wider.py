@@ -323,7 +323,7 @@ def test_a_ratio_and_a_size_are_reached(source: Artifact, tmp_path: Path):
         make(prune, tmp_path / "small", spec(target={"size_mb": 0.01}), source)
 
 
-def test_a_speed_is_foretold_and_measured(source: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_speed_is_predicted_and_measured(source: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for module in (targets, latency_table):
         monkeypatch.setattr(module, "TIMED", module.TIMED.model_copy(update={"min_seconds": 0.5}))
         monkeypatch.setattr(module, "PROCESSES", 2)

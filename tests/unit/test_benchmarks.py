@@ -147,9 +147,9 @@ def test_the_rival_takes_as_long_and_keeps_heads_and_width_alike(script, share: 
         rest_ms=0.5,
     )
     whole = pruned.Shape(12, 1536)
-    assert pruned.foretold_ms(table, 6, whole) == pytest.approx(0.5 + 5 * 2.2 + 0.44)
+    assert pruned.predicted_ms(table, 6, whole) == pytest.approx(0.5 + 5 * 2.2 + 0.44)
     shape = pruned.shape_for(table, 6, whole, share)
-    took = pruned.foretold_ms(table, 6, shape) / pruned.foretold_ms(table, 6, whole)
+    took = pruned.predicted_ms(table, 6, shape) / pruned.predicted_ms(table, 6, whole)
     assert took == pytest.approx(share, rel=pruned.SOUGHT_WITHIN)
     assert abs(shape.heads / 12 - shape.width / 1536) < 1 / 12
 

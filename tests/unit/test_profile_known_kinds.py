@@ -17,7 +17,9 @@ TO_VIT = {
         "student": {"architecture": "vit", "layers": 2, "hidden_size": 32, "heads": 2, "patch_size": 4}
     }
 }
-LATENCY = "latencies are foretold of layers with attention, and a resnet has none; name `ratio` or `size_mb`"
+LATENCY = (
+    "latencies are predicted for layers with attention, and a resnet has none; name `ratio` or `size_mb`"
+)
 SLOWER = (
     "the model is a resnet, whose convolutions are slower with ranges found at run time than in floating point; use "
     "`static` or `auto`, or `exclude_kinds: [convolution]` leaves them floating"
@@ -58,7 +60,7 @@ REFUSED = [
     (
         {"quantize": {"mixed": {"latency_ms": 3}}},
         "quantize.mixed.latency_ms: the model is a resnet, and latencies of convolutions in integers cannot be "
-        "foretold; name `max_drop` or `size_mb`",
+        "predicted; name `max_drop` or `size_mb`",
     ),
 ]
 

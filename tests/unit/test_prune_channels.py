@@ -1,4 +1,4 @@
-"""Removing channels: what goes together, what was foretold, and what the rest still computes."""
+"""Removing channels: what goes together, what was predicted, and what the rest still computes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ NORMS = {
     round_to=st.sampled_from([1, 2, 8]),
     kind=st.sampled_from(["basic", "bottleneck", "convnext", "mobilenet"]),
 )
-def test_the_parameter_count_is_what_was_foretold(fraction: float, round_to: int, kind: str) -> None:
+def test_the_parameter_count_is_what_was_predicted(fraction: float, round_to: int, kind: str) -> None:
     config: Any = {
         "basic": lambda: ResNetConfig(
             embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic"
@@ -333,7 +333,7 @@ def test_a_target_is_reached_by_the_smallest_share_that_reaches_it(
             assert parameters(less) > limit
 
 
-def test_a_network_pruned_for_a_ratio_has_what_was_foretold(tmp_path: Path) -> None:
+def test_a_network_pruned_for_a_ratio_has_what_was_predicted(tmp_path: Path) -> None:
     model = tiny_network(tmp_path / "code")
     folder = write_image_artifact(tmp_path / "artifact", model).path
     examples = images(80)

@@ -15,9 +15,9 @@ from compress.passes.quantize.mixed.search import (
     HELD,
     NOTHING_LEFT,
     OUT_OF_TIME,
-    foretold,
     give_back_until,
     give_back_within,
+    predicted_layers,
     take_back_until,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
@@ -69,7 +69,7 @@ def test_the_time_ends_the_search_with_the_best_so_far():
 
 
 def test_without_time_one_model_is_tried_with_what_was_learnt():
-    guess = foretold(WORST_FIRST, LOSSES, drop_of(frozenset()), 0.05)
+    guess = predicted_layers(WORST_FIRST, LOSSES, drop_of(frozenset()), 0.05)
     assert guess == {1, 3}
     found = give_back_until(WORST_FIRST, 0.05, drop_of, lambda: False, guess)
     assert (found.best.given_back, found.reason, len(found.trials)) == (guess, HELD, 2)
@@ -77,11 +77,11 @@ def test_without_time_one_model_is_tried_with_what_was_learnt():
     assert (found.best.given_back, found.reason, found.held) == (frozenset({1}), OUT_OF_TIME, False)
 
 
-def test_what_is_foretold_shares_the_loss_out():
+def test_what_is_predicted_shares_the_loss_out():
     # 0.68 points are lost in all; half of what each layer does to the outputs.
-    assert foretold(WORST_FIRST, LOSSES, 0.68, 0.3) == {1}
-    assert foretold(WORST_FIRST, LOSSES, 0.68, 0.0) == {0, 1, 2, 3}
-    assert foretold((2, 0), (0.0, 0.0, 0.0), 0.5, 0.1) == {2}
+    assert predicted_layers(WORST_FIRST, LOSSES, 0.68, 0.3) == {1}
+    assert predicted_layers(WORST_FIRST, LOSSES, 0.68, 0.0) == {0, 1, 2, 3}
+    assert predicted_layers((2, 0), (0.0, 0.0, 0.0), 0.5, 0.1) == {2}
 
 
 def test_what_the_whole_has_no_room_for_is_taken_back_the_cheapest_loss_first():

@@ -28,7 +28,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
         key = "latency_ms" if spec.target.latency_ms is not None else "speedup"
         yield (
             ("target", key),
-            f"latencies are foretold of layers with attention, and a {family} has none; name `ratio` or `size_mb`",
+            f"latencies are predicted for layers with attention, and a {family} has none; name `ratio` or `size_mb`",
         )
     for key in OF_ENCODERS:
         if spec.remove is not None and getattr(spec.remove, key):

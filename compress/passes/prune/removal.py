@@ -53,7 +53,7 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
             )
         if target.timed and any(isinstance(module, Factored) for module in model.modules()):
             raise ModelError(
-                "latencies are foretold for whole maps, and those of this model are factored",
+                "latencies are predicted for whole maps, and those of this model are factored",
                 where="prune.target",
                 hint="Prune before `low_rank`, or name `ratio` or `size_mb`.",
             )

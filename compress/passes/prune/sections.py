@@ -1,4 +1,4 @@
-"""Pruning for a target: what was asked and foretold beside what was measured in the pass."""
+"""Pruning for a target: what was asked and predicted beside what was measured in the pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.reporting.data.row import ordered
 from compress.reporting.render.document import Cell, Row, Section, Table, Tone, row
 from compress.reporting.render.numbers import MISSING, percent, significant, times
 
-_FORETOLD_WITHIN = 0.1
+_PREDICTED_WITHIN = 0.1
 _ASKED: Mapping[str, Callable[[float], str]] = {
     "latency_ms": lambda value: f"at most {significant(value)} ms",
     "speedup": lambda value: f"{times(value)} faster",
@@ -25,7 +25,7 @@ def pruned_to(run: RunRecord) -> Section:
     rows = tuple(_row(step, target) for step, target in _targets(run))
     timed = any("measured_ms" in target for _, target in _targets(run))
     words = (
-        "Latencies of one example, in FP32: foretold from a table of timed parts of the layers, then measured on the "
+        "Latencies of one example, in FP32: predicted from a table of timed parts of the layers, then measured on the "
         "pruned model and the one before it, each in processes of its own, without what else the machine did.",
     )
     columns = ("Step", "asked", "before", "predicted", "measured", "measured / predicted")
@@ -57,7 +57,7 @@ def _row(step: StepRecord, target: Mapping[str, Any]) -> Row:
         weights = f"{significant(target.get('weights_mb'))} MB of weights"
         return row(step.step, asked, MISSING, MISSING, weights, MISSING)
     before, predicted, measured = (target[f"{name}_ms"] for name in ("before", "predicted", "measured"))
-    tone: Tone = "good" if abs(measured / predicted - 1) <= _FORETOLD_WITHIN else "bad"
+    tone: Tone = "good" if abs(measured / predicted - 1) <= _PREDICTED_WITHIN else "bad"
     return row(
         step.step,
         asked,

@@ -55,11 +55,11 @@ class PruneTargetSpec(PassSpecBase):
     model_config = one_of("latency_ms", "speedup", "size_mb", "ratio")
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most, as foretold from timed parts: latency of one example on the first target that runs onnxruntime, ms,
+    """At most, predicted from timed parts: latency of one example on the first target that runs onnxruntime, ms,
     lowered to ONNX in FP32, undisturbed (of each input the 5th percentile, of the inputs the median). What the pruned
     model takes is measured and reported; the pass does not fail where that is more."""
     speedup: Annotated[float, Field(gt=1)] | None = None
-    """At least, as foretold in the same way: latency of the model before the pass over that after it."""
+    """At least, predicted in the same way: latency of the model before the pass over that after it."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
     """At most: the model's weights, MB of 10^6 bytes, in FP32."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None

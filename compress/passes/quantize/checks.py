@@ -43,6 +43,6 @@ def _of_convolutions(spec: OnnxSpec, family: str | None) -> Iterator[Found]:
     if spec.mixed is not None and spec.mixed.latency_ms is not None:
         yield (
             ("mixed", "latency_ms"),
-            f"the model is a {family}, and latencies of convolutions in integers cannot be foretold; name `max_drop` "
+            f"the model is a {family}, and latencies of convolutions in integers cannot be predicted; name `max_drop` "
             "or `size_mb`",
         )

@@ -48,8 +48,8 @@ def give_back_until(
         worst_first: places of the layers.
         drop_of: the loss of score of the model with these layers in floating point.
         in_time: whether another trial may begin.
-        guess: the layers of the one trial that is made even where the time is up before any (see `foretold`); unset:
-            the worst layer.
+        guess: the layers of the one trial that is made even where the time is up before any (see `predicted_layers`);
+            unset: the worst layer.
 
     Returns:
         The model that holds with the fewest layers given back among those tried; where none holds, the one that loses
@@ -82,7 +82,7 @@ def give_back_until(
     return Found(best, tuple(trials), HELD)
 
 
-def foretold(
+def predicted_layers(
     worst_first: Sequence[int], losses: Sequence[float], drop: float, max_drop: float
 ) -> frozenset[int]:
     """The fewest of the worst layers, at least one, whose return would make the loss hold if `losses` shared it out.
@@ -111,7 +111,7 @@ def take_back_until(
 ) -> tuple[frozenset[int], float]:
     """Take layers back into integers, those first that save the least loss for their cost, until the whole holds.
 
-    What the parts foretell is not always what the whole takes.
+    What the parts predict is not always what the whole takes.
 
     Args:
         given: the layers that the parts say there is room for.

@@ -37,9 +37,9 @@ from compress.passes.quantize.mixed.search import (
     OUT_OF_TIME,
     Found,
     Trial,
-    foretold,
     give_back_until,
     give_back_within,
+    predicted_layers,
     take_back_until,
 )
 from compress.passes.quantize.mixed.spec import MixedSpec
@@ -85,7 +85,7 @@ def mix(ctx: StepContext, spec: MixedSpec, writer: Writer, scheme: str, source: 
 
     Raises:
         PassError: the size or the latency asked for is below that of the model with every layer in integers, or the
-            latencies of this model's layers cannot be foretold.
+            latencies of this model's layers cannot be predicted.
     """
     return _Mixing(ctx, spec, writer, scheme, source).mix()
 
@@ -136,7 +136,7 @@ class _Mixing:
                 advance(note=f"{len(given)} in floating point, {100 * found:.2f} points lost")
                 return found
 
-            guess = foretold(ranked, losses, started, max_drop)
+            guess = predicted_layers(ranked, losses, started, max_drop)
             found = give_back_until(worst_first, max_drop, drop_of, self.in_time, guess)
         if not found.held:
             self.ctx.progress.say(
@@ -171,7 +171,7 @@ class _Mixing:
         products = [layer for layer in self.layers if isinstance(layer, Linear | FusedAttention)]
         if not all(isinstance(layer, Linear | FusedAttention | Table) for layer in self.layers):
             raise PassError(
-                "the latencies of convolutions in integers depend on their neighbours, so none can be foretold",
+                "the latencies of convolutions in integers depend on their neighbours, so none can be predicted",
                 where="quantize.mixed.latency_ms",
                 hint="Name `max_drop` or `size_mb` instead.",
             )

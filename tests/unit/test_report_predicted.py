@@ -1,4 +1,4 @@
-"""What pruning for a target foretold, and what an export asks of phones: in the page and in the terminal."""
+"""What pruning for a target predicted, and what an export asks of phones: in the page and in the terminal."""
 
 from __future__ import annotations
 
