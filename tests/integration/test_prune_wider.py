@@ -31,10 +31,10 @@ from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
-from compress.passes.prune.encoders import EncoderPruner, Material
+from compress.passes.prune.encoders import EncoderPruner
 from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.removal import pruner_of
-from compress.passes.prune.saliency import standing_in, sum_over_group, weight_saliency
+from compress.passes.prune.saliency import Material, standing_in, sum_over_group, weight_saliency
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec
@@ -134,7 +134,7 @@ def test_dimensions_that_carry_nothing_go_first():
     dead = (3, 17, 20, 21, 22, 28, 29, 30)
     asked = spec(remove={"hidden": 0.25}, importance="magnitude")
     surgeon = StreamSurgeon(encoder, material(asked).example())
-    saliency = weight_saliency(model, material(asked).inputs, None, asked, 0, "cpu")
+    saliency = weight_saliency(model, replace(material(asked), labels=None))
     names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, values in saliency.items():
         # Whatever reads or writes these dimensions.
@@ -167,7 +167,7 @@ def test_saliencies_by_hand():
 
     def found(importance: str) -> torch.Tensor:
         asked = spec(remove={"heads": 0.5}, importance=importance)
-        return weight_saliency(model, made.inputs, made.labels, asked, 0, "cpu")[weight]
+        return weight_saliency(model, replace(made, spec=asked))[weight]
 
     squares = torch.stack(singles).square().mean(dim=0)
     assert torch.allclose(found("hessian"), weight**2 * squares / 2, rtol=1e-3, atol=1e-9)

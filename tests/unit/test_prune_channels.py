@@ -26,9 +26,9 @@ from compress.passes.prune.channels import (
     kept_widths,
     widths_within,
 )
-from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels, predicted
 from compress.passes.prune.removal import pruner_of
+from compress.passes.prune.saliency import Material
 from compress.passes.prune.selection import shares
 from compress.passes.prune.spec import PruneSpec, PruneTargetSpec, RemoveSpec
 from tests.pruning import prune

@@ -19,9 +19,9 @@ from compress.lowering.step import lower
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
-from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.removal import ChannelPruner
+from compress.passes.prune.saliency import Material
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.trial import attempt, believed
 from compress.runtimes.runner import open_session

@@ -54,7 +54,8 @@ def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None
         raise ModelError(
             f"hidden_size {hidden} is wider than the teacher's {sizes.hidden}", where=f"{_WHERE}.hidden_size"
         )
-    heads = spec.heads or _divisor(hidden, max(1, hidden // (sizes.hidden // sizes.heads)))
+    most = max(1, hidden // (sizes.hidden // sizes.heads))
+    heads = spec.heads or next(count for count in range(most, 0, -1) if hidden % count == 0)
     if hidden % heads:
         raise ModelError(f"{heads} heads do not divide the width {hidden}", where=f"{_WHERE}.heads")
     feed_forward = spec.intermediate_size or round(hidden * sizes.feed_forward / sizes.hidden)
@@ -111,10 +112,6 @@ def _untrained(teacher: nn.Module, shape: Shape, seed: int) -> nn.Module:
     if isinstance(teacher, SentenceEncoder):
         student = SentenceEncoder(made, teacher.pooling, teacher.normalize)
     return student
-
-
-def _divisor(number: int, at_most: int) -> int:
-    return next(heads for heads in range(at_most, 0, -1) if number % heads == 0)
 
 
 def _student_config(teacher: PreTrainedModel, shape: Shape) -> PretrainedConfig:

@@ -70,16 +70,12 @@ def fresh_vision(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = kind(with_labels(config, labels))
-        _draw_tokens(model)
+        # transformers leaves them at zero in a DeiT: with positions of zero, all patches stand in one place.
+        for parameter in encoder_of(model).own_tensors().values():
+            torch.nn.init.trunc_normal_(parameter, std=_SPREAD)
     return model.eval()
 
 
 def _heads(hidden: int) -> int:
     """The number of heads whose size is nearest to 32 from below."""
     return next(heads for heads in range(max(1, -(-hidden // _HEAD_SIZE)), hidden + 1) if hidden % heads == 0)
-
-
-def _draw_tokens(model: PreTrainedModel) -> None:
-    """Draw what transformers leaves at zero in a DeiT: with positions of zero, all patches stand in one place."""
-    for parameter in encoder_of(model).own_tensors().values():
-        torch.nn.init.trunc_normal_(parameter, std=_SPREAD)

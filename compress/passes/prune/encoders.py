@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.core.errors import PassError
-from compress.encoding.inputs import Inputs
 from compress.models.anatomy.encoder import Encoder, Layer, encoder_of
 from compress.models.anatomy.pruned import block_sizes, regularise
 from compress.models.anatomy.stream import block_influence
@@ -22,44 +20,17 @@ from compress.passes.prune.importance import LayerScores, least_important, sum_o
 from compress.passes.prune.layers import remove_layers
 from compress.passes.prune.prediction import kept_count, kept_width
 from compress.passes.prune.saliency import (
-    BATCH_SIZE,
     LOSS_UNITS,
-    Saliency,
-    loss_on,
+    Material,
+    gradients,
     standing_in,
     sum_over_group,
     total_of,
     weight_saliency,
 )
 from compress.passes.prune.selection import between, comparable, least_of_all
-from compress.passes.prune.spec import PruneSpec, RemoveSpec
+from compress.passes.prune.spec import RemoveSpec
 from compress.passes.prune.surgery import Surgeon
-from compress.training.batches import shuffled_batches, to_tensors
-
-
-@dataclass(frozen=True)
-class Material:
-    """What importance is measured on: the training examples, encoded for the model, and their labels, int64 (n,), or
-    None where the outputs are embeddings."""
-
-    inputs: Inputs
-    labels: Tensor | None
-    spec: PruneSpec
-    seed: int
-    device: str
-
-    def batches(self) -> list[Any]:
-        """The batches that importance reads."""
-        every = shuffled_batches(self.inputs.lengths, BATCH_SIZE, seed=self.seed, epoch=0)
-        return every[: self.spec.importance_batches]
-
-    def example(self) -> dict[str, Tensor]:
-        """Two examples to trace a model on."""
-        return to_tensors(self.inputs.batch(self.batches()[0][:2]), self.device)
-
-    def saliency(self, model: nn.Module) -> Saliency:
-        """How much each weight of a model matters."""
-        return weight_saliency(model, self.inputs, self.labels, self.spec, self.seed, self.device)
 
 
 class EncoderPruner:
@@ -145,13 +116,10 @@ class EncoderPruner:
             material = self.material
             influence = block_influence(
                 encoder,
-                lambda: (
-                    to_tensors(material.inputs.batch(indices), material.device)
-                    for indices in material.batches()
-                ),
+                lambda: map(material.read, material.batches()),
             )
             return torch.tensor(influence)
-        saliency = self.material.saliency(self.model)
+        saliency = weight_saliency(self.model, self.material)
         return torch.tensor([total_of(layer.block, saliency) for layer in encoder.layers])
 
     def _remove_units(self, share: float, remove: RemoveSpec) -> None:
@@ -207,14 +175,14 @@ class EncoderPruner:
         if not lost:
             return
         surgeon = StreamSurgeon(encoder, self.material.example())
-        with standing_in(self.material.saliency(self.model)):
+        with standing_in(weight_saliency(self.model, self.material)):
             gone = surgeon.least_important(sum_over_group(), lost)
         self.parameters = surgeon.remaining(gone)
         surgeon.remove(gone)
 
     def _summed_scores(self, surgeon: Surgeon) -> list[LayerScores]:
         """The saliency of heads and units, added up over their weights."""
-        with standing_in(self.material.saliency(self.model)):
+        with standing_in(weight_saliency(self.model, self.material)):
             scores = surgeon.scores(sum_over_group())
         # Of a head's channels the mean is given.
         return [
@@ -243,13 +211,8 @@ def plain_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any
     importance = kinds[material.spec.importance]()
 
     def of_batches() -> Any:
-        for indices in material.batches():
-            model.zero_grad(set_to_none=True)
-            torch.autograd.backward(
-                loss_on(model, material.inputs, material.labels, indices, material.device)
-            )
+        for _ in gradients(model, material, material.batches()):
             yield surgeon.scores(importance)
-        model.zero_grad(set_to_none=True)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(material.seed)

@@ -22,9 +22,9 @@ from compress.passes.prune.channels import (
     widths_within,
 )
 from compress.passes.prune.counting import CONVOLUTIONS
-from compress.passes.prune.encoders import EncoderPruner, Material, plain_scores
+from compress.passes.prune.encoders import EncoderPruner, plain_scores
 from compress.passes.prune.prediction import kept_channels
-from compress.passes.prune.saliency import standing_in, sum_over_group
+from compress.passes.prune.saliency import Material, standing_in, sum_over_group, weight_saliency
 from compress.passes.prune.selection import between
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.trial import believed
@@ -179,7 +179,7 @@ class ChannelPruner:
 
     def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
         if self.material.spec.importance in ("hessian", "activation"):
-            with standing_in(self.material.saliency(self.model)):
+            with standing_in(weight_saliency(self.model, self.material)):
                 return surgeon.scores(sum_over_group())
         return plain_scores(surgeon, self.model, self.material)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,32 @@ LOSS_UNITS = frozenset({"taylor", "hessian"})
 """Kinds of importance whose scores are changes of the loss, comparable between layers as they are."""
 
 
-def weight_saliency(
-    model: nn.Module, inputs: Inputs, labels: Tensor | None, spec: PruneSpec, seed: int, device: str
-) -> Saliency:
+@dataclass(frozen=True)
+class Material:
+    """What importance is measured on: the training examples, encoded for the model, and their labels, int64 (n,), or
+    None where the outputs are embeddings."""
+
+    inputs: Inputs
+    labels: Tensor | None
+    spec: PruneSpec
+    seed: int
+    device: str
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """The batches that importance reads."""
+        every = shuffled_batches(self.inputs.lengths, BATCH_SIZE, seed=self.seed, epoch=0)
+        return every[: self.spec.importance_batches]
+
+    def read(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Examples as the model reads them."""
+        return to_tensors(self.inputs.batch(indices), self.device)
+
+    def example(self) -> dict[str, Tensor]:
+        """Two examples to trace a model on."""
+        return self.read(self.batches()[0][:2])
+
+
+def weight_saliency(model: nn.Module, material: Material) -> Saliency:
     """A number >= 0 for each weight of a model, by the kind of importance.
 
     `magnitude`: w^2. `taylor`: |w dL/dw|, summed over batches (Molchanov et al. 2019, arXiv:1906.10771). `hessian`:
@@ -37,30 +61,27 @@ def weight_saliency(
     squared gradients of single examples (Theis et al. 2018, arXiv:1801.05787). `activation`: |w| times the root mean
     square of what it multiplies (Wanda, Sun et al. 2023, arXiv:2306.11695). `random`: drawn from the seed.
 
-    Args:
-        inputs: the training examples, encoded for the model.
-        labels: int64 (n,), theirs; None where the outputs are embeddings, whose "loss" is the outputs along a random
-            direction of each example.
+    Where the outputs are embeddings, their "loss" is the outputs along a random direction of each example.
     """
-    parameters = list(model.parameters())
+    parameters, importance = list(model.parameters()), material.spec.importance
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if spec.importance == "magnitude":
+        torch.manual_seed(material.seed)
+        if importance == "magnitude":
             return {each: each.detach() ** 2 for each in parameters}
-        if spec.importance == "random":
+        if importance == "random":
             return {each: torch.rand(each.shape).to(each.device) for each in parameters}
-        batches = shuffled_batches(inputs.lengths, BATCH_SIZE, seed=seed, epoch=0)[: spec.importance_batches]
-        if spec.importance == "activation":
-            return _activation(model, inputs, batches, device)
+        batches = material.batches()
+        if importance == "activation":
+            return _activation(model, material)
         totals = {each: torch.zeros_like(each) for each in parameters}
-        if spec.importance == "taylor":
-            for _ in _gradients(model, inputs, labels, batches, device):
+        if importance == "taylor":
+            for _ in gradients(model, material, batches):
                 for each in parameters:
                     if each.grad is not None:
                         totals[each] += (each.detach() * each.grad).abs()
             return totals
         singles = [batch[place : place + 1] for batch in batches for place in range(len(batch))]
-        for _ in _gradients(model, inputs, labels, singles, device):
+        for _ in gradients(model, material, singles):
             for each in parameters:
                 if each.grad is not None:
                     totals[each] += each.grad**2
@@ -91,35 +112,25 @@ def total_of(module: nn.Module, saliency: Saliency) -> float:
     return float(sum(saliency[each].double().sum() for each in module.parameters()))
 
 
-def loss_on(
-    model: nn.Module, inputs: Inputs, labels: Tensor | None, indices: NDArray[np.int64], device: str
-) -> Tensor:
+def loss_on(model: nn.Module, material: Material, indices: NDArray[np.int64]) -> Tensor:
     """What importance differentiates, on the examples at `indices`: the loss on their labels, or outputs along a random
     direction of each."""
-    outputs = outputs_of(model(**to_tensors(inputs.batch(indices), device)))
-    if labels is None:
+    outputs = outputs_of(model(**material.read(indices)))
+    if material.labels is None:
         return (outputs * torch.randn(outputs.shape).to(outputs.device)).sum()
-    return label_cross_entropy(outputs, labels[torch.from_numpy(indices)].to(device))
+    return label_cross_entropy(outputs, material.labels[torch.from_numpy(indices)].to(material.device))
 
 
-def _gradients(
-    model: nn.Module,
-    inputs: Inputs,
-    labels: Tensor | None,
-    batches: Sequence[NDArray[np.int64]],
-    device: str,
-) -> Iterator[None]:
+def gradients(model: nn.Module, material: Material, batches: Sequence[NDArray[np.int64]]) -> Iterator[None]:
     """Leave the gradients of each batch in the parameters, one after another."""
     for indices in batches:
         model.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss_on(model, inputs, labels, indices, device))
+        torch.autograd.backward(loss_on(model, material, indices))
         yield
     model.zero_grad(set_to_none=True)
 
 
-def _activation(
-    model: nn.Module, inputs: Inputs, batches: Sequence[NDArray[np.int64]], device: str
-) -> Saliency:
+def _activation(model: nn.Module, material: Material) -> Saliency:
     """|w| times the root mean square of the input that it multiplies; of anything but maps |w| alone."""
     saliency = {each: each.detach().abs() for each in model.parameters()}
     squares: dict[nn.Module, Tensor] = {}
@@ -135,7 +146,7 @@ def _activation(
     maps = [
         each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     ]
-    observe(model, (to_tensors(inputs.batch(indices), device) for indices in batches), maps, note)
+    observe(model, map(material.read, material.batches()), maps, note)
     for module, square in squares.items():
         size = (square / counts[module]).sqrt()
         weight: Any = module.weight

@@ -22,7 +22,6 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
-from compress.passes.prune.encoders import Material
 from compress.passes.prune.prediction import predicted
 from compress.passes.prune.removal import (
     ChannelPruner,
@@ -32,7 +31,7 @@ from compress.passes.prune.removal import (
     takes_channels,
     whole_words,
 )
-from compress.passes.prune.saliency import BATCH_SIZE
+from compress.passes.prune.saliency import BATCH_SIZE, Material
 from compress.passes.prune.selection import shares
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before

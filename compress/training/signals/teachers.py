@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,18 +42,6 @@ _FORMAT = 1
 _LIBRARIES = ("torch", "transformers", "numpy")
 
 
-class Teaching(Protocol):
-    """A teacher, whatever stands behind it, on one set of inputs."""
-
-    @property
-    def outputs(self) -> NDArray[np.float32]:
-        """Its outputs on all examples, float32 (n, labels or width); not to be written to."""
-
-    def take(self, indices: NDArray[np.int64]) -> Signals:
-        """Its signals on the examples at `indices`, float32 on the training device: `outputs` (len(indices), k), token
-        signals (len(indices), longest, d) with padding after the end of an example, others (len(indices), ...)."""
-
-
 @dataclass(frozen=True)
 class TeacherSignals:
     """The signals of one teacher on one set of inputs.
@@ -71,7 +59,8 @@ class TeacherSignals:
         return self.stored[OUTPUTS].values.values
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The signals of the examples at `indices`, as `Teaching.take` says."""
+        """The signals of the examples at `indices`, float32 on the training device: `outputs` (len(indices), k), token
+        signals (len(indices), longest, d) with padding after the end of an example, others (len(indices), ...)."""
         found = {name: signal.take(indices).to(self.device).float() for name, signal in self.stored.items()}
         return found if self.live is None else {**found, **self.live.take(indices)}
 
@@ -87,7 +76,7 @@ class LiveSignals:
     precision: Precision
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The signals of the examples at `indices`, as `Teaching.take` says; padding is what the model gave for it."""
+        """As `TeacherSignals.take`; padding is what the model gave for it."""
         batch = to_tensors(self.inputs.batch(indices), self.device)
         found = observe(self.model, batch, self.names, precision=self.precision, device=self.device)
         return {name: signal.float() for name, signal in found.items()}
@@ -112,8 +101,12 @@ class AveragedSignals:
         return mean_outputs(parts, self.combine).numpy()
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The signals of the examples at `indices`, as `Teaching.take` says."""
+        """The signals of the examples at `indices`, as `TeacherSignals.take` gives them."""
         return combined([(teacher.take(indices), weight) for teacher, weight in self.teachers], self.combine)
+
+
+Teaching = TeacherSignals | AveragedSignals
+"""A teacher, whatever stands behind it, on one set of inputs."""
 
 
 def averaged(
