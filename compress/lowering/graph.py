@@ -86,6 +86,21 @@ def _free_name(graph: ir.Graph, name: str) -> str:
     return free
 
 
+def attend_apart(graph: ir.Graph, node: ir.Node, product: ir.Value, mask: ir.Value | None) -> None:
+    """Put `MultiHeadAttention` in the place of one operator of attention.
+
+    Args:
+        product: of its projections, (batch, sequence, 3 * width), which is cut in three.
+        mask: int32 (batch, sequence); None where nothing is masked.
+    """
+    name = node.name
+    cut = ir.node("Split", [product], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
+    insert_before(graph, node, cut)
+    kept = [node.attributes[key] for key in ("num_heads", "scale") if key in node.attributes]
+    heads = ir.Node(MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, mask], kept, name=f"{name}.heads")
+    replace(node.outputs[0], insert_before(graph, node, heads))
+
+
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Let every reader of `old` read `new`; an output of the graph keeps its name."""
     graph = old.graph

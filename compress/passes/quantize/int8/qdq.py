@@ -16,9 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.lowering.graph import (
-    MS_DOMAIN,
     add_initializer,
-    attribute,
+    attend_apart,
     constant,
     constant_of,
     inputs_of,
@@ -176,12 +175,7 @@ def _attention(graph: ir.Graph, node: ir.Node) -> None:
     """One product for query, key and value, cut in three, and `MultiHeadAttention`: that has no integer form."""
     x, weight, bias, scale, weight_scale, mask, zero = node.inputs[:7]
     product = _matmul(graph, node, x, weight, scale, weight_scale, zero, bias)
-    cut = ir.node("Split", [product], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{node.name}.cut")
-    insert_before(graph, node, cut)
-    attributes = {key: attribute(node, key, None) for key in ("num_heads", "scale") if key in node.attributes}
-    inputs = [*cut.outputs, None, mask]
-    heads = ir.node("MultiHeadAttention", inputs, attributes, domain=MS_DOMAIN, name=f"{node.name}.heads")
-    replace(node.outputs[0], insert_before(graph, node, heads))
+    attend_apart(graph, node, product, mask)
 
 
 def _binary(graph: ir.Graph, node: ir.Node) -> None:

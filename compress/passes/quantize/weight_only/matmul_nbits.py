@@ -8,7 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.core.errors import ModelError
-from compress.lowering.graph import MS_DOMAIN, add_initializer, attribute, insert_before, replace
+from compress.lowering.graph import (
+    MS_DOMAIN,
+    add_initializer,
+    attend_apart,
+    attribute,
+    insert_before,
+    replace,
+)
 from compress.passes.quantize.embeddings import gather, read_blocks
 from compress.passes.quantize.layers import FusedAttention, Linear, Table
 from compress.passes.quantize.weight_only.blocks import Blocks
@@ -43,7 +50,7 @@ def write_blocks(graph: ir.Graph, sharing: Sequence[Blocked], blocks: Blocks) ->
     for layer in products:
         product = _product(graph, layer, blocks, [integers, *grid])
         if isinstance(layer, FusedAttention):
-            attend_apart(graph, layer, product)
+            attend_to(graph, layer, product)
             continue
         if layer.bias is not None:
             add = ir.node("Add", [product, layer.bias], name=f"{layer.node.name}.bias")
@@ -101,8 +108,8 @@ def _tied_rows(graph: ir.Graph, table: Table, blocks: Blocks, constants: Sequenc
     return insert("Slice", [whole, *ends], "unfilled")
 
 
-def attend_apart(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:
-    """`Attention` -> its projections' product (batch, sequence, 3 * width), cut in three, and `MultiHeadAttention`."""
+def attend_to(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> None:
+    """`Attention` -> its projections' product (batch, sequence, 3 * width), biased, and `MultiHeadAttention`."""
     node, name = layer.node, layer.node.name
     widths = attribute(node, "qkv_hidden_sizes", None) or [layer.shape[1] // 3] * 3
     if len(set(widths)) != 1:
@@ -111,10 +118,4 @@ def attend_apart(graph: ir.Graph, layer: FusedAttention, product: ir.Value) -> N
         )
     product.name = f"{name}.qkv.product"
     biased = insert_before(graph, node, ir.node("Add", [product, layer.bias], name=f"{name}.qkv"))
-    cut = ir.node("Split", [biased], {"axis": -1, "num_outputs": 3}, num_outputs=3, name=f"{name}.cut")
-    insert_before(graph, node, cut)
-    kept = [node.attributes[key] for key in ("num_heads", "scale") if key in node.attributes]
-    heads = ir.Node(
-        MS_DOMAIN, "MultiHeadAttention", [*cut.outputs, None, layer.mask], kept, name=f"{name}.heads"
-    )
-    replace(node.outputs[0], insert_before(graph, node, heads))
+    attend_apart(graph, node, biased, layer.mask)
