@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.bundles.layout import TEMPLATES
+from compress.bundles.layout import PREDICT, PREDICTOR, TEMPLATES
 from compress.core.forms import Form, Numbers
 from compress.core.plugins import named
 from compress.core.task_kind import TaskKind
@@ -29,7 +29,8 @@ class BundleAnswers:
 
     `predict`: the file that predicts from the command line. `golden`: from a predictor and the output of one example to
     what `golden.json` keeps of it. `tolerance` is how far another machine's answer may lie from that, of a float model
-    and of a quantized one. `predictor`: a file with a class `Predictor`, where the runner's own cannot make the inputs.
+    and of a quantized one. `predictor`: a file with a class `Predictor`, where the runner's own cannot make the inputs;
+    `beside`: further files of code that it imports.
     """
 
     predict: Path
@@ -37,6 +38,12 @@ class BundleAnswers:
     tolerance: float
     quantized_tolerance: float
     predictor: Path | None = None
+    beside: tuple[Path, ...] = ()
+
+    def code(self) -> dict[str, Path]:
+        """The files that a bundle runs beside the runner, by their names in it."""
+        own = {} if self.predictor is None else {PREDICTOR: self.predictor}
+        return {PREDICT: self.predict, **own, **{file.name: file for file in self.beside}}
 
     def allowed(self, form: Form) -> float:
         """The tolerance of a model of this form."""

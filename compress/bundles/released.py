@@ -12,17 +12,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compress.bundles.layout import PREDICT, RUNNER, TEMPLATES
+from compress.bundles.answers import answers_of
+from compress.bundles.layout import RUNNER
 from compress.core.files import sha256_file, write_json
 from compress.runtimes import runner
+from compress.tasks.table import TASKS
 
 LIST = Path(__file__).with_name("released.json")
 """Name in a bundle -> the sha256 of its versions, the oldest first."""
-
-_PRESENT = {
-    RUNNER: (Path(runner.__file__),),
-    PREDICT: (TEMPLATES / "classify.py", TEMPLATES / "embed.py"),
-}
 
 
 def is_released(name: str, digest: str) -> bool:
@@ -38,7 +35,11 @@ def listed() -> dict[str, list[str]]:
 
 def present() -> dict[str, list[str]]:
     """What this installation puts into bundles."""
-    return {name: [sha256_file(file) for file in files] for name, files in _PRESENT.items()}
+    found: dict[str, list[str]] = {RUNNER: [sha256_file(Path(runner.__file__))]}
+    for kind in TASKS.values():
+        for name, file in answers_of(kind).code().items():
+            found.setdefault(name, []).append(sha256_file(file))
+    return {name: list(dict.fromkeys(digests)) for name, digests in found.items()}
 
 
 def main() -> None:

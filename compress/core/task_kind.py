@@ -72,6 +72,8 @@ class TaskKind:
     """Whether outputs are logits along their last axis, so that predictions can be compared."""
     against_baseline: bool = False
     """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
+    writes: bool = False
+    """Whether its models are decoders, which go on with texts."""
     keys: str = "compress.profile.schema:DataSpec"
     """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
     workloads: str = "compress.measuring.feeds:scenarios"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Batch = dict[str, NDArray[Any]]
+"""Inputs of a model by name. What stands beside them, for losses and scorers, has a name that begins with `BESIDE`."""
+BESIDE = "beside."
+_Value = TypeVar("_Value")
+
+
+def taken(batch: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The inputs of a batch alone."""
+    return {name: values for name, values in batch.items() if not name.startswith(BESIDE)}
 
 
 class Inputs(Protocol):
@@ -34,3 +42,10 @@ class Inputs(Protocol):
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at `indices`: token ids padded to the longest of them, int64 (len(indices), length) each, or
         pixels, float32 (len(indices), channels, height, width)."""
+
+
+def by_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
+    """What is known of examples, (n, ...), for each row of their inputs: a text that is cut into windows has several,
+    and its inputs say in `documents` whose each row is."""
+    owners: NDArray[np.int64] | None = getattr(inputs, "documents", None)
+    return values if owners is None else values[owners]

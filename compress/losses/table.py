@@ -23,6 +23,7 @@ LOSSES = Table(
         "attention": "compress.losses.attention.spec:ATTENTION",
         "relation": "compress.losses.relation.spec:RELATION",
         "similarity": "compress.losses.similarity.spec:SIMILARITY",
+        "next_token": "compress.losses.next_token.spec:NEXT_TOKEN",
         "contrastive": "compress.losses.contrastive.spec:CONTRASTIVE",
         "output": "compress.losses.output.spec:OUTPUT",
     },

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from compress.core.artifacts import TASK, Artifact
 from compress.core.errors import PassError
 from compress.data.splits import Examples
-from compress.encoding.inputs import Batch
-from compress.runtimes.runner import open_session
+from compress.encoding.inputs import Batch, taken
+from compress.runtimes.runner import OnnxRuntime
 from compress.tasks.base import Task
 
 Outputs = NDArray[np.float32]
@@ -48,8 +48,8 @@ def real_shapes(task: Task, examples: Examples, model: Artifact) -> list[Shape]:
     inputs = task.encode(some, model.path)
     by_length = np.argsort(inputs.lengths, kind="stable")
     # Every k-th of them in order of length: short ones beside long ones, so that there is padding.
-    spread = inputs.batch(by_length[np.linspace(0, len(by_length) - 1, BATCH).astype(np.int64)])
-    shortest, longest = inputs.batch(by_length[:1]), inputs.batch(by_length[-1:])
+    chosen = (np.linspace(0, len(by_length) - 1, BATCH).astype(np.int64), [0], [-1])
+    spread, shortest, longest = (taken(inputs.batch(by_length[places])) for places in chosen)
     described = model.read_json(TASK)
     if "image" in described:
         batches = [shortest, spread]
@@ -76,12 +76,12 @@ def compare(
     Raises:
         PassError: a difference is above the limit, or the file does not run at a shape.
     """
-    session = open_session(str(path))
+    predict = OnnxRuntime().open(str(path), 1, "cpu")
     found = {}
     for shape in shapes:
         wanted = expected(shape.batch)
         try:
-            got = session.run(None, dict(shape.batch))[0]
+            got = predict(dict(shape.batch))
         except Exception as error:
             # onnxruntime raises classes of its own that share no parent but Exception.
             raise PassError(f"the file does not run at {shape.name}: {error}", where=str(path)) from error
@@ -99,8 +99,8 @@ def compare(
 
 def outputs_of(path: Path) -> Callable[[Batch], Outputs]:
     """Batch -> the first output of an ONNX file."""
-    session = open_session(str(path))
-    return lambda batch: np.asarray(session.run(None, dict(batch))[0], np.float32)
+    predict = OnnxRuntime().open(str(path), 1, "cpu")
+    return lambda batch: np.asarray(predict(dict(batch)), np.float32)
 
 
 def _full_length(batch: Mapping[str, NDArray[Any]], length: int) -> Batch:

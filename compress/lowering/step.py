@@ -9,14 +9,17 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from compress.core.artifacts import TASK, copy_interface
 from compress.core.forms import Framework
 from compress.encoding.inputs import Batch
 from compress.lowering.attention import fuse_attention
 from compress.lowering.constants import transpose_constants
+from compress.lowering.decoder.graph import decoder_graph
+from compress.lowering.decoder.layout import layout_of
 from compress.lowering.early_token_selection import select_early
-from compress.lowering.export import OPSET, export_graph, signature_of
+from compress.lowering.export import export_graph, signature_of
 from compress.lowering.files import save_onnx
 from compress.lowering.graph import tidy
 from compress.lowering.macs import count_macs
@@ -24,6 +27,7 @@ from compress.lowering.naming import name_after_modules
 from compress.lowering.parity import Outputs, compare, real_shapes
 from compress.lowering.patches import multiply_patches
 from compress.lowering.pooling import pool_globally
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.models.io.outputs import outputs_of
 from compress.step import StepContext, StepResult
@@ -54,7 +58,7 @@ def run(ctx: StepContext) -> StepResult:
         "macs": count_macs(model, one),
         "macs_shape": list(next(iter(one.values())).shape),
         "parity": compare(path, real_shapes(ctx.task, ctx.data.validation, source), expected),
-        "opset": OPSET,
+        "opset": graph.graph.opset_imports[""],
         **done,
         "nodes": len(graph.graph),
     }
@@ -70,6 +74,9 @@ def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str
     Raises:
         PassError: the model cannot be exported.
     """
+    if isinstance(model, PreTrainedModel) and model.config.model_type in DECODERS:
+        graph = decoder_graph(layout_of(model.config), model.state_dict())
+        return graph, {"cached_layers": model.config.num_hidden_layers}
     graph = export_graph(model, signature_of(task))
     transpose_constants(graph)
     name_after_modules(graph)

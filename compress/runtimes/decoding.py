@@ -1,4 +1,4 @@
-"""Generate tokens with a decoder's ONNX file. Needs numpy and onnxruntime alone, and is copied into bundles.
+"""Generate tokens with a decoder's ONNX file: numpy and onnxruntime alone (Python 3.9), copied into bundles.
 
 A decoder takes new tokens and the cache of keys and values of those before them, and gives logits for the tokens that
 are asked for. Here the cache is one buffer for past and present, which the session writes into: nothing is copied
@@ -9,8 +9,7 @@ its own prompt ends.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -20,8 +19,7 @@ Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Sampling:
+class Sampling(NamedTuple):
     """How the next token is drawn. `temperature` 0: always the likeliest one.
 
     `top_k`: among the k likeliest, 0: all. `top_p`: among the likeliest that together have this probability (Holtzman
@@ -92,14 +90,14 @@ class Decoder:
         if self.lengths.max() > self.room:
             raise ValueError(f"there is room for {self.room} tokens, and {self.lengths.max()} are needed")
         ids = np.zeros((len(counts), counts.max()), np.int64)
-        for row, given in zip(ids, tokens, strict=True):
+        for row, given in zip(ids, tokens):  # noqa: B905 (no `strict` before Python 3.10)
             row[: len(given)] = given
         mask = (np.arange(self.lengths.max()) < self.lengths[:, None]).astype(np.int64)
         binding = self.session.io_binding()
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
         binding.bind_cpu_input("logit_positions", counts[:, None] - 1)
-        for node, present, buffer in zip(self.past, self.present, self.cache, strict=True):
+        for node, present, buffer in zip(self.past, self.present, self.cache):  # noqa: B905
             binding.bind_ortvalue_input(node.name, buffer)
             binding.bind_ortvalue_output(present, buffer)
         binding.bind_output("logits")
@@ -141,8 +139,8 @@ def stream(
     random = [np.random.default_rng([sampling.seed, row]) for row in rows]
     logits = decoder.start(prompts)
     for count in range(1, most + 1):
-        tokens = [draw(row, sampling, random[index]) for row, index in zip(logits, rows, strict=True)]
-        yield from zip(rows, tokens, strict=True)
+        tokens = [draw(row, sampling, random[index]) for row, index in zip(logits, rows)]  # noqa: B905
+        yield from zip(rows, tokens)  # noqa: B905
         going = [place for place, token in enumerate(tokens) if token not in ends]
         if not going or count == most:
             return

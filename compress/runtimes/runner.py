@@ -45,6 +45,9 @@ Predict = Callable[[Batch], Any]
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 """The fused SkipLayerNormalization kernel is slower on CPUs than the Add and LayerNormalization it joins."""
 
+PAST = "past_key_values."
+"""What the inputs are called that a decoder keeps keys and values in."""
+
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 
 SHORTEST_TURN = 4
@@ -83,12 +86,65 @@ class OnnxRuntime:
     def open(self, path: str, threads: int, device: str) -> Predict:
         """Load a model; the function that comes back returns its first output, or the one that is chosen."""
         session = open_session(path, threads, device)
-        names = chosen_output(path)
-        return lambda batch: session.run(names, batch)[0]
+        if any(node.name.startswith(PAST) for node in session.get_inputs()):
+            return CachedSession(session)
+        names, inputs = chosen_output(path), [node.name for node in session.get_inputs()]
+        return lambda batch: session.run(names, batch if len(batch) == len(inputs) else only(batch, inputs))[
+            0
+        ]
 
     def gpu_peak_bytes(self) -> int | None:
         """GPU memory of this process; the arena never shrinks, so it is the peak. None where nobody knows."""
         return gpu_bytes_of(os.getpid())
+
+
+class CachedSession:
+    """A decoder's session (see `decoding.py`), run as any other: a batch says how many tokens stand in the cache.
+
+    `attention_mask` (rows, tokens in the cache and new ones) is longer than `input_ids` where some do; they are zeros,
+    which take as long as what was read before. `logit_positions` (rows, wanted) may be left out: all new tokens.
+    The cache is one buffer for past and present, kept from run to run.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
+        self.buffers: dict[tuple[int, int], list[Any]] = {}
+
+    def __call__(self, batch: Batch) -> Any:
+        """Logits float32 (rows, wanted, words)."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        binding = self.session.io_binding()
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("attention_mask", mask)
+        wanted = batch.get("logit_positions")
+        if wanted is None:
+            wanted = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
+        binding.bind_cpu_input("logit_positions", wanted)
+        for node, buffer in zip(self.past, self._cache(len(ids), mask.shape[1])):  # noqa: B905
+            binding.bind_ortvalue_input(node.name, buffer)
+            binding.bind_ortvalue_output(node.name.replace(PAST, "present.", 1), buffer)
+        binding.bind_output("logits")
+        self.session.run_with_iobinding(binding)
+        return binding.get_outputs()[-1].numpy()
+
+    def _cache(self, rows: int, room: int) -> list[Any]:
+        if (rows, room) not in self.buffers:
+            import onnxruntime
+
+            shapes = [(rows, node.shape[1], room, node.shape[3]) for node in self.past]
+            # One size at a time: texts of many lengths would fill the memory.
+            self.buffers = {
+                (rows, room): [
+                    onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for shape in shapes
+                ]
+            }
+        return self.buffers[rows, room]
+
+
+def only(batch: Batch, names: Sequence[str]) -> Batch:
+    """The inputs that a model takes, without what stands beside them for a scorer."""
+    return {name: batch[name] for name in names}
 
 
 def chosen_output(path: str) -> list[str] | None:

@@ -12,6 +12,7 @@ TASKS: Table[TaskKind] = Table(
         "text-classification": "compress.tasks.text_classification.kind:KIND",
         "image-classification": "compress.tasks.image_classification.kind:KIND",
         "sentence-embedding": "compress.tasks.sentence_embedding.kind:KIND",
+        "causal-lm": "compress.tasks.causal_lm.kind:KIND",
     },
 )
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from compress.core.progress import Progress
 from compress.encoding.inputs import Inputs
+from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import TrainingSpec
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.checkpointing import (
@@ -30,7 +31,7 @@ from compress.training.checkpointing import (
 from compress.training.distributed.sharding import gathered, shard, unshard
 from compress.training.distributed.world import World, current_world
 from compress.training.optimization import adamw, learning_rate
-from compress.training.prediction import Device, Precision, arithmetic, forward
+from compress.training.prediction import Device, Precision, arithmetic
 from compress.training.state import TrainingState, TrainResult, evaluation_steps
 
 CHECKPOINT_SECONDS = 20.0
@@ -171,7 +172,7 @@ class _WithLoss(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         """The loss of a batch."""
-        return self.loss(forward(self.model, batch), batch, indices)
+        return self.loss(outputs_of(self.model(**batch)), batch, indices)
 
 
 def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:

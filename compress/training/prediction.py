@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.encoding.inputs import Batch, Inputs
+from compress.encoding.inputs import Batch, Inputs, taken
 from compress.models.anatomy.observing import evaluating
 from compress.models.io.outputs import outputs_of
 from compress.tasks.base import Answers, Task, Truth, answers_of
@@ -41,7 +41,7 @@ def _bf16_on_cpu() -> Iterator[None]:
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The outputs of one batch, (n, ...), in the type that the arithmetic gave."""
-    return outputs_of(model(**batch))
+    return outputs_of(model(**taken(batch)))
 
 
 def predict(

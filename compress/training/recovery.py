@@ -12,7 +12,7 @@ from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.records import Curve
 from compress.core.task_kind import TaskKind
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, by_row, taken
 from compress.losses.contract import LossSpec
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.similarity.spec import SimilarityLoss
@@ -96,7 +96,7 @@ def trained_by(
     return train(
         module,
         inputs,
-        batch_loss(module, answers, ctx.data.train.labels),
+        batch_loss(module, answers, by_row(ctx.data.train.labels, inputs)),
         spec,
         validation.score,
         work=ctx.work / name,
@@ -138,7 +138,7 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
     saved = load_model(out, allow_code=True)
     batch = to_tensors(inputs.batch(range(min(len(inputs), 4))), "cpu")
     with torch.inference_mode():
-        expected, found = outputs_of(model.eval()(**batch)), outputs_of(saved(**batch))
+        expected, found = outputs_of(model.eval()(**taken(batch))), outputs_of(saved(**taken(batch)))
     if not torch.equal(expected, found):
         difference = float((expected - found).abs().max())
         raise PassError(f"the saved model gives other outputs: they differ by {difference:.2g}", where=where)

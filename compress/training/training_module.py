@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import PassError
+from compress.encoding.inputs import taken
 from compress.training.objective import Objective
 from compress.training.signals.capture import Recorder, Signals
 
@@ -57,7 +58,7 @@ class TrainingModule(nn.Module):
     def forward(self, **batch: Tensor) -> Any:
         """The student's result for a batch."""
         if not self.training:
-            return self.student(**batch)
+            return self.student(**taken(batch))
         self.labels_hold = True
         if self._change is not None:
             batch, self.labels_hold = self._change(batch)
@@ -65,7 +66,7 @@ class TrainingModule(nn.Module):
             follow(self.moving_average, self.student, self._decay)
         self.seen = batch
         with self._recorder as recorder:
-            result = self.student(**batch)
+            result = self.student(**taken(batch))
             self._captured = recorder.take()
         return result
 

@@ -15,7 +15,8 @@ from compress.core.errors import ModelError
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.runtimes.decoding import Decoder, Sampling, draw, generate
-from compress.runtimes.runner import open_session
+from compress.runtimes.runner import CachedSession, open_session
+from compress.runtimes.torch_decoder import TorchDecoder
 from tests.tiny_decoders import CONFIGS, WORDS, lowered_decoder, tiny_decoder
 
 FAST = list(CONFIGS)[:4]
@@ -177,3 +178,28 @@ def test_parts_without_an_operator_are_refused_by_name():
     weights = {name: tensor for name, tensor in lacking.state_dict().items() if "layers.1.mlp.up" not in name}
     with pytest.raises(ModelError, match=r"lack 'model.layers.1.mlp.up_proj.weight'"):
         decoder_graph(layout_of(lacking.config), weights)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+def test_torch_is_timed_behind_a_cache_as_the_file_is(name: str, tmp_path: Path):
+    model = tiny_decoder(name)
+    file = CachedSession(open_session(str(lowered_decoder(model, tmp_path))))
+    whole = TorchDecoder(model)
+    ids = np.random.default_rng(2).integers(3, WORDS, (2, 6))
+    read = {
+        "input_ids": ids,
+        "attention_mask": np.ones((2, 6), np.int64),
+        "logit_positions": np.full((2, 1), 5),
+    }
+    wrote = {**read, "input_ids": ids[:, -1:], "attention_mask": np.ones((2, 13), np.int64)}
+    wrote["logit_positions"] = np.zeros((2, 1), np.int64)
+    tensors = [{key: torch.from_numpy(value) for key, value in batch.items()} for batch in (read, wrote)]
+    with torch.inference_mode():
+        found = [whole(batch).numpy() for batch in (*tensors, tensors[1])]
+        direct = model(torch.from_numpy(ids)).logits[:, -1:].numpy()
+    assert np.abs(found[0] - direct).max() < 1e-5
+    assert np.abs(file(read) - direct).max() < 1e-4
+    # The cache is what it was before: the same token gives the same again.
+    assert np.array_equal(found[1], found[2])
+    assert file(wrote).shape == found[1].shape == (2, 1, WORDS)
+    assert np.array_equal(file(wrote), file(wrote))

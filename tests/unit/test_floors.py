@@ -54,7 +54,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks.*.record",),
     ("step",),
     ("training", "lowering", "reporting"),
-    ("losses", "sources"),
+    ("losses", "sources", "tasks.*.source"),
     ("passes",),
     ("engine",),
     ("starter",),
@@ -63,7 +63,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
-RECORD, STARTER = "tasks.*.record", "tasks.*.starter"
+RECORD, SOURCE, STARTER = "tasks.*.record", "tasks.*.source", "tasks.*.starter"
+STOREYS = {
+    "kind": "tasks.*.kind",
+    **dict.fromkeys(("record", "correlation", "workloads", "bundle"), RECORD),
+    **dict.fromkeys(("source", "sections"), SOURCE),
+    "starter": STARTER,
+}
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 # The passes are siblings as well: what two of them need lies below.
 PASSES = ("source", "finetune", "distill", "prune", "low_rank", "quantize", "export")
@@ -85,7 +91,8 @@ def part_of(name: str) -> str:
 
     `specs` are the sections of a profile that several slices share, `slices` the light storey of each slice. The table
     of families is the one room of `models` that lies below the profile, which is checked by it. A task's folder has
-    three storeys: what it is (`kind`), what reads, encodes and scores, and what writes its record. Of losses
+    five storeys: what it is (`kind`), what reads, encodes and scores, what is measured and bundled, what writes its
+    models and its part of the report, and what `init` writes. Of losses
     `losses.specs` is the light storey, `losses` the terms.
     """
     parts = name.split(".")[1:]
@@ -102,9 +109,7 @@ def part_of(name: str) -> str:
     if parts[:2] == ["tasks", "table"]:
         return "tasks.table"
     if parts[0] == "tasks" and len(parts) > 1 and (PACKAGE / "tasks" / parts[1]).is_dir():
-        return {"kind": "tasks.*.kind", "record": RECORD, "correlation": RECORD, "starter": STARTER}.get(
-            ".".join(parts[2:3]), "tasks.*"
-        )
+        return STOREYS.get(".".join(parts[2:3]), "tasks.*")
     return ".".join(parts[:2]) if parts[0] == "core" else parts[0]
 
 
@@ -189,7 +194,7 @@ def test_help_imports_nothing_heavy():
 
 
 # A device gets the runner as one file, so it cannot have a second room.
-LONGEST = {"compress/runtimes/runner.py": 920}
+LONGEST = {"compress/runtimes/runner.py": 970}
 
 
 def test_no_file_wants_a_second_room():

@@ -155,10 +155,12 @@ def test_every_loss_of_a_section_is_found() -> None:
 
 def test_what_a_loss_says_of_itself() -> None:
     made = {name: kind.spec() for name, kind in LOSSES.items()}
-    assert {name for name, one in made.items() if not one.compares} == {"labels", "masked_lm"}
-    assert {name for name, one in made.items() if one.reaches_outputs} == {"logits", "labels", "output"}
+    assert {name for name, one in made.items() if not one.compares} == {"labels", "masked_lm", "next_token"}
+    assert {name for name, one in made.items() if one.reaches_outputs} == {
+        *("logits", "labels", "output", "next_token")
+    }
     inside = {"hidden", "embedding", "attention", "relation", "similarity", "contrastive"}
     assert {name for name, one in made.items() if one.looks_inside} == inside
-    assert {name for name, one in made.items() if one.learns_labels} == {"labels"}
+    assert {name for name, one in made.items() if one.learns_labels} == {"labels", "next_token"}
     several = Lesson(task_kind("text-classification"), teachers=2)
-    assert {name for name, one in made.items() if one.fault(several)} == inside | {"output"}
+    assert {name for name, one in made.items() if one.fault(several)} == inside | {"output", "next_token"}

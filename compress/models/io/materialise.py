@@ -82,11 +82,11 @@ def materialise(
         if local_path(spec.model, base) is None:
             commit = hub_commit(spec.model, spec.revision)
     model = source.model
-    _check_lengths(model.config, max_length, spec.model)
+    check_lengths(model.config, max_length, spec.model)
     head = "none" if sentences else put_head_in_order(model, spec, labels)
     tokenization = source.tokenization
     tokenizer = tokenization.tokenizer()
-    _check_vocabulary(model, tokenizer, spec.model)
+    check_vocabulary(model, tokenizer, spec.model)
     length = min(max_length, tokenization.longest or max_length)
     tokenization.prove(texts, length, spec.model)
     pooling = source.pooling
@@ -149,7 +149,12 @@ def _first_id(vocabulary: dict[str, int], *tokens: str | None, default: int) -> 
     return next((vocabulary[token] for token in tokens if token in vocabulary), default)
 
 
-def _check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:
+def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:
+    """Refuse a tokenizer that knows more tokens than the model.
+
+    Raises:
+        ModelError: it does.
+    """
     highest = max(tokenizer.get_vocab().values(), default=-1)
     rows = model.get_input_embeddings().num_embeddings
     if highest >= rows:
@@ -157,7 +162,12 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) 
         raise ModelError(problem.message, where=where, code=problem.code)
 
 
-def _check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
+def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
+    """Refuse texts that are longer than a model takes.
+
+    Raises:
+        ModelError: it takes fewer tokens than `max_length`.
+    """
     positions = most_tokens(config.to_dict())
     if positions is not None and max_length > positions:
         raise ModelError(

@@ -31,7 +31,7 @@ def load_pretrained(
         ModelError: the files are damaged, do not fit the config, or lack a weight.
     """
     shards_of(folder)
-    with _quiet(), offline(), torch.random.fork_rng(devices=[]):
+    with quiet(), offline(), torch.random.fork_rng(devices=[]):
         try:
             model, found = kind.from_pretrained(
                 folder,
@@ -61,7 +61,7 @@ def load_pretrained(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bars and no tables of transformers: what they would say is checked here."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -47,11 +47,14 @@ MODEL_FILES = (
     *VOCABULARY_FILES,
     "merges.txt",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
 )
 """The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
 
+GGUF = ".gguf"
+"""The ending of llama.cpp's files, which hold a language model with its tokenizer."""
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ONNX_HINT = (
     "An ONNX file cannot be trained or pruned; name the model that it was exported from. "
@@ -76,6 +79,8 @@ def fingerprint(model: str, revision: str | None, base: Path, watched: Watched |
     if folder is None:
         commit = hub_commit(model, revision)
         return None if commit is None else f"hub:{model}@{commit}"
+    if folder.suffix.lower() == GGUF:
+        return f"files:{watched.sha256(folder)}"
     folder = _folder(folder)
     files = model_files(folder)
     return (
@@ -119,6 +124,8 @@ def check_teacher(
         module_file(spec.model, base)
         return
     folder = model_folder(spec.model, spec.revision, base, task)
+    if folder.is_file():
+        return
     with understood("this model", str(folder)):
         _check_folder(folder, spec, labels, files or ModelFiles(base), allow_code=allow_code, task=task)
 
@@ -159,10 +166,14 @@ def _check_folder(
 def model_folder(model: str, revision: str | None, base: Path, task: str) -> Path:
     """The folder of a model on this machine; a hub model that is not here yet is fetched, safetensors only.
 
+    Of a task whose models write texts it may be a GGUF file.
+
     Raises:
         ModelError: there is none, or it cannot be fetched.
     """
     folder = local_path(model, base)
+    if folder is not None and folder.suffix.lower() == GGUF and task_kind(task).writes and folder.is_file():
+        return folder
     found = (
         _cached_folder(model, revision, task) or _fetch(model, revision)
         if folder is None
@@ -250,13 +261,12 @@ def _folder(path: Path) -> Path:
     if (path / ENSEMBLE).is_file():
         problem = several_models()
         raise ModelError(problem.message, where=str(path), code=problem.code)
-    if path.suffix.lower() == ".gguf" or (
-        path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))
-    ):
+    if path.suffix.lower() == GGUF or (path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))):
         raise ModelError(
-            "GGUF files hold generating language models; no task here can use one as its teacher",
+            "GGUF files hold language models, which write texts; this task cannot use one as its teacher",
             where=str(path),
-            hint="Name a folder with config.json, model.safetensors and a tokenizer.",
+            hint="Set the task of models that write texts, or name a folder with config.json, model.safetensors and a "
+            "tokenizer.",
         )
     if path.suffix.lower() in _PICKLES:
         raise ModelError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
 from compress.data.splits import UNLABELLED, Examples
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, by_row
 from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
@@ -78,7 +78,8 @@ def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt
         examples = together(examples, further)
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
     inputs: list[Inputs] = [ctx.task.encode(examples, folder) for folder in folders]
-    labels = [examples.labels]
+    labels = [by_row(examples.labels, inputs[-1])]
+    origin = [by_row(np.concatenate(origin), inputs[-1])]
     if spec.augment is not None and isinstance(inputs[-1], TokenInputs):
         own = [tokens_of(ctx.task.encode(ctx.data.train, folder)) for folder in folders]
         new = extra_texts(

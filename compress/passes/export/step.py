@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.bundles.answers import answers_of
-from compress.bundles.layout import GOLDEN, LABELS, OPERATORS, PREDICT, PREDICTOR, RUNNER
+from compress.bundles.layout import GOLDEN, LABELS, OPERATORS, RUNNER
 from compress.bundles.manifest import write_manifest
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
 from compress.core.files import copy_file, write_json
@@ -50,9 +50,8 @@ def run(ctx: StepContext) -> StepResult:
         write_json(ctx.out / LABELS, task["labels"])
     copy_file(Path(runner.__file__), ctx.out / RUNNER)
     answers = answers_of(ctx.task.kind)
-    copy_file(answers.predict, ctx.out / PREDICT)
-    if answers.predictor is not None:
-        copy_file(answers.predictor, ctx.out / PREDICTOR)
+    for name, code in answers.code().items():
+        copy_file(code, ctx.out / name)
     tolerance = answers.allowed(source.form)
     items = choose_items(ctx.data.validation, spec.golden, ctx.seed)
     write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, answers, tolerance))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compress.core.forms import TORCH_FLOAT, Framework
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     families_that_can,
+    why_no_decoder,
     why_not_lowered,
     why_whole,
 )
@@ -46,9 +48,13 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
 
 
 def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
-    why = why_not_lowered(config, embeds=task_kind(task).head == "pooled")
+    kind = task_kind(task)
+    if kind.writes:
+        why, known = why_no_decoder(config), sorted(DECODERS)
+    else:
+        why = why_not_lowered(config, embeds=kind.head == "pooled")
+        known = families_that_can("lower", f"{kind.items}s")
     if why is not None:
-        known = families_that_can("lower", f"{task_kind(task).items}s")
         yield place, f"{why}; name a model of one of the families that can be: {', '.join(known)}"
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress.core.errors import DataError
+from compress.data.documents import split_documents
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.locate import open_source
 from compress.data.roles import choose_splits, named_splits, read_splits
@@ -13,9 +14,12 @@ from compress.data.rows import Columns
 from compress.data.splits import Splits
 from compress.data.splitting import text_key
 from compress.data.unlabeled import load_unlabeled
-from compress.tasks.sentence_embedding.documents import SENTENCES, split_documents
+from compress.tasks.sentence_embedding.documents import IN_SENTENCES, SENTENCES
 from compress.tasks.sentence_embedding.keys import SentenceData
 from compress.tasks.sentence_embedding.pairs import split_pairs
+
+FEWEST_TEXTS = 3
+"""Texts of a split, at least: fewer have no order of similarities."""
 
 
 def columns(spec: SentenceData, kind: ItemKind) -> Columns:
@@ -31,7 +35,16 @@ def load(spec: SentenceData, base: Path, seed: int, kind: ItemKind) -> Splits:
         source = open_source(spec, base, Columns(spec.text_column, None), named_splits(spec), kind)
         names, fractions = choose_splits(spec, source)
         read = read_splits(source, names)
-        splits = split_documents(read, names, fractions, seed, sentences=spec.sentences, where=source.where)
+        splits = split_documents(
+            read,
+            names,
+            fractions,
+            seed,
+            where=source.where,
+            fewest=FEWEST_TEXTS,
+            use="comparing similarities",
+            cut=IN_SENTENCES if spec.sentences else None,
+        )
     else:
         splits = _load_pairs(spec, spec.pair_columns, base, seed, kind)
     if spec.unlabeled is None:

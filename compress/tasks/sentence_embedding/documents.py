@@ -1,24 +1,16 @@
-"""Texts without labels: into splits first and only then, where asked for, into sentences."""
+"""Texts cut into sentences as they are read, or once they are divided into splits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-
-from compress.core.errors import DataError
-from compress.core.units import counted
+from compress.data.documents import Cut
 from compress.data.kinds import TEXTS
-from compress.data.leaks import kept_places, leak_notes
 from compress.data.rows import Rows
-from compress.data.splits import UNLABELLED, Examples, Splits
-from compress.data.splitting import make_parts, text_key
+from compress.data.splitting import text_key
 from compress.data.texts import check_texts
 from compress.tasks.sentence_embedding.sentences import FEWEST_WORDS, cut_sentences
-
-FEWEST_TEXTS = 3
-"""Texts of a split, at least: fewer have no order of similarities."""
 
 
 def check_sentences(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
@@ -30,115 +22,11 @@ def check_sentences(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
     return _cut(check_texts(rows)[0])
 
 
-SENTENCES = replace(TEXTS, noun="sentence", check=check_sentences)
-"""Texts that are cut into their sentences as they are read."""
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Texts with what each shares with its duplicates."""
-
-    texts: Sequence[str]
-    keys: Sequence[bytes]
-
-    def take(self, chosen: Sequence[int]) -> _Texts:
-        return _Texts(tuple(self.texts[i] for i in chosen), tuple(self.keys[i] for i in chosen))
-
-
-def split_documents(
-    rows: Mapping[str, Rows],
-    names: Mapping[str, str],
-    fractions: Mapping[str, float],
-    seed: int,
-    *,
-    sentences: bool,
-    where: str,
-) -> Splits:
-    """The three splits of unlabelled texts; each text stands in them once, in one of them.
-
-    Texts are divided before they are cut, so all sentences of a text stand in one split. A text, or then a sentence,
-    that stands in several splits stays in test before validation, and in validation before train.
-
-    Args:
-        rows: what stands in the source for each role, `train` always there; labels are not looked at.
-        names: the source's name of each role's split, for notes.
-        fractions: the roles to make of the training texts, with their shares.
-        seed: of the made splits.
-        sentences: cut the texts into sentences (`cut_sentences`).
-        where: the source, for errors.
-
-    Raises:
-        DataError: a text that is none, or a split with fewer than three texts.
-    """
-    for role, each in rows.items():
-        if not len(each):
-            raise DataError(f"the {role} split is empty", where=each.where)
-    documents = {role: _Texts(*check_texts(each)) for role, each in rows.items()}
-    notes = [note for each in rows.values() for note in each.notes]
-    documents, found = _once(documents, names, "text")
-    notes += found
-    documents = _make_missing(documents, fractions, seed, where)
-    if sentences:
-        documents = {role: _Texts(*_cut(texts.texts)) for role, texts in documents.items()}
-        documents, found = _once(documents, names, "sentence")
-        notes += found
-    noun = "sentence" if sentences else "text"
-    for role, own in documents.items():
-        if len(own.texts) < FEWEST_TEXTS:
-            raise DataError(
-                f"the {role} split has {counted(len(own.texts), noun)}; "
-                f"comparing similarities needs {FEWEST_TEXTS} at least",
-                where=where,
-                hint=f"Sentences of fewer than {FEWEST_WORDS} words are left out." if sentences else None,
-            )
-    made = {
-        role: Examples(own.texts, np.full(len(own.texts), UNLABELLED, np.int64))
-        for role, own in documents.items()
-    }
-    return Splits(made["train"], made["validation"], made["test"], (), notes=tuple(notes))
-
-
-def _once(
-    splits: Mapping[str, _Texts], names: Mapping[str, str], noun: str
-) -> tuple[dict[str, _Texts], list[str]]:
-    """Keep each text once: in test before validation before train."""
-    places = kept_places({role: [(key,) for key in own.keys] for role, own in splits.items()})
-    before = {role: own.keys for role, own in splits.items()}
-    notes = leak_notes(places, before, names, noun, f"the same {noun}")
-    kept: dict[str, _Texts] = {}
-    repeated = 0
-    for role, stay in places.items():
-        first: dict[bytes, int] = {}
-        for place in stay:
-            first.setdefault(splits[role].keys[place], place)
-        kept[role] = splits[role].take(list(first.values()))
-        repeated += len(stay) - len(first)
-    if repeated:
-        notes.append(f"{counted(repeated, f'repeated {noun}')} left out: each stands in its split once")
-    return kept, notes
-
-
-def _make_missing(
-    splits: Mapping[str, _Texts], fractions: Mapping[str, float], seed: int, where: str
-) -> dict[str, _Texts]:
-    """Make the splits that the data lacks out of the training texts."""
-    if not fractions:
-        return dict(splits)
-    train = splits["train"]
-    parts = len(fractions) + 1
-    if len(train.keys) < parts:
-        raise DataError(
-            f"too few texts: {len(train.keys)} distinct ones to make {parts} splits",
-            where=where,
-            hint="Add texts, or name splits that exist under `data.splits`.",
-        )
-    part_of = make_parts({UNLABELLED: train.keys}, tuple(fractions.values()), seed)
-    made = dict(splits)
-    for part, role in enumerate(("train", *fractions)):
-        made[role] = train.take([i for i, key in enumerate(train.keys) if part_of[key] == part])
-    return made
-
-
 def _cut(texts: Sequence[str]) -> tuple[tuple[str, ...], list[bytes]]:
     sentences = tuple(sentence for text in texts for sentence in cut_sentences(text))
     return sentences, [text_key(sentence) for sentence in sentences]
+
+
+SENTENCES = replace(TEXTS, noun="sentence", check=check_sentences)
+"""Texts that are cut into their sentences as they are read."""
+IN_SENTENCES = Cut("sentence", _cut, f"Sentences of fewer than {FEWEST_WORDS} words are left out.")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.encoding.inputs import taken
 from compress.models.anatomy.observing import evaluating
 from compress.training.rounding.integers import round_activations, through
 from compress.training.rounding.operations import Operation, Watched, unwatched
@@ -105,7 +106,7 @@ class RoundedModel(nn.Module):
         with evaluating(self), torch.no_grad():
             for batch in batches:
                 with self._rounding():
-                    self.model(**batch)
+                    self.model(**taken(batch))
         for ranged in every:
             ranged.observing = False
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, taken
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
@@ -54,7 +54,7 @@ def live(
         if not learns:
             model.eval()
         with torch.set_grad_enabled(learns), recorder:
-            model(**batch)
+            model(**taken(batch))
             return recorder.take()
 
     return answer

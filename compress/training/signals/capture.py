@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from compress.core.errors import PassError
+from compress.encoding.inputs import taken
 from compress.models.anatomy.blocks import Block, attentions_of, heads_of, layers_of
 from compress.models.anatomy.observing import evaluating, hooked
 from compress.models.io.outputs import outputs_of
@@ -151,7 +152,7 @@ def capture(model: nn.Module, batch: dict[str, Tensor], names: Iterable[str]) ->
         PassError: the model cannot give one of them.
     """
     with Recorder(model, names) as recorder:
-        model(**batch)
+        model(**taken(batch))
         return recorder.take()
 
 
@@ -202,7 +203,7 @@ def _run(model: nn.Module, batch: dict[str, Tensor]) -> list[_Call]:
 
     hooks = (module.register_forward_hook(note) for module in model.modules())
     with evaluating(model), torch.no_grad(), hooked(hooks):
-        model(**batch)
+        model(**taken(batch))
     return calls
 
 

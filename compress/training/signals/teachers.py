@@ -19,7 +19,7 @@ from compress.core.artifacts import Artifact
 from compress.core.files import digest_of, make_folder, write_sealed
 from compress.core.progress import Progress
 from compress.core.units import GIB
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, taken
 from compress.encoding.tokens import ATTENTION_MASK, TokenInputs
 from compress.models.io.checkpoints import load_model
 from compress.step import StepContext
@@ -238,7 +238,7 @@ def observe(
 ) -> Signals:
     """The named signals of one batch, without gradients, in the types that the arithmetic gave."""
     with torch.no_grad(), arithmetic(precision, device), Recorder(model, names) as recorder:
-        model(**batch)
+        model(**taken(batch))
         return recorder.take()
 
 
@@ -294,7 +294,7 @@ def _fill(
                 try:
                     for first in range(done, stop, BATCH_SIZE):
                         places = order[first : min(first + BATCH_SIZE, stop)]
-                        model(**to_tensors(inputs.batch(places), device))
+                        model(**taken(to_tensors(inputs.batch(places), device)))
                         for name, signal in recorder.take().items():
                             by_name[name].put(places, signal)
                 except TooLarge as error:

@@ -133,6 +133,22 @@ def why_not_lowered(config: Config, *, embeds: bool = False) -> str | None:
     return None
 
 
+def why_no_decoder(config: Config) -> str | None:
+    """Why a model cannot go on with texts here; None where it can.
+
+    Args:
+        config: its parsed `config.json`.
+    """
+    kind = config.get("model_type")
+    if kind in DECODERS:
+        return None
+    if config.get("is_encoder_decoder") is True:
+        why = "it reads a text and writes another, and only models that go on with a text are known"
+    else:
+        why = "its layers and its cache are not known"
+    return f"a model of the family {kind!r} cannot write texts here: {why}"
+
+
 def why_whole(kind: str) -> str | None:
     """Why the layers of a `model_type` cannot be cut out, pruned and given to students; None where they can."""
     family = FAMILIES.get(kind)

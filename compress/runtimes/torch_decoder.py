@@ -1,0 +1,46 @@
+"""A torch decoder run as `runner.CachedSession` runs an ONNX one: a batch says how many tokens stand in the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+POSITIONS = "logit_positions"
+
+
+class TorchDecoder:
+    """Logits (rows, wanted, words) of a decoder behind a cache of zeros, which take as long as what was read before.
+
+    The cache of one size is kept from run to run, and what a run adds is cut off again.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._size: tuple[int, int] | None = None
+        self._cache: Any = None
+
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        """The logits of the tokens at `logit_positions` int64 (rows, wanted), the same ones in every row."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        past = mask.shape[1] - ids.shape[1]
+        cache = self._filled(len(ids), past, ids.device)
+        found: Tensor = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=batch[POSITIONS][0],
+        ).logits
+        cache.crop(-ids.shape[1])
+        return found
+
+    def _filled(self, rows: int, past: int, device: torch.device) -> Any:
+        if self._size != (rows, past):
+            self._size, self._cache = (rows, past), DynamicCache()
+            if past:
+                ids = torch.zeros((rows, past), dtype=torch.int64, device=device)
+                self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        return self._cache

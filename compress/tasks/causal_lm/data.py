@@ -1,0 +1,86 @@
+"""Texts, prompts with completions, or conversations, in three splits in which each stands once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from compress.core.errors import DataError
+from compress.data.documents import split_documents
+from compress.data.faults import all_of
+from compress.data.kinds import ItemKind, columns_of
+from compress.data.locate import open_source
+from compress.data.roles import choose_splits, named_splits, read_splits
+from compress.data.rows import Columns, Rows
+from compress.data.splits import Splits
+from compress.data.splitting import text_key
+from compress.data.texts import check_texts
+from compress.profile.schema import DataSpec
+from compress.tasks.causal_lm.documents import messages_item, prompt_item
+from compress.tasks.causal_lm.keys import LanguageData
+
+FEWEST = 2
+"""Documents of a split, at least: an interval over documents needs two."""
+
+
+def columns(spec: DataSpec, kind: ItemKind) -> Columns:
+    """The columns that are read of tables."""
+    assert isinstance(spec, LanguageData)
+    if spec.messages_column is not None:
+        return Columns(spec.messages_column, None, text_key="messages_column")
+    if spec.prompt_column is not None:
+        return Columns(spec.prompt_column, spec.completion_column, "prompt_column", "completion_column")
+    return columns_of(spec, kind, labelled=False)
+
+
+def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
+    """The three splits; an example that stands in several stays in test before validation before train.
+
+    Raises:
+        DataError: whatever makes the data unfit.
+    """
+    assert isinstance(spec, LanguageData)
+    if spec.labels is not None:
+        raise DataError("texts to go on with have no labels: leave `labels` out", where="data.labels")
+    if spec.unlabeled is not None:
+        raise DataError(
+            "every text says itself what follows, so there are no unlabelled ones",
+            where="data.unlabeled",
+            hint="Give all texts as `data.path`.",
+        )
+    source = open_source(spec, base, columns(spec, kind), named_splits(spec), kind)
+    names, fractions = choose_splits(spec, source)
+    rows = read_splits(source, names)
+    checks = {"texts": check_texts, "prompts": _check_prompts, "messages": _check_messages}
+    return split_documents(
+        rows,
+        names,
+        fractions,
+        seed,
+        where=source.where,
+        fewest=FEWEST,
+        use="an interval over texts",
+        check=checks[spec.written],
+    )
+
+
+def _check_prompts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
+    """Prompts with their completions, and what tells an example from others.
+
+    Raises:
+        DataError: one of the two is missing, blank or no text.
+    """
+    prompts, _ = check_texts(rows)
+    completions, _ = check_texts(replace(rows, texts=rows.labels, labels=[None] * len(rows)))
+    items = tuple(prompt_item(*pair) for pair in zip(prompts, completions, strict=True))
+    return items, [text_key(item) for item in items]
+
+
+def _check_messages(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
+    """Conversations, and what tells one from others.
+
+    Raises:
+        DataError: one is no conversation.
+    """
+    items = all_of(lambda value, place: messages_item(value, rows.place(place)), rows.texts, range(len(rows)))
+    return tuple(items), [text_key(item) for item in items]

@@ -1,0 +1,96 @@
+"""What an example is before it is tokens: pieces of text, of which the model learns some."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compress.core.errors import DataError
+from compress.tasks.causal_lm.keys import Written
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A text, whether its tokens are learnt and scored, and whether the text ends with it."""
+
+    text: str
+    learnt: bool
+    ends: bool = False
+
+
+Render = Callable[[Sequence[Mapping[str, str]], bool], str]
+"""The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
+
+
+def prompt_item(prompt: str, completion: str) -> str:
+    """A prompt with its completion as one item of the data."""
+    return json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False)
+
+
+def messages_item(messages: Any, where: str | None = None) -> str:
+    """A conversation as one item of the data.
+
+    Raises:
+        DataError: it is none: no list of messages with a role and a text, or the assistant says nothing in it.
+    """
+    if not isinstance(messages, list | tuple) or not messages:
+        raise DataError(
+            "expected a conversation, a list of messages with `role` and `content`",
+            where=where,
+            code="no-messages",
+        )
+    made = []
+    for message in messages:
+        known = isinstance(message, Mapping) and message.get("role") in ROLES
+        if not known or not isinstance(message.get("content"), str):
+            raise DataError(
+                f"a message needs a `role` ({', '.join(ROLES)}) and a text as its `content`",
+                where=where,
+                code="no-messages",
+            )
+        made.append({"role": message["role"], "content": message["content"]})
+    if all(message["role"] != "assistant" for message in made):
+        raise DataError("the assistant says nothing in this conversation", where=where, code="no-answer")
+    return json.dumps(made, ensure_ascii=False)
+
+
+def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]:
+    """The pieces of an example, in order; each is turned into tokens by itself, as it is when the model answers.
+
+    Args:
+        render: the model's chat template, which conversations need.
+
+    Raises:
+        DataError: the template does not put an answer behind the conversation before it.
+    """
+    if written == "texts":
+        return [Piece(item, learnt=True)]
+    if written == "prompts":
+        said = json.loads(item)
+        return [Piece(said["prompt"], learnt=False), Piece(said["completion"], learnt=True, ends=True)]
+    if render is None:
+        raise DataError(
+            "the model has no chat template, which conversations need",
+            where="data.messages_column",
+            code="no-chat-template",
+        )
+    messages, pieces, done = json.loads(item), list[Piece](), ""
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        asked, answered = render(messages[:place], True), render(messages[: place + 1], False)
+        if not asked.startswith(done) or not answered.startswith(asked):
+            raise DataError(
+                "the chat template of the model changes what stands before an answer once it is given, so the "
+                "assistant's words cannot be told from the rest",
+                where="data.messages_column",
+                hint="Give the examples as `prompt_column` and `completion_column`.",
+                code="chat-template",
+            )
+        pieces += [Piece(asked[len(done) :], learnt=False), Piece(answered[len(asked) :], learnt=True)]
+        done = answered
+    return pieces

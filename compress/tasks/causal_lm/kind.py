@@ -1,0 +1,33 @@
+"""What causal language modelling is."""
+
+from __future__ import annotations
+
+from compress.core.task_kind import MetricKind, TaskKind
+
+_BY_DOCUMENT = "paired bootstrap over the documents"
+PERPLEXITY = MetricKind("perplexity", "perplexity", percent=False, test=_BY_DOCUMENT, smaller_is_better=True)
+BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
+NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
+AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
+
+KIND = TaskKind(
+    name="causal-lm",
+    items="text",
+    head="own",
+    source="compress.tasks.causal_lm.source:write_model",
+    data="compress.tasks.causal_lm.data",
+    keys="compress.tasks.causal_lm.keys:LanguageData",
+    task="compress.tasks.causal_lm.task:CausalLanguageModel",
+    record="compress.tasks.causal_lm.record:language_record",
+    metrics=(PERPLEXITY, BITS, NEXT_TOKEN, AGREEMENT),
+    label_loss="next_token",
+    logits=True,
+    writes=True,
+    workloads="compress.tasks.causal_lm.workloads:workloads",
+    bundle="compress.tasks.causal_lm.bundle:TEXTS",
+    starter="compress.tasks.causal_lm.starter:STARTER",
+    likely=lambda seen: 0,
+    against_baseline=True,
+    sections=("compress.tasks.causal_lm.sections:generation",),
+    refused={"data.labels": "the next token is the truth, so there are no labels"},
+)

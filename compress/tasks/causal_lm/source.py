@@ -1,0 +1,165 @@
+"""The first step: the model that the profile names, with its tokenizer and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
+from compress.core.errors import ModelError
+from compress.core.files import write_json, write_text
+from compress.core.package_paths import CODE, local_path
+from compress.core.reading import understood
+from compress.models.anatomy.table.families import why_no_decoder
+from compress.models.io.architectures import read_config
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.io.code import call
+from compress.models.io.materialise import check_lengths, check_vocabulary
+from compress.models.io.offline import offline
+from compress.models.io.pretrained import load_pretrained, quiet
+from compress.models.io.sources import GGUF, hub_commit, model_folder
+from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
+from compress.profile.schema import TeacherSpec
+from compress.step import StepContext
+from compress.tasks.causal_lm.chat import renderer
+from compress.tasks.causal_lm.chat_pieces import pieces_of_template
+from compress.tasks.causal_lm.keys import LanguageData
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A model in memory, its tokenizer, and the template of its conversations, None where it has none."""
+
+    model: PreTrainedModel
+    tokenization: Tokenization
+    template: str | None
+    special: Mapping[str, str]
+
+
+def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
+    """Write the model's weights, its tokenizer and its `task.json`; the facts.
+
+    Raises:
+        ModelError: the model cannot be had, is no decoder that is known, or takes no texts of `max_length` tokens.
+    """
+    data = ctx.task.data
+    assert isinstance(data, LanguageData)
+    source = _found(ctx, spec)
+    model, tokenization = source.model, source.tokenization
+    if (why := why_no_decoder(model.config.to_dict())) is not None:
+        raise ModelError(why, where=spec.model, code="family-unsupported")
+    check_lengths(model.config, data.max_length, spec.model)
+    tokenizer = tokenization.tokenizer()
+    check_vocabulary(model, tokenizer, spec.model)
+    tokenization.prove(list(ctx.data.train.texts), data.max_length, spec.model)
+    save_model(model, ctx.out)
+    write_text(ctx.out / TOKENIZER, tokenization.text)
+    end = _end_of(model, tokenizer, source.special)
+    pad = model.config.pad_token_id
+    write_json(
+        ctx.out / TASK,
+        {
+            "task": ctx.task.kind.name,
+            "labels": [],
+            "input_names": ["input_ids", "attention_mask"],
+            "output_names": ["logits"],
+            "max_length": data.max_length,
+            "words": model.config.vocab_size,
+            "pad_id": next(one for one in (pad, end, 0) if one is not None),
+            "begin_id": _begin_of(tokenizer),
+            "end_id": end,
+            "written": data.written,
+            "chat_template": source.template,
+            "chat": _chat(source, spec.model),
+            "special_tokens": dict(source.special),
+        },
+    )
+    commit = None
+    if not spec.model.startswith(CODE) and local_path(spec.model, ctx.base) is None:
+        commit = hub_commit(spec.model, spec.revision)
+    return {
+        "parameters": count_parameters(model),
+        "architecture": type(model).__name__,
+        "source": spec.model,
+        "chat_template": source.template is not None,
+        **({} if commit is None else {"commit": commit}),
+    }
+
+
+def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
+    if spec.model.startswith(CODE):
+        made = call(spec.model, ctx.base, ctx.seed, allow_code=ctx.allow_code)
+        if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], PreTrainedModel)):
+            raise ModelError(
+                "expected the function to return (model, tokenizer) of transformers", where=spec.model
+            )
+        return _Source(
+            made[0].float().cpu().eval(), of_transformers(made[1], spec.model), *_conversations(made[1])
+        )
+    path = model_folder(spec.model, spec.revision, ctx.base, ctx.task.kind.name)
+    with understood("this model", str(path)), offline(), quiet():
+        return _of_gguf(path) if path.suffix == GGUF else _of_folder(path)
+
+
+def _of_folder(folder: Path) -> _Source:
+    tokenization = read_tokenization(folder, sentences=False)
+    if (folder / STRUCTURE).exists():
+        model = load_model(folder)
+        assert isinstance(model, PreTrainedModel)
+    else:
+        model, _ = load_pretrained(AutoModelForCausalLM, folder, read_config(folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return _Source(model, tokenization, *_conversations(tokenizer))
+
+
+def _of_gguf(file: Path) -> _Source:
+    """A model in llama.cpp's format: its weights dequantized, and the tokenizer that it holds."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"cannot load this model: {error}", where=str(file)) from error
+    # Else transformers takes it for quantized still, and will not save it.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return _Source(model.eval(), of_transformers(tokenizer, str(file)), *_conversations(tokenizer))
+
+
+def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
+    """The chat template of a tokenizer, and the special tokens that templates name."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    special = {name: str(token) for name in names if (token := getattr(tokenizer, name, None)) is not None}
+    return template, special
+
+
+def _chat(source: _Source, where: str) -> dict[str, Any] | None:
+    """The chat template as pieces that a bundle joins without Jinja."""
+    if source.template is None:
+        return None
+    return pieces_of_template(renderer(source.template, source.special, where))
+
+
+def _begin_of(tokenizer: Tokenizer) -> int | None:
+    """The token that the tokenizer puts before every text; None where it puts none."""
+    plain, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
+    return None if whole[:1] == plain[:1] else int(whole[0])
+
+
+def _end_of(model: PreTrainedModel, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
+    """The token that ends an answer: what the tokenizer calls so, else the config."""
+    if "eos_token" in special and (found := tokenizer.token_to_id(special["eos_token"])) is not None:
+        return int(found)
+    said: int | list[int] | None = model.config.eos_token_id
+    return said[0] if isinstance(said, list) else said

@@ -1,0 +1,38 @@
+"""What `compress init` writes of language models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.starter.detection import Detected
+from compress.starter.lines import SPLITS, WRITTEN, key
+from compress.starter.outline import Outline
+
+DATA = """\
+data:
+  # A csv, jsonl or parquet file, a folder of text files, package://name/folder, or a data set of the hub.
+"""
+TEACHER = """\
+
+teacher:
+  # A folder with config.json, safetensors and a tokenizer; a GGUF file; a model of the hub; or
+  # python:module:function, which returns (model, tokenizer) and needs --allow-code.
+"""
+
+
+def data_keys(found: Detected) -> Iterator[str]:
+    """The columns, how files are read, and how long windows are."""
+    yield key("text_column", found.columns.text, "text", "the column that holds the text")
+    yield "  # prompt_column: prompt         # instead: prompts, and the completions that are learnt\n"
+    yield "  # completion_column: completion\n"
+    yield "  # messages_column: messages     # instead: conversations; what the assistant says is learnt\n"
+    yield SPLITS + WRITTEN
+    yield "  max_length: 512              # tokens of a window; longer texts are cut into several\n"
+
+
+def teacher_keys(found: Detected) -> Iterator[str]:
+    """Whether the model is trained on the texts first."""
+    yield "  finetune: {epochs: 1, learning_rate: 1.0e-4, batch_size: 4}  # without: as it is\n"
+
+
+STARTER = Outline(DATA, data_keys, TEACHER, teacher_keys, lambda found: iter(()), "0.9")

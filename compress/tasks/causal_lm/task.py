@@ -1,0 +1,72 @@
+"""Causal language modelling: a text, and for each of its tokens the logits of the one that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.task_kind import TaskKind
+from compress.data.splits import Examples
+from compress.profile.schema import DataSpec
+from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
+from compress.tasks.causal_lm import scorer as token_scorer
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.kind import KIND
+from compress.tasks.causal_lm.windows import WindowInputs, encode_documents
+
+
+class CausalLanguageModel:
+    """Texts in windows of `max_length` tokens; scored by perplexity."""
+
+    kind: ClassVar[TaskKind] = KIND
+    scorer: ClassVar[Any] = token_scorer
+
+    def __init__(self, data: DataSpec) -> None:
+        self.data = cast(LanguageData, data)
+
+    def encode(self, examples: Examples, model: Path) -> WindowInputs:
+        """Encode examples with the tokenizer and the chat template of the artifact directory `model`."""
+        return encode_documents(examples, self.data, model)
+
+    def scored(self, examples: Examples) -> Examples:
+        """All of them: each text says itself what follows."""
+        return examples
+
+    def needs_reference(self, examples: Examples) -> bool:
+        """Never: the truth is the text."""
+        return False
+
+    def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """How many tokens a window has at most."""
+        return {"length": int(described["max_length"])}
+
+    def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
+        """Refuse outputs that are not one row of logits a token.
+
+        Raises:
+            ModelError: they are of another shape.
+        """
+        if len(shape) != 3 or shape[2] != described["words"]:
+            raise wrong_shape(shape, f"(tokens, {described['words']})", where)
+
+    def score(self, answers: Answers, truth: Truth) -> Score:
+        """Perplexity: e to the mean of minus the log-probability of a token.
+
+        Raises:
+            ModelError: an output is not a finite number.
+        """
+        if not np.isfinite(answers["nats"]).all():
+            raise not_finite()
+        return Score(KIND.metric, float(np.exp(answers["nats"].sum() / answers["tokens"].sum())))
+
+    def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
+        """KL(reference || outputs) in nats, the mean over the tokens of logits (n, tokens, words)."""
+        total = 0.0
+        for expected, found in zip(reference, outputs, strict=True):
+            sure, guess = (token_scorer.log_softmax(each) for each in (expected, found))
+            total += float((np.exp(sure) * (sure - guess)).sum(axis=-1).mean())
+        return total / len(reference)

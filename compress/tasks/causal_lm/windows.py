@@ -1,0 +1,171 @@
+"""Texts as windows of tokens: each token is learnt and scored once, with those before it in its window."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import ModelError
+from compress.core.reading import read_mapping, understood
+from compress.data.splits import Examples
+from compress.encoding.inputs import Batch
+from compress.encoding.tokens import TokenInputs
+from compress.models.text.tokenizer_files import open_tokenizer
+from compress.store.flat import Ragged, RaggedWriter, blocks_of
+from compress.tasks.causal_lm.chat import renderer
+from compress.tasks.causal_lm.documents import pieces_of
+from compress.tasks.causal_lm.keys import LanguageData
+
+LEARNT = "beside.learnt"
+"""In a batch, int64 (windows, tokens): 1 where a token is learnt and scored."""
+DOCUMENT = "beside.document"
+"""In a batch, int64 (windows,): the example that a window is of."""
+BYTES = "beside.bytes"
+"""In a batch, int64 (windows,): how many bytes of UTF-8 the scored tokens of a window stand for."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowInputs(TokenInputs):
+    """Windows of tokens of one split, ragged.
+
+    `learnt`: of each window int32 (length,), 1 where a token is scored. `documents`, `sizes`: int64 (n,), the example
+    and the bytes of its scored tokens.
+    """
+
+    learnt: Ragged = field(kw_only=True)
+    documents: NDArray[np.int64] = field(kw_only=True)
+    sizes: NDArray[np.int64] = field(kw_only=True)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The windows at `indices`, padded behind to the longest of them, with what the scorer needs beside them."""
+        chosen = np.asarray(indices, np.int64)
+        learnt, _ = self.learnt.padded(indices, 0)
+        beside = {
+            LEARNT: learnt.astype(np.int64),
+            DOCUMENT: self.documents[chosen],
+            BYTES: self.sizes[chosen],
+        }
+        return super().batch(indices) | beside
+
+    def digest(self) -> str:
+        """sha256 over all that a model is given, and which tokens are scored."""
+        digest = hashlib.sha256(super().digest().encode())
+        for block in self.learnt.flat.blocks():
+            digest.update(block.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a model takes texts, as its `task.json` says it: `begin` stands before every text, `end` after an answer."""
+
+    max_length: int
+    pad: int
+    begin: int | None
+    end: int | None
+    template: str | None
+    special: Mapping[str, str]
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Format:
+        """The format of a `task.json`."""
+        return cls(
+            int(described["max_length"]),
+            int(described["pad_id"]),
+            described["begin_id"],
+            described["end_id"],
+            described["chat_template"],
+            described["special_tokens"],
+        )
+
+
+def encode_documents(examples: Examples, data: LanguageData, model: Path) -> WindowInputs:
+    """Encode examples with the tokenizer of the artifact directory `model`, and cut them into windows.
+
+    Raises:
+        ModelError: a file is missing or unreadable.
+        DataError: conversations cannot be had with the model's template.
+    """
+    try:
+        described = read_mapping(model / TASK)
+        form, names = Format.of(described), tuple(described["input_names"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(model / TASK)) from error
+    tokenizer = open_tokenizer(model / TOKENIZER)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    render = None if form.template is None else renderer(form.template, form.special, str(model))
+    ids, learnt = RaggedWriter(np.int32), RaggedWriter(np.int32)
+    documents, sizes = list[int](), list[int]()
+    number = 0
+    # Not all at once: the tokenizer's own objects are far larger than the ids.
+    for block in blocks_of(examples.texts):
+        split = [pieces_of(item, data.written, render) for item in block]
+        with understood("the tokenizer", str(model / TOKENIZER)):
+            texts = [piece.text for pieces in split for piece in pieces]
+            encodings = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
+        for pieces in split:
+            row = [] if form.begin is None or data.written == "messages" else [(form.begin, 0, 0)]
+            for piece in pieces:
+                encoding = next(encodings)
+                lengths = _byte_lengths(piece.text, encoding.offsets)
+                row += [
+                    (token, int(piece.learnt), size)
+                    for token, size in zip(encoding.ids, lengths, strict=True)
+                ]
+                if piece.ends and form.end is not None:
+                    row.append((form.end, 1, 0))
+            for window in cut_windows(np.array(row, np.int64).reshape(-1, 3), form.max_length, data.context):
+                ids.add([window[:, 0]])
+                learnt.add([window[:, 1]])
+                documents.append(number)
+                sizes.append(int(window[window[:, 1] == 1, 2].sum()))
+            number += 1
+    return WindowInputs(
+        ids.finish(),
+        names,
+        form.pad,
+        learnt=learnt.finish(),
+        documents=np.array(documents, np.int64),
+        sizes=np.array(sizes, np.int64),
+    )
+
+
+def cut_windows(tokens: NDArray[np.int64], longest: int, context: int) -> Iterator[NDArray[np.int64]]:
+    """Windows of at most `longest` tokens that begin with the last `context` tokens of the one before.
+
+    A token is scored in the first window that it stands in, and the first token of all never: nothing stands before
+    it. A window without a token to score is left out.
+
+    Args:
+        tokens: (tokens, 3): the id, whether it is scored, anything.
+    """
+    start, scored = 0, 1
+    while scored < len(tokens):
+        end = min(start + longest, len(tokens))
+        window = tokens[start:end].copy()
+        window[: scored - start, 1] = 0
+        if window[:, 1].any():
+            yield window
+        start, scored = end - context, end
+
+
+def _byte_lengths(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Bytes of UTF-8 that each token stands for; those that share a letter share it too: the last one counts it."""
+    places: Sequence[int] | NDArray[np.int64] = range(len(text) + 1)
+    if not text.isascii():
+        places = np.concatenate(
+            [[0], np.cumsum([len(letter.encode("utf-8", "surrogatepass")) for letter in text])]
+        )
+    lengths, counted = [], 0
+    for _, end in offsets:
+        lengths.append(max(0, int(places[end]) - counted))
+        counted = max(counted, int(places[end]))
+    return lengths

@@ -1,0 +1,118 @@
+"""A language model from its folder to a bundle that answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from compress import api
+from compress.models.io.checkpoints import load_model
+from tests.tiny_language import profile, write_model, write_texts
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = tmp_path_factory.mktemp("language")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("COMPRESS_CACHE", str(place / "cache"))
+        write_model(place / "model")
+        write_texts(place / "data")
+        (place / "p.yaml").write_text(yaml.safe_dump(profile()))
+        yield place
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> api.Run:
+    return api.run(folder / "p.yaml", quiet=True)
+
+
+def test_it_is_trained_scored_and_timed(done: api.Run, folder: Path):
+    baseline = done.record.steps[0].measurements[0]
+    metrics = {metric.name: metric.value for metric in baseline.accuracy.metrics}
+    # A uniform guess over 260 tokens has a perplexity of 260; of letters of twelve words it is far lower.
+    assert metrics["perplexity"] < 40
+    # Every byte is a token, and the first one is not scored.
+    assert metrics["bits_per_byte"] == pytest.approx(np.log2(metrics["perplexity"]), rel=1e-6)
+    assert metrics["agreement"] == 1
+    assert [latency.lengths for latency in baseline.latency] == ["write:16", "read:16"]
+    assert done.status == "ok"
+    text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
+    assert "Reading and writing" in text
+
+
+def test_the_perplexity_is_that_of_torch(done: api.Run, folder: Path):
+    trained = next(
+        path.parent for path in (folder / "cache").rglob("model.safetensors") if _trained(path.parent)
+    )
+    model = load_model(trained)
+    nats = tokens = 0.0
+    for line in (folder / "data" / "test.jsonl").read_text().splitlines():
+        ids = torch.tensor([[byte_id(letter) for letter in json.loads(line)["text"]]])
+        # Windows of 64 tokens; each begins with the last token of the one before.
+        for start in range(0, max(1, ids.shape[1] - 1), 63):
+            window = ids[:, start : start + 64]
+            with torch.no_grad():
+                logs = model(window).logits[0, :-1].double().log_softmax(-1)
+            nats -= float(logs.gather(1, window[0, 1:, None]).sum())
+            tokens += window.shape[1] - 1
+    measured = done.record.steps[0].measurements[0].accuracy.metrics[0].value
+    assert measured == pytest.approx(np.exp(nats / tokens), rel=1e-4)
+
+
+def byte_id(letter: str) -> int:
+    from tests.tiny_language import byte_tokenizer
+
+    return int(byte_tokenizer().encode(letter).ids[0])
+
+
+def _trained(folder: Path) -> bool:
+    return json.loads((folder / "artifact.json").read_text())["facts"].get("best_step") is not None
+
+
+def test_a_bundle_answers_and_is_verified(done: api.Run):
+    assert done.bundle is not None
+    assert api.verify(done.bundle).problems == ()
+    words = [sys.executable, str(done.bundle / "predict.py")]
+    answers = [
+        subprocess.run([*words, *more], capture_output=True, text=True, check=True).stdout
+        for more in (
+            ["the red", "--most", "12"],
+            ["the red", "--most", "12", "--temperature", "1", "--seed", "1"],
+            ["the red", "--most", "12", "--temperature", "1", "--seed", "1"],
+            ["the red", "--most", "40", "--stop", " "],
+            ["--chat", "hello", "--most", "6"],
+        )
+    ]
+    assert answers[1] == answers[2]
+    assert answers[0] != answers[1]
+    assert " " not in answers[3]
+    assert len(answers[4]) > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"passes": [{"distill": {"student": {"layers": 1}, "losses": [{"logits": {}}]}}]},
+            "cannot be taken apart",
+        ),
+        (
+            {"passes": [{"distill": {"student": {"model": "model"}, "losses": [{"labels": {}}]}}]},
+            "use next_token",
+        ),
+        ({"data": {"path": "data", "max_length": 64, "labels": ["a"]}}, "no labels"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_before_any_work(folder: Path, changed: dict, words: str):
+    (folder / "bad.yaml").write_text(yaml.safe_dump(profile(**changed)))
+    faults = api.validate(folder / "bad.yaml").faults
+    assert any(words in str(fault) for fault in faults), faults

@@ -1,0 +1,79 @@
+"""A folder with a tiny language model, its tokenizer and chat template, and texts in three splits."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+BEGIN, END = "<begin>", "<end>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+WORDS = ["red", "blue", "cat", "dog", "runs", "sees", "the", "a", "big", "small", "house", "tree"]
+SIZES: dict[str, int] = {"train": 60, "validation": 8, "test": 12}
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Every byte a token, and two special ones."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={letter: i + 2 for i, letter in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([BEGIN, END])
+    return made
+
+
+def write_model(folder: Path) -> None:
+    """A tiny Llama with tied embeddings, as transformers saves it."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(), bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=128
+    )
+    tokenizer.chat_template = CHATML
+    config = transformers.LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
+        vocab_size=260,
+        max_position_embeddings=128,
+        bos_token_id=258,
+        eos_token_id=259,
+        pad_token_id=259,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_texts(folder: Path) -> None:
+    """Sentences of a few words, each once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = random.Random(0)
+    for split, count in SIZES.items():
+        rows = [" ".join(drawn.choice(WORDS) for _ in range(drawn.randint(4, 30))) for _ in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+
+
+def profile(**changed: Any) -> dict[str, Any]:
+    """A profile for both."""
+    return {
+        "name": "tiny-lm",
+        "task": "causal-lm",
+        "data": {"path": "data", "max_length": 64},
+        "teacher": {"model": "model", "finetune": {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16}},
+        "passes": [{"export": {"golden": 4}}],
+        "targets": [{"device": "cpu", "sequence_lengths": [16]}],
+        "measure": {"examples": 4, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
+        **changed,
+    }

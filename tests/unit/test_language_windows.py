@@ -1,0 +1,227 @@
+"""Texts in windows: what is learnt, what is scored, and how a conversation becomes text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.core.errors import DataError, ModelError
+from compress.data.splits import UNLABELLED, Examples
+from compress.profile.schema import DataSpec
+from compress.tasks.causal_lm.chat import renderer
+from compress.tasks.causal_lm.chat_pieces import joined, pieces_of_template
+from compress.tasks.causal_lm.documents import Piece, messages_item, pieces_of, prompt_item
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.scorer import answers
+from compress.tasks.causal_lm.windows import BYTES, DOCUMENT, LEARNT, cut_windows, encode_documents
+from tests.tiny_language import CHATML, byte_tokenizer
+
+LLAMA = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
+    "' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def folder_of(path: Path, **changed: object) -> Path:
+    byte_tokenizer().save(str(path / "tokenizer.json"))
+    described = {
+        "max_length": 16,
+        "pad_id": 0,
+        "begin_id": None,
+        "end_id": 259,
+        "chat_template": CHATML,
+        "special_tokens": {},
+        "input_names": ["input_ids", "attention_mask"],
+        **changed,
+    }
+    (path / "task.json").write_text(json.dumps(described))
+    return path
+
+
+def examples(*items: str) -> Examples:
+    return Examples(items, np.full(len(items), UNLABELLED, np.int64))
+
+
+def data(**keys: object) -> LanguageData:
+    return LanguageData.model_validate({"path": "x.jsonl", "max_length": 16, **keys})
+
+
+@given(
+    length=st.integers(0, 60),
+    longest=st.integers(2, 20),
+    context=st.integers(1, 19),
+    begins=st.integers(0, 60),
+)
+def test_each_token_is_scored_once_with_what_stands_before_it(
+    length: int, longest: int, context: int, begins: int
+):
+    context = min(context, longest - 1)
+    tokens = np.stack([np.arange(length), np.arange(length) >= begins, np.ones(length)], axis=1).astype(
+        np.int64
+    )
+    windows = list(cut_windows(tokens.reshape(-1, 3), longest, context))
+    scored = [token for window in windows for token, learnt, _ in window.tolist() if learnt]
+    # The first token of all stands behind nothing.
+    assert scored == [token for token in range(1, length) if token >= begins]
+    for window in windows:
+        assert len(window) <= longest
+        assert window[:, 0].tolist() == list(range(window[0, 0], window[0, 0] + len(window)))
+        assert not window[0, 1]
+    for window in windows[1:]:
+        first = next(place for place, learnt in enumerate(window[:, 1]) if learnt)
+        assert first >= min(context, int(window[first, 0]))
+
+
+def test_a_batch_says_what_is_scored_of_which_text_and_how_many_bytes(tmp_path: Path):
+    inputs = encode_documents(examples("abcdefghij" * 2, "né"), data(context=4), folder_of(tmp_path))
+    assert inputs.lengths.tolist() == [16, 8, 3]
+    batch = inputs.batch([0, 1, 2])
+    assert batch[DOCUMENT].tolist() == [0, 0, 1]
+    # Twenty letters less the first; the two bytes of é stand behind n.
+    assert batch[BYTES].tolist() == [15, 4, 2]
+    assert batch[LEARNT][1, :8].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert batch["attention_mask"][2].tolist() == [1] * 3 + [0] * 13
+    assert len({inputs.digest(), encode_documents(examples("a"), data(), tmp_path).digest()}) == 2
+
+
+def test_only_completions_and_the_assistants_words_are_learnt(tmp_path: Path):
+    asked = encode_documents(
+        examples(prompt_item("ab", "cd")),
+        data(prompt_column="p", completion_column="c"),
+        folder_of(tmp_path, begin_id=258),
+    )
+    batch = asked.batch([0])
+    # begin, a, b, c, d, end
+    assert batch["input_ids"][0, [0, -1]].tolist() == [258, 259]
+    assert batch[LEARNT].tolist() == [[0, 0, 0, 1, 1, 1]]
+    said = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo"},
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "!"},
+    ]
+    talk = encode_documents(
+        examples(messages_item(said)),
+        data(messages_column="m", max_length=256),
+        folder_of(tmp_path, max_length=256),
+    ).batch([0])
+    text = byte_tokenizer().decode(talk["input_ids"][0][talk[LEARNT][0] == 1].tolist())
+    assert text == "yo<|im_end|>\n!<|im_end|>\n"
+
+
+def test_a_template_that_rewrites_the_past_is_refused():
+    rewriting = "{% for m in messages %}{{ m.content if loop.last else '-' }}{% endfor %}"
+    item = messages_item(
+        [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+    )
+    with pytest.raises(DataError) as caught:
+        pieces_of(item, "messages", renderer(rewriting, {}, "model"))
+    assert (caught.value.code, caught.value.where) == ("chat-template", "data.messages_column")
+    with pytest.raises(DataError) as caught:
+        pieces_of(item, "messages", None)
+    assert caught.value.code == "no-chat-template"
+    with pytest.raises(ModelError, match="cannot render"):
+        pieces_of(item, "messages", renderer("{{ raise_exception('no') }}", {}, "model"))
+
+
+def test_a_template_runs_in_a_sandbox(tmp_path: Path):
+    evil = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(ModelError, match="cannot render"):
+        renderer(evil, {}, "model")([{"role": "user", "content": "x"}], True)
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ("text", "no-messages"),
+        ([], "no-messages"),
+        ([{"role": "robot", "content": "x"}], "no-messages"),
+        ([{"role": "user", "content": 3}], "no-messages"),
+        ([{"role": "user", "content": "x"}], "no-answer"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(messages: object, code: str):
+    with pytest.raises(DataError) as caught:
+        messages_item(messages)
+    assert caught.value.code == code
+
+
+def test_a_template_becomes_pieces_where_it_depends_on_roles_alone():
+    render = renderer(CHATML, {}, "model")
+    pieces = pieces_of_template(render)
+    assert pieces is not None
+    messages = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+    assert joined(pieces, messages, True) == render(messages, True)
+    # Another default, counted turns, contents that are changed: no fixed pieces.
+    counted = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}"
+    trimmed = "{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}"
+    for template in (counted, trimmed):
+        assert pieces_of_template(renderer(template, {}, "model")) is None
+
+
+def test_the_tokens_of_pieces_are_those_of_each_by_itself():
+    assert pieces_of("a text", "texts", None) == [Piece("a text", learnt=True)]
+    assert pieces_of(prompt_item("p", "c"), "prompts", None) == [
+        Piece("p", learnt=False),
+        Piece("c", learnt=True, ends=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"prompt_column": "p"},
+        {"prompt_column": "p", "completion_column": "c", "messages_column": "m"},
+        {"context": 16},
+    ],
+)
+def test_keys_that_make_no_sense_together_are_refused(keys: dict[str, object]):
+    with pytest.raises(ValueError, match=r"`context`|go together|not both"):
+        data(**keys)
+    assert isinstance(data(), DataSpec)
+
+
+def test_sums_are_those_of_torch():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(2, 5, 11)).astype(np.float32) * 4
+    ids = random.integers(0, 11, (2, 5))
+    learnt = np.array([[0, 1, 1, 0, 1], [0, 0, 1, 1, 0]])
+    batch = {"input_ids": ids, LEARNT: learnt, BYTES: np.array([7, 3]), DOCUMENT: np.array([0, 4])}
+    found = answers(logits, batch, {"length": 6})
+    losses = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits[:, :-1]).double().flatten(0, 1),
+        torch.from_numpy(ids[:, 1:]).flatten(),
+        reduction="none",
+    ).numpy()
+    kept = losses.reshape(2, 4) * learnt[:, 1:]
+    assert found["nats"] == pytest.approx(kept.sum(axis=1), rel=1e-9)
+    assert found["tokens"].tolist() == [3, 2]
+    best = logits[:, :-1].argmax(-1)
+    assert found["right"].tolist() == ((best == ids[:, 1:]) & (learnt[:, 1:] == 1)).sum(axis=1).tolist()
+    assert found["likeliest"].tolist() == [
+        [-1, best[0, 0], best[0, 1], -1, best[0, 3], -1],
+        [-1, -1, best[1, 1], best[1, 2], -1, -1],
+    ]
+    assert answers(np.zeros((2, 5, 11), np.float32), batch, {})["nats"] == pytest.approx(
+        [3 * math.log(11), 2 * math.log(11)]
+    )
+    with pytest.raises(ValueError, match="one row of logits"):
+        answers(logits[:, :4], batch, {})
+
+
+def rendered(template: str, roles: Sequence[str]) -> str:
+    messages = [{"role": role, "content": role} for role in roles]
+    return renderer(template, {"bos_token": "<s>", "eos_token": "</s>"}, "model")(messages, True)
+
+
+def test_special_tokens_reach_the_template():
+    assert rendered(LLAMA, ["user"]) == "<s>[INST] user [/INST]"
