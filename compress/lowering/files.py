@@ -31,6 +31,8 @@ def save_onnx(model: ir.Model, folder: Path) -> Path:
     if weights > EXTERNAL_DATA_FROM_BYTES:
         ir.save(model, path, external_data=f"{ONNX_MODEL}.data")
     else:
+        # What was read from beside another file would be looked for beside this one.
+        ir.external_data.load_to_model(model)
         with replacing(path) as temporary:
             ir.save(model, temporary)
     check_onnx(path)

@@ -199,16 +199,16 @@ def test_feedback_is_of_inputs_that_went_through_quantized_layers(tied, tmp_path
     path = quantized(tied, tmp_path, method="gptq", block_size=16)
     floats = {layer.node.name: layer for layer in layers(ir.load(tied).graph)}
     learnt = [products_of(path, batch) for batch in batches()]
-    unlike = 0
     for name in ("layers.0.gate_feed_in", "layers.2.query_key_value", "layers.2.feed_out"):
-        rows = floats[name].weight.T
-        wanted = feedback_blocks(rows, second_moment([one[name][0] for one in learnt]), 16, 4, True)
-        np.testing.assert_allclose(floats_of(path)[name].T, wanted.dequantized(), rtol=1e-6)
-        seen = moments_of(tied, [floats[name].source.name], batches, tmp_path)[
-            floats[name].source.name
-        ].second
-        unlike += int((feedback_blocks(rows, seen, 16, 4, True).values != wanted.values).sum())
-    assert unlike
+        rows, source = floats[name].weight.T, floats[name].source.name
+        seen = second_moment([one[name][0] for one in learnt])
+        without = moments_of(tied, [source], batches, tmp_path)[source].second
+        unlike = [
+            int((feedback_blocks(rows, second, 16, 4, True).dequantized() != floats_of(path)[name].T).sum())
+            for second in (seen, without)
+        ]
+        # The last bits of what a session computes depend on which values it gives, and roundings on them.
+        assert unlike[0] < 0.2 * unlike[1]
 
 
 def test_named_layers_keep_eight_bits(tied, tmp_path):

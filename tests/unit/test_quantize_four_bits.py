@@ -21,6 +21,7 @@ from compress.passes.quantize.layers import layers
 from compress.passes.quantize.scale_folding import groups, scale_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import cut_into_blocks, pack_nibbles, quantize_blocks
+from compress.passes.quantize.weight_only.clip import clipped_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks, output_error
 from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of
 from compress.passes.quantize.weight_only.hqq import block_errors, fit_blocks
@@ -210,7 +211,32 @@ def test_feedback_costs_the_outputs_less_than_rounding(width, symmetric, activat
 def test_without_correlation_there_is_nothing_to_feed_back():
     rows = normal(8, 64)
     found = feedback_blocks(rows, np.eye(64), 32, 4, symmetric=False)
-    np.testing.assert_array_equal(found.dequantized(), fit_blocks(rows, 32, 4, symmetric=False).dequantized())
+    wanted = clipped_blocks(rows, np.ones(64), 32, 4, symmetric=False)
+    np.testing.assert_array_equal(found.dequantized(), wanted.dequantized())
+
+
+@given(WEIGHTS, st.sampled_from([16, 32]), st.booleans(), st.sampled_from([4, 8]))
+@settings(max_examples=60)
+def test_a_clipped_grid_is_no_worse_than_rounding_in_any_block(rows, block_size, symmetric, bits):
+    counted = np.linspace(0.1, 3, rows.shape[1])
+    errors = [
+        cut_into_blocks(((rows - found.dequantized()) ** 2 * counted).astype(np.float32), block_size).sum(
+            axis=2
+        )
+        for found in (
+            clipped_blocks(rows, counted, block_size, bits, symmetric),
+            quantize_blocks(rows, block_size, bits, symmetric),
+        )
+    ]
+    assert (errors[0] <= errors[1] * (1 + 1e-5) + 1e-30).all()
+
+
+def test_a_clipped_grid_lets_go_what_hardly_counts():
+    rows, counted = normal(64, 32), np.ones(32)
+    rows[:, 7], counted[7] = 40, 1e-6
+    found = clipped_blocks(rows, counted, 32, 4, symmetric=True).dequantized()
+    plain = quantize_blocks(rows, 32, 4, symmetric=True).dequantized()
+    assert ((found - rows) ** 2 @ counted).mean() < 0.5 * ((plain - rows) ** 2 @ counted).mean()
 
 
 def test_feedback_stands_inputs_that_are_always_zero():

@@ -40,9 +40,12 @@ class Blocks:
 
     def dequantized(self) -> Floats:
         """float32 (rows, width): what the integers stand for."""
-        zeros = np.full_like(self.scales, 2 ** (self.bits - 1)) if self.zeros is None else self.zeros
-        restored = (self.values.astype(np.float32) - zeros[..., None]) * self.scales[..., None]
-        return np.asarray(restored.reshape(len(self.values), -1)[:, : self.width], np.float32)
+        return self.restored().reshape(len(self.values), -1)[:, : self.width]
+
+    def restored(self) -> Floats:
+        """The same in blocks, float32 (rows, blocks, block_size), with what fills the last one."""
+        zeros = np.float32(2 ** (self.bits - 1)) if self.zeros is None else self.zeros[..., None]
+        return np.asarray((self.values.astype(np.float32) - zeros) * self.scales[..., None], np.float32)
 
     def packed(self) -> Bytes:
         """The integers as they are stored: uint8 (rows, blocks, block_size * bits / 8)."""

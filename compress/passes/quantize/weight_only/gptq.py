@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, round_to
-from compress.passes.quantize.weight_only.hqq import fit_blocks
+from compress.passes.quantize.weight_only.clip import clipped_blocks
 
 DAMPING = 0.01
 """Added to the diagonal of the second moments, as a share of its mean: inputs never seen together stay stable."""
@@ -37,7 +37,7 @@ def feedback_blocks(
             them. The grid of a block is fitted before, to the float weights.
     """
     width = rows.shape[1]
-    grid = fit_blocks(rows, block_size, bits, symmetric)
+    grid = clipped_blocks(rows, np.diag(moments), block_size, bits, symmetric)
     order = np.argsort(-np.diag(moments), kind="stable") if activation_order else np.arange(width)
     factor = _inverse_factor(moments[np.ix_(order, order)])
     left = rows[:, order].astype(np.float64)

@@ -1,0 +1,44 @@
+"""Grids that let the furthest values of a block go where the others gain more by finer steps (clip search)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.passes.quantize.weight_only.blocks import (
+    Blocks,
+    Floats,
+    cut_into_blocks,
+    grid_of,
+    in_parts,
+    round_to,
+)
+
+SHARES = tuple(1 - step / 40 for step in range(21))
+"""Of the range that covers all values: what is tried."""
+
+
+def clipped_blocks(
+    rows: Floats, weights: NDArray[np.float64], block_size: int, bits: int, symmetric: bool
+) -> Blocks:
+    """Rows (rows, width) to the nearest of the grids that cover a share of their range, each block's with the least
+    squared error.
+
+    Args:
+        weights: how much an error counts, by column (width,): the mean square of what multiplies it.
+    """
+    counted = cut_into_blocks(weights[None].astype(np.float32), block_size)
+
+    def clipped(part: Floats) -> Blocks:
+        cut = cut_into_blocks(part, block_size)
+        whole, zeros = grid_of(cut, bits, symmetric)
+        least, best = np.full(whole.shape, np.inf, np.float32), whole
+        for share in SHARES:
+            scales = whole * np.float32(share)
+            found = Blocks(round_to(cut, scales, zeros, bits), scales, zeros, bits, part.shape[1])
+            error = ((cut - found.restored()) ** 2 * counted).sum(axis=2)
+            best = np.where(error < least, scales, best)
+            least = np.minimum(error, least)
+        return Blocks(round_to(cut, best, zeros, bits), best, zeros, bits, part.shape[1])
+
+    return in_parts(rows, clipped)
