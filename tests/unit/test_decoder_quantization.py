@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from compress.encoding.inputs import Batch
 from compress.passes.quantize.layers import layers
+from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only import matmul_nbits
 from compress.passes.quantize.weight_only.gptq import feedback_blocks
 from compress.passes.quantize.weight_only.hessian import moments_of, second_moment
@@ -228,3 +229,29 @@ def test_a_quantized_decoder_generates(tied, tmp_path):
     path = quantized(tied, tmp_path, method="rtn", bits=8, block_size=16)
     found = [generate(Decoder(open_session(str(file)), 40), [[5, 6, 7], [9]], 12) for file in (tied, path)]
     assert [row[:3] for row in found[0]] == [row[:3] for row in found[1]]
+
+
+@pytest.mark.parametrize("name", [TIED, "gpt2", "gemma3", "qwen3", "phi3"])
+def test_scales_move_into_norms_values_and_gates(name, tmp_path):
+    path = lowered_decoder(tiny_decoder(name), tmp_path)
+    wanted, model = logits(path), ir.load(path)
+    rng, left = np.random.default_rng(0), []
+    for group in groups(list(layers(model.graph))):
+        factors = np.exp(rng.normal(size=group.layers[0].shape[0])).astype(np.float32)
+        ties = tied_channels(group)
+        if not scale_channels(model.graph, group, factors if ties is None else averaged(factors, ties)):
+            left.append(group.layers[0].node.op_type)
+    ir.save(model, tmp_path / "scaled.onnx")
+    got = logits(tmp_path / "scaled.onnx")
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    # What comes out of an activation cannot be scaled before it, and tokens are picked before a head of its own.
+    assert left == {"gpt2": ["MatMul"] * 3, "qwen3": ["Gemm"], "phi3": ["Gemm"]}.get(name, [])
+
+
+def test_scales_that_heads_do_not_share_stay_outside(tied, tmp_path):
+    wanted, model = logits(tied), ir.load(tied)
+    group = next(one for one in groups(list(layers(model.graph))) if tied_channels(one) is not None)
+    factors = np.exp(np.random.default_rng(0).normal(size=group.layers[0].shape[0])).astype(np.float32)
+    assert not scale_channels(model.graph, group, factors)
+    ir.save(model, tmp_path / "scaled.onnx")
+    assert np.abs(logits(tmp_path / "scaled.onnx") - wanted).max() <= 1e-4 * np.abs(wanted).max()

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from compress.lowering.graph import add_initializer, attribute, constant, insert_before, made_by
+from compress.lowering.graph import (
+    add_initializer,
+    attribute,
+    constant,
+    constant_shape,
+    insert_before,
+    made_by,
+)
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, layers
 from compress.passes.quantize.weights import one_use, set_weight
 
 Floats = NDArray[np.float32]
+Scale = Callable[[Floats], None]
+"""Multiplies channels by factors (channels,)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,9 @@ def scale_channels(graph: ir.Graph, group: Group, factors: Floats) -> bool:
     Returns:
         Whether the division went into what makes the input; otherwise a multiplication was inserted.
     """
-    place, divisors = divisible(graph, group), np.reciprocal(factors)
+    ties = tied_channels(group)
+    folds = ties is None or bool((factors == averaged(factors, ties)).all())
+    place, divisors = divisible(graph, group) if folds else None, np.reciprocal(factors)
     for layer in group.layers:
         set_weight(layer, layer.weight * factors[:, None])
     if place is None:
@@ -58,28 +70,98 @@ def scale_channels(graph: ir.Graph, group: Group, factors: Floats) -> bool:
     return place is not None
 
 
-def divisible(graph: ir.Graph, group: Group) -> Callable[[Floats], None] | None:
+def tied_channels(group: Group) -> NDArray[np.int64] | None:
+    """By channel, the number of its factor, where some must share one to be folded: those of heads that attend to the
+    same head of values. None: all are free."""
+    node = made_by(group.source, "GroupQueryAttention")
+    if node is None:
+        return None
+    heads, values = attribute(node, "num_heads", 1), attribute(node, "kv_num_heads", 1)
+    size = group.layers[0].shape[0] // heads
+    by_head = np.arange(values * size).reshape(values, 1, size)
+    return np.broadcast_to(by_head, (values, heads // values, size)).reshape(-1)
+
+
+def averaged(numbers: NDArray[Any], ties: NDArray[np.int64]) -> NDArray[Any]:
+    """Numbers of channels, those that are tied replaced by their mean."""
+    means = np.bincount(ties, numbers) / np.bincount(ties)
+    return np.asarray(means[ties], numbers.dtype)
+
+
+def divisible(graph: ir.Graph, group: Group) -> Scale | None:
     """What multiplies each channel of a group's input by a vector without a further node; None where nothing can."""
-    source, nodes = group.source, {layer.node for layer in group.layers}
-    if source.is_graph_output() or any(use.node not in nodes or use.idx != 0 for use in source.uses()):
+    nodes = {layer.node for layer in group.layers}
+    if any(use.node not in nodes or use.idx != 0 for use in group.source.uses()):
         return None
-    norm = made_by(source, "LayerNormalization")
-    if norm is not None:
-        constants = [value for value in norm.inputs[1:] if value is not None]
+    return _scaling(graph, group.source)
+
+
+_NORMS = {
+    "LayerNormalization": (1, 2),
+    "RMSNormalization": (1,),
+    "SkipLayerNormalization": (2, 3),
+    "SkipSimplifiedLayerNormalization": (2,),
+}
+"""Where norms have their gain and their shift."""
+
+
+def _scaling(graph: ir.Graph, value: ir.Value | None) -> Scale | None:
+    """What multiplies each channel of a value, whose readers may all be given another one."""
+    node = None if value is None else value.producer()
+    if value is None or node is None or value.is_graph_output():
+        return None
+    if node.op_type in _NORMS and value is node.outputs[0]:
+        inputs = [node.inputs[place] for place in _NORMS[node.op_type] if place < len(node.inputs)]
+        constants = [one for one in inputs if one is not None]
         return _scaling_vectors(constants) if all(map(_own_vector, constants)) else None
-    relu = made_by(source, "Relu")
-    made = source if relu is None else relu.inputs[0]
-    if made is None or (relu is not None and len(made.uses()) != 1):
-        return None
+    if node.op_type == "Relu":
+        return _scaling_alone(graph, node.inputs[0])
+    if node.op_type == "Mul" and all(constant_shape(one) is None for one in node.inputs):
+        return _scaling_alone(graph, node.inputs[1]) or _scaling_alone(graph, node.inputs[0])
+    if node.op_type == "Split" and attribute(node, "axis", 0) == -1:
+        return _scaling_part(graph, node, value)
+    if node.op_type == "GroupQueryAttention" and value is node.outputs[0]:
+        return _scaling_values(graph, node)
     for layer in layers(graph):
-        if isinstance(layer, Linear) and layer.result is made and _own_parts(layer):
+        if isinstance(layer, Linear) and layer.result is value and _own_parts(layer):
             return _scaling_columns(layer, layer.shape[1])
-        if isinstance(layer, FusedAttention) and layer.node.outputs[0] is made and relu is None:
-            widths = attribute(layer.node, "qkv_hidden_sizes", None)
-            values = widths[2] if widths else layer.shape[1] // 3
+        if isinstance(layer, FusedAttention) and layer.node is node and _own_parts(layer):
+            widths = attribute(node, "qkv_hidden_sizes", None)
             # Attention averages values over tokens, so that a factor of a channel passes through it.
-            return _scaling_columns(layer, values) if _own_parts(layer) else None
+            return _scaling_columns(layer, widths[2] if widths else layer.shape[1] // 3)
     return None
+
+
+def _scaling_alone(graph: ir.Graph, value: ir.Value | None) -> Scale | None:
+    return _scaling(graph, value) if value is not None and one_use(value) else None
+
+
+def _scaling_part(graph: ir.Graph, split: ir.Node, part: ir.Value) -> Scale | None:
+    """Of a part that was cut off a value: the rest of the channels stay."""
+    sizes = constant(split.inputs[1]) if len(split.inputs) > 1 else None
+    whole = _scaling_alone(graph, split.inputs[0])
+    if sizes is None or whole is None:
+        return None
+    place = next(index for index, output in enumerate(split.outputs) if output is part)
+    before, after = (np.ones(int(some.sum()), np.float32) for some in (sizes[:place], sizes[place + 1 :]))
+    return lambda factors: whole(np.concatenate([before, factors, after]))
+
+
+def _scaling_values(graph: ir.Graph, attention: ir.Node) -> Scale | None:
+    """Of what grouped heads give, by the values that they attend to; factors as `tied_channels` wants them."""
+    heads, groups = attribute(attention, "num_heads", 1), attribute(attention, "kv_num_heads", 1)
+    packed = attention.inputs[2] is None
+    whole = _scaling_alone(graph, attention.inputs[0 if packed else 2])
+    if whole is None:
+        return None
+
+    def scale(factors: Floats) -> None:
+        size = len(factors) // heads
+        of_values = factors.reshape(groups, -1, size)[:, 0].reshape(-1)
+        before = np.ones((heads + groups) * size if packed else 0, np.float32)
+        whole(np.concatenate([before, of_values]))
+
+    return scale
 
 
 def _own_vector(value: ir.Value) -> bool:
@@ -91,7 +173,7 @@ def _own_parts(layer: Linear | FusedAttention) -> bool:
     return one_use(layer.weight_value) and (layer.bias is None or _own_vector(layer.bias))
 
 
-def _scaling_vectors(values: Sequence[ir.Value]) -> Callable[[Floats], None]:
+def _scaling_vectors(values: Sequence[ir.Value]) -> Scale:
     def scale(factors: Floats) -> None:
         for value in values:
             value.const_value = ir.tensor(np.asarray(constant(value)) * factors, name=value.name)
@@ -99,7 +181,7 @@ def _scaling_vectors(values: Sequence[ir.Value]) -> Callable[[Floats], None]:
     return scale
 
 
-def _scaling_columns(layer: Linear | FusedAttention, count: int) -> Callable[[Floats], None]:
+def _scaling_columns(layer: Linear | FusedAttention, count: int) -> Scale:
     """Scale the last `count` outputs of a layer."""
 
     def scale(factors: Floats) -> None:

@@ -7,10 +7,12 @@ second moments X^T X say all that is needed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.passes.quantize.weight_only.blocks import Blocks, Floats, round_to
+from compress.passes.quantize.weight_only.blocks import Blocks, Floats, in_parts, round_to
 from compress.passes.quantize.weight_only.clip import clipped_blocks
 
 DAMPING = 0.01
@@ -36,22 +38,32 @@ def feedback_blocks(
         activation_order: take the inputs with the largest second moment first, while all others can still make up for
             them. The grid of a block is fitted before, to the float weights.
     """
-    width = rows.shape[1]
-    grid = clipped_blocks(rows, np.diag(moments), block_size, bits, symmetric)
-    order = np.argsort(-np.diag(moments), kind="stable") if activation_order else np.arange(width)
+    order = np.argsort(-np.diag(moments), kind="stable") if activation_order else np.arange(rows.shape[1])
     factor = _inverse_factor(moments[np.ix_(order, order)])
+
+    def fed_back(part: Floats) -> Blocks:
+        grid = clipped_blocks(part, np.diag(moments), block_size, bits, symmetric)
+        return _feed_back(part, grid, order, factor)
+
+    # Rows do not depend on one another, and so few at once stay in the processor's cache.
+    return in_parts(rows, fed_back)
+
+
+def _feed_back(rows: Floats, grid: Blocks, order: NDArray[np.intp], factor: NDArray[np.float64]) -> Blocks:
+    """Rows on a grid, column after column in this order; `factor` is of the moments in the same order."""
+    width = rows.shape[1]
     left = rows[:, order].astype(np.float64)
     chosen = np.zeros(rows.shape, np.uint8)
-    middle = 2 ** (bits - 1)
     for start in range(0, width, LAZY):
         stop = min(start + LAZY, width)
         errors = np.zeros((len(rows), stop - start))
         for place in range(start, stop):
-            block = order[place] // block_size
+            block = order[place] // grid.block_size
             scales = grid.scales[:, block]
             zeros = None if grid.zeros is None else grid.zeros[:, block]
-            values = round_to(left[:, place, None], scales, zeros, bits)[:, 0]
-            restored = scales * (values.astype(np.float64) - (middle if zeros is None else zeros))
+            values = round_to(left[:, place, None], scales, zeros, grid.bits)[:, 0]
+            middle = 2 ** (grid.bits - 1) if zeros is None else zeros
+            restored = scales * (values.astype(np.float64) - middle)
             error = (left[:, place] - restored) / factor[place, place]
             left[:, place:stop] -= np.outer(error, factor[place, place:stop])
             errors[:, place - start] = error
@@ -59,7 +71,7 @@ def feedback_blocks(
         left[:, stop:] -= errors @ factor[start:stop, stop:]
     filled = grid.values.reshape(len(rows), -1).copy()
     filled[:, :width] = chosen
-    return Blocks(filled.reshape(grid.values.shape), grid.scales, grid.zeros, bits, width)
+    return replace(grid, values=filled.reshape(grid.values.shape))
 
 
 def output_error(rows: Floats, restored: Floats, moments: NDArray[np.float64]) -> float:

@@ -14,7 +14,7 @@ from compress.encoding.inputs import Batch
 from compress.lowering.graph import tidy
 from compress.passes.quantize.embeddings import table_blocks
 from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
-from compress.passes.quantize.scale_folding import groups, scale_channels
+from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
 from compress.passes.quantize.weight_only.gptq import feedback_blocks
@@ -129,7 +129,9 @@ def scale_activations(
     searched = []
     for group in groups(chosen):
         rows = np.concatenate([layer.weight.T for layer in group.layers])
-        found = moments[group.source.name or ""]
+        found, ties = moments[group.source.name or ""], tied_channels(group)
+        if ties is not None:
+            found = InputMoments(found.second, averaged(found.size, ties))
         bits = max(bits_of(spec, [layer]) for layer in group.layers)
         searched.append((group, search_scales(rows, found, spec.block_size, bits, spec.symmetric)))
     for group, scales in searched:
