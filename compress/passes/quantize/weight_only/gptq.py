@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.passes.quantize.weight_only.blocks import Blocks, Floats, in_parts, round_to
+from compress.passes.quantize.weight_only.blocks import Blocks, Floats, in_parts
 from compress.passes.quantize.weight_only.clip import clipped_blocks
 
 DAMPING = 0.01
 """Added to the diagonal of the second moments, as a share of its mean: inputs never seen together stay stable."""
-LAZY = 128
+LAZY = 32
 """Inputs whose feedback to those behind them is summed up before it is applied."""
 
 
@@ -52,25 +52,26 @@ def feedback_blocks(
 def _feed_back(rows: Floats, grid: Blocks, order: NDArray[np.intp], factor: NDArray[np.float64]) -> Blocks:
     """Rows on a grid, column after column in this order; `factor` is of the moments in the same order."""
     width = rows.shape[1]
-    left = rows[:, order].astype(np.float64)
-    chosen = np.zeros(rows.shape, np.uint8)
+    # One column after the other in memory.
+    left = np.ascontiguousarray(rows.T[order], np.float64)
+    scales = np.ascontiguousarray(grid.scales.T)
+    middle = 2 ** (grid.bits - 1) if grid.zeros is None else grid.zeros.T.astype(np.int64)
+    middles = np.broadcast_to(middle, scales.shape)
+    chosen = np.zeros(left.shape, np.uint8)
     for start in range(0, width, LAZY):
         stop = min(start + LAZY, width)
-        errors = np.zeros((len(rows), stop - start))
+        errors = np.zeros((stop - start, len(rows)))
         for place in range(start, stop):
             block = order[place] // grid.block_size
-            scales = grid.scales[:, block]
-            zeros = None if grid.zeros is None else grid.zeros[:, block]
-            values = round_to(left[:, place, None], scales, zeros, grid.bits)[:, 0]
-            middle = 2 ** (grid.bits - 1) if zeros is None else zeros
-            restored = scales * (values.astype(np.float64) - middle)
-            error = (left[:, place] - restored) / factor[place, place]
-            left[:, place:stop] -= np.outer(error, factor[place, place:stop])
-            errors[:, place - start] = error
-            chosen[:, order[place]] = values
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
+            scale, zero = scales[block], middles[block]
+            values = np.clip(np.rint(left[place] / scale) + zero, 0, 2**grid.bits - 1)
+            error = (left[place] - scale * (values - zero)) / factor[place, place]
+            left[place + 1 : stop] -= factor[place, place + 1 : stop, None] * error
+            errors[place - start] = error
+            chosen[order[place]] = values
+        left[stop:] -= factor[start:stop, stop:].T @ errors
     filled = grid.values.reshape(len(rows), -1).copy()
-    filled[:, :width] = chosen
+    filled[:, :width] = chosen.T
     return replace(grid, values=filled.reshape(grid.values.shape))
 
 

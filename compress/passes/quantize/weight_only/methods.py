@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Batch
 from compress.lowering.graph import tidy
 from compress.passes.quantize.embeddings import table_blocks
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear, Table, layers_to_quantize
+from compress.passes.quantize.layers import (
+    FusedAttention,
+    Layer,
+    Linear,
+    Table,
+    fitting,
+    layers,
+    split_excluded,
+)
 from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
@@ -46,30 +54,85 @@ def quantize_weights(
         work: where parts of the graph may lie for a moment.
 
     Raises:
-        ModelError: see `layers_to_quantize` and `write_blocks`.
+        ModelError: see `split_excluded`, `fitting` and `write_blocks`.
     """
     graph = model.graph
+    found = list(layers(graph))
+    kept, _ = split_excluded(found, spec.exclude, spec.exclude_kinds)
     chosen = [
         layer
-        for layer in layers_to_quantize(graph, spec.exclude, spec.exclude_kinds)
+        for layer in kept
         if isinstance(layer, Linear | FusedAttention) or (isinstance(layer, Table) and spec.embeddings)
     ]
+    method = _Method(spec, fitting(found, spec.eight_bits, "quantize.eight_bits"))
     if spec.method == "awq":
-        scale_activations(model, chosen, moments_of(path, input_names(chosen), batches, work), spec)
+        method.scale_activations(graph, chosen, moments_of(path, input_names(chosen), batches, work))
     shared, alone = by_constant(chosen)
     moments: Mapping[str, InputMoments] = {}
     if spec.method == "gptq":
-        names = input_names([layer for sharing in shared for layer in sharing])
+        names = input_names([layer for sharing in shared if not method.is_read(sharing) for layer in sharing])
         moments = moments_of(path, names, batches, work) if names else {}
     for sharing in shared:
-        seen = [moments[name].second for name in input_names(sharing) if moments]
-        write_blocks(graph, sharing, blocks_of(spec, sharing, sum(seen[1:], seen[0]) if seen else None))
+        seen = [moments[name].second for name in input_names(sharing) if name in moments]
+        write_blocks(graph, sharing, method.blocks(sharing, sum(seen[1:], seen[0]) if seen else None))
     examples = Sequential(graph, batches, work) if spec.method == "gptq" else None
-    for source, layers in by_source(alone).items():
-        second = second_moment(examples.values(source, layers[0].node)) if examples is not None else None
-        for layer in layers:
-            write_blocks(graph, [layer], blocks_of(spec, [layer], second))
+    for source, readers in by_source(alone).items():
+        second = second_moment(examples.values(source, readers[0].node)) if examples is not None else None
+        for layer in readers:
+            write_blocks(graph, [layer], method.blocks([layer], second))
     tidy(model)
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What constants become by the method of a spec; the nodes `eight` have 8 bits."""
+
+    spec: WeightOnlySpec
+    eight: Collection[ir.Node]
+
+    def bits(self, sharing: Sequence[Blocked]) -> int:
+        """Of a constant that layers share."""
+        if any(layer.node in self.eight for layer in sharing):
+            return 8
+        return self.spec.table_bits if isinstance(sharing[0], Table) else self.spec.bits
+
+    def is_read(self, sharing: Sequence[Blocked]) -> bool:
+        """Whether it is a table of other bits than products have: such are rounded, whoever multiplies by them."""
+        return isinstance(sharing[0], Table) and self.bits(sharing) != self.spec.bits
+
+    def blocks(self, sharing: Sequence[Blocked], second: Second | None) -> Blocks:
+        """A constant in blocks.
+
+        Args:
+            sharing: the layers that share it.
+            second: second moments of what they multiply, for `gptq`; None: nothing multiplies it.
+        """
+        spec, first, bits = self.spec, sharing[0], self.bits(sharing)
+        rows: Floats = first.weight if isinstance(first, Table) else first.weight.T
+        if self.is_read(sharing):
+            return table_blocks(rows, bits)
+        grid = spec.block_size, bits, spec.symmetric
+        if spec.method == "gptq" and second is not None:
+            return feedback_blocks(rows, second, *grid, activation_order=spec.activation_order)
+        return (quantize_blocks if spec.method in ("rtn", "awq") else fit_blocks)(rows, *grid)
+
+    def scale_activations(
+        self, graph: ir.Graph, chosen: Sequence[Layer], moments: Mapping[str, InputMoments]
+    ) -> None:
+        """Search the scales of each input, and move them into the weights; those of one input share them."""
+        searched = []
+        for group in groups(chosen):
+            rows = np.concatenate([layer.weight.T for layer in group.layers])
+            found, ties = moments[group.source.name or ""], tied_channels(group)
+            if ties is not None:
+                found = InputMoments(found.second, averaged(found.size, ties))
+            bits = self.bits(group.layers)
+            searched.append(
+                (group, search_scales(rows, found, self.spec.block_size, bits, self.spec.symmetric))
+            )
+        for group, scales in searched:
+            if (scales != 1).any():
+                scale_channels(graph, group, scales)
 
 
 def by_constant(chosen: Sequence[Blocked]) -> tuple[list[list[Blocked]], list[Linear | FusedAttention]]:
@@ -94,46 +157,3 @@ def input_names(chosen: Sequence[Layer]) -> list[str]:
     """Names of the values that the chosen layers multiply, each once."""
     names = [layer.source.name for layer in chosen if isinstance(layer, Linear | FusedAttention)]
     return list(dict.fromkeys(name for name in names if name))
-
-
-def blocks_of(spec: WeightOnlySpec, sharing: Sequence[Blocked], second: Second | None) -> Blocks:
-    """What a constant becomes by the method of the spec.
-
-    Args:
-        sharing: the layers that share it.
-        second: second moments of what they multiply, for `gptq`; None: nothing multiplies it, since it is only read.
-    """
-    first, size, symmetric = sharing[0], spec.block_size, spec.symmetric
-    rows: Floats = first.weight if isinstance(first, Table) else first.weight.T
-    bits = bits_of(spec, sharing)
-    if isinstance(first, Table) and bits != spec.bits:
-        return table_blocks(rows, bits)
-    if spec.method == "gptq" and second is not None:
-        return feedback_blocks(rows, second, size, bits, symmetric, activation_order=spec.activation_order)
-    quantize = quantize_blocks if spec.method in ("rtn", "awq") else fit_blocks
-    return quantize(rows, size, bits, symmetric)
-
-
-def bits_of(spec: WeightOnlySpec, sharing: Sequence[Blocked]) -> int:
-    """The bits of a constant: those of the spec, of tables, or 8 where the name of one of its layers asks for it."""
-    names = [layer.node.name or "" for layer in sharing]
-    if any(fnmatchcase(name, pattern) for name in names for pattern in spec.eight_bits):
-        return 8
-    return spec.table_bits if isinstance(sharing[0], Table) else spec.bits
-
-
-def scale_activations(
-    model: ir.Model, chosen: Sequence[Layer], moments: Mapping[str, InputMoments], spec: WeightOnlySpec
-) -> None:
-    """Search the scales of each input, and move them into the weights; those of one input share them."""
-    searched = []
-    for group in groups(chosen):
-        rows = np.concatenate([layer.weight.T for layer in group.layers])
-        found, ties = moments[group.source.name or ""], tied_channels(group)
-        if ties is not None:
-            found = InputMoments(found.second, averaged(found.size, ties))
-        bits = max(bits_of(spec, [layer]) for layer in group.layers)
-        searched.append((group, search_scales(rows, found, spec.block_size, bits, spec.symmetric)))
-    for group, scales in searched:
-        if (scales != 1).any():
-            scale_channels(model.graph, group, scales)
