@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -155,7 +156,16 @@ def unpack(trip: Path, site: Path) -> tuple[list[str], list[str]]:
         for file in (joined, *pieces):
             file.unlink()
         whole.append(noted["name"])
+    share_cuda(site)
     return whole, waiting
+
+
+def share_cuda(site: Path) -> None:
+    """Let onnxruntime find the libraries of CUDA that came with torch: it looks beside its own folder."""
+    found = importlib.util.find_spec("nvidia")
+    folders = [] if found is None else list(found.submodule_search_locations or ())
+    if (site / "onnxruntime").is_dir() and folders and not (site / "nvidia").exists():
+        (site / "nvidia").symlink_to(folders[0])
 
 
 def main() -> int:

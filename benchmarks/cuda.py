@@ -30,13 +30,13 @@ from writing import machine, markdown
 ROOT = Path(__file__).parents[1]
 LIMITS = {
     "machine": 30,
-    "tests": 110,
-    "profiles": 170,
     "latency": 60,
-    "distillation": 60,
     "forward": 45,
-    "language": 60,
+    "distillation": 60,
+    "profiles": 200,
+    "tests": 110,
     "faults": 75,
+    "language": 60,
     "onnxruntime": 60,
 }
 """The parts in their order, and the seconds that each may take."""
@@ -121,19 +121,18 @@ def supervise(name: str, out: Path, work: Path, dry: bool, limit: float) -> Ende
     seconds = time.monotonic() - began
     if code is None:
         return Ended(name, "stopped", seconds, f"at its limit of {limit:.0f} s")
-    said = next((row["skipped"] for row in rows_of(out, name) if "skipped" in row), "")
-    return Ended(
-        name,
-        {0: "done", 3: "skipped"}.get(code, "failed"),
-        seconds,
-        said if code in (0, 3) else last_line(out),
-    )
+    if code == 0:
+        return Ended(name, "done", seconds)
+    if code == 3:
+        return Ended(name, "skipped", seconds, rows_of(out, name)[-1]["skipped"])
+    return Ended(name, "failed", seconds, last_words(out))
 
 
 def run_part(name: str, out: Path, work: Path, dry: bool) -> int:
     """One part, in this process: 0 done, 3 skipped, 1 failed."""
     part = Part(name, out / "rows.jsonl", work, dry)
     try:
+        part.require_device()
         import_module(f"cuda_parts.{name}").run(part)
     except Skipped as why:
         part.tell(skipped=str(why))
@@ -158,9 +157,9 @@ def rows_of(out: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def last_line(out: Path) -> str:
-    lines = (out / "cuda.log").read_text(errors="replace").split()
-    return " ".join(lines[-30:])[-200:]
+def last_words(out: Path) -> str:
+    """The end of what was printed so far."""
+    return " ".join((out / "cuda.log").read_text(errors="replace").split()[-30:])[-200:]
 
 
 def write(out: Path, ended: list[Ended], dry: bool) -> None:

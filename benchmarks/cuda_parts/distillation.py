@@ -98,9 +98,8 @@ def student() -> Any:
 
 
 def cached(part: Part, teacher: Any, inputs: Any) -> Any:
-    from compress.training.teachers import cached_signals
-
     from compress.core.progress import Silent
+    from compress.training.signals.teachers import cached_signals
 
     return cached_signals(
         lambda: teacher, inputs, (), part.work / "signals", teacher_digest="", device=part.device, precision="bf16",
@@ -121,9 +120,8 @@ def kl(outputs: Any, goals: Any) -> Any:
 
 
 def said(part: Part, teacher: Any, inputs: Any, indices: Any) -> Any:
-    from compress.training.teachers import observe
-
     from compress.training.batches import to_tensors
+    from compress.training.signals.teachers import observe
 
     batch = to_tensors(inputs.batch(indices), part.device)
     return observe(teacher, batch, ("outputs",), precision="bf16", device=part.device)["outputs"].float()

@@ -56,6 +56,17 @@ class Part:
     def device(self) -> Literal["cpu", "cuda"]:
         return "cpu" if self.dry else "cuda"
 
+    def require_device(self) -> None:
+        """Make sure that torch can use a GPU, unless all is at toy size.
+
+        Raises:
+            Skipped: it cannot.
+        """
+        import torch
+
+        if not self.dry and not torch.cuda.is_available():
+            raise Skipped(f"torch {torch.__version__} sees no CUDA device")
+
     def tell(self, **row: Any) -> None:
         """Keep a row at once."""
         with self.rows.open("a") as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import sys
@@ -357,3 +358,26 @@ def test_the_bars_of_a_busy_machine(script):
     }
     assert [bar["held"] for bar in busy_machine.judged(dear)] == ["NO"]
     assert busy_machine.judged({}) == []
+
+
+def test_what_scripts_import_of_the_package_is_there():
+    """They import inside functions, and nobody else runs those."""
+    missing = []
+    for file in sorted(BENCHMARKS.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "compress":
+                missing += [
+                    f"{file.name}:{node.lineno}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not is_there(str(node.module), alias.name)
+                ]
+    assert not missing
+
+
+def is_there(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name) or bool(
+            importlib.import_module(f"{module}.{name}")
+        )
+    except ModuleNotFoundError:
+        return False
