@@ -7,6 +7,7 @@ The exchange folder holds `task.json` (what to run), `progress.jsonl` (bars and 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -64,16 +65,11 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
     }
     write_json(folder / TASK, task)
     train = job.plan.profile.train
-    environment = clean_environment(max(1, job.numerics.threads // train.processes))
-    # The working folder may hold modules of the user's own: what runs is this package.
-    environment |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(compress.__file__).parents[1])}
-    if train.nodes == 1 and sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with (folder / "output").open("w+b") as output:
         code = _wait(
             subprocess.Popen(
                 follow_parent(launch_command(train, folder / TASK, job.keys[step.name])),
-                env=environment,
+                env=workers_environment(train, job.numerics.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -85,6 +81,17 @@ def run_in_processes(step: PlannedStep, job: Job, context: StepContext, cache: C
     body = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     curves = tuple(Curve.model_validate(curve) for curve in body["curves"])
     return StepResult(Form.from_dict(body["form"]), body["facts"], curves)
+
+
+def workers_environment(train: TrainSpec, threads: int) -> dict[str, str]:
+    """The environment of the processes of this machine, which share so many threads."""
+    environment = clean_environment(max(1, threads // train.processes))
+    # The working folder may hold modules of the user's own: what runs is this package.
+    paths = [str(Path(compress.__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
+    environment |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    if train.nodes == 1 and sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment
 
 
 def launch_command(train: TrainSpec, task: Path, key: str) -> list[str]:

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from compress.core.errors import ResourceError, TargetError
+from compress.engine.distributed import workers_environment
+from compress.profile.schema import TrainSpec
 from compress.runtimes.launching import Command, clean_environment, run_all, runtime_command
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="following the parent is Linux's")
@@ -169,3 +171,14 @@ def test_the_onnx_runner_is_run_as_a_file_and_the_torch_one_as_a_module() -> Non
     assert torch.argv[2:4] == ("-m", "compress.runtimes.torch_worker")
     root = torch.environment["PYTHONPATH"].split(os.pathsep)[0]
     assert (Path(root) / "compress" / "runtimes" / "torch_worker.py").is_file()
+
+
+def test_processes_that_train_together_find_what_this_one_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This package comes first; libraries may stand wherever the user's PYTHONPATH says."""
+    monkeypatch.setenv("PYTHONPATH", "/opt/libraries")
+    found = workers_environment(TrainSpec(processes=2), 6)
+    package, other = found["PYTHONPATH"].split(os.pathsep)
+    assert (Path(package) / "compress" / "__init__.py").is_file()
+    assert (other, found["PYTHONSAFEPATH"], found["OMP_NUM_THREADS"]) == ("/opt/libraries", "1", "3")
+    monkeypatch.delenv("PYTHONPATH")
+    assert workers_environment(TrainSpec(), 1)["PYTHONPATH"] == package
