@@ -72,5 +72,5 @@ def least_of_all(scores: Sequence[Tensor], count: int, block: int, least: int) -
 def losses_left(scores: Tensor, sizes: Sequence[int]) -> list[float]:
     """What is lost when only the `size` most important units stay, for each size: the scores of the others, summed."""
     ordered = torch.sort(scores.double(), stable=True).values
-    sums = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(ordered, dim=0)])
-    return [float(sums[len(scores) - size]) for size in sizes]
+    sums = [0.0, *torch.cumsum(ordered, dim=0).tolist()]
+    return [sums[len(scores) - size] for size in sizes]
