@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from compress.training.data_free.adversary import (
-    BatchStatistics,
+    batch_statistics,
     disagreement,
     imbalance,
     statistics_distance,
@@ -53,12 +53,12 @@ def test_a_batch_like_the_training_data_has_no_distance_and_another_has():
     norm.running_mean.copy_(flat.mean(1))
     norm.running_var.copy_(flat.var(1, correction=0))
     teacher = nn.Sequential(norm).eval()
-    with BatchStatistics(teacher) as statistics:
+    with batch_statistics(teacher) as distance_of:
         teacher(batch)
-        assert statistics.distance().item() == pytest.approx(0, abs=1e-6)
+        assert distance_of().item() == pytest.approx(0, abs=1e-6)
         moved = (batch + 1).requires_grad_()
         teacher(moved)
-        distance = statistics.distance()
+        distance = distance_of()
         distance.backward()
         assert distance.item() > 0.5
         assert moved.grad is not None
@@ -68,21 +68,21 @@ def test_a_batch_like_the_training_data_has_no_distance_and_another_has():
 
 def test_only_the_last_batch_counts_and_none_without_gradients():
     teacher = nn.Sequential(nn.BatchNorm2d(1)).eval()
-    with BatchStatistics(teacher) as statistics:
+    with batch_statistics(teacher) as distance_of:
         with torch.no_grad():
             teacher(torch.full((4, 1, 2, 2), 7.0))
-        assert statistics.distance().item() == 0
+        assert distance_of().item() == 0
         teacher(torch.full((4, 1, 2, 2), 2.0))
         # Mean 2 and no spread against mean 0 and spread 1.
-        assert statistics.distance().item() == pytest.approx(4 + 1, rel=1e-3)
-        assert statistics.distance().item() == 0
+        assert distance_of().item() == pytest.approx(4 + 1, rel=1e-3)
+        assert distance_of().item() == 0
 
 
 def test_a_teacher_without_batch_norms_has_no_distance():
     teacher = nn.Conv2d(1, 2, 3)
-    with BatchStatistics(teacher) as statistics:
+    with batch_statistics(teacher) as distance_of:
         teacher(torch.zeros(1, 1, 5, 5))
-        assert statistics.distance().item() == 0
+        assert distance_of().item() == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 10), (3, 32, 32), (1, 5, 3)])

@@ -3,12 +3,14 @@ real ones."""
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
+
+from compress.models.anatomy.observing import hooked
 
 
 def disagreement(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,45 +45,25 @@ def statistics_distance(mean: Tensor, variance: Tensor, running_mean: Tensor, ru
     return (means + spreads).mean()
 
 
-class BatchStatistics:
-    """Watches the BatchNorms of a teacher in eval mode: `distance()` of the batch that went through it last, the mean
-    over its layers; 0 for a teacher that has none.
+@contextmanager
+def batch_statistics(teacher: nn.Module) -> Iterator[Callable[[], Tensor]]:
+    """Watches the BatchNorms of a teacher in eval mode: gives a function that says the distance of the batch that went
+    through it last, with its gradient: the mean over its layers; 0 for a teacher that has none."""
+    noted: list[Tensor] = []
 
-    Use it as a context; its hooks are gone afterwards.
-    """
+    def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            batch = inputs[0].float()
+            axes = [axis for axis in range(batch.dim()) if axis != 1]
+            variance, mean = torch.var_mean(batch, dim=axes, correction=0)
+            running = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            noted.append(statistics_distance(mean, variance, *running))
 
-    def __init__(self, teacher: nn.Module) -> None:
-        self.norms = [
-            module
-            for module in teacher.modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
-        ]
-        self._distances: list[Tensor] = []
-        self._hooks: list[RemovableHandle] = []
+    def distance() -> Tensor:
+        found = torch.stack(noted).mean() if noted else torch.zeros(())
+        noted.clear()
+        return found
 
-    def __enter__(self) -> BatchStatistics:
-        self._hooks = [norm.register_forward_pre_hook(self._note) for norm in self.norms]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._distances.clear()
-
-    def distance(self) -> Tensor:
-        """The mean distance of the last batch, with its gradient; what was noted is let go."""
-        noted, self._distances = self._distances, []
-        return torch.stack(noted).mean() if noted else torch.zeros(())
-
-    def _note(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not torch.is_grad_enabled():
-            return
-        assert isinstance(norm, _BatchNorm)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        batch = inputs[0].float()
-        axes = [axis for axis in range(batch.dim()) if axis != 1]
-        variance, mean = torch.var_mean(batch, dim=axes, correction=0)
-        self._distances.append(statistics_distance(mean, variance, norm.running_mean, norm.running_var))
+    norms = [each for each in teacher.modules() if isinstance(each, _BatchNorm)]
+    with hooked(norm.register_forward_pre_hook(note) for norm in norms if norm.running_mean is not None):
+        yield distance

@@ -24,7 +24,7 @@ from compress.training.checkpointing import (
     save_checkpoint,
     training_state,
 )
-from compress.training.data_free.adversary import BatchStatistics, disagreement, imbalance
+from compress.training.data_free.adversary import batch_statistics, disagreement, imbalance
 from compress.training.data_free.generator import NOISE, Generator
 from compress.training.loop import CHECKPOINT_SECONDS, set_dropout
 from compress.training.optimization import adamw, learning_rate
@@ -90,14 +90,14 @@ def train_data_free_images(
     if spec.dropout is not None:
         set_dropout(student, spec.dropout)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch.random.fork_rng(devices), BatchStatistics(teacher) as statistics:
+    with torch.random.fork_rng(devices), batch_statistics(teacher) as distance:
         torch.manual_seed(seed)
         generator = Generator(shape, mean, std).to(device)
         players = {
             "student": (student, adamw(student, spec)),
             "generator": (generator, Adam(generator.parameters(), lr=free.generator_rate)),
         }
-        game = _Game(student, teacher, generator, statistics, spec, free, loss, precision, device)
+        game = _Game(student, teacher, generator, distance, spec, free, loss, precision, device)
         state = _resume(work, plan, players)
         saved_at = time.monotonic()
         with progress.bar(name, total) as advance:
@@ -129,7 +129,7 @@ class _Game:
     student: nn.Module
     teacher: nn.Module
     generator: Generator
-    statistics: BatchStatistics
+    distance: Callable[[], Tensor]
     spec: TrainingSpec
     free: DataFreeSpec
     loss: OutputLoss
@@ -156,9 +156,7 @@ class _Game:
             goal = forward(self.teacher, batch)
             apart = disagreement(forward(self.student, batch), goal)
         return (
-            -torch.log1p(apart)
-            + self.free.statistics * self.statistics.distance()
-            + self.free.balance * imbalance(goal)
+            -torch.log1p(apart) + self.free.statistics * self.distance() + self.free.balance * imbalance(goal)
         )
 
     def images(self) -> dict[str, Tensor]:
