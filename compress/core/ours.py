@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
+from os.path import lexists
 from pathlib import Path
 
 from compress.core.errors import CompressError, UsageError
@@ -26,7 +27,7 @@ def not_ours(folder: Path, kind: str, names: Iterable[str] | None = None) -> lis
     """What of a folder (all of it, or those of `names` that are there) was not written by us as a part of `kind`, or
     was changed since; by name, sorted."""
     written = _written(folder, kind)
-    found = _files(folder) if names is None else [name for name in names if _is_there(folder / name)]
+    found = _files(folder) if names is None else [name for name in names if lexists(folder / name)]
     return sorted(name for name in found if name != MARKER and not _is_as_written(folder, name, written))
 
 
@@ -42,7 +43,7 @@ def set_aside(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
 def free_name(path: Path) -> Path:
     """A name beside a file or folder that nothing has yet: `report.kept-1.html`."""
     names = (path.with_name(f"{path.stem}.kept-{number}{path.suffix}") for number in count(1))
-    return next(name for name in names if not _is_there(name))
+    return next(name for name in names if not lexists(name))
 
 
 def _written(folder: Path, kind: str) -> dict[str, object]:
@@ -59,10 +60,6 @@ def _is_as_written(folder: Path, name: str, written: dict[str, object]) -> bool:
     if name not in written or name_fault(name) is not None or file.is_symlink() or not file.is_file():
         return False
     return sha256_file(file) == written[name]
-
-
-def _is_there(file: Path) -> bool:
-    return file.exists() or file.is_symlink()
 
 
 def _files(folder: Path) -> list[str]:

@@ -105,7 +105,7 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
     for scenario, asked in zip(parsed.scenarios, job["scenarios"], strict=True):
         if scenario.wanted > len(scenario.inputs):
             return "fewer rounds than were wanted"
-        if asked["feeds"] and max(scenario.inputs) >= batches_in(asked["feeds"][0]):
+        if asked["feeds"] and max(scenario.inputs) >= len(_first_shapes(asked["feeds"][0])):
             return "timings of batches that are none"
     texts = job["tokenization"]["texts"] if job.get("tokenization") else []
     times = parsed.tokenization_ns or []
@@ -144,11 +144,6 @@ def load_answers(path: str | Path) -> dict[str, NDArray[Any]]:
 def examples_in(feeds: str) -> int:
     """Examples in a file of `runner.write_batches`."""
     return int(_first_shapes(feeds)[:, 0].sum())
-
-
-def batches_in(feeds: str) -> int:
-    """Batches in a file of `runner.write_batches`."""
-    return len(_first_shapes(feeds))
 
 
 def _first_shapes(feeds: str) -> NDArray[np.int64]:

@@ -46,12 +46,12 @@ def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
         "checkpoint": (root / "work").rglob(CHECKPOINT),
         "run": runs.glob("*/run.json"),
     }
-    return [(kind, path) for kind, found in kinds.items() for path in sorted(found) if not _is_hidden(path)]
-
-
-def _is_hidden(path: Path) -> bool:
-    """Whether it has a temporary name, or lies in what has one."""
-    return any(map(is_temporary, (path, *path.parents)))
+    return [
+        (kind, path)
+        for kind, found in kinds.items()
+        for path in sorted(found)
+        if not any(map(is_temporary, (path, *path.parents)))
+    ]
 
 
 def check(kind: str, path: Path) -> Finding | None:
