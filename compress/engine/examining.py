@@ -19,7 +19,7 @@ from compress.data.sampling import LOOKED_AT
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.models.io.presence import file_faults
-from compress.models.io.sources import check_teacher
+from compress.models.io.sources import GGUF, check_teacher
 from compress.planning.steps import build_plan, model_sources
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
@@ -183,7 +183,7 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
             sizes = encoder_sizes(files.config(model))
             kind, cuts = files.model_type(model), vocabulary_kind(model, files)
             words = [
-                kind or "a module",
+                kind or ("a GGUF file" if folder.suffix.lower() == GGUF else "a module"),
                 *([f"{sizes.layers} layers of width {sizes.hidden}"] if sizes else []),
                 *([f"a {cuts} tokenizer"] if cuts else []),
             ]
