@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -110,7 +111,12 @@ class LossSpec(PassSpecBase):
 
 @dataclass(frozen=True)
 class LossKind:
-    """A loss: its spec, and the `module:function` that makes its term of a spec and the models."""
+    """A loss: its spec, and the `module:function` that makes its term of a spec and the models.
+
+    `recovers`: what of it brings a damaged model back to the outputs of its teacher where the profile names no losses,
+    by the lesson and the temperature of logits; None: another does.
+    """
 
     spec: type[LossSpec]
     term: str
+    recovers: Callable[[Lesson, float], LossSpec | None] = lambda lesson, temperature: None

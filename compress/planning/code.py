@@ -32,8 +32,6 @@ _FROM = re.compile(
     r"(?:^|[;:])[ \t]*from[ \t]+([\w.]+)[ \t]+import\b[ \t]*(\((?:[^)#]|#[^\n]*)*\)|[^\n;]*)", re.MULTILINE
 )
 _IMPORT = re.compile(r"(?:^|[;:])[ \t]*import[ \t]+([^\n;#]*)", re.MULTILINE)
-_TERM = re.compile(r"\bLossKind\([^)]*?[\"']([\w.]+):")
-"""A loss names its term, so that its spec stays light."""
 
 
 @cache
@@ -77,7 +75,7 @@ def imports_in(source: str) -> set[str]:
     """Every module that a source may import. Found as text, which takes a tenth of the time of parsing it; what it
     finds beyond the imports (names in a module, examples in strings) is no module, or costs a cached step at worst."""
     source = source.replace("\\\n", " ")
-    found = set(_TERM.findall(source))
+    found: set[str] = set()
     for module, names in _FROM.findall(source):
         found |= {module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))}
     for names in _IMPORT.findall(source):

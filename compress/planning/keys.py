@@ -15,6 +15,7 @@ from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES, step_kind
 from compress.planning.code import code_digest
 from compress.planning.steps import Plan, PlannedStep
+from compress.profile.recovery_spec import recovery_losses, recovery_of
 from compress.profile.schema import TeacherSpec
 from compress.profile.timing_target import timing_target
 from compress.profile.training_spec import TrainingSpec
@@ -85,6 +86,9 @@ def step_parts(
         del spec["model"]
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
     losses = {name_of(loss) for loss in losses_in(step.spec)}
+    if (recovery := recovery_of(step.spec)) is not None:
+        taught = "teacher" in step.inputs
+        losses = {name_of(loss) for loss in recovery_losses(recovery[1], task_kind(task), taught=taught)}
     alone = task_kind(task).label_loss
     if kind.trains and not losses and alone is not None and "teacher" not in step.inputs:
         losses = {alone}

@@ -6,9 +6,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from compress.core.errors import PassError
 from compress.core.numerics import Precision
 from compress.core.spec import Fraction, Spec
-from compress.losses.table import LossEntry
+from compress.core.task_kind import TaskKind
+from compress.losses.contract import Lesson, LossSpec
+from compress.losses.table import LOSSES, LossEntry
 from compress.profile.training_spec import TrainingSpec
 
 
@@ -40,6 +43,22 @@ def recovery_of(spec: Spec) -> tuple[str, RecoverySpec] | None:
     """The key of a pass that trains the model again after changing it, and how; None where there is none."""
     values = ((name, getattr(spec, name)) for name in type(spec).model_fields)
     return next(((name, value) for name, value in values if isinstance(value, RecoverySpec)), None)
+
+
+def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list[LossSpec]:
+    """What recovery minimises: the losses of the spec; without any, the first of the table that brings back outputs of
+    this task, or without a teacher the loss that trains on the data alone.
+
+    Raises:
+        PassError: there are neither labels nor a teacher, or nothing says how outputs are compared.
+    """
+    if spec.losses is not None:
+        return [entry.body for entry in spec.losses]
+    offered = (kind.recovers(Lesson(task), spec.temperature) for kind in LOSSES.values() if taught)
+    found = next((loss for loss in offered if loss is not None), None)
+    if found is None and task.label_loss is None:
+        raise PassError("without labels a model can only recover from a teacher", where="recover")
+    return [found or LOSSES[str(task.label_loss)].spec()]
 
 
 class RoundedTrainingSpec(RecoverySpec):

@@ -11,15 +11,11 @@ from torch import nn
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.records import Curve
-from compress.core.task_kind import TaskKind
 from compress.encoding.inputs import Inputs, by_row, taken
 from compress.losses.contract import LossSpec
-from compress.losses.logits.spec import LogitsLoss
-from compress.losses.similarity.spec import SimilarityLoss
-from compress.losses.table import LOSSES
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.recovery_spec import RecoverySpec, recovery_losses
 from compress.profile.training_spec import TrainingSpec
 from compress.step import StepContext
 from compress.training.batch_loss import batch_loss
@@ -106,26 +102,6 @@ def trained_by(
         progress=ctx.progress,
         name=name,
     )
-
-
-def recovery_losses(spec: RecoverySpec, kind: TaskKind, *, taught: bool) -> list[LossSpec]:
-    """What recovery minimises: the losses of the spec; without any, those of what the model puts out.
-
-    Where there are logits the divergence from the teacher's, or without a teacher the loss that trains on the data
-    alone. Of embeddings the distance of the matrices of cosines.
-
-    Raises:
-        PassError: there are neither labels nor a teacher, or nothing says how outputs are compared.
-    """
-    if spec.losses is not None:
-        return [entry.body for entry in spec.losses]
-    if taught and kind.logits:
-        return [LogitsLoss(temperature=spec.temperature)]
-    if taught and kind.head == "pooled":
-        return [SimilarityLoss(of="cosines", representation="outputs")]
-    if kind.label_loss is not None:
-        return [LOSSES[kind.label_loss].spec()]
-    raise PassError("without labels a model can only recover from a teacher", where="recover")
 
 
 def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None:

@@ -28,6 +28,11 @@ passes:
   - quantize: {bits: 8, scheme: dynamic}
   - export: {}
 """
+EMBEDDING = (
+    "task=sentence-embedding",
+    "teacher.finetune=null",
+    "passes.0.distill.losses=[{output: cosine}]",
+)
 NUMERICS = Numerics("cpu", 2, bf16=True)
 MODEL = ("owner/model", None)
 KNOWN = Fingerprints({MODEL: "m", ("owner/copy", None): "m"}, "d")
@@ -203,3 +208,25 @@ def test_training_for_integers_has_a_key_of_its_own(tmp_path: Path):
         "quantize",
         "export",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "losses"),
+    [
+        (("passes.1.prune.recover={}",), {"logits"}),
+        (
+            ("passes.1.prune.recover.losses=[{hidden: cosine}, {output: mse}]", *EMBEDDING),
+            {"hidden", "output"},
+        ),
+        (("passes.1.prune.recover={}", *EMBEDDING), {"similarity"}),
+    ],
+)
+def test_the_code_of_what_a_model_recovers_by_stands_in_the_key_where_no_loss_is_named(
+    changes: tuple[str, ...], losses: set[str], tmp_path: Path
+):
+    (tmp_path / "data.csv").write_text("text,label\nhello,a\n")
+    (tmp_path / "p.yaml").write_text(BODY)
+    plan = build_plan(load_profile(tmp_path / "p.yaml", changes).profile)
+    found = all_parts(plan, KNOWN, NUMERICS)["prune"]["losses"]
+    assert isinstance(found, dict)
+    assert found.keys() == losses

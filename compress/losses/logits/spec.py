@@ -31,4 +31,8 @@ class LogitsLoss(LossSpec):
         return None if lesson.logits else lesson.no_logits
 
 
-LOGITS = LossKind(LogitsLoss, "compress.losses.logits.term:LogitsTerm")
+LOGITS = LossKind(
+    LogitsLoss,
+    "compress.losses.logits.term:LogitsTerm",
+    recovers=lambda lesson, temperature: LogitsLoss(temperature=temperature) if lesson.logits else None,
+)

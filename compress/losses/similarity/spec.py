@@ -33,4 +33,9 @@ class SimilarityLoss(LossSpec):
         return super().fault(lesson)
 
 
-SIMILARITY = LossKind(SimilarityLoss, "compress.losses.similarity.term:SimilarityTerm")
+def _of_vectors(lesson: Lesson, temperature: float) -> LossSpec | None:
+    pooled = lesson.task.head == "pooled"
+    return SimilarityLoss(of="cosines", representation="outputs") if pooled else None
+
+
+SIMILARITY = LossKind(SimilarityLoss, "compress.losses.similarity.term:SimilarityTerm", recovers=_of_vectors)

@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.spec import Fraction, HubName, PassSpecBase, Positive, Spec
 from compress.losses.contract import LossSpec, Weight
-from compress.losses.labels.spec import LabelsLoss
-from compress.losses.logits.spec import LogitsLoss
 from compress.losses.table import LOSS_ENTRIES, LossEntry
 from compress.passes.contract import Keys, NamedModel, PassSpec
 from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
@@ -93,8 +91,8 @@ class DistillSpec(TrainingSpec, PassSpec):
     vocabulary: Literal["keep", "trim"] | VocabularySpec = "keep"
     """`trim` keeps the tokens that the data uses plus a margin of 500."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] = (
-        LOSS_ENTRIES.entry(LogitsLoss(weight=0.9)),
-        LOSS_ENTRIES.entry(LabelsLoss(weight=0.1)),
+        LOSS_ENTRIES.entry(LOSS_ENTRIES.parse("logits", {"weight": 0.9})),
+        LOSS_ENTRIES.entry(LOSS_ENTRIES.parse("labels", {"weight": 0.1})),
     )
     """Weighted losses, summed; of the one stage where there are no `stages`."""
     stages: tuple[StageSpec, ...] = ()
