@@ -98,6 +98,20 @@ def test_a_bundle_answers_and_is_verified(done: api.Run):
     assert len(answers[4]) > 1
 
 
+def test_its_weights_become_four_bits_and_the_bundle_answers(done: api.Run, folder: Path):
+    passes = [
+        {"quantize": {"bits": 4, "method": "gptq", "block_size": 16, "calibration": {"examples": 20}}},
+        {"export": {"golden": 4}},
+    ]
+    (folder / "int4.yaml").write_text(yaml.safe_dump(profile(passes=passes)))
+    found = api.run(folder / "int4.yaml", quiet=True)
+    rows = found.rows.set_index("step")
+    assert rows["score"]["quantize"] < 1.15 * rows["score"]["baseline"]
+    assert rows["size_mb"]["quantize"] < 0.35 * rows["size_mb"]["baseline"]
+    assert found.bundle is not None
+    assert api.verify(found.bundle).problems == ()
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

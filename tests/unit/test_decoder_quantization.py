@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch
+from compress.passes.quantize.calibration.activation_capture import fed
 from compress.passes.quantize.layers import layers
 from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only import matmul_nbits
@@ -48,8 +49,12 @@ def batch_of(ids: np.ndarray) -> Batch:
 
 
 def batches() -> Iterator[Batch]:
+    """As a task gives them: which logits are wanted is not said, and what a scorer needs stands beside."""
     rng = np.random.default_rng(5)
-    return (batch_of(rng.integers(3, WORDS, TOKENS)) for _ in range(8))
+    for _ in range(8):
+        batch = batch_of(rng.integers(3, WORDS, TOKENS))
+        del batch["logit_positions"]
+        yield batch | {"beside.learnt": np.ones((1, TOKENS), np.int64)}
 
 
 def quantized(path: Path, folder: Path, **spec: object) -> Path:
@@ -129,7 +134,7 @@ def products_of(path: Path, batch: Batch = UNSEEN) -> dict[str, tuple[np.ndarray
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     onnx.save(model, path.with_name("watched.onnx"))
     session = open_session(str(path.with_name("watched.onnx")))
-    found = dict(zip(names, session.run(names, batch | empty_past(session.get_inputs(), 1)), strict=True))
+    found = dict(zip(names, session.run(names, fed(session.get_inputs(), batch)), strict=True))
 
     def rows(name: str) -> np.ndarray:
         return found[name].reshape(-1, found[name].shape[-1])

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.core.files import discard
-from compress.encoding.inputs import Batch
+from compress.encoding.inputs import Batch, taken
 from compress.runtimes.decoding import empty_past
 from compress.runtimes.runner import open_session
 
 Floats = NDArray[np.float32]
+POSITIONS = "logit_positions"
+"""The input of a decoder that says which tokens have logits."""
 
 
 def observe(
@@ -41,13 +43,28 @@ def observe(
     """
     session, made = _publishing(path, names, work)
     for number, batch in enumerate(batches):
-        past = empty_past(session.get_inputs(), len(next(iter(batch.values()))))
-        found = dict(zip(made, session.run(made, batch | past), strict=True)) if made else {}
+        found = (
+            dict(zip(made, session.run(made, fed(session.get_inputs(), batch)), strict=True)) if made else {}
+        )
         seen = {name: found[name] if name in found else batch[name] for name in names}
         usable = {name: values for name, values in seen.items() if _is_range_of(values)}
         for name in seen.keys() - usable.keys() - set(optional):
             finite(seen[name], name, number)
         yield usable
+
+
+def fed(inputs: Collection[Any], batch: Batch) -> Batch:
+    """What a model takes of a batch; a decoder has read nothing before, and gives the logits of all tokens.
+
+    Args:
+        inputs: of a session or a graph, with names and shapes.
+    """
+    given = taken(batch)
+    first = next(iter(given.values()))
+    given |= empty_past(inputs, len(first))
+    if any(node.name == POSITIONS for node in inputs):
+        given.setdefault(POSITIONS, np.tile(np.arange(first.shape[1]), (len(first), 1)))
+    return given
 
 
 def finite(values: Any, name: str, number: int) -> Floats:

@@ -14,8 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import finite, open_written
-from compress.runtimes.decoding import empty_past
+from compress.passes.quantize.calibration.activation_capture import fed, finite, open_written
 
 Floats = NDArray[np.float32]
 
@@ -33,12 +32,7 @@ class Sequential:
         self.graph, self.work = graph, work
         given = {value.name: value for value in graph.inputs}
         self.examples = [
-            {
-                given[name]: array
-                for name, array in {**batch, **empty_past(graph.inputs, _rows(batch))}.items()
-                if name in given
-            }
-            for batch in batches()
+            {given[name]: array for name, array in fed(graph.inputs, batch).items()} for batch in batches()
         ]
         self.last: ir.Node | None = None
         """The last node that was run."""
@@ -85,7 +79,3 @@ class Sequential:
             self.examples[place_] = {value: example[value] for value in kept} | dict(
                 zip(made, found, strict=True)
             )
-
-
-def _rows(batch: Batch) -> int:
-    return len(next(iter(batch.values())))
