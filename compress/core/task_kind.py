@@ -81,7 +81,8 @@ class TaskKind:
     uses: Mapping[str, str] = field(default_factory=dict)
     """Keys of a profile that not every task knows, with what this one does with them, as a verb."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Keys of a profile that mean nothing here, with the reason."""
+    """Keys of a profile that mean nothing here, with the reason: `data.labels`, or of a pass `passes.distill.augment`,
+    or a whole pass, `passes.prune`."""
     sections: tuple[str, ...] = ()
     """Of the report, each from a run to a section."""
 

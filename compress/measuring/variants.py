@@ -20,7 +20,7 @@ from compress.measuring.latency import Timed, median_ms, timed
 from compress.measuring.results import load_answers
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Task, Truth
+from compress.tasks.base import Answers, Task, Truth
 
 TIMED = MeasureSpec(examples=50, min_seconds=1.0, min_rounds=12)
 """How the variants are timed, for each variant."""
@@ -101,7 +101,8 @@ class Contest:
 def variant_outputs(
     files: Sequence[Path], inputs: Inputs, chosen: NDArray[np.int64], threads: int
 ) -> list[NDArray[np.float32]]:
-    """What ONNX files put out on some of the inputs, (len(chosen), ...) each; in child processes on this machine's CPU.
+    """What ONNX files put out on some of the inputs, (len(chosen), ...) each, longer outputs beside shorter ones with
+    zeros after their end; in child processes on this machine's CPU.
 
     Raises:
         TargetError: a file cannot be run.
@@ -109,6 +110,22 @@ def variant_outputs(
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
         jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
         return _outputs(jobs, files, inputs, chosen, core_count() // threads)
+
+
+def variant_answers(
+    file: Path, inputs: Inputs, chosen: NDArray[np.int64], task: Task, threads: int
+) -> Answers:
+    """What the task keeps of what an ONNX file puts out on some of the inputs, as `variant_outputs` runs it.
+
+    Raises:
+        TargetError: the file cannot be run.
+    """
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        jobs = JobFolder(Path(name), "onnxruntime", "cpu", threads, "quantization variants")
+        feeds = jobs.feeds("scored", [inputs.batch([place]) for place in chosen.tolist()])
+        job, answers = jobs.score(str(file), feeds, task, {})
+        jobs.run(job)
+        return load_answers(answers)
 
 
 def variant_ms(file: Path, inputs: Inputs, target: ResolvedTarget, *, seed: int) -> Timed:

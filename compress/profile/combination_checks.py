@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compress.core.task_kind import TaskKind
 from compress.losses.contract import Lesson
 from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
+from compress.profile.training_spec import FinetuneSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind, task_names, users_of_keys
 
@@ -47,12 +49,24 @@ def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
         for key in sorted(users.keys() - kind.uses.keys())
     }
     for key, why in {**others, **kind.refused}.items():
-        path = tuple(key.split("."))
+        yield from ((path, why) for path in _written(values, tuple(key.split("."))))
+
+
+def _written(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Path_]:
+    """Where a profile has a key, of each pass of its name where it is one of a pass."""
+    if path[0] != "passes":
         value: Any = values
         for name in path:
             value = value.get(name) if isinstance(value, Mapping) else None
         if value not in (None, False):
-            yield path, why
+            yield path
+        return
+    kind, below = path[1], path[2:]
+    entries = values.get("passes")
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        # An empty pass may be written as nothing.
+        if isinstance(entry, Mapping) and kind in entry and (not below or [*_written(entry, path[1:])]):
+            yield "passes", index, *path[1:]
 
 
 def takes(profile: Profile) -> str:
@@ -75,8 +89,22 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
         if any(target.sequence_lengths for target in profile.targets):
             yield ("targets",), "sequence_lengths are for texts: all images have one size"
     finetune = profile.teacher.finetune
+    if finetune is not None and kind.head != "classifier":
+        yield from _trained_alone(finetune, kind)
     if finetune is not None and finetune.augment and kind.items != "image":
         yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
+
+
+def _trained_alone(finetune: FinetuneSpec, kind: TaskKind) -> Iterator[Found]:
+    """What of a training without a teacher needs labels."""
+    if kind.label_loss is None:
+        if "teacher.finetune" not in kind.refused:
+            why = f"nothing in the data of {kind.name} says what is right: only a teacher does"
+            yield ("teacher", "finetune"), why
+        return
+    for name in ("smoothing", "class_weights"):
+        if getattr(finetune, name):
+            yield ("teacher", "finetune", name), f"{kind.name} has no labels"
 
 
 def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:

@@ -247,10 +247,17 @@ def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
             asked = sum(len(next(iter(one.values()))) for one in batches)
             return {"examples": asked, "shape": shape, "refused": str(error)}
     temporary = job["outputs"] + ".tmp.npz"
-    answers = {name: np.concatenate([one[name] for one in kept]) for name in kept[0]}
+    answers = {name: joined([one[name] for one in kept]) for name in kept[0]}
     np.savez(temporary, allow_pickle=False, **answers)
     os.replace(temporary, job["outputs"])
     return {"examples": examples, "shape": shape, "refused": None}
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Arrays (n, ...) of several batches as one, with zeros after the end of what is shorter than the longest."""
+    shape = np.max([part.shape[1:] for part in parts], axis=0)
+    ends = [[(0, 0), *((0, size) for size in shape - part.shape[1:])] for part in parts]
+    return np.concatenate([np.pad(part, end) if np.any(end) else part for part, end in zip(parts, ends)])  # noqa: B905
 
 
 def load_file(path: str) -> Any:

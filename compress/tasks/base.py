@@ -122,7 +122,8 @@ class Task(Protocol):
         """The primary metric of what a model answered; which way is better says its kind."""
 
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
-        """How far outputs (n, ...) are from those that they stand for: 0 where they are equal, larger is worse."""
+        """How far outputs (n, ...) are from those that they stand for: 0 where they are equal, larger is worse. Both
+        are 0 after the end of an example."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ PROFILE: dict[str, Any] = {
             }
         },
         {"cluster": {"values": 16, "recover": {"epochs": 1, "losses": [{"logits": {}}, {"reverse": {}}]}}},
-        {"quantize": {"bits": 8, "scheme": "dynamic"}},
+        {"quantize": {"bits": 8, "scheme": "dynamic", "mixed": {"size_mb": 0.0102, "minutes": 1}}},
         {"export": {"golden": 4}},
     ],
     "budget": {"score": 4.5, "retention": 0.99},
@@ -137,6 +137,33 @@ def test_init_writes_a_profile_that_is_valid(site: Path, tmp_path: Path):
     assert "3 passes" in compress(site, "validate", "compress.yaml", folder=tmp_path)
 
 
+def test_what_cannot_work_is_refused_by_name(site: Path, tmp_path: Path):
+    write_job(tmp_path)
+    distill = PROFILE["passes"][0]["distill"]
+
+    def with_distill(**changes: Any) -> str:
+        return json.dumps([{"distill": {**distill, **changes}}])
+
+    asked = {
+        "passes.0.prune: the parts of a model": 'passes=[{"prune": {"target": {"ratio": 0.3}}}]',
+        "passes.0.distill.losses.0: next-character has no such outputs: use next_character": (
+            f"passes={with_distill(losses=[{'labels': {}}])}"
+        ),
+        "passes.0.distill.losses.0: outputs of next-character are not one vector": (
+            f"passes={with_distill(losses=[{'similarity': {'representation': 'outputs'}}])}"
+        ),
+        "passes.0.distill.augment: there are no words": f"passes={with_distill(augment={'copies': 1})}",
+        "passes.0.distill.online: it needs labels": f"passes={with_distill(online={})}",
+        "passes.0.distill.select: it needs labels": f"passes={with_distill(select={'confidence': 0.5})}",
+        "teacher.finetune.smoothing: next-character has no labels": "teacher.finetune.smoothing=0.1",
+        "data.labels: the next character is the truth": "data.labels=[a, b]",
+    }
+    calls = [("validate", "letters.yaml", "--set", change) for change in asked.values()]
+    for told, answer in zip(asked, said(site, tmp_path, *calls), strict=True):
+        assert answer["code"] == 2
+        assert told in answer["err"]
+
+
 def test_schema_reference_and_plugins_hold_it(site: Path):
     schema, plugins = said(site, site, ("schema",), ("plugins", "--json"))
     keys = json.loads(schema["out"])["$defs"]
@@ -208,6 +235,17 @@ def test_the_weights_take_as_many_values_as_were_asked_for(done: list[dict[str, 
     assert values.pop("embed.weight") > 16
     assert sorted(values) == ["first.weight", "last.weight", "second.weight"]
     assert max(values.values()) == 16
+
+
+def test_layers_that_lose_most_stay_floating(done: list[dict[str, Any]], folder: Path):
+    (facts,) = (
+        record["facts"]["mixed"]
+        for file in folder.glob("runs/letters-*/records/*.json")
+        if (record := json.loads(file.read_text()))["kind"] == "quantize"
+    )
+    assert facts["layers"] == facts["layers_measured"] == 3 + ("embed" in str(facts["sensitivities"]))
+    assert 0 < len(facts["given_back"]) < facts["layers"]
+    assert all(one["divergence"] > 0 for one in facts["sensitivities"])
 
 
 def test_the_bundle_is_proved_and_predicts(done: list[dict[str, Any]], site: Path, folder: Path):

@@ -346,3 +346,13 @@ def test_a_process_keeps_to_its_cores() -> None:
 def test_cores_that_are_not_there_are_an_error() -> None:
     with pytest.raises(runner.RunnerError, match=r"cannot keep to the cores \[9000\]"):
         runner.keep_to([9000])
+
+
+def test_outputs_of_other_lengths_are_joined_with_zeros_after_their_end():
+    parts = [np.ones((2, 3, 4), np.float32), np.ones((1, 5, 4), np.float32)]
+    found = runner.joined(parts)
+    assert found.shape == (3, 5, 4)
+    assert found[:2, :3].all()
+    assert not found[:2, 3:].any()
+    assert np.array_equal(runner.joined([parts[0], parts[0]]), np.ones((4, 3, 4)))
+    assert runner.joined([np.ones(2), np.ones(3)]).tolist() == [1] * 5

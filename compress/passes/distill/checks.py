@@ -134,6 +134,10 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             )
     if spec.ema is not None and not any(loss.learns_labels for loss in losses):
         yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
+    if not lesson_of(profile).labelled and not embeds(profile):
+        for name in ("select", "online"):
+            if getattr(spec, name) is not None:
+                yield (name,), f"it needs labels, which {profile.task} has not"
     if not embeds(profile):
         return
     if spec.control and spec.data_free is None:

@@ -21,7 +21,7 @@ from compress.core.files import remove
 from compress.core.units import BYTES_PER_MB, megabytes
 from compress.measuring.disturbance import chosen_while_disturbed
 from compress.measuring.feeds import sample_indices
-from compress.measuring.variants import scored_sample, variant_ms, variant_outputs
+from compress.measuring.variants import scored_sample, variant_answers, variant_ms, variant_outputs
 from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length
 from compress.passes.quantize.int8.writing import Writer
 from compress.passes.quantize.layers import (
@@ -45,7 +45,7 @@ from compress.passes.quantize.mixed.search import (
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.size_check import model_bytes
 from compress.step import StepContext
-from compress.tasks.base import Truth, score_of
+from compress.tasks.base import Truth
 
 SHARE_FOR_SENSITIVITIES = 0.5
 """Of the time, at most: the rest is for trying what was learnt."""
@@ -110,7 +110,7 @@ class _Mixing:
         self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
         if ctx.task.needs_reference(validation):
             self.truth = Truth(self.truth.labels, self.truth.scores, self.reference)
-        self.float_score = score_of(ctx.task, self.reference, self.truth).rank
+        self.float_score = self.score(source.path / ONNX_MODEL)
 
     def mix(self) -> Mixture:
         if self.spec.max_drop is not None:
@@ -251,8 +251,13 @@ class _Mixing:
 
     def drop(self, given: frozenset[int]) -> float:
         """Validation score lost against the float model."""
-        outputs = self.outputs(self.write(given) / ONNX_MODEL, self.scored)
-        return self.float_score - score_of(self.ctx.task, outputs, self.truth).rank
+        return self.float_score - self.score(self.write(given) / ONNX_MODEL)
+
+    def score(self, file: Path) -> float:
+        """The validation score of a file, larger is better."""
+        threads = self.ctx.timed_on.spec.threads
+        answers = variant_answers(file, self.inputs, self.scored, self.ctx.task, threads)
+        return self.ctx.task.score(answers, self.truth).rank
 
     def latency(self, given: frozenset[int]) -> float:
         """Median of one example where it will run, ms."""

@@ -30,5 +30,10 @@ KIND = TaskKind(
     likely=lambda seen: 3 * (not seen.labels and not seen.pairs and not seen.images and not seen.embeds),
     against_baseline=True,
     sections=("next_character.sections:documents",),
-    refused={"data.labels": "the next character is the truth, so there are no labels"},
+    refused={
+        "data.labels": "the next character is the truth, so there are no labels",
+        "passes.prune": "the parts of a model of characters are its own, so nobody knows what could go",
+        "passes.distill.augment": "there are no words to draw others for",
+        "passes.distill.data_free": "there are no words to draw texts of",
+    },
 )
