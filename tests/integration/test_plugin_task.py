@@ -167,7 +167,7 @@ def test_what_cannot_work_is_refused_by_name(site: Path, tmp_path: Path):
 def test_schema_reference_and_plugins_hold_it(site: Path):
     schema, plugins = said(site, site, ("schema",), ("plugins", "--json"))
     keys = json.loads(schema["out"])["$defs"]
-    assert keys["DataSpec"]["properties"]["alphabet"]["description"].startswith("next-character: ")
+    assert keys["DataSpec"]["properties"]["alphabet"]["description"].startswith("Next character: ")
     assert keys["ClusterSpec"]["properties"]["values"]["maximum"] == 256
     assert "ReverseLoss" in keys
     assert {one["name"] for one in json.loads(plugins["out"])} == {
