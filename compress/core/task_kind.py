@@ -78,6 +78,8 @@ class TaskKind:
     """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
     workloads: str = "compress.measuring.feeds:scenarios"
     """What is timed of the drawn examples."""
+    judges_all: bool = False
+    """Whether budgets and checks judge all of that, the worst of each, and not the first alone."""
     uses: Mapping[str, str] = field(default_factory=dict)
     """Keys of a profile that not every task knows, with what this one does with them, as a verb."""
     refused: Mapping[str, str] = field(default_factory=dict)

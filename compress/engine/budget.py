@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from compress.core.records import Limit, RunStatus, StepRecord
 from compress.measuring.chance import no_better_than_chance
-from compress.profile.schema import BudgetSpec
+from compress.profile.schema import BudgetSpec, Profile
+from compress.tasks.table import task_kind
 
 _AT_LEAST = ("retention", "score", "speedup")
 _TIMINGS = ("speedup", "latency_p50_ms", "latency_p95_ms")
@@ -14,18 +15,35 @@ DISTURBED = "other processes disturbed the timing"
 USELESS = "the baseline is no better than chance"
 
 
-def judge(record: StepRecord, budget: BudgetSpec, baseline: StepRecord | None = None) -> tuple[Limit, ...]:
+def judge_row(record: StepRecord, profile: Profile, baseline: StepRecord) -> tuple[Limit, ...]:
+    """Each limit of a profile's budget against a measured row, as its task asks for."""
+    return judge(record, profile.budget, baseline, every=task_kind(profile.task).judges_all)
+
+
+def judge(
+    record: StepRecord, budget: BudgetSpec, baseline: StepRecord | None = None, *, every: bool = False
+) -> tuple[Limit, ...]:
     """Each limit of the budget against a measured row, on the first target and its first batch size, unrounded.
 
     Timings that other processes disturbed beyond use are not judged, and beside a baseline that is no better than
     chance nothing is held: what is missed is missed all the same.
+
+    Args:
+        every: judge the worst of all that was timed on the target, and not the first alone.
     """
     metric = record.measurements[0].accuracy.metrics[0]
     floors = {name for name in _AT_LEAST if name != "score" or not metric.smaller_is_better}
     useless = no_better_than_chance(baseline) is not None
     limits = []
-    disturbed = record.measurements[0].latency[0].disturbed
-    for name, value in measured_values(record, useless=useless).items():
+    timed = record.measurements[0].latency[: None if every else 1]
+    disturbed = any(one.disturbed for one in timed)
+    values = measured_values(record, useless=useless)
+    values |= {
+        "speedup": min(one.speedup for one in timed),
+        "latency_p50_ms": max(one.p50_ms for one in timed),
+        "latency_p95_ms": max(one.p95_ms for one in timed),
+    }
+    for name, value in values.items():
         limit = getattr(budget, name)
         if limit is None:
             continue

@@ -15,7 +15,7 @@ from compress.core.errors import ModelError, RunInterrupted, UsageError, in_word
 from compress.core.exhaustion import ran_out, resource_errors
 from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
-from compress.engine.budget import judge, measured_values, outcome
+from compress.engine.budget import judge_row, measured_values, outcome
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts
 from compress.engine.making import make_step
@@ -120,7 +120,7 @@ def _run(
                     record = _failed_row(row, job, in_words(error))
                 store.add(position, record)
                 steps = (*state.run.steps, record)
-                limits = judge(record, job.plan.profile.budget, steps[0]) if _is_judged(row, job) else ()
+                limits = judge_row(record, job.plan.profile, steps[0]) if _is_judged(row, job) else ()
                 state.run = state.run.model_copy(
                     update={"steps": steps, "limits": (*state.run.limits, *limits)}
                 )

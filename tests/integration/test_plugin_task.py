@@ -38,7 +38,7 @@ PROFILE: dict[str, Any] = {
         {"quantize": {"bits": 8, "scheme": "dynamic", "mixed": {"size_mb": 0.0102, "minutes": 1}}},
         {"export": {"golden": 4}},
     ],
-    "budget": {"score": 4.5, "retention": 0.99},
+    "budget": {"score": 4.5, "retention": 0.99, "latency_p50_ms": 1000},
     "measure": {"examples": 8, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
 }
 QUICK = (
@@ -263,6 +263,7 @@ def test_it_is_held_against_itself(done: list[dict[str, Any]]):
     check, compared = done[3], done[4]
     assert check["code"] == 0, check["out"] + check["err"]
     assert "bits_per_character" in check["out"]
+    assert check["out"].count("p50 ms, batch size 1 (fixed:8)") == 4
     assert compared["code"] == 0
     assert "no difference" in compared["out"]
 

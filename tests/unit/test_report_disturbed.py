@@ -124,6 +124,18 @@ def test_timings_that_were_disturbed_are_not_judged() -> None:
     assert (quiet["speedup"], quiet["latency_p50_ms"], quiet["latency_p95_ms"]) == (True, True, False)
 
 
+def test_where_every_workload_is_judged_the_worst_must_hold() -> None:
+    step, budget = bert_run().steps[-1], BudgetSpec(speedup=2, latency_p50_ms=9)
+    (found,) = step.measurements
+    first = found.latency[0]
+    slow = first.model_copy(update={"lengths": "fixed:512", "p50_ms": 10.0, "speedup": 1.5})
+    found = found.model_copy(update={"latency": (first, slow)})
+    step = step.model_copy(update={"measurements": (found,)})
+    assert all(limit.held for limit in judge(step, budget))
+    judged = {limit.name: (limit.value, limit.held) for limit in judge(step, budget, every=True)}
+    assert judged == {"speedup": (1.5, False), "latency_p50_ms": (10.0, False)}
+
+
 @pytest.mark.parametrize(
     ("held", "status"),
     [

@@ -111,15 +111,16 @@ def timing_like(found: Mapping[str, Any], timing: Mapping[str, Any]) -> Mapping[
 
 def timed_words(found: Mapping[str, Any]) -> str:
     """At which batch sizes and lengths a model was timed, in words."""
-    return ", ".join(map(_words, found["latency"]))
+    return ", ".join(map(timing_words, found["latency"]))
 
 
 def memory_words(found: Mapping[str, Any]) -> str:
     """At which batch size the peak memory was taken, in words: the first that was timed."""
-    return _words(found["latency"][0])
+    return timing_words(found["latency"][0])
 
 
-def _words(timing: Mapping[str, Any]) -> str:
+def timing_words(timing: Mapping[str, Any]) -> str:
+    """At which batch size and lengths something was timed, in words."""
     size, lengths = _setting(timing)
     return f"batch size {size}" + ("" if lengths == "real" else f" ({lengths})")
 

@@ -25,6 +25,7 @@ KIND = TaskKind(
     label_loss="next_character",
     logits=True,
     workloads="next_character.workloads:workloads",
+    judges_all=True,
     bundle="next_character.bundle:CHARACTERS",
     starter="next_character.starter:STARTER",
     likely=lambda seen: 3 * (not seen.labels and not seen.pairs and not seen.images and not seen.embeds),

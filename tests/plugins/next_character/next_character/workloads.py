@@ -15,7 +15,7 @@ SHORT, LONG = 8, 32
 def workloads(
     indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]
 ) -> list[Scenario]:
-    """Both lengths at each batch size, the long text first: that is what budgets mean."""
+    """Both lengths at each batch size, the long text first."""
     return [
         Scenario(size, length, np.resize(indices, (max(1, len(indices) // size), size)))
         for length in dict.fromkeys((LONG, SHORT, *lengths))
