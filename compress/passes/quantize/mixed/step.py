@@ -255,7 +255,7 @@ class _Mixing:
 
     def score(self, file: Path) -> float:
         """The validation score of a file, larger is better."""
-        threads = self.ctx.timed_on.spec.threads
+        threads = self.ctx.timing_target.spec.threads
         answers = variant_answers(file, self.inputs, self.scored, self.ctx.task, threads)
         return self.ctx.task.score(answers, self.truth).rank
 
