@@ -76,8 +76,10 @@ def quantize_weights(
         seen = [moments[name].second for name in input_names(sharing) if name in moments]
         write_blocks(graph, sharing, method.blocks(sharing, sum(seen[1:], seen[0]) if seen else None))
     examples = Sequential(graph, batches, work) if spec.method == "gptq" else None
-    for source, readers in by_source(alone).items():
-        second = second_moment(examples.values(source, readers[0].node)) if examples is not None else None
+    for readers in by_source(alone).values():
+        # What the first multiplies now: where it was fused attention, that has been put apart meanwhile.
+        values = examples.values(readers[0].source, readers[0].node) if examples is not None else None
+        second = None if values is None else second_moment(values)
         for layer in readers:
             write_blocks(graph, [layer], method.blocks([layer], second))
     tidy(model)
