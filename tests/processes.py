@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +17,9 @@ from torch import Tensor
 
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
+from compress.runtimes import torch_worker
+from compress.runtimes.launching import Command
+from tests.timings import shorten_measuring
 
 T = TypeVar("T")
 
@@ -65,9 +70,24 @@ def start_compress(*words: str | Path, folder: Path, cache: Path, errors: Path) 
 def _compress(words: list[str], folder: Path, cache: Path, errors: Path) -> None:
     from compress.cli.root import main
 
+    shorten_measuring()
+    # Where the tests run in the background, the shell has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ["COMPRESS_CACHE"] = str(cache)
     for number, file in ((1, Path(os.devnull)), (2, errors)):
         with file.open("ab") as stream:
             os.dup2(stream.fileno(), number)
     main(words)
+
+
+def run_all_in_forks(commands: Sequence[Command], where: str) -> None:
+    """What `launching.run_all` does with jobs for torch, which takes seconds to import in each of them."""
+    running = [start(_torch_job, command.argv) for command in commands]
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0] * len(running), where
+
+
+def _torch_job(argv: Sequence[str]) -> None:
+    sys.exit(torch_worker.main(list(argv[argv.index(torch_worker.__name__) + 1 :])))

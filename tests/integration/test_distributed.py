@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -22,28 +23,41 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from compress.core.files import sha256_file
+from compress.core.artifacts import open_artifact
+from compress.core.files import sha256_file, write_json
 from compress.core.progress import Silent
+from compress.passes.prune import latency_table, targets
+from compress.passes.prune import step as prune
+from compress.passes.prune.spec import PruneSpec
 from compress.profile.training_spec import TrainingSpec
+from compress.tasks.base import TrainingData
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE
 from compress.training.loop import train
 from compress.training.losses.labels import label_cross_entropy
+from tests import steps
+from tests.integration.test_training_steps import examples as texts
 from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job
 from tests.processes import start, start_compress
-from tests.tiny import tiny_bert
+from tests.timings import shorten
+from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
 from tests.unit.test_training_loop import examples
+
+
+def meet(rank: int, processes: int, folder: Path, strategy: str = "ddp") -> None:
+    """Be one of so many processes that meet in a folder."""
+    torch.set_num_threads(1)
+    os.environ.update({"GLOO_SOCKET_IFNAME": "lo", STRATEGY_VARIABLE: strategy})
+    if processes > 1:
+        meeting = f"file://{folder / 'meeting'}"
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
 
 
 def train_tiny(
     rank: int, processes: int, folder: Path, stop_at: int = 0, dropout: float = 0.0, strategy: str = "ddp"
 ) -> None:
     """Train a tiny model as one of so many processes, up to one step; the weights are left in the folder."""
-    torch.set_num_threads(1)
-    os.environ.update({"GLOO_SOCKET_IFNAME": "lo", STRATEGY_VARIABLE: strategy})
-    if processes > 1:
-        meeting = f"file://{folder / 'meeting'}"
-        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    meet(rank, processes, folder, strategy)
     inputs, labels = examples(61)
     model, steps = tiny_bert(), 0
 
@@ -63,7 +77,7 @@ def train_tiny(
     work = folder / ("work" if rank == 0 else "other")
     train(
         model, inputs, loss, spec, validate, work=work, seed=7, precision="fp32",
-        device="cpu", progress=Silent(), name="t", checkpoint_seconds=0.0,
+        device="cpu", progress=Silent(), name="t", checkpoint_seconds=0.0 if stop_at else 60.0,
     )  # fmt: skip
     save_file(
         {name: tensor.clone() for name, tensor in weights_of(model).items()},
@@ -147,11 +161,24 @@ def signals(folder: Path) -> dict[str, int]:
 
 
 def test_a_run_in_two_processes_gives_the_same_cache_one_report_and_as_good_a_student(job: Path):
+    """Also where one of the processes was killed: that ends the run with its error, and the command goes on."""
     one, said = report_of(job)["rows"], signals(job)
     assert said
-    result = compress("run", job / "tiny.yaml", "--set", "train.processes=2", folder=job)
+    words = ("run", job / "tiny.yaml", "--set", "train.processes=2")
+    run = start_compress(*words, folder=job, cache=job / "cache", errors=job / "errors")
+    workers = wait_for_workers(run, job)
+    workers[1].send_signal(signal.SIGKILL)
+    run.join(60)
+    errors = (job / "errors").read_text()
+    assert run.exitcode == 1, errors
+    assert "a training process was killed by SIGKILL" in errors
+    assert "goes on from the last checkpoint" in errors
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    result = compress(*words, folder=job)
     assert result.returncode == 0, result.stderr
-    two = report_of(job)["rows"]
+    report = report_of(job)
+    two = report["rows"]
+    assert report["status"] == "ok"
     assert signals(job) == said
     assert [row["step"] for row in two] == [row["step"] for row in one]
     assert two[0]["score"] == one[0]["score"]
@@ -162,8 +189,35 @@ def test_a_run_in_two_processes_gives_the_same_cache_one_report_and_as_good_a_st
     assert [path.name for path in (job / "reports").iterdir()] == ["tiny"]
 
 
+def prune_tiny(rank: int, folder: Path) -> None:
+    """Prune for a latency as one of two processes; `facts-RANK.json` tells what was found."""
+    meet(rank, 2, folder)
+    shorten(targets, latency_table)
+    recovery = {"epochs": 1, "precision": "fp32"}
+    spec = PruneSpec.model_validate({"target": {"speedup": 1.2}, "round_to": 8, "recover": recovery})
+    data = TrainingData(texts(64, 0), texts(32, 1), LABELS)
+    source = {"model": open_artifact(folder / "source")}
+    _, result = steps.run(prune, steps.context(folder / f"rank-{rank}", spec, source, text_task(16), data))
+    write_json(folder / f"facts-{rank}.json", dict(result.facts))
+    distributed.destroy_process_group()
+
+
 def test_processes_prune_for_a_latency_that_one_of_them_has_timed(tmp_path: Path):
     """Had each timed for itself, they would have taken different heads and widths, and could not recover together."""
+    write_torch_artifact(tmp_path / "source", tiny_bert(hidden=256, ffn=512))
+    pruning = [start(prune_tiny, rank, tmp_path) for rank in range(2)]
+    for process in pruning:
+        process.join(300)
+    assert [process.exitcode for process in pruning] == [0, 0]
+    one, other = (json.loads((tmp_path / f"facts-{rank}.json").read_text()) for rank in range(2))
+    assert one["target"] == other["target"]
+    assert one["layers"] == other["layers"]
+    assert one["target"]["timed_on"] == "cpu-onnxruntime-1t"
+    assert one["target"]["predicted_speedup"] >= 1.2
+
+
+@pytest.mark.slow  # the same in a whole run; its processes are started and timed as a user's are
+def test_a_run_in_two_processes_prunes_for_a_latency(tmp_path: Path):
     prune = {"target": {"speedup": 1.2}, "round_to": 8, "recover": {"epochs": 1, "precision": "fp32"}}
     changes = {"teacher": {"model": "teacher"}, "passes": [{"prune": prune}], "train": {"processes": 2}}
     result = compress("run", write_job(tmp_path, 256, **changes), folder=tmp_path)
@@ -171,23 +225,6 @@ def test_processes_prune_for_a_latency_that_one_of_them_has_timed(tmp_path: Path
     target = facts_of(tmp_path)["prune"]["target"]
     assert target["timed_on"] == "cpu-onnxruntime-1t"
     assert target["predicted_speedup"] >= 1.2
-
-
-def test_a_killed_process_ends_the_run_with_its_error_and_the_command_goes_on(job: Path):
-    words = ("run", job / "tiny.yaml", "--set", "train.processes=2", "--set", "passes.0.distill.epochs=24")
-    run = start_compress(*words, folder=job, cache=job / "cache", errors=job / "errors")
-    workers = wait_for_workers(run, job)
-    workers[1].send_signal(signal.SIGKILL)
-    run.join(60)
-    errors = (job / "errors").read_text()
-    assert run.exitcode == 1, errors
-    assert "a training process was killed by SIGKILL" in errors
-    assert "goes on from the last checkpoint" in errors
-    gone = psutil.wait_procs(workers, timeout=10)[1]
-    assert gone == []
-    again = compress(*words, folder=job)
-    assert again.returncode == 0, again.stderr
-    assert report_of(job)["status"] == "ok"
 
 
 def test_the_processes_die_with_the_run(job: Path):

@@ -81,14 +81,18 @@ def test_a_fresh_process_reads_the_same_model(factored: tuple[Artifact, StepResu
     assert torch.equal(outputs_in_a_fresh_process(factored[0].path, input_ids=ids), expected)
 
 
-@pytest.mark.parametrize("scheme", ["dynamic", "static"])
-def test_two_products_in_integers_and_attention_stays_one(
-    factored: tuple[Artifact, StepResult], tmp_path: Path, scheme: str
-):
-    lowered, result = of_texts.make(lower, tmp_path / "lower", Spec(), factored[0])
+@pytest.fixture(scope="module")
+def lowered(
+    factored: tuple[Artifact, StepResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, StepResult]:
+    return of_texts.make(lower, tmp_path_factory.mktemp("lower"), Spec(), factored[0])
+
+
+def test_two_products_and_attention_stays_one(lowered: tuple[Artifact, StepResult]):
+    made, result = lowered
     assert result.facts["fused_attentions"] == 2
     assert result.form.structure is Structure.FACTORED
-    nodes = {node.name: node.op_type for node in onnx.load(str(lowered.path / "model.onnx")).graph.node}
+    nodes = {node.name: node.op_type for node in onnx.load(str(made.path / "model.onnx")).graph.node}
     layer = "bert.encoder.layer.0"
     assert nodes[f"{layer}.attention.self.query.first"] == "MatMul"
     assert nodes[f"{layer}.attention.self"] == "Attention"
@@ -96,10 +100,15 @@ def test_two_products_in_integers_and_attention_stays_one(
     # 32 tokens: factors of q, k, v (16), output (8) and both feed-forward maps (12), and attention itself.
     per_layer = 32 * (16 * 128 + 8 * 64 + 2 * 12 * 96) + 2 * 32 * 32 * 32
     assert result.facts["macs"] == 2 * per_layer + 32 * 32 + 32 * 3
-    small, result = of_texts.make(quantize, tmp_path / "quantize", Int8Spec(scheme=scheme), lowered)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_both_products_run_in_integers(lowered: tuple[Artifact, StepResult], tmp_path: Path, scheme: str):
+    whole, _ = lowered
+    small, result = of_texts.make(quantize, tmp_path / "quantize", Int8Spec(scheme=scheme), whole)
     assert (result.facts["integer_matmuls"], result.facts["float_matmuls"]) == (18, 0)
-    shapes = real_shapes(text_task(32), of_texts.examples(), lowered)
-    compare(small.path / "model.onnx", shapes, outputs_of(lowered.path / "model.onnx"), 0.1)
+    shapes = real_shapes(text_task(32), of_texts.examples(), whole)
+    compare(small.path / "model.onnx", shapes, outputs_of(whole.path / "model.onnx"), 0.1)
 
 
 def test_recovery_trains_both_factors(text_model: Artifact, tmp_path: Path):
@@ -131,6 +140,12 @@ def test_pruned_after_it_is_factored(factored: tuple[Artifact, StepResult], tmp_
     assert isinstance(layer.query, Factored)
     assert isinstance(layer.key, Factored)
     assert layer.query.first is layer.key.first
+
+
+def test_pruned_after_it_is_factored_attention_stays_one(
+    factored: tuple[Artifact, StepResult], tmp_path: Path
+):
+    pruned, _ = of_texts.make(prune, tmp_path / "prune", PRUNE, factored[0])
     _, result = of_texts.make(lower, tmp_path / "lower", Spec(), pruned)
     assert result.facts["fused_attentions"] == 2
 

@@ -148,10 +148,14 @@ def irregular() -> Any:
     return model
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_pruned_layers_keep_their_own_heads(tmp_path: Path, bits: int):
-    source = write_torch_artifact(tmp_path / "torch", irregular())
-    artifact, result = make(lower, tmp_path / "lower", ExportSpec(), source)
+@pytest.fixture(scope="module")
+def lowered_irregular(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, StepResult]:
+    source = write_torch_artifact(tmp_path_factory.mktemp("torch"), irregular())
+    return make(lower, tmp_path_factory.mktemp("lower"), ExportSpec(), source)
+
+
+def test_pruned_layers_keep_their_own_heads(lowered_irregular: tuple[Artifact, StepResult]):
+    artifact, result = lowered_irregular
     assert result.form.structure is Structure.PRUNED
     graph = onnx.load(str(artifact.path / "model.onnx")).graph
     heads = [
@@ -162,21 +166,20 @@ def test_pruned_layers_keep_their_own_heads(tmp_path: Path, bits: int):
         if attribute.name == "num_heads"
     ]
     assert heads == [3, 2]
-    after, result = make(
-        quantize,
-        tmp_path / "quantize",
-        quantize_spec({"bits": bits, **({"scheme": "dynamic"} if bits == 8 else {})}),
-        artifact,
-    )
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_pruned_layers_are_quantized(
+    lowered_irregular: tuple[Artifact, StepResult], tmp_path: Path, bits: int
+):
+    artifact, _ = lowered_irregular
+    spec = quantize_spec({"bits": bits, **({"scheme": "dynamic"} if bits == 8 else {})})
+    after, result = make(quantize, tmp_path, spec, artifact)
     assert result.facts["float_matmuls"] == 0
     shapes = real_shapes(text_task(32), examples(), artifact)
     # 4 bits on random weights are coarse; a wrong number of heads would be off by the outputs' own size.
-    compare(
-        after.path / "model.onnx",
-        shapes,
-        outputs_of(artifact.path / "model.onnx"),
-        0.05 if bits == 8 else 0.5,
-    )
+    limit = 0.05 if bits == 8 else 0.5
+    compare(after.path / "model.onnx", shapes, outputs_of(artifact.path / "model.onnx"), limit)
 
 
 def test_a_file_that_disagrees_is_refused(lowered: Artifact, tmp_path: Path):

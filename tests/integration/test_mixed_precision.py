@@ -68,6 +68,13 @@ def quantized(
     return run(quantize, context(folder, asked, {"model": model}, TASK, data))
 
 
+@pytest.fixture(scope="module")
+def least_mb(fragile: Artifact, data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The size with every layer in integers."""
+    mb: float = quantized(tmp_path_factory.mktemp("all"), fragile, data, None)[1].facts["size_mb_after"]
+    return mb
+
+
 def test_layers_are_given_back_until_the_loss_holds(fragile: Artifact, data: TrainingData, tmp_path: Path):
     artifact, result = quantized(tmp_path, fragile, data, MixedSpec(max_drop=0.05, examples=40))
     found = result.facts["mixed"]
@@ -88,26 +95,30 @@ def test_layers_are_given_back_until_the_loss_holds(fragile: Artifact, data: Tra
     assert len(halves) == len(found["given_back"])
 
 
-def test_what_loses_most_is_given_back_within_a_size(fragile: Artifact, data: TrainingData, tmp_path: Path):
-    least = quantized(tmp_path / "all", fragile, data, None)[1].facts["size_mb_after"]
+def test_what_loses_most_is_given_back_within_a_size(
+    fragile: Artifact, data: TrainingData, least_mb: float, tmp_path: Path
+):
     room = 2 * 32 * 32 / 1e6
     artifact, result = quantized(
-        tmp_path / "some", fragile, data, MixedSpec(size_mb=least + 1.1 * room, examples=40)
+        tmp_path / "some", fragile, data, MixedSpec(size_mb=least_mb + 1.1 * room, examples=40)
     )
     found = result.facts["mixed"]
-    assert artifact.model_file.stat().st_size / 1e6 <= least + 1.1 * room
+    assert artifact.model_file.stat().st_size / 1e6 <= least_mb + 1.1 * room
     assert found["score_lost"] < found["score_lost_in_integers"]
     assert any("attention.output.dense" in name for name in found["given_back"])
     with pytest.raises(PassError, match="with every layer in integers the file has") as caught:
-        quantized(tmp_path / "none", fragile, data, MixedSpec(size_mb=least / 2))
+        quantized(tmp_path / "none", fragile, data, MixedSpec(size_mb=least_mb / 2))
     assert caught.value.where == "quantize.mixed.size_mb"
 
 
 def test_the_written_file_decides_what_fits(
-    fragile: Artifact, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fragile: Artifact,
+    data: TrainingData,
+    least_mb: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    least = quantized(tmp_path / "all", fragile, data, None)[1].facts["size_mb_after"]
-    limit = least + 2.2 * 32 * 32 / 1e6
+    limit = least_mb + 2.2 * 32 * 32 / 1e6
     # The layers one at a time predict that there is room for all.
     monkeypatch.setattr(mixed, "give_back_within", lambda losses, *_: frozenset(range(len(losses))))
     artifact, result = quantized(tmp_path / "some", fragile, data, MixedSpec(size_mb=limit, examples=16))

@@ -323,11 +323,14 @@ def test_a_ratio_and_a_size_are_reached(source: Artifact, tmp_path: Path):
         make(prune, tmp_path / "small", spec(target={"size_mb": 0.01}), source)
 
 
-def test_a_speed_is_predicted_and_measured(source: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_speed_is_predicted_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for module in (targets, latency_table):
-        monkeypatch.setattr(module, "TIMED", module.TIMED.model_copy(update={"min_seconds": 0.5}))
-        monkeypatch.setattr(module, "PROCESSES", 2)
-    _, result = make(prune, tmp_path / "a", spec(target={"speedup": 1.1}), source)
+        monkeypatch.setattr(
+            module, "TIMED", module.TIMED.model_copy(update={"examples": 8, "min_seconds": 0.1})
+        )
+        monkeypatch.setattr(module, "PROCESSES", 1)
+    source = write_torch_artifact(tmp_path / "source", tiny_bert())
+    _, result = make(prune, tmp_path / "pruned", spec(target={"speedup": 1.1}), source)
     target = result.facts["target"]
     assert target["speedup"] == 1.1
     assert target["predicted_ms"] > 0
@@ -340,9 +343,6 @@ def test_a_speed_is_predicted_and_measured(source: Artifact, tmp_path: Path, mon
         times = [time for _, time in target["table"][part]]
         assert times == sorted(times)
     json.dumps(result.facts)
-    with pytest.raises(PassError, match="a latency of 1e-05 ms cannot be reached") as caught:
-        make(prune, tmp_path / "b", spec(target={"latency_ms": 0.00001}), source)
-    assert caught.value.where == "prune.target.latency_ms"
 
 
 @pytest.mark.gpu

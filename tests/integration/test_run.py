@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from compress.measuring import transport
 from tests.jobs import compress, report_of, write_job
-from tests.processes import start_compress
+from tests.processes import run_all_in_forks, start_compress
 
 COLUMNS = {
     "step", "role", "score", "retention", "latency_p50_ms", "latency_p95_ms", "speedup", "throughput",
@@ -38,6 +39,30 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     """The finished job in a folder of its own, to change it."""
     shutil.copytree(finished, tmp_path / "job")
     return tmp_path / "job"
+
+
+def untrained(finished: Path, folder: Path) -> Path:
+    """The profile of the finished job in a folder where nothing is made yet but the float ONNX files.
+
+    To write them takes most of a run's time; the steps before them are made again, and after them.
+    """
+    for name in ("teacher", "cache"):
+        shutil.copytree(finished / name, folder / name)
+    for name in ("data.csv", "tiny.yaml"):
+        shutil.copy(finished / name, folder / name)
+    for sealed in (folder / "cache" / "artifacts").glob("*/artifact.json"):
+        form = json.loads(sealed.read_text())["form"]
+        if (form["framework"], form["numbers"], form["bundled"]) != ("onnx", "float", False):
+            shutil.rmtree(sealed.parent)
+    for name in ("measurements", "signals", "work"):
+        shutil.rmtree(folder / "cache" / name)
+    return folder / "tiny.yaml"
+
+
+def trained_weights(folder: Path) -> dict[str, bytes]:
+    """The weights of all torch models of the cache, by the keys of their steps."""
+    files = (folder / "cache" / "artifacts").glob("*/model.safetensors")
+    return {file.parent.name: file.read_bytes() for file in files}
 
 
 def was_disturbed(row: dict[str, Any]) -> bool:
@@ -189,8 +214,8 @@ def test_a_bundle_and_records_that_were_damaged_are_written_anew(copy: Path):
     assert artifacts(copy) == made
 
 
-def test_two_runs_at_once_share_the_work(tmp_path: Path):
-    profile = write_job(tmp_path)
+def test_two_runs_at_once_share_the_work(finished: Path, tmp_path: Path):
+    profile = untrained(finished, tmp_path)
     folders = [tmp_path / "one", tmp_path / "two"]
     running = []
     for folder in folders:
@@ -207,22 +232,21 @@ def test_two_runs_at_once_share_the_work(tmp_path: Path):
 
 
 def test_killed_while_training_it_goes_on_and_ends_the_same(finished: Path, tmp_path: Path):
-    folder = tmp_path / "job"
-    folder.mkdir()
-    for name in ("teacher", "data.csv", "tiny.yaml"):
-        source = finished / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    for finished_steps in (1, 3, 5):
-        process = start_run(folder / "tiny.yaml", folder, folder / "cache")
+    profile = untrained(finished, tmp_path)
+    there = len(artifacts(tmp_path))
+    # The teacher as it was given is the first step, and each after it trains.
+    for finished_steps in (1, 2, 3):
+        process = start_run(profile, tmp_path, tmp_path / "cache")
         try:
-            wait_for_steps(folder, finished_steps, process)
+            wait_for_steps(tmp_path, there + finished_steps, process)
             time.sleep(0.3)
         finally:
             process.kill()
             process.join()
-    result = compress("run", "tiny.yaml", folder=folder)
+    result = compress("run", "tiny.yaml", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    first, second = report_of(finished), report_of(folder)
+    assert trained_weights(tmp_path) == trained_weights(finished)
+    first, second = report_of(finished), report_of(tmp_path)
     assert [[row[name] for name in STABLE] for row in first["rows"]] == [
         [row[name] for name in STABLE] for row in second["rows"]
     ]
@@ -269,7 +293,9 @@ def test_a_cuda_target_without_cuda_is_refused_before_any_work(tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(tmp_path: Path):
+def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     passes = [
         {
             "distill": {
@@ -297,7 +323,7 @@ def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(tmp_pa
     assert by_step["distill.control"]["parameters"] == by_step["distill"]["parameters"]
     assert by_step["prune"]["parameters"] < by_step["distill"]["parameters"]
     assert by_step["quantize"]["size_mb"] < 0.7 * by_step["prune"]["size_mb"]
-    # Each process that measures there imports torch: one row less is half a minute less.
+    monkeypatch.setattr(transport, "run_all", run_all_in_forks)
     torch_passes = json.dumps([{"distill": {**passes[0]["distill"], "control": False}}])
     on_torch = compress(
         "run",

@@ -25,7 +25,9 @@ from compress.targets.ssh import agent, connection
 from compress.targets.ssh.device import SshDevice
 from compress.targets.ssh.target import described
 
-SILENT = 3.0
+SILENT = 1.5
+HELLO = 6.0
+"""Seconds: a busy machine takes long to start Python."""
 PRELUDE = f"""
 import json, os, sys, time
 out = sys.stdout.buffer
@@ -47,15 +49,16 @@ def requests():
         else:
             yield request
 """
-HELLO = f'say({{"agent": {agent.PROTOCOL}}})\n'
+GREETING = f'say({{"agent": {agent.PROTOCOL}}})\n'
 
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program called `ssh` that runs the last word of its command here; the script beside it replaces the agent."""
     monkeypatch.setattr(connection, "SILENT_SECONDS", SILENT)
-    monkeypatch.setattr(connection, "HELLO_SECONDS", 2 * SILENT)
-    monkeypatch.setattr(connection, "CLOSE_SECONDS", 2.0)
+    monkeypatch.setattr(connection, "HELLO_SECONDS", HELLO)
+    for name in ("LAST_WORDS_SECONDS", "CLOSE_SECONDS"):
+        monkeypatch.setattr(connection, name, 0.5)
     folder = tmp_path / "bin"
     folder.mkdir()
     script = folder / "agent.py"
@@ -71,7 +74,8 @@ DEVICES: list[SshDevice] = []
 
 
 @pytest.fixture(autouse=True)
-def _close() -> Iterator[None]:
+def _close(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close them while they still wait as shortly as `client` lets them."""
     yield
     while DEVICES:
         DEVICES.pop().close()
@@ -83,7 +87,7 @@ def device() -> SshDevice:
 
 
 def behaves(script: Path, code: str, hello: bool = True) -> SshDevice:
-    script.write_text(PRELUDE + (HELLO if hello else "") + textwrap.dedent(code))
+    script.write_text(PRELUDE + (GREETING if hello else "") + textwrap.dedent(code))
     return device()
 
 
@@ -125,7 +129,7 @@ def test_an_agent_that_takes_nothing_ends_the_step(client: Path, tmp_path: Path)
 
 
 def test_an_agent_that_lives_may_take_longer(client: Path) -> None:
-    alive = 'for _ in requests():\n    for _ in range(5):\n        time.sleep(1); say({"alive": True})\n'
+    alive = 'for _ in requests():\n    for _ in range(5):\n        time.sleep(0.4); say({"alive": True})\n'
     one = behaves(client, alive + '    say({"results": ["{}"]})')
     one.begin()
     assert one.run({"jobs": [{}]}, "x") == ["{}"]
@@ -152,8 +156,10 @@ def test_an_agent_that_lives_may_take_longer(client: Path) -> None:
         (True, 'say({"folder": 7})'),
     ],
 )
-def test_no_work_folder(hello: bool, code: str, client: Path) -> None:
-    error = failed(behaves(client, code, hello).begin, 2 * SILENT)
+def test_no_work_folder(hello: bool, code: str, client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hello:
+        monkeypatch.setattr(connection, "HELLO_SECONDS", HELLO / 3)
+    error = failed(behaves(client, code, hello).begin, HELLO)
     assert "\x1b" not in str(error)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from compress.data.splits import Examples
 from compress.measuring import outputs_scorer
+from compress.measuring.jobs import JobFolder
 from compress.measuring.results import load_answers
 from compress.models.io.checkpoints import load_model, save_model
 from compress.models.io.code import call
@@ -55,6 +56,13 @@ def test_scores_are_those_of_the_model(artifact: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         load_answers(tmp_path / "o.npz")["outputs"], torch.cat(expected).numpy(), rtol=1e-6
     )
+
+
+def test_a_process_of_its_own_does_a_job(artifact: Path, tmp_path: Path) -> None:
+    jobs = JobFolder(tmp_path, "torch", "cpu", 1, "here")
+    job, outputs = jobs.outputs(str(artifact), feeds(artifact, tmp_path / "f.npz"))
+    assert jobs.run(job)[0]["examples"] == 4
+    assert load_answers(outputs)["outputs"].shape == (4, 3)
 
 
 def network_of_the_digits() -> torch.nn.Module:

@@ -24,6 +24,8 @@ from compress.targets.ssh.pipes import Pipes, Silent
 
 HELLO_SECONDS = CONNECT_SECONDS + 40
 """How long the device may take from the call to the first word of its Python."""
+LAST_WORDS_SECONDS = 5
+"""How long a client that failed may take to end, and so to say why."""
 CLOSE_SECONDS = 20
 """How long it may take to remove its work folder."""
 SILENT_SECONDS = 45.0
@@ -215,7 +217,7 @@ class Connection:
     def _last_words(self) -> list[str]:
         """The last lines of what the client and the device's shell wrote as errors, once the client has ended."""
         try:
-            self._process.wait(5)
+            self._process.wait(LAST_WORDS_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
