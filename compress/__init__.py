@@ -9,6 +9,7 @@ What the command line does, from Python:
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from compress.core.telemetry import OFF
 
@@ -17,18 +18,19 @@ os.environ.update(OFF)
 
 __version__ = "0.1.0"
 
-from compress.api import (
-    Run,
-    load_model,
-    load_profile,
-    load_run,
-    measure,
-    plan,
-    report,
-    run,
-    validate,
-    verify,
-)
+if TYPE_CHECKING:
+    from compress.api import (
+        Run,
+        load_model,
+        load_profile,
+        load_run,
+        measure,
+        plan,
+        report,
+        run,
+        validate,
+        verify,
+    )
 
 __all__ = [
     "Run",
@@ -42,3 +44,16 @@ __all__ = [
     "validate",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # When it is asked for: the command line starts without.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from compress import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

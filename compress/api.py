@@ -5,7 +5,6 @@ Heavy libraries are imported when a function needs them, so that `import compres
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -58,10 +57,13 @@ class Run:
         return folder if folder.is_dir() else None
 
     def _repr_html_(self) -> str:
+        # Here, for its table of entities is most of what `import compress` would take.
+        from html import escape
+
         from compress.reporting.render.html import html as page
         from compress.reporting.sections.content import document
 
-        whole = html.escape(page(document(self.record)), quote=True)
+        whole = escape(page(document(self.record)), quote=True)
         return f'<iframe srcdoc="{whole}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from compress.core.printing import echo
+from compress.core.printing import echo, echo_json
 
 
 @click.group()
@@ -26,7 +24,7 @@ def cache_list(as_json: bool) -> None:
     store = Cache.default()
     entries, signals = store.entries(), store.signals_entries()
     if as_json:
-        echo(json.dumps([vars(entry) for entry in (*entries, *signals)], indent=2))
+        echo_json([vars(entry) for entry in (*entries, *signals)])
         return
     shown: list[tuple[CacheEntry | SignalsEntry, str]] = [
         (entry, f"{entry.profile} / {entry.step} ({entry.form})") for entry in entries

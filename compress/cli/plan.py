@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from compress.cli.options import JSON, PATH, SET
-from compress.core.printing import echo
+from compress.core.printing import echo_json
 
 
 @click.command()
@@ -21,7 +20,7 @@ def plan(profile: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
     rows = api.plan(profile, assignments)
     if as_json:
-        echo(json.dumps([row.as_dict() for row in rows], indent=2))
+        echo_json([row.as_dict() for row in rows])
         return
     from rich.table import Table
 

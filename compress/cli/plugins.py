@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 
 from compress.cli.options import JSON
-from compress.core.printing import echo
+from compress.core.printing import echo, echo_json
 
 GROUPS = ("compress.tasks", "compress.passes", "compress.losses")
 
@@ -21,7 +20,7 @@ def plugins(as_json: bool) -> None:
 
     found = [plugin for group in GROUPS for plugin in added(group)]
     if as_json:
-        echo(json.dumps([asdict(plugin) for plugin in found], indent=2))
+        echo_json([asdict(plugin) for plugin in found])
         return
     if not found:
         echo("no distribution here adds a task, a pass or a loss")

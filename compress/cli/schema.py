@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from compress.core.printing import echo
+from compress.core.printing import echo_json
 
 
 @click.command()
@@ -14,4 +12,4 @@ def schema() -> None:
     """Print the JSON schema of a profile, for an editor."""
     from compress.profile.json_schema import json_schema
 
-    echo(json.dumps(json_schema(), indent=2))
+    echo_json(json_schema())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from compress.cli.options import JSON, PATH
-from compress.core.printing import echo
+from compress.core.printing import echo, echo_json
 
 
 @click.command()
@@ -24,7 +23,7 @@ def verify(bundle: Path, as_json: bool, allow_code: bool) -> None:
 
     result = api.verify(bundle, allow_code=allow_code)
     if as_json:
-        echo(json.dumps({"ok": result.ok, **asdict(result)}, indent=2))
+        echo_json({"ok": result.ok, **asdict(result)})
     if not result.ok:
         raise PassError("; ".join(result.problems), where=str(bundle))
     if not as_json:

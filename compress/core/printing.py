@@ -37,6 +37,13 @@ def echo(text: object = "", *, err: bool = False, newline: bool = True) -> None:
     stream.flush()
 
 
+def echo_json(value: object) -> None:
+    """Print plain values as JSON."""
+    import json
+
+    echo(json.dumps(value, indent=2))
+
+
 class Stream:
     """The standard output or error of this process, as it is when it is written to.
 

@@ -129,7 +129,7 @@ def check_class_sizes(
     """
     small = [
         f"{names[label]!r} has {len(classes.get(label, ()))}"
-        for label in np.unique(present).tolist()
+        for label in sorted(set(present.tolist()))
         if len(classes.get(label, ())) < parts
     ]
     if small:

@@ -86,11 +86,10 @@ def _class_folders(folder: Path) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     """What stands in a folder; hidden entries and what Python and macOS leave behind are left out."""
     try:
-        return sorted(
-            entry for entry in folder.iterdir() if entry.name[0] != "." and entry.name not in _LEFT_BEHIND
-        )
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=shown(folder)) from error
+    return [folder / name for name in names if name[0] != "." and name not in _LEFT_BEHIND]
 
 
 def _files(folder: Path, kind: ItemKind) -> list[Path]:
@@ -140,7 +139,9 @@ def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, 
     for split, classes in splits.items():
         by_class = {folder: _files(folder, kind) for folder in classes}
         readers[split] = partial(_read_classes, classes[0].parent, by_class, kind, written)
-        files.update((str(path.relative_to(root)), path) for paths in by_class.values() for path in paths)
+        files.update(
+            (str(path).removeprefix(f"{root}{os.sep}"), path) for paths in by_class.values() for path in paths
+        )
     return Source(shown(root), readers, files)
 
 
@@ -162,7 +163,8 @@ def _read_classes(
     paths = [path for each in by_class.values() for path in each]
     read = set(paths)
     notes = _passed_over((entry for each in by_class for entry in _entries(each) if entry not in read), kind)
-    return _rows(folder, paths, [label_of(path.parent) for path in paths], kind, written, notes)
+    labels = [label for each, files in by_class.items() for label in [label_of(each)] * len(files)]
+    return _rows(folder, paths, labels, kind, written, notes)
 
 
 def label_of(folder: Path) -> str:
