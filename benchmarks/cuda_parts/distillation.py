@@ -21,7 +21,7 @@ def run(part: Part) -> None:
     import torch
 
     torch.manual_seed(0)
-    epochs = 1 if part.dry else 8
+    epochs = 1 if part.dry else 20
     inputs, labels = texts(part)
     teacher = classifier(part, Path(part.model) if part.dry else located(part.model)).to(part.device).eval()
     steps = epochs * -(-len(inputs) // BATCH)
@@ -167,7 +167,7 @@ def trainer_seconds(part: Part, teacher: Any, inputs: Any, labels: Any, epochs: 
     arguments = TrainingArguments(
         output_dir=str(part.work / "trainer"), num_train_epochs=epochs, per_device_train_batch_size=BATCH, bf16=True,
         learning_rate=1e-3, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
-        use_cpu=part.device == "cpu", remove_unused_columns=False, dataloader_num_workers=0 if part.dry else 4,
+        use_cpu=part.device == "cpu", remove_unused_columns=False,
     )  # fmt: skip
     trainer = Distilled(student(), arguments, train_dataset=list(range(len(inputs))), data_collator=collate)
     part.wait()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from cuda_parts.forward import ceilings
-from cuda_parts.latency import packed
 from cuda_parts.part import Part, digits, installed
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -57,8 +56,7 @@ def generate(part: Part, name: str, numbers: str, copy: float) -> None:
     part.free()
     model = llama(part, name, torch.bfloat16)
     if numbers == "NF4":
-        installed("bitsandbytes")
-        model = packed(model.cpu(), "NF4", part)
+        pack(model)
     weights = sum(one.nbytes for one in {id(one): one for one in model.parameters()}.values())
     prompt = torch.randint(0, 200, (1, 16 if part.dry else 512), device=part.device)
     with torch.inference_mode():
@@ -81,6 +79,21 @@ def generate(part: Part, name: str, numbers: str, copy: float) -> None:
             "GPU MB": part.peak_mb(),
         },
     )
+
+
+def pack(model: Any) -> None:
+    """Give the layers of a model the weights that bitsandbytes makes of theirs, where they lie: on a GPU in no time."""
+    installed("bitsandbytes")
+    import bitsandbytes
+    import torch
+
+    for name, linear in list(model.named_modules()):
+        if type(linear) is torch.nn.Linear and name != "lm_head":
+            layer = bitsandbytes.nn.Linear4bit(
+                linear.in_features, linear.out_features, False, compute_dtype=torch.bfloat16, quant_type="nf4"
+            ).eval()
+            layer.weight.data = linear.weight.data
+            model.set_submodule(name, layer.to(linear.weight.device))
 
 
 def distil(part: Part) -> None:
