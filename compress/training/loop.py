@@ -123,7 +123,7 @@ def train(
             indices, weight = world.share(batches[state.step % per_epoch])
             batch = to_tensors(inputs.batch(indices), device)
             with arithmetic(precision, device):
-                value = weight * with_loss(batch, torch.from_numpy(indices))
+                value = weight * with_loss(batch, indices)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
@@ -170,9 +170,10 @@ class _WithLoss(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+    def forward(self, batch: dict[str, Tensor], indices: NDArray[np.int64]) -> Tensor:
         """The loss of a batch."""
-        return self.loss(outputs_of(self.model(**batch)), batch, indices)
+        # What joins processes moves tensors that it is given to the GPU: numbers of examples stay on the CPU.
+        return self.loss(outputs_of(self.model(**batch)), batch, torch.from_numpy(indices))
 
 
 def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:

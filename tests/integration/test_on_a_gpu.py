@@ -31,7 +31,7 @@ from compress.training.batches import to_tensors
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE
 from compress.training.loop import TrainResult, _parallel, _WithLoss, train
-from compress.training.losses import label_cross_entropy
+from compress.training.losses.labels import label_cross_entropy
 from compress.training.prediction import predict
 from compress.training.signals.teachers import LiveSignals, cached_signals
 from tests.gpu import gpu_target
@@ -162,9 +162,9 @@ def test_gradients_that_are_averaged_over_one_process_are_its_own(device: Any, o
         return label_cross_entropy(outputs, labels[indices].to(outputs.device))
 
     own, joined = (tiny_bert().to(device) for _ in range(2))
-    _WithLoss(own, loss)(batch, torch.arange(8)).backward()
+    _WithLoss(own, loss)(batch, np.arange(8)).backward()
     parallel = _parallel(_WithLoss(joined, loss), device)
-    parallel(batch, torch.arange(8)).backward()
+    parallel(batch, np.arange(8)).backward()
     for one, other in zip(own.parameters(), joined.parameters(), strict=True):
         if one.grad is not None:
             torch.testing.assert_close(other.grad, one.grad, atol=1e-5, rtol=1e-4)
@@ -251,11 +251,10 @@ def test_the_runtime_answers_times_and_weighs(tmp_path: Path, device: str, numbe
     runner.write_batches(path, [dict(inputs.batch([index])) for index in range(6)])
     job = {"model": str(artifact.path), "feeds": path, "threads": 1, "device": device}
     runtime: Any = TorchRuntime()
-    runner.accuracy_job({**job, "outputs": str(tmp_path / "out.npy")}, runtime)
-    found, wanted = (
-        np.load(tmp_path / "out.npy"),
-        predict(load_model(source.path), inputs, precision="fp32", device="cpu"),
-    )
+    runtime.prepare(1, device)
+    answers = runtime.open(str(artifact.path), 1, device)
+    found = np.concatenate([answers(dict(inputs.batch([index]))) for index in range(6)])
+    wanted = predict(load_model(source.path), inputs, precision="fp32", device="cpu")
     assert np.abs(found - wanted).max() < {"float": 1e-4, "bits 8": 0.05, "bits 4": 0.5}[numbers]
     latency = {**job, "models": [str(artifact.path)] * 2, "load_order": [0, 1], "scenarios": [{"feeds": [path, path]}],
                "seconds": 0.05, "rounds": 4, "share": [0, 1]}  # fmt: skip

@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.utils import _to_kwargs
 
+from compress.core.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.finetune import step as finetune
 from compress.passes.prune import step as prune
 from compress.passes.prune.selection import losses_left
 from compress.passes.prune.spec import PruneSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.training_spec import FinetuneSpec, TrainingSpec
 from compress.tasks.base import TrainingData
+from compress.training.loop import _WithLoss, train
+from compress.training.losses.labels import label_cross_entropy
 from tests.elsewhere import Elsewhere, card
 from tests.jobs import WORDS_OF, tiny_texts
 from tests.steps import context, run
 from tests.tiny import text_task, tiny_bert, write_torch_artifact
+from tests.unit.test_training_loop import examples
 
 LABELS = tuple(sorted(WORDS_OF))
 
@@ -79,3 +84,31 @@ def test_a_step_keeps_together_what_it_computes(step: Any, spec: Any, device: st
     ctx = replace(context(tmp_path / "step", spec, {"model": source}, text_task(16), data()), device=device)
     made, _ = run(step, ctx)
     assert made.size_mb > 0
+
+
+class Moving(_WithLoss):
+    """Called as DDP and FSDP call a module on a GPU: all tensors that they are given, they move there."""
+
+    def __call__(self, *given: Any) -> Any:
+        ((moved,), _) = _to_kwargs(given, {}, torch.device("card:0"), False)
+        return super().__call__(*moved)
+
+
+def test_the_numbers_of_examples_stay_on_the_cpu_where_processes_are_joined(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.training.loop._WithLoss", Moving)
+    inputs, labels = examples(20)
+    seen: list[int] = []
+
+    def loss(outputs: torch.Tensor, batch: dict[str, torch.Tensor], indices: torch.Tensor) -> torch.Tensor:
+        assert outputs.device.type == batch["input_ids"].device.type == device
+        seen.extend(indices.numpy().tolist())
+        return label_cross_entropy(outputs, labels[indices].to(outputs.device))
+
+    spec = TrainingSpec(epochs=1, batch_size=8)
+    train(
+        tiny_bert(), inputs, loss, spec, lambda model: 0.0, work=tmp_path, seed=0, precision="fp32", device=device,
+        progress=Silent(), name="t",
+    )  # type: ignore[arg-type]  # fmt: skip
+    assert sorted(seen) == list(range(20))
