@@ -190,7 +190,6 @@ def test_no_import_is_overlooked():
         "from a import \\\n    c, b as d",
         "from a import (  # why\n    c,\n    b,\n)",
         "def f():\n\timport c, a.b as d",
-        'LOSS = LossKind(Spec, "a.b:Term")',
     ],
 )
 def test_an_import_is_found_however_it_is_written(source: str):
