@@ -123,6 +123,8 @@ def test_its_weights_become_four_bits_and_the_bundle_answers(done: api.Run, fold
             {"passes": [{"distill": {"student": {"model": "model"}, "losses": [{"labels": {}}]}}]},
             "use next_token",
         ),
+        ({"passes": [{"low_rank": {"ratio": 0.5}}]}, "cannot be factored"),
+        ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "leave `train` out"),
         ({"data": {"path": "data", "max_length": 64, "labels": ["a"]}}, "no labels"),
     ],
 )
@@ -130,3 +132,19 @@ def test_what_it_cannot_do_is_refused_before_any_work(folder: Path, changed: dic
     (folder / "bad.yaml").write_text(yaml.safe_dump(profile(**changed)))
     faults = api.validate(folder / "bad.yaml").faults
     assert any(words in str(fault) for fault in faults), faults
+
+
+def test_a_student_of_the_same_tokenizer_learns_from_it(done: api.Run, folder: Path):
+    losses = [{"logits": {}}, {"next_token": {"weight": 0.1}}, {"hidden": "cosine"}]
+    distill = {
+        "student": {"model": "model"},
+        "losses": losses,
+        "epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+    }
+    (folder / "student.yaml").write_text(
+        yaml.safe_dump(profile(name="student", passes=[{"distill": distill}]))
+    )
+    rows = api.run(folder / "student.yaml", quiet=True).rows
+    assert rows["score"][1] < 100

@@ -20,6 +20,7 @@ from compress.tasks.causal_lm.chat import renderer
 from compress.tasks.causal_lm.chat_pieces import joined, pieces_of_template
 from compress.tasks.causal_lm.documents import Piece, messages_item, pieces_of, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.record import told_apart
 from compress.tasks.causal_lm.scorer import answers
 from compress.tasks.causal_lm.windows import BYTES, DOCUMENT, LEARNT, cut_windows, encode_documents
 from tests.tiny_language import CHATML, byte_tokenizer
@@ -216,6 +217,16 @@ def test_sums_are_those_of_torch():
     )
     with pytest.raises(ValueError, match="one row of logits"):
         answers(logits[:, :4], batch, {})
+
+
+def test_a_difference_that_rounding_makes_is_none():
+    random = np.random.default_rng(0)
+    assert told_apart(1e-5 + 1e-6 * random.normal(size=1000)) == (1.0, False)
+    assert told_apart(0.02 + 0.001 * random.normal(size=1000)) == (0.0, True)
+    assert told_apart(-0.02 + 0.001 * random.normal(size=1000)) == (0.0, False)
+    p_value, worse = told_apart(0.02 + 0.02 * random.normal(size=4000))
+    # Normal: the share below 0.001 is that beyond 0.95 standard deviations.
+    assert (p_value, worse) == (pytest.approx(2 * 0.171, abs=0.03), True)
 
 
 def rendered(template: str, roles: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from compress.core.task_kind import TaskKind
 from compress.encoding.images import PIXEL_VALUES
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES, LOSSES
-from compress.models.anatomy.encoder import encoder_of
+from compress.models.anatomy.blocks import transformer_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
 from compress.passes.distill.data_free import teach_without_data
@@ -176,8 +176,7 @@ def _finish(
     if warnings:
         facts["warnings"] = warnings
     if (ctx.out / TOKENIZER).exists() and not isinstance(student, Ensemble):
-        words = encoder_of(student).words
-        facts["vocabulary"] = None if words is None else words.num_embeddings
+        facts["vocabulary"] = transformer_of(student).get_input_embeddings().num_embeddings
     if spec.generations > 1:
         facts["generations"] = [{"validation_score": one.validation_score} for one in taught]
         facts["keep"] = spec.keep

@@ -9,6 +9,8 @@ PERPLEXITY = MetricKind("perplexity", "perplexity", percent=False, test=_BY_DOCU
 BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
 NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
+_NOT_HERE = "a language model learns from the texts of the data alone"
+_ENCODERS = "the layers of a decoder cannot be put in another form here"
 
 KIND = TaskKind(
     name="causal-lm",
@@ -29,5 +31,12 @@ KIND = TaskKind(
     likely=lambda seen: 0,
     against_baseline=True,
     sections=("compress.tasks.causal_lm.sections:generation",),
-    refused={"data.labels": "the next token is the truth, so there are no labels"},
+    refused={
+        "data.labels": "the next token is the truth, so there are no labels",
+        "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",
+        "passes.low_rank": f"{_ENCODERS}, and its maps cannot be factored",
+        "passes.distill.augment": f"texts are changed for the encoders of classifiers; {_NOT_HERE}",
+        "passes.distill.data_free": f"texts are made up for the encoders of classifiers; {_NOT_HERE}",
+        "passes.quantize.train": f"{_ENCODERS}, and rounding cannot be simulated in it; leave `train` out",
+    },
 )

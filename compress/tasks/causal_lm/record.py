@@ -15,14 +15,15 @@ from compress.tasks.causal_lm.kind import AGREEMENT, BITS, NEXT_TOKEN, PERPLEXIT
 
 Floats = NDArray[np.float64]
 _CELLS = 2_000_000
+SAME = 1e-3
+"""Log-perplexities that differ by less are the same: rounding alone may move those of all texts the same way."""
 
 
 def language_record(scored: Scored) -> Accuracy:
     """Perplexity, bits per byte, next-token accuracy, and agreement with the baseline on the same tokens.
 
     Retention is the baseline's perplexity over the model's. Intervals are a bootstrap over the documents, and a test
-    of the difference in log-perplexity on the same resamples: its p-value is twice the share in which the one that is
-    ahead is behind.
+    of the difference in log-perplexity on the same resamples (`told_apart`).
     """
     assert scored.reference is not None
     own, theirs = scored.answers, scored.reference
@@ -39,9 +40,8 @@ def language_record(scored: Scored) -> Accuracy:
     high: float | None = None
     if scored.baseline is not None:
         retention = PERPLEXITY.retention(value, scored.baseline.metrics[0].value)
-        worse = float((log_perplexity > baseline).mean() + (log_perplexity == baseline).mean() / 2)
-        p_value = min(1.0, 2 * min(worse, 1 - worse))
-        verdict = "no difference" if p_value >= SIGNIFICANCE else "worse" if worse > 0.5 else "better"
+        p_value, worse = told_apart(log_perplexity - baseline)
+        verdict = "no difference" if p_value >= SIGNIFICANCE else "worse" if worse else "better"
         low, high = _bounds(np.exp(baseline - log_perplexity))
     per_byte = drawn.ratio(sums["nats"], sums["bytes"]) / np.log(2)
     kept: list[tuple[MetricKind, float, Floats]] = [
@@ -69,6 +69,15 @@ def language_record(scored: Scored) -> Accuracy:
         retention_high=high,
         examples=scored.digest,
     )
+
+
+def told_apart(differences: Floats) -> tuple[float, bool]:
+    """The p-value of a difference beyond `SAME`, from a difference for each resample, and whether it is above 0.
+
+    Twice the share of the resamples in which the difference is not beyond `SAME` on its side.
+    """
+    above, below = float((differences <= SAME).mean()), float((differences >= -SAME).mean())
+    return min(1.0, 2 * min(above, below)), above < below
 
 
 def by_document(answers: Answers, name: str) -> Floats:

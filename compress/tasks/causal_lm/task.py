@@ -41,8 +41,8 @@ class CausalLanguageModel:
         return False
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
-        """How many tokens a window has at most."""
-        return {"length": int(described["max_length"])}
+        """How many tokens a window has at most, where the likeliest words are to be kept."""
+        return {"length": int(described.get("max_length", 0))}
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
         """Refuse outputs that are not one row of logits a token.
