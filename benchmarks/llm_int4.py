@@ -94,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--title", help="what model and text are called; unset: by their names")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--calibration", type=int, default=4096)
     parser.add_argument("--quick", action="store_true", help="four variants, to try it")
@@ -105,10 +106,10 @@ def main() -> None:
     learnt = windows(files, tokenizer, options.calibration)
     name = "llm_int4.quick" if options.quick else "llm_int4"
     note = (
-        f"{options.model.name}: perplexity on the first {options.tokens} tokens of {options.text.name}, windows of "
-        f"{WINDOW}; calibration on {options.calibration} tokens of BBC News. Loss: of the perplexity over the float "
-        "file's. Share: of round to nearest's loss with the same blocks. 'Table': the embedding, and the head that is "
-        "tied to it; the rotated model has two."
+        f"{options.title or f'{options.model.name} on {options.text.name}'}: perplexity of the first {options.tokens} "
+        f"tokens, windows of {WINDOW}, no interval; calibration on {options.calibration} tokens of BBC News. Loss: of "
+        "the perplexity over the float file's. Share: of round to nearest's loss with the same blocks. 'Table': the "
+        "embedding, and the head that is tied to it; the rotated model has two."
     )
     rows = read_rows(name)
     with tempfile.TemporaryDirectory(prefix="llm-int4-") as folder:
