@@ -61,7 +61,7 @@ MALFORMED = [
         GOOD.replace("text-classification", "text-clasification"),
         [
             "p.yaml:2: task: 'text-clasification' is not one of text-classification, image-classification, "
-            "sentence-embedding; did you mean 'text-classification'?"
+            "sentence-embedding, causal-lm; did you mean 'text-classification'?"
         ],
     ),
     (GOOD.replace("data:\n  path: data.csv\n", ""), ["p.yaml:1: data: missing, and it is required"]),
