@@ -69,3 +69,9 @@ def test_the_summary():
     assert sum("1.50 MB" in line for line in lines) == 1
     assert lines[-1].startswith("bundle  runs/")
     assert [line.plain for line in summary_lines(failed_run())][1].startswith("Step 'prune' failed")
+
+
+def test_the_name_of_a_metric_is_not_cut():
+    run = bert_run().model_copy(update={"metric": "bits_per_character"})
+    header, _ = printed(RowLine(run, run.steps[0]), 120).splitlines()
+    assert header.split()[:3] == ["step", "score", "kept"]

@@ -79,7 +79,10 @@ class RowLine:
 
 
 def _header(run: RunRecord, width: int) -> Text:
-    titles = [run.metric if column.title == "score" else column.title for column in _shown(width)]
+    titles = [
+        run.metric if column.title == "score" and len(run.metric) <= column.width else column.title
+        for column in _shown(width)
+    ]
     cells = [
         title[: column.width].rjust(column.width) for title, column in zip(titles, _shown(width), strict=True)
     ]
