@@ -33,11 +33,11 @@ from compress.encoding.inputs import Batch
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.files import save_onnx
+from compress.passes.quantize.calibration.activation_capture import empty_past
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.rotation import rotate
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
-from compress.runtimes.decoding import empty_past
 from compress.runtimes.runner import open_session
 
 WINDOW = 512

@@ -137,9 +137,9 @@ def quantize(folder: Path, layers: int) -> dict[str, Any]:
 def answer(folder: Path, layers: int) -> dict[str, Any]:
     """A few tokens, greedily."""
     from compress.runtimes.decoding import Decoder, generate
-    from compress.runtimes.runner import open_session
+    from compress.runtimes.runner import CachedSession, open_session
 
-    decoder = Decoder(open_session(str(folder / "int4" / "model.onnx")), 32 + NEW)
+    decoder = Decoder(CachedSession(open_session(str(folder / "int4" / "model.onnx"))), 32 + NEW)
     tokens = generate(decoder, [list(range(3, 35))], NEW)[0]
     return {"tokens": len(tokens)}
 

@@ -6,6 +6,8 @@ the weights and one writing and reading of every layer's activations would take 
 
 from __future__ import annotations
 
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from cuda_parts.latency import network
@@ -38,8 +40,8 @@ def run(part: Part) -> None:
         )
 
     # Without a mask no kernel asks which tokens are real, as in a batch of texts of one length.
-    plain = lambda: model(input_ids=ids)  # noqa: E731
-    masked = lambda: model(input_ids=ids, attention_mask=torch.ones_like(ids))  # noqa: E731
+    plain = partial(model, input_ids=ids)
+    masked = partial(model, input_ids=ids, attention_mask=torch.ones_like(ids))
     with part.case(way="as it is"):
         tell("as it is", plain)
     with part.case(way="with a mask"):
@@ -112,7 +114,7 @@ def profile(part: Part, call: Any) -> None:
             part.wait()
             wall = time.perf_counter() - began
     found = profiler.key_averages()
-    time_of = lambda one: one.self_device_time_total if part.device == "cuda" else one.self_cpu_time_total  # noqa: E731
+    time_of = attrgetter("self_device_time_total" if part.device == "cuda" else "self_cpu_time_total")
     total = sum(time_of(one) for one in found)
     part.tell(
         what="busy",

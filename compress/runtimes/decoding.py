@@ -1,18 +1,17 @@
-"""Generate tokens with a decoder's ONNX file: numpy and onnxruntime alone (Python 3.9), copied into bundles.
+"""Generate tokens with a decoder's session: numpy alone (Python 3.9), copied into bundles beside `runner.py`.
 
 A decoder takes new tokens and the cache of keys and values of those before them, and gives logits for the tokens that
-are asked for. Here the cache is one buffer for past and present, which the session writes into: nothing is copied
+are asked for. The cache is one buffer for past and present, which the session writes into: nothing is copied
 from step to step. Prompts of unlike lengths stand left in their rows, padding behind them, and each row goes on where
 its own prompt ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
@@ -35,42 +34,23 @@ class Sampling(NamedTuple):
 GREEDY = Sampling()
 
 
-PAST = "past_key_values."
-"""What the names of the inputs begin with that hold the cache."""
-
-
-def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[np.float32]]:
-    """The cache of a decoder that has read nothing; empty for a model that keeps none.
-
-    Args:
-        inputs: of a session or a graph, with names and shapes.
-    """
-    return {
-        node.name: np.zeros((rows, node.shape[1], 0, node.shape[3]), np.float32)
-        for node in inputs
-        if node.name.startswith(PAST)
-    }
-
-
 class Decoder:
     """A session with a cache: rows of tokens that grow.
 
     Args:
-        session: of a decoder's file.
+        session: a decoder's, a `CachedSession` of `runner.py`.
         room: how many tokens a row can hold.
     """
 
     def __init__(self, session: Any, room: int) -> None:
         self.session, self.room = session, room
-        self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
-        self.present = [node.name.replace("past_key_values", "present") for node in self.past]
         self.lengths: Ids = np.zeros(0, np.int64)
         self.cache: list[Any] = []
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Logits:
         """Read prompts anew -> logits (rows, words) of the token after each."""
         self.lengths = np.zeros(len(prompts), np.int64)
-        self.cache = [self._buffer(len(prompts), node) for node in self.past]
+        self.cache = self.session.empty(len(prompts), self.room)
         return self.read(prompts)
 
     def read(self, tokens: Sequence[Sequence[int]]) -> Logits:
@@ -93,28 +73,14 @@ class Decoder:
         for row, given in zip(ids, tokens):  # noqa: B905 (no `strict` before Python 3.10)
             row[: len(given)] = given
         mask = (np.arange(self.lengths.max()) < self.lengths[:, None]).astype(np.int64)
-        binding = self.session.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("attention_mask", mask)
-        binding.bind_cpu_input("logit_positions", counts[:, None] - 1)
-        for node, present, buffer in zip(self.past, self.present, self.cache):  # noqa: B905
-            binding.bind_ortvalue_input(node.name, buffer)
-            binding.bind_ortvalue_output(present, buffer)
-        binding.bind_output("logits")
-        self.session.run_with_iobinding(binding)
-        logits: Logits = binding.get_outputs()[len(self.cache)].numpy()[:, 0]
+        batch = {"input_ids": ids, "attention_mask": mask, "logit_positions": counts[:, None] - 1}
+        logits: Logits = self.session.run(batch, self.cache)[:, 0]
         return logits
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some of the rows, in this order."""
         self.lengths = self.lengths[list(rows)]
-        self.cache = [
-            onnxruntime.OrtValue.ortvalue_from_numpy(buffer.numpy()[list(rows)]) for buffer in self.cache
-        ]
-
-    def _buffer(self, rows: int, node: Any) -> Any:
-        shape = [rows, node.shape[1], self.room, node.shape[3]]
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+        self.cache = [buffer.ortvalue_from_numpy(buffer.numpy()[list(rows)]) for buffer in self.cache]
 
 
 def stream(

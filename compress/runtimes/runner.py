@@ -47,6 +47,10 @@ DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
 PAST = "past_key_values."
 """What the inputs are called that a decoder keeps keys and values in."""
+PRESENT = "present."
+"""What it calls them as outputs."""
+LOGIT_POSITIONS = "logit_positions"
+"""The input of a decoder that says for which of the new tokens it gives logits."""
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 
@@ -89,9 +93,11 @@ class OnnxRuntime:
         if any(node.name.startswith(PAST) for node in session.get_inputs()):
             return CachedSession(session)
         names, inputs = chosen_output(path), [node.name for node in session.get_inputs()]
-        return lambda batch: session.run(names, batch if len(batch) == len(inputs) else only(batch, inputs))[
-            0
-        ]
+
+        def predict(batch: Batch) -> Any:
+            return session.run(names, batch if len(batch) == len(inputs) else only(batch, inputs))[0]
+
+        return predict
 
     def gpu_peak_bytes(self) -> int | None:
         """GPU memory of this process; the arena never shrinks, so it is the peak. None where nobody knows."""
@@ -109,37 +115,39 @@ class CachedSession:
     def __init__(self, session: Any) -> None:
         self.session = session
         self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
-        self.buffers: dict[tuple[int, int], list[Any]] = {}
+        self.size = (0, 0)
+        self.cache: list[Any] = []
 
     def __call__(self, batch: Batch) -> Any:
         """Logits float32 (rows, wanted, words)."""
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        binding = self.session.io_binding()
-        binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("attention_mask", mask)
-        wanted = batch.get("logit_positions")
+        ids = batch["input_ids"]
+        size = len(ids), batch["attention_mask"].shape[1]
+        if size != self.size:
+            # One size at a time: texts of many lengths would fill the memory.
+            self.size, self.cache = size, self.empty(*size)
+        wanted = batch.get(LOGIT_POSITIONS)
         if wanted is None:
             wanted = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
-        binding.bind_cpu_input("logit_positions", wanted)
-        for node, buffer in zip(self.past, self._cache(len(ids), mask.shape[1])):  # noqa: B905
+        return self.run({**batch, LOGIT_POSITIONS: wanted}, self.cache)
+
+    def run(self, batch: Batch, cache: Sequence[Any]) -> Any:
+        """The same, of a batch that says which logits are wanted; keys and values of the new tokens go into `cache`."""
+        binding = self.session.io_binding()
+        for name in ("input_ids", "attention_mask", LOGIT_POSITIONS):
+            binding.bind_cpu_input(name, batch[name])
+        for node, buffer in zip(self.past, cache):  # noqa: B905 (no `strict` before Python 3.10)
             binding.bind_ortvalue_input(node.name, buffer)
-            binding.bind_ortvalue_output(node.name.replace(PAST, "present.", 1), buffer)
+            binding.bind_ortvalue_output(node.name.replace(PAST, PRESENT, 1), buffer)
         binding.bind_output("logits")
         self.session.run_with_iobinding(binding)
         return binding.get_outputs()[-1].numpy()
 
-    def _cache(self, rows: int, room: int) -> list[Any]:
-        if (rows, room) not in self.buffers:
-            import onnxruntime
+    def empty(self, rows: int, room: int) -> list[Any]:
+        """A cache of zeros for so many rows of so many tokens."""
+        import onnxruntime
 
-            shapes = [(rows, node.shape[1], room, node.shape[3]) for node in self.past]
-            # One size at a time: texts of many lengths would fill the memory.
-            self.buffers = {
-                (rows, room): [
-                    onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for shape in shapes
-                ]
-            }
-        return self.buffers[rows, room]
+        shapes = [(rows, node.shape[1], room, node.shape[3]) for node in self.past]
+        return [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for shape in shapes]
 
 
 def only(batch: Batch, names: Sequence[str]) -> Batch:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-POSITIONS = "logit_positions"
+from compress.runtimes.runner import LOGIT_POSITIONS
 
 
 class TorchDecoder:
@@ -32,7 +32,7 @@ class TorchDecoder:
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=batch[POSITIONS][0],
+            logits_to_keep=batch[LOGIT_POSITIONS][0],
         ).logits
         cache.crop(-ids.shape[1])
         return found

@@ -53,7 +53,7 @@ class TorchRuntime:
         from compress.models.io.checkpoints import load_model
         from compress.models.io.low_bit import moved
         from compress.models.io.outputs import outputs_of
-        from compress.runtimes.torch_decoder import POSITIONS, TorchDecoder
+        from compress.runtimes.torch_decoder import TorchDecoder
 
         model = moved(load_model(Path(path), allow_code=self._allow_code).eval(), device)
         cached = TorchDecoder(model) if isinstance(model, PreTrainedModel) else None
@@ -61,7 +61,7 @@ class TorchRuntime:
         def predict(batch: runner.Batch) -> NDArray[np.float32]:
             with torch.inference_mode():
                 tensors = {name: torch.from_numpy(array).to(device) for name, array in taken(batch).items()}
-                timed = cached is not None and POSITIONS in tensors
+                timed = cached is not None and runner.LOGIT_POSITIONS in tensors
                 given = cached(tensors) if cached and timed else outputs_of(model(**tensors))
                 outputs: NDArray[np.float32] = given.float().cpu().numpy()
             if device == "cuda":

@@ -95,8 +95,8 @@ def test_what_is_generated_is_what_the_model_generates(name: str, tmp_path: Path
         )[:, longest:].tolist()
     # An answer that repeats itself would hide a mistake.
     assert max(len(set(row)) for row in wanted) >= 16
-    assert generate(Decoder(session, longest + NEW), prompts, NEW) == wanted
-    assert generate(Decoder(session, longest + NEW), prompts[:1], NEW) == wanted[:1]
+    assert generate(Decoder(CachedSession(session), longest + NEW), prompts, NEW) == wanted
+    assert generate(Decoder(CachedSession(session), longest + NEW), prompts[:1], NEW) == wanted[:1]
 
 
 @pytest.mark.parametrize("attribute", ["local_window_size", "do_rotary"])
@@ -111,8 +111,10 @@ def test_a_mistake_in_the_mask_or_the_positions_is_seen(attribute: str, tmp_path
     node.attribute.append(onnx.helper.make_attribute(attribute, 6 if attribute == "local_window_size" else 0))
     onnx.save(broken, path)
     prompt = np.random.default_rng(1).integers(3, WORDS, 12).tolist()
-    got = generate(Decoder(open_session(str(path)), 12 + NEW), [prompt], NEW)
-    right = generate(Decoder(open_session(str(lowered_decoder(model, tmp_path))), 12 + NEW), [prompt], NEW)
+    got = generate(Decoder(CachedSession(open_session(str(path))), 12 + NEW), [prompt], NEW)
+    right = generate(
+        Decoder(CachedSession(open_session(str(lowered_decoder(model, tmp_path)))), 12 + NEW), [prompt], NEW
+    )
     assert got != right
 
 
@@ -120,14 +122,14 @@ def test_rows_end_alone_and_draw_alone(tmp_path: Path):
     session = open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path)))
     prompts = [[5, 6, 7], [8], [9, 10]]
     sampling = Sampling(temperature=1.0, top_k=50, top_p=0.9, seed=3)
-    together = generate(Decoder(session, 40), prompts, 20, sampling=sampling)
+    together = generate(Decoder(CachedSession(session), 40), prompts, 20, sampling=sampling)
     ends = (together[1][4],)
-    stopped = generate(Decoder(session, 40), prompts, 20, ends, sampling)
+    stopped = generate(Decoder(CachedSession(session), 40), prompts, 20, ends, sampling)
     for row, found in zip(together, stopped, strict=True):
         first = next((place for place, token in enumerate(row) if token in ends), len(row) - 1)
         assert found == row[: first + 1]
     assert len(stopped[1]) <= 5
-    assert generate(Decoder(session, 40), prompts[:1], 20, sampling=sampling) == together[:1]
+    assert generate(Decoder(CachedSession(session), 40), prompts[:1], 20, sampling=sampling) == together[:1]
 
 
 def test_drawing_keeps_to_the_likeliest():
@@ -154,7 +156,7 @@ def test_drawing_keeps_to_the_likeliest():
     ],
 )
 def test_what_cannot_be_read_is_refused(tokens: list[list[int]], message: str, tmp_path: Path):
-    decoder = Decoder(open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path))), 8)
+    decoder = Decoder(CachedSession(open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path)))), 8)
     decoder.start([[1], [2]])
     with pytest.raises(ValueError, match=message):
         decoder.start(tokens) if len(tokens) > 1 else decoder.read(tokens)

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch
-from compress.passes.quantize.calibration.activation_capture import fed
+from compress.passes.quantize.calibration.activation_capture import empty_past, fed
 from compress.passes.quantize.layers import layers
 from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only import matmul_nbits
@@ -21,8 +21,8 @@ from compress.passes.quantize.weight_only.gptq import feedback_blocks
 from compress.passes.quantize.weight_only.hessian import moments_of, second_moment
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
-from compress.runtimes.decoding import Decoder, empty_past, generate
-from compress.runtimes.runner import open_session
+from compress.runtimes.decoding import Decoder, generate
+from compress.runtimes.runner import CachedSession, open_session
 from tests.tiny_decoders import WORDS, lowered_decoder, tiny_decoder
 
 TIED = "llama, tied with biases"
@@ -239,7 +239,10 @@ def test_a_pattern_that_fits_nothing_is_told(tied, tmp_path):
 
 def test_a_quantized_decoder_generates(tied, tmp_path):
     path = quantized(tied, tmp_path, method="rtn", bits=8, block_size=16)
-    found = [generate(Decoder(open_session(str(file)), 40), [[5, 6, 7], [9]], 12) for file in (tied, path)]
+    found = [
+        generate(Decoder(CachedSession(open_session(str(file))), 40), [[5, 6, 7], [9]], 12)
+        for file in (tied, path)
+    ]
     assert [row[:3] for row in found[0]] == [row[:3] for row in found[1]]
 
 

@@ -11,8 +11,8 @@ import pytest
 from compress.core.errors import ModelError
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
+from compress.passes.quantize.calibration.activation_capture import empty_past
 from compress.passes.quantize.weight_only.rotation import rotate
-from compress.runtimes.decoding import empty_past
 from compress.runtimes.runner import open_session
 from tests.tiny_decoders import WORDS, lowered_decoder, tiny_decoder
 

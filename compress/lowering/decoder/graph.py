@@ -24,6 +24,7 @@ from compress.core.errors import ModelError
 from compress.lowering.decoder.layout import Layout
 from compress.lowering.graph import MS_DOMAIN
 from compress.models.anatomy.table.family import ROLES
+from compress.runtimes.runner import LOGIT_POSITIONS, PAST, PRESENT
 
 OPSET = 23
 """The first opset with `RMSNormalization`."""
@@ -31,17 +32,16 @@ OPSET = 23
 Float = NDArray[np.float32]
 
 LOGITS = "logits"
-LOGIT_POSITIONS = "logit_positions"
 
 
 def past_names(layer: int) -> tuple[str, str]:
     """What the cache of a layer is called as an input."""
-    return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
+    return f"{PAST}{layer}.key", f"{PAST}{layer}.value"
 
 
 def present_names(layer: int) -> tuple[str, str]:
     """What it is called as an output."""
-    return f"present.{layer}.key", f"present.{layer}.value"
+    return f"{PRESENT}{layer}.key", f"{PRESENT}{layer}.value"
 
 
 def decoder_graph(layout: Layout, weights: Mapping[str, Tensor]) -> ir.Model:

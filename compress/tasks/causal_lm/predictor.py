@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import load_file, load_task, open_session  # type: ignore[import-not-found]
+from runner import CachedSession, load_file, load_task, open_session  # type: ignore[import-not-found]
 
 decoding = load_file(str(Path(__file__).with_name("decoding.py")))
 
@@ -28,7 +28,7 @@ class Predictor:
         self.tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.session = open_session(str(Path(folder) / model), threads, device)
+        self.session = CachedSession(open_session(str(Path(folder) / model), threads, device))
 
     def tokens(self, text: str, begins: bool = True) -> list[int]:
         """A text as token ids; `begins`: behind the token that stands before every text, if there is one."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.records import Accuracy, Verdict
 from compress.core.task_kind import MetricKind
 from compress.measuring.accuracy import SPLIT, metric_record
-from compress.measuring.protocol import CONFIDENCE, RESAMPLES, SIGNIFICANCE
-from compress.measuring.statistics import Interval
+from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
+from compress.measuring.statistics import around, bootstrap
 from compress.tasks.base import Answers, Scored, Truth
 from compress.tasks.causal_lm.kind import AGREEMENT, BITS, NEXT_TOKEN, PERPLEXITY
 
 Floats = NDArray[np.float64]
-_CELLS = 2_000_000
 SAME = 1e-3
 """Log-perplexities that differ by less are the same: rounding alone may move those of all texts the same way."""
 
@@ -29,9 +30,15 @@ def language_record(scored: Scored) -> Accuracy:
     own, theirs = scored.answers, scored.reference
     sums = {name: by_document(own, name) for name in ("nats", "tokens", "right", "bytes")}
     agreed = _agreed(own, theirs)
-    drawn = Draws(len(sums["nats"]), scored.seed)
-    log_perplexity = drawn.ratio(sums["nats"], sums["tokens"])
-    baseline = drawn.ratio(by_document(theirs, "nats"), by_document(theirs, "tokens"))
+    quotients = [
+        (sums["nats"], sums["tokens"]),
+        (by_document(theirs, "nats"), by_document(theirs, "tokens")),
+        (sums["nats"], sums["bytes"]),
+        (sums["right"], sums["tokens"]),
+        *([] if agreed is None else [(agreed, sums["tokens"])]),
+    ]
+    log_perplexity, baseline, per_byte, *shares = quotients_drawn(quotients, scored.seed)
+    _, _, bytewise, *means = (float(above.sum() / below.sum()) for above, below in quotients)
     value = scored.task.score(own, Truth.of(scored.examples)).value
     retention: float | None = 1.0
     p_value: float | None = None
@@ -42,21 +49,21 @@ def language_record(scored: Scored) -> Accuracy:
         retention = PERPLEXITY.retention(value, scored.baseline.metrics[0].value)
         p_value, worse = told_apart(log_perplexity - baseline)
         verdict = "no difference" if p_value >= SIGNIFICANCE else "worse" if worse else "better"
-        low, high = _bounds(np.exp(baseline - log_perplexity))
-    per_byte = drawn.ratio(sums["nats"], sums["bytes"]) / np.log(2)
-    kept: list[tuple[MetricKind, float, Floats]] = [
+        kept = around(retention or 0.0, np.exp(baseline - log_perplexity))
+        low, high = kept.low, kept.high
+    nat = float(np.log(2))
+    found: list[tuple[MetricKind, float, Floats]] = [
         (PERPLEXITY, value, np.exp(log_perplexity)),
-        (BITS, _whole(sums["nats"], sums["bytes"]) / float(np.log(2)), per_byte),
-        (NEXT_TOKEN, _whole(sums["right"], sums["tokens"]), drawn.ratio(sums["right"], sums["tokens"])),
+        (BITS, bytewise / nat, per_byte / nat),
+        # Of other tokens than the baseline's there is no agreement.
+        *zip((NEXT_TOKEN, AGREEMENT), means, shares, strict=False),
     ]
-    if agreed is not None:
-        kept.append((AGREEMENT, _whole(agreed, sums["tokens"]), drawn.ratio(agreed, sums["tokens"])))
     return Accuracy(
         split=SPLIT,
         batch_size=scored.batch_size,
         metrics=tuple(
-            metric_record(metric, Interval(mean, *_bounds(resampled)), int(sums["tokens"].sum()))
-            for metric, mean, resampled in kept
+            metric_record(metric, around(mean, draws), int(sums["tokens"].sum()))
+            for metric, mean, draws in found
         ),
         retention=retention,
         p_value=p_value,
@@ -85,34 +92,16 @@ def by_document(answers: Answers, name: str) -> Floats:
     return np.bincount(answers["document"], weights=answers[name]).astype(np.float64)
 
 
-class Draws:
-    """Documents drawn with replacement, again and again: the same ones for every sum."""
+def quotients_drawn(quotients: Sequence[tuple[Floats, Floats]], seed: int) -> Floats:
+    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples)."""
+    documents = len(quotients[0][0])
 
-    def __init__(self, documents: int, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        # How often each document is drawn, a part of the resamples at once: all of them would be large.
-        self.parts = [
-            random.multinomial(documents, np.full(documents, 1 / documents), size=count)
-            for count in _shares(RESAMPLES, max(1, _CELLS // documents))
-        ]
+    def resampled(generator: np.random.Generator, count: int) -> Floats:
+        # How often each document is drawn.
+        drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=count)
+        return np.stack([(drawn @ above) / (drawn @ below) for above, below in quotients])
 
-    def ratio(self, above: Floats, below: Floats) -> Floats:
-        """The quotient of two sums over the documents of each resample."""
-        return np.concatenate([(part @ above) / (part @ below) for part in self.parts])
-
-
-def _shares(whole: int, most: int) -> list[int]:
-    return [min(most, whole - start) for start in range(0, whole, most)]
-
-
-def _bounds(resampled: Floats) -> tuple[float, float]:
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(resampled, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def _whole(above: Floats, below: Floats) -> float:
-    return float(above.sum() / below.sum())
+    return bootstrap(resampled, documents, seed, RESAMPLES)
 
 
 def _agreed(own: Answers, theirs: Answers) -> Floats | None:

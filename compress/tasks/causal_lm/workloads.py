@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Batch, Inputs
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS
 from compress.measuring.feeds import Scenario
+from compress.runtimes.runner import LOGIT_POSITIONS
 
 PROMPT = 128
 """Tokens of a prompt, where a target asks for no other lengths."""
-LOGIT_POSITIONS = "logit_positions"
 
 
 @dataclass(frozen=True)

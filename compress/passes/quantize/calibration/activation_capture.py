@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from compress.core.errors import ModelError
 from compress.core.files import discard
 from compress.encoding.inputs import Batch, taken
-from compress.runtimes.decoding import empty_past
-from compress.runtimes.runner import open_session
+from compress.runtimes.runner import LOGIT_POSITIONS, PAST, open_session
 
 Floats = NDArray[np.float32]
-POSITIONS = "logit_positions"
-"""The input of a decoder that says which tokens have logits."""
 
 
 def observe(
@@ -62,9 +59,22 @@ def fed(inputs: Collection[Any], batch: Batch) -> Batch:
     given = taken(batch)
     first = next(iter(given.values()))
     given |= empty_past(inputs, len(first))
-    if any(node.name == POSITIONS for node in inputs):
-        given.setdefault(POSITIONS, np.tile(np.arange(first.shape[1]), (len(first), 1)))
+    if any(node.name == LOGIT_POSITIONS for node in inputs):
+        given.setdefault(LOGIT_POSITIONS, np.tile(np.arange(first.shape[1]), (len(first), 1)))
     return given
+
+
+def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[np.float32]]:
+    """The cache of a decoder that has read nothing; empty for a model that keeps none.
+
+    Args:
+        inputs: of a session or a graph, with names and shapes.
+    """
+    return {
+        node.name: np.zeros((rows, node.shape[1], 0, node.shape[3]), np.float32)
+        for node in inputs
+        if node.name.startswith(PAST)
+    }
 
 
 def finite(values: Any, name: str, number: int) -> Floats:
