@@ -30,6 +30,7 @@ from compress.tasks.base import TrainingData
 from tests.processes import outputs_in_a_fresh_process
 from tests.steps import context, run
 from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
+from tests.tiny_decoders import tiny_decoder
 
 IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 9, 10, 3, 0]])
 INPUTS = {"input_ids": IDS, "attention_mask": (IDS > 0).long()}
@@ -84,6 +85,22 @@ def test_what_is_reloaded_is_what_was_in_memory(source: Artifact, tmp_path: Path
     assert result.form.numbers is Numbers.BITSANDBYTES
     assert (result.facts["packed_layers"], result.facts["float_layers"]) == (14, 0)
     assert after.size_mb < (0.5 if keys["bits"] == 8 else 0.4) * source.size_mb
+
+
+@pytest.mark.parametrize("name", ["llama", "llama, tied with biases", "gemma3"])
+def test_the_layers_of_a_decoder_are_packed(tmp_path: Path, name: str):
+    """The table of words stays as it is, and with it a head that is tied to it."""
+    model = tiny_decoder(name)
+    source = write_torch_artifact(tmp_path / "m", model)
+    after, result = quantize(source, tmp_path / "packed", spec_of(bits=4))
+    packed = load_model(after.path)
+    assert result.facts["packed_layers"] == 3 * 7 + (not model.config.tie_word_embeddings)
+    assert after.size_mb < 0.6 * source.size_mb
+    for path, weight in model.named_parameters():
+        if weight.ndim < 2 or "embed" in path:
+            torch.testing.assert_close(dict(packed.named_parameters())[path], weight, rtol=0, atol=0)
+    # With random weights little of the errors averages out.
+    assert 0.6 < np.corrcoef(outputs(packed).ravel(), outputs(model).ravel())[0, 1] < 0.9999
 
 
 def test_a_forward_pass_changes_no_file(source: Artifact, tmp_path: Path):

@@ -13,16 +13,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.core.artifacts import Artifact
 from compress.core.errors import DataError, ModelError
+from compress.core.forms import ONNX_FLOAT
 from compress.data.splits import UNLABELLED, Examples
+from compress.passes.quantize.step import calibration_batches
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
+from compress.tasks.base import TrainingData
 from compress.tasks.causal_lm.chat import renderer
 from compress.tasks.causal_lm.chat_pieces import joined, pieces_of_template
 from compress.tasks.causal_lm.documents import Piece, messages_item, pieces_of, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.record import told_apart
 from compress.tasks.causal_lm.scorer import answers
+from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.windows import BYTES, DOCUMENT, LEARNT, cut_windows, encode_documents
+from tests.steps import context
 from tests.tiny_language import CHATML, byte_tokenizer
 
 LLAMA = (
@@ -236,3 +243,18 @@ def rendered(template: str, roles: Sequence[str]) -> str:
 
 def test_special_tokens_reach_the_template():
     assert rendered(LLAMA, ["user"]) == "<s>[INST] user [/INST]"
+
+
+@pytest.mark.parametrize(("tokens", "windows"), [(None, 9), (40, 3), (1, 1)])
+def test_what_methods_learn_from_are_all_windows_or_so_many_tokens(
+    tmp_path: Path, tokens: int | None, windows: int
+):
+    """Three texts are nine windows of 16 tokens, of which those that are drawn are read one at a time."""
+    texts = examples(*(letter * 46 for letter in "abc"))
+    task = CausalLanguageModel(data())
+    source = Artifact(folder_of(tmp_path), ONNX_FLOAT, {}, {})
+    ctx = context(tmp_path / "step", WeightOnlySpec(), {}, task, TrainingData(texts, texts, ()))
+    start = calibration_batches(ctx, source, 3, tokens)
+    read = [batch["input_ids"] for batch in start()]
+    assert [ids.shape for ids in read] == [(1, 16)] * windows
+    assert [ids.tolist() for ids in read] == [batch["input_ids"].tolist() for batch in start()]

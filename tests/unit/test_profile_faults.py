@@ -217,7 +217,8 @@ def test_malformed_profile(folder: Path, text: str | bytes, expected: list[str])
 
 
 OF_EIGHT = (
-    "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost less"
+    "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost less, "
+    "and `scheme: weight_only` has methods"
 )
 OF_DYNAMIC = "with `scheme: dynamic` ranges are found at run time"
 OF_FOUR = "4-bit weights have no ranges of activations; `method` and `symmetric` of `quantize` say how they are made"
@@ -232,12 +233,12 @@ IDLE = [
     (
         "embeddings: 4, block_size: 16",
         "block_size serves 4 bits only: weights of 8 bits have a scale for each output (`per_channel`), and tables "
-        "blocks of their own",
+        "blocks of their own; with `scheme: weight_only` all have blocks",
     ),
     (
         "symmetric: false",
         "symmetric serves 4 bits only: weights of 8 bits are always around zero; `calibration.symmetric` is of "
-        "activations",
+        "activations, and `scheme: weight_only` has zero points",
     ),
     (
         "bits: 4, scheme: static",

@@ -28,9 +28,11 @@ class Product:
 
 _INT8_INSTEAD = {
     "method": "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost "
-    "less",
-    "block_size": "weights of 8 bits have a scale for each output (`per_channel`), and tables blocks of their own",
-    "symmetric": "weights of 8 bits are always around zero; `calibration.symmetric` is of activations",
+    "less, and `scheme: weight_only` has methods",
+    "block_size": "weights of 8 bits have a scale for each output (`per_channel`), and tables blocks of their own; "
+    "with `scheme: weight_only` all have blocks",
+    "symmetric": "weights of 8 bits are always around zero; `calibration.symmetric` is of activations, and `scheme: "
+    "weight_only` has zero points",
 }
 _INT8_INSTEAD["activation_order"] = _INT8_INSTEAD["method"]
 _WEIGHT_ONLY_INSTEAD = {

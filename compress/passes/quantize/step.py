@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.core.errors import ModelError, PassError
@@ -39,7 +40,7 @@ from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 from compress.passes.quantize.spec import OnnxSpec
 from compress.passes.quantize.weight_only.methods import quantize_weights
-from compress.passes.quantize.weight_only.spec import WeightOnlySpec
+from compress.passes.quantize.weight_only.spec import DECODER_TOKENS, WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 
@@ -95,7 +96,8 @@ class _Made:
 
 
 def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: str) -> _Made:
-    batches = calibration_batches(ctx, source, spec.calibration_examples)
+    tokens = None if spec.calibration.examples is not None or not ctx.task.kind.writes else DECODER_TOKENS
+    batches = calibration_batches(ctx, source, spec.calibration_examples, tokens)
     folder, path = ctx.work / ATTEMPTS / scheme, source.path / ONNX_MODEL
     empty_folder(folder)
     model = ir.load(path)
@@ -243,17 +245,33 @@ def schemes_for(spec: OnnxSpec, convolutions: Sequence[Convolution]) -> list[str
     return ["static"]
 
 
-def calibration_batches(ctx: StepContext, source: Artifact, count: int) -> Callable[[], Iterator[Batch]]:
-    """Starts an iteration over `count` training examples, drawn by the seed, one at a time and so without padding."""
+def calibration_batches(
+    ctx: StepContext, source: Artifact, count: int, tokens: int | None = None
+) -> Callable[[], Iterator[Batch]]:
+    """Starts an iteration over `count` training examples, drawn by the seed, one at a time and so without padding.
+
+    A long text is several windows, one at a time too.
+
+    Args:
+        tokens: read windows of these examples, drawn as well, until they hold so many; None: all of them.
+    """
     train = ctx.data.train
-    drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(train))[:count])
+    random = np.random.default_rng(ctx.seed)
+    drawn = np.sort(random.permutation(len(train))[:count])
 
     @cache
-    def inputs() -> Inputs:
+    def read() -> tuple[Inputs, NDArray[np.int64]]:
         # Encoded once, and only where a method reads examples at all.
-        return ctx.task.encode(train.take(drawn), source.path)
+        inputs = ctx.task.encode(train.take(drawn), source.path)
+        order = random.permutation(len(inputs))
+        lengths = inputs.lengths[order]
+        return inputs, np.sort(order if tokens is None else order[lengths.cumsum() - lengths < tokens])
 
-    return lambda: (inputs().batch([index]) for index in range(len(drawn)))
+    def batches() -> Iterator[Batch]:
+        inputs, chosen = read()
+        return (inputs.batch([index]) for index in chosen)
+
+    return batches
 
 
 def _measured(ctx: StepContext, contest: Contest, folders: dict[str, Path]) -> dict[str, Variant]:

@@ -12,13 +12,15 @@ from compress.passes.quantize.int8.spec import CalibrationSpec
 from compress.passes.quantize.spec import OnnxSpec
 
 _EXAMPLES = 512
+DECODER_TOKENS = 16_384
+"""What a decoder reads of those examples: its windows are long, and all of them would take hours."""
 
 
 class ExamplesSpec(PassSpecBase):
     """What `method: gptq` and `awq` learn from: training data only."""
 
     examples: Annotated[int, Field(ge=1)] | None = None
-    """Training examples read; unset: 512."""
+    """Training examples read; unset: 512, of which a language model reads as many windows as hold 16,384 tokens."""
 
     @model_validator(mode="before")
     @classmethod
