@@ -124,7 +124,7 @@ class CachedSession:
         size = len(ids), batch["attention_mask"].shape[1]
         if size != self.size:
             # One size at a time: texts of many lengths would fill the memory.
-            self.size, self.cache = size, self.empty(*size)
+            self.size, self.cache = size, self.bound(self.empty(*size))
         wanted = batch.get(LOGIT_POSITIONS)
         if wanted is None:
             wanted = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
@@ -144,10 +144,13 @@ class CachedSession:
 
     def empty(self, rows: int, room: int) -> list[Any]:
         """A cache of zeros for so many rows of so many tokens."""
+        return [np.zeros((rows, node.shape[1], room, node.shape[3]), np.float32) for node in self.past]
+
+    def bound(self, cache: Sequence[Any]) -> list[Any]:
+        """A cache as `run` takes it: not a copy."""
         import onnxruntime
 
-        shapes = [(rows, node.shape[1], room, node.shape[3]) for node in self.past]
-        return [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for shape in shapes]
+        return [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in cache]
 
 
 def only(batch: Batch, names: Sequence[str]) -> Batch:

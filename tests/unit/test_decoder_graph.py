@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
-from compress.runtimes.decoding import Decoder, Sampling, draw, generate
+from compress.runtimes.decoding import GREEDY, Decoder, Sampling, closed_up, draw, generate, likeliest, stream
 from compress.runtimes.runner import CachedSession, open_session
 from compress.runtimes.torch_decoder import TorchDecoder
 from tests.tiny_decoders import CONFIGS, WORDS, lowered_decoder, tiny_decoder
@@ -118,6 +118,26 @@ def test_a_mistake_in_the_mask_or_the_positions_is_seen(attribute: str, tmp_path
     assert got != right
 
 
+def test_rows_take_the_place_of_those_that_ended(tmp_path: Path):
+    session = CachedSession(open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path))))
+    random = np.random.default_rng(4)
+    prompts = [random.integers(3, WORDS, length).tolist() for length in (5, 12, 9, 1, 30, 2, 7)]
+
+    def written(some: list[list[int]], first: int, together: int, how: Sampling) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in some]
+        seeds = lambda row: [3, first + row]  # noqa: E731
+        for row, token in stream(Decoder(session, 60), iter(some), 20, range(100, 115), how, together, seeds):
+            found[row].append(token)
+        return found
+
+    for how in (GREEDY, Sampling(temperature=1.0)):
+        alone = [written([prompt], row, 1, how)[0] for row, prompt in enumerate(prompts)]
+        # They end at different times: after 20 tokens, or at one of fifteen.
+        assert how is GREEDY or len({len(row) for row in alone}) > 2
+        for together in (1, 3, 7):
+            assert written(prompts, 0, together, how) == alone
+
+
 def test_rows_end_alone_and_draw_alone(tmp_path: Path):
     session = open_session(str(lowered_decoder(tiny_decoder("llama"), tmp_path)))
     prompts = [[5, 6, 7], [8], [9, 10]]
@@ -147,6 +167,36 @@ def test_drawing_keeps_to_the_likeliest():
     assert draw(logits, Sampling(), np.random.default_rng(0)) == 1
 
 
+def test_drawing_looks_at_all_tokens_that_it_must():
+    random = np.random.default_rng(0)
+    # Flat: the likeliest 64 of them hold a tenth; and some are equal.
+    for logits in (random.normal(size=5000), random.normal(size=5000) * 6, random.integers(0, 9, 5000) / 3):
+        logits = logits.astype(np.float32)
+        for sampling in (
+            Sampling(0.8, 0, 0.95),
+            Sampling(1.3, 40, 0.5),
+            Sampling(1.0, 7000),
+            Sampling(1.0, 9),
+        ):
+            order = np.argsort(-logits, kind="stable")[: sampling.top_k or None]
+            scaled = logits[order].astype(np.float64) / sampling.temperature
+            chances = np.exp(scaled - scaled.max())
+            chances /= chances.sum()
+            kept = int(np.searchsorted(chances.cumsum(), sampling.top_p)) + 1
+            chances = chances[:kept] / chances[:kept].sum()
+            for seed in range(20):
+                drawn = order[np.random.default_rng(seed).choice(len(chances), p=chances)]
+                assert draw(logits, sampling, np.random.default_rng(seed)) == drawn
+        assert likeliest(logits, 70).tolist() == np.argsort(-logits, kind="stable")[:70].tolist()
+
+
+def test_few_rows_move_where_some_end():
+    assert closed_up([0, 1, 2]) == [0, 1, 2]
+    assert closed_up([1, 2, 4, 5]) == [5, 1, 2, 4]
+    assert closed_up([3]) == [3]
+    assert closed_up([]) == []
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
@@ -160,6 +210,8 @@ def test_what_cannot_be_read_is_refused(tokens: list[list[int]], message: str, t
     decoder.start([[1], [2]])
     with pytest.raises(ValueError, match=message):
         decoder.start(tokens) if len(tokens) > 1 else decoder.read(tokens)
+    with pytest.raises(ValueError, match="room for 2 rows of 8 tokens"):
+        decoder.add([[1]])
 
 
 def test_parts_without_an_operator_are_refused_by_name():
