@@ -67,6 +67,8 @@ CONFIGS: dict[str, transformers.PretrainedConfig] = {
     "gemma": transformers.GemmaConfig(**_GROUPED, head_dim=32),
     "gemma2": transformers.Gemma2Config(**_GEMMA),
     "phi3": transformers.Phi3Config(**_GROUPED),
+    "smollm3": transformers.SmolLM3Config(**_GROUPED, no_rope_layers=[1, 0, 1]),
+    "starcoder2": transformers.Starcoder2Config(**_GROUPED),
     "gpt_neox, one after the other": transformers.GPTNeoXConfig(
         **{**_SIZES, "num_attention_heads": 2},
         use_parallel_residual=False,

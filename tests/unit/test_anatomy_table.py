@@ -44,6 +44,7 @@ CONFIGS: Mapping[str, PretrainedConfig] = {
     "bert": transformers.BertConfig(**TEXTS),
     "roberta": transformers.RobertaConfig(**TEXTS),
     "xlm-roberta": transformers.XLMRobertaConfig(**TEXTS),
+    "data2vec-text": transformers.Data2VecTextConfig(**TEXTS),
     "camembert": transformers.CamembertConfig(**TEXTS),
     "distilbert": transformers.DistilBertConfig(
         dim=32, n_layers=3, n_heads=4, hidden_dim=48, vocab_size=50, max_position_embeddings=40
@@ -83,6 +84,9 @@ CONFIGS: Mapping[str, PretrainedConfig] = {
     "gemma2": transformers.Gemma2Config(**GEMMA),
     "gemma3_text": transformers.Gemma3TextConfig(**GEMMA),
     "phi3": transformers.Phi3Config(**GROUPED),
+    "smollm3": transformers.SmolLM3Config(**GROUPED),
+    "starcoder2": transformers.Starcoder2Config(**GROUPED),
+    "starcoder2, without biases": transformers.Starcoder2Config(**GROUPED, use_bias=False),
     "gpt2": transformers.GPT2Config(
         n_embd=32, n_layer=3, n_head=4, n_inner=48, vocab_size=50, n_positions=40
     ),

@@ -20,6 +20,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "roberta": transformers.RobertaConfig(**BERT_SIZES),
     "xlm-roberta": transformers.XLMRobertaConfig(**BERT_SIZES),
     "camembert": transformers.CamembertConfig(**BERT_SIZES),
+    "data2vec-text": transformers.Data2VecTextConfig(**BERT_SIZES),
     "electra": transformers.ElectraConfig(**BERT_SIZES, embedding_size=16),
     "distilbert": transformers.DistilBertConfig(
         dim=32, n_layers=3, n_heads=4, hidden_dim=48, vocab_size=50, max_position_embeddings=40

@@ -42,7 +42,7 @@ class Layout:
     """A decoder as its config describes it.
 
     `windows`: of each layer, how many tokens it looks at, itself included; None: all before it. `rotaries`: of each
-    layer, the name of its tables in `tables`; None: positions are learned. `scale`: what products of queries and keys
+    layer, the name of its tables in `tables`; None: it turns nothing. `scale`: what products of queries and keys
     are multiplied with. `softcap`, `final_softcap`: bounds that attention's scores and logits are bent to, 0: none.
     `embedding_scale`: what embeddings are multiplied with. `tied`: the head is the table of words.
     """
@@ -99,13 +99,16 @@ def layout_of(config: Any) -> Layout:
         config=known,
         sizes=sizes,
         activation=_ACTIVATIONS[activation],
-        epsilon=float(_first(known, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")),
+        epsilon=float(_first(known, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
         scale=float(attended) ** -0.5,
         softcap=float(known.get("attn_logit_softcapping") or 0),
         final_softcap=float(known.get("final_logit_softcapping") or 0),
         embedding_scale=sizes["hidden"] ** 0.5 if network.scales_words else 1.0,
         windows=tuple(window if kind == _SLIDING else None for kind in kinds),
-        rotaries=tuple((kind if kind in tables else "") if tables else None for kind in kinds),
+        rotaries=tuple(
+            (kind if kind in tables else "") if tables and turned else None
+            for kind, turned in zip(kinds, known.get("no_rope_layers") or [1] * layers, strict=True)
+        ),
         tables=tables,
         parallel=network.parallel is not None and bool({**network.defaults, **known}[network.parallel]),
         tied=bool({**network.defaults, **known}["tie_word_embeddings"]),

@@ -120,6 +120,32 @@ _PHI3 = replace(
     defaults={"num_key_value_heads": None, "head_dim": None, "tie_word_embeddings": False},
 )
 
+_SMOLLM3 = replace(
+    _LLAMA,
+    keys=_QWEN2.keys,
+    defaults={
+        **{key: value for key, value in _LLAMA.defaults.items() if key != "head_dim"},
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
+)
+
+_STARCODER2 = replace(
+    _LLAMA,
+    inside={
+        **{role: path for role, path in _LLAMA.inside.items() if role != "gate"},
+        "feed_in": "mlp.c_fc",
+        "feed_out": "mlp.c_proj",
+    },
+    norm="layer",
+    keys=_QWEN2.keys,
+    biases={
+        **_NO_BIAS,
+        **dict.fromkeys((*_QKV, "attention_output", "feed_in", "feed_out"), "use_bias"),
+    },
+    defaults={"num_key_value_heads": 2, "use_bias": True, "tie_word_embeddings": True},
+)
+
 _GPT2 = Network(
     base="transformer",
     layer="h.{i}",
@@ -197,6 +223,8 @@ DECODERS: Mapping[str, Family] = {
     "gemma2": _decoder(_GEMMA2),
     "gemma3_text": _decoder(_GEMMA3),
     "phi3": _decoder(_PHI3),
+    "smollm3": _decoder(_SMOLLM3),
+    "starcoder2": _decoder(_STARCODER2),
     "gpt2": _decoder(_GPT2),
     "gpt_neox": _decoder(_GPT_NEOX),
 }

@@ -40,6 +40,8 @@ _BERT = Network(
 
 _ROBERTA = replace(_BERT, base="roberta", heads={"none": _POOLER, "labels": _DENSE_AND_OUT})
 
+_DATA2VEC = replace(_ROBERTA, base="data2vec_text")
+
 _ELECTRA = replace(
     _BERT,
     base="electra",
@@ -230,6 +232,7 @@ DEBERTA_CANNOT: Mapping[Use, str] = {
 
 ENCODERS: Mapping[str, Family] = {
     "bert": Family("texts", _BERT),
+    "data2vec-text": Family("texts", _DATA2VEC, counts_from_padding=True),
     "camembert": Family("texts", _ROBERTA, counts_from_padding=True),
     "distilbert": Family("texts", _DISTILBERT),
     "electra": Family("texts", _ELECTRA),

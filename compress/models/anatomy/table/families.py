@@ -39,7 +39,6 @@ FAMILIES: Mapping[str, Family] = {
     **DECODERS,
     **dict.fromkeys(("gpt_neo", "opt"), _unlowered("texts", DECODES)),
     "convbert": _TEXTS,
-    "data2vec-text": _OFFSET,
     "ernie": _TEXTS,
     "gte": _TEXTS,
     "megatron-bert": _TEXTS,
