@@ -78,6 +78,25 @@ def allocate(path: Path, size: int) -> None:
 
 
 @contextmanager
+def appending(path: Path, size: int) -> Iterator[Callable[[bytes], None]]:
+    """Cut a file to its first `size` bytes, and give what adds to it; what was added is on the disk then.
+
+    The one file that grows under its name: whoever reads it must know a piece that was cut off.
+    """
+    with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+        os.ftruncate(descriptor, size)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        os.fsync(descriptor)
+        _force(path.parent)
+
+        def add(content: bytes) -> None:
+            _write(descriptor, content, path)
+            os.fsync(descriptor)
+
+        yield add
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, with its suffix, for a library to write to; then it is on the disk as `path`."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")

@@ -50,7 +50,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("tasks.*",),
     ("runtimes", "targets"),
-    ("measuring", "bundles"),
+    ("measuring", "bundles", "generation"),
     ("tasks.*.record",),
     ("step",),
     ("training", "lowering", "reporting"),

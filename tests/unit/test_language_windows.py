@@ -17,11 +17,11 @@ from compress.core.artifacts import Artifact
 from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT
 from compress.data.splits import UNLABELLED, Examples
+from compress.models.text.chat import renderer
 from compress.passes.quantize.step import calibration_batches
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import TrainingData
-from compress.tasks.causal_lm.chat import renderer
 from compress.tasks.causal_lm.chat_pieces import joined, pieces_of_template
 from compress.tasks.causal_lm.documents import Piece, messages_item, pieces_of, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.core.errors import ModelError
-from compress.tasks.causal_lm.documents import Render
+from compress.models.text.chat import Render
 
 TURNS = 6
 """Turns of the longest conversation that is tried."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from compress.core.errors import DataError
+from compress.models.text.chat import Render
 from compress.tasks.causal_lm.keys import Written
 
 ROLES = ("system", "user", "assistant")
@@ -20,10 +21,6 @@ class Piece:
     text: str
     learnt: bool
     ends: bool = False
-
-
-Render = Callable[[Sequence[Mapping[str, str]], bool], str]
-"""The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
 
 
 def prompt_item(prompt: str, completion: str) -> str:

@@ -24,10 +24,10 @@ from compress.models.io.materialise import check_lengths, check_vocabulary
 from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained, quiet
 from compress.models.io.sources import GGUF, hub_commit, model_folder
+from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
-from compress.tasks.causal_lm.chat import renderer
 from compress.tasks.causal_lm.chat_pieces import pieces_of_template
 from compress.tasks.causal_lm.keys import LanguageData
 

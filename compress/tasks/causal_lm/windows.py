@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,9 @@ from compress.core.reading import read_mapping, understood
 from compress.data.splits import Examples
 from compress.encoding.inputs import Batch
 from compress.encoding.tokens import TokenInputs
+from compress.models.text.chat import Format
 from compress.models.text.tokenizer_files import open_tokenizer
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
-from compress.tasks.causal_lm.chat import renderer
 from compress.tasks.causal_lm.documents import pieces_of
 from compress.tasks.causal_lm.keys import LanguageData
 
@@ -62,30 +61,6 @@ class WindowInputs(TokenInputs):
         return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class Format:
-    """How a model takes texts, as its `task.json` says it: `begin` stands before every text, `end` after an answer."""
-
-    max_length: int
-    pad: int
-    begin: int | None
-    end: int | None
-    template: str | None
-    special: Mapping[str, str]
-
-    @classmethod
-    def of(cls, described: Mapping[str, Any]) -> Format:
-        """The format of a `task.json`."""
-        return cls(
-            int(described["max_length"]),
-            int(described["pad_id"]),
-            described["begin_id"],
-            described["end_id"],
-            described["chat_template"],
-            described["special_tokens"],
-        )
-
-
 def encode_documents(examples: Examples, data: LanguageData, model: Path) -> WindowInputs:
     """Encode examples with the tokenizer of the artifact directory `model`, and cut them into windows.
 
@@ -101,7 +76,7 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
     tokenizer = open_tokenizer(model / TOKENIZER)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    render = None if form.template is None else renderer(form.template, form.special, str(model))
+    render = form.render(str(model))
     ids, learnt = RaggedWriter(np.int32), RaggedWriter(np.int32)
     documents, sizes = list[int](), list[int]()
     number = 0

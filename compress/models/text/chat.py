@@ -1,11 +1,43 @@
-"""Chat templates: Jinja that comes with a model, so it is run in a sandbox."""
+"""How a model takes texts and conversations. A chat template is Jinja that comes with a model: it runs in a sandbox."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from compress.core.errors import ModelError
-from compress.tasks.causal_lm.documents import Render
+
+Render = Callable[[Sequence[Mapping[str, str]], bool], str]
+"""The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a model takes texts, as its `task.json` says it: `begin` stands before every text, `end` after an answer."""
+
+    max_length: int
+    pad: int
+    begin: int | None
+    end: int | None
+    template: str | None
+    special: Mapping[str, str]
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Format:
+        """The format of a `task.json`."""
+        return cls(
+            int(described["max_length"]),
+            int(described["pad_id"]),
+            described["begin_id"],
+            described["end_id"],
+            described["chat_template"],
+            described["special_tokens"],
+        )
+
+    def render(self, where: str) -> Render | None:
+        """Its chat template; None where it has none."""
+        return None if self.template is None else renderer(self.template, self.special, where)
 
 
 def renderer(template: str, special: Mapping[str, str], where: str) -> Render:

@@ -1,0 +1,68 @@
+"""A file of answers, a line each, that grows while they are written and outlives a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.core.files import checksum_of
+
+_CHECKSUM = "sha256"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote to a prompt.
+
+    `key`: what tells prompt and sample from others. `prompt`: a text, or the messages of a conversation. `tokens`: all
+    that was drawn, with the one that ended it. `ended`: by the model's own `end`, by a `stop` string, which `text` is
+    cut before, or by the `length`.
+    """
+
+    key: str
+    prompt: Any
+    sample: int
+    text: str
+    tokens: list[int]
+    ended: Literal["end", "stop", "length"]
+
+    def line(self) -> bytes:
+        """As a line of the file."""
+        body = asdict(self)
+        return json.dumps({**body, _CHECKSUM: checksum_of(body)}, ensure_ascii=False).encode() + b"\n"
+
+
+def read_answers(file: Path) -> Iterator[Answer]:
+    """The answers that stand in a file, in the order in which they were written; none where there is no file."""
+    return (answer for answer, _ in _read(file))
+
+
+def known_answers(file: Path) -> tuple[set[int], int]:
+    """The keys of a file's answers as numbers, and how many bytes of it are whole."""
+    keys, whole = set[int](), 0
+    for answer, end in _read(file):
+        keys.add(int(answer.key, 16))
+        whole = end
+    return keys, whole
+
+
+def _read(file: Path) -> Iterator[tuple[Answer, int]]:
+    """Each answer with where its line ends, up to the first line that is not as it was written."""
+    if not file.exists():
+        return
+    end = 0
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                body = json.loads(line)
+                checksum = body.pop(_CHECKSUM)
+                answer = Answer(**body)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                return
+            if not line.endswith(b"\n") or checksum != checksum_of(body):
+                return
+            end += len(line)
+            yield answer, end

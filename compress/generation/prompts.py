@@ -1,0 +1,77 @@
+"""Prompts as a model takes them: texts, or conversations that its own template writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.errors import DataError, ModelError
+from compress.core.reading import read_mapping, understood
+from compress.models.text.chat import Format
+from compress.models.text.tokenizer_files import open_tokenizer
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""A text to go on with, or a conversation, `{role, content}` each, that the assistant goes on with."""
+
+
+class Writer:
+    """What makes tokens of prompts, and texts of what is written behind them, as the folder of a model says it."""
+
+    def __init__(self, model: Path) -> None:
+        """Open the tokenizer and the template.
+
+        Raises:
+            ModelError: a file is missing or unreadable, or the model is no decoder.
+        """
+        self._where = str(model)
+        try:
+            self.format = Format.of(read_mapping(model / TASK))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"cannot read how the model takes texts: {error!r}", where=str(model / TASK)
+            ) from error
+        self._tokenizer = open_tokenizer(model / TOKENIZER)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._render = self.format.render(self._where)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return () if self.format.end is None else (self.format.end,)
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """A prompt as token ids.
+
+        Raises:
+            DataError: the model takes no conversations, or nothing is left of the prompt.
+            ModelError: its template refuses the conversation.
+        """
+        begin = [] if self.format.begin is None or not isinstance(prompt, str) else [self.format.begin]
+        if isinstance(prompt, str):
+            text = prompt
+        elif self._render is None:
+            raise DataError(
+                "the model has no chat template, which conversations need",
+                where=self._where,
+                code="no-chat-template",
+            )
+        else:
+            text = self._render(prompt, True)
+        with understood("the tokenizer", self._where):
+            found = begin + list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        if not found:
+            raise DataError("a prompt holds no token to go on with", where=self._where, code="empty-prompt")
+        return found
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say, special ones left out."""
+        said: str = self._tokenizer.decode(list(tokens))
+        return said
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str | None:
+    """What stands before the first of `stops` in a text; None where none of them does."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else None

@@ -1,0 +1,62 @@
+"""Rows of tokens that a torch decoder goes on with: what `decoding.Decoder` is to an ONNX session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+
+class TorchRows:
+    """Rows that are padded before their prompts, so that all of them end where the next token stands.
+
+    The cache grows with the longest row, and a row that ended is replaced when all have: those that begin later would
+    have to begin where the others are by then.
+    """
+
+    refills = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.mask = torch.zeros((0, 0), dtype=torch.int64)
+        self.cache = DynamicCache()
+
+    def start(self, prompts: Sequence[Sequence[int]], most: int = 0) -> NDArray[np.float32]:
+        """Read prompts anew -> logits float32 (rows, words) of the token after each."""
+        longest = max(map(len, prompts))
+        padding = [longest - len(prompt) for prompt in prompts]
+        self.cache = DynamicCache()
+        self.mask = self._tensor([[0] * before + [1] * (longest - before) for before in padding])
+        ids = [[0] * before + list(prompt) for before, prompt in zip(padding, prompts, strict=True)]
+        return self._run(ids, (self.mask.cumsum(1) - 1).clamp(min=0))
+
+    def read(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Add a token to each row -> logits float32 (rows, words) of the token after it."""
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], 1)
+        return self._run(tokens, self.mask.sum(1, keepdim=True) - 1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some of the rows, in this order."""
+        chosen = self._tensor(rows)
+        self.mask = self.mask[chosen]
+        self.cache.batch_select_indices(chosen)
+
+    def _run(self, ids: Sequence[Sequence[int]], positions: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: Tensor = self.model(
+                input_ids=self._tensor(ids),
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+        found: NDArray[np.float32] = logits[:, -1].float().cpu().numpy()
+        return found
+
+    def _tensor(self, values: Sequence[object]) -> Tensor:
+        return torch.tensor(values, device=self.model.device)

@@ -1,0 +1,211 @@
+"""A model writes answers: the same in both forms, in any company, and once each however often it is killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from compress.core.artifacts import Artifact, seal
+from compress.core.errors import DataError, ModelError
+from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
+from compress.generation.answers import Answer, read_answers
+from compress.generation.prompts import cut_at
+from compress.generation.writing import AHEAD, How, answers_file, key_of, write_answers
+from compress.lowering.decoder.graph import decoder_graph
+from compress.lowering.decoder.layout import layout_of
+from compress.models.io.checkpoints import save_model
+from compress.runtimes.decoding import Sampling
+from tests.tiny_language import CHATML, byte_tokenizer
+
+PROMPTS = ["a", "the red cat", "big", "a small house sees", "dog runs", "xyz" * 9]
+DRAWN = Sampling(temperature=1.0, top_k=40, top_p=0.95, seed=5)
+
+
+def tiny_model() -> transformers.PreTrainedModel:
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=48,
+        vocab_size=260,
+        max_position_embeddings=128,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config).eval()
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+def artifact_of(
+    folder: Path, model: transformers.PreTrainedModel, *, onnx: bool, **changed: object
+) -> Artifact:
+    folder.mkdir()
+    if onnx:
+        ir.save(decoder_graph(layout_of(model.config), model.state_dict()), folder / "model.onnx")
+    else:
+        save_model(model, folder)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    described = {
+        "max_length": 64,
+        "pad_id": 259,
+        "begin_id": 258,
+        "end_id": 259,
+        "chat_template": CHATML,
+        "special_tokens": {},
+        **changed,
+    }
+    (folder / "task.json").write_text(json.dumps(described))
+    return seal(folder, ONNX_FLOAT if onnx else TORCH_FLOAT, {"parameters": 1})
+
+
+@pytest.fixture(scope="module")
+def model() -> transformers.PreTrainedModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def onnx(model: transformers.PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return artifact_of(tmp_path_factory.mktemp("onnx") / "model", model, onnx=True)
+
+
+def written(
+    model: Artifact, prompts: Sequence[str], how: How, folder: Path, **said: int
+) -> dict[str, Answer]:
+    found = list(read_answers(write_answers(model, prompts, how, folder, **said)))
+    assert len({answer.key for answer in found}) == len(found)
+    return {answer.key: answer for answer in found}
+
+
+def test_both_forms_write_what_the_model_says(model, onnx: Artifact, tmp_path: Path):
+    plain = artifact_of(tmp_path / "torch", model, onnx=False)
+    ends = set()
+    for together in (1, 4):
+        both = [
+            written(one, PROMPTS, How(24), tmp_path / f"{one.form.framework}{together}", together=together)
+            for one in (onnx, plain)
+        ]
+        assert both[0] == both[1]
+        for prompt in PROMPTS:
+            ids = [258, *byte_tokenizer().encode(prompt, add_special_tokens=False).ids]
+            with torch.no_grad():
+                wanted = model.generate(
+                    torch.tensor([ids]),
+                    max_new_tokens=24,
+                    do_sample=False,
+                    eos_token_id=259,
+                    pad_token_id=259,
+                )[0, len(ids) :].tolist()
+            answer = both[0][key_of(prompt, 0)]
+            ends.add(answer.ended)
+            assert (answer.prompt, answer.tokens) == (prompt, wanted)
+            assert answer.text == byte_tokenizer().decode([one for one in wanted if one < 258])
+    assert "length" in ends
+
+
+def test_an_answer_does_not_hang_on_its_neighbours(onnx: Artifact, tmp_path: Path):
+    how = How(30, DRAWN, samples=2)
+    alone: dict[str, Answer] = {}
+    for number, prompt in enumerate(PROMPTS):
+        alone |= written(onnx, [prompt], how, tmp_path / str(number))
+    together = written(onnx, PROMPTS, how, tmp_path / "all", together=3)
+    turned = written(onnx, PROMPTS[::-1], how, tmp_path / "turned", together=5)
+    assert alone == together == turned
+    first, second = (together[key_of(PROMPTS[0], sample)].tokens for sample in (0, 1))
+    assert first != second
+    other = How(30, DRAWN._replace(seed=6), samples=2)
+    assert written(onnx, PROMPTS[:1], other, tmp_path / "all")[key_of(PROMPTS[0], 0)].tokens != first
+
+
+def test_a_killed_run_goes_on_and_writes_nothing_twice(onnx: Artifact, tmp_path: Path):
+    how, prompts = How(12, DRAWN), [f"{number} cats" for number in range(40)]
+    undisturbed = written(onnx, prompts, how, tmp_path / "undisturbed")
+    told: list[int] = []
+
+    def killed(steps: int = 1, note: str | None = None) -> None:
+        told.append(steps)
+        if len(told) == 17:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        write_answers(onnx, prompts, how, folder, together=4, advance=killed)
+    file = answers_file(folder, onnx, how)
+    kept = list(read_answers(file))
+    assert len(kept) == 17
+    whole = file.read_bytes()
+    # The last line half-written, as by a loss of power.
+    file.write_bytes(whole[:-9])
+    assert written(onnx, prompts, how, folder, together=4) == undisturbed
+    assert file.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])
+    before = file.read_bytes()
+    counted: list[int] = []
+    write_answers(onnx, prompts, how, folder, advance=lambda steps=1, note=None: counted.append(steps))
+    assert (file.read_bytes(), sum(counted)) == (before, 40)
+
+
+def test_few_prompts_are_held_at_once(onnx: Artifact, tmp_path: Path):
+    taken, done = [0], [0]
+    most = [0]
+
+    def prompts() -> Iterator[str]:
+        for number in range(120):
+            taken[0] += 1
+            most[0] = max(most[0], taken[0] - done[0])
+            yield str(number)
+
+    def advance(steps: int = 1, note: str | None = None) -> None:
+        done[0] += steps
+
+    write_answers(onnx, prompts(), How(2), tmp_path, together=2, advance=advance)
+    assert done[0] == 120
+    assert most[0] <= 2 * AHEAD
+
+
+def test_an_answer_ends_before_a_stop(onnx: Artifact, tmp_path: Path):
+    free = written(onnx, PROMPTS, How(24, DRAWN), tmp_path)
+    stop = free[key_of(PROMPTS[1], 0)].text[7:9]
+    found = written(onnx, PROMPTS, How(24, DRAWN, (stop, "never")), tmp_path, together=2)
+    assert found[key_of(PROMPTS[1], 0)].ended == "stop"
+    for key, answer in found.items():
+        cut = cut_at(free[key].text, [stop])
+        assert answer.text == (free[key].text if cut is None else cut)
+        assert free[key].tokens[: len(answer.tokens)] == answer.tokens
+
+
+def test_conversations_are_written_down_by_the_template(model, onnx: Artifact, tmp_path: Path):
+    asked = [{"role": "user", "content": "hello"}]
+    (answer,) = read_answers(write_answers(onnx, [asked], How(6), tmp_path))
+    without = artifact_of(tmp_path / "without", model, onnx=True, chat_template=None, begin_id=None)
+    # The same text, without the token that stands before plain ones.
+    text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    (same,) = read_answers(write_answers(without, [text], How(6), tmp_path))
+    assert (answer.prompt, answer.tokens) == (asked, same.tokens)
+    with pytest.raises(DataError, match="no chat template"):
+        write_answers(without, [asked], How(6), tmp_path)
+    with pytest.raises(DataError, match="no token to go on with"):
+        write_answers(without, ["x", ""], How(6), tmp_path)
+
+
+def test_what_is_too_long_is_told(model, onnx: Artifact, tmp_path: Path):
+    plain = artifact_of(tmp_path / "torch", model, onnx=False)
+    for one, words in ((onnx, "20 tokens behind a prompt of 121"), (plain, "knows 128 positions")):
+        with pytest.raises(ModelError, match=words):
+            write_answers(one, ["x" * 120], How(20), tmp_path)
+
+
+def test_texts_are_cut_before_the_first_stop():
+    assert cut_at("one two three", ["three", "two"]) == "one "
+    assert cut_at("one", ["two"]) is None
+    assert cut_at("one", []) is None
+    assert cut_at("stop", ["stop"]) == ""
