@@ -68,3 +68,16 @@ class RoundedTrainingSpec(RecoverySpec):
     """Peak learning rate of AdamW."""
     precision: Precision = "fp32"
     """`bf16`, or `auto` where the processor has it, rounds the simulated integers once more."""
+
+
+class ScaleTrainingSpec(RecoverySpec):
+    """Training of the scales of weights in blocks, from the teacher's outputs."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 1
+    """Passes over the training examples."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Peak learning rate of AdamW, of factors that are 1 before: 0.001 moves a scale by a thousandth in a step."""
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    """Examples a step; of a language model, windows."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of the teacher's logits; with `losses` it stands in them."""

@@ -22,7 +22,7 @@ from compress.training.batch_loss import batch_loss
 from compress.training.batches import to_tensors
 from compress.training.loop import train
 from compress.training.objective import objective_between
-from compress.training.signals.answers import Answers, fixed, nobody
+from compress.training.signals.answers import Answers, fixed, live, nobody
 from compress.training.signals.segmentation import check_aligned
 from compress.training.signals.teachers import signals_in
 from compress.training.state import TrainResult
@@ -77,17 +77,23 @@ def trained_by(
         objective = objective_between(losses, model, read, None, seed=ctx.seed)
     else:
         theirs = ctx.task.encode(ctx.data.train, teacher.path)
+        taught = load_model(teacher.path, allow_code=ctx.allow_code)
         objective = objective_between(
             losses,
             model,
             read,
-            (load_model(teacher.path, allow_code=ctx.allow_code), theirs),
+            (taught, theirs),
             seed=ctx.seed,
             two_heads=_two_goals(losses),
         )
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
-        answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
+        if ctx.task.kind.writes:
+            # Logits of every token would fill the disk.
+            needs = objective.teacher_needs | {"outputs"}
+            answers = live(taught.to(ctx.device), needs, ctx.device, inputs=theirs)
+        else:
+            answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
     module = TrainingModule(model, objective.to(ctx.device))
     return train(
         module,

@@ -117,12 +117,15 @@ MALFORMED = [
         ["p.yaml:9: passes.1.quantize: smooth and bias_correction serve 8 bits only; this is `bits: 4`"],
     ),
     (
-        GOOD.replace("bits: 8", "bits: 4, train: {epochs: 1}"),
-        ["p.yaml:9: passes.1.quantize: train serves 8 bits only; this is `bits: 4`"],
+        GOOD.replace("bits: 8", "bits: 4, method: awq, train: {epochs: 1}"),
+        [
+            "p.yaml:9: passes.1.quantize: `method: awq` moves scales from layer to layer, and in the model that "
+            "`train` runs they stand where they were; use `gptq`, `hqq` or `rtn`"
+        ],
     ),
     (
         GOOD.replace("bits: 8", "bits: 16, train: {epochs: 1}"),
-        ["p.yaml:9: passes.1.quantize: train serves 8 bits only; this is `bits: 16`"],
+        ["p.yaml:9: passes.1.quantize: train serves 4 and 8 bits only; this is `bits: 16`"],
     ),
     (
         GOOD.replace("bits: 8", "train: {epochs: 1}, smooth: true, equalize: true, bias_correction: true"),

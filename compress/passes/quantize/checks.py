@@ -9,6 +9,7 @@ from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.spec import OnnxSpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.pass_checks import PassCheck
+from compress.tasks.table import task_kind
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
@@ -18,6 +19,12 @@ def faults(check: PassCheck) -> Iterator[Found]:
         yield (
             ("equalize",),
             "only convolutions are equalised, and models of texts have none; `smooth` is for their outliers",
+        )
+    if isinstance(spec, Int8Spec) and spec.train is not None and task_kind(check.profile.task).writes:
+        yield (
+            ("train",),
+            "the rounding of what a decoder's layers read cannot be simulated; with `scheme: weight_only` or `bits: 4` "
+            "the scales of the weights are trained",
         )
     # Of other families nothing is said: some have convolutions beside their attention.
     if isinstance(spec, OnnxSpec) and family in CONVOLUTIONAL:

@@ -7,7 +7,8 @@ from compress.passes.contract import ONNX, TORCH, PassKind, PassSpec, PlanBuilde
 from compress.passes.quantize.half.spec import HalfSpec
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.products import QuantizeBody, roughly
-from compress.passes.quantize.spec import QuantizeSpec
+from compress.passes.quantize.spec import OnnxSpec, QuantizeSpec
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 
 FP16_BASELINE = "baseline.fp16"
 
@@ -17,13 +18,19 @@ def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: s
     assert isinstance(spec, QuantizeSpec)
     form = plan.form(current)
     produced = spec.produces(form)
-    if isinstance(spec, Int8Spec) and spec.train is not None:
-        # A float model still, which is then lowered and quantized like any other.
-        inputs = {"model": current, "teacher": teacher}
-        current = plan.add(f"{name}.train", "quantize.train", spec, inputs, form)
+    before, trained = current, spec
+    if isinstance(spec, OnnxSpec) and spec.train is not None:
         spec = spec.model_copy(update={"train": None})
+        if isinstance(spec, Int8Spec):
+            # A float model still, which is then lowered and quantized like any other.
+            inputs = {"model": current, "teacher": teacher}
+            current = plan.add(f"{name}.train", "quantize.train", trained, inputs, form)
     model = plan.lowered(current) if produced.framework is Framework.ONNX else current
-    step = plan.add(name, spec.step_kind, spec, {"model": model}, produced)
+    later = spec is not trained and isinstance(spec, WeightOnlySpec)
+    step = plan.add(f"{name}.blocks" if later else name, spec.step_kind, spec, {"model": model}, produced)
+    if later:
+        inputs = {"model": step, "float": before, "lowered": model, "teacher": teacher}
+        step = plan.add(name, "quantize.scales", trained, inputs, produced)
     plan.row(name, "step", step)
     return step
 
@@ -50,6 +57,12 @@ QUANTIZE = PassKind(
             trains=True,
             keeps="model",
             prepares=True,
+        ),
+        "quantize.scales": StepKind(
+            "compress.passes.quantize.weight_only.train:run",
+            (*TORCH, *ONNX),
+            trains=True,
+            open_form=("structure", "numbers"),
         ),
         "quantize.bitsandbytes": StepKind(
             "compress.passes.quantize.bitsandbytes.step:run", (*TORCH, "bitsandbytes"), reads_data=False

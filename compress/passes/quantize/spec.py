@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from compress.core.forms import Form, Numbers
+from compress.core.forms import Form, Framework, Numbers
+from compress.core.numerics import Precision
 from compress.passes.contract import PassSpec
+from compress.profile.recovery_spec import RecoverySpec
 
 LayerKind = Literal["linear", "attention", "embedding", "convolution"]
 
@@ -41,6 +43,20 @@ class OnnxSpec(QuantizeSpec):
     """Names of ONNX nodes left in floating point (shell patterns)."""
     exclude_kinds: tuple[LayerKind, ...] = ()
     """Kinds of layers left in floating point."""
+    train: RecoverySpec | None = None
+    """Train with the integers, from the teacher's outputs; unset: no training."""
+
+    def asked_precision(self) -> Precision:
+        """That of the training with the integers."""
+        return "auto" if self.train is None else self.train.precision
+
+    def needs(self) -> str:
+        """What it can start from, in words."""
+        return self.accepts if self.train is None else "a float torch model"
+
+    def fits(self, form: Form) -> bool:
+        """Whether the pass can start from this form."""
+        return super().fits(form) and (self.train is None or form.framework is Framework.TORCH)
 
     @property
     def table_bits(self) -> int:

@@ -37,6 +37,5 @@ KIND = TaskKind(
         "passes.low_rank": f"{_ENCODERS}, and its maps cannot be factored",
         "passes.distill.augment": f"texts are changed for the encoders of classifiers; {_NOT_HERE}",
         "passes.distill.data_free": f"texts are made up for the encoders of classifiers; {_NOT_HERE}",
-        "passes.quantize.train": f"{_ENCODERS}, and rounding cannot be simulated in it; leave `train` out",
     },
 )

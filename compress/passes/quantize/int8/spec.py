@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers
-from compress.core.numerics import Precision, Processor, bytes_overflow, reduced_range
+from compress.core.numerics import Processor, bytes_overflow, reduced_range
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.spec import OnnxSpec
@@ -129,10 +129,6 @@ class Int8Spec(OnnxSpec):
         """Whether what is made depends on measured times."""
         return self.scheme == "auto" or (self.mixed is not None and self.mixed.latency_ms is not None)
 
-    def asked_precision(self) -> Precision:
-        """That of the training for integers."""
-        return self.train.precision if self.train is not None else "auto"
-
     def of_this_machine(self) -> dict[str, object]:
         """Whether 8-bit weights use 7 bits here."""
         return {"reduced_range": reduced_range(self.reduce_range)}
@@ -148,14 +144,6 @@ class Int8Spec(OnnxSpec):
             return self
         needed = any(bytes_overflow(*processor) for processor in processors)
         return self.model_copy(update={"reduce_range": needed})
-
-    def needs(self) -> str:
-        """What it can start from, in words."""
-        return self.accepts if self.train is None else "a float torch model"
-
-    def fits(self, form: Form) -> bool:
-        """Whether the pass can start from this form."""
-        return super().fits(form) and (self.train is None or form.framework is Framework.TORCH)
 
     def produces(self, form: Form) -> Form:
         """The form of the result; with `auto` the number format is known after measuring."""

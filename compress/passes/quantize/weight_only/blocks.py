@@ -117,3 +117,8 @@ def pack_nibbles(values: Bytes) -> Bytes:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
     return np.asarray(values[..., 0::2] | (values[..., 1::2] << 4), np.uint8)
+
+
+def unpack_nibbles(packed: Bytes) -> Bytes:
+    """The integers (..., 2n) that `pack_nibbles` put into bytes (..., n)."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)

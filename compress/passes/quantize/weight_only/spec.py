@@ -10,6 +10,7 @@ from compress.core.forms import Form, Framework, Numbers
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.int8.spec import CalibrationSpec
 from compress.passes.quantize.spec import OnnxSpec
+from compress.profile.recovery_spec import ScaleTrainingSpec
 
 _EXAMPLES = 512
 DECODER_TOKENS = 16_384
@@ -60,6 +61,9 @@ class WeightOnlySpec(OnnxSpec):
     """Weights that share a scale."""
     symmetric: bool = True
     """Weights around zero, without a zero point."""
+    train: ScaleTrainingSpec | None = None
+    """Train the scales of the blocks, from the teacher's outputs, while the integers stay those of the method. For a
+    model that is still in torch; unset: no training."""
     calibration: ExamplesSpec = ExamplesSpec()
     """What the method learns from."""
 
@@ -80,6 +84,11 @@ class WeightOnlySpec(OnnxSpec):
         if not self.learns and "examples" in self.calibration.model_fields_set:
             raise ValueError(
                 "calibration.examples serves `method: gptq` and `awq`: the others look at the weights alone"
+            )
+        if self.train is not None and self.method == "awq":
+            raise ValueError(
+                "`method: awq` moves scales from layer to layer, and in the model that `train` runs they stand where "
+                "they were; use `gptq`, `hqq` or `rtn`"
             )
         return self
 

@@ -1,0 +1,58 @@
+"""Where the rows of a graph's weights stand in the torch model, whatever was put together or turned on the way."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from compress.core.errors import ModelError
+from compress.passes.quantize.layers import Convolution, Table, layers
+
+
+class Row(NamedTuple):
+    """The `number`-th row of a parameter; of one that is `turned`, its column."""
+
+    parameter: str
+    number: int
+    turned: bool
+
+
+def rows_of(model: nn.Module, graph: ir.Graph) -> dict[str, list[Row]]:
+    """The rows of each layer with a weight, by the name of its node: one an output, of tables one a word.
+
+    Rows are known by what they hold, equal ones in their order.
+
+    Args:
+        model: float32, on the CPU.
+        graph: that it was lowered to.
+
+    Raises:
+        ModelError: a row stands in no parameter.
+    """
+    known: dict[bytes, list[Row]] = {}
+    for owner, module in model.named_modules():
+        for name, parameter in module.named_parameters(owner, recurse=False):
+            if parameter.ndim == 2:
+                held, turned = parameter.detach().numpy(), isinstance(module, Conv1D)
+                for number, row in enumerate(np.ascontiguousarray(held.T if turned else held)):
+                    known.setdefault(row.tobytes(), []).append(Row(name, number, turned))
+    found = {}
+    for layer in layers(graph):
+        if isinstance(layer, Convolution):
+            continue
+        weight = layer.weight if isinstance(layer, Table) else layer.weight.T
+        alike = [known.get(row.tobytes(), []) for row in np.ascontiguousarray(weight)]
+        if not all(alike):
+            raise ModelError(
+                f"the weight of {layer.node.name} in the file is made of other numbers than those of the torch model, "
+                "so its scales cannot be trained there",
+                where="quantize.train",
+                hint="Leave `train` out.",
+            )
+        # The last one stays: a table of words may be the head too.
+        found[layer.node.name or ""] = [rows.pop(0) if len(rows) > 1 else rows[0] for rows in alike]
+    return found

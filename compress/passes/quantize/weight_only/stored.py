@@ -1,0 +1,61 @@
+"""Weights in blocks as a graph holds them: read, and their scales changed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from compress.lowering.graph import attribute, constant, constant_of, inputs_of
+from compress.passes.quantize.weight_only.blocks import Blocks, Bytes, Floats, unpack_nibbles
+
+
+class Stored(NamedTuple):
+    """A weight in blocks, and whether rows of it are read too, as of a table of words."""
+
+    blocks: Blocks
+    is_read: bool
+
+
+def stored_blocks(graph: ir.Graph) -> dict[str, Stored]:
+    """The weights in blocks of a graph by the names of their nodes; a table whose rows a product shares is that one."""
+    found: dict[str, Stored] = {}
+    products = [node for node in graph if node.op_type == "MatMulNBits"]
+    multiplied = {node.inputs[1] for node in products}
+    for node in products:
+        integers, scales = inputs_of(node, 1, 2)
+        zeros = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+        is_read = any(use.node.op_type != "MatMulNBits" for use in integers.uses())
+        found[node.name or ""] = Stored(
+            _blocks(node, constant_of(integers), constant_of(scales), zeros, attribute(node, "K", 0)), is_read
+        )
+    for node in graph:
+        if node.op_type == "GatherBlockQuantized" and node.inputs[0] not in multiplied:
+            integers, scales = inputs_of(node, 0, 2)
+            zeros = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+            rows = constant_of(integers)
+            width = rows.shape[1] * 8 // attribute(node, "bits", 4)
+            found[node.name or ""] = Stored(_blocks(node, rows, constant_of(scales), zeros, width), True)
+    return found
+
+
+def multiply_scales(graph: ir.Graph, node: str, factors: Floats) -> None:
+    """Multiply the scales of a product in blocks, each by its factor (rows, blocks)."""
+    scales = next(inputs_of(one, 2)[0] for one in graph if one.name == node and one.op_type == "MatMulNBits")
+    made = np.asarray(constant_of(scales) * factors.reshape(-1), np.float32)
+    scales.const_value = ir.tensor(made, name=scales.name)
+
+
+def _blocks(node: ir.Node, integers: Bytes, scales: Floats, zeros: Bytes | None, width: int) -> Blocks:
+    """What the constants of a node say, however flat they lie."""
+    bits, size = attribute(node, "bits", 4), attribute(node, "block_size", 32)
+    rows, count = len(integers), -(-width // size)
+    values = integers.reshape(rows, -1)
+    if bits == 4:
+        values = unpack_nibbles(values)
+        zeros = None if zeros is None else unpack_nibbles(zeros.reshape(rows, -1))[:, :count]
+    filled = np.full((rows, count * size), 2 ** (bits - 1), np.uint8)
+    filled[:, : values.shape[1]] = values
+    grid = scales.reshape(rows, count), None if zeros is None else zeros.reshape(rows, count)
+    return Blocks(filled.reshape(rows, count, size), *grid, bits, width)

@@ -1,0 +1,67 @@
+"""A model whose weights stay the integers that they are, while the scales of their blocks are trained.
+
+Kim et al., "Memory-Efficient Fine-Tuning of Compressed Large Language Models via sub-4-bit Integer Quantization"
+(PEQA), 2023, arXiv:2305.14152; Chen et al., "EfficientQAT", 2024, arXiv:2407.11062, its second phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class ScaledWeight(NamedTuple):
+    """A parameter, by name, whose rows are cut into blocks of `block_size` values that share a scale.
+
+    `turned`: the parameter is (inputs, outputs), where its rows are the outputs.
+    """
+
+    name: str
+    block_size: int
+    turned: bool
+
+
+class ScaledBlocks(nn.Module):
+    """`model`, whose weights are what the integers of a file stand for, with a factor for each block.
+
+    The factors, one more than `changes` (rows, blocks) each, are all that is trained.
+    """
+
+    def __init__(self, model: nn.Module, weights: Sequence[ScaledWeight]) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.weights = tuple(weights)
+        self.changes = nn.ParameterList(self._unchanged(weight) for weight in weights)
+
+    def forward(self, **batch: Tensor) -> Any:
+        """What the model gives for a batch."""
+        return functional_call(self.model, self.scaled(), (), batch)
+
+    def scaled(self) -> dict[str, Tensor]:
+        """The weights, by name, that the model runs on."""
+        found: dict[str, Tensor] = {}
+        for weight, change in zip(self.weights, self.changes, strict=True):
+            rows = self._rows(weight)
+            # A last block need not be full.
+            factors = (1 + change)[..., None].expand(-1, -1, weight.block_size).flatten(1)[:, : rows.shape[1]]
+            found[weight.name] = (rows * factors).T if weight.turned else rows * factors
+        return found
+
+    def factors(self) -> dict[str, Tensor]:
+        """What the scales of each weight are multiplied with, (rows, blocks), by its name."""
+        return {
+            weight.name: 1 + change.detach().cpu()
+            for weight, change in zip(self.weights, self.changes, strict=True)
+        }
+
+    def _rows(self, weight: ScaledWeight) -> Tensor:
+        own = self.model.get_parameter(weight.name)
+        return own.T if weight.turned else own
+
+    def _unchanged(self, weight: ScaledWeight) -> nn.Parameter:
+        rows, width = self._rows(weight).shape
+        return nn.Parameter(torch.zeros(rows, -(-width // weight.block_size)))

@@ -1,0 +1,175 @@
+"""Scales of weights in blocks that are trained: the model that is trained is the file, and the integers stay."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from compress.core.artifacts import ONNX_MODEL, Artifact, seal
+from compress.core.errors import ModelError
+from compress.core.files import copy_file, write_json
+from compress.core.forms import TORCH_FLOAT
+from compress.data.splits import UNLABELLED, Examples
+from compress.lowering import step as lower
+from compress.lowering.parity import outputs_of
+from compress.models.io.checkpoints import load_model, save_model
+from compress.passes.quantize import step as quantize
+from compress.passes.quantize.weight_only import train
+from compress.passes.quantize.weight_only.row_matching import rows_of
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
+from compress.passes.quantize.weight_only.stored import multiply_scales, stored_blocks
+from compress.step import StepContext
+from compress.tasks.base import TrainingData
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.task import CausalLanguageModel
+from tests import tiny_language
+from tests.steps import context, run
+from tests.tiny_decoders import lowered_decoder, tiny_decoder
+from tests.unit.test_decoder_quantization import UNSEEN, dequantized, logits, quantized
+
+TIED = "llama, tied with biases"
+WAYS = {
+    TIED: {"embeddings": 8},
+    "qwen3": {"bits": 8, "scheme": "weight_only", "symmetric": False},
+    "gpt2": {"symmetric": False},
+    "gpt_neox": {"block_size": 16},
+    "phi3": {"block_size": 128, "embeddings": 4},
+    "gemma3": {"symmetric": False, "embeddings": False},
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_trained_model_is_the_file(tmp_path: Path, name: str):
+    """Whatever lies side by side or turned in the file, and whichever blocks are not full."""
+    model = tiny_decoder(name)
+    lowered = lowered_decoder(model, tmp_path)
+    file = quantized(lowered, tmp_path, **{"bits": 4, "method": "rtn", "block_size": 32, **WAYS[name]})
+    rows, graph = rows_of(model, ir.load(lowered).graph), ir.load(file)
+    student = train.scaled_model(model, rows, stored_blocks(graph.graph))
+    layers = model.config.num_hidden_layers
+    assert len(student.weights) >= 4 * layers
+    torch.manual_seed(1)
+    for change in student.changes:
+        nn.init.uniform_(change, -0.2, 0.2)
+    before = stored_blocks(graph.graph)
+    for node, factors in train.factors_of(student, rows).items():
+        multiply_scales(graph.graph, node, factors)
+    for node, stored in stored_blocks(graph.graph).items():
+        np.testing.assert_array_equal(stored.blocks.values, before[node].blocks.values)
+    ir.save(graph, file)
+    with torch.no_grad():
+        expected = student(input_ids=torch.from_numpy(UNSEEN["input_ids"])).logits[0].numpy()
+    if not model.config.tie_word_embeddings:
+        np.testing.assert_allclose(
+            logits(dequantized(file)), expected, rtol=0, atol=2e-4 * np.abs(expected).max()
+        )
+    assert np.corrcoef(logits(file).ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path):
+    model = tiny_decoder("llama")
+    lowered = lowered_decoder(model, tmp_path)
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 5] += 1
+    with pytest.raises(ModelError, match=r"layers\.1\.gate_feed_in in the file is made of other numbers"):
+        rows_of(model, ir.load(lowered).graph)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, CausalLanguageModel, TrainingData]:
+    """A tiny language model that has learnt its texts a little, as a profile's source step leaves one."""
+    folder = tmp_path_factory.mktemp("language")
+    tiny_language.write_model(folder / "model")
+    model = tiny_language.transformers.LlamaForCausalLM.from_pretrained(folder / "model")
+    drawn = np.random.default_rng(0)
+    texts = tuple(" ".join(drawn.choice(tiny_language.WORDS, 8)) for _ in range(48))
+    tokenizer = tiny_language.byte_tokenizer()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for start in [*range(0, 48, 8)] * 8:
+        ids = [torch.tensor(tokenizer.encode(text).ids[:32]) for text in texts[start : start + 8]]
+        batch = torch.stack([one for one in ids if len(one) == 32])
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model.eval(), folder / "torch")
+    copy_file(folder / "model" / "tokenizer.json", folder / "torch" / "tokenizer.json")
+    described = {
+        "task": "causal-lm",
+        "labels": [],
+        "input_names": ["input_ids", "attention_mask"],
+        "output_names": ["logits"],
+        "max_length": 32,
+        "words": 260,
+        "pad_id": 259,
+        "begin_id": None,
+        "end_id": 259,
+        "chat_template": None,
+        "special_tokens": {},
+    }
+    write_json(folder / "torch" / "task.json", described)
+    examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
+    artifact = seal(folder / "torch", TORCH_FLOAT, {"parameters": 0})
+    task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 32}))
+    return artifact, task, TrainingData(examples, examples, ())
+
+
+def test_training_makes_up_for_rounding(
+    tmp_path: Path, taught: tuple[Artifact, CausalLanguageModel, TrainingData]
+):
+    source, task, data = taught
+    spec = WeightOnlySpec.model_validate(
+        {
+            "bits": 4,
+            "method": "rtn",
+            "block_size": 64,
+            "embeddings": 8,
+            "train": {"epochs": 6, "learning_rate": 5e-3},
+        }
+    )
+
+    def ctx(name: str, spec: WeightOnlySpec, **inputs: Artifact) -> StepContext:
+        return context(tmp_path / name, spec, inputs, task, data)
+
+    lowered, _ = run(lower, ctx("lower", spec, model=source))
+    plain = spec.model_copy(update={"train": None})
+    blocks, _ = run(quantize, ctx("blocks", plain, model=lowered))
+    # Four bits cost so small a model nothing; scales that are wrong do.
+    spoilt, folder = ir.load(blocks.path / ONNX_MODEL), tmp_path / "spoilt"
+    drawn = np.random.default_rng(0)
+    for node, stored in stored_blocks(spoilt.graph).items():
+        if not stored.is_read:
+            factors = drawn.uniform(0.6, 1.4, stored.blocks.scales.shape)
+            multiply_scales(spoilt.graph, node, factors.astype(np.float32))
+    shutil.copytree(blocks.path, folder)
+    ir.save(spoilt, folder / ONNX_MODEL)
+    blocks = replace(blocks, path=folder)
+    inputs = {"model": blocks, "float": source, "lowered": lowered, "teacher": source}
+    made, result = run(train, ctx("scales", spec, **inputs))
+    facts = result.facts["trained_scales"]
+    assert facts["kept"] == "trained"
+    assert facts["weights"] == 2 * 7
+    # The score is minus the perplexity.
+    assert facts["validation_score_trained"] > facts["validation_score_before"]
+    before, after = (stored_blocks(ir.load(one.path / ONNX_MODEL).graph) for one in (blocks, made))
+    for node, stored in after.items():
+        np.testing.assert_array_equal(stored.blocks.values, before[node].blocks.values)
+        moved = np.abs(stored.blocks.scales / before[node].blocks.scales - 1).max()
+        assert moved == 0 if stored.is_read else 1e-2 < moved < 0.5
+    ids = {"input_ids": torch.from_numpy(task.encode(data.validation, source.path).batch([0])["input_ids"])}
+    with torch.no_grad():
+        wanted = load_model(source.path)(**ids).logits[0].log_softmax(-1).numpy()
+
+    def distance(folder: Path) -> float:
+        given = outputs_of(folder / ONNX_MODEL)(
+            {"input_ids": ids["input_ids"].numpy(), "attention_mask": np.ones((1, 32), np.int64)}
+        )
+        return task.divergence(wanted[None], given)
+
+    assert distance(made.path) < 0.8 * distance(blocks.path)
