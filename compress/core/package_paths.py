@@ -14,6 +14,8 @@ from compress.core.inside import inside, name_fault
 PACKAGE = "package://"
 CODE = "python:"
 SKLEARN = "sklearn://"
+CONFIG = "config:"
+"""Before the JSON of a model that a profile describes instead of naming one."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".gguf", ".safetensors", ".onnx", ".bin", ".txt")
@@ -50,7 +52,7 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
 
 
 def local_path(source: str, base: Path, error: type[CompressError] = ModelError) -> Path | None:
-    """Where `source` stands on disk; None for a hub id and for `python:module:function`.
+    """Where `source` stands on disk; None for a hub id, for `python:module:function` and for what is made here.
 
     A path is resolved against `base`, the profile's folder. A text that could be both, such as `bert/tiny`,
     is a path if it exists.
@@ -60,7 +62,7 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
     """
     if source.startswith(PACKAGE):
         return locate_package(source, error)
-    if source.startswith(CODE):
+    if source.startswith((CODE, CONFIG)):
         return None
     path = base / at_home(source)
     # Unlike Path.exists, this answers for texts that cannot be a path at all (too long).
@@ -89,6 +91,8 @@ def missing_source(source: str, base: Path) -> str | None:
     if source.startswith(CODE):
         well_formed = re.fullmatch(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source)
         return None if well_formed else "expected `python:module:function`"
+    if source.startswith(CONFIG):
+        return "expected the name of a model"
     if source.startswith(SKLEARN):
         return None
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from compress.core.errors import CompressError, DataError, DataErrors, Fault, ProfileError
-from compress.core.package_paths import CODE, SKLEARN, local_path
+from compress.core.package_paths import CODE, CONFIG, SKLEARN, local_path
 from compress.data.names import shown
 from compress.data.sampling import LOOKED_AT
 from compress.data.sources import load
@@ -21,6 +21,7 @@ from compress.data.splits import Splits
 from compress.models.io.presence import file_faults
 from compress.models.io.sources import GGUF, check_teacher
 from compress.planning.steps import build_plan, model_sources
+from compress.profile.decoder_spec import decoder_of
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
@@ -177,6 +178,11 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
         folder = files.folder(model)
         if model.startswith(CODE):
             found.unseen.append(f"{shown(model)}, which is code: it needs --allow-code and is run then")
+        elif model.startswith(CONFIG):
+            fresh = decoder_of(model)
+            found.seen.append(f"model: {fresh.words}")
+            if not files.is_here(model):
+                found.unseen.append(f"{shown(str(fresh.tokenizer))}, a tokenizer of the hub")
         elif folder is None:
             found.unseen.append(f"{shown(model)}, a model of the hub")
         else:
@@ -196,7 +202,7 @@ def _head_faults(
     """What is wrong between the labels of the data and the heads of the models."""
     places = {model: path for path, model in named_models(profile)}
     for spec in model_sources(build_plan(profile)):
-        if spec.model.startswith(CODE) or files.folder(spec.model) is not None:
+        if spec.model.startswith(CODE) or files.is_here(spec.model):
             try:
                 check_teacher(
                     spec, splits.labels, source.base, allow_code=True, task=profile.task, files=files

@@ -11,7 +11,7 @@ from pathlib import Path
 from compress.core.errors import CompressError, DataError, ModelError
 from compress.core.files import digest_of
 from compress.core.numerics import Numerics, local_numerics
-from compress.core.package_paths import CODE
+from compress.core.package_paths import CODE, CONFIG
 from compress.core.watched import Watched
 from compress.data.sources import fingerprint as data_fingerprint
 from compress.data.sources import load as load_data
@@ -171,7 +171,7 @@ def _check_fetched(profile: Profile, base: Path, sources: Sequence[TeacherSpec])
     places = {
         one.model: model_folder(one.model, one.revision, base, profile.task)
         for one in sources
-        if not one.model.startswith(CODE)
+        if not one.model.startswith((CODE, CONFIG))
     }
     files = ModelFiles(base, places)
     for path, why in family_faults(profile, files):

@@ -105,6 +105,9 @@ def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
     named = named_models(profile)[1:]
     if profile.data.unlabeled is not None:
         named.insert(0, (("data", "unlabeled", "path"), profile.data.unlabeled.path))
+    described = profile.teacher.config
+    if described is not None and isinstance(described.tokenizer, str):
+        named.insert(0, (("teacher", "config", "tokenizer"), described.tokenizer))
     checked = [(path, missing_source(name, base)) for path, name in named]
     return [(path, problem) for path, problem in checked if problem is not None]
 

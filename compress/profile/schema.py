@@ -12,12 +12,16 @@ from pydantic import (
     SerializeAsAny,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from compress.core.package_paths import CONFIG
 from compress.core.plugins import named
 from compress.core.spec import HubName, PassSpecBase, Positive, Side, Spec
 from compress.passes.contract import PassSpec
+from compress.profile.decoder_spec import DecoderSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
@@ -162,7 +166,9 @@ TaskData = Annotated[SerializeAsAny[DataSpec], BeforeValidator(_by_its_task)]
 class TeacherSpec(Spec):
     """The model to compress."""
 
-    model: Annotated[str, Field(min_length=1)]
+    config: DecoderSpec | None = None
+    """Instead of `model`: a decoder that is made here, with random weights, and trained by `finetune`."""
+    model: str = Field(default="", validate_default=True)
     """A hub id, a local folder, `package://name/folder`, or `python:module:function` (needs `--allow-code`). The
     function returns a module, or (module, labels), for images; (model, tokenizer) of transformers for texts."""
     revision: HubName | None = None
@@ -173,6 +179,26 @@ class TeacherSpec(Spec):
     """Train the model on the data first; unset: it is a classifier of these labels already."""
     pooling: Literal["mean", "cls"] | None = None
     """Sentence embedding: how token vectors become one; unset: what the model's folder says, else the mean."""
+
+    @field_validator("model")
+    @classmethod
+    def _named_or_described(cls, value: str, info: ValidationInfo) -> str:
+        described: DecoderSpec | None = info.data.get("config")
+        if described is None:
+            if not value and "config" in info.data:
+                raise PydanticCustomError("missing", "missing")
+            if value.startswith(CONFIG):
+                raise ValueError("a model is described by `config`, not by its name")
+            return value
+        if value and not value.startswith(CONFIG):
+            raise ValueError("`model` names a model and `config` describes one: give one of the two")
+        return CONFIG + described.model_dump_json(exclude_defaults=True)
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> TeacherSpec:
+        if self.config is not None and self.finetune is None:
+            raise ValueError("a model that `config` describes has random weights: add `finetune` to train it")
+        return self
 
 
 class TargetSpec(Spec):

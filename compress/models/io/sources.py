@@ -13,15 +13,16 @@ from typing import Any
 from compress.core.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
 from compress.core.errors import ModelError, UsageError, first_line
 from compress.core.inside import inside
-from compress.core.package_paths import CODE, local_path, missing_source
+from compress.core.package_paths import CODE, CONFIG, local_path, missing_source
 from compress.core.reading import read_mapping, understood
 from compress.core.watched import Watched
 from compress.models.io.labels import check_head, check_task, head_names
 from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
+from compress.profile.decoder_spec import decoder_of
 from compress.profile.model_checks.checkpoints import ADAPTER, checkpoint_problems, several_models
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.tokenizers import VOCABULARY_FILES
+from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, no_tokenizer
 from compress.profile.schema import TeacherSpec
 from compress.tasks.table import task_kind
 
@@ -29,6 +30,16 @@ PREPROCESSOR = "preprocessor_config.json"
 """How a vision model of transformers says what images it takes."""
 PROCESSOR = "processor_config.json"
 """The same, where one file holds all of a model's processors."""
+
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""The files of a tokenizer."""
 
 MODEL_FILES = (
     "*.safetensors",
@@ -44,12 +55,7 @@ MODEL_FILES = (
     PROMPTS,
     *TRANSFORMER_FILES,
     ADAPTER,
-    *VOCABULARY_FILES,
-    "merges.txt",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    *TOKENIZER_FILES,
 )
 """The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
 
@@ -67,7 +73,7 @@ def fingerprint(model: str, revision: str | None, base: Path, watched: Watched |
     """What tells a model source from any other content; None for a hub model that is not on this machine yet.
 
     A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: sha256 of
-    the module's file.
+    the module's file. What a profile describes: that, and its tokenizer likewise.
 
     Raises:
         ModelError: there is no such folder, package or module.
@@ -75,11 +81,15 @@ def fingerprint(model: str, revision: str | None, base: Path, watched: Watched |
     watched = watched or Watched()
     if model.startswith(CODE):
         return f"code:{watched.sha256(module_file(model, base))}:{model.rpartition(':')[2]}"
+    if model.startswith(CONFIG):
+        tokenizer = decoder_of(model).tokenizer
+        found = fingerprint(tokenizer, None, base, watched) if isinstance(tokenizer, str) else ""
+        return None if found is None else f"{model} {found}"
     folder = local_path(model, base)
     if folder is None:
         commit = hub_commit(model, revision)
         return None if commit is None else f"hub:{model}@{commit}"
-    if folder.suffix.lower() == GGUF:
+    if folder.suffix.lower() in (GGUF, ".json"):
         return f"files:{watched.sha256(folder)}"
     folder = _folder(folder)
     files = model_files(folder)
@@ -122,6 +132,10 @@ def check_teacher(
     if spec.model.startswith(CODE):
         check_code_allowed(spec.model, allow_code)
         module_file(spec.model, base)
+        return
+    if spec.config is not None:
+        if isinstance(spec.config.tokenizer, str):
+            tokenizer_place(spec.config.tokenizer, base)
         return
     folder = model_folder(spec.model, spec.revision, base, task)
     if folder.is_file():
@@ -181,6 +195,24 @@ def model_folder(model: str, revision: str | None, base: Path, task: str) -> Pat
     )
     shards_of(found)
     return found
+
+
+def tokenizer_place(source: str, base: Path) -> Path:
+    """The folder, GGUF file or `tokenizer.json` of a tokenizer; one of the hub that is not here yet is fetched.
+
+    Raises:
+        ModelError: there is none, or it cannot be fetched.
+    """
+    place, where = local_path(source, base), "teacher.config.tokenizer"
+    if place is None:
+        config = _cached_file(source, None)
+        place = _fetch(source, None, TOKENIZER_FILES) if config is None else config.parent
+    if place.is_file():
+        if place.suffix.lower() not in (GGUF, ".json"):
+            raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
+    elif (problem := no_tokenizer({file.name for file in place.iterdir()})) is not None:
+        raise ModelError(problem.message, where=where, code=problem.code)
+    return place
 
 
 def check_code_allowed(model: str, allow_code: bool) -> None:
@@ -310,12 +342,12 @@ def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
     return config.parent if weights and further and shards_of(config.parent) <= names else None
 
 
-def _fetch(model: str, revision: str | None) -> Path:
+def _fetch(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(MODEL_FILES)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"cannot fetch this model from the hub: {first_line(error)}",

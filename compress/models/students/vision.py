@@ -16,10 +16,9 @@ from transformers import (
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.heads import with_labels
-from compress.profile.student_spec import StudentSpec
+from compress.profile.student_spec import WIDTH, StudentSpec
 
 _WHERE = "student"
-_WIDTH = 128
 _HEAD_SIZE = 32
 _SPREAD = 0.02
 
@@ -52,7 +51,7 @@ def fresh_vision(
             f"patches of {patch} pixels do not divide images of {size[0]} x {size[1]}",
             where=f"{_WHERE}.patch_size",
         )
-    hidden = spec.hidden_size or _WIDTH
+    hidden = spec.hidden_size or WIDTH
     heads = spec.heads or _heads(hidden)
     if hidden % heads:
         raise ModelError(f"{heads} heads do not divide the width {hidden}", where=f"{_WHERE}.heads")

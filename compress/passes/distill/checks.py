@@ -12,6 +12,7 @@ from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
+from compress.tasks.table import task_kind
 
 _SERVES = {
     "augment": {
@@ -78,7 +79,12 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     students: list[tuple[Path_, StudentSpec]] = [(("student",), spec.student)]
     students += [(("assistants", index), one) for index, one in enumerate(spec.assistants)]
     for place, student in students:
-        if student.architecture is not None and takes(profile) != "images":
+        if student.decoder is not None and not task_kind(profile.task).writes:
+            yield (
+                (*place, "architecture"),
+                f"{student.architecture} goes on with texts, and {profile.task} does not",
+            )
+        elif student.decoder is None and student.architecture is not None and takes(profile) != "images":
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
         if spec.data_free is not None and student.choose == "similarity":
             yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"

@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.artifacts import TASK, TOKENIZER, copy_interface
 from compress.core.errors import ModelError
 from compress.core.files import copy_file, write_json
 from compress.core.reading import read_mapping
 from compress.encoding.inputs import Inputs
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
+from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.models.io.checkpoints import load_for_labels, load_model
 from compress.models.io.plain import PlainModel
 from compress.models.students.cut import make_student, student_shape
+from compress.models.students.decoder import fresh_decoder
 from compress.models.students.vision import fresh_vision
 from compress.models.text.vocabulary import Ids, trim_embeddings
 from compress.passes.distill.spec import DistillSpec
@@ -57,6 +59,8 @@ def untrained_student(
     if "student" in ctx.inputs:
         return _ready(ctx, seed)
     source = ctx.inputs["model"].path
+    if spec.student.decoder is not None:
+        return _decoder(ctx, spec.student.decoder, spec.student.positions, seed)
     if spec.student.architecture is not None:
         copy_file(source / TASK, ctx.out / TASK)
         image = read_mapping(source / TASK)["image"]
@@ -82,6 +86,22 @@ def untrained_student(
     if words is not None:
         trim_embeddings(model, words.table, words.kept)
     return Untrained(model, words, spec.student.from_, layers)
+
+
+def _decoder(ctx: StepContext, decoder: FreshDecoder, positions: int | None, seed: int) -> Untrained:
+    """A fresh decoder that reads and writes as the model before it."""
+    source = ctx.inputs["model"].path
+    copy_interface(source, ctx.out)
+    said = read_mapping(source / TASK)
+    model = fresh_decoder(
+        decoder,
+        words=said["words"],
+        positions=positions or ctx.task.data.max_length,
+        begin=said["begin_id"],
+        end=said["end_id"],
+        seed=seed,
+    )
+    return Untrained(model, None, "scratch")
 
 
 def _ready(ctx: StepContext, seed: int) -> Untrained:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import CompressError
-from compress.core.package_paths import local_path
+from compress.core.package_paths import CONFIG, local_path
 from compress.core.reading import read_mapping
+from compress.profile.decoder_spec import decoder_of
 
 
 class ModelFiles:
@@ -33,6 +34,13 @@ class ModelFiles:
                 # Whatever is wrong with the source itself is reported where it is fetched.
                 self._folders[source] = None
         return self._folders[source]
+
+    def is_here(self, source: str) -> bool:
+        """Whether all that a model is made of lies on this machine; of code nobody knows."""
+        if not source.startswith(CONFIG):
+            return self.folder(source) is not None
+        tokenizer = decoder_of(source).tokenizer
+        return not isinstance(tokenizer, str) or self.folder(tokenizer) is not None
 
     def parsed(self, file: Path) -> dict[str, Any]:
         """The mapping that a JSON file holds.
@@ -65,6 +73,9 @@ class ModelFiles:
 
     def config(self, source: str | None) -> dict[str, Any] | None:
         """The `config.json` of a model; None where it is not on this machine, or no model of transformers."""
+        if source is not None and source.startswith(CONFIG):
+            spec = decoder_of(source)
+            return dict(spec.fresh.config(positions=spec.positions))
         return self.json(source, "config.json")
 
     def model_type(self, source: str | None) -> str | None:

@@ -31,6 +31,7 @@ KIND = TaskKind(
     likely=lambda seen: 0,
     against_baseline=True,
     sections=("compress.tasks.causal_lm.sections:generation",),
+    uses={"teacher.config": "trains a model from its first weights on"},
     refused={
         "data.labels": "the next token is the truth, so there are no labels",
         "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
-from compress.core.package_paths import CODE, local_path
+from compress.core.package_paths import CODE, CONFIG, local_path
 from compress.core.reading import understood
 from compress.models.anatomy.table.families import why_no_decoder
 from compress.models.io.architectures import read_config
@@ -23,13 +23,16 @@ from compress.models.io.code import call
 from compress.models.io.materialise import check_lengths, check_vocabulary
 from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained, quiet
-from compress.models.io.sources import GGUF, hub_commit, model_folder
+from compress.models.io.sources import GGUF, hub_commit, model_folder, tokenizer_place
+from compress.models.students.decoder import fresh_decoder
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
+from compress.profile.decoder_spec import DecoderSpec, TrainedTokenizerSpec
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
 from compress.tasks.causal_lm.chat_pieces import pieces_of_template
 from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.own_tokenizer import of_file, trained_tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,16 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     assert isinstance(data, LanguageData)
     source = _found(ctx, spec)
     model, tokenization = source.model, source.tokenization
+    where = "teacher.config" if spec.config is not None else spec.model
     if (why := why_no_decoder(model.config.to_dict())) is not None:
-        raise ModelError(why, where=spec.model, code="family-unsupported")
-    check_lengths(model.config, data.max_length, spec.model)
+        raise ModelError(why, where=where, code="family-unsupported")
+    check_lengths(model.config, data.max_length, where)
     tokenizer = tokenization.tokenizer()
-    check_vocabulary(model, tokenizer, spec.model)
-    tokenization.prove(list(ctx.data.train.texts), data.max_length, spec.model)
+    check_vocabulary(model, tokenizer, where)
+    tokenization.prove(ctx.data.train.texts, data.max_length, where)
     save_model(model, ctx.out)
     write_text(ctx.out / TOKENIZER, tokenization.text)
-    end = _end_of(model, tokenizer, source.special)
+    end = _end_of(model.config.eos_token_id, tokenizer, source.special)
     pad = model.config.pad_token_id
     write_json(
         ctx.out / TASK,
@@ -76,23 +80,25 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
             "end_id": end,
             "written": data.written,
             "chat_template": source.template,
-            "chat": _chat(source, spec.model),
+            "chat": _chat(source, where),
             "special_tokens": dict(source.special),
         },
     )
     commit = None
-    if not spec.model.startswith(CODE) and local_path(spec.model, ctx.base) is None:
+    if not spec.model.startswith((CODE, CONFIG)) and local_path(spec.model, ctx.base) is None:
         commit = hub_commit(spec.model, spec.revision)
     return {
         "parameters": count_parameters(model),
         "architecture": type(model).__name__,
-        "source": spec.model,
+        "source": spec.model if spec.config is None else spec.config.words,
         "chat_template": source.template is not None,
         **({} if commit is None else {"commit": commit}),
     }
 
 
 def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
+    if spec.config is not None:
+        return _fresh(ctx, spec.config)
     if spec.model.startswith(CODE):
         made = call(spec.model, ctx.base, ctx.seed, allow_code=ctx.allow_code)
         if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], PreTrainedModel)):
@@ -105,6 +111,36 @@ def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
     path = model_folder(spec.model, spec.revision, ctx.base, ctx.task.kind.name)
     with understood("this model", str(path)), offline(), quiet():
         return _of_gguf(path) if path.suffix == GGUF else _of_folder(path)
+
+
+def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
+    """A model with random weights, and a tokenizer that stands ready or is trained here."""
+    loaded = _tokenizer(ctx, spec)
+    tokenization, (template, special) = of_transformers(loaded, "teacher.config"), _conversations(loaded)
+    tokenizer = tokenization.tokenizer()
+    model = fresh_decoder(
+        spec.fresh,
+        words=max(tokenizer.get_vocab().values()) + 1,
+        positions=spec.positions or ctx.task.data.max_length,
+        begin=_begin_of(tokenizer),
+        end=_end_of(None, tokenizer, special),
+        seed=ctx.seed,
+    )
+    return _Source(model, tokenization, template, special)
+
+
+def _tokenizer(ctx: StepContext, spec: DecoderSpec) -> Any:
+    if isinstance(spec.tokenizer, TrainedTokenizerSpec):
+        data = ctx.task.data
+        assert isinstance(data, LanguageData)
+        return trained_tokenizer(ctx.data.train.texts, data.written, spec.tokenizer.vocabulary)
+    place = tokenizer_place(spec.tokenizer, ctx.base)
+    with understood("this tokenizer", str(place)), offline(), quiet():
+        if place.suffix == GGUF:
+            return AutoTokenizer.from_pretrained(place.parent, gguf_file=place.name, local_files_only=True)
+        if place.is_file():
+            return of_file(place)
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 def _of_folder(folder: Path) -> _Source:
@@ -157,9 +193,8 @@ def _begin_of(tokenizer: Tokenizer) -> int | None:
     return None if whole[:1] == plain[:1] else int(whole[0])
 
 
-def _end_of(model: PreTrainedModel, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
-    """The token that ends an answer: what the tokenizer calls so, else the config."""
+def _end_of(said: int | list[int] | None, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
+    """The token that ends an answer: what the tokenizer calls so, else what the model's config says."""
     if "eos_token" in special and (found := tokenizer.token_to_id(special["eos_token"])) is not None:
         return int(found)
-    said: int | list[int] | None = model.config.eos_token_id
     return said[0] if isinstance(said, list) else said

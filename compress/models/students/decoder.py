@@ -1,0 +1,41 @@
+"""Fresh decoders: to be trained on texts alone, or by a teacher of the same tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from compress.models.anatomy.table.fresh import FreshDecoder
+
+_THETA = 1e4
+
+
+def fresh_decoder(
+    decoder: FreshDecoder, *, words: int, positions: int, begin: int | None, end: int | None, seed: int
+) -> PreTrainedModel:
+    """A decoder with random weights as its family draws them, in float32 and eval mode.
+
+    Args:
+        words: tokens of the vocabulary.
+        positions: tokens that it takes at most.
+        begin, end: the tokens before a text and behind an answer.
+    """
+    said: dict[str, Any] = dict(decoder.config(words, positions))
+    kind = said.pop("model_type")
+    # A token of padding would be one that nothing is learnt of, and the mask says already what is none.
+    config = AutoConfig.for_model(kind, bos_token_id=begin, eos_token_id=end, pad_token_id=None, **said)
+    if hasattr(config, "query_pre_attn_scalar"):
+        config.query_pre_attn_scalar = config.head_dim
+    if kind == "gpt_neox":
+        # Small heads have no quarter that could be turned.
+        config.rope_parameters = {
+            "rope_type": "default",
+            "rope_theta": _THETA,
+            "partial_rotary_factor": 1.0,
+        }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval()
