@@ -154,14 +154,14 @@ def test_a_model_is_trained_from_its_first_weights_on_and_so_is_its_student(fold
     config = {"model_type": "llama", "layers": 2, "hidden_size": 64, "tokenizer": {"vocabulary": 300}}
     student = {"architecture": "gpt2", "layers": 1, "hidden_size": 32}
     losses = [{"logits": {}}, {"next_token": {"weight": 0.1}}]
-    learns = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2}
+    learns = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2}
     passes = [{"distill": {"student": student, "losses": losses, **learns}}, {"export": {"golden": 2}}]
     teacher = {"config": config, "finetune": learns}
     (folder / "fresh.yaml").write_text(yaml.safe_dump(profile(name="fresh", teacher=teacher, passes=passes)))
     done = api.run(folder / "fresh.yaml", quiet=True)
     # Guesses among three hundred tokens have a perplexity of 300; there are twelve words.
-    assert done.rows["score"][0] < 25
-    assert done.rows["score"][1] < 60
+    assert done.rows["score"][0] < 50
+    assert done.rows["score"][1] < 120
     assert done.bundle is not None
     assert api.verify(done.bundle).problems == ()
     answer = [sys.executable, str(done.bundle / "predict.py"), "", "--most", "8"]

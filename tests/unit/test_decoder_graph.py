@@ -75,6 +75,18 @@ def test_a_file_says_the_same_as_the_model(name: str, tmp_path: Path):
         assert np.abs(row[0] - wanted[length]).max() <= allowed
 
 
+def test_learned_positions_count_on_behind_a_short_prompt(tmp_path: Path):
+    model = tiny_decoder("gpt2")
+    session = open_session(str(lowered_decoder(model, tmp_path)))
+    rows = np.random.default_rng(0).integers(3, WORDS, (2, 16))
+    mask = (np.arange(16) < np.array([[10], [16]])).astype(np.int64)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(rows), attention_mask=torch.from_numpy(mask)).logits.numpy()
+    found = unshared(session, rows, mask, nothing_past(session, 2))[0]
+    # Behind the prompt too: whoever compares files with models compares all of it.
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_generated_is_what_the_model_generates(name: str, tmp_path: Path):
     model = tiny_decoder(name)

@@ -255,11 +255,15 @@ class _Builder:
         return scale, self.constant(f"{path}.bias", self.read(f"{path}.bias"))
 
     def learned_positions(self, ids: ir.Value, mask: ir.Value) -> ir.Value:
-        """The rows of the table of positions of the new tokens, which are the last ones of the mask."""
-        counted = self.op("Sub", [self.op("CumSum", [mask, self.ints(1)]), self.ints([1])])
-        counted = self.op("Max", [counted, self.ints([0])])
-        new = self.op("Neg", [self.op("Shape", [ids], start=1, end=2)])
-        places = self.op("Slice", [counted, new, self.ints([np.iinfo(np.int64).max]), self.ints([1])])
+        """The rows of the table of positions of the new tokens, which are the last ones of the mask.
+
+        Behind a prompt that is shorter than others they count on, as in torch.
+        """
+        count = self.op("Shape", [ids], start=1, end=2)
+        tokens = self.op("ReduceSum", [mask, self.ints([1])], keepdims=1)
+        first = self.op("Max", [self.op("Sub", [tokens, count]), self.ints([0])])
+        steps = self.op("Range", [self.ints(0), self.op("Squeeze", [count]), self.ints(1)])
+        places = self.op("Add", [first, steps])
         table = self.weight("positions", self.base + self.layout.network.outside["positions"])
         return self.op("Gather", [table, places], name="positions")
 
