@@ -112,12 +112,12 @@ def train_epochs(
     from compress.profile.training_spec import TrainingSpec
     from compress.training.loop import train
     from compress.training.losses.labels import label_cross_entropy
-    from compress.training.losses.logits import logits_kl
+    from compress.training.losses.logits import divergence
 
     def loss(outputs: Any, batch: dict[str, Any], indices: Any) -> Any:
         if signals is None:
             return label_cross_entropy(outputs, utterances.labels[indices])
-        return logits_kl(outputs, signals.take(indices.numpy())["outputs"], TEMPERATURE)
+        return divergence(outputs, signals.take(indices.numpy())["outputs"], TEMPERATURE)
 
     train(
         student, inputs, loss, TrainingSpec(epochs=epochs, batch_size=BATCH, learning_rate=RATE, dropout=0.0),

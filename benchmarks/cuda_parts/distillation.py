@@ -114,9 +114,9 @@ def alone(outputs: Any, labels: Any) -> Any:
 
 
 def kl(outputs: Any, goals: Any) -> Any:
-    from compress.training.losses.logits import logits_kl
+    from compress.training.losses.logits import divergence
 
-    return logits_kl(outputs, goals, TEMPERATURE)
+    return divergence(outputs, goals, TEMPERATURE)
 
 
 def said(part: Part, teacher: Any, inputs: Any, indices: Any) -> Any:

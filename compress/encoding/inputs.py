@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Batch = dict[str, NDArray[Any]]
 """Inputs of a model by name. What stands beside them, for losses and scorers, has a name that begins with `BESIDE`."""
 BESIDE = "beside."
+LEARNT = f"{BESIDE}learnt"
+"""Of texts that are gone on with: 1 for each token that is to be foretold, int64 (n, t)."""
 _Value = TypeVar("_Value")
 
 

@@ -23,6 +23,10 @@ LayerMap = Annotated[
 """`uniform`: student layer i of m learns from layer (i + 1) * n / m - 1 of the teacher's n."""
 
 
+Divergence = Literal["forward", "reverse", "jsd", "skew", "skew_reverse"]
+"""Of the student's probabilities from the teacher's."""
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What a loss would work on, as far as a profile tells: the task, how many teachers there are, and whether a

@@ -11,7 +11,7 @@ from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import ATTENTION_MASK
 from compress.training.loop import Loss
 from compress.training.losses.labels import label_cross_entropy
-from compress.training.losses.logits import logits_kl
+from compress.training.losses.logits import divergence
 from compress.training.signals.answers import Answers
 from compress.training.training_module import TrainingModule
 
@@ -63,4 +63,4 @@ def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float)
         labels: int64 (n,), `UNLABELLED` where there is none.
         weight: factor of the divergence.
     """
-    return label_cross_entropy(teacher, labels) + weight * logits_kl(teacher, student, 1.0)
+    return label_cross_entropy(teacher, labels) + weight * divergence(teacher, student, 1.0)

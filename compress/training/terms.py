@@ -8,8 +8,10 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compress.core.errors import ModelError, PassError
+from compress.encoding.inputs import LEARNT
 from compress.losses.contract import LayerMap
 from compress.training.losses.vectors import token_mean
 from compress.training.signals.capture import Anatomy, Signals
@@ -41,6 +43,13 @@ class Seen:
     mask: Tensor | None
     batch: dict[str, Tensor]
 
+    @property
+    def compared(self) -> Tensor | None:
+        """Which outputs of tokens say something that is learnt, bool (n, t): those before a token that is to be
+        foretold, else those of real tokens; None: all."""
+        learnt = self.batch.get(LEARNT)
+        return self.mask if learnt is None else functional.pad(learnt[:, 1:], (0, 1)).bool()
+
 
 class Term(nn.Module):
     """One loss; `forward` gives a float32 scalar from the signals that the term needs."""
@@ -55,15 +64,15 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
-def rows_of(outputs: Tensor, mask: Tensor | None) -> Tensor:
-    """What is compared of outputs: rows (n, k) as they are; of (n, t, k) those of the real tokens, (m, k).
+def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
+    """What is compared of outputs: rows (n, k) as they are; of (n, t, k) those of some tokens, (m, k).
 
     Args:
-        mask: bool (n, t); None: all tokens are real.
+        compared: bool (n, t); None: all tokens.
     """
     if outputs.ndim == 2:
         return outputs
-    return outputs.flatten(0, -2) if mask is None else outputs[mask]
+    return outputs.flatten(0, -2) if compared is None else outputs[compared]
 
 
 def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:

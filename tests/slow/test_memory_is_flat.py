@@ -41,7 +41,7 @@ from compress.profile.training_spec import TrainingSpec
 from compress.core.progress import Silent
 from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
-from compress.training.losses.logits import logits_kl
+from compress.training.losses.logits import divergence
 from compress.training.signals.teachers import cached_signals
 from tests.tiny import tiny_bert, write_torch_artifact
 
@@ -55,7 +55,7 @@ projection = torch.nn.Linear(16, 16)
 
 def loss(outputs, batch, indices):
     taken = signals.take(indices.numpy())
-    return logits_kl(outputs, taken["outputs"], 2.0) + 0.0 * projection(taken["hidden.0"]).mean()
+    return divergence(outputs, taken["outputs"], 2.0) + 0.0 * projection(taken["hidden.0"]).mean()
 
 model = tiny_bert(hidden=16, layers=1, heads=1, ffn=16, seed=1)
 result = train(model, inputs, loss, TrainingSpec(batch_size=64, learning_rate=1e-3), lambda model: 0.0,

@@ -11,44 +11,44 @@ from torch.nn import functional
 
 from compress.data.splits import UNLABELLED
 from compress.training.losses.labels import balanced_weights, label_cross_entropy
-from compress.training.losses.logits import logits_kl
+from compress.training.losses.logits import divergence
 
 logits = arrays("float64", (4, 3), elements=st.floats(-20, 20))
 temperatures = st.floats(0.25, 10)
 
 
-def test_logits_kl_by_hand() -> None:
+def test_the_divergence_by_hand() -> None:
     # p = (1/2, 1/2), q = (1/4, 3/4) at T = 1: 1/2 ln 2 + 1/2 ln(2/3)
     student = torch.tensor([[0.0, math.log(3.0)]])
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    assert logits_kl(student, torch.zeros(1, 2), 1.0).item() == pytest.approx(expected, rel=1e-6)
+    assert divergence(student, torch.zeros(1, 2), 1.0).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_logits_kl_at_a_temperature_is_scaled_by_its_square() -> None:
+def test_the_divergence_at_a_temperature_is_scaled_by_its_square() -> None:
     student, teacher = torch.randn(5, 4, generator=torch.manual_seed(0)), torch.zeros(5, 4)
-    assert logits_kl(student, teacher, 3.0).item() == pytest.approx(
-        9 * logits_kl(student / 3, teacher, 1.0).item(), rel=1e-6
+    assert divergence(student, teacher, 3.0).item() == pytest.approx(
+        9 * divergence(student / 3, teacher, 1.0).item(), rel=1e-6
     )
 
 
 @given(logits, logits, temperatures)
 @settings(deadline=None)
-def test_logits_kl_is_never_negative(student: object, teacher: object, temperature: float) -> None:
-    assert logits_kl(torch.tensor(student), torch.tensor(teacher), temperature).item() >= -1e-4
+def test_the_divergence_is_never_negative(student: object, teacher: object, temperature: float) -> None:
+    assert divergence(torch.tensor(student), torch.tensor(teacher), temperature).item() >= -1e-4
 
 
 @given(logits, temperatures, st.floats(-5, 5))
 @settings(deadline=None)
-def test_logits_kl_is_zero_where_the_softmaxes_agree(
+def test_the_divergence_is_zero_where_the_softmaxes_agree(
     values: object, temperature: float, shift: float
 ) -> None:
     teacher = torch.tensor(values)
-    assert logits_kl(teacher + shift, teacher, temperature).item() == pytest.approx(0, abs=1e-3)
+    assert divergence(teacher + shift, teacher, temperature).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_logits_kl_sends_no_gradient_to_the_teacher() -> None:
+def test_the_divergence_sends_no_gradient_to_the_teacher() -> None:
     student, teacher = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
-    logits_kl(student, teacher, 2.0).backward()
+    divergence(student, teacher, 2.0).backward()
     assert student.grad is not None
     assert teacher.grad is None
 
@@ -58,7 +58,7 @@ def test_the_gradient_keeps_its_size_for_large_temperatures() -> None:
     sizes = []
     for temperature in (10.0, 100.0):
         student = torch.zeros(1, 3, requires_grad=True)
-        logits_kl(student, teacher, temperature).backward()
+        divergence(student, teacher, temperature).backward()
         assert student.grad is not None
         sizes.append(student.grad.norm().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
@@ -91,7 +91,7 @@ def test_label_smoothing_by_hand() -> None:
 
 def test_losses_are_float32_for_bf16_logits() -> None:
     values = torch.randn(2, 3).bfloat16()
-    assert logits_kl(values, values, 2.0).dtype == torch.float32
+    assert divergence(values, values, 2.0).dtype == torch.float32
     assert label_cross_entropy(values, torch.tensor([0, 1])).dtype == torch.float32
 
 

@@ -4,22 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compress.losses.contract import Lesson, LossKind, LossSpec
+from compress.losses.contract import Divergence, Lesson, LossKind, LossSpec
+
+_MIXES: dict[Divergence, float] = {"jsd": 0.5, "skew": 0.1, "skew_reverse": 0.1}
 
 
 class LogitsLoss(LossSpec):
-    """KL divergence to the teacher's softened probabilities, times T^2 (Hinton et al. 2015)."""
+    """Divergence from the teacher's softened probabilities, times T^2 (Hinton et al. 2015)."""
 
     softens: ClassVar[bool] = True
 
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Divides the logits of both models before the softmax."""
+    divergence: Divergence = "forward"
+    """`forward`: KL(teacher || student), which covers all that the teacher holds possible; `reverse`: KL(student ||
+    teacher), which keeps to what it holds likely (MiniLLM 2023); `jsd`: between both (GKD 2023); `skew` and
+    `skew_reverse`: against a mixture with the other, so that gradients stay bounded (DistiLLM 2024)."""
+    mix: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of `jsd` the weight of the teacher, 0.5 where unset; of `skew` and `skew_reverse` the share of the one in the
+    mixture, 0.1 where unset."""
     hard: bool = False
     """Cross-entropy with the teacher's most probable class instead (Touvron et al. 2021, DeiT)."""
     standardize: bool = False
     """z-score the logits of both models before the temperature (Sun et al. 2024)."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> LogitsLoss:
+        if self.hard and self.divergence != "forward":
+            raise ValueError(
+                "`hard` learns one class alone, so there is no `divergence`: leave one of them out"
+            )
+        if self.mix is not None and self.divergence not in _MIXES:
+            raise ValueError(f"`mix` belongs to {', '.join(_MIXES)}, not to `divergence: {self.divergence}`")
+        return self
+
+    @property
+    def mixed(self) -> float:
+        """The share of a mixture; of divergences without one any."""
+        return self.mix if self.mix is not None else _MIXES.get(self.divergence, 0.5)
 
     @property
     def reaches_outputs(self) -> bool:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.losses.next_token.spec import NextTokenLoss
+from compress.training.losses.chunks import in_chunks
 from compress.training.terms import Models, Seen, Term
 
 
@@ -17,6 +18,7 @@ class NextTokenTerm(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch: outputs (n, tokens, words), `learnt` int64 (n, tokens)."""
-        learnt = seen.batch["beside.learnt"][:, 1:].bool()
-        logits = seen.student["outputs"][:, :-1][learnt].float()
-        return functional.cross_entropy(logits, seen.batch["input_ids"][:, 1:][learnt])
+        learnt = seen.compared
+        assert learnt is not None
+        logits, goal = seen.student["outputs"][learnt], seen.batch["input_ids"].roll(-1, 1)[learnt]
+        return in_chunks(lambda some, words: functional.cross_entropy(some.float(), words), logits, goal)

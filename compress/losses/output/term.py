@@ -19,5 +19,5 @@ class OutputTerm(Term):
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
-        student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.mask))
-        return self.distance(student, rows_of(seen.teacher["outputs"], seen.mask))
+        student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.compared))
+        return self.distance(student, rows_of(seen.teacher["outputs"], seen.compared))

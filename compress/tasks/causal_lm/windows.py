@@ -14,7 +14,7 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping, understood
 from compress.data.splits import Examples
-from compress.encoding.inputs import Batch
+from compress.encoding.inputs import LEARNT, Batch
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.chat import Format
 from compress.models.text.tokenizer_files import open_tokenizer
@@ -22,7 +22,6 @@ from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.tasks.causal_lm.documents import pieces_of
 from compress.tasks.causal_lm.keys import LanguageData
 
-LEARNT = "beside.learnt"
 """In a batch, int64 (windows, tokens): 1 where a token is learnt and scored."""
 DOCUMENT = "beside.document"
 """In a batch, int64 (windows,): the example that a window is of."""

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compress.losses.contract import Divergence
 from compress.training.losses.precision import in_float32
 
 
 @in_float32
-def logits_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL divergence from the teacher's softened probabilities to the student's, times T^2.
+def divergence(
+    student: Tensor, teacher: Tensor, temperature: float, kind: Divergence = "forward", mix: float = 0.5
+) -> Tensor:
+    """A divergence of q = softmax(student / T) from p = softmax(teacher / T), the mean over the rows, times T^2.
 
-    `T^2 * mean_n sum_c p_nc (log p_nc - log q_nc)` with `p = softmax(teacher / T)` and
-    `q = softmax(student / T)`: never negative, 0 where the two softmaxes agree. T^2 keeps the size of the
-    gradients the same for every T.
-    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015 (arXiv:1503.02531).
+    Never negative, 0 where the two softmaxes agree. T^2 keeps the size of the gradients the same for every T.
+    `forward` KL(p || q), which covers all that the teacher holds possible (Hinton, Vinyals, Dean: Distilling the
+    Knowledge in a Neural Network, 2015, arXiv:1503.02531);
+    `reverse` KL(q || p), which keeps to what it holds likely (Gu et al., MiniLLM, 2023, arXiv:2306.08543);
+    `jsd` b KL(p || m) + (1 - b) KL(q || m) with m = b p + (1 - b) q (Agarwal et al., GKD, 2023, arXiv:2306.13649);
+    `skew` KL(p || a p + (1 - a) q) and `skew_reverse` KL(q || (1 - a) p + a q), whose gradients stay bounded where the
+    other is near 0 (Ko et al., DistiLLM, 2024, arXiv:2402.03898).
 
     Args:
         student: logits (n, classes), any float type.
         teacher: logits (n, classes); no gradient reaches them.
         temperature: T > 0.
+        mix: b or a, between 0 and 1; nothing else reads it.
     """
-    goal = functional.log_softmax(teacher.detach() / temperature, dim=-1)
-    guess = functional.log_softmax(student / temperature, dim=-1)
-    return functional.kl_div(guess, goal, reduction="batchmean", log_target=True) * temperature**2
+    p = functional.log_softmax(teacher.detach() / temperature, dim=-1)
+    q = functional.log_softmax(student / temperature, dim=-1)
+    if kind == "forward":
+        found = _kl(p, q)
+    elif kind == "reverse":
+        found = _kl(q, p)
+    elif kind == "jsd":
+        mean = _mixture(p, q, mix)
+        found = mix * _kl(p, mean) + (1 - mix) * _kl(q, mean)
+    elif kind == "skew":
+        found = _kl(p, _mixture(p, q, mix))
+    else:
+        found = _kl(q, _mixture(q, p, mix))
+    return found * temperature**2
 
 
 @in_float32
@@ -39,3 +60,13 @@ def hard_label_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: logits (n, classes); no gradient reaches them.
     """
     return functional.cross_entropy(student, teacher.argmax(-1))
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) of log-probabilities (n, classes), the mean over the rows."""
+    return functional.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+def _mixture(p: Tensor, q: Tensor, share: float) -> Tensor:
+    """The logarithm of `share` of p and the rest of q."""
+    return torch.logaddexp(p + math.log(share), q + math.log1p(-share))
