@@ -52,7 +52,7 @@ class Decoder:
         self.session, self.room = session, room
         self.lengths: Ids = np.zeros(0, np.int64)
         self.buffers: list[Any] = []
-        self.cache: list[Any] = []
+        self.cache: Any = None
 
     def start(self, prompts: Sequence[Sequence[int]], most: int = 0) -> Logits:
         """Read prompts anew -> logits (rows, words) of the token after each. There will be `most` rows at once."""

@@ -115,8 +115,9 @@ class CachedSession:
     def __init__(self, session: Any) -> None:
         self.session = session
         self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
+        self.words = session.get_outputs()[0].shape[2]
         self.size = (0, 0)
-        self.cache: list[Any] = []
+        self.cache: Any = None
 
     def __call__(self, batch: Batch) -> Any:
         """Logits float32 (rows, wanted, words)."""
@@ -130,27 +131,29 @@ class CachedSession:
             wanted = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
         return self.run({**batch, LOGIT_POSITIONS: wanted}, self.cache)
 
-    def run(self, batch: Batch, cache: Sequence[Any]) -> Any:
+    def run(self, batch: Batch, cache: Any) -> Any:
         """The same, of a batch that says which logits are wanted; keys and values of the new tokens go into `cache`."""
-        binding = self.session.io_binding()
+        logits = np.empty((*batch[LOGIT_POSITIONS].shape, self.words), np.float32)
         for name in ("input_ids", "attention_mask", LOGIT_POSITIONS):
-            binding.bind_cpu_input(name, batch[name])
-        for node, buffer in zip(self.past, cache):  # noqa: B905 (no `strict` before Python 3.10)
-            binding.bind_ortvalue_input(node.name, buffer)
-            binding.bind_ortvalue_output(node.name.replace(PAST, PRESENT, 1), buffer)
-        binding.bind_output("logits")
-        self.session.run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy()
+            cache.bind_cpu_input(name, batch[name])
+        cache.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self.session.run_with_iobinding(cache)
+        return logits
 
     def empty(self, rows: int, room: int) -> list[Any]:
         """A cache of zeros for so many rows of so many tokens."""
         return [np.zeros((rows, node.shape[1], room, node.shape[3]), np.float32) for node in self.past]
 
-    def bound(self, cache: Sequence[Any]) -> list[Any]:
-        """A cache as `run` takes it: not a copy."""
+    def bound(self, cache: Sequence[Any]) -> Any:
+        """A cache as `run` takes it: not a copy. All that stays the same from token to token is said here, once."""
         import onnxruntime
 
-        return [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in cache]
+        binding = self.session.io_binding()
+        for node, array in zip(self.past, cache):  # noqa: B905 (no `strict` before Python 3.10)
+            buffer = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_input(node.name, buffer)
+            binding.bind_ortvalue_output(node.name.replace(PAST, PRESENT, 1), buffer)
+        return binding
 
 
 def only(batch: Batch, names: Sequence[str]) -> Batch:
