@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ CONFIGS: dict[str, transformers.PretrainedConfig] = {
 """A kind of decoder, and what is particular about it."""
 
 
-def tiny_decoder(name: str) -> PreTrainedModel:
-    """A model with random weights everywhere, in eval mode."""
-    config = CONFIGS[name]
+def tiny_decoder(name: str, **changed: Any) -> PreTrainedModel:
+    """A model with random weights everywhere, in eval mode; `changed` keys of its config."""
+    config = copy.deepcopy(CONFIGS[name])
+    config.update(changed)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,25 @@ WORDS = ["red", "blue", "cat", "dog", "runs", "sees", "the", "a", "big", "small"
 SIZES: dict[str, int] = {"train": 60, "validation": 8, "test": 12}
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Every byte a token, and two special ones."""
+def byte_tokenizer(merges: Sequence[tuple[str, str]] = ()) -> Tokenizer:
+    """Two special tokens, every byte one, and what `merges` make."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={letter: i + 2 for i, letter in enumerate(letters)}, merges=[]))
+    tokens = [BEGIN, END, *letters, *("".join(pair) for pair in merges)]
+    made = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, list(merges)))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([BEGIN, END])
     return made
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, merges: Sequence[tuple[str, str]] = ()) -> None:
     """A tiny Llama with tied embeddings, as transformers saves it."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer(), bos_token=BEGIN, eos_token=END, pad_token=END, model_max_length=128
+        tokenizer_object=byte_tokenizer(merges),
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=128,
     )
     tokenizer.chat_template = CHATML
     config = transformers.LlamaConfig(
@@ -45,9 +51,9 @@ def write_model(folder: Path) -> None:
         intermediate_size=96,
         vocab_size=260,
         max_position_embeddings=128,
-        bos_token_id=258,
-        eos_token_id=259,
-        pad_token_id=259,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):

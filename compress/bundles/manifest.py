@@ -25,7 +25,7 @@ from compress.bundles.layout import (
     RUNNER,
     TEMPLATES,
 )
-from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.core.artifacts import GGUF_MODEL, ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
 from compress.core.files import sha256_file, write_json, write_text
 from compress.core.forms import Form, Numbers
 from compress.core.units import format_count, megabytes
@@ -39,6 +39,7 @@ _CONTENTS = {
     ONNX_MODEL: "the model",
     f"{ONNX_MODEL}.data": "its weights",
     ORT_MODEL: "the model in onnxruntime's mobile format",
+    GGUF_MODEL: "the model with its tokenizer in llama.cpp's format",
     OPERATORS: "the operators that it needs, for a reduced build of onnxruntime",
     TOKENIZER: "text to token ids",
     LABELS: "names of the outputs",

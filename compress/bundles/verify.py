@@ -21,7 +21,20 @@ from compress.core.reading import parse_json, read_mapping
 CHILD = TEMPLATES / "verify_child.py"
 TIMEOUT_S = 600
 _OF_DATA = frozenset(
-    {".onnx", ".data", ".ort", ".json", ".config", ".png", ".md", ".txt", ".model", ".safetensors", ".npz"}
+    {
+        ".onnx",
+        ".data",
+        ".ort",
+        ".gguf",
+        ".json",
+        ".config",
+        ".png",
+        ".md",
+        ".txt",
+        ".model",
+        ".safetensors",
+        ".npz",
+    }
 )
 """Endings of files that nothing imports or executes. Whatever else a bundle holds counts as code."""
 

@@ -33,6 +33,7 @@ TOKENIZER = "tokenizer.json"
 TASK = "task.json"
 ONNX_MODEL = "model.onnx"
 ORT_MODEL = "model.ort"
+GGUF_MODEL = "model.gguf"
 
 _MODEL_SUFFIXES = (".onnx", ".onnx.data", ".safetensors")
 

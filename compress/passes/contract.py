@@ -140,6 +140,9 @@ class PlanBuilder(Protocol):
     def lowered(self, step: str) -> str:
         """The step that makes the ONNX form of a result: itself, or one that lowers it."""
 
+    def in_torch(self, step: str) -> str:
+        """The step whose torch model a result was made of: itself, or the last one before it became ONNX."""
+
     def fetched(self, name: str, model: str, revision: str | None) -> str:
         """The step that fetches a model, whose head gives way to one of the data's labels."""
 

@@ -167,6 +167,11 @@ class _Builder:
         form = ONNX_FLOAT.with_(structure=self.form(step).structure)
         return self.add(f"{step}.onnx", LOWER, Spec(), {"model": step}, form)
 
+    def in_torch(self, step: str) -> str:
+        while self.form(step).framework is not Framework.TORCH:
+            step = self.steps[step].inputs["model"]
+        return step
+
     def add(self, name: str, kind: str, spec: Spec, inputs: Mapping[str, str], form: Form) -> str:
         self.steps.setdefault(name, PlannedStep(name, kind, spec, inputs, form))
         return name

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from gguf import GGUFReader
+from gguf.quants import quantize
 
 from compress import api
 from compress.models.io.checkpoints import load_model
@@ -112,9 +114,36 @@ def test_its_weights_become_four_bits_and_the_bundle_answers(done: api.Run, fold
     assert api.verify(found.bundle).problems == ()
 
 
+MERGES = [("t", "h"), ("th", "e")]
+
+
+def test_it_is_written_for_llama_cpp_too(folder: Path):
+    write_model(folder / "merging", MERGES)
+    passes = [
+        {"quantize": {"bits": 4, "method": "rtn"}},
+        {"export": {"golden": 2, "formats": ["onnx", "gguf"], "gguf": "q4_0"}},
+    ]
+    changed = profile(name="gguf", teacher={"model": "merging"}, passes=passes)
+    (folder / "gguf.yaml").write_text(yaml.safe_dump(changed))
+    bundle = api.run(folder / "gguf.yaml", quiet=True).bundle
+    assert bundle is not None
+    assert api.verify(bundle).problems == ()
+    read = GGUFReader(bundle / "model.gguf")
+    # Of the weights before they became four bits, by llama.cpp's own rounding.
+    weights = load_model(folder / "merging").state_dict()
+    stored = {tensor.name: tensor for tensor in read.tensors}["blk.0.ffn_up.weight"]
+    assert np.array_equal(stored.data, quantize(weights["model.layers.0.mlp.up_proj.weight"].numpy(), 2))
+    assert read.fields["tokenizer.ggml.merges"].contents() == ["t h", "th e"]
+    facts = json.loads((bundle / "manifest.json").read_text())["facts"]["gguf"]
+    assert facts["type"] == "q4_0"
+    assert facts["tensors"] == {"q4_0": 14, "q8_0": 1, "f32": 5}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        ({"passes": [{"export": {"formats": ["onnx", "gguf"]}}]}, "its tokenizer merges nothing"),
+        ({"passes": [{"export": {"gguf": "q4_0"}}]}, "add it to `formats`"),
         (
             {"passes": [{"distill": {"student": {"layers": 1}, "losses": [{"logits": {}}]}}]},
             "cannot be taken apart",

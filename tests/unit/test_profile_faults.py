@@ -50,6 +50,12 @@ MALFORMED = [
     ("- a\n- b\n", ["p.yaml:1: expected keys such as `name:` and `passes:`"]),
     ("name: [a\n", ["p.yaml:2: not YAML: expected ',' or ']', but got '<stream end>'"]),
     (b"name: \xff\xfe\n", ["p.yaml: not UTF-8 text"]),
+    (
+        GOOD.replace("export: {}", "export: {formats: [gguf]}"),
+        [
+            "p.yaml:10: passes.2.export.formats: GGUF is a format of language models, and text-classification is none"
+        ],
+    ),
     (GOOD + "name: again\n", ["p.yaml:11: name: stands twice; first on line 1"]),
     (GOOD + "1: x\n", ["p.yaml:11: a key must be a word"]),
     (

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from compress.passes.contract import ONNX, PassKind, StepKind
+from compress.passes.contract import ONNX, PassKind, PassSpec, PlanBuilder, StepKind
 from compress.passes.export.spec import ExportSpec
+
+
+def _steps(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: str) -> str:
+    """One step, which is given the last torch model too where a format is made of it."""
+    assert isinstance(spec, ExportSpec)
+    inputs = {"model": plan.lowered(current)}
+    if "gguf" in spec.formats:
+        inputs["weights"] = plan.in_torch(current)
+    step = plan.add(name, spec.kind, spec, inputs, spec.produces(plan.form(current)))
+    plan.row(name, "step", step)
+    return step
+
 
 EXPORT = PassKind(
     spec=ExportSpec,
-    steps={"export": StepKind("compress.passes.export.step:run", ONNX, open_form=("structure", "numbers"))},
+    steps={
+        "export": StepKind(
+            "compress.passes.export.step:run", (*ONNX, "gguf"), open_form=("structure", "numbers")
+        )
+    },
+    plan=_steps,
+    faults="compress.passes.export.checks:faults",
     told=("mobile", "operators"),
     sections=("compress.passes.export.sections:phones",),
     lines="compress.passes.export.sections:phone_lines",

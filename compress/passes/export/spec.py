@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compress.core.forms import Form, Framework
+from compress.core.forms import Form, Framework, Structure
 from compress.passes.contract import PassSpec
 
 
@@ -16,15 +16,32 @@ class ExportSpec(PassSpec):
     kind: ClassVar[str] = "export"
     accepts: ClassVar[str] = "any model that is not a bundle yet"
 
-    formats: Annotated[tuple[Literal["onnx", "ort"], ...], Field(min_length=1)] = ("onnx",)
-    """`onnx` always stands in the bundle; `ort` adds the mobile format."""
+    formats: Annotated[tuple[Literal["onnx", "ort", "gguf"], ...], Field(min_length=1)] = ("onnx",)
+    """`onnx` always stands in the bundle; `ort` adds the mobile format, and of language models `gguf` llama.cpp's."""
+    gguf: Literal["f16", "q8_0", "q4_0", "q4_1"] = "f16"
+    """How `gguf` stores matrices: in 16 bits, or in blocks of 32 numbers that share a scale, by llama.cpp's
+    rounding of the floating-point weights, also after a `quantize`."""
     golden: Annotated[int, Field(ge=1, le=1000)] = 16
     """Golden examples: validation texts or images with the outputs that the bundle must reproduce."""
 
+    @model_validator(mode="after")
+    def _of_its_format(self) -> Self:
+        if "gguf" in self.model_fields_set and "gguf" not in self.formats:
+            raise ValueError("gguf says how the format `gguf` stores weights: add it to `formats`")
+        return self
+
+    def needs(self) -> str:
+        """What this one can start from, in words."""
+        return "a model whose layers are alike (GGUF has one size for all)" if self._alike else self.accepts
+
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return not form.bundled
+        return not form.bundled and (form.structure is Structure.REGULAR or not self._alike)
 
     def produces(self, form: Form) -> Form:
         """The form of the result."""
         return form.with_(framework=Framework.ONNX, bundled=True)
+
+    @property
+    def _alike(self) -> bool:
+        return "gguf" in self.formats

@@ -46,6 +46,11 @@ def run(ctx: StepContext) -> StepResult:
     expected = outputs_of(source.path / ONNX_MODEL)
     shapes = real_shapes(ctx.task, ctx.data.validation, source)
     parity = {file: compare(ctx.out / file, shapes, expected, limit) for file in models}
+    made: dict[str, Any] = {}
+    if "gguf" in spec.formats:
+        from compress.passes.export.language import write_llama_cpp
+
+        made["gguf"] = write_llama_cpp(ctx, spec)
     if task["labels"]:
         write_json(ctx.out / LABELS, task["labels"])
     copy_file(Path(runner.__file__), ctx.out / RUNNER)
@@ -56,7 +61,13 @@ def run(ctx: StepContext) -> StepResult:
     items = choose_items(ctx.data.validation, spec.golden, ctx.seed)
     write_json(ctx.out / GOLDEN, golden_examples(ctx.out, items, answers, tolerance))
     form = source.form.with_(bundled=True)
-    facts: dict[str, Any] = {**source.facts, "formats": models, "export_parity": parity, "golden": len(items)}
+    facts: dict[str, Any] = {
+        **source.facts,
+        **made,
+        "formats": models,
+        "export_parity": parity,
+        "golden": len(items),
+    }
     if ORT_MODEL in models:
         facts["ort_size_mb"] = megabytes((ctx.out / ORT_MODEL).stat().st_size)
         facts["operators"] = operators_in(ctx.out / OPERATORS)

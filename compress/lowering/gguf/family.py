@@ -1,0 +1,107 @@
+"""Which decoders llama.cpp knows, what it calls them, and what of a config it cannot do. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compress.models.anatomy.table.family import Config
+from compress.models.anatomy.table.sizes import dimensions, network_of
+
+_SILU = frozenset({"silu", "swish"})
+_TANH = frozenset({"gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
+_ROPES = frozenset({"default", "linear", "yarn"})
+
+
+@dataclass(frozen=True)
+class LlamaCppFamily:
+    """What llama.cpp does with a family.
+
+    `architecture`: its name there. `turns_pairs`: rotary positions turn neighbouring numbers of a head, so the rows of
+    queries and keys lie in another order. `square`: the heads are together as wide as the model. `windows`: layers
+    may look at the last tokens alone. `softcaps`: it bends the scores of attention and the logits, always. `head`: it
+    wants one even where it is the table of words; `tied`: it has no other. `output_bias`: attention's output may have a
+    bias; `biases`: it wants those of attention even where there are none. `activations`: those that it computes, as
+    configs name them. `ropes`: kinds of rotary positions. `layers_27b`: with so many layers it takes the scale of
+    attention from the width of the model, and not from that of a head.
+    """
+
+    architecture: str
+    activations: frozenset[str] = _SILU
+    turns_pairs: bool = False
+    square: bool = False
+    windows: bool = False
+    softcaps: bool = False
+    head: bool = False
+    tied: bool = False
+    output_bias: bool = False
+    biases: bool = False
+    ropes: frozenset[str] = _ROPES
+    layers_27b: int | None = None
+
+
+_LLAMA = LlamaCppFamily("llama", turns_pairs=True, output_bias=True, ropes=_ROPES | {"llama3"})
+LLAMA_CPP: Mapping[str, LlamaCppFamily] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": LlamaCppFamily("qwen2", square=True),
+    "qwen3": LlamaCppFamily("qwen3"),
+    "gemma": LlamaCppFamily("gemma", activations=_TANH, tied=True),
+    "gemma2": LlamaCppFamily(
+        "gemma2", activations=_TANH, windows=True, softcaps=True, tied=True, layers_27b=46
+    ),
+    "gemma3_text": LlamaCppFamily("gemma3", activations=_TANH, windows=True, layers_27b=62),
+    "phi3": LlamaCppFamily("phi3", square=True, ropes=frozenset({"default"})),
+    "gpt2": LlamaCppFamily("gpt2", activations=_TANH, square=True, output_bias=True),
+    # Of the two forms of GELU llama.cpp has the one by tanh; the exact one differs by less than 0.001.
+    "gpt_neox": LlamaCppFamily(
+        "gptneox", activations=_TANH | {"gelu"}, square=True, head=True, output_bias=True, biases=True
+    ),
+}
+"""By `model_type` (llama.cpp, src/models)."""
+
+
+def why_no_gguf(config: Config) -> str | None:
+    """Why llama.cpp cannot run a model of this config; None where it can."""
+    return next(_reasons(config), None)
+
+
+def rope_of(config: Config) -> Mapping[str, Any]:
+    """The rotary positions of layers that look at all tokens."""
+    said: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope: Mapping[str, Any] = said.get("full_attention", said)
+    return rope
+
+
+def _reasons(config: Config) -> Iterator[str]:
+    kind = str(config.get("model_type"))
+    family = LLAMA_CPP.get(kind)
+    if family is None:
+        yield f"GGUF is written of {', '.join(LLAMA_CPP)}, and this is a {kind}"
+        return
+    network = network_of(kind)
+    config = {**network.defaults, **config}
+    sizes = dimensions(network, config)
+    named = ("hidden_activation", "hidden_act", "activation_function")
+    activation = next((config[key] for key in named if config.get(key)), None)
+    if activation is not None and activation not in family.activations:
+        yield f"llama.cpp computes a {kind} with {' or '.join(sorted(family.activations))}, not {activation}"
+    if family.square and sizes["queries"] != sizes["hidden"]:
+        yield f"the heads of a {kind} are together as wide as the model in llama.cpp, and these are not"
+    if not family.output_bias and network.has_bias("attention_output", config):
+        yield f"a {kind} has no bias behind its attention in llama.cpp, and this one has"
+    if bool(config.get("attn_logit_softcapping", family.softcaps)) != family.softcaps or (
+        family.softcaps and not config.get("final_logit_softcapping", True)
+    ):
+        yield f"the scores of a {kind} are {'' if family.softcaps else 'not '}bent in llama.cpp, unlike this one's"
+    if family.tied and not config["tie_word_embeddings"]:
+        yield f"the head of a {kind} is its table of words in llama.cpp, and this one has another"
+    if not config.get("scale_attn_weights", True) or config.get("scale_attn_by_inverse_layer_idx"):
+        yield "llama.cpp scales the scores of attention by the size of a head alone"
+    rope = rope_of(config)
+    how = str(rope.get("rope_type", rope.get("type", "default")))
+    if how not in family.ropes:
+        yield f"llama.cpp has no rotary positions of the kind {how!r} for a {kind}"
+    if how == "yarn" and (said := {"attention_factor", "mscale", "mscale_all_dim"} & rope.keys()):
+        yield f"llama.cpp finds the factors of yarn itself, and this config names {sorted(said)[0]}"

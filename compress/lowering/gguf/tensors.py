@@ -1,0 +1,207 @@
+"""The weights of a decoder as llama.cpp names and lays them out, and how each is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import quantize
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.core.errors import ModelError, PassError
+from compress.lowering.decoder.layout import Layout
+from compress.lowering.gguf.family import LlamaCppFamily
+from compress.models.anatomy.table.family import ROLES
+
+Float = NDArray[np.float32]
+Stored = Literal["f16", "q8_0", "q4_0", "q4_1"]
+
+TYPES: Mapping[Stored, GGMLQuantizationType] = {
+    "f16": GGMLQuantizationType.F16,
+    "q8_0": GGMLQuantizationType.Q8_0,
+    "q4_0": GGMLQuantizationType.Q4_0,
+    "q4_1": GGMLQuantizationType.Q4_1,
+}
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+_OUTSIDE = {"words": "token_embd", "positions": "position_embd", "final_norm": "output_norm"}
+_INSIDE = {
+    "attention_norm": "attn_norm",
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "qkv": "attn_qkv",
+    "query_norm": "attn_q_norm",
+    "key_norm": "attn_k_norm",
+    "attention_output": "attn_output",
+    "attention_result_norm": "post_attention_norm",
+    "output_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "feed_in": "ffn_up",
+    "gate_feed_in": "ffn_up",
+    "feed_out": "ffn_down",
+    "output_result_norm": "post_ffw_norm",
+}
+WORDS, HEAD = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """A tensor of the file: its shape, how it is stored, and what makes its numbers float32 when it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    make: Callable[[], Float]
+
+    def stored(self) -> NDArray[np.generic]:
+        """Its numbers as they are stored.
+
+        Raises:
+            PassError: one is too large for 16 bits.
+        """
+        made = np.ascontiguousarray(self.make(), np.float32)
+        if self.kind == GGMLQuantizationType.F16 and (largest := float(np.abs(made).max())) > _LARGEST_HALF:
+            raise PassError(
+                f"{self.name} holds {largest:.3g}, and 16 bits reach to {_LARGEST_HALF:.0f}",
+                hint="`gguf: q8_0` holds it.",
+            )
+        return np.asarray(quantize(made, self.kind))
+
+    @property
+    def bytes(self) -> int:
+        """How many it takes."""
+        block, size = GGML_QUANT_SIZES[self.kind]
+        return int(np.prod(self.shape)) // block * size
+
+
+def tensors_of(
+    layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor], stored: Stored
+) -> Iterator[GgufTensor]:
+    """Every tensor of the file.
+
+    Matrices are stored as asked, in 16 bits where their rows are no whole blocks of 32 numbers; what decides the
+    likeliest word, the head or the table that it is, keeps 8 bits beside matrices of 4. Vectors and learned positions
+    are float32.
+
+    Args:
+        weights: by the names that the family's class gives them, on the CPU.
+
+    Raises:
+        ModelError: a weight is missing.
+    """
+    for name, shape, make in _Arrays(layout, family, weights).all():
+        kind = GGMLQuantizationType.F32
+        if len(shape) == 2 and not name.startswith("position_embd"):
+            decides = name == HEAD or (name == WORDS and layout.tied and not family.head)
+            kind = TYPES["q8_0" if decides and stored != "f16" else stored]
+            if shape[1] % GGML_QUANT_SIZES[kind][0]:
+                kind = GGMLQuantizationType.F16
+        yield GgufTensor(name, shape, kind, make)
+
+
+class _Arrays:
+    """Names, shapes and numbers, all (out, in)."""
+
+    def __init__(self, layout: Layout, family: LlamaCppFamily, weights: Mapping[str, Tensor]) -> None:
+        self.layout, self.family, self.weights = layout, family, weights
+
+    def all(self) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Float]]]:
+        layout, network = self.layout, self.layout.network
+        for role, name in _OUTSIDE.items():
+            if role in network.outside:
+                yield from self.part(role, f"{network.base}.{network.outside[role]}", name)
+        if not layout.tied:
+            yield from self.part("head_words", network.heads["words"]["head_words"], "output")
+        elif self.family.head:
+            yield from self.part("words", f"{network.base}.{network.outside['words']}", "output")
+        for layer in range(layout.sizes["layers"]):
+            for role, path in network.inside.items():
+                whole = f"{network.base}.{network.layer.format(i=layer)}.{path}"
+                yield from self.part(role, whole, f"blk.{layer}.{_INSIDE[role]}")
+        if (factors := rope_factors(layout, self.family)) is not None:
+            yield "rope_freqs.weight", factors.shape, lambda: factors
+
+    def part(
+        self, role: str, path: str, name: str
+    ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Float]]]:
+        if f"{path}.weight" not in self.weights:
+            raise ModelError(
+                f"its weights lack {path + '.weight'!r}, which its config asks for", code="weights-missing"
+            )
+        for kind in ("weight", "bias"):
+            tensor = self.weights.get(f"{path}.{kind}")
+            if tensor is not None:
+                shape = tuple(tensor.shape[::-1] if self.turned(role, kind) else tensor.shape)
+                yield f"{name}.{kind}", shape, partial(self.made, role, kind, tensor)
+            elif self.family.biases and role in ("qkv", "attention_output"):
+                size = self.layout.sizes[ROLES[role].shape[0]]
+                yield f"{name}.{kind}", (size,), partial(_zeros, size)
+
+    def turned(self, role: str, kind: str) -> bool:
+        network = self.layout.network
+        return network.in_out and kind == "weight" and role in network.inside and ROLES[role].kind == "linear"
+
+    def made(self, role: str, kind: str, tensor: Tensor) -> Float:
+        """A tensor as llama.cpp lays it out."""
+        layout, network, sizes = self.layout, self.layout.network, self.layout.sizes
+        array: Float = tensor.detach().float().numpy()
+        if self.turned(role, kind):
+            array = array.T
+        if ROLES[role].kind == "norm" and kind == "weight":
+            array = array + np.float32(network.norm_offset)
+        if role == "qkv" and network.qkv == "heads":
+            by_head = array.reshape(sizes["heads"], 3, sizes["head_size"], *array.shape[1:])
+            array = np.swapaxes(by_head, 0, 1).reshape(array.shape)
+        if role in ("query", "key") and self.family.turns_pairs:
+            array = in_pairs(array, sizes["head_size"], rotated_of(layout))
+        if role == ("query_norm" if "query_norm" in network.inside else "query"):
+            # The scale of attention is not said in the file.
+            array = array * np.float32(layout.scale / scale_there(layout, self.family))
+        return array
+
+
+def in_pairs(rows: Float, head_size: int, rotated: int) -> Float:
+    """Rows of queries or keys, head by head, with the two numbers beside each other that turn together.
+
+    transformers has the first halves of all pairs before the second halves; both begin a head.
+    """
+    heads = rows.reshape(-1, head_size, *rows.shape[1:])
+    halves = heads[:, :rotated].reshape(len(heads), 2, rotated // 2, *rows.shape[1:])
+    turned = np.swapaxes(halves, 1, 2).reshape(len(heads), rotated, *rows.shape[1:])
+    return np.concatenate([turned, heads[:, rotated:]], axis=1).reshape(rows.shape)
+
+
+def _zeros(size: int) -> Float:
+    return np.zeros(size, np.float32)
+
+
+def rotated_of(layout: Layout) -> int:
+    """How many numbers of a head the positions turn."""
+    tables = list(layout.tables.values())
+    return 2 * tables[0].cosines.shape[1] if tables else 0
+
+
+def rope_factors(layout: Layout, family: LlamaCppFamily) -> Float | None:
+    """By what Llama 3's stretched positions divide each frequency, float32 (rotated numbers / 2); None of others."""
+    rope = layout.config.get("rope_parameters") or {}
+    if rope.get("rope_type") != "llama3" or "llama3" not in family.ropes:
+        return None
+    (table,) = layout.tables.values()
+    # A position of 1 turns by the frequency itself.
+    turned = np.arctan2(table.sines[1].astype(np.float64), table.cosines[1].astype(np.float64))
+    exponents = np.arange(0, rotated_of(layout), 2) / rotated_of(layout)
+    return np.asarray(float(rope["rope_theta"]) ** -exponents / turned, np.float32)
+
+
+def scale_there(layout: Layout, family: LlamaCppFamily) -> float:
+    """What llama.cpp multiplies products of queries and keys with."""
+    sizes = layout.sizes
+    if sizes["layers"] == family.layers_27b:
+        return float((sizes["hidden"] // sizes["heads"]) ** -0.5)
+    return float(sizes["head_size"] ** -0.5)

@@ -1,0 +1,223 @@
+"""A language model in llama.cpp's format: the file holds the model's own numbers, sizes and tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compress.core.errors import ModelError, PassError
+from compress.lowering.decoder.layout import layout_of
+from compress.lowering.gguf.family import LLAMA_CPP, why_no_gguf
+from compress.lowering.gguf.file import write_gguf
+from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
+from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
+from tests.tiny_decoders import CONFIGS, tiny_decoder
+from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer
+
+FAST = list(CONFIGS)[:4]
+FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
+TASK = {
+    "special_tokens": {"bos_token": BEGIN, "eos_token": END},
+    "begin_id": None,
+    "end_id": 1,
+    "pad_id": 0,
+    "chat_template": CHATML,
+}
+MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("1", "2"), ("12", "3"), ("Ġ", "Ġ"), ("'", "s"), ("Ċ", "Ċ")]
+BYTES = json.loads(byte_tokenizer(MERGES).to_str())
+
+
+def written(model: PreTrainedModel, file: Path, stored: str = "f16") -> GGUFReader:
+    write_gguf(model, BYTES, TASK, stored, file, "tiny")  # type: ignore[arg-type]
+    return GGUFReader(file)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("stored", ["f16", "q8_0", "q4_0", "q4_1"])
+def test_the_numbers_are_the_models_own(name: str, stored: str, tmp_path: Path):
+    model = tiny_decoder(name)
+    layout = layout_of(model.config)
+    family = LLAMA_CPP[model.config.model_type]
+    made = {one.name: one for one in tensors_of(layout, family, model.state_dict(), stored)}  # type: ignore[arg-type]
+    read = {tensor.name: tensor for tensor in written(model, tmp_path / "it.gguf", stored).tensors}
+    assert read.keys() == made.keys()
+    for path, tensor in read.items():
+        wanted = made[path].make()
+        assert tensor.tensor_type == made[path].kind
+        found = dequantize(tensor.data, tensor.tensor_type).reshape(wanted.shape)
+        kind = tensor.tensor_type.name
+        if kind == "F32":
+            assert np.array_equal(found, wanted)
+        elif kind == "F16":
+            assert np.array_equal(found, wanted.astype(np.float16).astype(np.float32))
+        else:
+            blocks = wanted.reshape(-1, 32)
+            largest = np.abs(blocks).max(axis=1)
+            spread = blocks.max(axis=1) - blocks.min(axis=1)
+            # Of sixteen steps from -8 to 7, the last one is missing on the side of the smaller extreme.
+            half = {"Q8_0": largest / 254, "Q4_0": largest / 8, "Q4_1": spread / 30}[kind]
+            assert (np.abs(found.reshape(-1, 32) - blocks).max(axis=1) <= half * 1.01 + largest * 1e-3).all()
+    stored_as = {tensor.name: tensor.tensor_type.name.lower() for tensor in read.values()}
+    assert stored_as["blk.1.ffn_down.weight"] == stored
+    decides = WORDS if layout.tied and not family.head else HEAD
+    assert stored_as[decides] == ("f16" if stored == "f16" else "q8_0")
+
+
+@pytest.mark.parametrize("name", ["llama", "llama, tied with biases", "qwen2"])
+def test_transformers_reads_the_same_model_back(name: str, tmp_path: Path):
+    model = tiny_decoder(name)
+    written(model, tmp_path / "it.gguf")
+    back = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="it.gguf", dtype=torch.float32)
+    theirs = back.state_dict()
+    for path, tensor in model.state_dict().items():
+        # transformers reads no bias of a Llama's maps.
+        if path in theirs:
+            rounded = tensor.half().float() if tensor.ndim == 2 and "wpe" not in path else tensor
+            assert torch.equal(theirs[path], rounded), path
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        assert getattr(back.config, key) == getattr(model.config, key)
+
+
+def test_the_tokens_and_the_template_stand_in_the_file(tmp_path: Path):
+    fields = {
+        name: field.contents()
+        for name, field in written(tiny_decoder("llama"), tmp_path / "it.gguf").fields.items()
+    }
+    assert fields["tokenizer.ggml.model"] == "gpt2"
+    assert fields["tokenizer.ggml.pre"] == "gpt-2"
+    tokens = fields["tokenizer.ggml.tokens"]
+    vocabulary = BYTES["model"]["vocab"]
+    assert len(tokens) == 200
+    assert all(vocabulary[token] == number for number, token in enumerate(tokens))
+    assert fields["tokenizer.chat_template"] == CHATML
+    assert fields["tokenizer.ggml.eos_token_id"] == 1
+    assert fields["tokenizer.ggml.add_bos_token"] is False
+    assert fields["llama.attention.head_count_kv"] == 2
+    assert fields["llama.rope.freq_base"] == 10000
+
+
+def letters(*, prefix: bool) -> Tokenizer:
+    """Merges of letters, and bytes for those that are unknown."""
+    vocabulary = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", "a", "b", "ab", "\u2581ab"]
+    made = Tokenizer(
+        models.BPE(
+            {token: number for number, token in enumerate(vocabulary)},
+            [("a", "b"), ("\u2581", "ab")],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    replaced = normalizers.Replace(" ", "\u2581")
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), replaced]) if prefix else replaced
+    made.decoder = decoders.ByteFallback()
+    made.add_special_tokens(["<unk>"])
+    return made
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_what_is_joined_first_has_the_largest_score(prefix: bool):
+    found = vocabulary_of(json.loads(letters(prefix=prefix).to_str()), 263)
+    scores = dict(zip(found.tokens, found.scores, strict=True))
+    assert (found.model, found.adds_space, found.merges) == ("llama", prefix, ())
+    assert scores["ab"] > scores["\u2581ab"] > scores["a"] == scores["b"]
+    assert found.kinds[:2] == (2, 6)
+    assert found.kinds[-1] == 5
+    assert found.tokens[-1] == "[PAD262]"
+
+
+def changed(**parts: object) -> dict:
+    return {**BYTES, **parts}
+
+
+WORDS_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+LLAMA_3 = rf"{WORDS_3}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def test_rules_are_known_by_what_the_tokenizer_says():
+    byte_level = json.loads(pre_tokenizers.ByteLevel(False, use_regex=False).__getstate__())
+    cases = {"smollm": [{"type": "Digits", "individual_digits": True}, BYTES["pre_tokenizer"]]}
+    for name, regex in (("llama-bpe", LLAMA_3), ("qwen2", LLAMA_3.replace("{1,3}", ""))):
+        split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+        cases[name] = [split, byte_level]
+    for name, parts in cases.items():
+        model = {**BYTES["model"], "ignore_merges": name == "llama-bpe"}
+        tokenizer = changed(pre_tokenizer={"type": "Sequence", "pretokenizers": parts}, model=model)
+        assert why_no_vocabulary(tokenizer, "llama") is None
+        assert vocabulary_of(tokenizer, 266).pre == name
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        ({"model": {"type": "Unigram", "vocab": []}}, "is a Unigram"),
+        (json.loads(byte_tokenizer().to_str()), "merges nothing"),
+        (changed(normalizer={"type": "Lowercase"}), "has the normalizer Lowercase"),
+        (changed(pre_tokenizer={"type": "Whitespace"}), "by other rules than those of GPT-2"),
+        (
+            changed(added_tokens=[{**BYTES["added_tokens"][0], "lstrip": True}]),
+            "its token '<begin>' takes blanks",
+        ),
+        (
+            {**json.loads(letters(prefix=True).to_str()), "normalizer": {"type": "NFC"}},
+            "writes spaces otherwise",
+        ),
+    ],
+)
+def test_other_tokenizers_are_refused(tokenizer: dict, words: str):
+    assert words in str(why_no_vocabulary(tokenizer, "llama"))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "bert"}, "and this is a bert"),
+        (transformers.LlamaConfig(hidden_act="gelu").to_dict(), "with silu or swish, not gelu"),
+        (
+            transformers.Phi3Config(hidden_size=96, num_attention_heads=4, head_dim=64).to_dict(),
+            "together as wide",
+        ),
+        (transformers.GemmaConfig(attention_bias=True).to_dict(), "no bias behind its attention"),
+        (transformers.Gemma2Config(attn_logit_softcapping=None).to_dict(), "are bent in llama.cpp"),
+        (transformers.GemmaConfig(tie_word_embeddings=False).to_dict(), "is its table of words"),
+        (
+            transformers.Qwen3Config(
+                rope_parameters={
+                    "rope_type": "llama3",
+                    "rope_theta": 1e4,
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                }
+            ).to_dict(),
+            "no rotary positions of the kind 'llama3' for a qwen3",
+        ),
+        *((config.to_dict(), None) for config in CONFIGS.values()),
+    ],
+)
+def test_other_models_are_refused(config: dict, words: str | None):
+    found = why_no_gguf(config)
+    assert found is None if words is None else words in str(found)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path):
+    model = tiny_decoder("llama")
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = 1e6
+    with pytest.raises(PassError, match=r"output\.weight holds 1e\+06, and 16 bits reach to 65504"):
+        written(model, tmp_path / "it.gguf")
+    assert not list(tmp_path.iterdir())
+    unknown = tiny_decoder("llama")
+    unknown.config.hidden_act = "relu"
+    with pytest.raises(ModelError, match="not relu"):
+        written(unknown, tmp_path / "it.gguf")
