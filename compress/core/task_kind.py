@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from compress.core.units import MS_PER_S
+
+if TYPE_CHECKING:
+    from compress.core.records import Latency
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,46 @@ class MetricKind:
         """What is kept of the baseline: 1 where both are alike, below 1 where the value is worse; None over nothing."""
         above, below = (baseline, value) if self.smaller_is_better else (value, baseline)
         return above / below if below else None
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a task's models are measured by beside what all are: a number that is read off a timing.
+
+    `name`: what records, budgets and columns call it; `words`: what readers do. `workload`: which timings have it, by
+    their `lengths` or by what stands there before the colon, as `read` of `read:128`; empty: all. `statistic`: the
+    median or 95th percentile of the time of a batch, or how many examples or tokens that median makes a second.
+    `column`: its title where there is little room; empty: it is not shown there.
+    """
+
+    name: str
+    words: str
+    unit: str
+    workload: str
+    statistic: Literal["p50_ms", "p95_ms", "examples_per_s", "tokens_per_s"]
+    column: str = ""
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """As of a time; of more a second there cannot be enough."""
+        return self.statistic.endswith("_ms")
+
+    def among(self, timings: Iterable[Latency]) -> list[Latency]:
+        """The timings that it is read off."""
+        return [one for one in timings if self.workload in ("", one.lengths, one.lengths.partition(":")[0])]
+
+    def first(self, timings: Iterable[Latency]) -> float | None:
+        """Its value at the first batch size and length; None where it was not timed."""
+        return next(map(self.of, self.among(timings)), None)
+
+    def of(self, timing: Latency, ms: float | None = None) -> float:
+        """Its value; `ms`: where the time of a batch were another one, as an end of an interval."""
+        if ms is None:
+            ms = timing.p95_ms if self.statistic == "p95_ms" else timing.p50_ms
+        if self.smaller_is_better:
+            return ms
+        each = timing.mean_tokens if self.statistic == "tokens_per_s" else 1.0
+        return MS_PER_S * timing.batch_size * each / ms
 
 
 @dataclass(frozen=True)
@@ -80,6 +126,9 @@ class TaskKind:
     """What is timed of the drawn examples."""
     judges_all: bool = False
     """Whether budgets and checks judge all of that, the worst of each, and not the first alone."""
+    quantities: tuple[Quantity, ...] = ()
+    """What is read off those timings, for budgets, columns and plots. The first one that is no percentile is what plots
+    set scores against, in place of the median latency."""
     uses: Mapping[str, str] = field(default_factory=dict)
     """Keys of a profile that not every task knows, with what this one does with them, as a verb."""
     refused: Mapping[str, str] = field(default_factory=dict)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.core.records import Limit, RunStatus, StepRecord
+from compress.core.task_kind import Quantity
 from compress.measuring.chance import no_better_than_chance
-from compress.profile.schema import BudgetSpec, Profile
+from compress.profile.budget_spec import BudgetSpec
+from compress.profile.schema import Profile
 from compress.tasks.table import task_kind
 
 _AT_LEAST = ("retention", "score", "speedup")
@@ -17,11 +19,17 @@ USELESS = "the baseline is no better than chance"
 
 def judge_row(record: StepRecord, profile: Profile, baseline: StepRecord) -> tuple[Limit, ...]:
     """Each limit of a profile's budget against a measured row, as its task asks for."""
-    return judge(record, profile.budget, baseline, every=task_kind(profile.task).judges_all)
+    kind = task_kind(profile.task)
+    return judge(record, profile.budget, baseline, every=kind.judges_all, quantities=kind.quantities)
 
 
 def judge(
-    record: StepRecord, budget: BudgetSpec, baseline: StepRecord | None = None, *, every: bool = False
+    record: StepRecord,
+    budget: BudgetSpec,
+    baseline: StepRecord | None = None,
+    *,
+    every: bool = False,
+    quantities: Sequence[Quantity] = (),
 ) -> tuple[Limit, ...]:
     """Each limit of the budget against a measured row, on the first target and its first batch size, unrounded.
 
@@ -30,28 +38,36 @@ def judge(
 
     Args:
         every: judge the worst of all that was timed on the target, and not the first alone.
+        quantities: what the task of the row is measured by beside what all are.
     """
     metric = record.measurements[0].accuracy.metrics[0]
     floors = {name for name in _AT_LEAST if name != "score" or not metric.smaller_is_better}
     useless = no_better_than_chance(baseline) is not None
     limits = []
-    timed = record.measurements[0].latency[: None if every else 1]
-    disturbed = any(one.disturbed for one in timed)
-    values = measured_values(record, useless=useless)
+    judged = slice(None if every else 1)
+    timed = record.measurements[0].latency[judged]
+    disturbed = dict.fromkeys(_TIMINGS, any(one.disturbed for one in timed))
+    values = measured_values(record, quantities, useless=useless)
+    for quantity in quantities:
+        found = quantity.among(record.measurements[0].latency)[judged]
+        worst = max if quantity.smaller_is_better else min
+        values[quantity.name] = worst(map(quantity.of, found), default=None)
+        disturbed[quantity.name] = any(one.disturbed for one in found)
+        floors |= set() if quantity.smaller_is_better else {quantity.name}
     values |= {
         "speedup": min(one.speedup for one in timed),
         "latency_p50_ms": max(one.p50_ms for one in timed),
         "latency_p95_ms": max(one.p95_ms for one in timed),
     }
     for name, value in values.items():
-        limit = getattr(budget, name)
+        limit = getattr(budget, name, None)
         if limit is None:
             continue
         held = None
         if value is not None:
             held = value >= limit if name in floors else value <= limit
         reason = None
-        if disturbed and name in _TIMINGS:
+        if disturbed.get(name):
             held, reason = None, DISTURBED
         elif useless and held is not False:
             held, reason = None, USELESS
@@ -65,8 +81,11 @@ def outcome(limits: Sequence[Limit]) -> RunStatus:
     return "budget_missed" if False in found else "not_judged" if None in found else "ok"
 
 
-def measured_values(record: StepRecord, *, useless: bool = False) -> dict[str, float | None]:
-    """What a row holds of the quantities that a budget can limit; no retention of a `useless` baseline."""
+def measured_values(
+    record: StepRecord, quantities: Sequence[Quantity] = (), *, useless: bool = False
+) -> dict[str, float | None]:
+    """What a row holds of what a budget can limit, the `quantities` of its task among it; no retention of a `useless`
+    baseline."""
     first = record.measurements[0]
     latency = first.latency[0]
     assert record.size is not None
@@ -78,4 +97,5 @@ def measured_values(record: StepRecord, *, useless: bool = False) -> dict[str, f
         "latency_p95_ms": latency.p95_ms,
         "size_mb": record.size.model_mb,
         "peak_memory_mb": first.memory.peak_mb,
+        **{quantity.name: quantity.first(first.latency) for quantity in quantities},
     }

@@ -353,10 +353,11 @@ def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> Ru
 
         path = store.place_bundle(last)
         deployed = state.run.steps[-1]
+        useless = no_better_than_chance(state.run.steps[0]) is not None
         metrics = {
             "metric": job.task.kind.metric.name,
             "target": job.targets[0].label,
-            **measured_values(deployed, useless=no_better_than_chance(state.run.steps[0]) is not None),
+            **measured_values(deployed, job.task.kind.quantities, useless=useless),
             **({"latency_disturbed": True} if deployed.measurements[0].latency[0].disturbed else {}),
         }
         write_manifest_metrics(path, metrics, job.loaded.source.text, job.run_id)

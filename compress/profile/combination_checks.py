@@ -11,11 +11,12 @@ from typing import Any
 
 from compress.core.task_kind import TaskKind
 from compress.losses.contract import Lesson
+from compress.profile.budget_spec import budget_spec
 from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
 from compress.profile.training_spec import FinetuneSpec
 from compress.profile.yaml_lines import Path_
-from compress.tasks.table import task_kind, task_names, users_of_keys
+from compress.tasks.table import task_kind, task_names, users_of_keys, users_of_quantities
 
 Found = tuple[Path_, str]
 """Where in the profile, and what is wrong."""
@@ -47,6 +48,13 @@ def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
     others = {
         key: f"only {' and '.join(users[key])} {next(iter(users[key].values()))}, not {task}"
         for key in sorted(users.keys() - kind.uses.keys())
+    }
+    limits = budget_spec(task).model_fields.keys()
+    others |= {
+        f"budget.{name}": f"only {' and '.join(owners)} is measured by it; limits of {task} are "
+        f"{', '.join(sorted(limits - {'judge'}))}"
+        for name, owners in users_of_quantities().items()
+        if name not in limits
     }
     for key, why in {**others, **kind.refused}.items():
         yield from ((path, why) for path in _written(values, tuple(key.split("."))))

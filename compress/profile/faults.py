@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from compress.core.entries import models_in
 from compress.core.errors import Fault
 from compress.core.spelling import did_you_mean, nearest
+from compress.profile.budget_spec import BudgetSpec, budget_spec
 from compress.profile.schema import DataSpec, data_spec
 from compress.profile.yaml_lines import Path_, ProfileSource
 from compress.tasks.table import task_names
@@ -87,13 +88,15 @@ def _short(value: object) -> str:
 def _known_keys(path: Path_, root: type[BaseModel], values: Any) -> list[str]:
     """The keys that the schema knows at `path` of a profile with these values."""
     task = values.get("task")
-    data: type[BaseModel] = data_spec(task) if task in task_names() else DataSpec
+    own: dict[type[BaseModel], type[BaseModel]] = {}
+    if task in task_names():
+        own = {DataSpec: data_spec(task), BudgetSpec: budget_spec(task)}
     found: list[type[BaseModel]] = [root]
     for part in path:
         if isinstance(part, int):
             continue
         found = [
-            data if model is DataSpec else model
+            own.get(model, model)
             for parent in found
             for name, info in parent.model_fields.items()
             if part in (name, info.alias)

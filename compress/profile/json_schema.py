@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from compress.core.spec import PassSpecBase
 from compress.losses.table import LOSSES
+from compress.profile.budget_spec import BudgetSpec, budget_spec
 from compress.profile.schema import DataSpec, Profile, data_spec
 from compress.tasks.table import task_names
 
@@ -31,18 +32,21 @@ def json_schema() -> dict[str, Any]:
 
 
 def _add_keys_of_tasks(schema: dict[str, Any]) -> None:
-    """The keys of `data` that only one task has."""
-    properties = schema["$defs"][DataSpec.__name__]["properties"]
-    for task in (name for name in task_names() if data_spec(name) is not DataSpec):
-        own = _one_line_descriptions(data_spec(task).model_json_schema(by_alias=True))
-        schema["$defs"] |= {
-            name: each for name, each in own.get("$defs", {}).items() if name not in schema["$defs"]
-        }
-        properties |= {
-            key: {**each, "description": _of_task(task, each.get("description", ""))}
-            for key, each in own["properties"].items()
-            if key not in properties
-        }
+    """The keys of `data` and `budget` that only one task has."""
+    for task in task_names():
+        for common, made in ((DataSpec, data_spec(task)), (BudgetSpec, budget_spec(task))):
+            if made is common:
+                continue
+            properties = schema["$defs"][common.__name__]["properties"]
+            own = _one_line_descriptions(made.model_json_schema(by_alias=True))
+            schema["$defs"] |= {
+                name: each for name, each in own.get("$defs", {}).items() if name not in schema["$defs"]
+            }
+            properties |= {
+                key: {**each, "description": _of_task(task, each.get("description", ""))}
+                for key, each in own["properties"].items()
+                if key not in properties
+            }
 
 
 def _of_task(task: str, description: str) -> str:

@@ -21,6 +21,7 @@ from compress.core.package_paths import CONFIG
 from compress.core.plugins import named
 from compress.core.spec import HubName, PassSpecBase, Positive, Side, Spec
 from compress.passes.contract import PassSpec
+from compress.profile.budget_spec import BudgetSpec, TaskBudget
 from compress.profile.decoder_spec import DecoderSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
 from compress.profile.pass_entries import PassEntry
@@ -256,27 +257,6 @@ class TargetSpec(Spec):
         return self.name or f"{where}-{self.runtime}-{self.threads}t"
 
 
-class BudgetSpec(PassSpecBase):
-    """Limits that the deployed model must hold on the first target."""
-
-    retention: Annotated[float, Field(gt=0)] | None = None
-    """At least: score over the baseline's score."""
-    score: Annotated[float, Field(gt=0)] | None = None
-    """At least: the task's metric; at most, where less of it is better."""
-    speedup: Annotated[float, Field(gt=0)] | None = None
-    """At least: baseline latency over latency, first batch size."""
-    latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most: median latency at the first batch size, ms."""
-    latency_p95_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most: 95th percentile of the latency at the first batch size, ms."""
-    size_mb: Annotated[float, Field(gt=0)] | None = None
-    """At most: the model's files, MB of 10^6 bytes."""
-    peak_memory_mb: Annotated[float, Field(gt=0)] | None = None
-    """At most: peak memory above the size before the model is loaded, MB of 10^6 bytes."""
-    judge: Literal["last", "each"] = "last"
-    """`last`: judge the deployed model; `each`: judge the result of every pass too."""
-
-
 class MeasureSpec(PassSpecBase):
     """How long and on what to measure."""
 
@@ -343,7 +323,7 @@ class Profile(Spec):
     """What is done to it, in this order."""
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1)] = (TargetSpec(),)
     """Where it will run; every step is measured on each."""
-    budget: BudgetSpec = BudgetSpec()
+    budget: TaskBudget = BudgetSpec()
     """Limits that the result must hold."""
     measure: MeasureSpec = MeasureSpec()
     """How long and on what to measure."""

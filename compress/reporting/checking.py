@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.core.errors import UsageError
+from compress.core.task_kind import Quantity
 from compress.reporting.data.paired import reported_test
 from compress.reporting.data.report_reader import (
     Report,
@@ -25,7 +26,7 @@ from compress.reporting.data.report_reader import (
 )
 from compress.reporting.render.numbers import known, p_value, signed, significant, times
 from compress.reporting.render.scores import reading
-from compress.tasks.table import TASKS, task_kind
+from compress.tasks.table import TASKS, quantities_of, task_kind
 
 _ROUNDING = 1e-9
 
@@ -46,6 +47,7 @@ class Judged:
     """One quantity of one row on one target.
 
     `change` is a difference for scores, else a share of what it was before, above zero where there is more of it.
+    `tolerance` is below zero where less of it is worse.
     `by` says what was compared, `note` what there is to know beside it. `judged` is False where the two numbers
     cannot be believed: then nothing is worse and nothing is held.
     """
@@ -115,9 +117,11 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
     Scores are compared as they are; where both reports hold which examples were right, the note says what McNemar's
     test makes of the difference. Latencies, at the report's first batch size and its lengths, are medians where the
     machine is the same; else they are speed-ups over the baseline, which was timed in alternation and so travels
-    between machines: the baseline's own row has none. A machine is not always as fast as it was: where both
-    reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too. Timings
-    that other processes disturbed are not judged, and nothing is held beside a baseline that is no better than chance.
+    between machines: the baseline's own row has none. What the task declares to be measured by is judged in the same
+    way, at its first batch size and length, but for what is no median. A machine is not always as fast as it was: where
+    both reports have the same baseline, its row is not judged, and a median is worse only if the speed-up is too.
+    Timings that other processes disturbed are not judged, and nothing is held beside a baseline that is no better than
+    chance.
 
     Args:
         now: what is checked.
@@ -135,7 +139,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
         )
     lines: list[Judged] = []
     baseline = same_baseline(now, then)
-    every = now["task"] in TASKS and task_kind(now["task"]).judges_all
+    judged = slice(None if now["task"] in TASKS and task_kind(now["task"]).judges_all else 1)
     for before, after in _pairs(now, then, deployed_only=deployed_only):
         for number, target in enumerate(then["targets"]):
             one, two = _target(before, then, target), _target(after, now, target)
@@ -149,8 +153,13 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                     f"{one['examples']} in the report"
                 )
             lines += _score(before, one, two, target, tolerances)
-            for old in one["latency"][: None if every else 1]:
+            for old in one["latency"][judged]:
                 lines += _latency(before, one, two, old, target, tolerances, baseline)
+            for quantity in quantities_of(now["task"]):
+                # What was timed before the task declared it has no such number.
+                timed = [old for old in one["latency"] if quantity.name in old]
+                for old in timed[judged] if quantity.statistic != "p95_ms" else ():
+                    lines += _latency(before, one, two, old, target, tolerances, baseline, quantity)
             if number == 0:
                 pair = before["size_mb"], after["size_mb"]
                 lines += _judged(before, target, "size", "MB on disk", pair, tolerances.size)
@@ -229,8 +238,10 @@ def _latency(
     target: str,
     tolerances: Tolerances,
     baseline: bool,
+    quantity: Quantity | None = None,
 ) -> list[Judged]:
-    """One latency of a row, `old` in the report; `baseline`: both reports have the same one."""
+    """One timing of a row, `old` in the report: its median, or the `quantity` that is read off it; `baseline`: both
+    reports have the same one."""
     if not two["latency"]:
         return []
     alone = row["role"] == "baseline"
@@ -244,18 +255,22 @@ def _latency(
             hint="Time it at the report's first batch size and lengths too: `batch_sizes` and `sequence_lengths` of "
             "the target.",
         )
+    name, key, unit = "latency", "latency_p50_ms", "p50 ms"
+    if quantity is not None:
+        name, key, unit = quantity.name, quantity.name, quantity.unit
+    more_is_worse = quantity is None or quantity.smaller_is_better
     ratios = old["speedup"], new["speedup"]
     by = "speed-up over the baseline, for the machines differ"
     by_ratio = (
         []
         if alone
-        else _judged(
-            row, target, "latency", by, ratios, tolerances.latency, change_of=_slowed, called="speed-up"
-        )
+        else _judged(row, target, name, by, ratios, tolerances.latency, change_of=_slowed, called="speed-up")
     )
-    pair = old["latency_p50_ms"], new["latency_p50_ms"]
-    words = "p50 ms" if old is one["latency"][0] else f"p50 ms, {timing_words(old)}"
-    found = _judged(row, target, "latency", words, pair, tolerances.latency) if here else by_ratio
+    pair = old[key], new.get(key)
+    words = unit if old is one["latency"][0] else f"{unit}, {timing_words(old)}"
+    found = by_ratio
+    if here:
+        found = _judged(row, target, name, words, pair, tolerances.latency, more_is_worse=more_is_worse)
     disturbed = [when for when, one in (("then", old), ("now", new)) if one.get("disturbed")]
     if disturbed:
         note = f"other processes disturbed the timing {' and '.join(disturbed)}"
@@ -289,11 +304,13 @@ def _judged(
     *,
     change_of: Callable[[float, float], float] = _share_more,
     called: str | None = None,
+    more_is_worse: bool = True,
 ) -> list[Judged]:
     """One quantity, worse where its change is larger than what is tolerated; none where it was not known before.
 
     Args:
         called: what an error calls it.
+        more_is_worse: else it is a rate, and may fall by as much as a time may grow.
 
     Raises:
         UsageError: it was known before and is not now.
@@ -307,6 +324,9 @@ def _judged(
         )
     change = change_of(before, after)
     worse = change > tolerance + _ROUNDING
+    if not more_is_worse:
+        tolerance = 1 / (1 + tolerance) - 1
+        worse = change < tolerance - _ROUNDING
     return [Judged(row["step"], target, quantity, by, before, after, change, tolerance, worse)]
 
 

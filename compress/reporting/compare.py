@@ -38,6 +38,7 @@ from compress.reporting.render.numbers import (
     times_range,
 )
 from compress.reporting.render.scores import reading
+from compress.tasks.table import quantities_of
 
 _OF_ONE_TIMING = (
     "latency_p50_ms",
@@ -175,6 +176,10 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
             ),
         ),
         line("examples/s", lambda v: Cell(significant(v["throughput"]))),
+        *(
+            row(f"{each.words}, {each.unit}", *_at_first(each.name, reports))
+            for each in quantities_of(reports[0]["task"])
+        ),
         line("peak MB", lambda v: Cell(significant(v["peak_memory_mb"]))),
         line("size MB", lambda v: Cell(significant(v["size_mb"]))),
         line("parameters", lambda v: Cell(count(v["parameters"]))),
@@ -190,6 +195,21 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
         ("", *names),
         lines,
     )
+
+
+def _at_first(name: str, reports: Sequence[Report]) -> list[Cell]:
+    """What the deployed models reach of a quantity of the task, where the first of them was first timed for it."""
+    found = [first_target_of(report, deployed_row(report)) for report in reports]
+    timed = next((one for one in (found[0] or {"latency": ()})["latency"] if name in one), None)
+    cells = []
+    for each in found:
+        own = None if each is None or timed is None else timing_like(each, timed)
+        cells.append(
+            Cell(MISSING)
+            if own is None
+            else Cell(significant(own.get(name)), "disturbed" * bool(own.get("disturbed")))
+        )
+    return cells
 
 
 def _against_first(first: Report, report: Report) -> Cell:

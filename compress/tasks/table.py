@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.core.plugins import Table
-from compress.core.task_kind import MetricKind, TaskKind
+from compress.core.task_kind import MetricKind, Quantity, TaskKind
 
 TASKS: Table[TaskKind] = Table(
     "compress.tasks",
@@ -38,6 +38,26 @@ def users_of_keys() -> dict[str, dict[str, str]]:
         for key, verb in kind.uses.items():
             found.setdefault(key, {})[name] = verb
     return found
+
+
+def quantities_of(task: str) -> tuple[Quantity, ...]:
+    """What a task's models are measured by beside what all are; nothing of a task that is not installed."""
+    return task_kind(task).quantities if task in TASKS else ()
+
+
+def users_of_quantities() -> dict[str, list[str]]:
+    """The tasks that declare a quantity, by its name."""
+    found: dict[str, list[str]] = {}
+    for name, kind in TASKS.items():
+        for quantity in kind.quantities:
+            found.setdefault(quantity.name, []).append(name)
+    return found
+
+
+def quantity_kind(name: str) -> Quantity | None:
+    """A quantity by the name that records have for it; None: none is called so."""
+    every = (quantity for task in TASKS.values() for quantity in task.quantities)
+    return next((quantity for quantity in every if quantity.name == name), None)
 
 
 def metric_kind(name: str) -> MetricKind:

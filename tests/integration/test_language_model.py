@@ -48,7 +48,11 @@ def test_it_is_trained_scored_and_timed(done: api.Run, folder: Path):
     assert [latency.lengths for latency in baseline.latency] == ["write:16", "read:16"]
     assert done.status == "ok"
     text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
-    assert "Reading and writing" in text
+    assert "What causal-lm is measured by" in text
+    write, read = (latency.p50_ms for latency in baseline.latency)
+    row = done.rows.iloc[0]
+    assert row["decode_tokens_per_s"] == pytest.approx(1000 / write)
+    assert row["prefill_tokens_per_s"] == pytest.approx(16_000 / read)
 
 
 def test_the_perplexity_is_that_of_torch(done: api.Run, folder: Path):

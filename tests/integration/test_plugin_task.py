@@ -38,7 +38,13 @@ PROFILE: dict[str, Any] = {
         {"quantize": {"bits": 8, "scheme": "dynamic", "mixed": {"size_mb": 0.0102, "minutes": 1}}},
         {"export": {"golden": 4}},
     ],
-    "budget": {"score": 4.5, "retention": 0.99, "latency_p50_ms": 1000},
+    "budget": {
+        "score": 4.5,
+        "retention": 0.99,
+        "latency_p50_ms": 1000,
+        "characters_per_s": 10,
+        "short_ms": 1e-3,
+    },
     "measure": {"examples": 8, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
 }
 QUICK = (
@@ -157,6 +163,10 @@ def test_what_cannot_work_is_refused_by_name(site: Path, tmp_path: Path):
         "passes.0.distill.select: it needs labels": f"passes={with_distill(select={'confidence': 0.5})}",
         "teacher.finetune.smoothing: next-character has no labels": "teacher.finetune.smoothing=0.1",
         "data.labels: the next character is the truth": "data.labels=[a, b]",
+        "budget.first_token_ms: only causal-lm is measured by it; limits of next-character are characters_per_s": (
+            "budget.first_token_ms=1"
+        ),
+        "budget.short_m: unknown key; did you mean `short_ms`": "budget.short_m=1",
     }
     calls = [("validate", "letters.yaml", "--set", change) for change in asked.values()]
     for told, answer in zip(asked, said(site, tmp_path, *calls), strict=True):
@@ -168,6 +178,9 @@ def test_schema_reference_and_plugins_hold_it(site: Path):
     schema, plugins = said(site, site, ("schema",), ("plugins", "--json"))
     keys = json.loads(schema["out"])["$defs"]
     assert keys["DataSpec"]["properties"]["alphabet"]["description"].startswith("Next character: ")
+    limits = keys["BudgetSpec"]["properties"]
+    assert limits["characters_per_s"]["description"].startswith("Next character: at least: characters read")
+    assert limits["short_ms"]["description"].startswith("Next character: at most: ")
     assert keys["ClusterSpec"]["properties"]["values"]["maximum"] == 256
     assert "ReverseLoss" in keys
     assert {one["name"] for one in json.loads(plugins["out"])} == {
@@ -208,6 +221,19 @@ def test_both_texts_are_timed_and_nothing_but_sums_comes_back(done: list[dict[st
     target = rows_of(folder)["export"]["targets"][0]
     assert [timing["lengths"] for timing in target["latency"]] == ["fixed:32", "fixed:8"]
     assert target["hits"] is None
+    long, short = target["latency"]
+    row = rows_of(folder)["export"]
+    assert row["characters_per_s"] == pytest.approx(32_000 / long["latency_p50_ms"])
+    assert short["characters_per_s"] == pytest.approx(8_000 / short["latency_p50_ms"])
+    assert row["short_ms"] == short["short_ms"] == short["latency_p50_ms"]
+    limits = {limit["name"]: limit for limit in report_of(folder)["budget"]}
+    # The worst of both texts. Where the machine is busy they are not judged.
+    assert limits["characters_per_s"]["value"] == min(one["characters_per_s"] for one in (long, short))
+    assert limits["characters_per_s"]["held"] in (True, None)
+    assert limits["short_ms"]["held"] in (False, None)
+    (bundle,) = folder.glob("runs/letters-*/bundle")
+    told = json.loads((bundle / "manifest.json").read_text())["metrics"]
+    assert told["short_ms"] == row["short_ms"]
     records = [json.loads(file.read_text()) for file in folder.glob("runs/letters-*/records/*.json")]
     found = [one["accuracy"] for record in records for one in record["measurements"]]
     assert {(one["against"], one["predictions"] == [], one["truth"] == []) for one in found} == {
@@ -223,6 +249,7 @@ def test_the_pages_tell_of_the_task_and_the_pass(done: list[dict[str, Any]], fol
         assert "Shared values" in shown
         assert "bits per character" in shown
         assert "down and left is better" in shown
+        assert "characters read, characters/s" in shown
     assert "paired bootstrap over the documents" in text
     assert "next_character" in text
 
@@ -264,6 +291,10 @@ def test_it_is_held_against_itself(done: list[dict[str, Any]]):
     assert check["code"] == 0, check["out"] + check["err"]
     assert "bits_per_character" in check["out"]
     assert check["out"].count("p50 ms, batch size 1 (fixed:8)") == 4
+    # Without the baseline, which both have; of both texts.
+    assert check["out"].count("characters_per_s: characters/s") == 2 * 4
+    assert check["out"].count("short_ms: ms, batch size 1 (fixed:8)") == 4
+    assert "a short text, ms" in compared["out"]
     assert compared["code"] == 0
     assert "no difference" in compared["out"]
 

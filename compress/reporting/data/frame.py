@@ -18,12 +18,12 @@ from compress.reporting.data.row import (
     examples_of,
     first_target,
     measured_on,
-    ordered,
     plain,
-    row_of,
+    rows_of,
     score_values,
 )
 from compress.reporting.sections.headline import failure_reason
+from compress.tasks.table import quantities_of
 
 _COUNTS = ("parameters", "macs", "answers_fixed", "answers_broken", "answers_otherwise_wrong")
 
@@ -34,11 +34,12 @@ def rows(run: RunRecord) -> pd.DataFrame:
     The columns are the contract's, then intervals and verdicts, then those of further batch sizes, lengths and
     targets with their place in brackets: `latency_p50_ms[phone b8]`, `speedup[phone b8 fixed:128]`, `score[phone]`.
     """
-    baseline, target = baseline_of(run), first_target(run)
     frame = pd.DataFrame(
         [
-            row_of(step, baseline, target) | _flat(values) | _further(step, baseline, run.targets)
-            for step, values in zip(ordered(run), derived_columns(run), strict=True)
+            values | _flat(derived) | _further(run, step)
+            for (step, values), derived in zip(
+                rows_of(run, first_target(run)), derived_columns(run), strict=True
+            )
         ]
     )
     return frame.astype({name: "Int64" for name in _COUNTS if name in frame})
@@ -51,7 +52,7 @@ def contract(run: RunRecord) -> dict[str, Any]:
     failed, and `reason` says so. Each row holds the contract's keys, its status and, under `targets`, every target
     and batch size.
     """
-    baseline, target = baseline_of(run), first_target(run)
+    baseline = baseline_of(run)
     useless = no_better_than_chance(baseline, run.labels)
     return {
         "status": run.status if run.status in COMPLETE else "failed",
@@ -69,14 +70,16 @@ def contract(run: RunRecord) -> dict[str, Any]:
         "budget": [limit.model_dump(mode="json") for limit in run.limits],
         "rows": [
             {
-                **row_of(step, baseline, target),
                 **values,
+                **derived,
                 "status": "failed" if step.status == "failed" else "ok",
                 "key": step.key,
                 "model_digest": step.model_digest,
                 "targets": [_target_values(run, step, baseline, found) for found in step.measurements],
             }
-            for step, values in zip(ordered(run), derived_columns(run), strict=True)
+            for (step, values), derived in zip(
+                rows_of(run, first_target(run)), derived_columns(run), strict=True
+            )
         ],
     }
 
@@ -91,9 +94,9 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return {key: ", ".join(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _further(step: StepRecord, baseline: StepRecord | None, targets: tuple[str, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for number, target in enumerate(targets):
+def _further(run: RunRecord, step: StepRecord) -> dict[str, Any]:
+    baseline, values = baseline_of(run), dict[str, Any]()
+    for number, target in enumerate(run.targets):
         found = measured_on(step, target)
         if found is None:
             continue
@@ -101,11 +104,20 @@ def _further(step: StepRecord, baseline: StepRecord | None, targets: tuple[str, 
             scores = score_values(step, baseline, found)
             values |= {f"{name}[{target}]": scores[name] for name in ("score", "retention", "score_verdict")}
             values[f"peak_memory_mb[{target}]"] = found.memory.peak_mb
-        for latency in found.latency if number > 0 else found.latency[1:]:
+        flat = set[str]()
+        for index, latency in enumerate(found.latency):
             place = f"{target} b{latency.batch_size}"
             place += "" if latency.lengths == "real" else f" {latency.lengths}"
-            values |= {f"{name}[{place}]": value for name, value in _latency_values(latency).items()}
+            own = _quantities(run, latency)
+            shown = {name: value for name, value in own.items() if number > 0 or name in flat}
+            shown |= _latency_values(latency) if number > 0 or index > 0 else {}
+            values |= {f"{name}[{place}]": value for name, value in shown.items()}
+            flat |= own.keys()
     return {name: plain(value) for name, value in values.items()}
+
+
+def _quantities(run: RunRecord, latency: Latency) -> dict[str, Any]:
+    return {each.name: each.of(latency) for each in quantities_of(run.task) if each.among([latency])}
 
 
 def _latency_values(latency: Latency) -> dict[str, Any]:
@@ -166,6 +178,7 @@ def _target_values(
             "mean_tokens": latency.mean_tokens,
             "rounds": latency.rounds,
             **_latency_values(latency),
+            **_quantities(run, latency),
             "latency_p50_low_ms": latency.p50_low,
             "latency_p50_high_ms": latency.p50_high,
             "baseline_p50_ms": latency.baseline_p50_ms,

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from compress.core.records import RunRecord
-from compress.reporting.data.row import claimed, deployed_of, first_target, rows_of
+from compress.reporting.data.row import deployed_of, first_target, rows_of, speed_of, speed_values
 from compress.reporting.render.document import Cell, Figure, Plane, Point, Row, Section, Table, row
 from compress.reporting.render.numbers import known, significant
 from compress.reporting.render.scores import reading
 
 Costs = tuple[float, ...]
 """What is the better the smaller it is."""
-_QUANTITIES = ("score", "latency_p50_ms", "size_mb")
 
 
 def dominates(one: Costs, other: Costs) -> bool:
@@ -43,9 +42,9 @@ def dominated_by(run: RunRecord, target: str | None = None) -> list[tuple[str, .
     Args:
         target: where score and latency were measured; None: on the first one.
     """
-    sign = 1 if reading(run.metric).smaller_is_better else -1
-    rows = rows_of(run, target or first_target(run))
-    costs = [_costs(claimed(values), sign) for _, values in rows]
+    where = target or first_target(run)
+    rows = rows_of(run, where)
+    costs = [_costs(run, values, speed_values(run, step, where)) for step, values in rows]
     return [
         None if cost is None else tuple(rows[index][0].step for index in found)
         for cost, found in zip(costs, dominators(costs), strict=True)
@@ -58,7 +57,8 @@ def front(run: RunRecord) -> Section:
     if not found:
         return Section("front", "What is worth having")
     words = (
-        "A row is beaten where another one is nowhere worse in score, median latency and size, and better somewhere. "
+        f"A row is beaten where another one is nowhere worse in score, {speed_of(run.task).words} and size, and better "
+        "somewhere. "
         "The rows that nothing beats are the Pareto front; which of them to deploy is a choice. The values are "
         "compared as they were measured: whether a difference is beyond chance stands in the tables above. Rows whose "
         "timing was disturbed have no place here.",
@@ -69,12 +69,14 @@ def front(run: RunRecord) -> Section:
 
 def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     """The table and the figure of one target; None where fewer than two rows were measured there."""
-    read, deployed = reading(run.metric), deployed_of(run)
+    read, deployed, speed = reading(run.metric), deployed_of(run), speed_of(run.task)
     lines: list[Row] = []
     points: list[Point] = []
     for (step, values), beaten in zip(rows_of(run, target), dominated_by(run, target), strict=True):
-        if beaten is None:
+        found = speed_values(run, step, target)
+        if beaten is None or found is None:
             continue
+        x, y = found[0], read.factor * values["score"]
         verdict = (
             Cell(f"beaten by {', '.join(beaten)}", tone="quiet")
             if beaten
@@ -84,13 +86,12 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
             row(
                 step.step,
                 read.value(values["score"]),
-                significant(values["latency_p50_ms"]),
+                significant(x),
                 significant(values["size_mb"]),
                 verdict,
                 kind="deployed" if step is deployed else step.role,
             )
         )
-        x, y = values["latency_p50_ms"], read.factor * values["score"]
         points.append(
             Point(
                 f"{step.step} {significant(values['size_mb'])} MB",
@@ -106,17 +107,18 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     where = f" on {target}" if len(run.targets) > 1 else ""
     said = "; ".join(point.label + ("" if point.on_front else ", beaten") for point in points)
     figure = Figure(
-        Plane("median latency, ms", read.axis, tuple(points)),
-        f"{read.title} against median latency{where}; the area of a bubble is the size on disk. Filled: the Pareto "
+        Plane(f"{speed.words}, {speed.unit}", read.axis, tuple(points)),
+        f"{read.title} against {speed.words}{where}; the area of a bubble is the size on disk. Filled: the Pareto "
         "front.",
-        f"The Pareto front of {read.words}, median latency and size{where}. {said}.",
+        f"The Pareto front of {read.words}, {speed.words} and size{where}. {said}.",
     )
-    columns = ("Step", read.words, "p50 ms", "size MB", "verdict")
+    columns = ("Step", read.words, speed.column or f"{speed.words}, {speed.unit}", "size MB", "verdict")
     return Table(f"Every step and variant{where}", columns, tuple(lines), frozenset({4})), figure
 
 
-def _costs(values: dict[str, Any], sign: int) -> Costs | None:
-    score, latency, size = (values[name] for name in _QUANTITIES)
-    if not (known(score) and known(latency) and known(size)) or latency <= 0:
+def _costs(run: RunRecord, values: dict[str, Any], speed: tuple[float, ...] | None) -> Costs | None:
+    score, size = values["score"], values["size_mb"]
+    if speed is None or not (known(score) and known(size)):
         return None
-    return (sign * score, latency, size)
+    read = (reading(run.metric), score), (speed_of(run.task), speed[0])
+    return (*(value if one.smaller_is_better else -value for one, value in read), size)

@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 from compress.core.records import COMPLETE, Accuracy, Latency, RunRecord, StepRecord, TargetMeasurement
+from compress.core.task_kind import Quantity
 from compress.measuring.chance import no_better_than_chance
 from compress.reporting.data.paired import retention_interval
+from compress.reporting.render.numbers import known
+from compress.tasks.table import quantities_of
 
 CONTRACT_KEYS = (
     "step",
@@ -146,9 +149,37 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
 
 
 def rows_of(run: RunRecord, target: str | None) -> list[tuple[StepRecord, dict[str, Any]]]:
-    """Each step in the report's order, and its flat row on a target."""
+    """Each step in the report's order, and its flat row on a target, with what its task is measured by."""
     baseline = baseline_of(run)
-    return [(step, row_of(step, baseline, target)) for step in ordered(run)]
+    return [
+        (step, row_of(step, baseline, target) | quantity_values(run, step, target)) for step in ordered(run)
+    ]
+
+
+def speed_values(run: RunRecord, step: StepRecord, target: str | None) -> tuple[float, float, float] | None:
+    """What a plot sets a score against, with the ends of its interval; None where it was not measured, or was
+    disturbed."""
+    found, shown = measured_on(step, target), speed_of(run.task)
+    one = next(iter(shown.among(found.latency) if found else ()), None)
+    if one is None or one.disturbed or not known(one.p50_ms) or one.p50_ms <= 0:
+        return None
+    ends = (ms if known(ms) else one.p50_ms for ms in (one.p50_low, one.p50_high))
+    low, high = sorted(shown.of(one, ms) for ms in ends)
+    return shown.of(one), low, high
+
+
+def speed_of(task: str) -> Quantity:
+    """What plots set the scores of a task against: the first median that it declares to be measured by, else that of
+    the latency of whatever was timed first."""
+    own = (quantity for quantity in quantities_of(task) if quantity.statistic != "p95_ms")
+    return next(own, Quantity("latency_p50_ms", "median latency", "ms", "", "p50_ms", "p50 ms"))
+
+
+def quantity_values(run: RunRecord, step: StepRecord, target: str | None) -> dict[str, float | None]:
+    """What the task of a run declares to be measured by, each at its first batch size and length."""
+    found = measured_on(step, target)
+    timed = found.latency if found else ()
+    return {quantity.name: quantity.first(timed) for quantity in quantities_of(run.task)}
 
 
 def disturbed_of(latency: Latency | None) -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,21 @@ from rich.text import Text
 
 from compress.core.plugins import call
 from compress.core.records import Limit, RunRecord, StepRecord
+from compress.core.task_kind import Quantity
 from compress.core.units import format_count, format_seconds
 from compress.passes.table import PASSES
-from compress.reporting.data.row import baseline_of, deployed_of, first_target, ordered, row_of
+from compress.reporting.data.row import (
+    baseline_of,
+    deployed_of,
+    first_target,
+    quantity_values,
+    row_of,
+    rows_of,
+)
 from compress.reporting.render.numbers import MISSING, percent, significant, times
 from compress.reporting.render.scores import reading
 from compress.reporting.sections.headline import limit_words, status_words, useless_words, verdicts
+from compress.tasks.table import quantities_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class _Column:
 
 
 _STEP_WIDTH = 20
+_OWN_FROM = 56
+"""Characters that are left beside the columns of a task, for these to be shown."""
 _MARK = "~"
 """Before a latency that other processes disturbed."""
 _COLUMNS = (
@@ -79,26 +90,28 @@ class RowLine:
 
 
 def _header(run: RunRecord, width: int) -> Text:
+    shown = _shown(run, width)
     titles = [
         run.metric if column.title == "score" and len(run.metric) <= column.width else column.title
-        for column in _shown(width)
+        for column in shown
     ]
-    cells = [
-        title[: column.width].rjust(column.width) for title, column in zip(titles, _shown(width), strict=True)
-    ]
-    return Text("  ".join(["step".ljust(_step_width(width)), *cells]), style="bold", no_wrap=True)
+    cells = [title[: column.width].rjust(column.width) for title, column in zip(titles, shown, strict=True)]
+    return Text("  ".join(["step".ljust(_step_width(shown, width)), *cells]), style="bold", no_wrap=True)
 
 
 def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
-    room = _step_width(width)
+    shown = _shown(run, width)
+    room = _step_width(shown, width)
     name = step.step if len(step.step) <= room else step.step[: room - 1] + "…"
     if step.status == "failed":
         line = Text(name.ljust(room) + "  ", style="bold red")
         return line.append(
             f"failed: {step.error or 'no error was recorded'}".splitlines()[0], style="not bold red"
         )
-    values = row_of(step, baseline_of(run) or step, first_target(run)) | {"metric": run.metric}
-    cells = [column.text(values).rjust(column.width) for column in _shown(width)]
+    target = first_target(run)
+    values = row_of(step, baseline_of(run) or step, target) | {"metric": run.metric}
+    values |= quantity_values(run, step, target)
+    cells = [column.text(values).rjust(column.width) for column in shown]
     line = Text("  ".join([name.ljust(room), *cells]), no_wrap=True, style="dim" if _aside(step) else "")
     if step.status == "cached" and line.cell_len + 8 <= width:
         line.append("  cached", style="dim")
@@ -119,8 +132,8 @@ class RunTable:
         return Measurement.get(console, options, self._table(options.max_width))
 
     def _table(self, width: int) -> Table:
-        run, shown = self.run, _shown(width - 4)
-        baseline, target, deployed = baseline_of(run), first_target(run), deployed_of(run)
+        run, shown = self.run, _shown(self.run, width - 4)
+        target, deployed = first_target(run), deployed_of(run)
         table = Table(
             title=Text(f"{run.profile} on {target}" if target else run.profile),
             title_justify="left",
@@ -133,7 +146,7 @@ class RunTable:
         for column in shown:
             title = run.metric if column.title == "score" else column.title
             table.add_column(Text(title), justify="right", no_wrap=True)
-        for step in ordered(run):
+        for step, values in rows_of(run, target):
             style = "bold green" if step is deployed else "dim" if _aside(step) else ""
             if step.status == "failed":
                 table.add_row(
@@ -142,7 +155,7 @@ class RunTable:
                     style="red",
                 )
                 continue
-            values = row_of(step, baseline, target) | {"metric": run.metric}
+            values |= {"metric": run.metric}
             table.add_row(Text(step.step), *[Text(column.text(values)) for column in shown], style=style)
         return table
 
@@ -176,13 +189,26 @@ def summary_lines(run: RunRecord) -> list[Text]:
     return lines
 
 
-def _shown(width: int) -> list[_Column]:
-    return [column for column in _COLUMNS if width >= column.shown_from]
+def _shown(run: RunRecord, width: int) -> list[_Column]:
+    """The columns that there is room for: what the task declares goes before all that is shown on wide terminals alone,
+    behind the latency."""
+    own = [_own_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
+    room = width - sum(column.width + 2 for column in own)
+    if room < _OWN_FROM:
+        own, room = [], width
+    shown = [column for column in _COLUMNS if room >= column.shown_from]
+    place = 1 + next(place for place, column in enumerate(shown) if column.title == "p50 ms")
+    return [*shown[:place], *own, *shown[place:]]
 
 
-def _step_width(width: int) -> int:
+def _own_column(quantity: Quantity) -> _Column:
+    title, name = quantity.column, quantity.name
+    return _Column(title, max(7, len(title)), 0, lambda row: significant(row[name]))
+
+
+def _step_width(shown: Sequence[_Column], width: int) -> int:
     """What the columns leave for the step's name, within reason."""
-    return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in _shown(width))))
+    return max(8, min(_STEP_WIDTH, width - sum(column.width + 2 for column in shown)))
 
 
 def _aside(step: StepRecord) -> bool:

@@ -9,6 +9,7 @@ from compress.reporting.data import pareto
 from compress.reporting.render.document import Document
 from compress.reporting.sections import headline, result_sections, run_sections
 from compress.reporting.sections.disturbances import disturbances
+from compress.reporting.sections.quantities import quantities
 from compress.reporting.sections.training import training
 from compress.tasks.table import TASKS
 
@@ -24,6 +25,7 @@ def document(run: RunRecord) -> Document:
         result_sections.plane(run),
         result_sections.passes(run),
         pareto.front(run),
+        quantities(run),
         *(call(section, run) for section in of_task),
         run_sections.timings(run),
         disturbances(run),

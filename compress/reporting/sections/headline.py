@@ -29,6 +29,7 @@ from compress.reporting.render.numbers import (
     times_range,
 )
 from compress.reporting.render.scores import reading
+from compress.tasks.table import quantity_kind
 
 _AT_LEAST = frozenset({"retention", "score", "speedup"})
 _FRACTIONS = frozenset({"retention", "score"})
@@ -127,6 +128,9 @@ def limit_words(limit: Limit, metric: str = "accuracy") -> str:
 
 def is_floor(name: str, metric: str) -> bool:
     """Whether a limit of the budget is one that a value must not fall below."""
+    quantity = quantity_kind(name)
+    if quantity is not None:
+        return not quantity.smaller_is_better
     return name in _AT_LEAST and not (name == "score" and reading(metric).smaller_is_better)
 
 
@@ -298,4 +302,5 @@ def _with_unit(name: str, value: float, digits: int, metric: str) -> str:
         return f"{value:.{digits}f}"
     if name in _FRACTIONS:
         return percent(value, digits - 2)
-    return f"{significant(value, digits)}{_UNITS.get(name, '')}"
+    quantity = quantity_kind(name)
+    return f"{significant(value, digits)}{_UNITS.get(name, '') if quantity is None else f' {quantity.unit}'}"

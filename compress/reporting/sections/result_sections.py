@@ -19,6 +19,8 @@ from compress.reporting.data.row import (
     ordered,
     row_of,
     rows_of,
+    speed_of,
+    speed_values,
 )
 from compress.reporting.render.document import (
     Cell,
@@ -79,25 +81,32 @@ def steps(run: RunRecord) -> Section:
 
 def plane(run: RunRecord) -> Section:
     """The score against latency and against size."""
-    figures, read = [], reading(run.metric)
+    figures, read, speed, target = [], reading(run.metric), speed_of(run.task), first_target(run)
     way = "down" if read.smaller_is_better else "up"
-    for key, low, high, label, words in (
-        ("latency_p50_ms", "latency_p50_low_ms", "latency_p50_high_ms", "median latency, ms", "latency"),
-        ("size_mb", "size_mb", "size_mb", "size on disk, MB", "size"),
+    rows = rows_of(run, target)
+    sizes = [(values["size_mb"],) * 3 if known(values["size_mb"]) else None for _, values in rows]
+    for places, label, words, side in (
+        (
+            [speed_values(run, step, target) for step, _ in rows],
+            f"{speed.words}, {speed.unit}",
+            speed.words,
+            "left" if speed.smaller_is_better else "right",
+        ),
+        (sizes, "size on disk, MB", "size", "left"),
     ):
         found = [
             Point(
                 values["step"],
                 values["role"],
-                (values[key], _or(values[low], values[key]), _or(values[high], values[key])),
+                place,
                 (
                     read.factor * values["score"],
                     read.factor * _or(values["score_low"], values["score"]),
                     read.factor * _or(values["score_high"], values["score"]),
                 ),
             )
-            for values in (claimed(values) for _, values in rows_of(run, first_target(run)))
-            if known(values[key]) and known(values["score"]) and values[key] > 0
+            for (_, values), place in zip(rows, places, strict=True)
+            if place is not None and place[0] > 0 and known(values["score"])
         ]
         if len(found) < 2:
             continue
@@ -108,7 +117,7 @@ def plane(run: RunRecord) -> Section:
         figures.append(
             Figure(
                 Scatter(label, read.axis, tuple(found)),
-                f"{read.title} against {words}; {way} and left is better. Bars are 95 % intervals.",
+                f"{read.title} against {words}; {way} and {side} is better. Bars are 95 % intervals.",
                 f"{read.words} against {label}. {said}.",
             )
         )

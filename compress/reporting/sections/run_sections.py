@@ -252,10 +252,11 @@ def profile(run: RunRecord) -> Section:
 
 
 def length_words(lengths: str) -> str:
-    """What was timed: `real` -> `real lengths`, `fixed:128` -> `128 tokens`."""
-    return (
-        f"{lengths.removeprefix('fixed:')} tokens" if lengths.startswith("fixed:") else f"{lengths} lengths"
-    )
+    """What was timed: `real` -> `real lengths`, `fixed:128` -> `128 tokens`, `read:128` -> `read, 128 tokens`."""
+    what, _, length = lengths.partition(":")
+    if not length:
+        return f"{what} lengths"
+    return f"{length} tokens" if what == "fixed" else f"{what}, {length} tokens"
 
 
 def _protocol_words(found: TargetMeasurement, task: str) -> str:

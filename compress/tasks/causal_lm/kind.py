@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from compress.core.task_kind import MetricKind, TaskKind
+from compress.core.task_kind import MetricKind, Quantity, TaskKind
 
 _BY_DOCUMENT = "paired bootstrap over the documents"
 PERPLEXITY = MetricKind("perplexity", "perplexity", percent=False, test=_BY_DOCUMENT, smaller_is_better=True)
 BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
 NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
+QUANTITIES = (
+    Quantity("decode_tokens_per_s", "writing", "tokens/s", "write", "examples_per_s", "tokens/s"),
+    Quantity("first_token_ms", "the first token", "ms", "read", "p50_ms", "first ms"),
+    Quantity("prefill_tokens_per_s", "reading a prompt", "tokens/s", "read", "tokens_per_s"),
+    Quantity("token_p50_ms", "each further token", "ms", "write", "p50_ms"),
+    Quantity("token_p95_ms", "each further token, 95th percentile", "ms", "write", "p95_ms"),
+)
 _NOT_HERE = "a language model learns from the texts of the data alone"
 _ENCODERS = "the layers of a decoder cannot be put in another form here"
 
@@ -30,7 +37,7 @@ KIND = TaskKind(
     starter="compress.tasks.causal_lm.starter:STARTER",
     likely=lambda seen: 0,
     against_baseline=True,
-    sections=("compress.tasks.causal_lm.sections:generation",),
+    quantities=QUANTITIES,
     uses={"teacher.config": "trains a model from its first weights on"},
     refused={
         "data.labels": "the next token is the truth, so there are no labels",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.core.task_kind import MetricKind, TaskKind
+from compress.core.task_kind import MetricKind, Quantity, TaskKind
 
 BITS = MetricKind(
     "bits_per_character",
@@ -26,6 +26,12 @@ KIND = TaskKind(
     logits=True,
     workloads="next_character.workloads:workloads",
     judges_all=True,
+    quantities=(
+        Quantity(
+            "characters_per_s", "characters read", "characters/s", "fixed", "tokens_per_s", column="chars/s"
+        ),
+        Quantity("short_ms", "a short text", "ms", "fixed:8", "p50_ms"),
+    ),
     bundle="next_character.bundle:CHARACTERS",
     starter="next_character.starter:STARTER",
     likely=lambda seen: 3 * (not seen.labels and not seen.pairs and not seen.images and not seen.embeds),

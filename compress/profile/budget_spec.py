@@ -1,0 +1,66 @@
+"""The limits of a profile's budget: those of every task, and one for each quantity that a task is measured by."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, create_model
+
+from compress.core.spec import PassSpecBase
+from compress.tasks.table import quantities_of, users_of_quantities
+
+
+class BudgetSpec(PassSpecBase):
+    """Limits that the deployed model must hold on the first target."""
+
+    retention: Annotated[float, Field(gt=0)] | None = None
+    """At least: score over the baseline's score."""
+    score: Annotated[float, Field(gt=0)] | None = None
+    """At least: the task's metric; at most, where less of it is better."""
+    speedup: Annotated[float, Field(gt=0)] | None = None
+    """At least: baseline latency over latency, first batch size."""
+    latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
+    """At most: median latency at the first batch size, ms."""
+    latency_p95_ms: Annotated[float, Field(gt=0)] | None = None
+    """At most: 95th percentile of the latency at the first batch size, ms."""
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    """At most: the model's files, MB of 10^6 bytes."""
+    peak_memory_mb: Annotated[float, Field(gt=0)] | None = None
+    """At most: peak memory above the size before the model is loaded, MB of 10^6 bytes."""
+    judge: Literal["last", "each"] = "last"
+    """`last`: judge the deployed model; `each`: judge the result of every pass too."""
+
+
+@cache
+def budget_spec(task: str) -> type[BudgetSpec]:
+    """The limits that a task knows: those of all, and one for each quantity that it declares."""
+    limits: dict[str, Any] = {
+        quantity.name: (
+            Annotated[float, Field(gt=0)] | None,
+            Field(
+                default=None,
+                description=f"At {'most' if quantity.smaller_is_better else 'least'}: {quantity.words}, "
+                f"{quantity.unit}, at the first batch size and length.",
+            ),
+        )
+        for quantity in quantities_of(task)
+    }
+    if not limits:
+        return BudgetSpec
+    return cast(type[BudgetSpec], create_model("BudgetSpec", __base__=BudgetSpec, **limits))
+
+
+def _limits_of_its_task(value: Any, info: ValidationInfo) -> Any:
+    """What other tasks alone are measured by is left out: `key_faults` tells of it."""
+    task = info.data.get("task")
+    if task is None or isinstance(value, BudgetSpec):
+        return value
+    if isinstance(value, dict):
+        foreign = users_of_quantities().keys() - budget_spec(task).model_fields.keys()
+        value = {key: limit for key, limit in value.items() if key not in foreign}
+    return budget_spec(task).model_validate(value)
+
+
+TaskBudget = Annotated[SerializeAsAny[BudgetSpec], BeforeValidator(_limits_of_its_task)]
+"""The section `budget`, which stands behind `task`."""

@@ -1,0 +1,44 @@
+"""The section on what a task declares to be measured by, beside what all tasks are."""
+
+from __future__ import annotations
+
+from compress.core.records import RunRecord
+from compress.reporting.data.row import all_measured
+from compress.reporting.render.document import Section, Table, row, section_of
+from compress.reporting.render.numbers import MISSING, count, significant
+from compress.reporting.sections.run_sections import length_words
+from compress.tasks.table import quantities_of
+
+
+def quantities(run: RunRecord) -> Section:
+    """Each quantity of the task at every batch size and length that it is read off, on each target."""
+    declared = quantities_of(run.task)
+    columns = ("Step", "batch", "timed", *(f"{each.words}, {each.unit}" for each in declared))
+    tables = [
+        Table(
+            f"On {target}",
+            columns,
+            tuple(
+                row(
+                    step.step,
+                    count(latency.batch_size),
+                    length_words(latency.lengths),
+                    *(
+                        significant(each.of(latency)) if each.among([latency]) else MISSING
+                        for each in declared
+                    ),
+                    kind=step.role,
+                )
+                for step, found in all_measured(run, target)
+                for latency in found.latency
+                if any(each.among([latency]) for each in declared)
+            ),
+            frozenset({2}),
+        )
+        for target in run.targets
+    ]
+    words = (
+        "Read off the timings below: of their medians, where nothing else is said. Budgets and columns are called "
+        f"{', '.join(each.name for each in declared)}.",
+    )
+    return section_of("quantities", f"What {run.task} is measured by", *tables, words=words)
