@@ -142,7 +142,8 @@ class CachedSession:
 
     def empty(self, rows: int, room: int) -> list[Any]:
         """A cache of zeros for so many rows of so many tokens."""
-        return [np.zeros((rows, node.shape[1], room, node.shape[3]), np.float32) for node in self.past]
+        kinds = {"tensor(int8)": np.int8, "tensor(float)": np.float32}
+        return [np.zeros((rows, node.shape[1], room, node.shape[3]), kinds[node.type]) for node in self.past]
 
     def bound(self, cache: Sequence[Any]) -> Any:
         """A cache as `run` takes it: not a copy. All that stays the same from token to token is said here, once."""

@@ -265,7 +265,7 @@ IDLE = [
     ),
     (
         "bits: 4, method: rtn, calibration: {examples: 9}",
-        "calibration.examples serves `method: gptq` and `awq`: the others look at the weights alone",
+        "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others look at the weights alone",
     ),
     ("bits: 4, method: awq, activation_order: true", "activation_order serves `method: gptq` only"),
     (
@@ -291,6 +291,13 @@ IDLE = [
         "leave it out, or use `bits: 4`",
     ),
 ]
+
+
+def test_a_cache_of_a_model_that_keeps_none_is_refused(folder: Path):
+    (fault,) = faults_of(folder, GOOD.replace("bits: 8", "bits: 4, cache: 8"))
+    assert fault.endswith(
+        ": passes.1.quantize.cache: only language models keep keys and values; leave it out"
+    )
 
 
 @pytest.mark.parametrize(("keys", "expected"), IDLE, ids=[keys for keys, _ in IDLE])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from compress.models.anatomy.table.families import CONVOLUTIONAL
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.spec import OnnxSpec
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.pass_checks import PassCheck
 from compress.tasks.table import task_kind
@@ -26,6 +27,12 @@ def faults(check: PassCheck) -> Iterator[Found]:
             "the rounding of what a decoder's layers read cannot be simulated; with `scheme: weight_only` or `bits: 4` "
             "the scales of the weights are trained",
         )
+    if (
+        isinstance(spec, WeightOnlySpec)
+        and spec.cache is not None
+        and not task_kind(check.profile.task).writes
+    ):
+        yield ("cache",), "only language models keep keys and values; leave it out"
     # Of other families nothing is said: some have convolutions beside their attention.
     if isinstance(spec, OnnxSpec) and family in CONVOLUTIONAL:
         yield from _of_convolutions(spec, family)

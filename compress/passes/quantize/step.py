@@ -19,6 +19,7 @@ from compress.encoding.inputs import Batch, Inputs
 from compress.lowering.files import save_onnx
 from compress.measuring.disturbance import chosen_while_disturbed
 from compress.measuring.variants import Contest, Variant
+from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.int8.coverage import Products, count_products
 from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning
@@ -102,6 +103,8 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     empty_folder(folder)
     model = ir.load(path)
     quantize_weights(model, path, spec, batches, folder.parent)
+    if spec.cache is not None:
+        store_cache(model.graph, path, batches, folder.parent)
     save_onnx(model, folder)
     return _Made(folder, scheme, left_floating(source.path, spec))
 

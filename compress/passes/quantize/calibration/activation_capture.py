@@ -64,14 +64,17 @@ def fed(inputs: Collection[Any], batch: Batch) -> Batch:
     return given
 
 
-def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[np.float32]]:
+def empty_past(inputs: Iterable[Any], rows: int) -> dict[str, NDArray[Any]]:
     """The cache of a decoder that has read nothing; empty for a model that keeps none.
 
     Args:
-        inputs: of a session or a graph, with names and shapes.
+        inputs: of a session or a graph, with names, types and shapes.
     """
     return {
-        node.name: np.zeros((rows, node.shape[1], 0, node.shape[3]), np.float32)
+        node.name: np.zeros(
+            (rows, node.shape[1], 0, node.shape[3]),
+            np.int8 if "int8" in str(node.type).lower() else np.float32,
+        )
         for node in inputs
         if node.name.startswith(PAST)
     }

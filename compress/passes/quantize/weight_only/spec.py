@@ -61,6 +61,9 @@ class WeightOnlySpec(OnnxSpec):
     """Weights that share a scale."""
     symmetric: bool = True
     """Weights around zero, without a zero point."""
+    cache: Literal[8] | None = None
+    """Bits of the keys and values that a language model keeps, with a scale for each channel found on
+    `calibration.examples`; unset: floats of 32 bits."""
     train: ScaleTrainingSpec | None = None
     """Train the scales of the blocks, from the teacher's outputs, while the integers stay those of the method. For a
     model that is still in torch; unset: no training."""
@@ -83,7 +86,8 @@ class WeightOnlySpec(OnnxSpec):
             raise ValueError("activation_order serves `method: gptq` only")
         if not self.learns and "examples" in self.calibration.model_fields_set:
             raise ValueError(
-                "calibration.examples serves `method: gptq` and `awq`: the others look at the weights alone"
+                "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others look at the weights "
+                "alone"
             )
         if self.train is not None and self.method == "awq":
             raise ValueError(
@@ -94,8 +98,8 @@ class WeightOnlySpec(OnnxSpec):
 
     @property
     def learns(self) -> bool:
-        """Whether the method reads training examples."""
-        return self.method in ("gptq", "awq")
+        """Whether training examples are read."""
+        return self.method in ("gptq", "awq") or self.cache is not None
 
     @property
     def calibration_examples(self) -> int:

@@ -1,0 +1,57 @@
+"""Keys and values that a decoder keeps, in 8 bits: each channel of each head has a scale, found on examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compress.core.errors import ModelError
+from compress.encoding.inputs import Batch
+from compress.lowering.graph import add_initializer
+from compress.passes.quantize.calibration.activation_capture import observe
+
+LARGEST = 127
+_PAST, _SCALES = (3, 4), (12, 13)
+"""Where `GroupQueryAttention` takes the cache, and its scales."""
+
+
+def store_cache(graph: ir.Graph, path: Path, batches: Callable[[], Iterator[Batch]], work: Path) -> None:
+    """Let the cache of a decoder be int8: `past_key_values.*` and `present.*`.
+
+    Args:
+        graph: changed.
+        path: the float model, whose keys and values on the examples say how large they are.
+        batches: starts an iteration over the examples, unpadded.
+        work: where a copy of the model may lie for a moment.
+
+    Raises:
+        ModelError: the model keeps no cache.
+    """
+    nodes = [node for node in graph if node.op_type == "GroupQueryAttention"]
+    if not nodes:
+        raise ModelError(
+            "this model keeps no keys and values", where="quantize.cache", hint="Leave `cache` out."
+        )
+    largest: dict[str, NDArray[np.float32]] = {}
+    for found in observe(
+        path, [value.name or "" for node in nodes for value in node.outputs[1:3]], batches(), work
+    ):
+        for name, values in found.items():
+            sizes = np.abs(values).max(axis=(0, 2), keepdims=True)
+            largest[name] = np.maximum(largest.get(name, sizes), sizes)
+    for node in nodes:
+        node.resize_inputs(_SCALES[-1] + 1)
+        for kept, past, scale in zip(node.outputs[1:3], _PAST, _SCALES, strict=True):
+            name = kept.name or ""
+            scales = np.where(largest[name] > 0, largest[name] / LARGEST, 1).astype(np.float32)
+            node.replace_input_with(scale, add_initializer(graph, f"{name}.scale", scales))
+            for value in (kept, node.inputs[past]):
+                assert value is not None
+                value.type = ir.TensorType(ir.DataType.INT8)
+        for kind in ("k_quant_type", "v_quant_type"):
+            node.attributes[kind] = ir.AttrString(kind, "PER_CHANNEL")
+        node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)

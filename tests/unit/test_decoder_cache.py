@@ -1,0 +1,59 @@
+"""Decoders whose keys and values are kept in 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from compress.core.errors import ModelError
+from compress.passes.quantize.cache import store_cache
+from compress.runtimes.decoding import Decoder, generate
+from compress.runtimes.runner import CachedSession, open_session
+from tests.tiny_decoders import lowered_decoder, tiny_decoder
+from tests.unit.test_decoder_quantization import UNSEEN, batches, logits
+
+FAMILIES = ["llama, tied with biases", "qwen3", "gemma2", "gemma3", "mistral", "gpt2", "gpt_neox"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def files(request, tmp_path_factory) -> tuple[Path, Path]:
+    """The float file, and the same with a cache in 8 bits."""
+    folder = tmp_path_factory.mktemp("cache")
+    lowered = lowered_decoder(tiny_decoder(request.param), folder)
+    model = ir.load(lowered)
+    store_cache(model.graph, lowered, batches, folder)
+    ir.save(model, folder / "cache.onnx")
+    return lowered, folder / "cache.onnx"
+
+
+def test_it_answers_nearly_as_before(files: tuple[Path, Path]):
+    whole, stored = (logits(file) for file in files)
+    assert np.abs(stored - whole).max() > 0
+    assert np.corrcoef(stored.ravel(), whole.ravel())[0, 1] > 0.98
+
+
+def test_token_by_token_is_as_all_at_once(files: tuple[Path, Path]):
+    session = CachedSession(open_session(str(files[1])))
+    decoder, ids = Decoder(session, 64), UNSEEN["input_ids"][0].tolist()
+    assert {array.dtype for array in session.empty(1, 64)} == {np.dtype(np.int8)}
+    rows = [decoder.start([ids[:5]])[0], *(decoder.read([[token]])[0] for token in ids[5:])]
+    expected = logits(files[1])[4:]
+    np.testing.assert_allclose(np.stack(rows), expected, rtol=0, atol=0.1 * np.abs(expected).max())
+    assert np.corrcoef(np.stack(rows).ravel(), expected.ravel())[0, 1] > 0.995
+
+
+def test_prompts_of_unlike_lengths_are_answered_as_alone(files: tuple[Path, Path]):
+    session = CachedSession(open_session(str(files[1])))
+    ids = UNSEEN["input_ids"][0].tolist()
+    prompts = [ids[:3], ids[3:12], ids[12:14]]
+    together = generate(Decoder(session, 48), prompts, 12)
+    assert together == [generate(Decoder(session, 48), [prompt], 12)[0] for prompt in prompts]
+
+
+def test_a_model_without_a_cache_is_refused(tmp_path: Path):
+    graph = ir.Graph([], [], nodes=[], name="empty")
+    with pytest.raises(ModelError, match="keeps no keys and values"):
+        store_cache(graph, tmp_path / "model.onnx", batches, tmp_path)
