@@ -88,10 +88,9 @@ def trained_by(
         )
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
-        if ctx.task.kind.writes:
-            # Logits of every token would fill the disk.
-            needs = objective.teacher_needs | {"outputs"}
-            answers = live(taught.to(ctx.device), needs, ctx.device, inputs=theirs)
+        if ctx.task.kind.writes and spec.epochs < 1:
+            # What would be kept of all texts is asked of some of them, once.
+            answers = live(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
         else:
             answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
     module = TrainingModule(model, objective.to(ctx.device))

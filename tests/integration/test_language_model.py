@@ -168,7 +168,11 @@ def test_what_it_cannot_do_is_refused_before_any_work(folder: Path, changed: dic
 
 
 def test_a_student_of_the_same_tokenizer_learns_from_it(done: api.Run, folder: Path):
-    losses = [{"logits": {}}, {"next_token": {"weight": 0.1}}, {"hidden": "cosine"}]
+    losses = [
+        {"logits": {"top_k": 16, "divergence": "jsd"}},
+        {"next_token": {"weight": 0.1}},
+        {"hidden": "cosine"},
+    ]
     distill = {
         "student": {"model": "model"},
         "losses": losses,
@@ -181,6 +185,9 @@ def test_a_student_of_the_same_tokenizer_learns_from_it(done: api.Run, folder: P
     )
     rows = api.run(folder / "student.yaml", quiet=True).rows
     assert rows["score"][1] < 100
+    kept = [file for file in folder.rglob("top.16.*.bin") if file.stat().st_size]
+    assert len(kept) == 1
+    assert not list(folder.rglob("outputs.bin"))
 
 
 def test_a_model_is_trained_from_its_first_weights_on_and_so_is_its_student(folder: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,9 @@ class LogitsLoss(LossSpec):
     mix: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Of `jsd` the weight of the teacher, 0.5 where unset; of `skew` and `skew_reverse` the share of the one in the
     mixture, 0.1 where unset."""
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """Of a teacher that foretells words: so many of the likeliest at each token are kept, and the mass of the rest;
+    unset: 64 of more than 1,024 words, else all."""
     hard: bool = False
     """Cross-entropy with the teacher's most probable class instead (Touvron et al. 2021, DeiT)."""
     standardize: bool = False
@@ -36,6 +39,8 @@ class LogitsLoss(LossSpec):
             raise ValueError(
                 "`hard` learns one class alone, so there is no `divergence`: leave one of them out"
             )
+        if self.standardize and isinstance(self.top_k, int):
+            raise ValueError("`standardize` needs all logits: leave it or `top_k` out")
         if self.mix is not None and self.divergence not in _MIXES:
             raise ValueError(f"`mix` belongs to {', '.join(_MIXES)}, not to `divergence: {self.divergence}`")
         return self
@@ -52,7 +57,13 @@ class LogitsLoss(LossSpec):
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can."""
-        return None if lesson.logits else lesson.no_logits
+        if not lesson.logits:
+            return lesson.no_logits
+        if self.top_k is not None and not lesson.task.writes:
+            return "`top_k` chooses among the words of a language model; other outputs are kept whole: leave it out"
+        if lesson.teachers > 1 and lesson.task.writes and self.top_k != "all":
+            return "several teachers are averaged in all their words: set `top_k: all`"
+        return None
 
 
 LOGITS = LossKind(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 from compress.losses.logits.spec import LogitsLoss
 from compress.training.losses.chunks import in_chunks
 from compress.training.losses.logits import divergence, hard_label_cross_entropy
 from compress.training.losses.vectors import standardized
+from compress.training.signals.capture import Anatomy
+from compress.training.signals.top_k import FEW, KEPT, TopK
 from compress.training.terms import Models, Seen, Term, refuse, rows_of
 
 
@@ -15,19 +18,50 @@ class LogitsTerm(Term):
     """The teacher's predictions; where the student has a distillation head, that head learns them."""
 
     def __init__(self, spec: LogitsLoss, models: Models) -> None:
-        super().__init__({"outputs.teacher"}, {"outputs"})
-        self.spec = spec
         mine, theirs = models.student.outputs, models.teacher.outputs
         if mine != theirs:
             refuse("logits", f"the student has {mine} outputs, the teacher {theirs}")
+        self.top = _kept(spec, models.teacher)
+        super().__init__({"outputs.teacher"}, {"outputs" if self.top is None else self.top.name})
+        self.spec = spec
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
+        (goal,) = self.teacher_needs
         student, teacher = (
-            rows_of(each, seen.compared)
-            for each in (seen.student["outputs.teacher"], seen.teacher["outputs"])
+            rows_of(each, seen.compared) for each in (seen.student["outputs.teacher"], seen.teacher[goal])
         )
-        return compare_logits(self.spec, student, teacher)
+        if self.top is None:
+            return compare_logits(self.spec, student, teacher)
+        return compare_kept(self.spec, self.top, student, teacher)
+
+
+def _kept(spec: LogitsLoss, teacher: Anatomy) -> TopK | None:
+    """What of a teacher's words is kept; None: all."""
+    if not teacher.by_token or spec.standardize or spec.top_k == "all":
+        return None
+    if spec.top_k is None and teacher.outputs <= FEW:
+        return None
+    k = min(spec.top_k or KEPT, teacher.outputs)
+    return TopK(k, 1.0 if spec.hard else spec.temperature, teacher.outputs)
+
+
+def compare_kept(spec: LogitsLoss, top: TopK, student: Tensor, teacher: Tensor) -> Tensor:
+    """`compare_logits` with the likeliest words of a teacher, and one class of all others together.
+
+    Args:
+        student: logits (n, words), any float type.
+        teacher: packed rows uint8 (n, bytes).
+    """
+
+    def compare(student: Tensor, teacher: Tensor) -> Tensor:
+        ids, goal = top.unpack(teacher)
+        if spec.hard:
+            return functional.cross_entropy(student.float(), ids[:, 0])
+        guess = top.kept_of(student, ids)
+        return divergence(guess, goal, 1.0, spec.divergence, spec.mixed) * top.temperature**2
+
+    return in_chunks(compare, student, teacher)
 
 
 def compare_logits(spec: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:

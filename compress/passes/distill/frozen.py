@@ -46,7 +46,13 @@ class FrozenTeachers:
         """How well each does on the training examples; None where those were not shown with their labels."""
         train = self.ctx.data.train
         task, count = self.ctx.task, len(train)
-        if task.kind.label_loss is None or self.shown.of_training < count or not len(task.scored(train)):
+        # All that a language model says of its training texts would fill the disk.
+        if (
+            task.kind.writes
+            or task.kind.label_loss is None
+            or self.shown.of_training < count
+            or not len(task.scored(train))
+        ):
             return None
         return [
             task.score(self._answers(number, count), Truth.of(train)).rank

@@ -128,7 +128,7 @@ class _School:
         judged = any(loss.reaches_outputs for loss in losses)
         loaded = (
             [load_model(teacher.artifact.path, allow_code=ctx.allow_code) for teacher in self.teachers]
-            if self._live(losses)
+            if self._live(losses, own.epochs)
             else []
         )
         objective = self._objective(student, losses, loaded)
@@ -210,28 +210,30 @@ class _School:
         """Who answers in this stage."""
         if not any(loss.compares for loss in losses) and self.spec.online is None:
             return nobody
-        names, device = needs | {"outputs"}, self.ctx.device
+        device = self.ctx.device
+        names = needs if self.ctx.task.kind.writes else needs | {"outputs"}
         if module.moving_average is not None:
             return live(module.moving_average, names, device)
         changed = self._change() is not None
         if module.teacher is not None:
             read = None if changed else self.shown.teachers[0]
             return live(module.teacher, names, device, inputs=read, learns=True)
-        if changed:
-            self._check_pixels()
+        if loaded:
+            if changed:
+                self._check_pixels()
             asked = [
-                (live(model.to(device), names, device), teacher.weight)
-                for model, teacher in zip(loaded, self.teachers, strict=True)
+                (live(model.to(device), names, device, inputs=None if changed else read), teacher.weight)
+                for model, teacher, read in zip(loaded, self.teachers, self.shown.teachers, strict=True)
             ]
-            return mean(asked, self.spec.combine)
+            return asked[0][0] if len(asked) == 1 else mean(asked, self.spec.combine)
         return fixed(self.frozen.say(needs))
 
-    def _live(self, losses: Sequence[LossSpec]) -> bool:
-        """Whether a teacher must be run in every step."""
+    def _live(self, losses: Sequence[LossSpec], epochs: float) -> bool:
+        """Whether a teacher is run in every step: it must be, or what would be kept of all texts is asked of some."""
         if self.spec.online is not None:
             return True
         taught = any(loss.compares for loss in losses) and self.spec.ema is None
-        return taught and self._change() is not None
+        return taught and (self._change() is not None or (self.ctx.task.kind.writes and epochs < 1))
 
     def _change(self) -> Change | None:
         """What is done to a batch of images before it is shown; nothing is done to texts."""

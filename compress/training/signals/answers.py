@@ -15,6 +15,7 @@ from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
 from compress.training.signals.teachers import Teaching, combined
+from compress.training.signals.top_k import taken_from, with_top_k
 
 Answers = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
 """Whoever teaches: the indices of the examples of a batch and the batch that was shown -> the teacher's signals of
@@ -47,7 +48,7 @@ def live(
         inputs: what the teacher reads at the indices; None: the very batch that was shown to the student.
         learns: keep the graph of its outputs, because it is trained too.
     """
-    recorder = Recorder(model, names)
+    recorder = Recorder(model, taken_from(names))
 
     def answer(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
         batch = shown if inputs is None else to_tensors(inputs.batch(indices), device)
@@ -55,7 +56,7 @@ def live(
             model.eval()
         with torch.set_grad_enabled(learns), recorder:
             model(**taken(batch))
-            return recorder.take()
+            return with_top_k(recorder.take(), names)
 
     return answer
 

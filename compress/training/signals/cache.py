@@ -32,7 +32,7 @@ class Layout:
     `row`: shape of what is stored for one example, or for one token where it is `ragged`.
     """
 
-    dtype: Literal["float16", "float32"]
+    dtype: Literal["float16", "float32", "uint8"]
     row: tuple[int, ...]
     ragged: bool
 
@@ -121,7 +121,7 @@ class SignalWriter:
             PassError: the teacher gave a value that is not finite.
         """
         kept = signal.detach().to(getattr(torch, self.layout.dtype))
-        if not torch.isfinite(kept).all():
+        if self.layout.dtype != "uint8" and not torch.isfinite(kept).all():
             if not torch.isfinite(signal).all():
                 raise PassError(f"the teacher's {self.name} is not finite", hint="Try `precision: fp32`.")
             raise TooLarge(self.name)

@@ -54,7 +54,8 @@ class Anatomy:
 
     `hidden`, `embedding`: widths, None without layers. `heads`: of each layer; empty, and `head_size` None, where
     queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1, in the order of
-    the computation; none for a model with attention, whose patches are tokens. `extra_tokens`: class and distillation
+    the computation; none for a model with attention, whose patches are tokens. `by_token`: outputs are those of tokens,
+    not of examples. `extra_tokens`: class and distillation
     tokens before the patches, 0 for texts; `patches`: None for texts.
     """
 
@@ -67,6 +68,7 @@ class Anatomy:
     features: tuple[Feature, ...] = ()
     extra_tokens: int = 0
     patches: int | None = None
+    by_token: bool = False
 
 
 class Recorder:
@@ -160,14 +162,15 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
     """What a model has, found by running it on a batch in eval mode, without gradients."""
     root = model.module if isinstance(model, DistributedDataParallel) else model
     calls = _run(root, batch)
-    outputs = calls[-1].shape[-1]
+    outputs, by_token = calls[-1].shape[-1], len(calls[-1].shape) == 3
     layers = layers_of(root)
     shapes = [call.shape for layer in layers for call in calls if call.module is layer.module]
     patches = _patches(calls, layers)
     # Layers that share a module cannot be told apart; stages of falling resolution have no common positions.
     alike = len(shapes) == len(layers) and len(set(shapes)) == 1 and len(shapes[0]) == 3
     if not alike or (patches or 0) > shapes[0][1]:
-        return Anatomy(outputs=outputs, features=() if attentions_of(root) else _feature_maps(root, calls))
+        features = () if attentions_of(root) else _feature_maps(root, calls)
+        return Anatomy(outputs=outputs, features=features, by_token=by_token)
     _, tokens, hidden = shapes[0]
     heads, size = heads_of(layers)
     with evaluating(root), torch.no_grad():
@@ -181,6 +184,7 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
         embedding=read.shape[-1],
         extra_tokens=0 if patches is None else tokens - patches,
         patches=patches,
+        by_token=by_token,
     )
 
 

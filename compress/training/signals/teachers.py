@@ -29,6 +29,7 @@ from compress.training.batches import to_tensors
 from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
 from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
 from compress.training.signals.capture import Recorder, Signals
+from compress.training.signals.top_k import TopK, taken_from, with_top_k
 
 BUDGET = 8 * GIB
 """Bytes of disk that the signals of one teacher on one set of inputs may take, its outputs not counted."""
@@ -59,9 +60,10 @@ class TeacherSignals:
         return self.stored[OUTPUTS].values.values
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The signals of the examples at `indices`, float32 on the training device: `outputs` (len(indices), k), token
-        signals (len(indices), longest, d) with padding after the end of an example, others (len(indices), ...)."""
-        found = {name: signal.take(indices).to(self.device).float() for name, signal in self.stored.items()}
+        """The signals of the examples at `indices`, on the training device in float32, but for packed ones uint8:
+        `outputs` (len(indices), k), token signals (len(indices), longest, d) with padding after the end of an example,
+        others (len(indices), ...)."""
+        found = {name: _numbers(signal.take(indices).to(self.device)) for name, signal in self.stored.items()}
         return found if self.live is None else {**found, **self.live.take(indices)}
 
 
@@ -79,7 +81,7 @@ class LiveSignals:
         """As `TeacherSignals.take`; padding is what the model gave for it."""
         batch = to_tensors(self.inputs.batch(indices), self.device)
         found = observe(self.model, batch, self.names, precision=self.precision, device=self.device)
-        return {name: signal.float() for name, signal in found.items()}
+        return {name: _numbers(signal) for name, signal in found.items()}
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def cached_signals(
     title: str = "teacher",
     chunk: int = CHUNK,
 ) -> TeacherSignals:
-    """The named signals, and always `outputs`, of a frozen teacher on `inputs`.
+    """The named signals of a frozen teacher on `inputs`, and always `outputs`, if not as a choice of them (`TopK`).
 
     They lie in `shared/<key>/`, one file each, in float16 (`outputs` in float32); the key is made of the teacher, the
     inputs, the precision and the libraries, so that no step or run computes them again. What is missing is computed
@@ -168,7 +170,9 @@ def cached_signals(
     Raises:
         PassError: the teacher cannot give a signal, or gives one that is not finite.
     """
-    wanted = [OUTPUTS, *sorted(set(names) - {OUTPUTS})]
+    wanted = sorted(set(names) - {OUTPUTS})
+    if OUTPUTS in names or not any(map(TopK.of, wanted)):
+        wanted.insert(0, OUTPUTS)
     folder = shared / signals_key(teacher_digest, inputs, device, precision)
     offsets = _offsets(inputs)
     stored = _stored(folder, wanted, offsets)
@@ -237,9 +241,10 @@ def observe(
     model: nn.Module, batch: dict[str, Tensor], names: Iterable[str], *, precision: Precision, device: Device
 ) -> Signals:
     """The named signals of one batch, without gradients, in the types that the arithmetic gave."""
-    with torch.no_grad(), arithmetic(precision, device), Recorder(model, names) as recorder:
+    names = frozenset(names)
+    with torch.no_grad(), arithmetic(precision, device), Recorder(model, taken_from(names)) as recorder:
         model(**taken(batch))
-        return recorder.take()
+        return with_top_k(recorder.take(), names)
 
 
 def _layouts(
@@ -253,7 +258,9 @@ def _layouts(
         shape = tuple(signals[name].shape)
         # A text has as many rows as tokens; every image has the same number of patches.
         ragged = len(shape) == 3 and ATTENTION_MASK in arrays
-        dtype: Literal["float32", "float16"] = "float32" if name == OUTPUTS else "float16"
+        dtype: Literal["float32", "float16", "uint8"] = "float32" if name == OUTPUTS else "float16"
+        if TopK.of(name) is not None:
+            dtype = "uint8"
         layouts[name] = Layout(dtype, shape[2:] if ragged else shape[1:], ragged)
     return layouts
 
@@ -288,14 +295,15 @@ def _fill(
         for writer in writers:
             writer.go_on(order, done)
         advance(done)
-        with Recorder(model, by_name) as recorder:
+        names = frozenset(by_name)
+        with Recorder(model, taken_from(names)) as recorder:
             while done < len(order):
                 stop = min(done + chunk, len(order))
                 try:
                     for first in range(done, stop, BATCH_SIZE):
                         places = order[first : min(first + BATCH_SIZE, stop)]
                         model(**taken(to_tensors(inputs.batch(places), device)))
-                        for name, signal in recorder.take().items():
+                        for name, signal in with_top_k(recorder.take(), names).items():
                             by_name[name].put(places, signal)
                 except TooLarge as error:
                     by_name[str(error)].widen()
@@ -309,6 +317,11 @@ def _fill(
                 done = stop
     for writer in writers:
         writer.finish()
+
+
+def _numbers(signal: Tensor) -> Tensor:
+    """Float32, but for what is packed."""
+    return signal if signal.dtype == torch.uint8 else signal.float()
 
 
 def _offsets(inputs: Inputs) -> NDArray[np.int64]:

@@ -1,0 +1,139 @@
+"""What a teacher of many words says of a token in few bytes: its likeliest words, how likely, and the mass of the rest.
+
+A row is bytes, little-endian: the ids of the k words, likeliest first, each in as many bits as the vocabulary needs;
+their log-probabilities, uint8 steps below the first; then float32 the log-probability of the first, float16 the size of
+a step and float16 the log-probability of all other words together. With k = 64 that is 200 bytes a token at 2^16
+words and 216 at 2^18.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FEW = 1024
+"""Words of a model from which on what is kept of each token is a choice of them."""
+KEPT = 64
+"""Words that are kept then, where nobody says how many."""
+_PREFIX = "top"
+_STEPS = 255
+_NOTHING = -30.0
+"""Log-probability of the rest where there is none: float16 knows no smaller probability that matters."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The `k` likeliest of `words` words, of probabilities softened by `temperature`."""
+
+    k: int
+    temperature: float
+    words: int
+
+    @property
+    def name(self) -> str:
+        """Of the signal."""
+        return f"{_PREFIX}.{self.k}.{self.temperature!r}.{self.words}"
+
+    @classmethod
+    def of(cls, name: str) -> TopK | None:
+        """The one that a signal's name means; None where it is another signal."""
+        kind, _, rest = name.partition(".")
+        if kind != _PREFIX:
+            return None
+        k, _, others = rest.partition(".")
+        temperature, _, words = others.rpartition(".")
+        return cls(int(k), float(temperature), int(words))
+
+    @property
+    def bits(self) -> int:
+        """Of an id."""
+        return max(1, (self.words - 1).bit_length())
+
+    @property
+    def bytes(self) -> int:
+        """Of a row."""
+        return self._id_bytes + self.k + 8
+
+    @property
+    def _id_bytes(self) -> int:
+        return -(-self.k * self.bits // 8)
+
+    def pack(self, logits: Tensor) -> Tensor:
+        """Logits (..., words) -> uint8 (..., bytes)."""
+        shape, rows = logits.shape[:-1], logits.reshape(-1, logits.shape[-1])
+        # A few rows at a time: in float32 all of them would take as much again.
+        size = max(1, 2**22 // self.words)
+        parts = [self._packed(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return torch.cat(parts).reshape(*shape, self.bytes)
+
+    def _packed(self, logits: Tensor) -> Tensor:
+        said = torch.log_softmax(logits.float() / self.temperature, -1)
+        top, ids = said.topk(self.k, -1)
+        first = top[:, :1]
+        step = ((first - top[:, -1:]) / _STEPS).half()
+        steps = ((first - top) / step.float().clamp(min=1e-6)).round().clamp(0, _STEPS).to(torch.uint8)
+        rest = torch.log1p(-top.double().exp().sum(-1, keepdim=True).clamp(max=1)).clamp(min=_NOTHING).half()
+        parts = [_bytes(each) for each in (first.contiguous(), step, rest)]
+        return torch.cat([_to_bits(ids, self.bits), steps, *parts], -1)
+
+    def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (n, bytes) -> ids int64 (n, k), and float32 log-probabilities (n, k + 1), those of all other words
+        together last; they add up to 1."""
+        ids = _from_bits(rows[:, : self._id_bytes], self.k, self.bits)
+        steps = rows[:, self._id_bytes : self._id_bytes + self.k].float()
+        first, step, rest = (
+            rows[:, begin : begin + size].reshape(-1).clone().view(kind).float()[:, None]
+            for begin, size, kind in (
+                (self.bytes - 8, 4, torch.float32),
+                (self.bytes - 4, 2, torch.float16),
+                (self.bytes - 2, 2, torch.float16),
+            )
+        )
+        return ids, torch.log_softmax(torch.cat([first - steps * step, rest], -1), -1)
+
+    def kept_of(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Of a student's logits (n, words) the log-probabilities (n, k + 1) of the words `ids` (n, k) and of all others
+        together, float32."""
+        said = torch.log_softmax(logits.float() / self.temperature, -1)
+        top = said.gather(-1, ids)
+        others = said.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([top, others.clamp(min=_NOTHING)], -1)
+
+
+def taken_from(names: frozenset[str]) -> frozenset[str]:
+    """The signals that a model must be asked for to have the named ones."""
+    return frozenset("outputs" if TopK.of(name) else name for name in names)
+
+
+def with_top_k(signals: dict[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
+    """The named signals out of those of `taken_from`."""
+    found = {}
+    for name in names:
+        top = TopK.of(name)
+        found[name] = signals[name] if top is None else top.pack(signals["outputs"])
+    return found
+
+
+def _bytes(values: Tensor) -> Tensor:
+    """(n, 1) of any type as its bytes (n, size)."""
+    return values.view(torch.uint8).reshape(len(values), -1)
+
+
+def _to_bits(ids: Tensor, bits: int) -> Tensor:
+    """Numbers (n, k) below 2^bits, one behind the other, lowest bits first: uint8 (n, ceil(k * bits / 8))."""
+    places = torch.arange(bits, device=ids.device)
+    each = ((ids[..., None] >> places) & 1).flatten(1)
+    padded = torch.nn.functional.pad(each, (0, -each.shape[1] % 8)).reshape(len(ids), -1, 8)
+    return (padded << torch.arange(8, device=ids.device)).sum(-1).to(torch.uint8)
+
+
+def _from_bits(rows: Tensor, k: int, bits: int) -> Tensor:
+    """The numbers of `_to_bits`, int64 (n, k)."""
+    first = torch.arange(k, device=rows.device) * bits
+    wide = torch.nn.functional.pad(rows.long(), (0, 4))
+    # A number of at most 25 bits lies in four bytes that stand together.
+    together = torch.stack([wide[:, first // 8 + place] << 8 * place for place in range(4)]).sum(0)
+    found: Tensor = (together >> (first % 8)) & (2**bits - 1)
+    return found
