@@ -32,6 +32,24 @@ class Metric(Record):
     smaller_is_better: bool = False
 
 
+class Written(Record):
+    """What a model wrote to prompts of the split, and which of it is right.
+
+    `examples`: their places in the split; `prompts`, `expected`, `answers`: the texts, cut where they are long, and
+    none where the report shows none. `p_value` and `verdict` are those of the exact McNemar test against the
+    baseline's answers.
+    """
+
+    validator: str
+    examples: tuple[int, ...]
+    right: tuple[bool, ...]
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    prompts: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+
+
 class Accuracy(Record):
     """Scores on one split; `metrics[0]` is the task's primary one.
 
@@ -43,7 +61,8 @@ class Accuracy(Record):
     the interval of the correlation stays below 1. What the `examples` say themselves is right needs no truth either:
     the test is that of the metric. `retention_low` and `retention_high` are given where they cannot be
     had of the predictions. `examples` is the sha256 of what was scored. `confidence` is the probability of each
-    prediction, rounded to four decimals; records of before it was kept have none.
+    prediction, rounded to four decimals; records of before it was kept have none. `written`: where the model was asked
+    to answer in words.
     """
 
     split: str
@@ -60,6 +79,7 @@ class Accuracy(Record):
     retention_high: float | None = None
     examples: str | None = None
     confidence: tuple[float, ...] = ()
+    written: Written | None = None
 
 
 class Disturbance(Record):

@@ -116,6 +116,9 @@ class TaskKind:
     """How much a model and data look like it: `compress init` takes the largest."""
     logits: bool = False
     """Whether outputs are logits along their last axis, so that predictions can be compared."""
+    asks: str | None = None
+    """From a `Task`, examples, the folder of a model and a seed to what the model is asked to answer in words, an
+    `Asked`, or to None; no place where its models write nothing."""
     against_baseline: bool = False
     """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
     writes: bool = False

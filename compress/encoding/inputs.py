@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -44,6 +44,16 @@ class Inputs(Protocol):
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The examples at `indices`: token ids padded to the longest of them, int64 (len(indices), length) each, or
         pixels, float32 (len(indices), channels, height, width)."""
+
+
+def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inputs:
+    """Inputs with what a scorer needs beside them to compare outputs with those of the baseline, where they know it.
+
+    Args:
+        reference: what is kept of the baseline's answers; None: it is the baseline that is scored.
+    """
+    compared: Callable[[Mapping[str, NDArray[Any]] | None], Inputs] | None = getattr(inputs, "against", None)
+    return inputs if compared is None else compared(reference)
 
 
 def by_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compress.core.errors import CompressError, DataError, DataErrors, Fault, ProfileError
+from compress.core.errors import CompressError, DataError, DataErrors, Fault, ModelError, ProfileError
 from compress.core.package_paths import CODE, CONFIG, SKLEARN, local_path
 from compress.data.names import shown
 from compress.data.sampling import LOOKED_AT
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.models.io.presence import file_faults
-from compress.models.io.sources import GGUF, check_teacher
+from compress.models.io.sources import GGUF, check_teacher, module_file
 from compress.planning.steps import build_plan, model_sources
 from compress.profile.decoder_spec import decoder_of
 from compress.profile.device import is_ssh
@@ -31,6 +31,7 @@ from compress.profile.yaml_lines import Path_, ProfileSource, override, read_sou
 from compress.tasks.table import task_kind, task_names
 
 _SHOWN_LABELS = 8
+_CODE = "which is code: it needs --allow-code and is run then"
 
 
 @dataclass
@@ -102,6 +103,12 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
         return None
     spec, task, seed = declared
     place: Path_ = ("data", "path")
+    for code in spec.code():
+        try:
+            module_file(code, source.base)
+            found.unseen.append(f"{shown(code)}, {_CODE}")
+        except ModelError as error:
+            found.faults.append(_fault(source, ("data",), error))
     try:
         if (elsewhere := _elsewhere(spec.path, source.base)) is not None:
             found.unseen.append(elsewhere)
@@ -177,7 +184,7 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
     for _, model in named_models(profile):
         folder = files.folder(model)
         if model.startswith(CODE):
-            found.unseen.append(f"{shown(model)}, which is code: it needs --allow-code and is run then")
+            found.unseen.append(f"{shown(model)}, {_CODE}")
         elif model.startswith(CONFIG):
             fresh = decoder_of(model)
             found.seen.append(f"model: {fresh.words}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.core.records import StepRecord
+from compress.core.records import StepRecord, TargetMeasurement
 from compress.data.splits import Examples
 
 LENGTH = 120
@@ -27,6 +27,16 @@ def excerpts(baseline: StepRecord, deployed: StepRecord, test: Examples) -> dict
         changed.sort(key=lambda place: (-new.confidence[place], place))
     items = {place: test.items[place] for place in changed[:MOST]}
     return {place: beginning(item) for place, item in items.items() if isinstance(item, str)}
+
+
+def with_texts(measurement: TargetMeasurement, *, shown: bool) -> TargetMeasurement:
+    """A measurement with its prompts and answers in words, or without them where the report shows no texts."""
+    written = measurement.accuracy.written
+    if written is None or shown:
+        return measurement
+    bare = written.model_copy(update={"prompts": (), "expected": (), "answers": ()})
+    accuracy = measurement.accuracy.model_copy(update={"written": bare})
+    return measurement.model_copy(update={"accuracy": accuracy})
 
 
 def beginning(text: str) -> str:

@@ -220,7 +220,7 @@ def _measure(
         split=examples_digest(test),
         spec=request.measure,
         seed=request.seed,
-        by=measured_by(request.task),
+        by=measured_by(request.task) | request.data.scored_by(),
     )
     return measure(
         artifact,
@@ -233,4 +233,5 @@ def _measure(
         seed=request.seed,
         key=key,
         progress=session.progress,
+        base=session.base,
     )

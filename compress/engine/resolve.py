@@ -20,7 +20,7 @@ from compress.engine.contents import are_texts_of_files, examples_digest, keep, 
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
-from compress.models.io.sources import check_teacher, model_folder
+from compress.models.io.sources import check_code_allowed, check_teacher, model_folder, module_file
 from compress.models.io.sources import fingerprint as model_fingerprint
 from compress.planning.keys import Fingerprints, all_parts, key_of, measured_by
 from compress.planning.steps import Plan, build_plan, model_sources
@@ -69,10 +69,23 @@ class Job:
         ]
         return f"{profile.name}-{digest_of(body)[:12]}"
 
-    @property
+    @cached_property
     def measured_by(self) -> dict[str, object]:
-        """What a task that a distribution adds brings to the measuring."""
-        return measured_by(self.plan.profile.task)
+        """What decides the measuring beside the test split: a task that a distribution adds, keys of the data, and the
+        user's code that judges answers."""
+        profile = self.plan.profile
+        code = {source: self.watched.sha256(file) for source, file in self._judges.items()}
+        return {
+            **measured_by(profile.task),
+            **profile.data.scored_by(),
+            **({"judges": code} if code else {}),
+        }
+
+    @property
+    def _judges(self) -> dict[str, Path]:
+        """The files of the code that the data names."""
+        base = self.loaded.source.base
+        return {source: module_file(source, base) for source in self.plan.profile.data.code()}
 
     @cached_property
     def test_digest(self) -> str:
@@ -97,6 +110,8 @@ class Job:
             DataError: one of them was changed meanwhile; what was read of it must not stand under these keys.
         """
         changed = self.watched.changed()
+        if not set(changed).isdisjoint(self._judges.values()):
+            raise _changed(changed)
         try:
             now = fingerprints(self.loaded, self.plan, self.watched)
         except CompressError as error:
@@ -125,6 +140,9 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """
     profile, base = loaded.profile, loaded.source.base
     check_models(loaded)
+    for code in profile.data.code():
+        check_code_allowed(code, allow_code, "answers are judged")
+        module_file(code, base)
     targets = resolve_all(profile.targets, profile.measure.patience_s)
     watched = Watched()
     with suppress(CompressError):

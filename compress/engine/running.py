@@ -17,7 +17,7 @@ from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.engine.budget import judge_row, measured_values, outcome
 from compress.engine.environment import describe_environment
-from compress.engine.excerpts import excerpts
+from compress.engine.excerpts import excerpts, with_texts
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.engine.trials import target_warnings, try_untrained
@@ -295,8 +295,7 @@ def _measure(
     One that was disturbed is believed only if it was made during this run: by it, or by another one meanwhile.
     """
     runtime = target.spec.runtime
-    artifact = state.made[row.measured[runtime]].artifact
-    baseline = state.made[job.plan.rows[0].measured[runtime]].artifact
+    artifact, baseline = (state.made[one.measured[runtime]].artifact for one in (row, job.plan.rows[0]))
     profile = job.plan.profile
     key = measurement_key(
         artifact_digest=artifact.runtime_digest,
@@ -325,6 +324,7 @@ def _measure(
                     key=key,
                     progress=progress,
                     shared=cache.references,
+                    base=job.loaded.source.base,
                     allow_code=job.allow_code,
                 )
                 job.check_unchanged(models=False, data=True)
@@ -333,14 +333,14 @@ def _measure(
     # Names are not part of the key: the same processor may be called otherwise in another profile. The machine is
     # that of the fingerprint, which is; what was measured before it was kept does not name it.
     measurement = measurement.model_copy(update={"target": target.label, "machine": target.machine})
+    measurement = with_texts(measurement, shown=profile.report.excerpts)
     if row.name == BASELINE:
         state.baselines[target.label] = measurement
     return measurement
 
 
 def _is_judged(row: Row, job: Job) -> bool:
-    last = row is job.plan.rows[-1]
-    return last or (job.plan.profile.budget.judge == "each" and row.role == "step")
+    return row is job.plan.rows[-1] or (job.plan.profile.budget.judge == "each" and row.role == "step")
 
 
 def _finish(job: Job, state: _State, store: RunStore, wall_seconds: float) -> RunRecord:

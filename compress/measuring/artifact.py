@@ -40,6 +40,7 @@ def measure(
     key: str,
     progress: Progress,
     shared: Path | None = None,
+    base: Path = Path(),
     allow_code: bool = False,
 ) -> TargetMeasurement:
     """Measure an artifact on a target, in child processes that load nothing but what runs it.
@@ -53,7 +54,8 @@ def measure(
         seed: of the choice of the timed examples and of the bootstrap.
         key: the measurement's key, kept in the record.
         shared: a folder that survives; the baseline's embeddings are kept there, which each rival is compared with.
-        allow_code: whether the code of a torch model may run.
+        base: the folder where code of the user that judges answers is looked for.
+        allow_code: whether that, and the code of a torch model, may run.
 
     Raises:
         TargetError: the target cannot load the artifact, or failed while it was measured.
@@ -79,6 +81,8 @@ def measure(
             # Sizes do not depend on what else runs either.
             beside=[_memory_job(jobs, models[1], sampled[1], target.spec.batch_sizes[0])],
             shared=shared,
+            base=base,
+            allow_code=allow_code,
         )
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
         tokenizes = target.tokenizes and len(sample) and (artifact.path / TOKENIZER).is_file()

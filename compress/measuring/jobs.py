@@ -14,7 +14,7 @@ from compress.encoding.inputs import Batch
 from compress.measuring import outputs_scorer
 from compress.measuring.transport import Elsewhere, Here, Transport
 from compress.profile.device import is_ssh
-from compress.runtimes import runner
+from compress.runtimes import decoding, runner
 from compress.targets.local import ResolvedTarget
 from compress.targets.patience import Patience
 from compress.tasks.base import Task
@@ -105,6 +105,10 @@ class JobFolder:
             described: the `task.json` of the model.
         """
         return self._scoring(model, feeds, task.scorer, task.settings(described), name)
+
+    def write(self, model: str, feeds: str, settings: dict[str, Any]) -> tuple[Job, Path]:
+        """The job that lets a model answer prompts in words, and the file where these will stand as `written`."""
+        return self._scoring(model, feeds, decoding, settings, "written")
 
     def _scoring(
         self, model: str, feeds: str, scorer: Any, settings: dict[str, Any], name: str

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, Artifact
 from compress.core.errors import ModelError, TargetError
 from compress.core.files import (
     Damaged,
+    digest_of,
     entry_of,
     first_damaged,
     make_folder,
@@ -22,16 +24,22 @@ from compress.core.files import (
 )
 from compress.core.plugins import named
 from compress.core.records import Accuracy
+from compress.core.units import MIB
 from compress.data.splits import Examples, item_bytes
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, against
 from compress.encoding.interface import as_taken
 from compress.encoding.tokens import TokenInputs, unknown_share
 from compress.measuring.feeds import in_order, parts
 from compress.measuring.jobs import Job, JobFolder, model_path
+from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.measuring.results import load_answers
 from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
-from compress.tasks.base import Answers, Scored, Task
+from compress.tasks.base import Answers, Asked, Scored, Task
+
+LOGITS_BYTES = 256 * MIB
+"""Of a batch that is scored, where a model gives logits for each token: one example at a time where they are more."""
+Asks = Callable[[Task, Examples, Path, int], Asked | None]
 
 
 def score_artifact(
@@ -45,6 +53,8 @@ def score_artifact(
     seed: int,
     beside: Sequence[Job] = (),
     shared: Path | None = None,
+    base: Path = Path(),
+    allow_code: bool = False,
 ) -> tuple[Accuracy, list[dict[str, Any]]]:
     """Score an artifact on the test split, as `measure` is asked to.
 
@@ -52,23 +62,30 @@ def score_artifact(
         baseline_accuracy: of the baseline; None: `artifact` is the baseline.
         beside: jobs to do at the same time: scores do not depend on what else runs.
         shared: a folder where the baseline's answers are kept for its other rivals; None: they are not.
+        base: the folder where code of the user that judges answers is looked for, and whether it may run.
 
     Returns:
         The scores, and the results of `beside`.
     """
     examples = task.scored(test)
     batch_size = target.spec.batch_sizes[0]
-    inputs, answers, results = _answers(jobs, artifact, examples, target, task, beside)
     digest = _digest(examples)
     reference: Answers | None = None
-    if task.kind.against_baseline:
-        kept = None if shared is None else shared / f"{_reference_key(baseline, target, digest)}.npz"
-        stored = None if kept is None else _kept(kept, len(examples))
-        reference = answers if baseline_accuracy is None else stored
+    kept: Path | None = None
+    if task.kind.against_baseline and shared is not None:
+        kept = shared / f"{_reference_key(baseline, target, task, digest)}.npz"
+    if task.kind.against_baseline and baseline_accuracy is not None:
+        reference = None if kept is None else _kept(kept)
         if reference is None:
             _, reference, _ = _answers(jobs, baseline, examples, target, task)
-        if kept is not None and stored is None:
             _keep(reference, kept)
+    inputs, answers, results = _answers(jobs, artifact, examples, target, task, beside, reference)
+    if task.kind.against_baseline and baseline_accuracy is None:
+        reference = answers
+        _keep(reference, kept)
+    asked = None
+    if task.kind.asks is not None:
+        asked = cast(Asks, named(task.kind.asks))(task, examples, artifact.path, seed)
     record = cast(Callable[[Scored], Accuracy], named(task.kind.record))(
         Scored(
             task,
@@ -80,6 +97,10 @@ def score_artifact(
             seed,
             digest,
             _unknown_share(artifact, inputs),
+            asked,
+            None if asked is None else _written(jobs, model_path(artifact, target), asked),
+            base,
+            allow_code,
         )
     )
     return record, results
@@ -92,6 +113,7 @@ def _answers(
     target: ResolvedTarget,
     task: Task,
     beside: Sequence[Job] = (),
+    reference: Answers | None = None,
 ) -> tuple[Inputs, Answers, list[dict[str, Any]]]:
     """The examples as a model takes them, what is kept of its outputs, and the results of the jobs done beside.
 
@@ -100,10 +122,11 @@ def _answers(
         TargetError: the same, said by a device: what it answers is not taken for a fault of the model.
     """
     described = artifact.read_json(TASK)
-    inputs = as_taken(task.encode(examples, artifact.path), artifact.path)
-    found = model_answers(
-        jobs, model_path(artifact, target), inputs, target.spec.batch_sizes[0], task, described, beside
-    )
+    inputs = as_taken(against(task.encode(examples, artifact.path), reference), artifact.path)
+    rows = target.spec.batch_sizes[0]
+    if task.kind.writes:
+        rows = min(rows, max(1, LOGITS_BYTES // (4 * int(described["words"]) * int(inputs.lengths.max()))))
+    found = model_answers(jobs, model_path(artifact, target), inputs, rows, task, described, beside)
     where = str(artifact.model_file)
     try:
         task.check_outputs((len(inputs), *found.shape), described, where)
@@ -114,6 +137,19 @@ def _answers(
             raise
         raise TargetError(error.message, where=target.label, code="device-answer") from error
     return inputs, found.answers, found.beside
+
+
+def _written(jobs: JobFolder, model: str, asked: Asked) -> NDArray[np.int32]:
+    """The tokens that a model writes to prompts, int32 (prompts, most), -1 after the end of an answer."""
+    every = asked.inputs.batch(np.arange(len(asked.inputs)))
+    job, file = jobs.write(model, jobs.feeds("asked", [every]), asked.settings)
+    jobs.run(job)
+    found = load_answers(file)["written"]
+    if found.shape != (len(asked.inputs), asked.settings["most"]) or found.dtype != np.int32:
+        raise TargetError(
+            f"{jobs.where} gave answers of the shape {found.shape}", where=jobs.where, code="job-result"
+        )
+    return found
 
 
 class Answered(NamedTuple):
@@ -177,24 +213,26 @@ def _digest(examples: Examples) -> str:
     return digest.hexdigest()
 
 
-def _reference_key(baseline: Artifact, target: ResolvedTarget, examples: str) -> str:
-    return hashlib.sha256(f"{baseline.runtime_digest} {target.fingerprint} {examples}".encode()).hexdigest()
+def _reference_key(baseline: Artifact, target: ResolvedTarget, task: Task, examples: str) -> str:
+    said = [PROTOCOL_VERSION, baseline.runtime_digest, target.fingerprint, task.data.scored_by(), examples]
+    return digest_of(said)
 
 
-def _kept(file: Path, examples: int) -> Answers | None:
-    """The answers to so many examples that were saved; None where they were not, or where the file was damaged."""
+def _kept(file: Path) -> Answers | None:
+    """Answers that were saved; None where they were not, or where the file was damaged."""
     try:
         files = read_sealed(file.with_suffix(CHECKSUMS))["files"]
         if first_damaged(file.parent, files) is not None:
             return None
-        answers = load_answers(file)
+        return load_answers(file)
     except (FileNotFoundError, Damaged, KeyError):
         return None
-    return answers if {len(values) for values in answers.values()} == {examples} else None
 
 
-def _keep(answers: Answers, file: Path) -> None:
-    """Save answers as a whole: another run may look for them."""
+def _keep(answers: Answers, file: Path | None) -> None:
+    """Save answers as a whole, where they have a place: another run may look for them."""
+    if file is None or _kept(file) is not None:
+        return
     make_folder(file.parent)
     with replacing(file) as temporary:
         np.savez(temporary, allow_pickle=False, **answers)

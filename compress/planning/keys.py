@@ -95,7 +95,7 @@ def step_parts(
     if losses:
         parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
     if kind.reads_data:
-        data = plan.profile.data.model_dump(mode="json")
+        data = plan.profile.data.model_dump(mode="json", exclude=set(plan.profile.data.MEASURED))
         further = kind.reads_unlabeled and plan.profile.data.unlabeled is not None
         if not further:
             del data["unlabeled"]

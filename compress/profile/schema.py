@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -130,6 +130,20 @@ class DataSpec(Spec):
     """Which examples train, validate and test."""
     max_length: Annotated[int, Field(ge=2, le=8192)] = 128
     """Longer texts are cut to so many tokens."""
+
+    MEASURED: ClassVar[tuple[str, ...]] = ()
+    """Keys that say what is measured, and nothing of what a model is made of."""
+    SCORED_BY: ClassVar[tuple[str, ...]] = ()
+    """Keys that decide how the test split is scored, beside what is in it."""
+
+    def scored_by(self) -> dict[str, Any]:
+        """Those that differ from their defaults."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        return {name: said[name] for name in self.SCORED_BY if name in said}
+
+    def code(self) -> tuple[str, ...]:
+        """The `python:module:function` that it names."""
+        return ()
 
     @model_validator(mode="after")
     def _one_size(self) -> DataSpec:

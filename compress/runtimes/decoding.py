@@ -208,6 +208,33 @@ def generate(
     return found
 
 
+def outputs(model: Any, batch: dict[str, Any], settings: dict[str, Any]) -> NDArray[np.float32]:
+    """What a job of `runner.py` makes of prompts `input_ids`, (rows, tokens) with an `attention_mask`: greedy answers.
+
+    Args:
+        settings: `most` tokens of an answer, the tokens `ends`, and how many rows are written `together`.
+
+    Returns:
+        Token ids (rows, most), which floats hold exactly; -1 after the end of an answer.
+    """
+    prompts = [row[kept > 0].tolist() for row, kept in zip(batch["input_ids"], batch["attention_mask"])]  # noqa: B905
+    room = batch["input_ids"].shape[1] + settings["most"]
+    decoder = model.decoder(room) if hasattr(model, "decoder") else Decoder(model, room)
+    written = np.full((len(prompts), settings["most"]), -1, np.float32)
+    lengths = [0] * len(prompts)
+    for row, token in stream(
+        decoder, prompts, settings["most"], settings["ends"], together=settings["together"]
+    ):
+        written[row, lengths[row]] = token
+        lengths[row] += 1
+    return written
+
+
+def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of those: `written`, int32."""
+    return {"written": outputs.astype(np.int32)}
+
+
 def draw(logits: Logits, sampling: Sampling, random: np.random.Generator) -> int:
     """The next token by its logits (words,)."""
     if sampling.temperature == 0:

@@ -16,7 +16,8 @@ Any job may say on which `cores` it is kept. `feeds` are files of `write_batches
 latency measurement: `share` says which of how many this is, `seconds` and `rounds` are this one's, and for `patience_s`
 more it may time again what other processes disturbed. `tokenization` and `patience_s` may be left out. A `scorer` is
 a file of Python that needs numpy alone: its `answers(outputs, batch, settings)` says what is kept of the outputs of a
-batch. The result is JSON, written under a temporary name and renamed.
+batch, and its `outputs(model, batch, settings)`, where it has one, makes these of several runs. The result is JSON,
+written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class CachedSession:
         self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
         self.words = session.get_outputs()[0].shape[2]
         self.size = (0, 0)
+        self.held: list[Any] = []
         self.cache: Any = None
 
     def __call__(self, batch: Batch) -> Any:
@@ -125,7 +127,8 @@ class CachedSession:
         size = len(ids), batch["attention_mask"].shape[1]
         if size != self.size:
             # One size at a time: texts of many lengths would fill the memory.
-            self.size, self.cache = size, self.bound(self.empty(*size))
+            self.size, self.held = size, self.empty(*size)  # a binding need not keep what it points to
+            self.cache = self.bound(self.held)
         wanted = batch.get(LOGIT_POSITIONS)
         if wanted is None:
             wanted = np.tile(np.arange(ids.shape[1]), (len(ids), 1))
@@ -249,15 +252,16 @@ def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     `shape` is that of the outputs of one example; `refused` why the scorer took none, and then there is no file.
     """
     runtime.prepare(job["threads"], job["device"])
-    scorer = load_file(job["scorer"])
+    scorer, settings = load_file(job["scorer"]), job["settings"]
+    made = getattr(scorer, "outputs", lambda model, batch, settings: model(batch))
     batches = read_batches(job["feeds"])
     predict = runtime.open(job["model"], job["threads"], job["device"])
     kept, examples, shape = [], 0, []
     for batch in batches:
-        outputs = np.asarray(predict(batch), dtype=np.float32)
+        outputs = np.asarray(made(predict, batch, settings), dtype=np.float32)
         examples, shape = examples + len(outputs), list(outputs.shape[1:])
         try:
-            kept.append(scorer.answers(outputs, batch, job["settings"]))
+            kept.append(scorer.answers(outputs, batch, settings))
         except (ValueError, IndexError) as error:
             asked = sum(len(next(iter(one.values()))) for one in batches)
             return {"examples": asked, "shape": shape, "refused": str(error)}

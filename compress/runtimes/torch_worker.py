@@ -14,6 +14,37 @@ from compress.runtimes import runner
 from compress.runtimes.launching import ALLOW_CODE
 
 
+class Torch:
+    """A model that runs batches, on a device."""
+
+    def __init__(self, model: Any, device: str, cached: Any) -> None:
+        import torch
+
+        from compress.encoding.inputs import taken
+        from compress.models.io.outputs import outputs_of
+
+        self._torch, self._taken, self._outputs_of = torch, taken, outputs_of
+        self._model, self._device, self._cached = model, device, cached
+
+    def __call__(self, batch: runner.Batch) -> NDArray[np.float32]:
+        """Its outputs."""
+        torch, taken = self._torch, self._taken(batch)
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(array).to(self._device) for name, array in taken.items()}
+            timed = self._cached is not None and runner.LOGIT_POSITIONS in tensors
+            given = self._cached(tensors) if timed else self._outputs_of(self._model(**tensors))
+            outputs: NDArray[np.float32] = given.float().cpu().numpy()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return outputs
+
+    def decoder(self, room: int) -> Any:
+        """What grows rows of tokens with it, as `decoding.Decoder` does with a session."""
+        from compress.runtimes.torch_rows import TorchRows
+
+        return TorchRows(self._model)
+
+
 class TorchRuntime:
     """Loads and runs torch artifacts, with the methods of `runner.OnnxRuntime`.
 
@@ -46,29 +77,14 @@ class TorchRuntime:
 
     def open(self, path: str, threads: int, device: str) -> runner.Predict:
         """Load the model of an artifact directory; of any kind; the function that comes back returns its outputs."""
-        import torch
         from transformers import PreTrainedModel
 
-        from compress.encoding.inputs import taken
         from compress.models.io.checkpoints import load_model
         from compress.models.io.low_bit import moved
-        from compress.models.io.outputs import outputs_of
         from compress.runtimes.torch_decoder import TorchDecoder
 
         model = moved(load_model(Path(path), allow_code=self._allow_code).eval(), device)
-        cached = TorchDecoder(model) if isinstance(model, PreTrainedModel) else None
-
-        def predict(batch: runner.Batch) -> NDArray[np.float32]:
-            with torch.inference_mode():
-                tensors = {name: torch.from_numpy(array).to(device) for name, array in taken(batch).items()}
-                timed = cached is not None and runner.LOGIT_POSITIONS in tensors
-                given = cached(tensors) if cached and timed else outputs_of(model(**tensors))
-                outputs: NDArray[np.float32] = given.float().cpu().numpy()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return outputs
-
-        return predict
+        return Torch(model, device, TorchDecoder(model) if isinstance(model, PreTrainedModel) else None)
 
     def gpu_peak_bytes(self) -> int | None:
         """GPU memory of this process, its context included as onnxruntime's is; where the driver names no processes,

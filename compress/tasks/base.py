@@ -127,11 +127,29 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a model is asked to answer in words, greedily.
+
+    `inputs`: its prompts as token ids. `settings`: of `decoding.answers`. `examples`: the places of the prompts in the
+    split; `prompts`, `expected`: the texts. `text`: from the tokens of an answer to what they say.
+    """
+
+    inputs: Inputs
+    settings: dict[str, Any]
+    examples: tuple[int, ...]
+    prompts: tuple[str, ...]
+    expected: tuple[str, ...]
+    text: Callable[[list[int]], str]
+
+
+@dataclass(frozen=True)
 class Scored:
     """What a model answered to the test split, for the record of its scores.
 
     `baseline`: its scores on the same examples; None: this is the baseline. `reference`: what it answered to them,
     where the kind of problem asks for it. `seed`: of the bootstrap. `digest`: what tells these examples from others.
+    `asked` and `written`: what it was asked to answer in words, and the tokens of that, int32 (prompts, most), -1 after
+    the end. `base` and `allow_code`: where code of the user lies that judges it, and whether it may run.
     """
 
     task: Task
@@ -143,6 +161,10 @@ class Scored:
     seed: int
     digest: str
     unknown_token_share: float | None = None
+    asked: Asked | None = None
+    written: NDArray[np.int32] | None = None
+    base: Path = Path()
+    allow_code: bool = False
 
 
 def task_of(name: str, data: DataSpec) -> Task:

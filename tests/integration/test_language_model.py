@@ -16,8 +16,11 @@ from gguf import GGUFReader
 from gguf.quants import quantize
 
 from compress import api
+from compress.core.errors import UsageError
 from compress.models.io.checkpoints import load_model
-from tests.tiny_language import profile, write_model, write_texts
+from compress.runtimes.decoding import Decoder, generate
+from compress.runtimes.runner import CachedSession, open_session
+from tests.tiny_language import WORDS, byte_tokenizer, profile, write_model, write_texts
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +78,6 @@ def test_the_perplexity_is_that_of_torch(done: api.Run, folder: Path):
 
 
 def byte_id(letter: str) -> int:
-    from tests.tiny_language import byte_tokenizer
-
     return int(byte_tokenizer().encode(letter).ids[0])
 
 
@@ -141,6 +142,54 @@ def test_it_is_written_for_llama_cpp_too(folder: Path):
     facts = json.loads((bundle / "manifest.json").read_text())["facts"]["gguf"]
     assert facts["type"] == "q4_0"
     assert facts["tensors"] == {"q4_0": 14, "q8_0": 1, "f32": 5}
+
+
+def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path):
+    rows = [{"prompt": f"the {word} {number}", "completion": word} for number, word in enumerate(WORDS * 3)]
+    for split, part in (("train", rows[:8]), ("validation", rows[8:12]), ("test", rows[12:])):
+        (folder / "asked").mkdir(exist_ok=True)
+        (folder / "asked" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (folder / "judge.py").write_text("def even(prompt, expected, answer):\n    return len(answer) % 2 == 0\n")
+    changed = profile(
+        name="asked",
+        data={
+            "path": "asked",
+            "max_length": 64,
+            "prompt_column": "prompt",
+            "completion_column": "completion",
+            "answers": {"validator": "python:judge:even", "most": 12, "examples": 20},
+        },
+        passes=[{"quantize": {"bits": 4, "method": "rtn", "block_size": 16}}],
+    )
+    del changed["teacher"]["finetune"]
+    (folder / "asked.yaml").write_text(yaml.safe_dump(changed))
+    with pytest.raises(UsageError, match="answers are judged by running Python code"):
+        api.run(folder / "asked.yaml", quiet=True)
+    found = api.run(folder / "asked.yaml", quiet=True, allow_code=True)
+    first, last = (step.measurements[0].accuracy for step in (found.record.steps[0], found.record.steps[-1]))
+    metrics = [{metric.name: metric for metric in one.metrics} for one in (first, last)]
+    assert metrics[0]["divergence"].value == 0
+    # Of the same tokens, and above 0 beyond its interval: rounding to 4 bits is seen.
+    assert metrics[1]["divergence"].n == metrics[1]["perplexity"].n
+    assert 0 < metrics[1]["divergence"].low <= metrics[1]["divergence"].value
+    for one, values in zip((first, last), metrics, strict=True):
+        assert one.written is not None
+        assert len(one.written.answers) == values["right_answers"].n == 20
+        assert list(one.written.right) == [len(answer) % 2 == 0 for answer in one.written.answers]
+        assert values["right_answers"].value == np.mean(one.written.right)
+    assert first.written.p_value is None
+    assert last.written.p_value is not None
+    assert last.written.prompts == first.written.prompts
+    session = CachedSession(
+        open_session(str(folder / "cache" / found.record.steps[0].measured / "model.onnx"))
+    )
+    for prompt, answer in zip(first.written.prompts[:3], first.written.answers, strict=False):
+        tokens = byte_tokenizer().encode(prompt, add_special_tokens=False).ids
+        wanted = generate(Decoder(session, 64), [tokens], 12, (259,))[0]
+        assert byte_tokenizer().decode([one for one in wanted if one != 259])[:240] == answer
+    text = (folder / "reports" / "asked" / "report.md").read_text()
+    assert "Answers in words" in text
+    assert "p (McNemar)" in text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
@@ -21,7 +22,9 @@ from compress.generation.writing import AHEAD, How, answers_file, key_of, write_
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.models.io.checkpoints import save_model
+from compress.runtimes import decoding, runner
 from compress.runtimes.decoding import Sampling
+from compress.runtimes.torch_worker import TorchRuntime
 from tests.tiny_language import CHATML, byte_tokenizer
 
 PROMPTS = ["a", "the red cat", "big", "a small house sees", "dog runs", "xyz" * 9]
@@ -202,6 +205,34 @@ def test_what_is_too_long_is_told(model, onnx: Artifact, tmp_path: Path):
     for one, words in ((onnx, "20 tokens behind a prompt of 121"), (plain, "knows 128 positions")):
         with pytest.raises(ModelError, match=words):
             write_answers(one, ["x" * 120], How(20), tmp_path)
+
+
+def test_a_job_writes_where_the_model_runs(model, onnx: Artifact, tmp_path: Path):
+    plain = artifact_of(tmp_path / "torch", model, onnx=False)
+    ids = [byte_tokenizer().encode(prompt, add_special_tokens=False).ids for prompt in PROMPTS]
+    mask = (np.arange(max(map(len, ids))) < np.array([[len(row)] for row in ids])).astype(np.int64)
+    padded = np.zeros_like(mask)
+    padded[mask > 0] = np.concatenate(ids)
+    feeds = str(tmp_path / "feeds.npz")
+    runner.write_batches(feeds, [{"input_ids": padded, "attention_mask": mask}])
+    found = []
+    for runtime, path in ((runner.OnnxRuntime(), onnx.model_file), (TorchRuntime(), plain.path)):
+        job = {
+            "model": str(path),
+            "feeds": feeds,
+            "scorer": decoding.__file__,
+            "settings": {"most": 10, "ends": [259, 7, 8, *range(100, 120)], "together": 4},
+            "outputs": str(tmp_path / "written.npz"),
+            "threads": 1,
+            "device": "cpu",
+        }
+        assert runner.score_job(job, runtime)["shape"] == [10]
+        found.append(np.load(job["outputs"])["written"])
+    assert np.array_equal(*found)
+    session = runner.CachedSession(runner.open_session(str(onnx.model_file)))
+    wanted = decoding.generate(decoding.Decoder(session, 60), ids, 10, job["settings"]["ends"])
+    assert [row[row >= 0].tolist() for row in found[0]] == wanted
+    assert min(map(len, wanted)) < 10
 
 
 def test_texts_are_cut_before_the_first_stop():

@@ -22,13 +22,21 @@ from compress.passes.quantize.step import calibration_batches
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import TrainingData
+from compress.tasks.causal_lm import windows as windows_module
 from compress.tasks.causal_lm.chat_pieces import joined, pieces_of_template
 from compress.tasks.causal_lm.documents import Piece, messages_item, pieces_of, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.record import told_apart
-from compress.tasks.causal_lm.scorer import answers
+from compress.tasks.causal_lm.scorer import answers, bucketed_divergence, log_softmax
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from compress.tasks.causal_lm.windows import BYTES, DOCUMENT, LEARNT, cut_windows, encode_documents
+from compress.tasks.causal_lm.windows import (
+    BYTES,
+    COMPARED,
+    DOCUMENT,
+    LEARNT,
+    cut_windows,
+    encode_documents,
+)
 from tests.steps import context
 from tests.tiny_language import CHATML, byte_tokenizer
 
@@ -224,6 +232,49 @@ def test_sums_are_those_of_torch():
     )
     with pytest.raises(ValueError, match="one row of logits"):
         answers(logits[:, :4], batch, {})
+
+
+def test_the_distance_from_the_baseline_is_that_of_all_words(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    windows = encode_documents(
+        examples("one text of some words", "another"), data(), folder_of(tmp_path, words=300)
+    )
+    first = windows.against(None)
+    batch = first.batch(range(len(windows)))
+    theirs = rng.normal(scale=3, size=(*batch["input_ids"].shape, 300)).astype(np.float32)
+    own = theirs + rng.normal(scale=0.5, size=theirs.shape).astype(np.float32)
+    reference = answers(theirs, batch, {})
+    # Every token that is scored, as there are few.
+    assert (reference["compared"] >= 0).sum() == reference["tokens"].sum()
+    second = windows.against(reference).batch(range(len(windows)))
+    found = answers(own, second, {})["divergence"]
+    exact = np.zeros(len(windows))
+    for row, places in enumerate(batch[COMPARED]):
+        for place in places[places > 0]:
+            sure, guess = (log_softmax(each[row, place - 1]) for each in (theirs, own))
+            exact[row] += (np.exp(sure) * (sure - guess)).sum()
+    assert (found <= exact + 1e-9).all()
+    assert found == pytest.approx(exact, rel=0.1)
+    assert answers(theirs, second, {})["divergence"] == pytest.approx(0, abs=1e-4)
+    # All words, none left over.
+    logs = log_softmax(theirs[0, :4])
+    assert bucketed_divergence(logs, log_softmax(own[0, :4])) == pytest.approx(
+        (np.exp(logs) * (logs - log_softmax(own[0, :4]))).sum(axis=1), abs=1e-9
+    )
+    # A model that reads other tokens is not compared.
+    assert COMPARED not in windows.against({"compared": batch[COMPARED][:, :3]}).batch([0])
+
+
+def test_tokens_that_are_compared_are_spread_over_all_windows(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(windows_module, "MOST_COMPARED", 12)
+    made = encode_documents(examples("x" * 40, "ab", "y" * 15), data(), folder_of(tmp_path))
+    places = made.against(None).batch(range(len(made)))[COMPARED]
+    assert places.shape[1] == 12 // len(made)
+    for row, kept, learnt in zip(places, (places >= 0).sum(axis=1), made.learnt, strict=True):
+        scored = np.flatnonzero(learnt)
+        assert set(row[row >= 0]) <= set(scored)
+        assert kept == min(places.shape[1], len(scored))
+        assert (row[0], row[kept - 1]) == (scored[0], scored[-1])
 
 
 def test_a_difference_that_rounding_makes_is_none():

@@ -73,13 +73,13 @@ def test_outputs_of_a_baseline_that_were_changed_are_computed_again(tmp_path: Pa
     file = tmp_path / "references" / "a.npz"
     outputs = np.arange(12, dtype=np.float32).reshape(3, 4)
     _keep({"vector": outputs}, file)
-    kept = _kept(file, 3)
+    kept = _kept(file)
     assert kept is not None
     assert np.array_equal(kept["vector"], outputs)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert _kept(file, 3) is None
+    assert _kept(file) is None
 
 
 def written(folder: Path) -> RunStore:

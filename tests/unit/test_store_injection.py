@@ -58,7 +58,7 @@ def work(base: Path) -> None:
                     made = cache.find(KEY)
             assert made is not None
             references = cache.references / "a.npz"
-            if _kept(references, 3) is None:
+            if _kept(references) is None:
                 _keep({"vector": OUTPUTS}, references)
             for position, step_ in enumerate(RUN.steps):
                 for measurement in step_.measurements:
@@ -77,7 +77,7 @@ def assert_whole(base: Path) -> None:
     made = cache.find(KEY, hashed=True)
     assert made is not None
     assert (store.path / "bundle" / "model.safetensors").read_text() == "weights"
-    kept = _kept(cache.references / "a.npz", 3)
+    kept = _kept(cache.references / "a.npz")
     assert kept is not None
     assert np.array_equal(kept["vector"], OUTPUTS)
     assert not list((cache.root / "making").glob("[!.]*"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -32,18 +32,38 @@ def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
         UsageError: code is not allowed to run.
         ModelError: there is no such module or function, or it raised.
     """
-    check_code_allowed(source, allow_code)
-    file = module_file(source, base)
-    module_name, _, function_name = source.removeprefix(CODE).partition(":")
-    with _importable(base), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        function = function_of(source, base, allow_code=allow_code)
         try:
-            module = _import(module_name, file, base)
-            return getattr(module, function_name)()
+            with _importable(base):
+                return function()
         except ModelError:
             raise
         except Exception as error:  # the user's own code may raise anything
             raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
+
+
+def function_of(
+    source: str, base: Path, *, allow_code: bool, what: str = "this model is made"
+) -> Callable[..., Any]:
+    """The function that `python:module:function` names, imported; `what` is what it does, for the error.
+
+    Raises:
+        UsageError: code is not allowed to run.
+        ModelError: there is no such module or function, or the module raised.
+    """
+    check_code_allowed(source, allow_code, what)
+    file = module_file(source, base)
+    module_name, _, function_name = source.removeprefix(CODE).partition(":")
+    with _importable(base):
+        try:
+            found: Callable[..., Any] = getattr(_import(module_name, file, base), function_name)
+        except ModelError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
+    return found
 
 
 def _import(name: str, file: Path, base: Path) -> ModuleType:

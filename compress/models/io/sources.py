@@ -215,7 +215,7 @@ def tokenizer_place(source: str, base: Path) -> Path:
     return place
 
 
-def check_code_allowed(model: str, allow_code: bool) -> None:
+def check_code_allowed(model: str, allow_code: bool, what: str = "this model is made") -> None:
     """Refuse to run code that the user did not allow.
 
     Raises:
@@ -223,7 +223,7 @@ def check_code_allowed(model: str, allow_code: bool) -> None:
     """
     if not allow_code:
         raise UsageError(
-            "this model is made by running Python code, which nobody allowed",
+            f"{what} by running Python code, which nobody allowed",
             where=model,
             hint="If you trust it, start again with `--allow-code`; in Python, with `allow_code=True`.",
             code="code-not-allowed",

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from compress.core.package_paths import CODE
+from compress.core.spec import Spec
 from compress.profile.schema import DataSpec
 
 Written = Literal["texts", "prompts", "messages"]
 """What an example is: a text, a prompt with its completion, or a conversation."""
+
+
+REGEX = "regex:"
+PLAIN = ("exact", "contains")
+
+
+class AnswersSpec(Spec):
+    """Which answers of a model are right."""
+
+    validator: str
+    """`exact`: an answer is the completion, but for spaces around it; `contains`: that stands in it; `regex:PATTERN`:
+    the pattern finds something in it, and with a group in the pattern the same as in the completion;
+    `python:module:function`: from prompt, completion and answer, texts, to true or false (needs `--allow-code`)."""
+    most: Annotated[int, Field(ge=1)] = 64
+    """Tokens of an answer, at most; prompts beside which they have no room in `max_length` are not asked."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts before which an answer ends, where the model does not end it itself."""
+    examples: Annotated[int, Field(ge=1)] = 200
+    """Examples of the test split that are asked, drawn by `seed`."""
+
+    @field_validator("validator")
+    @classmethod
+    def _known(cls, validator: str) -> str:
+        if validator.startswith(REGEX):
+            try:
+                re.compile(validator.removeprefix(REGEX))
+            except re.error as error:
+                raise ValueError(f"the pattern is no regular expression: {error}") from error
+        elif validator not in PLAIN and not validator.startswith(CODE):
+            raise ValueError(
+                f"{validator!r} is no validator; there are exact, contains, regex:PATTERN, python:module:function"
+            )
+        return validator
 
 
 class LanguageData(DataSpec):
@@ -23,6 +59,12 @@ class LanguageData(DataSpec):
     """The column of conversations, lists of `{role, content}`; the model learns what the assistant says."""
     context: Annotated[int, Field(ge=1)] = 1
     """Of a text longer than `max_length`, so many tokens of a window stand in the one before it too."""
+    answers: AnswersSpec | None = None
+    """Let the models answer prompts of the test split, greedily, and count the right answers: a further score. Of a
+    conversation what the assistant says last is the completion."""
+
+    MEASURED: ClassVar[tuple[str, ...]] = ("answers",)
+    SCORED_BY: ClassVar[tuple[str, ...]] = ("context", "answers")
 
     @model_validator(mode="after")
     def _one_form(self) -> LanguageData:
@@ -34,7 +76,18 @@ class LanguageData(DataSpec):
             )
         if self.context >= self.max_length:
             raise ValueError(f"`context` must be below `max_length`, which is {self.max_length}")
+        if self.answers is not None and self.written == "texts":
+            raise ValueError(
+                "`answers` need something to answer: name `prompt_column` and `completion_column`, or `messages_column`"
+            )
+        if self.answers is not None and self.answers.most >= self.max_length:
+            raise ValueError(f"`answers.most` must be below `max_length`, which is {self.max_length}")
         return self
+
+    def code(self) -> tuple[str, ...]:
+        """What judges answers, where it is code of the user."""
+        named = () if self.answers is None else (self.answers.validator,)
+        return tuple(one for one in named if one.startswith(CODE))
 
     @property
     def written(self) -> Written:

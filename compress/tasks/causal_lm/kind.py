@@ -8,6 +8,10 @@ _BY_DOCUMENT = "paired bootstrap over the documents"
 PERPLEXITY = MetricKind("perplexity", "perplexity", percent=False, test=_BY_DOCUMENT, smaller_is_better=True)
 BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
 NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
+DIVERGENCE = MetricKind(
+    "divergence", "KL from the baseline, nats a token", percent=False, smaller_is_better=True
+)
+RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
 QUANTITIES = (
     Quantity("decode_tokens_per_s", "writing", "tokens/s", "write", "examples_per_s", "tokens/s"),
@@ -28,7 +32,7 @@ KIND = TaskKind(
     keys="compress.tasks.causal_lm.keys:LanguageData",
     task="compress.tasks.causal_lm.task:CausalLanguageModel",
     record="compress.tasks.causal_lm.record:language_record",
-    metrics=(PERPLEXITY, BITS, NEXT_TOKEN, AGREEMENT),
+    metrics=(PERPLEXITY, BITS, NEXT_TOKEN, AGREEMENT, DIVERGENCE, RIGHT),
     label_loss="next_token",
     logits=True,
     writes=True,
@@ -38,6 +42,8 @@ KIND = TaskKind(
     likely=lambda seen: 0,
     against_baseline=True,
     quantities=QUANTITIES,
+    asks="compress.tasks.causal_lm.asking:asked",
+    sections=("compress.tasks.causal_lm.sections:answers",),
     uses={"teacher.config": "trains a model from its first weights on"},
     refused={
         "data.labels": "the next token is the truth, so there are no labels",

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.core.records import Accuracy, Verdict
+from compress.core.records import Accuracy, Metric, Verdict, Written
 from compress.core.task_kind import MetricKind
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
-from compress.measuring.statistics import around, bootstrap
+from compress.measuring.statistics import around, bootstrap, paired_verdict, wilson
 from compress.tasks.base import Answers, Scored, Truth
-from compress.tasks.causal_lm.kind import AGREEMENT, BITS, NEXT_TOKEN, PERPLEXITY
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, NEXT_TOKEN, PERPLEXITY, RIGHT
+from compress.tasks.causal_lm.validators import validator_of
 
 Floats = NDArray[np.float64]
+SHOWN = 240
+"""Letters of a prompt or an answer that a record keeps, at most."""
 SAME = 1e-3
 """Log-perplexities that differ by less are the same: rounding alone may move those of all texts the same way."""
 
@@ -43,6 +47,7 @@ def language_record(scored: Scored) -> Accuracy:
     retention: float | None = 1.0
     p_value: float | None = None
     verdict: Verdict | None = None
+    tokens = int(sums["tokens"].sum())
     low: float | None = None
     high: float | None = None
     if scored.baseline is not None:
@@ -58,12 +63,18 @@ def language_record(scored: Scored) -> Accuracy:
         # Of other tokens than the baseline's there is no agreement.
         *zip((NEXT_TOKEN, AGREEMENT), means, shares, strict=False),
     ]
+    if (diverged := divergence(own, scored.baseline is None, scored.seed)) is not None:
+        found.append((DIVERGENCE, *diverged))
+    written = written_record(scored)
     return Accuracy(
         split=SPLIT,
         batch_size=scored.batch_size,
-        metrics=tuple(
-            metric_record(metric, around(mean, draws), int(sums["tokens"].sum()))
-            for metric, mean, draws in found
+        metrics=(
+            *(
+                metric_record(metric, around(mean, draws), _compared(own) if metric is DIVERGENCE else tokens)
+                for metric, mean, draws in found
+            ),
+            *([] if written is None else [_share(written)]),
         ),
         retention=retention,
         p_value=p_value,
@@ -75,7 +86,63 @@ def language_record(scored: Scored) -> Accuracy:
         retention_low=low,
         retention_high=high,
         examples=scored.digest,
+        written=written,
     )
+
+
+def divergence(own: Answers, is_baseline: bool, seed: int) -> tuple[float, Floats] | None:
+    """KL(baseline || model), the mean over the tokens that are compared, and in every resample of the documents; None
+    where the model reads other tokens than the baseline."""
+    if is_baseline:
+        return 0.0, np.zeros(RESAMPLES)
+    if "divergence" not in own:
+        return None
+    counts = np.bincount(own["document"], weights=(own["compared"] >= 0).sum(axis=1)).astype(np.float64)
+    sums = by_document(own, "divergence")
+    return float(sums.sum() / counts.sum()), quotients_drawn([(sums, counts)], seed)[0]
+
+
+def written_record(scored: Scored) -> Written | None:
+    """What was answered in words, whether it is right, and the exact McNemar test against the baseline's answers.
+
+    Raises:
+        DataError, ModelError: the validator cannot judge them.
+    """
+    asked, data = scored.asked, scored.task.data
+    if asked is None or scored.written is None:
+        return None
+    assert isinstance(data, LanguageData)
+    assert data.answers is not None
+    judge = validator_of(data.answers.validator, scored.base, allow_code=scored.allow_code)
+    answers = [asked.text(row[row >= 0].tolist()) for row in scored.written]
+    rows = zip(asked.prompts, asked.expected, answers, strict=True)
+    right = [judge(prompt, expected, answer) for prompt, expected, answer in rows]
+    p_value: float | None = None
+    verdict: Verdict | None = None
+    before = None if scored.baseline is None else scored.baseline.written
+    # A model with another tokenizer may have been asked other examples.
+    if before is not None and before.examples == asked.examples:
+        pairs = list(zip(before.right, right, strict=True))
+        p_value, verdict = paired_verdict(pairs.count((True, False)), pairs.count((False, True)))
+    return Written(
+        validator=data.answers.validator,
+        examples=asked.examples,
+        right=tuple(right),
+        p_value=p_value,
+        verdict=verdict,
+        # Of a prompt the end is what is asked.
+        prompts=tuple(prompt[-SHOWN:] for prompt in asked.prompts),
+        expected=tuple(expected[:SHOWN] for expected in asked.expected),
+        answers=tuple(answer[:SHOWN] for answer in answers),
+    )
+
+
+def _share(written: Written) -> Metric:
+    return metric_record(RIGHT, wilson(sum(written.right), len(written.right)), len(written.right))
+
+
+def _compared(own: Answers) -> int:
+    return int((own["compared"] >= 0).sum())
 
 
 def told_apart(differences: Floats) -> tuple[float, bool]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ DOCUMENT = "beside.document"
 """In a batch, int64 (windows,): the example that a window is of."""
 BYTES = "beside.bytes"
 """In a batch, int64 (windows,): how many bytes of UTF-8 the scored tokens of a window stand for."""
+COMPARED = "beside.compared"
+"""In a batch, int64 (windows, places): tokens whose distribution is held against the baseline's, -1 behind the last."""
+TOP_WORDS, TOP_LOGS = "beside.top_words", "beside.top_logs"
+"""In a batch, (windows, places, k): the words that the baseline holds likeliest there, and their log-probabilities."""
+MOST_COMPARED = 8192
+"""Tokens whose distributions are compared, about so many at most: spread evenly over the windows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +41,13 @@ class WindowInputs(TokenInputs):
     """Windows of tokens of one split, ragged.
 
     `learnt`: of each window int32 (length,), 1 where a token is scored. `documents`, `sizes`: int64 (n,), the example
-    and the bytes of its scored tokens.
+    and the bytes of its scored tokens. `compared`: what stands beside them in a batch too, (n, ...) each.
     """
 
     learnt: Ragged = field(kw_only=True)
     documents: NDArray[np.int64] = field(kw_only=True)
     sizes: NDArray[np.int64] = field(kw_only=True)
+    compared: Mapping[str, NDArray[Any]] = field(default_factory=dict, kw_only=True)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The windows at `indices`, padded behind to the longest of them, with what the scorer needs beside them."""
@@ -50,7 +58,30 @@ class WindowInputs(TokenInputs):
             DOCUMENT: self.documents[chosen],
             BYTES: self.sizes[chosen],
         }
-        return super().batch(indices) | beside
+        return super().batch(indices) | beside | {name: rows[chosen] for name, rows in self.compared.items()}
+
+    def against(self, reference: Mapping[str, NDArray[Any]] | None) -> WindowInputs:
+        """These windows with what their tokens' distributions are compared with.
+
+        Args:
+            reference: what is kept of the baseline's outputs; None: the baseline's own are to be kept.
+        """
+        places = self._places()
+        beside = {COMPARED: places}
+        # Of other tokens than the baseline's there is nothing to compare.
+        if reference is not None and np.array_equal(reference["compared"], places):
+            beside |= {TOP_WORDS: reference["top_words"], TOP_LOGS: reference["top_logs"]}
+        return replace(self, compared={} if reference is not None and len(beside) == 1 else beside)
+
+    def _places(self) -> NDArray[np.int64]:
+        """Some scored tokens of each window, evenly spread: int64 (n, places), -1 behind the last."""
+        scored = [np.flatnonzero(row)[np.flatnonzero(row) > 0] for row in self.learnt]
+        most = max(1, min(max(map(len, scored), default=1), MOST_COMPARED // max(1, len(scored))))
+        places = np.full((len(scored), most), -1, np.int64)
+        for row, found in zip(places, scored, strict=True):
+            count = min(most, len(found))
+            row[:count] = found[np.linspace(0, len(found) - 1, count).round().astype(np.int64)]
+        return places
 
     def digest(self) -> str:
         """sha256 over all that a model is given, and which tokens are scored."""

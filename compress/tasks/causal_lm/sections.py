@@ -1,0 +1,66 @@
+"""What a report says of language models beside what it says of all: which answers in words are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import eq
+
+from compress.core.records import RunRecord, Written
+from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target, ordered
+from compress.reporting.render.document import Section, Table, row, section_of
+from compress.reporting.render.numbers import MISSING, count, percent, significant
+
+SHOWN = 10
+
+
+def answers(run: RunRecord) -> Section:
+    """How many answers in words are right after each step, and some that the deployed model changed."""
+    target = first_target(run)
+    found = [
+        (step, one.written) for step in ordered(run) if (one := accuracy_on(step, target)) and one.written
+    ]
+    before = next((written for step, written in found if step is baseline_of(run)), None)
+    after = next((written for step, written in found if step is deployed_of(run)), None)
+    lines = [
+        row(
+            step.step,
+            count(sum(written.right)),
+            percent(sum(written.right) / len(written.right)),
+            MISSING if written.p_value is None else significant(written.p_value),
+            written.verdict or MISSING,
+            kind=step.role,
+        )
+        for step, written in found
+    ]
+    if before is None or not lines:
+        return Section("written-answers", "Answers in words")
+    head = ("Step", "right", "share", "p (McNemar)", "against the baseline")
+    tables = [Table("Right answers", head, tuple(lines), frozenset({4}))]
+    if after is not None and after is not before and after.examples == before.examples:
+        changed = [place for place, same in enumerate(map(eq, before.right, after.right)) if not same]
+        tables += [
+            _side_by_side(
+                before, after, [one for one in changed if before.right[one]], "Wrong now, right before"
+            ),
+            _side_by_side(
+                before, after, [one for one in changed if after.right[one]], "Right now, wrong before"
+            ),
+        ]
+    words = (
+        f"{len(before.right)} prompts of the test split were answered greedily where the model runs, and judged by "
+        f"`{before.validator}`. An example is named by its place in the test split, counted from 0.",
+    )
+    return section_of("written-answers", "Answers in words", *tables, words=words)
+
+
+def _side_by_side(before: Written, after: Written, chosen: Sequence[int], caption: str) -> Table:
+    """Prompts with both answers to them, where the report shows texts."""
+    if len(chosen) > SHOWN:
+        caption = f"{caption} (the first {SHOWN} of {len(chosen)})"
+    texts = (after.prompts, after.expected, before.answers, after.answers)
+    head = ("prompt", "expected", "baseline", "deployed") if all(texts) else ()
+    lines = tuple(
+        row(str(after.examples[one]), *(" ".join(column[one].split()) or MISSING for column in texts if head))
+        for one in chosen[:SHOWN]
+    )
+    return Table(caption, ("Example", *head), lines, frozenset(range(1, 1 + len(head))))

@@ -1,0 +1,68 @@
+"""Whether an answer is right, by what the profile says is right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from compress.core.errors import DataError, ModelError
+from compress.core.package_paths import CODE
+from compress.tasks.causal_lm.keys import REGEX
+
+Validator = Callable[[str, str, str], bool]
+"""Prompt, expected answer, answer -> whether it is right."""
+
+
+def validator_of(said: str, base: Path, *, allow_code: bool) -> Validator:
+    """What `data.answers.validator` names.
+
+    Raises:
+        UsageError: it is code, and that is not allowed.
+        ModelError: it is code, and there is no such function.
+    """
+    if said.startswith(CODE):
+        return _of_code(said, base, allow_code)
+    if said.startswith(REGEX):
+        return lambda prompt, expected, answer: found_alike(said.removeprefix(REGEX), expected, answer)
+    if said == "contains":
+        return lambda prompt, expected, answer: expected.strip() in answer
+    return lambda prompt, expected, answer: expected.strip() == answer.strip()
+
+
+def found_alike(pattern: str, expected: str, answer: str) -> bool:
+    """Whether a pattern finds something in an answer; with a group, the same as in the expected one.
+
+    Raises:
+        DataError: it finds nothing in the expected one, which it is to be compared with.
+    """
+    found = re.search(pattern, answer)
+    if found is None or not found.re.groups:
+        return found is not None
+    wanted = re.search(pattern, expected)
+    if wanted is None:
+        raise DataError(
+            f"the pattern {pattern!r} finds nothing in an answer of the data: {expected[:80]!r}",
+            where="data.answers.validator",
+            code="validator",
+        )
+    return found.group(1) == wanted.group(1)
+
+
+def _of_code(said: str, base: Path, allow_code: bool) -> Validator:
+    from compress.models.io.code import function_of
+
+    judge = function_of(said, base, allow_code=allow_code, what="answers are judged")
+
+    def right(prompt: str, expected: str, answer: str) -> bool:
+        try:
+            found = judge(prompt, expected, answer)
+        except Exception as error:  # the user's own code may raise anything
+            raise ModelError(f"{type(error).__name__}: {error}", where=said) from error
+        if not isinstance(found, bool):
+            raise ModelError(
+                f"the function returned {found!r} for an answer; expected is true or false", where=said
+            )
+        return found
+
+    return right

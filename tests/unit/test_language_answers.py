@@ -1,0 +1,131 @@
+"""Answers in words: what is asked, what is right, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from compress.core.errors import DataError, ModelError, UsageError
+from compress.data.splits import UNLABELLED, Examples
+from compress.tasks.causal_lm.asking import asked
+from compress.tasks.causal_lm.documents import messages_item, prompt_item
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.task import CausalLanguageModel
+from compress.tasks.causal_lm.validators import validator_of
+from tests.unit.test_language_windows import folder_of
+
+PROMPTS = {"path": "x", "prompt_column": "p", "completion_column": "c", "max_length": 24}
+
+
+def task_of(**keys: object) -> CausalLanguageModel:
+    return CausalLanguageModel(LanguageData.model_validate({**PROMPTS, **keys}))
+
+
+def examples(*items: str) -> Examples:
+    return Examples(items, np.full(len(items), UNLABELLED, np.int64))
+
+
+def test_prompts_that_leave_room_are_asked(tmp_path: Path):
+    task = task_of(answers={"validator": "exact", "most": 8, "stop": ["\n", "."], "examples": 3})
+    test = examples(*(prompt_item(prompt, f"c{len(prompt)}") for prompt in ("a", "b" * 16, "c" * 17, "dd")))
+    model = folder_of(tmp_path, begin_id=258)
+    found = asked(task, test, model, seed=0)
+    assert found is not None
+    assert set(found.examples) < {0, 1, 3}
+    everything = asked(
+        task_of(answers={"validator": "exact", "most": 8}), test, folder_of(tmp_path, begin_id=None), seed=0
+    )
+    assert everything is not None
+    assert everything.examples == (0, 1, 3)
+    assert (everything.prompts[2], everything.expected[2]) == ("dd", "c2")
+    assert everything.settings == {"most": 8, "ends": [259], "together": 16}
+    with pytest.raises(DataError, match="at most 16 tokens"):
+        asked(
+            task_of(answers={"validator": "exact", "most": 8}),
+            examples(prompt_item("x" * 30, "y"), prompt_item("z" * 30, "y")),
+            model,
+            seed=0,
+        )
+    assert asked(task_of(), test, model, seed=0) is None
+
+
+def test_of_a_conversation_the_last_answer_is_asked_for(tmp_path: Path):
+    said = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yes?"},
+        {"role": "user", "content": "sum"},
+        {"role": "assistant", "content": "3"},
+    ]
+    keys = {"path": "x", "messages_column": "m", "max_length": 200, "answers": {"validator": "contains"}}
+    task = CausalLanguageModel(LanguageData.model_validate(keys))
+    found = asked(task, examples(messages_item(said)), folder_of(tmp_path, begin_id=258), seed=0)
+    assert found is not None
+    assert found.expected == ("3",)
+    assert found.prompts[0].endswith("sum<|im_end|>\n<|im_start|>assistant\n")
+    assert 258 not in found.inputs.batch([0])["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "answer", "right"),
+    [
+        ("exact", " 12\n", "12", True),
+        ("exact", "12", "12.", False),
+        ("contains", "12", "it is 12.", True),
+        ("contains", "12", "it is 21.", False),
+        (r"regex:^\{.*\}$", "{}", '{"a": 1}', True),
+        (r"regex:^\{.*\}$", "{}", "none", False),
+        (r"regex:= (\d+)", "x = 4", "so y = 4 and", True),
+        (r"regex:= (\d+)", "x = 4", "so y = 5 and", False),
+        (r"regex:= (\d+)", "x = 4", "four", False),
+        ("python:judge:longer", "ab", "abc", True),
+        ("python:judge:longer", "abc", "abc", False),
+    ],
+)
+def test_what_is_right(said: str, expected: str, answer: str, right: bool, tmp_path: Path):
+    (tmp_path / "judge.py").write_text(
+        "def longer(prompt, expected, answer):\n    return len(answer) > len(expected)\n"
+    )
+    assert validator_of(said, tmp_path, allow_code=True)("prompt", expected, answer) is right
+
+
+def test_what_cannot_judge_is_told(tmp_path: Path):
+    (tmp_path / "judge.py").write_text("def odd(prompt, expected, answer):\n    return {'1': 1}[answer]\n")
+    with pytest.raises(UsageError, match="answers are judged by running Python code"):
+        validator_of("python:judge:odd", tmp_path, allow_code=False)
+    odd = validator_of("python:judge:odd", tmp_path, allow_code=True)
+    with pytest.raises(ModelError, match="expected is true or false"):
+        odd("", "", "1")
+    with pytest.raises(ModelError, match="KeyError"):
+        odd("", "", "2")
+    with pytest.raises(DataError, match="finds nothing in an answer of the data"):
+        validator_of("regex:(x)", tmp_path, allow_code=False)("", "y", "x")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"answers": {"validator": "same"}}, "is no validator"),
+        ({"answers": {"validator": "regex:("}}, "no regular expression"),
+        ({"answers": {"validator": "exact", "most": 24}}, "below `max_length`"),
+        (
+            {"prompt_column": None, "completion_column": None, "answers": {"validator": "exact"}},
+            "something to answer",
+        ),
+    ],
+)
+def test_keys_that_make_no_sense_are_refused(keys: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        task_of(**keys)
+
+
+def test_what_is_asked_decides_what_is_measured_and_not_what_is_trained():
+    said = {"validator": "exact", "most": 8}
+    plain, asks = (task_of(**keys).data for keys in ({}, {"context": 3, "answers": said}))
+    assert plain.scored_by() == {}
+    assert asks.scored_by() == {"context": 3, "answers": said}
+    trained = [one.model_dump(mode="json", exclude=set(one.MEASURED)) for one in (plain, asks)]
+    assert "answers" not in json.dumps(trained)
