@@ -25,7 +25,16 @@ from compress.bundles.layout import (
     RUNNER,
     TEMPLATES,
 )
-from compress.core.artifacts import GGUF_MODEL, ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
+from compress.core.artifacts import (
+    GENAI_CONFIG,
+    GENAI_MODEL,
+    GGUF_MODEL,
+    ONNX_MODEL,
+    ORT_MODEL,
+    TASK,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from compress.core.files import sha256_file, write_json, write_text
 from compress.core.forms import Form, Numbers
 from compress.core.units import format_count, megabytes
@@ -40,6 +49,9 @@ _CONTENTS = {
     f"{ONNX_MODEL}.data": "its weights",
     ORT_MODEL: "the model in onnxruntime's mobile format",
     GGUF_MODEL: "the model with its tokenizer in llama.cpp's format",
+    GENAI_MODEL: "the same model for onnxruntime-genai, on the same weights",
+    GENAI_CONFIG: "how onnxruntime-genai runs it",
+    TOKENIZER_CONFIG: "how onnxruntime-genai reads the tokenizer",
     OPERATORS: "the operators that it needs, for a reduced build of onnxruntime",
     TOKENIZER: "text to token ids",
     LABELS: "names of the outputs",

@@ -34,6 +34,10 @@ TASK = "task.json"
 ONNX_MODEL = "model.onnx"
 ORT_MODEL = "model.ort"
 GGUF_MODEL = "model.gguf"
+GENAI_MODEL = "genai.onnx"
+"""A second graph on the weights of the first."""
+GENAI_CONFIG = "genai_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _MODEL_SUFFIXES = (".onnx", ".onnx.data", ".safetensors")
 
@@ -75,7 +79,7 @@ class Artifact:
     @property
     def model_files(self) -> tuple[str, ...]:
         """Names of the model's file or files with external data."""
-        return tuple(name for name in self.files if name.endswith(_MODEL_SUFFIXES))
+        return tuple(name for name in self.files if name.endswith(_MODEL_SUFFIXES) and name != GENAI_MODEL)
 
     @property
     def size_mb(self) -> float:

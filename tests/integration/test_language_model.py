@@ -122,11 +122,11 @@ def test_its_weights_become_four_bits_and_the_bundle_answers(done: api.Run, fold
 MERGES = [("t", "h"), ("th", "e")]
 
 
-def test_it_is_written_for_llama_cpp_too(folder: Path):
+def test_it_is_written_for_llama_cpp_and_genai_too(folder: Path):
     write_model(folder / "merging", MERGES)
     passes = [
         {"quantize": {"bits": 4, "method": "rtn"}},
-        {"export": {"golden": 2, "formats": ["onnx", "gguf"], "gguf": "q4_0"}},
+        {"export": {"golden": 2, "formats": ["onnx", "gguf", "genai"], "gguf": "q4_0"}},
     ]
     changed = profile(name="gguf", teacher={"model": "merging"}, passes=passes)
     (folder / "gguf.yaml").write_text(yaml.safe_dump(changed))
@@ -139,6 +139,10 @@ def test_it_is_written_for_llama_cpp_too(folder: Path):
     stored = {tensor.name: tensor for tensor in read.tensors}["blk.0.ffn_up.weight"]
     assert np.array_equal(stored.data, quantize(weights["model.layers.0.mlp.up_proj.weight"].numpy(), 2))
     assert read.fields["tokenizer.ggml.merges"].contents() == ["t h", "th e"]
+    config = json.loads((bundle / "genai_config.json").read_text())
+    assert config["model"]["decoder"]["filename"] == "genai.onnx"
+    rows = json.loads((folder / "reports" / "gguf" / "report.json").read_text())["rows"]
+    assert rows[-1]["size_mb"] == rows[-2]["size_mb"]
     facts = json.loads((bundle / "manifest.json").read_text())["facts"]["gguf"]
     assert facts["type"] == "q4_0"
     assert facts["tensors"] == {"q4_0": 14, "q8_0": 1, "f32": 5}

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from compress.lowering.gguf.file import write_gguf
 from compress.models.text.tokenization import ODD
-from tests.tiny_decoders import CONFIGS, tiny_decoder
-from tests.unit.test_gguf import BYTES, LLAMA_3, TASK, letters
+from tests.tiny_decoders import tiny_decoder
+from tests.unit.test_gguf import BYTES, KNOWN, LLAMA_3, TASK, letters
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 pytestmark = pytest.mark.system
@@ -37,7 +37,7 @@ def half(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_it_computes_what_torch_computes(name: str, tmp_path: Path):
     model = half(tiny_decoder(name, vocab_size=WORDS))
     write_gguf(model, BYTES, TASK, "f16", tmp_path / "it.gguf", "tiny")

@@ -53,7 +53,7 @@ MALFORMED = [
     (
         GOOD.replace("export: {}", "export: {formats: [gguf]}"),
         [
-            "p.yaml:10: passes.2.export.formats: GGUF is a format of language models, and text-classification is none"
+            "p.yaml:10: passes.2.export.formats: gguf is a format of language models, and text-classification is none"
         ],
     ),
     (GOOD + "name: again\n", ["p.yaml:11: name: stands twice; first on line 1"]),

@@ -92,7 +92,7 @@ def vocabulary_of(tokenizer: Json, words: int) -> Vocabulary:
     unknown = model.get("unk_token")
     return Vocabulary(
         model="llama" if by_letters else "gpt2",
-        pre="default" if by_letters else str(_pre(tokenizer)),
+        pre="default" if by_letters else str(rules_of(tokenizer)),
         tokens=tuple(texts.get(number, f"[PAD{number}]") for number in range(words)),
         kinds=tuple(
             int(TokenKind.UNKNOWN if by_letters and texts.get(number) == unknown else kind_of(number))
@@ -126,18 +126,18 @@ def _reasons(tokenizer: Json, kind: str) -> Iterator[str]:
         return
     if not model.get("merges"):
         yield "its tokenizer merges nothing, and llama.cpp refuses to open that"
-    normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
+    normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
     if any(part["type"] != "NFC" for part in normalizers):
         yield f"its tokenizer has the normalizer {normalizers[0]['type']}, which llama.cpp has not"
-    if _pre(tokenizer) is None:
+    if rules_of(tokenizer) is None:
         yield "its tokenizer cuts texts into words by other rules than those of GPT-2, SmolLM, Llama 3 and Qwen 2"
-    elif _pre(tokenizer) == "llama-bpe" and not model.get("ignore_merges"):
+    elif rules_of(tokenizer) == "llama-bpe" and not model.get("ignore_merges"):
         yield "its tokenizer cuts texts like Llama 3's but merges whole words too, which llama.cpp does not"
 
 
-def _pre(tokenizer: Json) -> str | None:
-    """llama.cpp's name of how texts are cut into words."""
-    match _parts(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+def rules_of(tokenizer: Json) -> str | None:
+    """llama.cpp's name of the rules by which texts are cut into words before bytes are joined; None of others."""
+    match parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers"):
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
             return "gpt-2"
         case [
@@ -156,8 +156,8 @@ def _pre(tokenizer: Json) -> str | None:
 def _adds_space(tokenizer: Json) -> bool | None:
     """Whether a space is put before texts; None where spaces are written otherwise than in llama.cpp's `llama`."""
     replaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
-    before = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
+    before = parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
     match normalizers, before:
         case [{"type": "Prepend", "prepend": prepended}, last], [] if (
             prepended == _SPACE and last == replaces
@@ -173,7 +173,8 @@ def _adds_space(tokenizer: Json) -> bool | None:
     return None
 
 
-def _parts(part: Json | None, inside: str) -> list[Any]:
+def parts_of(part: Json | None, inside: str) -> list[Any]:
+    """What a part of a tokenizer is a sequence of."""
     if part is None:
         return []
     return list(part[inside]) if part["type"] == "Sequence" else [part]

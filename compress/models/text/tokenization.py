@@ -16,15 +16,13 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.artifacts import TASK, TOKENIZER, TOKENIZER_CONFIG
 from compress.core.errors import ModelError
 from compress.core.reading import read_mapping
 from compress.models.io.offline import offline
 from compress.models.text.sentence_settings import PLAIN, SentenceSettings, read_sentence_settings
 from compress.models.text.text_format import TextFormat
 from compress.profile.model_checks.tokenizers import TOKENIZER_SETTING, no_tokenizer
-
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 Encode = Callable[[Sequence[str], int], list[list[int]]]
 """Texts and how many tokens they may have -> the ids of each."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from compress.core.artifacts import TOKENIZER
+from compress.lowering.genai_tokenizer import why_no_genai
 from compress.lowering.gguf.family import why_no_gguf
 from compress.lowering.gguf.vocabulary import why_no_vocabulary
-from compress.passes.export.spec import ExportSpec
+from compress.passes.export.spec import LANGUAGE, ExportSpec
 from compress.profile.combination_checks import Found
 from compress.profile.pass_checks import PassCheck
 from compress.tasks.table import task_kind
@@ -17,15 +19,28 @@ def faults(check: PassCheck) -> Iterator[Found]:
     """The formats that the task or the model has not, below the pass."""
     spec = check.spec
     assert isinstance(spec, ExportSpec)
-    if "gguf" not in spec.formats:
-        return
-    at = ("formats",)
-    if not task_kind(check.profile.task).writes:
-        yield at, f"GGUF is a format of language models, and {check.profile.task} is none"
+    formats = [name for name in LANGUAGE if name in spec.formats]
+    if formats and not task_kind(check.profile.task).writes:
+        yield (
+            ("formats",),
+            f"{' and '.join(formats)} {'is a format' if len(formats) == 1 else 'are formats'} of language models, and "
+            f"{check.profile.task} is none",
+        )
         return
     config, tokenizer = check.files.config(check.model), check.files.json(check.model, TOKENIZER)
-    reasons = (
-        None if config is None else why_no_gguf(config),
-        None if config is None or tokenizer is None else why_no_vocabulary(tokenizer, config["model_type"]),
-    )
-    yield from ((at, f"no GGUF of this model: {why}") for why in reasons if why is not None)
+    for name in formats:
+        yield from (
+            (("formats",), f"no {name} of this model: {why}")
+            for why in (_of_model(name, config), _of_tokenizer(name, tokenizer, check.family))
+            if why is not None
+        )
+
+
+def _of_model(name: str, config: dict[str, Any] | None) -> str | None:
+    return why_no_gguf(config) if name == "gguf" and config is not None else None
+
+
+def _of_tokenizer(name: str, tokenizer: dict[str, Any] | None, family: str | None) -> str | None:
+    if tokenizer is None:
+        return None
+    return why_no_genai(tokenizer) if name == "genai" else why_no_vocabulary(tokenizer, str(family))

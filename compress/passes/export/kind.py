@@ -10,7 +10,7 @@ def _steps(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: 
     """One step, which is given the last torch model too where a format is made of it."""
     assert isinstance(spec, ExportSpec)
     inputs = {"model": plan.lowered(current)}
-    if "gguf" in spec.formats:
+    if spec.of_language:
         inputs["weights"] = plan.in_torch(current)
     step = plan.add(name, spec.kind, spec, inputs, spec.produces(plan.form(current)))
     plan.row(name, "step", step)

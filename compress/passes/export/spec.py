@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from compress.core.forms import Form, Framework, Structure
 from compress.passes.contract import PassSpec
 
+LANGUAGE = ("gguf", "genai")
+"""The formats of language models: they are made of the last model in torch, and have one size for all layers."""
+
 
 class ExportSpec(PassSpec):
     """Package the model for deployment: files, manifest, golden examples, card and `predict.py`."""
@@ -16,8 +19,9 @@ class ExportSpec(PassSpec):
     kind: ClassVar[str] = "export"
     accepts: ClassVar[str] = "any model that is not a bundle yet"
 
-    formats: Annotated[tuple[Literal["onnx", "ort", "gguf"], ...], Field(min_length=1)] = ("onnx",)
-    """`onnx` always stands in the bundle; `ort` adds the mobile format, and of language models `gguf` llama.cpp's."""
+    formats: Annotated[tuple[Literal["onnx", "ort", "gguf", "genai"], ...], Field(min_length=1)] = ("onnx",)
+    """`onnx` always stands in the bundle; `ort` adds the mobile format, and of language models `gguf` llama.cpp's
+    and `genai` what onnxruntime-genai needs."""
     gguf: Literal["f16", "q8_0", "q4_0", "q4_1"] = "f16"
     """How `gguf` stores matrices: in 16 bits, or in blocks of 32 numbers that share a scale, by llama.cpp's
     rounding of the floating-point weights, also after a `quantize`."""
@@ -32,16 +36,18 @@ class ExportSpec(PassSpec):
 
     def needs(self) -> str:
         """What this one can start from, in words."""
-        return "a model whose layers are alike (GGUF has one size for all)" if self._alike else self.accepts
+        formats = " and ".join(name for name in LANGUAGE if name in self.formats)
+        return f"a model whose layers are alike, which {formats} can say" if formats else self.accepts
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return not form.bundled and (form.structure is Structure.REGULAR or not self._alike)
+        return not form.bundled and (form.structure is Structure.REGULAR or not self.of_language)
 
     def produces(self, form: Form) -> Form:
         """The form of the result."""
         return form.with_(framework=Framework.ONNX, bundled=True)
 
     @property
-    def _alike(self) -> bool:
-        return "gguf" in self.formats
+    def of_language(self) -> bool:
+        """Whether a format is asked for that language models alone have."""
+        return not set(LANGUAGE).isdisjoint(self.formats)

@@ -47,10 +47,10 @@ def run(ctx: StepContext) -> StepResult:
     shapes = real_shapes(ctx.task, ctx.data.validation, source)
     parity = {file: compare(ctx.out / file, shapes, expected, limit) for file in models}
     made: dict[str, Any] = {}
-    if "gguf" in spec.formats:
-        from compress.passes.export.language import write_llama_cpp
+    if spec.of_language:
+        from compress.passes.export.language import write_formats
 
-        made["gguf"] = write_llama_cpp(ctx, spec)
+        made = write_formats(ctx, spec)
     if task["labels"]:
         write_json(ctx.out / LABELS, task["labels"])
     copy_file(Path(runner.__file__), ctx.out / RUNNER)

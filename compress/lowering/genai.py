@@ -1,0 +1,135 @@
+"""A decoder for onnxruntime-genai: its graph gives the logits of the last token of each row, and reads no positions.
+
+genai feeds `input_ids`, `attention_mask` and the cache, and takes the logits of one token a row from a graph whose
+`logits` have one; what it must know beside stands in `genai_config.json`. The graph shares the weights of the bundle's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from compress.core.artifacts import GENAI_CONFIG, GENAI_MODEL, ONNX_MODEL, TOKENIZER_CONFIG
+from compress.core.files import write_bytes, write_json
+from compress.lowering.shared_weights import share_weights
+from compress.runtimes.runner import LOGIT_POSITIONS, PAST, PRESENT
+
+_NAME = "last_token"
+
+
+def write_genai(
+    bundle: Path, sizes: Mapping[str, int], tokenizer: Mapping[str, Any], task: Mapping[str, Any]
+) -> None:
+    """Write the graph, genai's config and the tokenizer's beside the model of a bundle.
+
+    Args:
+        bundle: with `model.onnx` and `tokenizer.json`.
+        sizes: of the decoder, as its config says them.
+        tokenizer: the content of `tokenizer.json`.
+        task: the content of `task.json`.
+    """
+    model = onnx.load(str(bundle / ONNX_MODEL), load_external_data=False)
+    give_last(model.graph)
+    share_weights(model, bundle / ONNX_MODEL)
+    write_bytes(bundle / GENAI_MODEL, model.SerializeToString())
+    write_json(bundle / GENAI_CONFIG, genai_config(model.graph, sizes, tokenizer, task))
+    write_json(bundle / TOKENIZER_CONFIG, tokenizer_config(task))
+
+
+def give_last(graph: onnx.GraphProto) -> None:
+    """Let a decoder's graph find out itself which logits are wanted: those of the last token of each row.
+
+    Tokens of a row are followed by padding, and of rows that have been read already each gets one token.
+    """
+
+    def constant(name: str, numbers: list[int]) -> str:
+        graph.initializer.append(
+            helper.make_tensor(f"{_NAME}.{name}", onnx.TensorProto.INT64, [len(numbers)], numbers)
+        )
+        return f"{_NAME}.{name}"
+
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        made = helper.make_node(op, inputs, [output], name=output, **attributes)
+        nodes.append(made)
+        return output
+
+    nodes: list[onnx.NodeProto] = []
+    one, zero = constant("one", [1]), constant("zero", [0])
+    read = node("ReduceSum", ["attention_mask", one], f"{_NAME}.read", keepdims=1)
+    total = node("Shape", ["attention_mask"], f"{_NAME}.total", start=1)
+    new = node("Shape", ["input_ids"], f"{_NAME}.new", start=1)
+    past = node("Sub", [total, new], f"{_NAME}.past")
+    place = node("Sub", [node("Sub", [read, past], f"{_NAME}.own"), one], f"{_NAME}.place")
+    node("Max", [place, zero], LOGIT_POSITIONS)
+    kept = [value for value in graph.input if value.name != LOGIT_POSITIONS]
+    del graph.input[:]
+    graph.input.extend(kept)
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    logits = graph.output[0].type.tensor_type.shape.dim[1]
+    logits.Clear()
+    logits.dim_value = 1
+
+
+def genai_config(
+    graph: onnx.GraphProto, sizes: Mapping[str, int], tokenizer: Mapping[str, Any], task: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of `genai_config.json`."""
+    numbers = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
+    begin = task["begin_id"]
+    if begin is None:
+        begin = numbers.get(task["special_tokens"].get("bos_token"), task["pad_id"])
+    return {
+        "model": {
+            # Of any family: what tells them apart is in the graph.
+            "type": "decoder",
+            "bos_token_id": begin,
+            "eos_token_id": task["pad_id"] if task["end_id"] is None else task["end_id"],
+            "pad_token_id": task["pad_id"],
+            "vocab_size": task["words"],
+            "context_length": sizes["positions"],
+            "decoder": {
+                "filename": GENAI_MODEL,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "head_size": sizes["head_size"],
+                "hidden_size": sizes["hidden"],
+                "num_attention_heads": sizes["heads"],
+                "num_hidden_layers": sizes["layers"],
+                "num_key_value_heads": sizes["groups"],
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": f"{PAST}%d.key",
+                    "past_value_names": f"{PAST}%d.value",
+                },
+                "outputs": {
+                    "logits": graph.output[0].name,
+                    "present_key_names": f"{PRESENT}%d.key",
+                    "present_value_names": f"{PRESENT}%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": sizes["positions"],
+            "past_present_share_buffer": True,
+        },
+    }
+
+
+def tokenizer_config(task: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `tokenizer_config.json`: how texts begin, the special tokens and the chat template."""
+    template = {} if task["chat_template"] is None else {"chat_template": task["chat_template"]}
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_bos_token": task["begin_id"] is not None,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        **task["special_tokens"],
+        **template,
+    }

@@ -1,0 +1,30 @@
+"""Which tokenizers onnxruntime-genai cuts texts with as the library `tokenizers` does. Free of torch and onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.lowering.gguf.vocabulary import Json, parts_of, rules_of
+
+_RULES = ("gpt-2", "llama-bpe", "qwen2")
+"""Those that were seen to give the same ids on odd texts. It does not read `Digits`, so SmolLM's are cut otherwise."""
+
+
+def why_no_genai(tokenizer: Json) -> str | None:
+    """Why genai cuts texts otherwise than a `tokenizer.json` says; None where it does not."""
+    return next(_reasons(tokenizer), None)
+
+
+def _reasons(tokenizer: Json) -> Iterator[str]:
+    model = tokenizer.get("model") or {}
+    how = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    if how != "BPE" or model.get("byte_fallback"):
+        yield f"its tokenizer is a {how}{' with bytes for unknown letters' if how == 'BPE' else ''}, not byte-level BPE"
+        return
+    for token in tokenizer.get("added_tokens") or ():
+        if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+            yield f"its token {token['content']!r} takes blanks beside it or stands alone"
+    if any(part["type"] != "NFC" for part in parts_of(tokenizer.get("normalizer"), "normalizers")):
+        yield "its tokenizer changes texts before it cuts them"
+    if rules_of(tokenizer) not in _RULES:
+        yield "its tokenizer cuts texts into words by other rules than those of GPT-2, Llama 3 and Qwen 2"

@@ -1,0 +1,72 @@
+"""Two graphs on one copy of the weights: the second one reads them where they lie in the file of the first."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+LEAST = 1024
+"""Bytes of a tensor that is worth it."""
+_GRAPH, _INITIALIZER, _NAME, _RAW = 7, 5, 8, 9
+"""Numbers of fields in `ModelProto`, `GraphProto` and `TensorProto`."""
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}
+
+
+def share_weights(model: onnx.ModelProto, file: Path) -> None:
+    """Let the tensors of `model`, which was read from `file`, point into it; what lies in files beside it stays so.
+
+    ONNX calls that external data: a name of a file in the same folder, an offset and a length.
+    """
+    places = raw_places(file)
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < LEAST or tensor.name not in places:
+            continue
+        offset, length = places[tensor.name]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", file.name), ("offset", str(offset)), ("length", str(length))):
+            tensor.external_data.add(key=key, value=value)
+
+
+def raw_places(file: Path) -> dict[str, tuple[int, int]]:
+    """Where in an ONNX file the raw numbers of each initializer lie: offset and length by name.
+
+    The file is read as protobuf writes it (https://protobuf.dev/programming-guides/encoding), without making objects.
+    """
+    found = {}
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for graph in _parts(content, 0, len(content), _GRAPH):
+            for tensor in _parts(content, *graph, _INITIALIZER):
+                name = b"".join(content[start:end] for start, end in _parts(content, *tensor, _NAME))
+                for start, end in _parts(content, *tensor, _RAW):
+                    found[name.decode()] = (start, end - start)
+    return found
+
+
+def _parts(content: mmap.mmap, at: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+    """Where the contents of the fields of a number begin and end, in the message between two places."""
+    while at < end:
+        tag, at = _varint(content, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            _, at = _varint(content, at)
+            continue
+        size, at = _varint(content, at) if kind == _LENGTH else (_FIXED[kind], at)
+        if kind == _LENGTH and number == wanted:
+            yield at, at + size
+        at += size
+
+
+def _varint(content: mmap.mmap, at: int) -> tuple[int, int]:
+    """The number at a place, and the place after it."""
+    value = shift = 0
+    while True:
+        byte = content[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
