@@ -8,10 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from compress.core.artifacts import Artifact, seal
+from compress.core.files import copy_file, write_json
+from compress.core.forms import TORCH_FLOAT
+from compress.data.splits import UNLABELLED, Examples
+from compress.models.io.checkpoints import save_model
+from compress.tasks.base import TrainingData
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.task import CausalLanguageModel
+
+Taught = tuple[Artifact, CausalLanguageModel, TrainingData]
+"""A model in torch form, its task, and the texts that it learnt."""
 
 BEGIN, END = "<begin>", "<end>"
 CHATML = (
@@ -83,3 +96,39 @@ def profile(**changed: Any) -> dict[str, Any]:
         "measure": {"examples": 4, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
         **changed,
     }
+
+
+def taught(folder: Path) -> Taught:
+    """A tiny language model that has learnt its texts a little, as a profile's source step leaves one."""
+    write_model(folder / "model")
+    model = transformers.LlamaForCausalLM.from_pretrained(folder / "model")
+    drawn = np.random.default_rng(0)
+    texts = tuple(" ".join(drawn.choice(WORDS, 8)) for _ in range(48))
+    tokenizer = byte_tokenizer()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for start in [*range(0, 48, 8)] * 24:
+        ids = [torch.tensor(tokenizer.encode(text).ids[:32]) for text in texts[start : start + 8]]
+        batch = torch.stack([one for one in ids if len(one) == 32])
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model.eval(), folder / "torch")
+    copy_file(folder / "model" / "tokenizer.json", folder / "torch" / "tokenizer.json")
+    described = {
+        "task": "causal-lm",
+        "labels": [],
+        "input_names": ["input_ids", "attention_mask"],
+        "output_names": ["logits"],
+        "max_length": 32,
+        "words": 260,
+        "pad_id": 259,
+        "begin_id": None,
+        "end_id": 259,
+        "chat_template": None,
+        "special_tokens": {},
+    }
+    write_json(folder / "torch" / "task.json", described)
+    examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
+    artifact = seal(folder / "torch", TORCH_FLOAT, {"parameters": 0})
+    task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 32}))
+    return artifact, task, TrainingData(examples, examples, ())

@@ -25,6 +25,7 @@ from compress.passes.export.spec import ExportSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.profile.recovery_spec import RecoverySpec
 from compress.step import StepContext, StepResult
@@ -172,7 +173,7 @@ def test_what_convolutions_cannot_do_is_refused(
 
 
 def test_calibration_holds_one_image_at_a_time(lowered: Artifact, tmp_path: Path) -> None:
-    batches = list(quantize.calibration_batches(given(tmp_path, Int8Spec(), lowered), lowered, 5)())
+    batches = list(calibration_batches(given(tmp_path, Int8Spec(), lowered), lowered, 5)())
     assert [batch["pixel_values"].shape for batch in batches] == [(1, 1, 8, 8)] * 5
 
 

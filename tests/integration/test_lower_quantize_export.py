@@ -28,6 +28,7 @@ from compress.models.io.checkpoints import load_model
 from compress.passes.export import step as export
 from compress.passes.export.spec import ExportSpec
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
@@ -275,7 +276,7 @@ def test_excluded_layers_stay_floating(lowered: Artifact, tmp_path: Path):
 
 def test_calibration_sees_training_data_only(lowered: Artifact, tmp_path: Path):
     ctx = given(tmp_path, Int8Spec(), lowered)
-    seen = [batch["input_ids"] for batch in quantize.calibration_batches(ctx, lowered, 8)()]
+    seen = [batch["input_ids"] for batch in calibration_batches(ctx, lowered, 8)()]
     assert len(seen) == 8
     every = ctx.task.encode(ctx.data.train, lowered.path)
     assert all(any(np.array_equal(ids[0], other) for other in every.ids) for ids in seen)

@@ -22,11 +22,11 @@ from compress.lowering import step as lower
 from compress.lowering.parity import outputs_of
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
+from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.affine import INT8_LIMIT
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat import step as qat_step
 from compress.passes.quantize.qat.fake_quant import simulate
-from compress.passes.quantize.step import calibration_batches
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict
 from compress.training.rounding.rounded_model import RoundedModel, folding_factors

@@ -18,7 +18,7 @@ from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT
 from compress.data.splits import UNLABELLED, Examples
 from compress.models.text.chat import renderer
-from compress.passes.quantize.step import calibration_batches
+from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import TrainingData

@@ -143,10 +143,16 @@ def test_one_thing_decides(keys: dict[str, float]):
         MixedSpec.model_validate(keys)
 
 
-@pytest.mark.parametrize("bits", [4, 16])
-def test_only_eight_bits_are_mixed(bits: int):
-    with pytest.raises(ValidationError, match="mixed serves 8 bits only"):
-        quantize_spec({"bits": bits, "mixed": {"max_drop": 0.01}})
+def test_sixteen_bits_are_not_mixed():
+    with pytest.raises(ValidationError, match="mixed serves 4 and 8 bits only"):
+        quantize_spec({"bits": 16, "mixed": {"max_drop": 0.01}})
+
+
+def test_blocks_are_mixed_within_a_size_alone():
+    with pytest.raises(ValidationError, match="size_mb"):
+        quantize_spec({"bits": 4, "mixed": {"max_drop": 0.01}})
+    with pytest.raises(ValidationError, match="`mixed` chooses between 4 and 8 bits, and this is `bits: 8`"):
+        quantize_spec({"bits": 8, "scheme": "weight_only", "mixed": {"size_mb": 1}})
 
 
 def test_bitsandbytes_is_not_mixed():

@@ -1,4 +1,4 @@
-from compress.passes.quantize.sections import sensitivity
+from compress.passes.quantize.sections import blocks, sensitivity
 from compress.reporting.render.document import Bars
 from compress.reporting.render.html import html
 from compress.reporting.sections.content import document
@@ -75,3 +75,28 @@ def test_a_search_that_ended_at_once_has_no_plot():
 
 def test_a_run_without_mixing_has_no_such_section():
     assert sensitivity(bert_run()).empty
+
+
+def test_what_blocks_changed_is_told_by_kinds_of_layers():
+    found = [
+        {"layer": "words", "bits": 8, "weights": 600, "error": 0.004},
+        {"layer": "layers.0.feed_out", "bits": 4, "weights": 100, "error": 0.1},
+        {"layer": "layers.10.feed_out", "bits": 4, "weights": 100, "error": 0.15},
+        {"layer": "layers.11.feed_out", "bits": 8, "weights": 100, "error": 0.01},
+    ]
+    weights = [
+        {"layer": "layers.11.feed_out", "divergence": 0.5, "eight_bits": True},
+        {"layer": "layers.0.feed_out", "divergence": 0.1, "eight_bits": False},
+        {"layer": "layers.10.feed_out", "divergence": None, "eight_bits": False},
+    ]
+    facts = {"blocks": found, "eight_bits": {"size_mb": 100, "measured": 2, "weights": weights}}
+    section = blocks(change_step(bert_run(), "quantize", facts={"parameters": 10, **facts}))
+    (table,) = section.tables
+    assert [[cell.text for cell in line.cells] for line in table.rows] == [
+        ["layers.*.feed_out", "4", "2", "200", "12.5", "15.0 (layers.10.feed_out)"],
+        ["layers.*.feed_out", "8", "1", "100", "1.0", "1.0 (layers.11.feed_out)"],
+        ["words", "8", "1", "600", "0.4", "0.4 (words)"],
+    ]
+    told = section.paragraphs[1]
+    assert "of 3 weights, 2 of them measured, 1 have 8 bits within 100 MB" in told
+    assert "layers.11.feed_out (0.5" in told

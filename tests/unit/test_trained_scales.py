@@ -12,26 +12,21 @@ import pytest
 import torch
 from torch import nn
 
-from compress.core.artifacts import ONNX_MODEL, Artifact, seal
+from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.errors import ModelError
-from compress.core.files import copy_file, write_json
-from compress.core.forms import TORCH_FLOAT
-from compress.data.splits import UNLABELLED, Examples
 from compress.lowering import step as lower
 from compress.lowering.parity import outputs_of
-from compress.models.io.checkpoints import load_model, save_model
+from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.weight_only import train
 from compress.passes.quantize.weight_only.row_matching import rows_of
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.passes.quantize.weight_only.stored import multiply_scales, stored_blocks
 from compress.step import StepContext
-from compress.tasks.base import TrainingData
-from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.task import CausalLanguageModel
 from tests import tiny_language
 from tests.steps import context, run
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
+from tests.tiny_language import Taught
 from tests.unit.test_decoder_quantization import UNSEEN, dequantized, logits, quantized
 
 TIED = "llama, tied with biases"
@@ -83,46 +78,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, CausalLanguageModel, TrainingData]:
-    """A tiny language model that has learnt its texts a little, as a profile's source step leaves one."""
-    folder = tmp_path_factory.mktemp("language")
-    tiny_language.write_model(folder / "model")
-    model = tiny_language.transformers.LlamaForCausalLM.from_pretrained(folder / "model")
-    drawn = np.random.default_rng(0)
-    texts = tuple(" ".join(drawn.choice(tiny_language.WORDS, 8)) for _ in range(48))
-    tokenizer = tiny_language.byte_tokenizer()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for start in [*range(0, 48, 8)] * 8:
-        ids = [torch.tensor(tokenizer.encode(text).ids[:32]) for text in texts[start : start + 8]]
-        batch = torch.stack([one for one in ids if len(one) == 32])
-        model(input_ids=batch, labels=batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    save_model(model.eval(), folder / "torch")
-    copy_file(folder / "model" / "tokenizer.json", folder / "torch" / "tokenizer.json")
-    described = {
-        "task": "causal-lm",
-        "labels": [],
-        "input_names": ["input_ids", "attention_mask"],
-        "output_names": ["logits"],
-        "max_length": 32,
-        "words": 260,
-        "pad_id": 259,
-        "begin_id": None,
-        "end_id": 259,
-        "chat_template": None,
-        "special_tokens": {},
-    }
-    write_json(folder / "torch" / "task.json", described)
-    examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
-    artifact = seal(folder / "torch", TORCH_FLOAT, {"parameters": 0})
-    task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 32}))
-    return artifact, task, TrainingData(examples, examples, ())
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    return tiny_language.taught(tmp_path_factory.mktemp("language"))
 
 
-def test_training_makes_up_for_rounding(
-    tmp_path: Path, taught: tuple[Artifact, CausalLanguageModel, TrainingData]
-):
+def test_training_makes_up_for_rounding(tmp_path: Path, taught: Taught):
     source, task, data = taught
     spec = WeightOnlySpec.model_validate(
         {

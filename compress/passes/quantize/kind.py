@@ -72,7 +72,7 @@ QUANTIZE = PassKind(
     plan=_plan,
     beside_baseline=_in_fp16,
     faults="compress.passes.quantize.checks:faults",
-    told=("mixed",),
-    sections=("compress.passes.quantize.sections:sensitivity",),
+    told=("mixed", "blocks", "eight_bits"),
+    sections=("compress.passes.quantize.sections:sensitivity", "compress.passes.quantize.sections:blocks"),
     target_warnings="compress.passes.quantize.int8.speed:integer_warnings",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,3 +89,48 @@ def _table(step: StepRecord, layers: list[Mapping[str, Any]]) -> Table:
     )
     columns = ("Layer", "kind", "weights", "change of the outputs", "multiplies")
     return Table(f"{step.step}: every layer", columns, rows, frozenset({1, 4}))
+
+
+def blocks(run: RunRecord) -> Section:
+    """The steps that stored weights in blocks: what that changed, by the kinds of layers."""
+    paragraphs, tables = [], []
+    for step in ordered(run):
+        kinds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+        for one in step.facts.get("blocks", ()):
+            kinds.setdefault((re.sub(r"\d+", "*", one["layer"]), one["bits"]), []).append(one)
+        lines = [
+            row(
+                kind,
+                count(bits),
+                count(len(found)),
+                count(sum(one["weights"] for one in found)),
+                f"{100 * sum(one['error'] for one in found) / len(found):.1f}",
+                f"{100 * worst['error']:.1f} ({worst['layer']})",
+            )
+            for (kind, bits), found in sorted(kinds.items())
+            for worst in [max(found, key=lambda one: one["error"])]
+        ]
+        if lines:
+            head = ("Layers", "bits", "how many", "weights", "changed, %", "most, %")
+            tables.append(
+                Table(f"{step.step}: by kinds of layers", head, tuple(lines), frozenset({1, 2, 3, 4}))
+            )
+        if isinstance(chosen := step.facts.get("eight_bits"), Mapping):
+            worst_first = sorted(chosen["weights"], key=lambda one: -(one["divergence"] or 0.0))
+            eight = [
+                f"{one['layer']} ({significant(one['divergence'] or 0.0)})"
+                for one in worst_first
+                if one["eight_bits"]
+            ]
+            paragraphs.append(
+                f"{step.step}: of {len(worst_first)} weights, {chosen['measured']} of them measured, {len(eight)} have "
+                f"8 bits within {significant(chosen['size_mb'])} MB; in brackets the divergence (nats) with each alone "
+                f"in 4: {', '.join(eight) or 'none'}."
+            )
+    if tables:
+        paragraphs.insert(
+            0,
+            "Changed: the root mean square of what rounding changes, over that of what was there; of the products' "
+            "outputs on what the method learnt from, and where it looks at the weights alone of these.",
+        )
+    return Section("blocks", "What weights in blocks changed", tuple(paragraphs), tuple(tables))

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
 from compress.core.errors import ModelError, PassError
 from compress.core.files import empty_folder, make_folder, publish, remove
-from compress.encoding.inputs import Batch, Inputs
+from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.measuring.disturbance import chosen_while_disturbed
 from compress.measuring.variants import Contest, Variant
 from compress.passes.quantize.cache import store_cache
+from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.int8.coverage import Products, count_products
 from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning
@@ -41,6 +39,7 @@ from compress.passes.quantize.preparation import prepare
 from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 from compress.passes.quantize.spec import OnnxSpec
 from compress.passes.quantize.weight_only.methods import quantize_weights
+from compress.passes.quantize.weight_only.mixed import widened
 from compress.passes.quantize.weight_only.spec import DECODER_TOKENS, WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
@@ -101,12 +100,16 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     batches = calibration_batches(ctx, source, spec.calibration_examples, tokens)
     folder, path = ctx.work / ATTEMPTS / scheme, source.path / ONNX_MODEL
     empty_folder(folder)
+    facts: dict[str, Any] = {}
+    if spec.mixed is not None:
+        spec, facts["eight_bits"] = widened(ctx, source, spec)
     model = ir.load(path)
-    quantize_weights(model, path, spec, batches, folder.parent)
+    rounded = quantize_weights(model, path, spec, batches, folder.parent)
+    facts["blocks"] = [one._asdict() for one in rounded]
     if spec.cache is not None:
         store_cache(model.graph, path, batches, folder.parent)
     save_onnx(model, folder)
-    return _Made(folder, scheme, left_floating(source.path, spec))
+    return _Made(folder, scheme, left_floating(source.path, spec), facts)
 
 
 def _integers(
@@ -246,35 +249,6 @@ def schemes_for(spec: OnnxSpec, convolutions: Sequence[Convolution]) -> list[str
             hint="Set `scheme: static` (or `auto`, which takes it), or name the convolutions in `exclude`.",
         )
     return ["static"]
-
-
-def calibration_batches(
-    ctx: StepContext, source: Artifact, count: int, tokens: int | None = None
-) -> Callable[[], Iterator[Batch]]:
-    """Starts an iteration over `count` training examples, drawn by the seed, one at a time and so without padding.
-
-    A long text is several windows, one at a time too.
-
-    Args:
-        tokens: read windows of these examples, drawn as well, until they hold so many; None: all of them.
-    """
-    train = ctx.data.train
-    random = np.random.default_rng(ctx.seed)
-    drawn = np.sort(random.permutation(len(train))[:count])
-
-    @cache
-    def read() -> tuple[Inputs, NDArray[np.int64]]:
-        # Encoded once, and only where a method reads examples at all.
-        inputs = ctx.task.encode(train.take(drawn), source.path)
-        order = random.permutation(len(inputs))
-        lengths = inputs.lengths[order]
-        return inputs, np.sort(order if tokens is None else order[lengths.cumsum() - lengths < tokens])
-
-    def batches() -> Iterator[Batch]:
-        inputs, chosen = read()
-        return (inputs.batch([index]) for index in chosen)
-
-    return batches
 
 
 def _measured(ctx: StepContext, contest: Contest, folders: dict[str, Path]) -> dict[str, Variant]:

@@ -18,10 +18,10 @@ from compress.core.numerics import reduced_range
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.affine import weight_limit
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat.fake_quant import simulate
-from compress.passes.quantize.step import calibration_batches
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
 from compress.training.checkpointing import copy_weights, put_weights

@@ -81,6 +81,18 @@ def output_error(rows: Floats, restored: Floats, moments: NDArray[np.float64]) -
     return float(((difference @ moments) * difference).sum())
 
 
+def relative_error(rows: Floats, restored: Floats, moments: NDArray[np.float64] | None) -> float:
+    """Root mean square of what rounding changes, over that of what was there: of the outputs on the calibration inputs,
+    or without moments of the rows themselves."""
+    difference = rows - restored
+    if moments is None:
+        changed, whole = (float(np.square(one, dtype=np.float64).sum()) for one in (difference, rows))
+    else:
+        seen = moments.astype(np.float32)
+        changed, whole = (float(((one @ seen) * one).sum(dtype=np.float64)) for one in (difference, rows))
+    return float(np.sqrt(max(changed, 0.0) / whole)) if whole > 0 else 0.0
+
+
 def _inverse_factor(moments: NDArray[np.float64]) -> NDArray[np.float64]:
     """Upper triangular U with U^T U the inverse of the damped moments."""
     diagonal = np.diag(moments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +26,7 @@ from compress.passes.quantize.layers import (
 from compress.passes.quantize.scale_folding import averaged, groups, scale_channels, tied_channels
 from compress.passes.quantize.weight_only.awq import search_scales
 from compress.passes.quantize.weight_only.blocks import Blocks, Floats, quantize_blocks
-from compress.passes.quantize.weight_only.gptq import feedback_blocks
+from compress.passes.quantize.weight_only.gptq import feedback_blocks, relative_error
 from compress.passes.quantize.weight_only.hessian import InputMoments, moments_of, second_moment
 from compress.passes.quantize.weight_only.hqq import fit_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import Blocked, write_blocks
@@ -41,8 +42,8 @@ def quantize_weights(
     spec: WeightOnlySpec,
     batches: Callable[[], Iterator[Batch]],
     work: Path,
-) -> None:
-    """Replace each layer that is not excluded, by the method of the spec.
+) -> list[Rounded]:
+    """Replace each layer that is not excluded, by the method of the spec; what that changed of each weight.
 
     Constants that several layers share come first, tables among them, by the inputs of the float model; then one
     layer after the other, by inputs that went through those that were quantized before it.
@@ -67,6 +68,7 @@ def quantize_weights(
     method = _Method(spec, fitting(found, spec.eight_bits, "quantize.eight_bits"))
     if spec.method == "awq":
         method.scale_activations(graph, chosen, moments_of(path, input_names(chosen), batches, work))
+    done: list[Rounded] = []
     shared, alone = by_constant(chosen)
     moments: Mapping[str, InputMoments] = {}
     if spec.method == "gptq":
@@ -74,15 +76,27 @@ def quantize_weights(
         moments = moments_of(path, names, batches, work) if names else {}
     for sharing in shared:
         seen = [moments[name].second for name in input_names(sharing) if name in moments]
-        write_blocks(graph, sharing, method.blocks(sharing, sum(seen[1:], seen[0]) if seen else None))
+        second = sum(seen[1:], seen[0]) if seen else None
+        done.append(method.write(graph, sharing, second))
     examples = Sequential(graph, batches, work) if spec.method == "gptq" else None
     for readers in by_source(alone).values():
         # What the first multiplies now: where it was fused attention, that has been put apart meanwhile.
         values = examples.values(readers[0].source, readers[0].node) if examples is not None else None
         second = None if values is None else second_moment(values)
-        for layer in readers:
-            write_blocks(graph, [layer], method.blocks([layer], second))
+        done += [method.write(graph, [layer], second) for layer in readers]
     tidy(model)
+    return done
+
+
+class Rounded(NamedTuple):
+    """A weight in blocks: the first layer that has it, its bits and values, and the share of what it gives that
+    rounding changed, as a ratio of root mean squares: of products on the inputs that were looked at, else of its own
+    values."""
+
+    layer: str
+    bits: int
+    weights: int
+    error: float
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,15 @@ class _Method:
     def is_read(self, sharing: Sequence[Blocked]) -> bool:
         """Whether it is a table of other bits than products have: such are rounded, whoever multiplies by them."""
         return isinstance(sharing[0], Table) and self.bits(sharing) != self.spec.bits
+
+    def write(self, graph: ir.Graph, sharing: Sequence[Blocked], second: Second | None) -> Rounded:
+        """Replace the layers that share a constant; see `blocks`."""
+        first = sharing[0]
+        name, rows = first.node.name or "", first.weight if isinstance(first, Table) else first.weight.T
+        blocks = self.blocks(sharing, second)
+        error = relative_error(rows, blocks.dequantized(), None if self.is_read(sharing) else second)
+        write_blocks(graph, sharing, blocks)
+        return Rounded(name, blocks.bits, rows.size, error)
 
     def blocks(self, sharing: Sequence[Blocked], second: Second | None) -> Blocks:
         """A constant in blocks.

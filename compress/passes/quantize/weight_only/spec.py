@@ -36,6 +36,18 @@ class ExamplesSpec(PassSpecBase):
         return value
 
 
+class BitsSpec(PassSpecBase):
+    """8 bits for the weights that lose most, alone in 4, for the bytes that they take more: how far the outputs move
+    (KL divergence from the float model's on training examples) is measured for each weight."""
+
+    size_mb: Annotated[float, Field(gt=0)]
+    """Most MB (10^6 bytes) of the file."""
+    tokens: Annotated[int, Field(ge=1)] = 1024
+    """Tokens of training examples that each weight is measured on."""
+    minutes: Annotated[float, Field(gt=0)] = 20
+    """Time that measuring may take; weights that it does not suffice for count as those that lose least."""
+
+
 class WeightOnlySpec(OnnxSpec):
     """4 bits: weight-only blocks (`MatMulNBits`), whose inputs stay in floating point."""
 
@@ -64,6 +76,8 @@ class WeightOnlySpec(OnnxSpec):
     cache: Literal[8] | None = None
     """Bits of the keys and values that a language model keeps, with a scale for each channel found on
     `calibration.examples`; unset: floats of 32 bits."""
+    mixed: BitsSpec | None = None
+    """Choose by measuring which weights have 8 bits, beside those of `eight_bits`, within a size of the file."""
     train: ScaleTrainingSpec | None = None
     """Train the scales of the blocks, from the teacher's outputs, while the integers stay those of the method. For a
     model that is still in torch; unset: no training."""
@@ -89,6 +103,8 @@ class WeightOnlySpec(OnnxSpec):
                 "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others look at the weights "
                 "alone"
             )
+        if self.mixed is not None and self.bits == 8:
+            raise ValueError("`mixed` chooses between 4 and 8 bits, and this is `bits: 8`; use `bits: 4`")
         if self.train is not None and self.method == "awq":
             raise ValueError(
                 "`method: awq` moves scales from layer to layer, and in the model that `train` runs they stand where "

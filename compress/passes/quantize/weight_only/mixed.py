@@ -1,0 +1,189 @@
+"""Which weights have 8 bits within a size of the file: those that lose most, alone in few bits, for their bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.errors import PassError
+from compress.core.files import make_folder, remove
+from compress.core.progress import Progress
+from compress.core.units import BYTES_PER_MB, megabytes
+from compress.encoding.inputs import Batch
+from compress.lowering.files import save_onnx
+from compress.lowering.graph import constant_of
+from compress.passes.quantize.calibration.activation_capture import fed, open_written
+from compress.passes.quantize.calibration.examples import calibration_batches
+from compress.passes.quantize.embeddings import table_blocks
+from compress.passes.quantize.layers import Layer, Table, fitting, layers, split_excluded
+from compress.passes.quantize.mixed.search import give_back_within, take_back_until
+from compress.passes.quantize.size_check import model_bytes
+from compress.passes.quantize.weight_only.blocks import Blocks, quantize_blocks
+from compress.passes.quantize.weight_only.methods import quantize_weights
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
+from compress.step import StepContext
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a weight does to the outputs while it alone is in blocks of few bits, and what 8 bits cost more.
+
+    `layers`: of its nodes the names. `divergence`: from the outputs of the float model. None: the time was over.
+    """
+
+    layers: tuple[str, ...]
+    weights: int
+    divergence: float | None
+    extra_bytes: int
+
+
+def sensitivities(
+    model: ir.Model,
+    chosen: Sequence[Layer],
+    spec: WeightOnlySpec,
+    batches: Callable[[], Iterator[Batch]],
+    divergence: Callable[[Floats, Floats], float],
+    work: Path,
+    progress: Progress,
+) -> list[Sensitivity]:
+    """Each weight of these layers alone in the bits of the spec, rounded to the nearest, in the order of the graph.
+
+    One session runs them all: the weights are inputs of its graph.
+
+    Args:
+        model: float; changed.
+        batches: starts an iteration over examples, unpadded.
+        divergence: of outputs (n, ...) from those of the float model.
+        work: where the graph may lie for a moment.
+    """
+    graph = model.graph
+    sharing: dict[ir.Value, list[Layer]] = {}
+    for layer in chosen:
+        sharing.setdefault(layer.weight_value, []).append(layer)
+    weights = {value.name or "": constant_of(value).astype(np.float32) for value in sharing}
+    examples = [fed(graph.inputs, batch) for batch in batches()]
+    for value in sharing:
+        array = weights[value.name or ""]
+        graph.initializers.pop(value.name or "")
+        value.const_value = None
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(array.shape)
+        graph.inputs.append(value)
+    session = open_written(model, work)
+    first = session.get_outputs()[0].name
+
+    def outputs(changed: Mapping[str, Floats]) -> list[Floats]:
+        return [session.run([first], {**example, **weights, **changed})[0] for example in examples]
+
+    reference, found = outputs({}), list[Sensitivity]()
+    deadline = time.monotonic() + 60 * (spec.mixed.minutes if spec.mixed is not None else 0)
+    with progress.bar("sensitivity of each weight", len(sharing)) as advance:
+        for value, layers in sharing.items():
+            name, lost = value.name or "", None
+            rounded, extra = _rounded(layers, weights[name], spec)
+            if not found or time.monotonic() < deadline:
+                pairs = zip(reference, outputs({name: rounded}), strict=True)
+                lost = float(np.mean([divergence(*pair) for pair in pairs]))
+            names = tuple(layer.node.name or "" for layer in layers)
+            found.append(Sensitivity(names, weights[name].size, lost, extra))
+            advance()
+    return found
+
+
+def _rounded(layers: Sequence[Layer], weight: Floats, spec: WeightOnlySpec) -> tuple[Floats, int]:
+    """A weight as few bits keep it, and the bytes that 8 would take more."""
+    is_table = any(isinstance(layer, Table) for layer in layers)
+    turned = not (isinstance(layers[0], Table) or layers[0].transposed)
+    rows = weight.T if turned else weight
+    blocks = quantize_blocks(rows, spec.block_size, spec.bits, spec.symmetric)
+    # The scales and the zero points do not depend on the values.
+    one = (
+        table_blocks(rows[:1], 8)
+        if is_table
+        else quantize_blocks(rows[:1], spec.block_size, 8, spec.symmetric)
+    )
+    restored = blocks.dequantized()
+    return np.ascontiguousarray(restored.T if turned else restored), len(rows) * _bytes(one) - _bytes(blocks)
+
+
+def _bytes(blocks: Blocks) -> int:
+    zeros = blocks.packed_zeros()
+    return blocks.packed().nbytes + blocks.scales.nbytes + (0 if zeros is None else zeros.nbytes)
+
+
+def widened(
+    ctx: StepContext, source: Artifact, spec: WeightOnlySpec
+) -> tuple[WeightOnlySpec, dict[str, Any]]:
+    """The spec with the weights named in `eight_bits` that `mixed` chooses, and what was measured for it.
+
+    Raises:
+        PassError: the file is larger even without them.
+    """
+    assert spec.mixed is not None
+    path, most, folder = source.path / ONNX_MODEL, spec.mixed.size_mb, ctx.work / "mixed"
+    nearest = spec.model_copy(update={"method": "rtn", "mixed": None})
+    batches = calibration_batches(ctx, source, spec.mixed.tokens, spec.mixed.tokens)
+    make_folder(folder)
+
+    def size_mb(eight: Iterable[str]) -> float:
+        model = ir.load(path)
+        wider = nearest.model_copy(update={"eight_bits": (*spec.eight_bits, *eight)})
+        quantize_weights(model, path, wider, batches, folder)
+        save_onnx(model, folder)
+        return megabytes(model_bytes(folder))
+
+    least = size_mb(())
+    if least > most:
+        raise PassError(
+            f"{most:g} MB cannot be reached: with every weight in {spec.bits} bits the file has {least:.3f} MB",
+            where="quantize.mixed.size_mb",
+            hint="Ask for more, take larger blocks, or make the model smaller before.",
+        )
+    model = ir.load(path)
+    chosen = _narrow(model.graph, spec)
+    known = sensitivities(model, chosen, spec, batches, ctx.task.divergence, folder, ctx.progress)
+    losses, costs = [one.divergence or 0.0 for one in known], [float(one.extra_bytes) for one in known]
+    names = [one.layers[0] for one in known]
+    eight, measured = take_back_until(
+        give_back_within(losses, costs, BYTES_PER_MB * (most - least)),
+        losses,
+        costs,
+        most,
+        lambda given: size_mb(names[place] for place in given),
+    )
+    remove(folder)
+    facts = {
+        "size_mb": most,
+        "least_mb": least,
+        "rounded_mb": measured,
+        "measured": sum(one.divergence is not None for one in known),
+        "weights": [
+            {"layer": one.layers[0], "divergence": one.divergence, "eight_bits": place in eight}
+            for place, one in enumerate(known)
+        ],
+    }
+    wider = (*spec.eight_bits, *(names[place] for place in sorted(eight)))
+    return spec.model_copy(update={"eight_bits": wider, "mixed": None}), facts
+
+
+def _narrow(graph: ir.Graph, spec: WeightOnlySpec) -> list[Layer]:
+    """The layers whose weights the spec gives fewer than 8 bits."""
+    found = list(layers(graph))
+    kept, _ = split_excluded(found, spec.exclude, spec.exclude_kinds)
+    named = fitting(found, spec.eight_bits, "quantize.eight_bits")
+    wide = {layer.weight_value for layer in kept if layer.node in named}
+    wide |= {layer.weight_value for layer in kept if isinstance(layer, Table) and spec.table_bits == 8}
+    return [
+        layer
+        for layer in kept
+        if layer.weight_value not in wide and (spec.embeddings or not isinstance(layer, Table))
+    ]
