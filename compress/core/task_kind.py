@@ -76,12 +76,13 @@ class Quantity:
 @dataclass(frozen=True)
 class Seen:
     """What a model and data look like, for telling what they are for: whether the examples are images, whether they are
-    pairs with a score, whether they have labels, and whether the model embeds sentences."""
+    pairs with a score, whether they have labels, whether the model embeds sentences, and whether it writes texts."""
 
     images: bool
     pairs: bool
     labels: bool
     embeds: bool
+    writes: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ PASSES = Table(
 SOURCE, FINETUNE, LOWER = "source", "finetune", "lower"
 OF_EVERY_PLAN: Mapping[str, StepKind] = {
     SOURCE: StepKind("compress.passes.source.step:run", TORCH),
-    FINETUNE: StepKind("compress.passes.finetune.step:run", TORCH, trains=True, keeps="model"),
+    FINETUNE: StepKind("compress.passes.finetune.step:run", (*TORCH, "peft"), trains=True, keeps="model"),
     LOWER: StepKind("compress.lowering.step:run", (*TORCH, *ONNX, "onnxscript")),
 }
 """The steps that no pass adds: a model is fetched, trained on the data, and lowered to ONNX."""

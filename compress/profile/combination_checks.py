@@ -101,6 +101,11 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
         yield from _trained_alone(finetune, kind)
     if finetune is not None and finetune.augment and kind.items != "image":
         yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
+    if finetune is not None and finetune.pack and not kind.writes:
+        yield (
+            ("teacher", "finetune", "pack"),
+            f"only texts that a model goes on with are packed, not those of {task}",
+        )
 
 
 def _trained_alone(finetune: FinetuneSpec, kind: TaskKind) -> Iterator[Found]:

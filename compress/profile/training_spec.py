@@ -35,6 +35,19 @@ class TrainingSpec(PassSpecBase):
     """`auto`: bf16 autocast where the processor has it, else fp32."""
 
 
+class LoraSpec(PassSpecBase):
+    """Train low-rank corrections of the maps in the layers instead of their weights (LoRA, Hu et al. 2021)."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Of each correction."""
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Corrections are scaled by alpha over the rank; unset: twice the rank."""
+    dropout: Fraction = 0.0
+    """Share of what a correction reads that is dropped while training."""
+    layers: Literal["all", "attention", "feed_forward"] = "all"
+    """Which maps of the layers are corrected."""
+
+
 class FinetuneSpec(TrainingSpec):
     """Train the teacher on the labels of the data."""
 
@@ -46,5 +59,10 @@ class FinetuneSpec(TrainingSpec):
     """`balanced`: an example weighs n / (labels * examples of its label), so that each label weighs the same in all."""
     augment: bool = False
     """Images: train on randomly shifted copies, as `distill.augment` draws them by default."""
+    lora: LoraSpec | None = None
+    """Train corrections of low rank alone, which are added to the weights in the end; unset: train all weights."""
+    pack: bool = False
+    """Language models: texts stand side by side in blocks of `data.max_length` tokens, none of which sees another, and
+    `batch_size` counts blocks; unset: texts are padded to the longest of their batch."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seeds its head and the order of its batches; unset: the profile's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,18 @@ _LABELS = (
     "polarity", "tag", "y",
 )  # fmt: skip
 _SCORES = ("score", "similarity", "similarity_score")
+_PROMPTS = ("prompt", "instruction", "question", "input", "query")
+_COMPLETIONS = ("completion", "response", "answer", "output", "target")
+_MESSAGES = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
 _NEITHER = frozenset(
     ("id", "idx", "index", "uid", "guid", "url", "link", "date", "time", "timestamp", "user", "author", "source",
      "split", "fold", "set", "lang", "language")
 )  # fmt: skip
 _WORDS_OF_A_TEXT = 7
 """A column's name has fewer words."""
+
+_ROWS = 20
+"""Of a column, for conversations."""
 
 _FEW_OF = 5
 """Labels have at most one distinct value in so many rows."""
@@ -36,6 +43,42 @@ class Chosen:
     label: str | None = None
     pair: tuple[str, str] | None = None
     score: str | None = None
+
+
+@dataclass(frozen=True)
+class ToWrite:
+    """The columns of a table that a language model learns to write of; None where nothing speaks for one."""
+
+    messages: str | None = None
+    asked: tuple[str, str] | None = None
+    text: str | None = None
+
+
+def choose_to_write(table: Mapping[str, Sequence[object]]) -> ToWrite:
+    """Conversations, else a prompt with its completion, else texts.
+
+    Args:
+        table: the first rows of each column.
+    """
+    names = {folded(name): name for name in table}
+    for name in (*(names[one] for one in _MESSAGES if one in names), *table):
+        if any(holds_messages(value) for value in table[name][:_ROWS]):
+            return ToWrite(messages=name)
+    prompt = next((names[one] for one in _PROMPTS if one in names), None)
+    completion = next((names[one] for one in _COMPLETIONS if one in names), None)
+    if prompt is not None and completion is not None:
+        return ToWrite(asked=(prompt, completion))
+    return ToWrite(text=choose_columns(table).text)
+
+
+def holds_messages(value: object) -> bool:
+    """Whether a value is a conversation, or one written as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from compress.data.names import TRAIN, named_split, shown
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.profile.schema import data_of
-from compress.starter.columns import Chosen, choose_columns, names_nothing
+from compress.starter.columns import Chosen, ToWrite, choose_columns, choose_to_write, names_nothing
 from compress.starter.models import ModelSeen, look_at_model, place_of
 from compress.tasks.table import TASKS, task_kind
 
@@ -36,6 +36,7 @@ class Detected:
     task: str
     model: ModelSeen
     columns: Chosen = field(default_factory=Chosen)
+    to_write: ToWrite = field(default_factory=ToWrite)
     splits: Splits | None = None
 
     @property
@@ -59,6 +60,7 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     seen, place = look_at_model(model), place_of(data)
     table = _table(place) if place else {}
     columns = choose_columns(table)
+    to_write = choose_to_write(table)
     if place is not None and names_nothing(table, columns):
         raise DataError(
             "the first line looks like a row: nothing names the columns",
@@ -69,21 +71,28 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     if task is None:
         unlabelled = (bool(table) and columns.label is None) or _holds_loose_texts(place)
         images = data.startswith(SKLEARN) or _holds_images(place, table) or seen.sees
-        looks = Seen(images, bool(columns.pair), not unlabelled, seen.embeds_sentences)
+        looks = Seen(images, bool(columns.pair), not unlabelled, seen.embeds_sentences, seen.writes)
         task = max(TASKS, key=lambda name: task_kind(name).likely(looks))
     if task_kind(task).items == "image":
         columns = Chosen()
-    return Detected(task, seen, columns, _rows(data, place, task, columns))
+    if task_kind(task).writes:
+        columns = Chosen()
+    else:
+        to_write = ToWrite()
+    return Detected(task, seen, columns, to_write, _rows(data, place, task, columns, to_write))
 
 
-def _rows(data: str, place: Path | None, task: str, columns: Chosen) -> Splits | None:
+def _rows(data: str, place: Path | None, task: str, columns: Chosen, to_write: ToWrite) -> Splits | None:
     """The rows of the data; None where they do not lie here. What is wrong with them is told by `validate`."""
     if place is None:
         return None
     named = {
         key: value
         for key, value in (
-            ("text_column", columns.text),
+            ("text_column", columns.text or to_write.text),
+            ("messages_column", to_write.messages),
+            ("prompt_column", to_write.asked and to_write.asked[0]),
+            ("completion_column", to_write.asked and to_write.asked[1]),
             ("label_column", columns.label),
             ("pair_columns", columns.pair),
             ("score_column", columns.score),

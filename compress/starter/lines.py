@@ -94,7 +94,7 @@ def key(key: str, value: str | None, usual: str, comment: str) -> str:
     """A line with a key, commented out where its usual value stands."""
     written = f"{key}: {scalar(value or usual)}"
     mark = "# " if value in (None, usual) else ""
-    return f"  {mark}{written:<{30 - len(mark)}}# {comment}\n"
+    return f"  {mark}{written:<{29 - len(mark)}} # {comment}\n"
 
 
 def comment(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.core.errors import CompressError
 from compress.core.package_paths import CODE, PACKAGE, at_home, locate_package
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
     FAMILIES,
@@ -68,6 +69,14 @@ class ModelSeen:
     def embeds_sentences(self) -> bool:
         """Whether it is a folder of sentence-transformers."""
         return self.folder is not None and any((self.folder / name).exists() for name in _SENTENCES)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a decoder that goes on with texts."""
+        classes = self.config.get("architectures")
+        named = " ".join(map(str, classes)) if isinstance(classes, list) else ""
+        gguf = self.source.lower().endswith(".gguf")
+        return gguf or "ForCausalLM" in named or (self.kind in DECODERS and not named)
 
     @property
     def sees(self) -> bool:

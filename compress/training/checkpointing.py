@@ -31,6 +31,9 @@ from compress.store.checking import CHECKPOINT as INDEX
 from compress.training.distributed.sharding import part_of, whole
 from compress.training.distributed.world import current_world
 
+AS_IT_IS = "_as_it_is"
+"""What marks a parameter that is neither trained nor written."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -41,10 +44,20 @@ class Checkpoint:
     best: Mapping[str, Tensor] | None
 
 
+def leave_as_it_is(parameter: nn.Parameter) -> None:
+    """Neither train a parameter nor write it to checkpoints: it is loaded again with the model."""
+    parameter.requires_grad_(False)
+    setattr(parameter, AS_IT_IS, True)
+
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter once (tied ones under their first name) and every saved buffer, not copied."""
+    """Every parameter once (tied ones under their first name) that may change and every saved buffer, not copied."""
     saved = model.state_dict().keys()
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if not getattr(parameter, AS_IT_IS, False)
+    }
     tensors.update({name: buffer for name, buffer in model.named_buffers() if name in saved})
     return tensors
 

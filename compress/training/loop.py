@@ -156,9 +156,9 @@ def train(
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Give every dropout of the model one rate; its config stays as it is."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
+    """Give every dropout of the model one rate, but for those of adapters; its config stays as it is."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = rate
 
 

@@ -171,6 +171,12 @@ def test_what_is_no_conversation_is_refused(messages: object, code: str):
     assert caught.value.code == code
 
 
+def test_conversations_may_be_json_or_in_the_words_of_others():
+    plain = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    shared = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
+    assert messages_item(shared) == messages_item(json.dumps(plain)) == messages_item(plain)
+
+
 def test_a_template_becomes_pieces_where_it_depends_on_roles_alone():
     render = renderer(CHATML, {}, "model")
     pieces = pieces_of_template(render)

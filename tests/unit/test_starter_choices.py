@@ -22,7 +22,7 @@ from compress.starter.choices import (
     choose_length,
     choose_student,
 )
-from compress.starter.columns import Chosen, choose_columns
+from compress.starter.columns import Chosen, ToWrite, choose_columns, choose_to_write
 from compress.starter.models import look_at_model
 from compress.starter.writing import starter_profile
 from tests.model_folders import write_model_folder
@@ -241,3 +241,18 @@ def test_where_nothing_would_run_init_refuses_and_writes_nothing(
     assert done.exit_code == 4, done.output
     assert f"[{code}]" in done.output
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "chosen"),
+    [
+        ({"id": NUMBERS, "talk": [[{"role": "user", "content": "x"}]] * 20}, ToWrite(messages="talk")),
+        ({"conversations": ['[{"from": "human", "value": "x"}]'] * 20}, ToWrite(messages="conversations")),
+        ({"instruction": SHORT, "Output": LONG, "topic": FEW}, ToWrite(asked=("instruction", "Output"))),
+        ({"question": LONG, "topic": FEW}, ToWrite(text="question")),
+        ({"messages": ["hello", "[not json"] * 10}, ToWrite(text="messages")),
+        ({}, ToWrite()),
+    ],
+)
+def test_what_is_to_be_written_is_told_by_names_and_contents(table, chosen):
+    assert choose_to_write(table) == chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from compress.profile.load import load_profile
 from compress.profile.schema import Profile
 from compress.starter.writing import starter_profile
+from compress.tasks.causal_lm.keys import LanguageData
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,26 @@ def test_any_text_comes_back_from_the_yaml(model: str, data: str):
         assert profile.teacher.model == model
     if not Path(data).exists():
         assert profile.data.path == data
+
+
+@pytest.mark.parametrize(
+    ("rows", "written", "columns"),
+    [
+        ([{"conversations": [{"from": "gpt", "value": "x"}]}] * 3, "messages", "conversations"),
+        ([{"question": "why", "answer": "so"}] * 3, "prompts", "question"),
+        ([{"text": "a long text", "topic": "x"}] * 3, "texts", "text"),
+    ],
+)
+def test_a_decoder_gets_the_task_and_the_columns_of_its_texts(
+    rows: list[dict[str, object]], written: str, columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    profile = Profile.model_validate(yaml.safe_load(starter_profile("m", "rows.jsonl")))
+    assert profile.task == "causal-lm"
+    assert isinstance(profile.data, LanguageData)
+    assert (profile.data.written, profile.data.max_length) == (written, 64)
+    assert columns in (profile.data.messages_column, profile.data.prompt_column, profile.data.text_column)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +26,24 @@ def outputs_of(result: Any) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim < 2:
         raise _unfit(result)
     return found
+
+
+@contextmanager
+def without_cache(model: Any) -> Iterator[None]:
+    """Meanwhile a decoder keeps no cache of what it has read, which training has no use for.
+
+    Only so does transformers look at `position_ids` for texts that stand side by side.
+    """
+    config: Any = getattr(model, "config", None)
+    before = getattr(config, "use_cache", None)
+    if before is None:
+        yield
+        return
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = before
 
 
 def rows_of(result: Any) -> Tensor:

@@ -14,13 +14,17 @@ from compress.core.errors import PassError
 from compress.core.forms import TORCH_FLOAT
 from compress.encoding.images import ImageInputs
 from compress.encoding.inputs import Inputs
+from compress.encoding.packing import packed
+from compress.encoding.tokens import TokenInputs
 from compress.losses.table import LOSSES
 from compress.measuring.chance import VALIDATION_FACT, against_most_frequent
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
+from compress.models.io.outputs import without_cache
 from compress.profile.examples_spec import AugmentSpec
 from compress.profile.training_spec import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
+from compress.training.adapters import add_adapters, merge
 from compress.training.augmentation.images import AugmentedImages
 from compress.training.loop import train
 from compress.training.losses.labels import balanced_weights, label_cross_entropy
@@ -39,6 +43,7 @@ def run(ctx: StepContext) -> StepResult:
     if ctx.task.kind.head != "classifier":
         return _without_labels(ctx, spec, source)
     model = load_for_labels(source, ctx.data.labels, ctx.seed, attention="eager", allow_code=ctx.allow_code)
+    adapters = None if spec.lora is None else add_adapters(model, spec.lora, ctx.seed, with_head=True)
     validation = ctx.task.encode(ctx.data.validation, source)
     truth = Truth.of(ctx.data.validation)
     labels, smoothing = torch.from_numpy(ctx.data.train.labels), spec.smoothing
@@ -67,11 +72,12 @@ def run(ctx: StepContext) -> StepResult:
         progress=ctx.progress,
         name="finetune",
     )
+    merged = {} if adapters is None else merge(model, adapters, validation, ctx.device)
     found = answers(model, validation, ctx.task, precision=ctx.precision, device=ctx.device)
     chance = against_most_frequent(found["label"].tolist(), ctx.data.validation.labels.tolist())
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
-    return _result(ctx, model, trained, {VALIDATION_FACT: chance.as_fact()})
+    return _result(ctx, model, trained, {VALIDATION_FACT: chance.as_fact(), **merged})
 
 
 def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepResult:
@@ -80,19 +86,29 @@ def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepR
     if alone is None:
         raise PassError("nothing says what is right but a teacher, so the model cannot be trained alone")
     model = load_model(source, attention="eager", allow_code=ctx.allow_code)
-    inputs, validation = ctx.task.encode(ctx.data.train, source), ctx.data.validation
-    trained = trained_by(
-        ctx,
-        model,
-        [LOSSES[alone].spec()],
-        (source, inputs),
-        spec,
-        Validation(ctx, ctx.task.encode(validation, source), Truth.of(validation)),
-        "finetune",
-    )
+    adapters = None if spec.lora is None else add_adapters(model, spec.lora, ctx.seed)
+    inputs: Inputs = ctx.task.encode(ctx.data.train, source)
+    validation = ctx.data.validation
+    facts: dict[str, Any] = {}
+    if spec.pack:
+        assert isinstance(inputs, TokenInputs)
+        inputs = packed(inputs, ctx.task.data.max_length)
+        facts["blocks"] = len(inputs)
+    with without_cache(model):
+        trained = trained_by(
+            ctx,
+            model,
+            [LOSSES[alone].spec()],
+            (source, inputs),
+            spec,
+            Validation(ctx, ctx.task.encode(validation, source), Truth.of(validation)),
+            "finetune",
+        )
+        if adapters is not None:
+            facts |= merge(model, adapters, inputs, ctx.device)
     save_model(model.cpu(), ctx.out)
     copy_interface(source, ctx.out)
-    return _result(ctx, model, trained, {})
+    return _result(ctx, model, trained, facts)
 
 
 def _result(

@@ -9,6 +9,7 @@ from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     families_that_can,
     why_no_decoder,
+    why_not_corrected,
     why_not_lowered,
     why_whole,
 )
@@ -27,6 +28,10 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     if config is not None and _is_lowered(profile, profile.specs):
         yield from _unlowered(("teacher", "model"), config, profile.task)
     kind = _kind(config)
+    finetune = profile.teacher.finetune
+    adapted = finetune is not None and finetune.lora is not None
+    if adapted and kind is not None and (why := why_not_corrected(kind)) is not None:
+        yield ("teacher", "finetune", "lora"), f"{why}; leave `lora` out"
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():

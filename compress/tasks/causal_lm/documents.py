@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from compress.models.text.chat import Render
 from compress.tasks.causal_lm.keys import Written
 
 ROLES = ("system", "user", "assistant")
+_OTHER_ROLES = {"human": "user", "gpt": "assistant"}
+"""As data sets in the form of ShareGPT call them."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,15 @@ def prompt_item(prompt: str, completion: str) -> str:
 def messages_item(messages: Any, where: str | None = None) -> str:
     """A conversation as one item of the data.
 
+    It is a list of messages, or that as JSON; `{from, value}` stands for `{role, content}`.
+
     Raises:
         DataError: it is none: no list of messages with a role and a text, or the assistant says nothing in it.
     """
+    if isinstance(messages, str):
+        # As a cell of a csv file holds it.
+        with suppress(ValueError, RecursionError):
+            messages = json.loads(messages)
     if not isinstance(messages, list | tuple) or not messages:
         raise DataError(
             "expected a conversation, a list of messages with `role` and `content`",
@@ -42,6 +51,9 @@ def messages_item(messages: Any, where: str | None = None) -> str:
         )
     made = []
     for message in messages:
+        if isinstance(message, Mapping) and message.keys() >= {"from", "value"}:
+            said = message["from"]
+            message = {"role": _OTHER_ROLES.get(str(said), said), "content": message["value"]}
         known = isinstance(message, Mapping) and message.get("role") in ROLES
         if not known or not isinstance(message.get("content"), str):
             raise DataError(

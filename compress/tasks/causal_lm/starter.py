@@ -20,19 +20,35 @@ teacher:
 """
 
 
+_LENGTH = 512
+"""Tokens of a window, where the model takes so many."""
+
+
 def data_keys(found: Detected) -> Iterator[str]:
     """The columns, how files are read, and how long windows are."""
-    yield key("text_column", found.columns.text, "text", "the column that holds the text")
-    yield "  # prompt_column: prompt         # instead: prompts, and the completions that are learnt\n"
-    yield "  # completion_column: completion\n"
-    yield "  # messages_column: messages     # instead: conversations; what the assistant says is learnt\n"
+    columns = found.to_write
+    if columns.messages is not None:
+        yield key("messages_column", columns.messages, "", "conversations; what the assistant says is learnt")
+    elif columns.asked is not None:
+        yield key("prompt_column", columns.asked[0], "", "the column of prompts")
+        yield key(
+            "completion_column", columns.asked[1], "", "the column of what is learnt: their completions"
+        )
+    else:
+        yield key("text_column", columns.text, "text", "the column that holds the text")
+        yield "  # prompt_column: prompt         # instead: prompts, and the completions that are learnt\n"
+        yield "  # completion_column: completion\n"
+        yield "  # messages_column: messages     # instead: conversations; what the assistant says is learnt\n"
     yield SPLITS + WRITTEN
-    yield "  max_length: 512              # tokens of a window; longer texts are cut into several\n"
+    length = min(_LENGTH, found.model.longest or _LENGTH)
+    yield f"  max_length: {length:<18}# tokens of a window; longer texts are cut into several\n"
 
 
 def teacher_keys(found: Detected) -> Iterator[str]:
     """Whether the model is trained on the texts first."""
-    yield "  finetune: {epochs: 1, learning_rate: 1.0e-4, batch_size: 4}  # without: as it is\n"
+    yield "  # Delete this line to leave it as it is. `lora: {rank: 16}` among its keys trains adapters alone, with\n"
+    yield "  # less memory; `pack: true` puts short texts side by side.\n"
+    yield "  finetune: {epochs: 1, learning_rate: 1.0e-4, batch_size: 4}\n"
 
 
 STARTER = Outline(DATA, data_keys, TEACHER, teacher_keys, lambda found: iter(()), "0.9")

@@ -155,6 +155,12 @@ def why_whole(kind: str) -> str | None:
     return None if why is None else f"a model of the family {kind!r} cannot be taken apart: {why}"
 
 
+def why_not_corrected(kind: str) -> str | None:
+    """Why low-rank corrections cannot be put beside the maps in the layers of a `model_type`; None where they can."""
+    known = network_of_kind(kind) is not None
+    return None if known else f"a model of the family {kind!r} takes no adapters here: {_UNKNOWN}"
+
+
 def why_not_compared(kind: str | None) -> str | None:
     """Why layers of a `model_type` cannot be compared with another's; None where they can, or only the loaded model
     tells."""

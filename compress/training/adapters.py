@@ -1,0 +1,106 @@
+"""Low-rank adapters (LoRA): put beside the maps of a model's layers, trained alone, and added to the weights."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from compress.core.errors import ModelError, PassError
+from compress.encoding.inputs import Inputs, taken
+from compress.models.anatomy.table.families import network_of_kind, why_not_corrected
+from compress.models.anatomy.table.family import ROLES, Network
+from compress.models.io.outputs import outputs_of
+from compress.profile.training_spec import LoraSpec
+from compress.training.batches import to_tensors
+from compress.training.checkpointing import AS_IT_IS, leave_as_it_is
+from compress.training.prediction import Device
+
+_FEED_FORWARD = frozenset({"feed_in", "gate", "gate_feed_in", "feed_out"})
+_LIMIT = 1e-4
+"""Allowed difference between adapted and merged outputs over the largest of them: float32 sums of another order."""
+_LOOKED_AT = 8
+
+
+def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool = False) -> int:
+    """Put adapters into `model`, in place, and leave everything else of it untrained; how many numbers are trained.
+
+    The adapters change nothing yet. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
+
+    Args:
+        seed: draws the adapters.
+        with_head: what stands on the base model is trained as well.
+
+    Raises:
+        ModelError: where the layers of the model stand is not known.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    kind = model.config.model_type if isinstance(model, PreTrainedModel) else type(model).__name__
+    network = network_of_kind(kind)
+    if network is None:
+        raise ModelError(str(why_not_corrected(kind)), where="teacher.finetune.lora")
+    for parameter in model.parameters():
+        leave_as_it_is(parameter)
+    alpha = 2.0 * spec.rank if spec.alpha is None else spec.alpha
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=alpha,
+            lora_dropout=spec.dropout,
+            target_modules=_maps(network, spec.layers),
+            fan_in_fan_out=network.in_out,
+        )
+        inject_adapter_in_model(config, model)
+    if with_head:
+        base = f"{model.base_model_prefix}."
+        for name, parameter in model.named_parameters():
+            if not name.startswith(base):
+                parameter.requires_grad_(True)
+                setattr(parameter, AS_IT_IS, False)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dict[str, Any]:
+    """Add the adapters of `model` to its weights and take them out, in place; the facts.
+
+    Args:
+        trained: how many numbers were.
+        inputs: of which some are looked at.
+
+    Raises:
+        PassError: the merged model says something else than the adapted one.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    batch = taken(to_tensors(inputs.batch(range(min(len(inputs), _LOOKED_AT))), device))
+    with torch.inference_mode():
+        adapted = outputs_of(model.eval()(**batch))
+    for path, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            above, _, name = path.rpartition(".")
+            setattr(model.get_submodule(above), name, module.get_base_layer())
+    with torch.inference_mode():
+        merged = outputs_of(model(**batch))
+    difference = float((merged - adapted).abs().max())
+    if not difference <= _LIMIT * max(1.0, float(adapted.abs().max())):
+        raise PassError(
+            f"the merged model gives other outputs than the adapted one: they differ by {difference:.2g}"
+        )
+    return {"trained_parameters": trained, "merged_difference": difference}
+
+
+def _maps(network: Network, layers: str) -> str:
+    """The pattern of the names of the linear maps in the layers that are corrected."""
+    linear = {role for role in network.inside if ROLES[role].kind == "linear"}
+    wanted = {"all": linear, "attention": linear - _FEED_FORWARD, "feed_forward": linear & _FEED_FORWARD}[
+        layers
+    ]
+    layer = re.escape(network.layer).replace(re.escape("{i}"), r"\d+")
+    paths = "|".join(re.escape(network.inside[role]) for role in sorted(wanted))
+    return rf"(?:.*\.)?{layer}\.(?:{paths})"
