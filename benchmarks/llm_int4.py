@@ -40,6 +40,7 @@ from compress.encoding.inputs import Batch
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.files import save_onnx
+from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.calibration.activation_capture import empty_past
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.methods import quantize_weights
@@ -66,6 +67,7 @@ class Variant:
     embeddings: int = 8
     eight_bits: tuple[str, ...] = ("head",)
     activation_order: bool = True
+    cache: int | None = None
     calibration: int | None = None
     """Tokens that it learns from; None: as many as all."""
 
@@ -89,6 +91,7 @@ class Variant:
             "besides": ", ".join(
                 [
                     *([] if self.activation_order else ["columns in their order"]),
+                    *([] if self.cache is None else [f"keys and values in {self.cache} bits"]),
                     *([] if self.calibration is None else [f"calibrated on {self.calibration} tokens"]),
                 ]
             ),
@@ -110,6 +113,7 @@ def variants() -> list[Variant]:
         *each(block_size=128),
         *each(("gptq", "rtn"), **whole),
         *each(("gptq", "rtn"), block_size=64, eight_bits=sensitive),
+        *each(("gptq",), cache=8),
         *each(("gptq",), activation_order=False),
         *each(("gptq",), calibration=4096),
         *each(block_size=16),
@@ -176,7 +180,10 @@ def main() -> None:
                 started = time.perf_counter()
                 model = ir.load(path)
                 read = learnt if variant.calibration is None else learnt[: -(-variant.calibration // WINDOW)]
-                quantize_weights(model, path, variant.spec(), partial(map, batch_of, read), work)
+                batches = partial(map, batch_of, read)
+                quantize_weights(model, path, variant.spec(), batches, work)
+                if variant.cache is not None:
+                    store_cache(model.graph, path, batches, work)
                 path = save_onnx(model, work)
                 seconds = time.perf_counter() - started
             size = round(megabytes(model_bytes(path.parent)), 1)
