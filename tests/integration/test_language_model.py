@@ -210,7 +210,10 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
             "use next_token",
         ),
         ({"passes": [{"low_rank": {"ratio": 0.5}}]}, "cannot be factored"),
-        ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "leave `train` out"),
+        ({"passes": [{"prune": {"target": {"ratio": 0.5}}}]}, "alike in each layer"),
+        ({"passes": [{"prune": {"remove": {"hidden": 0.5}}}]}, "alike in each layer"),
+        ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "alike in each layer"),
+        ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "scheme: weight_only"),
         ({"data": {"path": "data", "max_length": 64, "labels": ["a"]}}, "no labels"),
     ],
 )
@@ -241,6 +244,26 @@ def test_a_student_of_the_same_tokenizer_learns_from_it(done: api.Run, folder: P
     kept = [file for file in folder.rglob("top.16.*.bin") if file.stat().st_size]
     assert len(kept) == 1
     assert not list(folder.rglob("outputs.bin"))
+
+
+def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Run, folder: Path):
+    prune = {
+        "remove": {"layers": 0.5, "feed_forward": 0.5},
+        "importance": "activation",
+        "importance_batches": 2,
+        "round_to": 16,
+        "recover": {"epochs": 1, "batch_size": 8, "learning_rate": 3e-3},
+    }
+    passes = [{"prune": prune}, {"quantize": {"bits": 4, "block_size": 16}}]
+    (folder / "pruned.yaml").write_text(yaml.safe_dump(profile(name="pruned", passes=passes)))
+    pruned = api.run(folder / "pruned.yaml", quiet=True)
+    step = next(one for one in pruned.record.steps if one.kind == "prune")
+    assert step.facts["layers"] == [
+        {"heads": 4, "feed_forward": 48, "heads_removed": [], "feed_forward_removed": 48}
+    ]
+    assert step.facts["validation_score"] > step.facts["validation_score_before_recovery"]
+    assert pruned.rows["parameters"][1] < pruned.rows["parameters"][0]
+    assert pruned.rows["size_mb"][2] < pruned.rows["size_mb"][1]
 
 
 def test_a_model_is_trained_from_its_first_weights_on_and_so_is_its_student(folder: Path):

@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.encoder import encoder_of
-from compress.models.anatomy.stream import block_influence, embedding_stream, measure_stream
+from compress.models.anatomy import stream
+from compress.models.anatomy.encoder import Encoder, encoder_of
+from compress.models.anatomy.observing import Batches
+from compress.models.anatomy.stream import embedding_stream, measure_stream
 from tests.tiny import tiny_classifier
 from tests.unit.test_models_families import CONFIGS, VISION, tiny_vision
 
 IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0], [2, 11, 12, 3, 0]])
 MASK = (IDS != 0).long()
+
+
+def block_influence(encoder: Encoder, batches: Batches) -> tuple[float, ...]:
+    return stream.block_influence(encoder.model, [layer.block for layer in encoder.layers], batches)
 
 
 def texts() -> Iterable[dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +46,7 @@ def measure_stream(encoder: Encoder, batches: Batches) -> Stream:
     def note(module: nn.Module, reads: Tensor, gives: Tensor) -> None:
         tallies[module].add(gives.double() if module is encoder.projection else normalised(reads))
 
-    _observe(encoder, batches, tallies, note)
+    _observe(encoder.model, batches, tallies, note)
     found = {module: sums.moments(nothing) for module, sums in tallies.items()}
     return Stream(
         embedding=None if before is None else found[before],
@@ -80,15 +80,16 @@ def embedding_stream(encoder: Encoder) -> Stream:
     return Stream(projected or guess, each, each, None)
 
 
-def block_influence(encoder: Encoder, batches: Batches) -> tuple[float, ...]:
-    """How much each layer changes the stream: one minus the mean cosine of what it reads and what it gives.
+def block_influence(model: nn.Module, blocks: Sequence[nn.Module], batches: Batches) -> tuple[float, ...]:
+    """How much each of the `blocks`, the layers of a model, changes the stream: one minus the mean cosine of what it
+    reads and what it gives.
 
     Block influence: Men et al., ShortGPT, 2024 (arXiv:2403.03853). Padding is left out.
 
     Raises:
         ModelError: there are no examples.
     """
-    sums = {layer.block: 0.0 for layer in encoder.layers}
+    sums = dict.fromkeys(blocks, 0.0)
     counts = dict.fromkeys(sums, 0)
 
     def note(module: nn.Module, reads: Tensor, gives: Tensor) -> None:
@@ -97,19 +98,19 @@ def block_influence(encoder: Encoder, batches: Batches) -> tuple[float, ...]:
         )
         counts[module] += len(reads)
 
-    _observe(encoder, batches, sums, note)
+    _observe(model, batches, sums, note)
     if not all(counts.values()):
         raise ModelError("no examples to compare the teacher's layers on", where="student.choose")
-    return tuple(sums[layer.block] / counts[layer.block] for layer in encoder.layers)
+    return tuple(sums[block] / counts[block] for block in blocks)
 
 
 def _observe(
-    encoder: Encoder,
+    model: nn.Module,
     batches: Batches,
     modules: Iterable[nn.Module],
     note: Callable[[nn.Module, Tensor, Tensor], None],
 ) -> None:
-    """Run the encoder on examples; `note` gets what a module reads and gives, a row a token, float32 (tokens, d)."""
+    """Run a model on examples; `note` gets what a module reads and gives, a row a token, float32 (tokens, d)."""
 
     def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
         first, second = (
@@ -117,7 +118,7 @@ def _observe(
         )
         note(module, first, second)
 
-    observe(encoder.model, batches(), modules, note_rows)
+    observe(model, batches(), modules, note_rows)
 
 
 def _embedding_rows(encoder: Encoder) -> Tensor:

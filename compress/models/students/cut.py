@@ -47,7 +47,7 @@ def student_shape(teacher: nn.Module, spec: StudentSpec, batches: Batches | None
     sizes = sizes_of(teacher)
     influence = None
     if spec.choose == "similarity" and isinstance(spec.layers, int) and batches is not None:
-        influence = block_influence(encoder_of(teacher), batches)
+        influence = block_influence(teacher, [layer.block for layer in encoder_of(teacher).layers], batches)
     layers = choose_layers(spec.layers, sizes.layers, spec.choose, influence)
     hidden = spec.hidden_size or sizes.hidden
     if hidden > sizes.hidden:

@@ -9,6 +9,7 @@ from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.pass_checks import PassCheck
 from compress.profile.timing_target import timing_target
+from compress.tasks.table import task_kind
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
@@ -21,6 +22,9 @@ def faults(check: PassCheck) -> Iterator[Found]:
             yield ("remove", "channels"), "models of texts have no channels"
         if spec.remove.vocabulary == "unused" and not texts:
             yield ("remove", "vocabulary"), "models of images have no vocabulary"
+    if task_kind(check.profile.task).writes:
+        yield from _of_decoders(spec)
+        return
     # Of other families nothing is said: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
         return
@@ -33,6 +37,19 @@ def faults(check: PassCheck) -> Iterator[Found]:
     for key in OF_ENCODERS:
         if spec.remove is not None and getattr(spec.remove, key):
             yield ("remove", key), f"the model is a {family}, whose convolutions lose `channels`"
+
+
+def _of_decoders(spec: PruneSpec) -> Iterator[Found]:
+    """What a decoder cannot lose: what is left of one must be what a config can describe."""
+    goes = "of a decoder `remove` takes whole `layers`, groups of `heads` and `feed_forward` units, alike in each layer"
+    if spec.target is not None:
+        yield ("target",), goes
+    if spec.remove is not None:
+        for key in ("hidden", "vocabulary"):
+            if getattr(spec.remove, key) not in (0, "keep"):
+                yield ("remove", key), goes
+    if spec.scope == "global":
+        yield ("scope",), goes
 
 
 def warnings(check: PassCheck) -> Iterator[str]:

@@ -83,6 +83,11 @@ class EncoderPruner:
                 self._remove_hidden(share, remove.hidden)
         regularise(self.model)
 
+    @property
+    def width(self) -> int:
+        """Of the stream that is left."""
+        return encoder_of(self.model).hidden_size
+
     def described(self) -> list[dict[str, Any]]:
         """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
         found = []
@@ -115,7 +120,8 @@ class EncoderPruner:
         if self.material.spec.importance == "activation":
             material = self.material
             influence = block_influence(
-                encoder,
+                encoder.model,
+                [layer.block for layer in encoder.layers],
                 lambda: map(material.read, material.batches()),
             )
             return torch.tensor(influence)

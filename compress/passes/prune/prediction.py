@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
 from compress.core.errors import ModelError, PassError
 from compress.core.reading import read_mapping
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import why_whole
 from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.sizes import dimensions, network_of
@@ -130,6 +131,9 @@ def predicted(spec: PruneSpec, folder: Path) -> int | None:
     if remove is None or spec.scope == "global":
         return None
     if remove.channels or remove.layers or remove.hidden or remove.vocabulary != "keep":
+        return None
+    # A decoder's pruner tells it itself, of the config that is left.
+    if read_mapping(folder / MODEL_CONFIG).get("model_type") in DECODERS:
         return None
     return pruned_parameters(read_sizes(folder), remove, spec.round_to)
 

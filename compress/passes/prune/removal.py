@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.decoder import decoder_of
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Factored
 from compress.models.io.checkpoints import count_parameters
@@ -22,6 +24,7 @@ from compress.passes.prune.channels import (
     widths_within,
 )
 from compress.passes.prune.counting import CONVOLUTIONS
+from compress.passes.prune.decoders import DecoderPruner
 from compress.passes.prune.encoders import EncoderPruner, plain_scores
 from compress.passes.prune.prediction import kept_channels
 from compress.passes.prune.saliency import Material, standing_in, sum_over_group, weight_saliency
@@ -34,12 +37,14 @@ HALF = 0.5
 
 
 def check_request(model: nn.Module, spec: PruneSpec) -> None:
-    """Refuse to remove what a model does not have.
+    """Refuse to remove what a model does not have. What a decoder has not, its pruner refuses.
 
     Raises:
         ModelError: channels of a model without convolutions, or parts of an encoder of one that is no encoder of a
             known family; or a latency for a model whose maps are factored.
     """
+    if decoder_of(model) is not None:
+        return
     reason = _no_encoder(model)
     remove, target = spec.remove, spec.target
     convolutions = any(isinstance(module, CONVOLUTIONS) for module in model.modules())
@@ -79,7 +84,9 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
 
 def takes_channels(model: nn.Module, spec: PruneSpec) -> bool:
     """Whether channels of convolutions are what goes, of a model that can give what is asked for."""
-    return spec.remove.channels > 0 if spec.remove is not None else _no_encoder(model) is not None
+    if spec.remove is not None:
+        return spec.remove.channels > 0
+    return decoder_of(model) is None and _no_encoder(model) is not None
 
 
 def _no_encoder(model: nn.Module) -> ModelError | None:
@@ -200,7 +207,7 @@ def whole_words(left_whole: Mapping[str, str], most: int = 5) -> str:
     return "; ".join(told) + ("" if len(left_whole) <= most else f"; and {len(left_whole) - most} more")
 
 
-Pruner = EncoderPruner | ChannelPruner
+Pruner = EncoderPruner | DecoderPruner | ChannelPruner
 
 
 def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None) -> Pruner:
@@ -213,4 +220,7 @@ def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None
     check_request(model, material.spec)
     if takes_channels(model, material.spec):
         return ChannelPruner(model, material)
+    if decoder_of(model) is not None:
+        assert isinstance(model, PreTrainedModel)
+        return DecoderPruner(model, material)
     return EncoderPruner(model, material, budget)

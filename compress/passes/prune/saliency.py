@@ -12,8 +12,9 @@ import torch
 import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import LEARNT, Inputs, taken
 from compress.models.anatomy.observing import observe
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.spec import PruneSpec
@@ -22,6 +23,8 @@ from compress.training.losses.labels import label_cross_entropy
 
 BATCH_SIZE = 32
 """Examples a batch that importance reads."""
+WINDOWS = 4
+"""Likewise, of a language model, which says something of every token."""
 
 Saliency = dict[nn.Parameter, Tensor]
 LOSS_UNITS = frozenset({"taylor", "hessian"})
@@ -38,10 +41,11 @@ class Material:
     spec: PruneSpec
     seed: int
     device: str
+    batch_size: int = BATCH_SIZE
 
     def batches(self) -> list[NDArray[np.int64]]:
         """The batches that importance reads."""
-        every = shuffled_batches(self.inputs.lengths, BATCH_SIZE, seed=self.seed, epoch=0)
+        every = shuffled_batches(self.inputs.lengths, self.batch_size, seed=self.seed, epoch=0)
         return every[: self.spec.importance_batches]
 
     def read(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
@@ -113,9 +117,13 @@ def total_of(module: nn.Module, saliency: Saliency) -> float:
 
 
 def loss_on(model: nn.Module, material: Material, indices: NDArray[np.int64]) -> Tensor:
-    """What importance differentiates, on the examples at `indices`: the loss on their labels, or outputs along a random
-    direction of each."""
-    outputs = outputs_of(model(**material.read(indices)))
+    """What importance differentiates, on the examples at `indices`: the loss on their labels, or on the tokens
+    that are to be foretold, or outputs along a random direction of each."""
+    batch = material.read(indices)
+    outputs = outputs_of(model(**taken(batch)))
+    if (learnt := batch.get(LEARNT)) is not None:
+        chosen = learnt[:, 1:].bool()
+        return functional.cross_entropy(outputs[:, :-1][chosen], batch["input_ids"][:, 1:][chosen])
     if material.labels is None:
         return (outputs * torch.randn(outputs.shape).to(outputs.device)).sum()
     return label_cross_entropy(outputs, material.labels[torch.from_numpy(indices)].to(material.device))
@@ -146,7 +154,7 @@ def _activation(model: nn.Module, material: Material) -> Saliency:
     maps = [
         each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     ]
-    observe(model, map(material.read, material.batches()), maps, note)
+    observe(model, (taken(material.read(each)) for each in material.batches()), maps, note)
     for module, square in squares.items():
         size = (square / counts[module]).sqrt()
         weight: Any = module.weight

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
 from compress.core.spec import Fraction, PassSpecBase, Positive, one_of
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import CONVOLUTIONAL, FAMILIES
 from compress.passes.contract import Keys, PassSpec
 from compress.profile.recovery_spec import RecoverySpec
@@ -130,6 +131,8 @@ class PruneSpec(PassSpec):
     def takes_apart(self, family: str) -> Sequence[Keys]:
         """The keys that ask for heads, neurons, layers, width or tokens to go, which need layers that are known."""
         keys: list[Keys] = []
+        if family in DECODERS:
+            return keys
         images = family in FAMILIES and FAMILIES[family].takes == "images"
         if self.target is not None and not images:
             # Of images, channels of convolutions may go: whether there are any is seen when the model is loaded.

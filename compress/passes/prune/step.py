@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress.core.artifacts import TASK, copy_interface
 from compress.core.errors import PassError
@@ -17,6 +17,7 @@ from compress.core.files import write_json
 from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
+from compress.encoding.inputs import Inputs
 from compress.models.anatomy.encoder import encoder_of, words_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.text.sentence import SentenceEncoder
@@ -31,7 +32,7 @@ from compress.passes.prune.removal import (
     takes_channels,
     whole_words,
 )
-from compress.passes.prune.saliency import BATCH_SIZE, Material
+from compress.passes.prune.saliency import BATCH_SIZE, WINDOWS, Material
 from compress.passes.prune.selection import shares
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
@@ -61,7 +62,7 @@ def run(ctx: StepContext) -> StepResult:
         validation = Validation.of(ctx, interface, ctx.inputs.get("teacher", ctx.inputs["model"]))
         labels = None if ctx.task.kind.label_loss is None else torch.from_numpy(ctx.data.train.labels)
         timing, budget = _budget(ctx, spec, model, interface, stack)
-        pruner = pruner_of(model, Material(inputs, labels, spec, ctx.seed, ctx.device), budget)
+        pruner = pruner_of(model, _material(ctx, spec, inputs, labels), budget)
         if isinstance(pruner, ChannelPruner) and pruner.left_whole:
             ctx.progress.say(f"prune: left whole: {whole_words(pruner.left_whole)}")
         curves: list[Curve] = []
@@ -111,9 +112,14 @@ def try_untrained(ctx: StepContext) -> None:
     spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
     model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
     check_request(model, spec)
-    if takes_channels(model, spec):
+    if ctx.task.kind.writes or takes_channels(model, spec):
         few = ctx.data.train.take(np.arange(min(len(ctx.data.train), BATCH_SIZE)))
-        ChannelPruner(model, Material(ctx.task.encode(few, source.path), None, spec, ctx.seed, ctx.device))
+        pruner_of(model, _material(ctx, spec, ctx.task.encode(few, source.path), None))
+
+
+def _material(ctx: StepContext, spec: PruneSpec, inputs: Inputs, labels: Tensor | None) -> Material:
+    size = WINDOWS if ctx.task.kind.writes else BATCH_SIZE
+    return Material(inputs, labels, spec, ctx.seed, ctx.device, size)
 
 
 def _check_count(model: nn.Module, predicted: int) -> None:
@@ -187,8 +193,7 @@ def _left(pruner: Pruner) -> dict[str, Any]:
     if isinstance(pruner, ChannelPruner):
         whole = pruner.whole_groups()
         return {"left_whole": whole} if whole else {}
-    hidden = encoder_of(pruner.model).hidden_size
-    removed = pruner.hidden - hidden
+    hidden, removed = pruner.width, pruner.hidden - pruner.width
     layers = {"layers_kept": pruner.layers} if len(pruner.layers) < len(pruner.whole) else {}
     return {**layers, **({"hidden": {"width": hidden, "removed": removed}} if removed else {})}
 

@@ -1,0 +1,154 @@
+"""Pruning a decoder step by step: whole layers, groups of heads and feed-forward units, alike in every layer.
+
+What is left is a regular model, which transformers loads from its config alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compress.core.errors import ModelError
+from compress.encoding.inputs import taken
+from compress.models.anatomy.decoder import Decoder, Share, decoder_of, why_groups_stay
+from compress.models.anatomy.stream import block_influence
+from compress.models.anatomy.table.sizes import count_parameters
+from compress.passes.prune.importance import least_important
+from compress.passes.prune.prediction import kept_count, kept_width
+from compress.passes.prune.saliency import Material, Saliency, total_of, weight_saliency
+from compress.passes.prune.selection import between
+from compress.passes.prune.spec import RemoveSpec
+
+
+class DecoderPruner:
+    """Takes a decoder from the sizes that it has to those that are asked for; see `EncoderPruner`."""
+
+    def __init__(self, model: PreTrainedModel, material: Material) -> None:
+        """Set the goals from the model as it is.
+
+        Raises:
+            PassError: a fraction removes nothing or everything.
+            ModelError: the model does not have what is to be removed.
+        """
+        self.model = model
+        self.material = material
+        sizes = self._decoder.sizes
+        remove, round_to = self._remove, material.spec.round_to
+        if remove.heads and (why := why_groups_stay(self._decoder.network)) is not None:
+            raise ModelError(f"no head of this model can be removed: {why}", where="prune.remove.heads")
+        self._groups = sizes["groups"], kept_count(sizes["groups"], remove.heads, "heads")
+        width = sizes["feed_forward"]
+        self._widths = width, kept_width(width, remove.feed_forward, round_to)
+        self._final_layers = kept_count(sizes["layers"], remove.layers, "layers")
+        self.hidden = self.width = sizes["hidden"]
+        self.layers = list(range(sizes["layers"]))
+        self.whole = [(sizes["heads"], width)] * sizes["layers"]
+        self._left = [list(range(sizes["groups"])) for _ in self.layers]
+        self.parameters = self._counted()
+
+    def advance(self, share: float) -> None:
+        """Remove so much that `share` of what is to go has gone; 1: all of it."""
+        self._remove_layers(between(len(self.whole), self._final_layers, share))
+        groups = between(*self._groups, share)
+        width = between(*self._widths, share, self.material.spec.round_to)
+        sizes = self._decoder.sizes
+        if (groups, width) != (sizes["groups"], sizes["feed_forward"]):
+            saliency = weight_saliency(self.model, self.material)
+            self._remove_groups(saliency, groups)
+            self._remove_units(saliency, width)
+        self.parameters = self._counted()
+
+    def described(self) -> list[dict[str, Any]]:
+        """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
+        sizes = self._decoder.sizes
+        heads, width = self.whole[0]
+        each = heads // self._groups[0]
+        return [
+            {
+                "heads": sizes["heads"],
+                "feed_forward": sizes["feed_forward"],
+                "heads_removed": [
+                    group * each + head
+                    for group in range(self._groups[0])
+                    if group not in self._left[layer]
+                    for head in range(each)
+                ],
+                "feed_forward_removed": width - sizes["feed_forward"],
+            }
+            for layer in self.layers
+        ]
+
+    @property
+    def _decoder(self) -> Decoder:
+        found = decoder_of(self.model)
+        assert found is not None
+        return found
+
+    @property
+    def _remove(self) -> RemoveSpec:
+        remove = self.material.spec.remove
+        assert remove is not None
+        return remove
+
+    def _counted(self) -> int:
+        """What a model of the config that is left has, by the table of families."""
+        return count_parameters(self.model.config.to_dict(), "words")
+
+    def _remove_layers(self, kept: int) -> None:
+        lost = len(self.layers) - kept
+        if not lost:
+            return
+        gone = least_important(self._layer_scores(), lost)
+        staying = [place for place in range(len(self.layers)) if place not in gone]
+        self._decoder.keep_layers(staying)
+        self.layers = [self.layers[place] for place in staying]
+
+    def _layer_scores(self) -> Tensor:
+        """With `activation` how much each layer changes the stream, else the saliency of its weights."""
+        blocks = [block.module for block in self._decoder.blocks]
+        material = self.material
+        if material.spec.importance == "activation":
+            influence = block_influence(
+                self.model, blocks, lambda: map(taken, map(material.read, material.batches()))
+            )
+            return torch.tensor(influence)
+        saliency = weight_saliency(self.model, material)
+        return torch.tensor([total_of(block, saliency) for block in blocks])
+
+    def _remove_groups(self, saliency: Saliency, kept: int) -> None:
+        decoder = self._decoder
+        if kept == decoder.sizes["groups"]:
+            return
+        for place, layer in enumerate(self.layers):
+            staying = _cut(decoder.groups(place), saliency, kept)
+            self._left[layer] = [self._left[layer][group] for group in staying]
+        each = decoder.sizes["heads"] // decoder.sizes["groups"]
+        for size, value in (
+            ("head_size", decoder.sizes["head_size"]),
+            ("groups", kept),
+            ("heads", kept * each),
+        ):
+            if size in decoder.network.keys:
+                decoder.note(size, value)
+
+    def _remove_units(self, saliency: Saliency, kept: int) -> None:
+        decoder = self._decoder
+        if kept == decoder.sizes["feed_forward"]:
+            return
+        for place in range(len(self.layers)):
+            _cut(decoder.units(place), saliency, kept)
+        decoder.note("feed_forward", kept)
+
+
+def _cut(shares: Sequence[Share], saliency: Saliency, kept: int) -> list[int]:
+    """Leave the most important of the parts that maps share; which those are, ascending."""
+    scores = torch.stack([share.scores(saliency) for share in shares]).sum(0)
+    gone = least_important(scores, len(scores) - kept)
+    staying = [part for part in range(len(scores)) if part not in gone]
+    for share in shares:
+        share.keep(staying)
+    return staying

@@ -1,0 +1,147 @@
+"""Decoders lose layers, groups of heads and feed-forward units, and are what transformers makes of their config."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compress.core.errors import ModelError, PassError
+from compress.encoding.inputs import LEARNT
+from compress.models.anatomy.decoder import Decoder, decoder_of
+from compress.models.io.checkpoints import count_parameters
+from compress.passes.prune.decoders import DecoderPruner
+from compress.passes.prune.saliency import Material
+from compress.passes.prune.spec import PruneSpec
+from tests.tiny_decoders import CONFIGS, WORDS, tiny_decoder
+
+FAST = ("llama", "gemma3", "phi3", "gpt2")
+FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
+IDS = torch.randint(3, WORDS, (2, 12), generator=torch.manual_seed(1))
+
+
+class Texts:
+    """Eight texts of twelve tokens, all of which are learnt."""
+
+    lengths = np.full(8, 12, np.int64)
+    ids = np.random.default_rng(0).integers(3, WORDS, (8, 12))
+
+    def batch(self, indices: Any) -> dict[str, Any]:
+        ids = self.ids[np.asarray(indices)]
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids), LEARNT: np.ones_like(ids)}
+
+
+def material(**keys: Any) -> Material:
+    spec = PruneSpec.model_validate({"recover": None, "round_to": 16, **keys})
+    return Material(Texts(), None, spec, 0, "cpu", 4)  # type: ignore[arg-type]
+
+
+def logits_of(model: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = model(input_ids=IDS).logits
+    return found
+
+
+def parts(model: PreTrainedModel) -> Decoder:
+    found = decoder_of(model)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("importance", ["taylor", "activation", "magnitude"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_left_is_a_regular_model(name: str, importance: str, tmp_path: Path) -> None:
+    model = tiny_decoder(name)
+    heads = 0.5 if parts(model).sizes["groups"] > 1 and "head_size" in parts(model).network.keys else 0
+    remove = {"layers": 0.34, "feed_forward": 0.5, "heads": heads}
+    before = count_parameters(model)
+    pruner = DecoderPruner(model, material(remove=remove, importance=importance))
+    assert pruner.parameters == before
+    pruner.advance(1.0)
+    assert pruner.parameters == count_parameters(model) < before
+    described = pruner.described()
+    assert len(described) == len(pruner.layers) == 2
+    assert all(one["feed_forward_removed"] > 0 for one in described)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(again.eval()), logits_of(model), rtol=1e-3, atol=1e-4)
+    # And it still goes on with a cache.
+    assert model.generate(input_ids=IDS[:1], max_new_tokens=4, do_sample=False).shape == (1, 16)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_units_that_say_nothing_go_first_and_nothing_changes(name: str) -> None:
+    model = tiny_decoder(name)
+    decoder = parts(model)
+    lost = list(range(1, 96, 3))
+    for layer in range(decoder.sizes["layers"]):
+        weight = decoder.units(layer)[-1].map.weight
+        with torch.no_grad():
+            (weight if decoder.network.in_out else weight.T)[lost] = 0
+    expected = logits_of(model)
+    spec = material(remove={"feed_forward": 32 / decoder.sizes["feed_forward"]}, importance="taylor")
+    DecoderPruner(model, spec).advance(1.0)
+    torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:
+    model = tiny_decoder("qwen3")
+    decoder = parts(model)
+    for layer in range(decoder.sizes["layers"]):
+        shares = decoder.groups(layer)
+        with torch.no_grad():
+            shares[-1].map.weight[:, shares[-1].places[0]] = 0
+    expected = logits_of(model)
+    pruner = DecoderPruner(model, material(remove={"heads": 0.5}))
+    pruner.advance(1.0)
+    assert pruner.described()[0]["heads_removed"] == [0, 1]
+    torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_layer_that_changes_least_goes() -> None:
+    model = tiny_decoder("llama")
+    decoder = parts(model)
+    with torch.no_grad():
+        for role in ("attention_output", "feed_out"):
+            decoder.blocks[1].parts[role].weight.zero_()
+    expected = logits_of(model)
+    pruner = DecoderPruner(model, material(remove={"layers": 0.34}, importance="activation"))
+    pruner.advance(1.0)
+    assert pruner.layers == [0, 2]
+    torch.testing.assert_close(logits_of(model), expected)
+
+
+def test_windows_go_with_their_layers() -> None:
+    model = tiny_decoder("gemma3")
+    kinds = list(model.config.layer_types)
+    pruner = DecoderPruner(model, material(remove={"layers": 0.34}))
+    pruner.advance(1.0)
+    assert model.config.layer_types == [kinds[layer] for layer in pruner.layers]
+
+
+def test_in_steps_it_ends_where_one_step_ends() -> None:
+    model = tiny_decoder("llama")
+    other = copy.deepcopy(model)
+    wanted = material(remove={"layers": 0.34, "feed_forward": 0.5}, importance="magnitude")
+    at_once, in_steps = DecoderPruner(model, wanted), DecoderPruner(other, wanted)
+    at_once.advance(1.0)
+    for share in (0.5, 1.0):
+        in_steps.advance(share)
+    assert in_steps.parameters == at_once.parameters
+    assert other.config.to_dict() == model.config.to_dict()
+
+
+def test_heads_whose_size_hangs_on_their_number_stay() -> None:
+    with pytest.raises(ModelError, match="how large a head is by how many there are"):
+        DecoderPruner(tiny_decoder("gpt2"), material(remove={"heads": 0.5}))
+
+
+def test_a_fraction_that_removes_nothing_is_refused() -> None:
+    with pytest.raises(PassError, match="nothing would be removed"):
+        DecoderPruner(tiny_decoder("llama"), material(remove={"layers": 0.1}))
