@@ -282,3 +282,29 @@ def test_a_model_is_trained_from_its_first_weights_on_and_so_is_its_student(fold
     assert api.verify(done.bundle).problems == ()
     answer = [sys.executable, str(done.bundle / "predict.py"), "", "--most", "8"]
     assert subprocess.run(answer, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.slow
+def test_four_bits_are_mixed_trained_and_shipped_with_a_cache_in_eight(folder: Path, done: api.Run):
+    quantize = {
+        "bits": 4,
+        "embeddings": 8,
+        "symmetric": False,
+        "mixed": {"size_mb": 0.09, "tokens": 128},
+        "cache": 8,
+        "train": {"epochs": 1},
+    }
+    (folder / "four.yaml").write_text(
+        yaml.safe_dump(profile(passes=[{"quantize": quantize}, {"export": {"golden": 4}}]))
+    )
+    run = api.run(folder / "four.yaml", quiet=True)
+    assert run.status == "ok"
+    step = next(step for step in run.record.steps if step.step == "quantize")
+    assert step.facts["trained_scales"]["weights"] == 2 * 7
+    assert {one["bits"] for one in step.facts["blocks"]} == {4, 8}
+    measured = {metric.name: metric.value for metric in step.measurements[0].accuracy.metrics}
+    assert measured["perplexity"] < 1.1 * run.record.steps[0].measurements[0].accuracy.metrics[0].value
+    text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
+    assert "What weights in blocks changed" in text
+    assert run.bundle is not None
+    assert api.verify(run.bundle).problems == ()

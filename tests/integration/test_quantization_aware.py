@@ -27,6 +27,8 @@ from compress.passes.quantize.int8.affine import INT8_LIMIT
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat import step as qat_step
 from compress.passes.quantize.qat.fake_quant import simulate
+from compress.passes.quantize.weight_only import train as scales_step
+from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import predict
 from compress.training.rounding.rounded_model import RoundedModel, folding_factors
@@ -285,3 +287,14 @@ def test_a_weight_that_is_no_parameter_is_named(text: Lowered) -> None:
         model.get_submodule("bert.pooler.dense").weight.add_(1)
     _, facts = text.simulate(model, spec())
     assert (facts["weights"], facts["not_simulated"]) == (6, ["bert.pooler.dense"])
+
+
+def test_the_scales_of_blocks_of_an_encoder_are_trained(text: Lowered, tmp_path: Path) -> None:
+    made = WeightOnlySpec.model_validate({"bits": 4, "method": "hqq", "train": {"epochs": 1}})
+    plain = made.model_copy(update={"train": None})
+    blocks = run(quantize, context_of("text", tmp_path / "blocks", plain, text.artifact))[0]
+    ctx = context_of("text", tmp_path / "scales", made, blocks)
+    inputs = {"model": blocks, "float": text.source, "lowered": text.artifact, "teacher": text.source}
+    result = run(scales_step, replace(ctx, inputs=inputs))[1]
+    # Queries, keys and values lie side by side in the file.
+    assert result.facts["trained_scales"]["weights"] == 8
