@@ -7,7 +7,7 @@ The folders hold a decoder in torch form (safetensors, tokenizer): as packaged, 
 already, and fine-tuned by profiles/smollm_int4.yaml (the artifact of its teacher, in the cache of the run). Scored is
 the test split of that profile, in windows of 512 tokens that follow one another, the first token of each given; or the
 text FILE. GPTQ and AWQ learn from its training split. A third subject is the same function as the fine-tuned model (or
-the packaged one) with its stream rotated (a head of its own, since the last norm's gain goes into it).
+the packaged one) with its stream rotated (`rotate: true`).
 
 The rows that tell most come first, and after each the report is written: a run that is stopped goes on where it was. On
 one core of an EPYC a row of SmolLM2-135M takes two minutes to round to nearest and five with GPTQ, most of it scoring.
@@ -44,7 +44,7 @@ from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.calibration.activation_capture import empty_past
 from compress.passes.quantize.size_check import model_bytes
 from compress.passes.quantize.weight_only.methods import quantize_weights
-from compress.passes.quantize.weight_only.rotation import rotate
+from compress.passes.quantize.weight_only.rotation import TURNS, rotate
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.load import load_profile
 from compress.runtimes.runner import open_session
@@ -152,7 +152,7 @@ def main() -> None:
         f"{options.title or f'{options.model.name} on {of}'}: perplexity of the first {options.tokens} "
         f"tokens, windows of {WINDOW}, no interval; calibration on {options.calibration} tokens of the training split "
         "of BBC News. Loss: of the perplexity over the float file's. Share: of round to nearest's loss with the same "
-        "blocks. 'Table': the embedding, and the head that is tied to it; the rotated model has two."
+        "blocks. 'Table': the embedding, and the head that is tied to it."
     )
     asked = {"tokens": options.tokens}
     # What was scored on another number of tokens is no row of this table.
@@ -181,7 +181,10 @@ def main() -> None:
                 model = ir.load(path)
                 read = learnt if variant.calibration is None else learnt[: -(-variant.calibration // WINDOW)]
                 batches = partial(map, batch_of, read)
-                quantize_weights(model, path, variant.spec(), batches, work)
+                spec = variant.spec()
+                if subject == "rotated":
+                    spec = spec.model_copy(update={"exclude": TURNS})
+                quantize_weights(model, path, spec, batches, work)
                 if variant.cache is not None:
                     store_cache(model.graph, path, batches, work)
                 path = save_onnx(model, work)
@@ -198,11 +201,12 @@ def main() -> None:
 def lowered(model: Path, subject: str, folder: Path) -> Path:
     """The float file of the model, as it is or rotated."""
     layout, weights = layout_of(AutoConfig.from_pretrained(model)), load_file(model / "model.safetensors")
+    graph = decoder_graph(layout, weights)
     if subject == "rotated":
-        layout, weights = rotate(layout, weights)
+        rotate(graph.graph)
     path = folder / subject.replace(" ", "_") / ONNX_MODEL
     path.parent.mkdir()
-    ir.save(decoder_graph(layout, weights), path, external_data=f"{ONNX_MODEL}.data")
+    ir.save(graph, path, external_data=f"{ONNX_MODEL}.data")
     return path
 
 

@@ -214,6 +214,10 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
         ({"passes": [{"prune": {"remove": {"hidden": 0.5}}}]}, "alike in each layer"),
         ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "alike in each layer"),
         ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "scheme: weight_only"),
+        (
+            {"passes": [{"quantize": {"bits": 4, "rotate": True, "train": {"epochs": 1}}}]},
+            "leave one out",
+        ),
         ({"data": {"path": "data", "max_length": 64, "labels": ["a"]}}, "no labels"),
     ],
 )
@@ -254,7 +258,7 @@ def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Ru
         "round_to": 16,
         "recover": {"epochs": 1, "batch_size": 8, "learning_rate": 3e-3},
     }
-    passes = [{"prune": prune}, {"quantize": {"bits": 4, "block_size": 16}}]
+    passes = [{"prune": prune}, {"quantize": {"bits": 4, "block_size": 16, "rotate": True}}]
     (folder / "pruned.yaml").write_text(yaml.safe_dump(profile(name="pruned", passes=passes)))
     pruned = api.run(folder / "pruned.yaml", quiet=True)
     step = next(one for one in pruned.record.steps if one.kind == "prune")

@@ -27,12 +27,11 @@ def faults(check: PassCheck) -> Iterator[Found]:
             "the rounding of what a decoder's layers read cannot be simulated; with `scheme: weight_only` or `bits: 4` "
             "the scales of the weights are trained",
         )
-    if (
-        isinstance(spec, WeightOnlySpec)
-        and spec.cache is not None
-        and not task_kind(check.profile.task).writes
-    ):
-        yield ("cache",), "only language models keep keys and values; leave it out"
+    if isinstance(spec, WeightOnlySpec) and not task_kind(check.profile.task).writes:
+        if spec.cache is not None:
+            yield ("cache",), "only language models keep keys and values; leave it out"
+        if spec.rotate:
+            yield ("rotate",), "only language models are rotated; leave it out"
     # Of other families nothing is said: some have convolutions beside their attention.
     if isinstance(spec, OnnxSpec) and family in CONVOLUTIONAL:
         yield from _of_convolutions(spec, family)

@@ -40,6 +40,7 @@ from compress.passes.quantize.size_check import model_bytes, sizes_in_facts
 from compress.passes.quantize.spec import OnnxSpec
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.mixed import widened
+from compress.passes.quantize.weight_only.rotation import TURNS, rotate
 from compress.passes.quantize.weight_only.spec import DECODER_TOKENS, WeightOnlySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
@@ -104,12 +105,16 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     if spec.mixed is not None:
         spec, facts["eight_bits"] = widened(ctx, source, spec)
     model = ir.load(path)
+    if spec.rotate:
+        rotate(model.graph)
+        path = save_onnx(model, folder.parent / "rotated")
+        spec = spec.model_copy(update={"exclude": (*spec.exclude, *TURNS)})
     rounded = quantize_weights(model, path, spec, batches, folder.parent)
     facts["blocks"] = [one._asdict() for one in rounded]
     if spec.cache is not None:
         store_cache(model.graph, path, batches, folder.parent)
     save_onnx(model, folder)
-    return _Made(folder, scheme, left_floating(source.path, spec), facts)
+    return _Made(folder, scheme, left_floating(path.parent, spec), facts)
 
 
 def _integers(

@@ -73,6 +73,9 @@ class WeightOnlySpec(OnnxSpec):
     """Weights that share a scale."""
     symmetric: bool = True
     """Weights around zero, without a zero point."""
+    rotate: bool = False
+    """Turn what flows between the layers of a language model by a random orthogonal matrix first, which changes nothing
+    that it computes and spreads outliers over all channels (QuaRot 2024); worth a trial, and no gain everywhere."""
     cache: Literal[8] | None = None
     """Bits of the keys and values that a language model keeps, with a scale for each channel found on
     `calibration.examples`; unset: floats of 32 bits."""
@@ -102,6 +105,11 @@ class WeightOnlySpec(OnnxSpec):
             raise ValueError(
                 "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others look at the weights "
                 "alone"
+            )
+        if self.rotate and (self.train is not None or self.mixed is not None):
+            other = "train" if self.train is not None else "mixed"
+            raise ValueError(
+                f"`{other}` looks at the weights as they are, and `rotate` changes them: leave one out"
             )
         if self.mixed is not None and self.bits == 8:
             raise ValueError("`mixed` chooses between 4 and 8 bits, and this is `bits: 8`; use `bits: 4`")
