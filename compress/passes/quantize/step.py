@@ -107,7 +107,8 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     model = ir.load(path)
     if spec.rotate:
         rotate(model.graph)
-        path = save_onnx(model, folder.parent / "rotated")
+        empty_folder(turned := folder.parent / "rotated")
+        path = save_onnx(model, turned)
         spec = spec.model_copy(update={"exclude": (*spec.exclude, *TURNS)})
     rounded = quantize_weights(model, path, spec, batches, folder.parent)
     facts["blocks"] = [one._asdict() for one in rounded]
