@@ -145,7 +145,8 @@ class Memory(Record):
 
     `peak_mb`: resident peak (its counter reset after the imports) above the resident size before the model is
     loaded; `absolute_peak_mb`: that peak itself; `gpu_peak_mb`: None without a GPU; `method`: the counter read;
-    `limit_mb`: what the target allows at the absolute peak, None where it allows any.
+    `limit_mb`: what the target allows at the absolute peak, None where it allows any. `lengths`: what was run, as in a
+    timing; `read:128 write:32`: a prompt was read and an answer written.
     """
 
     peak_mb: float
@@ -154,6 +155,7 @@ class Memory(Record):
     gpu_peak_mb: float | None = None
     method: str = "VmHWM, reset after the imports"
     limit_mb: float | None = None
+    lengths: str = "real"
 
     @property
     def over_limit(self) -> bool:
@@ -165,7 +167,8 @@ class TargetMeasurement(Record):
     """Everything measured of one artifact on one target.
 
     `fingerprint` is that of the target with its batch sizes and lengths; `machine` leaves out what does not change a
-    timing, and records of before it was kept have none.
+    timing, and records of before it was kept have none. `load_ms`: the time to load the model, its file in the
+    system's cache, the median of the processes that timed it; records of before it was taken have none.
     """
 
     key: str
@@ -177,6 +180,7 @@ class TargetMeasurement(Record):
     latency: tuple[Latency, ...]
     memory: Memory
     tokenization_ms: float | None
+    load_ms: float | None = None
     seconds: float
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -128,6 +128,10 @@ class TaskKind:
     """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
     workloads: str = "compress.measuring.feeds:scenarios"
     """What is timed of the drawn examples."""
+    weighed: str = "compress.measuring.feeds:scenarios"
+    """What is run of them where memory is measured: the first of it, at the first batch size."""
+    positions: Callable[[Sequence[int]], int] = lambda lengths: max(lengths, default=0)
+    """How many tokens a model must take at once to be timed and weighed at the fixed lengths that a target names."""
     judges_all: bool = False
     """Whether budgets and checks judge all of that, the worst of each, and not the first alone."""
     quantities: tuple[Quantity, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from compress.core.units import NS_PER_MS, megabytes
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
 from compress.encoding.interface import as_taken
-from compress.measuring.feeds import Workloads, sample_indices, scenarios
+from compress.measuring.feeds import Workloads, sample_indices
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.latency import in_patience, latency_jobs, latency_row
 from compress.measuring.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
@@ -69,6 +70,7 @@ def measure(
     ):
         jobs = JobFolder.of_target(Path(name), target, allow_code=allow_code)
         sampled = [as_taken(task.encode(sample, one.path), one.path) for one in (baseline, artifact)]
+        memory, lengths = _memory_job(jobs, models[1], sampled[1], task.kind, target)
         accuracy, (weighed,) = score_artifact(
             jobs,
             artifact,
@@ -79,7 +81,7 @@ def measure(
             test,
             seed,
             # Sizes do not depend on what else runs either.
-            beside=[_memory_job(jobs, models[1], sampled[1], target.spec.batch_sizes[0])],
+            beside=[memory],
             shared=shared,
             base=base,
             allow_code=allow_code,
@@ -87,7 +89,7 @@ def measure(
         advance(1, f"{accuracy.metrics[0].name} {accuracy.metrics[0].value:.3f}")
         tokenizes = target.tokenizes and len(sample) and (artifact.path / TOKENIZER).is_file()
         tokenization = {"folder": str(artifact.path), "texts": list(sample.texts)} if tokenizes else None
-        latency, tokenization_ms = _time(
+        latency, tokenization_ms, load_ms = _time(
             jobs, models, sampled, task.kind, spec, target, seed, tokenization, advance
         )
     return TargetMeasurement(
@@ -98,8 +100,9 @@ def measure(
         protocol=PROTOCOL_VERSION,
         accuracy=accuracy,
         latency=latency,
-        memory=memory_record(weighed, target.spec.memory_limit_mb),
+        memory=memory_record(weighed, target.spec.memory_limit_mb, lengths),
         tokenization_ms=tokenization_ms,
+        load_ms=load_ms,
         seconds=time.perf_counter() - started,
     )
 
@@ -114,8 +117,9 @@ def _time(
     seed: int,
     tokenization: dict[str, Any] | None,
     advance: Advance,
-) -> tuple[tuple[Latency, ...], float | None]:
-    """Timings for every batch size and length of the target, and the median time to tokenize a text."""
+) -> tuple[tuple[Latency, ...], float | None, float | None]:
+    """Timings for every batch size and length of the target, the median time to tokenize a text, and that to load the
+    model."""
     indices = np.arange(len(inputs[0]))
     workloads = cast(Workloads, named(kind.workloads))
     timed = workloads(indices, target.spec.batch_sizes, target.spec.sequence_lengths)
@@ -133,11 +137,16 @@ def _time(
         for row, scenario in enumerate(timed)
     )
     spent = results[0].get("tokenization_ns")
-    return rows, float(np.median(spent)) / NS_PER_MS if spent else None
+    loads = [result["load_ns"][1] for result in results if result.get("load_ns")]
+    return rows, _median_ms(spent), _median_ms(loads)
 
 
-def memory_record(result: dict[str, Any], limit_mb: float | None = None) -> Memory:
-    """The record of a memory job's result; `limit_mb` is what its target allows."""
+def _median_ms(nanoseconds: Sequence[int] | None) -> float | None:
+    return float(np.median(nanoseconds)) / NS_PER_MS if nanoseconds else None
+
+
+def memory_record(result: dict[str, Any], limit_mb: float | None = None, lengths: str = "real") -> Memory:
+    """The record of a memory job's result; `limit_mb` is what its target allows, `lengths` what was run."""
     gpu_peak = result["gpu_peak_bytes"]
     return Memory(
         peak_mb=megabytes(result["peak_bytes"] - result["before_load_bytes"]),
@@ -146,11 +155,16 @@ def memory_record(result: dict[str, Any], limit_mb: float | None = None) -> Memo
         gpu_peak_mb=None if gpu_peak is None else megabytes(gpu_peak),
         method=result["method"],
         limit_mb=limit_mb,
+        lengths=lengths,
     )
 
 
-def _memory_job(jobs: JobFolder, model: str, inputs: Inputs, batch_size: int) -> Job:
-    """Load the model and run the sampled examples at the first batch size."""
-    scenario = scenarios(np.arange(len(inputs)), [batch_size], [])[0]
+def _memory_job(
+    jobs: JobFolder, model: str, inputs: Inputs, kind: TaskKind, target: ResolvedTarget
+) -> tuple[Job, str]:
+    """Load the model and run what the task says of the sampled examples at the first batch size; what that is."""
+    spec, weighed = target.spec, cast(Workloads, named(kind.weighed))
+    scenario = weighed(np.arange(len(inputs)), spec.batch_sizes[:1], spec.sequence_lengths)[0]
     feeds = jobs.feeds("memory", scenario.batches(inputs))
-    return Job({"kind": "memory", "model": model, "feeds": feeds}, "measuring the model's memory")
+    job = Job({"kind": "memory", "model": model, "feeds": feeds}, "measuring the model's memory")
+    return job, scenario.lengths

@@ -57,6 +57,7 @@ class _Timed(BaseModel):
 
 class _Latency(_Result):
     scenarios: list[_Timed]
+    load_ns: list[Time] | None = None
     tokenization_ns: list[Time] | None = None
 
 
@@ -107,6 +108,8 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
             return "fewer rounds than were wanted"
         if asked["feeds"] and max(scenario.inputs) >= len(_first_shapes(asked["feeds"][0])):
             return "timings of batches that are none"
+    if parsed.load_ns is not None and len(parsed.load_ns) != models:
+        return f"{len(parsed.load_ns)} times to load"
     texts = job["tokenization"]["texts"] if job.get("tokenization") else []
     times = parsed.tokenization_ns or []
     return None if len(times) == len(texts) else f"timings of {len(times)} of {len(texts)} texts"

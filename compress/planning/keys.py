@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from compress.core.files import digest_of
 from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
+from compress.core.task_kind import TaskKind
 from compress.core.versions import installed_version
 from compress.losses.table import LOSSES, losses_in, name_of
 from compress.passes.contract import PassSpec
@@ -171,12 +172,14 @@ def code_of_task(name: str, *, reads: bool = True, writes: bool = False) -> tupl
 
 
 def measured_by(name: str) -> dict[str, object]:
-    """What of a task that a distribution adds decides what is measured; nothing of a built-in one, whose measurements
-    the version of the protocol stands for."""
+    """What of a task that a distribution adds decides what is measured; of a built-in one, whose measurements the
+    version of the protocol stands for, what its memory is that of, where that is its own."""
     plugin, kind = TASKS.added.get(name), task_kind(name)
+    own = kind.weighed != TaskKind.weighed
     if plugin is None:
-        return {}
-    modules = [place.partition(":")[0] for place in (kind.task, kind.record, kind.workloads)]
+        return {"weighed": kind.weighed} if own else {}
+    places = (kind.task, kind.record, kind.workloads, *([kind.weighed] if own else []))
+    modules = [place.partition(":")[0] for place in places]
     return {
         "distribution": [plugin.distribution, plugin.version],
         "code": [code_digest(module) for module in modules],

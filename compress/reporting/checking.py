@@ -19,6 +19,7 @@ from compress.reporting.data.report_reader import (
     same_baseline,
     same_machine,
     same_memory_batch,
+    same_memory_lengths,
     same_split,
     timed_words,
     timing_like,
@@ -169,8 +170,9 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                     f"{memory_words(one)} in the report",
                     hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
                 )
-            pair = one["peak_memory_mb"], two["peak_memory_mb"]
-            lines += _judged(before, target, "memory", "peak MB", pair, tolerances.memory)
+            if same_memory_lengths(one, two):
+                pair = one["peak_memory_mb"], two["peak_memory_mb"]
+                lines += _judged(before, target, "memory", "peak MB", pair, tolerances.memory)
     useless = [when for when, one in (("then", then), ("now", now)) if one.get("baseline_fault")]
     if useless:
         note = f"the baseline is no better than chance {' and '.join(useless)}"

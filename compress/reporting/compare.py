@@ -22,6 +22,7 @@ from compress.reporting.data.report_reader import (
     same_baseline,
     same_machine,
     same_memory_batch,
+    same_memory_lengths,
     same_split,
     timed_words,
     timing_like,
@@ -147,6 +148,10 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
     measured = _measured(reports[0])
     timing = measured["latency"][0] if measured is not None and measured["latency"] else None
     values = [_values(report, deployed_row(report), timing) for report in reports]
+    for report, found in zip(reports, values, strict=True):
+        own = _measured(report)
+        if found and measured and own and not same_memory_lengths(measured, own):
+            found["peak_memory_mb"] = None
     baselines = [_values(report, baseline_row(report), timing) for report in reports]
 
     def line(
@@ -181,6 +186,7 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
             for each in quantities_of(reports[0]["task"])
         ),
         line("peak MB", lambda v: Cell(significant(v["peak_memory_mb"]))),
+        line("load ms", lambda v: Cell(significant(v.get("load_ms")))),
         line("size MB", lambda v: Cell(significant(v["size_mb"]))),
         line("parameters", lambda v: Cell(count(v["parameters"]))),
         line("MACs", lambda v: Cell(count(v["macs"]))),

@@ -52,6 +52,8 @@ PRESENT = "present."
 """What it calls them as outputs."""
 LOGIT_POSITIONS = "logit_positions"
 """The input of a decoder that says for which of the new tokens it gives logits."""
+ROOM = "cache_room"
+"""Beside a decoder's inputs (rows,): how many tokens its cache holds, where that is more than the mask's."""
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 
@@ -124,7 +126,7 @@ class CachedSession:
     def __call__(self, batch: Batch) -> Any:
         """Logits float32 (rows, wanted, words)."""
         ids = batch["input_ids"]
-        size = len(ids), batch["attention_mask"].shape[1]
+        size = len(ids), max(batch["attention_mask"].shape[1], *batch.get(ROOM, (0,)))
         if size != self.size:
             # One size at a time: texts of many lengths would fill the memory.
             self.size, self.held = size, self.empty(*size)  # a binding need not keep what it points to
@@ -290,11 +292,15 @@ def load_file(path: str) -> Any:
 
 
 def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
-    """Time models in turns; `samples_ns[i][j]` is model i in round j, `waited_ns` the time its threads waited."""
+    """Time models in turns; `load_ns[i]` is how long model i took to load, `samples_ns[i][j]` how long it took in round
+    j, `waited_ns` the time its threads waited."""
     runtime.prepare(job["threads"], job["device"])
     models: list[Any] = [None] * len(job["models"])
+    loads = [0] * len(models)
     for index in job["load_order"]:
+        loads[index] -= time.perf_counter_ns()
         models[index] = runtime.open(job["models"][index], job["threads"], job["device"])
+        loads[index] += time.perf_counter_ns()
     which, processes = job["share"]
     patience = job.get("patience_s", 0.0)
     scenarios = []
@@ -324,7 +330,7 @@ def latency_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
                 "machine": counted_since(before),
             }
         )
-    result: dict[str, Any] = {"scenarios": scenarios}
+    result: dict[str, Any] = {"scenarios": scenarios, "load_ns": loads}
     if job.get("tokenization"):
         result["tokenization_ns"] = time_tokenization(**job["tokenization"])
     return result

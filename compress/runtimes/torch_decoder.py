@@ -12,15 +12,15 @@ from compress.runtimes.runner import LOGIT_POSITIONS
 
 
 class TorchDecoder:
-    """Logits (rows, wanted, words) of a decoder behind a cache of zeros, which take as long as what was read before.
+    """Logits (rows, wanted, words) of a decoder behind what it was given before, or zeros, which take as long.
 
-    The cache of one size is kept from run to run, and what a run adds is cut off again.
+    The cache is kept from run to run, and what is longer than the next one wants is cut off.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._size: tuple[int, int] | None = None
-        self._cache: Any = None
+        self._rows = 0
+        self._cache: Any = DynamicCache()
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         """The logits of the tokens at `logit_positions` int64 (rows, wanted), the same ones in every row."""
@@ -34,12 +34,15 @@ class TorchDecoder:
             use_cache=True,
             logits_to_keep=batch[LOGIT_POSITIONS][0],
         ).logits
-        cache.crop(-ids.shape[1])
         return found
 
     def _filled(self, rows: int, past: int, device: torch.device) -> Any:
-        if self._size != (rows, past):
-            self._size, self._cache = (rows, past), DynamicCache()
+        spare = self._cache.get_seq_length() - past
+        if past and self._rows == rows and spare >= 0:
+            if spare:
+                self._cache.crop(-spare)
+        else:
+            self._rows, self._cache = rows, DynamicCache()
             if past:
                 ids = torch.zeros((rows, past), dtype=torch.int64, device=device)
                 self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)

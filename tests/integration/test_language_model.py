@@ -53,7 +53,10 @@ def test_it_is_trained_scored_and_timed(done: api.Run, folder: Path):
     text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
     assert "What causal-lm is measured by" in text
     write, read = (latency.p50_ms for latency in baseline.latency)
+    assert baseline.memory.lengths == "read:16 write:32"
+    assert "What is run meanwhile: read:16 write:32, in tokens." in text
     row = done.rows.iloc[0]
+    assert row["load_ms"] > 0
     assert row["decode_tokens_per_s"] == pytest.approx(1000 / write)
     assert row["prefill_tokens_per_s"] == pytest.approx(16_000 / read)
 

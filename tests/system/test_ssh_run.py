@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.jobs import compress_alone, facts_of, report_of, write_job
 from tests.sshd import Sshd, running_under, soon, start_sshd
+from tests.tiny_language import profile, write_model, write_texts
 
 pytestmark = pytest.mark.system
 
@@ -97,3 +99,29 @@ def test_targets_shows_what_each_target_is(sshd: Sshd, place: Path, tmp_path: Pa
     assert "1 of 3 targets cannot be used: gone" in result.stderr
     assert "Connection refused" in result.stdout
     assert "board" in result.stdout
+
+
+def test_a_language_model_is_measured_on_the_device(
+    sshd: Sshd, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "job"
+    write_model(folder / "model")
+    write_texts(folder / "data")
+    target = {**target_on(sshd, place), "sequence_lengths": [16], "batch_sizes": [1, 2]}
+    passes = [{"quantize": {"bits": 4, "method": "rtn", "block_size": 16}}, {"export": {"golden": 2}}]
+    body = profile(teacher={"model": "model"}, targets=[target], passes=passes)
+    body["budget"] = {"decode_tokens_per_s": 1, "token_p95_ms": 10_000}
+    (folder / "p.yaml").write_text(yaml.safe_dump(body))
+    result = compress_alone("run", folder / "p.yaml", folder=folder)
+    # On a busy machine the limits are not judged.
+    assert result.returncode in (0, 3), result.stderr
+    report = report_of(folder, "tiny-lm")
+    assert report["status"] in ("ok", "not_judged")
+    assert [row["step"] for row in report["rows"]] == ["baseline", "quantize", "export"]
+    for row in report["rows"]:
+        (found,) = row["targets"]
+        write = next(one for one in found["latency"] if one["lengths"] == "write:16")
+        assert row["decode_tokens_per_s"] == pytest.approx(1000 / write["latency_p50_ms"])
+        assert found["memory_lengths"] == "read:16 write:32"
+        assert row["load_ms"] > 0
+    assert list(place.iterdir()) == []

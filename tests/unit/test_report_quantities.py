@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from compress.core.errors import ProfileError
+from compress.core.errors import ProfileError, UsageError
 from compress.core.records import RunRecord
 from compress.engine.budget import DISTURBED, judge, outcome
 from compress.profile.budget_spec import budget_spec
@@ -235,3 +235,31 @@ def test_the_schema_holds_them():
     keys = json_schema()["$defs"]["BudgetSpec"]["properties"]
     assert keys["decode_tokens_per_s"]["description"].startswith("Causal lm: at least: writing, tokens/s")
     assert keys["first_token_ms"]["description"].startswith("Causal lm: at most: ")
+
+
+def weighed_at(lengths: str, peak_mb: float = 5.0) -> RunRecord:
+    """The run with the peak memory of something else."""
+    run = RUN
+    for step in run.steps:
+        (found,) = step.measurements
+        memory = found.memory.model_copy(update={"lengths": lengths, "peak_mb": peak_mb})
+        run = change_step(run, step.step, measurements=(found.model_copy(update={"memory": memory}),))
+    return run
+
+
+def test_memory_of_other_lengths_is_not_compared():
+    now, then = contract(weighed_at("read:128 write:32", 50.0)), contract(weighed_at("read:128 write:32"))
+    found = check(now, then, Tolerances(), deployed_only=True)
+    assert [line.quantity for line in found.worse] == ["memory"]
+    longer = contract(weighed_at("read:512 write:32"))
+    with pytest.raises(
+        UsageError, match=r"that of batch size 1 \(read:512 write:32\) now, and of batch size 1"
+    ):
+        check(longer, then, Tolerances())
+    old = json.loads(json.dumps(contract(weighed_at("real"))))
+    for target in (target for row in old["rows"] for target in row["targets"]):
+        del target["memory_lengths"]
+    found = check(now, old, Tolerances(), deployed_only=True)
+    assert not {line.quantity for line in found.lines} & {"memory"}
+    compared = {line.cells[0].text: line.cells[1:] for line in compare([now, old]).deployed.rows}
+    assert [cell.text for cell in compared["peak MB"]] == ["50.0", "–"]

@@ -41,6 +41,7 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
 
 
 def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
+    needed = task_kind(profile.task).positions
     named: list[tuple[str, str | None]] = [("teacher", profile.teacher.model)]
     for spec in profile.specs:
         named += [("student", student.model) for _, student in spec.students()[-1:]]
@@ -56,6 +57,16 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
                     "max-length",
                 ),
             )
+        for index, target in enumerate(profile.targets):
+            if most is not None and (wanted := needed(target.sequence_lengths)) > most:
+                yield (
+                    ("targets", index, "sequence_lengths"),
+                    Problem(
+                        f"{wanted} tokens are needed to time and weigh a model at these lengths, but the {who} takes "
+                        f"{most} at most",
+                        "max-length",
+                    ),
+                )
 
 
 def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[Placed]:

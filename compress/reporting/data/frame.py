@@ -163,7 +163,9 @@ def _target_values(
         "before_load_memory_mb": found.memory.before_load_mb,
         "memory_limit_mb": found.memory.limit_mb,
         "gpu_peak_memory_mb": found.memory.gpu_peak_mb,
+        "memory_lengths": found.memory.lengths,
         "tokenization_ms": found.tokenization_ms,
+        "load_ms": found.load_ms,
         "measure_seconds": found.seconds,
     }
     metrics = [

@@ -115,8 +115,8 @@ def timed_words(found: Mapping[str, Any]) -> str:
 
 
 def memory_words(found: Mapping[str, Any]) -> str:
-    """At which batch size the peak memory was taken, in words: the first that was timed."""
-    return timing_words(found["latency"][0])
+    """At which batch size and lengths the peak memory was taken, in words: the first batch size that was timed."""
+    return timing_words({**found["latency"][0], "lengths": found.get("memory_lengths", "real")})
 
 
 def timing_words(timing: Mapping[str, Any]) -> str:
@@ -130,7 +130,15 @@ def _setting(timing: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def same_memory_batch(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether the peak memory of two models is that of the same batch size (see `memory_words`)."""
+    """Whether the peak memory of two models is that of the same batch size and lengths (see `memory_words`); reports of
+    before they said the lengths tell only the batch size."""
     if not (one["latency"] and two["latency"]):
         return True
-    return bool(one["latency"][0]["batch_size"] == two["latency"][0]["batch_size"])
+    known = {"memory_lengths" in each for each in (one, two)} == {True}
+    sizes = (each["latency"][0]["batch_size"] for each in (one, two))
+    return len({*sizes}) == 1 and (not known or same_memory_lengths(one, two))
+
+
+def same_memory_lengths(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether the same was run while the peak memory of two models was taken; before reports said it, all examples."""
+    return bool(one.get("memory_lengths", "real") == two.get("memory_lengths", "real"))

@@ -135,6 +135,7 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "baseline_p50_ms": latency.baseline_p50_ms if latency else None,
         "disturbed": disturbed_of(latency),
         "tokenization_ms": found.tokenization_ms if found else None,
+        "load_ms": found.load_ms if found else None,
         "absolute_peak_memory_mb": found.memory.absolute_peak_mb if found else None,
         "memory_limit_mb": found.memory.limit_mb if found else None,
         "gpu_peak_memory_mb": found.memory.gpu_peak_mb if found else None,

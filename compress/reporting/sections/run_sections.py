@@ -108,6 +108,7 @@ def memory(run: RunRecord) -> Section:
     """Memory of a process of its own, and what lies on disk."""
     target = first_target(run)
     measured = all_measured(run, target)
+    run_meanwhile = dict.fromkeys(found.memory.lengths for _, found in measured)
     gpu = any(found.memory.gpu_peak_mb is not None for _, found in measured)
     limited = any(found.memory.limit_mb is not None for _, found in measured)
     columns = (
@@ -115,6 +116,7 @@ def memory(run: RunRecord) -> Section:
         "peak MB",
         "absolute peak MB",
         "before loading MB",
+        "loaded in, ms",
         *(("fits the limit",) if limited else ()),
         *(("GPU peak MB",) if gpu else ()),
     )
@@ -124,6 +126,7 @@ def memory(run: RunRecord) -> Section:
             significant(found.memory.peak_mb),
             significant(found.memory.absolute_peak_mb),
             significant(found.memory.before_load_mb),
+            significant(found.load_ms),
             *((_fits(found),) if limited else ()),
             *((significant(found.memory.gpu_peak_mb),) if gpu else ()),
             kind=step.role,
@@ -144,7 +147,8 @@ def memory(run: RunRecord) -> Section:
     )
     words = (
         "Peak is the highest resident size above that before the model is loaded, in a process of its own that "
-        "imports only numpy and the runtime. MB are 10^6 bytes.",
+        "imports only numpy and the runtime. MB are 10^6 bytes. Files are in the system's cache when they are loaded.",
+        *(f"What is run meanwhile: {one}, in tokens." for one in run_meanwhile if one != "real"),
     )
     disk = ("Step", "model MB", "tokenizer MB", "all files MB", "form")
     return section_of(

@@ -13,6 +13,10 @@ DIVERGENCE = MetricKind(
 )
 RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
+PROMPT = 128
+"""Tokens of a prompt, where a target names no other lengths."""
+ANSWER = 32
+"""Tokens that are written behind the longest prompt where memory is measured."""
 QUANTITIES = (
     Quantity("decode_tokens_per_s", "writing", "tokens/s", "write", "examples_per_s", "tokens/s"),
     Quantity("first_token_ms", "the first token", "ms", "read", "p50_ms", "first ms"),
@@ -41,6 +45,8 @@ KIND = TaskKind(
     starter="compress.tasks.causal_lm.starter:STARTER",
     likely=lambda seen: 4 * seen.writes,
     against_baseline=True,
+    weighed="compress.tasks.causal_lm.workloads:weighed",
+    positions=lambda lengths: max(lengths or (PROMPT,)) + ANSWER,
     quantities=QUANTITIES,
     asks="compress.tasks.causal_lm.asking:asked",
     sections=("compress.tasks.causal_lm.sections:answers",),

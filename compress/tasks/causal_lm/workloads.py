@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Batch, Inputs
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS
 from compress.measuring.feeds import Scenario
-from compress.runtimes.runner import LOGIT_POSITIONS
-
-PROMPT = 128
-"""Tokens of a prompt, where a target asks for no other lengths."""
+from compress.runtimes.runner import LOGIT_POSITIONS, ROOM
+from compress.tasks.causal_lm.kind import ANSWER, PROMPT
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,40 @@ class Writing(Reading):
             }
             for row in self.indices
         ]
+
+
+@dataclass(frozen=True)
+class Answering(Reading):
+    """A prompt of `length` tokens is read and `ANSWER` are written behind it, one at a time, with room in the cache for
+    both."""
+
+    @property
+    def lengths(self) -> str:
+        """`read:128 write:32`, as records name it."""
+        return f"read:{self.length} write:{ANSWER}"
+
+    def batches(self, inputs: Inputs) -> list[Batch]:
+        """The prompt, and then its last token again and again, as what the model would have written."""
+        made = []
+        for row in self.indices:
+            tokens = self.tokens(inputs, row)
+            for past in (0, *range(self.size, self.size + ANSWER)):
+                new = 1 if past else self.size
+                made.append(
+                    {
+                        INPUT_IDS: tokens[:, -new:],
+                        ATTENTION_MASK: np.ones((len(row), past + new), np.int64),
+                        LOGIT_POSITIONS: np.full((len(row), 1), new - 1, np.int64),
+                        ROOM: np.full(len(row), self.size + ANSWER, np.int64),
+                    }
+                )
+        return made
+
+
+def weighed(indices: NDArray[np.int64], batch_sizes: Sequence[int], lengths: Sequence[int]) -> list[Scenario]:
+    """Two answers to the longest prompt, at the first batch size: what a device must hold for it."""
+    size = batch_sizes[0]
+    return [Answering(size, max(lengths or (PROMPT,)), np.resize(indices, (2, size)))]
 
 
 def workloads(
