@@ -113,7 +113,7 @@ def lowered(trained: Trained, step: str) -> Artifact:
         one for one in trained.job.plan.steps if one.kind == "lower" and one.inputs["model"] == step
     )
     inputs = {role: trained.made[name].artifact for role, name in planned.inputs.items()}
-    return make_step(planned, trained.job, inputs, Cache.default(), terminal()).made.artifact
+    return make_step(planned, trained.job, inputs, Cache.default(), terminal())[0].artifact
 
 
 def milliseconds(trained: Trained, models: Sequence[Artifact], spec: MeasureSpec) -> list[float]:

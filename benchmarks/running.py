@@ -80,7 +80,7 @@ def make(job: Job, wanted: str) -> dict[str, Artifact]:
     for step in job.plan.steps:
         if step.name in needed:
             inputs = {role: made[name] for role, name in step.inputs.items()}
-            made[step.name] = make_step(step, job, inputs, cache, progress).made.artifact
+            made[step.name] = make_step(step, job, inputs, cache, progress)[0].artifact
     return made
 
 
@@ -139,7 +139,7 @@ def train_profile(profile: Path, overrides: Overrides | None = None, *, allow_co
         if step.kind in _CONVERSIONS or any(name not in made for name in step.inputs.values()):
             continue
         inputs = {role: made[name].artifact for role, name in step.inputs.items()}
-        made[step.name] = make_step(step, job, inputs, cache, progress).made
+        made[step.name] = make_step(step, job, inputs, cache, progress)[0]
     return Trained(job, made)
 
 
