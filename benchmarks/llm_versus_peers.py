@@ -93,7 +93,8 @@ class Made:
 
     def python(self, *arguments: str) -> list[str]:
         """A command in which the peers can be imported."""
-        return ["env", f"PYTHONPATH={self.site}", sys.executable, *arguments]
+        large = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1"
+        return ["env", f"PYTHONPATH={self.site}", large, sys.executable, *arguments]
 
     def loaded(self) -> PreTrainedModel:
         """The float model."""
@@ -498,7 +499,8 @@ def note(model: Path | None, tokens: int, made: Made, held: Sequence[tuple[str, 
         f"them. Perplexity: the first {tokens} tokens of the test split of BBC News in windows of {WINDOW}, the first "
         f"token of each given; ours learn from {CALIBRATION} tokens of the training split. Speed: batch 1, one thread, "
         f"a prompt of {PROMPT} tokens and {WRITTEN} more, one process a file, all of them in turns, the likeliest word "
-        "looked for each time; ratios are of medians, with the interval of a bootstrap over the rounds.",
+        "looked for each time, all with large pages of memory (glibc's `malloc.hugetlb`; ours asks for them itself); "
+        "ratios are of medians, with the interval of a bootstrap over the rounds.",
         "Where 256 does not divide the width of a matrix, as here, llama.cpp's Q4_K_M stores it in 5 bits and more: "
         "it is no 4-bit file.",
     ]

@@ -22,6 +22,7 @@ written under a temporary name and renamed.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib.util
 import json
@@ -45,6 +46,9 @@ Predict = Callable[[Batch], Any]
 
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 """The fused SkipLayerNormalization kernel is slower on CPUs than the Add and LayerNormalization it joins."""
+
+HUGE_PAGE, MADV_COLLAPSE = 2**21, 25
+"""Bytes of a large page, and how Linux is asked to gather memory in such (linux/mman.h)."""
 
 PAST = "past_key_values."
 """What the inputs are called that a decoder keeps keys and values in."""
@@ -122,6 +126,7 @@ class CachedSession:
         self.size = (0, 0)
         self.held: list[Any] = []
         self.cache: Any = None
+        use_huge_pages()
 
     def __call__(self, batch: Batch) -> Any:
         """Logits float32 (rows, wanted, words)."""
@@ -160,6 +165,31 @@ class CachedSession:
             binding.bind_ortvalue_input(node.name, buffer)
             binding.bind_ortvalue_output(node.name.replace(PAST, PRESENT, 1), buffer)
         return binding
+
+
+def use_huge_pages() -> int:
+    """Move large memory that is in use to pages of 2 MB, where Linux can (6.1 and later); how many bytes were moved.
+
+    A decoder reads all its weights for every token: in pages of 4 kB a quarter of that time goes into finding them.
+    """
+    moved, start, end = 0, 0, 0
+    try:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        advise = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError, TypeError):
+        return moved
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in lines:
+        words = line.split()
+        if not words[0].endswith(":"):
+            start, end = (int(address, 16) for address in words[0].split("-"))
+            # Of files there is nothing to move.
+            end = end if words[1] == "rw-p" and words[4] == "0" else start
+        elif words[0] == "Rss:" and 2048 * int(words[1]) > end - start >= 2 * HUGE_PAGE:
+            first = -(-start // HUGE_PAGE) * HUGE_PAGE
+            length = end // HUGE_PAGE * HUGE_PAGE - first
+            moved += 0 if advise(first, length, MADV_COLLAPSE) else length
+    return moved
 
 
 def only(batch: Batch, names: Sequence[str]) -> Batch:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +272,28 @@ def test_torch_is_timed_behind_a_cache_as_the_file_is(name: str, tmp_path: Path)
     assert np.array_equal(found[1], found[2])
     assert file(wrote).shape == found[1].shape == (2, 1, WORDS)
     assert np.array_equal(file(wrote), file(wrote))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or tuple(map(int, platform.release().split(".")[:2])) < (6, 1),
+    reason="gathers memory in large pages on Linux 6.1 and later",
+)
+def test_memory_that_is_full_is_gathered_in_large_pages_and_keeps_its_content():
+    # In a process of its own: what lies beside it there is always the same.
+    code = """
+import mmap, re
+from compress.runtimes.runner import use_huge_pages
+def large():
+    return int(re.search("AnonHugePages: *([0-9]+)", open("/proc/self/smaps_rollup").read())[1])
+filled = mmap.mmap(-1, 8 * 2**21, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+filled[:] = bytes(range(256)) * (len(filled) // 256)
+before = large()
+moved = use_huge_pages()
+print(moved, large() - before, filled[:] == bytes(range(256)) * (len(filled) // 256))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    moved, kilobytes, same = told.split()
+    if moved == "0":
+        pytest.skip("this system has no large pages to give")
+    assert int(kilobytes) >= 6 * 2048
+    assert same == "True"
