@@ -95,6 +95,11 @@ class LossSpec(PassSpecBase):
         return self.reaches_outputs and not self.compares
 
     @property
+    def reads_all(self) -> bool:
+        """Whether it reads all that a teacher puts out, which of every token of a text is too much to keep."""
+        return False
+
+    @property
     def looks_inside(self) -> bool:
         """Whether it compares what lies inside the models, and so needs one teacher that reads the same tokens."""
         return self.compares and not self.reaches_outputs

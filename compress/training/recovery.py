@@ -88,8 +88,8 @@ def trained_by(
         )
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
-        if ctx.task.kind.writes and spec.epochs < 1:
-            # What would be kept of all texts is asked of some of them, once.
+        if ctx.task.kind.writes and (spec.epochs < 1 or any(loss.reads_all for loss in losses)):
+            # What would be kept of all texts is asked of some of them once, or is too much to keep.
             answers = live(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
         else:
             answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))

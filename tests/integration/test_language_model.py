@@ -253,6 +253,22 @@ def test_a_student_of_the_same_tokenizer_learns_from_it(done: api.Run, folder: P
     assert not list(folder.rglob("outputs.bin"))
 
 
+@pytest.mark.slow
+def test_two_teachers_are_averaged_in_all_their_words(done: api.Run, folder: Path):
+    distill = {
+        "student": {"model": "model"},
+        "teachers": [{"weight": 2}, {"model": "model"}],
+        "losses": [{"logits": {"top_k": "all", "divergence": "reverse"}}],
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+    }
+    (folder / "two.yaml").write_text(yaml.safe_dump(profile(name="two", passes=[{"distill": distill}])))
+    rows = api.run(folder / "two.yaml", quiet=True).rows
+    assert rows["score"][1] < 150
+    assert not list(folder.rglob("outputs.bin"))
+
+
 def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Run, folder: Path):
     prune = {
         "remove": {"layers": 0.5, "feed_forward": 0.5},

@@ -55,6 +55,11 @@ class LogitsLoss(LossSpec):
         """It compares them."""
         return True
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether no choice of words does."""
+        return self.top_k == "all" or self.standardize
+
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can."""
         if not lesson.logits:

@@ -229,11 +229,13 @@ class _School:
         return fixed(self.frozen.say(needs))
 
     def _live(self, losses: Sequence[LossSpec], epochs: float) -> bool:
-        """Whether a teacher is run in every step: it must be, or what would be kept of all texts is asked of some."""
+        """Whether a teacher is run in every step: it must be, or what it says of all texts is too much to keep, or not
+        worth it, because some are shown once."""
         if self.spec.online is not None:
             return True
         taught = any(loss.compares for loss in losses) and self.spec.ema is None
-        return taught and (self._change() is not None or (self.ctx.task.kind.writes and epochs < 1))
+        much = epochs < 1 or any(loss.reads_all for loss in losses)
+        return taught and (self._change() is not None or (self.ctx.task.kind.writes and much))
 
     def _change(self) -> Change | None:
         """What is done to a batch of images before it is shown; nothing is done to texts."""
