@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from compress.core.errors import ProfileError, UsageError
-from compress.core.records import RunRecord
+from compress.core.records import Metric, RunRecord
 from compress.engine.budget import DISTURBED, judge, outcome
 from compress.profile.budget_spec import budget_spec
 from compress.profile.json_schema import json_schema
@@ -19,8 +19,12 @@ from compress.reporting.checking import Tolerances, check
 from compress.reporting.compare import compare
 from compress.reporting.data.frame import contract, rows
 from compress.reporting.data.pareto import front
+from compress.reporting.render.document import row
+from compress.reporting.render.scores import reading
 from compress.reporting.render.terminal import RowLine, RunTable, budget_lines
+from compress.reporting.sections import run_sections
 from compress.reporting.sections.content import document
+from compress.reporting.sections.facts import as_measured
 from compress.tasks.table import quantities_of
 from tests.records import bert_run, change_step, disturbed_step, measurement
 
@@ -129,10 +133,10 @@ def test_check_judges_each_of_them_once():
 def before_them(run: RunRecord) -> dict:
     """Its report as it was written before the task declared anything."""
     report = json.loads(json.dumps(contract(run)))
-    for row in report["rows"]:
+    for line in report["rows"]:
         for name in NAMES:
-            del row[name]
-        for timed in (one for target in row["targets"] for one in target["latency"]):
+            del line[name]
+        for timed in (one for target in line["targets"] for one in target["latency"]):
             for name in NAMES:
                 timed.pop(name, None)
     return report
@@ -257,9 +261,48 @@ def test_memory_of_other_lengths_is_not_compared():
     ):
         check(longer, then, Tolerances())
     old = json.loads(json.dumps(contract(weighed_at("real"))))
-    for target in (target for row in old["rows"] for target in row["targets"]):
+    for target in (target for line in old["rows"] for target in line["targets"]):
         del target["memory_lengths"]
     found = check(now, old, Tolerances(), deployed_only=True)
     assert not {line.quantity for line in found.lines} & {"memory"}
     compared = {line.cells[0].text: line.cells[1:] for line in compare([now, old]).deployed.rows}
     assert [cell.text for cell in compared["peak MB"]] == ["50.0", "–"]
+
+
+def test_scores_that_passes_note_are_read_as_the_metric():
+    facts = {
+        "validation_score": -12.5,
+        "parameters": 7,
+        "offset": -1.0,
+        "generations": [{"validation_score": -13.0}],
+        "quantize": {"validation_score_before": -14.0},
+    }
+    read = as_measured(facts, reading("perplexity"))
+    assert read == {
+        "validation_score": 12.5,
+        "parameters": 7,
+        "offset": -1.0,
+        "generations": [{"validation_score": 13.0}],
+        "quantize": {"validation_score_before": 14.0},
+    }
+    assert as_measured({"validation_score": 0.5}, reading("accuracy")) == {"validation_score": 0.5}
+    run = change_step(RUN, "export", facts={"validation_score": -12.5})
+    assert row("export", "validation_score", "12.5") in run_sections.findings(run).tables[0].rows
+
+
+def test_a_task_says_itself_what_its_metrics_mean_and_which_test_tells_models_apart():
+    run = RUN
+    for step in run.steps:
+        (found,) = step.measurements
+        scores = Metric(name="perplexity", value=9.0, low=8.0, high=10.0, n=9, smaller_is_better=True)
+        scored = found.accuracy.model_copy(
+            update={
+                "against": "examples",
+                "metrics": (scores, scores.model_copy(update={"name": "bits_per_byte"})),
+            }
+        )
+        run = change_step(run, step.step, measurements=(found.model_copy(update={"accuracy": scored}),))
+    (said,) = run_sections.metrics(run).paragraphs
+    assert said.startswith("Perplexity is e to the mean of minus the log-probability of a token")
+    words = " ".join(run_sections.protocol(run).paragraphs)
+    assert "or the paired bootstrap over the documents, cannot tell two models apart" in words

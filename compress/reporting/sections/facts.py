@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from compress.reporting.render.numbers import MISSING, count, known
+from compress.reporting.render.scores import Reading
+
+_SCORES = re.compile(r"(validation|train)_score(_|$)")
+
+
+def as_measured(facts: Any, read: Reading, *, a_score: bool = False) -> Any:
+    """Facts with the scores that passes note, of which larger is always better, as the metric's own values."""
+    if isinstance(facts, Mapping):
+        return {
+            key: as_measured(fact, read, a_score=a_score or _SCORES.search(key) is not None)
+            for key, fact in facts.items()
+        }
+    if isinstance(facts, list):
+        return [as_measured(fact, read, a_score=a_score) for fact in facts]
+    return read.measured(facts) if a_score and isinstance(facts, float) else facts
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

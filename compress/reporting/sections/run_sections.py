@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from compress.core.records import Latency, RunRecord, StepRecord, TargetMeasurement
 from compress.core.units import format_seconds
 from compress.passes.table import PASSES
@@ -19,7 +17,8 @@ from compress.reporting.data.row import (
 from compress.reporting.render.document import Cell, Code, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, known, percent, significant, times, times_range
 from compress.reporting.render.scores import examples_word, reading
-from compress.reporting.sections.facts import flatten
+from compress.reporting.sections.facts import as_measured, flatten
+from compress.tasks.table import metric_kind
 
 
 def timings(run: RunRecord) -> Section:
@@ -96,7 +95,10 @@ def metrics(run: RunRecord) -> Section:
         rows.append(row(name, *cells))
     columns = ("Step", *(reading(name).words for name in names))
     table = Table("Metrics on the test split", columns, tuple(rows))
-    return Section("metrics", "All metrics", _metric_words(run, [found for _, found in measured]), (table,))
+    held = {found.accuracy.against for _, found in measured}
+    meanings = [metric_kind(name).meanings for name in names]
+    words = tuple(each[against] for each in meanings for against in each if against in held)
+    return Section("metrics", "All metrics", words, (table,))
 
 
 def _fits(found: TargetMeasurement) -> str:
@@ -210,7 +212,11 @@ def findings(run: RunRecord) -> Section:
     rows = [
         row(step.step, key, text)
         for step in ordered(run)
-        for key, text in flatten({key: fact for key, fact in step.facts.items() if key not in elsewhere})
+        for key, text in flatten(
+            as_measured(
+                {key: fact for key, fact in step.facts.items() if key not in elsewhere}, reading(run.metric)
+            )
+        )
     ]
     share = [
         row(step.step, "unknown tokens in the test split", percent(found.accuracy.unknown_token_share, 2))
@@ -293,30 +299,9 @@ def _test_words(baseline: StepRecord | None, run: RunRecord) -> str:
     found = measured_on(baseline, first_target(run))
     if found is None or found.accuracy.against == "labels":
         return "McNemar's exact test on the predictions"
+    if found.accuracy.against == "examples":
+        return f"the {reading(run.metric).test or 'test of the metric'}"
     return "that of the correlation"
-
-
-def _metric_words(run: RunRecord, found: Sequence[TargetMeasurement]) -> tuple[str, ...]:
-    """What the numbers of embeddings mean; nothing has to be said of classifications."""
-    against = {one.accuracy.against for one in found}
-    if "baseline" in against:
-        words = (
-            "The Spearman correlation is that of the cosine similarities of pairs of test texts with the baseline's "
-            "own, so the baseline has 1 by definition: over all pairs of up to 2,000 texts, else over 2,000,000 evenly "
-            "chosen ones. Its interval is a bootstrap over texts."
-        )
-    elif "scores" in against:
-        words = (
-            "The Spearman correlation is that of the cosine similarities of the test pairs with their given scores; "
-            "its interval is a bootstrap over pairs."
-        )
-    else:
-        return ()
-    recall = (
-        "Recall@10 is the share of a text's ten nearest neighbours by the baseline that are among its ten nearest by "
-        "the model."
-    )
-    return (words, recall)
 
 
 def _verdict(latency: Latency) -> str:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from compress.core.task_kind import MetricKind, Quantity, TaskKind
 
 _BY_DOCUMENT = "paired bootstrap over the documents"
-PERPLEXITY = MetricKind("perplexity", "perplexity", percent=False, test=_BY_DOCUMENT, smaller_is_better=True)
+PERPLEXITY = MetricKind(
+    "perplexity",
+    "perplexity",
+    percent=False,
+    test=_BY_DOCUMENT,
+    smaller_is_better=True,
+    meanings={
+        "examples": (
+            "Perplexity is e to the mean of minus the log-probability of a token: less is better. Intervals are a "
+            "bootstrap over the documents."
+        )
+    },
+)
 BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
 NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
 DIVERGENCE = MetricKind(

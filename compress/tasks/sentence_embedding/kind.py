@@ -5,9 +5,31 @@ from __future__ import annotations
 from compress.core.task_kind import MetricKind, TaskKind
 
 CORRELATION = MetricKind(
-    "spearman", "Spearman correlation", percent=False, test="paired bootstrap over the pairs"
+    "spearman",
+    "Spearman correlation",
+    percent=False,
+    test="paired bootstrap over the pairs",
+    meanings={
+        "baseline": (
+            "The Spearman correlation is that of the cosine similarities of pairs of test texts with the baseline's "
+            "own, so the baseline has 1 by definition: over all pairs of up to 2,000 texts, else over 2,000,000 evenly "
+            "chosen ones. Its interval is a bootstrap over texts."
+        ),
+        "scores": (
+            "The Spearman correlation is that of the cosine similarities of the test pairs with their given scores; "
+            "its interval is a bootstrap over pairs."
+        ),
+    },
 )
-RECALL = MetricKind("recall_at_10", "recall@10")
+RECALL = MetricKind(
+    "recall_at_10",
+    "recall@10",
+    meanings=dict.fromkeys(
+        ("baseline", "scores"),
+        "Recall@10 is the share of a text's ten nearest neighbours by the baseline that are among its ten nearest by "
+        "the model.",
+    ),
+)
 
 KIND = TaskKind(
     name="sentence-embedding",
