@@ -10,12 +10,18 @@ import pytest
 from pydantic import ValidationError
 
 from compress.core.errors import DataError, ModelError, UsageError
+from compress.core.records import RunRecord, Written
 from compress.data.splits import UNLABELLED, Examples
+from compress.engine.excerpts import with_texts
+from compress.reporting.render.document import Table
+from compress.reporting.render.numbers import MISSING
 from compress.tasks.causal_lm.asking import asked
 from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.validators import validator_of
+from tests.records import bert_run
 from tests.unit.test_language_windows import folder_of
 
 PROMPTS = {"path": "x", "prompt_column": "p", "completion_column": "c", "max_length": 24}
@@ -129,3 +135,51 @@ def test_what_is_asked_decides_what_is_measured_and_not_what_is_trained():
     assert asks.scored_by() == {"context": 3, "answers": said}
     trained = [one.model_dump(mode="json", exclude=set(one.MEASURED)) for one in (plain, asks)]
     assert "answers" not in json.dumps(trained)
+
+
+def written(*right: bool, **changes: object) -> Written:
+    return Written(
+        validator="contains",
+        examples=tuple(3 * place for place in range(len(right))),
+        right=right,
+        prompts=tuple(f"prompt {place}" for place in range(len(right))),
+        expected=("yes",) * len(right),
+        answers=tuple("yes" if one else f"no {place}" for place, one in enumerate(right)),
+    ).model_copy(update=changes)
+
+
+def asked_run(before: Written, after: Written) -> RunRecord:
+    run = bert_run()
+    steps = []
+    for step in run.steps:
+        found = {run.steps[0].step: before, run.steps[-1].step: after}.get(step.step)
+        measured = tuple(
+            one.model_copy(update={"accuracy": one.accuracy.model_copy(update={"written": found})})
+            for one in step.measurements
+        )
+        steps.append(step.model_copy(update={"measurements": measured}))
+    return run.model_copy(update={"steps": tuple(steps)})
+
+
+def texts(table: Table) -> list[tuple[str, ...]]:
+    return [tuple(cell.text for cell in line.cells) for line in table.rows]
+
+
+def test_changed_answers_stand_side_by_side():
+    after = written(False, True, True, p_value=0.5, verdict="no difference")
+    run = asked_run(written(True, False, True), after)
+    share, broken, fixed = answers(run).tables
+    assert [line[1:] for line in texts(share)] == [
+        ("2", "66.7 %", MISSING, MISSING),
+        ("2", "66.7 %", "0.500", "no difference"),
+    ]
+    assert texts(broken) == [("0", "prompt 0", "yes", "yes", "no 0")]
+    assert texts(fixed) == [("3", "prompt 1", "yes", "no 1", "yes")]
+    measured = run.steps[0].measurements[0]
+    assert with_texts(measured, shown=True) == measured
+    bare = with_texts(measured, shown=False).accuracy.written
+    assert bare == written(True, False, True, prompts=(), expected=(), answers=())
+    # Where the report shows no texts, the places are named.
+    run = asked_run(bare, after.model_copy(update={"prompts": (), "expected": (), "answers": ()}))
+    assert texts(answers(run).tables[1]) == [("0",)]
+    assert answers(bert_run()).tables == ()
