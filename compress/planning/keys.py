@@ -178,7 +178,13 @@ def measured_by(name: str) -> dict[str, object]:
     own = kind.weighed != TaskKind.weighed
     if plugin is None:
         return {"weighed": kind.weighed} if own else {}
-    places = (kind.task, kind.record, kind.workloads, *([kind.weighed] if own else []))
+    places = [
+        kind.task,
+        kind.record,
+        kind.workloads,
+        *filter(None, [kind.asks]),
+        *([kind.weighed] if own else []),
+    ]
     modules = [place.partition(":")[0] for place in places]
     return {
         "distribution": [plugin.distribution, plugin.version],
