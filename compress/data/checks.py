@@ -54,7 +54,7 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind:
     for role, each in rows.items():
         if not len(each):
             faults.add(DataError(f"the {role} split is empty", where=each.where, code="split-empty"))
-    checked: dict[str, tuple[tuple[Item, ...], list[bytes]]] = {}
+    checked: dict[str, tuple[Sequence[Item], list[bytes]]] = {}
     labels: dict[str, list[Label]] = {}
     for role, each in rows.items():
         with faults:

@@ -14,6 +14,7 @@ from compress.data.rows import Rows
 from compress.data.splits import UNLABELLED, Examples, Splits
 from compress.data.splitting import make_parts
 from compress.data.texts import check_texts
+from compress.store.texts import taken
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class _Texts:
     keys: Sequence[bytes]
 
     def take(self, chosen: Sequence[int]) -> _Texts:
-        return _Texts(tuple(self.texts[i] for i in chosen), tuple(self.keys[i] for i in chosen))
+        return _Texts(taken(self.texts, chosen), tuple(self.keys[i] for i in chosen))
 
 
 @dataclass(frozen=True)

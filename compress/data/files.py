@@ -20,6 +20,7 @@ from compress.core.errors import DataError
 from compress.core.spelling import nearest
 from compress.data.encodings import UTF_8, decode
 from compress.data.faults import Faults
+from compress.data.large import read_large
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
 from compress.data.separators import SEPARATORS, separated_by
@@ -42,7 +43,7 @@ def read_table(path: Path, columns: Columns) -> Rows:
             f"files ending in {path.suffix!r} are not read; known endings: {', '.join(_READERS)}",
             where=shown(path),
         )
-    return reader(path, columns)
+    return read_large(path, columns) or reader(path, columns)
 
 
 def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:

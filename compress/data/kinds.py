@@ -33,7 +33,7 @@ class ItemKind:
     read_files: Callable[[Path, Sequence[Path], Written], tuple[Sequence[object], tuple[str, ...]]]
     read_table: Callable[[Path, Columns], Rows]
     read_split: Callable[[Any, str, Columns], Rows]
-    check: Callable[[Rows], tuple[tuple[Item, ...], list[bytes]]]
+    check: Callable[[Rows], tuple[Sequence[Item], list[bytes]]]
 
     @property
     def file(self) -> str:

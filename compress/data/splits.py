@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError
+from compress.store.texts import StoredTexts
 
 UNLABELLED = -1
 """The label index of an example whose label is not known."""
@@ -75,9 +76,11 @@ class Examples:
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """The examples at `indices`, in that order; of pairs only whole ones may be asked for as pairs."""
-        return Examples(
-            tuple(self.items[int(index)] for index in indices), self.labels[np.asarray(indices, np.int64)]
+        places, items = np.asarray(indices, np.int64), self.items
+        chosen = (
+            items.take(places) if isinstance(items, StoredTexts) else tuple(items[i] for i in places.tolist())
         )
+        return Examples(chosen, self.labels[places])
 
 
 def item_bytes(item: Item) -> bytes:

@@ -14,6 +14,7 @@ from compress.data.files import read_bytes
 from compress.data.names import shown
 from compress.data.rows import Rows, Written
 from compress.data.splitting import text_key
+from compress.store.texts import StoredTexts
 
 
 def read_text_files(
@@ -37,14 +38,14 @@ def read_text_files(
     return [text for text, _ in decoded], notes
 
 
-def check_texts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
+def check_texts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     """The texts of a split and the key of each.
 
     Raises:
         DataError: a text is missing, blank, no text at all, or not valid Unicode.
     """
-    texts = all_of(lambda i, value: _text(value, rows, i), range(len(rows)), rows.texts)
-    return tuple(texts), [text_key(text) for text in texts]
+    keys = all_of(lambda i, value: text_key(_text(value, rows, i)), range(len(rows)), rows.texts)
+    return rows.texts if isinstance(rows.texts, StoredTexts) else tuple(map(str, rows.texts)), keys
 
 
 def is_unicode(text: str) -> bool:

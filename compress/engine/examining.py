@@ -168,7 +168,7 @@ def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
     counts = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
     yield f"data: {shown(spec.path)}: {counts}"
     if task_kind(task).items == "text" and not any("repeat" in note for note in splits.notes):
-        repeated = sum(len(part) - len(set(part.texts)) for part in parts.values())
+        repeated = sum(len(part) - len(set(map(hash, part.texts))) for part in parts.values())
         if repeated:
             yield f"{repeated} of these texts stand there more than once"
     if splits.labels:

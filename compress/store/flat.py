@@ -179,6 +179,19 @@ class Ragged(Sequence[NDArray[Any]]):
         return (starts[:, None] + steps)[present], present
 
 
+def blocks_of_letters(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    """The texts in order, so many in a list that they have `most` letters together or a few more."""
+    block, letters = list[str](), 0
+    for text in texts:
+        block.append(text)
+        letters += len(text)
+        if letters >= most:
+            yield block
+            block, letters = [], 0
+    if block:
+        yield block
+
+
 def blocks_of(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """The examples in order, `AT_A_TIME` of them in a list."""
     waiting = iter(examples)

@@ -132,7 +132,7 @@ def test_families_without_known_layers_take_none(tmp_path: Path):
             "task": "image-classification",
             "data": {"path": "data"},
             "teacher": {"model": "model", "finetune": {"lora": {}}},
-            "passes": [{"prune": {}}],
+            "passes": [{"export": {}}],
             "targets": [{"runtime": "torch"}],
         }
         found[kind] = dict(family_faults(Profile.model_validate(body), ModelFiles(tmp_path)))

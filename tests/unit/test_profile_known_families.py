@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from gguf import GGUFWriter
 from transformers import CONFIG_MAPPING
 
 from compress.core.errors import ModelError, ProfileError
@@ -22,6 +24,9 @@ from compress.models.anatomy.table.families import (
     why_whole,
 )
 from compress.profile.load import LoadedProfile, load_profile
+from compress.profile.model_checks.families import family_faults
+from compress.profile.model_checks.files import ModelFiles
+from compress.profile.schema import Profile
 
 EXPORT: dict[str, Any] = {"export": {}}
 DISTIL: dict[str, Any] = {"distill": {"student": {"layers": 1}, "epochs": 1}}
@@ -223,3 +228,39 @@ def test_a_model_of_the_hub_is_refused_once_its_config_is_there(
     with pytest.raises(ModelError) as caught:
         resolve_job(loaded, allow_code=False)
     assert (caught.value.code, caught.value.where) == (FAMILY_UNSUPPORTED, "teacher.model")
+
+
+def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_path: Path):
+    def faults(model: str) -> list[str]:
+        body = {
+            "name": "x",
+            "task": "causal-lm",
+            "data": {"path": "data"},
+            "teacher": {"model": model},
+            "passes": [{"quantize": {"library": "bitsandbytes", "bits": 8}}],
+            "targets": [{"runtime": "torch"}],
+        }
+        found = family_faults(Profile.model_validate(body), ModelFiles(tmp_path))
+        return [why for _, why in found]
+
+    def gguf(architecture: str) -> str:
+        writer = GGUFWriter(tmp_path / f"{architecture}.gguf", architecture)
+        writer.add_tensor("x", np.zeros(1, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return f"{architecture}.gguf"
+
+    for kind in ("t5", "bert", "llama"):
+        (tmp_path / kind).mkdir()
+        body = {"model_type": kind, "is_encoder_decoder": kind == "t5"}
+        (tmp_path / kind / "config.json").write_text(json.dumps(body))
+    assert "reads a text and writes another" in faults("t5")[0]
+    assert "cannot write texts" in faults("bert")[0]
+    assert faults("llama") == []
+    assert "reads a text and writes another" in faults(gguf("t5"))[0]
+    assert "'mamba' cannot write texts" in faults(gguf("mamba"))[0]
+    assert faults(gguf("llama")) == faults(gguf("gemma3")) == []
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    assert faults("cut.gguf") == []

@@ -17,6 +17,7 @@ from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
+from compress.profile.model_checks.gguf import header_config
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
@@ -25,8 +26,7 @@ from compress.tasks.table import task_kind
 def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     """What the families of the models in a valid profile make impossible, as far as their configs are known."""
     config = files.config(profile.teacher.model)
-    if config is not None and _is_lowered(profile, profile.specs):
-        yield from _unlowered(("teacher", "model"), config, profile.task)
+    yield from _unusable(("teacher", "model"), profile.teacher.model, profile, profile.specs, files)
     kind = _kind(config)
     finetune = profile.teacher.finetune
     adapted = finetune is not None and finetune.lora is not None
@@ -36,9 +36,8 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():
             if student.model is not None:
-                config = files.config(student.model)
-                if config is not None and _is_lowered(profile, profile.specs[index + 1 :]):
-                    yield from _unlowered((*place, *key, "model"), config, profile.task)
+                config, further = files.config(student.model), profile.specs[index + 1 :]
+                yield from _unusable((*place, *key, "model"), student.model, profile, further, files)
                 kind = _kind(config)
             elif student.architecture is not None:
                 kind = student.architecture
@@ -50,6 +49,18 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
         if kind is not None and (why := why_whole(kind)) is not None:
             known = ", ".join(families_that_can("take apart"))
             yield from ((place + key, f"{why}; known: {known}") for key in spec.takes_apart(kind))
+
+
+def _unusable(
+    place: Path_, model: str, profile: Profile, further: tuple[PassSpec, ...], files: ModelFiles
+) -> Iterator[Found]:
+    """Why a model cannot become what these passes and the targets need, or cannot do the task at all."""
+    config: Config | None = files.config(model)
+    writes, folder = task_kind(profile.task).writes, files.folder(model)
+    if writes and folder is not None and folder.is_file():
+        config = header_config(folder)
+    if config is not None and (writes or _is_lowered(profile, further)):
+        yield from _unlowered(place, config, profile.task)
 
 
 def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from compress.core.errors import DataError
 from compress.data.documents import split_documents
-from compress.data.faults import all_of
+from compress.data.faults import Faults
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.locate import open_source
 from compress.data.roles import choose_splits, named_splits, read_splits
@@ -16,6 +17,7 @@ from compress.data.splits import Splits
 from compress.data.splitting import text_key
 from compress.data.texts import check_texts
 from compress.profile.schema import DataSpec
+from compress.store.texts import like
 from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 
@@ -64,7 +66,7 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
     )
 
 
-def _check_prompts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
+def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     """Prompts with their completions, and what tells an example from others.
 
     Raises:
@@ -72,15 +74,23 @@ def _check_prompts(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
     """
     prompts, _ = check_texts(rows)
     completions, _ = check_texts(replace(rows, texts=rows.labels, labels=[None] * len(rows)))
-    items = tuple(prompt_item(*pair) for pair in zip(prompts, completions, strict=True))
+    items = like((prompt_item(*pair) for pair in zip(prompts, completions, strict=True)), rows.texts)
     return items, [text_key(item) for item in items]
 
 
-def _check_messages(rows: Rows) -> tuple[tuple[str, ...], list[bytes]]:
+def _check_messages(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     """Conversations, and what tells one from others.
 
     Raises:
         DataError: one is no conversation.
     """
-    items = all_of(lambda value, place: messages_item(value, rows.place(place)), rows.texts, range(len(rows)))
-    return tuple(items), [text_key(item) for item in items]
+    faults = Faults()
+    items = like(_conversations(rows, faults), rows.texts)
+    faults.raise_all()
+    return items, [text_key(item) for item in items]
+
+
+def _conversations(rows: Rows, faults: Faults) -> Iterator[str]:
+    for place, value in enumerate(rows.texts):
+        with faults:
+            yield messages_item(value, rows.place(place))

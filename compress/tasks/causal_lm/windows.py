@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from compress.encoding.inputs import LEARNT, Batch
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.chat import Format
 from compress.models.text.tokenizer_files import open_tokenizer
-from compress.store.flat import Ragged, RaggedWriter, blocks_of
+from compress.store.flat import Ragged, RaggedWriter, blocks_of_letters
 from compress.tasks.causal_lm.documents import pieces_of
 from compress.tasks.causal_lm.keys import LanguageData
 
@@ -34,6 +35,9 @@ TOP_WORDS, TOP_LOGS = "beside.top_words", "beside.top_logs"
 """In a batch, (windows, places, k): the words that the baseline holds likeliest there, and their log-probabilities."""
 MOST_COMPARED = 8192
 """Tokens whose distributions are compared, about so many at most: spread evenly over the windows."""
+
+LETTERS = 1 << 18
+"""Of texts that are encoded together: the tokenizer's own objects take hundreds of bytes a token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +112,9 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
     tokenizer.no_padding()
     render = form.render(str(model))
     ids, learnt = RaggedWriter(np.int32), RaggedWriter(np.int32)
-    documents, sizes = list[int](), list[int]()
+    documents, sizes = array("q"), array("q")
     number = 0
-    # Not all at once: the tokenizer's own objects are far larger than the ids.
-    for block in blocks_of(examples.texts):
+    for block in blocks_of_letters(examples.texts, LETTERS):
         split = [pieces_of(item, data.written, render) for item in block]
         with understood("the tokenizer", str(model / TOKENIZER)):
             texts = [piece.text for pieces in split for piece in pieces]
