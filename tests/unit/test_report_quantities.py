@@ -22,9 +22,10 @@ from compress.reporting.data.pareto import front
 from compress.reporting.render.document import row
 from compress.reporting.render.scores import reading
 from compress.reporting.render.terminal import RowLine, RunTable, budget_lines
-from compress.reporting.sections import run_sections
+from compress.reporting.sections import result_sections, run_sections
 from compress.reporting.sections.content import document
 from compress.reporting.sections.facts import as_measured
+from compress.reporting.sections.quantities import quantities
 from compress.tasks.table import quantities_of
 from tests.records import bert_run, change_step, disturbed_step, measurement
 
@@ -174,6 +175,11 @@ def test_the_terminal_shows_them_where_there_is_room():
     assert "tokens/s" not in header(60)
     assert all(len(line) <= 80 for line in header(80).splitlines())
     assert "speed-up" in header(120)
+    marked = RowLine(disturbed_step(RUN, "baseline"), disturbed_step(RUN, "baseline").steps[0])
+    console = Console(width=80)
+    with console.capture() as said:
+        console.print(marked)
+    assert said.get().count("~") == 3
     wide = header(140)
     assert f"{1000 / timing(1, 'write:128').p50_ms:.0f}" in wide
 
@@ -182,6 +188,13 @@ def test_the_pages_show_them_and_plots_set_scores_against_the_first():
     text = str(document(RUN))
     for quantity in quantities_of(LM):
         assert f"{quantity.words}, {quantity.unit}" in text
+    assert {"writing, tokens/s", "the first token, ms"} < {*result_sections.steps(RUN).tables[0].columns}
+    assert (
+        result_sections.steps(RUN).tables[0].rows[-1].cells[8].text
+        == f"{1000 / timing(1, 'write:128').p50_ms:.0f}"
+    )
+    (own,) = quantities(disturbed_step(RUN, "export")).tables
+    assert [line.cells[2].detail for line in own.rows if line.cells[0].text == "export"] == ["disturbed"] * 4
     (figure,) = front(RUN).figures
     assert figure.plot.x_label == "writing, tokens/s"
     (plane,) = (section for section in document(RUN).sections if section.key == "plane")

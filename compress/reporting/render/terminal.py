@@ -20,6 +20,7 @@ from compress.reporting.data.row import (
     baseline_of,
     deployed_of,
     first_target,
+    measured_on,
     quantity_values,
     row_of,
     rows_of,
@@ -109,8 +110,8 @@ def _line(run: RunRecord, step: StepRecord, width: int) -> Text:
             f"failed: {step.error or 'no error was recorded'}".splitlines()[0], style="not bold red"
         )
     target = first_target(run)
-    values = row_of(step, baseline_of(run) or step, target) | {"metric": run.metric}
-    values |= quantity_values(run, step, target)
+    values = row_of(step, baseline_of(run) or step, target) | quantity_values(run, step, target)
+    values |= _of_run(run, step)
     cells = [column.text(values).rjust(column.width) for column in shown]
     line = Text("  ".join([name.ljust(room), *cells]), no_wrap=True, style="dim" if _aside(step) else "")
     if step.status == "cached" and line.cell_len + 8 <= width:
@@ -155,7 +156,7 @@ class RunTable:
                     style="red",
                 )
                 continue
-            values |= {"metric": run.metric}
+            values |= _of_run(run, step)
             table.add_row(Text(step.step), *[Text(column.text(values)) for column in shown], style=style)
         return table
 
@@ -201,9 +202,18 @@ def _shown(run: RunRecord, width: int) -> list[_Column]:
     return [*shown[:place], *own, *shown[place:]]
 
 
+def _of_run(run: RunRecord, step: StepRecord) -> dict[str, Any]:
+    """What the columns need beside a row: the name of the metric, and which of the task's quantities were disturbed."""
+    found = measured_on(step, first_target(run))
+    timed = [(each.name, each.among(found.latency)[:1]) for each in quantities_of(run.task) if found]
+    return {"metric": run.metric, "marked": {name for name, of in timed if any(one.disturbed for one in of)}}
+
+
 def _own_column(quantity: Quantity) -> _Column:
     title, name = quantity.column, quantity.name
-    return _Column(title, max(7, len(title)), 0, lambda row: significant(row[name]))
+    return _Column(
+        title, max(8, len(title)), 0, lambda row: f"{_MARK * (name in row['marked'])}{significant(row[name])}"
+    )
 
 
 def _step_width(shown: Sequence[_Column], width: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.core.records import RunRecord
 from compress.reporting.data.row import all_measured
-from compress.reporting.render.document import Section, Table, row, section_of
+from compress.reporting.render.document import Cell, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, significant
 from compress.reporting.sections.run_sections import length_words
 from compress.tasks.table import quantities_of
@@ -22,7 +22,7 @@ def quantities(run: RunRecord) -> Section:
                 row(
                     step.step,
                     count(latency.batch_size),
-                    length_words(latency.lengths),
+                    Cell(length_words(latency.lengths), "disturbed" * latency.disturbed),
                     *(
                         significant(each.of(latency)) if each.among([latency]) else MISSING
                         for each in declared

@@ -49,11 +49,13 @@ from compress.reporting.render.numbers import (
 )
 from compress.reporting.render.scores import Reading, reading
 from compress.reporting.sections import attribution
+from compress.tasks.table import quantities_of
 
 
 def steps(run: RunRecord) -> Section:
     """The table: one row a step, the baseline first, what is deployed last."""
     deployed = deployed_of(run)
+    own = [quantity for quantity in quantities_of(run.task) if quantity.column]
     table = Table(
         f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them; speed-up: "
         "the baseline's median in the same rounds over the step's",
@@ -66,13 +68,14 @@ def steps(run: RunRecord) -> Section:
             "baseline p50 ms",
             "speed-up",
             "examples/s",
+            *(f"{quantity.words}, {quantity.unit}" for quantity in own),
             "peak MB",
             "size MB",
             "parameters",
             "made in",
         ),
         tuple(
-            _step_row(values, step, step is deployed, reading(run.metric))
+            _step_row(values, step, step is deployed, reading(run.metric), [each.name for each in own])
             for step, values in rows_of(run, first_target(run))
         ),
     )
@@ -145,7 +148,9 @@ def passes(run: RunRecord) -> Section:
     return replace(made, figures=_waterfalls(run, chain))
 
 
-def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read: Reading) -> Row:
+def _step_row(
+    values: dict[str, Any], step: StepRecord, is_deployed: bool, read: Reading, own: Sequence[str]
+) -> Row:
     kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
     note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
         kind, ""
@@ -177,6 +182,7 @@ def _step_row(values: dict[str, Any], step: StepRecord, is_deployed: bool, read:
             disturbed or a_a or (no_difference if values["latency_verdict"] == no_difference else speed),
         ),
         significant(values["throughput"]),
+        *(significant(values[name]) for name in own),
         significant(values["peak_memory_mb"]),
         significant(values["size_mb"]),
         Cell(
