@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from gguf import GGUFReader
 from gguf.quants import quantize
 
 from compress import api
+from compress.bundles.manifest import write_manifest_metrics
+from compress.bundles.web.folder import write_page
 from compress.core.errors import UsageError
 from compress.models.io.checkpoints import load_model
 from compress.runtimes.decoding import Decoder, generate
@@ -197,6 +200,35 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
     text = (folder / "reports" / "asked" / "report.md").read_text()
     assert "Answers in words" in text
     assert "p (McNemar)" in text
+
+
+def test_its_page_chats(done: api.Run, installed: Path, tmp_path: Path):
+    assert done.bundle is not None
+    page = write_page(done.bundle, tmp_path / "web", installed).path
+    names = {file.name for file in page.iterdir() if file.is_file()}
+    scripts = {"page.mjs", "writing.mjs", "shell.mjs", "model.mjs", "start.js"}
+    assert scripts <= names
+    assert names.isdisjoint({"texts.mjs", "images.mjs", "predict.py"})
+    described = json.loads((page / "page.json").read_text())
+    assert described["writes"] is True
+    assert described["chat"]["asks"]["user"] == "<|im_end|>\n<|im_start|>assistant\n"
+    assert '<ol id="talk"' in (page / "index.html").read_text()
+    examples = json.loads((page / "check.json").read_text())["examples"]
+    golden = json.loads((done.bundle / "golden.json").read_text())["examples"]
+    for example, known in zip(examples, golden, strict=True):
+        assert example["output"] == pytest.approx(known["outputs"], abs=1e-4)
+        assert len(example["ids"]) == min(64, len(known["text"]))
+
+
+def test_code_of_others_makes_no_page(done: api.Run, installed: Path, tmp_path: Path):
+    assert done.bundle is not None
+    theirs = Path(shutil.copytree(done.bundle, tmp_path / "bundle"))
+    with (theirs / "predictor.py").open("a") as stream:
+        stream.write("# theirs\n")
+    write_manifest_metrics(theirs, {})
+    with pytest.raises(UsageError) as raised:
+        write_page(theirs, tmp_path / "web", installed)
+    assert raised.value.code == "code-not-allowed"
 
 
 @pytest.mark.parametrize(

@@ -44,20 +44,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {task: export_bundle(tmp_path_factory.mktemp(task), task) for task in (IMAGES, SENTENCES)}
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """node_modules/onnxruntime-web with empty files of the right names, and neither node nor npm."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for name in (RUNTIME, TOKENIZERS):
-        folder = tmp_path / "node_modules" / name
-        package = locked(name)
-        for file in package.files:
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(file)
-        (folder / "package.json").write_text(json.dumps({"version": package.version}))
-    return tmp_path / "node_modules" / RUNTIME
-
-
 def copy(bundles: dict[str, Path], task: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundles[task], tmp_path / "bundle"))
 
@@ -82,8 +68,8 @@ def test_a_page_of_images_holds_what_it_needs(
     page = write_page(bundles[IMAGES], tmp_path / "web", installed)
     files = {file.relative_to(page.path).as_posix() for file in page.path.rglob("*") if file.is_file()}
     assert files == {
-        "index.html", "page.css", "start.js", "page.mjs", "model.mjs", "images.mjs", "page.json", "model.onnx",
-        "check.json", *(f"check/{number:03d}.png" for number in range(5)),
+        "index.html", "page.css", "start.js", "shell.mjs", "page.mjs", "model.mjs", "images.mjs", "page.json",
+        "model.onnx", "check.json", *(f"check/{number:03d}.png" for number in range(5)),
         *(f"onnxruntime-web/{Path(file).name}" for file in locked(RUNTIME).files), MARKER,
     }  # fmt: skip
     assert page.trial is None

@@ -144,3 +144,27 @@ TEXTS = st.lists(st.one_of(st.sampled_from(CORPUS), st.text(LETTERS, max_size=12
 @given(texts=st.lists(TEXTS, min_size=150, max_size=150))
 def test_any_text_has_the_ids_of_python(compare: Callable[[list[str]], None], texts: list[str]) -> None:
     compare(texts)
+
+
+def smollm() -> Tokenizer:
+    """As SmolLM2's: digits alone, then bytes, and special tokens that may stand in a text."""
+    made = byte_pairs()
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return made
+
+
+def test_a_chatting_page_cuts_and_joins_as_python(scripts: Path) -> None:
+    shutil.copyfile(PAGE / "writing.mjs", scripts / "writing.mjs")
+    texts = [*AWKWARD, *(f"{one} {other}" for one in AWKWARD for other in AWKWARD)]
+    texts += [f"<|im_start|>user\n{text}<|im_end|>\n" for text in AWKWARD]
+    for made in (smollm(), byte_pairs()):
+        asked = {"tokenizer": json.loads(made.to_str()), "page": {"begin_id": None}, "texts": texts}
+        command = ["node", str(Path(__file__).with_name("words.mjs")), str(scripts)]
+        done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
+        for text, (ids, joined) in zip(texts, json.loads(done.stdout), strict=True):
+            wanted = made.encode(text, add_special_tokens=False).ids
+            assert ids == wanted, repr(text)
+            assert joined == made.decode(wanted), repr(text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.bundles.layout import GOLDEN
 from compress.bundles.web.tokenizing import AWKWARD
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.files import copy_file, make_folder, write_json
@@ -22,12 +23,34 @@ CHECK_IMAGES = "check"
 
 @dataclass(frozen=True)
 class PageExamples:
-    """What a trial compares: texts with their ids (the examples' first), images with their tensors, and the outputs."""
+    """What a trial compares: texts with their ids (the examples' first), images with their tensors, and the outputs.
+
+    Of a language model: `prompts` with their outputs, and texts with their ids, and what these are decoded to.
+    """
 
     texts: list[dict[str, Any]]
     images: list[dict[str, Any]]
     outputs: list[list[float]]
     tolerance: float
+    prompts: list[list[int]] = field(default_factory=list)
+
+
+def write_prompts(bundle: Path, out: Path) -> PageExamples:
+    """The same of a language model: prompts as token ids, and the logits of some words behind each."""
+    golden = read_mapping(bundle / GOLDEN)
+    predictor = open_predictor(str(bundle))
+    items = [example["text"] for example in golden["examples"]]
+    outputs = [[float(value) for value in predictor.outputs([item])[0]] for item in items]
+    prompts = [predictor.prompt_of(item)[-predictor.task["max_length"] :] for item in items]
+    examples = [{"ids": ids, "output": output} for ids, output in zip(prompts, outputs, strict=True)]
+    write_json(out / CHECK, {"tolerance": golden["tolerance"], "examples": examples})
+    cut = [
+        {"text": text, "begins": begins, "ids": ids, "decoded": predictor.tokenizer.decode(ids)}
+        for text in (*items, *AWKWARD)
+        for begins in (True, False)
+        for ids in [predictor.tokens(text, begins)]
+    ]
+    return PageExamples(cut, [], outputs, golden["tolerance"], prompts)
 
 
 def write_examples(bundle: Path, out: Path, golden_file: Path) -> PageExamples:

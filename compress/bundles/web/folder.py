@@ -13,19 +13,21 @@ import numpy as np
 from PIL import Image
 
 from compress.bundles.golden_file import golden_problems
-from compress.bundles.layout import GOLDEN
+from compress.bundles.layout import GOLDEN, PREDICTOR
 from compress.bundles.manifest import NUMBERS_TEXT
-from compress.bundles.verify import hash_problems, listed_files, read_manifest
-from compress.bundles.web.examples import write_examples
+from compress.bundles.verify import foreign_code, hash_problems, listed_files, read_manifest
+from compress.bundles.web.examples import write_examples, write_prompts
 from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
 from compress.bundles.web.tokenizing import check_tokenizer, tokenizer_facts
 from compress.bundles.web.trial import Trial, try_page
-from compress.core.artifacts import ONNX_MODEL, TOKENIZER
+from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
 from compress.core.errors import ModelError, UsageError
 from compress.core.files import copy_file, discard, empty_folder, make_folder, publish, write_json, write_text
 from compress.core.forms import Form
 from compress.core.ours import not_ours, sign
+from compress.core.reading import read_mapping
 from compress.core.units import megabytes
+from compress.runtimes.runner import PAST
 
 PAGE = "page.json"
 """What the page must know of the model."""
@@ -45,9 +47,13 @@ POLICY = "; ".join(
 """The page loads from its own folder only, and compiles WebAssembly."""
 
 _SOURCES = Path(__file__).with_name("page")
-_OF_TEXTS = ("texts.mjs", "bert.mjs")
-_OF_IMAGES = ("images.mjs",)
-_ALWAYS = ("page.css", "start.js", "page.mjs", "model.mjs")
+_SHARED = ("page.css", "start.js", "shell.mjs", "model.mjs")
+_OF_KIND = {
+    "texts": {"page.mjs": "page.mjs", "texts.mjs": "texts.mjs", "bert.mjs": "bert.mjs"},
+    "images": {"page.mjs": "page.mjs", "images.mjs": "images.mjs"},
+    "writing": {"page.mjs": "chat.mjs", "writing.mjs": "writing.mjs"},
+}
+"""The scripts of a page by what its model does, and what they are called here."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +87,33 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
         raise ModelError(f"the bundle is not as it was made: {'; '.join(problems)}", where=str(bundle))
     if f"{ONNX_MODEL}.data" in files:
         raise ModelError("its weights lie in a file of their own: too large for a browser", where=str(bundle))
-    images = "image" in manifest
-    if not images:
+    kind = _kind_of(manifest)
+    if kind != "images":
         check_tokenizer(bundle / TOKENIZER)
+    if PREDICTOR in files and (foreign := foreign_code(files)):
+        raise UsageError(
+            f"no release of compress has written {' and '.join(foreign[:3])}: nothing of it was run",
+            where=str(bundle / foreign[0]),
+            hint="The outputs that the page is compared with are computed by the bundle's own code.",
+            code="code-not-allowed",
+        )
     make_folder(out.parent)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     empty_folder(temporary)
     try:
-        place_packages([RUNTIME] if images else [RUNTIME, TOKENIZERS], temporary, runtime_folder)
-        for name in (*_ALWAYS, *(_OF_IMAGES if images else _OF_TEXTS)):
-            copy_file(_SOURCES / name, temporary / name)
-        for name in (ONNX_MODEL,) if images else (ONNX_MODEL, TOKENIZER):
+        place_packages([RUNTIME] if kind == "images" else [RUNTIME, TOKENIZERS], temporary, runtime_folder)
+        for name, source in {**{name: name for name in _SHARED}, **_OF_KIND[kind]}.items():
+            copy_file(_SOURCES / source, temporary / name)
+        for name in (ONNX_MODEL,) if kind == "images" else (ONNX_MODEL, TOKENIZER):
             copy_file(bundle / name, temporary / name)
-        page = _describe(bundle, manifest)
+        page = _describe(bundle, manifest, kind)
         write_json(temporary / PAGE, page)
         write_text(temporary / "index.html", _html(page))
-        examples = write_examples(bundle, temporary, bundle / GOLDEN)
+        examples = (
+            write_prompts(bundle, temporary)
+            if kind == "writing"
+            else write_examples(bundle, temporary, bundle / GOLDEN)
+        )
         trial = try_page(temporary, examples)
         sign(temporary, KIND)
         _check_free(out)
@@ -125,7 +142,14 @@ def _check_free(out: Path) -> None:
         )
 
 
-def _describe(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _kind_of(manifest: Mapping[str, Any]) -> str:
+    """What a model does: it reads `images` or `texts`, or goes on with texts (`writing`)."""
+    if any(str(value["name"]).startswith(PAST) for value in manifest["inputs"]):
+        return "writing"
+    return "images" if "image" in manifest else "texts"
+
+
+def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The content of `page.json`."""
     page = {
         "name": manifest["name"],
@@ -133,11 +157,15 @@ def _describe(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "labels": manifest["labels"],
         "input_names": [value["name"] for value in manifest["inputs"]],
         "image": manifest.get("image"),
+        "writes": kind == "writing",
         "numbers": NUMBERS_TEXT[Form.from_dict(manifest["form"]).numbers],
         "size_mb": megabytes((bundle / ONNX_MODEL).stat().st_size),
         "runtime": locked(RUNTIME).version,
     }
-    if page["image"] is not None:
+    if kind == "writing":
+        task = read_mapping(bundle / TASK)
+        page |= {key: task[key] for key in ("begin_id", "end_id", "chat")}
+    elif page["image"] is not None:
         page["image"] = {**page["image"], "columns_first": columns_first()}
     else:
         facts = tokenizer_facts(bundle / TOKENIZER)

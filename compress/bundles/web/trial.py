@@ -27,7 +27,8 @@ _MISSING = (
 
 @dataclass(frozen=True)
 class Trial:
-    """How far the outputs of so many examples were from Python's: of a probability, or of the cosine from 1."""
+    """How far the outputs of so many examples were from Python's: of a probability, of the cosine from 1, or of a
+    logit as a share of the largest."""
 
     examples: int
     furthest: float
@@ -65,6 +66,11 @@ def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
     if problem["kind"] == "tokens":
         return (
             f"the text {problem['text']!r} has the tokens {problem['found']}, in Python {problem['ids']}: "
+            "a browser cannot run this tokenizer faithfully"
+        )
+    if problem["kind"] == "text":
+        return (
+            f"the tokens {problem['ids']} are the text {problem['text']!r}, in Python {problem['decoded']!r}: "
             "a browser cannot run this tokenizer faithfully"
         )
     if problem["kind"] == "pixels":

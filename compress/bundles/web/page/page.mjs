@@ -1,20 +1,10 @@
 // What the page does: load, ask, run, show.
 import { cosine, distance, openSession, run, softmax, Tensor } from "./model.mjs";
+import { element, fetched, guarded, say } from "./shell.mjs";
 
 const SHOWN = 5;
-const element = (id) => document.getElementById(id);
 const page = await (await fetched("page.json")).json();
 const labelled = page.labels.length > 0;
-
-function say(text) {
-  element("state").textContent = text;
-}
-
-async function fetched(file) {
-  const answer = await fetch(file);
-  if (!answer.ok) throw new Error(`${file}: ${answer.status} ${answer.statusText}`);
-  return answer;
-}
 
 /** The function that makes the model's inputs: of a text, or of an image file. */
 async function inputMaker() {
@@ -103,14 +93,6 @@ async function main() {
       showSimilarity(await run(session, await inputsOf(first)), await run(session, await inputsOf(second)));
     }
     return say("ready");
-  };
-  const guarded = (work) => async (event) => {
-    event.preventDefault();
-    try {
-      await work();
-    } catch (error) {
-      say(`failed: ${error.message ?? error}`);
-    }
   };
   element("ask").addEventListener("submit", guarded(answer));
   if (page.image) element("image").addEventListener("change", guarded(answer));

@@ -1,0 +1,116 @@
+// A language model in a browser: texts to tokens, one token after the other, tokens to text; as predict.py does it.
+import { Tokenizer } from "./@huggingface/tokenizers/tokenizers.min.mjs";
+
+const PAST = "past_key_values.", PRESENT = "present.";
+const PROBED = 256;
+const ARRAYS = { float32: Float32Array, int8: Int8Array };
+
+/** Texts to ids and back, by a `tokenizer.json`. */
+export class Words {
+  constructor(tokenizerJson, page) {
+    this.tokenizer = new Tokenizer({ ...tokenizerJson, truncation: null, padding: null }, {});
+    this.begin = page.begin_id;
+  }
+
+  /** A text as ids; `begins`: behind the token that stands before every text, if there is one. */
+  ids(text, begins) {
+    const before = begins && this.begin !== null ? [this.begin] : [];
+    return [...before, ...this.tokenizer.encode(text, { add_special_tokens: false }).ids];
+  }
+
+  text(ids) {
+    const how = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
+    return ids.length ? this.tokenizer.decode(ids, how) : "";
+  }
+}
+
+/** A session with what it has read. */
+export class Decoder {
+  constructor(session, Tensor) {
+    this.session = session;
+    this.Tensor = Tensor;
+    this.forget();
+  }
+
+  forget() {
+    const kept = this.session.inputMetadata.filter(({ name }) => name.startsWith(PAST));
+    this.read = [];
+    this.past = Object.fromEntries(
+      kept.map(({ name, type, shape }) => [name, new this.Tensor(type, new ARRAYS[type](0), [1, shape[1], 0, shape[3]])]),
+    );
+  }
+
+  /** The logits of the token after these, behind what was read; all that was read anew where they begin otherwise. */
+  async after(ids) {
+    if (ids.length <= this.read.length || this.read.some((id, place) => id !== ids[place])) this.forget();
+    const added = ids.slice(this.read.length);
+    const whole = (numbers) => BigInt64Array.from(numbers, BigInt);
+    const outputs = await this.session.run({
+      input_ids: new this.Tensor("int64", whole(added), [1, added.length]),
+      attention_mask: new this.Tensor("int64", whole(ids.map(() => 1)), [1, ids.length]),
+      logit_positions: new this.Tensor("int64", whole([added.length - 1]), [1, 1]),
+      ...this.past,
+    });
+    this.read = [...ids];
+    for (const name of Object.keys(this.past)) this.past[name] = outputs[name.replace(PAST, PRESENT)];
+    return outputs.logits.data;
+  }
+}
+
+/** The logits that examples hold: of every n-th word. */
+export function probed(logits) {
+  const step = Math.max(1, Math.floor(logits.length / PROBED));
+  return Array.from({ length: Math.min(PROBED, Math.ceil(logits.length / step)) }, (_, place) => logits[place * step]);
+}
+
+/** How far logits are from the expected ones, as a share of the largest of these. */
+export function share(values, expected) {
+  if (values.length !== expected.length) return Infinity;
+  const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  return values.reduce((most, value, place) => Math.max(most, Math.abs(value - expected[place])), 0) / largest;
+}
+
+/** The next token: the likeliest, or drawn among the likeliest that together have the probability `topP`. */
+export function draw(logits, { temperature, topP }, random = Math.random) {
+  if (temperature === 0) return logits.reduce((best, value, place) => (value > logits[best] ? place : best), 0);
+  const order = Array.from(logits.keys()).sort((one, other) => logits[other] - logits[one]);
+  const powers = order.map((place) => Math.exp((logits[place] - logits[order[0]]) / temperature));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  let kept = 0, mass = 0;
+  while (kept < powers.length && mass < topP * sum) mass += powers[kept++];
+  let left = random() * mass;
+  for (let place = 0; place < kept; place++) {
+    left -= powers[place];
+    if (left < 0) return order[place];
+  }
+  return order[Math.max(0, kept - 1)];
+}
+
+/** The answer to a prompt of ids, in parts as they are known; `how.stopped()` is asked before every token. */
+export async function* stream(decoder, words, prompt, how) {
+  const ids = [];
+  let told = "";
+  while (ids.length < how.most && !how.stopped()) {
+    const token = draw(await decoder.after([...prompt, ...ids]), how);
+    if (token === how.end) break;
+    ids.push(token);
+    const text = words.text(ids);
+    // Half a letter may still become something else.
+    const known = text.endsWith("\ufffd") ? text.slice(0, -1) : text;
+    if (known.startsWith(told)) {
+      yield known.slice(told.length);
+      told = known;
+    }
+  }
+  yield words.text(ids).slice(told.length);
+}
+
+/** Messages, `{role, content}` each, as the text behind which the assistant answers. */
+export function conversation(pieces, messages) {
+  const text = messages.map(({ role, content }, place) => {
+    const before = place ? pieces.between[`${messages[place - 1].role}>${role}`] : pieces.start[role];
+    if (before === undefined) throw new Error("the model's chat template knows no such conversation");
+    return before + content;
+  });
+  return text.join("") + pieces.asks[messages.at(-1).role];
+}
