@@ -381,3 +381,19 @@ def is_there(module: str, name: str) -> bool:
         )
     except ModuleNotFoundError:
         return False
+
+
+def test_a_language_models_peers_are_compared_on_undisturbed_rounds_alone(script):
+    peers = script("llm_versus_peers")
+    keys = [entry.key for entry in peers.entries()]
+    assert len(set(keys)) == len(keys)
+    assert {peers.FLOAT, peers.DEFAULT, peers.PURE, peers.Q4_1} <= set(keys)
+    quiet = [{"write_s": 1.0, "waited": 0.0}] * peers.FEWEST
+    base = [*quiet, {"write_s": 9.0, "waited": 0.5}]
+    own = [{"write_s": 0.5, "waited": 0.0}] * len(base)
+    assert peers.times_faster("write_s", base, own) == (2, 2, 2, True)
+    value, low, high, clean = peers.times_faster("write_s", base[1:], own[1:])
+    assert not clean
+    assert low <= value <= high
+    found = {peers.DEFAULT: {"MB": 83.0, "perplexity": 20.0}, peers.PURE: {"perplexity": 21.0}}
+    assert [held for _, held in peers.bars(found, {})] == [False, True]
