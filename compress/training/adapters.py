@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import Inputs, taken
 from compress.models.anatomy.table.families import network_of_kind, why_not_corrected
 from compress.models.anatomy.table.family import ROLES, Network
+from compress.models.io.offline import offline
 from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import LoraSpec
 from compress.training.batches import to_tensors
@@ -37,8 +39,6 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
     Raises:
         ModelError: where the layers of the model stand is not known.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     kind = model.config.model_type if isinstance(model, PreTrainedModel) else type(model).__name__
     network = network_of_kind(kind)
     if network is None:
@@ -46,7 +46,11 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
     for parameter in model.parameters():
         leave_as_it_is(parameter)
     alpha = 2.0 * spec.rank if spec.alpha is None else spec.alpha
-    with torch.random.fork_rng(devices=[]):
+    # peft imports bitsandbytes, which looks for optional kernels, on the hub too, and tells of those it has not found.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with offline(), torch.random.fork_rng(devices=[]):
+        from peft import LoraConfig, inject_adapter_in_model
+
         torch.manual_seed(seed)
         config = LoraConfig(
             r=spec.rank,

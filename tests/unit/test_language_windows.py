@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from compress.core.artifacts import Artifact
 from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT
+from compress.data.sources import load
 from compress.data.splits import UNLABELLED, Examples
 from compress.models.text.chat import renderer
 from compress.passes.quantize.calibration.examples import calibration_batches
@@ -175,6 +176,32 @@ def test_conversations_may_be_json_or_in_the_words_of_others():
     plain = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
     shared = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
     assert messages_item(shared) == messages_item(json.dumps(plain)) == messages_item(plain)
+
+
+@pytest.mark.parametrize("form", ["prompts", "messages"])
+def test_examples_that_differ_in_blanks_alone_are_one(form: str, tmp_path: Path):
+    def row(prompt: str, answer: str) -> dict[str, object]:
+        if form == "prompts":
+            return {"p": prompt, "c": answer}
+        said = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        return {"m": said}
+
+    keys = {"prompt_column": "p", "completion_column": "c"} if form == "prompts" else {"messages_column": "m"}
+    splits = {
+        "test": [row("What  is\nthis?", "A cat"), row("b", "c")],
+        "validation": [row("b ", " C"), row("d", "e"), row("f", "g")],
+        # The same prompt with another answer is another example; so is what only reads alike from end to end.
+        "train": [row("what is this?", "a CAT"), row("What is this?", "no"), row("d e", "e"), row("x", "y")],
+    }
+    (tmp_path / "data").mkdir()
+    for name, rows in splits.items():
+        lines = "".join(json.dumps(one) + "\n" for one in rows)
+        (tmp_path / "data" / f"{name}.jsonl").write_text(lines)
+    spec = LanguageData.model_validate({"path": "data", **keys})
+    found = load(spec, tmp_path, 0, "causal-lm")
+    assert [len(each) for each in (found.train, found.validation, found.test)] == [3, 2, 2]
+    assert any("1 text of 4 dropped from 'train'" in note for note in found.notes)
+    assert any("1 text of 3 dropped from 'validation'" in note for note in found.notes)
 
 
 def test_a_template_becomes_pieces_where_it_depends_on_roles_alone():

@@ -98,8 +98,8 @@ def test_a_language_model_learns_from_blocks(tmp_path: Path, monkeypatch: pytest
     done = api.run(tmp_path / "p.yaml", quiet=True)
     # Guesses among all bytes have a perplexity of 260.
     assert done.record.steps[0].measurements[0].accuracy.metrics[0].value < 200
-    facts = next(record.facts for record in done.record.steps if "blocks" in record.facts)
-    assert facts["blocks"] < 0.9 * 180
+    facts = next(record.facts for record in done.record.steps if "packed_blocks" in record.facts)
+    assert facts["packed_blocks"] < 0.9 * 180
     assert facts["trained_parameters"] < 0.5 * facts["parameters"]
 
 

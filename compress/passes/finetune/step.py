@@ -93,7 +93,7 @@ def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepR
     if spec.pack:
         assert isinstance(inputs, TokenInputs)
         inputs = packed(inputs, ctx.task.data.max_length)
-        facts["blocks"] = len(inputs)
+        facts["packed_blocks"] = len(inputs)
     with without_cache(model):
         trained = trained_by(
             ctx,

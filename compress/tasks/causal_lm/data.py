@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +77,7 @@ def _check_prompts(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     prompts, _ = check_texts(rows)
     completions, _ = check_texts(replace(rows, texts=rows.labels, labels=[None] * len(rows)))
     items = like((prompt_item(*pair) for pair in zip(prompts, completions, strict=True)), rows.texts)
-    return items, [text_key(item) for item in items]
+    return items, [_key(pair) for pair in zip(prompts, completions, strict=True)]
 
 
 def _check_messages(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
@@ -87,10 +89,17 @@ def _check_messages(rows: Rows) -> tuple[Sequence[str], list[bytes]]:
     faults = Faults()
     items = like(_conversations(rows, faults), rows.texts)
     faults.raise_all()
-    return items, [text_key(item) for item in items]
+    return items, [
+        _key(one[name] for one in json.loads(item) for name in ("role", "content")) for item in items
+    ]
 
 
 def _conversations(rows: Rows, faults: Faults) -> Iterator[str]:
     for place, value in enumerate(rows.texts):
         with faults:
             yield messages_item(value, rows.place(place))
+
+
+def _key(parts: Iterable[str]) -> bytes:
+    """What examples of several texts share when they count as the same: each of these, as texts do."""
+    return hashlib.blake2b(b"".join(map(text_key, parts)), digest_size=16).digest()
