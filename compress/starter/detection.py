@@ -71,7 +71,13 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     if task is None:
         unlabelled = (bool(table) and columns.label is None) or _holds_loose_texts(place)
         images = data.startswith(SKLEARN) or _holds_images(place, table) or seen.sees
-        looks = Seen(images, bool(columns.pair), not unlabelled, seen.embeds_sentences, seen.writes)
+        looks = Seen(
+            images,
+            bool(columns.pair),
+            not unlabelled,
+            seen.embeds_sentences,
+            seen.writes or _asks(seen, columns, to_write),
+        )
         task = max(TASKS, key=lambda name: task_kind(name).likely(looks))
     if task_kind(task).items == "image":
         columns = Chosen()
@@ -80,6 +86,12 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     else:
         to_write = ToWrite()
     return Detected(task, seen, columns, to_write, _rows(data, place, task, columns, to_write))
+
+
+def _asks(model: ModelSeen, columns: Chosen, to_write: ToWrite) -> bool:
+    """Whether the data of a model that nobody knows holds conversations, or prompts with answers and no labels."""
+    asked = to_write.messages is not None or (to_write.asked is not None and columns.label is None)
+    return model.kind is None and asked
 
 
 def _rows(data: str, place: Path | None, task: str, columns: Chosen, to_write: ToWrite) -> Splits | None:

@@ -93,3 +93,7 @@ def test_a_decoder_gets_the_task_and_the_columns_of_its_texts(
     assert isinstance(profile.data, LanguageData)
     assert (profile.data.written, profile.data.max_length) == (written, 64)
     assert columns in (profile.data.messages_column, profile.data.prompt_column, profile.data.text_column)
+    # Of a model that does not lie here, conversations and prompts tell as much.
+    if written != "texts":
+        elsewhere = Profile.model_validate(yaml.safe_load(starter_profile("owner/unknown", "rows.jsonl")))
+        assert elsewhere.task == "causal-lm"
