@@ -168,7 +168,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                 raise UsageError(
                     f"the peak memory of row {after['step']!r} is that of {memory_words(two)} now, and of "
                     f"{memory_words(one)} in the report",
-                    hint="Memory is measured at the first of `batch_sizes`: name that of the report first.",
+                    hint="Memory is measured at the first of `batch_sizes`, and where a task says so at the longest of "
+                    "`sequence_lengths`: name those of the report.",
                 )
             if same_memory_lengths(one, two):
                 pair = one["peak_memory_mb"], two["peak_memory_mb"]
