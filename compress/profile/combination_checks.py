@@ -108,6 +108,12 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
         )
 
 
+def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:
+    """Why the examples of a task cannot stand side by side; None where they can, or need not."""
+    packs = finetune.pack and not task_kind(task).writes
+    return f"only texts that a model goes on with are packed, not those of {task}" if packs else None
+
+
 def _trained_alone(finetune: FinetuneSpec, kind: TaskKind) -> Iterator[Found]:
     """What of a training without a teacher needs labels."""
     if kind.label_loss is None:

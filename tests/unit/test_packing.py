@@ -105,6 +105,9 @@ def test_a_language_model_learns_from_blocks(tmp_path: Path, monkeypatch: pytest
 
 def test_only_texts_that_are_gone_on_with_are_packed(tmp_path: Path):
     write_texts(tmp_path / "data")
-    body = profile(task="text-classification", teacher={"model": "x/y", "finetune": {"pack": True}})
+    teacher = {"model": "x/y", "finetune": {"pack": True}}
+    distill = {"teachers": [teacher], "losses": [{"logits": {}}]}
+    body = profile(task="text-classification", teacher=teacher, passes=[{"distill": distill}])
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
-    assert any("are packed" in str(fault) for fault in api.validate(tmp_path / "p.yaml").faults)
+    found = [fault.path for fault in api.validate(tmp_path / "p.yaml").faults if "are packed" in str(fault)]
+    assert found == ["teacher.finetune.pack", "passes.0.distill.teachers.0.finetune.pack"]

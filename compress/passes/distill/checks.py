@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from compress.core.spec import Spec
 from compress.passes.distill.lesson_checks import lesson_faults
 from compress.passes.distill.spec import DistillSpec, losses_of
-from compress.profile.combination_checks import REACHES_NOTHING, Found, embeds, lesson_of, takes
+from compress.profile.combination_checks import (
+    REACHES_NOTHING,
+    Found,
+    embeds,
+    lesson_of,
+    takes,
+    why_not_packed,
+)
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
@@ -127,6 +134,9 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    for number, entry in enumerate(spec.teachers):
+        if entry.finetune is not None and (why := why_not_packed(entry.finetune, profile.task)) is not None:
+            yield ("teachers", number, "finetune", "pack"), why
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
     taught = any(loss.compares for loss in losses)
     if not taught:
