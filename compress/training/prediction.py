@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.encoding.inputs import Batch, Inputs, taken
+from compress.encoding.inputs import LEARNT, Batch, Inputs, taken
 from compress.models.anatomy.observing import evaluating
 from compress.models.io.outputs import outputs_of
 from compress.tasks.base import Answers, Task, Truth, answers_of
@@ -22,6 +22,9 @@ Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 
 BATCH_SIZE = 64
+"""Examples at once."""
+WINDOWS = 4
+"""Likewise of texts that are gone on with, of which a model says something of every word at every token."""
 
 
 def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[object]:
@@ -37,6 +40,11 @@ def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[o
 def _bf16_on_cpu() -> Iterator[None]:
     with torch.autocast("cpu", dtype=torch.bfloat16), Float32Attention():
         yield
+
+
+def examples_at_once(inputs: Inputs) -> int:
+    """How many examples a model is run on together where it is not trained."""
+    return WINDOWS if len(inputs) and LEARNT in inputs.batch([0]) else BATCH_SIZE
 
 
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -83,7 +91,7 @@ def _kept(
     """What `reduce` keeps of the outputs of each batch, in the order of the examples."""
     kept: dict[str, NDArray[Any]] = {}
     with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
-        for places in batches_by_length(inputs.lengths, BATCH_SIZE):
+        for places in batches_by_length(inputs.lengths, examples_at_once(inputs)):
             batch = inputs.batch(places)
             outputs = forward(model, to_tensors(batch, device)).float().cpu().numpy()
             for name, rows in reduce(outputs, batch).items():

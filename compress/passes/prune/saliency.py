@@ -23,8 +23,6 @@ from compress.training.losses.labels import label_cross_entropy
 
 BATCH_SIZE = 32
 """Examples a batch that importance reads."""
-WINDOWS = 4
-"""Likewise, of a language model, which says something of every token."""
 
 Saliency = dict[nn.Parameter, Tensor]
 LOSS_UNITS = frozenset({"taylor", "hessian"})

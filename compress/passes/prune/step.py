@@ -32,12 +32,13 @@ from compress.passes.prune.removal import (
     takes_channels,
     whole_words,
 )
-from compress.passes.prune.saliency import BATCH_SIZE, WINDOWS, Material
+from compress.passes.prune.saliency import BATCH_SIZE, Material
 from compress.passes.prune.selection import shares
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
 from compress.profile.examples_spec import VocabularySpec
 from compress.step import StepContext, StepResult
+from compress.training.prediction import WINDOWS
 from compress.training.recovery import check_saved, recover
 from compress.training.trimming import tokens_shown, write_tokenizer
 from compress.training.validation import Validation

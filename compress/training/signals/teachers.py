@@ -26,7 +26,7 @@ from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
 from compress.store.locks import held
 from compress.training.batches import to_tensors
-from compress.training.prediction import BATCH_SIZE, Device, Precision, arithmetic
+from compress.training.prediction import Device, Precision, arithmetic, examples_at_once
 from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
 from compress.training.signals.capture import Recorder, Signals
 from compress.training.signals.top_k import TopK, taken_from, with_top_k
@@ -288,7 +288,7 @@ def _fill(
     chunk: int,
 ) -> None:
     """Compute what the writers do not hold yet, longest examples first: batches pad little."""
-    order = np.argsort(-inputs.lengths, kind="stable")
+    order, size = np.argsort(-inputs.lengths, kind="stable"), examples_at_once(inputs)
     by_name = {writer.name: writer for writer in writers}
     with progress.bar(title, len(order)) as advance, torch.no_grad(), arithmetic(precision, device):
         done = min(writer.done(order) for writer in writers)
@@ -300,8 +300,8 @@ def _fill(
             while done < len(order):
                 stop = min(done + chunk, len(order))
                 try:
-                    for first in range(done, stop, BATCH_SIZE):
-                        places = order[first : min(first + BATCH_SIZE, stop)]
+                    for first in range(done, stop, size):
+                        places = order[first : min(first + size, stop)]
                         model(**taken(to_tensors(inputs.batch(places), device)))
                         for name, signal in with_top_k(recorder.take(), names).items():
                             by_name[name].put(places, signal)
