@@ -34,7 +34,10 @@ def text_bundle(folder: Path, spec: QuantizeSpec | None = None) -> Path:
     """A text classifier, in 8 bits where nothing else is asked."""
     model = tiny_bert(vocab=len(SPECIAL) + len(FILLED))
     source = write_torch_artifact(folder / "torch", model, tiny_tokenizer(FILLED))
-    data = TrainingData(_texts(60), _texts(20, seed=1), LABELS)
+    # Variants are scored, and any answers do.
+    parts = (_texts(60), _texts(20, seed=1))
+    given = (Examples(each.items, np.arange(len(each.items)) % len(LABELS)) for each in parts)
+    data = TrainingData(*given, LABELS)
     return _bundle(folder, source, text_task(32), data, spec or Int8Spec(scheme="dynamic"))
 
 
