@@ -22,6 +22,7 @@ from torch import nn
 from compress.core.artifacts import BITSANDBYTES, TORCH_WEIGHTS
 from compress.core.errors import ModelError
 from compress.core.files import write_json
+from compress.models.io.offline import offline
 from compress.models.io.weights import read_model_json
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -136,9 +137,9 @@ def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]
 
 
 def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
+    layer: Any = _empty_layer(linear.in_features, linear.out_features, low_bit, bias=linear.bias is not None)
     import bitsandbytes as bnb
 
-    layer: Any = _empty_layer(linear.in_features, linear.out_features, low_bit, bias=linear.bias is not None)
     made: nn.Module = layer
     weight = tensors.pop("weight")
     if linear.bias is not None:
@@ -160,9 +161,11 @@ def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:
 
 def _empty_layer(inputs: int, outputs: int, low_bit: LowBit, bias: bool) -> Any:
     """A layer whose weight is yet to be set."""
-    # It would tell of optional kernels that are not installed, and at every product of the cast to 16 bits it makes.
+    # It looks for optional kernels, on the hub too, tells of those that are not installed, and at every product of the
+    # cast to 16 bits that it makes.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import bitsandbytes as bnb
+    with offline():
+        import bitsandbytes as bnb
 
     if low_bit.numbers == "int8":
         return bnb.nn.Linear8bitLt(
