@@ -35,7 +35,7 @@ class DecoderSpec(PassSpecBase):
     intermediate_size: Width | None = None
     """Feed-forward width; unset: 4 times the width."""
     positions: Positions | None = None
-    """Tokens that it takes at most; unset: `data.max_length`."""
+    """Tokens that it takes at most; unset: `data.max_length`, 160 at least."""
     tied: bool = True
     """Whether its head is the table of words."""
     tokenizer: Annotated[str, Field(min_length=1)] | TrainedTokenizerSpec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ time.sleep(60)
     assert told(tmp_path)["latency"]["rows"] == [{"p50 ms": 1.5}]
     assert "at its limit of 4 s" in (tmp_path / "cuda.md").read_text()
     child = Path(f"/proc/{(tmp_path / 'rows.jsonl.child').read_text()}/cmdline")
+    # What was killed is gone a moment later.
+    ends = time.monotonic() + 10
+    while child.exists() and child.read_bytes() != b"" and time.monotonic() < ends:
+        time.sleep(0.05)
     assert not child.exists() or child.read_bytes() == b""
 
 

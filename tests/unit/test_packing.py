@@ -92,7 +92,10 @@ def test_a_language_model_learns_from_blocks(tmp_path: Path, monkeypatch: pytest
     write_texts(tmp_path / "data")
     # Everything that is particular about training one, in one run.
     finetune = {"epochs": 4, "learning_rate": 1e-2, "batch_size": 4, "pack": True, "lora": {"rank": 8}}
-    body = profile(teacher={"model": "model", "finetune": finetune}, targets=[{"runtime": "torch"}])
+    body = profile(
+        teacher={"model": "model", "finetune": finetune},
+        targets=[{"runtime": "torch", "sequence_lengths": [16]}],
+    )
     body["passes"] = [{"quantize": {"library": "bitsandbytes", "bits": 8}}]
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
     done = api.run(tmp_path / "p.yaml", quiet=True)

@@ -121,7 +121,8 @@ def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
     model = fresh_decoder(
         spec.fresh,
         words=max(tokenizer.get_vocab().values()) + 1,
-        positions=spec.positions or ctx.task.data.max_length,
+        # As many as what is timed of it takes, at least.
+        positions=spec.positions or max(ctx.task.data.max_length, ctx.task.kind.positions(())),
         begin=_begin_of(tokenizer),
         end=_end_of(None, tokenizer, special),
         seed=ctx.seed,
