@@ -17,7 +17,7 @@ import numpy as np
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
 from compress.store.flat import RaggedWriter, blocks_of
-from compress.store.texts import StoredTexts
+from compress.store.texts import StoredTexts, as_bytes
 
 LARGE = 16 * 1024 * 1024
 """Bytes of a file."""
@@ -58,8 +58,7 @@ def _stored(rows: Iterator[_Row], columns: Columns) -> tuple[array[int], list[St
         names = names or [_named(name, block[0][1]) for name in columns.names]
         places.extend(place for place, _ in block)
         for name, writer in zip(names, writers, strict=True):
-            texts = [_text(row.get(name), columns) for _, row in block]
-            writer.add([np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8) for text in texts])
+            writer.add(as_bytes(_text(row.get(name), columns) for _, row in block))
     return places, [StoredTexts(writer.finish()) for writer in writers]
 
 

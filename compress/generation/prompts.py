@@ -48,22 +48,33 @@ class Writer:
             DataError: the model takes no conversations, or nothing is left of the prompt.
             ModelError: its template refuses the conversation.
         """
-        begin = [] if self.format.begin is None or not isinstance(prompt, str) else [self.format.begin]
+        found = self.encoded(self.written(prompt), begins=isinstance(prompt, str))
+        if not found:
+            raise DataError("a prompt holds no token to go on with", where=self._where, code="empty-prompt")
+        return found
+
+    def written(self, prompt: Prompt) -> str:
+        """A prompt as the text behind which the answer stands.
+
+        Raises:
+            DataError: the model takes no conversations.
+            ModelError: its template refuses the conversation.
+        """
         if isinstance(prompt, str):
-            text = prompt
-        elif self._render is None:
+            return prompt
+        if self._render is None:
             raise DataError(
                 "the model has no chat template, which conversations need",
                 where=self._where,
                 code="no-chat-template",
             )
-        else:
-            text = self._render(prompt, True)
+        return self._render(prompt, True)
+
+    def encoded(self, text: str, *, begins: bool) -> list[int]:
+        """A text as token ids; `begins`: behind the token that stands before every text, if there is one."""
+        begin = [] if self.format.begin is None or not begins else [self.format.begin]
         with understood("the tokenizer", self._where):
-            found = begin + list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        if not found:
-            raise DataError("a prompt holds no token to go on with", where=self._where, code="empty-prompt")
-        return found
+            return begin + list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens say, special ones left out."""

@@ -101,11 +101,8 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
         yield from _trained_alone(finetune, kind)
     if finetune is not None and finetune.augment and kind.items != "image":
         yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
-    if finetune is not None and finetune.pack and not kind.writes:
-        yield (
-            ("teacher", "finetune", "pack"),
-            f"only texts that a model goes on with are packed, not those of {task}",
-        )
+    if finetune is not None and (why := why_not_packed(finetune, task)) is not None:
+        yield ("teacher", "finetune", "pack"), why
 
 
 def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:

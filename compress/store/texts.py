@@ -28,7 +28,7 @@ class StoredTexts(Sequence[str]):
         """The same texts, taken one by one; few stay in memory, many go to a temporary file."""
         writer = RaggedWriter(np.uint8)
         for block in blocks_of(texts):
-            writer.add([np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8) for text in block])
+            writer.add(as_bytes(block))
         return cls(writer.finish())
 
     def __len__(self) -> int:
@@ -52,6 +52,11 @@ class StoredTexts(Sequence[str]):
 
     def _read(self, place: np.int64) -> str:
         return self._written[int(place)].tobytes().decode("utf-8", "surrogatepass")
+
+
+def as_bytes(texts: Iterable[str]) -> list[NDArray[np.uint8]]:
+    """Texts as `StoredTexts` keeps them: the UTF-8 of each."""
+    return [np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8) for text in texts]
 
 
 def taken(texts: Sequence[str], places: Sequence[int] | NDArray[np.int64]) -> Sequence[str]:

@@ -92,6 +92,8 @@ def trained_by(
             # What would be kept of all texts is asked of some of them once, or is too much to keep.
             answers = live(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
         else:
+            # What it says is kept; it need not stay in memory.
+            del taught
             answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
     module = TrainingModule(model, objective.to(ctx.device))
     return train(

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.encoding.inputs import taken
 from compress.models.anatomy.decoder import Decoder, Share, decoder_of, why_groups_stay
-from compress.models.anatomy.stream import block_influence
 from compress.models.anatomy.table.sizes import count_parameters
 from compress.passes.prune.importance import least_important
+from compress.passes.prune.layers import layer_scores
 from compress.passes.prune.prediction import kept_count, kept_width
-from compress.passes.prune.saliency import Material, Saliency, total_of, weight_saliency
+from compress.passes.prune.saliency import Material, Saliency, weight_saliency
 from compress.passes.prune.selection import between
 from compress.passes.prune.spec import RemoveSpec
 
@@ -102,22 +100,11 @@ class DecoderPruner:
         lost = len(self.layers) - kept
         if not lost:
             return
-        gone = least_important(self._layer_scores(), lost)
+        blocks = [block.module for block in self._decoder.blocks]
+        gone = least_important(layer_scores(self.model, blocks, self.material), lost)
         staying = [place for place in range(len(self.layers)) if place not in gone]
         self._decoder.keep_layers(staying)
         self.layers = [self.layers[place] for place in staying]
-
-    def _layer_scores(self) -> Tensor:
-        """With `activation` how much each layer changes the stream, else the saliency of its weights."""
-        blocks = [block.module for block in self._decoder.blocks]
-        material = self.material
-        if material.spec.importance == "activation":
-            influence = block_influence(
-                self.model, blocks, lambda: map(taken, map(material.read, material.batches()))
-            )
-            return torch.tensor(influence)
-        saliency = weight_saliency(self.model, material)
-        return torch.tensor([total_of(block, saliency) for block in blocks])
 
     def _remove_groups(self, saliency: Saliency, kept: int) -> None:
         decoder = self._decoder

@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 
 from compress.core.errors import PassError
-from compress.models.anatomy.encoder import Encoder, Layer, encoder_of
+from compress.models.anatomy.encoder import Layer, encoder_of
 from compress.models.anatomy.pruned import block_sizes, regularise
-from compress.models.anatomy.stream import block_influence
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.budget import Budget, choose_sizes
 from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.importance import LayerScores, least_important, sum_of_scores
-from compress.passes.prune.layers import remove_layers
+from compress.passes.prune.layers import layer_scores, remove_layers
 from compress.passes.prune.prediction import kept_count, kept_width
 from compress.passes.prune.saliency import (
     LOSS_UNITS,
@@ -25,7 +24,6 @@ from compress.passes.prune.saliency import (
     gradients,
     standing_in,
     sum_over_group,
-    total_of,
     weight_saliency,
 )
 from compress.passes.prune.selection import between, comparable, least_of_all
@@ -109,24 +107,12 @@ class EncoderPruner:
         lost = len(self.layers) - between(count, kept_count(count, fraction, "layers"), share)
         if not lost:
             return
-        gone = least_important(self._layer_scores(encoder), lost)
+        scores = layer_scores(self.model, [layer.block for layer in encoder.layers], self.material)
+        gone = least_important(scores, lost)
         blocks = [encoder.layers[place].block for place in gone]
         self.parameters -= sum(each.numel() for block in blocks for each in block.parameters())
         remove_layers(encoder, gone)
         self.layers = [layer for place, layer in enumerate(self.layers) if place not in gone]
-
-    def _layer_scores(self, encoder: Encoder) -> Tensor:
-        """Of whole layers: with `activation` how much each changes the stream, else the saliency of its weights."""
-        if self.material.spec.importance == "activation":
-            material = self.material
-            influence = block_influence(
-                encoder.model,
-                [layer.block for layer in encoder.layers],
-                lambda: map(material.read, material.batches()),
-            )
-            return torch.tensor(influence)
-        saliency = weight_saliency(self.model, self.material)
-        return torch.tensor([total_of(layer.block, saliency) for layer in encoder.layers])
 
     def _remove_units(self, share: float, remove: RemoveSpec) -> None:
         encoder = encoder_of(self.model)

@@ -1,15 +1,28 @@
-"""Removing whole layers of an encoder."""
+"""Whole layers: how much each matters, and how those of an encoder are removed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from compress.core.errors import ModelError
+from compress.encoding.inputs import taken
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import Encoder
 from compress.models.anatomy.sizes import config_keys
+from compress.models.anatomy.stream import block_influence
+from compress.passes.prune.saliency import Material, total_of, weight_saliency
+
+
+def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> Tensor:
+    """Of layers of a model: with `activation` how much each changes the stream, else the saliency of its weights."""
+    if material.spec.importance == "activation":
+        batches = material.batches()
+        return torch.tensor(block_influence(model, blocks, lambda: map(taken, map(material.read, batches))))
+    saliency = weight_saliency(model, material)
+    return torch.tensor([total_of(block, saliency) for block in blocks])
 
 
 def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import DataError
-from compress.core.reading import read_mapping
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
+from compress.generation.prompts import Prompt, Writer, cut_at
 from compress.measuring.feeds import sample_indices
-from compress.models.text.chat import Format, Render
-from compress.models.text.tokenizer_files import open_tokenizer
 from compress.tasks.base import Asked, Task
 from compress.tasks.causal_lm.keys import LanguageData
 
@@ -32,19 +29,15 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
     assert isinstance(data, LanguageData)
     if data.answers is None:
         return None
-    form = Format.of(read_mapping(model / TASK))
-    tokenizer = open_tokenizer(model / TOKENIZER)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    render = form.render(str(model))
-    begin = [] if form.begin is None or data.written == "messages" else [form.begin]
+    writer = Writer(model)
     room = data.max_length - data.answers.most
     prompts, expected, tokens, places = list[str](), list[str](), [], list[int]()
     for place in sorted(sample_indices(len(test), data.answers.examples, seed).tolist()):
-        prompt, answer = question_of(test.texts[place], render)
-        ids = [*begin, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+        prompt, answer = question_of(test.texts[place])
+        written = writer.written(prompt)
+        ids = writer.encoded(written, begins=isinstance(prompt, str))
         if 0 < len(ids) <= room:
-            prompts.append(prompt)
+            prompts.append(written)
             expected.append(answer)
             tokens.append(np.array(ids, np.int32))
             places.append(place)
@@ -57,21 +50,20 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
         )
     stops = data.answers.stop
 
-    def text(written: list[int]) -> str:
-        said: str = tokenizer.decode([one for one in written if one != form.end])
-        return min((said.split(stop, 1)[0] for stop in stops), key=len, default=said)
+    def text(tokens: list[int]) -> str:
+        said = writer.text([one for one in tokens if one not in writer.ends])
+        cut = cut_at(said, stops)
+        return said if cut is None else cut
 
-    ends = [] if form.end is None else [form.end]
-    settings = {"most": data.answers.most, "ends": ends, "together": TOGETHER}
-    inputs = TokenInputs(tokens, ("input_ids", "attention_mask"), form.pad)
+    settings = {"most": data.answers.most, "ends": list(writer.ends), "together": TOGETHER}
+    inputs = TokenInputs(tokens, ("input_ids", "attention_mask"), writer.format.pad)
     return Asked(inputs, settings, tuple(places), tuple(prompts), tuple(expected), text)
 
 
-def question_of(item: str, render: Render | None) -> tuple[str, str]:
-    """Of an example the text that is answered, and the answer: of a conversation what the assistant says last."""
+def question_of(item: str) -> tuple[Prompt, str]:
+    """Of an example what is answered, and the answer: of a conversation what the assistant says last."""
     said = json.loads(item)
     if isinstance(said, dict):
         return said["prompt"], said["completion"]
     last = max(place for place, message in enumerate(said) if message["role"] == "assistant")
-    assert render is not None  # else the conversations could not have been scored
-    return render(said[:last], True), said[last]["content"]
+    return said[:last], said[last]["content"]
