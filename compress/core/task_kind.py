@@ -147,6 +147,11 @@ class TaskKind:
     sections: tuple[str, ...] = ()
     """Of the report, each from a run to a section."""
 
+    def positions_unset(self, max_length: int) -> int:
+        """How many tokens a model takes that is made here, where nobody says it: the longest text of the data, and what
+        is timed of it where a target names no lengths."""
+        return max(max_length, self.positions(()))
+
     @property
     def metric(self) -> MetricKind:
         """The primary one."""

@@ -50,7 +50,7 @@ class StudentSpec(PassSpecBase):
     groups: Width | None = None
     """Heads of keys and values of a fresh decoder, which the others share; unset: as many as heads."""
     positions: Positions | None = None
-    """Tokens that a fresh decoder takes at most; unset: `data.max_length`."""
+    """Tokens that a fresh decoder takes at most; unset: `data.max_length`, 160 at least."""
     patch_size: Width | None = None
     """Pixels of the side of a patch, for `architecture`; unset: an eighth of the image's shorter side, at least 2."""
     model: Annotated[str, Field(min_length=1)] | None = None

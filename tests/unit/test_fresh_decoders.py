@@ -18,6 +18,7 @@ from compress.models.anatomy.table.sizes import count_parameters
 from compress.models.students.decoder import fresh_decoder
 from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.own_tokenizer import END, of_file, trained_tokenizer
+from compress.tasks.table import task_kind
 from tests.tiny_language import WORDS, profile, write_texts
 
 CONFIG: dict[str, Any] = {
@@ -140,3 +141,9 @@ def test_a_tokenizer_is_trained_on_what_stands_in_the_examples():
 def test_a_file_tells_its_end_by_the_name_of_a_token(tmp_path: Path):
     trained_tokenizer(["a b"], "texts", 260).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert of_file(tmp_path / "tokenizer.json").eos_token == END
+
+
+@pytest.mark.parametrize(("longest", "taken"), [(64, 160), (512, 512)])
+def test_it_takes_what_is_timed_of_it_where_nobody_says_how_much(longest: int, taken: int) -> None:
+    # A prompt of 128 tokens and an answer of 32.
+    assert task_kind("causal-lm").positions_unset(longest) == taken

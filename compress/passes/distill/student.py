@@ -96,7 +96,7 @@ def _decoder(ctx: StepContext, decoder: FreshDecoder, positions: int | None, see
     model = fresh_decoder(
         decoder,
         words=said["words"],
-        positions=positions or ctx.task.data.max_length,
+        positions=positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
         begin=said["begin_id"],
         end=said["end_id"],
         seed=seed,

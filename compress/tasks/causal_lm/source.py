@@ -121,8 +121,7 @@ def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
     model = fresh_decoder(
         spec.fresh,
         words=max(tokenizer.get_vocab().values()) + 1,
-        # As many as what is timed of it takes, at least.
-        positions=spec.positions or max(ctx.task.data.max_length, ctx.task.kind.positions(())),
+        positions=spec.positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
         begin=_begin_of(tokenizer),
         end=_end_of(None, tokenizer, special),
         seed=ctx.seed,
