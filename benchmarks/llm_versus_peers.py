@@ -63,8 +63,8 @@ CLEAN = 0.02
 FEWEST = 8
 """Undisturbed rounds that a ratio needs; with fewer all count, and the row says so."""
 NAME = "llm_versus_peers"
-OURS, LLAMA, GENAI, TORCH = "compress", "llama.cpp", "onnxruntime-genai", "torch"
-FLOAT, DEFAULT = (OURS, "FP32"), (OURS, "INT4 gptq b128 zero points")
+OURS, LLAMA, GENAI, TORCH, PLAIN = "compress", "llama.cpp", "onnxruntime-genai", "torch", "onnxruntime"
+FLOAT, DEFAULT = (OURS, "FP32"), (OURS, "INT4 gptq b256 zero points")
 PURE, Q4_1, Q4_K = (LLAMA, "Q4_0 pure"), (LLAMA, "Q4_1"), (LLAMA, "Q4_K_M")
 Key = tuple[str, str]
 Turns = list[dict[str, Any]]
@@ -157,6 +157,19 @@ class Made:
 
         return self.once(f"gguf-{kind}{'-pure' if pure else ''}", quantized) / "model.gguf"
 
+    def plain(self, bits: int) -> Path:
+        """What torch exports, with a cache, and onnxruntime's own tool rounds to nearest in blocks of 32."""
+        code = Path(__file__).parent / "peers" / "plain_export.py"
+
+        def exported(out: Path) -> None:
+            called([sys.executable, str(code), str(self.float_torch()), str(out / ONNX_MODEL)])
+
+        def rounded(out: Path) -> None:
+            called([sys.executable, str(code), str(self.plain(32)), str(out / ONNX_MODEL)])
+
+        made = self.once("plain-fp32", exported) if bits == 32 else self.once("plain-int4", rounded)
+        return made / ONNX_MODEL
+
     def genai(self, precision: str, *options: str) -> Path:
         """What the builder of onnxruntime-genai makes of the folder."""
         source = self.float_torch()
@@ -194,6 +207,7 @@ def entries() -> list[Entry]:
     """All that is compared."""
     around, zeros = {"symmetric": True}, {"symmetric": False}
     recipes: dict[str, dict[str, Any]] = {
+        "INT4 gptq b256 zero points": {"method": "gptq", "block_size": 256, **zeros},
         "INT4 gptq b128 zero points": {"method": "gptq", "block_size": 128, **zeros},
         "INT4 gptq b64 zero points": {"method": "gptq", "block_size": 64, **zeros},
         "INT4 gptq b64 symmetric": {"method": "gptq", "block_size": 64, **around},
@@ -232,6 +246,8 @@ def entries() -> list[Entry]:
             )
             for size in (32, 64)
         ),
+        Entry(PLAIN, "FP32, torch's graph", "onnxruntime", lambda made: made.plain(32)),
+        Entry(PLAIN, "INT4 b32, torch's graph", "onnxruntime", lambda made: made.plain(4)),
         Entry(TORCH, "FP32", "torch", Made.float_torch),
         Entry(TORCH, "BF16", "torch", Made.float_torch, ":bfloat16", 0.5),
     ]
@@ -289,11 +305,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=TOKENS, help="fewer are marked in the report")
     parser.add_argument("--minutes", type=float, default=7, help="how long all are timed in turns")
     options = parser.parse_args()
-    job = None if options.model else resolve(PROFILE, {"teacher.finetune": None})
-    model = options.model or make_one(job, "source").path
-    kept = Cache.default().root.absolute() / "peers" / f"llm-{sha256_file(model / TORCH_WEIGHTS)[:16]}"
-    kept.mkdir(parents=True, exist_ok=True)
-    made = Made(kept, model.absolute(), options.peers.absolute())
+    made = made_of(options.model, options.peers)
     chosen = [entry for entry in entries() if any(word in " ".join(entry.key) for word in options.only)]
     reasons = files(chosen, made)
     ready = [entry for entry in chosen if entry.key not in reasons]
@@ -302,11 +314,19 @@ def main() -> int:
     if options.part in (None, "speed"):
         speed([entry for entry in ready if entry.key not in reasons], made, options.minutes)
     rows, held = report(chosen, made, options.tokens, reasons)
-    name = NAME if options.model is None else f"{NAME}.{model.name[:16]}"
+    name = NAME if options.model is None else f"{NAME}.{made.model.name[:16]}"
     write_rows(
-        name, rows, note=note(model if options.model else None, options.tokens, made, held), script=NAME
+        name, rows, note=note(made.model if options.model else None, options.tokens, made, held), script=NAME
     )
     return 0 if options.only != [""] or all(good for _, good in held) else 1
+
+
+def made_of(model: Path | None, site: Path) -> Made:
+    """The files that are made of a model; None: of the packaged one."""
+    model = model or make_one(resolve(PROFILE, {"teacher.finetune": None}), "source").path
+    kept = Cache.default().root.absolute() / "peers" / f"llm-{sha256_file(model / TORCH_WEIGHTS)[:16]}"
+    kept.mkdir(parents=True, exist_ok=True)
+    return Made(kept, model.absolute(), site.absolute())
 
 
 def files(chosen: Sequence[Entry], made: Made) -> dict[Key, str]:

@@ -171,7 +171,52 @@ class Torch:
         return np.asarray(found.logits[0].float().numpy())
 
 
-KINDS: dict[str, Any] = {"ours": Ours, "llama.cpp": LlamaCpp, "genai": Genai, "torch": Torch}
+class OnnxRuntime:
+    """A graph as torch exports it, by onnxruntime: what it has read stands in its outputs, and goes in again."""
+
+    def __init__(self, file: str) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        self.api = onnxruntime
+        self.session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+        self.past = [one for one in self.session.get_inputs() if one.name.startswith("past")]
+        self.start()
+
+    def start(self) -> None:
+        empty = [np.zeros((1, one.shape[1], 0, one.shape[3]), np.float32) for one in self.past]
+        self.cache = [self.api.OrtValue.ortvalue_from_numpy(one) for one in empty]
+        self.length = 0
+
+    def step(self, tokens: Sequence[int]) -> Logits:
+        return self._read(tokens)[-1]
+
+    def all_logits(self, tokens: Sequence[int]) -> Logits:
+        self.start()
+        return self._read(tokens)
+
+    def _read(self, tokens: Sequence[int]) -> Logits:
+        self.length += len(tokens)
+        bound = self.session.io_binding()
+        bound.bind_cpu_input("input_ids", np.array([tokens]))
+        bound.bind_cpu_input("attention_mask", np.ones((1, self.length), np.int64))
+        for one, held in zip(self.past, self.cache, strict=True):
+            bound.bind_ortvalue_input(one.name, held)
+        for one in self.session.get_outputs():
+            bound.bind_output(one.name)
+        self.session.run_with_iobinding(bound)
+        logits, *self.cache = bound.get_outputs()
+        return np.asarray(logits.numpy()[0])
+
+
+KINDS: dict[str, Any] = {
+    "ours": Ours,
+    "llama.cpp": LlamaCpp,
+    "genai": Genai,
+    "onnxruntime": OnnxRuntime,
+    "torch": Torch,
+}
 
 
 def waited_ns() -> int:

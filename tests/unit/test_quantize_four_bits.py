@@ -134,6 +134,36 @@ def read_back(path: Path, node_name: str) -> np.ndarray:
     return weight
 
 
+@pytest.mark.parametrize(("width", "size"), [(512, 256), (576, 128), (40, 128)])
+def test_blocks_of_256_where_they_fill_a_row(tmp_path, width, size):
+    weight = np.random.default_rng(3).normal(size=(width, 24)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="only")],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 24])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    path = saved(
+        ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)),
+        tmp_path,
+        "float.onnx",
+    )
+    model, x = ir.load(path), np.eye(width, dtype=np.float32)
+    quantize_weights(
+        model,
+        path,
+        WeightOnlySpec(bits=4, method="gptq", block_size=256, symmetric=False),
+        inputs_of(x),
+        tmp_path,
+    )
+    node = next(node for node in model.graph if node.op_type == "MatMulNBits")
+    assert node.attributes["block_size"].as_int() == size
+    wanted = read_back(saved(model, tmp_path), "only")
+    got = open_session(str(tmp_path / "model.onnx")).run(None, {"x": x})[0]
+    np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("block_size", [16, 32])
 @pytest.mark.parametrize("method", METHODS)

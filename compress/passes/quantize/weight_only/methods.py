@@ -136,7 +136,7 @@ class _Method:
         rows: Floats = first.weight if isinstance(first, Table) else first.weight.T
         if self.is_read(sharing):
             return table_blocks(rows, bits)
-        grid = spec.block_size, bits, spec.symmetric
+        grid = spec.block_of(rows.shape[1]), bits, spec.symmetric
         if spec.method == "gptq" and second is not None:
             return feedback_blocks(rows, second, *grid, activation_order=spec.activation_order)
         return (quantize_blocks if spec.method in ("rtn", "awq") else fit_blocks)(rows, *grid)
@@ -152,9 +152,8 @@ class _Method:
             if ties is not None:
                 found = InputMoments(found.second, averaged(found.size, ties))
             bits = self.bits(group.layers)
-            searched.append(
-                (group, search_scales(rows, found, self.spec.block_size, bits, self.spec.symmetric))
-            )
+            block = self.spec.block_of(rows.shape[1])
+            searched.append((group, search_scales(rows, found, block, bits, self.spec.symmetric)))
         for group, scales in searched:
             if (scales != 1).any():
                 scale_channels(graph, group, scales)

@@ -104,13 +104,10 @@ def _rounded(layers: Sequence[Layer], weight: Floats, spec: WeightOnlySpec) -> t
     is_table = any(isinstance(layer, Table) for layer in layers)
     turned = not (isinstance(layers[0], Table) or layers[0].transposed)
     rows = weight.T if turned else weight
-    blocks = quantize_blocks(rows, spec.block_size, spec.bits, spec.symmetric)
+    block = spec.block_of(rows.shape[1])
+    blocks = quantize_blocks(rows, block, spec.bits, spec.symmetric)
     # The scales and the zero points do not depend on the values.
-    one = (
-        table_blocks(rows[:1], 8)
-        if is_table
-        else quantize_blocks(rows[:1], spec.block_size, 8, spec.symmetric)
-    )
+    one = table_blocks(rows[:1], 8) if is_table else quantize_blocks(rows[:1], block, 8, spec.symmetric)
     restored = blocks.dequantized()
     return np.ascontiguousarray(restored.T if turned else restored), len(rows) * _bytes(one) - _bytes(blocks)
 

@@ -69,8 +69,9 @@ class WeightOnlySpec(OnnxSpec):
     with scaled inputs (`awq`); the last two read `calibration.examples` training examples."""
     activation_order: bool = True
     """`gptq`: round the weights of the largest inputs first."""
-    block_size: Literal[16, 32, 64, 128] = 32
-    """Weights that share a scale."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """Weights that share a scale; 256 in rows that they divide, and 128 in the others, as what fills up the last block
+    of a row is stored and multiplied as well."""
     symmetric: bool = True
     """Weights around zero, without a zero point."""
     rotate: bool = False
@@ -129,6 +130,10 @@ class WeightOnlySpec(OnnxSpec):
     def calibration_examples(self) -> int:
         """Training examples read."""
         return self.calibration.examples or _EXAMPLES
+
+    def block_of(self, width: int) -> int:
+        """Weights of a row of `width` that share a scale."""
+        return 128 if self.block_size == 256 and width % 256 else self.block_size
 
     def produces(self, form: Form) -> Form:
         """The form of the result."""
