@@ -139,6 +139,21 @@ def test_no_more_than_a_chunk_is_taken_to_float32() -> None:
     assert taken == [200] * 5
 
 
+def test_rows_that_are_not_compared_have_no_part_in_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    goal = torch.randint(0, 6, (3, 5), generator=generator)
+    compared = torch.rand(3, 5, generator=generator) > 0.4
+    found = []
+    for chosen in (True, False):
+        logits = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        rows, words = (logits, goal[compared]) if chosen else (logits[compared], goal[compared])
+        loss = 0.3 * in_chunks(functional.cross_entropy, rows, words, 12, compared if chosen else None)
+        loss.backward()
+        found.append((loss.item(), logits.grad))
+    assert found[0][0] == pytest.approx(found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
 def test_a_spec_carries_its_divergence() -> None:
     student, teacher = torch.randn(2, 4, 5, generator=torch.manual_seed(3))
     spec = LogitsLoss(temperature=1.5, divergence="jsd", mix=0.2)

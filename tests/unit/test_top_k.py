@@ -82,6 +82,21 @@ def test_a_students_log_probabilities_of_the_kept_words_and_of_all_others() -> N
     torch.testing.assert_close(found.exp(), torch.tensor([[0.1, 0.5, 0.4]]))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_gradient_of_what_is_kept_is_that_of_its_formula(temperature: float) -> None:
+    ids = torch.tensor([[3, 0], [1, 5]])
+    top, found = TopK(2, temperature, 6), []
+    weights = torch.tensor([[0.2, -0.5, 1.0], [0.3, 0.1, -2.0]])
+    for own in (True, False):
+        logits = (3 * torch.randn(2, 6, generator=torch.manual_seed(0))).requires_grad_()
+        said = torch.log_softmax(logits / temperature, -1)
+        others = said.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+        kept = top.kept_of(logits, ids) if own else torch.cat([said.gather(-1, ids), others], -1)
+        (weights * kept).sum().backward()
+        found.append((kept.detach(), logits.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_names_say_what_is_kept() -> None:
     top = TopK(64, 2.5, 49_152)
     assert TopK.of(top.name) == top

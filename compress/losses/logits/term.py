@@ -28,12 +28,11 @@ class LogitsTerm(Term):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         (goal,) = self.teacher_needs
-        student, teacher = (
-            rows_of(each, seen.compared) for each in (seen.student["outputs.teacher"], seen.teacher[goal])
-        )
+        student, teacher = seen.student["outputs.teacher"], rows_of(seen.teacher[goal], seen.compared)
+        compared = seen.compared if student.ndim == 3 else None
         if self.top is None:
-            return compare_logits(self.spec, student, teacher)
-        return compare_kept(self.spec, self.top, student, teacher)
+            return compare_logits(self.spec, student, teacher, compared)
+        return compare_kept(self.spec, self.top, student, teacher, compared)
 
 
 def _kept(spec: LogitsLoss, teacher: Anatomy) -> TopK | None:
@@ -46,12 +45,15 @@ def _kept(spec: LogitsLoss, teacher: Anatomy) -> TopK | None:
     return TopK(k, 1.0 if spec.hard else spec.temperature, teacher.outputs)
 
 
-def compare_kept(spec: LogitsLoss, top: TopK, student: Tensor, teacher: Tensor) -> Tensor:
+def compare_kept(
+    spec: LogitsLoss, top: TopK, student: Tensor, teacher: Tensor, compared: Tensor | None = None
+) -> Tensor:
     """`compare_logits` with the likeliest words of a teacher, and one class of all others together.
 
     Args:
-        student: logits (n, words), any float type.
-        teacher: packed rows uint8 (n, bytes).
+        student: logits (n, words) or (n, t, words), any float type.
+        teacher: packed rows uint8 (m, bytes) of those that are compared.
+        compared: bool (n, t); None: all.
     """
 
     def compare(student: Tensor, teacher: Tensor) -> Tensor:
@@ -61,11 +63,19 @@ def compare_kept(spec: LogitsLoss, top: TopK, student: Tensor, teacher: Tensor) 
         guess = top.kept_of(student, ids)
         return divergence(guess, goal, 1.0, spec.divergence, spec.mixed) * top.temperature**2
 
-    return in_chunks(compare, student, teacher)
+    return in_chunks(compare, student, teacher, compared=compared)
 
 
-def compare_logits(spec: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor:
-    """The loss that a spec asks for between two logits (n, classes) of any float type: a float32 scalar, unweighted."""
+def compare_logits(
+    spec: LogitsLoss, student: Tensor, teacher: Tensor, compared: Tensor | None = None
+) -> Tensor:
+    """The loss that a spec asks for between two logits of any float type: a float32 scalar, unweighted.
+
+    Args:
+        student: (n, classes) or (n, t, classes).
+        teacher: (m, classes) of the rows that are compared.
+        compared: bool (n, t); None: all.
+    """
 
     def compare(student: Tensor, teacher: Tensor) -> Tensor:
         if spec.standardize:
@@ -74,4 +84,4 @@ def compare_logits(spec: LogitsLoss, student: Tensor, teacher: Tensor) -> Tensor
             return hard_label_cross_entropy(student, teacher)
         return divergence(student, teacher, spec.temperature, spec.divergence, spec.mixed)
 
-    return in_chunks(compare, student, teacher)
+    return in_chunks(compare, student, teacher, compared=compared)

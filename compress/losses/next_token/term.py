@@ -20,5 +20,10 @@ class NextTokenTerm(Term):
         """The loss of one batch: outputs (n, tokens, words), `learnt` int64 (n, tokens)."""
         learnt = seen.compared
         assert learnt is not None
-        logits, goal = seen.student["outputs"][learnt], seen.batch["input_ids"].roll(-1, 1)[learnt]
-        return in_chunks(lambda some, words: functional.cross_entropy(some.float(), words), logits, goal)
+        goal = seen.batch["input_ids"].roll(-1, 1)[learnt]
+        return in_chunks(
+            lambda some, words: functional.cross_entropy(some.float(), words),
+            seen.student["outputs"],
+            goal,
+            compared=learnt,
+        )

@@ -8,47 +8,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NUMBERS = 2**22
-"""Logits that are taken to float32 together: 16 MiB."""
+NUMBERS = 2**20
+"""Logits that are taken to float32 together: 4 MiB, which caches hold while each is read several times."""
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """From some rows of logits and of what they are compared with to the mean over these rows."""
 
 
-def in_chunks(loss: RowLoss, logits: Tensor, goal: Tensor, numbers: int = NUMBERS) -> Tensor:
-    """The mean of a loss over all rows, a float32 scalar; what it needs in float32 exists for a few rows at a time.
+def in_chunks(
+    loss: RowLoss, logits: Tensor, goal: Tensor, numbers: int = NUMBERS, compared: Tensor | None = None
+) -> Tensor:
+    """The mean of a loss over the rows that are compared, a float32 scalar; what it needs in float32 exists for a few
+    rows at a time.
 
-    The gradient is computed along with the value, in the type of the logits.
+    The gradient is computed along with the value, in the type of the logits. Rows that are not compared are not copied.
 
     Args:
-        logits: (n, classes), any float type.
-        goal: (n, ...), to which no gradient goes.
+        logits: (n, classes) or (n, t, classes), any float type.
+        goal: of each row that is compared, in their order, (m, ...), to which no gradient goes.
         numbers: logits of a chunk, at most.
+        compared: bool (n, t) or (n,); None: all rows.
     """
-    rows = max(1, numbers // logits.shape[-1])
-    if len(logits) <= rows:
-        return loss(logits, goal)
-    found: Tensor = _Chunked.apply(loss, logits, goal.detach(), rows)  # type: ignore[no-untyped-call]
+    rows = logits.flatten(0, -2)
+    places = None if compared is None or bool(compared.all()) else compared.flatten().nonzero()[:, 0]
+    size = max(1, numbers // rows.shape[-1])
+    if len(goal) <= size:
+        return loss(rows if places is None else rows[places], goal)
+    found: Tensor = _Chunked.apply(loss, rows, goal.detach(), places, size)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: RowLoss, logits: Tensor, goal: Tensor, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, loss: RowLoss, logits: Tensor, goal: Tensor, places: Tensor | None, size: int
+    ) -> Tensor:
         wanted = ctx.needs_input_grad[1]
-        gradient = torch.empty_like(logits) if wanted else None
+        made = torch.empty_like if places is None else torch.zeros_like
+        gradient = made(logits) if wanted else None
         total = torch.zeros((), device=logits.device)
-        for start in range(0, len(logits), rows):
-            some = logits[start : start + rows].detach().requires_grad_(wanted)
+        for start in range(0, len(goal), size):
+            chosen: Any = slice(start, start + size)
+            goals = goal[chosen]
+            if places is not None:
+                chosen = places[chosen]
+            some = logits[chosen].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
-                value = loss(some, goal[start : start + rows]) * (len(some) / len(logits))
+                value = loss(some, goals) * (len(goals) / len(goal))
             if gradient is not None:
-                (gradient[start : start + rows],) = torch.autograd.grad(value, some)
+                (gradient[chosen],) = torch.autograd.grad(value, some)
             total += value.detach()
         ctx.gradient = gradient
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, Tensor, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, Tensor, None, None, None]:
         gradient, ctx.gradient = ctx.gradient, None
-        return None, gradient * upstream[0].to(gradient.dtype), None, None
+        factor = upstream[0].to(gradient.dtype)
+        # Nobody else holds it.
+        return None, gradient if bool(factor == 1) else gradient.mul_(factor), None, None, None

@@ -9,6 +9,7 @@ words and 216 at 2^18.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,10 +97,37 @@ class TopK:
     def kept_of(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Of a student's logits (n, words) the log-probabilities (n, k + 1) of the words `ids` (n, k) and of all others
         together, float32."""
-        said = torch.log_softmax(logits.float() / self.temperature, -1)
-        top = said.gather(-1, ids)
-        others = said.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-        return torch.cat([top, others.clamp(min=_NOTHING)], -1)
+        together: Tensor = _TopAndRest.apply(logits, ids, self.temperature)  # type: ignore[no-untyped-call]
+        said = torch.log_softmax(together, -1)
+        return torch.cat([said[:, :-1], said[:, -1:].clamp(min=_NOTHING)], -1)
+
+
+class _TopAndRest(torch.autograd.Function):
+    """Logits (n, words) -> float32 (n, k + 1): those of k words, and the logarithm of the sum of e to all others.
+
+    As autograd would have it, in one copy of the logits instead of five.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        others = logits.to(torch.float32, copy=True)
+        if temperature != 1:
+            others /= temperature
+        top = others.gather(-1, ids)
+        others.scatter_(-1, ids, -torch.inf)
+        # Where no word is left there is nothing to take away.
+        most = others.amax(-1, keepdim=True).clamp(min=-1e30)
+        mass = others.sub_(most).exp_().sum(-1, keepdim=True)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        ctx.save_for_backward(ids, others, mass)
+        return torch.cat([top, most + mass.log()], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        ids, others, mass = ctx.saved_tensors
+        top, rest = (upstream[0] / ctx.temperature).split([ids.shape[-1], 1], -1)
+        gradient = others * (rest / mass.clamp(min=torch.finfo(mass.dtype).tiny))
+        return gradient.scatter_(-1, ids, top).to(ctx.dtype), None, None
 
 
 def taken_from(names: frozenset[str]) -> frozenset[str]:
