@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -64,6 +64,9 @@ def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list
 class RoundedTrainingSpec(RecoverySpec):
     """Training with the rounding of the integer file simulated, from the teacher's outputs."""
 
+    gradient_checkpointing: Literal[False] = False
+    """Weights are rounded for one pass alone: layers are not computed once more."""
+
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate of AdamW."""
     precision: Precision = "fp32"
@@ -72,6 +75,9 @@ class RoundedTrainingSpec(RecoverySpec):
 
 class ScaleTrainingSpec(RecoverySpec):
     """Training of the scales of weights in blocks, from the teacher's outputs."""
+
+    gradient_checkpointing: Literal[False] = False
+    """Weights are put together for one pass alone: layers are not computed once more."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1
     """Passes over the training examples."""

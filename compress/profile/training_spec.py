@@ -19,6 +19,13 @@ class TrainingSpec(PassSpecBase):
     """Peak learning rate of AdamW."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples a step."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts that a batch is computed in, one after the other, each with the memory of so much fewer examples; their
+    gradients are added up, weighted by what is learnt of each, so that a step stays what it was. Losses that compare
+    the examples of a batch see those of a part."""
+    gradient_checkpointing: bool = False
+    """Compute the layers once more for their gradients instead of keeping what they computed: a third more time, and
+    memory for one layer at a time. Models of transformers alone."""
     warmup: Fraction = 0.1
     """Fraction of the steps over which the learning rate rises to its peak; it falls linearly to 0 after."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

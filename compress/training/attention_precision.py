@@ -30,7 +30,7 @@ class Float32Attention(TorchFunctionMode):
         if func is not scaled_dot_product_attention or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         query = args[0] if args else kwargs["query"]
-        if query.dtype is not torch.bfloat16:
+        if query.dtype is not torch.bfloat16 or query.device.type != "cpu":
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             wide = tuple(_float32(value) for value in args)

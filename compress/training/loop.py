@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from compress.core.progress import Progress
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, learnt_of
 from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import TrainingSpec
 from compress.training.batches import shuffled_batches, to_tensors
@@ -32,6 +33,7 @@ from compress.training.distributed.sharding import gathered, shard, unshard
 from compress.training.distributed.world import World, current_world
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic
+from compress.training.recomputation import recomputed
 from compress.training.state import TrainingState, TrainResult, evaluation_steps
 
 CHECKPOINT_SECONDS = 20.0
@@ -104,7 +106,20 @@ def train(
         shard(with_loss, device)
     optimizer = adamw(model, spec, slow)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch.random.fork_rng(devices), progress.bar(name, total) as advance:
+
+    def step(indices: NDArray[np.int64], weight: float) -> Tensor:
+        """Add the gradients of some examples up; their part of the loss of the batch."""
+        batch = to_tensors(inputs.batch(indices), device)
+        with arithmetic(precision, device):
+            value: Tensor = weight * with_loss(batch, indices)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        advance = stack.enter_context(progress.bar(name, total))
+        if spec.gradient_checkpointing:
+            stack.enter_context(recomputed(model))
         torch.manual_seed(seed + world.rank)
         state = _resume(work, plan, model, optimizer, world)
         if world.size > 1 and world.strategy == "ddp":
@@ -120,23 +135,26 @@ def train(
                 batches = shuffled_batches(lengths, spec.batch_size, seed=seed, epoch=epoch)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, total, spec) * group["factor"]
-            indices, weight = world.share(batches[state.step % per_epoch])
-            batch = to_tensors(inputs.batch(indices), device)
-            with arithmetic(precision, device):
-                value = weight * with_loss(batch, indices)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            chosen = batches[state.step % per_epoch]
+            *early, last = world.shares(chosen, learnt_of(inputs, chosen), spec.accumulate)
+            value = torch.zeros((), device=device)
+            for indices, weight in early:
+                with _by_itself(with_loss):
+                    value += step(indices, weight)
+            value += step(*last)
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
             optimizer.step()
             state.step += 1
-            pending.append(value.detach())
+            pending.append(value)
             if state.step not in evaluations and len(pending) < _STEPS_UNREAD[device]:
                 continue
             late = time.monotonic() - saved_at >= checkpoint_seconds
             asked = _read_losses(state, pending, world, late, total)
             if state.step in evaluations:
                 with gathered(with_loss):
-                    found = validate(model) if world.leads else 0.0
+                    # Where weights are spread, all processes gather them layer by layer.
+                    found = validate(model) if world.leads or world.strategy == "fsdp" else 0.0
                 score = float(world.broadcast_object(found))
                 state.evaluate(model, score, spec, total=total, per_epoch=per_epoch, keep=keep)
                 with_loss.train()
@@ -181,6 +199,11 @@ def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:
     # A stage need not use every weight: a head that no loss looks at stays as it is.
     devices = [torch.cuda.current_device()] if device == "cuda" else None
     return DistributedDataParallel(with_loss, device_ids=devices, find_unused_parameters=True)
+
+
+def _by_itself(with_loss: nn.Module) -> AbstractContextManager[object]:
+    """Gradients that are added up here meanwhile, to be averaged with the last ones of their step."""
+    return with_loss.no_sync() if isinstance(with_loss, DistributedDataParallel) else nullcontext()
 
 
 def _resume(

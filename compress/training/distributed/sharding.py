@@ -1,7 +1,8 @@
 """Weights, gradients and optimizer states spread over processes: torch's fully sharded data parallelism.
 
 Rajbhandari et al.: ZeRO, 2020 (arXiv:1910.02054); Zhao et al.: PyTorch FSDP, 2023 (arXiv:2304.11277). Between steps a
-process holds its part of every weight; a forward pass gathers them all, and lets go of them after the backward pass.
+process holds its part of every weight; a layer is gathered when it is computed and let go of then, and what stands
+around the layers after the backward pass.
 """
 
 from __future__ import annotations
@@ -17,13 +18,23 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(module: nn.Module, device: str) -> None:
-    """Spread the weights of a module over the processes, in place; from then on only its own forward may run."""
-    fully_shard(module, mesh=init_device_mesh(device, (distributed.get_world_size(),)))
+    """Spread the weights of a module over the processes, in place; from then on only its own forward may run.
+
+    Layers are gathered one by one: those that their model says must stay in one piece.
+    """
+    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    whole = {name for one in module.modules() for name in getattr(one, "_no_split_modules", None) or ()}
+    for stack in [one for one in module.modules() if isinstance(one, nn.ModuleList)]:
+        for layer in stack:
+            if type(layer).__name__ in whole:
+                fully_shard(layer, mesh=mesh)
+    fully_shard(module, mesh=mesh)
 
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """While it stands open, every process holds all weights, so that parts of the module may run by themselves."""
+    """While it stands open, every process holds all weights around the layers, which are gathered as they run: so parts
+    of the module may run by themselves, in all processes together."""
     if not isinstance(module, FSDPModule):
         yield
         return

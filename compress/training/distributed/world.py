@@ -36,18 +36,28 @@ class World:
         """Whether this process does what one process does for all."""
         return self.rank == 0
 
-    def share(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
-        """This process's examples of a batch, and the factor of their mean loss.
+    def shares(
+        self, indices: NDArray[np.int64], weights: NDArray[np.float64], parts: int = 1
+    ) -> list[tuple[NDArray[np.int64], float]]:
+        """This process's examples of each part of a batch, and the factor of their mean loss.
 
-        The factors make the mean over processes the mean over the batch, though shares differ in size. A process
-        without a share is given one example with factor 0, so that it takes part in the all-reduce.
+        The factors make the sum over parts and the mean over processes the mean over the batch, though shares differ in
+        size and in what their examples weigh. A process without a share is given one example with factor 0, so that it
+        takes part in the all-reduce.
+
+        Args:
+            weights: of the examples in the mean of the batch, positive, (len(indices),).
+            parts: how many the batch is computed in; no part is empty.
         """
-        if self.size == 1:
-            return indices, 1.0
-        mine = indices[self.rank :: self.size]
-        if len(mine) == 0:
-            return indices[:1], 0.0
-        return mine, len(mine) * self.size / len(indices)
+        places, total = np.arange(len(indices)), weights.sum()
+        found = []
+        for part in np.array_split(places, min(parts, len(places))):
+            mine = part[self.rank :: self.size]
+            if len(mine) == 0:
+                found.append((indices[part[:1]], 0.0))
+            else:
+                found.append((indices[mine], float(weights[mine].sum() * self.size / total)))
+        return found
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean over processes of each value."""
