@@ -230,15 +230,20 @@ def batch_of(ids: Ids) -> Batch:
 
 def perplexity(path: Path, scored: list[Ids]) -> float:
     """exp of the mean loss of each token but the first of a window."""
+    return round(float(np.exp(np.concatenate(token_losses(path, scored)).mean(dtype=np.float64))), 4)
+
+
+def token_losses(path: Path, scored: list[Ids]) -> list[NDArray[np.float32]]:
+    """Minus the log-probability of each token but the first, of each window."""
     session = open_session(str(path))
     past = empty_past(session.get_inputs(), 1)
-    losses: list[NDArray[np.float32]] = []
+    found: list[NDArray[np.float32]] = []
     for ids in scored:
         logits = session.run(["logits"], batch_of(ids) | past)[0][0, :-1]
         logits -= logits.max(axis=1, keepdims=True)
         wanted = np.take_along_axis(logits, ids[1:, None], axis=1)[:, 0]
-        losses.append(np.log(np.exp(logits).sum(axis=1)) - wanted)
-    return round(float(np.exp(np.concatenate(losses).mean(dtype=np.float64))), 4)
+        found.append(np.log(np.exp(logits).sum(axis=1)) - wanted)
+    return found
 
 
 def losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

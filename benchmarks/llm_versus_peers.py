@@ -162,10 +162,10 @@ class Made:
         code = Path(__file__).parent / "peers" / "plain_export.py"
 
         def exported(out: Path) -> None:
-            called([sys.executable, str(code), str(self.float_torch()), str(out / ONNX_MODEL)])
+            called([sys.executable, "-P", str(code), str(self.float_torch()), str(out / ONNX_MODEL)])
 
         def rounded(out: Path) -> None:
-            called([sys.executable, str(code), str(self.plain(32)), str(out / ONNX_MODEL)])
+            called([sys.executable, "-P", str(code), str(self.plain(32)), str(out / ONNX_MODEL)])
 
         made = self.once("plain-fp32", exported) if bits == 32 else self.once("plain-int4", rounded)
         return made / ONNX_MODEL
