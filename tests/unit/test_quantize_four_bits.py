@@ -216,14 +216,14 @@ def test_a_fitted_grid_gains_on_heavy_tails(symmetric):
     rows = RNG.standard_t(3, size=(64, 256)).astype(np.float32)
     fitted = fit_blocks(rows, 32, 4, symmetric).dequantized()
     rounded = quantize_blocks(rows, 32, 4, symmetric).dequantized()
-    assert (np.abs(fitted - rows) ** 0.7).mean() < 0.98 * (np.abs(rounded - rows) ** 0.7).mean()
+    assert np.square(fitted - rows).mean() < 0.9 * np.square(rounded - rows).mean()
 
 
 def test_the_error_of_blocks_by_hand():
     rows = np.array([[-8.0, 4.25, 2.0, 1.0]], np.float32)
     blocks = quantize_blocks(rows, 4, 4, symmetric=True)
     found = block_errors(cut_into_blocks(rows, 4), blocks.values, blocks.scales, blocks.zeros, 4)
-    np.testing.assert_allclose(found, [[0.25**0.7]], rtol=1e-6)
+    np.testing.assert_allclose(found, [[0.25**2]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("activation_order", [True, False])
