@@ -212,11 +212,12 @@ def test_a_fitted_grid_is_no_worse_than_rounding_in_any_block(rows, block_size, 
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_a_fitted_grid_gains_on_heavy_tails(symmetric):
-    rows = RNG.standard_t(3, size=(64, 256)).astype(np.float32)
+@pytest.mark.parametrize("rows", [RNG.standard_t(3, size=(64, 256)), RNG.normal(size=(64, 256))])
+def test_a_fitted_grid_gains_with_outliers_and_without(rows, symmetric):
+    rows = rows.astype(np.float32)
     fitted = fit_blocks(rows, 32, 4, symmetric).dequantized()
     rounded = quantize_blocks(rows, 32, 4, symmetric).dequantized()
-    assert np.square(fitted - rows).mean() < 0.9 * np.square(rounded - rows).mean()
+    assert np.square(fitted - rows).mean() < 0.97 * np.square(rounded - rows).mean()
 
 
 def test_the_error_of_blocks_by_hand():
