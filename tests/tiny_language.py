@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -96,6 +97,27 @@ def profile(**changed: Any) -> dict[str, Any]:
         "measure": {"examples": 4, "min_seconds": 0.05, "min_rounds": 4, "patience_s": 0},
         **changed,
     }
+
+
+def toy(file: Path, **changed: Any) -> dict[str, Any]:
+    """A shipped profile of SmolLM2 with all its keys, for the tiny model and its texts in the same folder."""
+    body: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    body["data"] |= {"path": "data", "max_length": 64}
+    body["teacher"]["model"] = "model"
+    body["teacher"]["finetune"] |= {"epochs": 2, "learning_rate": 3e-3, "batch_size": 16}
+    for one in body["passes"]:
+        if "prune" in one:
+            one["prune"]["remove"]["layers"] = 0.5
+            one["prune"] |= {"round_to": 8, "importance_batches": 2}
+            one["prune"]["recover"] |= {"epochs": 0.9, "learning_rate": 3e-3}
+        if "quantize" in one:
+            one["quantize"]["block_size"] = 16
+        if "export" in one:
+            one["export"]["golden"] = 2
+    body["targets"][0]["sequence_lengths"] = [16]
+    body["budget"] = {"size_mb": 1}
+    body["measure"] = profile()["measure"]
+    return {**body, **changed}
 
 
 def taught(folder: Path) -> Taught:

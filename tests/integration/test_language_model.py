@@ -23,7 +23,7 @@ from compress.core.errors import UsageError
 from compress.models.io.checkpoints import load_model
 from compress.runtimes.decoding import Decoder, generate
 from compress.runtimes.runner import CachedSession, open_session
-from tests.tiny_language import WORDS, byte_tokenizer, profile, write_model, write_texts
+from tests.tiny_language import WORDS, byte_tokenizer, profile, toy, write_model, write_texts
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +319,20 @@ def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Ru
     assert step.facts["validation_score"] > step.facts["validation_score_before_recovery"]
     assert pruned.rows["parameters"][1] < pruned.rows["parameters"][0]
     assert pruned.rows["size_mb"][2] < pruned.rows["size_mb"][1]
+
+
+@pytest.mark.slow
+def test_the_profile_that_prunes_and_teaches_again_runs_to_its_bundle(folder: Path):
+    file = Path(__file__).parents[2] / "profiles" / "smollm_prune_distill.yaml"
+    (folder / "toy.yaml").write_text(yaml.safe_dump(toy(file)))
+    done = api.run(folder / "toy.yaml", quiet=True)
+    assert list(done.rows["step"]) == ["baseline", "prune", "quantize", "export"]
+    pruned = next(one for one in done.record.steps if one.kind == "prune")
+    assert pruned.facts["layers_kept"] in ([0], [1])
+    assert pruned.facts["validation_score"] > pruned.facts["validation_score_before_recovery"]
+    assert done.rows["size_mb"][2] < 0.5 * done.rows["size_mb"][1]
+    assert done.bundle is not None
+    assert api.verify(done.bundle).problems == ()
 
 
 def test_a_model_is_trained_from_its_first_weights_on_and_so_is_its_student(folder: Path):

@@ -15,7 +15,7 @@ import yaml
 
 from tests.jobs import compress_alone, facts_of, report_of, write_job
 from tests.sshd import Sshd, running_under, soon, start_sshd
-from tests.tiny_language import profile, write_model, write_texts
+from tests.tiny_language import profile, toy, write_model, write_texts
 
 pytestmark = pytest.mark.system
 
@@ -124,4 +124,24 @@ def test_a_language_model_is_measured_on_the_device(
         assert row["decode_tokens_per_s"] == pytest.approx(1000 / write["latency_p50_ms"])
         assert found["memory_lengths"] == "read:16 write:32"
         assert row["load_ms"] > 0
+    assert list(place.iterdir()) == []
+
+
+def test_a_language_model_is_pruned_taught_again_and_measured_on_the_device(
+    sshd: Sshd, place: Path, tmp_path: Path
+) -> None:
+    """One chain, one report: the shipped profile at the size of a toy."""
+    folder = tmp_path / "job"
+    write_model(folder / "model")
+    write_texts(folder / "data")
+    target = {**target_on(sshd, place), "sequence_lengths": [16]}
+    file = Path(__file__).parents[2] / "profiles" / "smollm_prune_distill.yaml"
+    (folder / "p.yaml").write_text(yaml.safe_dump(toy(file, targets=[target])))
+    result = compress_alone("run", folder / "p.yaml", folder=folder)
+    assert result.returncode in (0, 3), result.stderr
+    report = report_of(folder, "smollm_prune_distill")
+    assert [row["step"] for row in report["rows"]] == ["baseline", "prune", "quantize", "export"]
+    sizes = [row["size_mb"] for row in report["rows"]]
+    assert sizes[2] < sizes[1] < sizes[0]
+    assert all(row["decode_tokens_per_s"] > 0 for row in report["rows"])
     assert list(place.iterdir()) == []

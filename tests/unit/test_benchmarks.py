@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import importlib
 import json
@@ -397,3 +398,36 @@ def test_a_language_models_peers_are_compared_on_undisturbed_rounds_alone(script
     assert low <= value <= high
     found = {peers.DEFAULT: {"MB": 83.0, "perplexity": 20.0}, peers.PURE: {"perplexity": 21.0}}
     assert [held for _, held in peers.bars(found, {})] == [False, True]
+
+
+def test_the_gap_that_a_recovery_closes(script):
+    bench = script("llm_prune_distill")
+    tokens = np.array([10.0, 30.0, 20.0])
+
+    def scored(*nats: float) -> object:
+        return bench.Scored(np.array(nats) * tokens, tokens, 100, 1.0)
+
+    original, pruned = scored(2, 3, 1), scored(6, 7, 5)
+    found = {"kd": [scored(3, 4, 2), scored(3, 4, 2)], "labels": [scored(4, 5, 3)], "scratch": []}
+    rows = bench.rows_of(original, pruned, found)
+    both = {row["arm"]: row for row in rows if str(row.get("seed")).startswith("all")}
+    assert both["kd"]["gap closed"] == 0.75
+    assert both["kd"]["interval"] == "0.7500 to 0.7500"
+    assert both["labels"]["gap closed"] == 0.5
+    assert both["labels"]["kd ahead by"] == 0.25
+    assert "scratch" not in both
+    assert [row["gap closed"] for row in rows[:2]] == [1.0, 0.0]
+
+
+def test_a_ratio_of_turns_has_an_interval_over_rounds(script):
+    speed = script("llm_distill_throughput")
+    slow = [np.full((3, 2), 2.0) * factor for factor in (1, 1.1, 0.9)]
+    fast = [turn / 1.6 for turn in reversed(slow)]
+    ratio, low, high = speed.ratio_of(slow, fast, 0)
+    assert ratio == pytest.approx(1.6)
+    assert low < ratio < high
+    (row,) = [row for row in speed.rows_of({"kd": slow, "trl": fast}, OPTIONS) if "over" in row["way"]]
+    assert row["ratio, processor"].startswith("1.600")
+
+
+OPTIONS = argparse.Namespace(batch=4, tokens=8, threads=1)
