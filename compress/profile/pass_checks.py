@@ -13,6 +13,7 @@ from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.lessons import recovery_faults
 from compress.profile.schema import Profile
+from compress.tasks.table import task_kind
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def pass_faults(profile: Profile, files: ModelFiles) -> list[Found]:
         for check in _checks(profile, files)
         for keys, why in (
             *_asked(PASSES[check.spec.kind].faults, check),
-            *recovery_faults(check.spec, check.model, profile.teacher.model, files),
+            *recovery_faults(
+                check.spec, check.model, profile.teacher.model, files, by_token=task_kind(profile.task).writes
+            ),
         )
     ]
 

@@ -18,6 +18,7 @@ from compress.models.text.vocabulary import read_vocabulary
 from compress.training.batches import to_tensors
 from compress.training.signals.capture import OUTPUTS, Anatomy, Signals, anatomy_of
 from compress.training.terms import Models, Seen, Term, refuse
+from compress.training.trust import TrustedTokens
 
 
 class Objective(nn.Module):
@@ -30,9 +31,17 @@ class Objective(nn.Module):
     Args:
         two_heads: whether a student's class head and distillation head are looked at apart, as a DeiT's are; else
             what it puts out is.
+        trusted: which tokens are learnt at all; None: those that the batch says.
     """
 
-    def __init__(self, terms: dict[str, Term], weights: dict[str, float], *, two_heads: bool = True) -> None:
+    def __init__(
+        self,
+        terms: dict[str, Term],
+        weights: dict[str, float],
+        *,
+        two_heads: bool = True,
+        trusted: TrustedTokens | None = None,
+    ) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = weights
@@ -40,6 +49,9 @@ class Objective(nn.Module):
         self.student_needs = needs if two_heads or not needs & OUTPUTS else needs - OUTPUTS | {"outputs"}
         self.two_heads = two_heads
         self.teacher_needs = frozenset[str]().union(*(term.teacher_needs for term in terms.values()))
+        self.trusted = trusted
+        if trusted is not None:
+            self.teacher_needs |= {trusted.name}
         self._parts: dict[str, Tensor] = {}
 
     def forward(
@@ -62,6 +74,8 @@ class Objective(nn.Module):
         teacher = {name: signal.detach() for name, signal in teacher.items()}
         if not self.two_heads and "outputs" in student:
             student = {**student, **dict.fromkeys(OUTPUTS, student["outputs"])}
+        if self.trusted is not None:
+            batch = self.trusted(batch, teacher)
         seen = Seen(student, teacher, labels, real, batch)
         values = {name: term(seen) for name, term in self.terms.items()}
         self._parts = {name: value.detach() for name, value in values.items()}
@@ -83,6 +97,7 @@ def build_objective(
     mask_id: int | None = None,
     special_ids: Collection[int] | None = None,
     two_heads: bool = True,
+    trusted: TrustedTokens | None = None,
 ) -> Objective:
     """The objective of some losses between two models; equal arguments give equal first weights.
 
@@ -104,7 +119,7 @@ def build_objective(
         count = 1 + sum(name.split("-")[0] == kind for name in terms)
         name = kind if count == 1 else f"{kind}-{count}"
         terms[name], weights[name] = call(LOSSES[kind].term, spec, models), spec.weight
-    return Objective(terms, weights, two_heads=two_heads)
+    return Objective(terms, weights, two_heads=two_heads, trusted=trusted)
 
 
 def objective_between(
@@ -115,13 +130,14 @@ def objective_between(
     *,
     seed: int,
     two_heads: bool = True,
+    trusted: TrustedTokens | None = None,
 ) -> Objective:
     """The objective of some losses between two models that are at hand, as `build_objective`.
 
     Args:
         read: the folder that says how the student reads its inputs, and examples as it reads them.
         teacher: with the same examples as it reads them; None: nobody teaches.
-        two_heads: as of `Objective`.
+        two_heads, trusted: as of `Objective`.
     """
     folder, inputs = read
     mask_id = int(read_mapping(folder / TASK).get("mask_id", -1))
@@ -135,6 +151,7 @@ def objective_between(
         mask_id=mask_id if mask_id >= 0 else None,
         special_ids=sorted(read_vocabulary(tokenizer).special) if tokenizer.exists() else None,
         two_heads=two_heads,
+        trusted=trusted,
     )
 
 

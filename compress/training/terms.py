@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import LEARNT
+from compress.encoding.packing import POSITION_IDS
+from compress.encoding.tokens import INPUT_IDS
 from compress.losses.contract import LayerMap
 from compress.training.losses.vectors import token_mean
 from compress.training.signals.capture import Anatomy, Signals
@@ -49,6 +51,21 @@ class Seen:
         foretold, else those of real tokens; None: all."""
         learnt = self.batch.get(LEARNT)
         return self.mask if learnt is None else functional.pad(learnt[:, 1:], (0, 1)).bool()
+
+    def looks(self, window: int | None = None) -> Tensor:
+        """Which tokens look at which in a decoder, bool (n, t, t): those that count, at themselves and at those before
+        them in the same text, at most `window` of them."""
+        ids = self.batch[INPUT_IDS]
+        places = torch.arange(ids.shape[1], device=ids.device)
+        back = places[:, None] - places[None, :]
+        found = (back >= 0) & (back < (window or ids.shape[1]))
+        if POSITION_IDS in self.batch:
+            text = (self.batch[POSITION_IDS] == 0).cumsum(1)
+            found = found & (text[:, :, None] == text[:, None, :])
+        found = found.expand(len(ids), -1, -1)
+        if self.compared is not None:
+            found = found & self.compared[:, :, None]
+        return found if self.mask is None else found & self.mask[:, None, :]
 
 
 class Term(nn.Module):
@@ -168,6 +185,14 @@ def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[T
 def extra_tokens(models: Models) -> tuple[int, int]:
     """The class and distillation tokens of both models, which are compared with nothing: the other may lack them."""
     return models.student.extra_tokens, models.teacher.extra_tokens
+
+
+def grouped(part: Tensor, width: int, size: int) -> Tensor:
+    """Keys or values (n, t, groups * size) as each of the heads (n, t, width) sees those of its group."""
+    if part.shape[-1] == width:
+        return part
+    heads = part.reshape(*part.shape[:2], -1, size)
+    return heads.repeat_interleave(width // part.shape[-1], 2).flatten(2)
 
 
 def check_queries(kind: str, models: Models) -> None:

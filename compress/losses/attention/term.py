@@ -16,6 +16,7 @@ from compress.training.losses.attention import (
     scores_mse,
     spatial_attention_distance,
 )
+from compress.training.signals.capture import Anatomy
 from compress.training.terms import (
     Models,
     Seen,
@@ -23,6 +24,7 @@ from compress.training.terms import (
     aligned,
     check_queries,
     extra_tokens,
+    grouped,
     layer_pairs,
     refuse,
 )
@@ -49,10 +51,12 @@ class AttentionTerm(Term):
                 f"{student.heads[mine]} heads and layer {theirs} of the teacher {teacher.heads[theirs]}",
                 "Use `heads: averaged`, or the loss `relation`.",
             )
+        names = [(_names(student, mine), _names(teacher, theirs)) for mine, theirs in pairs]
         super().__init__(
-            {f"{part}.{mine}" for mine, _ in pairs for part in ("query", "key")},
-            {f"{part}.{theirs}" for _, theirs in pairs for part in ("query", "key")},
+            {one for mine, _ in names for one in mine}, {one for _, theirs in names for one in theirs}
         )
+        self.names = names
+        self.models = student, teacher
         self.spec = spec
         self.pairs = pairs
         self.heads = [(student.heads[mine], teacher.heads[theirs]) for mine, theirs in pairs]
@@ -61,12 +65,25 @@ class AttentionTerm(Term):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         losses = []
-        for (mine, theirs), heads in zip(self.pairs, self.heads, strict=True):
-            queries = aligned(seen.student[f"query.{mine}"], seen.teacher[f"query.{theirs}"], self.extra)
-            keys = aligned(seen.student[f"key.{mine}"], seen.teacher[f"key.{theirs}"], self.extra)
-            student, teacher = (attention_scores(*one) for one in zip(queries, keys, heads, strict=True))
-            losses.append(self._compare(student, teacher.detach(), seen.mask))
+        for pair, names, heads in zip(self.pairs, self.names, self.heads, strict=True):
+            queries, keys = (
+                aligned(seen.student[mine], seen.teacher[theirs], self.extra)
+                for mine, theirs in zip(*names, strict=True)
+            )
+            student, teacher = (
+                scores_of(model, *one)
+                for model, one in zip(self.models, zip(queries, keys, heads, strict=True), strict=True)
+            )
+            losses.append(self._compare(student, teacher.detach(), self._mask(seen, pair)))
         return torch.stack(losses).mean()
+
+    def _mask(self, seen: Seen, pair: tuple[int, int]) -> Tensor | None:
+        """Who is looked at by whom; where the windows of two decoders differ, in the narrower one."""
+        student, teacher = self.models
+        if not teacher.causal:
+            return seen.mask
+        windows = (student.windows[pair[0]], teacher.windows[pair[1]])
+        return seen.looks(min((one for one in windows if one is not None), default=None))
 
     def _compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
         averaged = self.spec.heads == "averaged"
@@ -79,6 +96,18 @@ class AttentionTerm(Term):
             student, teacher = averaged_log_attention(student), averaged_log_attention(teacher)
         distance = attention_kl if self.spec.distance == "kl" else attention_mse
         return distance(student, teacher, mask)
+
+
+def _names(model: Anatomy, layer: int) -> tuple[str, str]:
+    """The signals of the queries and keys of a layer: of a decoder those that know their positions."""
+    turned = "turned_" if model.causal else ""
+    return f"{turned}query.{layer}", f"{turned}key.{layer}"
+
+
+def scores_of(model: Anatomy, query: Tensor, key: Tensor, heads: int) -> Tensor:
+    """Scores (n, heads, t, t) of a layer's queries (n, t, heads * size) and keys, which heads may share."""
+    scores = attention_scores(query, grouped(key, query.shape[-1], model.head_size or 1), heads)
+    return scores if model.cap is None else model.cap * torch.tanh(scores / model.cap)
 
 
 class SpatialTerm(Term):

@@ -27,4 +27,4 @@ class EmbeddingTerm(Term):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
-        return self.distance(self.projection(student.float()), teacher, seen.mask)
+        return self.distance(self.projection(student.float()), teacher, seen.compared)

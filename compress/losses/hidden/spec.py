@@ -9,7 +9,8 @@ from compress.losses.contract import LayerMap, LossKind, LossSpec
 
 class HiddenLoss(LossSpec):
     """Hidden states of the student's layers against the teacher's, through a learned projection where widths differ
-    (Romero et al. 2015, FitNets; Jiao et al. 2020, TinyBERT)."""
+    (Romero et al. 2015, FitNets; Jiao et al. 2020, TinyBERT); of a language model at the tokens before those that are
+    learnt."""
 
     short: ClassVar[str | None] = "distance"
 

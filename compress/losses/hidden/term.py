@@ -51,7 +51,7 @@ class HiddenTerm(Term):
             student, teacher = aligned(
                 seen.student[f"hidden.{mine}"], seen.teacher[f"hidden.{theirs}"], self.extra
             )
-            losses.append(self.distance(project(student.float()), teacher, seen.mask))
+            losses.append(self.distance(project(student.float()), teacher, seen.compared))
         return torch.stack(losses).mean()
 
 

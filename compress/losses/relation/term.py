@@ -15,6 +15,7 @@ from compress.training.terms import (
     aligned,
     check_queries,
     extra_tokens,
+    grouped,
     layer_pairs,
     refuse,
 )
@@ -47,6 +48,7 @@ class RelationTerm(Term):
             {f"{part}.{theirs}" for _, theirs in pairs for part in parts},
         )
         self.relations = [(_PARTS[relation[0]], _PARTS[relation[1]]) for relation in spec.relations]
+        self.models = student, teacher
         self.pairs = pairs
         self.heads = heads
         self.extra = extra_tokens(models)
@@ -54,13 +56,23 @@ class RelationTerm(Term):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         losses = []
+        student, teacher = self.models
+        mask = seen.looks() if teacher.causal else seen.mask
         for (mine, theirs), heads in zip(self.pairs, self.heads, strict=True):
+            widths = [
+                (_width(model, layer), model.head_size or 1)
+                for model, layer in ((student, mine), (teacher, theirs))
+            ]
             for first, second in self.relations:
                 a, b = (
-                    aligned(seen.student[f"{part}.{mine}"], seen.teacher[f"{part}.{theirs}"], self.extra)
+                    aligned(
+                        grouped(seen.student[f"{part}.{mine}"], *widths[0]),
+                        grouped(seen.teacher[f"{part}.{theirs}"], *widths[1]),
+                        self.extra,
+                    )
                     for part in (first, second)
                 )
-                losses.append(relation_kl(a[0], b[0], a[1], b[1], heads, seen.mask))
+                losses.append(relation_kl(a[0], b[0], a[1], b[1], heads, mask))
         return torch.stack(losses).sum() / len(self.pairs)
 
 

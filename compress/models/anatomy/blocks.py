@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.factors import Factored, Map
-from compress.models.anatomy.table.families import FAMILIES, families_that_can
+from compress.models.anatomy.table.families import FAMILIES, families_that_can, network_of_kind
 from compress.models.anatomy.table.family import Network
 
 _PROJECTIONS = ("query", "key", "value")
@@ -121,6 +121,14 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
             if all(len(attentions) == 1 for attentions in found):
                 return tuple(Block(layer, *one) for layer, (one,) in zip(stack, found, strict=True))
     return ()
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether each token looks at those before it alone, as far as the table knows the family."""
+    inside = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
+    kind = str(inside.config.model_type) if isinstance(inside, PreTrainedModel) else ""
+    network = network_of_kind(kind)
+    return network is not None and network.causal
 
 
 def attentions_of(model: nn.Module) -> list[tuple[nn.Module, Mapping[str, nn.Module]]]:

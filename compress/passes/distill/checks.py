@@ -137,6 +137,8 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     for number, entry in enumerate(spec.teachers):
         if entry.finetune is not None and (why := why_not_packed(entry.finetune, profile.task)) is not None:
             yield ("teachers", number, "finetune", "pack"), why
+    if spec.keep == "ensemble" and task_kind(profile.task).writes:
+        yield ("keep",), "several models that go on with texts are no one file: keep the `last` or the `best`"
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
     taught = any(loss.compares for loss in losses)
     if not taught:
@@ -151,7 +153,7 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if spec.ema is not None and not any(loss.learns_labels for loss in losses):
         yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
     if not lesson_of(profile).labelled and not embeds(profile):
-        for name in ("select", "online"):
+        for name in ("online",) if task_kind(profile.task).writes else ("select", "online"):
             if getattr(spec, name) is not None:
                 yield (name,), f"it needs labels, which {profile.task} has not"
     if not embeds(profile):

@@ -37,7 +37,8 @@ class FrozenTeachers:
     def trusted(self, spec: SelectSpec | None) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Indices of the examples that they can be trusted with, and how many those are, where `spec` selects."""
         every = np.arange(len(self.shown.labels), dtype=np.int64)
-        if spec is None:
+        # Of texts that are gone on with, tokens are chosen, batch by batch.
+        if spec is None or self.ctx.task.kind.writes:
             return every, {}
         kept = trusted(np.asarray(self.say(_NOTHING_INSIDE).outputs), self.shown.labels, spec)
         return every[kept], {"kept": {"examples": int(kept.sum()), "of": len(every)}}

@@ -11,6 +11,7 @@ from compress.profile.model_checks.lessons import Pairing, Reader, loss_faults
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
+from compress.tasks.table import task_kind
 
 
 def lesson_faults(check: PassCheck) -> Iterator[Found]:
@@ -35,14 +36,14 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Pai
         if student.model is not None or student.architecture is not None:
             model = student.model
         learner = Reader(name, model)
-        lessons.append(Pairing(learner, teachers))
+        lessons.append(Pairing(learner, teachers, task_kind(profile.task).writes))
         teachers = (learner,)
     return lessons
 
 
 def _faults(spec: DistillSpec, lesson: Pairing, files: ModelFiles) -> Iterator[Found]:
     # A student that follows its own average is compared with nobody else.
-    compared = lesson if spec.ema is None else Pairing(lesson.learner, (lesson.learner,))
+    compared = lesson if spec.ema is None else Pairing(lesson.learner, (lesson.learner,), lesson.by_token)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
         for number, why in loss_faults(stage.losses, compared, files):

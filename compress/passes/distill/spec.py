@@ -33,12 +33,12 @@ class WeightedTeacher(Spec):
 
 
 class SelectSpec(PassSpecBase):
-    """Learn only from examples where the teacher can be trusted."""
+    """Learn only where the teacher can be trusted: from those examples, of a language model from those tokens."""
 
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The teacher's highest probability is at least this."""
     right: bool = False
-    """And its answer is the label, where there is one."""
+    """And its answer is the label, where there is one; of a token the one that follows."""
 
     @model_validator(mode="after")
     def _selects(self) -> SelectSpec:
@@ -104,7 +104,7 @@ class DistillSpec(TrainingSpec, PassSpec):
     combine: Literal["probabilities", "logits"] = "probabilities"
     """What of several teachers is averaged."""
     select: SelectSpec | None = None
-    """Leave out examples whose teacher cannot be trusted."""
+    """Leave out examples, or tokens, whose teacher cannot be trusted."""
     generations: Positive = 1
     """Born-again generations: each further student is taught by the one before it (Furlanello et al. 2018)."""
     keep: Literal["last", "best", "ensemble"] = "last"

@@ -20,6 +20,7 @@ from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
 from compress.encoding.subset import InputSubset
 from compress.losses.contract import LossSpec
+from compress.models.anatomy.blocks import transformer_of
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.frozen import FrozenTeachers
@@ -34,6 +35,7 @@ from compress.training.signals.answers import Answers, fixed, live, mean, nobody
 from compress.training.signals.segmentation import check_aligned
 from compress.training.state import TrainResult
 from compress.training.training_module import Change, TrainingModule
+from compress.training.trust import TrustedTokens
 from compress.training.validation import Validation
 
 
@@ -162,6 +164,9 @@ class _School:
             slow=self._slow(module),
         )
         facts: dict[str, Any] = {}
+        if objective.trusted is not None:
+            _check_left(objective.trusted)
+            facts["kept"] = {"tokens": int(objective.trusted.kept), "of": int(objective.trusted.of)}
         if module.teacher is not None:
             validation = self.validation.read_by(self.teachers[0].artifact.path)
             facts["teacher_validation_score"] = validation.score(module.teacher)
@@ -188,17 +193,32 @@ class _School:
         read, teacher = (self.ctx.out, self.shown.student), None
         if self.spec.ema is not None:
             teacher = (student, self.shown.student)
-        elif self.teachers and any(loss.compares for loss in losses):
+        elif self._asks(losses):
             path = self.teachers[0].artifact.path
             model = loaded[0] if loaded else load_model(path, allow_code=self.ctx.allow_code)
             teacher = (model, self.shown.teachers[0])
-        objective = objective_between(losses, student, read, teacher, seed=self.seed)
+        objective = objective_between(
+            losses,
+            student,
+            read,
+            teacher,
+            seed=self.seed,
+            trusted=self._trusted(student) if teacher else None,
+        )
         if self.spec.ema is None:
             readers = zip(self.teachers, self.shown.teachers, strict=True)
             teachers = [(one.name, one.artifact.path, inputs) for one, inputs in readers]
             rows = self.ctx.task.kind.head != "own"
             check_aligned(objective.teacher_needs, read, teachers, rows=rows)
         return objective.to(self.ctx.device)
+
+    def _trusted(self, student: nn.Module) -> TrustedTokens | None:
+        """What chooses tokens by the teacher, where `select` asks for it."""
+        select = self.spec.select
+        if select is None or not self.ctx.task.kind.writes:
+            return None
+        words = transformer_of(student).get_output_embeddings().weight.shape[0]
+        return TrustedTokens(select.confidence, select.right, words, whole=len(self.teachers) > 1)
 
     def _answers(
         self,
@@ -208,7 +228,7 @@ class _School:
         needs: frozenset[str],
     ) -> Answers:
         """Who answers in this stage."""
-        if not any(loss.compares for loss in losses) and self.spec.online is None:
+        if not self._asks(losses) and self.spec.online is None:
             return nobody
         device = self.ctx.device
         names = needs if self.ctx.task.kind.writes else needs | {"outputs"}
@@ -228,12 +248,17 @@ class _School:
             return asked[0][0] if len(asked) == 1 else mean(asked, self.spec.combine)
         return fixed(self.frozen.say(needs))
 
+    def _asks(self, losses: Sequence[LossSpec]) -> bool:
+        """Whether a teacher is asked: its answers are compared, or choose tokens."""
+        chooses = self.spec.select is not None and self.ctx.task.kind.writes
+        return bool(self.teachers) and (chooses or any(loss.compares for loss in losses))
+
     def _live(self, losses: Sequence[LossSpec], epochs: float) -> bool:
         """Whether a teacher is run in every step: it must be, or what it says of all texts is too much to keep, or not
         worth it, because some are shown once."""
         if self.spec.online is not None:
             return True
-        taught = any(loss.compares for loss in losses) and self.spec.ema is None
+        taught = self._asks(losses) and self.spec.ema is None
         much = epochs < 1 or any(loss.reads_all for loss in losses)
         return taught and (self._change() is not None or (self.ctx.task.kind.writes and much))
 
@@ -268,6 +293,20 @@ def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[st
     moved = move_images(batch[PIXEL_VALUES], spec, torch.default_generator)
     blended = blend_images(moved, spec, torch.default_generator)
     return {**batch, PIXEL_VALUES: moved if blended is None else blended}, blended is None
+
+
+def _check_left(trusted: TrustedTokens) -> None:
+    """Refuse a student that was shown nothing to learn.
+
+    Raises:
+        PassError: no token was trusted.
+    """
+    if int(trusted.kept) == 0:
+        raise PassError(
+            f"none of {int(trusted.of)} tokens was left to learn from",
+            where="select",
+            hint=f"Lower `confidence` ({trusted.confidence:g}), or leave `right` out.",
+        )
 
 
 def _kind(entry: Entry[LossSpec]) -> str:

@@ -8,13 +8,19 @@ from typing import Any
 
 from compress.core.spec import Spec
 from compress.losses.table import LossEntry
-from compress.models.anatomy.table.families import CONVOLUTIONAL, why_not_compared
+from compress.models.anatomy.table.families import CONVOLUTIONAL, network_of_kind, why_not_compared
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.recovery_spec import recovery_of
 
 _SPLITTING = ("normalizer", "pre_tokenizer")
 """What a tokenizer does to a text before its model cuts the words of it."""
+
+
+_OTHER_WORDS = (
+    "take a student with the teacher's tokenizer, or let the teacher write texts and give them as `data.path` to the "
+    "student's own `teacher.finetune`"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Pairing:
 
     learner: Reader
     teachers: tuple[Reader, ...]
+    by_token: bool = False
+    """Whether outputs are those of tokens, so that whatever is compared is compared token by token."""
 
     def unlike(self, files: ModelFiles) -> str | None:
         """Which two of them are known to cut texts into different pieces, in words; None where none are."""
@@ -41,13 +49,15 @@ class Pairing:
         return None
 
 
-def recovery_faults(spec: Spec, model: str | None, teacher: str, files: ModelFiles) -> Iterator[Found]:
+def recovery_faults(
+    spec: Spec, model: str | None, teacher: str, files: ModelFiles, *, by_token: bool
+) -> Iterator[Found]:
     """The losses of a recovery that cannot compare the model that a pass changes with the teacher, below the pass."""
     recovery = recovery_of(spec)
     if recovery is None:
         return
     key, training = recovery
-    lesson = Pairing(Reader("model", model), (Reader("teacher", teacher),))
+    lesson = Pairing(Reader("model", model), (Reader("teacher", teacher),), by_token)
     for number, why in loss_faults(training.losses or (), lesson, files):
         yield (key, "losses", number), why
 
@@ -60,6 +70,7 @@ def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles)
     attending = next((kind for kind in kinds if kind not in CONVOLUTIONAL), None)
     own = files.model_type(lesson.learner.source)
     closed = next((why for kind in (*kinds, own) if (why := why_not_compared(kind)) is not None), None)
+    fused = next((kind for kind in (*kinds, own) if _fused(kind)), None) if lesson.by_token else None
     for number, entry in enumerate(losses):
         loss = entry.body
         if loss.needs == "attention" and without is not None:
@@ -68,8 +79,18 @@ def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles)
             yield number, f"the teacher is a {attending}, which has no maps of convolutions to compare"
         elif loss.needs in ("layers", "attention") and closed is not None:
             yield number, closed
+        elif loss.needs == "attention" and fused is not None:
+            yield number, f"a {fused} computes query, key and value in one map: compare `hidden` instead"
+        elif two is not None and lesson.by_token and loss.compares:
+            yield number, f"{two}, so {entry.key} cannot compare them token by token: {_OTHER_WORDS}"
         elif two is not None and loss.looks_inside:
             yield number, f"{two}, so {entry.key} cannot compare them token by token"
+
+
+def _fused(kind: str | None) -> bool:
+    """Whether a `model_type` computes query, key and value in one map."""
+    network = None if kind is None else network_of_kind(kind)
+    return network is not None and network.fused
 
 
 def _unlike(first: str | None, second: str | None, files: ModelFiles) -> bool:

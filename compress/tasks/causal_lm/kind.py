@@ -68,7 +68,6 @@ KIND = TaskKind(
         "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",
         "passes.low_rank": f"{_ENCODERS}, and its maps cannot be factored",
         "passes.distill.augment": f"texts are changed for the encoders of classifiers; {_NOT_HERE}",
-        "passes.distill.select": "it chooses examples by the one answer that each has, and a text has many",
         "passes.distill.data_free": f"texts are made up for the encoders of classifiers; {_NOT_HERE}",
     },
 )

@@ -39,10 +39,10 @@ def log_attention(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         scores: (n, heads, t, t).
-        mask: bool (n, t), true for real tokens; None: all are.
+        mask: bool (n, t), true for real tokens, or (n, t, t), true where the first looks at the second; None: all do.
     """
     if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None, :], _NEVER)
+        scores = scores.masked_fill(~(mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]), _NEVER)
     return functional.log_softmax(scores, dim=-1)
 
 
@@ -64,7 +64,7 @@ def scores_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
 
     Args:
         student, teacher: (n, heads, t, t); no gradient reaches the teacher's.
-        mask: bool (n, t), true for real tokens; None: all are.
+        mask: as of `log_attention`.
     """
     return masked_mean((student - teacher.detach()).square(), _pairs(mask))
 
@@ -75,7 +75,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
     Args:
         student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
-        mask: bool (n, t), true for real tokens; None: all are.
+        mask: as of `log_attention`.
     """
     return masked_mean((student.exp() - teacher.detach().exp()).square(), _pairs(mask))
 
@@ -88,13 +88,13 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
     Args:
         student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
-        mask: bool (n, t), true for real tokens; None: all are.
+        mask: as of `log_attention`.
     """
     goal = teacher.detach()
     terms = goal.exp() * (goal - student)
     pairs = _pairs(mask)
     rows = (terms if pairs is None else torch.where(pairs, terms, 0.0)).sum(-1)
-    return masked_mean(rows, None if mask is None else mask[:, None, :])
+    return masked_mean(rows, None if pairs is None else pairs.any(-1))
 
 
 @in_float32
@@ -127,5 +127,7 @@ def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _pairs(mask: Tensor | None) -> Tensor | None:
-    """Which tokens look at which: bool (n, t) -> (n, 1, t, t), true where both are real."""
-    return None if mask is None else mask[:, None, :, None] & mask[:, None, None, :]
+    """Which tokens look at which: bool (n, t) -> (n, 1, t, t), true where both are real; (n, t, t) as it is."""
+    if mask is None or mask.ndim == 3:
+        return None if mask is None else mask[:, None]
+    return mask[:, None, :, None] & mask[:, None, None, :]

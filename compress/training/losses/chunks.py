@@ -21,7 +21,8 @@ def in_chunks(
     """The mean of a loss over the rows that are compared, a float32 scalar; what it needs in float32 exists for a few
     rows at a time.
 
-    The gradient is computed along with the value, in the type of the logits. Rows that are not compared are not copied.
+    Of no rows it is 0. The gradient is computed along with the value, in the type of the logits. Rows that are not
+    compared are not copied.
 
     Args:
         logits: (n, classes) or (n, t, classes), any float type.
@@ -29,6 +30,8 @@ def in_chunks(
         numbers: logits of a chunk, at most.
         compared: bool (n, t) or (n,); None: all rows.
     """
+    if not len(goal):
+        return logits.float().sum() * 0.0
     rows = logits.flatten(0, -2)
     places = None if compared is None or bool(compared.all()) else compared.flatten().nonzero()[:, 0]
     size = max(1, numbers // rows.shape[-1])

@@ -27,7 +27,7 @@ def relation_kl(
         student_from, student_to: A and B of the student (n, t, width); `heads` divides the width.
         teacher_from, teacher_to: those of the teacher (n, t, width); no gradient reaches them.
         heads: how many relation heads.
-        mask: bool (n, t), true for real tokens; None: all are.
+        mask: as of `log_attention`.
     """
     student = log_attention(attention_scores(student_from, student_to, heads), mask)
     teacher = log_attention(attention_scores(teacher_from.detach(), teacher_to.detach(), heads), mask)

@@ -9,6 +9,7 @@ A signal has a name and is one tensor:
 | `embedding` | (n, t, d) | what the first layer reads: embeddings after their norm and projection |
 | `hidden.L` | (n, t, d) | output of layer L, 0 the lowest |
 | `query.L`, `key.L`, `value.L` | (n, t, heads * head size) | projections of layer L, before they are cut into heads |
+| `turned_query.L`, `turned_key.L` | the same | of decoders, as attention multiplies them: turned by their positions |
 | `feature.NAME` | (n, c, h, w) | output of the submodule NAME |
 """
 
@@ -27,9 +28,10 @@ from torch.utils.hooks import RemovableHandle
 
 from compress.core.errors import PassError
 from compress.encoding.inputs import taken
-from compress.models.anatomy.blocks import Block, attentions_of, heads_of, layers_of
+from compress.models.anatomy.blocks import Block, attentions_of, heads_of, is_causal, layers_of
 from compress.models.anatomy.observing import evaluating, hooked
 from compress.models.io.outputs import outputs_of
+from compress.training.signals.positions import Hooks, turned_signal, window_of
 
 Signals = dict[str, Tensor]
 
@@ -56,7 +58,8 @@ class Anatomy:
     queries and keys cannot be captured. `features`: the last map at each resolution above 1 x 1, in the order of
     the computation; none for a model with attention, whose patches are tokens. `by_token`: outputs are those of tokens,
     not of examples. `extra_tokens`: class and distillation
-    tokens before the patches, 0 for texts; `patches`: None for texts.
+    tokens before the patches, 0 for texts; `patches`: None for texts. `causal`: tokens look at those before them alone;
+    then `windows` says of each layer how far, None: to the beginning, and `cap` bounds the scores, None: nothing does.
     """
 
     outputs: int
@@ -69,6 +72,9 @@ class Anatomy:
     extra_tokens: int = 0
     patches: int | None = None
     by_token: bool = False
+    causal: bool = False
+    windows: tuple[int | None, ...] = ()
+    cap: float | None = None
 
 
 class Recorder:
@@ -90,7 +96,7 @@ class Recorder:
         self._model = model.module if isinstance(model, DistributedDataParallel) else model
         self._names = frozenset(names)
         self._held: Signals = {}
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | Hooks] = []
         layers = layers_of(self._model) if self._names - OUTPUTS else ()
         self._open = [self._opener(name, layers) for name in sorted(self._names)]
 
@@ -119,7 +125,7 @@ class Recorder:
         self._held.clear()
         return taken
 
-    def _opener(self, name: str, layers: tuple[Block, ...]) -> Callable[[], RemovableHandle]:
+    def _opener(self, name: str, layers: tuple[Block, ...]) -> Callable[[], RemovableHandle | Hooks]:
         """What registers the hook of one signal."""
         held = self._held
         kind, _, rest = name.partition(".")
@@ -138,6 +144,8 @@ class Recorder:
             return lambda: self._model.register_forward_hook(keep_outputs)
         if name == "embedding" and layers:
             return lambda: layers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
+        if kind in ("turned_query", "turned_key") and _of_layer(layers, kind.removeprefix("turned_"), rest):
+            return lambda: turned_signal(layers[int(rest)], kind.removeprefix("turned_"), held, name)
         if kind == "feature":
             module = dict(self._model.named_modules()).get(rest or ".")
         else:
@@ -185,6 +193,9 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
         extra_tokens=0 if patches is None else tokens - patches,
         patches=patches,
         by_token=by_token,
+        causal=is_causal(root),
+        windows=tuple(window_of(layer.attention) for layer in layers),
+        cap=getattr(layers[0].attention, "attn_logit_softcapping", None),
     )
 
 

@@ -1,0 +1,77 @@
+"""Queries and keys of a decoder as its attention multiplies them, from what its layers show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from compress.models.anatomy.blocks import Block
+
+
+class Hooks:
+    """Several hooks that are removed as one."""
+
+    def __init__(self, *handles: RemovableHandle) -> None:
+        self._handles = handles
+
+    def remove(self) -> None:
+        """Remove them."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def turned_signal(layer: Block, part: str, held: dict[str, Tensor], name: str) -> Hooks:
+    """Keep the queries or keys of a layer as `held[name]`, (n, t, heads * size), whenever it runs.
+
+    They are normed where the family norms them, turned by their positions, and queries carry the factor of the scores,
+    so that their products over the square root of the size are the scores.
+    """
+    seen: dict[str, Tensor] = {}
+    size = layer.head_size
+    assert size is not None
+
+    def see(module: nn.Module, given: Any, result: Tensor) -> None:
+        seen[part] = result
+
+    def turn(module: nn.Module, given: Any, named: dict[str, Any], result: Any) -> None:
+        raw = seen.pop(part)
+        values = raw.reshape(*raw.shape[:2], -1, size)
+        if norm is not None:
+            values = norm(values)
+        if getattr(module, "use_rope", True):
+            values = turned(values, *named["position_embeddings"])
+        if part == "query":
+            values = values * (getattr(module, "scaling", size**-0.5) * math.sqrt(size))
+        held[name] = values.flatten(2)
+
+    norm = layer.parts.get(f"{part}_norm")
+    return Hooks(
+        layer.parts[part].register_forward_hook(see),
+        layer.attention.register_forward_hook(turn, with_kwargs=True),
+    )
+
+
+def turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Heads (n, t, heads, size) turned by their positions, as many of their numbers as there are angles for.
+
+    Su et al., RoFormer, 2021 (arXiv:2104.09864), in the layout of transformers: each number with that half a head away.
+
+    Args:
+        cosine, sine: (n or 1, t, angles).
+    """
+    angles = cosine.shape[-1]
+    some, rest = values[..., :angles], values[..., angles:]
+    first, second = some.chunk(2, -1)
+    across = torch.cat([-second, first], -1)
+    return torch.cat([some * cosine[:, :, None] + across * sine[:, :, None], rest], -1)
+
+
+def window_of(attention: nn.Module) -> int | None:
+    """How many tokens, itself included, a token of this layer looks back at; None: all."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window  # type: ignore[return-value]
+    return getattr(getattr(attention, "config", None), "sliding_window", None)
