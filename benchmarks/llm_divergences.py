@@ -99,7 +99,8 @@ def main() -> None:
         "Two humps, one student of one hump, each divergence of `logits` once (temperature 1, mixtures as they are by "
         "default), the best of three beginnings. `forward` covers both humps, and puts mass where the teacher says "
         "nothing; all others keep to the larger hump and leave the other out, `skew` too: what it charges for a word "
-        "left out is bounded by minus the logarithm of its mixture. Mass on a hump: within 2.5 of its standard deviations."
+        "left out is bounded by minus the logarithm of its mixture. Mass on a hump: within 2.5 of its "
+        "standard deviations."
     )
     write_rows("llm_divergences", rows, note=note)
 
