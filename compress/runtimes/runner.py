@@ -120,7 +120,7 @@ class CachedSession:
     """
 
     def __init__(self, session: Any) -> None:
-        self.session = session
+        self.session, self.goes_on = session, True  # a batch may say that tokens stand in the cache
         self.past = [node for node in session.get_inputs() if node.name.startswith(PAST)]
         self.words = session.get_outputs()[0].shape[2]
         self.size = (0, 0)
@@ -285,13 +285,13 @@ def score_job(job: dict[str, Any], runtime: Any) -> dict[str, Any]:
     """
     runtime.prepare(job["threads"], job["device"])
     scorer, settings = load_file(job["scorer"]), job["settings"]
-    made = getattr(scorer, "outputs", lambda model, batch, settings: model(batch))
+    made = getattr(scorer, "outputs", lambda model, batch, settings: np.asarray(model(batch), np.float32))
     batches = read_batches(job["feeds"])
     predict = runtime.open(job["model"], job["threads"], job["device"])
     kept, examples, shape = [], 0, []
     for batch in batches:
-        outputs = np.asarray(made(predict, batch, settings), dtype=np.float32)
-        examples, shape = examples + len(outputs), list(outputs.shape[1:])
+        outputs = made(predict, batch, settings)
+        examples, shape = examples + outputs.shape[0], list(outputs.shape[1:])
         try:
             kept.append(scorer.answers(outputs, batch, settings))
         except (ValueError, IndexError) as error:

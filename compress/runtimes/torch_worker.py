@@ -25,6 +25,7 @@ class Torch:
 
         self._torch, self._taken, self._outputs_of = torch, taken, outputs_of
         self._model, self._device, self._cached = model, device, cached
+        self.goes_on = cached is not None
 
     def __call__(self, batch: runner.Batch) -> NDArray[np.float32]:
         """Its outputs."""

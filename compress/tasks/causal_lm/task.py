@@ -41,8 +41,8 @@ class CausalLanguageModel:
         return False
 
     def settings(self, described: Mapping[str, Any]) -> dict[str, Any]:
-        """How many tokens a window has at most, where the likeliest words are to be kept."""
-        return {"length": int(described.get("max_length", 0))}
+        """How many tokens a window has at most, as the likeliest words are kept, and how many words there are."""
+        return {"length": int(described.get("max_length", 0)), "words": int(described.get("words", 0))}
 
     def check_outputs(self, shape: tuple[int, ...], described: Mapping[str, Any], where: str) -> None:
         """Refuse outputs that are not one row of logits a token.
