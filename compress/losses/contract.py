@@ -109,6 +109,10 @@ class LossSpec(PassSpecBase):
         """What of both models it compares, where not every family has it."""
         return None
 
+    def disappoints(self, task: TaskKind) -> str | None:
+        """Why it is likely to disappoint there; None where nothing speaks against it."""
+        return None
+
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""
         if lesson.teachers > 1 and self.looks_inside:

@@ -24,7 +24,7 @@ class RecoverySpec(TrainingSpec):
     dropout: Fraction | None = 0.0
     """Share of activations dropped in training; none by default, as in distillation."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    """Temperature of the teacher's logits; with `losses` it stands in them."""
+    """Temperature of the teacher's logits, of a language model 1 where it is unset; with `losses` it stands in them."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] | None = None
     """Weighted losses, summed, as in `distill`; unset: `logits` with `temperature`, or of embeddings `similarity` of
     cosines between outputs."""
@@ -54,7 +54,10 @@ def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list
     """
     if spec.losses is not None:
         return [entry.body for entry in spec.losses]
-    offered = (kind.recovers(Lesson(task), spec.temperature) for kind in LOSSES.values() if taught)
+    # Softened, most of a language model's probability lies outside the words that are kept of its teacher.
+    asked = "temperature" in spec.model_fields_set or not task.writes
+    temperature = spec.temperature if asked else 1.0
+    offered = (kind.recovers(Lesson(task), temperature) for kind in LOSSES.values() if taught)
     found = next((loss for loss in offered if loss is not None), None)
     if found is None and task.label_loss is None:
         raise PassError("without labels a model can only recover from a teacher", where="recover")

@@ -128,6 +128,12 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
     ),
     (
         IMAGE,
+        "{data_free: {}, losses: [{logits: {}}], accumulate: 2, gradient_checkpointing: true}",
+        {},
+        ["passes.0.distill.accumulate", "passes.0.distill.gradient_checkpointing"],
+    ),
+    (
+        IMAGE,
         "{data_free: {}, stages: [{losses: [{logits: {}}]}, {losses: [{logits: {}}]}]}",
         {},
         ["passes.0.distill.stages"],
@@ -367,6 +373,15 @@ def test_a_smoothed_teacher_is_warned_of(folder: Path) -> None:
         "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse"
     )
     assert load_profile(write(folder, TEXT, "{losses: [{labels: {}}]}", teacher)).warnings == ()
+
+
+def test_words_that_are_softened_and_cut_off_are_warned_of(folder: Path) -> None:
+    def warned(loss: str) -> int:
+        distill = f"{{student: {{architecture: llama}}, losses: [{{logits: {loss}}}]}}"
+        found = load_profile(write(folder, "causal-lm", distill, {"data": {"path": "data.csv"}})).warnings
+        return sum("most of what a language model holds possible" in one for one in found)
+
+    assert [warned(loss) for loss in ("{}", "{temperature: 1}", "{top_k: all}")] == [1, 0, 0]
 
 
 def test_what_no_training_data_costs_is_not_measured_without_a_control(folder: Path) -> None:

@@ -18,12 +18,15 @@ from transformers import LlamaForCausalLM
 
 from compress.core.artifacts import Artifact, open_artifact
 from compress.core.errors import ModelError
+from compress.core.task_kind import TaskKind
 from compress.data.splits import UNLABELLED, Examples
+from compress.losses.logits.spec import LogitsLoss
 from compress.models.io.checkpoints import load_model
 from compress.profile.recovery_spec import RecoverySpec, ScaleTrainingSpec, recovery_losses
 from compress.tasks.base import TrainingData
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
+from compress.tasks.table import task_kind
 from compress.training import loop, recovery
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE
@@ -225,3 +228,14 @@ def test_two_processes_that_were_killed_go_on_bit_for_bit(language: Taught, tmp_
     assert together(tmp_path / "killed", language, strategy) == [0, 0]
     straight, resumed = (load_file(tmp_path / name / "rank-0.safetensors") for name in ("straight", "killed"))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
+
+
+def test_recovery_of_a_language_model_softens_nothing_unless_asked() -> None:
+    texts, sorts = task_kind("causal-lm"), task_kind("text-classification")
+
+    def softened(kind: TaskKind, **keys: Any) -> float:
+        (loss,) = recovery_losses(RecoverySpec.model_validate(keys), kind, taught=True)
+        assert isinstance(loss, LogitsLoss)
+        return loss.temperature
+
+    assert (softened(texts), softened(texts, temperature=2), softened(sorts)) == (1, 2, 2)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from compress.core.task_kind import TaskKind
 from compress.losses.contract import Divergence, Lesson, LossKind, LossSpec
 
 _MIXES: dict[Divergence, float] = {"jsd": 0.5, "skew": 0.1, "skew_reverse": 0.1}
@@ -59,6 +60,15 @@ class LogitsLoss(LossSpec):
     def reads_all(self) -> bool:
         """Whether no choice of words does."""
         return self.top_k == "all" or self.standardize
+
+    def disappoints(self, task: TaskKind) -> str | None:
+        """Where most of what the teacher says is lost."""
+        if not task.writes or self.temperature <= 1 or self.reads_all:
+            return None
+        return (
+            "softened by a `temperature` above 1, most of what a language model holds possible lies outside its "
+            "likeliest words, which are all that is kept of a teacher: use `temperature: 1`, or `top_k: all`"
+        )
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can."""

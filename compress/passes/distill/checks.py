@@ -45,12 +45,14 @@ def warnings(check: PassCheck) -> Iterator[str]:
     """What a valid profile does that is likely to disappoint, a sentence each."""
     spec, finetune = check.spec, check.profile.teacher.finetune
     assert isinstance(spec, DistillSpec)
-    logits = any(loss.softens for stage in spec.staged for loss in losses_of(stage))
-    if logits and finetune is not None and finetune.smoothing > 0:
+    losses = [loss for stage in spec.staged for loss in losses_of(stage)]
+    if any(loss.softens for loss in losses) and finetune is not None and finetune.smoothing > 0:
         yield (
             "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse, as its logits tell "
             "wrong classes apart less (Mueller et al. 2019); on CLINC150 no difference was measured, so measure yours"
         )
+    disappointing = {loss.disappoints(task_kind(check.profile.task)) for loss in losses} - {None}
+    yield from (f"passes.{check.index}.distill.losses: {why}" for why in disappointing)
     if spec.data_free is not None and not spec.control:
         yield (
             f"passes.{check.index}.distill.data_free: how much is lost by showing no training data will not be "
@@ -124,6 +126,12 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                 ("stages",),
                 "a generator of images teaches in one stage by nature; leave `stages` out and give `losses`",
             )
+        for name in ("accumulate", "gradient_checkpointing"):
+            if getattr(spec, name) != type(spec).model_fields[name].default:
+                yield (
+                    (name,),
+                    "generator and student are trained step by step in turns, whole batches at a time",
+                )
         return
     fewest, room = spec.data_free.length[0], profile.data.max_length
     if fewest > room:
