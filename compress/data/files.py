@@ -9,9 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from compress.data.faults import Faults
 from compress.data.large import read_large
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
-from compress.data.separators import SEPARATORS, separated_by
+from compress.data.separators import long_fields, separated_by, separator_notes
 
 
 def is_table(path: Path) -> bool:
@@ -58,7 +56,7 @@ def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:
     text, _ = decode(read_bytes(path), path)
     if ending in (".csv", ".tsv"):
         usual = "\t" if ending == ".tsv" else ","
-        with _long_fields():
+        with long_fields():
             text, mark = separated_by(text, usual)
             header, values, _ = _parse_separated(text, path, mark)
         return {name: [row[at] for row in values[:rows]] for at, name in enumerate(header)}
@@ -106,14 +104,10 @@ def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
     """csv and tsv. The first line names the columns; empty lines are skipped."""
     text, encoding = decode(read_bytes(path), path, columns.written.encoding)
     notes = () if columns.written.encoding else read_notes(path, encoding)
-    with _long_fields():
+    with long_fields():
         text, mark = separated_by(text, usual, columns.written.separator)
         header, rows, lines = _parse_separated(text, path, mark)
-    if mark != usual and columns.written.separator is None:
-        name = SEPARATORS.get(mark, repr(mark))
-        notes += (
-            f"the fields of {shown(path.name)} are separated by a {name}; `data.separator` names another",
-        )
+    notes += separator_notes(mark, usual, columns.written.separator, path.name)
     found = _check_columns(header, columns, path)
     text_at = header.index(found[0])
     label_at = None if columns.label is None else header.index(found[1])
@@ -163,16 +157,6 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
     if header is None:
         raise DataError("the file is empty", where=shown(path))
     return header, rows, lines
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Lift the csv module's limit of 128 KiB a field while a file is read."""
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _read_json(path: Path, columns: Columns) -> Rows:

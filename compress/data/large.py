@@ -1,4 +1,4 @@
-"""Large json lines and parquet files: read row by row into a file, where the usual readers would hold all of them.
+"""Large tables and folders of texts: read one by one into a file, where the usual readers would hold all of them.
 
 What is unusual in any way (another encoding, a fault, a value that is no text) is left to the usual readers, which say
 what is wrong and where.
@@ -6,9 +6,10 @@ what is wrong and where.
 
 from __future__ import annotations
 
+import csv
 import json
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from compress.data.names import column_named, shown
 from compress.data.rows import Columns, Rows
+from compress.data.separators import HEAD, long_fields, separated_by, separator_notes
 from compress.store.flat import RaggedWriter, blocks_of
 from compress.store.texts import StoredTexts, as_bytes
 
@@ -34,20 +36,39 @@ class _Unusual(Exception):
 
 def read_large(path: Path, columns: Columns) -> Rows | None:
     """The rows of a large file, conversations as JSON; None where the usual readers must read it."""
-    ending, written = path.suffix.lower(), columns.written
-    reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(ending)
+    ending, written, notes = path.suffix.lower(), columns.written, list[str]()
+    reader = _READERS.get(ending)
     labelled = columns.label is not None and columns.label_key != _ANSWERS
-    if reader is None or labelled or written.separator is not None or written.encoding is not None:
+    # Of a separator that others do not have, the usual readers say so.
+    odd = written.encoding is not None or (written.separator is not None and ending not in _MARKS)
+    if reader is None or labelled or odd:
         return None
     try:
         if path.stat().st_size < LARGE:
             return None
-        places, stored = _stored(reader(path, columns), columns)
-    except (_Unusual, OSError, ValueError, TypeError, RecursionError):
+        places, stored = _stored(reader(path, columns, notes), columns)
+    except (_Unusual, OSError, ValueError, TypeError, RecursionError, csv.Error):
         return None
-    place = f"{shown(path)}:" if ending == ".jsonl" else f"{shown(path)}: row "
+    place = f"{shown(path)}: row " if ending == ".parquet" else f"{shown(path)}:"
     answers = stored[1] if len(stored) > 1 else [None] * len(places)
-    return Rows(shown(path), stored[0], answers, place=lambda i: f"{place}{places[i]}")
+    return Rows(shown(path), stored[0], answers, place=lambda i: f"{place}{places[i]}", notes=tuple(notes))
+
+
+def read_large_texts(paths: Sequence[Path]) -> StoredTexts | None:
+    """The texts of many files; None where the usual reader must read them."""
+    try:
+        if sum(path.stat().st_size for path in paths) < LARGE:
+            return None
+        return StoredTexts.of(_usual(path.read_bytes().decode("utf-8")) for path in paths)
+    except (_Unusual, OSError, UnicodeDecodeError):
+        return None
+
+
+def _usual(text: str) -> str:
+    """A text, or a part of one, that is UTF-8 and nothing else by all signs."""
+    if text.startswith("\ufeff") or "\0" in text:
+        raise _Unusual
+    return text
 
 
 def _stored(rows: Iterator[_Row], columns: Columns) -> tuple[array[int], list[StoredTexts]]:
@@ -59,6 +80,8 @@ def _stored(rows: Iterator[_Row], columns: Columns) -> tuple[array[int], list[St
         places.extend(place for place, _ in block)
         for name, writer in zip(names, writers, strict=True):
             writer.add(as_bytes(_text(row.get(name), columns) for _, row in block))
+    if not places:
+        raise _Unusual
     return places, [StoredTexts(writer.finish()) for writer in writers]
 
 
@@ -77,7 +100,7 @@ def _text(value: Any, columns: Columns) -> str:
     raise _Unusual
 
 
-def _json_lines(path: Path, columns: Columns) -> Iterator[_Row]:
+def _json_lines(path: Path, columns: Columns, notes: list[str]) -> Iterator[_Row]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -88,7 +111,7 @@ def _json_lines(path: Path, columns: Columns) -> Iterator[_Row]:
                 yield number, row
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[_Row]:
+def _parquet(path: Path, columns: Columns, notes: list[str]) -> Iterator[_Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,3 +129,35 @@ def _parquet(path: Path, columns: Columns) -> Iterator[_Row]:
                     number += 1
     except pa.ArrowException as error:
         raise _Unusual from error
+
+
+def _separated(path: Path, columns: Columns, notes: list[str]) -> Iterator[_Row]:
+    usual, declared = _MARKS[path.suffix.lower()], columns.written.separator
+    with path.open(encoding="utf-8", newline="") as file, long_fields():
+        head = file.read(HEAD)
+        text, mark = separated_by(head, usual, declared)
+        if text != head:
+            # It begins with a line that is no row.
+            raise _Unusual
+        notes += separator_notes(mark, usual, declared, path.name)
+        file.seek(0)
+        header, begin = list[str](), 1
+        reader = csv.reader(map(_usual, file), delimiter=mark, strict=True)
+        for row in reader:
+            line, begin = begin, reader.line_num + 1
+            if row and not header:
+                header = [name.strip() for name in row]
+                if any(header.count(name) > 1 for name in header):
+                    raise _Unusual
+            elif row:
+                if len(row) != len(header):
+                    raise _Unusual
+                yield line, dict(zip(header, row, strict=True))
+
+
+_MARKS = {".csv": ",", ".tsv": "\t"}
+_READERS: Mapping[str, Callable[[Path, Columns, list[str]], Iterator[_Row]]] = {
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+    **dict.fromkeys(_MARKS, _separated),
+}

@@ -5,12 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from compress.data.names import shown
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 """The separators that tables are found with, and what notes call them."""
 
 _ROWS = 100
-_HEAD = 1 << 20
+HEAD = 1 << 20
+"""Letters at the beginning of a table that are looked at."""
 
 
 _SAID = re.compile(r"sep=(.)\r?\n")
@@ -36,7 +42,7 @@ def find_separator(text: str, usual: str) -> str:
     It divides the header; of several that do, the one by which most of the first rows have as many fields as the header
     has, then `usual`, then the one that makes the most fields.
     """
-    head = text[:_HEAD]
+    head = text[:HEAD]
     if not any(mark in head for mark in SEPARATORS if mark != usual):
         return usual
     counts = {mark: _fields(head, mark) for mark in SEPARATORS}
@@ -67,3 +73,21 @@ def _even(counts: list[int]) -> float:
     """The share of the rows that have as many fields as the header."""
     rows = counts[1:]
     return sum(count == counts[0] for count in rows) / len(rows) if rows else 1.0
+
+
+def separator_notes(mark: str, usual: str, declared: str | None, file: str) -> tuple[str, ...]:
+    """What is said of a file whose separator is not the usual one, where the profile does not name it."""
+    if mark == usual or declared is not None:
+        return ()
+    name = SEPARATORS.get(mark, repr(mark))
+    return (f"the fields of {shown(file)} are separated by a {name}; `data.separator` names another",)
+
+
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Lift the csv module's limit of 128 KiB a field while a file is read."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)

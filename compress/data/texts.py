@@ -11,6 +11,7 @@ from compress.core.errors import DataError
 from compress.data.encodings import UTF_8, decode_all
 from compress.data.faults import all_of
 from compress.data.files import read_bytes
+from compress.data.large import read_large_texts
 from compress.data.names import shown
 from compress.data.rows import Rows, Written
 from compress.data.splitting import text_key
@@ -19,12 +20,14 @@ from compress.store.texts import StoredTexts
 
 def read_text_files(
     folder: Path, paths: Sequence[Path], written: Written
-) -> tuple[list[object], tuple[str, ...]]:
+) -> tuple[Sequence[object], tuple[str, ...]]:
     """The texts of files, and a note on those that are not UTF-8.
 
     Raises:
         DataError: a file cannot be read as text.
     """
+    if written.encoding is None and (stored := read_large_texts(paths)) is not None:
+        return stored, ()
     decoded = decode_all(all_of(read_bytes, paths), paths, written.encoding)
     odd = [(path, encoding) for path, (_, encoding) in zip(paths, decoded, strict=True) if encoding != UTF_8]
     notes: tuple[str, ...] = ()

@@ -45,13 +45,20 @@ def rows(form: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
 def written(path: Path, table: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pd.DataFrame(table).to_parquet(path)
+    elif path.suffix in (".csv", ".tsv"):
+        mark = {".csv": ",", ".tsv": "\t"}[path.suffix]
+        cells = [
+            {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+            for row in table
+        ]
+        pd.DataFrame(cells).to_csv(path, index=False, sep=mark)
     else:
         lines = (json.dumps(row, ensure_ascii=False) for row in table)
         path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv", "tsv"])
 @pytest.mark.parametrize("form", ["texts", "prompts", "messages"])
 def test_the_splits_are_those_of_the_usual_readers(
     form: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +117,64 @@ def test_a_file_in_another_encoding_is_left_to_the_usual_reader(
     monkeypatch.setattr(large, "LARGE", 1)
     splits = load(LanguageData(path=str(path)), tmp_path, 0, "causal-lm")
     assert any("cp1252" in note for note in splits.notes)
+
+
+def both_ways(spec: LanguageData, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The splits of the usual readers and of those of large files, or what they say is wrong."""
+    found: list[Any] = []
+    for size in (2**40, 1):
+        monkeypatch.setattr(large, "LARGE", size)
+        try:
+            found.append(load(spec, folder, 0, "causal-lm"))
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_texts_of_a_folder_are_those_of_the_usual_reader(
+    stored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i, row in enumerate(rows("texts")[0][:100]):
+        (folder / f"{i}.txt").write_bytes((f"{i}\r\n" + row["text"] + "\n").encode())
+    if not stored:
+        (folder / "marked.txt").write_bytes(b"\xef\xbb\xbfwith a mark before it")
+    usual, ours = both_ways(LanguageData(path=str(folder)), tmp_path, monkeypatch)
+    assert ours.notes == usual.notes
+    assert isinstance(ours.train.items, StoredTexts) == stored
+    for name in ("train", "validation", "test"):
+        assert list(getattr(ours, name).texts) == list(getattr(usual, name).texts)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'id;text\n1;one, "two"\n2;"a ""b""\n\nc"\n\n3;x\n4;y\n5;z\n6;w\n7;v\n8;u\n',
+        "sep=;\nid;text\n1;a\n2;b\n3;c\n4;d\n5;e\n6;f\n7;g\n8;h\n",
+        "\ufeffid,text\n1,a\n2,b\n3,c\n4,d\n5,e\n6,f\n7,g\n8,h\n",
+        "id,text\n1,a\n2,b,c\n3,d\n",
+        'id,text\n1,a\n2,"b\n3,d\n',
+        "id,text\n1,a\n2, \n3,d\n",
+        "id,text,text\n1,a,b\n2,c,d\n",
+        "id,words\n1,a\n",
+        "id,text\n",
+        "",
+        f"id,text\n1,{'long ' * 30000}\n2,b\n3,c\n4,d\n5,e\n6,f\n7,g\n8,h\n",
+    ],
+)
+def test_tables_read_row_by_row_say_what_the_usual_reader_says(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "x.csv"
+    path.write_text(content, encoding="utf-8")
+    usual, ours = both_ways(LanguageData(path=str(path)), tmp_path, monkeypatch)
+    if isinstance(usual, str):
+        assert ours == usual
+    else:
+        assert ours.notes == usual.notes
+        assert list(ours.train.texts) == list(usual.train.texts)
 
 
 @given(texts=st.lists(st.text(st.characters(), max_size=20), max_size=30))
