@@ -35,14 +35,15 @@ class StudentSpec(PassSpecBase):
     """Width; unset: the teacher's, with `architecture` 128."""
     heads: Width | None = None
     """Attention heads; unset: the hidden size over the teacher's head size (with `architecture` over 32), moved to a
-    number that divides the width."""
+    number that divides the width. Of a decoder whose config says how large a head is: the teacher's; those that share
+    keys and values stay together."""
     intermediate_size: Width | None = None
     """Feed-forward width; unset: the teacher's ratio to the hidden size, with `architecture` 4 times it."""
     from_: Annotated[Literal["teacher", "scratch"], Field(alias="from")] = "teacher"
     """`teacher`: weights projected from the teacher's; `scratch`: random weights."""
     basis: Literal["hidden", "embeddings"] = "hidden"
     """What the directions that a narrower student keeps are principal for: the teacher's hidden states on training
-    examples, or its embedding table alone."""
+    examples, or its embedding table alone. A decoder's student keeps the dimensions that are largest on examples."""
     architecture: Architecture | None = None
     """A fresh transformer, whatever the teacher is. For images `vit`, or `deit`, which has a distillation token
     (Touvron et al. 2021): its head learns from the teacher, the class token's from the labels. For language models the

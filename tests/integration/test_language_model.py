@@ -237,8 +237,20 @@ def test_code_of_others_makes_no_page(done: api.Run, installed: Path, tmp_path: 
         ({"passes": [{"export": {"formats": ["onnx", "gguf"]}}]}, "its tokenizer merges nothing"),
         ({"passes": [{"export": {"gguf": "q4_0"}}]}, "add it to `formats`"),
         (
-            {"passes": [{"distill": {"student": {"layers": 1}, "losses": [{"logits": {}}]}}]},
-            "cannot be taken apart",
+            {"passes": [{"distill": {"student": {"heads": 3}, "losses": [{"logits": {}}]}}]},
+            "no multiple of 2",
+        ),
+        (
+            {"passes": [{"distill": {"student": {"hidden_size": 30}, "losses": [{"logits": {}}]}}]},
+            "4 heads do not divide the width 30",
+        ),
+        (
+            {"passes": [{"distill": {"student": {"basis": "embeddings"}, "losses": [{"logits": {}}]}}]},
+            "largest on training examples",
+        ),
+        (
+            {"passes": [{"distill": {"student": {"layers": 3}, "losses": [{"logits": {}}]}}]},
+            "3 layers asked of a teacher of 2",
         ),
         (
             {"passes": [{"distill": {"student": {"model": "model"}, "losses": [{"labels": {}}]}}]},
@@ -283,6 +295,22 @@ def test_a_student_of_the_same_tokenizer_learns_from_it(done: api.Run, folder: P
     kept = [file for file in folder.rglob("top.16.*.bin") if file.stat().st_size]
     assert len(kept) == 1
     assert not list(folder.rglob("outputs.bin"))
+
+
+def test_a_student_cut_out_of_it_begins_with_what_it_knows(done: api.Run, folder: Path):
+    student = {"layers": 2, "intermediate_size": 48, "heads": 2, "hidden_size": 48}
+    learns = {"epochs": 1, "batch_size": 8, "learning_rate": 3e-3}
+    losses = [{"logits": {"top_k": 16}}, {"next_token": {"weight": 0.1}}]
+    passes = [{"distill": {"student": student, "losses": losses, **learns}}, {"export": {"golden": 2}}]
+    (folder / "cut.yaml").write_text(yaml.safe_dump(profile(name="cut", passes=passes)))
+    cut = api.run(folder / "cut.yaml", quiet=True)
+    step = next(one for one in cut.record.steps if one.kind == "distill")
+    assert step.facts["initialised_from"] == "teacher"
+    assert step.facts["layers_from"] == [0, 1]
+    assert cut.rows["parameters"][1] < 0.7 * cut.rows["parameters"][0]
+    assert cut.rows["score"][1] < 60
+    assert cut.bundle is not None
+    assert api.verify(cut.bundle).problems == ()
 
 
 @pytest.mark.slow

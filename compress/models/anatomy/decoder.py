@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from compress.models.anatomy.blocks import Block, base_of, blocks_of, transformer_of
 from compress.models.anatomy.table.families import FAMILIES
-from compress.models.anatomy.table.family import Network
-from compress.models.anatomy.table.sizes import dimensions
+from compress.models.anatomy.table.family import ROLES, Network
+from compress.models.anatomy.table.sizes import dimensions, parts_of
 
 _BY_LAYER = ("layer_types", "no_rope_layers")
 """What a config may say of each layer."""
@@ -84,8 +84,30 @@ class Decoder:
         keys = torch.arange(self.sizes["keys"]).reshape(count, size)
         first, second = self.sizes["queries"], self.sizes["queries"] + self.sizes["keys"]
         fused = torch.cat([queries, keys + first, keys + second], 1)
+        if self.network.qkv == "heads":
+            fused = torch.arange(fused.numel()).reshape(count, -1)
         outputs = {"query": queries, "key": keys, "value": keys, "qkv": fused}
         return self._shares(layer, outputs, {"attention_output": queries})
+
+    def stream(self) -> list[Share]:
+        """What of all tables and maps, the head included, belongs to each dimension of the stream."""
+        each = torch.arange(self.sizes["hidden"])[:, None]
+        shares = []
+        for role, part in self._parts():
+            kind, shape = ROLES[role].kind, ROLES[role].shape
+            if kind == "table" or (kind == "linear" and shape[0] == "hidden"):
+                shares.append(Share(part, "out", each))
+            elif kind == "linear" and shape[1] == "hidden":
+                shares.append(Share(part, "in", each))
+        return shares
+
+    def norms(self) -> list[tuple[str, nn.Module]]:
+        """The norms of the stream and of what is added to it, with their roles."""
+        return [(role, part) for role, part in self._parts() if ROLES[role] == ROLES["final_norm"]]
+
+    def _parts(self) -> list[tuple[str, nn.Module]]:
+        found = parts_of(self.network, self.model.config.to_dict(), "words")
+        return [(role, self.model.get_submodule(path)) for role, path in found]
 
     def _shares(self, layer: int, out: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> list[Share]:
         parts = self.blocks[layer].parts

@@ -97,6 +97,13 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
         if spec.data_free is not None and student.choose == "similarity":
             yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
+        cut = student.model is None and student.architecture is None
+        if cut and student.basis == "embeddings" and task_kind(profile.task).writes:
+            yield (
+                (*place, "basis"),
+                "a student cut out of a decoder keeps those dimensions that are largest on training examples: leave "
+                "`basis` out",
+            )
         if student.patch_size is not None and student.architecture is None:
             yield (*place, "patch_size"), "only a student with an `architecture` has patches to size"
         if student.model is not None and spec.trimmed is not None:

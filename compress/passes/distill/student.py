@@ -13,14 +13,17 @@ from compress.core.artifacts import TASK, TOKENIZER, copy_interface
 from compress.core.errors import ModelError
 from compress.core.files import copy_file, write_json
 from compress.core.reading import read_mapping
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, taken
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
+from compress.models.anatomy.blocks import transformer_of
+from compress.models.anatomy.decoder import decoder_of
 from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.models.io.checkpoints import load_for_labels, load_model
 from compress.models.io.plain import PlainModel
 from compress.models.students.cut import make_student, student_shape
 from compress.models.students.decoder import fresh_decoder
+from compress.models.students.decoder_cut import cut_decoder
 from compress.models.students.vision import fresh_vision
 from compress.models.text.vocabulary import Ids, trim_embeddings
 from compress.passes.distill.spec import DistillSpec
@@ -79,6 +82,9 @@ def untrained_student(
     shown = _shown_tokens(ctx, spec, sampled)
     words = write_tokenizer(source, ctx.out, spec.trimmed, shown, ctx.data.labels)
     look = _batches(ctx, spec, sampled)
+    if decoder_of(teacher) is not None:
+        smaller, layers = cut_decoder(transformer_of(teacher), spec.student, seed, look)
+        return Untrained(smaller, words, spec.student.from_, layers)
     shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
     # Named, so that a choice that is made by running the teacher is made once.
     layers = student_shape(teacher, shape, look).layers
@@ -143,7 +149,7 @@ def _batches(
     def start() -> Iterable[dict[str, Tensor]]:
         inputs: Inputs = InputSubset(sampled, drawn) if sampled is not None else _encoded(ctx, drawn)
         return (
-            to_tensors(inputs.batch(range(first, min(first + LOOK_BATCH, count))), "cpu")
+            to_tensors(taken(inputs.batch(range(first, min(first + LOOK_BATCH, count)))), "cpu")
             for first in range(0, count, LOOK_BATCH)
         )
 

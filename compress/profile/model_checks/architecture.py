@@ -32,13 +32,19 @@ def encoder_sizes(config: Mapping[str, Any] | None) -> EncoderSizes | None:
     return EncoderSizes(*sizes) if len(sizes) == len(found) else None
 
 
+def count_of(student: StudentSpec) -> int:
+    """How many layers a student has."""
+    return student.layers if isinstance(student.layers, int) else len(student.layers)
+
+
 def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
     """The sizes of a student that is made of a model; None where they are not known."""
     if teacher is None or student.model is not None or student.architecture is not None:
         return None
-    layers = student.layers if isinstance(student.layers, int) else len(student.layers)
     hidden = student.hidden_size or teacher.hidden
-    return EncoderSizes(hidden, layers, student.heads or max(1, teacher.heads * hidden // teacher.hidden))
+    return EncoderSizes(
+        hidden, count_of(student), student.heads or max(1, teacher.heads * hidden // teacher.hidden)
+    )
 
 
 def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:

@@ -41,6 +41,8 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
                 kind = _kind(config)
             elif student.architecture is not None:
                 kind = student.architecture
+            elif _cut_by_groups(kind, profile.task):
+                continue
             elif kind is not None and (why := why_whole(kind)) is not None:
                 yield (
                     (*place, *key),
@@ -82,6 +84,11 @@ def _is_lowered(profile: Profile, further: tuple[PassSpec, ...]) -> bool:
         if spec.produces(TORCH_FLOAT).framework is Framework.ONNX:
             return True
     return any(target.runtime == "onnxruntime" for target in profile.targets)
+
+
+def _cut_by_groups(kind: str | None, task: str) -> bool:
+    """Whether students of a model are decoders cut out of a decoder."""
+    return kind in DECODERS and task_kind(task).writes
 
 
 def _kind(config: Config | None) -> str | None:

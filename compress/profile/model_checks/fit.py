@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import most_tokens
-from compress.profile.model_checks.architecture import EncoderSizes, after, encoder_sizes, vocabulary_kind
+from compress.models.anatomy.table.family import Config
+from compress.models.anatomy.table.smaller import SmallerDecoder
+from compress.profile.model_checks.architecture import (
+    EncoderSizes,
+    after,
+    count_of,
+    encoder_sizes,
+    vocabulary_kind,
+)
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Placed, Problem
 from compress.profile.schema import Profile
@@ -24,15 +33,20 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
     if task_kind(profile.task).items != "image":
         yield from _lengths(profile, files)
     model: str | None = profile.teacher.model
-    sizes = encoder_sizes(files.config(model))
+    config: Config | None = files.config(model)
+    sizes = encoder_sizes(config)
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():
-            yield from _shape(student, sizes, (*place, *key))
+            yield from _shape(student, sizes, smaller := _smaller(student, config), (*place, *key))
             if student.model is not None:
-                model, sizes = student.model, encoder_sizes(files.config(student.model))
+                model, config = student.model, files.config(student.model)
+                sizes = encoder_sizes(config)
             elif student.architecture is not None:
-                model, sizes = None, None
+                model, config, sizes = None, None, None
+            elif smaller is not None:
+                config = smaller.described(count_of(student))
+                sizes = encoder_sizes(config)
             else:
                 sizes = after(sizes, student)
         trims = spec.trims()
@@ -69,7 +83,17 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
                 )
 
 
-def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> Iterator[Placed]:
+def _smaller(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
+    """The decoder that a student is, where it is cut out of one whose sizes are known."""
+    ready = student.model is not None or student.architecture is not None
+    if ready or config is None or config.get("model_type") not in DECODERS or encoder_sizes(config) is None:
+        return None
+    return SmallerDecoder(config, student.hidden_size, student.heads, student.intermediate_size)
+
+
+def _shape(
+    student: StudentSpec, teacher: EncoderSizes | None, smaller: SmallerDecoder | None, place: Path_
+) -> Iterator[Placed]:
     if student.model is not None or student.architecture is not None or teacher is None:
         return
     layers = student.layers
@@ -87,6 +111,9 @@ def _shape(student: StudentSpec, teacher: EncoderSizes | None, place: Path_) -> 
                 "student-deeper",
             ),
         )
+    if smaller is not None:
+        yield from (((*place, key), Problem(why, "student-shape")) for key, why in smaller.faults())
+        return
     hidden = student.hidden_size or teacher.hidden
     if hidden > teacher.hidden:
         yield (
