@@ -5,7 +5,8 @@
 The texts are generated: words of three letters, each one token of a byte-level tokenizer, 60 tokens a text, one text in
 fifty a duplicate. Each size runs in a process of its own: the file is loaded into its three splits, encoded in windows
 of 128 tokens, packed, and a tiny Llama is trained for 40 steps of 16 blocks. What is noted is the peak of the resident
-memory after each part, above that of the process before it. Writes reports/benchmarks/llm_data_memory.json and .md.
+memory after each part, above that of the process before it; and how long encoding takes, once and when a further step
+asks for the same texts. Writes reports/benchmarks/llm_data_memory.json and .md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def main() -> None:
     """Measure each size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
-    parser.add_argument("--ending", choices=("jsonl", "parquet"), default="jsonl")
+    parser.add_argument("--ending", choices=("jsonl", "parquet", "csv"), default="jsonl")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part is not None:
@@ -92,6 +94,11 @@ def write_data(folder: Path, tokens: int, ending: str) -> int:
             if place % 50 != 49:
                 last = " ".join(table[random.integers(0, len(table), LENGTH)])
             stream.write(json.dumps({"id": place, "text": last}) + "\n")
+    if ending == "csv":
+        import pandas as pd
+
+        pd.read_json(lines, lines=True).to_csv(file, index=False)
+        lines.unlink()
     if ending == "parquet":
         import pyarrow.json as pj
         import pyarrow.parquet as pq
@@ -112,7 +119,8 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
     from compress.models.io.outputs import without_cache
     from compress.profile.training_spec import TrainingSpec
     from compress.tasks.causal_lm.keys import LanguageData
-    from compress.tasks.causal_lm.windows import LEARNT, encode_documents
+    from compress.tasks.causal_lm.task import CausalLanguageModel
+    from compress.tasks.causal_lm.windows import LEARNT
     from compress.training.loop import train
 
     torch.set_num_threads(1)
@@ -130,7 +138,10 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
     data = LanguageData(path=str(folder / f"train.{ending}"), max_length=WINDOW)
     splits = load(data, folder, 0, "causal-lm")
     peaks["read"] = peak_mb() - before
-    inputs = encode_documents(splits.train, data, folder)
+    task, times = CausalLanguageModel(data), [time.perf_counter()]
+    for _ in range(2):
+        inputs = task.encode(splits.train, folder)
+        times.append(time.perf_counter())
     peaks["encoded"] = peak_mb() - before
     blocks = packed(inputs, WINDOW)
     peaks["packed"] = peak_mb() - before
@@ -169,6 +180,8 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
     return {
         **{f"{part}_mb": round(peaks[part], 1) for part in PARTS},
         "process_mb": round(before, 1),
+        "encoding_s": round(times[1] - times[0], 2),
+        "again_s": round(times[2] - times[1], 2),
         "texts": len(splits.train),
         "windows": len(inputs),
         "blocks": len(blocks),

@@ -342,3 +342,31 @@ def test_what_methods_learn_from_are_all_windows_or_so_many_tokens(
     read = [batch["input_ids"] for batch in start()]
     assert [ids.shape for ids in read] == [(1, 16)] * windows
     assert [ids.tolist() for ids in read] == [batch["input_ids"].tolist() for batch in start()]
+
+
+def test_what_was_encoded_is_kept_as_long_as_nothing_changes_that_it_is_made_of(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    task = CausalLanguageModel(data())
+    first = task.encode(examples("abcab", "né"), folder)
+    assert task.encode(examples("abcab", "né"), folder) is first
+    others = [examples("abcabn", "é"), examples("né", "abcab"), examples("abcab")]
+    for other in others:
+        found, made = task.encode(other, folder), encode_documents(other, data(), folder)
+        assert found is not first
+        assert found.digest() == made.digest()
+    # The first was asked for the longest time ago of more than are kept.
+    task.encode(examples("b"), folder)
+    again = task.encode(examples("abcab", "né"), folder)
+    assert again is not first
+    assert again.digest() == first.digest()
+    described = json.loads((folder / "task.json").read_text())
+    (folder / "task.json").write_text(json.dumps({**described, "max_length": 2}))
+    assert task.encode(examples("abcab", "né"), folder) is not again
+    (folder / "task.json").write_text(json.dumps(described))
+    assert task.encode(examples("abcab", "né"), folder) is again
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text() + " ")
+    assert task.encode(examples("abcab", "né"), folder) is not again
+    file.unlink()
+    with pytest.raises(ModelError):
+        task.encode(examples("abcab", "né"), folder)

@@ -16,7 +16,10 @@ from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
 from compress.tasks.causal_lm import scorer as token_scorer
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import KIND
-from compress.tasks.causal_lm.windows import WindowInputs, encode_documents
+from compress.tasks.causal_lm.windows import WindowInputs, encode_documents, encoding_key
+
+KEPT = 4
+"""Encoded splits: the three of one tokenizer, and one of another."""
 
 
 class CausalLanguageModel:
@@ -27,10 +30,19 @@ class CausalLanguageModel:
 
     def __init__(self, data: DataSpec) -> None:
         self.data = cast(LanguageData, data)
+        self._encoded: dict[str, WindowInputs] = {}
 
     def encode(self, examples: Examples, model: Path) -> WindowInputs:
-        """Encode examples with the tokenizer and the chat template of the artifact directory `model`."""
-        return encode_documents(examples, self.data, model)
+        """Encode examples with the tokenizer and the chat template of the artifact directory `model`.
+
+        What was encoded last is kept: the steps of a run, and its measurements, ask for the same splits again.
+        """
+        key = encoding_key(examples, self.data, model)
+        inputs = self._encoded.pop(key, None) or encode_documents(examples, self.data, model)
+        self._encoded[key] = inputs
+        while len(self._encoded) > KEPT:
+            del self._encoded[next(iter(self._encoded))]
+        return inputs
 
     def scored(self, examples: Examples) -> Examples:
         """All of them: each text says itself what follows."""

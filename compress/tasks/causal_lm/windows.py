@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import ModelError
+from compress.core.files import sha256_file
 from compress.core.reading import read_mapping, understood
-from compress.data.splits import Examples
+from compress.data.splits import Examples, item_bytes
 from compress.encoding.inputs import LEARNT, Batch
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.chat import Format
@@ -107,11 +108,7 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
         ModelError: a file is missing or unreadable.
         DataError: conversations cannot be had with the model's template.
     """
-    try:
-        described = read_mapping(model / TASK)
-        form, names = Format.of(described), tuple(described["input_names"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(model / TASK)) from error
+    form, names = _reading(model)
     tokenizer = open_tokenizer(model / TOKENIZER)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -149,6 +146,31 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
         documents=np.array(documents, np.int64),
         sizes=np.array(sizes, np.int64),
     )
+
+
+def encoding_key(examples: Examples, data: LanguageData, model: Path) -> str:
+    """What decides what `encode_documents` makes of them: equal keys, equal windows.
+
+    Raises:
+        ModelError: a file is missing or unreadable.
+    """
+    file = model / TOKENIZER
+    form, names = _reading(model)
+    said = repr((form, names, data.written, data.context, sha256_file(file) if file.is_file() else None))
+    digest = hashlib.sha256(said.encode())
+    for text in examples.texts:
+        written = item_bytes(text)
+        digest.update(len(written).to_bytes(8, "big") + written)
+    return digest.hexdigest()
+
+
+def _reading(model: Path) -> tuple[Format, tuple[str, ...]]:
+    """How texts are read for the model of an artifact directory, and the names of its inputs."""
+    try:
+        described = read_mapping(model / TASK)
+        return Format.of(described), tuple(described["input_names"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot read the model's inputs: {error!r}", where=str(model / TASK)) from error
 
 
 def cut_windows(tokens: NDArray[np.int64], longest: int, context: int) -> Iterator[NDArray[np.int64]]:
