@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "core.errors",
         "core.knapsack",
+        "core.pre_tokenization",
         "core.spelling",
         "core.telemetry",
         "core.units",

@@ -15,11 +15,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.core.errors import ModelError, PassError
+from compress.core.pre_tokenization import RULES, WHOLE_WORDS, pre_tokenizer
 from compress.lowering.decoder.layout import layout_of
 from compress.lowering.gguf.family import LLAMA_CPP, why_no_gguf
 from compress.lowering.gguf.file import write_gguf
 from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
 from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
+from compress.models.text.tokenization import ODD
+from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer
 
@@ -155,6 +158,18 @@ def test_rules_are_known_by_what_the_tokenizer_says():
         tokenizer = changed(pre_tokenizer={"type": "Sequence", "pretokenizers": parts}, model=model)
         assert why_no_vocabulary(tokenizer, "llama") is None
         assert vocabulary_of(tokenizer, 266).pre == name
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_tokenizer_that_is_read_cuts_texts_by_the_rules_that_the_file_names(name: str, tmp_path: Path):
+    model = {**BYTES["model"], "ignore_merges": name == WHOLE_WORDS}
+    body = changed(pre_tokenizer=pre_tokenizer(name), model=model)
+    write_gguf(tiny_decoder("llama", vocab_size=266), body, TASK, "f16", tmp_path / "it.gguf", "tiny")
+    read = gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer
+    assert json.loads(read.to_str())["model"]["ignore_merges"] is model["ignore_merges"]
+    ours = Tokenizer.from_str(json.dumps(body)).pre_tokenizer
+    for text in [*ODD, "12 123 1234 abc123", "It's 2026, they'LL", " x  y\n\n z"]:
+        assert read.pre_tokenizer.pre_tokenize_str(text) == ours.pre_tokenize_str(text), repr(text)
 
 
 @pytest.mark.parametrize(

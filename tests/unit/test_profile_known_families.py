@@ -243,8 +243,15 @@ def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_p
         found = family_faults(Profile.model_validate(body), ModelFiles(tmp_path))
         return [why for _, why in found]
 
-    def gguf(architecture: str) -> str:
+    def gguf(architecture: str, pre: str | None = None, joins: str | None = None) -> str:
         writer = GGUFWriter(tmp_path / f"{architecture}.gguf", architecture)
+        if joins is not None:
+            writer.add_chat_template("long " * 100)
+            writer.add_token_list(["a", "b" * 300])
+            writer.add_token_types([1, 1])
+            writer.add_tokenizer_model(joins)
+        if pre is not None:
+            writer.add_tokenizer_pre(pre)
         writer.add_tensor("x", np.zeros(1, np.float32))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -262,5 +269,10 @@ def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_p
     assert "reads a text and writes another" in faults(gguf("t5"))[0]
     assert "'mamba' cannot write texts" in faults(gguf("mamba"))[0]
     assert faults(gguf("llama")) == faults(gguf("gemma3")) == []
+    for pre in ("smollm", "gpt-2", "llama-bpe", "llama3", "qwen2", "starcoder"):
+        assert faults(gguf("llama", pre, "gpt2")) == []
+    assert faults(gguf("llama", "default", "llama")) == []
+    assert "cuts texts into words by the rules 'tekken'" in faults(gguf("llama", "tekken", "gpt2"))[0]
+    assert "does not say how its tokenizer cuts texts" in faults(gguf("llama", None, "gpt2"))[0]
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")
     assert faults("cut.gguf") == []

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from compress.core import pre_tokenization
+
 Json = Mapping[str, Any]
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_BY_REGEX = {f"{_WORDS}\\p{{N}}{{1,3}}{_REST}": "llama-bpe", f"{_WORDS}\\p{{N}}{_REST}": "qwen2"}
-"""How Llama 3 and Qwen 2 cut texts."""
 _SPACE = "\u2581"
 _STRIPS = "phi3"
 """Of this family llama.cpp knows that blanks behind special tokens vanish."""
@@ -131,26 +129,13 @@ def _reasons(tokenizer: Json, kind: str) -> Iterator[str]:
         yield f"its tokenizer has the normalizer {normalizers[0]['type']}, which llama.cpp has not"
     if rules_of(tokenizer) is None:
         yield "its tokenizer cuts texts into words by other rules than those of GPT-2, SmolLM, Llama 3 and Qwen 2"
-    elif rules_of(tokenizer) == "llama-bpe" and not model.get("ignore_merges"):
+    elif rules_of(tokenizer) == pre_tokenization.WHOLE_WORDS and not model.get("ignore_merges"):
         yield "its tokenizer cuts texts like Llama 3's but merges whole words too, which llama.cpp does not"
 
 
 def rules_of(tokenizer: Json) -> str | None:
     """llama.cpp's name of the rules by which texts are cut into words before bytes are joined; None of others."""
-    match parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers"):
-        case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
-            return "gpt-2"
-        case [
-            {"type": "Digits", "individual_digits": True},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-        ]:
-            return "smollm"
-        case [
-            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ]:
-            return _BY_REGEX.get(regex)
-    return None
+    return pre_tokenization.rules_of(parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers"))
 
 
 def _adds_space(tokenizer: Json) -> bool | None:

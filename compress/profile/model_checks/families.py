@@ -17,7 +17,7 @@ from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.model_checks.gguf import header_config
+from compress.profile.model_checks.gguf import header_config, header_fields, why_not_cut
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
@@ -60,7 +60,10 @@ def _unusable(
     config: Config | None = files.config(model)
     writes, folder = task_kind(profile.task).writes, files.folder(model)
     if writes and folder is not None and folder.is_file():
-        config = header_config(folder)
+        fields = header_fields(folder)
+        config = header_config(fields)
+        if (why := why_not_cut(fields)) is not None:
+            yield place, why
     if config is not None and (writes or _is_lowered(profile, further)):
         yield from _unlowered(place, config, profile.task)
 

@@ -3,39 +3,93 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
+from compress.core.pre_tokenization import RULES, rules_named
 from compress.models.anatomy.table.family import Config
 
-_MAGIC, _STRING, _LONGEST = b"GGUF", 8, 256
+_MAGIC, _STRING, _ARRAY, _LONGEST = b"GGUF", 8, 9, 256
+_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""How long a value of each kind is, of those whose length is fixed."""
 _FAMILIES = {"gemma3": "gemma3_text"}
 """What llama.cpp calls otherwise than transformers."""
 _TRANSLATES = ("t5", "t5encoder", "umt5")
+_READ = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre")
 
 
-def header_config(file: Path) -> Config | None:
-    """The family of the model, as a config names it; None where the file does not begin with it.
-
-    Every writer puts `general.architecture` first.
-    """
+def header_fields(file: Path) -> dict[str, str]:
+    """The family of the model and what its tokenizer is, by llama.cpp's keys; those that could be read."""
+    found: dict[str, str] = {}
     try:
         with file.open("rb") as stream:
-            if stream.read(4) != _MAGIC:
-                return None
-            stream.read(4 + 8 + 8)  # version, tensors, keys
-            key = _text(stream.read(8), stream.read)
-            (kind,) = struct.unpack("<I", stream.read(4))
-            if key != "general.architecture" or kind != _STRING:
-                return None
-            name = _text(stream.read(8), stream.read)
-    except (OSError, ValueError, struct.error):
-        return None  # damaged files are named where they are loaded
+            found.update(_fields(stream))
+    except (OSError, ValueError, OverflowError, struct.error):
+        pass  # damaged files are named where they are loaded
+    return found
+
+
+def header_config(fields: Mapping[str, str]) -> Config | None:
+    """The family of the model, as a config names it; None where the header does not say."""
+    if (name := fields.get("general.architecture")) is None:
+        return None
     return {"model_type": _FAMILIES.get(name, name), "is_encoder_decoder": name in _TRANSLATES}
 
 
-def _text(length: bytes, read: Callable[[int], bytes]) -> str:
-    (size,) = struct.unpack("<Q", length)
-    if size > _LONGEST:
+def cut_by(fields: Mapping[str, str]) -> str | None:
+    """The key of `RULES` by which the tokenizer cuts texts into words; None where it joins no bytes, or by others."""
+    if fields.get("tokenizer.ggml.model") != "gpt2":
+        return None
+    return rules_named(fields.get("tokenizer.ggml.pre", ""))
+
+
+def why_not_cut(fields: Mapping[str, str]) -> str | None:
+    """Why texts cannot be cut into words as this tokenizer does; None where they can."""
+    if fields.get("tokenizer.ggml.model") != "gpt2" or cut_by(fields) is not None:
+        return None
+    said = fields.get("tokenizer.ggml.pre")
+    how = (
+        "does not say how its tokenizer cuts texts into words"
+        if said is None
+        else f"cuts texts into words by the rules {said!r}"
+    )
+    return (
+        f"this GGUF file {how} (`tokenizer.ggml.pre`), and other rules give other tokens; known: "
+        f"{', '.join(RULES)}; name the folder that the file was made of"
+    )
+
+
+def _fields(stream: BinaryIO) -> Iterator[tuple[str, str]]:
+    if stream.read(4) != _MAGIC:
+        return
+    _, _, keys = struct.unpack("<IQQ", stream.read(4 + 8 + 8))  # version, tensors, keys
+    for _ in range(keys):
+        key, kind = _text(stream), _number(stream, "<I")
+        if key in _READ and kind == _STRING:
+            yield key, _text(stream)
+        elif kind == _ARRAY:
+            kind, count = _number(stream, "<I"), _number(stream, "<Q")
+            _skip(stream, kind, count)
+        else:
+            _skip(stream, kind, 1)
+
+
+def _skip(stream: BinaryIO, kind: int, count: int) -> None:
+    if kind in _BYTES:
+        stream.seek(_BYTES[kind] * count, 1)
+    elif kind == _STRING:
+        for _ in range(count):
+            stream.seek(_number(stream, "<Q"), 1)
+    else:
+        raise ValueError("no values are of this kind")
+
+
+def _text(stream: BinaryIO) -> str:
+    if (size := _number(stream, "<Q")) > _LONGEST:
         raise ValueError("no name is so long")
-    return read(size).decode()
+    return stream.read(size).decode()
+
+
+def _number(stream: BinaryIO, form: str) -> int:
+    return int(struct.unpack(form, stream.read(struct.calcsize(form)))[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
 from compress.core.package_paths import CODE, CONFIG, local_path
+from compress.core.pre_tokenization import WHOLE_WORDS, pre_tokenizer
 from compress.core.reading import understood
 from compress.models.anatomy.table.families import why_no_decoder
 from compress.models.io.architectures import read_config
@@ -28,6 +30,7 @@ from compress.models.students.decoder import fresh_decoder
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.decoder_spec import DecoderSpec, TrainedTokenizerSpec
+from compress.profile.model_checks.gguf import cut_by, header_fields, why_not_cut
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
 from compress.tasks.causal_lm.chat_pieces import pieces_of_template
@@ -137,7 +140,7 @@ def _tokenizer(ctx: StepContext, spec: DecoderSpec) -> Any:
     place = tokenizer_place(spec.tokenizer, ctx.base)
     with understood("this tokenizer", str(place)), offline(), quiet():
         if place.suffix == GGUF:
-            return AutoTokenizer.from_pretrained(place.parent, gguf_file=place.name, local_files_only=True)
+            return gguf_tokenizer(place)
         if place.is_file():
             return of_file(place)
         return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
@@ -160,7 +163,7 @@ def _of_gguf(file: Path) -> _Source:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+        tokenizer = gguf_tokenizer(file)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
         raise ModelError(f"cannot load this model: {error}", where=str(file)) from error
     # Else transformers takes it for quantized still, and will not save it.
@@ -168,6 +171,20 @@ def _of_gguf(file: Path) -> _Source:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return _Source(model.eval(), of_transformers(tokenizer, str(file)), *_conversations(tokenizer))
+
+
+def gguf_tokenizer(file: Path) -> Any:
+    """The tokenizer in a GGUF file, which cuts texts as the file says: transformers asks only what joins bytes."""
+    fields = header_fields(file)
+    if (why := why_not_cut(fields)) is not None:
+        raise ModelError(why, where=str(file), code="tokenizer-unsupported")
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    if (name := cut_by(fields)) is not None:
+        bare = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": pre_tokenizer(name)}
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = Tokenizer.from_str(json.dumps(bare)).pre_tokenizer
+        backend.model.ignore_merges = name == WHOLE_WORDS
+    return tokenizer
 
 
 def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:

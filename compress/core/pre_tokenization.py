@@ -1,0 +1,63 @@
+"""How llama.cpp cuts texts into words before their bytes are joined: its names, in the terms of `tokenizer.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+Parts = tuple[dict[str, Any], ...]
+
+
+def _by_regex(digits: str) -> Parts:
+    regex = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        rf"{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    return split, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+
+
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+
+WHOLE_WORDS = "llama-bpe"
+"""Of these rules llama.cpp knows that a word which is a token is not merged (`ignore_merges`)."""
+RULES: Mapping[str, Parts] = MappingProxyType(
+    {
+        "gpt-2": (_BYTES,),
+        "smollm": ({"type": "Digits", "individual_digits": True}, _BYTES),
+        WHOLE_WORDS: _by_regex(r"\p{N}{1,3}"),
+        "qwen2": _by_regex(r"\p{N}"),
+    }
+)
+"""The rules of GPT-2, SmolLM, Llama 3 and Qwen 2. Source: `llm_tokenizer_bpe` in llama.cpp's `llama-vocab.cpp`."""
+_ALSO = {
+    "llama3": WHOLE_WORDS,
+    "llama-v3": WHOLE_WORDS,
+    "deepseek-r1-qwen": "qwen2",
+    "starcoder": "smollm",
+    "olmo": "gpt-2",
+    "phi-2": "gpt-2",
+}
+
+
+def rules_named(name: str) -> str | None:
+    """The key of `RULES` that a GGUF file means by this `tokenizer.ggml.pre`; None of rules that are not here."""
+    known = _ALSO.get(name, name)
+    return known if known in RULES else None
+
+
+def rules_of(parts: list[Any]) -> str | None:
+    """The key of `RULES` that these parts of a `pre_tokenizer` follow; None of others."""
+    for name, rules in RULES.items():
+        if len(rules) == len(parts) and all(
+            rule.items() <= part.items() for rule, part in zip(rules, parts, strict=True)
+        ):
+            return name
+    return None
+
+
+def pre_tokenizer(name: str) -> dict[str, Any]:
+    """The `pre_tokenizer` of a `tokenizer.json` that follows these rules."""
+    parts = [part | {"trim_offsets": True} if part["type"] == "ByteLevel" else part for part in RULES[name]]
+    return {"type": "Sequence", "pretokenizers": parts}
