@@ -258,7 +258,7 @@ def test_code_of_others_makes_no_page(done: api.Run, installed: Path, tmp_path: 
         ),
         ({"passes": [{"low_rank": {"ratio": 0.5}}]}, "cannot be factored"),
         ({"passes": [{"prune": {"target": {"ratio": 0.5}}}]}, "alike in each layer"),
-        ({"passes": [{"prune": {"remove": {"hidden": 0.5}}}]}, "alike in each layer"),
+        ({"passes": [{"prune": {"remove": {"vocabulary": "unused"}}}]}, "alike in each layer"),
         ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "alike in each layer"),
         ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "scheme: weight_only"),
         (
@@ -331,7 +331,7 @@ def test_two_teachers_are_averaged_in_all_their_words(done: api.Run, folder: Pat
 
 def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Run, folder: Path):
     prune = {
-        "remove": {"layers": 0.5, "feed_forward": 0.5},
+        "remove": {"layers": 0.5, "feed_forward": 0.5, "hidden": 0.25},
         "importance": "activation",
         "importance_batches": 2,
         "round_to": 16,

@@ -59,12 +59,14 @@ def parts(model: PreTrainedModel) -> Decoder:
 def test_what_is_left_is_a_regular_model(name: str, importance: str, tmp_path: Path) -> None:
     model = tiny_decoder(name)
     heads = 0.5 if parts(model).sizes["groups"] > 1 and "head_size" in parts(model).network.keys else 0
-    remove = {"layers": 0.34, "feed_forward": 0.5, "heads": heads}
+    hidden = 0.25 if "head_size" in parts(model).network.keys else 0
+    remove = {"layers": 0.34, "feed_forward": 0.5, "heads": heads, "hidden": hidden}
     before = count_parameters(model)
     pruner = DecoderPruner(model, material(remove=remove, importance=importance))
     assert pruner.parameters == before
     pruner.advance(1.0)
     assert pruner.parameters == count_parameters(model) < before
+    assert pruner.width == parts(model).sizes["hidden"] == (48 if hidden else 64)
     described = pruner.described()
     assert len(described) == len(pruner.layers) == 2
     assert all(one["feed_forward_removed"] > 0 for one in described)
@@ -104,6 +106,32 @@ def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:
     torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("importance", ["taylor", "activation", "magnitude"])
+@pytest.mark.parametrize("name", ["llama", "gemma", "gemma3"])
+def test_dimensions_that_say_nothing_go_first_and_nothing_changes(name: str, importance: str) -> None:
+    model = tiny_decoder(name, rms_norm_eps=1e-12)
+    decoder = parts(model)
+    with torch.no_grad():
+        for share in decoder.stream():
+            table = isinstance(share.map, torch.nn.Embedding)
+            for parameter in share.map.parameters():
+                (parameter.T if table or share.side == "in" else parameter)[1::4] = 0
+        for _, norm in decoder.norms():
+            norm.get_parameter("weight")[1::4] = 0
+    expected = logits_of(model)
+    pruner = DecoderPruner(model, material(remove={"hidden": 0.25}, importance=importance))
+    pruner.advance(1.0)
+    assert pruner.width == 48
+    torch.testing.assert_close(logits_of(model), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_width_that_is_left_is_one_that_heads_divide() -> None:
+    model = tiny_decoder("llama", num_attention_heads=12, num_key_value_heads=4, head_dim=16)
+    pruner = DecoderPruner(model, material(remove={"hidden": 0.4}, round_to=8))
+    pruner.advance(1.0)
+    assert pruner.width == 48
+
+
 def test_the_layer_that_changes_least_goes() -> None:
     model = tiny_decoder("llama")
     decoder = parts(model)
@@ -140,6 +168,8 @@ def test_in_steps_it_ends_where_one_step_ends() -> None:
 def test_heads_whose_size_hangs_on_their_number_stay() -> None:
     with pytest.raises(ModelError, match="how large a head is by how many there are"):
         DecoderPruner(tiny_decoder("gpt2"), material(remove={"heads": 0.5}))
+    with pytest.raises(ModelError, match="no dimension of this model"):
+        DecoderPruner(tiny_decoder("qwen2"), material(remove={"hidden": 0.5}))
 
 
 def test_a_fraction_that_removes_nothing_is_refused() -> None:

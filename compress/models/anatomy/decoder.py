@@ -153,10 +153,3 @@ def decoder_of(model: nn.Module) -> Decoder | None:
         return None
     blocks = blocks_of(base_of(model, network), network)
     return Decoder(model, network, dimensions(network, model.config.to_dict()), blocks)
-
-
-def why_groups_stay(network: Network) -> str | None:
-    """Why no head of a family can go; None where one can."""
-    if "head_size" not in network.keys:
-        return "its config says how large a head is by how many there are"
-    return None

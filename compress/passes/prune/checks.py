@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compress.models.anatomy.table.families import CONVOLUTIONAL
+from compress.models.anatomy.table.families import CONVOLUTIONAL, network_of_kind
+from compress.models.anatomy.table.smaller import why_groups_stay
 from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.pass_checks import PassCheck
@@ -23,7 +24,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
         if spec.remove.vocabulary == "unused" and not texts:
             yield ("remove", "vocabulary"), "models of images have no vocabulary"
     if task_kind(check.profile.task).writes:
-        yield from _of_decoders(spec)
+        yield from _of_decoders(spec, family)
         return
     # Of other families nothing is said: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
@@ -39,15 +40,22 @@ def faults(check: PassCheck) -> Iterator[Found]:
             yield ("remove", key), f"the model is a {family}, whose convolutions lose `channels`"
 
 
-def _of_decoders(spec: PruneSpec) -> Iterator[Found]:
+def _of_decoders(spec: PruneSpec, family: str | None) -> Iterator[Found]:
     """What a decoder cannot lose: what is left of one must be what a config can describe."""
-    goes = "of a decoder `remove` takes whole `layers`, groups of `heads` and `feed_forward` units, alike in each layer"
+    goes = (
+        "of a decoder `remove` takes whole `layers`, groups of `heads` and `feed_forward` units, alike in each layer, "
+        "and `hidden` width"
+    )
     if spec.target is not None:
         yield ("target",), goes
     if spec.remove is not None:
-        for key in ("hidden", "vocabulary"):
-            if getattr(spec.remove, key) not in (0, "keep"):
-                yield ("remove", key), goes
+        if spec.remove.vocabulary != "keep":
+            yield ("remove", "vocabulary"), goes
+        network = network_of_kind(family or "")
+        why = None if network is None else why_groups_stay(network)
+        for key in ("heads", "hidden"):
+            if getattr(spec.remove, key) and why is not None:
+                yield ("remove", key), f"none of it can go from a {family}: {why}"
     if spec.scope == "global":
         yield ("scope",), goes
 

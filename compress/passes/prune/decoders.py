@@ -1,10 +1,12 @@
-"""Pruning a decoder step by step: whole layers, groups of heads and feed-forward units, alike in every layer.
+"""Pruning a decoder step by step: whole layers, groups of heads and feed-forward units, alike in every layer, and the
+width of the stream.
 
 What is left is a regular model, which transformers loads from its config alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +14,11 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.decoder import Decoder, Share, decoder_of, why_groups_stay
+from compress.encoding.inputs import taken
+from compress.models.anatomy.decoder import Decoder, Share, decoder_of
+from compress.models.anatomy.decoder_flow import DecoderFlow, most, narrow, remade
 from compress.models.anatomy.table.sizes import count_parameters
+from compress.models.anatomy.table.smaller import why_groups_stay
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.layers import layer_scores
 from compress.passes.prune.prediction import kept_count, kept_width
@@ -36,13 +41,20 @@ class DecoderPruner:
         self.material = material
         sizes = self._decoder.sizes
         remove, round_to = self._remove, material.spec.round_to
-        if remove.heads and (why := why_groups_stay(self._decoder.network)) is not None:
-            raise ModelError(f"no head of this model can be removed: {why}", where="prune.remove.heads")
+        why = why_groups_stay(self._decoder.network)
+        for key, what in (("heads", "head"), ("hidden", "dimension")):
+            if getattr(remove, key) and why is not None:
+                raise ModelError(
+                    f"no {what} of this model can be removed: {why}", where=f"prune.remove.{key}"
+                )
         self._groups = sizes["groups"], kept_count(sizes["groups"], remove.heads, "heads")
         width = sizes["feed_forward"]
         self._widths = width, kept_width(width, remove.feed_forward, round_to)
         self._final_layers = kept_count(sizes["layers"], remove.layers, "layers")
-        self.hidden = self.width = sizes["hidden"]
+        self.hidden = sizes["hidden"]
+        # What transformers takes of a config.
+        self._round_hidden = math.lcm(round_to, self._groups[1] * sizes["heads"] // sizes["groups"])
+        self._final_hidden = kept_width(self.hidden, remove.hidden, self._round_hidden, "hidden")
         self.layers = list(range(sizes["layers"]))
         self.whole = [(sizes["heads"], width)] * sizes["layers"]
         self._left = [list(range(sizes["groups"])) for _ in self.layers]
@@ -58,7 +70,13 @@ class DecoderPruner:
             saliency = weight_saliency(self.model, self.material)
             self._remove_groups(saliency, groups)
             self._remove_units(saliency, width)
+        self._remove_hidden(between(self.hidden, self._final_hidden, share, self._round_hidden))
         self.parameters = self._counted()
+
+    @property
+    def width(self) -> int:
+        """Of the stream that is left."""
+        return self._decoder.sizes["hidden"]
 
     def described(self) -> list[dict[str, Any]]:
         """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
@@ -129,6 +147,23 @@ class DecoderPruner:
         for place in range(len(self.layers)):
             _cut(decoder.units(place), saliency, kept)
         decoder.note("feed_forward", kept)
+
+    def _remove_hidden(self, kept: int) -> None:
+        decoder, material = self._decoder, self.material
+        if kept == decoder.sizes["hidden"]:
+            return
+        batches = material.batches()
+        seen = DecoderFlow(decoder, lambda: map(taken, map(material.read, batches)), "prune.remove.hidden")
+        if material.spec.importance == "activation":
+            scores = seen.dimensions()
+        else:
+            saliency = weight_saliency(self.model, material)
+            norms = [saliency[norm.get_parameter("weight")].double() for _, norm in decoder.norms()]
+            scores = torch.stack([*norms, *(share.scores(saliency) for share in decoder.stream())]).sum(0)
+        with torch.no_grad():
+            narrow(decoder, seen, most(scores, kept))
+        # Who holds the model holds the narrower one.
+        self.model.__dict__.update(remade(self.model).__dict__)
 
 
 def _cut(shares: Sequence[Share], saliency: Saliency, kept: int) -> list[int]:

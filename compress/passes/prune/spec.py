@@ -104,7 +104,8 @@ class PruneSpec(PassSpec):
     """Remove in so many steps, most in the first ones, with a recovery between. What is kept is rounded at each step; a
     step that removes nothing is left out, with its recovery."""
     round_to: Positive = 8
-    """The kept feed-forward width, hidden width or channels are rounded to a multiple of this."""
+    """The kept feed-forward width, hidden width or channels are rounded to a multiple of this; the hidden
+    width of a decoder to one of its heads as well."""
     recover: RecoverySpec | None = RecoverySpec()
     """Training after pruning; `null`: none. With `steps`, each recovery before the last gets an equal share of as many
     epochs again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from compress.models.anatomy.table.family import Config
+from compress.models.anatomy.table.family import Config, Network
 from compress.models.anatomy.table.sizes import dimensions, network_of
 
 
@@ -77,3 +77,10 @@ class SmallerDecoder:
     @property
     def _says_head_size(self) -> bool:
         return "head_size" in network_of(str(self.config["model_type"])).keys
+
+
+def why_groups_stay(network: Network) -> str | None:
+    """Why neither heads nor dimensions of a family can go alone; None where they can."""
+    if "head_size" not in network.keys:
+        return "its config says how large a head is by how many there are"
+    return None
