@@ -195,6 +195,7 @@ def measure(
     output: str | None = None,
     name: str | None = None,
     assignments: Sequence[str] = (),
+    allow_code: bool = False,
     quiet: bool = False,
     on_row: Callable[[RunRecord, StepRecord], None] | None = None,
 ) -> Run:
@@ -212,6 +213,7 @@ def measure(
         output: the output to read; unset: the first.
         name: what the run is called; unset: after the file.
         assignments: `path=value`, as `data.text_column=review`.
+        allow_code: let the Python code that the data names run, which judges answers.
         quiet: show no progress.
         on_row: called with each finished row.
 
@@ -243,6 +245,7 @@ def measure(
         Path.cwd(),
         _progress(quiet),
         on_row or _nothing,
+        allow_code=allow_code,
     )
     return Run(record, store.path, report(Run(record, store.path)))
 

@@ -41,6 +41,7 @@ from compress.core.printing import echo
     metavar="PATH=VALUE",
     help="As `data.text_column=review`; repeatable.",
 )
+@click.option("--allow-code", is_flag=True, help="Allow the Python code that the data names to run.")
 @QUIET
 @JSON
 def measure(
@@ -57,6 +58,7 @@ def measure(
     output: str | None,
     name: str | None,
     assignments: tuple[str, ...],
+    allow_code: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -82,6 +84,7 @@ def measure(
         output=output,
         name=name,
         assignments=assignments,
+        allow_code=allow_code,
         quiet=quiet or as_json,
         on_row=lambda run, record: None if as_json else out.print(RowLine(run, record)),
     )

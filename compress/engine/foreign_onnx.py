@@ -28,10 +28,11 @@ from compress.engine.interfaces import (
     text_inputs,
 )
 from compress.models.io.labels import head_names, match_labels
-from compress.models.io.onnx_files import OnnxFile, copy_onnx, read_onnx
+from compress.models.io.onnx_files import OnnxFile, copy_onnx, onnx_file, read_onnx
 from compress.models.io.sources import PREPROCESSOR
 from compress.models.text.pooling import MODULES
 from compress.models.text.tokenizer_files import open_tokenizer
+from compress.runtimes.runner import LOGIT_POSITIONS
 from compress.tasks.table import task_kind, task_names
 
 
@@ -88,6 +89,8 @@ class TakenIn:
     form: Form | None
     facts: Mapping[str, Any]
     fixed: Fixed
+    positions: int | None = None
+    """How many tokens it takes at most, where it counts on a table of them."""
     labels: int | None = None
     """How many labels the model knows, where the data has some of them only."""
 
@@ -100,23 +103,6 @@ def task_of_file(model: Path, given: Given) -> str | None:
             f"its {TASK} names the task {ascii(task)[:80]}, which is none here", where=str(model)
         )
     return task
-
-
-def onnx_file(model: Path) -> Path:
-    """The file that a path means: itself, or the `model.onnx` of a folder.
-
-    Raises:
-        ModelError: it is a file of another format.
-    """
-    if model.is_dir():
-        return model / ONNX_MODEL
-    if model.suffix == ".ort":
-        raise ModelError(
-            "this is onnxruntime's mobile format, which does not say what its inputs are",
-            where=str(model),
-            hint=f"Measure the {ONNX_MODEL} that it was made of.",
-        )
-    return model
 
 
 def take_in(
@@ -151,6 +137,11 @@ def _taken_in(
     described, kind = _described(folders), task_kind(task)
     if described.get("task", task) != task:
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
+    if kind.writes and "task" in described and any(port.name == LOGIT_POSITIONS for port in found.inputs):
+        # A decoder with a cache, as it is lowered here: nothing of it goes by another name.
+        make_folder(folder)
+        copy_file(_required(folders, TOKENIZER, found.path), folder / TOKENIZER)
+        return _sealed(found, folder, described, Fixed(), None, form, facts)
     roles = image_input(found) if kind.items == "image" else text_inputs(found, given.inputs)
     order, width = _label_order(found, folders, described, given, labels) if labels else (None, None)
     fixed = fixed_sizes(found, texts=kind.items == "text")
@@ -186,6 +177,19 @@ def _taken_in(
             # Cut by the tokenizer, which leaves its special tokens at the end.
             body["max_length"] = min(body["max_length"], fixed.length)
         _place_tokenizer(tokenizer, body, folder, ours="max_length" in described)
+    return _sealed(found, folder, body, fixed, width, form, facts)
+
+
+def _sealed(
+    found: OnnxFile,
+    folder: Path,
+    body: Mapping[str, Any],
+    fixed: Fixed,
+    width: int | None,
+    form: Form | None,
+    facts: Mapping[str, Any],
+) -> TakenIn:
+    """The artifact in `folder`, where its tokenizer lies, with the model and what is said of it."""
     write_json(folder / TASK, body)
     external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
     artifact = seal(folder, form or ONNX_FLOAT, facts)
@@ -198,7 +202,7 @@ def _taken_in(
     size = Size(
         model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
     )
-    return TakenIn(artifact, found.path, names, size, form, facts, fixed, width)
+    return TakenIn(artifact, found.path, names, size, form, facts, fixed, found.positions, width)
 
 
 def for_baseline(given: Given, baseline: Path) -> Given:

@@ -12,7 +12,9 @@ from compress.encoding.images import PIXEL_VALUES
 from compress.encoding.interface import Interface, OwnInput
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS, KNOWN_INPUTS, TOKEN_TYPE_IDS
 from compress.models.io.onnx_files import OnnxFile, Port
+from compress.profile.model_checks.fit import too_long
 from compress.profile.schema import TargetSpec
+from compress.tasks.table import task_kind
 
 _USUAL = {"input_mask": ATTENTION_MASK, "segment_ids": TOKEN_TYPE_IDS}
 """What the first BERT called its inputs, and models exported from TensorFlow still do."""
@@ -187,6 +189,18 @@ def check_fixed(file: Path, fixed: Fixed, targets: Iterable[TargetSpec]) -> None
                     where=str(file),
                     hint=f"Ask for `{key}: [{only}]`, or export the model with a dynamic axis.",
                 )
+
+
+def check_positions(file: Path, positions: int | None, targets: Iterable[TargetSpec], task: str) -> None:
+    """Refuse lengths that a model has no positions for.
+
+    Raises:
+        UsageError: a target asks for one.
+    """
+    needed = task_kind(task).positions
+    for target in targets:
+        if (why := too_long(needed(target.sequence_lengths), positions, "the model")) is not None:
+            raise UsageError(f"{target.label}: sequence_lengths: {why}", where=str(file), code="max-length")
 
 
 def _inputs_hint(found: OnnxFile) -> str:

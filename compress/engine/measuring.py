@@ -24,7 +24,8 @@ from compress.data.splits import Splits
 from compress.engine.contents import examples_digest
 from compress.engine.environment import describe_environment
 from compress.engine.foreign_onnx import Given, TakenIn, for_baseline, take_in
-from compress.engine.interfaces import check_fixed
+from compress.engine.interfaces import check_fixed, check_positions
+from compress.engine.resolve import check_judges
 from compress.measuring.artifact import measure
 from compress.measuring.identity import model_digest
 from compress.measuring.keys import measurement_key
@@ -53,6 +54,7 @@ class _Session:
     splits: Splits
     targets: tuple[ResolvedTarget, ...]
     progress: Progress
+    allow_code: bool
 
 
 def measure_files(
@@ -64,6 +66,8 @@ def measure_files(
     folder: Path,
     progress: Progress,
     on_row: OnRow,
+    *,
+    allow_code: bool = False,
 ) -> tuple[RunRecord, RunStore]:
     """Measure an ONNX file on the test split, in turns with a baseline; without one it is its own.
 
@@ -75,6 +79,7 @@ def measure_files(
         given: what the files do not say themselves.
         base: the folder that relative paths of the data start at.
         folder: the working folder; the run's directory is `runs/<id>/` in it.
+        allow_code: whether code of the user that judges answers may run.
 
     Raises:
         DataError, ModelError, TargetError: something cannot be used as declared.
@@ -82,9 +87,10 @@ def measure_files(
     if any(target.runtime != "onnxruntime" for target in request.targets):
         raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
     began = time.monotonic()
+    check_judges(request.data, base, allow_code=allow_code)
     targets = resolve_all(request.targets, request.measure.patience_s)
     splits = load_data(request.data, base, request.seed, request.task)
-    session = _Session(request, base, splits, targets, progress)
+    session = _Session(request, base, splits, targets, progress, allow_code)
     with ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-measured-"))
         taken = [_take_in(model, given, session, Path(name) / MODEL)]
@@ -127,6 +133,7 @@ def _take_in(model: Path, given: Given, session: _Session, folder: Path) -> Take
     request = session.request
     taken = take_in(model, given, request.task, session.splits.labels, request.data.max_length, folder)
     check_fixed(taken.file, taken.fixed, request.targets)
+    check_positions(taken.file, taken.positions, request.targets, request.task)
     return taken
 
 
@@ -234,4 +241,5 @@ def _measure(
         key=key,
         progress=session.progress,
         base=session.base,
+        allow_code=session.allow_code,
     )

@@ -28,7 +28,7 @@ from compress.profile.load import LoadedProfile
 from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.fit import fit_problems
-from compress.profile.schema import Profile, TeacherSpec
+from compress.profile.schema import DataSpec, Profile, TeacherSpec
 from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
@@ -132,6 +132,18 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
     )
 
 
+def check_judges(data: DataSpec, base: Path, *, allow_code: bool) -> None:
+    """Refuse code that judges answers where nobody allowed it, or where it is not there.
+
+    Raises:
+        UsageError: it is not allowed.
+        ModelError: there is no such code.
+    """
+    for code in data.code():
+        check_code_allowed(code, allow_code, "answers are judged")
+        module_file(code, base)
+
+
 def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """Load and check the data, check the teacher against it, resolve the targets; before any work is done.
 
@@ -140,9 +152,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """
     profile, base = loaded.profile, loaded.source.base
     check_models(loaded)
-    for code in profile.data.code():
-        check_code_allowed(code, allow_code, "answers are judged")
-        module_file(code, base)
+    check_judges(profile.data, base, allow_code=allow_code)
     targets = resolve_all(profile.targets, profile.measure.patience_s)
     watched = Watched()
     with suppress(CompressError):

@@ -190,6 +190,16 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
     assert first.written.p_value is None
     assert last.written.p_value is not None
     assert last.written.prompts == first.written.prompts
+
+    file = folder / "cache" / found.record.steps[-1].measured
+    with pytest.raises(UsageError, match="answers are judged by running Python code"):
+        api.measure(file, profile=folder / "asked.yaml", quiet=True)
+    with pytest.raises(UsageError, match=r"160 tokens are needed .* but the model takes 128 at most"):
+        api.measure(file, profile=folder / "asked.yaml", targets=[{}], allow_code=True, quiet=True)
+    again = api.measure(file, profile=folder / "asked.yaml", allow_code=True, quiet=True)
+    written = again.record.steps[0].measurements[0].accuracy.written
+    assert written is not None
+    assert written.answers == last.written.answers
     session = CachedSession(
         open_session(str(folder / "cache" / found.record.steps[0].measured / "model.onnx"))
     )

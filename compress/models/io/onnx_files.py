@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from compress.core.artifacts import ONNX_MODEL
 from compress.core.errors import ModelError, first_line
 from compress.core.files import copy_file, make_folder, replacing
 from compress.core.inside import inside
@@ -46,12 +47,33 @@ class Port:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """The inputs and outputs of a model in its own order, and the relative paths of its external data."""
+    """The inputs and outputs of a model in its own order, and the relative paths of its external data.
+
+    `positions`: rows of the tables by which its attention turns queries and keys; None without such tables.
+    """
 
     path: Path
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     external: tuple[str, ...]
+    positions: int | None = None
+
+
+def onnx_file(model: Path) -> Path:
+    """The file that a path means: itself, or the `model.onnx` of a folder.
+
+    Raises:
+        ModelError: it is a file of another format.
+    """
+    if model.is_dir():
+        return model / ONNX_MODEL
+    if model.suffix == ".ort":
+        raise ModelError(
+            "this is onnxruntime's mobile format, which does not say what its inputs are",
+            where=str(model),
+            hint=f"Measure the {ONNX_MODEL} that it was made of.",
+        )
+    return model
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -80,7 +102,18 @@ def read_onnx(path: Path) -> OnnxFile:
         raise ModelError("this ONNX model is not valid", where=str(path), hint=first_line(error)) from error
     constants = {tensor.name for tensor in model.graph.initializer}
     taken = [value for value in model.graph.input if value.name not in constants]
-    return OnnxFile(path, _ports(taken, path), _ports(model.graph.output, path), external)
+    return OnnxFile(
+        path, _ports(taken, path), _ports(model.graph.output, path), external, _positions(model.graph)
+    )
+
+
+def _positions(graph: Any) -> int | None:
+    """Of GroupQueryAttention, whose eighth input are the cosines (positions, numbers)."""
+    rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 2}
+    read = [
+        node.input[7] for node in graph.node if node.op_type == "GroupQueryAttention" and len(node.input) > 7
+    ]
+    return min((int(rows[name]) for name in read if name in rows), default=None)
 
 
 def _with_shapes(model: Any) -> Any | None:

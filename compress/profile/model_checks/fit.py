@@ -72,15 +72,16 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
                 ),
             )
         for index, target in enumerate(profile.targets):
-            if most is not None and (wanted := needed(target.sequence_lengths)) > most:
-                yield (
-                    ("targets", index, "sequence_lengths"),
-                    Problem(
-                        f"{wanted} tokens are needed to time and weigh a model at these lengths, but the {who} takes "
-                        f"{most} at most",
-                        "max-length",
-                    ),
-                )
+            why = too_long(needed(target.sequence_lengths), most, f"the {who}")
+            if why is not None:
+                yield ("targets", index, "sequence_lengths"), Problem(why, "max-length")
+
+
+def too_long(wanted: int, most: int | None, who: str) -> str | None:
+    """Why a model of `most` tokens cannot be timed at lengths that take `wanted` of them; None where it can."""
+    if most is None or wanted <= most:
+        return None
+    return f"{wanted} tokens are needed to time and weigh a model at these lengths, but {who} takes {most} at most"
 
 
 def _smaller(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
