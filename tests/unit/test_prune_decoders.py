@@ -165,6 +165,17 @@ def test_in_steps_it_ends_where_one_step_ends() -> None:
     assert other.config.to_dict() == model.config.to_dict()
 
 
+def test_a_width_that_the_heads_of_a_step_do_not_divide_waits() -> None:
+    model = tiny_decoder("llama", num_key_value_heads=4)
+    pruner = DecoderPruner(model, material(remove={"heads": 0.5, "hidden": 0.25}, round_to=8))
+    widths = []
+    for share in (0.5, 1.0):
+        pruner.advance(share)
+        widths.append((parts(model).sizes["heads"], pruner.width))
+    assert widths == [(3, 64), (2, 48)]
+    assert pruner.parameters == count_parameters(model)
+
+
 def test_heads_whose_size_hangs_on_their_number_stay() -> None:
     with pytest.raises(ModelError, match="how large a head is by how many there are"):
         DecoderPruner(tiny_decoder("gpt2"), material(remove={"heads": 0.5}))

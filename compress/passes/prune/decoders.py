@@ -150,7 +150,8 @@ class DecoderPruner:
 
     def _remove_hidden(self, kept: int) -> None:
         decoder, material = self._decoder, self.material
-        if kept == decoder.sizes["hidden"]:
+        # Halfway there may be as many heads as do not divide it: it then waits for a later step.
+        if kept == decoder.sizes["hidden"] or kept % decoder.sizes["heads"]:
             return
         batches = material.batches()
         seen = DecoderFlow(decoder, lambda: map(taken, map(material.read, batches)), "prune.remove.hidden")
