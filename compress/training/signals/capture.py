@@ -181,6 +181,7 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
         return Anatomy(outputs=outputs, features=features, by_token=by_token)
     _, tokens, hidden = shapes[0]
     heads, size = heads_of(layers)
+    causal = is_causal(root)
     with evaluating(root), torch.no_grad():
         read = capture(root, batch, {"embedding"})["embedding"]
     return Anatomy(
@@ -193,8 +194,8 @@ def anatomy_of(model: nn.Module, batch: dict[str, Tensor]) -> Anatomy:
         extra_tokens=0 if patches is None else tokens - patches,
         patches=patches,
         by_token=by_token,
-        causal=is_causal(root),
-        windows=tuple(window_of(layer.attention) for layer in layers),
+        causal=causal,
+        windows=tuple(window_of(layer.attention) for layer in layers) if causal else (),
         cap=getattr(layers[0].attention, "attn_logit_softcapping", None),
     )
 
