@@ -50,6 +50,24 @@ class Written(Record):
     answers: tuple[str, ...] = ()
 
 
+class TaskScore(Record):
+    """What a model reached in one task of a harness, `harness` with its version.
+
+    `metrics`: shares of its documents; `right`: for each document, by the first of them; `documents`: the sha256 of
+    what was asked. `p_value` and `verdict` are those of the exact McNemar test against the baseline.
+    """
+
+    task: str
+    version: str
+    harness: str
+    shots: int
+    documents: str
+    metrics: tuple[Metric, ...]
+    right: tuple[bool, ...]
+    p_value: float | None = None
+    verdict: Verdict | None = None
+
+
 class Accuracy(Record):
     """Scores on one split; `metrics[0]` is the task's primary one.
 
@@ -62,7 +80,7 @@ class Accuracy(Record):
     the test is that of the metric. `retention_low` and `retention_high` are given where they cannot be
     had of the predictions. `examples` is the sha256 of what was scored. `confidence` is the probability of each
     prediction, rounded to four decimals; records of before it was kept have none. `written`: where the model was asked
-    to answer in words.
+    to answer in words; `tasks`: where it was scored in those of a harness.
     """
 
     split: str
@@ -80,6 +98,7 @@ class Accuracy(Record):
     examples: str | None = None
     confidence: tuple[float, ...] = ()
     written: Written | None = None
+    tasks: tuple[TaskScore, ...] = ()
 
 
 class Disturbance(Record):

@@ -110,6 +110,12 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
         except ModelError as error:
             found.faults.append(_fault(source, ("data",), error))
     try:
+        spec.check(source.base, allow_code=True)
+    except CompressError as error:
+        found.faults.append(_fault(source, ("data",), error))
+    if own := spec.judging(source.base):
+        found.unseen.append(f"{shown(str(own[0].parent))}, {_CODE}")
+    try:
         if (elsewhere := _elsewhere(spec.path, source.base)) is not None:
             found.unseen.append(elsewhere)
             return None

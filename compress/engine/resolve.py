@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from os.path import relpath
 from pathlib import Path
 
 from compress.core.errors import CompressError, DataError, ModelError
@@ -85,7 +86,9 @@ class Job:
     def _judges(self) -> dict[str, Path]:
         """The files of the code that the data names."""
         base = self.loaded.source.base
-        return {source: module_file(source, base) for source in self.plan.profile.data.code()}
+        data = self.plan.profile.data
+        own = {relpath(file, base): file for file in data.judging(base)}
+        return {**own, **{source: module_file(source, base) for source in data.code()}}
 
     @cached_property
     def test_digest(self) -> str:
@@ -133,15 +136,17 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
 
 
 def check_judges(data: DataSpec, base: Path, *, allow_code: bool) -> None:
-    """Refuse code that judges answers where nobody allowed it, or where it is not there.
+    """Refuse what cannot be scored here, and code that judges answers where nobody allowed it or where there is none.
 
     Raises:
         UsageError: it is not allowed.
         ModelError: there is no such code.
+        DataError: a task of lm-eval cannot be had or scored here.
     """
     for code in data.code():
         check_code_allowed(code, allow_code, "answers are judged")
         module_file(code, base)
+    data.check(base, allow_code=allow_code)
 
 
 def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:

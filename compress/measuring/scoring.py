@@ -23,7 +23,7 @@ from compress.core.files import (
     write_sealed,
 )
 from compress.core.plugins import named
-from compress.core.records import Accuracy
+from compress.core.records import Accuracy, TaskScore
 from compress.core.units import MIB
 from compress.data.splits import Examples, item_bytes
 from compress.encoding.inputs import Inputs, against
@@ -40,6 +40,7 @@ from compress.tasks.base import Answers, Asked, Scored, Task
 LOGITS_BYTES = 256 * MIB
 """Of a batch that is scored, where a model gives logits for each token: one example at a time where they are more."""
 Asks = Callable[[Task, Examples, Path, int], Asked | None]
+ScoredIn = Callable[[Task, Path, Callable[[Inputs], Answers], Path], tuple[TaskScore, ...]]
 
 
 def score_artifact(
@@ -86,6 +87,14 @@ def score_artifact(
     asked = None
     if task.kind.asks is not None:
         asked = cast(Asks, named(task.kind.asks))(task, examples, artifact.path, seed)
+    further: tuple[TaskScore, ...] = ()
+    if task.kind.scored_in is not None:
+        further = cast(ScoredIn, named(task.kind.scored_in))(
+            task,
+            artifact.path,
+            lambda inputs: _scored(jobs, artifact, inputs, target, task)[0],
+            base,
+        )
     record = cast(Callable[[Scored], Accuracy], named(task.kind.record))(
         Scored(
             task,
@@ -101,6 +110,7 @@ def score_artifact(
             None if asked is None else _written(jobs, model_path(artifact, target), asked),
             base,
             allow_code,
+            further,
         )
     )
     return record, results
@@ -115,14 +125,26 @@ def _answers(
     beside: Sequence[Job] = (),
     reference: Answers | None = None,
 ) -> tuple[Inputs, Answers, list[dict[str, Any]]]:
-    """The examples as a model takes them, what is kept of its outputs, and the results of the jobs done beside.
+    """The examples as a model takes them, what is kept of its outputs, and the results of the jobs done beside."""
+    inputs = as_taken(against(task.encode(examples, artifact.path), reference), artifact.path)
+    return inputs, *_scored(jobs, artifact, inputs, target, task, beside)
+
+
+def _scored(
+    jobs: JobFolder,
+    artifact: Artifact,
+    inputs: Inputs,
+    target: ResolvedTarget,
+    task: Task,
+    beside: Sequence[Job] = (),
+) -> tuple[Answers, list[dict[str, Any]]]:
+    """What is kept of a model's outputs on inputs, and the results of the jobs done beside.
 
     Raises:
         ModelError: its outputs are not of the shape that the task reads.
         TargetError: the same, said by a device: what it answers is not taken for a fault of the model.
     """
     described = artifact.read_json(TASK)
-    inputs = as_taken(against(task.encode(examples, artifact.path), reference), artifact.path)
     rows = target.spec.batch_sizes[0]
     if task.kind.writes:
         rows = min(rows, max(1, LOGITS_BYTES // (4 * int(described["words"]) * int(inputs.lengths.max()))))
@@ -136,7 +158,7 @@ def _answers(
         if target.device is None:
             raise
         raise TargetError(error.message, where=target.label, code="device-answer") from error
-    return inputs, found.answers, found.beside
+    return found.answers, found.beside
 
 
 def _written(jobs: JobFolder, model: str, asked: Asked) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
@@ -140,6 +141,17 @@ class DataSpec(Spec):
         """Those that differ from their defaults."""
         said = self.model_dump(mode="json", exclude_defaults=True)
         return {name: said[name] for name in self.SCORED_BY if name in said}
+
+    def judging(self, base: Path) -> tuple[Path, ...]:
+        """Files of the user, beside `code`, by which models are scored; `base` is the profile's folder."""
+        return ()
+
+    def check(self, base: Path, *, allow_code: bool) -> None:
+        """Refuse what cannot be scored here, or runs code that nobody allowed; nothing of it is run.
+
+        Raises:
+            CompressError: what and why.
+        """
 
     def code(self) -> tuple[str, ...]:
         """The `python:module:function` that it names."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ModelError
 from compress.core.plugins import named
-from compress.core.records import Accuracy
+from compress.core.records import Accuracy, TaskScore
 from compress.core.task_kind import MetricKind, TaskKind
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
@@ -149,7 +149,8 @@ class Scored:
     `baseline`: its scores on the same examples; None: this is the baseline. `reference`: what it answered to them,
     where the kind of problem asks for it. `seed`: of the bootstrap. `digest`: what tells these examples from others.
     `asked` and `written`: what it was asked to answer in words, and the tokens of that, int32 (prompts, most), -1 after
-    the end. `base` and `allow_code`: where code of the user lies that judges it, and whether it may run.
+    the end. `base` and `allow_code`: where code of the user lies that judges it, and whether it may run. `tasks`: what
+    it reached in further tasks.
     """
 
     task: Task
@@ -165,6 +166,7 @@ class Scored:
     written: NDArray[np.int32] | None = None
     base: Path = Path()
     allow_code: bool = False
+    tasks: tuple[TaskScore, ...] = ()
 
 
 def task_of(name: str, data: DataSpec) -> Task:

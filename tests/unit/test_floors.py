@@ -67,7 +67,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 RECORD, SOURCE, STARTER = "tasks.*.record", "tasks.*.source", "tasks.*.starter"
 STOREYS = {
     "kind": "tasks.*.kind",
-    **dict.fromkeys(("record", "correlation", "workloads", "bundle", "asking"), RECORD),
+    **dict.fromkeys(("record", "correlation", "workloads", "bundle", "asking", "harness_scores"), RECORD),
     **dict.fromkeys(("source", "sections"), SOURCE),
     "starter": STARTER,
 }

@@ -76,7 +76,8 @@ class Harness(TemplateLM):  # type: ignore[misc]
                 pairs.append(window)
                 owners.append(number)
         found = [value for value, _ in self.likelihoods(pairs)]
-        return np.bincount(owners, weights=found, minlength=len(requests)).tolist()
+        sums: list[float] = np.bincount(owners, weights=found, minlength=len(requests)).tolist()
+        return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Not asked for.

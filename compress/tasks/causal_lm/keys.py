@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,6 +51,18 @@ class AnswersSpec(Spec):
         return validator
 
 
+class LmEvalSpec(Spec):
+    """Tasks of lm-eval that score a model."""
+
+    tasks: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    """Names of tasks whose answers are chosen or judged by their likelihood (`arc_easy`, `hellaswag`)."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Documents of each task, at most, the first ones; unset: all."""
+    include: str | None = None
+    """A folder of tasks of one's own, YAML files as lm-eval reads them. They may run code, so they need
+    `--allow-code`."""
+
+
 class LanguageData(DataSpec):
     """Texts, prompts with completions, or conversations."""
 
@@ -63,8 +78,11 @@ class LanguageData(DataSpec):
     """Let the models answer prompts of the test split, greedily, and count the right answers: a further score. Of a
     conversation what the assistant says last is the completion."""
 
-    MEASURED: ClassVar[tuple[str, ...]] = ("answers",)
-    SCORED_BY: ClassVar[tuple[str, ...]] = ("context", "answers")
+    lm_eval: LmEvalSpec | None = None
+    """Score the models in tasks of lm-eval too (`pip install lm-eval`)."""
+
+    MEASURED: ClassVar[tuple[str, ...]] = ("answers", "lm_eval")
+    SCORED_BY: ClassVar[tuple[str, ...]] = ("context", "answers", "lm_eval")
 
     @model_validator(mode="after")
     def _one_form(self) -> LanguageData:
@@ -88,6 +106,26 @@ class LanguageData(DataSpec):
         """What judges answers, where it is code of the user."""
         named = () if self.answers is None else (self.answers.validator,)
         return tuple(one for one in named if one.startswith(CODE))
+
+    def scored_by(self) -> dict[str, Any]:
+        """The keys, and the release of lm-eval that holds its tasks."""
+        found = super().scored_by()
+        if self.lm_eval is not None and find_spec("lm_eval") is not None:
+            found["lm_eval_version"] = version("lm_eval")
+        return found
+
+    def judging(self, base: Path) -> tuple[Path, ...]:
+        """The files of the user's own tasks."""
+        if self.lm_eval is None or self.lm_eval.include is None:
+            return ()
+        return tuple(sorted(file for file in (base / self.lm_eval.include).rglob("*") if file.is_file()))
+
+    def check(self, base: Path, *, allow_code: bool) -> None:
+        """Refuse tasks that cannot be had or scored here."""
+        if self.lm_eval is not None:
+            from compress.tasks.causal_lm.harness_tasks import check_tasks
+
+            check_tasks(self.lm_eval, base, allow_code=allow_code)
 
     @property
     def written(self) -> Written:

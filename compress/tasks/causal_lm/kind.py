@@ -24,6 +24,7 @@ DIVERGENCE = MetricKind(
     "divergence", "KL from the baseline, nats a token", percent=False, smaller_is_better=True
 )
 RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test")
+IN_TASKS = MetricKind("task_accuracy", "right in tasks of lm-eval", test="exact McNemar test")
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
 PROMPT = 128
 """Tokens of a prompt, where a target names no other lengths."""
@@ -48,7 +49,7 @@ KIND = TaskKind(
     keys="compress.tasks.causal_lm.keys:LanguageData",
     task="compress.tasks.causal_lm.task:CausalLanguageModel",
     record="compress.tasks.causal_lm.record:language_record",
-    metrics=(PERPLEXITY, BITS, NEXT_TOKEN, AGREEMENT, DIVERGENCE, RIGHT),
+    metrics=(PERPLEXITY, BITS, NEXT_TOKEN, AGREEMENT, DIVERGENCE, RIGHT, IN_TASKS),
     label_loss="next_token",
     logits=True,
     writes=True,
@@ -61,7 +62,8 @@ KIND = TaskKind(
     positions=lambda lengths: max(lengths or (PROMPT,)) + ANSWER,
     quantities=QUANTITIES,
     asks="compress.tasks.causal_lm.asking:asked",
-    sections=("compress.tasks.causal_lm.sections:answers",),
+    scored_in="compress.tasks.causal_lm.harness_scores:scored_in",
+    sections=("compress.tasks.causal_lm.sections:answers", "compress.tasks.causal_lm.sections:tasks"),
     uses={"teacher.config": "trains a model from its first weights on"},
     refused={
         "data.labels": "the next token is the truth, so there are no labels",

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.core.records import Accuracy, Metric, Verdict, Written
+from compress.core.records import Accuracy, Metric, TaskScore, Verdict, Written
 from compress.core.task_kind import MetricKind
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
 from compress.measuring.statistics import around, bootstrap, paired_verdict, wilson
 from compress.tasks.base import Answers, Scored, Truth
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, NEXT_TOKEN, PERPLEXITY, RIGHT
+from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, IN_TASKS, NEXT_TOKEN, PERPLEXITY, RIGHT
 from compress.tasks.causal_lm.validators import validator_of
 
 Floats = NDArray[np.float64]
@@ -65,7 +65,7 @@ def language_record(scored: Scored) -> Accuracy:
     ]
     if (diverged := divergence(own, scored.baseline is None, scored.seed)) is not None:
         found.append((DIVERGENCE, *diverged))
-    written = written_record(scored)
+    written, tasks = written_record(scored), compared_tasks(scored)
     return Accuracy(
         split=SPLIT,
         batch_size=scored.batch_size,
@@ -74,7 +74,8 @@ def language_record(scored: Scored) -> Accuracy:
                 metric_record(metric, around(mean, draws), _compared(own) if metric is DIVERGENCE else tokens)
                 for metric, mean, draws in found
             ),
-            *([] if written is None else [_share(written)]),
+            *([] if written is None else [_share(RIGHT, written.right)]),
+            *([_share(IN_TASKS, [one for task in tasks for one in task.right])] if tasks else []),
         ),
         retention=retention,
         p_value=p_value,
@@ -87,6 +88,7 @@ def language_record(scored: Scored) -> Accuracy:
         retention_high=high,
         examples=scored.digest,
         written=written,
+        tasks=tasks,
     )
 
 
@@ -137,8 +139,22 @@ def written_record(scored: Scored) -> Written | None:
     )
 
 
-def _share(written: Written) -> Metric:
-    return metric_record(RIGHT, wilson(sum(written.right), len(written.right)), len(written.right))
+def compared_tasks(scored: Scored) -> tuple[TaskScore, ...]:
+    """The scores in further tasks, each with the exact McNemar test against the baseline on the same documents."""
+    before = {} if scored.baseline is None else {one.task: one for one in scored.baseline.tasks}
+    found = []
+    for task in scored.tasks:
+        known = before.get(task.task)
+        if known is not None and known.documents == task.documents:
+            pairs = list(zip(known.right, task.right, strict=True))
+            p_value, verdict = paired_verdict(pairs.count((True, False)), pairs.count((False, True)))
+            task = task.model_copy(update={"p_value": p_value, "verdict": verdict})
+        found.append(task)
+    return tuple(found)
+
+
+def _share(kind: MetricKind, right: Sequence[bool]) -> Metric:
+    return metric_record(kind, wilson(sum(right), len(right)), len(right))
 
 
 def _compared(own: Answers) -> int:

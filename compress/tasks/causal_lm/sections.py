@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import eq
 
-from compress.core.records import RunRecord, Written
+from compress.core.records import RunRecord, TaskScore, Written
 from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target, ordered
 from compress.reporting.render.document import Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, percent, significant
@@ -51,6 +51,51 @@ def answers(run: RunRecord) -> Section:
         f"`{before.validator}`. An example is named by its place in the test split, counted from 0.",
     )
     return section_of("written-answers", "Answers in words", *tables, words=words)
+
+
+def tasks(run: RunRecord) -> Section:
+    """What each step reaches in tasks of lm-eval, and what is kept of the baseline's."""
+    target = first_target(run)
+    lines = []
+    steps = [(step, scored.tasks) for step in ordered(run) if (scored := accuracy_on(step, target))]
+    baseline = {one.task: one for step, found in steps if step is baseline_of(run) for one in found}
+    harness = {f"{one.harness}, of which {one.task} is version {one.version}" for one in baseline.values()}
+    for step, found in steps:
+        for one in found:
+            first = one.metrics[0]
+            kept = share_kept(one, baseline.get(one.task))
+            lines.append(
+                row(
+                    step.step,
+                    one.task,
+                    *(
+                        "; ".join(f"{each.name} {percent(each.value)}" for each in part) or MISSING
+                        for part in (one.metrics[:1], one.metrics[1:])
+                    ),
+                    f"{percent(first.low)} to {percent(first.high)}",
+                    count(first.n),
+                    MISSING if kept is None else percent(kept),
+                    MISSING if one.p_value is None else significant(one.p_value),
+                    one.verdict or MISSING,
+                    kind=step.role,
+                )
+            )
+    head = ("Step", "Task", "right", "others", "95 %", "documents", "retention", "p (McNemar)", "verdict")
+    if not lines:
+        return Section("lm-eval", "Tasks of lm-eval")
+    words = (f"Asked and judged by {'; '.join(sorted(harness))}; scored where the model runs.",)
+    return section_of(
+        "lm-eval",
+        "Tasks of lm-eval",
+        Table("Scores", head, tuple(lines), frozenset({1, 2, 3, 8})),
+        words=words,
+    )
+
+
+def share_kept(task: TaskScore, baseline: TaskScore | None) -> float | None:
+    """The share of the baseline's score that is kept; None where it has none above 0."""
+    before = 0.0 if baseline is None else baseline.metrics[0].value
+    return task.metrics[0].value / before if before else None
 
 
 def _side_by_side(before: Written, after: Written, chosen: Sequence[int], caption: str) -> Table:

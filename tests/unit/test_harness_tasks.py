@@ -1,0 +1,113 @@
+"""Tasks of lm-eval in a profile: refused before anything is trained, or scored and compared by document."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compress import api
+from compress.core.errors import CompressError, DataError, UsageError
+from compress.core.records import Metric, TaskScore
+from compress.tasks.causal_lm.keys import LanguageData, LmEvalSpec
+from tests.tiny_language import WORDS, profile, write_model, write_texts
+
+INSTALLED = importlib.util.find_spec("lm_eval") is not None
+
+
+def asked(**keys: object) -> LanguageData:
+    said = {"path": "x", "max_length": 64, "lm_eval": {"tasks": ["tiny_choice"], **keys}}
+    return LanguageData.model_validate(said)
+
+
+def write_task(folder: Path, **keys: object) -> None:
+    folder.mkdir()
+    rows = [
+        {"text": f"the {word}", "choices": [" cat", " red dog"], "gold": n % 2}
+        for n, word in enumerate(WORDS)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "tiny_choice",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{gold}}",
+        "doc_to_choice": "{{choices}}",
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+        "metadata": {"version": 2.0},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(task | keys))
+
+
+@pytest.mark.skipif(INSTALLED, reason="lm-eval is installed")
+def test_it_is_refused_where_it_is_not_installed(tmp_path: Path):
+    with pytest.raises(DataError) as found:
+        asked().check(tmp_path, allow_code=False)
+    assert "pip install lm-eval" in str(found.value.hint)
+
+
+def test_own_tasks_need_leave_to_run_code(tmp_path: Path):
+    write_task(tmp_path / "tasks")
+    with pytest.raises(UsageError, match="which nobody allowed"):
+        asked(include="tasks").check(tmp_path, allow_code=False)
+    with pytest.raises(DataError, match="no such folder"):
+        asked(include="elsewhere").check(tmp_path, allow_code=True)
+    assert [file.name for file in asked(include="tasks").judging(tmp_path)] == ["rows.jsonl", "tiny.yaml"]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
+def test_tasks_that_are_not_scored_here_are_refused_by_name(tmp_path: Path):
+    from compress.tasks.causal_lm.harness_tasks import check_tasks
+
+    write_task(tmp_path / "tasks", output_type="generate_until")
+    with pytest.raises(DataError, match="'tiny_choice' is no single task"):
+        check_tasks(LmEvalSpec(tasks=("tiny_choice",), include="tasks"), tmp_path, allow_code=True)
+
+
+def test_what_is_kept_is_held_against_the_baselines_score():
+    from compress.tasks.causal_lm.sections import share_kept
+
+    def score(value: float) -> TaskScore:
+        metric = Metric(name="acc", value=value, low=0, high=1, n=4)
+        return TaskScore(
+            task="t", version="1", harness="h", shots=0, documents="d", metrics=(metric,), right=(True,) * 4
+        )
+
+    assert share_kept(score(0.6), score(0.8)) == pytest.approx(0.75)
+    assert share_kept(score(0.6), score(0.0)) is None
+    assert share_kept(score(0.6), None) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
+def test_every_step_is_scored_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    write_model(tmp_path / "model")
+    write_texts(tmp_path / "data")
+    write_task(tmp_path / "tasks")
+    said = profile(passes=[{"quantize": {"bits": 4, "method": "rtn", "block_size": 16}}])
+    said["data"]["lm_eval"] = {"tasks": ["tiny_choice"], "include": "tasks", "limit": 10}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(CompressError, match="nobody allowed"):
+        api.run(tmp_path / "p.yaml", quiet=True)
+    run = api.run(tmp_path / "p.yaml", quiet=True, allow_code=True)
+    scored = [step.measurements[0].accuracy for step in run.record.steps if step.measurements]
+    assert len(scored) > 1
+    for one in scored:
+        (task,) = one.tasks
+        assert (task.version, task.shots, len(task.right)) == ("2.0", 0, 10)
+        assert {metric.name for metric in task.metrics} == {"acc", "acc_norm"}
+        share = next(metric for metric in one.metrics if metric.name == "task_accuracy")
+        assert share.value == pytest.approx(sum(task.right) / 10)
+    assert scored[0].tasks[0].p_value is None
+    assert scored[-1].tasks[0].p_value is not None
+    assert "Tasks of lm-eval" in next(tmp_path.glob("reports/*/report.md")).read_text()
