@@ -24,6 +24,7 @@ import numpy as np
 from llm_versus_peers import DEFAULT, FLOAT, PURE, Key, Made, entries, made_of, texts
 from writing import write_rows
 
+from compress.measuring.statistics import bootstrap_medians
 from compress.runtimes.decoding import Decoder, stream
 from compress.runtimes.runner import CachedSession, open_session
 
@@ -140,11 +141,8 @@ def rows_of(times: dict[Setting, list[tuple[float, float]]], tokens: int) -> lis
 
 def ratio_of(alone: Sequence[float], share: Any) -> str:
     """How much sooner a row is done than alone, with the interval."""
-    before = np.array(alone)
-    drawn = np.random.default_rng(0).integers(0, len(before), (2000, len(before)))
-    ratios = np.median(before[drawn], axis=1) / np.median(share[drawn], axis=1)
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return f"{np.median(before) / np.median(share):.2f} [{low:.2f}-{high:.2f}]"
+    found = bootstrap_medians([np.array(alone)], [share], seed=0)[1]
+    return f"{found.value:.2f} [{found.low:.2f}-{found.high:.2f}]"
 
 
 if __name__ == "__main__":

@@ -160,15 +160,12 @@ class Made:
     def plain(self, bits: int) -> Path:
         """What torch exports, with a cache, and onnxruntime's own tool rounds to nearest in blocks of 32."""
         code = Path(__file__).parent / "peers" / "plain_export.py"
+        name, source = ("plain-fp32", self.float_torch()) if bits == 32 else ("plain-int4", self.plain(32))
 
         def exported(out: Path) -> None:
-            called([sys.executable, "-P", str(code), str(self.float_torch()), str(out / ONNX_MODEL)])
+            called([sys.executable, "-P", str(code), str(source), str(out / ONNX_MODEL)])
 
-        def rounded(out: Path) -> None:
-            called([sys.executable, "-P", str(code), str(self.plain(32)), str(out / ONNX_MODEL)])
-
-        made = self.once("plain-fp32", exported) if bits == 32 else self.once("plain-int4", rounded)
-        return made / ONNX_MODEL
+        return self.once(name, exported) / ONNX_MODEL
 
     def genai(self, precision: str, *options: str) -> Path:
         """What the builder of onnxruntime-genai makes of the folder."""

@@ -62,6 +62,17 @@ def start(function: Callable[..., object], *arguments: object) -> BaseProcess:
     return process
 
 
+def ends_of(running: Sequence[BaseProcess]) -> list[int | None]:
+    """How processes that wait for each other end."""
+    for process in running:
+        process.join(100)
+        # Where one was stopped, nobody answers the others any more.
+        if process.exitcode != 0:
+            for other in running:
+                other.kill()
+    return [process.exitcode for process in running]
+
+
 def start_compress(*words: str | Path, folder: Path, cache: Path, errors: Path) -> BaseProcess:
     """`compress WORDS` started in `folder`; what it says of errors goes to the file `errors`."""
     return start(_compress, list(map(str, words)), folder, cache, errors)

@@ -9,11 +9,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
+from compress.models.anatomy.decoder import Decoder, decoder_of
 
 WORDS = 200
 POSITIONS = 128
@@ -98,6 +99,20 @@ def tiny_decoder(name: str, **changed: Any) -> PreTrainedModel:
             )
             nn.init.normal_(parameter, mean=middle, std=0.05 if parameter is words else 0.35)
     return model.eval()
+
+
+def logits_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """What it says behind every token of `ids`."""
+    with torch.inference_mode():
+        found: Tensor = model(input_ids=ids).logits
+    return found
+
+
+def parts_of(model: PreTrainedModel) -> Decoder:
+    """Its parts."""
+    found = decoder_of(model)
+    assert found is not None
+    return found
 
 
 def lowered_decoder(model: PreTrainedModel, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import DataError, ModelError
 from compress.core.reading import read_mapping, understood
 from compress.models.text.chat import Format
-from compress.models.text.tokenizer_files import open_tokenizer
+from compress.models.text.tokenizer_files import open_uncut
 
 Prompt = str | Sequence[Mapping[str, str]]
 """A text to go on with, or a conversation, `{role, content}` each, that the assistant goes on with."""
@@ -31,9 +31,7 @@ class Writer:
             raise ModelError(
                 f"cannot read how the model takes texts: {error!r}", where=str(model / TASK)
             ) from error
-        self._tokenizer = open_tokenizer(model / TOKENIZER)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = open_uncut(model / TOKENIZER)
         self._render = self.format.render(self._where)
 
     @property

@@ -72,6 +72,11 @@ class StudentSpec(PassSpecBase):
         return self
 
     @property
+    def is_cut(self) -> bool:
+        """Whether it is made of the model before it; else it stands ready or is fresh."""
+        return self.model is None and self.architecture is None
+
+    @property
     def decoder(self) -> FreshDecoder | None:
         """The decoder that is made afresh; None of any other student.
 

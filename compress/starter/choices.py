@@ -11,7 +11,7 @@ import numpy as np
 from compress.core.artifacts import TOKENIZER
 from compress.core.errors import ModelError
 from compress.models.io.labels import match_labels
-from compress.models.text.tokenizer_files import open_tokenizer
+from compress.models.text.tokenizer_files import open_uncut
 from compress.starter.models import ModelSeen
 
 USUAL_LENGTH = 128
@@ -60,10 +60,7 @@ def _lengths(texts: Sequence[str], model: ModelSeen) -> list[int]:
     file = None if model.folder is None else model.folder / TOKENIZER
     try:
         if file is not None and file.is_file():
-            tokenizer = open_tokenizer(file)
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            return [len(one.ids) for one in tokenizer.encode_batch_fast(list(texts))]
+            return [len(one.ids) for one in open_uncut(file).encode_batch_fast(list(texts))]
     except ModelError:
         # What is wrong with the tokenizer is told by `validate`.
         pass

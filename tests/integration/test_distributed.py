@@ -38,7 +38,7 @@ from compress.training.losses.labels import label_cross_entropy
 from tests import steps
 from tests.integration.test_training_steps import examples as texts
 from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job
-from tests.processes import start, start_compress
+from tests.processes import ends_of, start, start_compress
 from tests.timings import shorten
 from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
 from tests.unit.test_training_loop import examples
@@ -96,13 +96,7 @@ def train_in(
     running = [
         start(train_tiny, rank, processes, folder, stop_at, dropout, strategy) for rank in range(processes)
     ]
-    for process in running:
-        process.join(100)
-        # Where one was stopped, nobody answers the others any more.
-        if process.exitcode != 0:
-            for other in running:
-                other.kill()
-    return [process.exitcode for process in running]
+    return ends_of(running)
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:

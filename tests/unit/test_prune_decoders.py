@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import LEARNT
-from compress.models.anatomy.decoder import Decoder, decoder_of
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.decoders import DecoderPruner
 from compress.passes.prune.saliency import Material
 from compress.passes.prune.spec import PruneSpec
-from tests.tiny_decoders import CONFIGS, WORDS, tiny_decoder
+from tests.tiny_decoders import CONFIGS, WORDS, logits_of, parts_of, tiny_decoder
 
 FAST = ("llama", "gemma3", "phi3", "gpt2")
 FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
@@ -42,37 +40,25 @@ def material(**keys: Any) -> Material:
     return Material(Texts(), None, spec, 0, "cpu", 4)  # type: ignore[arg-type]
 
 
-def logits_of(model: PreTrainedModel) -> Tensor:
-    with torch.inference_mode():
-        found: Tensor = model(input_ids=IDS).logits
-    return found
-
-
-def parts(model: PreTrainedModel) -> Decoder:
-    found = decoder_of(model)
-    assert found is not None
-    return found
-
-
 @pytest.mark.parametrize("importance", ["taylor", "activation", "magnitude"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_left_is_a_regular_model(name: str, importance: str, tmp_path: Path) -> None:
     model = tiny_decoder(name)
-    heads = 0.5 if parts(model).sizes["groups"] > 1 and "head_size" in parts(model).network.keys else 0
-    hidden = 0.25 if "head_size" in parts(model).network.keys else 0
+    heads = 0.5 if parts_of(model).sizes["groups"] > 1 and "head_size" in parts_of(model).network.keys else 0
+    hidden = 0.25 if "head_size" in parts_of(model).network.keys else 0
     remove = {"layers": 0.34, "feed_forward": 0.5, "heads": heads, "hidden": hidden}
     before = count_parameters(model)
     pruner = DecoderPruner(model, material(remove=remove, importance=importance))
     assert pruner.parameters == before
     pruner.advance(1.0)
     assert pruner.parameters == count_parameters(model) < before
-    assert pruner.width == parts(model).sizes["hidden"] == (48 if hidden else 64)
+    assert pruner.width == parts_of(model).sizes["hidden"] == (48 if hidden else 64)
     described = pruner.described()
     assert len(described) == len(pruner.layers) == 2
     assert all(one["feed_forward_removed"] > 0 for one in described)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    torch.testing.assert_close(logits_of(again.eval()), logits_of(model), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits_of(again.eval(), IDS), logits_of(model, IDS), rtol=1e-3, atol=1e-4)
     # And it still goes on with a cache.
     assert model.generate(input_ids=IDS[:1], max_new_tokens=4, do_sample=False).shape == (1, 16)
 
@@ -80,37 +66,37 @@ def test_what_is_left_is_a_regular_model(name: str, importance: str, tmp_path: P
 @pytest.mark.parametrize("name", FAMILIES)
 def test_units_that_say_nothing_go_first_and_nothing_changes(name: str) -> None:
     model = tiny_decoder(name)
-    decoder = parts(model)
+    decoder = parts_of(model)
     lost = list(range(1, 96, 3))
     for layer in range(decoder.sizes["layers"]):
         weight = decoder.units(layer)[-1].map.weight
         with torch.no_grad():
             (weight if decoder.network.in_out else weight.T)[lost] = 0
-    expected = logits_of(model)
+    expected = logits_of(model, IDS)
     spec = material(remove={"feed_forward": 32 / decoder.sizes["feed_forward"]}, importance="taylor")
     DecoderPruner(model, spec).advance(1.0)
-    torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(model, IDS), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:
     model = tiny_decoder("qwen3")
-    decoder = parts(model)
+    decoder = parts_of(model)
     for layer in range(decoder.sizes["layers"]):
         shares = decoder.groups(layer)
         with torch.no_grad():
             shares[-1].map.weight[:, shares[-1].places[0]] = 0
-    expected = logits_of(model)
+    expected = logits_of(model, IDS)
     pruner = DecoderPruner(model, material(remove={"heads": 0.5}))
     pruner.advance(1.0)
     assert pruner.described()[0]["heads_removed"] == [0, 1]
-    torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(model, IDS), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("importance", ["taylor", "activation", "magnitude"])
 @pytest.mark.parametrize("name", ["llama", "gemma", "gemma3"])
 def test_dimensions_that_say_nothing_go_first_and_nothing_changes(name: str, importance: str) -> None:
     model = tiny_decoder(name, rms_norm_eps=1e-12)
-    decoder = parts(model)
+    decoder = parts_of(model)
     with torch.no_grad():
         for share in decoder.stream():
             table = isinstance(share.map, torch.nn.Embedding)
@@ -118,11 +104,11 @@ def test_dimensions_that_say_nothing_go_first_and_nothing_changes(name: str, imp
                 (parameter.T if table or share.side == "in" else parameter)[1::4] = 0
         for _, norm in decoder.norms():
             norm.get_parameter("weight")[1::4] = 0
-    expected = logits_of(model)
+    expected = logits_of(model, IDS)
     pruner = DecoderPruner(model, material(remove={"hidden": 0.25}, importance=importance))
     pruner.advance(1.0)
     assert pruner.width == 48
-    torch.testing.assert_close(logits_of(model), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits_of(model, IDS), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_width_that_is_left_is_one_that_heads_divide() -> None:
@@ -134,15 +120,15 @@ def test_the_width_that_is_left_is_one_that_heads_divide() -> None:
 
 def test_the_layer_that_changes_least_goes() -> None:
     model = tiny_decoder("llama")
-    decoder = parts(model)
+    decoder = parts_of(model)
     with torch.no_grad():
         for role in ("attention_output", "feed_out"):
             decoder.blocks[1].parts[role].weight.zero_()
-    expected = logits_of(model)
+    expected = logits_of(model, IDS)
     pruner = DecoderPruner(model, material(remove={"layers": 0.34}, importance="activation"))
     pruner.advance(1.0)
     assert pruner.layers == [0, 2]
-    torch.testing.assert_close(logits_of(model), expected)
+    torch.testing.assert_close(logits_of(model, IDS), expected)
 
 
 def test_windows_go_with_their_layers() -> None:
@@ -171,7 +157,7 @@ def test_a_width_that_the_heads_of_a_step_do_not_divide_waits() -> None:
     widths = []
     for share in (0.5, 1.0):
         pruner.advance(share)
-        widths.append((parts(model).sizes["heads"], pruner.width))
+        widths.append((parts_of(model).sizes["heads"], pruner.width))
     assert widths == [(3, 64), (2, 48)]
     assert pruner.parameters == count_parameters(model)
 

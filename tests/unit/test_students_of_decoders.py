@@ -12,11 +12,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.anatomy.decoder import Decoder, decoder_of
 from compress.models.io.checkpoints import count_parameters
 from compress.models.students.decoder_cut import cut_decoder
 from compress.profile.student_spec import StudentSpec
-from tests.tiny_decoders import CONFIGS, WORDS, lowered_decoder, tiny_decoder
+from tests.tiny_decoders import CONFIGS, WORDS, logits_of, lowered_decoder, parts_of, tiny_decoder
 
 FAST = ("llama", "gemma3", "gpt2", "gpt_neox")
 FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
@@ -30,18 +29,6 @@ def batches() -> list[dict[str, Tensor]]:
     return [{"input_ids": IDS, "attention_mask": mask}]
 
 
-def logits_of(model: PreTrainedModel) -> Tensor:
-    with torch.inference_mode():
-        found: Tensor = model(input_ids=IDS).logits
-    return found
-
-
-def parts(model: PreTrainedModel) -> Decoder:
-    found = decoder_of(model)
-    assert found is not None
-    return found
-
-
 def student(teacher: PreTrainedModel, **keys: Any) -> PreTrainedModel:
     spec = StudentSpec.model_validate({"layers": 3, **keys})
     return cut_decoder(teacher, spec, 0, batches)[0]
@@ -49,7 +36,7 @@ def student(teacher: PreTrainedModel, **keys: Any) -> PreTrainedModel:
 
 def narrower(teacher: PreTrainedModel) -> dict[str, int]:
     """Half of the heads in half of the stream, which every config can say, and half of the units."""
-    sizes = parts(teacher).sizes
+    sizes = parts_of(teacher).sizes
     return {
         "hidden_size": sizes["hidden"] // 2,
         "heads": sizes["heads"] // 2,
@@ -60,24 +47,24 @@ def narrower(teacher: PreTrainedModel) -> dict[str, int]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_that_is_kept_says_what_the_teacher_says(name: str) -> None:
     teacher = tiny_decoder(name)
-    torch.testing.assert_close(logits_of(student(teacher)), logits_of(teacher), rtol=0, atol=0)
+    torch.testing.assert_close(logits_of(student(teacher), IDS), logits_of(teacher, IDS), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_left_is_a_regular_model_that_is_lowered(name: str, tmp_path: Path) -> None:
     teacher = tiny_decoder(name)
-    before = logits_of(teacher)
+    before = logits_of(teacher, IDS)
     made = student(teacher, layers=2, choose="similarity", **narrower(teacher))
-    torch.testing.assert_close(logits_of(teacher), before, rtol=0, atol=0)
+    torch.testing.assert_close(logits_of(teacher, IDS), before, rtol=0, atol=0)
     assert count_parameters(made) < 0.6 * count_parameters(teacher)
-    sizes = parts(made).sizes
+    sizes = parts_of(made).sizes
     assert {key: sizes[key] for key in ("layers", "head_size")} == {
         "layers": 2,
-        "head_size": parts(teacher).sizes["head_size"],
+        "head_size": parts_of(teacher).sizes["head_size"],
     }
     made.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(logits_of(again), logits_of(made), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits_of(again, IDS), logits_of(made, IDS), rtol=1e-3, atol=1e-4)
     session = ort.InferenceSession(lowered_decoder(made, tmp_path))
     cache = {
         one.name: torch.zeros(4, sizes["groups"], 0, sizes["head_size"]).numpy()
@@ -90,13 +77,13 @@ def test_what_is_left_is_a_regular_model_that_is_lowered(name: str, tmp_path: Pa
         "logit_positions": torch.arange(12).expand(4, 12).numpy(),
     }
     said = torch.from_numpy(session.run(["logits"], {**feeds, **cache})[0])
-    torch.testing.assert_close(said, logits_of(made), rtol=1e-2, atol=2e-3)
+    torch.testing.assert_close(said, logits_of(made, IDS), rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_units_and_groups_that_say_nothing_go_first(name: str) -> None:
     teacher = tiny_decoder(name)
-    decoder = parts(teacher)
+    decoder = parts_of(teacher)
     width, groups, heads = (decoder.sizes[size] for size in ("feed_forward", "groups", "heads"))
     grouped = groups > 1 and "head_size" in decoder.network.keys
     with torch.no_grad():
@@ -114,13 +101,13 @@ def test_units_and_groups_that_say_nothing_go_first(name: str) -> None:
     if grouped:
         asked["heads"] = heads - heads // groups
     made = student(teacher, **asked)
-    torch.testing.assert_close(logits_of(made), logits_of(teacher), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits_of(made, IDS), logits_of(teacher, IDS), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", RMS)
 def test_dimensions_that_say_nothing_go_first(name: str) -> None:
     teacher = tiny_decoder(name, rms_norm_eps=1e-12)
-    decoder = parts(teacher)
+    decoder = parts_of(teacher)
     # Where the config does not say how large a head is, one group of heads goes with its dimensions.
     every = 4 if "head_size" in decoder.network.keys else 2
     with torch.no_grad():
@@ -134,11 +121,11 @@ def test_dimensions_that_say_nothing_go_first(name: str) -> None:
                 share = decoder.groups(layer)[-1]
                 share.map.get_parameter("weight")[:, share.places[layer % len(share.places)]] = 0
     made = student(teacher, hidden_size=64 - 64 // every, intermediate_size=96)
-    torch.testing.assert_close(logits_of(made), logits_of(teacher), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits_of(made, IDS), logits_of(teacher, IDS), rtol=1e-3, atol=1e-3)
 
 
 def test_a_head_of_a_map_that_lies_head_by_head_is_three_parts_in_a_row() -> None:
-    decoder = parts(tiny_decoder("gpt_neox"))
+    decoder = parts_of(tiny_decoder("gpt_neox"))
     fused = decoder.groups(0)[0]
     assert fused.places.tolist() == [list(range(96)), list(range(96, 192))]
 
@@ -148,7 +135,7 @@ def test_a_student_from_scratch_has_the_shape_alone() -> None:
     made = student(teacher, layers=2, heads=2, **{"from": "scratch"})
     again = student(teacher, layers=2, heads=2, **{"from": "scratch"})
     assert made.config.to_dict() == student(teacher, layers=2, heads=2).config.to_dict()
-    torch.testing.assert_close(logits_of(made), logits_of(again), rtol=0, atol=0)
+    torch.testing.assert_close(logits_of(made, IDS), logits_of(again, IDS), rtol=0, atol=0)
     assert not torch.equal(made.lm_head.weight, teacher.lm_head.weight)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from compress.training.distributed.world import STRATEGY_VARIABLE
 from compress.training.recomputation import recomputed
 from compress.training.validation import Validation
 from tests import steps
-from tests.processes import start
+from tests.processes import ends_of, start
 from tests.tiny_language import WORDS, Taught, taught
 
 
@@ -188,9 +189,8 @@ def take_part(rank: int, folder: Path, strategy: str, stop_at: int | None, model
     Validation.score = score  # type: ignore[method-assign]
     task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 32}))
     language = unlike(open_artifact(model), task)
-    ends = lambda: os._exit(1)  # noqa: E731
     settings = {"accumulate": 2, "gradient_checkpointing": True}
-    found = learnt(folder / f"rank-{rank}", language, stop_at=stop_at, stop=ends, **settings)
+    found = learnt(folder / f"rank-{rank}", language, stop_at=stop_at, stop=partial(os._exit, 1), **settings)
     save_file(found, folder / f"rank-{rank}.safetensors")
     distributed.destroy_process_group()
 
@@ -199,13 +199,7 @@ def together(folder: Path, language: Taught, strategy: str, stop_at: int | None 
     """Learn in two processes; how each of them ended."""
     folder.mkdir(exist_ok=True)
     running = [start(take_part, rank, folder, strategy, stop_at, language[0].path) for rank in range(2)]
-    for process in running:
-        process.join(100)
-        # Where one was stopped, nobody answers the others any more.
-        if process.exitcode != 0:
-            for other in running:
-                other.kill()
-    return [process.exitcode for process in running]
+    return ends_of(running)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow)])

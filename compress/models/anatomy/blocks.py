@@ -63,10 +63,7 @@ def transformer_of(model: nn.Module) -> PreTrainedModel:
     Raises:
         ModelError: there is none.
     """
-    if isinstance(model, PreTrainedModel):
-        return model
-    inside = getattr(model, "encoder", None)
-    if isinstance(inside, PreTrainedModel):
+    if (inside := _transformer_in(model)) is not None:
         return inside
     raise ModelError(
         f"a {type(model).__name__} is no transformer whose layers we know",
@@ -107,8 +104,7 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
     Nothing where there is no such stack: in convolutional models, in those with stages of their own resolutions, in
     several models under one roof; and nothing of a family whose layers cannot be compared.
     """
-    inside = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
-    if isinstance(inside, PreTrainedModel):
+    if (inside := _transformer_in(model)) is not None:
         family = FAMILIES.get(str(inside.config.model_type))
         if family is not None and family.network is not None:
             if "compare" in family.cannot:
@@ -125,9 +121,8 @@ def layers_of(model: nn.Module) -> tuple[Block, ...]:
 
 def is_causal(model: nn.Module) -> bool:
     """Whether each token looks at those before it alone, as far as the table knows the family."""
-    inside = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
-    kind = str(inside.config.model_type) if isinstance(inside, PreTrainedModel) else ""
-    network = network_of_kind(kind)
+    inside = _transformer_in(model)
+    network = None if inside is None else network_of_kind(str(inside.config.model_type))
     return network is not None and network.causal
 
 
@@ -154,6 +149,11 @@ def heads_of(layers: tuple[Block, ...]) -> tuple[tuple[int, ...], int | None]:
     if size is None or len(queries) != len(layers):
         return (), None
     return tuple(query.out_features // size for query in queries), size
+
+
+def _transformer_in(model: nn.Module) -> PreTrainedModel | None:
+    inside = model if isinstance(model, PreTrainedModel) else getattr(model, "encoder", None)
+    return inside if isinstance(inside, PreTrainedModel) else None
 
 
 def _names(*roles: str) -> list[tuple[str, ...]]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.models.anatomy.blocks import Block, base_of, blocks_of, transformer_of
-from compress.models.anatomy.table.families import FAMILIES
+from compress.models.anatomy.blocks import Block, base_of, blocks_of
+from compress.models.anatomy.table.families import network_of_kind
 from compress.models.anatomy.table.family import ROLES, Network
 from compress.models.anatomy.table.sizes import dimensions, parts_of
 
@@ -147,8 +147,7 @@ def decoder_of(model: nn.Module) -> Decoder | None:
     """The parts of a decoder; None of what is none, or of one whose family is not known."""
     if not isinstance(model, PreTrainedModel):
         return None
-    family = FAMILIES.get(str(transformer_of(model).config.model_type))
-    network = None if family is None else family.network
+    network = network_of_kind(str(model.config.model_type))
     if network is None or not network.causal:
         return None
     blocks = blocks_of(base_of(model, network), network)

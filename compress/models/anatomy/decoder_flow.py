@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import Decoder, Share
-from compress.models.anatomy.observing import Batches, observe
+from compress.models.anatomy.observing import Batches, observe_tokens
 
 _RESULTS = ("attention_result_norm", "output_result_norm")
 """Norms of what is added to the stream; all others stand before what reads it."""
@@ -73,7 +73,8 @@ class DecoderFlow:
         self._reads: dict[nn.Module, Tensor] = {}
         self._gives: dict[nn.Module, Tensor] = {}
         self._rows: dict[nn.Module, int] = {}
-        observe(base_of(decoder.model, decoder.network), batches(), [*outputs, *self._norms], self._note)
+        base = base_of(decoder.model, decoder.network)
+        observe_tokens(base, batches, [*outputs, *self._norms], self._note)
         if not self._rows:
             raise ModelError("there are no examples to choose by what is kept", where=where)
 
@@ -97,10 +98,8 @@ class DecoderFlow:
     def _mean(self, sums: Mapping[nn.Module, Tensor], module: nn.Module) -> Tensor:
         return sums[module] / self._rows[module]
 
-    def _note(self, module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
-        rows, made = (
-            (each.flatten(0, -2) if mask is None else each[mask]).double() for each in (reads, gives)
-        )
+    def _note(self, module: nn.Module, reads: Tensor, gives: Tensor) -> None:
+        rows, made = reads.double(), gives.double()
         if module in self._norms:
             if self._centred:
                 rows = rows - rows.mean(1, keepdim=True)

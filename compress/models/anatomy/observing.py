@@ -86,3 +86,20 @@ def observe(
         for batch in batches:
             mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
             model(**batch)
+
+
+def observe_tokens(
+    model: nn.Module,
+    batches: Batches,
+    modules: Iterable[nn.Module],
+    note: Callable[[nn.Module, Tensor, Tensor], None],
+) -> None:
+    """Run a model on examples; `note` gets what a module reads and gives, a row a real token, float32 (tokens, d)."""
+
+    def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
+        first, second = (
+            (states.flatten(0, -2) if mask is None else states[mask]).float() for states in (reads, gives)
+        )
+        note(module, first, second)
+
+    observe(model, batches(), modules, note_rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import Encoder
-from compress.models.anatomy.observing import Batches, MomentSums, observe
+from compress.models.anatomy.observing import Batches, MomentSums, observe_tokens
 from compress.models.students.projection import Moments, normalised
 
 _USUAL_POSITIONS = 32
@@ -46,7 +46,7 @@ def measure_stream(encoder: Encoder, batches: Batches) -> Stream:
     def note(module: nn.Module, reads: Tensor, gives: Tensor) -> None:
         tallies[module].add(gives.double() if module is encoder.projection else normalised(reads))
 
-    _observe(encoder.model, batches, tallies, note)
+    observe_tokens(encoder.model, batches, tallies, note)
     found = {module: sums.moments(nothing) for module, sums in tallies.items()}
     return Stream(
         embedding=None if before is None else found[before],
@@ -98,27 +98,10 @@ def block_influence(model: nn.Module, blocks: Sequence[nn.Module], batches: Batc
         )
         counts[module] += len(reads)
 
-    _observe(model, batches, sums, note)
+    observe_tokens(model, batches, sums, note)
     if not all(counts.values()):
         raise ModelError("no examples to compare the teacher's layers on", where="student.choose")
     return tuple(sums[block] / counts[block] for block in blocks)
-
-
-def _observe(
-    model: nn.Module,
-    batches: Batches,
-    modules: Iterable[nn.Module],
-    note: Callable[[nn.Module, Tensor, Tensor], None],
-) -> None:
-    """Run a model on examples; `note` gets what a module reads and gives, a row a token, float32 (tokens, d)."""
-
-    def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
-        first, second = (
-            (states.flatten(0, -2) if mask is None else states[mask]).float() for states in (reads, gives)
-        )
-        note(module, first, second)
-
-    observe(model, batches(), modules, note_rows)
 
 
 def _embedding_rows(encoder: Encoder) -> Tensor:

@@ -55,9 +55,8 @@ def cut_decoder(
     if taken and any(sizes[size] < decoder.sizes[size] for size in sizes):
         with torch.no_grad():
             _shrink(decoder, sizes, batches)
-    for size, value in sizes.items():
-        if size in decoder.network.keys:
-            setattr(model.config, decoder.network.keys[size], value)
+    for key, value in asked.described(len(layers)).items():
+        setattr(model.config, key, value)
     return remade(model, seed, weights=taken), layers
 
 

@@ -26,3 +26,15 @@ def open_tokenizer(file: Path) -> Tokenizer:
     except Exception as error:
         # tokenizers raises bare `Exception` for a file that it cannot parse.
         raise ModelError(f"cannot read the tokenizer: {error}", where=str(file)) from error
+
+
+def open_uncut(file: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, which neither cuts texts nor fills them up, whatever the file says.
+
+    Raises:
+        ModelError: the file is missing or not a tokenizer.
+    """
+    tokenizer = open_tokenizer(file)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

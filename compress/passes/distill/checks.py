@@ -51,8 +51,9 @@ def warnings(check: PassCheck) -> Iterator[str]:
             "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse, as its logits tell "
             "wrong classes apart less (Mueller et al. 2019); on CLINC150 no difference was measured, so measure yours"
         )
-    disappointing = {loss.disappoints(task_kind(check.profile.task)) for loss in losses} - {None}
-    yield from (f"passes.{check.index}.distill.losses: {why}" for why in disappointing)
+    for why in dict.fromkeys(loss.disappoints(task_kind(check.profile.task)) for loss in losses):
+        if why is not None:
+            yield f"passes.{check.index}.distill.losses: {why}"
     if spec.data_free is not None and not spec.control:
         yield (
             f"passes.{check.index}.distill.data_free: how much is lost by showing no training data will not be "
@@ -97,8 +98,7 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
         if spec.data_free is not None and student.choose == "similarity":
             yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
-        cut = student.model is None and student.architecture is None
-        if cut and student.basis == "embeddings" and task_kind(profile.task).writes:
+        if student.is_cut and student.basis == "embeddings" and task_kind(profile.task).writes:
             yield (
                 (*place, "basis"),
                 "a student cut out of a decoder keeps those dimensions that are largest on training examples: leave "

@@ -33,7 +33,7 @@ def _lessons(profile: Profile, spec: DistillSpec, model: str | None) -> list[Pai
     learners = [(f"assistant {number}", one) for number, one in enumerate(spec.assistants, start=1)]
     lessons = []
     for name, student in [*learners, ("student", spec.student)]:
-        if student.model is not None or student.architecture is not None:
+        if not student.is_cut:
             model = student.model
         learner = Reader(name, model)
         lessons.append(Pairing(learner, teachers, task_kind(profile.task).writes))

@@ -39,7 +39,7 @@ def count_of(student: StudentSpec) -> int:
 
 def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | None:
     """The sizes of a student that is made of a model; None where they are not known."""
-    if teacher is None or student.model is not None or student.architecture is not None:
+    if teacher is None or not student.is_cut:
         return None
     hidden = student.hidden_size or teacher.hidden
     return EncoderSizes(

@@ -45,7 +45,7 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
             elif student.architecture is not None:
                 model, config, sizes = None, None, None
             elif smaller is not None:
-                config = smaller.described(count_of(student))
+                config = {**smaller.config, **smaller.described(count_of(student))}
                 sizes = encoder_sizes(config)
             else:
                 sizes = after(sizes, student)
@@ -86,8 +86,12 @@ def too_long(wanted: int, most: int | None, who: str) -> str | None:
 
 def _smaller(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
     """The decoder that a student is, where it is cut out of one whose sizes are known."""
-    ready = student.model is not None or student.architecture is not None
-    if ready or config is None or config.get("model_type") not in DECODERS or encoder_sizes(config) is None:
+    if (
+        not student.is_cut
+        or config is None
+        or config.get("model_type") not in DECODERS
+        or encoder_sizes(config) is None
+    ):
         return None
     return SmallerDecoder(config, student.hidden_size, student.heads, student.intermediate_size)
 
@@ -95,7 +99,7 @@ def _smaller(student: StudentSpec, config: Config | None) -> SmallerDecoder | No
 def _shape(
     student: StudentSpec, teacher: EncoderSizes | None, smaller: SmallerDecoder | None, place: Path_
 ) -> Iterator[Placed]:
-    if student.model is not None or student.architecture is not None or teacher is None:
+    if teacher is None or not student.is_cut:
         return
     layers = student.layers
     if isinstance(layers, int):

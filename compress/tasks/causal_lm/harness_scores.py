@@ -12,18 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.artifacts import TOKENIZER
 from compress.core.errors import DataError
 from compress.core.files import digest_of
-from compress.core.reading import read_mapping
 from compress.core.records import Metric, TaskScore
 from compress.measuring.statistics import wilson
-from compress.models.text.chat import Format
-from compress.models.text.tokenizer_files import open_tokenizer
+from compress.models.text.tokenizer_files import open_uncut
 from compress.tasks.base import Answers, Task
 from compress.tasks.causal_lm.harness_tasks import FIRST, TASKS, tasks_of
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.windows import WindowInputs
+from compress.tasks.causal_lm.windows import WindowInputs, reading_of
 
 
 def scored_in(
@@ -36,6 +34,7 @@ def scored_in(
 
     Raises:
         DataError: the documents of a task cannot be had.
+        ModelError: the folder does not say how the model takes texts.
     """
     data = task.data
     assert isinstance(data, LanguageData)
@@ -46,11 +45,7 @@ def scored_in(
 
     from compress.tasks.causal_lm.harness import Harness
 
-    described = read_mapping(model / TASK)
-    tokenizer = open_tokenizer(model / TOKENIZER)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    asking = Harness(tokenizer, Format.of(described), tuple(described["input_names"]), answer)
+    asking = Harness(open_uncut(model / TOKENIZER), *reading_of(model), answer)
     with _quiet_and_drawn_alike():
         try:
             found = simple_evaluate(

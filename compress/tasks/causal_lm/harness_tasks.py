@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,18 @@ def tasks_of(spec: LmEvalSpec, base: Path) -> Any:
     """The tasks of one's own, and those of lm-eval where they are asked for: to look through these takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    own = None if spec.include is None else str(base / spec.include)
-    if own is not None:
-        alone = TaskManager(include_path=own, include_defaults=False)
-        if all(name in alone.task_index for name in spec.tasks):
-            return alone
+    if spec.include is None:
+        return _packaged()
+    own = str(base / spec.include)
+    alone = TaskManager(include_path=own, include_defaults=False)
+    if all(name in alone.task_index for name in spec.tasks):
+        return alone
     return TaskManager(include_path=own)
+
+
+@cache
+def _packaged() -> Any:
+    """The tasks of lm-eval itself, which are the same for all models that a process scores."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()

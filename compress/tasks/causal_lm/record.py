@@ -124,8 +124,7 @@ def written_record(scored: Scored) -> Written | None:
     before = None if scored.baseline is None else scored.baseline.written
     # A model with another tokenizer may have been asked other examples.
     if before is not None and before.examples == asked.examples:
-        pairs = list(zip(before.right, right, strict=True))
-        p_value, verdict = paired_verdict(pairs.count((True, False)), pairs.count((False, True)))
+        p_value, verdict = _tested(before.right, right)
     return Written(
         validator=data.answers.validator,
         examples=asked.examples,
@@ -146,11 +145,16 @@ def compared_tasks(scored: Scored) -> tuple[TaskScore, ...]:
     for task in scored.tasks:
         known = before.get(task.task)
         if known is not None and known.documents == task.documents:
-            pairs = list(zip(known.right, task.right, strict=True))
-            p_value, verdict = paired_verdict(pairs.count((True, False)), pairs.count((False, True)))
+            p_value, verdict = _tested(known.right, task.right)
             task = task.model_copy(update={"p_value": p_value, "verdict": verdict})
         found.append(task)
     return tuple(found)
+
+
+def _tested(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, Verdict]:
+    """The exact McNemar test of what is right of the same questions."""
+    pairs = list(zip(before, after, strict=True))
+    return paired_verdict(pairs.count((True, False)), pairs.count((False, True)))
 
 
 def _share(kind: MetricKind, right: Sequence[bool]) -> Metric:

@@ -20,12 +20,11 @@ from compress.data.splits import Examples, item_bytes
 from compress.encoding.inputs import LEARNT, Batch
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.chat import Format
-from compress.models.text.tokenizer_files import open_tokenizer
+from compress.models.text.tokenizer_files import open_uncut
 from compress.store.flat import Ragged, RaggedWriter, blocks_of_letters
 from compress.tasks.causal_lm.documents import pieces_of
 from compress.tasks.causal_lm.keys import LanguageData
 
-"""In a batch, int64 (windows, tokens): 1 where a token is learnt and scored."""
 DOCUMENT = "beside.document"
 """In a batch, int64 (windows,): the example that a window is of."""
 BYTES = "beside.bytes"
@@ -108,10 +107,8 @@ def encode_documents(examples: Examples, data: LanguageData, model: Path) -> Win
         ModelError: a file is missing or unreadable.
         DataError: conversations cannot be had with the model's template.
     """
-    form, names = _reading(model)
-    tokenizer = open_tokenizer(model / TOKENIZER)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    form, names = reading_of(model)
+    tokenizer = open_uncut(model / TOKENIZER)
     render = form.render(str(model))
     ids, learnt = RaggedWriter(np.int32), RaggedWriter(np.int32)
     documents, sizes = array("q"), array("q")
@@ -155,7 +152,7 @@ def encoding_key(examples: Examples, data: LanguageData, model: Path) -> str:
         ModelError: a file is missing or unreadable.
     """
     file = model / TOKENIZER
-    form, names = _reading(model)
+    form, names = reading_of(model)
     said = repr((form, names, data.written, data.context, sha256_file(file) if file.is_file() else None))
     digest = hashlib.sha256(said.encode())
     for text in examples.texts:
@@ -164,8 +161,12 @@ def encoding_key(examples: Examples, data: LanguageData, model: Path) -> str:
     return digest.hexdigest()
 
 
-def _reading(model: Path) -> tuple[Format, tuple[str, ...]]:
-    """How texts are read for the model of an artifact directory, and the names of its inputs."""
+def reading_of(model: Path) -> tuple[Format, tuple[str, ...]]:
+    """How texts are read for the model of an artifact directory, and the names of its inputs.
+
+    Raises:
+        ModelError: it does not say so.
+    """
     try:
         described = read_mapping(model / TASK)
         return Format.of(described), tuple(described["input_names"])

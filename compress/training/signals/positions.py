@@ -72,6 +72,6 @@ def turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def window_of(attention: nn.Module) -> int | None:
     """How many tokens, itself included, a token of this layer looks back at; None: all."""
-    if hasattr(attention, "sliding_window"):
-        return attention.sliding_window  # type: ignore[return-value]
-    return getattr(getattr(attention, "config", None), "sliding_window", None)
+    of_all: int | None = getattr(getattr(attention, "config", None), "sliding_window", None)
+    own: int | None = getattr(attention, "sliding_window", of_all)
+    return own

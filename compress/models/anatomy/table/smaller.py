@@ -40,10 +40,10 @@ class SmallerDecoder:
         }
 
     def described(self, layers: int) -> Config:
-        """The config of the model as far as its sizes go."""
+        """What its sizes are by the keys of a config."""
         keys = network_of(str(self.config["model_type"])).keys
         sizes = {**self.sizes, "layers": layers}
-        return {**self.config, **{keys[size]: value for size, value in sizes.items() if size in keys}}
+        return {keys[size]: value for size, value in sizes.items() if size in keys}
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Why there is no such model: the key of a student that asks for too much, and the reason."""
