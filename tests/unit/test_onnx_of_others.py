@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from compress.core.artifacts import TASK
-from compress.core.errors import ModelError
+from compress.core.errors import ModelError, UsageError
 from compress.core.files import write_json
 from compress.encoding.interface import Interface, OwnInputs
 from compress.engine.foreign_onnx import Given, TakenIn, take_in
@@ -246,6 +246,11 @@ def test_an_output_that_is_no_row_of_numbers_is_refused(
     with pytest.raises(ModelError) as caught:
         taken(model_of(nodes, outputs=outputs), tmp_path, given=Given(output=asked))
     assert (caught.value.code, caught.value.exit_code) == ("wrong-outputs", 4)
+
+
+def test_names_of_the_only_input_are_not_taken_in_silence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--input input_ids=x: images give one input"):
+        taken(model_of([*HEAD, GEMM]), tmp_path, given=Given(inputs={"input_ids": "x"}))
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 2, 2), (3, 2, 4, 1), (3, 3)])

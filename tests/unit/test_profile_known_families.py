@@ -240,8 +240,22 @@ def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_p
             "passes": [{"quantize": {"library": "bitsandbytes", "bits": 8}}],
             "targets": [{"runtime": "torch"}],
         }
+        return found_in(body)
+
+    def of_tokenizer(file: str) -> list[str]:
+        fresh = {"model_type": "llama", "layers": 2, "hidden_size": 64, "tokenizer": file}
+        body = {
+            "name": "x",
+            "task": "causal-lm",
+            "data": {"path": "data"},
+            "teacher": {"config": fresh, "finetune": {}},
+            "passes": [{"export": {}}],
+        }
+        return found_in(body)
+
+    def found_in(body: dict[str, Any]) -> list[str]:
         found = family_faults(Profile.model_validate(body), ModelFiles(tmp_path))
-        return [why for _, why in found]
+        return [f"{'.'.join(map(str, place))}: {why}" for place, why in found]
 
     def gguf(architecture: str, pre: str | None = None, joins: str | None = None) -> str:
         writer = GGUFWriter(tmp_path / f"{architecture}.gguf", architecture)
@@ -274,5 +288,9 @@ def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_p
     assert faults(gguf("llama", "default", "llama")) == []
     assert "cuts texts into words by the rules 'tekken'" in faults(gguf("llama", "tekken", "gpt2"))[0]
     assert "does not say how its tokenizer cuts texts" in faults(gguf("llama", None, "gpt2"))[0]
+    for pre in ("tekken", None):
+        (found,) = of_tokenizer(gguf("llama", pre, "gpt2"))
+        assert found.startswith("teacher.config.tokenizer: this GGUF file")
+    assert of_tokenizer(gguf("llama", "smollm", "gpt2")) == []
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")
     assert faults("cut.gguf") == []

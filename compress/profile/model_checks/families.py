@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from compress.core.forms import TORCH_FLOAT, Framework
 from compress.models.anatomy.table.decoders import DECODERS
@@ -27,6 +28,9 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     """What the families of the models in a valid profile make impossible, as far as their configs are known."""
     config = files.config(profile.teacher.model)
     yield from _unusable(("teacher", "model"), profile.teacher.model, profile, profile.specs, files)
+    fresh = profile.teacher.config
+    if fresh is not None and isinstance(fresh.tokenizer, str):
+        yield from _uncut(("teacher", "config", "tokenizer"), files.folder(fresh.tokenizer))
     kind = _kind(config)
     finetune = profile.teacher.finetune
     adapted = finetune is not None and finetune.lora is not None
@@ -60,12 +64,16 @@ def _unusable(
     config: Config | None = files.config(model)
     writes, folder = task_kind(profile.task).writes, files.folder(model)
     if writes and folder is not None and folder.is_file():
-        fields = header_fields(folder)
-        config = header_config(fields)
-        if (why := why_not_cut(fields)) is not None:
-            yield place, why
+        config = header_config(header_fields(folder))
+        yield from _uncut(place, folder)
     if config is not None and (writes or _is_lowered(profile, further)):
         yield from _unlowered(place, config, profile.task)
+
+
+def _uncut(place: Path_, file: Path | None) -> Iterator[Found]:
+    """Why the tokenizer in a GGUF file cannot cut texts into words."""
+    if file is not None and file.is_file() and (why := why_not_cut(header_fields(file))) is not None:
+        yield place, why
 
 
 def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
