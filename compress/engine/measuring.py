@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -19,18 +20,18 @@ from compress.core.files import digest_of
 from compress.core.numerics import local_numerics
 from compress.core.progress import Progress
 from compress.core.records import Role, RunRecord, StepRecord, TargetMeasurement
+from compress.core.watched import Watched
 from compress.data.sources import load as load_data
 from compress.data.splits import Splits
 from compress.engine.contents import examples_digest
 from compress.engine.environment import describe_environment
 from compress.engine.foreign_onnx import Given, TakenIn, for_baseline, take_in
 from compress.engine.interfaces import check_fixed, check_positions
-from compress.engine.resolve import check_judges
+from compress.engine.resolve import check_judges, scored_with
 from compress.measuring.artifact import measure
 from compress.measuring.identity import model_digest
 from compress.measuring.keys import measurement_key
 from compress.measuring.memory_limit import check_memory_limit
-from compress.planning.keys import measured_by
 from compress.planning.steps import BASELINE
 from compress.profile.measure_request import MeasureRequest
 from compress.store.runs import RUNS, RunStore
@@ -55,6 +56,11 @@ class _Session:
     targets: tuple[ResolvedTarget, ...]
     progress: Progress
     allow_code: bool
+
+    @cached_property
+    def scored_with(self) -> dict[str, object]:
+        """What decides the measuring beside the test split."""
+        return scored_with(self.request.task, self.request.data, self.base, Watched())
 
 
 def measure_files(
@@ -149,6 +155,7 @@ def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
         [target.fingerprint for target in session.targets],
         examples_digest(splits.test),
         {**request.model_dump(mode="json"), "measure": request.measure.identity()},
+        *filter(None, (session.scored_with,)),
     ]
     digest = digest_of(body)
     return RunRecord(
@@ -227,7 +234,7 @@ def _measure(
         split=examples_digest(test),
         spec=request.measure,
         seed=request.seed,
-        by=measured_by(request.task) | request.data.scored_by(),
+        by=session.scored_with,
     )
     return measure(
         artifact,

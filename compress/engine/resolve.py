@@ -72,23 +72,9 @@ class Job:
 
     @cached_property
     def measured_by(self) -> dict[str, object]:
-        """What decides the measuring beside the test split: a task that a distribution adds, keys of the data, and the
-        user's code that judges answers."""
+        """What decides the measuring beside the test split."""
         profile = self.plan.profile
-        code = {source: self.watched.sha256(file) for source, file in self._judges.items()}
-        return {
-            **measured_by(profile.task),
-            **profile.data.scored_by(),
-            **({"judges": code} if code else {}),
-        }
-
-    @property
-    def _judges(self) -> dict[str, Path]:
-        """The files of the code that the data names."""
-        base = self.loaded.source.base
-        data = self.plan.profile.data
-        own = {relpath(file, base): file for file in data.judging(base)}
-        return {**own, **{source: module_file(source, base) for source in data.code()}}
+        return scored_with(profile.task, profile.data, self.loaded.source.base, self.watched)
 
     @cached_property
     def test_digest(self) -> str:
@@ -112,8 +98,8 @@ class Job:
         Raises:
             DataError: one of them was changed meanwhile; what was read of it must not stand under these keys.
         """
-        changed = self.watched.changed()
-        if not set(changed).isdisjoint(self._judges.values()):
+        changed, base = self.watched.changed(), self.loaded.source.base
+        if not set(changed).isdisjoint(judges(self.plan.profile.data, base).values()):
             raise _changed(changed)
         try:
             now = fingerprints(self.loaded, self.plan, self.watched)
@@ -133,6 +119,19 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
         data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, watched),
         data_fingerprint(profile.data, base, profile.task, watched) if profile.data.unlabeled else None,
     )
+
+
+def judges(data: DataSpec, base: Path) -> dict[str, Path]:
+    """The files of the user's code that judges answers, by what the data calls them."""
+    own = {relpath(file, base): file for file in data.judging(base)}
+    return {**own, **{source: module_file(source, base) for source in data.code()}}
+
+
+def scored_with(task: str, data: DataSpec, base: Path, watched: Watched) -> dict[str, object]:
+    """What decides the measuring beside the test split: a task that a distribution adds, keys of the data, and the
+    user's code that judges answers."""
+    code = {source: watched.sha256(file) for source, file in judges(data, base).items()}
+    return {**measured_by(task), **data.scored_by(), **({"judges": code} if code else {})}
 
 
 def check_judges(data: DataSpec, base: Path, *, allow_code: bool) -> None:

@@ -200,6 +200,19 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
     written = again.record.steps[0].measurements[0].accuracy.written
     assert written is not None
     assert written.answers == last.written.answers
+    for said, words in (
+        ({"inputs": {"input_ids": "ids"}}, "--input input_ids=ids: this decoder was made here"),
+        ({"output": "present.0.key"}, "--output present.0.key: of this decoder"),
+        ({"labels": ("a", "b")}, "--labels: causal-lm has none"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            api.measure(file, profile=folder / "asked.yaml", allow_code=True, quiet=True, **said)
+    # What judges answers is a part of what was measured.
+    (folder / "judge.py").write_text("def even(prompt, expected, answer):\n    return len(answer) % 2 == 1\n")
+    otherwise = api.measure(file, profile=folder / "asked.yaml", allow_code=True, quiet=True)
+    keys = [run.record.steps[0].measurements[0].key for run in (again, otherwise)]
+    assert keys[0] != keys[1]
+    assert again.record.run != otherwise.record.run
     session = CachedSession(
         open_session(str(folder / "cache" / found.record.steps[0].measured / "model.onnx"))
     )
