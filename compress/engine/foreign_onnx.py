@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from compress.engine.interfaces import (
     Fixed,
     channels_last,
     check_output,
+    check_said,
     fixed_sizes,
     image_input,
     output_read,
@@ -138,8 +139,7 @@ def _taken_in(
     if described.get("task", task) != task:
         raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
     ours = kind.writes and "task" in described and any(port.name == LOGIT_POSITIONS for port in found.inputs)
-    for said, why in _idle(found, given, task, labels, ours=ours):
-        raise UsageError(f"{said}: {why}", where=str(found.path), hint=f"Leave `{said}` out.")
+    check_said(found, given.inputs, given.output, given.labels if not labels else None, task, ours=ours)
     if ours:
         make_folder(folder)
         copy_file(_required(folders, TOKENIZER, found.path), folder / TOKENIZER)
@@ -180,27 +180,6 @@ def _taken_in(
             body["max_length"] = min(body["max_length"], fixed.length)
         _place_tokenizer(tokenizer, body, folder, ours="max_length" in described)
     return _sealed(found, folder, body, fixed, width, form, facts)
-
-
-def _idle(
-    found: OnnxFile, given: Given, task: str, labels: Sequence[str], *, ours: bool
-) -> Iterator[tuple[str, str]]:
-    """What the user says that nothing would be made of, with the reason.
-
-    Args:
-        ours: it is a decoder with a cache, as it is lowered here.
-    """
-    if ours or task_kind(task).items == "image":
-        why = (
-            "this decoder was made here, and nothing of it goes by another name"
-            if ours
-            else "images give one input, whatever the model calls it"
-        )
-        yield from ((f"--input {role}={name}", why) for role, name in given.inputs.items() if role != name)
-    if ours and given.output not in (None, found.outputs[0].name):
-        yield f"--output {given.output}", "of this decoder, which was made here, the logits are read"
-    if given.labels and not labels:
-        yield "--labels", f"{task} has none"
 
 
 def _sealed(

@@ -116,6 +116,40 @@ def _check_port(port: Port, dtypes: Sequence[str], rank: int, found: OnnxFile) -
         )
 
 
+def check_said(
+    found: OnnxFile,
+    inputs: Mapping[str, str],
+    output: str | None,
+    labels: Sequence[str] | None,
+    task: str,
+    *,
+    ours: bool,
+) -> None:
+    """Refuse what the user says of a model that nothing would be made of.
+
+    Args:
+        labels: those that nobody asks for.
+        ours: it is a decoder with a cache, as it is lowered here.
+
+    Raises:
+        UsageError: something is said in vain.
+    """
+    vain: list[tuple[str, str]] = []
+    if ours or task_kind(task).items == "image":
+        why = (
+            "this decoder was made here, and nothing of it goes by another name"
+            if ours
+            else "images give one input, whatever the model calls it"
+        )
+        vain += [(f"--input {role}={name}", why) for role, name in inputs.items() if role != name]
+    if ours and output not in (None, found.outputs[0].name):
+        vain.append((f"--output {output}", "of this decoder, which was made here, the logits are read"))
+    if labels:
+        vain.append(("--labels", f"{task} has none"))
+    for said, why in vain:
+        raise UsageError(f"{said}: {why}", where=str(found.path), hint=f"Leave `{said}` out.")
+
+
 @dataclass(frozen=True)
 class Fixed:
     """What of a model's inputs cannot be chosen: the batch size, and the length of texts; None where it can."""
