@@ -138,7 +138,7 @@ class Bench:
         teacher = None if arm == "labels" else self.teacher
         read = (self.pruned.path, inputs)
         result = trained_by(ctx, model, losses, read, spec, validation, "recover", teacher)
-        print(f"{arm}, seed {seed}: {result.steps} steps, {result.seconds:.0f} s", flush=True)
+        print(f"{arm}, seed {seed}: {result.steps} steps, {result.curve.seconds:.0f} s", flush=True)
         self._score(arm, seed, model, time.perf_counter() - started)
 
     def report(self) -> None:

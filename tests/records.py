@@ -145,6 +145,7 @@ def curve(name: str, best: float, steps: int = 12) -> Curve:
             )
             for n in range(1, steps + 1)
         ),
+        seconds=7.5 * steps,
     )
 
 

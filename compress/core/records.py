@@ -218,10 +218,12 @@ class CurvePoint(Record):
 
 
 class Curve(Record):
-    """A training run: which one, and its points."""
+    """A training run: which one, its points, and how many seconds its steps and evaluations took, also before it was
+    stopped and gone on with; records of before that was kept have none."""
 
     name: str
     points: tuple[CurvePoint, ...]
+    seconds: float | None = None
 
 
 class Size(Record):
@@ -257,6 +259,13 @@ class StepRecord(Record):
     measure_seconds: float = 0.0
     measurements: tuple[TargetMeasurement, ...] = ()
     error: str | None = None
+
+    @property
+    def training_seconds(self) -> float | None:
+        """The time that its models were trained, all trainings together, which is a part of `seconds`; None where it
+        trained none, or nobody noted it."""
+        found = [curve.seconds for curve in self.curves if curve.seconds is not None]
+        return sum(found) if found else None
 
 
 class Limit(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,19 +18,21 @@ from compress.training.checkpointing import Checkpoint, copy_weights
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training did. The model holds the weights of `best_step`; `seconds` counts this process only."""
+    """What training did. The model holds the weights of `best_step`."""
 
     curve: Curve
     best_score: float
     best_step: int
     steps: int
     epochs: float
-    seconds: float
 
 
 @dataclass
 class TrainingState:
-    """Where training stands; every field but the last loss and the tensors goes into the checkpoint's JSON."""
+    """Where training stands; every field but the last loss, the clock and the tensors goes into the checkpoint's JSON.
+
+    `seconds`: what it took in the processes that were stopped, up to their last checkpoints.
+    """
 
     step: int = 0
     loss_sum: float = 0.0
@@ -41,6 +44,13 @@ class TrainingState:
     finished: bool = False
     points: list[CurvePoint] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
+    seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def taken(self) -> float:
+        """Seconds so far, of all processes one after the other."""
+        return self.seconds + time.monotonic() - self.started
 
     def values(self) -> dict[str, Any]:
         """The plain values."""
@@ -49,6 +59,7 @@ class TrainingState:
             **{name: getattr(self, name) for name in plain},
             "best_score": None if self.best is None else self.best_score,
             "points": [point.model_dump() for point in self.points],
+            "seconds": self.taken,
         }
 
     @classmethod
@@ -108,15 +119,14 @@ class TrainingState:
         score = "" if self.best is None else f", best score {self.best_score:.4f}"
         return f"loss {self.last_loss:.3f}{score}"
 
-    def result(self, name: str, per_epoch: int, seconds: float) -> TrainResult:
+    def result(self, name: str, per_epoch: int) -> TrainResult:
         """What training did, once it is over."""
         return TrainResult(
-            Curve(name=name, points=tuple(self.points)),
+            Curve(name=name, points=tuple(self.points), seconds=self.taken),
             best_score=self.best_score,
             best_step=self.best_step,
             steps=self.step,
             epochs=self.step / per_epoch,
-            seconds=seconds,
         )
 
 

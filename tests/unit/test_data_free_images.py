@@ -167,7 +167,7 @@ def test_killed_and_resumed_gives_the_same_weights_bit_for_bit(
     result = resumed.run(precision=precision)
     assert len(resumed.values) == len(straight.values) - stop_at
     assert resumed.values == straight.values[stop_at:]
-    assert result.curve == expected.curve
+    assert result.curve.points == expected.curve.points
     assert same(copy_weights(resumed.student), copy_weights(straight.student))
 
 
@@ -177,7 +177,7 @@ def test_a_finished_training_is_read_back(tmp_path: Path, teacher: nn.Module):
     again = Setup(tmp_path, teacher)
     result = again.run()
     assert again.values == []
-    assert result.curve == expected.curve
+    assert result.curve.points == expected.curve.points
     assert same(copy_weights(first.student), copy_weights(again.student))
 
 
@@ -189,7 +189,7 @@ def test_it_stops_when_the_score_no_longer_rises(tmp_path: Path, teacher: nn.Mod
     assert (result.best_score, result.best_step, result.steps) == (0.6, 30, 50)
     again = Setup(tmp_path, teacher, epochs=6)
     again.spec = setup.spec
-    assert again.run(validate=lambda model: 1.0).curve == result.curve
+    assert again.run(validate=lambda model: 1.0).curve.points == result.curve.points
 
 
 def test_another_spec_begins_anew(tmp_path: Path, teacher: nn.Module):

@@ -71,6 +71,7 @@ def test_contract_of_a_complete_run():
     assert last["retention"] == pytest.approx(429 / 435)
     assert last["retention_low"] < 429 / 435 < last["retention_high"]
     assert last["size_mb"] == 1.61
+    assert (first["training_seconds"], last["training_seconds"]) == (90.0, None)
     assert last["parameters"] == 1_486_597
     assert last["artifact"] == "artifacts/k4"
     latency = bert_run().steps[-1].measurements[0].latency[0]

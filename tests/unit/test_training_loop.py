@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from compress.core.errors import PassError
 from compress.core.progress import Silent
 from compress.encoding.tokens import TokenInputs
 from compress.profile.training_spec import TrainingSpec
+from compress.training import state
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
 from compress.training.loop import train
 from compress.training.losses.labels import label_cross_entropy
@@ -102,7 +104,7 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
 
 def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:
     first, second = Setup(tmp_path / "a"), Setup(tmp_path / "b")
-    assert first.run().curve == second.run().curve
+    assert first.run().curve.points == second.run().curve.points
     assert same(copy_weights(first.model), copy_weights(second.model))
 
 
@@ -119,7 +121,7 @@ def test_killed_and_resumed_gives_the_same_weights_bit_for_bit(
     torch.manual_seed(99)
     resumed = Setup(tmp_path / "killed")
     result = resumed.run(precision=precision)
-    assert result.curve == expected.curve
+    assert result.curve.points == expected.curve.points
     assert (result.best_score, result.best_step, result.steps) == (
         expected.best_score,
         expected.best_step,
@@ -146,11 +148,26 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     assert same(copy_weights(setup.model), copy_weights(straight.model))
 
 
+def test_the_time_before_it_was_stopped_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr(state.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(Stopped):
+        Setup(tmp_path).run(8)
+    noted = load_checkpoint(tmp_path)
+    assert noted is not None
+    before = noted.values["seconds"]
+    next(islice(clock, 1000, None))
+    taken = Setup(tmp_path).run().curve.seconds
+    assert taken is not None
+    assert before > 0
+    assert before < taken < before + 1000
+
+
 def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     first = Setup(tmp_path)
     expected = first.run()
     again = Setup(tmp_path)
-    assert again.run().curve == expected.curve
+    assert again.run().curve.points == expected.curve.points
     assert again.losses == []
     assert same(copy_weights(again.model), copy_weights(first.model))
 

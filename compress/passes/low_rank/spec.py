@@ -39,6 +39,9 @@ class LowRankSpec(PassSpec):
     """Ranks are rounded to a multiple of this."""
     recover: RecoverySpec | None = RecoverySpec()
     """Training after factoring; `null`: none."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seeds which examples are looked at and the order of the recovery's batches; unset: the profile's, which seeds
+    teachers and splits too."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> LowRankSpec:

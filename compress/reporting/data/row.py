@@ -141,6 +141,7 @@ def row_of(step: StepRecord, baseline: StepRecord | None, target: str | None) ->
         "gpu_peak_memory_mb": found.memory.gpu_peak_mb if found else None,
         "tokenizer_mb": step.size.tokenizer_mb if step.size else None,
         "total_mb": step.size.total_mb if step.size else None,
+        "training_seconds": step.training_seconds,
         "lower_seconds": step.lower_seconds,
         "measure_seconds": step.measure_seconds,
         "measured": step.measured,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from compress.core.plugins import call
 from compress.core.records import Curve, RunRecord, StepRecord
+from compress.core.units import format_seconds
 from compress.passes.table import PASSES
 from compress.reporting.render.document import Course, Figure, Row, Section, Table, Training, row
 from compress.reporting.render.numbers import MISSING, count, known, significant
@@ -28,7 +29,7 @@ def training(run: RunRecord) -> Section:
         Table("How it was taught", ("Step", "what", "how"), tuple(taught), frozenset({1, 2})),
         Table(
             "Training runs",
-            ("Run", "steps", "epochs", "last loss", f"best validation {read.words}", "at step"),
+            ("Run", "steps", "epochs", "last loss", f"best validation {read.words}", "at step", "time"),
             tuple(rows),
         ),
     )
@@ -52,6 +53,7 @@ def _run_row(name: str, curve: Curve, read: Reading) -> Row:
         significant(last.train_loss),
         read.value(read.measured(best.validation_score)) if best else MISSING,
         count(best.step) if best else MISSING,
+        MISSING if curve.seconds is None else format_seconds(curve.seconds),
     )
 
 
