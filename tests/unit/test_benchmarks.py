@@ -17,6 +17,8 @@ import pytest
 from compress.passes.prune.latency_table import LatencyTable
 from compress.passes.prune.prediction import kept_count, kept_width
 from compress.profile.load import load_profile
+from compress.reporting.data.paired import packed
+from compress.tasks.table import task_kind
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -431,3 +433,125 @@ def test_a_ratio_of_turns_has_an_interval_over_rounds(script):
 
 
 OPTIONS = argparse.Namespace(batch=4, tokens=8, threads=1)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("name", ["clinc", "smollm"])
+def test_every_method_makes_a_valid_profile(script, name: str, quick: bool):
+    side = script("methods_side_by_side")
+    subject = side.SUBJECTS[name]()
+    rows = {key: side.shortened(row) for key, row in subject.rows.items()} if quick else subject.rows
+    refused = task_kind(load_profile(subject.profile, DATA_OF[name]).profile.task).refused
+    assert {"INT8", "pruned", "distilled", "low rank"} <= set(rows)
+    for row in rows.values():
+        if not any(f"passes.{kind}" in refused for one in row.passes for kind in one):
+            passes = json.dumps(row.seeded(2))
+            load_profile(subject.profile, (*DATA_OF[name], "budget=null", f"passes={passes}"))
+
+
+DATA_OF = {"clinc": (f"data.path={DATA}",), "smollm": ()}
+
+
+def test_a_seed_is_given_to_what_draws_and_one_is_enough_for_what_does_not(script):
+    row = script("methods_side_by_side").Row
+    both = row(({"distill": {"epochs": 2}}, {"quantize": {"bits": 8}}))
+    assert both.seeded(3) == [{"distill": {"epochs": 2, "seed": 3}}, {"quantize": {"bits": 8}}]
+    assert list(both.seeds_of(3)) == [1, 2, 3]
+    assert list(row(both.passes, seeds=1).seeds_of(3)) == [1]
+    assert list(row(both.passes[1:]).seeds_of(3)) == [1]
+
+
+def test_a_model_that_no_seed_changes_stands_beside_every_seed(script):
+    paired_hits = script("methods_side_by_side").paired_hits
+    fixed = np.array([[True, False, True]])
+    drawn = np.array([[True, True, True], [False, False, False], [True, False, False]])
+    first, second = paired_hits([fixed, drawn], [False, True])
+    assert first.tolist() == [[True, False, True]] * 3
+    assert (second == drawn).all()
+    first, second = paired_hits([drawn[:2], drawn], [True, True])
+    assert first.shape == second.shape == (2, 3)
+
+
+def run_of(right: np.ndarray | None, mb: float, **changed: object) -> dict[str, object]:
+    """What a run of a method found; the teacher is right in 95 of 100."""
+
+    def figures(hits: np.ndarray | None, mb: float, **keys: object) -> dict[str, object]:
+        score = float(hits.mean()) if hits is not None else 20.0
+        return {
+            "metric": "perplexity" if hits is None else "accuracy",
+            "score": score,
+            "retention": score / 0.95,
+            "retention_low": None,
+            "retention_high": None,
+            "hits": None if hits is None else packed(hits.tolist()),
+            "examples": 100,
+            "size_mb": mb,
+            "parameters": 1000,
+            "peak_memory_mb": 3 * mb,
+            "latency_p50_ms": 2.0,
+            "speedup": 4.0,
+            "speedup_low": 3.9,
+            "speedup_high": 4.1,
+            "latency_verdict": "faster",
+            "disturbed": False,
+            "read_speedup": None,
+            "training_seconds": 300.0,
+            **keys,
+        }
+
+    teacher = figures(None if right is None else np.arange(100) < 95, 40.0)
+    own = figures(right, mb, **changed)
+    return {"teacher": teacher, "row": own, "training_seconds": 90.0, "seconds": 120.0, "busy": False}
+
+
+def test_the_table_tells_the_spread_and_what_cannot_be_told_apart(script):
+    side = script("methods_side_by_side")
+    order = np.arange(100)
+    scored = {
+        "distilled": [run_of(order < right, 4.0) for right in (93, 94, 95)],
+        "distilled, INT8": [run_of(order < right, 1.0) for right in (94, 94, 94)],
+        "INT8": [run_of(order < 60, 10.0)],
+        "low rank": [{"passed_over": "not of decoders"}],
+    }
+    timed = {"distilled": scored["distilled"][0], "INT8": run_of(order < 60, 10.0, disturbed=True)}
+    rows = {
+        row["method"]: row
+        for row in side.rows_of("CLINC150", scored, timed, {"distilled", "distilled, INT8"})
+    }
+    assert list(rows) == [side.TEACHER, *scored]
+    row = rows["distilled"]
+    assert (row["accuracy"], row["spread"], row["seeds"], row["MB"]) == (0.94, 0.01, 3, 4.0)
+    assert (row["times faster"], row["times smaller"], row["training, s"]) == (4.0, 10.0, 90)
+    assert "distilled, INT8" in row["not told apart from"]
+    assert "INT8" not in row["not told apart from"].split("; ")
+    assert rows["INT8"]["not told apart from"] is None
+    assert (rows["INT8"]["times faster"], rows["INT8"]["note"]) == (None, "timing disturbed")
+    assert rows["distilled, INT8"]["times faster"] is None
+    assert rows[side.TEACHER]["training, s"] == 300
+    assert rows["low rank"] == {"model": "CLINC150", "method": "low rank", "note": "not of decoders"}
+    picture = side.plot([*rows.values()], "CLINC150")
+    assert "distilled, INT8" in picture
+    assert "var(--ink)" in picture
+    table = side.readme_table([*rows.values()], "clinc", "CLINC150", "a machine, 2 cores, today")
+    assert "| distilled | 0.94 | 0.01 |" in table
+    assert "low rank" not in table
+    assert "measured on a machine, 2 cores, today." in table
+
+
+def test_the_tables_of_the_readme_are_those_of_the_report(script):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    side = script("methods_side_by_side")
+    assert all(side.mark(f"{side.NAME}.{name}") in readme for name in side.SUBJECTS)
+    assert side.published(readme) == readme
+
+
+def test_without_right_answers_the_intervals_of_what_is_kept_decide(script):
+    side = script("methods_side_by_side")
+    scored = {
+        "INT8": [run_of(None, 10.0, retention_low=0.99, retention_high=1.001)],
+        "INT4": [run_of(None, 5.0, retention_low=0.93, retention_high=0.95)],
+        "pruned": [run_of(None, 20.0, retention_low=0.94, retention_high=0.96)],
+    }
+    rows = side.rows_of("SmolLM2-135M", scored, dict.fromkeys(scored), set())
+    found = {row["method"]: row["not told apart from"] for row in rows}
+    assert found == {side.TEACHER: "INT8", "INT8": side.TEACHER, "INT4": "pruned", "pruned": "INT4"}

@@ -110,8 +110,8 @@ class PruneSpec(PassSpec):
     """Training after pruning; `null`: none. With `steps`, each recovery before the last gets an equal share of as many
     epochs again."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seeds what importance reads and the order of the recovery's batches; unset: the profile's, which seeds teachers and
-    splits too."""
+    """Seeds what importance reads and the order of the recovery's batches; unset: the profile's, which seeds teachers
+    and splits too."""
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneSpec:
