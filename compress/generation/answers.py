@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from compress.core.files import checksum_of
 
+Ended = Literal["end", "stop", "length", "filter"]
 _CHECKSUM = "sha256"
 
 
@@ -18,8 +19,9 @@ class Answer:
     """What a model wrote to a prompt.
 
     `key`: what tells prompt and sample from others. `prompt`: a text, or the messages of a conversation. `tokens`: all
-    that was drawn, with the one that ended it. `ended`: by the model's own `end`, by a `stop` string, which `text` is
-    cut before, or by the `length`.
+    that was drawn, with the one that ended it; none where a server wrote, which gives texts. `ended`: by the model's
+    own `end`, by a `stop` string, which `text` is cut before, by the `length`, or by a `filter` of the server. `used`:
+    how many tokens `prompt` and `answer` were for a server that counts them.
     """
 
     key: str
@@ -27,7 +29,8 @@ class Answer:
     sample: int
     text: str
     tokens: list[int]
-    ended: Literal["end", "stop", "length"]
+    ended: Ended
+    used: dict[str, int] | None = None
 
     def line(self) -> bytes:
         """As a line of the file."""

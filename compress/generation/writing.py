@@ -1,10 +1,15 @@
-"""Lets a model write: prompts in, answers out, in batches, into a file that a killed run goes on with."""
+"""Lets a model write: prompts in, answers out, into a file that a killed run goes on with.
+
+A model on this machine writes in batches; one behind a server is asked by `server.py`.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +18,9 @@ from compress.core.errors import ModelError, first_line
 from compress.core.files import appending, digest_of, make_folder
 from compress.core.forms import Framework
 from compress.core.progress import Advance
-from compress.generation.answers import Answer, known_answers
+from compress.generation.answers import Answer, known_answers, read_answers
 from compress.generation.prompts import Prompt, Writer, cut_at
+from compress.profile.server_spec import ServerSpec
 from compress.runtimes.decoding import GREEDY, Decoder, Sampling, stream
 from compress.runtimes.runner import CachedSession, open_session
 from compress.store.locks import held
@@ -38,14 +44,15 @@ class How:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """One answer that is wanted."""
+
     key: str
     prompt: Prompt
     sample: int
-    tokens: list[int]
 
 
-def answers_file(folder: Path, model: Artifact, how: How) -> Path:
+def answers_file(folder: Path, model: Artifact | ServerSpec, how: How) -> Path:
     """Where the answers of a model that are written this way stand in a folder: there is one file for all prompts."""
     said = {**asdict(how), "sampling": how.sampling._asdict(), "samples": None}
     return folder / f"{digest_of([model.digest, said])[:32]}.jsonl"
@@ -58,7 +65,7 @@ def key_of(prompt: Prompt, sample: int) -> str:
 
 
 def write_answers(
-    model: Artifact,
+    model: Artifact | ServerSpec,
     prompts: Iterable[Prompt],
     how: How,
     folder: Path,
@@ -76,7 +83,7 @@ def write_answers(
     grow with the prompts, but for some 100 bytes each.
 
     Args:
-        model: a decoder, in ONNX or in torch form.
+        model: a decoder, in ONNX or in torch form, or a server, which `threads` to `allow_code` mean nothing to.
         prompts: taken a few at a time.
         folder: where the file is, or will be.
         advance: told of each answer, those included that were there.
@@ -86,38 +93,59 @@ def write_answers(
 
     Raises:
         DataError: a prompt has no token, or is a conversation that the model cannot take.
-        ModelError: the model cannot be loaded, or a prompt is too long for it.
+        ModelError: the model cannot be loaded, or a prompt is too long for it; of a server, it refuses or is silent.
+        ResourceError: no more may be asked of a server.
     """
     make_folder(folder)
-    file, writer = answers_file(folder, model, how), Writer(model.path)
+    file = answers_file(folder, model, how)
     with held(file.with_suffix(".lock"), lambda: None):
         known, whole = known_answers(file)
-        asked = _asked(prompts, how, writer, known, advance)
-        rows: Any = None
-        with appending(file, whole) as add:
-            while block := list(itertools.islice(asked, AHEAD * together)):
-                rows = rows or _rows(model, threads, device, allow_code)
-                block.sort(key=lambda one: len(one.tokens))
-                for answer in _written(rows, block, how, writer, together, str(model.path)):
-                    add(answer.line())
-                    advance(1)
+        asked = _asked(prompts, how, known, advance)
+        if isinstance(model, ServerSpec):
+            from compress.generation.server import answers_of
+
+            answers = answers_of(model, asked, how, read_answers(file))
+        else:
+            answers = _answers(
+                model, asked, how, together, partial(_rows, model, threads, device, allow_code)
+            )
+        with appending(file, whole) as add, closing(answers):
+            for answer in answers:
+                add(answer.line())
+                advance(1)
     return file
 
 
-def _asked(
-    prompts: Iterable[Prompt], how: How, writer: Writer, known: set[int], advance: Advance
-) -> Iterator[_Asked]:
+def _asked(prompts: Iterable[Prompt], how: How, known: set[int], advance: Advance) -> Iterator[Asked]:
     """What is not known yet, each once."""
     for prompt in prompts:
-        tokens: list[int] | None = None
         for sample in range(how.samples):
             key = key_of(prompt, sample)
             if int(key, 16) in known:
                 advance(1)
                 continue
             known.add(int(key, 16))
-            tokens = tokens or writer.tokens(prompt)
-            yield _Asked(key, prompt, sample, tokens)
+            yield Asked(key, prompt, sample)
+
+
+def _answers(
+    model: Artifact, asked: Iterator[Asked], how: How, together: int, load: Callable[[], Any]
+) -> Generator[Answer]:
+    """The answers of a model on this machine, a block of like lengths after the other."""
+    writer, rows = Writer(model.path), None
+    read = _read(asked, writer)
+    while block := list(itertools.islice(read, AHEAD * together)):
+        rows = rows or load()
+        block.sort(key=lambda one: len(one[1]))
+        yield from _written(rows, block, how, writer, together, str(model.path))
+
+
+def _read(asked: Iterator[Asked], writer: Writer) -> Iterator[tuple[Asked, list[int]]]:
+    """What is asked with its tokens, which are the same for all samples."""
+    for prompt, samples in itertools.groupby(asked, key=lambda one: one.prompt):
+        tokens = writer.tokens(prompt)
+        for one in samples:
+            yield one, tokens
 
 
 def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
@@ -151,7 +179,12 @@ def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
 
 
 def _written(
-    rows: Any, block: list[_Asked], how: How, writer: Writer, together: int, where: str
+    rows: Any,
+    block: list[tuple[Asked, list[int]]],
+    how: How,
+    writer: Writer,
+    together: int,
+    where: str,
 ) -> Iterator[Answer]:
     """The answers to a block, as each ends."""
     tokens: list[list[int]] = [[] for _ in block]
@@ -160,20 +193,20 @@ def _written(
     def stopped(row: int, token: int) -> bool:
         return bool(how.stops) and cut_at(writer.text(tokens[row][-tail:]), how.stops) is not None
 
-    longest = len(block[-1].tokens)
+    longest = len(block[-1][1])
     drawn = stream(
         rows(longest + how.most),
-        (one.tokens for one in block),
+        (prompt for _, prompt in block),
         how.most,
         writer.ends,
         how.sampling,
         together,
-        lambda row: [how.sampling.seed, int(block[row].key, 16)],
+        lambda row: [how.sampling.seed, int(block[row][0].key, 16)],
         stopped,
     )
     try:
         for row, token in drawn:
-            asked, own = block[row], tokens[row]
+            asked, own = block[row][0], tokens[row]
             own.append(token)
             ended = token in writer.ends
             stops = stopped(row, token)

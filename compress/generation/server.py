@@ -1,0 +1,370 @@
+"""Answers of a server that speaks OpenAI's protocol: several requests at once, each asked again until it has one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from random import uniform
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+import anyio
+import httpx2
+from anyio.from_thread import start_blocking_portal
+
+from compress.core.errors import CompressError, DataError, ModelError, ResourceError, first_line
+from compress.core.printing import printable
+from compress.core.reading import parse_json
+from compress.core.units import MIB
+from compress.generation.answers import Answer, Ended
+from compress.generation.prompts import cut_at
+from compress.generation.writing import Asked, How
+from compress.profile.server_spec import ServerSpec
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+"""Before a request is asked again; each time it is twice as long."""
+_LARGEST = 16 * MIB
+"""Of what a server sends for one answer."""
+_ENDED: dict[str, Ended] = {
+    "stop": "end",
+    "eos": "end",
+    "eos_token": "end",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "filter",
+}
+"""How answers end in the words of servers."""
+_NEWER_LIMIT = "max_completion_tokens"
+"""What some servers want instead of `max_tokens`, and say so; most know that alone."""
+_REFUSED = {
+    401: ("does not take the key", "server-key"),
+    402: ("wants to be paid", "server-quota"),
+    403: ("forbids it", "server-forbidden"),
+    404: ("knows no such model, or no such address", "server-no-model"),
+}
+
+
+class _Again(Exception):
+    """No answer this time. `busy`: the server does well, but for others; `after`: seconds that it asks to wait."""
+
+    def __init__(self, reason: str, *, busy: bool = False, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.busy, self.after = busy, after
+
+
+class _Over(Exception):
+    """Another request ended the work."""
+
+
+def answers_of(
+    server: ServerSpec, asked: Iterator[Asked], how: How, there: Iterable[Answer]
+) -> Generator[Answer]:
+    """The answers to what is asked, as they come.
+
+    What is in flight when one request fails for good is waited for, and given too.
+
+    Args:
+        asked: taken one at a time, here.
+        there: the answers that there are, which count among the tokens that may be used.
+
+    Raises:
+        DataError: a conversation is asked of `completions`.
+        ModelError: the server refuses, by name, or gave no answer for `patience_s`.
+        ResourceError: `max_tokens_total` or what the key may spend is used up.
+    """
+    one = next(asked, None)
+    if one is None:
+        return
+    client, kept, spent = _Client(server, how), 0, 0
+    for answer in there:
+        kept, spent = kept + 1, spent + _cost(answer, how)
+    pending: dict[Future[Answer], int] = {}
+    fault: BaseException | None = None
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+        while True:
+            while one is not None and fault is None and len(pending) < server.concurrency:
+                needs = _most(one, how)
+                if spent + sum(pending.values()) + needs > (server.max_tokens_total or float("inf")):
+                    if not pending:
+                        fault = _used_up(server, spent, needs)
+                    break
+                pending[portal.start_task_soon(client.answer, one)] = needs
+                one = next(asked, None)
+            if not pending:
+                break
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                del pending[future]
+                error = future.exception()
+                if error is None:
+                    answer = future.result()
+                    kept, spent = kept + 1, spent + _cost(answer, how)
+                    yield answer
+                elif not isinstance(error, _Over):
+                    fault = fault or error
+    if isinstance(fault, CompressError):
+        fault.hint = (
+            f"{fault.hint or ''} {kept} answers are kept; the same command goes on with the rest.".strip()
+        )
+    if fault is not None:
+        raise fault
+
+
+class _Client:
+    """What asks, in the loop of one thread: its clocks and counters need no locks."""
+
+    def __init__(self, server: ServerSpec, how: How) -> None:
+        if how.sampling.top_k:
+            raise ModelError(
+                "the protocol of the server has no `top_k`: leave it out, or let `top_p` do it",
+                where=server.url,
+                code="server-top-k",
+            )
+        self._server, self._how = server, how
+        self._key = server.key()
+        self._address = server.url + ("/chat/completions" if server.api == "chat" else "/completions")
+        self._limit = "max_tokens"
+        self._every = 60 / server.requests_per_minute if server.requests_per_minute else 0.0
+        self._free = self._heard = monotonic()
+        self._over = anyio.Event()
+        # What they log holds words of the server, which might repeat the key.
+        for name in ("httpx2", "httpcore2"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        encrypted = server.url.startswith("https:")
+        self._http = httpx2.AsyncClient(
+            headers={
+                "Accept-Encoding": "identity",
+                "User-Agent": "compress",
+                **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            },
+            # A proxy that the environment names would read what is not encrypted.
+            trust_env=encrypted,
+            verify=encrypted,
+            # A redirect is an error, and what was sent twice is not taken for the answer to the next request.
+            follow_redirects=False,
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            timeout=None,
+        )
+
+    async def __aenter__(self) -> _Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def answer(self, one: Asked) -> Answer:
+        """Ask until there is an answer.
+
+        Raises:
+            CompressError: there will be none.
+            _Over: another request ended the work meanwhile.
+        """
+        try:
+            return await self._answer(one)
+        except BaseException:
+            self._over.set()
+            raise
+
+    async def _answer(self, one: Asked) -> Answer:
+        since, longest = monotonic(), FIRST_WAIT_S
+        while True:
+            since += await self._turn()
+            began, limit = monotonic(), self._limit
+            left = since + self._server.patience_s - began
+            try:
+                with anyio.fail_after(min(self._server.timeout_s, left)):
+                    answer = self._read(one, limit, *await self._post(self._body(one, limit)))
+                self._heard = monotonic()
+                return answer
+            except _Again as error:
+                again = error
+            except TimeoutError:
+                again = _Again(f"no answer within {monotonic() - began:.0f} s")
+            except httpx2.HTTPError as error:
+                reason = self._clean(first_line(error))
+                if "CERTIFICATE_VERIFY_FAILED" in reason:
+                    raise self._refused(f"is not who it says it is: {reason}", "server-certificate") from None
+                again = _Again(reason)
+            if again.busy:
+                since = max(since, self._heard)
+            pause = max(again.after, uniform(longest / 2, longest))
+            longest = min(2 * longest, LONGEST_WAIT_S)
+            if monotonic() + pause > since + self._server.patience_s:
+                asks = f", and asks to wait for {again.after:.0f} s" if again.after else ""
+                raise ModelError(
+                    f"the server gave no answer for {monotonic() - since:.0f} s: {again}{asks}",
+                    where=self._server.url,
+                    hint=f"`patience_s` is {self._server.patience_s:g}.",
+                    code="server-silent",
+                )
+            await self._pause(pause)
+
+    async def _turn(self) -> float:
+        """Wait until a request may be sent; how long that took."""
+        began = monotonic()
+        await self._pause(0)
+        while (early := self._free - monotonic()) > 0:
+            await self._pause(early)
+        self._free = monotonic() + self._every
+        return monotonic() - began
+
+    async def _pause(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._over.wait()
+        if self._over.is_set():
+            raise _Over
+
+    def _body(self, one: Asked, limit: str) -> dict[str, Any]:
+        """A request; `limit`: what the server calls how long an answer may be."""
+        drawn, chat = self._how.sampling, self._server.api == "chat"
+        if not chat and not isinstance(one.prompt, str):
+            raise DataError(
+                "`api: completions` goes on with texts, and this is a conversation: use `api: chat`",
+                where=self._server.url,
+                code="no-chat-template",
+            )
+        turns = [{"role": "user", "content": one.prompt}] if isinstance(one.prompt, str) else list(one.prompt)
+        body: dict[str, Any] = {"model": self._server.model, "temperature": drawn.temperature}
+        body[limit] = self._how.most
+        body |= {"messages": turns} if chat else {"prompt": one.prompt}
+        if drawn.temperature:
+            # As here, each answer has its own random numbers; 31 bits are what every server takes.
+            body |= {"top_p": drawn.top_p, "seed": (int(one.key, 16) + drawn.seed) % 2**31}
+        return body | ({"stop": list(self._how.stops)} if self._how.stops else {})
+
+    async def _post(self, body: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
+        content = bytearray()
+        async with self._http.stream("POST", self._address, json=body) as response:
+            async for piece in response.aiter_raw():
+                content += piece
+                if len(content) > _LARGEST:
+                    raise _Again(f"it sent more than {_LARGEST // MIB} MiB")
+        return response, bytes(content)
+
+    def _read(self, one: Asked, limit: str, response: httpx2.Response, content: bytes) -> Answer:
+        """What a server sent, as an answer.
+
+        Raises:
+            _Again: it is to be asked again.
+            CompressError: that would be no use.
+        """
+        try:
+            body = parse_json(content, self._server.url, finite=False)
+        except ModelError:
+            body = None
+        said = self._said(body)
+        status = response.status_code
+        if status == 200:
+            return self._taken(one, body, said)
+        words = f"status {status}{f', {said}' if said else ''}"
+        if limit != _NEWER_LIMIT and status == 400 and _NEWER_LIMIT in said:
+            self._limit = _NEWER_LIMIT
+            raise _Again(words)
+        if status == 429 and "insufficient_quota" in str(body):
+            raise ResourceError(
+                f"what the key may spend is used up: {words}", where=self._server.url, code="server-quota"
+            )
+        if status in (408, 409, 425, 429) or status >= 500:
+            after = _asked_to_wait(response.headers)
+            self._free = max(self._free, monotonic() + after)
+            raise _Again(words, busy=status == 429, after=after)
+        if 300 <= status < 400:
+            raise self._refused(f"sends elsewhere, which is not followed ({words})", "server-moved")
+        what, code = _REFUSED.get(status, ("refuses the request", "server-refuses"))
+        raise self._refused(f"{what} ({words})", code)
+
+    def _taken(self, one: Asked, body: Any, said: str) -> Answer:
+        try:
+            choice = body["choices"][0]
+            message = choice["message"] if self._server.api == "chat" else {"content": choice["text"]}
+            text, reason, stopped = message["content"], choice["finish_reason"], choice.get("stop_reason")
+            thought = message.get("reasoning_content") or message.get("reasoning")
+            used = body.get("usage") or {}
+        except (LookupError, TypeError, AttributeError):
+            raise _Again(f"what it sent holds no answer{f': {said}' if said else ''}") from None
+        ended = _ENDED.get(reason) if isinstance(reason, str) else None
+        if text is None and (message.get("refusal") or thought or ended in ("length", "filter")):
+            text, ended = "", "filter" if message.get("refusal") else ended
+        if not isinstance(text, str) or ended is None:
+            raise _Again(f"what it sent is no finished answer: it ended by {self._clean(repr(reason))}")
+        if isinstance(thought, str) and thought:
+            text = f"<think>\n{thought}\n</think>\n\n{text}"
+        text = self._without_key(text)
+        cut = cut_at(text, self._how.stops)
+        if cut is not None or (ended == "end" and stopped in self._how.stops):
+            ended = "stop"
+        return Answer(
+            one.key, one.prompt, one.sample, text if cut is None else cut, [], ended, _counted(used)
+        )
+
+    def _said(self, body: Any) -> str:
+        """What a server says of an error, the first words of it."""
+        error = body.get("error", body) if isinstance(body, dict) else None
+        message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
+        return self._clean(message) if isinstance(message, str) else ""
+
+    def _clean(self, text: str) -> str:
+        """Words of a server, for an error."""
+        return printable(self._without_key(text)[:300])
+
+    def _without_key(self, text: str) -> str:
+        """A text of a server, which might repeat the key."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def _refused(self, what: str, code: str) -> ModelError:
+        hint = f"The key is that of the environment variable {self._server.key_env}." if self._key else None
+        return ModelError(
+            f"the server {what}; asked for the model {self._server.model!r}",
+            where=self._address,
+            hint=hint if code in ("server-key", "server-forbidden") else None,
+            code=code,
+        )
+
+
+def _most(one: Asked | Answer, how: How) -> int:
+    """Tokens that a request may take: no tokenizer makes more of a text than it has bytes."""
+    return len(str(one.prompt).encode()) + how.most
+
+
+def _cost(answer: Answer, how: How) -> int:
+    """Tokens that an answer took; where the server does not count them, those that it may have taken."""
+    return sum(answer.used.values()) if answer.used else _most(answer, how)
+
+
+def _used_up(server: ServerSpec, spent: int, needs: int) -> ResourceError:
+    return ResourceError(
+        f"of `max_tokens_total: {server.max_tokens_total}` {spent} are used, and the next request may need {needs}",
+        where=server.url,
+        hint="Raise it to go on.",
+        code="max-tokens-total",
+    )
+
+
+def _counted(used: Any) -> dict[str, int] | None:
+    """Tokens of the prompt and of the answer, where a server counts them."""
+    if not isinstance(used, dict):
+        return None
+    found = [used.get("prompt_tokens"), used.get("completion_tokens")]
+    if not all(isinstance(one, int) and one >= 0 for one in found):
+        return None
+    return {"prompt": int(found[0] or 0), "answer": int(found[1] or 0)}
+
+
+def _asked_to_wait(headers: httpx2.Headers) -> float:
+    """Seconds of `Retry-After`, which are a number or a date (RFC 9110, 10.2.3); 0 where there are none."""
+    said = headers.get("retry-after", "")
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", said):
+        return float(said)
+    try:
+        when = parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
