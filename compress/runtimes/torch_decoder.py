@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 from compress.runtimes.runner import LOGIT_POSITIONS
 
@@ -17,7 +17,7 @@ class TorchDecoder:
     The cache is kept from run to run, and what is longer than the next one wants is cut off.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._rows = 0
         self._cache: Any = DynamicCache()

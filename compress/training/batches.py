@@ -38,10 +38,20 @@ def shuffled_batches(
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-def batches_by_length(lengths: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """All examples once, longest first, `size` at a time: the least padding, for prediction."""
-    order = np.argsort(-lengths, kind="stable")
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def batches_by_length(
+    lengths: NDArray[np.int64], size: int, tokens: int | None = None
+) -> list[NDArray[np.int64]]:
+    """All examples once, longest first, `size` at a time: the least padding, for prediction.
+
+    Args:
+        tokens: of a batch of several examples, padding included, at most; None: any number.
+    """
+    order, batches, start = np.argsort(-lengths, kind="stable"), list[NDArray[np.int64]](), 0
+    while start < len(order):
+        room = size if tokens is None else tokens // max(1, int(lengths[order[start]]))
+        batches.append(order[start : start + max(1, min(size, room))])
+        start += len(batches[-1])
+    return batches
 
 
 def to_tensors(batch: Batch, device: str) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from compress.encoding.inputs import LEARNT, Batch, Inputs, taken
 from compress.models.anatomy.observing import evaluating
 from compress.models.io.outputs import outputs_of
+from compress.runtimes.torch_decoder import TorchDecoder
+from compress.runtimes.torch_worker import Torch
 from compress.tasks.base import Answers, Task, Truth, answers_of
 from compress.training.attention_precision import Float32Attention
 from compress.training.batches import batches_by_length, to_tensors
@@ -25,6 +27,8 @@ BATCH_SIZE = 64
 """Examples at once."""
 WINDOWS = 4
 """Likewise of texts that are gone on with, of which a model says something of every word at every token."""
+LOGITS = 2**24
+"""Of several such texts that are scored together, at most."""
 
 
 def arithmetic(precision: Precision, device: Device) -> AbstractContextManager[object]:
@@ -60,12 +64,38 @@ def predict(
     device: Device,
 ) -> NDArray[np.float32]:
     """Outputs (n, ...), float32, in the order of the examples; the model's training flag is left as it was."""
-    return _kept(model, inputs, lambda outputs, batch: {"": outputs}, precision, device)[""]
+    size = examples_at_once(inputs)
+    return _kept(model, inputs, lambda batch: {"": _outputs(model, batch, device)}, precision, device, size)[
+        ""
+    ]
 
 
 def answers(model: nn.Module, inputs: Inputs, task: Task, *, precision: Precision, device: Device) -> Answers:
-    """What the task keeps of the outputs of a model on encoded examples; those of one batch are held at a time."""
-    return _kept(model, inputs, lambda outputs, batch: answers_of(task, outputs, batch), precision, device)
+    """What the task keeps of the outputs of a model on encoded examples; those of one batch are held at a time, and
+    of texts that are gone on with no more logits than where a saved model is scored."""
+    if (made := getattr(task.scorer, "outputs", None)) is None:
+        size = examples_at_once(inputs)
+        return _kept(
+            model,
+            inputs,
+            lambda batch: answers_of(task, _outputs(model, batch, device), batch),
+            precision,
+            device,
+            size,
+        )
+    runs = Torch(model, device, TorchDecoder(model))
+    with evaluating(model), arithmetic(precision, device):
+        words = runs(inputs.batch([int(np.argmin(inputs.lengths))])).shape[-1]
+    return _kept(
+        model,
+        inputs,
+        lambda batch: answers_of(task, made(runs, batch, {"words": words}), batch),
+        precision,
+        device,
+        BATCH_SIZE,
+        # No more tokens at once than those of some of the longest texts.
+        min(LOGITS // words, WINDOWS * int(inputs.lengths.max())),
+    )
 
 
 def score(
@@ -84,18 +114,23 @@ def score(
 def _kept(
     model: nn.Module,
     inputs: Inputs,
-    reduce: Callable[[NDArray[np.float32], Batch], Mapping[str, NDArray[Any]]],
+    keep: Callable[[Batch], Mapping[str, NDArray[Any]]],
     precision: Precision,
     device: Device,
+    size: int,
+    tokens: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """What `reduce` keeps of the outputs of each batch, in the order of the examples."""
+    """What is kept of each batch, of `size` examples and `tokens` tokens at most, in the order of the examples."""
     kept: dict[str, NDArray[Any]] = {}
     with evaluating(model), torch.inference_mode(), arithmetic(precision, device):
-        for places in batches_by_length(inputs.lengths, examples_at_once(inputs)):
-            batch = inputs.batch(places)
-            outputs = forward(model, to_tensors(batch, device)).float().cpu().numpy()
-            for name, rows in reduce(outputs, batch).items():
+        for places in batches_by_length(inputs.lengths, size, tokens):
+            for name, rows in keep(inputs.batch(places)).items():
                 if name not in kept:
                     kept[name] = np.empty((len(inputs), *rows.shape[1:]), rows.dtype)
                 kept[name][places] = rows
     return kept
+
+
+def _outputs(model: nn.Module, batch: Batch, device: Device) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = forward(model, to_tensors(batch, device)).float().cpu().numpy()
+    return found

@@ -15,12 +15,16 @@ from transformers import AutoModelForCausalLM
 
 from compress.core.units import MIB
 from compress.measuring.scoring import LOGITS_BYTES
+from compress.models.anatomy.observing import hooked
 from compress.runtimes import runner
 from compress.runtimes.torch_decoder import TorchDecoder
 from compress.runtimes.torch_worker import Torch
 from compress.store.flat import Ragged
 from compress.tasks.causal_lm import scorer
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.windows import WindowInputs
+from compress.training import prediction
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
 
 WORDS, TOKENS = 49152, 256
@@ -157,3 +161,33 @@ def test_a_window_in_pieces_scores_as_it_does_whole(
             if name == "top_logs":
                 values, other[name] = np.sort(values), np.sort(other[name])
             np.testing.assert_allclose(values, other[name], rtol=1e-6, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_validation_holds_few_logits_and_finds_the_same(precision: Any, monkeypatch: pytest.MonkeyPatch):
+    model, random = tiny_decoder("llama"), np.random.default_rng(2)
+    lengths = (101, 60, 60, 7, 5, 5, 3)
+    inputs = WindowInputs(
+        [random.integers(3, 200, size).astype(np.int32) for size in lengths],
+        ("input_ids", "attention_mask"),
+        0,
+        learnt=Ragged.of([random.integers(0, 2, size).astype(np.int32) for size in lengths]),
+        documents=np.arange(len(lengths)),
+        sizes=np.array(lengths),
+    )
+    task = CausalLanguageModel(LanguageData.model_validate({"path": "x", "max_length": 101}))
+    held: list[int] = []
+    with hooked(
+        [model.register_forward_hook(lambda module, given, gives: held.append(gives.logits.numel()))]
+    ):
+        whole = prediction.answers(model, inputs, task, precision=precision, device="cpu")
+        assert max(held) == 200 * 4 * 101
+        for place, name in ((prediction, "LOGITS"), (scorer, "WHOLE"), (scorer, "PIECE")):
+            monkeypatch.setattr(place, name, 200 * 20)
+        held.clear()
+        pieces = prediction.answers(model, inputs, task, precision=precision, device="cpu")
+    assert max(held) == 200 * 20
+    assert len(held) == 1 + 6 + 2 * 3 + 2
+    close = {"rtol": 1e-5} if precision == "fp32" else {"rtol": 0.02}
+    np.testing.assert_allclose(pieces["nats"], whole["nats"], **close)
+    assert np.array_equal(pieces["tokens"], whole["tokens"])

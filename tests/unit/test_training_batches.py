@@ -21,9 +21,15 @@ def test_an_epoch_holds_every_example_once(
     assert sum(len(batch) < size for batch in batches) <= 1
 
 
-@given(lengths, st.integers(1, 40))
-def test_prediction_sees_every_example_once_longest_first(sizes: np.ndarray, size: int) -> None:
-    order = np.concatenate(batches_by_length(sizes, size))
+@given(lengths, st.integers(1, 40), st.none() | st.integers(0, 300))
+def test_prediction_sees_every_example_once_longest_first(
+    sizes: np.ndarray, size: int, tokens: int | None
+) -> None:
+    batches = batches_by_length(sizes, size, tokens)
+    for batch in batches:
+        assert 1 <= len(batch) <= size
+        assert len(batch) == 1 or tokens is None or len(batch) * sizes[batch].max() <= tokens
+    order = np.concatenate(batches)
     assert sorted(order.tolist()) == list(range(len(sizes)))
     assert (np.diff(sizes[order]) <= 0).all()
 
