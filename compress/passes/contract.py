@@ -185,6 +185,9 @@ class PassKind:
     """From the profile and its resolved targets to what is said before a run, a sentence each."""
     predicted: str | None = None
     """From a spec and the folder of a model to the parameters that will be left; None where only the pass tells."""
+    leaves: str | None = None
+    """From a spec and the config of the model that it gets to the config of what it leaves, None where only the pass
+    tells; unset: the sizes stay."""
     told: tuple[str, ...] = ()
     """The facts of its steps that its sections tell."""
     sections: tuple[str, ...] = ()

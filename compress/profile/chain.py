@@ -8,20 +8,24 @@ from pydantic import ValidationError
 
 from compress.core.entries import single_key
 from compress.core.errors import Fault
-from compress.core.forms import TORCH_FLOAT, Framework
+from compress.core.forms import Form, Framework
 from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES
 from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.yaml_lines import ProfileSource
 
 
-def chain_faults(source: ProfileSource) -> list[Fault]:
-    """The faults in the order of the passes, also where the body of a pass is wrong itself."""
+def chain_faults(source: ProfileSource, form: Form) -> list[Fault]:
+    """The faults in the order of the passes, also where the body of a pass is wrong itself.
+
+    Args:
+        form: of the teacher.
+    """
     passes = source.values.get("passes")
     if not isinstance(passes, list):
         return []
     faults: list[Fault] = []
-    form, before = TORCH_FLOAT, "the teacher"
+    before = "the teacher"
     averaged: str | None = None
     never_onnx: str | None = None
     for index, entry in enumerate(passes):

@@ -76,7 +76,9 @@ def read_profile(
         ]
     faults += [source.fault(path, why) for path, why in key_faults(source.values)]
     known = {fault.path for fault in faults}
-    faults += [fault for fault in (*chain_faults(source), *_source_faults(source)) if fault.path not in known]
+    form = files.form(_text_at(source.values, "teacher", "model"))
+    chain = chain_faults(source, form)
+    faults += [fault for fault in (*chain, *_source_faults(source)) if fault.path not in known]
     warnings = () if profile is None else tuple(pass_warnings(profile, files))
     return profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
 

@@ -254,6 +254,16 @@ def test_code_of_others_makes_no_page(done: api.Run, installed: Path, tmp_path: 
     assert raised.value.code == "code-not-allowed"
 
 
+LOW_RANK = {"low_rank": {"ratio": 0.5}}
+GGUF = {"export": {"formats": ["onnx", "gguf"]}}
+ADAPTED = {"model": "factored", "finetune": {"lora": {"rank": 4}}}
+WIDE = {
+    "config": {"model_type": "llama", "layers": 2, "hidden_size": 64, "heads": 4, "tokenizer": "model"},
+    "finetune": {},
+}
+NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"logits": {}}]}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -279,7 +289,26 @@ def test_code_of_others_makes_no_page(done: api.Run, installed: Path, tmp_path: 
             {"passes": [{"distill": {"student": {"model": "model"}, "losses": [{"labels": {}}]}}]},
             "use next_token",
         ),
-        ({"passes": [{"low_rank": {"ratio": 0.5}}]}, "cannot be factored"),
+        ({"passes": [LOW_RANK, LOW_RANK]}, "passes.1.low_rank: needs a float torch model"),
+        ({"passes": [LOW_RANK, GGUF]}, "llama.cpp has no products of two"),
+        ({"teacher": ADAPTED, "passes": [GGUF]}, "llama.cpp has no products of two"),
+        ({"teacher": ADAPTED}, "corrections are put beside whole ones"),
+        (
+            {"teacher": ADAPTED, "passes": [LOW_RANK]},
+            "the teacher leaves a model that is torch float factored",
+        ),
+        (
+            {"passes": [{"prune": {"remove": {"heads": 0.5}}}, {"prune": {"remove": {"heads": 0.4}}}]},
+            "passes.1.prune.remove.heads: 0.4 of 1 heads is less than one head",
+        ),
+        (
+            {"teacher": WIDE, "passes": [{"prune": {"remove": {"heads": 0.25}}}]},
+            "remove.heads: 3 heads do not divide the width 64: of its 4 groups of heads 1 or 2 can stay",
+        ),
+        (
+            {"teacher": WIDE, "passes": [{"distill": NARROW}, {"prune": {"remove": {"heads": 0.34}}}]},
+            "2 heads do not divide the width 33: of its 3 groups of heads 1 can stay",
+        ),
         ({"passes": [{"prune": {"target": {"ratio": 0.5}}}]}, "alike in each layer"),
         ({"passes": [{"prune": {"remove": {"vocabulary": "unused"}}}]}, "alike in each layer"),
         ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "alike in each layer"),
@@ -292,6 +321,8 @@ def test_code_of_others_makes_no_page(done: api.Run, installed: Path, tmp_path: 
     ],
 )
 def test_what_it_cannot_do_is_refused_before_any_work(folder: Path, changed: dict, words: str):
+    shutil.copytree(folder / "model", folder / "factored", dirs_exist_ok=True)
+    (folder / "factored" / "structure.json").write_text(json.dumps({"factors": []}))
     (folder / "bad.yaml").write_text(yaml.safe_dump(profile(**changed)))
     faults = api.validate(folder / "bad.yaml").faults
     assert any(words in str(fault) for fault in faults), faults

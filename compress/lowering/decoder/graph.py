@@ -122,8 +122,8 @@ class _Builder:
 
     def attention(self, layer: int, read: ir.Value) -> tuple[ir.Value, list[ir.Value]]:
         layout, sizes = self.layout, self.layout.sizes
-        inside = layout.network.inside
-        qkv = self.linear(layer, ("qkv",) if "qkv" in inside else ("query", "key", "value"), read)
+        inside, (together, behind, *_) = layout.network.inside, layout.network.maps
+        qkv = self.linear(layer, together, read)
         parts: list[ir.Value | None] = [qkv, None, None]
         if "query_norm" in inside:
             split = [sizes["queries"], sizes["keys"], sizes["keys"]]
@@ -157,7 +157,7 @@ class _Builder:
         for value, name in zip(cache, present_names(layer), strict=True):
             value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
             value.shape = ir.Shape(("batch", sizes["groups"], "total", sizes["head_size"]))
-        return self.linear(layer, ("attention_output",), attended), cache
+        return self.linear(layer, behind, attended), cache
 
     def head_norm(self, layer: int, role: str, heads: ir.Value) -> ir.Value:
         """The norm of each head of queries or keys (batch, tokens, heads x head size)."""
@@ -167,14 +167,14 @@ class _Builder:
 
     def feed_forward(self, layer: int, read: ir.Value) -> ir.Value:
         layout = self.layout
-        inside = layout.network.inside
+        *_, together, behind = layout.network.maps
+        fed = self.linear(layer, together, read)
         if not layout.network.gated:
-            fed = self.activation(self.linear(layer, ("feed_in",), read))
+            fed = self.activation(fed)
         else:
-            roles = ("gate_feed_in",) if "gate_feed_in" in inside else ("gate", "feed_in")
-            gate, value = self.split(self.linear(layer, roles, read), [layout.sizes["feed_forward"]] * 2)
+            gate, value = self.split(fed, [layout.sizes["feed_forward"]] * 2)
             fed = self.op("Mul", [self.activation(gate), value])
-        return self.linear(layer, ("feed_out",), fed)
+        return self.linear(layer, behind, fed)
 
     def activation(self, value: ir.Value) -> ir.Value:
         kind = self.layout.activation
@@ -185,15 +185,28 @@ class _Builder:
         return self.op("Gelu", [value], approximate="tanh" if kind == "gelu_tanh" else "none")
 
     def linear(self, layer: int, roles: Sequence[str], read: ir.Value) -> ir.Value:
-        """Maps that read the same, as one product; queries, keys and values in blocks."""
+        """Maps that read the same, as one product, or two where they are factored; queries, keys and values in
+        blocks."""
         paths = [self.path(layer, role) for role in roles]
         widths = [self.layout.sizes[ROLES[role].shape[0]] for role in roles]
         reads = self.layout.sizes[ROLES[roles[0]].shape[1]]
         name = f"layers.{layer}.{'_'.join(roles)}"
-        out = sum(widths)
+        out, in_out = sum(widths), self.layout.network.in_out
+        if (first := self.first_factor(paths)) is not None:
+            factor = _lazy(
+                f"{name}.first.weight", (reads, len(self.weights[first])), lambda: self.read(first).T
+            )
+            self.graph.register_initializer(factor)
+            read = self.op("MatMul", [read, factor], name=f"{name}.first")
+            paths, reads, name = (
+                [f"{path}.second" for path in paths],
+                len(self.weights[first]),
+                f"{name}.second",
+            )
+            in_out = False
         for path in paths:
             self.check(f"{path}.weight")
-        weight = _lazy(f"{name}.weight", (reads, out), lambda: self.turned(roles, paths))
+        weight = _lazy(f"{name}.weight", (reads, out), lambda: self.turned(roles, paths, in_out))
         self.graph.register_initializer(weight)
         product = self.op("MatMul", [read, weight], name=name)
         if not any(f"{path}.bias" in self.weights for path in paths):
@@ -202,10 +215,18 @@ class _Builder:
         self.graph.register_initializer(bias)
         return self.op("Add", [product, bias])
 
-    def turned(self, roles: Sequence[str], paths: Sequence[str]) -> Float:
-        """Weights (in, out) of maps side by side."""
+    def first_factor(self, paths: Sequence[str]) -> str | None:
+        """The first factor that maps share; None where they are whole."""
+        names = [f"{path}.first.weight" for path in paths]
+        shared = {self.weights[name].data_ptr() for name in names if name in self.weights}
+        if len(shared) > 1:
+            raise ModelError(f"{paths[0]!r} is factored apart from what reads the same as it")
+        return names[0] if names[0] in self.weights else None
+
+    def turned(self, roles: Sequence[str], paths: Sequence[str], in_out: bool) -> Float:
+        """Weights (in, out) of maps side by side; `in_out`: they lie so."""
         found = [self.read(f"{path}.weight") for path in paths]
-        if not self.layout.network.in_out:
+        if not in_out:
             found = [self.in_blocks(role, weight).T for role, weight in zip(roles, found, strict=True)]
         return np.concatenate(found, axis=1)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.models.anatomy.blocks import Block, base_of, blocks_of
+from compress.models.anatomy.factors import Map, reader, writer
 from compress.models.anatomy.table.families import network_of_kind
 from compress.models.anatomy.table.family import ROLES, Network
 from compress.models.anatomy.table.sizes import dimensions, parts_of
@@ -63,12 +64,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder of transformers whose family is known: `sizes` as `dimensions` gives them, layers from the lowest."""
+    """A decoder of transformers whose family is known: `sizes` as `dimensions` gives them, layers from the lowest. Its
+    maps may be factored."""
 
     model: PreTrainedModel
     network: Network
     sizes: Mapping[str, int]
     blocks: tuple[Block, ...]
+
+    def maps(self, layer: int) -> tuple[tuple[nn.Module, ...], ...]:
+        """The linear maps of a layer in the order of the computation, those together that read the same."""
+        return tuple(tuple(self.blocks[layer].parts[role] for role in roles) for roles in self.network.maps)
 
     def units(self, layer: int) -> list[Share]:
         """What belongs to each feed-forward unit of a layer."""
@@ -92,14 +98,18 @@ class Decoder:
     def stream(self) -> list[Share]:
         """What of all tables and maps, the head included, belongs to each dimension of the stream."""
         each = torch.arange(self.sizes["hidden"])[:, None]
-        shares = []
+        # By their maps: several may share the factor that reads the stream.
+        shares: dict[nn.Module, Share] = {}
         for role, part in self._parts():
             kind, shape = ROLES[role].kind, ROLES[role].shape
             if kind == "table" or (kind == "linear" and shape[0] == "hidden"):
-                shares.append(Share(part, "out", each))
+                found = Share(_end(part, "out"), "out", each)
             elif kind == "linear" and shape[1] == "hidden":
-                shares.append(Share(part, "in", each))
-        return shares
+                found = Share(_end(part, "in"), "in", each)
+            else:
+                continue
+            shares.setdefault(found.map, found)
+        return [*shares.values()]
 
     def norms(self) -> list[tuple[str, nn.Module]]:
         """The norms of the stream and of what is added to it, with their roles."""
@@ -113,7 +123,7 @@ class Decoder:
         parts = self.blocks[layer].parts
         sides: tuple[tuple[Literal["out", "in"], Mapping[str, Tensor]], ...] = (("out", out), ("in", into))
         return [
-            Share(parts[role], side, places)
+            Share(_end(parts[role], side), side, places)
             for side, wanted in sides
             for role, places in wanted.items()
             if role in parts
@@ -141,6 +151,11 @@ class Decoder:
             if isinstance(said := getattr(config, key, None), list):
                 setattr(config, key, [said[place] for place in kept])
         self.note("layers", len(kept))
+
+
+def _end(part: nn.Module, side: Literal["out", "in"]) -> nn.Module:
+    """What of a map, whole or factored, has its outputs or inputs."""
+    return (writer if side == "out" else reader)(cast(Map, part))
 
 
 def decoder_of(model: nn.Module) -> Decoder | None:

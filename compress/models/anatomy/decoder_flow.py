@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import Decoder, Share
+from compress.models.anatomy.factors import Map, apply_factors, describe_factors, writer
 from compress.models.anatomy.observing import Batches, observe_tokens
 
 _RESULTS = ("attention_result_norm", "output_result_norm")
@@ -42,7 +43,7 @@ def narrow(decoder: Decoder, seen: DecoderFlow, kept: Sequence[int]) -> None:
     if network.scales_words and not around:
         for block in decoder.blocks:
             for role in ("attention_output", "feed_out"):
-                for parameter in block.parts[role].parameters():
+                for parameter in writer(cast(Map, block.parts[role])).parameters():
                     parameter.mul_(shrunk)
     decoder.note("hidden", len(kept))
 
@@ -52,6 +53,7 @@ def remade(model: PreTrainedModel, seed: int = 0, *, weights: bool = True) -> Pr
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = type(model)(copy.deepcopy(model.config))
+        apply_factors(made, describe_factors(model), "structure")
     made.config._attn_implementation = model.config._attn_implementation
     if weights:
         made.load_state_dict(model.state_dict())

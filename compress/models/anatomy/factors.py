@@ -7,25 +7,27 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from compress.core.errors import ModelError
 
 Whole = nn.Linear | nn.Conv2d
-"""What can be factored."""
+"""What can be factored; and `Conv1D`, the linear map of GPT-2 whose weight is (in, out)."""
 
 
 class Factored(nn.Module):
-    """`second(first(x))` in place of one map.
+    """`second(first(x))` in place of one map; `turned`: of one whose weight was (in, out).
 
     Of a linear map both are linear: (rank, in) and (out, rank). Of a convolution `first` is one of the same kernel,
     stride and padding with `rank` filters, and `second` has 1 x 1 kernels (Zhang et al., Accelerating Very Deep
     Convolutional Networks, 2015, arXiv:1505.06798). `first` has no bias. Maps that read the same may share a `first`.
     """
 
-    def __init__(self, first: Whole, second: Whole) -> None:
+    def __init__(self, first: Whole, second: Whole, turned: bool = False) -> None:
         super().__init__()
         self.first = first
         self.second = second
+        self.turned = turned
 
     def forward(self, inputs: Tensor) -> Tensor:
         """What the product of both gives for the inputs of the whole map."""
@@ -50,7 +52,7 @@ class Factored(nn.Module):
     def weight(self) -> Tensor:
         """The product, in the shape of the whole map's weight."""
         product = self.second.weight.flatten(1) @ self.first.weight.flatten(1)
-        return product.view(len(product), *self.first.weight.shape[1:])
+        return product.T if self.turned else product.view(len(product), *self.first.weight.shape[1:])
 
     @property
     def bias(self) -> Tensor | None:
@@ -76,7 +78,7 @@ def can_factor(module: nn.Module) -> bool:
     """Whether a module is a linear map or an ungrouped convolution, and of no class of its own."""
     if type(module) is nn.Conv2d:
         return module.groups == 1 and module.padding_mode == "zeros"
-    return type(module) is nn.Linear
+    return type(module) in (nn.Linear, Conv1D)
 
 
 def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Factored]:
@@ -92,13 +94,27 @@ def insert_factors(model: nn.Module, names: Sequence[str], rank: int) -> list[Fa
         first = _first(wholes[0], rank)
         seconds = [_second(whole, rank) for whole in wholes]
     for name, whole, second in zip(names, wholes, seconds, strict=True):
-        factored = Factored(first, second).train(whole.training)
+        factored = Factored(first, second, isinstance(whole, Conv1D)).train(whole.training)
         if whole.bias is not None:
             factored.second.bias = whole.bias
         owner, _, own = name.rpartition(".")
         setattr(model.get_submodule(owner), own, factored)
         made.append(factored)
     return made
+
+
+def multiply_out(model: nn.Module) -> None:
+    """Replace the factored linear maps of a model by whole ones, in place."""
+    for name, factored in list(model.named_modules()):
+        if isinstance(factored, Factored):
+            columns, rows, biased = factored.in_features, factored.out_features, factored.bias is not None
+            with torch.random.fork_rng(devices=[]):
+                whole = Conv1D(rows, columns) if factored.turned else nn.Linear(columns, rows, biased)
+            whole.weight = nn.Parameter(factored.weight.detach().contiguous())
+            if biased:
+                whole.bias = factored.bias
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, whole.train(factored.training))
 
 
 def describe_factors(model: nn.Module) -> list[dict[str, Any]]:
@@ -133,8 +149,8 @@ def apply_factors(model: nn.Module, described: object, where: str) -> None:
 
 def _first(whole: Whole, rank: int) -> Whole:
     like: dict[str, Any] = {"device": whole.weight.device, "dtype": whole.weight.dtype}
-    if isinstance(whole, nn.Linear):
-        return nn.Linear(whole.in_features, rank, bias=False, **like)
+    if not isinstance(whole, nn.Conv2d):
+        return nn.Linear(_sides(whole)[1], rank, bias=False, **like)
     kernel = cast(tuple[int, int], whole.kernel_size)
     return nn.Conv2d(
         whole.in_channels,
@@ -151,6 +167,11 @@ def _first(whole: Whole, rank: int) -> Whole:
 def _second(whole: Whole, rank: int) -> Whole:
     like: dict[str, Any] = {"device": whole.weight.device, "dtype": whole.weight.dtype}
     biased = whole.bias is not None
-    if isinstance(whole, nn.Linear):
-        return nn.Linear(rank, whole.out_features, bias=biased, **like)
+    if not isinstance(whole, nn.Conv2d):
+        return nn.Linear(rank, _sides(whole)[0], bias=biased, **like)
     return nn.Conv2d(rank, whole.out_channels, 1, bias=biased, **like)
+
+
+def _sides(whole: nn.Linear) -> torch.Size:
+    """How many numbers a linear map gives and reads."""
+    return whole.weight.shape[::-1] if isinstance(whole, Conv1D) else whole.weight.shape

@@ -131,9 +131,13 @@ def moved(model: nn.Module, device: str) -> nn.Module:
 
 
 def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
-    """Put layers in the place of those of the same names; names alone leave the places without weights."""
+    """Put layers in the place of those of the same names, wherever a model has these; names alone leave the places
+    without weights."""
     for name in layers:
-        model.set_submodule(name, layers[name] if isinstance(layers, Mapping) else nn.Identity())
+        old, new = model.get_submodule(name), layers[name] if isinstance(layers, Mapping) else nn.Identity()
+        every = list(model.named_modules(remove_duplicate=False))
+        for place in (path for path, module in every if module is old):
+            model.set_submodule(place, new)
 
 
 def _filled(linear: nn.Linear, tensors: Tensors, low_bit: LowBit) -> nn.Module:

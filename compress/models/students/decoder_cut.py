@@ -16,6 +16,7 @@ from compress.core.errors import ModelError
 from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import Decoder, decoder_of
 from compress.models.anatomy.decoder_flow import DecoderFlow, most, narrow, remade
+from compress.models.anatomy.factors import multiply_out
 from compress.models.anatomy.observing import Batches
 from compress.models.anatomy.stream import block_influence
 from compress.models.anatomy.table.smaller import SmallerDecoder
@@ -39,6 +40,7 @@ def cut_decoder(
             choose by.
     """
     model = copy.deepcopy(teacher)
+    multiply_out(model)
     decoder = _parts(model)
     asked = SmallerDecoder(model.config.to_dict(), spec.hidden_size, spec.heads, spec.intermediate_size)
     for key, why in asked.faults():

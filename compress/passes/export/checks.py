@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from compress.core.artifacts import TOKENIZER
+from compress.core.forms import Structure
 from compress.lowering.genai_tokenizer import why_no_genai
 from compress.lowering.gguf.family import why_no_gguf
 from compress.lowering.gguf.vocabulary import why_no_vocabulary
@@ -28,6 +29,11 @@ def faults(check: PassCheck) -> Iterator[Found]:
         )
         return
     config, tokenizer = check.files.config(check.model), check.files.json(check.model, TOKENIZER)
+    if "gguf" in formats and check.form.structure is Structure.FACTORED:
+        yield (
+            ("formats",),
+            "no gguf of this model: its maps are factored, and llama.cpp has no products of two",
+        )
     for name in formats:
         yield from (
             (("formats",), f"no {name} of this model: {why}")

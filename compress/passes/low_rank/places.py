@@ -9,8 +9,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from compress.core.errors import ModelError
+from compress.models.anatomy.blocks import base_of
+from compress.models.anatomy.decoder import decoder_of
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Whole, can_factor, insert_factors
 from compress.models.anatomy.observing import Batches, MomentSums, observe
@@ -23,7 +26,7 @@ CHUNK = 1 << 22
 @dataclass(frozen=True)
 class Place:
     """A map that is factored, or several that read the same and get one first factor: query, key and value, whose
-    product then stays one.
+    product then stays one, and of a decoder the gate with what it is multiplied with.
 
     `weight` is theirs, one below the other: (rows, columns), where a convolution's columns are channels times kernel.
     """
@@ -52,7 +55,8 @@ class Place:
 
 
 def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
-    """The places of a model: the maps of the layers of an encoder that we know, else every linear map and convolution.
+    """The places of a model: the maps of the layers of an encoder or decoder that we know, else every linear map and
+    convolution.
 
     Args:
         exclude: shell patterns of module names; one that names a part of a place leaves out the place.
@@ -104,7 +108,9 @@ def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) 
         for rows in _rows(cast(Whole, module), reads, mask):
             sums[cast(Whole, module)].add(rows)
 
-    observe(model, batches(), modules, note)
+    decoder = decoder_of(model)
+    # What stands behind the layers would be computed for every word.
+    observe(model if decoder is None else base_of(decoder.model, decoder.network), batches(), modules, note)
     return [
         sums[module].moments(ModelError("no example reached this map", where=place.name)).square
         for place, module in zip(places, modules, strict=True)
@@ -113,6 +119,9 @@ def second_moments(model: nn.Module, places: Sequence[Place], batches: Batches) 
 
 def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:
     """The maps of a model that could be factored, those together that read the same."""
+    if (decoder := decoder_of(model)) is not None:
+        maps = (group for layer in range(len(decoder.blocks)) for group in decoder.maps(layer))
+        return [cast(tuple[Whole, ...], group) for group in maps]
     try:
         layers = encoder_of(model).layers
     except ModelError:
@@ -121,17 +130,18 @@ def _groups(model: nn.Module) -> list[tuple[Whole, ...]]:
 
 
 def _matrix(model: nn.Module, name: str) -> Tensor:
-    return cast(Whole, model.get_submodule(name)).weight.detach().cpu().flatten(1)
+    whole = cast(Whole, model.get_submodule(name))
+    matrix = whole.weight.detach().cpu().flatten(1)
+    return matrix.T if isinstance(whole, Conv1D) else matrix
 
 
 def _rows(module: Whole, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor]:
     """What a map multiplies, float32 (n, columns), in parts."""
     inputs = inputs.float()
-    if isinstance(module, nn.Linear):
+    if not isinstance(module, nn.Conv2d):
         masked = mask is not None and inputs.shape[:-1] == mask.shape
         yield inputs[mask] if masked else inputs.reshape(-1, inputs.shape[-1])
         return
-    assert isinstance(module, nn.Conv2d)
     padding = module.padding
     if isinstance(padding, str):
         sides = zip(module.dilation, module.kernel_size, strict=True)

@@ -27,12 +27,12 @@ class LowRankSpec(PassSpec):
     energy: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of each map's output that the kept directions carry, in squares, at least."""
     max_drop: Fraction | None = None
-    """Keep the fewest directions whose loss of validation score, before recovery, is at most this (0.01: one point);
-    the same energy for all maps."""
+    """Keep the fewest directions whose loss of validation score, before recovery, is at most this (0.01: one point; of
+    a language model one percent of its retention); the same energy for all maps."""
     weighted: bool = True
     """Weigh the directions by what the maps read on training examples; `false`: plain SVD of the weights."""
     examples: Positive = 256
-    """Training examples that are looked at for the weighting."""
+    """Training examples that are looked at for the weighting; of a language model, windows."""
     exclude: tuple[str, ...] = ()
     """Names of modules that keep their weight (shell patterns)."""
     round_to: Positive = 8

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.core.artifacts import copy_interface
 from compress.core.errors import PassError
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, taken
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank.factoring import Decomposition, decompose
 from compress.passes.low_rank.places import Place, factor, places_of, second_moments
@@ -19,6 +19,7 @@ from compress.passes.low_rank.ranks import choose_ranks
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.step import StepContext, StepResult
 from compress.training.batches import to_tensors
+from compress.training.prediction import examples_at_once
 from compress.training.recovery import check_saved, recover
 from compress.training.validation import Validation
 
@@ -43,7 +44,10 @@ def run(ctx: StepContext) -> StepResult:
     whole_score = validation.score(model)
 
     def drop_of(ranks: Sequence[int | None]) -> float:
-        return whole_score - validation.score(_factored(copy.deepcopy(model), places, decompositions, ranks))
+        tried = validation.score(_factored(copy.deepcopy(model), places, decompositions, ranks))
+        # Ranks of a perplexity are below 0, and its retention is what was over what is.
+        relative = ctx.task.kind.metric.smaller_is_better
+        return 1 - whole_score / tried if relative else whole_score - tried
 
     chosen = choose_ranks(decompositions, spec, drop_of)
     before = count_parameters(model)
@@ -83,10 +87,12 @@ def _decompose(
     count = min(spec.examples, len(inputs))
     drawn = np.sort(np.random.default_rng(ctx.seed).permutation(len(inputs))[:count])
 
+    size = min(BATCH_SIZE, examples_at_once(inputs))
+
     def batches() -> Iterable[dict[str, Tensor]]:
         return (
-            to_tensors(inputs.batch(drawn[first : first + BATCH_SIZE]), ctx.device)
-            for first in range(0, count, BATCH_SIZE)
+            taken(to_tensors(inputs.batch(drawn[first : min(first + size, count)]), ctx.device))
+            for first in range(0, count, size)
         )
 
     squares = second_moments(model, places, batches)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compress.core.errors import PassError
 from compress.models.anatomy.table.families import CONVOLUTIONAL, network_of_kind
+from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.smaller import why_groups_stay
+from compress.passes.prune.goals import decoder_goals
 from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
 from compress.profile.combination_checks import Found, takes
 from compress.profile.pass_checks import PassCheck
@@ -24,7 +27,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
         if spec.remove.vocabulary == "unused" and not texts:
             yield ("remove", "vocabulary"), "models of images have no vocabulary"
     if task_kind(check.profile.task).writes:
-        yield from _of_decoders(spec, family)
+        yield from _of_decoders(spec, family, check.config)
         return
     # Of other families nothing is said: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
@@ -40,7 +43,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
             yield ("remove", key), f"the model is a {family}, whose convolutions lose `channels`"
 
 
-def _of_decoders(spec: PruneSpec, family: str | None) -> Iterator[Found]:
+def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> Iterator[Found]:
     """What a decoder cannot lose: what is left of one must be what a config can describe."""
     goes = (
         "of a decoder `remove` takes whole `layers`, groups of `heads` and `feed_forward` units, alike in each layer, "
@@ -56,6 +59,11 @@ def _of_decoders(spec: PruneSpec, family: str | None) -> Iterator[Found]:
         for key in ("heads", "hidden"):
             if getattr(spec.remove, key) and why is not None:
                 yield ("remove", key), f"none of it can go from a {family}: {why}"
+        if config is not None and network is not None and why is None:
+            try:
+                decoder_goals(config, spec.remove, spec.round_to)
+            except PassError as error:
+                yield tuple(str(error.where).split(".")[1:]), error.message
     if spec.scope == "global":
         yield ("scope",), goes
 

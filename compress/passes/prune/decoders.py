@@ -6,7 +6,6 @@ What is left is a regular model, which transformers loads from its config alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,14 +16,14 @@ from compress.core.errors import ModelError
 from compress.encoding.inputs import taken
 from compress.models.anatomy.decoder import Decoder, Share, decoder_of
 from compress.models.anatomy.decoder_flow import DecoderFlow, most, narrow, remade
-from compress.models.anatomy.table.sizes import count_parameters
+from compress.models.anatomy.factors import describe_factors
+from compress.models.anatomy.table.sizes import count_parameters, parameters_of
 from compress.models.anatomy.table.smaller import why_groups_stay
+from compress.passes.prune.goals import decoder_goals
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.layers import layer_scores
-from compress.passes.prune.prediction import kept_count, kept_width
 from compress.passes.prune.saliency import Material, Saliency, weight_saliency
 from compress.passes.prune.selection import between
-from compress.passes.prune.spec import RemoveSpec
 
 
 class DecoderPruner:
@@ -40,21 +39,19 @@ class DecoderPruner:
         self.model = model
         self.material = material
         sizes = self._decoder.sizes
-        remove, round_to = self._remove, material.spec.round_to
+        remove = material.spec.remove
+        assert remove is not None
         why = why_groups_stay(self._decoder.network)
         for key, what in (("heads", "head"), ("hidden", "dimension")):
             if getattr(remove, key) and why is not None:
                 raise ModelError(
                     f"no {what} of this model can be removed: {why}", where=f"prune.remove.{key}"
                 )
-        self._groups = sizes["groups"], kept_count(sizes["groups"], remove.heads, "heads")
+        self._goals = decoder_goals(model.config.to_dict(), remove, material.spec.round_to)
+        self._groups = sizes["groups"], self._goals.groups
         width = sizes["feed_forward"]
-        self._widths = width, kept_width(width, remove.feed_forward, round_to)
-        self._final_layers = kept_count(sizes["layers"], remove.layers, "layers")
+        self._widths = width, self._goals.feed_forward
         self.hidden = sizes["hidden"]
-        # What transformers takes of a config.
-        self._round_hidden = math.lcm(round_to, self._groups[1] * sizes["heads"] // sizes["groups"])
-        self._final_hidden = kept_width(self.hidden, remove.hidden, self._round_hidden, "hidden")
         self.layers = list(range(sizes["layers"]))
         self.whole = [(sizes["heads"], width)] * sizes["layers"]
         self._left = [list(range(sizes["groups"])) for _ in self.layers]
@@ -62,7 +59,8 @@ class DecoderPruner:
 
     def advance(self, share: float) -> None:
         """Remove so much that `share` of what is to go has gone; 1: all of it."""
-        self._remove_layers(between(len(self.whole), self._final_layers, share))
+        goals = self._goals
+        self._remove_layers(between(len(self.whole), goals.layers, share))
         groups = between(*self._groups, share)
         width = between(*self._widths, share, self.material.spec.round_to)
         sizes = self._decoder.sizes
@@ -70,7 +68,7 @@ class DecoderPruner:
             saliency = weight_saliency(self.model, self.material)
             self._remove_groups(saliency, groups)
             self._remove_units(saliency, width)
-        self._remove_hidden(between(self.hidden, self._final_hidden, share, self._round_hidden))
+        self._remove_hidden(between(self.hidden, goals.hidden, share, goals.multiple))
         self.parameters = self._counted()
 
     @property
@@ -104,15 +102,20 @@ class DecoderPruner:
         assert found is not None
         return found
 
-    @property
-    def _remove(self) -> RemoveSpec:
-        remove = self.material.spec.remove
-        assert remove is not None
-        return remove
-
     def _counted(self) -> int:
-        """What a model of the config that is left has, by the table of families."""
-        return count_parameters(self.model.config.to_dict(), "words")
+        """What a model of the config that is left has, by the table of families, and of the ranks that its factored
+        maps have."""
+        config = self.model.config.to_dict()
+        shapes = {
+            name: shape[::-1] if self._decoder.network.in_out else shape
+            for name, shape in parameters_of(config, "words").items()
+        }
+        count = count_parameters(config, "words")
+        for group in describe_factors(self.model):
+            wholes = [shapes[f"{name}.weight"] for name in group["modules"]]
+            rows, columns = sum(shape[0] for shape in wholes), wholes[0][1]
+            count += group["rank"] * (rows + columns) - rows * columns
+        return count
 
     def _remove_layers(self, kept: int) -> None:
         lost = len(self.layers) - kept

@@ -24,4 +24,5 @@ PRUNE = PassKind(
     sections=("compress.passes.prune.sections:pruned_to",),
     lines="compress.passes.prune.sections:pruned_to_lines",
     predicted="compress.passes.prune.prediction:predicted",
+    leaves="compress.passes.prune.goals:config_left",
 )

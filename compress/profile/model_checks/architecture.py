@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import network_of_kind
-from compress.models.anatomy.table.family import KEYS
+from compress.models.anatomy.table.family import KEYS, Config
+from compress.models.anatomy.table.smaller import SmallerDecoder
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.student_spec import StudentSpec
 
@@ -45,6 +47,23 @@ def after(teacher: EncoderSizes | None, student: StudentSpec) -> EncoderSizes | 
     return EncoderSizes(
         hidden, count_of(student), student.heads or max(1, teacher.heads * hidden // teacher.hidden)
     )
+
+
+def smaller_decoder(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
+    """The decoder that a student is, where it is cut out of one whose sizes are known."""
+    if not student.is_cut or config is None or config.get("model_type") not in DECODERS:
+        return None
+    if encoder_sizes(config) is None:
+        return None
+    return SmallerDecoder(config, student.hidden_size, student.heads, student.intermediate_size)
+
+
+def student_config(student: StudentSpec, config: Config | None, files: ModelFiles) -> Config | None:
+    """What the config of a student says, from that of the model before it; None where nobody knows it yet."""
+    if student.model is not None:
+        return files.config(student.model)
+    smaller = smaller_decoder(student, config)
+    return None if smaller is None else {**smaller.config, **smaller.described(count_of(student))}
 
 
 def vocabulary_kind(source: str | None, files: ModelFiles) -> str | None:

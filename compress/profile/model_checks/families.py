@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from compress.core.forms import TORCH_FLOAT, Framework
+from compress.core.forms import TORCH_FLOAT, Framework, Structure
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     families_that_can,
@@ -36,6 +36,11 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     adapted = finetune is not None and finetune.lora is not None
     if adapted and kind is not None and (why := why_not_corrected(kind)) is not None:
         yield ("teacher", "finetune", "lora"), f"{why}; leave `lora` out"
+    if adapted and files.form(profile.teacher.model).structure is Structure.FACTORED:
+        yield (
+            ("teacher", "finetune", "lora"),
+            "the maps of this model are factored, and corrections are put beside whole ones; leave `lora` out",
+        )
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compress.core.artifacts import STRUCTURE
 from compress.core.errors import CompressError
+from compress.core.forms import TORCH_FLOAT, Form, Structure
 from compress.core.package_paths import CONFIG, local_path
 from compress.core.reading import read_mapping
 from compress.profile.decoder_spec import decoder_of
@@ -77,6 +79,11 @@ class ModelFiles:
             spec = decoder_of(source)
             return dict(spec.fresh.config(positions=spec.positions))
         return self.json(source, "config.json")
+
+    def form(self, source: str | None) -> Form:
+        """The form of a model: whether its maps are factored, as far as its files tell."""
+        factored = "factors" in (self.json(source, STRUCTURE) or {})
+        return TORCH_FLOAT.with_(structure=Structure.FACTORED) if factored else TORCH_FLOAT
 
     def model_type(self, source: str | None) -> str | None:
         """The `model_type` in a model's config; None where nobody knows it."""

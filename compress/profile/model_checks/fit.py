@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import most_tokens
 from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.smaller import SmallerDecoder
 from compress.profile.model_checks.architecture import (
     EncoderSizes,
     after,
-    count_of,
     encoder_sizes,
+    smaller_decoder,
+    student_config,
     vocabulary_kind,
 )
 from compress.profile.model_checks.files import ModelFiles
@@ -38,17 +38,11 @@ def fit_problems(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
     for index, spec in enumerate(profile.specs):
         place: Path_ = ("passes", index, spec.kind)
         for key, student in spec.students():
-            yield from _shape(student, sizes, smaller := _smaller(student, config), (*place, *key))
-            if student.model is not None:
-                model, config = student.model, files.config(student.model)
-                sizes = encoder_sizes(config)
-            elif student.architecture is not None:
-                model, config, sizes = None, None, None
-            elif smaller is not None:
-                config = {**smaller.config, **smaller.described(count_of(student))}
-                sizes = encoder_sizes(config)
-            else:
-                sizes = after(sizes, student)
+            yield from _shape(student, sizes, smaller_decoder(student, config), (*place, *key))
+            if not student.is_cut:
+                model = student.model
+            config = student_config(student, config, files)
+            sizes = after(sizes, student) if config is None else encoder_sizes(config)
         trims = spec.trims()
         if trims is not None:
             yield from _trimming(model, files, (*place, *trims), "vocabulary: keep")
@@ -82,18 +76,6 @@ def too_long(wanted: int, most: int | None, who: str) -> str | None:
     if most is None or wanted <= most:
         return None
     return f"{wanted} tokens are needed to time and weigh a model at these lengths, but {who} takes {most} at most"
-
-
-def _smaller(student: StudentSpec, config: Config | None) -> SmallerDecoder | None:
-    """The decoder that a student is, where it is cut out of one whose sizes are known."""
-    if (
-        not student.is_cut
-        or config is None
-        or config.get("model_type") not in DECODERS
-        or encoder_sizes(config) is None
-    ):
-        return None
-    return SmallerDecoder(config, student.hidden_size, student.heads, student.intermediate_size)
 
 
 def _shape(

@@ -38,7 +38,6 @@ QUANTITIES = (
     Quantity("token_p95_ms", "each further token, 95th percentile", "ms", "write", "p95_ms"),
 )
 _NOT_HERE = "a language model learns from the texts of the data alone"
-_ENCODERS = "the layers of a decoder cannot be put in another form here"
 
 KIND = TaskKind(
     name="causal-lm",
@@ -68,7 +67,6 @@ KIND = TaskKind(
     refused={
         "data.labels": "the next token is the truth, so there are no labels",
         "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",
-        "passes.low_rank": f"{_ENCODERS}, and its maps cannot be factored",
         "passes.distill.augment": f"texts are changed for the encoders of classifiers; {_NOT_HERE}",
         "passes.distill.data_free": f"texts are made up for the encoders of classifiers; {_NOT_HERE}",
     },

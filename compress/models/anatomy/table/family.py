@@ -87,6 +87,13 @@ ROLES: Mapping[str, Role] = {
 }
 """Every part that a network may have."""
 
+_READ_TOGETHER = (
+    ("qkv", "query", "key", "value"),
+    ("attention_output",),
+    ("gate_feed_in", "gate", "feed_in"),
+    ("feed_out",),
+)
+
 KEYS: Mapping[str, str] = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -157,6 +164,11 @@ class Network:
     def fused(self) -> bool:
         """Whether query, key and value are one map."""
         return "qkv" in self.inside
+
+    @property
+    def maps(self) -> tuple[tuple[str, ...], ...]:
+        """The linear maps of a decoder's layer in the order of the computation, those together that read the same."""
+        return tuple(tuple(role for role in roles if role in self.inside) for roles in _READ_TOGETHER)
 
     def has(self, role: str, config: Config) -> bool:
         """Whether a model of this config has a part, if its family has it at all."""
