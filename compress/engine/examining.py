@@ -207,6 +207,8 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
                 *([f"a {cuts} tokenizer"] if cuts else []),
             ]
             found.seen.append(f"model: {shown(model)}: {', '.join(words)}")
+    if profile.teacher.adapter is not None:
+        found.seen.append(f"adapter: {shown(profile.teacher.adapter)}")
 
 
 def _head_faults(

@@ -113,7 +113,9 @@ class Job:
 def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = None) -> Fingerprints:
     """The fingerprints as far as this machine knows them, without the network."""
     profile, base = loaded.profile, loaded.source.base
-    models = {(one.model, one.revision) for one in model_sources(plan)}
+    sources = model_sources(plan)
+    models = {(one.model, one.revision) for one in sources}
+    models |= {(one.adapter, None) for one in sources if one.adapter is not None}
     return Fingerprints(
         {(model, revision): model_fingerprint(model, revision, base, watched) for model, revision in models},
         data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, watched),

@@ -86,6 +86,8 @@ def step_parts(
     if isinstance(step.spec, TeacherSpec):
         del spec["model"]
         parts["model"] = fingerprints.models[step.spec.model, step.spec.revision]
+        if (adapter := spec.pop("adapter")) is not None:
+            parts["adapter"] = fingerprints.models[adapter, None]
     losses = {name_of(loss) for loss in losses_in(step.spec)}
     if (recovery := recovery_of(step.spec)) is not None:
         taught = "teacher" in step.inputs

@@ -200,6 +200,9 @@ class TeacherSpec(Spec):
     function returns a module, or (module, labels), for images; (model, tokenizer) of transformers for texts."""
     revision: HubName | None = None
     """Commit or tag of a hub model."""
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+    """A folder of peft (a path or `package://name/folder`) whose LoRA adapter is added to the weights of `model` before
+    anything else is done."""
     labels: tuple[str, ...] | None = None
     """Names of the outputs of the model's head in order, where its config does not name them."""
     finetune: FinetuneSpec | None = None
@@ -225,6 +228,10 @@ class TeacherSpec(Spec):
     def _is_trained(self) -> TeacherSpec:
         if self.config is not None and self.finetune is None:
             raise ValueError("a model that `config` describes has random weights: add `finetune` to train it")
+        if self.config is not None and self.adapter is not None:
+            raise ValueError(
+                "`adapter` corrects a model that was trained, and `config` describes one that was not"
+            )
         return self
 
 

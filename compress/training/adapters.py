@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
@@ -14,7 +13,7 @@ from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import Inputs, taken
 from compress.models.anatomy.table.families import network_of_kind, why_not_corrected
 from compress.models.anatomy.table.family import ROLES, Network
-from compress.models.io.offline import offline
+from compress.models.io.adapter import LIMIT, peft_alone
 from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import LoraSpec
 from compress.training.batches import to_tensors
@@ -22,8 +21,6 @@ from compress.training.checkpointing import AS_IT_IS, leave_as_it_is
 from compress.training.prediction import Device
 
 _FEED_FORWARD = frozenset({"feed_in", "gate", "gate_feed_in", "feed_out"})
-_LIMIT = 1e-4
-"""Allowed difference between adapted and merged outputs over the largest of them: float32 sums of another order."""
 _LOOKED_AT = 8
 
 
@@ -46,9 +43,7 @@ def add_adapters(model: nn.Module, spec: LoraSpec, seed: int, *, with_head: bool
     for parameter in model.parameters():
         leave_as_it_is(parameter)
     alpha = 2.0 * spec.rank if spec.alpha is None else spec.alpha
-    # peft imports bitsandbytes, which looks for optional kernels, on the hub too, and tells of those it has not found.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with offline(), torch.random.fork_rng(devices=[]):
+    with peft_alone(), torch.random.fork_rng(devices=[]):
         from peft import LoraConfig, inject_adapter_in_model
 
         torch.manual_seed(seed)
@@ -92,7 +87,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
     with torch.inference_mode():
         merged = outputs_of(model(**batch))
     difference = float((merged - adapted).abs().max())
-    if not difference <= _LIMIT * max(1.0, float(adapted.abs().max())):
+    if not difference <= LIMIT * max(1.0, float(adapted.abs().max())):
         raise PassError(
             f"the merged model gives other outputs than the adapted one: they differ by {difference:.2g}"
         )

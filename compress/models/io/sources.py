@@ -20,7 +20,8 @@ from compress.models.io.labels import check_head, check_task, head_names
 from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
 from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
 from compress.profile.decoder_spec import decoder_of
-from compress.profile.model_checks.checkpoints import ADAPTER, checkpoint_problems, several_models
+from compress.profile.model_checks.adapters import ADAPTER
+from compress.profile.model_checks.checkpoints import checkpoint_problems, several_models
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, no_tokenizer
 from compress.profile.schema import TeacherSpec

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import ENSEMBLE
-from compress.profile.model_checks.files import ModelFiles
+from compress.profile.model_checks.adapters import ADAPTER, ADAPTER_WEIGHTS, PICKLED_WEIGHTS, adapter_problems
+from compress.profile.model_checks.files import ModelFiles, header
 from compress.profile.model_checks.problem import Placed, Problem
 from compress.profile.model_checks.settings import FETCHING, QUANTIZED, fetching_settings
 from compress.profile.model_checks.sizes import impossible_sizes
@@ -20,10 +20,6 @@ from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
 
-ADAPTER = "adapter_config.json"
-"""Where the library peft says what its adapter changes."""
-
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _QUANTIZED = frozenset(
     {"I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0", "F4", "I4", "U4"}
 )
@@ -31,7 +27,6 @@ _QUANTIZED = frozenset(
 _CHANGES = ("lora_", ".adapter", "adapters.", "prompt_embeddings", "ia3_")
 """Parts of the names of weights that a library beside transformers adds to a model."""
 _SAY_OF_IMAGES = ("preprocessor_config.json", "processor_config.json", "task.json")
-_MOST_HEADER = 100 * 1024 * 1024
 
 
 def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[Placed]:
@@ -47,6 +42,12 @@ def checkpoint_faults(profile: Profile, files: ModelFiles) -> list[Placed]:
                     *_undeclared_images(folder, profile, head),
                 )
             ]
+    if (adapter := profile.teacher.adapter) is not None:
+        config = files.config(profile.teacher.model)
+        found += [
+            (("teacher", "adapter"), problem)
+            for problem in adapter_problems(files.folder(adapter), config or {}, files)
+        ]
     return found
 
 
@@ -60,7 +61,7 @@ def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: boo
         yield several_models()
         return
     config = files.mapping(folder / "config.json")
-    if any((folder / name).is_file() for name in (ADAPTER, *_ADAPTER_WEIGHTS)):
+    if any((folder / name).is_file() for name in (ADAPTER, ADAPTER_WEIGHTS, PICKLED_WEIGHTS)):
         yield _adapter(config, files.mapping(folder / ADAPTER) or {})
     if config is None:
         return
@@ -120,7 +121,8 @@ def _adapter(config: Mapping[str, Any] | None, said: Mapping[str, Any]) -> Probl
     return Problem(
         f"{ADAPTER}: an adapter ({kind}){of} {beside}; merge it with peft "
         "(`PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)`) and name the merged "
-        "folder, or remove the adapter's files if the model is meant without it",
+        "folder, or remove the adapter's files if the model is meant without it; a language model takes it, in a "
+        "folder of its own, as `teacher.adapter`",
         "adapter",
     )
 
@@ -154,8 +156,7 @@ def _packed(folder: Path) -> Iterator[Problem]:
     for file in sorted(folder.glob("*.safetensors")):
         if file.name.startswith("adapter_"):
             continue
-        header = _header(file)
-        for name, entry in header.items():
+        for name, entry in header(file).items():
             kind = entry.get("dtype") if isinstance(entry, dict) else None
             if kind in _QUANTIZED:
                 yield Problem(
@@ -171,14 +172,3 @@ def _packed(folder: Path) -> Iterator[Problem]:
                     "adapter",
                 )
                 return
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """The names, types and shapes in a safetensors file; empty for what is none."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            found = json.loads(stream.read(length)) if length <= _MOST_HEADER else {}
-    except (OSError, ValueError, RecursionError):
-        return {}  # damaged files are named where they are loaded
-    return found if isinstance(found, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from compress.core.errors import CompressError
 from compress.core.forms import TORCH_FLOAT, Form, Structure
 from compress.core.package_paths import CONFIG, local_path
 from compress.core.reading import read_mapping
+from compress.core.units import MIB
 from compress.profile.decoder_spec import decoder_of
+
+_MOST_HEADER = 100 * MIB
 
 
 class ModelFiles:
@@ -89,3 +93,14 @@ class ModelFiles:
         """The `model_type` in a model's config; None where nobody knows it."""
         kind = (self.config(source) or {}).get("model_type")
         return kind if isinstance(kind, str) else None
+
+
+def header(file: Path) -> dict[str, Any]:
+    """The names, types and shapes in a safetensors file; empty for what is none."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            found = json.loads(stream.read(length)) if length <= _MOST_HEADER else {}
+    except (OSError, ValueError, RecursionError):
+        return {}  # damaged files are named where they are loaded
+    return found if isinstance(found, dict) else {}

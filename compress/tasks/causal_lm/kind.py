@@ -63,7 +63,10 @@ KIND = TaskKind(
     asks="compress.tasks.causal_lm.asking:asked",
     scored_in="compress.tasks.causal_lm.harness_scores:scored_in",
     sections=("compress.tasks.causal_lm.sections:answers", "compress.tasks.causal_lm.sections:tasks"),
-    uses={"teacher.config": "trains a model from its first weights on"},
+    uses={
+        "teacher.config": "trains a model from its first weights on",
+        "teacher.adapter": "adds an adapter to a model's weights",
+    },
     refused={
         "data.labels": "the next token is the truth, so there are no labels",
         "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from compress.core.package_paths import CODE, CONFIG, local_path
 from compress.core.pre_tokenization import WHOLE_WORDS, pre_tokenizer
 from compress.core.reading import understood
 from compress.models.anatomy.table.families import why_no_decoder
+from compress.models.io.adapter import merged
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.code import call
@@ -31,6 +32,7 @@ from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.decoder_spec import DecoderSpec, TrainedTokenizerSpec
 from compress.profile.model_checks.gguf import cut_by, header_fields, why_not_cut
+from compress.profile.model_checks.tokenizers import no_tokenizer
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
 from compress.tasks.causal_lm.chat_pieces import pieces_of_template
@@ -40,12 +42,14 @@ from compress.tasks.causal_lm.own_tokenizer import of_file, trained_tokenizer
 
 @dataclass(frozen=True)
 class _Source:
-    """A model in memory, its tokenizer, and the template of its conversations, None where it has none."""
+    """A model in memory, its tokenizer, the template of its conversations, None where it has none, and the facts of
+    an adapter that was added to it."""
 
     model: PreTrainedModel
     tokenization: Tokenization
     template: str | None
     special: Mapping[str, str]
+    adapted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
@@ -57,6 +61,8 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     data = ctx.task.data
     assert isinstance(data, LanguageData)
     source = _found(ctx, spec)
+    if spec.adapter is not None:
+        source = _adapted(source, spec.adapter, ctx.base)
     model, tokenization = source.model, source.tokenization
     where = "teacher.config" if spec.config is not None else spec.model
     if (why := why_no_decoder(model.config.to_dict())) is not None:
@@ -96,6 +102,7 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
         "source": spec.model if spec.config is None else spec.config.words,
         "chat_template": source.template is not None,
         **({} if commit is None else {"commit": commit}),
+        **source.adapted,
     }
 
 
@@ -114,6 +121,19 @@ def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
     path = model_folder(spec.model, spec.revision, ctx.base, ctx.task.kind.name)
     with understood("this model", str(path)), offline(), quiet():
         return _of_gguf(path) if path.suffix == GGUF else _of_folder(path)
+
+
+def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
+    """A model with an adapter added to its weights; where a tokenizer lies beside that, texts were written by it."""
+    folder = local_path(adapter, base)
+    if folder is None:
+        raise ModelError("an adapter is a folder on this machine", where=adapter)
+    with understood("this adapter", str(folder)), offline(), quiet():
+        model, facts = merged(source.model, folder)
+        facts = {"adapter": adapter, **facts}
+        if no_tokenizer({file.name for file in folder.iterdir()}) is not None:
+            return replace(source, model=model, adapted=facts)
+        return _Source(model, *_tokenizer_in(folder), facts)
 
 
 def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
@@ -147,14 +167,19 @@ def _tokenizer(ctx: StepContext, spec: DecoderSpec) -> Any:
 
 
 def _of_folder(folder: Path) -> _Source:
-    tokenization = read_tokenization(folder, sentences=False)
     if (folder / STRUCTURE).exists():
         model = load_model(folder)
         assert isinstance(model, PreTrainedModel)
     else:
         model, _ = load_pretrained(AutoModelForCausalLM, folder, read_config(folder))
+    return _Source(model, *_tokenizer_in(folder))
+
+
+def _tokenizer_in(folder: Path) -> tuple[Tokenization, str | None, dict[str, str]]:
+    """The tokenizer of a folder, its chat template, and the special tokens that templates name."""
+    tokenization = read_tokenization(folder, sentences=False)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return _Source(model, tokenization, *_conversations(tokenizer))
+    return tokenization, *_conversations(tokenizer)
 
 
 def _of_gguf(file: Path) -> _Source:

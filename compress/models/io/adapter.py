@@ -1,0 +1,91 @@
+"""Adapters of the library peft: what is carried of one, and how it is added to the weights that it corrects."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compress.core.errors import ModelError
+from compress.models.io.offline import offline
+from compress.profile.model_checks.adapters import ADAPTER_WEIGHTS
+
+LIMIT = 1e-4
+"""Allowed difference between adapted and merged outputs over the largest of them: float32 sums of another order."""
+_SHAPE = (4, 16)
+"""Of the random tokens whose logits are compared."""
+
+
+def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A decoder with the adapter in a folder added to its weights, which are changed; and the facts.
+
+    What the adapter itself calls its model is not looked for. Hu et al.: LoRA, 2021 (arXiv:2106.09685).
+
+    Raises:
+        ModelError: the adapter does not fit, or the merged model says something else than the adapted one.
+    """
+    where = str(folder)
+    with peft_alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        from peft import PeftModel, get_peft_model_state_dict
+        from safetensors import SafetensorError
+
+        torch.manual_seed(0)
+        ids = torch.randint(model.config.vocab_size, _SHAPE)
+        try:
+            held = load_file(folder / ADAPTER_WEIGHTS)
+            adapted = PeftModel.from_pretrained(model, where, torch_device="cpu").eval()
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+        ) as error:
+            raise _unfit(f"this adapter does not fit the model: {error}", where) from error
+        tables = any(".base_layer." in name for name in held)
+        taken = get_peft_model_state_dict(adapted, save_embedding_layers=tables)
+        for name, values in held.items():
+            if not _same(taken.get(name), values):
+                raise _unfit(f"this adapter corrects {name!r}, which the model does not have", where)
+        if lacking := sorted(taken.keys() - held.keys()):
+            raise _unfit(f"this adapter lacks {lacking[0]!r}", where)
+        wanted = adapted(input_ids=ids).logits
+        found = adapted.merge_and_unload(safe_merge=True)
+        # As a file holds them: what was tied is one tensor.
+        found.tie_weights()
+        difference = float((found(input_ids=ids).logits - wanted).abs().max())
+    if not difference <= LIMIT * max(1.0, float(wanted.abs().max())):
+        raise _unfit(
+            f"with this adapter added to its weights the model gives other outputs than with the adapter beside "
+            f"them: they differ by {difference:.2g}",
+            where,
+        )
+    return found.requires_grad_(True), {"merged_difference": difference}
+
+
+@contextmanager
+def peft_alone() -> Iterator[None]:
+    """peft imports bitsandbytes, which looks for optional kernels, on the hub too, and tells of those it has not
+    found: meanwhile nothing is fetched, and nothing told."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with offline(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _same(taken: Tensor | None, held: Tensor) -> bool:
+    return taken is not None and taken.shape == held.shape and torch.equal(taken.float(), held.float())
+
+
+def _unfit(message: str, where: str) -> ModelError:
+    return ModelError(message, where=where, code="adapter")

@@ -1,0 +1,68 @@
+"""What the files of an adapter of peft tell before it is added to the weights of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.profile.model_checks.files import ModelFiles, header
+from compress.profile.model_checks.problem import Problem
+from compress.profile.model_checks.tokenizers import no_tokenizer, tokenizer_problems
+
+ADAPTER = "adapter_config.json"
+"""Where the library peft says what its adapter changes."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+"""Where its weights lie."""
+PICKLED_WEIGHTS = "adapter_model.bin"
+"""Where they once lay."""
+
+_CARRIED = frozenset(
+    {
+        *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("inference_mode", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+        *("fan_in_fan_out", "bias", "lora_bias", "use_dora", "init_lora_weights", "ensure_weight_tying"),
+        *("megatron_core", "qalora_group_size"),
+    }
+)
+"""The keys of LoRA of which nothing is lost where weights are merged."""
+_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
+"""From what adapters begin that leave the weights of the model as they are."""
+
+
+def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: ModelFiles) -> Iterator[Problem]:
+    """What of an adapter cannot be added to the weights of a model.
+
+    Args:
+        folder: None where there is none.
+        config: the model's parsed `config.json`.
+    """
+    said = None if folder is None else files.mapping(folder / ADAPTER)
+    if folder is None or said is None:
+        yield Problem(f"expected a folder on this machine with an {ADAPTER} of peft", "adapter-missing")
+        return
+    if not any("lora_" in name for name in header(folder / ADAPTER_WEIGHTS)):
+        pickled = (folder / PICKLED_WEIGHTS).is_file()
+        yield Problem(
+            f"{ADAPTER_WEIGHTS} holds no weights of LoRA"
+            + (f"; {PICKLED_WEIGHTS} is a pickle, which is never loaded" if pickled else ""),
+            "adapter-missing",
+        )
+    kind, task = said.get("peft_type"), said.get("task_type")
+    if kind != "LORA":
+        yield Problem(f"{ADAPTER}: adapters of the type {kind} are not merged here; LORA are", "adapter")
+    elif task not in (None, "CAUSAL_LM"):
+        yield Problem(f"{ADAPTER}: this adapter is for {task}, not for CAUSAL_LM", "adapter")
+    else:
+        lost = sorted(key for key, value in said.items() if value and key not in _CARRIED)
+        if said.get("init_lora_weights") not in _BEGINNINGS:
+            lost.append("init_lora_weights")
+        for key in lost:
+            yield Problem(
+                f"{ADAPTER}: an adapter with `{key}: {said[key]}` is not merged here; merge it with peft "
+                "(`merge_and_unload`), and name the folder of the merged model",
+                "adapter",
+            )
+    if no_tokenizer({file.name for file in folder.iterdir()}) is None:
+        yield from tokenizer_problems(folder, config, files)
