@@ -7,6 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 Parts = tuple[dict[str, Any], ...]
+SPACE = "\u2581"
+"""How SentencePiece writes a space."""
 
 
 def _by_regex(digits: str) -> Parts:

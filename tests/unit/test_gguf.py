@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -170,6 +171,67 @@ def test_a_tokenizer_that_is_read_cuts_texts_by_the_rules_that_the_file_names(na
     ours = Tokenizer.from_str(json.dumps(body)).pre_tokenizer
     for text in [*ODD, "12 123 1234 abc123", "It's 2026, they'LL", " x  y\n\n z"]:
         assert read.pre_tokenizer.pre_tokenize_str(text) == ours.pre_tokenize_str(text), repr(text)
+
+
+def write_letters(
+    file: Path,
+    pieces: Sequence[str],
+    scores: Sequence[float],
+    *,
+    space: bool | None = None,
+    begin: bool | None = None,
+) -> None:
+    """A file of somebody else that holds a BPE of SentencePiece, and nothing to run."""
+    writer = GGUFWriter(file, "llama")
+    writer.add_block_count(1)
+    for add, value in (
+        (writer.add_context_length, 64),
+        (writer.add_embedding_length, 32),
+        (writer.add_feed_forward_length, 32),
+        (writer.add_head_count, 2),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_tokenizer_model, "llama"),
+        (writer.add_bos_token_id, 1),
+        (writer.add_eos_token_id, 2),
+        (writer.add_unk_token_id, 0),
+    ):
+        add(value)
+    fixed = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    writer.add_token_list([*fixed, *pieces])
+    writer.add_token_scores([0.0] * len(fixed) + list(scores))
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * len(pieces)])
+    if space is not None:
+        writer.add_add_space_prefix(space)
+    if begin is not None:
+        writer.add_add_bos_token(begin)
+    writer.add_tensor("token_embd.weight", np.zeros((len(fixed) + len(pieces), 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_letters_are_joined_and_spaces_written_as_the_file_says(prefix: bool, tmp_path: Path):
+    ours = letters(prefix=prefix)
+    model = tiny_decoder("llama", vocab_size=ours.get_vocab_size())
+    write_gguf(model, json.loads(ours.to_str()), TASK, "f16", tmp_path / "it.gguf", "tiny")
+    read = gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer
+    for text in [*ODD, "abab ab  a b", " ab", "  ab "]:
+        # Where a file names no token that ends texts, transformers adds one.
+        if "<" not in text:
+            found = read.encode(text, add_special_tokens=False).ids
+            assert found == ours.encode(text, add_special_tokens=False).ids, repr(text)
+            assert read.decode(found, skip_special_tokens=False) == text
+
+
+def test_scores_that_do_not_say_what_is_joined_first_are_refused(tmp_path: Path):
+    pieces = ("a", "b", "c", "ab", "bc")
+    write_letters(tmp_path / "it.gguf", pieces, [-1.0, -1.0, -1.0, -2.0, -3.0])
+    assert gguf_tokenizer(tmp_path / "it.gguf").backend_tokenizer.encode("abc").tokens[-2:] == ["ab", "c"]
+    write_letters(tmp_path / "it.gguf", pieces, [-1.0, -2.0, -3.0, -4.0, -4.0])
+    with pytest.raises(ModelError, match="have equal scores"):
+        gguf_tokenizer(tmp_path / "it.gguf")
 
 
 @pytest.mark.parametrize(

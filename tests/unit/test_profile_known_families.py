@@ -288,6 +288,7 @@ def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_p
     assert faults(gguf("llama", "default", "llama")) == []
     assert "cuts texts into words by the rules 'tekken'" in faults(gguf("llama", "tekken", "gpt2"))[0]
     assert "does not say how its tokenizer cuts texts" in faults(gguf("llama", None, "gpt2"))[0]
+    assert "has a tokenizer of the kind 't5'" in faults(gguf("llama", "default", "t5"))[0]
     for pre in ("tekken", None):
         (found,) = of_tokenizer(gguf("llama", pre, "gpt2"))
         assert found.startswith("teacher.config.tokenizer: this GGUF file")

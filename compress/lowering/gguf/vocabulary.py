@@ -17,7 +17,6 @@ from compress.core import pre_tokenization
 
 Json = Mapping[str, Any]
 
-_SPACE = "\u2581"
 _STRIPS = "phi3"
 """Of this family llama.cpp knows that blanks behind special tokens vanish."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -140,12 +139,12 @@ def rules_of(tokenizer: Json) -> str | None:
 
 def _adds_space(tokenizer: Json) -> bool | None:
     """Whether a space is put before texts; None where spaces are written otherwise than in llama.cpp's `llama`."""
-    replaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    replaces = {"type": "Replace", "pattern": {"String": " "}, "content": pre_tokenization.SPACE}
     normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
     before = parts_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
     match normalizers, before:
         case [{"type": "Prepend", "prepend": prepended}, last], [] if (
-            prepended == _SPACE and last == replaces
+            prepended == pre_tokenization.SPACE and last == replaces
         ):
             return True
         case [only], [] if only == replaces:

@@ -10,17 +10,25 @@ from typing import BinaryIO
 from compress.core.pre_tokenization import RULES, rules_named
 from compress.models.anatomy.table.family import Config
 
-_MAGIC, _STRING, _ARRAY, _LONGEST = b"GGUF", 8, 9, 256
+_MAGIC, _BOOL, _STRING, _ARRAY, _LONGEST = b"GGUF", 7, 8, 9, 256
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """How long a value of each kind is, of those whose length is fixed."""
 _FAMILIES = {"gemma3": "gemma3_text"}
 """What llama.cpp calls otherwise than transformers."""
 _TRANSLATES = ("t5", "t5encoder", "umt5")
-_READ = ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre")
+_READ = (
+    "general.architecture",
+    "tokenizer.ggml.model",
+    "tokenizer.ggml.pre",
+    "tokenizer.ggml.add_space_prefix",
+)
+_BYTES_JOINED, _LETTERS_JOINED = "gpt2", "llama"
+"""What llama.cpp calls byte-level BPE, and BPE of SentencePiece."""
 
 
 def header_fields(file: Path) -> dict[str, str]:
-    """The family of the model and what its tokenizer is, by llama.cpp's keys; those that could be read."""
+    """The family of the model and what its tokenizer is, by llama.cpp's keys; those that could be read. What is
+    false is an empty text."""
     found: dict[str, str] = {}
     try:
         with file.open("rb") as stream:
@@ -39,14 +47,30 @@ def header_config(fields: Mapping[str, str]) -> Config | None:
 
 def cut_by(fields: Mapping[str, str]) -> str | None:
     """The key of `RULES` by which the tokenizer cuts texts into words; None where it joins no bytes, or by others."""
-    if fields.get("tokenizer.ggml.model") != "gpt2":
+    if fields.get("tokenizer.ggml.model") != _BYTES_JOINED:
         return None
     return rules_named(fields.get("tokenizer.ggml.pre", ""))
 
 
+def joins_letters(fields: Mapping[str, str]) -> bool:
+    """Whether the tokenizer is a BPE of SentencePiece: letters, joined by the scores of what they make."""
+    return fields.get("tokenizer.ggml.model") == _LETTERS_JOINED
+
+
+def adds_space(fields: Mapping[str, str]) -> bool:
+    """Whether such a tokenizer puts a space before texts; so does llama.cpp where the file does not say it."""
+    return bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+
+
 def why_not_cut(fields: Mapping[str, str]) -> str | None:
     """Why texts cannot be cut into words as this tokenizer does; None where they can."""
-    if fields.get("tokenizer.ggml.model") != "gpt2" or cut_by(fields) is not None:
+    kind = fields.get("tokenizer.ggml.model", _LETTERS_JOINED)
+    if kind not in (_BYTES_JOINED, _LETTERS_JOINED):
+        return (
+            f"this GGUF file has a tokenizer of the kind {kind!r} (`tokenizer.ggml.model`); known: {_BYTES_JOINED}, "
+            f"{_LETTERS_JOINED}; name the folder that the file was made of"
+        )
+    if kind == _LETTERS_JOINED or cut_by(fields) is not None:
         return None
     said = fields.get("tokenizer.ggml.pre")
     how = (
@@ -68,6 +92,8 @@ def _fields(stream: BinaryIO) -> Iterator[tuple[str, str]]:
         key, kind = _text(stream), _number(stream, "<I")
         if key in _READ and kind == _STRING:
             yield key, _text(stream)
+        elif key in _READ and kind == _BOOL:
+            yield key, "true" if _number(stream, "<?") else ""
         elif kind == _ARRAY:
             kind, count = _number(stream, "<I"), _number(stream, "<Q")
             _skip(stream, kind, count)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from gguf import GGUFReader
+from tokenizers import Tokenizer, decoders, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
 from compress.core.errors import ModelError
 from compress.core.files import write_json, write_text
 from compress.core.package_paths import CODE, CONFIG, local_path
-from compress.core.pre_tokenization import WHOLE_WORDS, pre_tokenizer
+from compress.core.pre_tokenization import SPACE, WHOLE_WORDS, pre_tokenizer
 from compress.core.reading import understood
 from compress.models.anatomy.table.families import why_no_decoder
 from compress.models.io.adapter import merged
@@ -31,7 +32,7 @@ from compress.models.students.decoder import fresh_decoder
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
 from compress.profile.decoder_spec import DecoderSpec, TrainedTokenizerSpec
-from compress.profile.model_checks.gguf import cut_by, header_fields, why_not_cut
+from compress.profile.model_checks.gguf import adds_space, cut_by, header_fields, joins_letters, why_not_cut
 from compress.profile.model_checks.tokenizers import no_tokenizer
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
@@ -199,17 +200,53 @@ def _of_gguf(file: Path) -> _Source:
 
 
 def gguf_tokenizer(file: Path) -> Any:
-    """The tokenizer in a GGUF file, which cuts texts as the file says: transformers asks only what joins bytes."""
+    """The tokenizer in a GGUF file, which cuts texts as the file says: transformers asks only what is joined.
+
+    Raises:
+        ModelError: the file does not say how, or the letters that are joined first are not known.
+    """
     fields = header_fields(file)
     if (why := why_not_cut(fields)) is not None:
         raise ModelError(why, where=str(file), code="tokenizer-unsupported")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    backend = tokenizer.backend_tokenizer
     if (name := cut_by(fields)) is not None:
         bare = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "pre_tokenizer": pre_tokenizer(name)}
-        backend = tokenizer.backend_tokenizer
         backend.pre_tokenizer = Tokenizer.from_str(json.dumps(bare)).pre_tokenizer
         backend.model.ignore_merges = name == WHOLE_WORDS
+    elif joins_letters(fields):
+        _check_scores(file, backend)
+        _join_letters(backend, adds_space=adds_space(fields))
     return tokenizer
+
+
+def _join_letters(tokenizer: Tokenizer, *, adds_space: bool) -> None:
+    """Let a BPE of SentencePiece write spaces as llama.cpp does."""
+    spaces, before = normalizers.Replace(" ", SPACE), normalizers.Prepend(SPACE)
+    tokenizer.normalizer = normalizers.Sequence([before, spaces]) if adds_space else spaces
+    tokenizer.pre_tokenizer = None
+    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)] if adds_space else parts)
+
+
+def _check_scores(file: Path, tokenizer: Tokenizer) -> None:
+    """Refuse scores that do not say what is joined first.
+
+    Of Gemma transformers goes by the places of the tokens, as its makers do.
+    """
+    read = GGUFReader(file).fields
+    if read["general.architecture"].contents().startswith("gemma"):
+        return
+    tokens, scores = (read[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores"))
+    made = {"".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]}
+    if len({score for token, score in zip(tokens, scores, strict=True) if token in made}) < len(made):
+        raise ModelError(
+            "tokens of this GGUF file have equal scores (`tokenizer.ggml.scores`), so that nobody knows which letters "
+            "are joined first",
+            where=str(file),
+            hint="Name the folder that the file was made of.",
+            code="tokenizer-unsupported",
+        )
 
 
 def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
