@@ -10,7 +10,7 @@ CompressError            1  something inside `compress` went wrong
 ├── ModelError           4  a model cannot be found, loaded or used as declared
 ├── TargetError          5  a target is missing, or failed while it was measured
 ├── PassError            6  a pass broke its promise
-├── ResourceError        7  the disk is full, or memory ran out
+├── ResourceError        7  the disk is full, memory ran out, or a server may be asked no more
 └── RunInterrupted     130  the user stopped the run
 """
 
@@ -134,7 +134,7 @@ class PassError(CompressError):
 
 
 class ResourceError(CompressError):
-    """The disk is full, or memory ran out; once there is more, the same command goes on."""
+    """The disk is full, memory ran out, or a server may be asked no more; with more, the same command goes on."""
 
     exit_code = 7
 

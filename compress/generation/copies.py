@@ -1,0 +1,90 @@
+"""Texts that are nearly copies of others: written twice, or standing in a split that models are judged by.
+
+MinHash (Broder, "On the Resemblance and Containment of Documents", 1997) with bands finds who may be alike; sets of
+shingles, compared exactly, decide. Fewer lines than calling a library takes, which would leave the second part out.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORDS = 3
+"""Of a shingle; a text of fewer is one shingle."""
+_BANDS, _ROWS = 25, 5
+LEAST = 0.7
+"""Two texts that are so much alike have a band in common with probability 0.99; of 0.8 it is 0.9999."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a text is a copy of: the place among those that were `known`, or among the texts themselves."""
+
+    place: int
+    known: bool
+
+
+def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.8) -> list[Original | None]:
+    """Of each text what it is nearly a copy of: one that is known, or an earlier one that is itself no copy.
+
+    Case, punctuation and spaces count for nothing.
+
+    Args:
+        alike: of all shingles of two texts, the share that they have in common (Jaccard); `LEAST` at least.
+
+    Raises:
+        ValueError: `alike` is out of range.
+    """
+    if not LEAST <= alike <= 1:
+        raise ValueError(f"expected {LEAST} to 1, not {alike}")
+    buckets: defaultdict[bytes, list[Original]] = defaultdict(list)
+    found: list[Original | None] = []
+    for place, text in enumerate((*known, *texts)):
+        one = Original(place if place < len(known) else place - len(known), place < len(known))
+        shingles = _shingles(text)
+        bands = _bands(shingles)
+        rivals = {other: None for band in bands for other in buckets.get(band, ())}
+        same = (
+            other
+            for other in rivals
+            if _alike(shingles, _shingles((known if other.known else texts)[other.place])) >= alike
+        )
+        original = None if one.known else next(same, None)
+        if original is None:
+            for band in bands:
+                buckets[band].append(one)
+        if not one.known:
+            found.append(original)
+    return found
+
+
+def _shingles(text: str) -> frozenset[str]:
+    words = re.findall(r"\w+", text.casefold())
+    return frozenset(
+        " ".join(words[start : start + _WORDS]) for start in range(max(1, len(words) - _WORDS + 1))
+    )
+
+
+def _alike(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / len(one | other)
+
+
+def _bands(shingles: frozenset[str]) -> list[bytes]:
+    """What two texts that are alike have one of in common: the least of each of some hashes, a few at a time."""
+    hashed = np.array([zlib.crc32(one.encode()) for one in shingles], np.uint64)
+    least = ((_FACTORS * hashed + _SHIFTS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
+    return [bytes([band]) + rows.tobytes() for band, rows in enumerate(least.reshape(_BANDS, _ROWS))]
+
+
+def _random() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    drawn = np.random.default_rng(0).integers(2**64, size=(2, _BANDS * _ROWS, 1), dtype=np.uint64)
+    return drawn[0] | np.uint64(1), drawn[1]
+
+
+_FACTORS, _SHIFTS = _random()

@@ -1,0 +1,77 @@
+"""Texts that are nearly copies of others are found, and no others."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from compress.generation.copies import LEAST, Original, originals
+
+TEXT = "the cat sat on the mat and looked at the dog that slept beside the door of the old house by the river"
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[start : start + 3]) for start in range(len(words) - 2)}
+
+
+def changed(text: str, times: int, chance: random.Random) -> str:
+    words = text.split()
+    for _ in range(times):
+        words[chance.randrange(len(words))] = f"w{chance.randrange(9999)}"
+    return " ".join(words)
+
+
+def test_case_and_punctuation_make_no_other_text():
+    texts = [TEXT, "something else", TEXT.title() + "!", "Something,  else.", "another one", ""]
+    assert originals(texts, alike=1.0) == [None, None, Original(0, False), Original(1, False), None, None]
+    assert originals(texts[2:], known=texts[:2]) == [Original(0, True), Original(1, True), None, None]
+    assert originals(["", "", "...", "한국어 텍스트", "한국어 텍스트"])[1:] == [
+        Original(0, False),
+        Original(0, False),
+        None,
+        Original(3, False),
+    ]
+    assert originals([]) == []
+
+
+@pytest.mark.parametrize("alike", [LEAST, 0.8, 0.95])
+def test_it_finds_what_comparing_all_pairs_finds(alike: float):
+    chance = random.Random(1)
+    words = [f"v{number}" for number in range(400)]
+    first = [" ".join(chance.choices(words, k=60)) for _ in range(20)]
+    texts = [*first, *(changed(chance.choice(first), chance.randrange(8), chance) for _ in range(150))]
+    kept: list[int] = []
+    agrees = 0
+    for place, found in enumerate(originals(texts, alike=alike)):
+        mine = shingles(texts[place])
+        shares = {other: len(mine & (its := shingles(texts[other]))) / len(mine | its) for other in kept}
+        rivals = [other for other, share in shares.items() if share >= alike]
+        # Whatever is found is alike indeed; at the very limit one in a hundred may be missed.
+        assert found is None or found.place in rivals
+        agrees += (found is None) == (not rivals)
+        if found is None:
+            kept.append(place)
+    assert agrees >= len(texts) - 2
+    assert len(kept) < len(texts)
+
+
+def test_what_is_known_is_compared_with_texts_alone():
+    other = TEXT.replace("cat", "fox")
+    assert originals([other, "new"], known=[TEXT, TEXT]) == [Original(0, True), None]
+    # A copy is no original: what is like it, and not like the first one, stays.
+    far = changed(TEXT, 9, random.Random(0))
+    assert originals([TEXT, other, far]) == [None, Original(0, False), None]
+
+
+def test_the_time_grows_with_the_texts_and_not_with_their_pairs():
+    chance = random.Random(2)
+    texts = [" ".join(chance.choices(TEXT.split(), k=40)) for _ in range(800)]
+    began = time.process_time()
+    assert originals(texts) == [None] * len(texts)
+    assert time.process_time() - began < 2
+    for alike in (0.5, 1.5):
+        with pytest.raises(ValueError, match=r"expected 0\.7 to 1"):
+            originals(texts, alike=alike)
