@@ -38,7 +38,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +53,7 @@ from running import ROOT, missing, run_profile
 from writing import FOLDER, markdown, read_rows, write_rows
 
 from compress.core.errors import CompressError
-from compress.core.files import write_json, write_text
+from compress.core.files import make_folder, write_json, write_text
 from compress.core.package_paths import local_path
 from compress.core.reading import read_mapping
 from compress.reporting.data.paired import unpacked
@@ -231,22 +231,31 @@ class Bench:
 
     def __init__(self, name: str, subject: Subject, options: argparse.Namespace) -> None:
         self.name, self.subject, self.options = name, subject, options
-        self.seeds: int = options.seeds or subject.seeds
         self.work = Cache.default().root / (NAME + ".quick" * options.quick) / name
 
+    @property
+    def seeds(self) -> int:
+        """Of the passes."""
+        return int(self.options.seeds or self.subject.seeds)
+
     def run(self, report: Callable[[], None]) -> None:
-        """Train and score seed by seed, then time; what stands is not trained again."""
+        """Train and score seed by seed, then time; what stands is not trained again, and what was refused is tried."""
         rows = {name: row for name, row in self.subject.rows.items() if is_asked(name, self.options.rows)}
         if not self.options.time:
             for seed in range(1, self.seeds + 1):
                 for name, row in rows.items():
-                    if seed in row.seeds_of(self.seeds) and self.found(name, seed) is None:
+                    if seed in row.seeds_of(self.seeds) and not self.is_scored(name, seed):
                         self.measure(name, row, seed, self.subject.scored, self.file(name, seed))
                         report()
         if not self.options.train:
             for name, row in rows.items():
-                self.measure(name, row, 1, TIMED, self.file(name, "timed"))
-                report()
+                if self.is_scored(name, 1):
+                    self.measure(name, row, 1, TIMED, self.file(name, "timed"))
+                    report()
+
+    def is_scored(self, row: str, seed: int) -> bool:
+        """Whether a row stands."""
+        return "row" in (self.found(row, seed) or {})
 
     def file(self, row: str, what: int | Literal["timed"]) -> Path:
         """Where the figures of a row stand."""
@@ -263,26 +272,34 @@ class Bench:
     def measure(self, name: str, row: Row, seed: int, measure: Mapping[str, Any], file: Path) -> None:
         """Run the profile of a row, and write down what its report says."""
         print(f"{self.subject.title}: {name}, seed {seed}", flush=True)
+        make_folder(self.work)
         passes = row.seeded(seed)
         quick = SCORED if self.options.quick else measure
         wanted = {"name": NAME, "budget": None, **self.subject.shared, "measure": quick, "passes": passes}
-        loads = [os.getloadavg()[1]]
+        load = os.getloadavg()[1]
         try:
             rows = run_profile(self.subject.profile, wanted)["rows"]
         except CompressError as error:
             body: dict[str, Any] = {"passed_over": reason_of(error)}
             print(f"{name} is passed over: {body['passed_over']}", flush=True)
         else:
-            loads.append(os.getloadavg()[1])
+            busy = self._busy([one["key"] for one in rows], max(load, os.getloadavg()[1]))
             body = {
-                "teacher": figures(rows[0]),
+                "teacher": {**figures(rows[0]), "busy": busy[0]},
                 "row": figures(rows[-1]),
                 "training_seconds": sum(one["training_seconds"] or 0 for one in rows[1:]),
                 "seconds": sum(one["seconds"] for one in rows[1:]),
-                "busy": max(loads) > BUSY * (os.cpu_count() or 1),
+                "busy": any(busy[1:]),
             }
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"passes": passes, **body})
+
+    def _busy(self, keys: Sequence[str], load: float) -> list[bool]:
+        """Whether others used the machine when each of some steps was made: the first time that it was seen here."""
+        file = self.work / "busy.json"
+        seen = dict(read_mapping(file)) if file.exists() else {}
+        busy = [bool(seen.setdefault(key, load > BUSY * (os.cpu_count() or 1))) for key in keys]
+        write_json(file, seen)
+        return busy
 
     def rows(self) -> list[dict[str, Any]]:
         """The table of what was found so far, the teacher first."""
@@ -336,7 +353,7 @@ def rows_of(
     baseline = some[0]["teacher"]
     rows = [_row(title, TEACHER, whole[TEACHER], clocks[0]["teacher"] if clocks else None, baseline, alike)]
     # The teacher's own pair is the same file twice: its ratio is the noise of the machine.
-    rows[0] |= {"training, s": _seconds(baseline["training_seconds"], busy=some[0]["busy"])}
+    rows[0] |= {"training, s": _seconds(baseline["training_seconds"], busy=baseline["busy"])}
     for name, found in scored.items():
         if runs[name]:
             clock = timed.get(name)
@@ -503,7 +520,7 @@ def toy(name: str, subject: Subject) -> Subject:
     folder = Cache.default().root / f"{NAME}.quick" / "sources"
     shared = _tiny_classifier(folder) if name == "clinc" else _tiny_decoder(folder)
     rows = {key: shortened(row) for key, row in subject.rows.items()}
-    return Subject(subject.title, subject.profile, rows, 2 if name == "clinc" else 1, SCORED, shared)
+    return replace(subject, rows=rows, seeds=min(subject.seeds, 2), scored=SCORED, shared=shared)
 
 
 def shortened(row: Row) -> Row:

@@ -496,6 +496,7 @@ def run_of(right: np.ndarray | None, mb: float, **changed: object) -> dict[str, 
             "disturbed": False,
             "read_speedup": None,
             "training_seconds": 300.0,
+            "busy": False,
             **keys,
         }
 
