@@ -6,16 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from compress.core.errors import ModelError
 from compress.core.progress import Silent
+from compress.data.splits import Examples
 from compress.engine.running import run_job
+from compress.passes.prune.spec import PruneSpec
+from compress.passes.prune.step import try_untrained
 from compress.planning.steps import build_plan, untrained
 from compress.profile.schema import Profile
 from compress.store.cache import Cache
+from compress.tasks.base import TrainingData
 from tests.made_jobs import made_job
+from tests.steps import context
+from tests.tiny import text_task, tiny_bert, write_torch_artifact
 from tests.tiny_vision import LABELS, images, tiny_network, write_image_artifact
 
 PRUNE = {"prune": {"remove": {"channels": 0.5}, "round_to": 4, "importance_batches": 1}}
@@ -65,3 +72,17 @@ def test_the_architecture_that_a_step_starts_from(
 ) -> None:
     plan = build_plan(profile(*passes))
     assert untrained(plan, plan.step(step).inputs["model"]) == source
+
+
+@pytest.mark.parametrize("asked", [{"remove": {"heads": 0.5}}, {"target": {"ratio": 0.3}}])
+def test_an_encoder_that_gets_its_head_by_training_is_pruned_after_it(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    bare = write_torch_artifact(tmp_path / "bare", tiny_bert().base_model)
+    texts = Examples(("red cat", "the dog runs"), np.array([0, 1]))
+    data = TrainingData(texts, texts, ("colour", "animal"))
+    spec = PruneSpec.model_validate(asked)
+    try_untrained(context(tmp_path / "step", spec, {"model": bare}, text_task(16), data))
+    convolutions = PruneSpec.model_validate({"remove": {"channels": 0.5}})
+    with pytest.raises(ModelError, match="no convolutions"):
+        try_untrained(context(tmp_path / "other", convolutions, {"model": bare}, text_task(16), data))

@@ -19,7 +19,7 @@ from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
 from compress.encoding.inputs import Inputs
 from compress.models.anatomy.encoder import encoder_of, words_of
-from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
@@ -104,14 +104,18 @@ def try_untrained(ctx: StepContext) -> None:
     """Find out on the architecture alone, before anything is trained, whether it can be pruned as asked.
 
     Args:
-        ctx: of the step; its `model` may be untrained yet.
+        ctx: of the step; its `model` may be untrained yet, and an encoder that gets its head by training.
 
     Raises:
         ModelError: the model does not have what is to be removed, or cannot lose it.
         PassError: a fraction removes nothing, or a target is not reached.
     """
-    spec, source = ctx.asked(PruneSpec), ctx.inputs["model"]
-    model = load_model(source.path, allow_code=ctx.allow_code).to(ctx.device)
+    spec, source, code = ctx.asked(PruneSpec), ctx.inputs["model"], ctx.allow_code
+    if ctx.task.kind.head == "classifier":
+        model = load_for_labels(source.path, ctx.data.labels, ctx.seed, allow_code=code)
+    else:
+        model = load_model(source.path, allow_code=code)
+    model.to(ctx.device)
     check_request(model, spec)
     if ctx.task.kind.writes or takes_channels(model, spec):
         few = ctx.data.train.take(np.arange(min(len(ctx.data.train), BATCH_SIZE)))
