@@ -2,66 +2,71 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
 from torch.nn import functional
 
 from compress.encoding.inputs import LEARNT
 from compress.encoding.tokens import INPUT_IDS
-from compress.training.losses.chunks import NUMBERS
 from compress.training.signals.capture import Signals
 from compress.training.signals.top_k import TopK
 
 
-class TrustedTokens(nn.Module):
-    """Leaves out, batch by batch, what is not to be learnt of texts; a checkpoint holds how much that was.
+@dataclass(frozen=True)
+class Counted:
+    """How many tokens are learnt `of` how many, and the highest probability that the teacher gives a word there."""
+
+    kept: int
+    of: int
+    highest: float
+
+
+@dataclass(frozen=True)
+class TrustedTokens:
+    """Leaves out, batch by batch, what is not to be learnt of texts.
 
     A token is learnt where the teacher holds some word at least as likely as `confidence`, at temperature 1, and, with
-    `right`, where that word is the one that follows.
-
-    Args:
-        words: of the teacher's vocabulary.
-        whole: read the teacher's `outputs`, of which several were averaged, instead of its likeliest word alone.
+    `right`, where that word is the one that follows. `words` are those of the teacher's vocabulary.
     """
 
-    kept: Tensor
-    of: Tensor
+    confidence: float
+    right: bool
+    words: int
 
-    def __init__(self, confidence: float, right: bool, words: int, *, whole: bool) -> None:
-        super().__init__()
-        self.confidence, self.right = confidence, right
-        self.top = TopK(1, 1.0, words)
-        self.name = "outputs" if whole else self.top.name
-        self.register_buffer("kept", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("of", torch.zeros((), dtype=torch.int64))
+    @property
+    def name(self) -> str:
+        """The signal that is asked for: the teacher's likeliest word."""
+        return self._top.name
 
-    def forward(self, batch: dict[str, Tensor], teacher: Signals) -> dict[str, Tensor]:
+    @property
+    def _top(self) -> TopK:
+        return TopK(1, 1.0, self.words)
+
+    def __call__(self, batch: dict[str, Tensor], teacher: Signals) -> dict[str, Tensor]:
         """The batch, with fewer tokens that are learnt."""
-        learnt = batch[LEARNT].bool()
-        word, confidence = self._likeliest(teacher[self.name])
+        word, confidence = self._likeliest(teacher)
         trusted = confidence >= self.confidence
         if self.right:
             trusted &= word == batch[INPUT_IDS].roll(-1, 1)
         # What is said at a token is of the one behind it.
-        left = learnt & functional.pad(trusted[:, :-1], (1, 0))
-        if self.training:
-            self.kept += left.sum()
-            self.of += learnt.sum()
+        left = batch[LEARNT].bool() & functional.pad(trusted[:, :-1], (1, 0))
         return {**batch, LEARNT: left.to(batch[LEARNT].dtype)}
 
-    def _likeliest(self, said: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(self, seen: Iterable[tuple[dict[str, Tensor], Signals]]) -> Counted:
+        """How many tokens of some batches it leaves."""
+        kept, of, highest = 0, 0, 0.0
+        for batch, teacher in seen:
+            learnt = batch[LEARNT].bool()
+            kept += int(self(batch, teacher)[LEARNT].sum())
+            of += int(learnt.sum())
+            confidence = self._likeliest(teacher)[1][:, :-1][learnt[:, 1:]]
+            highest = float(functional.pad(confidence, (1, 0), value=highest).max())
+        return Counted(kept, of, highest)
+
+    def _likeliest(self, teacher: Signals) -> tuple[Tensor, Tensor]:
         """The likeliest word of each token, int64 (n, t), and its probability, float32 (n, t)."""
-        rows = said.flatten(0, 1)
-        if said.dtype == torch.uint8:
-            ids, logs = self.top.unpack(rows)
-            word, confidence = ids[:, 0], logs[:, 0].exp()
-        else:
-            found = [
-                torch.softmax(some.float(), -1).max(-1)
-                for some in torch.split(rows, max(1, NUMBERS // said.shape[-1]))
-            ]
-            word, confidence = (
-                torch.cat([one.indices for one in found]),
-                torch.cat([one.values for one in found]),
-            )
-        return word.view(said.shape[:2]), confidence.view(said.shape[:2])
+        said = teacher[self.name]
+        ids, logs = self._top.unpack(said.flatten(0, 1))
+        return ids[:, 0].view(said.shape[:2]), logs[:, 0].exp().view(said.shape[:2])

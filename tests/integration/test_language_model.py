@@ -368,19 +368,22 @@ def test_a_student_cut_out_of_it_begins_with_what_it_knows(done: api.Run, folder
 
 
 @pytest.mark.slow
-def test_two_teachers_are_averaged_in_all_their_words(done: api.Run, folder: Path):
-    distill = {
-        "student": {"model": "model"},
-        "teachers": [{"weight": 2}, {"model": "model"}],
-        "losses": [{"logits": {"top_k": "all", "divergence": "reverse"}}],
-        "epochs": 2,
-        "batch_size": 8,
-        "learning_rate": 3e-3,
-    }
-    (folder / "two.yaml").write_text(yaml.safe_dump(profile(name="two", passes=[{"distill": distill}])))
-    rows = api.run(folder / "two.yaml", quiet=True).rows
-    assert rows["score"][1] < 150
-    assert not list(folder.rglob("outputs.bin"))
+def test_two_teachers_are_averaged_and_asked_once(done: api.Run, folder: Path):
+    for top_k, files in ((16, 1), ("all", 1)):
+        distill = {
+            "student": {"model": "model"},
+            "teachers": [{"weight": 2}, {"model": "model"}],
+            "losses": [{"logits": {"top_k": top_k, "divergence": "reverse"}}],
+            "epochs": 2,
+            "batch_size": 8,
+            "learning_rate": 3e-3,
+        }
+        (folder / "two.yaml").write_text(yaml.safe_dump(profile(name="two", passes=[{"distill": distill}])))
+        rows = api.run(folder / "two.yaml", quiet=True).rows
+        assert rows["score"][1] < 150
+        assert not list(folder.rglob("outputs.bin"))
+        notes = [json.loads(file.read_text()) for file in folder.rglob("teacher.json")]
+        assert sum("the mean of 2 teachers" in str(note) for note in notes) == files
 
 
 def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Run, folder: Path):

@@ -23,7 +23,7 @@ from compress.training.losses.attention import log_attention
 from compress.training.losses.logits import divergence
 from compress.training.objective import Objective, build_objective
 from compress.training.signals.capture import anatomy_of, capture
-from compress.training.signals.top_k import with_top_k
+from compress.training.signals.top_k import taken_from, with_top_k
 from compress.training.terms import Seen
 from compress.training.trust import TrustedTokens
 from tests.tiny_decoders import CONFIGS, tiny_decoder
@@ -76,7 +76,7 @@ def value(
     of: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Tensor]
 ) -> Tensor:
     mine, theirs = (
-        capture(model, batch, names)
+        with_top_k(capture(model, batch, taken_from(names)), names)
         for model, names in ((student, of.student_needs), (teacher, of.teacher_needs))
     )
     unlabelled = torch.full((len(batch["input_ids"]),), -100)
@@ -188,16 +188,17 @@ def test_tokens_are_trusted_by_confidence_and_by_being_right() -> None:
         said[0, place] = (1 - probability) / 1999
         said[0, place, word] = probability
     logits = said.log() + 3
-    for whole in (False, True):
-        for confidence, right, left in (
-            (0.5, False, [0, 1, 1, 0, 1]),
-            (0.5, True, [0, 1, 0, 0, 1]),
-            (0.0, True, [0, 1, 0, 1, 1]),
-        ):
-            trusted = TrustedTokens(confidence, right, 2000, whole=whole).train()
-            signals = with_top_k({"outputs": logits}, frozenset({trusted.name}))
-            assert trusted(batch, signals)[LEARNT].tolist() == [left]
-            assert (int(trusted.kept), int(trusted.of)) == (sum(left), 4)
+    for confidence, right, left in (
+        (0.5, False, [0, 1, 1, 0, 1]),
+        (0.5, True, [0, 1, 0, 0, 1]),
+        (0.0, True, [0, 1, 0, 1, 1]),
+    ):
+        trusted = TrustedTokens(confidence, right, 2000)
+        signals = with_top_k({"outputs": logits}, frozenset({trusted.name}))
+        assert trusted(batch, signals)[LEARNT].tolist() == [left]
+        found = trusted.counted([(batch, signals)] * 2)
+        # The last token says 1.0, of a word that does not follow.
+        assert (found.kept, found.of, found.highest) == (2 * sum(left), 8, pytest.approx(0.9, abs=1e-3))
 
 
 def test_what_is_not_trusted_is_learnt_by_no_loss_and_nothing_left_is_no_loss() -> None:
@@ -210,7 +211,7 @@ def test_what_is_not_trusted_is_learnt_by_no_loss_and_nothing_left_is_no_loss() 
     with torch.no_grad():
         likeliest = torch.softmax(teacher(**taken(batch)).logits, -1).max(-1).values
     at = likeliest[0, 3:8].median().item()
-    trusted = TrustedTokens(at, False, 200, whole=True)
+    trusted = TrustedTokens(at, False, 200)
     of = build_objective(losses, *anatomies, seed=0, trusted=trusted)
     selected = value(of, student, teacher, batch)
     fewer = {**batch, LEARNT: batch[LEARNT] * functional.pad((likeliest >= at)[:, :-1], (1, 0))}
@@ -218,7 +219,7 @@ def test_what_is_not_trusted_is_learnt_by_no_loss_and_nothing_left_is_no_loss() 
     torch.testing.assert_close(
         selected, value(build_objective(losses, *anatomies, seed=0), student, teacher, fewer)
     )
-    nothing = TrustedTokens(0.9999999, False, 200, whole=True)
+    nothing = TrustedTokens(0.9999999, False, 200)
     left = value(build_objective(losses, *anatomies, seed=0, trusted=nothing), student, teacher, batch)
     assert left.item() == 0
     torch.autograd.backward(left)

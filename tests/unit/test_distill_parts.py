@@ -28,7 +28,8 @@ from compress.training.batch_loss import batch_loss, mutual_loss
 from compress.training.loop import train
 from compress.training.objective import Objective, build_objective
 from compress.training.optimization import adamw
-from compress.training.signals.answers import live, mean, nobody
+from compress.training.signals.answers import live, nobody
+from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import anatomy_of
 from compress.training.training_module import TrainingModule, follow
 
@@ -192,11 +193,8 @@ def test_live_teachers_are_averaged_by_their_share() -> None:
     with torch.no_grad():
         models[1].cls_classifier.bias.add_(4.0)
         expected = 0.75 * models[0](**batch).logits + 0.25 * models[1](**batch).logits
-    asked = [
-        (live(model, frozenset({"outputs"}), "cpu"), share)
-        for model, share in zip(models, (3.0, 1.0), strict=True)
-    ]
-    found = mean(asked, "logits")(np.arange(3), batch)["outputs"]
+    both = MeanOfTeachers(models, (3.0, 1.0), "logits")
+    found = live(both, frozenset({"outputs"}), "cpu")(np.arange(3), batch)["outputs"]
     torch.testing.assert_close(found, expected)
     assert not found.requires_grad
 

@@ -14,6 +14,7 @@ from compress.core.files import write_json, write_text
 from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.training.signals.segmentation import check_aligned, cut_alike
+from compress.training.signals.top_k import TopK
 from tests.tiny import SPECIAL, WORDS, tiny_tokenizer
 
 CUT_OFF = 5
@@ -77,3 +78,14 @@ def test_only_signals_of_tokens_are_refused(tmp_path: Path) -> None:
         ModelError, match=r"student and teacher cut texts into different pieces, so hidden\.1 of"
     ):
         check_aligned(frozenset({"hidden.1", "outputs"}), halves, teachers)
+
+
+@pytest.mark.parametrize("signal", ["outputs", TopK(4, 1.0, 9).name])
+def test_what_is_said_of_words_is_compared_by_their_ids(tmp_path: Path, signal: str) -> None:
+    forth = reader(tmp_path / "forth", tiny_tokenizer())
+    back = reader(tmp_path / "back", tiny_tokenizer(WORDS[::-1]))
+    teachers = [("teacher", *forth)]
+    check_aligned(frozenset({signal}), forth, teachers, rows=False)
+    check_aligned(frozenset({"hidden.1"}), back, teachers, rows=False)
+    with pytest.raises(ModelError, match="give the pieces other ids"):
+        check_aligned(frozenset({signal}), back, teachers, rows=False)

@@ -44,6 +44,13 @@ def test_one_stage_needs_no_name() -> None:
     ]
 
 
+def test_a_stage_that_selects_tokens_says_how_many() -> None:
+    stage = {"name": "distill", "losses": ["logits"], "epochs": 6.0, "kept": {"tokens": 5350, "of": 8680}}
+    assert taught(stages=[stage]) == [
+        ("distill", "stage", "losses: logits; 6 epochs; learnt: 5,350 of 8,680 tokens (61.6 %)")
+    ]
+
+
 def test_who_taught_and_from_what() -> None:
     facts = {
         "shown": {"train": 1558, "unlabeled": 300},

@@ -76,8 +76,6 @@ class LogitsLoss(LossSpec):
             return lesson.no_logits
         if self.top_k is not None and not lesson.task.writes:
             return "`top_k` chooses among the words of a language model; other outputs are kept whole: leave it out"
-        if lesson.teachers > 1 and lesson.task.writes and self.top_k != "all":
-            return "several teachers are averaged in all their words: set `top_k: all`"
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from compress.passes.distill.spec import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Answers, Truth, answers_of
 from compress.training.prediction import BATCH_SIZE
-from compress.training.signals.teachers import Teaching, averaged, signals_in
+from compress.training.signals.averaging import Combine
+from compress.training.signals.teachers import Teaching, averaged, signals_in, signals_of_mean
 
 _NOTHING_INSIDE = frozenset[str]()
 
@@ -27,10 +28,13 @@ class FrozenTeachers:
     ctx: StepContext
     teachers: Sequence[TeacherAt]
     shown: Shown
-    combine: Literal["probabilities", "logits"]
+    combine: Combine
 
     def say(self, needs: frozenset[str]) -> Teaching:
         """The outputs and the named signals of all teachers as one."""
+        if self.ctx.task.kind.writes and len(self.teachers) > 1:
+            entries = [(teacher.artifact, teacher.weight) for teacher in self.teachers]
+            return signals_of_mean(self.ctx, entries, self.combine, self.shown.teachers[0], needs)
         said = [(self._one(number, needs), teacher.weight) for number, teacher in enumerate(self.teachers)]
         return averaged(said, self.combine)
 

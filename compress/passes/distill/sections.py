@@ -39,10 +39,12 @@ def _taught(step: StepRecord, run: RunRecord) -> list[Row]:
 def _say_kept(kept: Any, run: RunRecord) -> list[tuple[str, str]]:
     if not isinstance(kept, Mapping) or not {"examples", "of"} <= set(kept):
         return [("selected", value_words(kept))]
-    share = f" ({percent(kept['examples'] / kept['of'])})" if kept["of"] else ""
     rest = _further({key: value for key, value in kept.items() if key not in ("examples", "of")}, run)
-    of = f"{count(kept['examples'])} of {count(kept['of'])} {examples_word(run.task)}{share}"
-    return [("selected", "; ".join([of, *rest]))]
+    return [("selected", "; ".join([_share(kept["examples"], kept["of"], examples_word(run.task)), *rest]))]
+
+
+def _share(kept: int, of: int, noun: str) -> str:
+    return f"{count(kept)} of {count(of)} {noun}{f' ({percent(kept / of)})' if of else ''}"
 
 
 def _say_teachers(teachers: Any, run: RunRecord) -> list[tuple[str, str]]:
@@ -111,6 +113,8 @@ def _further(values: Mapping[str, Any], run: RunRecord) -> list[str]:
             said.append(f"{read.words} {read.value(read.measured(value))} {place}")
         elif number and key == "examples":
             said.append(f"{count(value)} {examples_word(run.task)}")
+        elif key == "kept" and isinstance(value, Mapping) and {"tokens", "of"} <= set(value):
+            said.append(f"learnt: {_share(value['tokens'], value['of'], 'tokens')}")
         elif number and key == "epochs":
             said.append(f"{value_words(value)} {'epoch' if value == 1 else 'epochs'}")
         elif number and key == "seconds":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,21 @@ from compress.profile.examples_spec import AugmentSpec
 from compress.step import StepContext
 from compress.training.augmentation.images import blend_images, move_images
 from compress.training.batch_loss import batch_loss
+from compress.training.batches import to_tensors
 from compress.training.loop import train
 from compress.training.objective import Objective, objective_between
-from compress.training.signals.answers import Answers, fixed, live, mean, nobody
+from compress.training.prediction import WINDOWS, arithmetic
+from compress.training.signals.answers import Answers, fixed, live, nobody
+from compress.training.signals.averaging import MeanOfTeachers
+from compress.training.signals.capture import Signals
 from compress.training.signals.segmentation import check_aligned
 from compress.training.state import TrainResult
 from compress.training.training_module import Change, TrainingModule
 from compress.training.trust import TrustedTokens
 from compress.training.validation import Validation
+
+LOOKED_AT = 64
+"""Windows by which it is told how many tokens are learnt, where their teacher runs along."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +148,13 @@ class _School:
             teacher=loaded[0] if self.spec.online is not None else None,
             decay=self.spec.ema.decay if self.spec.ema is not None else None,
         )
+        answers = self._answers(module, losses, loaded, objective.teacher_needs)
+        facts: dict[str, Any] = {}
+        if objective.trusted is not None:
+            facts["kept"] = self._kept(objective.trusted, answers if loaded else None, examples, title)
         loss = batch_loss(
             module,
-            self._answers(module, losses, loaded, objective.teacher_needs),
+            answers,
             self.shown.labels,
             chosen=examples,
             mutual=self.spec.online.weight if self.spec.online is not None else None,
@@ -163,10 +174,6 @@ class _School:
             keep="best" if judged else "last",
             slow=self._slow(module),
         )
-        facts: dict[str, Any] = {}
-        if objective.trusted is not None:
-            _check_left(objective.trusted)
-            facts["kept"] = {"tokens": int(objective.trusted.kept), "of": int(objective.trusted.of)}
         if module.teacher is not None:
             validation = self.validation.read_by(self.teachers[0].artifact.path)
             facts["teacher_validation_score"] = validation.score(module.teacher)
@@ -203,7 +210,7 @@ class _School:
             read,
             teacher,
             seed=self.seed,
-            trusted=self._trusted(student) if teacher else None,
+            trusted=None if teacher is None else self._trusted(teacher[0]),
         )
         if self.spec.ema is None:
             readers = zip(self.teachers, self.shown.teachers, strict=True)
@@ -212,13 +219,44 @@ class _School:
             check_aligned(objective.teacher_needs, read, teachers, rows=rows)
         return objective.to(self.ctx.device)
 
-    def _trusted(self, student: nn.Module) -> TrustedTokens | None:
+    def _trusted(self, teacher: nn.Module) -> TrustedTokens | None:
         """What chooses tokens by the teacher, where `select` asks for it."""
         select = self.spec.select
         if select is None or not self.ctx.task.kind.writes:
             return None
-        words = transformer_of(student).get_output_embeddings().weight.shape[0]
-        return TrustedTokens(select.confidence, select.right, words, whole=len(self.teachers) > 1)
+        words = transformer_of(teacher).get_output_embeddings().weight.shape[0]
+        return TrustedTokens(select.confidence, select.right, words)
+
+    def _kept(
+        self, trusted: TrustedTokens, along: Answers | None, examples: NDArray[np.int64], title: str
+    ) -> dict[str, int]:
+        """How many tokens of the examples are learnt; of a teacher that runs `along`, of some of them.
+
+        Raises:
+            PassError: none is.
+        """
+        ctx = self.ctx
+        answers = along or fixed(self.frozen.say(frozenset({trusted.name})))
+        some = examples if along is None else examples[:: -(-len(examples) // LOOKED_AT)]
+
+        def seen() -> Iterator[tuple[dict[str, Tensor], Signals]]:
+            for places in np.array_split(some, -(-len(some) // WINDOWS)):
+                batch = to_tensors(self.shown.student.batch(places), ctx.device)
+                yield batch, answers(places, batch)
+
+        with torch.no_grad(), arithmetic(ctx.precision, ctx.device):
+            found = trusted.counted(seen())
+        if found.kept == 0:
+            raise PassError(
+                f"none of {found.of} tokens of {len(some)} windows would be left to learn from",
+                where=f"{title}: select",
+                hint=f"Lower `confidence` ({trusted.confidence:g}), or leave `right` out; the teacher's highest is "
+                f"{found.highest:.4g}.",
+            )
+        ctx.progress.say(
+            f"{title}: {found.kept / found.of:.1%} of the tokens of {len(some)} windows are learnt"
+        )
+        return {"tokens": found.kept, "of": found.of}
 
     def _answers(
         self,
@@ -241,11 +279,12 @@ class _School:
         if loaded:
             if changed:
                 self._check_pixels()
-            asked = [
-                (live(model.to(device), names, device, inputs=None if changed else read), teacher.weight)
-                for model, teacher, read in zip(loaded, self.teachers, self.shown.teachers, strict=True)
-            ]
-            return asked[0][0] if len(asked) == 1 else mean(asked, self.spec.combine)
+            model = loaded[0]
+            if len(loaded) > 1:
+                weights = [teacher.weight for teacher in self.teachers]
+                model = MeanOfTeachers(loaded, weights, self.spec.combine)
+            read = None if changed else self.shown.teachers[0]
+            return live(model.to(device), names, device, inputs=read)
         return fixed(self.frozen.say(needs))
 
     def _asks(self, losses: Sequence[LossSpec]) -> bool:
@@ -293,20 +332,6 @@ def changed_pixels(batch: dict[str, Tensor], spec: AugmentSpec) -> tuple[dict[st
     moved = move_images(batch[PIXEL_VALUES], spec, torch.default_generator)
     blended = blend_images(moved, spec, torch.default_generator)
     return {**batch, PIXEL_VALUES: moved if blended is None else blended}, blended is None
-
-
-def _check_left(trusted: TrustedTokens) -> None:
-    """Refuse a student that was shown nothing to learn.
-
-    Raises:
-        PassError: no token was trusted.
-    """
-    if int(trusted.kept) == 0:
-        raise PassError(
-            f"none of {int(trusted.of)} tokens was left to learn from",
-            where="select",
-            hint=f"Lower `confidence` ({trusted.confidence:g}), or leave `right` out.",
-        )
 
 
 def _kind(entry: Entry[LossSpec]) -> str:

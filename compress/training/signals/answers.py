@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from compress.encoding.inputs import Inputs, taken
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
-from compress.training.signals.teachers import Teaching, combined
+from compress.training.signals.teachers import Teaching
 from compress.training.signals.top_k import taken_from, with_top_k
 
 Answers = Callable[[NDArray[np.int64], dict[str, Tensor]], Signals]
@@ -59,10 +58,3 @@ def live(
             return with_top_k(recorder.take(), names)
 
     return answer
-
-
-def mean(teachers: Sequence[tuple[Answers, float]], combine: Literal["probabilities", "logits"]) -> Answers:
-    """Several teachers with their weights as one: the mean of their outputs, and the other signals of the first."""
-    return lambda indices, shown: combined(
-        [(teacher(indices, shown), weight) for teacher, weight in teachers], combine
-    )

@@ -13,6 +13,7 @@ from compress.encoding.inputs import Inputs
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.vocabulary import Ids, Vocabulary, read_vocabulary
 from compress.training.signals.capture import OUTPUTS
+from compress.training.signals.top_k import TopK
 
 
 def check_aligned(
@@ -26,7 +27,8 @@ def check_aligned(
 
     Args:
         signals: the teacher's signals that are compared.
-        rows: whether outputs are one row an example, which can always be compared.
+        rows: whether outputs are one row an example, which can always be compared; else they say something of each
+            word by its id, so that ids must be the same.
         student: the folder with its tokenizer, and some examples as it reads them.
         teachers: the name of each, and the same of it.
 
@@ -36,6 +38,7 @@ def check_aligned(
     inner, (folder, own) = signals - OUTPUTS if rows else signals, student
     if not inner or not isinstance(own, TokenInputs):
         return
+    of_words = any(signal in OUTPUTS or TopK.of(signal) is not None for signal in inner)
     for name, path, inputs in teachers:
         if not (isinstance(inputs, TokenInputs) and cut_alike((path, inputs), (folder, own))):
             raise ModelError(
@@ -44,6 +47,13 @@ def check_aligned(
                 where="losses",
                 hint="Use logits, or similarity with `representation: outputs`, or a student with the teacher's "
                 "tokenizer.",
+            )
+        if of_words and not same_ids(inputs, own):
+            raise ModelError(
+                f"student and {name} cut texts alike, but give the pieces other ids, so {', '.join(sorted(inner))} of "
+                "the two cannot be compared word by word",
+                where="losses",
+                hint="Take a student with the teacher's tokenizer.",
             )
 
 
@@ -61,10 +71,15 @@ def cut_alike(one: tuple[Path, TokenInputs], other: tuple[Path, TokenInputs]) ->
     if not np.array_equal(texts.lengths, others.lengths):
         return False
     if not any((each / TOKENIZER).exists() for each in (folder, other_folder)):
-        return all(map(np.array_equal, texts.ids, others.ids))
+        return same_ids(texts, others)
     vocabulary, further = read_vocabulary(folder / TOKENIZER), read_vocabulary(other_folder / TOKENIZER)
     there, back = counterparts(vocabulary, further), counterparts(further, vocabulary)
     return all(np.all((there[a] == b) | (back[b] == a)) for a, b in zip(texts.ids, others.ids, strict=True))
+
+
+def same_ids(texts: TokenInputs, others: TokenInputs) -> bool:
+    """Whether two readers read the same ids."""
+    return np.array_equal(texts.lengths, others.lengths) and all(map(np.array_equal, texts.ids, others.ids))
 
 
 def counterparts(old: Vocabulary, new: Vocabulary) -> Ids:

@@ -27,6 +27,7 @@ from compress.store.cache import SIGNALS_NOTE
 from compress.store.locks import held
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device, Precision, arithmetic, examples_at_once
+from compress.training.signals.averaging import Combine, MeanOfTeachers, mean_outputs, shares
 from compress.training.signals.cache import Layout, SignalWriter, StoredSignal, TooLarge, open_signal
 from compress.training.signals.capture import Recorder, Signals
 from compress.training.signals.top_k import TopK, taken_from, with_top_k
@@ -86,15 +87,10 @@ class LiveSignals:
 
 @dataclass(frozen=True)
 class AveragedSignals:
-    """Several teachers as one: the weighted mean of their outputs, and the other signals of the first.
-
-    `probabilities`: the logarithm of the mean of their softmaxes, so that the softmax of it is that mean; `logits`: the
-    mean of their outputs. Ensembles as teachers: Hinton et al. 2015 (arXiv:1503.02531); You et al., Learning from
-    Multiple Teacher Networks, 2017 (doi:10.1145/3097983.3098135).
-    """
+    """Several teachers as one, each with signals of its own: the weighted mean of their outputs (`mean_outputs`)."""
 
     teachers: Sequence[tuple[Teaching, float]]
-    combine: Literal["probabilities", "logits"]
+    combine: Combine
 
     @property
     def outputs(self) -> NDArray[np.float32]:
@@ -103,39 +99,18 @@ class AveragedSignals:
         return mean_outputs(parts, self.combine).numpy()
 
     def take(self, indices: NDArray[np.int64]) -> Signals:
-        """The signals of the examples at `indices`, as `TeacherSignals.take` gives them."""
-        return combined([(teacher.take(indices), weight) for teacher, weight in self.teachers], self.combine)
+        """The mean of their outputs on the examples at `indices`, (len(indices), k)."""
+        said = [(teacher.take(indices)[OUTPUTS], weight) for teacher, weight in self.teachers]
+        return {OUTPUTS: mean_outputs(said, self.combine)}
 
 
 Teaching = TeacherSignals | AveragedSignals
 """A teacher, whatever stands behind it, on one set of inputs."""
 
 
-def averaged(
-    teachers: Sequence[tuple[Teaching, float]], combine: Literal["probabilities", "logits"]
-) -> Teaching:
+def averaged(teachers: Sequence[tuple[Teaching, float]], combine: Combine) -> Teaching:
     """Several teachers with their weights as one; a single one as it is."""
     return teachers[0][0] if len(teachers) == 1 else AveragedSignals(teachers, combine)
-
-
-def combined(
-    signals: Sequence[tuple[Signals, float]], combine: Literal["probabilities", "logits"]
-) -> Signals:
-    """The weighted mean of the outputs of several teachers, and the other signals of the first."""
-    outputs = mean_outputs([(each[OUTPUTS], weight) for each, weight in signals], combine)
-    return {**signals[0][0], OUTPUTS: outputs}
-
-
-def mean_outputs(
-    outputs: Sequence[tuple[Tensor, float]], combine: Literal["probabilities", "logits"]
-) -> Tensor:
-    """The weighted mean of outputs (n, k), float32: of the logits, or the logarithm of that of the probabilities."""
-    total = sum(weight for _, weight in outputs)
-    outputs = [(one.float(), weight / total) for one, weight in outputs]
-    if combine == "logits":
-        return torch.stack([weight * one for one, weight in outputs]).sum(0)
-    shares = [torch.log_softmax(one, -1) + np.log(weight) for one, weight in outputs]
-    return torch.logsumexp(torch.stack(shares), 0)
 
 
 def cached_signals(
@@ -221,6 +196,35 @@ def signals_in(
         precision=ctx.precision,
         progress=ctx.progress,
         title=title,
+    )
+
+
+def signals_of_mean(
+    ctx: StepContext,
+    teachers: Sequence[tuple[Artifact, float]],
+    combine: Combine,
+    inputs: Inputs,
+    names: Iterable[str],
+) -> TeacherSignals:
+    """`cached_signals` of the mean of several teachers with their weights, which run together and read the same inputs.
+
+    The likeliest words of a mean are not found among those of each: so they are averaged first.
+    """
+    weights = shares([weight for _, weight in teachers])
+    paths = [teacher.path for teacher, _ in teachers]
+    members = [[teacher.digest, weight] for (teacher, _), weight in zip(teachers, weights, strict=True)]
+    return cached_signals(
+        lambda: MeanOfTeachers(
+            [load_model(path, allow_code=ctx.allow_code) for path in paths], weights, combine
+        ),
+        inputs,
+        names,
+        ctx.shared,
+        teacher_digest=digest_of({"members": members, "combine": combine}),
+        device=ctx.device,
+        precision=ctx.precision,
+        progress=ctx.progress,
+        title=f"the mean of {len(teachers)} teachers",
     )
 
 

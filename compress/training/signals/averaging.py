@@ -1,0 +1,77 @@
+"""Several teachers as one: the mean of what they put out.
+
+By `forward` divergence the mean of probabilities teaches what a weighted sum of divergences from each would: the two
+differ by a constant. Ensembles as teachers: Hinton et al. 2015 (arXiv:1503.02531); You et al., Learning from Multiple
+Teacher Networks, 2017 (doi:10.1145/3097983.3098135).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.errors import ModelError
+from compress.models.io.outputs import outputs_of
+
+Combine = Literal["probabilities", "logits"]
+_AT_ONCE = 2**22
+"""Numbers that are taken to float32 together."""
+
+
+class MeanOfTeachers(nn.Module):
+    """Models that read the same inputs, run together; it puts out the weighted mean of their outputs, float32."""
+
+    def __init__(self, members: Sequence[nn.Module], weights: Sequence[float], combine: Combine) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.weights, self.combine = tuple(weights), combine
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """The inputs of the members -> (n, ..., k)."""
+        said = [outputs_of(member(**inputs)) for member in self.members]
+        return mean_outputs(list(zip(said, self.weights, strict=True)), self.combine)
+
+
+def shares(weights: Sequence[float]) -> list[float]:
+    """Weights that add up to 1."""
+    return [weight / math.fsum(weights) for weight in weights]
+
+
+def mean_outputs(outputs: Sequence[tuple[Tensor, float]], combine: Combine) -> Tensor:
+    """The weighted mean of outputs (n, ..., k), float32, to which no gradient goes back.
+
+    `logits`: the mean of them; `probabilities`: the logarithm of the mean of their softmaxes, so that the softmax of it
+    is that mean.
+
+    Raises:
+        ModelError: they are of unlike sizes.
+    """
+    shapes = {one.shape for one, _ in outputs}
+    if len(shapes) > 1:
+        sizes = " and ".join(str(shape[-1]) for shape in sorted(shapes))
+        raise ModelError(
+            f"teachers with {sizes} outputs have no mean",
+            where="teachers",
+            hint="Give teachers of the same outputs: of language models, those with as many rows of words.",
+        )
+    weights = shares([weight for _, weight in outputs])
+    shape = shapes.pop()
+    rows = [one.detach().flatten(0, -2) for one, _ in outputs]
+    found = torch.empty(rows[0].shape, dtype=torch.float32, device=rows[0].device)
+    size = max(1, _AT_ONCE // shape[-1])
+    for start in range(0, len(found), size):
+        some = [one[start : start + size].float() for one in rows]
+        if combine == "logits":
+            mean = torch.stack([weight * one for one, weight in zip(some, weights, strict=True)]).sum(0)
+        else:
+            logs = [
+                torch.log_softmax(one, -1) + math.log(weight)
+                for one, weight in zip(some, weights, strict=True)
+            ]
+            mean = torch.logsumexp(torch.stack(logs), 0)
+        found[start : start + size] = mean
+    return found.reshape(shape)
