@@ -19,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 
 from compress.core.errors import CompressError, DataError, ModelError, ResourceError, first_line
 from compress.core.printing import printable
+from compress.core.progress import Advance
 from compress.core.reading import parse_json
 from compress.core.units import MIB
 from compress.generation.answers import Answer, Ended
@@ -28,6 +29,8 @@ from compress.profile.server_spec import ServerSpec
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 """Before a request is asked again; each time it is twice as long."""
+_LOOKED_AT_S = 0.5
+"""How long a progress bar may not know what is waited for."""
 _LARGEST = 16 * MIB
 """Of what a server sends for one answer."""
 _ENDED: dict[str, Ended] = {
@@ -63,7 +66,7 @@ class _Over(Exception):
 
 
 def answers_of(
-    server: ServerSpec, asked: Iterator[Asked], how: How, there: Iterable[Answer]
+    server: ServerSpec, asked: Iterator[Asked], how: How, there: Iterable[Answer], advance: Advance
 ) -> Generator[Answer]:
     """The answers to what is asked, as they come.
 
@@ -72,6 +75,7 @@ def answers_of(
     Args:
         asked: taken one at a time, here.
         there: the answers that there are, which count among the tokens that may be used.
+        advance: told what the server is waited for.
 
     Raises:
         DataError: a conversation is asked of `completions`.
@@ -86,6 +90,7 @@ def answers_of(
         kept, spent = kept + 1, spent + _cost(answer, how)
     pending: dict[Future[Answer], int] = {}
     fault: BaseException | None = None
+    told = ""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
         while True:
             while one is not None and fault is None and len(pending) < server.concurrency:
@@ -98,7 +103,10 @@ def answers_of(
                 one = next(asked, None)
             if not pending:
                 break
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            done = wait(pending, timeout=_LOOKED_AT_S, return_when=FIRST_COMPLETED).done
+            if client.trouble != told:
+                advance(0, note=(told := client.trouble))
+            for future in done:
                 del pending[future]
                 error = future.exception()
                 if error is None:
@@ -128,7 +136,7 @@ class _Client:
         self._server, self._how = server, how
         self._key = server.key()
         self._address = server.url + ("/chat/completions" if server.api == "chat" else "/completions")
-        self._limit = "max_tokens"
+        self._limit, self.trouble = "max_tokens", ""
         self._every = 60 / server.requests_per_minute if server.requests_per_minute else 0.0
         self._free = self._heard = monotonic()
         self._over = anyio.Event()
@@ -181,7 +189,7 @@ class _Client:
             try:
                 with anyio.fail_after(min(self._server.timeout_s, left)):
                     answer = self._read(one, limit, *await self._post(self._body(one, limit)))
-                self._heard = monotonic()
+                self._heard, self.trouble = monotonic(), ""
                 return answer
             except _Again as error:
                 again = error
@@ -192,6 +200,7 @@ class _Client:
                 if "CERTIFICATE_VERIFY_FAILED" in reason:
                     raise self._refused(f"is not who it says it is: {reason}", "server-certificate") from None
                 again = _Again(reason)
+            self.trouble = f"waiting for the server: {again}"
             if again.busy:
                 since = max(since, self._heard)
             pause = max(again.after, uniform(longest / 2, longest))
@@ -277,7 +286,9 @@ class _Client:
             raise _Again(words, busy=status == 429, after=after)
         if 300 <= status < 400:
             raise self._refused(f"sends elsewhere, which is not followed ({words})", "server-moved")
-        what, code = _REFUSED.get(status, ("refuses the request", "server-refuses"))
+        prompt = one.prompt if isinstance(one.prompt, str) else one.prompt[-1]["content"]
+        begins = f"refuses a prompt of {len(prompt)} letters that begins with {prompt[:40]!r}"
+        what, code = _REFUSED.get(status, (begins, "server-refuses"))
         raise self._refused(f"{what} ({words})", code)
 
     def _taken(self, one: Asked, body: Any, said: str) -> Answer:

@@ -104,7 +104,7 @@ def write_answers(
         if isinstance(model, ServerSpec):
             from compress.generation.server import answers_of
 
-            answers = answers_of(model, asked, how, read_answers(file))
+            answers = answers_of(model, asked, how, read_answers(file), advance)
         else:
             answers = _answers(
                 model, asked, how, together, partial(_rows, model, threads, device, allow_code)

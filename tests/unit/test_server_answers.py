@@ -38,6 +38,7 @@ PROMPTS = [f"cat {number}" for number in range(20)]
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(asking, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(asking, "_LOOKED_AT_S", 0.05)
     monkeypatch.setenv("A_KEY", SECRET)
 
 
@@ -169,7 +170,9 @@ def test_what_is_in_flight_when_one_is_refused_is_kept(tmp_path: Path):
 
     with listening(Picky(0.1)) as there:
         server = spec(there.url, concurrency=6)
-        with pytest.raises(ModelError, match="not this one") as caught:
+        with pytest.raises(
+            ModelError, match=r"a prompt of 5 letters that begins with 'cat 3'.*not this one"
+        ) as caught:
             write_answers(server, PROMPTS, How(8), tmp_path)
         assert "5 answers are kept" in str(caught.value)
         kept = {one.prompt for one in read_answers(answers_file(tmp_path, server, How(8)))}
@@ -272,8 +275,14 @@ def test_who_asks_to_wait_is_not_asked_before(tmp_path: Path):
             else:
                 super().respond(handler, body)
 
+    notes: list[str | None] = []
     with listening(Busy()) as there:
-        assert len(answers(spec(there.url, concurrency=1), PROMPTS[:3], How(8), tmp_path)) == 3
+        server = spec(there.url, concurrency=1)
+        found = answers(
+            server, PROMPTS[:3], How(8), tmp_path, advance=lambda steps=1, note=None: notes.append(note)
+        )
+        assert len(found) == 3
+        assert [*dict.fromkeys(notes)] == ["waiting for the server: status 429", "", None]
         assert isinstance(there, Busy)
         assert there.when[1] - there.when[0] >= 0.3
     hour = formatdate(time.time() + 3600, usegmt=True)
