@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from compress import api
 from compress.core.errors import CompressError, DataError, UsageError
 from compress.core.records import Metric, TaskScore
 from compress.tasks.causal_lm.keys import LanguageData, LmEvalSpec
+from tests.sshd import start_sshd
 from tests.tiny_language import WORDS, profile, write_model, write_texts
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -86,15 +90,41 @@ def test_what_is_kept_is_held_against_the_baselines_score():
     assert share_kept(score(0.6), None) is None
 
 
+@pytest.fixture
+def target(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    if request.param != "ssh":
+        yield {"runtime": request.param}
+        return
+    server = start_sshd(tmp_path / "sshd")
+    monkeypatch.setenv("PATH", server.path)
+    (tmp_path / "there").mkdir()
+    yield {"device": server.device, "python": sys.executable, "folder": str(tmp_path / "there")}
+    server.stop()
+
+
+INT4 = {"bits": 4, "method": "rtn", "block_size": 16}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
-def test_every_step_is_scored_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("target", "quantize"),
+    [
+        ("onnxruntime", INT4),
+        ("torch", {"library": "bitsandbytes", "bits": 8}),
+        pytest.param("ssh", INT4, marks=pytest.mark.system),
+    ],
+    indirect=["target"],
+)
+def test_every_step_is_scored_in_them(
+    target: dict[str, Any], quantize: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
     write_model(tmp_path / "model")
     write_texts(tmp_path / "data")
     write_task(tmp_path / "tasks")
-    said = profile(passes=[{"quantize": {"bits": 4, "method": "rtn", "block_size": 16}}])
+    said = profile(passes=[{"quantize": quantize}], targets=[{"sequence_lengths": [16], **target}])
     said["data"]["lm_eval"] = {"tasks": ["tiny_choice"], "include": "tasks", "limit": 10}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(said))
     with pytest.raises(CompressError, match="nobody allowed"):
