@@ -25,62 +25,37 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from running import resolve, teacher_of, terminal
+from llm_students import RESAMPLES, Numbers, Scored, Workshop, arguments, first, interval, to_learn
+from running import resolve, teacher_of
 from torch import nn
 from transformers import AutoModelForCausalLM
 from writing import write_rows
 
-from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.files import empty_folder, publish, write_json
-from compress.core.numerics import local_numerics
+from compress.core.artifacts import open_artifact
+from compress.core.files import write_json
 from compress.core.reading import read_mapping
-from compress.data.splits import Examples
-from compress.engine.resolve import Job
 from compress.losses.contract import LossSpec
 from compress.losses.next_token.spec import NextTokenLoss
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import load_model
-from compress.passes.prune import step as prune
-from compress.passes.prune.spec import PruneSpec
-from compress.profile.recovery_spec import RecoverySpec, recovery_losses
-from compress.step import StepContext
-from compress.targets.local import resolve as resolve_target
-from compress.tasks.base import TrainingData
-from compress.training.prediction import answers
+from compress.profile.recovery_spec import recovery_losses
 from compress.training.recovery import trained_by
 from compress.training.validation import Validation
 
-PROFILE = Path(__file__).parents[1] / "profiles" / "smollm_prune_distill.yaml"
 NAME = "llm_prune_distill"
 ARMS = ("kd", "labels", "scratch")
-VALIDATED = 16
-"""Documents of the validation split that a training is looked at with: nothing is chosen by them."""
-RESAMPLES = 4000
-Numbers = NDArray[np.float64]
 
 
 def main() -> None:
     """Prune once, then train, score and write down arm by arm."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--profile", type=Path, default=PROFILE)
+    parser = arguments(__doc__, NAME, ARMS, seeds=3)
     parser.add_argument("--teacher", type=Path, help="its artifact; unset: it is made as the profile says")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument(
-        "--tokens", type=int, default=50_000, help="of the test split, about so many are scored"
-    )
-    parser.add_argument("--work", type=Path, default=Path(".compress") / NAME, help="what was done so far")
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bench = Bench(options)
@@ -96,16 +71,16 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.job: Job = resolve(options.profile)
-        self.spec = next(step.spec for step in self.job.plan.steps if isinstance(step.spec, PruneSpec))
-        assert self.spec.recover is not None
-        self.recover: RecoverySpec = self.spec.recover
+        job = resolve(options.profile)
         folder = options.teacher
-        self.teacher = teacher_of(self.job, "torch") if folder is None else open_artifact(folder)
-        self.work = options.work / self.teacher.digest[:12]
-        self.data = self._data()
-        self.test = _first(self.job.splits.test, options.tokens, self._tokens)
-        self.pruned = self._pruned()
+        self.teacher = teacher_of(job, "torch") if folder is None else open_artifact(folder)
+        self.work: Path = options.work / self.teacher.digest[:12]
+        shop = Workshop(job, options.profile, self.work, job.training_data)
+        self.recover = shop.recover
+        data = to_learn(job, self.teacher.path, options.steps * self.recover.batch_size)
+        self.shop = replace(shop, data=data)
+        self.test = first(job, self.teacher.path, job.splits.test, options.tokens)
+        self.pruned = self.shop.pruned(self.teacher)
         for name, artifact in (("original", self.teacher), ("pruned", self.pruned)):
             if not self.file(name).exists():
                 self._score(name, None, load_model(artifact.path), 0.0)
@@ -120,7 +95,9 @@ class Bench:
         """Train an arm, or go on with it, and score what came of it."""
         started = time.perf_counter()
         print(f"{arm}, seed {seed}: {self.options.steps} steps", flush=True)
-        ctx = self._context(f"{arm}-{self.options.steps}-{seed}", self.spec, seed)
+        inputs = {"model": self.teacher, "teacher": self.teacher}
+        name = f"{arm}-{self.options.steps}-{seed}"
+        ctx = self.shop.context(name, self.shop.spec, inputs, seed)
         model = load_model(self.pruned.path)
         if arm == "scratch":
             torch.manual_seed(seed)
@@ -130,13 +107,13 @@ class Bench:
         losses: Sequence[LossSpec] = recovery_losses(self.recover, kind, taught=True)
         if arm == "labels":
             losses = [NextTokenLoss()]
-        inputs = ctx.task.encode(ctx.data.train, self.pruned.path)
+        shown = ctx.task.encode(ctx.data.train, self.pruned.path)
         # What a teacher says of all windows is kept, and there are just as many as the steps take.
-        epochs = max(1.0, self.options.steps / -(-len(inputs) // self.recover.batch_size))
+        epochs = max(1.0, self.options.steps / -(-len(shown) // self.recover.batch_size))
         spec = self.recover.model_copy(update={"epochs": epochs})
         validation = Validation.of(ctx, self.pruned.path, self.teacher)
         teacher = None if arm == "labels" else self.teacher
-        read = (self.pruned.path, inputs)
+        read = (self.pruned.path, shown)
         result = trained_by(ctx, model, losses, read, spec, validation, "recover", teacher)
         print(f"{arm}, seed {seed}: {result.steps} steps, {result.curve.seconds:.0f} s", flush=True)
         self._score(arm, seed, model, time.perf_counter() - started)
@@ -148,9 +125,10 @@ class Bench:
         for arm in ARMS:
             files = (self.file(arm, seed) for seed in range(self.options.seeds))
             found[arm] = [Scored.of(read_mapping(file)) for file in files if file.exists()]
+        profile = self.shop.job.plan.profile
         note = (
-            f"{self.job.plan.profile.name}: {self.options.steps} bf16 steps of {self.recover.batch_size} windows of "
-            f"{self.job.plan.profile.data.max_length} tokens, {self.options.threads} thread; scored on "
+            f"{profile.name}: {self.options.steps} bf16 steps of {self.recover.batch_size} windows of "
+            f"{profile.data.max_length} tokens, {self.options.threads} thread; scored on "
             f"{int(before['original'].tokens.sum())} tokens of {len(self.test)} documents of the test split, FP32. "
             "Gap: of log perplexity between the pruned model and the whole one, closed; intervals over documents and "
             "seeds (95 %), the advantage of `kd` paired by both."
@@ -160,94 +138,15 @@ class Bench:
     def _read(self, name: str) -> Scored:
         return Scored.of(read_mapping(self.file(name)))
 
-    def _data(self) -> TrainingData:
-        """As many documents of the training split as give the windows of all steps, and a few to look at."""
-        splits = self.job.splits
-        wanted = self.options.steps * self.recover.batch_size
-        order = np.random.default_rng(0).permutation(len(splits.train))
-        lots = splits.train.take(order[: min(len(order), wanted)])
-        windows = np.bincount(self.job.task.encode(lots, self.teacher.path).documents, minlength=len(lots))
-        chosen: list[int] = []
-        left = wanted
-        for place, count in enumerate(windows):
-            if count <= left:
-                chosen.append(place)
-                left -= int(count)
-        few = splits.validation.take(np.arange(min(VALIDATED, len(splits.validation))))
-        return replace(self.job.training_data, train=lots.take(np.array(chosen)), validation=few)
-
-    def _tokens(self, examples: Examples) -> NDArray[np.int64]:
-        """How many tokens of each example are scored."""
-        inputs = self.job.task.encode(examples, self.teacher.path)
-        counts = np.array([int(row[1:].sum()) for row in inputs.learnt])
-        return np.bincount(inputs.documents, counts, len(examples)).astype(np.int64)
-
-    def _pruned(self) -> Artifact:
-        """The model after pruning, before any recovery."""
-        folder = self.work / "pruned"
-        if not folder.exists():
-            ctx = self._context("pruning", self.spec.model_copy(update={"recover": None}), 0)
-            empty_folder(ctx.out)
-            torch.manual_seed(0)
-            result = prune.run(ctx)
-            seal(ctx.out, result.form, result.facts)
-            publish(ctx.out, folder)
-        return open_artifact(folder)
-
-    def _context(self, name: str, spec: PruneSpec, seed: int) -> StepContext:
-        folder = self.work / name
-        (folder / "work").mkdir(parents=True, exist_ok=True)
-        return StepContext(
-            spec=spec,
-            inputs={"model": self.teacher, "teacher": self.teacher},
-            task=self.job.task,
-            data=self.data,
-            out=folder / "out",
-            work=folder / "work",
-            seed=seed,
-            precision=local_numerics().precision(self.recover.precision),
-            device="cpu",
-            timing_target=resolve_target(self.job.plan.profile.targets[0]),
-            progress=terminal(),
-            shared=self.work / "signals",
-            base=self.options.profile.parent,
-        )
-
     def _score(self, arm: str, seed: int | None, model: nn.Module, seconds: float) -> None:
-        inputs = self.job.task.encode(self.test, self.pruned.path if seed is not None else self.teacher.path)
-        kept = answers(model, inputs, self.job.task, precision="fp32", device="cpu")
-        nats, tokens = (
-            np.bincount(kept["document"], kept[name], len(self.test)).tolist() for name in ("nats", "tokens")
-        )
-        parameters = sum(one.numel() for one in model.parameters())
-        body = {"nats": nats, "tokens": tokens, "parameters": parameters, "seconds": seconds}
-        write_json(self.file(arm, seed), body)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Of each document float64 (n,): minus the log-probability of its tokens, and how many there are."""
-
-    nats: Numbers
-    tokens: Numbers
-    parameters: int
-    seconds: float
-
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> Scored:
-        """As it was written."""
-        return cls(np.array(body["nats"]), np.array(body["tokens"]), body["parameters"], body["seconds"])
-
-    @property
-    def log_perplexity(self) -> float:
-        """Nats a token."""
-        return float(self.nats.sum() / self.tokens.sum())
+        folder = self.pruned.path if seed is not None else self.teacher.path
+        write_json(self.file(arm, seed), self.shop.scored(model, folder, self.test, seconds))
 
 
 def rows_of(original: Scored, pruned: Scored, found: Mapping[str, Sequence[Scored]]) -> list[dict[str, Any]]:
     """The table: the model before and after pruning, each training, and of each arm what all its seeds say."""
     rows: list[dict[str, Any]] = [
-        {"arm": name, "parameters": one.parameters, **_measured(one), "gap closed": gap}
+        {"arm": name, "parameters": one.parameters, **one.measured, "gap closed": gap}
         for name, one, gap in (("original", original, 1.0), ("pruned", pruned, 0.0))
     ]
     for arm, runs in found.items():
@@ -258,7 +157,7 @@ def rows_of(original: Scored, pruned: Scored, found: Mapping[str, Sequence[Score
                     "arm": arm,
                     "seed": seed,
                     "parameters": one.parameters,
-                    **_measured(one),
+                    **one.measured,
                     "gap closed": round(gap, 4),
                     "seconds": round(one.seconds),
                 }
@@ -272,7 +171,7 @@ def rows_of(original: Scored, pruned: Scored, found: Mapping[str, Sequence[Score
             "arm": arm,
             "seed": f"all {len(runs)}",
             "gap closed": round(gap, 4),
-            "interval": _interval(gaps),
+            "interval": interval(gaps),
         }
         both = min(len(runs), len(found["kd"]))
         if arm != "kd" and both:
@@ -280,7 +179,7 @@ def rows_of(original: Scored, pruned: Scored, found: Mapping[str, Sequence[Score
             lead = _closed(original, pruned, pair[0]) - _closed(original, pruned, pair[1])
             row |= {
                 "kd ahead by": round(lead, 4),
-                "its interval": _interval(resampled(original, pruned, pair)),
+                "its interval": interval(resampled(original, pruned, pair)),
             }
         rows.append(row)
     return rows
@@ -311,25 +210,6 @@ def resampled(original: Scored, pruned: Scored, arms: Sequence[Sequence[Scored]]
 def _closed(original: Scored, pruned: Scored, runs: Sequence[Scored]) -> float:
     mean = float(np.mean([run.log_perplexity for run in runs]))
     return (pruned.log_perplexity - mean) / (pruned.log_perplexity - original.log_perplexity)
-
-
-def _measured(one: Scored) -> dict[str, float]:
-    return {
-        "log perplexity": round(one.log_perplexity, 4),
-        "perplexity": round(float(np.exp(one.log_perplexity)), 2),
-    }
-
-
-def _interval(values: Numbers) -> str:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return f"{low:.4f} to {high:.4f}"
-
-
-def _first(examples: Examples, tokens: int, count: Any) -> Examples:
-    """The first examples that hold so many tokens together; all where they hold fewer."""
-    few = examples.take(np.arange(min(len(examples), 1 + tokens // 32)))
-    reached = np.flatnonzero(np.cumsum(count(few)) >= tokens)
-    return few.take(np.arange(int(reached[0]) + 1)) if len(reached) else few
 
 
 if __name__ == "__main__":

@@ -421,6 +421,69 @@ def test_the_gap_that_a_recovery_closes(script):
     assert [row["gap closed"] for row in rows[:2]] == [1.0, 0.0]
 
 
+def scored(script, *nats: float, tokens: tuple[float, ...] = (10.0, 30.0, 20.0)) -> object:
+    counts = np.array(tokens)
+    return script("llm_students").Scored(np.array(nats) * counts, counts, 100, 1.0)
+
+
+def test_a_student_of_two_teachers_is_held_against_the_better_one_of_each_alone(script):
+    bench = script("llm_teachers")
+    alike = {
+        name: {domain: scored(script, 1, 1, 1) for domain in bench.DOMAINS} for name in ("pruned", "teacher")
+    }
+    found = {
+        "both": {"news": [scored(script, 2.01, 2.01, 2.01)], "encyclopaedia": [scored(script, 3, 3, 3)]},
+        "news": {"news": [scored(script, 2, 2, 2)], "encyclopaedia": [scored(script, 4, 4, 4)]},
+        "encyclopaedia": {
+            "news": [scored(script, 3, 3, 3)],
+            "encyclopaedia": [scored(script, 2.9, 2.9, 2.9)],
+        },
+    }
+    rows = [row for row in bench.rows_of(alike, found) if "held" in row]
+    assert [(row["text"], row["higher, %"], row["held"]) for row in rows] == [
+        ("news", 1.01, True),
+        ("encyclopaedia", 10.52, False),
+    ]
+    assert rows[0]["model"].endswith("beside that of the news")
+    assert rows[0]["95 % of it"] == "1.01 to 1.01"
+    found["encyclopaedia"]["news"] = []
+    assert [row["text"] for row in bench.rows_of(alike, found) if "held" in row] == ["encyclopaedia"]
+
+
+def test_articles_are_whole_and_each_is_in_one_split(script, tmp_path: Path):
+    bench = script("llm_teachers")
+    text = "\n".join(
+        f" = Title {n} = \n\n A first line . \n\n = = Part = = \n\n Line {n} . \n" for n in range(10)
+    )
+    found = bench.articles("\n" + text)
+    assert found[3] == "= Title 3 =\nA first line .\n= = Part = =\nLine 3 ."
+    bench.write_articles(tmp_path, found)
+    splits = {
+        name: [json.loads(line)["text"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "validation", "test")
+    }
+    assert [len(texts) for texts in splits.values()] == [6, 2, 2]
+    assert sorted(text for texts in splits.values() for text in texts) == sorted(found)
+
+
+def test_selective_training_is_paired_with_all_tokens_by_seed(script):
+    bench = script("llm_selective")
+
+    def taught(*nats: float, learnt: float = 1.0) -> object:
+        return bench.Taught(scored(script, *nats), learnt)
+
+    before = {"original": scored(script, 1, 1, 1), "pruned": scored(script, 5, 5, 5)}
+    found = {
+        "all": [taught(2, 3, 2), taught(3, 4, 3)],
+        "confident": [taught(2.5, 3.5, 2.5, learnt=0.4)],
+        "right": [],
+    }
+    rows = bench.rows_of(before, found)
+    assert rows[-1]["higher"] == 0.5
+    assert rows[-1]["95 % of it"] == "0.5000 to 0.5000"
+    assert rows[-2]["learnt"] == "40.0%"
+
+
 def test_a_ratio_of_turns_has_an_interval_over_rounds(script):
     speed = script("llm_distill_throughput")
     slow = [np.full((3, 2), 2.0) * factor for factor in (1, 1.1, 0.9)]

@@ -16,12 +16,15 @@ from compress.core.errors import ModelError, PassError
 from compress.core.forms import TORCH_FLOAT
 from compress.core.progress import Silent
 from compress.encoding.inputs import LEARNT, taken
+from compress.losses.contract import Lesson
+from compress.losses.hidden.spec import HiddenLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.logits.term import compare_kept, compare_logits
 from compress.models.io.checkpoints import load_model, save_model
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
+from compress.tasks.table import task_kind
 from compress.training.batches import to_tensors
 from compress.training.signals.averaging import MeanOfTeachers, mean_outputs
 from compress.training.signals.teachers import cached_signals, signals_of_mean
@@ -236,6 +239,12 @@ def test_teachers_with_unlike_rows_of_words_are_refused(
     wide = written(tmp_path / "wide", model, first)
     with pytest.raises(ModelError, match="260 and 264 outputs have no mean"):
         distill.run(prepared(tmp_path / "step", ((first, task, data), wide)))
+
+
+def test_their_likeliest_words_have_a_mean_and_what_lies_inside_them_has_none() -> None:
+    several = Lesson(task_kind("causal-lm"), teachers=2)
+    assert all(LogitsLoss(top_k=k).fault(several) is None for k in (None, 16, "all"))
+    assert "has no mean" in str(HiddenLoss().fault(several))
 
 
 def test_a_mean_of_many_rows_is_made_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
