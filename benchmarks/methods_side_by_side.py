@@ -616,7 +616,7 @@ def reason_of(error: CompressError) -> str:
 
 
 def _seconds(value: float | None, *, busy: bool) -> str | int | None:
-    return None if value is None else f"{value:.0f}, busy" if busy else round(value)
+    return None if value is None else f"{value:.0f}, busy" if busy and value else round(value)
 
 
 def _interval(values: Found, name: str) -> str | None:
