@@ -171,7 +171,7 @@ def smollm() -> Subject:
     prune = next(one for one in passes_of(SMOLLM) if "prune" in one)
     int4 = next(one for one in passes_of(INT4) if "quantize" in one)
     recover = prune["prune"]["recover"]
-    factor: Pass = {"low_rank": {"ratio": 0.25, "recover": recover}}
+    factor: Pass = {"low_rank": {"ratio": 0.25, "round_to": 32, "recover": recover}}
     distil: Pass = {
         "distill": {
             "student": {"layers": 22, "choose": "similarity", "intermediate_size": 1152, "from": "teacher"},
@@ -540,6 +540,8 @@ def _short(one: Pass) -> Pass:
         body |= {"importance_batches": 2}
         if "layers" in body["remove"]:
             body["remove"]["layers"] = 0.5
+    if kind == "low_rank":
+        body |= {"round_to": 8}
     for training in ("recover", "train"):
         if training in body:
             body[training] |= {"epochs": 1}
