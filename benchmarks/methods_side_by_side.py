@@ -213,15 +213,16 @@ def main() -> int:
         readme = ROOT / "README.md"
         write_text(readme, published(readme.read_text(encoding="utf-8")))
         return 0
-    benches = [Bench(name, subject(), options) for name, subject in SUBJECTS.items()]
+    benches = []
+    for name, subject in SUBJECTS.items():
+        if options.only not in (None, name):
+            continue
+        made = subject()
+        if reason := missing(made.profile):
+            print(f"{made.title} is skipped: {reason}", flush=True)
+            continue
+        benches.append(Bench(name, toy(name, made) if options.quick else made, options))
     for bench in benches:
-        if options.only not in (None, bench.name):
-            continue
-        if reason := missing(bench.subject.profile):
-            print(f"{bench.subject.title} is skipped: {reason}", flush=True)
-            continue
-        if options.quick:
-            bench.subject = toy(bench.name, bench.subject)
         bench.run(lambda: report(benches, options.quick))
     return 0
 
@@ -387,7 +388,8 @@ def _row(
         "model": title,
         "method": name,
         "seeds": len(each),
-        each[0]["metric"]: _rounded(statistics.mean(scores), 4),
+        "metric": each[0]["metric"],
+        "score": _rounded(statistics.mean(scores), 4),
         "spread": _rounded(statistics.stdev(scores), 4) if len(scores) > 1 else None,
         "retention": _rounded(statistics.mean(kept), 4),
         "95 % of it": _interval(each[0], "retention") if len(each) == 1 else None,
@@ -454,11 +456,10 @@ def paired_hits(hits: Sequence[Hits], drawn: Sequence[bool]) -> tuple[Hits, Hits
 def report(benches: Sequence[Bench], quick: bool) -> None:
     """Write the table and the plots of what was found so far."""
     name = NAME + ".quick" * quick
-    before = read_rows(name)
-    rows = []
-    for bench in benches:
-        # What another machine found stays until something is found here.
-        rows += bench.rows() or [row for row in before if row["model"] == bench.subject.title]
+    found = {bench.subject.title: bench.rows() for bench in benches}
+    # Of a subject of which nothing was found here, what was found before stays.
+    before = [row for row in read_rows(name) if not found.get(row["model"])]
+    rows = [*before, *(row for own in found.values() for row in own)]
     write_rows(name, rows, note=NOTE, script=NAME)
     for bench in benches:
         picture = plot(rows, bench.subject.title)
@@ -506,10 +507,10 @@ def published(readme: str) -> str:
 def readme_table(rows: Sequence[Mapping[str, Any]], name: str, title: str, measured_on: str) -> str:
     """The rows of a subject with the columns that fit into a page, and its plot."""
     own = [row for row in rows if row["model"] == title and row.get("MB") is not None]
-    metric = "accuracy" if "accuracy" in own[0] else "perplexity"
-    columns = (metric, "spread", "retention", "times faster", "memory, MB", "MB", "training, s")
+    columns = ("score", "spread", "retention", "times faster", "memory, MB", "MB", "training, s")
     kept = [column for column in ("method", *columns) if any(row.get(column) is not None for row in own)]
-    table = markdown([{column: row.get(column) for column in kept} for row in own])
+    named = {column: own[0]["metric"] if column == "score" else column for column in kept}
+    table = markdown([{named[column]: row.get(column) for column in kept} for row in own])
     picture = f"reports/benchmarks/{NAME}.{name}.svg"
     shown = f"\n\n![{title}: retention over size]({picture})" if (ROOT / picture).exists() else ""
     return f"{table}\n\nWritten by `benchmarks/{NAME}.py`; measured on {measured_on}.{shown}"

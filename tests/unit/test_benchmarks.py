@@ -584,7 +584,7 @@ def test_the_table_tells_the_spread_and_what_cannot_be_told_apart(script):
     }
     assert list(rows) == [side.TEACHER, *scored]
     row = rows["distilled"]
-    assert (row["accuracy"], row["spread"], row["seeds"], row["MB"]) == (0.94, 0.01, 3, 4.0)
+    assert (row["score"], row["spread"], row["seeds"], row["MB"]) == (0.94, 0.01, 3, 4.0)
     assert (row["times faster"], row["times smaller"], row["training, s"]) == (4.0, 10.0, 90)
     assert "distilled, INT8" in row["not told apart from"]
     assert "INT8" not in row["not told apart from"].split("; ")
@@ -597,6 +597,7 @@ def test_the_table_tells_the_spread_and_what_cannot_be_told_apart(script):
     assert "distilled, INT8" in picture
     assert "var(--ink)" in picture
     table = side.readme_table([*rows.values()], "clinc", "CLINC150", "a machine, 2 cores, today")
+    assert table.startswith("| method | accuracy | spread |")
     assert "| distilled | 0.94 | 0.01 |" in table
     assert "low rank" not in table
     assert "measured on a machine, 2 cores, today." in table
