@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -29,7 +30,10 @@ from compress.passes.prune.decoders import DecoderPruner
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
-from compress.passes.quantize.weight_only import matmul_nbits
+from compress.passes.quantize.weight_only import matmul_nbits, train
+from compress.passes.quantize.weight_only.rotation import rotate
+from compress.passes.quantize.weight_only.row_matching import rows_of
+from compress.passes.quantize.weight_only.stored import multiply_scales, stored_blocks
 from compress.profile.student_spec import StudentSpec
 from compress.step import StepResult
 from tests import tiny_language
@@ -96,6 +100,39 @@ def test_both_factors_are_stored_in_blocks(
     wanted = logits(dequantized(file))
     assert np.abs(logits(file) - wanted).max() <= 1e-4 * np.abs(wanted).max()
     assert np.abs(logits(path) - wanted).max() > 1e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_scales_of_both_factors_are_trained(name: str, tmp_path: Path) -> None:
+    model = factored(tiny_decoder(name), 0.75)
+    lowered = lowered_decoder(model, tmp_path)
+    file = quantized(lowered, tmp_path, bits=4, method="rtn", block_size=16)
+    rows, graph = rows_of(model, ir.load(lowered).graph), ir.load(file)
+    student = train.scaled_model(model, rows, stored_blocks(graph.graph))
+    factors = {
+        id(part.weight) for one in model.modules() if isinstance(one, Factored) for part in one.children()
+    }
+    trained = [model.get_parameter(weight.name) for weight in student.weights]
+    assert factors <= {id(weight) for weight in trained}
+    with torch.no_grad():
+        for change in student.changes:
+            change.uniform_(-0.2, 0.2, generator=torch.manual_seed(1))
+        expected = student(input_ids=UNSEEN_IDS).logits[0].numpy()
+        assert np.array_equal(student(input_ids=UNSEEN_IDS).logits[0].numpy(), expected)
+    for node, found in train.factors_of(student, rows).items():
+        multiply_scales(graph.graph, node, found)
+    ir.save(graph, file)
+    near = 2e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(logits(dequantized(file)), expected, rtol=0, atol=near)
+
+
+def test_a_factored_decoder_is_rotated_and_computes_what_it_did(tmp_path: Path) -> None:
+    path = lowered_decoder(factored(tiny_decoder("qwen3"), 0.5), tmp_path)
+    rotated = ir.load(path)
+    rotate(rotated.graph)
+    ir.save(rotated, tmp_path / "rotated.onnx")
+    wanted = logits(path)
+    assert np.abs(logits(tmp_path / "rotated.onnx") - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_maps_that_read_the_same_share_their_first_factor_or_are_refused(tmp_path: Path) -> None:
@@ -204,26 +241,6 @@ def test_bitsandbytes_packs_both_factors(taught: Taught, tmp_path: Path) -> None
     with torch.inference_mode():
         found, wanted = (load_model(one.path)(input_ids=batch).logits for one in (packed, artifact))
     assert (found - wanted).norm() < 0.05 * wanted.norm()
-
-
-LOSSES: dict[str, list[dict[str, Any]] | None] = {
-    "unset": None,
-    "next_token": [{"next_token": {}}],
-    "all": [{"logits": {"top_k": 16}}, {"hidden": "mse"}, {"attention": {}}, {"relation": {}}],
-}
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_it_recovers_by_any_loss(taught: Taught, tmp_path: Path, name: str) -> None:
-    recover = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 16}
-    recover |= {} if LOSSES[name] is None else {"losses": LOSSES[name]}
-    artifact, result = made(tmp_path / "low", low_rank, spec(ratio=0.9, recover=recover), taught)
-    losses = [point.train_loss for point in result.curves[0].points if point.train_loss is not None]
-    assert losses[-1] < 0.9 * losses[0]
-    facts = result.facts
-    lost, left = (-facts[f"validation_score{when}"] for when in ("_before_recovery", ""))
-    assert left < 0.95 * lost
-    assert describe_factors(load_model(artifact.path))
 
 
 def test_what_the_maps_read_counts(taught: Taught, tmp_path: Path) -> None:

@@ -52,6 +52,36 @@ def test_legal_orders(passes: list[dict[str, Any]], structures: list[str], tmp_p
             assert step.form.structure is plan.step(step.inputs["model"]).form.structure
 
 
+INT4: dict[str, Any] = {"quantize": {"bits": 4}}
+LEARN: dict[str, Any] = {"distill": {"student": {"layers": 2}, "losses": [{"logits": {}}]}}
+BOTH: dict[str, Any] = {"export": {"formats": ["onnx", "gguf"]}}
+
+
+@pytest.mark.parametrize(
+    ("passes", "structures"),
+    [
+        ([LOW_RANK, INT4, EXPORT], ["factored"] * 3),
+        ([PRUNE, LOW_RANK, INT4], ["pruned", "factored", "factored"]),
+        ([LOW_RANK, PRUNE, EXPORT], ["factored"] * 3),
+        ([LOW_RANK, LEARN, BOTH], ["factored", "regular", "regular"]),
+        ([LOW_RANK, LEARN, LOW_RANK], ["factored", "regular", "factored"]),
+        ([LOW_RANK, BOTH], None),
+        ([PRUNE, LOW_RANK, INT4, BOTH], None),
+    ],
+)
+def test_orders_of_language_models(
+    passes: list[dict[str, Any]], structures: list[str] | None, tmp_path: Path
+):
+    file = profile(tmp_path, *passes, task="causal-lm")
+    if structures is None:
+        with pytest.raises(ProfileError, match="has no products of two"):
+            load_profile(file)
+        return
+    plan = build_plan(load_profile(file).profile)
+    found = [plan.step(row.step).form.structure for row in plan.rows[1:]]
+    assert found == [Structure(each) for each in structures]
+
+
 @pytest.mark.parametrize(
     ("passes", "message"),
     [

@@ -17,6 +17,7 @@ from compress.training.rounding.rounded_model import (
     RoundedWeight,
     folding_factors,
 )
+from compress.training.rounding.substitution import run_on
 
 EIGHT = partial(round_weights, per_channel=True, limit=127)
 
@@ -55,6 +56,29 @@ def test_weights_and_inputs_are_rounded_and_learn() -> None:
     gradient = model.get_parameter("inner.weight").grad
     assert gradient is not None
     assert gradient.tolist() == [pytest.approx([2.55, 1.0])]
+
+
+class Twice(nn.Module):
+    """One map under two names, and a second one with the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.same = nn.Linear(2, 2, bias=False)
+        self.tied = nn.Linear(2, 2, bias=False)
+        self.tied.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.tied(self.same(self.one(x)))
+        return result
+
+
+def test_what_stands_under_several_names_is_replaced_in_all_and_put_back() -> None:
+    model, other = Twice(), torch.tensor([[0.0, 2.0], [1.0, 0.0]])
+    weight = model.one.weight
+    for name in ("one.weight", "same.weight", "tied.weight"):
+        for _ in range(2):
+            assert run_on(model, {name: other}, {"x": torch.tensor([[1.0, 3.0]])}).tolist() == [[12.0, 2.0]]
+    assert all(part.weight is weight for part in (model.one, model.same, model.tied))
 
 
 def test_a_running_range_is_observed_then_follows_the_batches_of_training() -> None:

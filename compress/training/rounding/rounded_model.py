@@ -14,13 +14,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.encoding.inputs import taken
 from compress.models.anatomy.observing import evaluating
 from compress.training.rounding.integers import round_activations, through
 from compress.training.rounding.operations import Operation, Watched, unwatched
+from compress.training.rounding.substitution import run_on
 
 MOMENTUM = 0.1
 """What a batch counts in a running range."""
@@ -77,7 +77,7 @@ class RoundedModel(nn.Module):
         """What the model gives for a batch."""
         weights = self.rounded_weights()
         with self._rounding():
-            return functional_call(self.model, weights, (), batch)
+            return run_on(self.model, weights, batch)
 
     def rounded_weights(self) -> dict[str, Tensor]:
         """The weights, by name, that the model runs on: where a norm will be folded in, its factor is out again."""

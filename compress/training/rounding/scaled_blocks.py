@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from compress.training.rounding.substitution import run_on
 
 
 class ScaledWeight(NamedTuple):
@@ -39,7 +40,7 @@ class ScaledBlocks(nn.Module):
 
     def forward(self, **batch: Tensor) -> Any:
         """What the model gives for a batch."""
-        return functional_call(self.model, self.scaled(), (), batch)
+        return run_on(self.model, self.scaled(), batch)
 
     def scaled(self) -> dict[str, Tensor]:
         """The weights, by name, that the model runs on."""
