@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from compress.core.forms import Form
 from compress.core.plugins import call
 from compress.models.anatomy.table.family import Config
 from compress.passes.contract import PassSpec
@@ -24,7 +23,7 @@ class PassCheck:
     """A pass of a valid profile, and what files on this machine tell of the model that it gets.
 
     `model` is the source whose files tell of its tokenizer, None of a fresh one; `family` its `model_type`, None where
-    that is not known. `form` is its form, and `config` what its config says, None where nobody knows it before the
+    that is not known. `config` is what its config says, None where nobody knows it before the
     passes before it are done.
     """
 
@@ -34,7 +33,6 @@ class PassCheck:
     spec: PassSpec
     model: str | None
     family: str | None
-    form: Form
     config: Config | None
 
 
@@ -66,11 +64,10 @@ def _asked(function: str | None, check: PassCheck) -> Iterator[Any]:
 
 def _checks(profile: Profile, files: ModelFiles) -> Iterator[PassCheck]:
     model: str | None = profile.teacher.model
-    family, form = files.model_type(model), files.form(model)
+    family = files.model_type(model)
     config: Config | None = files.config(model)
     for index, spec in enumerate(profile.specs):
-        yield PassCheck(profile, files, index, spec, model, family, form, config)
-        form = spec.produces(form)
+        yield PassCheck(profile, files, index, spec, model, family, config)
         leaves = PASSES[spec.kind].leaves
         if config is not None and leaves is not None:
             config = call(leaves, spec, config)
@@ -78,6 +75,5 @@ def _checks(profile: Profile, files: ModelFiles) -> Iterator[PassCheck]:
             config = student_config(student, config, files)
             if student.model is not None:
                 model, family = student.model, files.model_type(student.model)
-                form = files.form(model)
             elif student.architecture is not None:
                 model, family = None, student.architecture

@@ -290,8 +290,8 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
             "use next_token",
         ),
         ({"passes": [LOW_RANK, LOW_RANK]}, "passes.1.low_rank: needs a float torch model"),
-        ({"passes": [LOW_RANK, GGUF]}, "llama.cpp has no products of two"),
-        ({"teacher": ADAPTED, "passes": [GGUF]}, "llama.cpp has no products of two"),
+        ({"passes": [LOW_RANK, GGUF]}, "as llama.cpp has no products of two"),
+        ({"teacher": ADAPTED, "passes": [GGUF]}, "as llama.cpp has no products of two"),
         ({"teacher": ADAPTED}, "corrections are put beside whole ones"),
         (
             {"teacher": ADAPTED, "passes": [LOW_RANK]},

@@ -24,15 +24,20 @@ from compress.runtimes.runner import CachedSession, open_session
 from tests.tiny_decoders import CONFIGS, lowered_decoder, tiny_decoder
 from tests.unit.test_decoder_quantization import batches
 from tests.unit.test_gguf import BYTES, LLAMA_3, TASK, changed, letters
+from tests.unit.test_low_rank_decoders import factored
 
 WORDS, NEW = 266, 40
 FAST = ["llama, tied with biases", "gpt2"]
 FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
 
 
-def written(folder: Path, name: str, *, quantized: bool = False, cache: bool = False) -> Path:
-    """The files of a bundle that genai reads; token 0 ends an answer."""
+def written(
+    folder: Path, name: str, *, quantized: bool = False, cache: bool = False, share: float | None = None
+) -> Path:
+    """The files of a bundle that genai reads; token 0 ends an answer. `share`: of the ranks of its factored maps."""
     model = tiny_decoder(name, vocab_size=WORDS)
+    if share is not None:
+        factored(model, share)
     path = lowered_decoder(model, folder)
     if quantized:
         graph = ir.load(path)
@@ -93,10 +98,12 @@ def test_the_last_token_of_each_row_is_answered(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("cache", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_genai_writes_the_same_tokens(name: str, cache: bool, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("cache", "share"), [(False, None), pytest.param(True, None, marks=pytest.mark.slow), (False, 0.75)]
+)
+def test_genai_writes_the_same_tokens(name: str, cache: bool, share: float | None, tmp_path: Path):
     genai = pytest.importorskip("onnxruntime_genai", reason="the extra `genai` is not installed")
-    folder, prompt = written(tmp_path, name, cache=cache), prompt_of(9)
+    folder, prompt = written(tmp_path, name, cache=cache, share=share), prompt_of(9)
     session = CachedSession(open_session(str(folder / "model.onnx")))
     wanted = generate(Decoder(session, 9 + NEW), [prompt], NEW, ends=(0,))[0]
     assert len(wanted) >= 6

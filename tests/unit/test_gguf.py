@@ -23,9 +23,11 @@ from compress.lowering.gguf.file import write_gguf
 from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
 from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
 from compress.models.text.tokenization import ODD
+from compress.passes.prune.decoders import DecoderPruner
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer
+from tests.unit.test_prune_decoders import material
 
 KNOWN = {name: config for name, config in CONFIGS.items() if config.model_type in LLAMA_CPP}
 FAST = list(KNOWN)[:4]
@@ -77,9 +79,23 @@ def test_the_numbers_are_the_models_own(name: str, stored: str, tmp_path: Path):
     assert stored_as[decides] == ("f16" if stored == "f16" else "q8_0")
 
 
-@pytest.mark.parametrize("name", ["llama", "llama, tied with biases", "qwen2"])
-def test_transformers_reads_the_same_model_back(name: str, tmp_path: Path):
+PRUNED = {"layers": 0.34, "feed_forward": 0.34, "heads": 0.5, "hidden": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "remove"),
+    [
+        ("llama", None),
+        ("llama, tied with biases", None),
+        ("qwen2", None),
+        ("llama, tied with biases", PRUNED),
+        ("llama", {"heads": 0.5}),
+    ],
+)
+def test_transformers_reads_the_same_model_back(name: str, remove: dict | None, tmp_path: Path):
     model = tiny_decoder(name)
+    if remove is not None:
+        DecoderPruner(model, material(remove=remove, importance="magnitude", round_to=32)).advance(1.0)
     written(model, tmp_path / "it.gguf")
     back = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="it.gguf", dtype=torch.float32)
     theirs = back.state_dict()
@@ -88,7 +104,7 @@ def test_transformers_reads_the_same_model_back(name: str, tmp_path: Path):
         if path in theirs:
             rounded = tensor.half().float() if tensor.ndim == 2 and "wpe" not in path else tensor
             assert torch.equal(theirs[path], rounded), path
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size"):
         assert getattr(back.config, key) == getattr(model.config, key)
 
 

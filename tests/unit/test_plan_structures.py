@@ -55,6 +55,7 @@ def test_legal_orders(passes: list[dict[str, Any]], structures: list[str], tmp_p
 INT4: dict[str, Any] = {"quantize": {"bits": 4}}
 LEARN: dict[str, Any] = {"distill": {"student": {"layers": 2}, "losses": [{"logits": {}}]}}
 BOTH: dict[str, Any] = {"export": {"formats": ["onnx", "gguf"]}}
+GENAI: dict[str, Any] = {"export": {"formats": ["onnx", "genai"]}}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ BOTH: dict[str, Any] = {"export": {"formats": ["onnx", "gguf"]}}
         ([PRUNE, LOW_RANK, INT4], ["pruned", "factored", "factored"]),
         ([LOW_RANK, PRUNE, EXPORT], ["factored"] * 3),
         ([LOW_RANK, LEARN, BOTH], ["factored", "regular", "regular"]),
+        ([PRUNE, BOTH], ["pruned", "pruned"]),
+        ([LOW_RANK, GENAI], ["factored", "factored"]),
         ([LOW_RANK, LEARN, LOW_RANK], ["factored", "regular", "factored"]),
         ([LOW_RANK, BOTH], None),
         ([PRUNE, LOW_RANK, INT4, BOTH], None),

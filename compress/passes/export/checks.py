@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from compress.core.artifacts import TOKENIZER
-from compress.core.forms import Structure
 from compress.lowering.genai_tokenizer import why_no_genai
 from compress.lowering.gguf.family import why_no_gguf
 from compress.lowering.gguf.vocabulary import why_no_vocabulary
+from compress.models.anatomy.table.family import Config
 from compress.passes.export.spec import LANGUAGE, ExportSpec
 from compress.profile.combination_checks import Found
 from compress.profile.pass_checks import PassCheck
@@ -28,21 +28,16 @@ def faults(check: PassCheck) -> Iterator[Found]:
             f"{check.profile.task} is none",
         )
         return
-    config, tokenizer = check.files.config(check.model), check.files.json(check.model, TOKENIZER)
-    if "gguf" in formats and check.form.structure is Structure.FACTORED:
-        yield (
-            ("formats",),
-            "no gguf of this model: its maps are factored, and llama.cpp has no products of two",
-        )
+    tokenizer = check.files.json(check.model, TOKENIZER)
     for name in formats:
         yield from (
             (("formats",), f"no {name} of this model: {why}")
-            for why in (_of_model(name, config), _of_tokenizer(name, tokenizer, check.family))
+            for why in (_of_model(name, check.config), _of_tokenizer(name, tokenizer, check.family))
             if why is not None
         )
 
 
-def _of_model(name: str, config: dict[str, Any] | None) -> str | None:
+def _of_model(name: str, config: Config | None) -> str | None:
     return why_no_gguf(config) if name == "gguf" and config is not None else None
 
 

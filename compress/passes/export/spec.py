@@ -10,7 +10,7 @@ from compress.core.forms import Form, Framework, Structure
 from compress.passes.contract import PassSpec
 
 LANGUAGE = ("gguf", "genai")
-"""The formats of language models: they are made of the last model in torch, and have one size for all layers."""
+"""The formats of language models: they are made of the last model in torch."""
 
 
 class ExportSpec(PassSpec):
@@ -36,12 +36,13 @@ class ExportSpec(PassSpec):
 
     def needs(self) -> str:
         """What this one can start from, in words."""
-        formats = " and ".join(name for name in LANGUAGE if name in self.formats)
-        return f"a model whose layers are alike, which {formats} can say" if formats else self.accepts
+        whole = "a model whose maps are whole, as llama.cpp has no products of two"
+        return whole if "gguf" in self.formats else self.accepts
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
-        return not form.bundled and (form.structure is Structure.REGULAR or not self.of_language)
+        factored = form.structure is Structure.FACTORED
+        return not form.bundled and not (factored and "gguf" in self.formats)
 
     def produces(self, form: Form) -> Form:
         """The form of the result."""
