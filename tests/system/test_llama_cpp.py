@@ -15,9 +15,11 @@ from compress.core.package_paths import locate_package
 from compress.core.pre_tokenization import SPACE
 from compress.lowering.gguf.file import write_gguf
 from compress.models.text.tokenization import ODD
+from compress.passes.prune.decoders import DecoderPruner
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import tiny_decoder
-from tests.unit.test_gguf import BYTES, KNOWN, LLAMA_3, TASK, letters, write_letters
+from tests.unit.test_gguf import BYTES, KNOWN, LLAMA_3, PRUNED, TASK, letters, write_letters
+from tests.unit.test_prune_decoders import material
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 pytestmark = pytest.mark.system
@@ -40,9 +42,12 @@ def half(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_it_computes_what_torch_computes(name: str, tmp_path: Path):
-    model = half(tiny_decoder(name, vocab_size=WORDS))
+@pytest.mark.parametrize(("name", "remove"), [*((name, None) for name in KNOWN), ("llama", PRUNED)])
+def test_it_computes_what_torch_computes(name: str, remove: dict | None, tmp_path: Path):
+    model = tiny_decoder(name, vocab_size=WORDS)
+    if remove is not None:
+        DecoderPruner(model, material(remove=remove, importance="magnitude", round_to=32)).advance(1.0)
+    model = half(model)
     write_gguf(model, BYTES, TASK, "f16", tmp_path / "it.gguf", "tiny")
     there = opened(tmp_path / "it.gguf")
     # Windows of 8 tokens are no part of what llama.cpp knows of a Mistral or a Qwen2: the file says that it takes 8.
