@@ -15,7 +15,7 @@ from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import LEARNT
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.decoders import DecoderPruner
-from compress.passes.prune.saliency import Material
+from compress.passes.prune.saliency import Material, weight_saliency
 from compress.passes.prune.spec import PruneSpec
 from tests.tiny_decoders import CONFIGS, WORDS, logits_of, parts_of, tiny_decoder
 
@@ -76,6 +76,20 @@ def test_units_that_say_nothing_go_first_and_nothing_changes(name: str) -> None:
     spec = material(remove={"feed_forward": 32 / decoder.sizes["feed_forward"]}, importance="taylor")
     DecoderPruner(model, spec).advance(1.0)
     torch.testing.assert_close(logits_of(model, IDS), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_activations_count_whichever_way_a_weight_lies(name: str) -> None:
+    model, texts = tiny_decoder(name), Texts()
+    share = parts_of(model).units(1)[-1]
+    weight = share.map.get_parameter("weight")
+    saliency = weight_saliency(model, material(remove={"layers": 0.34}, importance="activation"))
+    reads = []
+    with share.map.register_forward_hook(lambda _, given, __: reads.append(given[0].detach())):
+        logits_of(model, torch.from_numpy(texts.ids))
+    size = reads[0].flatten(0, -2).square().mean(0).sqrt()
+    expected = weight.detach().abs() * (size[:, None] if name == "gpt2" else size)
+    torch.testing.assert_close(saliency[weight], expected)
 
 
 def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:

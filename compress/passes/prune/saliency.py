@@ -13,6 +13,7 @@ import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from compress.encoding.inputs import LEARNT, Inputs, taken
 from compress.models.anatomy.observing import observe
@@ -145,17 +146,20 @@ def _activation(model: nn.Module, material: Material) -> Saliency:
     def note(module: nn.Module, reads: Tensor, *_: object) -> None:
         values = reads.float()
         # Linear maps have their channels last, convolutions after the batch.
-        rows = values.flatten(0, -2) if isinstance(module, nn.Linear) else values.transpose(0, 1).flatten(1).T
+        last = isinstance(module, nn.Linear | Conv1D)
+        rows = values.flatten(0, -2) if last else values.transpose(0, 1).flatten(1).T
         squares[module] = squares.get(module, torch.zeros(())) + (rows**2).sum(dim=0)
         counts[module] = counts.get(module, 0) + len(rows)
 
-    maps = [
-        each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    ]
+    kinds = nn.Linear | Conv1D | nn.Conv1d | nn.Conv2d | nn.Conv3d
+    maps = [each for each in model.modules() if isinstance(each, kinds)]
     observe(model, (taken(material.read(each)) for each in material.batches()), maps, note)
     for module, square in squares.items():
         size = (square / counts[module]).sqrt()
         weight: Any = module.weight
+        if isinstance(module, Conv1D):
+            saliency[weight] = saliency[weight] * size[:, None]
+            continue
         groups = getattr(module, "groups", 1)
         columns = (
             size if groups == 1 else size.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
