@@ -243,6 +243,16 @@ def test_bitsandbytes_packs_both_factors(taught: Taught, tmp_path: Path) -> None
     assert (found - wanted).norm() < 0.05 * wanted.norm()
 
 
+def test_moments_held_in_parts_give_the_same_factors(
+    taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once, _ = made(tmp_path / "one", low_rank, spec(examples=8), taught)
+    monkeypatch.setattr(low_rank, "AT_ONCE", 3 * 64**2)
+    in_parts, _ = made(tmp_path / "parts", low_rank, spec(examples=8), taught)
+    first, second = (load_model(one.path).state_dict() for one in (at_once, in_parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_what_the_maps_read_counts(taught: Taught, tmp_path: Path) -> None:
     """Of the same size, the factors that look at activations lose less."""
     scores = {

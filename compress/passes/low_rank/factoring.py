@@ -54,9 +54,16 @@ def decompose(weight: Tensor, square: Tensor | None = None) -> Decomposition:
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
         return Decomposition(left * values, right, values**2)
     square = square.double()
+    least = max(DAMPING * float(square.diagonal().mean()), _LEAST)
+    if len(weight) <= len(square):
+        # Its left half U by what the map puts out, W C W^T: as the right one is U^T W, the root of a C that is much
+        # larger, as that of what the last map of a layer reads, is not needed.
+        values, left = torch.linalg.eigh(weight @ square @ weight.T + least * (weight @ weight.T))
+        left = left.flip(1)
+        return Decomposition(left, left.T @ weight, values.flip(0).clamp_min(0))
     sizes, directions = torch.linalg.eigh(square)
     # Sums of float32 leave anything around 0 where no example went, negative values too.
-    sizes = sizes.clamp_min(max(DAMPING * float(square.diagonal().mean()), _LEAST))
+    sizes = sizes.clamp_min(least)
     root = directions * sizes.sqrt()
     left, values, right = torch.linalg.svd(weight @ root, full_matrices=False)
     inverse = (directions / sizes.sqrt()).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from compress.training.validation import Validation
 
 BATCH_SIZE = 32
 """Examples a batch that the weighting reads."""
+AT_ONCE = 1 << 28
+"""Numbers of moments that are held at once, float64."""
 
 
 def run(ctx: StepContext) -> StepResult:
@@ -95,8 +97,22 @@ def _decompose(
             for first in range(0, count, size)
         )
 
-    squares = second_moments(model, places, batches)
-    return [decompose(place.weight, square) for place, square in zip(places, squares, strict=True)]
+    return [
+        decompose(place.weight, square)
+        for part in _in_parts(places)
+        for place, square in zip(part, second_moments(model, part, batches), strict=True)
+    ]
+
+
+def _in_parts(places: Sequence[Place]) -> Iterator[list[Place]]:
+    """Places whose moments are held together; the model runs once for each part."""
+    part: list[Place] = []
+    for place in places:
+        if part and sum(one.columns**2 for one in (*part, place)) > AT_ONCE:
+            yield part
+            part = []
+        part.append(place)
+    yield part
 
 
 def _factored(
