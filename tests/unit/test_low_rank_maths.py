@@ -127,7 +127,7 @@ def spectra() -> list:
     return [decompose(torch.from_numpy(matrix(24, 24, seed))) for seed in (0, 1)]
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(limit=st.floats(0.0, 1.0))
 def test_max_drop_takes_the_boldest_loss_that_is_allowed(limit: float):
     def drop_of(ranks: object) -> float:
