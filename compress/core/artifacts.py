@@ -31,6 +31,8 @@ ENSEMBLE = "ensemble.json"
 """The folders of the models that are averaged."""
 TOKENIZER = "tokenizer.json"
 TASK = "task.json"
+LEARNT_FROM = "learnt_from"
+"""In `task.json`: the models whose texts a model learnt, each with the licence that allows it."""
 ONNX_MODEL = "model.onnx"
 ORT_MODEL = "model.ort"
 GGUF_MODEL = "model.gguf"
@@ -38,6 +40,9 @@ GENAI_MODEL = "genai.onnx"
 """A second graph on the weights of the first."""
 GENAI_CONFIG = "genai_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+
+SAMPLES = "samples.json"
+"""Some of the texts that were written for a model to learn: they go no further than its own step."""
 
 _MODEL_SUFFIXES = (".onnx", ".onnx.data", ".safetensors")
 

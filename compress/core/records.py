@@ -234,11 +234,20 @@ class Size(Record):
     total_mb: float
 
 
+class Sample(Record):
+    """What a teacher wrote for a student: the beginning of it, the end of its prompt, and why it was kept or not."""
+
+    why: str
+    prompt: str
+    answer: str
+
+
 class StepRecord(Record):
     """One step of a run. `artifact` is the path of what the step made, `measured` of what was measured of it
     (the lowered ONNX of a torch model); both are relative to the cache. `model_digest` is the same wherever the same
     model is measured, also as a file alone; records of before it was kept have none. `seconds` is the time of the work
-    when it was done, `measure_seconds` that of the measuring, also where both came from the cache this time."""
+    when it was done, `measure_seconds` that of the measuring, also where both came from the cache this time.
+    `samples`: of the texts that were written for it, unless the report shows none."""
 
     step: str
     kind: str
@@ -258,6 +267,7 @@ class StepRecord(Record):
     lower_seconds: float = 0.0
     measure_seconds: float = 0.0
     measurements: tuple[TargetMeasurement, ...] = ()
+    samples: tuple[Sample, ...] = ()
     error: str | None = None
 
     @property

@@ -71,6 +71,12 @@ def examine_source(source: ProfileSource) -> Examined:
         _look_at_models(profile, files, found)
         if splits is not None and not found.faults:
             found.faults += _head_faults(profile, source, splits, files)
+        for place, code in _code_of(profile):
+            try:
+                module_file(code, source.base)
+                found.unseen.append(f"{shown(code)}, {_CODE}")
+            except ModelError as error:
+                found.faults.append(_fault(source, place, error))
         found.unseen += [f"{target.device}, a device" for target in profile.targets if is_ssh(target.device)]
     found.faults.sort(key=lambda fault: fault.line or 0)
     return found
@@ -209,6 +215,12 @@ def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> Non
             found.seen.append(f"model: {shown(model)}: {', '.join(words)}")
     if profile.teacher.adapter is not None:
         found.seen.append(f"adapter: {shown(profile.teacher.adapter)}")
+
+
+def _code_of(profile: Profile) -> Iterator[tuple[Path_, str]]:
+    """The functions of the user's that passes call."""
+    for index, spec in enumerate(profile.specs):
+        yield from ((("passes", index, spec.kind), code) for code in spec.code())
 
 
 def _head_faults(

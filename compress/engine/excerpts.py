@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from compress.core.records import StepRecord, TargetMeasurement
+from compress.core.artifacts import SAMPLES, Artifact
+from compress.core.records import Sample, StepRecord, TargetMeasurement
 from compress.data.splits import Examples
 
 LENGTH = 120
@@ -37,6 +38,13 @@ def with_texts(measurement: TargetMeasurement, *, shown: bool) -> TargetMeasurem
     bare = written.model_copy(update={"prompts": (), "expected": (), "answers": ()})
     accuracy = measurement.accuracy.model_copy(update={"written": bare})
     return measurement.model_copy(update={"accuracy": accuracy})
+
+
+def samples_in(artifact: Artifact) -> tuple[Sample, ...]:
+    """Some of the texts that were written for a model to learn; none of most models."""
+    if SAMPLES not in artifact.files:
+        return ()
+    return tuple(Sample.model_validate(one) for one in artifact.read_json(SAMPLES)["samples"])
 
 
 def beginning(text: str) -> str:

@@ -23,6 +23,7 @@ from compress.engine.examining import check_models
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.io.sources import check_code_allowed, check_teacher, model_folder, module_file
 from compress.models.io.sources import fingerprint as model_fingerprint
+from compress.passes.contract import PassSpec
 from compress.planning.keys import Fingerprints, all_parts, key_of, measured_by
 from compress.planning.steps import Plan, build_plan, model_sources
 from compress.profile.load import LoadedProfile
@@ -116,6 +117,7 @@ def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = No
     sources = model_sources(plan)
     models = {(one.model, one.revision) for one in sources}
     models |= {(one.adapter, None) for one in sources if one.adapter is not None}
+    models |= {(code, None) for spec in profile.specs for code in spec.code()}
     return Fingerprints(
         {(model, revision): model_fingerprint(model, revision, base, watched) for model, revision in models},
         data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, watched),
@@ -136,7 +138,7 @@ def scored_with(task: str, data: DataSpec, base: Path, watched: Watched) -> dict
     return {**measured_by(task), **data.scored_by(), **({"judges": code} if code else {})}
 
 
-def check_judges(data: DataSpec, base: Path, *, allow_code: bool) -> None:
+def check_judges(data: DataSpec, base: Path, *, allow_code: bool, passes: Sequence[PassSpec] = ()) -> None:
     """Refuse what cannot be scored here, and code that judges answers where nobody allowed it or where there is none.
 
     Raises:
@@ -144,7 +146,7 @@ def check_judges(data: DataSpec, base: Path, *, allow_code: bool) -> None:
         ModelError: there is no such code.
         DataError: a task of lm-eval cannot be had or scored here.
     """
-    for code in data.code():
+    for code in (*data.code(), *(code for spec in passes for code in spec.code())):
         check_code_allowed(code, allow_code, "answers are judged")
         module_file(code, base)
     data.check(base, allow_code=allow_code)
@@ -158,7 +160,7 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     """
     profile, base = loaded.profile, loaded.source.base
     check_models(loaded)
-    check_judges(profile.data, base, allow_code=allow_code)
+    check_judges(profile.data, base, allow_code=allow_code, passes=profile.specs)
     targets = resolve_all(profile.targets, profile.measure.patience_s)
     watched = Watched()
     with suppress(CompressError):

@@ -17,7 +17,7 @@ from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
 from compress.engine.budget import judge_row, measured_values, outcome
 from compress.engine.environment import describe_environment
-from compress.engine.excerpts import excerpts, with_texts
+from compress.engine.excerpts import excerpts, samples_in, with_texts
 from compress.engine.making import make_step
 from compress.engine.resolve import Job
 from compress.engine.trials import target_warnings, try_untrained
@@ -255,6 +255,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         # A bundle runs the file that was measured before it was packed: that time is spent once.
         measure_seconds=sum(one.seconds for one in measurements if one.key not in measured_before),
         measurements=measurements,
+        samples=samples_in(made.artifact) if job.plan.profile.report.excerpts else (),
     )
 
 

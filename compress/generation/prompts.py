@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import DataError, ModelError
 from compress.core.reading import read_mapping, understood
-from compress.models.text.chat import Format
+from compress.models.text.chat import Format, Prompt
 from compress.models.text.tokenizer_files import open_uncut
 
-Prompt = str | Sequence[Mapping[str, str]]
-"""A text to go on with, or a conversation, `{role, content}` each, that the assistant goes on with."""
+__all__ = ["Prompt", "Writer", "cut_at"]
 
 
 class Writer:
@@ -73,6 +72,12 @@ class Writer:
         begin = [] if self.format.begin is None or not begins else [self.format.begin]
         with understood("the tokenizer", self._where):
             return begin + list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def beginning(self, text: str, tokens: int) -> str:
+        """What the first tokens of a text say."""
+        with understood("the tokenizer", self._where):
+            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens say, special ones left out."""

@@ -55,6 +55,10 @@ class PassSpec(PassSpecBase):
         """The models that it names beside that of the profile."""
         return ()
 
+    def code(self) -> tuple[str, ...]:
+        """The functions of the user's, `python:module:function`, that its step calls."""
+        return ()
+
     def trims(self) -> Keys | None:
         """The key that asks for a smaller vocabulary; None: it stays."""
         return None

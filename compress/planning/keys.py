@@ -31,9 +31,10 @@ _READING = (*_PLACES, "separator", "encoding", "text_column", "label_column", "s
 class Fingerprints:
     """What the outside world gives a plan; None: not known yet.
 
-    `models`: the fingerprint of each model by (source, revision); `data`: sha256 of the data's files; `unlabeled`: of
-    those together with the files of `data.unlabeled`, where there are any. `by_content`: both are of what steps are
-    given of the data instead, so that it does not matter how that was found and read.
+    `models`: the fingerprint of each model by (source, revision), and of the code that passes name; `data`: sha256 of
+    the data's files; `unlabeled`: of those together with the files of `data.unlabeled`, where there are any.
+    `by_content`: both are of what steps are given of the data instead, so that it does not matter how that was found
+    and read.
     """
 
     models: Mapping[tuple[str, str | None], str | None]
@@ -126,6 +127,8 @@ def step_parts(
                 include={"device", "threads", "cores"}
             )
         parts |= step.spec.of_this_machine()
+        if code := step.spec.code():
+            parts["judges"] = {source: fingerprints.models[source, None] for source in code}
     return parts
 
 

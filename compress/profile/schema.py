@@ -137,6 +137,11 @@ class DataSpec(Spec):
     SCORED_BY: ClassVar[tuple[str, ...]] = ()
     """Keys that decide how the test split is scored, beside what is in it."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the examples are texts that are gone on with, and hold no prompts with answers."""
+        return False
+
     def scored_by(self) -> dict[str, Any]:
         """Those that differ from their defaults."""
         said = self.model_dump(mode="json", exclude_defaults=True)

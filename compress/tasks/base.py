@@ -14,8 +14,9 @@ from compress.core.errors import ModelError
 from compress.core.plugins import named
 from compress.core.records import Accuracy, TaskScore
 from compress.core.task_kind import MetricKind, TaskKind
-from compress.data.splits import Examples
+from compress.data.splits import Examples, Item
 from compress.encoding.inputs import Inputs
+from compress.models.text.chat import Prompt
 from compress.profile.schema import DataSpec
 from compress.tasks.table import task_kind
 
@@ -124,6 +125,24 @@ class Task(Protocol):
     def divergence(self, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> float:
         """How far outputs (n, ...) are from those that they stand for: 0 where they are equal, larger is worse. Both
         are 0 after the end of an example."""
+
+
+class WritingTask(Task, Protocol):
+    """A task whose models write: its examples hold prompts with answers, which others can take the place of."""
+
+    @property
+    def answered(self) -> Task:
+        """The task of the examples that `answered_item` makes."""
+
+    def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
+        """Of an example what is answered, and the data's own answer.
+
+        Args:
+            beginning: of an example that holds none, the prompt that is made of it.
+        """
+
+    def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
+        """An example of `answered`: the answer alone is learnt, and where it `ends`, that it ends there."""
 
 
 @dataclass(frozen=True)

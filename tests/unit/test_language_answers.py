@@ -13,6 +13,7 @@ from compress.core.errors import DataError, ModelError, UsageError
 from compress.core.records import RunRecord, Written
 from compress.data.splits import UNLABELLED, Examples
 from compress.engine.excerpts import with_texts
+from compress.generation.validators import validator_of
 from compress.reporting.render.document import Table
 from compress.reporting.render.numbers import MISSING
 from compress.tasks.causal_lm.asking import asked
@@ -20,7 +21,6 @@ from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from compress.tasks.causal_lm.validators import validator_of
 from tests.records import bert_run
 from tests.unit.test_language_windows import folder_of
 
@@ -95,20 +95,20 @@ def test_what_is_right(said: str, expected: str, answer: str, right: bool, tmp_p
     (tmp_path / "judge.py").write_text(
         "def longer(prompt, expected, answer):\n    return len(answer) > len(expected)\n"
     )
-    assert validator_of(said, tmp_path, allow_code=True)("prompt", expected, answer) is right
+    assert validator_of(said, tmp_path, allow_code=True, where="here")("prompt", expected, answer) is right
 
 
 def test_what_cannot_judge_is_told(tmp_path: Path):
     (tmp_path / "judge.py").write_text("def odd(prompt, expected, answer):\n    return {'1': 1}[answer]\n")
     with pytest.raises(UsageError, match="answers are judged by running Python code"):
-        validator_of("python:judge:odd", tmp_path, allow_code=False)
-    odd = validator_of("python:judge:odd", tmp_path, allow_code=True)
+        validator_of("python:judge:odd", tmp_path, allow_code=False, where="here")
+    odd = validator_of("python:judge:odd", tmp_path, allow_code=True, where="here")
     with pytest.raises(ModelError, match="expected is true or false"):
         odd("", "", "1")
     with pytest.raises(ModelError, match="KeyError"):
         odd("", "", "2")
     with pytest.raises(DataError, match="finds nothing in an answer of the data"):
-        validator_of("regex:(x)", tmp_path, allow_code=False)("", "y", "x")
+        validator_of("regex:(x)", tmp_path, allow_code=False, where="here")("", "y", "x")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from typing import Any
 
 from compress.core.errors import ModelError
 
+Prompt = str | Sequence[Mapping[str, str]]
+"""A text to go on with, or a conversation, `{role, content}` each, that the assistant goes on with."""
 Render = Callable[[Sequence[Mapping[str, str]], bool], str]
 """The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
 

@@ -15,6 +15,7 @@ from compress.profile.combination_checks import (
     takes,
     why_not_packed,
 )
+from compress.profile.license_spec import forbidding
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.student_spec import StudentSpec
@@ -66,6 +67,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     yield from _foreign_keys(profile, spec)
     yield from _data_free_faults(profile, spec)
     yield from _teacher_faults(profile, spec)
+    yield from _written_faults(profile, spec)
     lesson = lesson_of(profile, teachers=max(1, len(spec.teachers)), generated=spec.data_free is not None)
     for index, stage in enumerate(spec.staged):
         place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
@@ -146,6 +148,48 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             ("data_free", "length"),
             f"no text of {fewest} tokens fits into `data.max_length`, which is {room}",
         )
+
+
+def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    """What is wrong about the texts that a teacher writes."""
+    if spec.sequence is None:
+        return
+    if not task_kind(profile.task).writes:
+        yield ("sequence",), f"the models of {profile.task} write no texts"
+        return
+    writer = (spec.teachers[0].model if spec.teachers else None) or profile.teacher.model
+    terms = forbidding(spec.sequence.license or "", writer)
+    if terms is not None and not (terms.own and spec.student.is_cut):
+        but = ", but for those that are made from it" if terms.own else ""
+        yield (
+            ("sequence", "license"),
+            f'{terms.who} forbids that other models learn what its models write{but}: they must not "{terms.says}" '
+            f"({terms.where}); take a teacher whose licence allows it",
+        )
+    if spec.sequence.most >= profile.data.max_length:
+        yield (
+            ("sequence", "most"),
+            f"it must be below `data.max_length`, which is {profile.data.max_length}",
+        )
+    if profile.train.nodes > 1:
+        yield ("sequence",), "each of several machines (`train.nodes`) would write texts of its own"
+    goes_on = profile.data.goes_on
+    if not goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
+        yield (
+            ("sequence", "prompt_tokens"),
+            "the data has prompts of its own; only plain texts are cut into prompts",
+        )
+    if goes_on and spec.sequence.prompt_tokens + spec.sequence.most > profile.data.max_length:
+        yield (
+            ("sequence", "prompt_tokens"),
+            f"with `most` it must be at most `data.max_length`, which is {profile.data.max_length}",
+        )
+    for name in ("rejection", "reasoning"):
+        if goes_on and getattr(spec, name) is not None:
+            yield (
+                (name,),
+                "plain texts hold no answers: name `prompt_column` and `completion_column`, or `messages_column`",
+            )
 
 
 def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:

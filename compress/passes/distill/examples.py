@@ -17,13 +17,14 @@ from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
+from compress.passes.distill.lessons import Lessons
 from compress.passes.distill.material import extra_texts, joined, translated
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.training.trimming import tokens_of
 
-Origin = Literal["train", "unlabeled", "augmented", "sampled"]
-_ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled")
+Origin = Literal["train", "unlabeled", "augmented", "sampled", "written"]
+_ORIGINS: tuple[Origin, ...] = ("train", "unlabeled", "augmented", "sampled", "written")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,16 @@ def shown_data(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt
         labels.append(np.full(count, UNLABELLED, np.int64))
         origin.append(np.full(count, _ORIGINS.index("augmented"), np.int8))
     return Shown(inputs[-1], tuple(inputs[:-1]), np.concatenate(labels), np.concatenate(origin))
+
+
+def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherAt], lessons: Lessons) -> Shown:
+    """What a teacher wrote, and the data's own answers behind it where they are learnt too."""
+    folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
+    inputs = [lessons.task.encode(lessons.examples, folder) for folder in folders]
+    origin = np.full(len(lessons.examples), _ORIGINS.index("written"), np.int8)
+    origin[len(origin) - lessons.own :] = _ORIGINS.index("train")
+    labels = by_row(lessons.examples.labels, inputs[-1])
+    return Shown(inputs[-1], tuple(inputs[:-1]), labels, by_row(origin, inputs[-1]))
 
 
 def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence[Ids]) -> Shown:

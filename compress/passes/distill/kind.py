@@ -1,8 +1,8 @@
 """Distillation as the rest of the house knows it.
 
 A distillation takes its inputs by role: `model` is what the student is made from, `teacher` who teaches it,
-`original` the teacher of the profile, `teacher.N` further teachers, `student` a student that stands ready. Assistants
-are distillations themselves.
+`original` the teacher of the profile, `teacher.N` further teachers, `student` a student that stands ready; of the control
+of a student that learnt what its teacher wrote, `taught` is that student. Assistants are distillations themselves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ def _plan(plan: PlanBuilder, name: str, spec: PassSpec, current: str, teacher: s
     assert isinstance(spec, DistillSpec)
     form = spec.produces(plan.form(current))
     asked, spec = spec, spec.model_copy(update={"control": False, "assistants": ()})
+    # What stands beside the student is another teaching where `control` names one.
+    other = asked.control if isinstance(asked.control, str) else False
     inputs = {"model": current, "teacher": teacher, "original": teacher}
     inputs.update(_further_teachers(plan, name, spec, teacher))
     if asked.control:
         started = {**inputs, **_ready_student(plan, name, spec)}
-        control = plan.add(f"{name}.control", "distill.control", spec, started, form)
+        if spec.sequence is not None:
+            # How much the teacher wrote says how long the control is trained.
+            started["taught"] = plan.add(name, "distill", spec, {**started}, form)
+        beside = spec.model_copy(update={"control": other})
+        control = plan.add(f"{name}.control", "distill.control", beside, started, form)
         plan.row(control, "control", control)
     for number, assistant in enumerate(asked.assistants, start=1):
         # Each is made from the one before it and taught by it; generations are for the student alone.
@@ -61,6 +67,8 @@ def _ready_student(plan: PlanBuilder, name: str, spec: DistillSpec) -> dict[str,
 
 TAUGHT = ("shown", "teachers", "kept", "stages", "assistants", "generations", "data_free", "warnings")
 """The facts of a distillation that the table of teaching shows."""
+WRITTEN = "written"
+"""The fact that tells of what a teacher wrote."""
 
 
 def _roughly(body: Mapping[str, Any]) -> PassSpec:
@@ -88,6 +96,7 @@ DISTILL = PassKind(
     plan=_plan,
     faults="compress.passes.distill.checks:faults",
     warnings="compress.passes.distill.checks:warnings",
-    told=TAUGHT,
+    told=(*TAUGHT, WRITTEN),
+    sections=("compress.passes.distill.written_section:written",),
     taught="compress.passes.distill.sections:taught",
 )

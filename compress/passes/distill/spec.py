@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from compress.passes.contract import Keys, NamedModel, PassSpec
 from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
 from compress.profile.student_spec import StudentSpec
 from compress.profile.training_spec import FinetuneSpec, TrainingSpec
+from compress.profile.writing_spec import ReasoningSpec, RejectionSpec, SequenceSpec
 
 
 class WeightedTeacher(Spec):
@@ -94,7 +95,7 @@ class DistillSpec(TrainingSpec, PassSpec):
         LOSS_ENTRIES.entry(LOSS_ENTRIES.parse("logits", {"weight": 0.9})),
         LOSS_ENTRIES.entry(LOSS_ENTRIES.parse("labels", {"weight": 0.1})),
     )
-    """Weighted losses, summed; of the one stage where there are no `stages`."""
+    """Weighted losses, summed; of the one stage where there are no `stages`. With `sequence`: `next_token`."""
     stages: tuple[StageSpec, ...] = ()
     """Stages in their order, each with its own losses, data and epochs."""
     data: Literal["train", "unlabeled", "all"] = "all"
@@ -120,9 +121,16 @@ class DistillSpec(TrainingSpec, PassSpec):
     """Show no training data."""
     augment: AugmentSpec | None = None
     """Extra examples that the teacher labels; unset: none."""
-    control: bool = False
+    sequence: SequenceSpec | None = None
+    """Let the teacher write the answers that the student learns."""
+    rejection: RejectionSpec | None = None
+    """Learn the right ones alone of several answers that the teacher writes to a prompt; needs `sequence`."""
+    reasoning: ReasoningSpec | None = None
+    """Learn how the teacher comes to its answers, too; needs `sequence`."""
+    control: bool | Literal["answers_only"] = False
     """Train the same student without the teacher too, and report that row; with `data_free`: the same student from the
-    same teacher with the training data, for as many steps."""
+    same teacher with the training data, for as many steps. `answers_only`, with `reasoning`: from the same texts of the
+    teacher, without its traces."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seeds the student, its new examples and the order of its batches; unset: the profile's, which seeds teachers and
     splits too."""
@@ -132,6 +140,13 @@ class DistillSpec(TrainingSpec, PassSpec):
     """Peak learning rate of AdamW."""
     dropout: Fraction | None = 0.0
     """Share of activations dropped; a small student that follows a teacher underfits, so none by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_written_texts(cls, body: Any) -> Any:
+        if isinstance(body, dict) and body.get("sequence") and not body.keys() & {"losses", "stages"}:
+            return {**body, "losses": [{"next_token": {}}]}
+        return body
 
     @model_validator(mode="after")
     def _one_way(self) -> DistillSpec:
@@ -154,6 +169,10 @@ class DistillSpec(TrainingSpec, PassSpec):
             if one.model
         ]
         return [*taught, *teachers]
+
+    def code(self) -> tuple[str, ...]:
+        """What judges the answers of a teacher, where it is code."""
+        return () if self.rejection is None else self.rejection.code()
 
     def trims(self) -> Keys | None:
         """`vocabulary`, unless all of it is kept."""
@@ -215,6 +234,50 @@ def refuse_combinations(spec: DistillSpec) -> None:
         _refuse_shown_data(spec)
     if spec.online is not None and spec.stages:
         raise ValueError("online has one stage by nature; leave `stages` out")
+    _refuse_written(spec)
+
+
+def _refuse_written(spec: DistillSpec) -> None:
+    """What cannot be learnt of the texts of a teacher, or not without them."""
+    for name in ("rejection", "reasoning"):
+        if getattr(spec, name) is not None and spec.sequence is None:
+            raise ValueError(
+                f"{name} looks at what the teacher writes: add `sequence`, which says how it writes"
+            )
+    if spec.control == "answers_only" and spec.reasoning is None:
+        raise ValueError("control: answers_only needs `reasoning`, which tells answers from traces")
+    if spec.sequence is None:
+        return
+    if len(spec.teachers) > 1:
+        raise ValueError("sequence has one teacher: several cannot write one text")
+    for name, why in (
+        ("data_free", "it shows no prompts"),
+        ("online", "a teacher that learns too would write other texts with every step"),
+        ("ema", "the student's average would teach it what another one wrote"),
+        ("select", "what is learnt of written texts says `rejection`"),
+        ("assistants", "each of them would have to write all texts anew"),
+        ("augment", "the texts are the teacher's own"),
+    ):
+        if getattr(spec, name):
+            raise ValueError(f"sequence and {name} exclude each other: {why}")
+    if spec.generations > 1:
+        raise ValueError(
+            "sequence and generations exclude each other: each of them would have to write all texts anew"
+        )
+    if spec.trimmed is not None:
+        raise ValueError(
+            "sequence and vocabulary: trim exclude each other: the teacher may write tokens that the data has not"
+        )
+    if spec.rejection is not None:
+        if "samples" in spec.sequence.model_fields_set:
+            raise ValueError(
+                "`rejection.candidates` says how many answers are written: leave `sequence.samples` out"
+            )
+        if spec.rejection.candidates > 1 and spec.sequence.temperature == 0:
+            raise ValueError(
+                "the likeliest answer is always the same: several `rejection.candidates` need a "
+                "`sequence.temperature`"
+            )
 
 
 def _refuse_shown_data(spec: DistillSpec) -> None:

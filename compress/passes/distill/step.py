@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from compress.core.artifacts import TASK, TOKENIZER, Artifact, copy_interface, seal
-from compress.core.files import empty_folder
+from compress.core.artifacts import LEARNT_FROM, SAMPLES, TASK, TOKENIZER, Artifact, copy_interface, seal
+from compress.core.files import empty_folder, write_json
 from compress.core.forms import TORCH_FLOAT
+from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.core.task_kind import TaskKind
 from compress.encoding.images import PIXEL_VALUES
@@ -21,8 +22,10 @@ from compress.models.anatomy.blocks import transformer_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
 from compress.passes.distill.data_free import teach_without_data
-from compress.passes.distill.examples import TeacherAt, shown_data
+from compress.passes.distill.examples import TeacherAt, shown_data, shown_lessons
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
+from compress.passes.distill.kind import WRITTEN
+from compress.passes.distill.lessons import Lessons, written_lessons
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
@@ -38,30 +41,37 @@ def run(ctx: StepContext) -> StepResult:
     if spec.data_free is not None:
         taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
         return _finish(ctx, spec, untrained, taught.model, [taught])
+    teachers, folders = _teachers(ctx, spec), list[Artifact]()
+    lessons = None
+    if spec.sequence is not None:
+        alone = spec.control == "answers_only"
+        lessons = written_lessons(ctx, spec, teachers[0].artifact, alone=alone)
     untrained = untrained_student(ctx, spec, ctx.seed)
     warn_of_gap(_answering(ctx, spec), untrained.model, ctx.progress)
     _check_tokenizer(ctx, untrained)
     generations: list[Taught] = []
-    teachers, folders = _teachers(ctx, spec), list[Artifact]()
     for number in range(1, spec.generations + 1):
         student = untrained if number == 1 else untrained_student(ctx, spec, ctx.seed + number - 1)
         name = "distill" if spec.generations == 1 else f"generation {number}"
-        shown = shown_data(ctx, spec, teachers)
+        shown = shown_data(ctx, spec, teachers) if lessons is None else shown_lessons(ctx, teachers, lessons)
         taught = teach(ctx, spec, student.model, teachers, shown, name=name, seed=ctx.seed)
         generations.append(taught)
         if spec.generations > 1:
             folders.append(_keep_generation(ctx, taught.model, number))
             teachers = [TeacherAt(name, folders[-1])]
-    return _finish(ctx, spec, untrained, _kept(ctx, spec, generations, folders), generations)
+    return _finish(ctx, spec, untrained, _kept(ctx, spec, generations, folders), generations, lessons)
 
 
 def run_control(ctx: StepContext) -> StepResult:
     """The same student without the teacher, to show what the teacher is worth.
 
     The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples. A
-    student that saw no data is held against the same teaching with it.
+    student that saw no data is held against the same teaching with it; one that learns traces, where that is asked for,
+    against the same teaching without them.
     """
     asked = ctx.asked(DistillSpec)
+    if asked.control == "answers_only":
+        return run(ctx)
     if asked.data_free is not None:
         return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
@@ -69,6 +79,9 @@ def run_control(ctx: StepContext) -> StepResult:
     copies = 0 if augment is None or images else augment.copies
     further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
+    shown_once = 1 + copies + further
+    if asked.sequence is not None:
+        shown_once = sum(ctx.inputs["taught"].facts["shown"].values()) / len(ctx.data.train)
     spec = asked.model_copy(
         update={
             "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
@@ -79,8 +92,8 @@ def run_control(ctx: StepContext) -> StepResult:
             "augment": augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
             if images and augment
             else None,
-            "epochs": epochs * (1 + copies + further),
-            **dict.fromkeys(("select", "online", "ema")),
+            "epochs": epochs * shown_once,
+            **dict.fromkeys(("select", "online", "ema", "sequence", "rejection", "reasoning")),
             "teachers": (),
             "generations": 1,
             "keep": "last",
@@ -151,7 +164,12 @@ def _kept(
 
 
 def _finish(
-    ctx: StepContext, spec: DistillSpec, untrained: Untrained, student: nn.Module, taught: Sequence[Taught]
+    ctx: StepContext,
+    spec: DistillSpec,
+    untrained: Untrained,
+    student: nn.Module,
+    taught: Sequence[Taught],
+    lessons: Lessons | None = None,
 ) -> StepResult:
     """Save the student and say what was done."""
     student = student.cpu().eval()
@@ -162,6 +180,11 @@ def _finish(
         score = max(one.validation_score for one in taught)
     elif spec.keep == "ensemble":
         score = Validation.of(ctx, ctx.out, ctx.inputs["original"]).score(student)
+    if lessons is not None:
+        described = read_mapping(ctx.out / TASK)
+        learnt = [*described.get(LEARNT_FROM, ()), lessons.source]
+        write_json(ctx.out / TASK, {**described, LEARNT_FROM: learnt})
+        write_json(ctx.out / SAMPLES, {"samples": lessons.samples})
     facts: dict[str, Any] = {
         "parameters": parameters,
         "initialised_from": untrained.origin,
@@ -171,6 +194,7 @@ def _finish(
         **taught[-1].facts,
         "times_fewer_parameters": times_fewer(_teachers(ctx, spec), parameters),
         **_assistants(ctx),
+        **({} if lessons is None else {WRITTEN: lessons.told}),
     }
     warnings = gap_warnings(_answering(ctx, spec), count_parameters(untrained.model))
     if warnings:

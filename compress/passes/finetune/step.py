@@ -114,7 +114,9 @@ def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepR
 def _result(
     ctx: StepContext, model: nn.Module, trained: TrainResult, further: Mapping[str, Any]
 ) -> StepResult:
+    before = ctx.inputs["model"].facts
     facts = {
+        **({"source": before["source"]} if "source" in before else {}),
         "parameters": count_parameters(model),
         "validation_score": trained.best_score,
         "best_step": trained.best_step,

@@ -18,8 +18,8 @@ _SPLITTING = ("normalizer", "pre_tokenizer")
 
 
 _OTHER_WORDS = (
-    "take a student with the teacher's tokenizer, or let the teacher write texts and give them as `data.path` to the "
-    "student's own `teacher.finetune`"
+    "take a student with the teacher's tokenizer, or let the teacher write what the student learns: `distill` with "
+    "`sequence` and `next_token` as its only loss"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy as np
 from compress.core.errors import DataError
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
-from compress.generation.prompts import Prompt, Writer, cut_at
+from compress.generation.prompts import Writer, cut_at
 from compress.measuring.feeds import sample_indices
 from compress.tasks.base import Asked, Task
+from compress.tasks.causal_lm.documents import question_of
 from compress.tasks.causal_lm.keys import LanguageData
 
 TOGETHER = 16
@@ -58,12 +58,3 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
     settings = {"most": data.answers.most, "ends": list(writer.ends), "together": TOGETHER}
     inputs = TokenInputs(tokens, ("input_ids", "attention_mask"), writer.format.pad)
     return Asked(inputs, settings, tuple(places), tuple(prompts), tuple(expected), text)
-
-
-def question_of(item: str) -> tuple[Prompt, str]:
-    """Of an example what is answered, and the answer: of a conversation what the assistant says last."""
-    said = json.loads(item)
-    if isinstance(said, dict):
-        return said["prompt"], said["completion"]
-    last = max(place for place, message in enumerate(said) if message["role"] == "assistant")
-    return said[:last], said[last]["content"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.core.errors import DataError
-from compress.models.text.chat import Render
+from compress.models.text.chat import Prompt, Render
 from compress.tasks.causal_lm.keys import Written
 
 ROLES = ("system", "user", "assistant")
@@ -26,9 +26,10 @@ class Piece:
     ends: bool = False
 
 
-def prompt_item(prompt: str, completion: str) -> str:
-    """A prompt with its completion as one item of the data."""
-    return json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False)
+def prompt_item(prompt: str, completion: str, *, ends: bool = True) -> str:
+    """A prompt with its completion as one item of the data; `ends`: whether the text ends with it."""
+    said = {"prompt": prompt, "completion": completion}
+    return json.dumps(said if ends else {**said, "ends": False}, ensure_ascii=False)
 
 
 def messages_item(messages: Any, where: str | None = None) -> str:
@@ -80,16 +81,19 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
         return [Piece(item, learnt=True)]
     if written == "prompts":
         said = json.loads(item)
-        return [Piece(said["prompt"], learnt=False), Piece(said["completion"], learnt=True, ends=True)]
+        ends = said.get("ends", True)
+        return [Piece(said["prompt"], learnt=False), Piece(said["completion"], learnt=True, ends=ends)]
     if render is None:
         raise DataError(
             "the model has no chat template, which conversations need",
             where="data.messages_column",
             code="no-chat-template",
         )
-    messages, pieces, done = json.loads(item), list[Piece](), ""
+    found, pieces, done = json.loads(item), list[Piece](), ""
+    # Of an answer that was written anew, those before it are what it was asked.
+    messages, answered_alone = (found["messages"], True) if isinstance(found, dict) else (found, False)
     for place, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or (answered_alone and place < len(messages) - 1):
             continue
         asked, answered = render(messages[:place], True), render(messages[: place + 1], False)
         if not asked.startswith(done) or not answered.startswith(asked):
@@ -103,3 +107,20 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
         pieces += [Piece(asked[len(done) :], learnt=False), Piece(answered[len(asked) :], learnt=True)]
         done = answered
     return pieces
+
+
+def question_of(item: str) -> tuple[Prompt, str]:
+    """Of an example what is answered, and the answer: of a conversation what the assistant says last."""
+    said = json.loads(item)
+    if isinstance(said, dict):
+        return said["prompt"], said["completion"]
+    last = max(place for place, message in enumerate(said) if message["role"] == "assistant")
+    return said[:last], said[last]["content"]
+
+
+def answered_item(prompt: Prompt, answer: str, *, ends: bool) -> str:
+    """A prompt with what was answered to it, of which the answer alone is learnt."""
+    if isinstance(prompt, str):
+        return prompt_item(prompt, answer, ends=ends)
+    messages = [*map(dict, prompt), {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": messages}, ensure_ascii=False)

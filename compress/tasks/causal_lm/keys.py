@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from compress.core.package_paths import CODE
 from compress.core.spec import Spec
 from compress.profile.schema import DataSpec
+from compress.profile.validator_spec import ValidatorName
 
 Written = Literal["texts", "prompts", "messages"]
 """What an example is: a text, a prompt with its completion, or a conversation."""
 
 
-REGEX = "regex:"
-PLAIN = ("exact", "contains")
-
-
 class AnswersSpec(Spec):
     """Which answers of a model are right."""
 
-    validator: str
+    validator: ValidatorName
     """`exact`: an answer is the completion, but for spaces around it; `contains`: that stands in it; `regex:PATTERN`:
     the pattern finds something in it, and with a group in the pattern the same as in the completion;
     `python:module:function`: from prompt, completion and answer, texts, to true or false (needs `--allow-code`)."""
@@ -35,20 +31,6 @@ class AnswersSpec(Spec):
     """Texts before which an answer ends, where the model does not end it itself."""
     examples: Annotated[int, Field(ge=1)] = 200
     """Examples of the test split that are asked, drawn by `seed`."""
-
-    @field_validator("validator")
-    @classmethod
-    def _known(cls, validator: str) -> str:
-        if validator.startswith(REGEX):
-            try:
-                re.compile(validator.removeprefix(REGEX))
-            except re.error as error:
-                raise ValueError(f"the pattern is no regular expression: {error}") from error
-        elif validator not in PLAIN and not validator.startswith(CODE):
-            raise ValueError(
-                f"{validator!r} is no validator; there are exact, contains, regex:PATTERN, python:module:function"
-            )
-        return validator
 
 
 class LmEvalSpec(Spec):
@@ -126,6 +108,11 @@ class LanguageData(DataSpec):
             from compress.tasks.causal_lm.harness_tasks import check_tasks
 
             check_tasks(self.lm_eval, base, allow_code=allow_code)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the examples are plain texts."""
+        return self.written == "texts"
 
     @property
     def written(self) -> Written:

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from compress.core.records import Accuracy, Metric, TaskScore, Verdict, Written
 from compress.core.task_kind import MetricKind
+from compress.generation.validators import validator_of
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
 from compress.measuring.statistics import around, bootstrap, paired_verdict, wilson
 from compress.tasks.base import Answers, Scored, Truth
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, IN_TASKS, NEXT_TOKEN, PERPLEXITY, RIGHT
-from compress.tasks.causal_lm.validators import validator_of
 
 Floats = NDArray[np.float64]
 SHOWN = 240
@@ -115,7 +115,9 @@ def written_record(scored: Scored) -> Written | None:
         return None
     assert isinstance(data, LanguageData)
     assert data.answers is not None
-    judge = validator_of(data.answers.validator, scored.base, allow_code=scored.allow_code)
+    judge = validator_of(
+        data.answers.validator, scored.base, allow_code=scored.allow_code, where="data.answers.validator"
+    )
     answers = [asked.text(row[row >= 0].tolist()) for row in scored.written]
     rows = zip(asked.prompts, asked.expected, answers, strict=True)
     right = [judge(prompt, expected, answer) for prompt, expected, answer in rows]

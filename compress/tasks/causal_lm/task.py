@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.task_kind import TaskKind
-from compress.data.splits import Examples
+from compress.data.splits import Examples, Item
+from compress.models.text.chat import Prompt
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
 from compress.tasks.causal_lm import scorer as token_scorer
+from compress.tasks.causal_lm.documents import answered_item, question_of
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import KIND
 from compress.tasks.causal_lm.windows import WindowInputs, encode_documents, encoding_key
@@ -43,6 +45,26 @@ class CausalLanguageModel:
         while len(self._encoded) > KEPT:
             del self._encoded[next(iter(self._encoded))]
         return inputs
+
+    @property
+    def answered(self) -> CausalLanguageModel:
+        """The task of prompts and conversations to which something was answered."""
+        if not self.data.goes_on:
+            return self
+        columns = {"prompt_column": "prompt", "completion_column": "completion"}
+        return CausalLanguageModel(self.data.model_copy(update=columns))
+
+    def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
+        """The prompt of an example, and its own answer; a plain text goes on behind its `beginning`."""
+        text = str(item)
+        if not self.data.goes_on:
+            return question_of(text)
+        prompt = beginning(text)
+        return prompt, text[len(prompt) :]
+
+    def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
+        """A prompt with an answer, of which the answer alone is learnt."""
+        return answered_item(prompt, answer, ends=ends)
 
     def scored(self, examples: Examples) -> Examples:
         """All of them: each text says itself what follows."""

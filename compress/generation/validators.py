@@ -8,14 +8,14 @@ from pathlib import Path
 
 from compress.core.errors import DataError, ModelError
 from compress.core.package_paths import CODE
-from compress.tasks.causal_lm.keys import REGEX
+from compress.profile.validator_spec import REGEX
 
 Validator = Callable[[str, str, str], bool]
 """Prompt, expected answer, answer -> whether it is right."""
 
 
-def validator_of(said: str, base: Path, *, allow_code: bool) -> Validator:
-    """What `data.answers.validator` names.
+def validator_of(said: str, base: Path, *, allow_code: bool, where: str) -> Validator:
+    """What a validator of the profile names; `where` it stands, for errors.
 
     Raises:
         UsageError: it is code, and that is not allowed.
@@ -24,13 +24,13 @@ def validator_of(said: str, base: Path, *, allow_code: bool) -> Validator:
     if said.startswith(CODE):
         return _of_code(said, base, allow_code)
     if said.startswith(REGEX):
-        return lambda prompt, expected, answer: found_alike(said.removeprefix(REGEX), expected, answer)
+        return lambda prompt, expected, answer: found_alike(said.removeprefix(REGEX), expected, answer, where)
     if said == "contains":
         return lambda prompt, expected, answer: expected.strip() in answer
     return lambda prompt, expected, answer: expected.strip() == answer.strip()
 
 
-def found_alike(pattern: str, expected: str, answer: str) -> bool:
+def found_alike(pattern: str, expected: str, answer: str, where: str) -> bool:
     """Whether a pattern finds something in an answer; with a group, the same as in the expected one.
 
     Raises:
@@ -43,7 +43,7 @@ def found_alike(pattern: str, expected: str, answer: str) -> bool:
     if wanted is None:
         raise DataError(
             f"the pattern {pattern!r} finds nothing in an answer of the data: {expected[:80]!r}",
-            where="data.answers.validator",
+            where=where,
             code="validator",
         )
     return found.group(1) == wanted.group(1)

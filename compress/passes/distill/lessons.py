@@ -1,0 +1,292 @@
+"""What a student learns in the place of the training split: what its teacher writes to the prompts of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from compress.core.artifacts import Artifact
+from compress.core.errors import PassError
+from compress.core.files import digest_of, make_folder, write_sealed
+from compress.data.splits import UNLABELLED, Examples
+from compress.generation.answers import Answer, known_answers, read_answers
+from compress.generation.prompts import Prompt, Writer
+from compress.generation.validators import Validator, validator_of
+from compress.generation.writing import How, answers_file, key_of, write_answers
+from compress.passes.distill.kept import (
+    CUT,
+    KEPT,
+    REASONS,
+    REPEATED,
+    SPARE,
+    UNANSWERED,
+    WRONG,
+    Judged,
+    judged,
+)
+from compress.passes.distill.spec import DistillSpec
+from compress.profile.validator_spec import pattern_of
+from compress.profile.writing_spec import PROMPT, SequenceSpec
+from compress.runtimes.decoding import Sampling
+from compress.step import StepContext
+from compress.store.cache import SIGNALS_NOTE
+from compress.store.locks import held
+from compress.store.texts import like
+from compress.tasks.base import Task, WritingTask
+
+SHOWN = 240
+"""Letters of a prompt or an answer that a record keeps, at most."""
+_SAMPLES = {KEPT: 5}
+_OTHER_SAMPLES = 2
+_HINTS = {
+    CUT: "Raise `sequence.most`, or name what ends an answer in `sequence.stop`.",
+    UNANSWERED: "Look at what the teacher writes, and at the pattern of `reasoning.answer`.",
+    WRONG: "Raise `rejection.candidates`, or look at what the teacher writes and at `rejection.validator`.",
+}
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Prompts with answers, those that were written first, the data's `own` last; the task that encodes them, whose
+    texts they are, and what is told of them, with some `samples`."""
+
+    task: Task
+    examples: Examples
+    own: int
+    source: dict[str, str | None]
+    told: dict[str, Any]
+    samples: list[dict[str, str]]
+
+
+@dataclass
+class _Question:
+    """A prompt of the data, what the teacher is asked in its place, and what the data answers, in all its examples."""
+
+    prompt: Prompt
+    asked: Prompt
+    expected: list[str]
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Who is asked, and how."""
+
+    ctx: StepContext
+    spec: DistillSpec
+    how: SequenceSpec
+    writer: Writer
+
+    @property
+    def task(self) -> WritingTask:
+        """The task of the data."""
+        return cast(WritingTask, self.ctx.task)
+
+    def questions(self) -> tuple[list[_Question], int]:
+        """The prompts of the training split, each once, and how many have no room for an answer."""
+        found, long = dict[str, _Question](), set[str]()
+        room = self.ctx.task.data.max_length - self.how.most
+        for item in self.ctx.data.train.items:
+            prompt, answer = self.task.question(
+                item, lambda text: self.writer.beginning(text, self.how.prompt_tokens)
+            )
+            key = key_of(prompt, 0)
+            if key in found:
+                found[key].expected.append(answer)
+                continue
+            asked = instead(self.how.ask, prompt)
+            if key in long or len(self.writer.tokens(asked)) > room:
+                long.add(key)
+                continue
+            found[key] = _Question(prompt, asked, [answer])
+        return list(found.values()), len(long)
+
+    def validator(self, questions: Sequence[_Question]) -> Validator | None:
+        """What judges, tried before anything is written on answers that the data itself gives.
+
+        Raises:
+            DataError, ModelError, UsageError: it cannot judge.
+        """
+        rejection = self.spec.rejection
+        if rejection is None:
+            return None
+        found = validator_of(
+            rejection.validator, self.ctx.base, allow_code=self.ctx.allow_code, where="rejection.validator"
+        )
+        for question in questions[:1] if rejection.code() else questions:
+            for answer in question.expected:
+                found(self.writer.written(question.prompt), answer, answer)
+        return found
+
+    def judge(self, question: _Question, validator: Validator | None) -> list[Judged]:
+        """What is kept of the answers to a prompt."""
+        prompt = self.writer.written(question.prompt)
+
+        def right(answer: str) -> bool:
+            return validator is None or any(validator(prompt, one, answer) for one in question.expected)
+
+        reasoning, rejection = self.spec.reasoning, self.spec.rejection
+        return judged(
+            (question.answers[sample] for sample in sorted(question.answers)),
+            unended=self.task.data.goes_on,
+            pattern=None if reasoning is None else pattern_of(reasoning.answer),
+            right=right,
+            most=None if rejection is None else rejection.keep,
+        )
+
+
+def written_lessons(
+    ctx: StepContext, spec: DistillSpec, teacher: Artifact, *, alone: bool = False
+) -> Lessons:
+    """Let a teacher write answers to the training prompts, and keep those that serve.
+
+    What it wrote before to such a prompt in such a way is not asked again, in whatever run it was.
+
+    Args:
+        alone: of each answer that is kept, what `reasoning` finds is learnt alone.
+
+    Raises:
+        DataError, ModelError: the teacher cannot answer the prompts, or the validator cannot judge the answers.
+        PassError: nothing that it wrote is kept.
+    """
+    assert spec.sequence is not None
+    asking = _Asking(ctx, spec, spec.sequence, Writer(teacher.path))
+    questions, long = asking.questions()
+    validator = asking.validator(questions)
+    cost = _answer(ctx, spec, teacher, questions)
+    items, counts, right, samples = list[str](), Counter[str](), Counter[int](), list[dict[str, str]]()
+    without = tokens = 0
+    for question in questions:
+        found = asking.judge(question, validator)
+        reasons = Counter(one.reason for one in found)
+        counts += reasons
+        right[sum(reasons[one] for one in (KEPT, REPEATED, SPARE))] += 1
+        without += reasons[KEPT] == 0
+        tokens += sum(len(answer.tokens) for answer in question.answers.values())
+        for one in found:
+            if one.reason == KEPT:
+                answer = one.alone if alone else one.lesson
+                items.append(asking.task.answered_item(question.prompt, answer, ends=one.ends))
+            _sample(samples, question, one)
+    if not items:
+        raise _nothing_kept(counts, long)
+    own = list(_own(asking)) if spec.sequence.own_answers else []
+    texts = like([*items, *own], ctx.data.train.items)
+    examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
+    source = {"model": teacher.facts.get("source"), "license": spec.sequence.license}
+    facts: dict[str, Any] = {
+        **source,
+        "prompts": len(questions),
+        **({"prompts_too_long": long} if long else {}),
+        "answers": counts.total(),
+        "by_reason": {reason: counts[reason] for reason in REASONS if counts[reason]},
+        "prompts_left_out": without,
+        **({"right_by_prompt": {str(n): right[n] for n in sorted(right)}} if spec.rejection else {}),
+        **({"own_answers": len(own)} if own else {}),
+        "tokens": tokens,
+        **cost,
+    }
+    return Lessons(asking.task.answered, examples, len(own), source, facts, samples)
+
+
+def instead(ask: str, prompt: Prompt) -> Prompt:
+    """What is asked in the place of a prompt: of a conversation, of its last message."""
+    if isinstance(prompt, str):
+        return ask.replace(PROMPT, prompt)
+    *before, last = prompt
+    return [*before, {**last, "content": ask.replace(PROMPT, last["content"])}]
+
+
+def _answer(
+    ctx: StepContext, spec: DistillSpec, teacher: Artifact, questions: Sequence[_Question]
+) -> dict[str, Any]:
+    """Let the teacher write, and put its answers beside their questions; what that took here and now."""
+    assert spec.sequence is not None
+    how = _how(spec.sequence, spec, ctx.seed)
+    wanted = {
+        key_of(question.asked, sample): (question, sample)
+        for question in questions
+        for sample in range(how.samples)
+    }
+    key = digest_of(["answers", teacher.digest])
+    folder = ctx.shared / key
+    make_folder(ctx.shared)
+    started = time.monotonic()
+    with held(
+        ctx.shared / f"{key}.lock", lambda: ctx.progress.say("another run lets this teacher write; waiting")
+    ):
+        make_folder(folder)
+        write_sealed(folder / SIGNALS_NOTE, {"title": "answers that a teacher wrote"})
+        before = known_answers(answers_file(folder, teacher, how))[0]
+        there = sum(int(one, 16) in before for one in wanted)
+        with ctx.progress.bar("the teacher writes", len(wanted)) as advance:
+            file = write_answers(
+                teacher,
+                (question.asked for question in questions),
+                how,
+                folder,
+                threads=torch.get_num_threads(),
+                device=ctx.device,
+                allow_code=ctx.allow_code,
+                advance=advance,
+            )
+    with suppress(FileNotFoundError):
+        # Somebody may prune the cache just now.
+        os.utime(folder / SIGNALS_NOTE)
+    for answer in read_answers(file):
+        if answer.key in wanted:
+            question, sample = wanted[answer.key]
+            question.answers[sample] = answer
+    return {"written_before": there, "seconds": time.monotonic() - started}
+
+
+def _how(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
+    drawn = Sampling(
+        sequence.temperature,
+        sequence.top_k,
+        sequence.top_p,
+        seed if sequence.seed is None else sequence.seed,
+    )
+    samples = sequence.samples if spec.rejection is None else spec.rejection.candidates
+    return How(sequence.most, drawn, sequence.stop, samples)
+
+
+def _own(asking: _Asking) -> Iterator[str]:
+    """The data's own answers."""
+    for item in asking.ctx.data.train.items:
+        prompt, answer = asking.task.question(
+            item, lambda text: asking.writer.beginning(text, asking.how.prompt_tokens)
+        )
+        if answer:
+            yield asking.task.answered_item(prompt, answer, ends=not asking.task.data.goes_on)
+
+
+def _sample(samples: list[dict[str, str]], question: _Question, one: Judged) -> None:
+    """Keep the first ones of each kind, for the report."""
+    if sum(each["why"] == one.reason for each in samples) < _SAMPLES.get(one.reason, _OTHER_SAMPLES):
+        asked = question.asked if isinstance(question.asked, str) else question.asked[-1]["content"]
+        # Of a prompt the end is what is asked.
+        samples.append({"why": one.reason, "prompt": asked[-SHOWN:], "answer": one.lesson[:SHOWN]})
+
+
+def _nothing_kept(counts: Counter[str], long: int) -> PassError:
+    if not counts:
+        return PassError(
+            f"none of {long} prompts leaves room for an answer",
+            where="sequence.most",
+            hint="Lower `sequence.most`, or raise `data.max_length`.",
+        )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return PassError(
+        f"of {counts.total()} answers that the teacher wrote none is kept: {reasons}",
+        where="sequence",
+        hint=_HINTS.get(counts.most_common(1)[0][0], "Look at what the teacher writes."),
+    )

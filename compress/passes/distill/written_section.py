@@ -1,0 +1,89 @@
+"""What a report says of the texts that a teacher wrote: how many are kept and why, what they cost, and some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compress.core.records import RunRecord, StepRecord
+from compress.core.units import format_seconds
+from compress.passes.distill.kind import WRITTEN
+from compress.passes.distill.spec import DistillSpec
+from compress.reporting.data.row import ordered
+from compress.reporting.render.document import Section, Table, row, section_of
+from compress.reporting.render.numbers import MISSING, count, percent
+
+
+def written(run: RunRecord) -> Section:
+    """The shares by reason, the right answers by prompt, the costs and samples of each distillation that has them."""
+    found = [*_found(run)]
+    reasons = [
+        row(step.step, reason, count(number), percent(number / told["answers"]))
+        for step, told in found
+        for reason, number in told["by_reason"].items()
+    ]
+    by_prompt = [
+        row(step.step, right, count(number), percent(number / told["prompts"]))
+        for step, told in found
+        for right, number in told.get("right_by_prompt", {}).items()
+    ]
+    costs = [
+        row(
+            step.step,
+            told["model"] or MISSING,
+            told["license"],
+            count(told["prompts"]),
+            count(told["answers"]),
+            count(told["tokens"]),
+            count(told["written_before"]),
+            format_seconds(told["seconds"]),
+        )
+        for step, told in found
+    ]
+    samples = [
+        row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
+        for step, _ in found
+        for one in step.samples
+    ]
+    tables = (
+        Table("Answers that were written", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
+        Table(
+            "Right answers of a prompt",
+            ("Step", "right answers", "prompts", "share"),
+            tuple(by_prompt),
+        ),
+        Table(
+            "Who wrote, and what it took",
+            ("Step", "teacher", "licence", "prompts", "answers", "tokens", "written before", "time"),
+            tuple(costs),
+            frozenset({1, 2}),
+        ),
+        Table("Samples", ("Step", "", "prompt", "answer"), tuple(samples), frozenset({1, 2, 3})),
+    )
+    return section_of("written-texts", "What the teacher wrote", *tables, words=tuple(_words(found)))
+
+
+def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
+    if found:
+        yield (
+            "Tokens are all that were drawn for these answers; those written before were not asked again, and the time "
+            "is that of the others."
+        )
+    for step, told in found:
+        left = [f"of {count(told['prompts_left_out'])} prompts no answer is kept"]
+        if "prompts_too_long" in told:
+            left.append(
+                f"{count(told['prompts_too_long'])} were not asked, as they leave no room for an answer"
+            )
+        if "own_answers" in told:
+            left.append(f"{count(told['own_answers'])} answers of the data are learnt too")
+        yield f"{step.step}: {'; '.join(left)}."
+
+
+def _found(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
+    # Later steps keep what is known of the model that they were given.
+    kinds = (DistillSpec.kind, f"{DistillSpec.kind}.control")
+    for step in ordered(run):
+        told = step.facts.get(WRITTEN)
+        if step.kind in kinds and isinstance(told, Mapping):
+            yield step, told

@@ -1,0 +1,99 @@
+"""Whether what a model writes may be learnt: the licence is named and vouched for, and some are known to forbid it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from compress.core.spec import PassSpecBase
+
+
+@dataclass(frozen=True)
+class Forbids:
+    """Terms that forbid it. `licenses` and `models`: patterns of their names in lower case; `says`: the clause, `where`
+    it stands, as read on 2026-11-30; `own`: models made from that model are left out of it."""
+
+    who: str
+    licenses: str
+    models: str
+    says: str
+    where: str
+    own: bool = False
+
+
+FORBIDDING = (
+    Forbids(
+        "OpenAI",
+        r"openai.*",
+        r"(openai/)?(gpt-[3-9].*|chatgpt.*|o[1-9](-.*)?|text-davinci.*)",
+        "use Output to develop models that compete with OpenAI",
+        "https://openai.com/policies/row-terms-of-use/",
+    ),
+    Forbids(
+        "Anthropic",
+        r"(anthropic|claude).*",
+        r"(anthropic[/.])?claude.*",
+        "build a competing product or service, including to train competing AI models",
+        "https://www.anthropic.com/legal/commercial-terms (D.4)",
+    ),
+    Forbids(
+        "Google",
+        r"(google-)?gemini.*",
+        r"(google/|models/)?gemini.*",
+        "use the Services to develop models that compete with the Services",
+        "https://ai.google.dev/gemini-api/terms",
+    ),
+    Forbids(
+        "xAI",
+        r"(xai|grok).*",
+        r"(x-?ai(-org)?/)?grok(?!-?1\b).*",
+        "using the Service or any Output to develop models or services that compete with xAI",
+        "https://x.ai/legal/terms-of-service",
+    ),
+    Forbids(
+        "Meta",
+        r"llama-?[23](-community)?",
+        r"(meta-llama/)?(meta-)?llama-?[23](-.*)?",
+        "use ... any output or results of the Llama Materials to improve any other large language model",
+        "the Llama 2 and Llama 3 Community License (1.b.v); those of 3.1 and later allow it",
+        own=True,
+    ),
+    Forbids(
+        "Tencent",
+        r"tencent-hunyuan.*",
+        r"tencent/hunyuan.*",
+        "use ... any Output or results of the Tencent Hunyuan Works to improve any other large language model",
+        "the Tencent Hunyuan Community License (5.b)",
+        own=True,
+    ),
+)
+
+
+def forbidding(license_name: str, model: str) -> Forbids | None:
+    """The terms that are known to forbid that other models learn what a model writes, by its licence or its name."""
+    license_name = re.sub(r"[\s_]+", "-", license_name.strip().lower())
+    for one in FORBIDDING:
+        if re.fullmatch(one.licenses, license_name) or re.fullmatch(one.models, model.strip().lower()):
+            return one
+    return None
+
+
+class LicensedSpec(PassSpecBase):
+    """A training on what a model writes, which its licence must allow."""
+
+    license: Annotated[str, Field(min_length=1)] | None = None
+    """The licence of the model that writes, by its name (`apache-2.0`): it must be told. Card and report say it."""
+    license_ok: bool = False
+    """That it has been read, and allows models to learn what this one writes: must be `true`."""
+
+    @model_validator(mode="after")
+    def _is_allowed(self) -> LicensedSpec:
+        if self.license is None or not self.license_ok:
+            raise ValueError(
+                "what a model writes may be learnt only where its licence allows it: name the licence "
+                "(`license: apache-2.0`) and say that you have read that it does (`license_ok: true`)"
+            )
+        return self

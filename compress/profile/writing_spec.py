@@ -1,0 +1,90 @@
+"""How a model writes what another one learns, and what of it is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from compress.core.package_paths import CODE
+from compress.core.spec import PassSpecBase, Positive
+from compress.profile.license_spec import LicensedSpec
+from compress.profile.validator_spec import REGEX, ValidatorName, pattern_of
+
+PROMPT = "{prompt}"
+"""What stands for the prompt in `ask`."""
+
+
+class SequenceSpec(LicensedSpec):
+    """The teacher writes answers to the prompts of the training split, and the student learns those in the place of
+    the data's own (Kim and Rush 2016). Teachers of any tokenizer serve where `next_token` is the only loss."""
+
+    most: Positive = 64
+    """Tokens of an answer, at most. Prompts beside which they have no room in `data.max_length` are not asked."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0: always the likeliest token."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw among so many of the likeliest tokens; 0: among all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw among the likeliest tokens that together have this probability."""
+    samples: Positive = 1
+    """Answers to each prompt; equal ones are learnt once."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seeds what is drawn; unset: the profile's."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts before which an answer ends, where the teacher does not end it itself."""
+    ask: str = PROMPT
+    """What the teacher is asked, `{prompt}` in the place of the prompt, or of the last message of a conversation. The
+    student is shown the prompt alone."""
+    prompt_tokens: Positive = 32
+    """Where examples are plain texts: so many of its first tokens are the prompt of each."""
+    own_answers: bool = False
+    """Learn the data's own answers, too."""
+
+    @model_validator(mode="after")
+    def _draws(self) -> SequenceSpec:
+        if self.temperature == 0:
+            if self.samples > 1:
+                raise ValueError(
+                    "the likeliest answer is always the same: several `samples` need a `temperature`"
+                )
+            for name in ("top_k", "top_p"):
+                if name in self.model_fields_set:
+                    raise ValueError(f"a `temperature` of 0 draws nothing: leave `{name}` out, or set one")
+        if PROMPT not in self.ask:
+            raise ValueError(f"`ask` must hold {PROMPT}, in whose place the prompt stands")
+        return self
+
+
+class RejectionSpec(PassSpecBase):
+    """Of several answers to a prompt those that are right are learnt, each once (RFT, Yuan et al. 2023; STaR, Zelikman
+    et al. 2022). Prompts without a right answer are left out."""
+
+    validator: ValidatorName
+    """Which answers are right, as `data.answers.validator`."""
+    candidates: Annotated[int, Field(ge=1)] = 4
+    """Answers to each prompt."""
+    keep: Positive | None = None
+    """So many right answers of a prompt, at most, the first ones; unset: all."""
+
+    def code(self) -> tuple[str, ...]:
+        """The function of the user's that judges."""
+        return (self.validator,) if self.validator.startswith(CODE) else ()
+
+
+class ReasoningSpec(PassSpecBase):
+    """The teacher writes how it comes to its answers, and the student learns that too (Hsieh et al. 2023). Answers in
+    which the pattern finds nothing are left out."""
+
+    answer: str
+    """`regex:PATTERN` with a group: the pattern finds the answer in what is written. What stands before it is the
+    trace, what stands behind it is cut off; an empty group is no answer. With `control: answers_only` another student
+    learns, of the same texts, what the pattern finds alone."""
+
+    @model_validator(mode="after")
+    def _finds_an_answer(self) -> ReasoningSpec:
+        if not self.answer.startswith(REGEX):
+            raise ValueError(f"`answer` is a pattern, `{REGEX}PATTERN`, as in `{REGEX}####\\s*(.*)`")
+        if not pattern_of(self.answer).groups:
+            raise ValueError("the pattern of `answer` needs a group, which is the answer")
+        return self
