@@ -58,7 +58,7 @@ def _make(
     check_promise(step, result)
     try:
         parts = job.parts[step.name]
-        job.check_unchanged(models="model" in parts, data="data" in parts)
+        job.check_unchanged(models=not parts.keys().isdisjoint(("model", "judges")), data="data" in parts)
         for artifact in inputs.values():
             open_artifact(artifact.path, hashed=True)
     except CompressError:

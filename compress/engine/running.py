@@ -226,12 +226,13 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         check_memory_limit(measurements)
     made = state.made[row.step]
     first = state.made[row.measured[targets[0].spec.runtime]].artifact
-    work = {name: state.made[name].seconds for name in _needed(row, job) - before}
+    # A step that has a row of its own is told there, whoever needs it first.
+    told = before | ({other.step for other in job.plan.rows} - {row.step})
+    work = {name: state.made[name].seconds for name in _needed(row, job) - told}
     state.recorded |= work.keys()
     # What prepares this row is a step without a row of its own.
-    trained = [
-        name for name in state.made if name not in before and step_kind(job.plan.step(name).kind).prepares
-    ]
+    new = state.made.keys() - before
+    trained = [name for name in state.made if name in new and step_kind(job.plan.step(name).kind).prepares]
     conversions = {name for name in work if job.plan.step(name).kind == LOWER}
     return StepRecord(
         step=row.name,
@@ -243,9 +244,7 @@ def _row(row: Row, job: Job, state: _State, cache: Cache, progress: Progress) ->
         artifact=_relative(made.artifact, cache),
         measured=_relative(first, cache),
         model_digest=model_digest(first),
-        facts={**made.artifact.facts, "lowering": dict(first.facts)}
-        if lowered
-        else dict(made.artifact.facts),
+        facts={**made.artifact.facts, **({"lowering": dict(first.facts)} if lowered else {})},
         curves=(*(curve for name in trained for curve in state.made[name].curves), *made.curves),
         size=size_of(first),
         parameters=made.artifact.facts["parameters"],

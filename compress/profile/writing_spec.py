@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from compress.core.package_paths import CODE
 from compress.core.spec import PassSpecBase, Positive
 from compress.profile.license_spec import LicensedSpec
+from compress.profile.server_spec import ServerSpec
 from compress.profile.validator_spec import REGEX, ValidatorName, pattern_of
 
 PROMPT = "{prompt}"
@@ -19,6 +20,8 @@ class SequenceSpec(LicensedSpec):
     """The teacher writes answers to the prompts of the training split, and the student learns those in the place of
     the data's own (Kim and Rush 2016). Teachers of any tokenizer serve where `next_token` is the only loss."""
 
+    server: ServerSpec | None = None
+    """Let a model behind a server write in the place of the teacher."""
     most: Positive = 64
     """Tokens of an answer, at most. Prompts beside which they have no room in `data.max_length` are not asked."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -51,6 +54,8 @@ class SequenceSpec(LicensedSpec):
             for name in ("top_k", "top_p"):
                 if name in self.model_fields_set:
                     raise ValueError(f"a `temperature` of 0 draws nothing: leave `{name}` out, or set one")
+        if self.server is not None and self.top_k:
+            raise ValueError("the protocol of a server has no `top_k`: leave it out, or let `top_p` do it")
         if PROMPT not in self.ask:
             raise ValueError(f"`ask` must hold {PROMPT}, in whose place the prompt stands")
         return self

@@ -16,6 +16,10 @@ from compress.profile.load import load_profile
 from tests import golden
 
 TEXT, IMAGE, SENTENCE = "text-classification", "image-classification", "sentence-embedding"
+LANGUAGE = "causal-lm"
+OK = "license: mit, license_ok: true"
+ASKED = {"data": {"path": "data.csv", "prompt_column": "text", "completion_column": "label"}}
+NEXT = "losses: [{next_token: {}}]"
 
 
 @pytest.fixture
@@ -28,6 +32,8 @@ def folder(tmp_path: Path) -> Path:
         ("trimmed", "bert", {"[UNK]": 0, "cat": 0, "##s": 1}, True),
         ("otherwords", "bert", {"[UNK]": 0, "cat": 1, "dogs": 2}, True),
         ("cased", "bert", pieces, False),
+        ("decoder", "llama", pieces, True),
+        ("otherdecoder", "llama", {"[UNK]": 0, "cat": 1, "dogs": 2}, True),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"model_type": kind}))
@@ -230,6 +236,108 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
         {"teacher": {"model": "transformer"}},
         ["passes.0.distill.losses.1", "passes.0.distill.losses.1"],
     ),
+    # What a teacher writes.
+    (TEXT, f"{{sequence: {{{OK}}}, losses: [{{labels: {{}}}}]}}", {}, ["passes.0.distill.sequence"]),
+    (LANGUAGE, f"{{sequence: {{}}, {NEXT}}}", ASKED, ["passes.0.distill.sequence"]),
+    (LANGUAGE, "{sequence: {license: mit}}", ASKED, ["passes.0.distill.sequence"]),
+    (
+        LANGUAGE,
+        "{sequence: {license: openai, license_ok: true}}",
+        ASKED,
+        ["passes.0.distill.sequence.license"],
+    ),
+    (
+        LANGUAGE,
+        "{sequence: {license: llama3, license_ok: true}, student: {architecture: llama, layers: 2, hidden_size: 64}}",
+        ASKED,
+        ["passes.0.distill.sequence.license"],
+    ),
+    (
+        LANGUAGE,
+        "{sequence: {license: other, license_ok: true, server: {url: 'https://a.b/v1', model: gpt-4o}}}",
+        ASKED,
+        ["passes.0.distill.sequence.license"],
+    ),
+    (LANGUAGE, f"{{sequence: {{{OK}, samples: 2}}}}", ASKED, ["passes.0.distill.sequence"]),
+    (LANGUAGE, f"{{sequence: {{{OK}, top_k: 2}}}}", ASKED, ["passes.0.distill.sequence"]),
+    (LANGUAGE, f"{{sequence: {{{OK}, ask: 'think'}}}}", ASKED, ["passes.0.distill.sequence"]),
+    (LANGUAGE, f"{{sequence: {{{OK}, most: 128}}}}", ASKED, ["passes.0.distill.sequence.most"]),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}, prompt_tokens: 8}}}}",
+        ASKED,
+        ["passes.0.distill.sequence.prompt_tokens"],
+    ),
+    (LANGUAGE, f"{{sequence: {{{OK}, prompt_tokens: 65}}}}", {}, ["passes.0.distill.sequence.prompt_tokens"]),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}}}",
+        {**ASKED, "train": {"nodes": 2, "rendezvous": "a:1"}},
+        ["passes.0.distill.sequence"],
+    ),
+    (LANGUAGE, f"{{{NEXT}, rejection: {{validator: exact}}}}", ASKED, ["passes.0.distill"]),
+    (LANGUAGE, f"{{{NEXT}, reasoning: {{answer: 'regex:(x)'}}}}", ASKED, ["passes.0.distill"]),
+    (LANGUAGE, f"{{sequence: {{{OK}}}, control: answers_only}}", ASKED, ["passes.0.distill"]),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}, reasoning: {{answer: '(x)'}}}}",
+        ASKED,
+        ["passes.0.distill.reasoning"],
+    ),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}, reasoning: {{answer: 'regex:x'}}}}",
+        ASKED,
+        ["passes.0.distill.reasoning"],
+    ),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}, reasoning: {{answer: 'regex:(x)'}}}}",
+        {},
+        ["passes.0.distill.reasoning"],
+    ),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}, rejection: {{validator: sure, candidates: 1}}}}",
+        ASKED,
+        ["passes.0.distill.rejection.validator"],
+    ),
+    (LANGUAGE, f"{{sequence: {{{OK}}}, rejection: {{validator: exact}}}}", ASKED, ["passes.0.distill"]),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}, temperature: 1, samples: 3}}, rejection: {{validator: exact}}}}",
+        ASKED,
+        ["passes.0.distill"],
+    ),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}, temperature: 1}}, rejection: {{validator: exact}}}}",
+        {},
+        ["passes.0.distill.rejection"],
+    ),
+    (LANGUAGE, f"{{sequence: {{{OK}}}, teachers: [{{}}, {{model: owner/b}}]}}", ASKED, ["passes.0.distill"]),
+    *(
+        (
+            LANGUAGE,
+            f"{{sequence: {{{OK}}}, losses: [{{logits: {{}}}}], {other}}}",
+            ASKED,
+            ["passes.0.distill"],
+        )
+        for other in (
+            "select: {confidence: 0.5}",
+            "online: {}",
+            "ema: {}",
+            "assistants: [{layers: 2}]",
+            "generations: 2",
+            "vocabulary: trim",
+        )
+    ),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}, student: {{model: otherdecoder}}, losses: [{{logits: {{}}}}, {{next_token: {{}}}}]}}",
+        {**ASKED, "teacher": {"model": "decoder"}},
+        ["passes.0.distill.losses.0"],
+    ),
 ]
 
 
@@ -244,6 +352,35 @@ def test_refused(folder: Path, task: str, distill: str, changes: dict[str, Any],
     assert [fault.path for fault in caught.value.faults] == expected
     said = [f"{fault.path}: {fault.message}".replace(str(folder), "FOLDER") for fault in caught.value.faults]
     golden.check(WORDS, case_of(task, distill, changes), said)
+
+
+@pytest.mark.parametrize(
+    ("distill", "changes"),
+    [
+        (f"{{sequence: {{{OK}}}}}", {}),
+        (f"{{sequence: {{{OK}}}}}", ASKED),
+        (f"{{sequence: {{{OK}, temperature: 1, top_p: 0.9, samples: 2}}, control: true}}", ASKED),
+        (f"{{sequence: {{{OK}}}, stages: [{{losses: [{{logits: {{}}}}]}}, {{{NEXT}}}]}}", ASKED),
+        ("{sequence: {license: llama3, license_ok: true}, student: {layers: 2}}", ASKED),
+        ("{sequence: {license: llama3.1, license_ok: true}, student: {model: owner/b}}", ASKED),
+        (
+            f"{{sequence: {{{OK}}}, student: {{model: otherdecoder}}}}",
+            {**ASKED, "teacher": {"model": "decoder"}},
+        ),
+        (
+            f"{{sequence: {{{OK}, server: {{url: 'https://a.b/v1', model: m}}}}}}",
+            ASKED,
+        ),
+        (f"{{sequence: {{{OK}}}, teachers: [{{model: owner/b}}]}}", ASKED),
+        (
+            f"{{sequence: {{{OK}, temperature: 1}}, rejection: {{validator: contains, keep: 1}}, "
+            "reasoning: {answer: 'regex:#(.*)'}, control: answers_only}",
+            ASKED,
+        ),
+    ],
+)
+def test_texts_of_a_teacher_are_learnt(folder: Path, distill: str, changes: dict[str, Any]) -> None:
+    load_profile(write(folder, LANGUAGE, distill, changes))
 
 
 def test_every_wording_is_that_of_a_case() -> None:

@@ -98,6 +98,9 @@ WAYS: dict[str, Callable[[Profile], object]] = {
         {target.runtime for target in profile.targets if target.device == "cuda"} == {"onnxruntime", "torch"}
     ),
     "a control without the teacher": distils(lambda spec: spec.control),
+    "the teacher's texts": distils(lambda spec: spec.sequence),
+    "the right ones of them": distils(lambda spec: spec.rejection),
+    "traces": distils(lambda spec: spec.reasoning and spec.control == "answers_only"),
 }
 
 

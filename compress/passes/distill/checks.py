@@ -157,9 +157,11 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if not task_kind(profile.task).writes:
         yield ("sequence",), f"the models of {profile.task} write no texts"
         return
-    writer = (spec.teachers[0].model if spec.teachers else None) or profile.teacher.model
-    terms = forbidding(spec.sequence.license or "", writer)
-    if terms is not None and not (terms.own and spec.student.is_cut):
+    server = spec.sequence.server
+    teacher = (spec.teachers[0].model if spec.teachers else None) or profile.teacher.model
+    terms = forbidding(spec.sequence.license or "", teacher if server is None else server.model)
+    made_from_it = spec.student.is_cut and server is None and not spec.teachers
+    if terms is not None and not (terms.own and made_from_it):
         but = ", but for those that are made from it" if terms.own else ""
         yield (
             ("sequence", "license"),
@@ -200,9 +202,10 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         yield ("keep",), "several models that go on with texts are no one file: keep the `last` or the `best`"
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
     taught = any(loss.compares for loss in losses)
+    writes = ("teachers",) if spec.sequence is not None and spec.sequence.server is None else ()
     if not taught:
         for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
-            if getattr(spec, name):
+            if getattr(spec, name) and name not in writes:
                 yield (name,), "every loss looks at the labels alone, so nobody teaches"
         if spec.generations > 1:
             yield (

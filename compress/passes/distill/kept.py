@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from compress.generation.answers import Answer
 
-KEPT, CUT, EMPTY, UNANSWERED, WRONG, REPEATED, SPARE = REASONS = (
+KEPT, CUT, FILTERED, EMPTY, UNANSWERED, WRONG, REPEATED, SPARE = REASONS = (
     "kept",
     "cut at the length",
+    "cut by a filter of the server",
     "empty",
     "without an answer",
     "wrong",
@@ -57,6 +58,8 @@ def judged(
         reason = KEPT
         if not said:
             reason = EMPTY
+        elif answer.ended == "filter":
+            reason = FILTERED
         elif cut and not unended:
             reason = CUT
         elif pattern is not None and (match is None or not (match.group(1) or "").strip()):

@@ -1,8 +1,9 @@
 """Distillation as the rest of the house knows it.
 
 A distillation takes its inputs by role: `model` is what the student is made from, `teacher` who teaches it,
-`original` the teacher of the profile, `teacher.N` further teachers, `student` a student that stands ready; of the control
-of a student that learnt what its teacher wrote, `taught` is that student. Assistants are distillations themselves.
+`original` the teacher of the profile, `teacher.N` further teachers, `student` a student that stands ready. For the
+control of a student that learns what its teacher writes, `taught` is that student. Assistants are distillations
+themselves.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def written_lessons(
         counts += reasons
         right[sum(reasons[one] for one in (KEPT, REPEATED, SPARE))] += 1
         without += reasons[KEPT] == 0
-        tokens += sum(len(answer.tokens) for answer in question.answers.values())
+        tokens += sum(_tokens_of(answer) for answer in question.answers.values())
         for one in found:
             if one.reason == KEPT:
                 answer = one.alone if alone else one.lesson
@@ -181,7 +181,9 @@ def written_lessons(
     own = list(_own(asking)) if spec.sequence.own_answers else []
     texts = like([*items, *own], ctx.data.train.items)
     examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
-    source = {"model": teacher.facts.get("source"), "license": spec.sequence.license}
+    server = spec.sequence.server
+    name = teacher.facts.get("source") if server is None else server.model
+    source = {"model": name, "license": spec.sequence.license}
     facts: dict[str, Any] = {
         **source,
         "prompts": len(questions),
@@ -210,13 +212,13 @@ def _answer(
 ) -> dict[str, Any]:
     """Let the teacher write, and put its answers beside their questions; what that took here and now."""
     assert spec.sequence is not None
-    how = _how(spec.sequence, spec, ctx.seed)
+    how, model = _how(spec.sequence, spec, ctx.seed), spec.sequence.server or teacher
     wanted = {
         key_of(question.asked, sample): (question, sample)
         for question in questions
         for sample in range(how.samples)
     }
-    key = digest_of(["answers", teacher.digest])
+    key = digest_of(["answers", model.digest])
     folder = ctx.shared / key
     make_folder(ctx.shared)
     started = time.monotonic()
@@ -225,11 +227,11 @@ def _answer(
     ):
         make_folder(folder)
         write_sealed(folder / SIGNALS_NOTE, {"title": "answers that a teacher wrote"})
-        before = known_answers(answers_file(folder, teacher, how))[0]
+        before = known_answers(answers_file(folder, model, how))[0]
         there = sum(int(one, 16) in before for one in wanted)
         with ctx.progress.bar("the teacher writes", len(wanted)) as advance:
             file = write_answers(
-                teacher,
+                model,
                 (question.asked for question in questions),
                 how,
                 folder,
@@ -246,6 +248,11 @@ def _answer(
             question, sample = wanted[answer.key]
             question.answers[sample] = answer
     return {"written_before": there, "seconds": time.monotonic() - started}
+
+
+def _tokens_of(answer: Answer) -> int:
+    """How many tokens were drawn for it, as far as a server tells."""
+    return len(answer.tokens) if answer.used is None else answer.used["answer"]
 
 
 def _how(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
