@@ -88,7 +88,7 @@ def test_the_answers_of_the_teacher_are_learnt(done: api.Run):
 
 
 def test_right_answers_alone_are_learnt_with_their_traces(done: api.Run):
-    step, control = step_of(done, "distill2"), step_of(done, "distill2.control")
+    step, control = step_of(done, "distill.2"), step_of(done, "distill.2.control")
     told = step.facts["written"]
     assert told["answers"] == 6 * told["prompts"]
     assert {"kept", "wrong"} <= told["by_reason"].keys()
