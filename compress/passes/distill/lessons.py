@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -240,9 +238,6 @@ def _answer(
                 allow_code=ctx.allow_code,
                 advance=advance,
             )
-    with suppress(FileNotFoundError):
-        # Somebody may prune the cache just now.
-        os.utime(folder / SIGNALS_NOTE)
     for answer in read_answers(file):
         if answer.key in wanted:
             question, sample = wanted[answer.key]
