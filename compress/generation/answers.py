@@ -32,6 +32,11 @@ class Answer:
     ended: Ended
     used: dict[str, int] | None = None
 
+    @property
+    def count(self) -> int | None:
+        """How many tokens it was; None where a server does not tell."""
+        return len(self.tokens) if self.tokens else (self.used or {}).get("answer")
+
     def line(self) -> bytes:
         """As a line of the file."""
         body = asdict(self)

@@ -142,6 +142,11 @@ class DataSpec(Spec):
         """Whether the examples are texts that are gone on with, and hold no prompts with answers."""
         return False
 
+    @property
+    def converses(self) -> bool:
+        """Whether the prompts are conversations."""
+        return False
+
     def scored_by(self) -> dict[str, Any]:
         """Those that differ from their defaults."""
         said = self.model_dump(mode="json", exclude_defaults=True)

@@ -20,7 +20,8 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 class ServerSpec(Spec):
     """A model behind a server that speaks OpenAI's protocol: it writes texts, and nothing else is known of it."""
 
-    # What was given in the wrong place may be a secret.
+    # What was given in the wrong place may be a secret. What is excluded from dumps says how the server is asked:
+    # neither answers nor what is made of them hang on that.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str
@@ -29,20 +30,20 @@ class ServerSpec(Spec):
     """What the server calls the model."""
     api: Literal["chat", "completions"] = "chat"
     """`chat` takes conversations, and a text as the first turn of one; `completions` goes on with texts."""
-    key_env: str | None = None
+    key_env: str | None = Field(default=None, exclude=True)
     """The environment variable that holds the key, as `OPENAI_API_KEY`; the key itself stands in no file."""
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    concurrency: Annotated[int, Field(ge=1, le=256, exclude=True)] = 4
     """Requests at once."""
-    requests_per_minute: Positive | None = None
+    requests_per_minute: Positive | None = Field(default=None, exclude=True)
     """Requests at most, those that are asked again included."""
-    max_tokens_total: Positive | None = None
+    max_tokens_total: Positive | None = Field(default=None, exclude=True)
     """Tokens at most, of prompts and answers as the server counts them, in all runs that add to one file of answers. A
     request is sent only while the bytes of its prompt and the longest answer have room."""
-    timeout_s: Seconds = 120
+    timeout_s: Seconds = Field(default=120, exclude=True)
     """Seconds that one request may take."""
-    patience_s: Seconds = 300
+    patience_s: Seconds = Field(default=300, exclude=True)
     """Seconds that a request is asked again for while the server is silent, busy or broken."""
-    plain_http: bool = False
+    plain_http: bool = Field(default=False, exclude=True)
     """Whether texts and key may go unencrypted to hosts other than this one and private addresses."""
 
     @field_validator("url")
@@ -80,8 +81,8 @@ class ServerSpec(Spec):
 
     @property
     def digest(self) -> str:
-        """What its answers are known by: not how fast they are asked for."""
-        return digest_of(self.model_dump(include={"url", "model", "api"}))
+        """What its answers are known by."""
+        return digest_of(self.model_dump())
 
     def key(self) -> str | None:
         """The key that the environment holds; None where the server wants none.

@@ -164,6 +164,8 @@ def test_what_is_in_flight_when_one_is_refused_is_kept(tmp_path: Path):
     class Picky(Speaker):
         def respond(self, handler: Any, body: bytes) -> None:
             if b"cat 3" in body:
+                while len(self.asked) < 5:
+                    time.sleep(0.005)
                 handler.send(400, b'{"error": {"message": "not this one"}}')
             else:
                 super().respond(handler, body)
@@ -262,6 +264,27 @@ def test_a_server_that_died_is_waited_for(tmp_path: Path):
     assert len(answers(spec(server.url), PROMPTS, How(8), tmp_path)) == len(PROMPTS)
     over.set()
     thread.join()
+
+
+def test_who_stops_it_need_not_wait(tmp_path: Path):
+    over = threading.Event()
+
+    class Slow(Speaker):
+        def respond(self, handler: Any, body: bytes) -> None:
+            if b"cat 0" not in body:
+                over.wait(60)
+            super().respond(handler, body)
+
+    def stop(steps: int = 1, note: str | None = None) -> None:
+        raise KeyboardInterrupt
+
+    with listening(Slow()) as there:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            write_answers(spec(there.url), PROMPTS, How(8), tmp_path, advance=stop)
+        assert time.monotonic() - began < 20
+        over.set()
+    assert [one.prompt for one in read_answers(answers_file(tmp_path, spec(there.url), How(8)))] == ["cat 0"]
 
 
 def test_who_asks_to_wait_is_not_asked_before(tmp_path: Path):

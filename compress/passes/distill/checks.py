@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from compress.core.errors import ModelError
 from compress.core.spec import Spec
 from compress.passes.distill.lesson_checks import lesson_faults
 from compress.passes.distill.spec import DistillSpec, losses_of
@@ -18,6 +19,7 @@ from compress.profile.combination_checks import (
 from compress.profile.license_spec import forbidding
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
+from compress.profile.server_spec import ServerSpec
 from compress.profile.student_spec import StudentSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
@@ -175,6 +177,8 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         )
     if profile.train.nodes > 1:
         yield ("sequence",), "each of several machines (`train.nodes`) would write texts of its own"
+    if server is not None:
+        yield from _server_faults(server, profile)
     goes_on = profile.data.goes_on
     if not goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
         yield (
@@ -192,6 +196,21 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                 (name,),
                 "plain texts hold no answers: name `prompt_column` and `completion_column`, or `messages_column`",
             )
+
+
+def _server_faults(server: ServerSpec, profile: Profile) -> Iterator[Found]:
+    place = ("sequence", "server")
+    if profile.data.goes_on and server.api == "chat":
+        yield (*place, "api"), "the data holds texts to go on with, not prompts: use `api: completions`"
+    if profile.data.converses and server.api == "completions":
+        yield (
+            (*place, "api"),
+            "`completions` goes on with texts, and the data holds conversations: use `api: chat`",
+        )
+    try:
+        server.key()
+    except ModelError as error:
+        yield (*place, "key_env"), error.message
 
 
 def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:

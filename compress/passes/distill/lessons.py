@@ -161,14 +161,15 @@ def written_lessons(
     validator = asking.validator(questions)
     cost = _answer(ctx, spec, teacher, questions)
     items, counts, right, samples = list[str](), Counter[str](), Counter[int](), list[dict[str, str]]()
-    without = tokens = 0
+    without, drawn, read = 0, list[int | None](), 0
     for question in questions:
         found = asking.judge(question, validator)
         reasons = Counter(one.reason for one in found)
         counts += reasons
         right[sum(reasons[one] for one in (KEPT, REPEATED, SPARE))] += 1
         without += reasons[KEPT] == 0
-        tokens += sum(_tokens_of(answer) for answer in question.answers.values())
+        drawn += [answer.count for answer in question.answers.values()]
+        read += sum((answer.used or {}).get("prompt", 0) for answer in question.answers.values())
         for one in found:
             if one.reason == KEPT:
                 answer = one.alone if alone else one.lesson
@@ -191,7 +192,8 @@ def written_lessons(
         "prompts_left_out": without,
         **({"right_by_prompt": {str(n): right[n] for n in sorted(right)}} if spec.rejection else {}),
         **({"own_answers": len(own)} if own else {}),
-        "tokens": tokens,
+        "tokens": None if None in drawn else sum(filter(None, drawn)),
+        **({"prompt_tokens": read} if read else {}),
         **cost,
     }
     return Lessons(asking.task.answered, examples, len(own), source, facts, samples)
@@ -243,11 +245,6 @@ def _answer(
             question, sample = wanted[answer.key]
             question.answers[sample] = answer
     return {"written_before": there, "seconds": time.monotonic() - started}
-
-
-def _tokens_of(answer: Answer) -> int:
-    """How many tokens were drawn for it, as far as a server tells."""
-    return len(answer.tokens) if answer.used is None else answer.used["answer"]
 
 
 def _how(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:

@@ -34,7 +34,7 @@ def written(run: RunRecord) -> Section:
             told["license"],
             count(told["prompts"]),
             count(told["answers"]),
-            count(told["tokens"]),
+            MISSING if told["tokens"] is None else count(told["tokens"]),
             count(told["written_before"]),
             format_seconds(told["seconds"]),
         )
@@ -77,6 +77,8 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
             )
         if "own_answers" in told:
             left.append(f"{count(told['own_answers'])} answers of the data are learnt too")
+        if "prompt_tokens" in told:
+            left.append(f"the server read {count(told['prompt_tokens'])} tokens of prompts")
         yield f"{step.step}: {'; '.join(left)}."
 
 

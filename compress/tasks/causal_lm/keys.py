@@ -115,6 +115,11 @@ class LanguageData(DataSpec):
         return self.written == "texts"
 
     @property
+    def converses(self) -> bool:
+        """Whether they are conversations."""
+        return self.written == "messages"
+
+    @property
     def written(self) -> Written:
         """What an example is."""
         if self.messages_column is not None:
