@@ -133,8 +133,9 @@ class _School:
         """Train through one stage; what is worth a fact beside the curve."""
         ctx, own = self.ctx, self.spec.stage_training(stage)
         losses = losses_of(stage)
-        # Weights of a stage that does not train the outputs cannot be told apart by their score.
-        judged = any(loss.reaches_outputs for loss in losses)
+        # Weights of a stage that does not train the outputs cannot be told apart by their score, nor those of a student
+        # that learns answers without their traces by answers with them.
+        judged = any(loss.reaches_outputs for loss in losses) and self.spec.control != "answers_only"
         loaded = (
             [load_model(teacher.artifact.path, allow_code=ctx.allow_code) for teacher in self.teachers]
             if self._live(losses, own.epochs)
