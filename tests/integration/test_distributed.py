@@ -103,7 +103,7 @@ def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:
     return load_file(folder / f"rank-{rank}.safetensors")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_processes_give_the_weights_of_one_up_to_the_order_of_sums(tmp_path: Path, strategy: str):
     """61 examples in batches of 12: the last batch holds one, and one process has nothing of its own in it."""
     for processes in (1, 2):
@@ -119,7 +119,7 @@ def test_two_processes_give_the_weights_of_one_up_to_the_order_of_sums(tmp_path:
     assert any(not torch.equal(two[name], tensor) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_go_on_from_their_checkpoint_bit_for_bit(tmp_path: Path, strategy: str):
     """With dropout, so that the random state of each process counts."""
     assert train_in(tmp_path / "straight", 2, 0, 0.2, strategy) == [0, 0]
@@ -196,6 +196,7 @@ def prune_tiny(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_prune_for_a_latency_that_one_of_them_has_timed(tmp_path: Path):
     """Had each timed for itself, they would have taken different heads and widths, and could not recover together."""
     write_torch_artifact(tmp_path / "source", tiny_bert(hidden=256, ffn=512))

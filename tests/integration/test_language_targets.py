@@ -32,6 +32,7 @@ def job(folder: Path, *targets: dict, **changed: object) -> Path:
     return folder / "p.yaml"
 
 
+@pytest.mark.slow
 def test_tokens_of_a_batch_count_together(folder: Path):
     # What torch runs must end in its form.
     student = {"student": {"model": "model"}, "losses": [{"next_token": {}}], "epochs": 1, "batch_size": 32}

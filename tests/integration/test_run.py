@@ -155,6 +155,7 @@ def test_changing_quantize_redoes_only_what_follows(copy: Path):
     assert len(artifacts(copy) - made) == 2
 
 
+@pytest.mark.slow
 def test_training_for_integers_stands_in_the_row_of_quantize(copy: Path):
     train = "passes.2.quantize.train={epochs: 1, batch_size: 16}"
     result = compress("run", copy / "tiny.yaml", "--set", train, folder=copy)

@@ -48,6 +48,7 @@ def written(place: Path, server: dict[str, Any], **sequence: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_a_server_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
 ):

@@ -153,7 +153,7 @@ def test_the_weights_of_the_best_score_are_kept(tmp_path: Path, teacher: nn.Modu
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 14])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_killed_and_resumed_gives_the_same_weights_bit_for_bit(
     tmp_path: Path, teacher: nn.Module, stop_at: int, precision: str
 ):

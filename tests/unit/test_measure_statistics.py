@@ -84,6 +84,14 @@ def test_processes_that_disagree_widen_the_interval() -> None:
     assert ratio.high > 1.04
 
 
+def test_the_interval_holds_the_ratio_of_processes_at_two_speeds() -> None:
+    # The middle of all is where the slow ones begin, which is the middle of hardly any draw.
+    model = [np.linspace(6.5, 6.9, 46), np.linspace(7.18, 7.7, 47)]
+    baseline = [np.linspace(24.3, 24.5, 46), np.linspace(24.6, 28, 47)]
+    _, ratio = bootstrap_medians(baseline, model, seed=0)
+    assert ratio.low <= ratio.value <= ratio.high
+
+
 def test_a_process_counts_by_its_rounds() -> None:
     # Three processes with few slow rounds beside one with many: the interval is about the rounds of all.
     model = [np.full(3000, 1.0), np.full(10, 2.0), np.full(10, 2.0), np.full(10, 2.0)]

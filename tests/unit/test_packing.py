@@ -86,6 +86,7 @@ def test_so_it_is_of_every_family(name: str):
     compare(name)
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_from_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
     write_model(tmp_path / "model")

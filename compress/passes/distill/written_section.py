@@ -70,7 +70,9 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
             "is that of the others."
         )
     for step, told in found:
-        left = [f"of {count(told['prompts_left_out'])} prompts no answer is kept"]
+        left = []
+        if told["prompts_left_out"]:
+            left.append(f"of {count(told['prompts_left_out'])} prompts no answer is kept")
         if "prompts_too_long" in told:
             left.append(
                 f"{count(told['prompts_too_long'])} were not asked, as they leave no room for an answer"
@@ -79,7 +81,8 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
             left.append(f"{count(told['own_answers'])} answers of the data are learnt too")
         if "prompt_tokens" in told:
             left.append(f"the server read {count(told['prompt_tokens'])} tokens of prompts")
-        yield f"{step.step}: {'; '.join(left)}."
+        if left:
+            yield f"{step.step}: {'; '.join(left)}."
 
 
 def _found(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
