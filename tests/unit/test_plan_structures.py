@@ -105,6 +105,10 @@ def test_orders_of_language_models(
         ),
         ([{"prune": {"target": {}}}], "name one of latency_ms, speedup, size_mb and ratio"),
         ([{"prune": {"remove": {"heads": 0.5}, "steps": 2, "recover": None}}], "`steps` without `recover`"),
+        (
+            [{"prune": {"remove": {"heads": 0.5}, "layers_by": "loss"}}],
+            "`layers_by: loss` chooses layers, and `remove.layers` takes none",
+        ),
         ([{"prune": {"remove": {"channels": 0.5, "layers": 0.5}}}], "not both"),
         ([{"prune": {"remove": {"channels": 0.5}}}], "models of texts have no channels"),
         ([{"prune": {"remove": {"channels": 0.5}, "scope": "global"}}], "not channels"),
@@ -113,6 +117,12 @@ def test_orders_of_language_models(
 def test_illegal_orders_and_requests(passes: list[dict[str, Any]], message: str, tmp_path: Path):
     with pytest.raises(ProfileError, match=message):
         load_profile(profile(tmp_path, *passes))
+
+
+def test_embeddings_have_no_loss_that_chooses_layers(tmp_path: Path):
+    asked = {"prune": {"remove": {"layers": 0.5}, "layers_by": "loss"}}
+    with pytest.raises(ProfileError, match="embeddings have no loss; name `importance`"):
+        load_profile(profile(tmp_path, asked, task="sentence-embedding"))
 
 
 def test_images_have_no_vocabulary(tmp_path: Path):

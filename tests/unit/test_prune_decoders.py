@@ -145,6 +145,32 @@ def test_the_layer_that_changes_least_goes() -> None:
     torch.testing.assert_close(logits_of(model, IDS), expected)
 
 
+@pytest.mark.parametrize(("name", "key"), [("llama", "num_hidden_layers"), ("gpt2", "n_layer")])
+def test_by_loss_layers_go_that_are_least_missed(name: str, key: str) -> None:
+    asked = material(remove={"layers": 0.5}, layers_by="loss", importance_batches=2)
+    model = tiny_decoder(name, **{key: 4})
+    whole = copy.deepcopy(model)
+
+    def loss_of(kept: list[int]) -> float:
+        smaller = copy.deepcopy(whole).eval()
+        parts_of(smaller).keep_layers(kept)
+        with torch.no_grad():
+            losses = []
+            for batch in asked.batches():
+                ids = torch.from_numpy(Texts.ids[batch])
+                said = smaller(input_ids=ids).logits[:, :-1].flatten(0, 1)
+                losses.append(float(torch.nn.functional.cross_entropy(said, ids[:, 1:].flatten())))
+        return float(np.mean(losses))
+
+    kept = [0, 1, 2, 3]
+    for _ in range(2):
+        kept = min(([each for each in kept if each != gone] for gone in kept), key=loss_of)
+    pruner = DecoderPruner(model, asked)
+    pruner.advance(1.0)
+    assert pruner.layers == kept
+    assert all(not block.module._forward_hooks for block in parts_of(model).blocks)
+
+
 def test_windows_go_with_their_layers() -> None:
     model = tiny_decoder("gemma3")
     kinds = list(model.config.layer_types)

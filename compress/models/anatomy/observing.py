@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -78,14 +78,18 @@ def observe(
     mask: Tensor | None = None
 
     def hook(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> None:
-        reads = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
-        note(module, reads, gives if isinstance(gives, Tensor) else gives[0], mask)
+        note(module, read_by(args, kwargs), gives if isinstance(gives, Tensor) else gives[0], mask)
 
     hooks = (module.register_forward_hook(hook, with_kwargs=True) for module in modules)
     with evaluating(model), torch.no_grad(), hooked(hooks):
         for batch in batches:
             mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
             model(**batch)
+
+
+def read_by(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a module reads, of all that it is called with."""
+    return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
 
 
 def observe_tokens(

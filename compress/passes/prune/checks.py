@@ -10,7 +10,7 @@ from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.smaller import why_groups_stay
 from compress.passes.prune.goals import decoder_goals
 from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
-from compress.profile.combination_checks import Found, takes
+from compress.profile.combination_checks import Found, embeds, takes
 from compress.profile.pass_checks import PassCheck
 from compress.profile.timing_target import timing_target
 from compress.tasks.table import task_kind
@@ -26,6 +26,8 @@ def faults(check: PassCheck) -> Iterator[Found]:
             yield ("remove", "channels"), "models of texts have no channels"
         if spec.remove.vocabulary == "unused" and not texts:
             yield ("remove", "vocabulary"), "models of images have no vocabulary"
+    if spec.layers_by == "loss" and embeds(check.profile):
+        yield ("layers_by",), "embeddings have no loss; name `importance`"
     if task_kind(check.profile.task).writes:
         yield from _of_decoders(spec, family, check.config)
         return

@@ -21,7 +21,7 @@ from compress.models.anatomy.table.sizes import count_parameters, parameters_of
 from compress.models.anatomy.table.smaller import why_groups_stay
 from compress.passes.prune.goals import decoder_goals
 from compress.passes.prune.importance import least_important
-from compress.passes.prune.layers import layer_scores
+from compress.passes.prune.layers import layers_to_go
 from compress.passes.prune.saliency import Material, Saliency, weight_saliency
 from compress.passes.prune.selection import between
 
@@ -122,7 +122,7 @@ class DecoderPruner:
         if not lost:
             return
         blocks = [block.module for block in self._decoder.blocks]
-        gone = least_important(layer_scores(self.model, blocks, self.material), lost)
+        gone = layers_to_go(self.model, blocks, self.material, lost)
         staying = [place for place in range(len(self.layers)) if place not in gone]
         self._decoder.keep_layers(staying)
         self.layers = [self.layers[place] for place in staying]

@@ -16,7 +16,7 @@ from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.budget import Budget, choose_sizes
 from compress.passes.prune.hidden import StreamSurgeon
 from compress.passes.prune.importance import LayerScores, least_important, sum_of_scores
-from compress.passes.prune.layers import layer_scores, remove_layers
+from compress.passes.prune.layers import layers_to_go, remove_layers
 from compress.passes.prune.prediction import kept_count, kept_width
 from compress.passes.prune.saliency import (
     LOSS_UNITS,
@@ -107,8 +107,7 @@ class EncoderPruner:
         lost = len(self.layers) - between(count, kept_count(count, fraction, "layers"), share)
         if not lost:
             return
-        scores = layer_scores(self.model, [layer.block for layer in encoder.layers], self.material)
-        gone = least_important(scores, lost)
+        gone = layers_to_go(self.model, [layer.block for layer in encoder.layers], self.material, lost)
         blocks = [encoder.layers[place].block for place in gone]
         self.parameters -= sum(each.numel() for block in blocks for each in block.parameters())
         remove_layers(encoder, gone)

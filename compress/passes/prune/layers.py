@@ -1,8 +1,9 @@
-"""Whole layers: how much each matters, and how those of an encoder are removed."""
+"""Whole layers: which matter least, and how those of an encoder are removed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,45 @@ from compress.core.errors import ModelError
 from compress.encoding.inputs import taken
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import Encoder
+from compress.models.anatomy.observing import evaluating, hooked, read_by
 from compress.models.anatomy.sizes import config_keys
 from compress.models.anatomy.stream import block_influence
-from compress.passes.prune.saliency import Material, total_of, weight_saliency
+from compress.passes.prune.importance import least_important
+from compress.passes.prune.saliency import Material, loss_on, total_of, weight_saliency
+
+
+def layers_to_go(
+    model: nn.Module, blocks: Sequence[nn.Module], material: Material, count: int
+) -> tuple[int, ...]:
+    """Which `count` of the `blocks`, the layers of a model, matter least, ascending.
+
+    By `loss` one after the other, each time the one without which, and without those before it, the loss is least; by
+    `importance` all at once, see `layer_scores`.
+    """
+    if material.spec.layers_by == "importance":
+        return least_important(layer_scores(model, blocks, material), count)
+    gone = list[int]()
+    for _ in range(count):
+        losses = {
+            place: loss_without(model, [blocks[each] for each in (*gone, place)], material)
+            for place in range(len(blocks))
+            if place not in gone
+        }
+        gone.append(min(losses, key=losses.__getitem__))
+    return tuple(sorted(gone))
+
+
+def loss_without(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> float:
+    """The mean loss of the batches that importance reads while some blocks give what they read."""
+
+    def skip(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> Any:
+        reads = read_by(args, kwargs)
+        return reads if isinstance(gives, Tensor) else (reads, *gives[1:])
+
+    hooks = (block.register_forward_hook(skip, with_kwargs=True) for block in blocks)
+    with evaluating(model), torch.no_grad(), hooked(hooks):
+        losses = [float(loss_on(model, material, batch)) for batch in material.batches()]
+    return sum(losses) / len(losses)
 
 
 def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> Tensor:

@@ -97,6 +97,10 @@ class PruneSpec(PassSpec):
     empirical Fisher matrix), `activation` the size of what flows; `random` is the check that importance matters."""
     importance_batches: Positive = 16
     """Training batches of 32 examples that importance reads."""
+    layers_by: Literal["importance", "loss"] = "importance"
+    """Which layers `remove.layers` takes: the least important ones, all at once, or, by `loss`, one after the other
+    the one without which the model loses least. All `importance_batches` are then read once for each layer that goes
+    and each that is left, so a few of them must do."""
     scope: Literal["layer", "global"] = "layer"
     """Heads and feed-forward units: `layer` removes the same fraction of each layer, `global` the least important ones
     wherever they are; one head and `round_to` units stay in each layer."""
@@ -117,6 +121,8 @@ class PruneSpec(PassSpec):
     def _one_goal(self) -> PruneSpec:
         if (self.remove is None) == (self.target is None):
             raise ValueError("name what to remove (`remove`) or what to reach (`target`), one of them")
+        if self.layers_by == "loss" and (self.remove is None or not self.remove.layers):
+            raise ValueError("`layers_by: loss` chooses layers, and `remove.layers` takes none")
         if self.steps > 1 and self.recover is None:
             raise ValueError("`steps` without `recover` would remove in steps what one step removes")
         if self.scope == "global" and self.remove is not None and self.remove.channels:
