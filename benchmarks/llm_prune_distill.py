@@ -22,23 +22,16 @@ reports/benchmarks/llm_prune_distill.json and .md.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from llm_students import RESAMPLES, Numbers, Scored, Workshop, arguments, first, interval, to_learn
-from running import resolve, teacher_of
+from llm_students import RESAMPLES, Numbers, OneTeacher, Scored, arguments, interval
 from torch import nn
 from transformers import AutoModelForCausalLM
 from writing import write_rows
 
-from compress.core.artifacts import open_artifact
-from compress.core.files import write_json
 from compress.core.reading import read_mapping
 from compress.losses.contract import LossSpec
 from compress.losses.next_token.spec import NextTokenLoss
@@ -54,49 +47,17 @@ ARMS = ("kd", "labels", "scratch")
 
 def main() -> None:
     """Prune once, then train, score and write down arm by arm."""
-    parser = arguments(__doc__, NAME, ARMS, seeds=3)
-    parser.add_argument("--teacher", type=Path, help="its artifact; unset: it is made as the profile says")
-    options = parser.parse_args()
+    options = arguments(__doc__, NAME, ARMS, seeds=3, teacher=True).parse_args()
     torch.set_num_threads(options.threads)
-    bench = Bench(options)
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            if not bench.file(arm, seed).exists():
-                bench.learn(arm, seed)
-            bench.report()
+    Recovery(options).run()
 
 
-class Bench:
+class Recovery(OneTeacher):
     """The models, the texts and what was found so far."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        job = resolve(options.profile)
-        folder = options.teacher
-        self.teacher = teacher_of(job, "torch") if folder is None else open_artifact(folder)
-        self.work: Path = options.work / self.teacher.digest[:12]
-        shop = Workshop(job, options.profile, self.work, job.training_data)
-        self.recover = shop.recover
-        data = to_learn(job, self.teacher.path, options.steps * self.recover.batch_size)
-        self.shop = replace(shop, data=data)
-        self.test = first(job, self.teacher.path, job.splits.test, options.tokens)
-        self.pruned = self.shop.pruned(self.teacher)
-        for name, artifact in (("original", self.teacher), ("pruned", self.pruned)):
-            if not self.file(name).exists():
-                self._score(name, None, load_model(artifact.path), 0.0)
-
-    def file(self, arm: str, seed: int | None = None) -> Path:
-        """What was found of an arm, or of a model before any training."""
-        if seed is None:
-            return self.work / f"{arm}-{self.options.tokens}.json"
-        return self.work / f"{arm}-{self.options.steps}-{self.options.tokens}-{seed}.json"
-
-    def learn(self, arm: str, seed: int) -> None:
-        """Train an arm, or go on with it, and score what came of it."""
-        started = time.perf_counter()
-        print(f"{arm}, seed {seed}: {self.options.steps} steps", flush=True)
-        inputs = {"model": self.teacher, "teacher": self.teacher}
-        name = f"{arm}-{self.options.steps}-{seed}"
+    def taught(self, arm: str, seed: int, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
+        """The pruned model, or one of its shape, after its training."""
+        recover, inputs = self.shop.recover, {"model": self.teacher, "teacher": self.teacher}
         ctx = self.shop.context(name, self.shop.spec, inputs, seed)
         model = load_model(self.pruned.path)
         if arm == "scratch":
@@ -104,43 +65,36 @@ class Bench:
             model = AutoModelForCausalLM.from_config(read_config(self.pruned.path), dtype=torch.float32)
         torch.manual_seed(seed)
         kind = ctx.task.kind
-        losses: Sequence[LossSpec] = recovery_losses(self.recover, kind, taught=True)
+        losses: Sequence[LossSpec] = recovery_losses(recover, kind, taught=True)
         if arm == "labels":
             losses = [NextTokenLoss()]
         shown = ctx.task.encode(ctx.data.train, self.pruned.path)
         # What a teacher says of all windows is kept, and there are just as many as the steps take.
-        epochs = max(1.0, self.options.steps / -(-len(shown) // self.recover.batch_size))
-        spec = self.recover.model_copy(update={"epochs": epochs})
+        epochs = max(1.0, self.options.steps / -(-len(shown) // recover.batch_size))
+        spec = recover.model_copy(update={"epochs": epochs})
         validation = Validation.of(ctx, self.pruned.path, self.teacher)
         teacher = None if arm == "labels" else self.teacher
         read = (self.pruned.path, shown)
         result = trained_by(ctx, model, losses, read, spec, validation, "recover", teacher)
         print(f"{arm}, seed {seed}: {result.steps} steps, {result.curve.seconds:.0f} s", flush=True)
-        self._score(arm, seed, model, time.perf_counter() - started)
+        return model, {}
 
     def report(self) -> None:
         """Write the table of what was found so far."""
-        before = {name: self._read(name) for name in ("original", "pruned")}
+        before = {name: Scored.of(read_mapping(self.file(name))) for name in ("original", "pruned")}
         found: dict[str, list[Scored]] = {}
         for arm in ARMS:
             files = (self.file(arm, seed) for seed in range(self.options.seeds))
             found[arm] = [Scored.of(read_mapping(file)) for file in files if file.exists()]
         profile = self.shop.job.plan.profile
         note = (
-            f"{profile.name}: {self.options.steps} bf16 steps of {self.recover.batch_size} windows of "
+            f"{profile.name}: {self.options.steps} bf16 steps of {self.shop.recover.batch_size} windows of "
             f"{profile.data.max_length} tokens, {self.options.threads} thread; scored on "
             f"{int(before['original'].tokens.sum())} tokens of {len(self.test)} documents of the test split, FP32. "
             "Gap: of log perplexity between the pruned model and the whole one, closed; intervals over documents and "
             "seeds (95 %), the advantage of `kd` paired by both."
         )
         write_rows(NAME, rows_of(before["original"], before["pruned"], found), note=note)
-
-    def _read(self, name: str) -> Scored:
-        return Scored.of(read_mapping(self.file(name)))
-
-    def _score(self, arm: str, seed: int | None, model: nn.Module, seconds: float) -> None:
-        folder = self.pruned.path if seed is not None else self.teacher.path
-        write_json(self.file(arm, seed), self.shop.scored(model, folder, self.test, seconds))
 
 
 def rows_of(original: Scored, pruned: Scored, found: Mapping[str, Sequence[Scored]]) -> list[dict[str, Any]]:

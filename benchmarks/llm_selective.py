@@ -21,22 +21,17 @@ On one core of an EPYC an arm takes about 20 minutes. Writes reports/benchmarks/
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from llm_students import Scored, Workshop, arguments, first, further, interval, to_learn
-from running import resolve, teacher_of
+from llm_students import OneTeacher, Scored, arguments, further, interval
+from torch import nn
 from writing import write_rows
 
-from compress.core.artifacts import open_artifact
-from compress.core.files import write_json
 from compress.core.reading import read_mapping
-from compress.models.io.checkpoints import load_model
 
 NAME = "llm_selective"
 ARMS = ("all", "confident", "right")
@@ -44,55 +39,26 @@ ARMS = ("all", "confident", "right")
 
 def main() -> None:
     """Prune once, then train, score and write down arm by arm."""
-    parser = arguments(__doc__, NAME, ARMS, seeds=3)
-    parser.add_argument("--teacher", type=Path, help="its artifact; unset: it is made as the profile says")
+    parser = arguments(__doc__, NAME, ARMS, seeds=3, teacher=True)
     parser.add_argument("--confidence", type=float, default=0.5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    bench = Bench(options)
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            bench.learn(arm, seed)
-            bench.report()
+    Selective(options).run()
 
 
-class Bench:
+class Selective(OneTeacher):
     """The teacher, the pruned student, and what was found so far."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        job = resolve(options.profile)
-        folder = options.teacher
-        self.teacher = teacher_of(job, "torch") if folder is None else open_artifact(folder)
-        self.work: Path = options.work / self.teacher.digest[:12]
-        shop = Workshop(job, options.profile, self.work, job.training_data)
-        data = to_learn(job, self.teacher.path, options.steps * shop.recover.batch_size)
-        self.shop = replace(shop, data=data)
-        self.test = first(job, self.teacher.path, job.splits.test, options.tokens)
-        self.pruned = self.shop.pruned(self.teacher)
-        for name, artifact in (("original", self.teacher), ("pruned", self.pruned)):
-            if not self.file(name).exists():
-                model = load_model(artifact.path)
-                write_json(self.file(name), self.shop.scored(model, artifact.path, self.test))
+    def named(self, arm: str) -> str:
+        """An arm, and the confidence that it asks for."""
+        return f"{arm}-{self.options.confidence:g}" if arm == "confident" else arm
 
-    def file(self, arm: str, seed: int | None = None) -> Path:
-        """What was found of an arm, or of a model before any training."""
-        end = "" if seed is None else f"-{self.options.steps}-{seed}"
-        return self.work / f"{self._named(arm)}{end}-{self.options.tokens}.json"
-
-    def learn(self, arm: str, seed: int) -> None:
-        """Train an arm, or go on with it, and score what came of it; nothing where that was done."""
-        if self.file(arm, seed).exists():
-            return
-        started = time.perf_counter()
-        print(f"{arm}, seed {seed}: {self.options.steps} steps", flush=True)
+    def taught(self, arm: str, seed: int, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
+        """The student, and how many tokens it learnt from."""
         select = {"confident": {"confidence": self.options.confidence}, "right": {"right": True}}.get(arm)
-        name = f"{self._named(arm)}-{self.options.steps}-{seed}"
         steps = self.options.steps
         model, stage = self.shop.distilled(name, self.pruned, [self.teacher], steps, seed, select=select)
-        seconds = time.perf_counter() - started
-        body = self.shop.scored(model, self.pruned.path, self.test, seconds)
-        write_json(self.file(arm, seed), {**body, "kept": stage.get("kept")})
+        return model, {"kept": stage.get("kept")}
 
     def report(self) -> None:
         """Write the table of what was found so far."""
@@ -111,9 +77,6 @@ class Bench:
             "documents and seeds)."
         )
         write_rows(NAME, rows_of(before, found), note=note)
-
-    def _named(self, arm: str) -> str:
-        return f"{arm}-{self.options.confidence:g}" if arm == "confident" else arm
 
 
 @dataclass(frozen=True)

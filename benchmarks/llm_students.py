@@ -7,6 +7,8 @@ training in its checkpoints.
 from __future__ import annotations
 
 import argparse
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from running import ROOT, terminal
+from running import ROOT, resolve, teacher_of, terminal
 from torch import nn
 
 from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.files import empty_folder, publish
+from compress.core.files import empty_folder, publish, write_json
 from compress.core.numerics import local_numerics
 from compress.core.spec import Spec
 from compress.data.splits import Examples
@@ -43,8 +45,10 @@ RESAMPLES = 4000
 Numbers = NDArray[np.float64]
 
 
-def arguments(doc: str | None, name: str, arms: Sequence[str], seeds: int) -> argparse.ArgumentParser:
-    """The options that these benchmarks share."""
+def arguments(
+    doc: str | None, name: str, arms: Sequence[str], seeds: int, *, teacher: bool
+) -> argparse.ArgumentParser:
+    """The options that these benchmarks share; `teacher`: one may stand ready."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", type=Path, default=PROFILE)
     parser.add_argument("--seeds", type=int, default=seeds)
@@ -55,6 +59,10 @@ def arguments(doc: str | None, name: str, arms: Sequence[str], seeds: int) -> ar
     )
     parser.add_argument("--work", type=Path, default=Path(".compress") / name, help="what was done so far")
     parser.add_argument("--threads", type=int, default=1)
+    if teacher:
+        parser.add_argument(
+            "--teacher", type=Path, help="its artifact; unset: it is made as the profile says"
+        )
     return parser
 
 
@@ -177,6 +185,81 @@ class Workshop:
         )
         parameters = sum(one.numel() for one in model.parameters())
         return {"nats": nats, "tokens": tokens, "parameters": parameters, "seconds": seconds}
+
+
+class Bench(ABC):
+    """Arms that are taught one after the other; what was found of each, and of models before any training, stands in a
+    file of its own."""
+
+    shop: Workshop
+    pruned: Artifact
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+
+    def run(self) -> None:
+        """Teach, score and write down arm by arm."""
+        for seed in range(self.options.seeds):
+            for arm in self.options.arms:
+                self.learn(arm, seed)
+                self.report()
+
+    def file(self, arm: str, seed: int | None = None) -> Path:
+        """What was found of an arm, or of a model before any training."""
+        end = "" if seed is None else f"-{self.options.steps}-{seed}"
+        return self.shop.work / f"{self.named(arm)}{end}-{self.options.tokens}.json"
+
+    def named(self, arm: str) -> str:
+        """An arm in the names of files."""
+        return arm.replace(" ", "-")
+
+    def look_at(self, models: Mapping[str, Artifact]) -> None:
+        """Score models before any training, where that was not done."""
+        for name, artifact in models.items():
+            if not self.file(name).exists():
+                write_json(self.file(name), self.scored(load_model(artifact.path), artifact.path))
+
+    def learn(self, arm: str, seed: int) -> None:
+        """Train an arm, or go on with it, and score what came of it; nothing where that was done."""
+        file = self.file(arm, seed)
+        if file.exists():
+            return
+        started = time.perf_counter()
+        print(f"{arm}, seed {seed}: {self.options.steps} steps", flush=True)
+        model, facts = self.taught(arm, seed, f"{self.named(arm)}-{self.options.steps}-{seed}")
+        seconds = time.perf_counter() - started
+        write_json(file, {**self.scored(model, self.pruned.path, seconds), **facts})
+
+    @abstractmethod
+    def taught(self, arm: str, seed: int, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
+        """The student of an arm, and what else is kept of it; `name`: of the folder of its checkpoints."""
+
+    @abstractmethod
+    def scored(self, model: nn.Module, folder: Path, seconds: float = 0.0) -> dict[str, Any]:
+        """What is found of a model that reads as the folder says, to be written."""
+
+    @abstractmethod
+    def report(self) -> None:
+        """Write the table of what was found so far."""
+
+
+class OneTeacher(Bench):
+    """The teacher of the profile, or one that stands ready (`--teacher`), and the student that is pruned out of it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        job, folder = resolve(options.profile), options.teacher
+        self.teacher = teacher_of(job, "torch") if folder is None else open_artifact(folder)
+        shop = Workshop(job, options.profile, options.work / self.teacher.digest[:12], job.training_data)
+        data = to_learn(job, self.teacher.path, options.steps * shop.recover.batch_size)
+        self.shop = replace(shop, data=data)
+        self.test = first(job, self.teacher.path, job.splits.test, options.tokens)
+        self.pruned = self.shop.pruned(self.teacher)
+        self.look_at({"original": self.teacher, "pruned": self.pruned})
+
+    def scored(self, model: nn.Module, folder: Path, seconds: float = 0.0) -> dict[str, Any]:
+        """On the start of the test split."""
+        return self.shop.scored(model, folder, self.test, seconds)
 
 
 def enough(job: Job, folder: Path, examples: Examples, windows: int) -> Examples:

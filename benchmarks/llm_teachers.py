@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from llm_students import (
+    Bench,
     Numbers,
     Scored,
     Workshop,
@@ -46,10 +46,9 @@ from llm_students import (
 from running import ROOT, make_one, resolve, teacher_of
 from writing import write_rows
 
-from compress.core.files import make_folder, write_json, write_text
+from compress.core.files import make_folder, write_text
 from compress.core.reading import read_mapping
 from compress.data.splits import Examples
-from compress.models.io.checkpoints import load_model
 
 NAME = "llm_teachers"
 TEXT = ROOT.parent / "shared" / "data" / "wikitext2" / "test.txt"
@@ -65,7 +64,7 @@ _TITLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)
 
 def main() -> None:
     """Make both teachers and the student once, then train, score and write down arm by arm."""
-    parser = arguments(__doc__, NAME, ARMS, seeds=1)
+    parser = arguments(__doc__, NAME, ARMS, seeds=1, teacher=False)
     parser.add_argument("--encyclopaedia", type=Path, default=TEXT, help="articles in the form of WikiText-2")
     parser.add_argument("--epochs", type=float, default=1.0, help="of the teacher of the encyclopaedia")
     options = parser.parse_args()
@@ -73,18 +72,14 @@ def main() -> None:
         print(f"skipped: {options.encyclopaedia} is not there; name a text with --encyclopaedia")
         return
     torch.set_num_threads(options.threads)
-    bench = Bench(options)
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            bench.learn(arm, seed)
-            bench.report()
+    TwoTeachers(options).run()
 
 
-class Bench:
+class TwoTeachers(Bench):
     """Both domains, both teachers, and what was found so far."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+        super().__init__(options)
         work: Path = options.work
         texts = work / "articles"
         write_articles(texts, articles(options.encyclopaedia.read_text(encoding="utf-8")))
@@ -93,8 +88,8 @@ class Bench:
         self.teachers = {name: teacher_of(job, "torch") for name, job in self.jobs.items()}
         job = self.jobs[NEWS]
         untrained = make_one(job, next(step.name for step in job.plan.steps if step.kind == "source"))
-        self.work = work / "-".join(one.digest[:8] for one in self.teachers.values())
-        shop = Workshop(job, options.profile, self.work, job.training_data)
+        both = "-".join(one.digest[:8] for one in self.teachers.values())
+        shop = Workshop(job, options.profile, work / both, job.training_data)
         windows = options.steps * shop.recover.batch_size // 2
         own = [to_learn(one, untrained.path, windows) for one in self.jobs.values()]
         train, validation = (joined([getattr(one, name) for one in own]) for name in ("train", "validation"))
@@ -105,26 +100,17 @@ class Bench:
         }
         self.pruned = self.shop.pruned(untrained)
         before = {f"teacher of the {name}": one for name, one in self.teachers.items()}
-        for name, artifact in {"untrained": untrained, **before, "pruned": self.pruned}.items():
-            if not self.file(name).exists():
-                self._score(self.file(name), load_model(artifact.path), artifact.path, 0.0)
+        self.look_at({"untrained": untrained, **before, "pruned": self.pruned})
 
-    def file(self, arm: str, seed: int | None = None) -> Path:
-        """What was found of an arm, or of a model before any training."""
-        end = "" if seed is None else f"-{self.options.steps}-{seed}"
-        return self.work / f"{arm.replace(' ', '-')}{end}-{self.options.tokens}.json"
-
-    def learn(self, arm: str, seed: int) -> None:
-        """Train an arm, or go on with it, and score what came of it; nothing where that was done."""
-        if self.file(arm, seed).exists():
-            return
-        started = time.perf_counter()
-        print(f"{arm}, seed {seed}: {self.options.steps} steps", flush=True)
+    def taught(self, arm: str, seed: int, name: str) -> tuple[torch.nn.Module, Mapping[str, Any]]:
+        """The student of one teacher, or of both."""
         teachers = [one for name, one in self.teachers.items() if arm in ("both", name)]
-        name = f"{arm}-{self.options.steps}-{seed}"
         model, _ = self.shop.distilled(name, self.pruned, teachers, self.options.steps, seed)
-        seconds = time.perf_counter() - started
-        self._score(self.file(arm, seed), model, self.pruned.path, seconds)
+        return model, {}
+
+    def scored(self, model: torch.nn.Module, folder: Path, seconds: float = 0.0) -> dict[str, Any]:
+        """On the test split of each domain."""
+        return {name: self.shop.scored(model, folder, one, seconds) for name, one in self.tests.items()}
 
     def report(self) -> None:
         """Write the table of what was found so far."""
@@ -148,10 +134,6 @@ class Bench:
             f"(95 % over documents and seeds, paired); held where it is at most {ALLOWED:.0%}."
         )
         write_rows(NAME, rows_of(before, found), note=note)
-
-    def _score(self, file: Path, model: torch.nn.Module, folder: Path, seconds: float) -> None:
-        found = {name: self.shop.scored(model, folder, one, seconds) for name, one in self.tests.items()}
-        write_json(file, found)
 
 
 def articles(text: str) -> list[str]:

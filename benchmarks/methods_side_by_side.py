@@ -485,7 +485,9 @@ def plot(rows: Sequence[Mapping[str, Any]], title: str) -> str | None:
         for row, better in zip(shown, dominators(costs), strict=True)
     )
     svg = draw(Plane("MB (area: seconds of training)", "retention, %", points), f"{NAME}-{title}")
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()  # type: ignore[union-attr]
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert box is not None
+    width, height = box.groups()
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     head = f'<svg {spaces} width="{width}" height="{height}" style="background: #ffffff; {COLOURS}"'
     return svg.replace("<svg", head, 1) + "\n"

@@ -11,8 +11,6 @@ from compress.core.reading import read_mapping, understood
 from compress.models.text.chat import Format, Prompt
 from compress.models.text.tokenizer_files import open_uncut
 
-__all__ = ["Prompt", "Writer", "cut_at"]
-
 
 class Writer:
     """What makes tokens of prompts, and texts of what is written behind them, as the folder of a model says it."""

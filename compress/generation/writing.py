@@ -19,7 +19,8 @@ from compress.core.files import appending, digest_of, make_folder
 from compress.core.forms import Framework
 from compress.core.progress import Advance
 from compress.generation.answers import Answer, known_answers, read_answers
-from compress.generation.prompts import Prompt, Writer, cut_at
+from compress.generation.prompts import Writer, cut_at
+from compress.models.text.chat import Prompt
 from compress.profile.server_spec import ServerSpec
 from compress.runtimes.decoding import GREEDY, Decoder, Sampling, stream
 from compress.runtimes.runner import CachedSession, open_session

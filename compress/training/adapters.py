@@ -13,7 +13,7 @@ from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import Inputs, taken
 from compress.models.anatomy.table.families import network_of_kind, why_not_corrected
 from compress.models.anatomy.table.family import ROLES, Network
-from compress.models.io.adapter import LIMIT, peft_alone
+from compress.models.io.adapter import compared, peft_alone
 from compress.models.io.outputs import outputs_of
 from compress.profile.training_spec import LoraSpec
 from compress.training.batches import to_tensors
@@ -85,9 +85,8 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
             above, _, name = path.rpartition(".")
             setattr(model.get_submodule(above), name, module.get_base_layer())
     with torch.inference_mode():
-        merged = outputs_of(model(**batch))
-    difference = float((merged - adapted).abs().max())
-    if not difference <= LIMIT * max(1.0, float(adapted.abs().max())):
+        difference, apart = compared(outputs_of(model(**batch)), adapted)
+    if apart:
         raise PassError(
             f"the merged model gives other outputs than the adapted one: they differ by {difference:.2g}"
         )

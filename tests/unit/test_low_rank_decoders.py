@@ -38,7 +38,15 @@ from compress.profile.student_spec import StudentSpec
 from compress.step import StepResult
 from tests import tiny_language
 from tests.steps import context, run
-from tests.tiny_decoders import CONFIGS, WORDS, logits_of, lowered_decoder, parts_of, tiny_decoder
+from tests.tiny_decoders import (
+    CONFIGS,
+    WORDS,
+    logits_of,
+    lowered_decoder,
+    parts_of,
+    silence_dimensions,
+    tiny_decoder,
+)
 from tests.tiny_language import Taught
 from tests.unit.test_decoder_quantization import UNSEEN, dequantized, logits, quantized
 from tests.unit.test_prune_decoders import IDS, material
@@ -167,14 +175,7 @@ def test_what_is_factored_can_be_pruned(name: str, importance: str, tmp_path: Pa
 
 def test_dimensions_that_say_nothing_go_first_of_a_factored_model_too() -> None:
     model = tiny_decoder("gemma", rms_norm_eps=1e-12)
-    decoder = parts_of(model)
-    with torch.no_grad():
-        for share in decoder.stream():
-            table = isinstance(share.map, torch.nn.Embedding)
-            for parameter in share.map.parameters():
-                (parameter.T if table or share.side == "in" else parameter)[1::4] = 0
-        for _, norm in decoder.norms():
-            norm.get_parameter("weight")[1::4] = 0
+    silence_dimensions(model)
     expected = logits_of(model, IDS)
     DecoderPruner(factored(model), material(remove={"hidden": 0.25})).advance(1.0)
     assert parts_of(model).sizes["hidden"] == 48

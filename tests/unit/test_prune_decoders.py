@@ -17,7 +17,7 @@ from compress.models.io.checkpoints import count_parameters
 from compress.passes.prune.decoders import DecoderPruner
 from compress.passes.prune.saliency import Material, weight_saliency
 from compress.passes.prune.spec import PruneSpec
-from tests.tiny_decoders import CONFIGS, WORDS, logits_of, parts_of, tiny_decoder
+from tests.tiny_decoders import CONFIGS, WORDS, logits_of, parts_of, silence_dimensions, tiny_decoder
 
 FAST = ("llama", "gemma3", "phi3", "gpt2")
 FAMILIES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in CONFIGS]
@@ -110,14 +110,7 @@ def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma", "gemma3"])
 def test_dimensions_that_say_nothing_go_first_and_nothing_changes(name: str, importance: str) -> None:
     model = tiny_decoder(name, rms_norm_eps=1e-12)
-    decoder = parts_of(model)
-    with torch.no_grad():
-        for share in decoder.stream():
-            table = isinstance(share.map, torch.nn.Embedding)
-            for parameter in share.map.parameters():
-                (parameter.T if table or share.side == "in" else parameter)[1::4] = 0
-        for _, norm in decoder.norms():
-            norm.get_parameter("weight")[1::4] = 0
+    silence_dimensions(model)
     expected = logits_of(model, IDS)
     pruner = DecoderPruner(model, material(remove={"hidden": 0.25}, importance=importance))
     pruner.advance(1.0)

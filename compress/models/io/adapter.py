@@ -18,7 +18,7 @@ from compress.core.errors import ModelError
 from compress.models.io.offline import offline
 from compress.profile.model_checks.adapters import ADAPTER_WEIGHTS
 
-LIMIT = 1e-4
+_LIMIT = 1e-4
 """Allowed difference between adapted and merged outputs over the largest of them: float32 sums of another order."""
 _SHAPE = (4, 16)
 """Of the random tokens whose logits are compared."""
@@ -63,14 +63,20 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
         found = adapted.merge_and_unload(safe_merge=True)
         # As a file holds them: what was tied is one tensor.
         found.tie_weights()
-        difference = float((found(input_ids=ids).logits - wanted).abs().max())
-    if not difference <= LIMIT * max(1.0, float(wanted.abs().max())):
+        difference, apart = compared(found(input_ids=ids).logits, wanted)
+    if apart:
         raise _unfit(
             f"with this adapter added to its weights the model gives other outputs than with the adapter beside "
             f"them: they differ by {difference:.2g}",
             where,
         )
     return found.requires_grad_(True), {"merged_difference": difference}
+
+
+def compared(merged: Tensor, adapted: Tensor) -> tuple[float, bool]:
+    """The largest difference of two outputs, and whether it is more than the order of sums explains."""
+    difference = float((merged - adapted).abs().max())
+    return difference, not difference <= _LIMIT * max(1.0, float(adapted.abs().max()))
 
 
 @contextmanager

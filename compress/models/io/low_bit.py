@@ -133,10 +133,13 @@ def moved(model: nn.Module, device: str) -> nn.Module:
 def put_layers(model: nn.Module, layers: Mapping[str, nn.Module] | Sequence[str]) -> None:
     """Put layers in the place of those of the same names, wherever a model has these; names alone leave the places
     without weights."""
-    for name in layers:
-        old, new = model.get_submodule(name), layers[name] if isinstance(layers, Mapping) else nn.Identity()
-        every = list(model.named_modules(remove_duplicate=False))
-        for place in (path for path, module in every if module is old):
+    places: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(path)
+    standing = {name: model.get_submodule(name) for name in layers}
+    for name, old in standing.items():
+        new = layers[name] if isinstance(layers, Mapping) else nn.Identity()
+        for place in places[old]:
             model.set_submodule(place, new)
 
 

@@ -14,11 +14,12 @@ import torch
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
 from compress.core.files import digest_of, make_folder, write_sealed
-from compress.data.splits import UNLABELLED, Examples
+from compress.data.splits import UNLABELLED, Examples, Item
 from compress.generation.answers import Answer, known_answers, read_answers
-from compress.generation.prompts import Prompt, Writer
+from compress.generation.prompts import Writer
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, answers_file, key_of, write_answers
+from compress.models.text.chat import Prompt
 from compress.passes.distill.kept import (
     CUT,
     KEPT,
@@ -88,14 +89,16 @@ class _Asking:
         """The task of the data."""
         return cast(WritingTask, self.ctx.task)
 
+    def read(self, item: Item) -> tuple[Prompt, str]:
+        """The prompt of an example, and the data's own answer."""
+        return self.task.question(item, lambda text: self.writer.beginning(text, self.how.prompt_tokens))
+
     def questions(self) -> tuple[list[_Question], int]:
         """The prompts of the training split, each once, and how many have no room for an answer."""
         found, long = dict[str, _Question](), set[str]()
         room = self.ctx.task.data.max_length - self.how.most
         for item in self.ctx.data.train.items:
-            prompt, answer = self.task.question(
-                item, lambda text: self.writer.beginning(text, self.how.prompt_tokens)
-            )
+            prompt, answer = self.read(item)
             key = key_of(prompt, 0)
             if key in found:
                 found[key].expected.append(answer)
@@ -261,9 +264,7 @@ def _how(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
 def _own(asking: _Asking) -> Iterator[str]:
     """The data's own answers."""
     for item in asking.ctx.data.train.items:
-        prompt, answer = asking.task.question(
-            item, lambda text: asking.writer.beginning(text, asking.how.prompt_tokens)
-        )
+        prompt, answer = asking.read(item)
         if answer:
             yield asking.task.answered_item(prompt, answer, ends=not asking.task.data.goes_on)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.errors import ModelError
@@ -29,10 +31,10 @@ def layers_to_go(
     """
     if material.spec.layers_by == "importance":
         return least_important(layer_scores(model, blocks, material), count)
-    gone = list[int]()
+    gone, batches = list[int](), material.batches()
     for _ in range(count):
         losses = {
-            place: loss_without(model, [blocks[each] for each in (*gone, place)], material)
+            place: loss_without(model, [blocks[each] for each in (*gone, place)], material, batches)
             for place in range(len(blocks))
             if place not in gone
         }
@@ -40,8 +42,10 @@ def layers_to_go(
     return tuple(sorted(gone))
 
 
-def loss_without(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> float:
-    """The mean loss of the batches that importance reads while some blocks give what they read."""
+def loss_without(
+    model: nn.Module, blocks: Sequence[nn.Module], material: Material, batches: Sequence[NDArray[np.int64]]
+) -> float:
+    """The mean loss of batches while some blocks give what they read."""
 
     def skip(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> Any:
         reads = read_by(args, kwargs)
@@ -49,7 +53,7 @@ def loss_without(model: nn.Module, blocks: Sequence[nn.Module], material: Materi
 
     hooks = (block.register_forward_hook(skip, with_kwargs=True) for block in blocks)
     with evaluating(model), torch.no_grad(), hooked(hooks):
-        losses = [float(loss_on(model, material, batch)) for batch in material.batches()]
+        losses = [float(loss_on(model, material, batch)) for batch in batches]
     return sum(losses) / len(losses)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 from compress.core.forms import TORCH_FLOAT, Framework, Structure
 from compress.models.anatomy.table.decoders import DECODERS
@@ -30,7 +29,9 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     yield from _unusable(("teacher", "model"), profile.teacher.model, profile, profile.specs, files)
     fresh = profile.teacher.config
     if fresh is not None and isinstance(fresh.tokenizer, str):
-        yield from _uncut(("teacher", "config", "tokenizer"), files.folder(fresh.tokenizer))
+        file = files.folder(fresh.tokenizer)
+        if file is not None and file.is_file():
+            yield from _uncut(("teacher", "config", "tokenizer"), header_fields(file))
     kind = _kind(config)
     finetune = profile.teacher.finetune
     adapted = finetune is not None and finetune.lora is not None
@@ -69,15 +70,16 @@ def _unusable(
     config: Config | None = files.config(model)
     writes, folder = task_kind(profile.task).writes, files.folder(model)
     if writes and folder is not None and folder.is_file():
-        config = header_config(header_fields(folder))
-        yield from _uncut(place, folder)
+        fields = header_fields(folder)
+        config = header_config(fields)
+        yield from _uncut(place, fields)
     if config is not None and (writes or _is_lowered(profile, further)):
         yield from _unlowered(place, config, profile.task)
 
 
-def _uncut(place: Path_, file: Path | None) -> Iterator[Found]:
-    """Why the tokenizer in a GGUF file cannot cut texts into words."""
-    if file is not None and file.is_file() and (why := why_not_cut(header_fields(file))) is not None:
+def _uncut(place: Path_, fields: Mapping[str, str]) -> Iterator[Found]:
+    """Why the tokenizer in a GGUF file cannot cut texts into words, from its header."""
+    if (why := why_not_cut(fields)) is not None:
         yield place, why
 
 

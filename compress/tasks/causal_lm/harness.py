@@ -20,7 +20,7 @@ Pair = tuple[Sequence[int], Sequence[int]]
 """Tokens that stand before, and those whose likelihood is wanted."""
 
 
-class Harness(TemplateLM):  # type: ignore[misc]
+class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """What lm-eval takes for a language model.
 
     Args:
