@@ -12,8 +12,10 @@ the profile fine-tunes, made here unless FOLDER holds it (the artifact of the st
 
 All take the same steps over the same windows of the training split; a seed draws their order, and the weights of
 `scratch`. What the teacher says is computed once for all of them. Scored is the start of the test split, in FP32. The
-gap that is closed is one of log perplexity: 0 where the pruned model stands, 1 where the whole one does. Intervals
-(95 %) are bootstraps over documents and, where there are several, seeds; the lead of `kd` is paired.
+gap that is closed is one of log perplexity: 0 where the pruned model stands, 1 where the whole one does. The better
+one chooses what goes, the less is left to close: so the gap from a model that lost as much, chosen at random, stands
+beside it. Intervals (95 %) are bootstraps over documents and, where there are several, seeds; the lead of `kd` is
+paired.
 
 The arms that tell most come first, and after each the report is written. A run that is stopped goes on where it was,
 also within an arm: the same command. On one core of an EPYC an arm takes about 20 minutes. Writes
@@ -22,6 +24,7 @@ reports/benchmarks/llm_prune_distill.json and .md.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +58,10 @@ def main() -> None:
 class Recovery(OneTeacher):
     """The models, the texts and what was found so far."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.look_at({"random": self.shop.pruned(self.teacher, "random")})
+
     def taught(self, arm: str, seed: int, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
         """The pruned model, or one of its shape, after its training."""
         recover, inputs = self.shop.recover, {"model": self.teacher, "teacher": self.teacher}
@@ -81,7 +88,7 @@ class Recovery(OneTeacher):
 
     def report(self) -> None:
         """Write the table of what was found so far."""
-        before = {name: Scored.of(read_mapping(self.file(name))) for name in ("original", "pruned")}
+        before = {name: Scored.of(read_mapping(self.file(name))) for name in ("original", "random", "pruned")}
         found: dict[str, list[Scored]] = {}
         for arm in ARMS:
             files = (self.file(arm, seed) for seed in range(self.options.seeds))
@@ -94,39 +101,45 @@ class Recovery(OneTeacher):
             "Gap: of log perplexity between the pruned model and the whole one, closed; intervals over documents and "
             "seeds (95 %), the advantage of `kd` paired by both."
         )
-        write_rows(NAME, rows_of(before["original"], before["pruned"], found), note=note)
+        write_rows(NAME, rows_of(**before, found=found), note=note)
 
 
-def rows_of(original: Scored, pruned: Scored, found: Mapping[str, Sequence[Scored]]) -> list[dict[str, Any]]:
-    """The table: the model before and after pruning, each training, and of each arm what all its seeds say."""
+def rows_of(
+    original: Scored, random: Scored, pruned: Scored, found: Mapping[str, Sequence[Scored]]
+) -> list[dict[str, Any]]:
+    """The table: the model before and after pruning, each training, and of each arm what all its seeds say.
+
+    Args:
+        random: the model after as much was taken from it at random.
+    """
+
+    def closed(runs: Sequence[Scored]) -> dict[str, float]:
+        return {
+            "gap closed": round(_closed(original, pruned, runs), 4),
+            "from random": round(_closed(original, random, runs), 4),
+        }
+
     rows: list[dict[str, Any]] = [
-        {"arm": name, "parameters": one.parameters, **one.measured, "gap closed": gap}
-        for name, one, gap in (("original", original, 1.0), ("pruned", pruned, 0.0))
+        {"arm": name, "parameters": one.parameters, **one.measured, **closed([one])}
+        for name, one in (("original", original), ("pruned", pruned), ("pruned at random", random))
     ]
     for arm, runs in found.items():
         for seed, one in enumerate(runs):
-            gap = _closed(original, pruned, [one])
             rows.append(
                 {
                     "arm": arm,
                     "seed": seed,
                     "parameters": one.parameters,
                     **one.measured,
-                    "gap closed": round(gap, 4),
+                    **closed([one]),
                     "seconds": round(one.seconds),
                 }
             )
     for arm, runs in found.items():
         if not runs:
             continue
-        gap = _closed(original, pruned, runs)
         gaps = resampled(original, pruned, [runs])
-        row = {
-            "arm": arm,
-            "seed": f"all {len(runs)}",
-            "gap closed": round(gap, 4),
-            "interval": interval(gaps),
-        }
+        row = {"arm": arm, "seed": f"all {len(runs)}", **closed(runs), "interval": interval(gaps)}
         both = min(len(runs), len(found["kd"]))
         if arm != "kd" and both:
             pair = [found["kd"][:both], runs[:both]]

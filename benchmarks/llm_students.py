@@ -134,11 +134,12 @@ class Workshop:
             base=self.profile.parent,
         )
 
-    def pruned(self, model: Artifact) -> Artifact:
-        """A model after pruning, before any recovery."""
-        folder = self.work / "pruned"
+    def pruned(self, model: Artifact, importance: str | None = None) -> Artifact:
+        """A model after pruning, before any recovery; `importance`: what goes by another one than the profile's."""
+        folder = self.work / "-".join(("pruned", *filter(None, (importance,))))
         if not folder.exists():
-            alone = self.spec.model_copy(update={"recover": None})
+            chosen = {} if importance is None else {"importance": importance}
+            alone = self.spec.model_copy(update={"recover": None, **chosen})
             ctx = self.context("pruning", alone, {"model": model, "teacher": model}, 0)
             empty_folder(ctx.out)
             torch.manual_seed(0)
