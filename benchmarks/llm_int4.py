@@ -7,10 +7,12 @@ The folders hold a decoder in torch form (safetensors, tokenizer): as packaged, 
 already, and fine-tuned by profiles/smollm_int4.yaml (the artifact of its teacher, in the cache of the run). Scored is
 the test split of that profile, in windows of 512 tokens that follow one another, the first token of each given; or the
 text FILE. GPTQ and AWQ learn from its training split. A third subject is the same function as the fine-tuned model (or
-the packaged one) with its stream rotated (`rotate: true`).
+the packaged one) with its stream rotated (`rotate: true`). Beside the fine-tuned one, the packaged one shows the first
+four variants alone: what a grid that was there already makes of them.
 
 The rows that tell most come first, and after each the report is written: a run that is stopped goes on where it was. On
-one core of an EPYC a row of SmolLM2-135M takes two minutes to round to nearest and five with GPTQ, most of it scoring.
+one core of an EPYC a row of SmolLM2-135M takes two minutes to round to nearest and five with GPTQ, most of it scoring
+(50,000 tokens).
 Writes reports/benchmarks/llm_int4.json and .md.
 """
 
@@ -162,10 +164,15 @@ def main() -> None:
         subjects = {"fine-tuned": options.finetuned, **subjects}
     with tempfile.TemporaryDirectory(prefix="llm-int4-") as folder:
         sources = {subject: lowered(model, subject, Path(folder)) for subject, model in subjects.items()}
+        few = variants()[: len(METHODS)]
+        shown = {subject: few if options.quick else variants() for subject in sources}
+        if options.finetuned is not None:
+            shown["packaged"] = few
         wanted = [
             (subject, variant)
-            for variant in (None, *variants()[: 4 if options.quick else None])
+            for variant in (None, *variants())
             for subject in sources
+            if variant is None or variant in shown[subject]
         ]
         wanted.sort(key=lambda pair: pair[0] == "packaged")  # stable: what left the grid first
         began, made = time.perf_counter(), 0
