@@ -74,6 +74,9 @@ def test_tasks_that_are_not_scored_here_are_refused_by_name(tmp_path: Path):
     write_task(tmp_path / "tasks", output_type="generate_until")
     with pytest.raises(DataError, match="'tiny_choice' is no single task"):
         check_tasks(LmEvalSpec(tasks=("tiny_choice",), include="tasks"), tmp_path, allow_code=True)
+    write_task(tmp_path / "none", num_fewshot=0)
+    with pytest.raises(DataError, match="says that nothing stands before its documents"):
+        check_tasks(LmEvalSpec(tasks=("tiny_choice",), include="none", shots=2), tmp_path, allow_code=True)
 
 
 def test_what_is_kept_is_held_against_the_baselines_score():
@@ -125,7 +128,7 @@ def test_every_step_is_scored_in_them(
     write_texts(tmp_path / "data")
     write_task(tmp_path / "tasks")
     said = profile(passes=[{"quantize": quantize}], targets=[{"sequence_lengths": [16], **target}])
-    said["data"]["lm_eval"] = {"tasks": ["tiny_choice"], "include": "tasks", "limit": 10}
+    said["data"]["lm_eval"] = {"tasks": ["tiny_choice"], "include": "tasks", "limit": 10, "shots": 2}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(said))
     with pytest.raises(CompressError, match="nobody allowed"):
         api.run(tmp_path / "p.yaml", quiet=True)
@@ -134,7 +137,7 @@ def test_every_step_is_scored_in_them(
     assert len(scored) > 1
     for one in scored:
         (task,) = one.tasks
-        assert (task.version, task.shots, len(task.right)) == ("2.0", 0, 10)
+        assert (task.version, task.shots, len(task.right)) == ("2.0", 2, 10)
         assert {metric.name for metric in task.metrics} == {"acc", "acc_norm"}
         share = next(metric for metric in one.metrics if metric.name == "task_accuracy")
         assert share.value == pytest.approx(sum(task.right) / 10)

@@ -52,6 +52,7 @@ def scored_in(
                 asking,
                 tasks=list(spec.tasks),
                 limit=spec.limit,
+                num_fewshot=spec.shots,
                 task_manager=tasks_of(spec, base),
                 bootstrap_iters=0,
                 torch_random_seed=None,

@@ -50,6 +50,11 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
                 f"({' or '.join(_ASKED)}, scored by `{FIRST}`), and only such tasks are scored here",
                 where=TASKS,
             )
+        if spec.shots and settings.get("num_fewshot") == 0:
+            raise DataError(
+                f"{name!r} says that nothing stands before its documents, and lm-eval holds to that",
+                where="data.lm_eval.shots",
+            )
 
 
 def tasks_of(spec: LmEvalSpec, base: Path) -> Any:

@@ -40,6 +40,8 @@ class LmEvalSpec(Spec):
     """Names of tasks whose answers are chosen or judged by their likelihood (`arc_easy`, `hellaswag`)."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Documents of each task, at most, the first ones; unset: all."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Answered examples that stand before each document; unset: as many as the task says."""
     include: str | None = None
     """A folder of tasks of one's own, YAML files as lm-eval reads them. They may run code, so they need
     `--allow-code`."""
