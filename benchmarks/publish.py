@@ -39,20 +39,36 @@ def publish(name: str, reports: Path) -> None:
         readme.write_text(with_table(readme.read_text(), name, readme_table(target)))
 
 
+COLUMNS: dict[str, str] = {
+    "accuracy": "score:.4f",
+    "perplexity": "score:.3f",
+    "retention": "retention:.4f",
+    "p50, ms": "latency_p50_ms:.2f",
+    "tokens/s": "decode_tokens_per_s:.1f",
+    "first token, ms": "first_token_ms:.0f",
+    "speed-up": "speedup:.1f",
+    "memory, MB": "peak_memory_mb:.1f",
+    "size, MB": "size_mb:.2f",
+    "times smaller": "smaller:.1f",
+    "parameters": "parameters:,",
+}
+"""What the README shows of a row, and how."""
+CLASSIFIER, LANGUAGE_MODEL = (
+    [name for name in COLUMNS if name not in left_out]
+    for left_out in (("perplexity", "tokens/s", "first token, ms"), ("accuracy", "p50, ms", "parameters"))
+)
+
+
 def readme_table(published: Path) -> str:
     """The rows of a published report as the README shows them."""
-    rows: list[dict[str, Any]] = json.loads((published / "report.json").read_text())["rows"]
-    baseline = rows[0]
-    lines = [
-        "| after | accuracy | retention | p50, ms | speed-up | memory, MB | size, MB | times smaller | parameters |",
-        "| --- |" + " ---: |" * 8,
-    ]
-    lines += [
-        f"| {row['step']} | {row['score']:.4f} | {row['retention']:.4f} | {row['latency_p50_ms']:.2f} "
-        f"| {row['speedup']:.1f} | {row['peak_memory_mb']:.1f} | {row['size_mb']:.2f} "
-        f"| {baseline['size_mb'] / row['size_mb']:.1f} | {row['parameters']:,} |"
-        for row in rows
-    ]
+    report = json.loads((published / "report.json").read_text())
+    rows: list[dict[str, Any]] = report["rows"]
+    columns = LANGUAGE_MODEL if report["task"] == "causal-lm" else CLASSIFIER
+    shown = " | ".join(f"{{{COLUMNS[name]}}}" for name in columns)
+    lines = [f"| after | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for row in rows:
+        values = row | {"smaller": rows[0]["size_mb"] / row["size_mb"]}
+        lines.append(f"| {row['step']} | {shown.format(**values)} |")
     note = f"Published by `benchmarks/publish.py`; measured on {(published / 'machine.txt').read_text().strip()}."
     return "\n".join([*lines, "", note])
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from compress.core.records import Limit, RunRecord
+from compress.core.records import Accuracy, Limit, RunRecord
 from compress.reporting.compare import compare, differences
-from compress.reporting.data.paired import paired_test, retention_interval
+from compress.reporting.data.paired import PairedTest, paired_test, retention_interval
 from compress.reporting.render.document import Scatter, Waterfall
 from compress.reporting.render.markdown import markdown
 from compress.reporting.render.scores import reading
@@ -150,6 +150,21 @@ def test_two_models_on_other_texts_are_not_told_apart() -> None:
     assert paired_test(one, two.model_copy(update={"examples": "f" * 64})) is None
     assert paired_test(one, embedding_accuracy(0.9, 0.5, "scores")) is None
     assert paired_test(one, embedding_accuracy(0.9501, 0.5, margin=0.0)).verdict == "no difference"  # type: ignore[union-attr]
+
+
+def test_what_was_paired_with_the_baseline_tells_more_than_intervals_that_overlap() -> None:
+    def taught(value: float, retention: float, verdict: str | None) -> Accuracy:
+        said = {"verdict": verdict, "p_value": None if verdict is None else 0.001, "retention": retention}
+        ends = (
+            {} if verdict is None else {"retention_low": retention - 0.01, "retention_high": retention + 0.01}
+        )
+        return embedding_accuracy(value, 0.5, margin=0.1).model_copy(update={**said, **ends})
+
+    baseline, one, two = taught(0.95, 1.0, None), taught(0.92, 0.97, "worse"), taught(0.89, 0.94, "worse")
+    assert paired_test(baseline, one) == PairedTest("worse", 0.001)
+    assert paired_test(one, two) == PairedTest("worse", None)
+    assert paired_test(two, one) == PairedTest("better", None)
+    assert paired_test(two, taught(0.9, 0.95, "worse")) == PairedTest("no difference", None)
 
 
 def test_runs_of_embeddings_side_by_side() -> None:

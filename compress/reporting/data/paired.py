@@ -57,10 +57,12 @@ def paired(first: Accuracy | None, second: Accuracy | None) -> Paired | None:
 
 
 def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest | None:
-    """Two models on the same examples: by McNemar's test, and where there are no predictions by their intervals.
+    """Two models of a run on the same examples: by McNemar's test of their predictions.
 
-    Embeddings leave no predictions: two models of them differ where their 95 % intervals lie apart, which asks for more
-    than a test of the pair would. None where the models were not scored on the same examples.
+    Where there are none (embeddings, language models), the test against the baseline is the recorded one. Two others
+    differ where the intervals of what they keep of the baseline's score lie apart, or, where that is unknown, those of
+    their scores: that asks for more than a test of the pair would. None where the models were not scored on the same
+    examples.
     """
     pair = paired(first, second)
     if pair is not None:
@@ -69,7 +71,12 @@ def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest |
         return None
     if first.against == "labels" or (first.against, first.examples) != (second.against, second.examples):
         return None
-    return _apart(first.metrics[0], second.metrics[0])
+    if first.verdict is None and second.verdict is not None:
+        return PairedTest(second.verdict, second.p_value)
+    one, two = _kept(first), _kept(second)
+    if one is None or two is None:
+        one, two = first.metrics[0], second.metrics[0]
+    return _apart(one, two)
 
 
 def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:
@@ -86,6 +93,19 @@ def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> Paired
     if any(metric[end] is None for metric in metrics for end in ("low", "value", "high")):
         return None
     return _apart(*map(Metric.model_validate, metrics))
+
+
+def _kept(model: Accuracy) -> Metric | None:
+    """What a model keeps of the baseline's score, which both were paired with; None where that has no interval."""
+    if model.retention is None or model.retention_low is None or model.retention_high is None:
+        return None
+    return Metric(
+        name="retention",
+        value=model.retention,
+        low=model.retention_low,
+        high=model.retention_high,
+        n=model.metrics[0].n,
+    )
 
 
 def _apart(one: Metric, two: Metric) -> PairedTest:
