@@ -19,7 +19,8 @@ class MetricKind:
     `percent`: values are shares of 1, shown as percentages; else they are shown with three decimals. `test`: the paired
     test that tells two models apart, in words.
     `smaller_is_better`: as of an error or a perplexity; retention is then the baseline's value over the model's.
-    `meanings`: what its values mean, for readers, by what records hold them `against`.
+    `meanings`: what its values mean, for readers, by what records hold them `against`. `column`: the title under which
+    it stands beside the primary metric wherever a run has it; empty: among all metrics alone.
     """
 
     name: str
@@ -28,6 +29,7 @@ class MetricKind:
     test: str = ""
     smaller_is_better: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
+    column: str = ""
 
     def retention(self, value: float, baseline: float) -> float | None:
         """What is kept of the baseline: 1 where both are alike, below 1 where the value is worse; None over nothing."""

@@ -8,20 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
 from compress.core.errors import DataError, ModelError, UsageError
-from compress.core.records import RunRecord, Written
+from compress.core.records import Metric, RunRecord, Sample, Written
 from compress.data.splits import UNLABELLED, Examples
 from compress.engine.excerpts import with_texts
 from compress.generation.validators import validator_of
+from compress.passes.distill.written_section import written as what_was_written
 from compress.reporting.render.document import Table
 from compress.reporting.render.numbers import MISSING
+from compress.reporting.render.terminal import RunTable
+from compress.reporting.sections import result_sections
 from compress.tasks.causal_lm.asking import asked
 from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.kind import RIGHT
 from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from tests.records import bert_run
+from tests.records import bert_run, change_step
 from tests.unit.test_language_windows import folder_of
 
 PROMPTS = {"path": "x", "prompt_column": "p", "completion_column": "c", "max_length": 24}
@@ -183,3 +188,57 @@ def test_changed_answers_stand_side_by_side():
     run = asked_run(bare, after.model_copy(update={"prompts": (), "expected": (), "answers": ()}))
     assert texts(answers(run).tables[1]) == [("0",)]
     assert answers(bert_run()).tables == ()
+
+
+def test_right_answers_stand_beside_the_score_and_those_of_a_control_beside_its_step():
+    many = [place % 4 > 0 for place in range(40)]
+    run = asked_run(written(*many), written(*many))
+    for name, found in (("distill", written(*many)), ("distill (control)", written(*[False] * 40))):
+        (measured,) = next(step for step in run.steps if step.step == name).measurements
+        share = Metric(name=RIGHT.name, value=sum(found.right) / 40, low=0.0, high=1.0, n=40)
+        metrics = (*measured.accuracy.metrics, share)
+        accuracy = measured.accuracy.model_copy(update={"written": found, "metrics": metrics})
+        run = change_step(run, name, measurements=(measured.model_copy(update={"accuracy": accuracy}),))
+    run = run.model_copy(update={"task": "causal-lm"})
+    beside = answers(run).tables[1]
+    (line,) = texts(beside)
+    assert line[:4] == ("distill", "distill (control)", "75.0 %", "0.0 %")
+    assert line[5] == "better"
+    (table,) = result_sections.steps(run).tables
+    place = table.columns.index("right answers")
+    assert [line[place] for line in texts(table)][:3] == [MISSING, "75.0 %", "0.0 %"]
+    for width, shown in ((130, True), (80, True), (40, False)):
+        console = Console(width=width, color_system=None)
+        with console.capture() as capture:
+            console.print(RunTable(run))
+        assert ("right" in capture.get().splitlines()[1]) is shown
+        assert all(len(line) <= width for line in capture.get().splitlines())
+    assert "right answers" not in result_sections.steps(bert_run()).tables[0].columns
+
+
+def test_what_a_control_was_shown_is_told_once():
+    told = {"model": "m", "license": "own", "prompts": 2, "answers": 4, "by_reason": {"kept": 3, "wrong": 1}}
+    told |= {
+        "prompts_left_out": 0,
+        "right_by_prompt": {"1": 1, "2": 1},
+        "tokens": 9,
+        "written_before": 0,
+        "seconds": 1.0,
+    }
+    samples = [
+        Sample(why=why, prompt="1+1", answer=answer) for why, answer in (("kept", "=2"), ("wrong", "=3"))
+    ]
+    run = bert_run()
+    step = run.steps[1].model_copy(update={"facts": {"written": told}, "samples": tuple(samples)})
+    control = step.model_copy(
+        update={"step": "distill.control", "kind": "distill.control", "role": "control"}
+    )
+    section = what_was_written(run.model_copy(update={"steps": (run.steps[0], control, step)}))
+    *counted, shown = section.tables
+    assert {line[0] for table in counted for line in texts(table)} == {"distill"}
+    assert [line[:2] for line in texts(shown)] == [
+        ("distill.control", "kept"),
+        ("distill", "kept"),
+        ("distill", "wrong"),
+    ]
+    assert any(words.startswith("distill.control learnt of the same texts") for words in section.paragraphs)

@@ -174,10 +174,10 @@ def written_lessons(
         drawn += [answer.count for answer in question.answers.values()]
         read += sum((answer.used or {}).get("prompt", 0) for answer in question.answers.values())
         for one in found:
+            answer = one.alone if alone else one.lesson
             if one.reason == KEPT:
-                answer = one.alone if alone else one.lesson
                 items.append(asking.task.answered_item(question.prompt, answer, ends=one.ends))
-            _sample(samples, question, one)
+            _sample(samples, question, one.reason, answer)
     if not items:
         raise _nothing_kept(counts, long)
     own = list(_own(asking)) if spec.sequence.own_answers else []
@@ -269,12 +269,12 @@ def _own(asking: _Asking) -> Iterator[str]:
             yield asking.task.answered_item(prompt, answer, ends=not asking.task.data.goes_on)
 
 
-def _sample(samples: list[dict[str, str]], question: _Question, one: Judged) -> None:
+def _sample(samples: list[dict[str, str]], question: _Question, reason: str, answer: str) -> None:
     """Keep the first ones of each kind, for the report."""
-    if sum(each["why"] == one.reason for each in samples) < _SAMPLES.get(one.reason, _OTHER_SAMPLES):
+    if sum(each["why"] == reason for each in samples) < _SAMPLES.get(reason, _OTHER_SAMPLES):
         asked = question.asked if isinstance(question.asked, str) else question.asked[-1]["content"]
         # Of a prompt the end is what is asked.
-        samples.append({"why": one.reason, "prompt": asked[-SHOWN:], "answer": one.lesson[:SHOWN]})
+        samples.append({"why": reason, "prompt": asked[-SHOWN:], "answer": answer[:SHOWN]})
 
 
 def _nothing_kept(counts: Counter[str], long: int) -> PassError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
 from compress.core.units import format_seconds
+from compress.passes.distill.kept import KEPT
 from compress.passes.distill.kind import WRITTEN
 from compress.passes.distill.spec import DistillSpec
 from compress.reporting.data.row import ordered
@@ -16,7 +17,9 @@ from compress.reporting.render.numbers import MISSING, count, percent
 
 def written(run: RunRecord) -> Section:
     """The shares by reason, the right answers by prompt, the costs and samples of each distillation that has them."""
-    found = [*_found(run)]
+    every = [*_found(run)]
+    # A control learns the same texts: of what was written is told once.
+    found = [(step, told) for step, told in every if step.kind == DistillSpec.kind]
     reasons = [
         row(step.step, reason, count(number), percent(number / told["answers"]))
         for step, told in found
@@ -42,8 +45,9 @@ def written(run: RunRecord) -> Section:
     ]
     samples = [
         row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
-        for step, _ in found
+        for step, _ in every
         for one in step.samples
+        if step.kind == DistillSpec.kind or one.why == KEPT
     ]
     tables = (
         Table("Answers that were written", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
@@ -60,7 +64,7 @@ def written(run: RunRecord) -> Section:
         ),
         Table("Samples", ("Step", "", "prompt", "answer"), tuple(samples), frozenset({1, 2, 3})),
     )
-    return section_of("written-texts", "What the teacher wrote", *tables, words=tuple(_words(found)))
+    return section_of("written-texts", "What the teacher wrote", *tables, words=tuple(_words(every)))
 
 
 def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
@@ -70,6 +74,12 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
             "is that of the others."
         )
     for step, told in found:
+        if step.kind != DistillSpec.kind:
+            yield (
+                f"{step.step} learnt of the same texts the answers alone. What it can do its right answers tell: its "
+                "perplexity is that of the data's answers, traces and all, which it was not taught to write."
+            )
+            continue
         left = []
         if told["prompts_left_out"]:
             left.append(f"of {count(told['prompts_left_out'])} prompts no answer is kept")

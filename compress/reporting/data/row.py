@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from compress.core.records import COMPLETE, Accuracy, Latency, RunRecord, StepRecord, TargetMeasurement
-from compress.core.task_kind import Quantity
+from compress.core.records import (
+    COMPLETE,
+    Accuracy,
+    Latency,
+    Metric,
+    RunRecord,
+    StepRecord,
+    TargetMeasurement,
+)
+from compress.core.task_kind import MetricKind, Quantity
 from compress.measuring.chance import no_better_than_chance
 from compress.reporting.data.paired import retention_interval
 from compress.reporting.render.numbers import known
-from compress.tasks.table import quantities_of
+from compress.tasks.table import metric_kind, quantities_of
 
 CONTRACT_KEYS = (
     "step",
@@ -53,6 +61,13 @@ def deployed_of(run: RunRecord) -> StepRecord | None:
     return last[0] if last and last[0].status != "failed" else None
 
 
+def beside_of(run: RunRecord, aside: StepRecord) -> StepRecord | None:
+    """The step that a control or a variant belongs to, whose name its own begins with; of a variant of a model that no
+    pass made, the baseline. None where the run did not get that far."""
+    named = [step for step in run.steps if step.role == "step" and aside.step.startswith(step.step)]
+    return max(named, key=lambda step: len(step.step)) if named else baseline_of(run)
+
+
 def failed_of(run: RunRecord) -> StepRecord | None:
     """The step that failed and ended the run, if one did; rows for comparison only end none."""
     return next((step for step in run.steps if step.status == "failed" and step.role != "variant"), None)
@@ -80,6 +95,19 @@ def accuracy_on(step: StepRecord | None, target: str | None) -> Accuracy | None:
     """The scores of a step on a target."""
     found = measured_on(step, target)
     return found.accuracy if found else None
+
+
+def metrics_beside(run: RunRecord) -> list[MetricKind]:
+    """The metrics that stand beside the primary one, where a step was scored by them."""
+    scored = (found.accuracy.metrics[1:] for _, found in all_measured(run, first_target(run)))
+    names = dict.fromkeys(metric.name for metrics in scored for metric in metrics)
+    return [kind for kind in map(metric_kind, names) if kind.column]
+
+
+def metric_on(step: StepRecord, target: str | None, name: str) -> Metric | None:
+    """One metric of a step on a target."""
+    accuracy = accuracy_on(step, target)
+    return next((metric for metric in accuracy.metrics if metric.name == name), None) if accuracy else None
 
 
 def examples_of(accuracy: Accuracy) -> int:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from compress.core.plugins import call
 from compress.core.records import Limit, RunRecord, StepRecord
-from compress.core.task_kind import Quantity
+from compress.core.task_kind import MetricKind, Quantity
 from compress.core.units import format_count, format_seconds
 from compress.passes.table import PASSES
 from compress.reporting.data.row import (
@@ -21,6 +21,8 @@ from compress.reporting.data.row import (
     deployed_of,
     first_target,
     measured_on,
+    metric_on,
+    metrics_beside,
     quantity_values,
     row_of,
     rows_of,
@@ -192,21 +194,37 @@ def summary_lines(run: RunRecord) -> list[Text]:
 
 def _shown(run: RunRecord, width: int) -> list[_Column]:
     """The columns that there is room for: what the task declares goes before all that is shown on wide terminals alone,
-    behind the latency."""
+    further scores behind the first, quantities behind the latency."""
+    scores = [_score_column(metric) for metric in metrics_beside(run)]
     own = [_own_column(quantity) for quantity in quantities_of(run.task) if quantity.column]
-    room = width - sum(column.width + 2 for column in own)
+    while (room := width - sum(column.width + 2 for column in (*scores, *own))) < _OWN_FROM and own:
+        own.pop()
     if room < _OWN_FROM:
-        own, room = [], width
+        scores, room = [], width
     shown = [column for column in _COLUMNS if room >= column.shown_from]
-    place = 1 + next(place for place, column in enumerate(shown) if column.title == "p50 ms")
-    return [*shown[:place], *own, *shown[place:]]
+    place = next(place for place, column in enumerate(shown) if column.title == "p50 ms")
+    return [*shown[:place], *scores, shown[place], *own, *shown[place + 1 :]]
 
 
 def _of_run(run: RunRecord, step: StepRecord) -> dict[str, Any]:
-    """What the columns need beside a row: the name of the metric, and which of the task's quantities were disturbed."""
-    found = measured_on(step, first_target(run))
+    """What the columns need beside a row: the name of the metric, further scores, and which of the task's quantities
+    were disturbed."""
+    target = first_target(run)
+    found = measured_on(step, target)
     timed = [(each.name, each.among(found.latency)[:1]) for each in quantities_of(run.task) if found]
-    return {"metric": run.metric, "marked": {name for name, of in timed if any(one.disturbed for one in of)}}
+    return {
+        "metric": run.metric,
+        "further": {one.name: metric_on(step, target, one.name) for one in metrics_beside(run)},
+        "marked": {name for name, of in timed if any(one.disturbed for one in of)},
+    }
+
+
+def _score_column(metric: MetricKind) -> _Column:
+    def text(row: dict[str, Any]) -> str:
+        found = row["further"][metric.name]
+        return reading(metric.name).value(found and found.value)
+
+    return _Column(metric.column, 8, 0, text)
 
 
 def _own_column(quantity: Quantity) -> _Column:

@@ -13,9 +13,12 @@ from compress.reporting.data.paired import paired_test
 from compress.reporting.data.row import (
     accuracy_on,
     baseline_of,
+    beside_of,
     claimed,
     deployed_of,
     first_target,
+    metric_on,
+    metrics_beside,
     ordered,
     row_of,
     rows_of,
@@ -56,6 +59,7 @@ def steps(run: RunRecord) -> Section:
     """The table: one row a step, the baseline first, what is deployed last."""
     deployed = deployed_of(run)
     own = [quantity for quantity in quantities_of(run.task) if quantity.column]
+    beside = metrics_beside(run)
     table = Table(
         f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them; speed-up: "
         "the baseline's median in the same rounds over the step's",
@@ -63,6 +67,7 @@ def steps(run: RunRecord) -> Section:
             "Step",
             reading(run.metric).words,
             "retention",
+            *(metric.words for metric in beside),
             "p50 ms",
             "p95 ms",
             "baseline p50 ms",
@@ -75,7 +80,14 @@ def steps(run: RunRecord) -> Section:
             "made in",
         ),
         tuple(
-            _step_row(values, step, step is deployed, reading(run.metric), [each.name for each in own])
+            _step_row(
+                values,
+                step,
+                step is deployed,
+                reading(run.metric),
+                [_score_cell(run, step, metric.name) for metric in beside],
+                [each.name for each in own],
+            )
             for step, values in rows_of(run, first_target(run))
         ),
     )
@@ -148,8 +160,21 @@ def passes(run: RunRecord) -> Section:
     return replace(made, figures=_waterfalls(run, chain))
 
 
+def _score_cell(run: RunRecord, step: StepRecord, metric: str) -> Cell:
+    """A further score of a step, with its interval."""
+    found = metric_on(step, first_target(run), metric)
+    if found is None:
+        return Cell(MISSING)
+    return Cell(reading(metric).value(found.value), reading(metric).range(found.low, found.high))
+
+
 def _step_row(
-    values: dict[str, Any], step: StepRecord, is_deployed: bool, read: Reading, own: Sequence[str]
+    values: dict[str, Any],
+    step: StepRecord,
+    is_deployed: bool,
+    read: Reading,
+    beside: Sequence[Cell],
+    own: Sequence[str],
 ) -> Row:
     kind = "failed" if step.status == "failed" else "deployed" if is_deployed else step.role
     note = {"failed": "failed", "deployed": "deployed", "control": "control", "variant": "variant"}.get(
@@ -170,6 +195,7 @@ def _step_row(
             if values["score_verdict"] == no_difference
             else percent_range(values["retention_low"], values["retention_high"]),
         ),
+        *beside,
         Cell(
             significant(values["latency_p50_ms"]),
             disturbed or span(values["latency_p50_low_ms"], values["latency_p50_high_ms"], significant),
@@ -225,12 +251,9 @@ def _speed_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 
 def _control_row(run: RunRecord, control: StepRecord) -> Row | None:
-    before = run.steps[: run.steps.index(control)]
-    alike = [step for step in before if step.role == "step" and step.kind == control.kind]
-    partners = alike or [step for step in before if step.role in ("baseline", "step")]
-    if not partners:
+    partner = beside_of(run, control)
+    if partner is None:
         return None
-    partner = partners[-1]
     target = first_target(run)
     first, second = accuracy_on(partner, target), accuracy_on(control, target)
     found = paired_test(first, second)

@@ -23,8 +23,10 @@ NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
 DIVERGENCE = MetricKind(
     "divergence", "KL from the baseline, nats a token", percent=False, smaller_is_better=True
 )
-RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test")
-IN_TASKS = MetricKind("task_accuracy", "right in tasks of lm-eval", test="exact McNemar test")
+RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test", column="right")
+IN_TASKS = MetricKind(
+    "task_accuracy", "right in tasks of lm-eval", test="exact McNemar test", column="in tasks"
+)
 AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
 PROMPT = 128
 """Tokens of a prompt, where a target names no other lengths."""

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import eq
 
-from compress.core.records import RunRecord, TaskScore, Written
-from compress.reporting.data.row import accuracy_on, baseline_of, deployed_of, first_target, ordered
+from compress.core.records import RunRecord, StepRecord, TaskScore, Written
+from compress.reporting.data.paired import Paired
+from compress.reporting.data.row import (
+    accuracy_on,
+    baseline_of,
+    beside_of,
+    deployed_of,
+    first_target,
+    ordered,
+)
 from compress.reporting.render.document import Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, percent, significant
 
@@ -35,7 +43,7 @@ def answers(run: RunRecord) -> Section:
     if before is None or not lines:
         return Section("written-answers", "Answers in words")
     head = ("Step", "right", "share", "p (McNemar)", "against the baseline")
-    tables = [Table("Right answers", head, tuple(lines), frozenset({4}))]
+    tables = [Table("Right answers", head, tuple(lines), frozenset({4})), _controls(found, run)]
     if after is not None and after is not before and after.examples == before.examples:
         changed = [place for place, same in enumerate(map(eq, before.right, after.right)) if not same]
         tables += [
@@ -51,6 +59,22 @@ def answers(run: RunRecord) -> Section:
         f"`{before.validator}`. An example is named by its place in the test split, counted from 0.",
     )
     return section_of("written-answers", "Answers in words", *tables, words=words)
+
+
+def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Table:
+    """The steps that have a control, beside it."""
+    answered = {step.step: written for step, written in found}
+    lines = []
+    for control, theirs in found:
+        step = beside_of(run, control) if control.role == "control" else None
+        own = None if step is None else answered.get(step.step)
+        if step is not None and own is not None and own.examples == theirs.examples:
+            test = Paired.of(theirs.right, own.right).test
+            shares = (percent(sum(one.right) / len(one.right)) for one in (own, theirs))
+            told = MISSING if test.p_value is None else significant(test.p_value)
+            lines.append(row(step.step, control.step, *shares, told, test.verdict))
+    head = ("Step", "control", "right", "control's", "p (McNemar)", "the step is")
+    return Table("Right answers beside those of the control", head, tuple(lines), frozenset({1, 5}))
 
 
 def tasks(run: RunRecord) -> Section:
