@@ -9,10 +9,11 @@ from typing import Any
 
 
 class Framework(StrEnum):
-    """What loads the model."""
+    """What loads the model; texts that one wrote are none."""
 
     TORCH = "torch"
     ONNX = "onnx"
+    TEXTS = "texts"
 
 
 class Structure(StrEnum):
@@ -45,6 +46,8 @@ class Form:
     bundled: bool = False
 
     def __str__(self) -> str:
+        if self.framework is Framework.TEXTS:
+            return self.framework.value
         words = [self.framework.value, self.numbers.value]
         if self.structure is not Structure.REGULAR:
             words.append(self.structure.value)
@@ -78,3 +81,4 @@ class Form:
 
 TORCH_FLOAT = Form(Framework.TORCH)
 ONNX_FLOAT = Form(Framework.ONNX)
+TEXTS = Form(Framework.TEXTS)

@@ -52,9 +52,9 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
         stand = "stands" if conflicts == 1 else "stand"
         notes.append(f"{counted(conflicts, kind.noun)} {stand} with more than one label")
     unlabeled, dropped = None, list[str]()
-    if spec.unlabeled is not None:
+    if spec.further is not None:
         unlabeled, dropped = load_unlabeled(
-            spec.unlabeled,
+            spec.further,
             spec,
             base,
             kind,

@@ -14,7 +14,8 @@ from compress.data.folders import open_file, open_folder
 from compress.data.hub import cached_commit, open_hub
 from compress.data.kinds import ItemKind
 from compress.data.rows import Columns, Source, Written
-from compress.profile.schema import DataSpec, UnlabeledSpec
+from compress.profile.schema import DataSpec
+from compress.profile.unlabeled_spec import UnlabeledSpec
 
 
 def open_source(

@@ -58,10 +58,10 @@ def fingerprint(spec: DataSpec, base: Path, task: str, watched: Watched | None =
     kind, watched = ITEMS[task_kind(task).items], watched or Watched()
     columns = import_module(task_kind(task).data).columns(spec, kind)
     own = source_fingerprint(spec, base, columns, named_splits(spec), kind, watched)
-    if spec.unlabeled is None:
+    if spec.further is None:
         return own
     columns = columns_of(spec, kind, labelled=False)
-    further = source_fingerprint(spec.unlabeled, base, columns, (spec.unlabeled.split,), kind, watched)
+    further = source_fingerprint(spec.further, base, columns, (spec.further.split,), kind, watched)
     if own is None or further is None:
         return None
     return hashlib.sha256(f"{own}\0{further}".encode()).hexdigest()

@@ -12,7 +12,8 @@ from compress.data.kinds import ItemKind, columns_of
 from compress.data.locate import open_source
 from compress.data.roles import existing_split
 from compress.data.splits import UNLABELLED, Examples
-from compress.profile.schema import DataSpec, UnlabeledSpec
+from compress.profile.schema import DataSpec
+from compress.profile.unlabeled_spec import UnlabeledSpec
 
 
 def load_unlabeled(

@@ -25,7 +25,7 @@ from compress.tasks.table import task_kind
 
 def are_texts_of_files(profile: Profile, base: Path) -> bool:
     """Whether all examples of a profile are texts that lie on this machine."""
-    further = profile.data.unlabeled
+    further = profile.data.further
     paths = [profile.data.path, *([] if further is None else [further.path])]
     return task_kind(profile.task).items == "text" and not any(
         path.startswith(SKLEARN) or local_path(path, base, DataError) is None for path in paths
@@ -36,7 +36,8 @@ def of_splits(files: Fingerprints, splits: Splits) -> Fingerprints:
     """The fingerprints with digests of what steps see of the data in the place of those of its files."""
     seen = [json.dumps(splits.labels), *map(examples_digest, (splits.train, splits.validation))]
     further = None if splits.unlabeled is None else _joined(*seen, examples_digest(splits.unlabeled))
-    return replace(files, data=_joined(*seen), unlabeled=further, by_content=True)
+    test = examples_digest(splits.test)
+    return replace(files, data=_joined(*seen), unlabeled=further, test=test, by_content=True)
 
 
 def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Fingerprints:
@@ -49,7 +50,8 @@ def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Finger
         return files
     noted = cache.contents(_reading_key(profile, files))
     if noted is not None:
-        return replace(files, data=noted["data"], unlabeled=noted["unlabeled"], by_content=True)
+        data, unlabeled, test = (noted.get(name) for name in ("data", "unlabeled", "test"))
+        return replace(files, data=data, unlabeled=unlabeled, test=test, by_content=True)
     try:
         return of_splits(files, load(profile.data, base, profile.seed, profile.task))
     except CompressError:
@@ -59,7 +61,7 @@ def of_cache(loaded: LoadedProfile, files: Fingerprints, cache: Cache) -> Finger
 def keep(profile: Profile, files: Fingerprints, read: Fingerprints, cache: Cache) -> None:
     """Note what was read, for `of_cache`."""
     if read.by_content and files.data is not None:
-        noted = {"data": read.data, "unlabeled": read.unlabeled}
+        noted = {"data": read.data, "unlabeled": read.unlabeled, "test": read.test}
         cache.keep_contents(_reading_key(profile, files), noted)
 
 

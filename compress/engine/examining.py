@@ -96,10 +96,10 @@ def check_models(loaded: LoadedProfile) -> None:
 def model_faults(profile: Profile, source: ProfileSource, files: ModelFiles) -> list[Fault]:
     """What is missing or damaged of the models that lie on this machine."""
     faults = []
-    for path, model in named_models(profile):
+    for path, model, task in named_models(profile):
         folder = files.folder(model)
         if folder is not None and folder.is_dir():
-            faults += [_fault(source, path, error) for error in file_faults(folder, profile.task, files)]
+            faults += [_fault(source, path, error) for error in file_faults(folder, task, files)]
     return faults
 
 
@@ -125,9 +125,7 @@ def _examine_data(source: ProfileSource, profile: Profile | None, found: Examine
         if (elsewhere := _elsewhere(spec.path, source.base)) is not None:
             found.unseen.append(elsewhere)
             return None
-        if spec.unlabeled is not None and (
-            further := _elsewhere_or_missing(spec.unlabeled.path, source.base)
-        ):
+        if spec.further is not None and (further := _elsewhere_or_missing(spec.further.path, source.base)):
             found.unseen.append(further)
             spec = spec.model_copy(update={"unlabeled": None})
         splits = load(spec, source.base, seed, task, sample=True)
@@ -193,7 +191,7 @@ def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
 
 
 def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> None:
-    for _, model in named_models(profile):
+    for _, model, _ in named_models(profile):
         folder = files.folder(model)
         if model.startswith(CODE):
             found.unseen.append(f"{shown(model)}, {_CODE}")
@@ -227,13 +225,11 @@ def _head_faults(
     profile: Profile, source: ProfileSource, splits: Splits, files: ModelFiles
 ) -> Iterator[Fault]:
     """What is wrong between the labels of the data and the heads of the models."""
-    places = {model: path for path, model in named_models(profile)}
-    for spec in model_sources(build_plan(profile)):
+    places = {model: path for path, model, _ in named_models(profile)}
+    for spec, task in model_sources(build_plan(profile)):
         if spec.model.startswith(CODE) or files.is_here(spec.model):
             try:
-                check_teacher(
-                    spec, splits.labels, source.base, allow_code=True, task=profile.task, files=files
-                )
+                check_teacher(spec, splits.labels, source.base, allow_code=True, task=task, files=files)
             except CompressError as error:
                 yield _fault(source, places.get(spec.model, ("teacher", "model")), error)
 

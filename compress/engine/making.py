@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from compress.core.artifacts import Artifact, open_artifact, seal
 from compress.core.errors import CompressError, PassError, TargetError
 from compress.core.exhaustion import ran_out
+from compress.core.forms import TEXTS
 from compress.core.plugins import call
 from compress.core.progress import Progress
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
+from compress.generation.by_label import written_examples
+from compress.passes.contract import UNLABELED
 from compress.passes.table import step_kind
 from compress.planning.keys import asked_precision
 from compress.planning.steps import PlannedStep
@@ -86,11 +90,12 @@ def context_of(
     work: Path,
 ) -> StepContext:
     """All that a step may look at."""
+    task, data = job.lesson if step.writes else (job.task, _shown(step, job, inputs))
     return StepContext(
         spec=step.spec,
         inputs=inputs,
-        task=job.task,
-        data=_shown(step, job),
+        task=task,
+        data=data,
         out=out,
         work=work,
         seed=seed_of(step, job),
@@ -104,10 +109,13 @@ def context_of(
     )
 
 
-def _shown(step: PlannedStep, job: Job) -> TrainingData:
+def _shown(step: PlannedStep, job: Job, inputs: Mapping[str, Artifact]) -> TrainingData:
     """The data that a step reads, which stand in its key."""
-    unlabeled = job.training_data.unlabeled if step_kind(step.kind).reads_unlabeled else None
-    return replace(job.training_data, unlabeled=unlabeled)
+    kind, data = step_kind(step.kind), job.training_data
+    if UNLABELED in inputs:
+        return replace(data, unlabeled=written_examples(inputs[UNLABELED].path))
+    unlabeled = data.unlabeled if kind.reads_unlabeled else None
+    return replace(data, unlabeled=unlabeled, copied=job.copied if kind.makes_up_texts else None)
 
 
 def _timing_target(job: Job) -> ResolvedTarget:
@@ -174,5 +182,5 @@ def check_promise(step: PlannedStep, result: StepResult) -> None:
         raise PassError(
             f"promised a model that is {step.form}, but left one that is {result.form}", where=step.name
         )
-    if not isinstance(result.facts.get("parameters"), int):
+    if result.form != TEXTS and not isinstance(result.facts.get("parameters"), int):
         raise PassError("left no parameter count", where=step.name)

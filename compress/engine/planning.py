@@ -56,7 +56,7 @@ def explain_plan(loaded: LoadedProfile) -> list[PlanRow]:
             state, reason = "cached", ""
         else:
             state, reason = "to do", _difference(parts, cache.parts_of(step.name, plan.profile.name))
-        parameters = made.artifact.facts["parameters"] if made else _predicted(step, cache, keys)
+        parameters = made.artifact.facts.get("parameters") if made else _predicted(step, cache, keys)
         rows.append(
             PlanRow(
                 step.name,

@@ -20,6 +20,8 @@ from compress.data.splits import Splits
 from compress.engine.contents import are_texts_of_files, examples_digest, keep, of_splits
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
+from compress.generation.by_label import lessons, writing_task_of
+from compress.generation.copies import originals
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.io.sources import check_code_allowed, check_teacher, model_folder, module_file
 from compress.models.io.sources import fingerprint as model_fingerprint
@@ -88,6 +90,18 @@ class Job:
         splits = self.splits
         return TrainingData(splits.train, splits.validation, splits.labels, splits.unlabeled)
 
+    @cached_property
+    def lesson(self) -> tuple[Task, TrainingData]:
+        """What a model learns that writes further texts of each label, and as which task."""
+        data = self.plan.profile.data
+        task = writing_task_of(data)
+        return task.answered, lessons(task, self.training_data, data)
+
+    def copied(self, texts: Sequence[str]) -> list[bool]:
+        """Of texts, which of them are near copies of texts of the validation or the test split."""
+        known = [*self.splits.validation.texts, *self.splits.test.texts]
+        return [one is not None and one.known for one in originals(texts, known)]
+
     def prepare(self, cache: Cache) -> None:
         """Make the folders of the cache, and note there what was read of the data."""
         cache.prepare()
@@ -114,14 +128,14 @@ class Job:
 def fingerprints(loaded: LoadedProfile, plan: Plan, watched: Watched | None = None) -> Fingerprints:
     """The fingerprints as far as this machine knows them, without the network."""
     profile, base = loaded.profile, loaded.source.base
-    sources = model_sources(plan)
+    sources = [source for source, _ in model_sources(plan)]
     models = {(one.model, one.revision) for one in sources}
     models |= {(one.adapter, None) for one in sources if one.adapter is not None}
     models |= {(code, None) for spec in profile.specs for code in spec.code()}
     return Fingerprints(
         {(model, revision): model_fingerprint(model, revision, base, watched) for model, revision in models},
         data_fingerprint(profile.data.model_copy(update={"unlabeled": None}), base, profile.task, watched),
-        data_fingerprint(profile.data, base, profile.task, watched) if profile.data.unlabeled else None,
+        data_fingerprint(profile.data, base, profile.task, watched) if profile.data.further else None,
     )
 
 
@@ -170,19 +184,29 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
     if changed := watched.changed():
         raise _changed(changed)
     plan = build_plan(decided(profile, targets))
-    for source in model_sources(plan):
-        check_teacher(source, splits.labels, base, allow_code=allow_code, task=profile.task)
+    for source, task in model_sources(plan):
+        check_teacher(source, splits.labels, base, allow_code=allow_code, task=task)
     _check_fetched(profile, base, model_sources(plan))
     found = fingerprints(loaded, plan, watched)
     known = replace(found, models={source: one or source[0] for source, one in found.models.items()})
-    unknown = found.data is None or (profile.data.unlabeled is not None and found.unlabeled is None)
+    unknown = found.data is None or (profile.data.further is not None and found.unlabeled is None)
     if unknown or are_texts_of_files(profile, base):
         known = of_splits(known, splits)
     parts = all_parts(plan, known, local_numerics())
     keys = {name: key for name, part in parts.items() if (key := key_of(part)) is not None}
-    task = task_of(profile.task, profile.data)
     return Job(
-        loaded, plan, keys, parts, task, splits, targets, local_numerics(), allow_code, found, known, watched
+        loaded,
+        plan,
+        keys,
+        parts,
+        task_of(profile.task, profile.data),
+        splits,
+        targets,
+        local_numerics(),
+        allow_code,
+        found,
+        known,
+        watched,
     )
 
 
@@ -197,7 +221,7 @@ def _changed(files: Sequence[Path]) -> DataError:
     )
 
 
-def _check_fetched(profile: Profile, base: Path, sources: Sequence[TeacherSpec]) -> None:
+def _check_fetched(profile: Profile, base: Path, sources: Sequence[tuple[TeacherSpec, str]]) -> None:
     """Refuse families that a pass or a target cannot take, and lengths, students and vocabularies that a model has no
     room for: of those of the hub too, which `validate` could not look at and which are here now.
 
@@ -205,8 +229,8 @@ def _check_fetched(profile: Profile, base: Path, sources: Sequence[TeacherSpec])
         ModelError: naming the first of them.
     """
     places = {
-        one.model: model_folder(one.model, one.revision, base, profile.task)
-        for one in sources
+        one.model: model_folder(one.model, one.revision, base, task)
+        for one, task in sources
         if not one.model.startswith((CODE, CONFIG))
     }
     files = ModelFiles(base, places)

@@ -14,6 +14,8 @@ from compress.core.spec import PassSpecBase, Spec
 from compress.profile.student_spec import StudentSpec
 
 InputRole = Literal["model", "teacher"]
+UNLABELED = "unlabeled"
+"""The role of the step that writes `data.unlabeled`, where a model does: an input of every step that is given them."""
 Keys = tuple[str | int, ...]
 """A place in a profile, below the pass."""
 
@@ -108,7 +110,8 @@ class StepKind:
 
     `run` and `trial` are `module:function`s of a `StepContext`; `trial` finds out on the untrained architecture that
     the step cannot be done. `libraries` are the distributions whose versions the result depends on; `reads_data` and
-    `trains` say whether data, seed and numerics do, and only a step that `reads_unlabeled` is given `data.unlabeled`.
+    `trains` say whether data, seed and numerics do, and only a step that `reads_unlabeled` is given `data.unlabeled`,
+    only one that `makes_up_texts` is told which texts are copies of those that are held out.
     `open_form` names what of the result's form is known only once it is made. `keeps` is the role of the input whose
     architecture the result has; None: it has one of its own. The training curves of a step that `prepares` another are
     told with it.
@@ -118,6 +121,7 @@ class StepKind:
     libraries: tuple[str, ...]
     reads_data: bool = True
     reads_unlabeled: bool = False
+    makes_up_texts: bool = False
     trains: bool = False
     trial: str | None = None
     open_form: tuple[str, ...] = ("structure",)

@@ -20,13 +20,14 @@ PASSES = Table(
     },
 )
 
-SOURCE, FINETUNE, LOWER = "source", "finetune", "lower"
+SOURCE, FINETUNE, LOWER, GENERATE = "source", "finetune", "lower", "generate"
 OF_EVERY_PLAN: Mapping[str, StepKind] = {
     SOURCE: StepKind("compress.passes.source.step:run", TORCH),
     FINETUNE: StepKind("compress.passes.finetune.step:run", (*TORCH, "peft"), trains=True, keeps="model"),
     LOWER: StepKind("compress.lowering.step:run", (*TORCH, *ONNX, "onnxscript")),
+    GENERATE: StepKind("compress.passes.generate.step:run", TORCH, makes_up_texts=True),
 }
-"""The steps that no pass adds: a model is fetched, trained on the data, and lowered to ONNX."""
+"""The steps that no pass adds: a model is fetched, trained on the data, and lowered to ONNX; one writes texts."""
 
 
 def step_kind(name: str) -> StepKind:

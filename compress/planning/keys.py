@@ -17,11 +17,12 @@ from compress.passes.table import PASSES, step_kind
 from compress.planning.code import code_digest
 from compress.planning.steps import Plan, PlannedStep
 from compress.profile.recovery_spec import recovery_losses, recovery_of
-from compress.profile.schema import TeacherSpec
+from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.timing_target import timing_target
 from compress.profile.training_spec import TrainingSpec
 from compress.tasks.table import TASKS, task_kind
 
+LESSON = "compress.generation.by_label"
 _PLACES = ("path", "name", "revision")
 _READING = (*_PLACES, "separator", "encoding", "text_column", "label_column", "splits", "unlabeled")
 """The keys of `data` that only decide what is read."""
@@ -34,12 +35,13 @@ class Fingerprints:
     `models`: the fingerprint of each model by (source, revision), and of the code that passes name; `data`: sha256 of
     the data's files; `unlabeled`: of those together with the files of `data.unlabeled`, where there are any.
     `by_content`: both are of what steps are given of the data instead, so that it does not matter how that was found
-    and read.
+    and read; `test` is then of the test split.
     """
 
     models: Mapping[tuple[str, str | None], str | None]
     data: str | None
     unlabeled: str | None = None
+    test: str | None = None
     by_content: bool = False
 
 
@@ -74,7 +76,7 @@ def step_parts(
 ) -> dict[str, object]:
     """What the key of a step is made of, by name; a difference between two of them says why a step is redone."""
     kind = step_kind(step.kind)
-    task = plan.profile.task
+    task = step.task(plan.profile)
     spec = step.spec.model_dump(mode="json", by_alias=True)
     parts: dict[str, object] = {
         "kind": step.kind,
@@ -100,7 +102,7 @@ def step_parts(
         parts["losses"] = {name: _loss_digest(name) for name in sorted(losses)}
     if kind.reads_data:
         data = plan.profile.data.model_dump(mode="json", exclude=set(plan.profile.data.MEASURED))
-        further = kind.reads_unlabeled and plan.profile.data.unlabeled is not None
+        further = kind.reads_unlabeled and plan.profile.data.further is not None
         if not further:
             del data["unlabeled"]
         parts["data"] = {
@@ -113,9 +115,12 @@ def step_parts(
                 )
             ],
             **_adds_task(task),
+            **(_lesson(plan.profile.data) if step.writes else {}),
             "seed": plan.profile.seed,
             **_without(_READING if fingerprints.by_content else _PLACES, data),
         }
+        if kind.makes_up_texts:
+            parts["judged_by"] = fingerprints.test
     if kind.trains:
         parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}
         if plan.profile.train.world > 1:
@@ -130,6 +135,13 @@ def step_parts(
         if code := step.spec.code():
             parts["judges"] = {source: fingerprints.models[source, None] for source in code}
     return parts
+
+
+def _lesson(data: DataSpec) -> dict[str, object]:
+    """What decides how the training texts are shown to the model that writes further ones."""
+    assert data.generated is not None
+    said = data.generated.model_dump(mode="json", include={"ask", "most"})
+    return {"lesson": said, "lesson_code": code_digest(LESSON)}
 
 
 def asked_precision(spec: Spec) -> Precision:
@@ -201,7 +213,7 @@ def _without(names: tuple[str, ...], data: dict[str, object]) -> dict[str, objec
     """What a profile says of its data but what a fingerprint stands for."""
     kept = {name: value for name, value in data.items() if name not in names}
     if isinstance(further := kept.get("unlabeled"), dict):
-        kept["unlabeled"] = _without(names, further)
+        kept["unlabeled"] = _without((*names, "generate"), further)
     return kept
 
 

@@ -12,29 +12,40 @@ takes ONNX; the plan holds that step once, whoever needs it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT, Form, Framework
+from compress.core.forms import ONNX_FLOAT, TEXTS, TORCH_FLOAT, Form, Framework
 from compress.core.records import Role
 from compress.core.spec import Spec
-from compress.passes.contract import PassSpec
-from compress.passes.table import FINETUNE, LOWER, PASSES, SOURCE, step_kind
+from compress.passes.contract import UNLABELED, PassSpec
+from compress.passes.table import FINETUNE, GENERATE, LOWER, PASSES, SOURCE, step_kind
+from compress.profile.generate_spec import GenerateSpec, TuningSpec
 from compress.profile.schema import Profile, TargetSpec, TeacherSpec
 from compress.profile.training_spec import FinetuneSpec
+from compress.tasks.table import writing_task
 
 TEACHER = "teacher"
+WRITER = "generate.writer"
 BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step: what it runs, its inputs by role (names of earlier steps), and the form it leaves."""
+    """One step: what it runs, its inputs by role (names of earlier steps), and the form it leaves.
+
+    `writes`: it makes the model that writes further texts of each label, so its task is that of models that write.
+    """
 
     name: str
     kind: str
     spec: Spec
     inputs: Mapping[str, str]
     form: Form
+    writes: bool = False
+
+    def task(self, profile: Profile) -> str:
+        """Its kind of problem."""
+        return writing_task() if self.writes else profile.task
 
 
 @dataclass(frozen=True)
@@ -84,9 +95,12 @@ def untrained(plan: Plan, name: str) -> str | None:
         name = step.inputs[role]
 
 
-def model_sources(plan: Plan) -> tuple[TeacherSpec, ...]:
-    """What the source steps of a plan fetch: the teacher, and whatever else a distillation names."""
-    return tuple(step.spec for step in plan.steps if isinstance(step.spec, TeacherSpec))
+def model_sources(plan: Plan) -> tuple[tuple[TeacherSpec, str], ...]:
+    """What the source steps of a plan fetch, and for which kind of problem: the teacher, what a distillation names, and
+    who writes further texts."""
+    return tuple(
+        (step.spec, step.task(plan.profile)) for step in plan.steps if isinstance(step.spec, TeacherSpec)
+    )
 
 
 def build_plan(profile: Profile) -> Plan:
@@ -105,6 +119,8 @@ class _Builder:
 
     def build(self) -> Plan:
         teacher = self.trained(self.profile.teacher, SOURCE, TEACHER)
+        if (generate := self.profile.data.generated) is not None:
+            self.written(generate, teacher)
         self.row(BASELINE, "baseline", teacher)
         for kind in PASSES.values():
             if kind.beside_baseline is not None:
@@ -122,6 +138,16 @@ class _Builder:
         if spec.finetune is None:
             return source
         return self.add(name, FINETUNE, spec.finetune, {"model": source}, TORCH_FLOAT)
+
+    def written(self, spec: GenerateSpec, teacher: str) -> None:
+        """The steps that fetch and train a model which writes further texts, and the one in which it does."""
+        named = TeacherSpec(model=spec.model, revision=spec.revision, finetune=spec.finetune)
+        writer = self.trained(named, f"{WRITER}.source", WRITER)
+        for name in (f"{WRITER}.source", WRITER):
+            self.steps[name] = replace(self.steps[name], writes=True)
+        # Who writes, and how it was trained, is said by the key of that step.
+        how = spec.model_copy(update={"model": "", "revision": None, "finetune": TuningSpec()})
+        self.add(GENERATE, GENERATE, how, {"writer": writer, "teacher": teacher}, TEXTS)
 
     def add_pass(self, name: str, spec: PassSpec, current: str, teacher: str) -> str:
         kind = PASSES[spec.kind]
@@ -173,6 +199,8 @@ class _Builder:
         return step
 
     def add(self, name: str, kind: str, spec: Spec, inputs: Mapping[str, str], form: Form) -> str:
+        if step_kind(kind).reads_unlabeled and GENERATE in self.steps:
+            inputs = {**inputs, UNLABELED: GENERATE}
         self.steps.setdefault(name, PlannedStep(name, kind, spec, inputs, form))
         return name
 

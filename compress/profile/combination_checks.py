@@ -12,11 +12,13 @@ from typing import Any
 from compress.core.task_kind import TaskKind
 from compress.losses.contract import Lesson
 from compress.profile.budget_spec import budget_spec
+from compress.profile.generate_spec import GenerateSpec
+from compress.profile.license_spec import why_forbidden
 from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
 from compress.profile.training_spec import FinetuneSpec
 from compress.profile.yaml_lines import Path_
-from compress.tasks.table import task_kind, task_names, users_of_keys, users_of_quantities
+from compress.tasks.table import task_kind, task_names, users_of_keys, users_of_quantities, writing_task
 
 Found = tuple[Path_, str]
 """Where in the profile, and what is wrong."""
@@ -96,13 +98,39 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
     else:
         if any(target.sequence_lengths for target in profile.targets):
             yield ("targets",), "sequence_lengths are for texts: all images have one size"
-    finetune = profile.teacher.finetune
-    if finetune is not None and kind.head != "classifier":
-        yield from _trained_alone(finetune, kind)
-    if finetune is not None and finetune.augment and kind.items != "image":
-        yield ("teacher", "finetune", "augment"), "only images are shifted; texts are augmented in `distill`"
-    if finetune is not None and (why := why_not_packed(finetune, task)) is not None:
-        yield ("teacher", "finetune", "pack"), why
+    if profile.teacher.finetune is not None:
+        yield from _training_faults(profile.teacher.finetune, kind, ("teacher", "finetune"))
+    if data.generated is not None:
+        yield from _generated_faults(profile, data.generated)
+
+
+def _generated_faults(profile: Profile, spec: GenerateSpec) -> Iterator[Found]:
+    """What is wrong about texts that a model writes for the teacher to label."""
+    kind, place = task_kind(profile.task), ("data", "unlabeled", "generate")
+    if "data.unlabeled" in kind.refused:
+        return
+    if kind.items != "text" or kind.head != "classifier":
+        reads = "images" if kind.items == "image" else "texts, or pairs of them, without labels"
+        yield (
+            place,
+            f"texts are written by their labels, and {kind.name} reads {reads}: give examples as `path`",
+        )
+        return
+    if (why := why_forbidden(spec.license, spec.model)) is not None:
+        yield (*place, "license"), why
+    if profile.train.nodes > 1:
+        yield place, "each of several machines (`train.nodes`) would write texts of its own"
+    yield from _training_faults(spec.finetune, task_kind(writing_task()), (*place, "finetune"))
+
+
+def _training_faults(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> Iterator[Found]:
+    """What of a training a task has no use for."""
+    if kind.head != "classifier":
+        yield from _trained_alone(finetune, kind, place)
+    if finetune.augment and kind.items != "image":
+        yield (*place, "augment"), "only images are shifted; texts are augmented in `distill`"
+    if (why := why_not_packed(finetune, kind.name)) is not None:
+        yield (*place, "pack"), why
 
 
 def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:
@@ -111,16 +139,16 @@ def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:
     return f"only texts that a model goes on with are packed, not those of {task}" if packs else None
 
 
-def _trained_alone(finetune: FinetuneSpec, kind: TaskKind) -> Iterator[Found]:
+def _trained_alone(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> Iterator[Found]:
     """What of a training without a teacher needs labels."""
     if kind.label_loss is None:
         if "teacher.finetune" not in kind.refused:
             why = f"nothing in the data of {kind.name} says what is right: only a teacher does"
-            yield ("teacher", "finetune"), why
+            yield place, why
         return
     for name in ("smoothing", "class_weights"):
         if getattr(finetune, name):
-            yield ("teacher", "finetune", name), f"{kind.name} has no labels"
+            yield (*place, name), f"{kind.name} has no labels"
 
 
 def _recovery_faults(profile: Profile, spec: RecoverySpec) -> Iterator[Found]:

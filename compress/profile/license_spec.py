@@ -81,6 +81,22 @@ def forbidding(license_name: str, model: str) -> Forbids | None:
     return None
 
 
+def why_forbidden(license_name: str | None, model: str, *, made_from_it: bool = False) -> str | None:
+    """Why others must not learn what a model writes; None where nothing is known to forbid it.
+
+    Args:
+        made_from_it: who learns is made from that model.
+    """
+    terms = forbidding(license_name or "", model)
+    if terms is None or (terms.own and made_from_it):
+        return None
+    but = ", but for those that are made from it" if terms.own else ""
+    return (
+        f'{terms.who} forbids that other models learn what its models write{but}: they must not "{terms.says}" '
+        f"({terms.where}); take a teacher whose licence allows it"
+    )
+
+
 class LicensedSpec(PassSpecBase):
     """A training on what a model writes, which its licence must allow."""
 

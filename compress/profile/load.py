@@ -21,6 +21,7 @@ from compress.profile.model_checks.fit import fit_problems
 from compress.profile.pass_checks import pass_faults, pass_warnings
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
+from compress.tasks.table import writing_task
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,14 @@ def read_profile(
     return profile, tuple(sorted(faults, key=lambda fault: fault.line or 0)), warnings
 
 
-def named_models(profile: Profile) -> list[tuple[Path_, str]]:
-    """The models that a valid profile names, its own teacher first, and where."""
-    named: list[tuple[Path_, str]] = [(("teacher", "model"), profile.teacher.model)]
+def named_models(profile: Profile) -> list[tuple[Path_, str, str]]:
+    """The models that a valid profile names, its own teacher first: where, which, and the task that it is for."""
+    task, generated = profile.task, profile.data.generated
+    named: list[tuple[Path_, str, str]] = [(("teacher", "model"), profile.teacher.model, task)]
     for index, spec in enumerate(profile.specs):
-        named += [(("passes", index, spec.kind, *one.key), one.model) for one in spec.named_models()]
+        named += [(("passes", index, spec.kind, *one.key), one.model, task) for one in spec.named_models()]
+    if generated is not None:
+        named.append((("data", "unlabeled", "generate", "model"), generated.model, writing_task()))
     return named
 
 
@@ -104,9 +108,9 @@ def _source_faults(source: ProfileSource) -> list[Fault]:
 
 def _further_source_faults(profile: Profile, base: Path) -> list[Found]:
     """Sources that do not exist, of what a valid profile names beside its teacher and its data."""
-    named = named_models(profile)[1:]
-    if profile.data.unlabeled is not None:
-        named.insert(0, (("data", "unlabeled", "path"), profile.data.unlabeled.path))
+    named = [(path, model) for path, model, _ in named_models(profile)[1:]]
+    if profile.data.further is not None:
+        named.insert(0, (("data", "unlabeled", "path"), profile.data.further.path))
     described = profile.teacher.config
     if described is not None and isinstance(described.tokenizer, str):
         named.insert(0, (("teacher", "config", "tokenizer"), described.tokenizer))

@@ -250,7 +250,10 @@ def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
     sections = [definitions[name] for name, in_list in _references(value) if in_list]
     if sections and not any(map(_is_entry, sections)):
         return "one, with its defaults"
-    written = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=10_000)
+    lines = '"' if isinstance(default, str) and "\n" in default else None
+    written = yaml.safe_dump(
+        default, default_flow_style=True, default_style=lines, sort_keys=False, width=10_000
+    )
     return f"`{written.removesuffix('...' + chr(10)).strip()}`"
 
 

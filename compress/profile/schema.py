@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -25,9 +24,11 @@ from compress.passes.contract import PassSpec
 from compress.profile.budget_spec import BudgetSpec, TaskBudget
 from compress.profile.decoder_spec import DecoderSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
+from compress.profile.generate_spec import GenerateSpec
 from compress.profile.pass_entries import PassEntry
 from compress.profile.preprocess_spec import PreprocessSpec
 from compress.profile.training_spec import FinetuneSpec
+from compress.profile.unlabeled_spec import Encoding, Separator, UnlabeledSpec
 from compress.tasks.table import task_kind, task_names, users_of_keys
 
 Device = Annotated[
@@ -43,29 +44,6 @@ else:
     TaskName = Literal[task_names()]
 
 
-def _one_character(mark: str) -> str:
-    if len(mark) != 1 or mark in '"\r\n' or mark.isalnum():
-        raise ValueError('expected one character between the fields, such as ";" or "\\t"')
-    return mark
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        # What Python would encode bytes or compress with (`hex`, `zip`) is no encoding of texts.
-        " ".encode(name)
-        return codecs.lookup(name).name
-    except (LookupError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name!r} is no encoding that is known here; try utf-8, cp1252, gbk or shift_jis"
-        ) from error
-
-
-Separator = Annotated[
-    str, AfterValidator(_one_character), WithJsonSchema({"maxLength": 1, "minLength": 1, "type": "string"})
-]
-Encoding = Annotated[str, AfterValidator(_known_encoding)]
-
-
 class SplitsSpec(PassSpecBase):
     """The three splits: the name of one that exists (`validation`), or the fraction to make (`0.2`)."""
 
@@ -75,25 +53,6 @@ class SplitsSpec(PassSpecBase):
     """Name, or fraction of the distinct texts of `train`; unset: the split `validation` if there is one, else 0.1."""
     test: str | Annotated[float, Field(gt=0, lt=1)] | None = None
     """Name, or fraction of the distinct texts of `train`; unset: the split `test` if there is one, else 0.2."""
-
-
-class UnlabeledSpec(Spec):
-    """Further examples without labels, for the teacher to label."""
-
-    path: Annotated[str, Field(min_length=1)]
-    """As `data.path`; columns of labels are not read, and a folder of images or texts needs no sub-folders."""
-    name: HubName | None = None
-    """Configuration of a hub data set."""
-    revision: HubName | None = None
-    """Commit or tag of a hub data set."""
-    split: str = "train"
-    """Which split of it."""
-    separator: Separator | None = None
-    """As `data.separator`, for these files."""
-    encoding: Encoding | None = None
-    """As `data.encoding`, for these files."""
-    limit: Positive | None = None
-    """Take so many at most, the first ones by the hash of their content."""
 
 
 class DataSpec(Spec):
@@ -136,6 +95,16 @@ class DataSpec(Spec):
     """Keys that say what is measured, and nothing of what a model is made of."""
     SCORED_BY: ClassVar[tuple[str, ...]] = ()
     """Keys that decide how the test split is scored, beside what is in it."""
+
+    @property
+    def further(self) -> UnlabeledSpec | None:
+        """Examples without labels that there are."""
+        return None if self.unlabeled is None or self.unlabeled.generate is not None else self.unlabeled
+
+    @property
+    def generated(self) -> GenerateSpec | None:
+        """Those that a model writes."""
+        return None if self.unlabeled is None else self.unlabeled.generate
 
     @property
     def goes_on(self) -> bool:

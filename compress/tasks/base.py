@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,12 +26,17 @@ Answers = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What passes may see: training and validation examples, label names, unlabelled examples. Never the test split."""
+    """What passes may see: training and validation examples, label names, unlabelled examples. Never the test split.
+
+    `copied`: of texts, which of them stand for the most part in the validation or the test split. Only who makes up
+    texts is told.
+    """
 
     train: Examples
     validation: Examples
     labels: tuple[str, ...]
     unlabeled: Examples | None = None
+    copied: Callable[[Sequence[str]], Sequence[bool]] | None = None
 
     @property
     def shown(self) -> tuple[Examples, ...]:

@@ -31,6 +31,11 @@ def task_kind(name: str) -> TaskKind:
     return TASKS[name]
 
 
+def writing_task() -> str:
+    """The task whose models write texts."""
+    return next(name for name, kind in TASKS.items() if kind.writes)
+
+
 def users_of_keys() -> dict[str, dict[str, str]]:
     """The keys of a profile that not every task uses: which tasks do, and what they do with them."""
     found: dict[str, dict[str, str]] = {}

@@ -39,7 +39,7 @@ def test_each_further_teacher_is_fetched_and_trained_by_steps_of_its_own(tmp_pat
     assert plan.step("distill.teacher2").kind == "finetune"
     assert plan.step("distill.teacher2").inputs == {"model": "distill.teacher2.source"}
     assert inputs["teacher.3"] == "distill.teacher3.source"
-    assert [source.model for source in model_sources(plan)] == ["owner/model", "owner/b", "owner/c"]
+    assert [source.model for source, _ in model_sources(plan)] == ["owner/model", "owner/b", "owner/c"]
 
 
 def test_assistants_form_a_chain_that_ends_with_the_student(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ WAYS: dict[str, Callable[[Profile], object]] = {
     "assistants": distils(lambda spec: spec.assistants),
     "online": distils(lambda spec: spec.online),
     "moving average": distils(lambda spec: spec.ema),
-    "unlabelled examples": lambda profile: profile.data.unlabeled,
+    "unlabelled examples": lambda profile: profile.data.further,
+    "texts that a model writes": lambda profile: profile.data.generated,
     "augmented texts": lambda profile: (
         profile.task == "text-classification" and distils(lambda spec: spec.augment)(profile)
     ),

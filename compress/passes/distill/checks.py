@@ -16,7 +16,7 @@ from compress.profile.combination_checks import (
     takes,
     why_not_packed,
 )
-from compress.profile.license_spec import forbidding
+from compress.profile.license_spec import why_forbidden
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.server_spec import ServerSpec
@@ -161,15 +161,10 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         return
     server = spec.sequence.server
     teacher = (spec.teachers[0].model if spec.teachers else None) or profile.teacher.model
-    terms = forbidding(spec.sequence.license or "", teacher if server is None else server.model)
+    writes = teacher if server is None else server.model
     made_from_it = spec.student.is_cut and server is None and not spec.teachers
-    if terms is not None and not (terms.own and made_from_it):
-        but = ", but for those that are made from it" if terms.own else ""
-        yield (
-            ("sequence", "license"),
-            f'{terms.who} forbids that other models learn what its models write{but}: they must not "{terms.says}" '
-            f"({terms.where}); take a teacher whose licence allows it",
-        )
+    if (why := why_forbidden(spec.sequence.license, writes, made_from_it=made_from_it)) is not None:
+        yield ("sequence", "license"), why
     if spec.sequence.most >= profile.data.max_length:
         yield (
             ("sequence", "most"),

@@ -70,6 +70,8 @@ TAUGHT = ("shown", "teachers", "kept", "stages", "assistants", "generations", "d
 """The facts of a distillation that the table of teaching shows."""
 WRITTEN = "written"
 """The fact that tells of what a teacher wrote."""
+GENERATED = "generated"
+"""The fact that tells of texts that a model wrote for the teacher to label."""
 
 
 def _roughly(body: Mapping[str, Any]) -> PassSpec:
@@ -97,7 +99,10 @@ DISTILL = PassKind(
     plan=_plan,
     faults="compress.passes.distill.checks:faults",
     warnings="compress.passes.distill.checks:warnings",
-    told=(*TAUGHT, WRITTEN),
-    sections=("compress.passes.distill.written_section:written",),
+    told=(*TAUGHT, WRITTEN, GENERATED),
+    sections=(
+        "compress.passes.distill.written_section:written",
+        "compress.passes.distill.generated_section:generated",
+    ),
     taught="compress.passes.distill.sections:taught",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,10 +22,11 @@ from compress.losses.table import LOSS_ENTRIES, LOSSES
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.ensemble import Ensemble
+from compress.passes.contract import UNLABELED
 from compress.passes.distill.data_free import teach_without_data
 from compress.passes.distill.examples import TeacherAt, shown_data, shown_lessons
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
-from compress.passes.distill.kind import WRITTEN
+from compress.passes.distill.kind import GENERATED, WRITTEN
 from compress.passes.distill.lessons import Lessons, written_lessons
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec, losses_of
@@ -180,11 +182,12 @@ def _finish(
         score = max(one.validation_score for one in taught)
     elif spec.keep == "ensemble":
         score = Validation.of(ctx, ctx.out, ctx.inputs["original"]).score(student)
+    generated = _generated(ctx, spec)
     if lessons is not None:
-        described = read_mapping(ctx.out / TASK)
-        learnt = [*described.get(LEARNT_FROM, ()), lessons.source]
-        write_json(ctx.out / TASK, {**described, LEARNT_FROM: learnt})
-        write_json(ctx.out / SAMPLES, {"samples": lessons.samples})
+        _note_writer(ctx.out, lessons.source, lessons.samples)
+    elif generated is not None:
+        source = {name: generated.facts[name] for name in ("model", "license")}
+        _note_writer(ctx.out, source, generated.read_json(SAMPLES)["samples"])
     facts: dict[str, Any] = {
         "parameters": parameters,
         "initialised_from": untrained.origin,
@@ -195,6 +198,7 @@ def _finish(
         "times_fewer_parameters": times_fewer(_teachers(ctx, spec), parameters),
         **_assistants(ctx),
         **({} if lessons is None else {WRITTEN: lessons.told}),
+        **({} if generated is None else {GENERATED: dict(generated.facts)}),
     }
     warnings = gap_warnings(_answering(ctx, spec), count_parameters(untrained.model))
     if warnings:
@@ -206,6 +210,19 @@ def _finish(
         facts["keep"] = spec.keep
     curves: list[Curve] = [curve for one in taught for curve in one.curves]
     return StepResult(TORCH_FLOAT, facts, tuple(curves))
+
+
+def _generated(ctx: StepContext, spec: DistillSpec) -> Artifact | None:
+    """The texts of a model that the student learnt the teacher's answers to."""
+    learns = spec.data_free is None and any((stage.data or spec.data) != "train" for stage in spec.staged)
+    return ctx.inputs.get(UNLABELED) if learns else None
+
+
+def _note_writer(folder: Path, source: Mapping[str, Any], samples: Sequence[Mapping[str, str]]) -> None:
+    """Put beside a student whose texts it learnt, with some of them."""
+    described = read_mapping(folder / TASK)
+    write_json(folder / TASK, {**described, LEARNT_FROM: [*described.get(LEARNT_FROM, ()), source]})
+    write_json(folder / SAMPLES, {"samples": samples})
 
 
 def _assistants(ctx: StepContext) -> Mapping[str, Any]:

@@ -20,13 +20,17 @@ from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.gguf import header_config, header_fields, why_not_cut
 from compress.profile.schema import Profile
 from compress.profile.yaml_lines import Path_
-from compress.tasks.table import task_kind
+from compress.tasks.table import task_kind, writing_task
 
 
 def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     """What the families of the models in a valid profile make impossible, as far as their configs are known."""
     config = files.config(profile.teacher.model)
-    yield from _unusable(("teacher", "model"), profile.teacher.model, profile, profile.specs, files)
+    lowered = _is_lowered(profile, profile.specs)
+    yield from _unusable(("teacher", "model"), profile.teacher.model, profile.task, files, lowered=lowered)
+    if (generate := profile.data.generated) is not None:
+        place: Path_ = ("data", "unlabeled", "generate", "model")
+        yield from _unusable(place, generate.model, writing_task(), files)
     fresh = profile.teacher.config
     if fresh is not None and isinstance(fresh.tokenizer, str):
         file = files.folder(fresh.tokenizer)
@@ -43,11 +47,14 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
             "the maps of this model are factored, and corrections are put beside whole ones; leave `lora` out",
         )
     for index, spec in enumerate(profile.specs):
-        place: Path_ = ("passes", index, spec.kind)
+        place = ("passes", index, spec.kind)
         for key, student in spec.students():
             if student.model is not None:
                 config, further = files.config(student.model), profile.specs[index + 1 :]
-                yield from _unusable((*place, *key, "model"), student.model, profile, further, files)
+                lowered = _is_lowered(profile, further)
+                yield from _unusable(
+                    (*place, *key, "model"), student.model, profile.task, files, lowered=lowered
+                )
                 kind = _kind(config)
             elif student.architecture is not None:
                 kind = student.architecture
@@ -64,17 +71,17 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
 
 
 def _unusable(
-    place: Path_, model: str, profile: Profile, further: tuple[PassSpec, ...], files: ModelFiles
+    place: Path_, model: str, task: str, files: ModelFiles, *, lowered: bool = False
 ) -> Iterator[Found]:
-    """Why a model cannot become what these passes and the targets need, or cannot do the task at all."""
+    """Why a model cannot become what passes and targets need, ONNX where it is `lowered`, or cannot do the task."""
     config: Config | None = files.config(model)
-    writes, folder = task_kind(profile.task).writes, files.folder(model)
+    writes, folder = task_kind(task).writes, files.folder(model)
     if writes and folder is not None and folder.is_file():
         fields = header_fields(folder)
         config = header_config(fields)
         yield from _uncut(place, fields)
-    if config is not None and (writes or _is_lowered(profile, further)):
-        yield from _unlowered(place, config, profile.task)
+    if config is not None and (writes or lowered):
+        yield from _unlowered(place, config, task)
 
 
 def _uncut(place: Path_, fields: Mapping[str, str]) -> Iterator[Found]:

@@ -70,6 +70,18 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
             if why is not None:
                 yield ("targets", index, "sequence_lengths"), Problem(why, "max-length")
 
+    if (generate := profile.data.generated) is not None:
+        most = most_tokens(files.config(generate.model) or {})
+        wanted = generate.room(profile.data.max_length)
+        if most is not None and wanted > most:
+            yield (
+                ("data", "unlabeled", "generate", "most"),
+                Problem(
+                    f"needs {wanted} tokens with what stands before a text, and the model takes {most}",
+                    "max-length",
+                ),
+            )
+
 
 def too_long(wanted: int, most: int | None, who: str) -> str | None:
     """Why a model of `most` tokens cannot be timed at lengths that take `wanted` of them; None where it can."""

@@ -47,10 +47,10 @@ def load(spec: SentenceData, base: Path, seed: int, kind: ItemKind) -> Splits:
         )
     else:
         splits = _load_pairs(spec, spec.pair_columns, base, seed, kind)
-    if spec.unlabeled is None:
+    if spec.further is None:
         return splits
     unlabeled, dropped = load_unlabeled(
-        spec.unlabeled,
+        spec.further,
         spec,
         base,
         SENTENCES if spec.sentences else kind,

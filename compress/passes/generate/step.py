@@ -1,0 +1,209 @@
+"""generate: a model that learnt the training texts by their labels writes further ones, for the teacher to label."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.artifacts import SAMPLES
+from compress.core.errors import PassError
+from compress.core.files import write_json
+from compress.core.forms import TEXTS as FORM
+from compress.data.splits import UNLABELLED, Examples
+from compress.generation.answers import Answer
+from compress.generation.by_label import (
+    HELD_OUT,
+    KEPT,
+    OTHER,
+    REASONS,
+    REPEATED,
+    TEXTS,
+    TRAINED,
+    Written,
+    asked,
+    beginning,
+    chosen,
+)
+from compress.generation.writing import How, key_of
+from compress.models.io.checkpoints import load_model
+from compress.profile.generate_spec import GenerateSpec
+from compress.runtimes.decoding import Sampling
+from compress.step import StepContext, StepResult
+from compress.training.prediction import answers
+from compress.training.signals.written import answers_to
+
+MORE = 1.25
+"""Of a label that lacks texts, so many times as many are written."""
+SHOWN = 40
+"""Texts that were kept of which a record shows some of each label, and letters of a text."""
+_LETTERS = 240
+_OTHER_SAMPLES = 3
+_HINTS = {
+    TRAINED: "The model knows the training texts by heart: lower `finetune.epochs`, or raise `temperature`.",
+    HELD_OUT: "Validation and test texts are much like the training texts; raise `temperature`.",
+    REPEATED: "Raise `temperature` or `top_p`.",
+    OTHER: "Leave `agree` out, or train the model longer (`finetune.epochs`).",
+}
+
+
+def run(ctx: StepContext) -> StepResult:
+    """Let the model write until each label has its share of texts or its tries are used up, and keep what serves.
+
+    What it wrote before in such a way is not asked again, in whatever run it was.
+
+    Raises:
+        ModelError: the model cannot write.
+        PassError: nothing that it wrote is kept.
+    """
+    desk = _Desk(ctx)
+    spec, labels = desk.spec, ctx.data.labels
+    wanted = [spec.count // len(labels) + (label < spec.count % len(labels)) for label in range(len(labels))]
+    tried = list(wanted)
+    short = [label for label, count in enumerate(wanted) if count]
+    while True:
+        desk.write(short, tried)
+        written = desk.written(tried)
+        reasons = desk.judged(written, wanted)
+        kept = Counter(one.label for one, reason in zip(written, reasons, strict=True) if reason == KEPT)
+        short = [
+            label
+            for label, count in enumerate(wanted)
+            if kept[label] < count and tried[label] < spec.tries * count
+        ]
+        if not short:
+            break
+        for label in short:
+            tried[label] = min(math.ceil(MORE * tried[label]), spec.tries * wanted[label])
+    texts = [one for one, reason in zip(written, reasons, strict=True) if reason == KEPT]
+    if not texts:
+        raise _nothing_kept(reasons)
+    right = desk.agree(texts)
+    write_json(ctx.out / TEXTS, {"texts": [one.text for one in texts]})
+    write_json(ctx.out / SAMPLES, {"samples": desk.samples(written, reasons)})
+    agreed = Counter(one.label for one, so in zip(texts, right, strict=True) if so)
+    by_reason = Counter(reasons)
+    facts: dict[str, Any] = {
+        **desk.source,
+        "answers": len(written),
+        "by_reason": {reason: by_reason[reason] for reason in REASONS if by_reason[reason]},
+        "kept": len(texts),
+        "wanted": spec.count,
+        "agreed": agreed.total(),
+        "by_label": {
+            name: [wanted[label], tried[label], kept[label], agreed[label]]
+            for label, name in enumerate(labels)
+            if wanted[label]
+        },
+        **desk.cost(),
+    }
+    return StepResult(FORM, facts)
+
+
+class _Desk:
+    """Where texts are asked for, and judged."""
+
+    def __init__(self, ctx: StepContext) -> None:
+        self.ctx, self.spec = ctx, ctx.asked(GenerateSpec)
+        self.prompts = [asked(self.spec, label) for label in ctx.data.labels]
+        self.most = self.spec.longest(ctx.task.data.max_length)
+        self.cut_serves = not all(beginning(text, self.most)[1] for text in ctx.data.train.texts)
+        self.answers: dict[str, Answer] = {}
+        self.new, self.seconds = 0, 0.0
+        self._said: dict[str, int] = {}
+
+    @property
+    def source(self) -> dict[str, str | None]:
+        """Who writes, and by which licence that may be learnt."""
+        return {"model": self.ctx.inputs["writer"].facts.get("source"), "license": self.spec.license}
+
+    def write(self, labels: Sequence[int], tried: Sequence[int]) -> None:
+        """Ask for so many texts of some labels."""
+        seed = self.ctx.seed if self.spec.seed is None else self.spec.seed
+        how = Sampling(self.spec.temperature, self.spec.top_k, self.spec.top_p, seed)
+        for count in sorted({tried[label] for label in labels}):
+            found, cost = answers_to(
+                self.ctx,
+                self.ctx.inputs["writer"],
+                [self.prompts[label] for label in labels if tried[label] == count],
+                How(self.most, how, samples=count),
+                "texts are written",
+                self.spec.batch_size,
+            )
+            self.answers |= found
+            self.new += len(found) - cost["written_before"]
+            self.seconds += cost["seconds"]
+
+    def written(self, tried: Sequence[int]) -> list[Written]:
+        """What was written, the first text of each label first."""
+        return [
+            Written(label, " ".join(answer.text.split()), answer.ended != "length")
+            for sample in range(max(tried))
+            for label, count in enumerate(tried)
+            if sample < count
+            for answer in [self.answers[key_of(self.prompts[label], sample)]]
+        ]
+
+    def judged(self, written: Sequence[Written], wanted: Sequence[int]) -> list[str]:
+        """Why each text stays or goes."""
+        assert self.ctx.data.copied is not None
+        return chosen(
+            written,
+            wanted,
+            self.ctx.data.train.texts,
+            self.ctx.data.copied,
+            self.agree if self.spec.agree else None,
+            cut_serves=self.cut_serves,
+        )
+
+    def agree(self, written: Sequence[Written]) -> list[bool]:
+        """Whether the teacher gives each text the label that was asked for."""
+        new = list(dict.fromkeys(one.text for one in written if one.text not in self._said))
+        if new:
+            self._said |= dict(zip(new, self._labels(new).tolist(), strict=True))
+        return [self._said[one.text] == one.label for one in written]
+
+    def _labels(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        teacher, task, device = self.ctx.inputs["teacher"], self.ctx.task, self.ctx.device
+        inputs = task.encode(Examples(tuple(texts), np.full(len(texts), UNLABELLED, np.int64)), teacher.path)
+        model = load_model(teacher.path, allow_code=self.ctx.allow_code).to(device)
+        found: NDArray[np.int64] = answers(model, inputs, task, precision="fp32", device=device)["label"]
+        return found
+
+    def samples(self, written: Sequence[Written], reasons: Sequence[str]) -> list[dict[str, str]]:
+        """Some texts of each label that were kept, and of each reason some that were not, for the report."""
+        each, found = max(1, SHOWN // len(self.prompts)), list[dict[str, str]]()
+        counts = Counter[object]()
+        for one, why in zip(written, reasons, strict=True):
+            kind, most = ((why, one.label), each) if why == KEPT else (why, _OTHER_SAMPLES)
+            counts[kind] += 1
+            if counts[kind] <= most and (why != KEPT or one.label < SHOWN):
+                found.append({"why": why, "prompt": self.prompts[one.label], "answer": one.text[:_LETTERS]})
+        return sorted(found, key=lambda one: (REASONS.index(one["why"]), one["prompt"]))
+
+    def cost(self) -> dict[str, Any]:
+        """What was drawn for all texts, and what was spent on it here and now."""
+        trained = self.ctx.inputs["writer"].facts
+        return {
+            "tokens": sum(len(answer.tokens) for answer in self.answers.values()),
+            "written_before": len(self.answers) - self.new,
+            "seconds": self.seconds,
+            "writer": {name: trained[name] for name in ("validation_score", "steps", "epochs")},
+        }
+
+
+def _nothing_kept(reasons: Sequence[str]) -> PassError:
+    counts = Counter(reasons)
+    told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return PassError(
+        f"of {len(reasons)} texts that were written none is kept: {told}",
+        where="data.unlabeled.generate",
+        hint=_HINTS.get(
+            counts.most_common(1)[0][0],
+            "Look at what the model writes, or train it longer (`finetune.epochs`).",
+        ),
+    )

@@ -1,0 +1,332 @@
+"""Texts that a model writes for the teacher to label: what it is shown, how many of each label stay, and which go."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+from compress.core.artifacts import SAMPLES, Artifact, seal
+from compress.core.errors import PassError, ProfileError
+from compress.core.files import write_json, write_text
+from compress.core.forms import TEXTS as FORM
+from compress.core.forms import TORCH_FLOAT
+from compress.core.numerics import Numerics
+from compress.data.splits import Examples
+from compress.generation.answers import read_answers
+from compress.generation.by_label import (
+    CUT,
+    EMPTY,
+    HELD_OUT,
+    JUDGED,
+    KEPT,
+    OTHER,
+    REPEATED,
+    SPARE,
+    TRAINED,
+    Written,
+    asked,
+    chosen,
+    lessons,
+    writing_task_of,
+    written_examples,
+)
+from compress.models.io.checkpoints import save_model
+from compress.passes.generate import step
+from compress.planning.keys import Fingerprints, all_parts, key_of
+from compress.planning.steps import Plan, build_plan
+from compress.profile.load import load_profile
+from compress.profile.schema import DataSpec
+from compress.step import StepContext
+from compress.tasks.base import TrainingData
+from tests.steps import context
+from tests.tiny import LABELS, text_task, write_torch_artifact
+from tests.tiny_language import byte_tokenizer, write_model
+
+LICENSED = {"license": "mit", "license_ok": True}
+TRAINED_ON = ("the red cat sleeps and the green dog sings", "a bird runs and a cat sleeps", "the dog")
+
+
+def data_of(**generate: Any) -> DataSpec:
+    spec = {"model": "writer", "count": 6, **LICENSED, **generate}
+    return DataSpec.model_validate({"path": "data.csv", "max_length": 16, "unlabeled": {"generate": spec}})
+
+
+def examples(texts: Sequence[str]) -> Examples:
+    return Examples(tuple(texts), np.arange(len(texts)) % len(LABELS))
+
+
+def none_copied(texts: Sequence[str]) -> list[bool]:
+    return [False] * len(texts)
+
+
+def test_a_label_is_asked_for_by_its_name_in_words():
+    spec = data_of(ask="What one says of {label}, {label}: ").generated
+    assert spec is not None
+    assert asked(spec, "oil_change-how") == "What one says of oil change how, oil change how: "
+
+
+def test_training_texts_are_learnt_behind_their_labels_and_validation_judges():
+    data = data_of(most=4)
+    texts = [f"text {number}" for number in range(JUDGED + 50)]
+    shown = lessons(
+        writing_task_of(data),
+        TrainingData(examples(["the  red\ncat", "a b c d e"]), examples(texts), LABELS),
+        data,
+    )
+    assert [json.loads(item) for item in shown.train.texts] == [
+        {"prompt": "colour:\n", "completion": "the red cat"},
+        {"prompt": "animal:\n", "completion": "a b c d", "ends": False},
+    ]
+    assert len(set(shown.validation.texts)) == JUDGED
+    assert writing_task_of(data).answered.data.max_length == 4 + 64
+    # Not by their place, so that another order of the rows judges by the same ones.
+    turned = lessons(writing_task_of(data), TrainingData(examples(["x"]), examples(texts[::3]), LABELS), data)
+    assert len(turned.validation) == len(texts[::3])
+
+
+def test_what_is_kept():
+    written = [
+        Written(0, "one two three four"),
+        Written(0, "?! "),
+        Written(1, "five six seven", whole=False),
+        Written(1, "One, two three FOUR."),
+        Written(1, "the dog"),
+        Written(0, "held out text here"),
+        Written(0, "of another label"),
+        Written(0, "eight"),
+        Written(0, "nine"),
+        Written(1, "nine"),
+    ]
+
+    def copied(texts: Sequence[str]) -> list[bool]:
+        assert "?! " not in texts
+        return [text.startswith("held") for text in texts]
+
+    def agree(left: Sequence[Written]) -> list[bool]:
+        return [one.text != "of another label" for one in left]
+
+    reasons = chosen(written, [2, 2], TRAINED_ON, copied, agree)
+    assert reasons == [KEPT, EMPTY, CUT, REPEATED, TRAINED, HELD_OUT, OTHER, KEPT, SPARE, REPEATED]
+    # A further text changes nothing for those before it; where nobody is asked, the label decides nothing.
+    for count in range(len(written)):
+        assert chosen(written[:count], [2, 2], TRAINED_ON, copied, agree) == reasons[:count]
+    freely = chosen(written, [3, 1], TRAINED_ON, copied, cut_serves=True)
+    assert freely == [KEPT, EMPTY, KEPT, REPEATED, TRAINED, HELD_OUT, KEPT, KEPT, SPARE, REPEATED]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """A tiny language model that writes any bytes, and a tiny classifier."""
+    folder = tmp_path_factory.mktemp("models")
+    write_model(folder / "model")
+    writer = folder / "writer"
+    save_model(transformers.LlamaForCausalLM.from_pretrained(folder / "model"), writer)
+    write_text(writer / "tokenizer.json", byte_tokenizer().to_str())
+    described = {
+        "max_length": 80,
+        "pad_id": 1,
+        "begin_id": None,
+        "end_id": 1,
+        "chat_template": None,
+        "special_tokens": {},
+    }
+    write_json(writer / "task.json", described)
+    facts = {"parameters": 0, "source": "tiny", "validation_score": -9.0, "steps": 1, "epochs": 1.0}
+    return {"writer": seal(writer, TORCH_FLOAT, facts), "teacher": write_torch_artifact(folder / "teacher")}
+
+
+def desk(
+    folder: Path, models: dict[str, Artifact], copied: Any = none_copied, **generate: Any
+) -> StepContext:
+    """The step, with training texts that are longer than what is written."""
+    spec = data_of(**{"most": 6, "top_p": 1.0, **generate}).generated
+    assert spec is not None
+    data = TrainingData(examples(TRAINED_ON), examples(["held"]), LABELS, copied=copied)
+    return context(folder, spec, models, text_task(16), data)
+
+
+def test_each_label_gets_its_share_and_nothing_is_asked_twice(tmp_path: Path, models: dict[str, Artifact]):
+    first = desk(tmp_path / "first", models, count=7)
+    result = step.run(first)
+    facts = result.facts
+    assert result.form == FORM
+    assert {name: one[0] for name, one in facts["by_label"].items()} == {"colour": 3, "animal": 2, "verb": 2}
+    assert facts["kept"] == len(written_examples(first.out)) == 7
+    assert facts["by_reason"][KEPT] == 7
+    assert sum(facts["by_reason"].values()) == facts["answers"]
+    assert (facts["model"], facts["license"]) == ("tiny", "mit")
+    assert facts["written_before"] == 0 < facts["tokens"]
+    assert 0 <= facts["agreed"] <= 7
+    samples = json.loads((first.out / SAMPLES).read_text())["samples"]
+    assert {one["prompt"] for one in samples if one["why"] == KEPT} == {f"{name}:\n" for name in LABELS}
+    (file,) = first.shared.glob("*/*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == len({answer.key for answer in read_answers(file)}) == facts["answers"]
+
+    # A run that was killed in the middle of a line asks for the rest alone, and one of more texts for these alone.
+    file.write_bytes(b"".join(lines[:3]) + lines[3][:9])
+    again = replace(desk(tmp_path / "again", models, count=7), shared=first.shared)
+    resumed = step.run(again).facts
+    assert resumed["written_before"] == 3
+    assert written_examples(again.out).texts == written_examples(first.out).texts
+    assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    more = replace(desk(tmp_path / "more", models, count=9), shared=first.shared)
+    assert step.run(more).facts["written_before"] == facts["answers"]
+    assert set(written_examples(first.out).texts) <= set(written_examples(more.out).texts)
+
+
+def test_where_texts_go_more_are_written_up_to_the_tries(tmp_path: Path, models: dict[str, Artifact]):
+    gone = Counter[str]()
+
+    def every_second(texts: Sequence[str]) -> list[bool]:
+        gone.update(texts)
+        return [zlib.crc32(text.encode()) % 2 == 0 for text in texts]
+
+    ctx = desk(tmp_path / "half", models, every_second, count=12)
+    facts = step.run(ctx).facts
+    assert all(kept == wanted < tried < 4 * wanted for wanted, tried, kept, _ in facts["by_label"].values())
+    assert not any(every_second(written_examples(ctx.out).texts))
+    assert "held" not in gone  # of what is held out the step is told nothing
+    with pytest.raises(PassError) as caught:
+        step.run(desk(tmp_path / "all", models, lambda texts: [True] * len(texts), count=3, tries=2))
+    assert caught.value.message.startswith("of 6 texts that were written none is kept: ")
+    assert (
+        caught.value.hint
+        == "Validation and test texts are much like the training texts; raise `temperature`."
+    )
+
+
+def test_the_teacher_may_decide(tmp_path: Path, models: dict[str, Artifact]):
+    facts = step.run(desk(tmp_path / "agree", models, count=6, agree=True, tries=8)).facts
+    assert facts["agreed"] == facts["kept"] < facts["answers"]
+    assert facts["by_reason"][OTHER] > 0
+
+
+PROFILE: dict[str, Any] = {
+    "name": "job",
+    "task": "text-classification",
+    "data": {"path": "data.csv", "unlabeled": {"generate": {"model": "owner/lm", "count": 9, **LICENSED}}},
+    "teacher": {"model": "owner/model", "finetune": {"epochs": 1}},
+    "passes": [{"distill": {"epochs": 1}}, {"prune": {"remove": {"heads": 0.5}}}, {"export": {}}],
+}
+
+
+def loaded(folder: Path, *assignments: str) -> Plan:
+    (folder / "data.csv").write_text("text,label\nhello,a\n")
+    (folder / "p.yaml").write_text(json.dumps(PROFILE))
+    return build_plan(load_profile(folder / "p.yaml", assignments).profile)
+
+
+def test_the_steps_are_those_of_any_model_and_their_keys_hold_what_decides(tmp_path: Path):
+    plan, plain = loaded(tmp_path), loaded(tmp_path, "data.unlabeled=null")
+    kinds = {one.name: (one.kind, dict(one.inputs)) for one in plan.steps if one.name.startswith("generate")}
+    assert kinds == {
+        "generate.writer.source": ("source", {}),
+        "generate.writer": ("finetune", {"model": "generate.writer.source"}),
+        "generate": ("generate", {"writer": "generate.writer", "teacher": "teacher"}),
+    }
+    assert plan.step("generate.writer").task(plan.profile) == "causal-lm"
+    taught = [one.name for one in plan.steps if "unlabeled" in one.inputs]
+    assert taught == ["distill", "prune"]
+
+    known = Fingerprints(
+        {("owner/model", None): "m", ("owner/lm", None): "w"}, "d", test="t", by_content=True
+    )
+
+    def keys(plan: Plan, known: Fingerprints = known) -> dict[str, str | None]:
+        parts = all_parts(plan, known, Numerics("cpu", 2, bf16=True))
+        return {name: key_of(one) for name, one in parts.items()}
+
+    def changed(other: dict[str, str | None]) -> list[str]:
+        return [name for name in ("teacher", *kinds, "distill") if keys(plan)[name] != other[name]]
+
+    generate = "data.unlabeled.generate."
+    assert keys(plan)["teacher"] == keys(plain)["teacher"]
+    assert keys(plan)["teacher.onnx"] == keys(plain)["teacher.onnx"]
+    written = ["generate", "distill"]
+    assert changed(keys(loaded(tmp_path, f"{generate}count=8"))) == written
+    assert changed(keys(plan, replace(known, test="u"))) == written
+    assert changed(keys(loaded(tmp_path, f"{generate}finetune.epochs=1"))) == ["generate.writer", *written]
+    assert changed(keys(loaded(tmp_path, f"{generate}ask='A {{label}}: '"))) == [*kinds, "distill"]
+    assert changed(keys(loaded(tmp_path, "targets=[{threads: 2}]"))) == []
+
+
+MORE = "data.unlabeled.generate"
+REFUSED: list[tuple[list[str], str, str]] = [
+    (
+        ["data.unlabeled={}"],
+        "data.unlabeled",
+        "name the examples by `path`, or let a model write texts by `generate`",
+    ),
+    (
+        ["data.unlabeled.path=data.csv"],
+        "data.unlabeled",
+        "`path` is for examples that there are, and `generate` writes some: give one of the two",
+    ),
+    ([f"{MORE}.ask=A text"], MORE, "`ask` must hold {label}, in whose place the name of the label stands"),
+    (
+        [f"{MORE}.license_ok=false"],
+        MORE,
+        "what a model writes may be learnt only where its licence allows it: name the licence (`license: apache-2.0`) "
+        "and say that you have read that it does (`license_ok: true`)",
+    ),
+    (
+        [f"{MORE}.license=openai"],
+        f"{MORE}.license",
+        'OpenAI forbids that other models learn what its models write: they must not "use Output to develop models '
+        'that compete with OpenAI" (https://openai.com/policies/row-terms-of-use/); take a teacher whose '
+        "licence allows it",
+    ),
+    ([f"{MORE}.model=nowhere/here/model"], f"{MORE}.model", "there is no "),
+    ([f"{MORE}.model=encoder"], f"{MORE}.model", "a model of the family 'bert' cannot write texts here"),
+    (
+        [f"{MORE}.model=short"],
+        f"{MORE}.most",
+        "needs 192 tokens with what stands before a text, and the model takes 128",
+    ),
+    ([f"{MORE}.finetune={{smoothing: 0.1}}"], f"{MORE}.finetune.smoothing", "causal-lm has no labels"),
+    (
+        ["train={nodes: 2, rendezvous: 'a:1'}"],
+        MORE,
+        "each of several machines (`train.nodes`) would write texts of its own",
+    ),
+    (
+        ["task=image-classification"],
+        MORE,
+        "texts are written by their labels, and image-classification reads images: give examples as `path`",
+    ),
+    (
+        ["task=sentence-embedding", "teacher.finetune=null", "passes.0.distill.losses=[{output: cosine}]"],
+        MORE,
+        "texts are written by their labels, and sentence-embedding reads texts, or pairs of them, without labels: give "
+        "examples as `path`",
+    ),
+    (
+        ["task=causal-lm", "passes=[{export: {}}]"],
+        "data.unlabeled",
+        "every text says itself what follows: give all of them as `data.path`",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "place", "why"), REFUSED, ids=lambda one: one[0] if isinstance(one, list) else ""
+)
+def test_what_cannot_be_is_refused_by_name(assignments: list[str], place: str, why: str, tmp_path: Path):
+    for name, config in (("encoder", {"model_type": "bert"}), ("short", {"model_type": "llama"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 128}))
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+    with pytest.raises(ProfileError) as caught:
+        loaded(tmp_path, *assignments)
+    found = [fault.message for fault in caught.value.faults if fault.path == place]
+    assert any(message == why or message.startswith(why) for message in found), caught.value.faults
