@@ -98,6 +98,13 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
     else:
         if any(target.sequence_lengths for target in profile.targets):
             yield ("targets",), "sequence_lengths are for texts: all images have one size"
+    if kind.writes:
+        for place, target in enumerate(profile.targets):
+            if (target.device, target.runtime) == ("cuda", "onnxruntime"):
+                yield (
+                    ("targets", place, "runtime"),
+                    f"files of {task} attend in 32 bits, for which onnxruntime has no CUDA kernel: use torch",
+                )
     if profile.teacher.finetune is not None:
         yield from _training_faults(profile.teacher.finetune, kind, ("teacher", "finetune"))
     if data.generated is not None:
