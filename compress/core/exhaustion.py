@@ -32,8 +32,9 @@ _REFUSED_WORDS = re.compile(
     r"Input/output error|Permission denied|Too many open files|Read-only file system|\(os error (5|13|23|24|30)\)"
 )
 _GPU_MEMORY_WORDS = re.compile(
-    # torch's words, those of CUDA and its libraries, and onnxruntime's of an arena.
-    r"CUDA out of memory|CUDA (error|failure)[ 0-9]*: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED"
+    # torch's words, those of CUDA, its driver and its libraries, NCCL's, and onnxruntime's of an arena.
+    r"CUDA out of memory|CUDA (driver )?(error|failure)[ 0-9]*: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED"
+    r"|Cuda failure[ 0-9]* 'out of memory'"
     r"|Failed to allocate memory for requested buffer"
 )
 _MEMORY_WORDS = re.compile(

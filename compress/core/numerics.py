@@ -40,9 +40,9 @@ class Numerics:
 @cache
 def local_numerics() -> Numerics:
     """This machine's numerics, read from the operating system."""
-    threads, gpu = core_count(), _gpu_generation()
+    threads, gpu = core_count(), visible_gpu() if _torch_has_cuda() else None
     if gpu is not None:
-        return Numerics("cuda", threads, gpu >= _AMPERE)
+        return Numerics("cuda", threads, gpu[1] >= _AMPERE)
     return Numerics("cpu", threads, bool(processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}))
 
 
@@ -90,21 +90,29 @@ def reduced_range(asked: bool | Literal["auto"]) -> bool:
     return bytes_overflow(processor_flags(), platform.machine()) if asked == "auto" else asked
 
 
-def _gpu_generation() -> int | None:
-    """The major compute capability of the GPU that torch would train on; None where it would not on any.
+def visible_gpu() -> tuple[str, int] | None:
+    """Name and major compute capability of the GPU that programs are given here as their first; None: they get none.
 
-    The driver is asked, which looks at CUDA_VISIBLE_DEVICES; it makes no context, so this holds no memory of the card.
+    The driver is asked, which looks at CUDA_VISIBLE_DEVICES and counts the cards as they are given to programs, where
+    nvidia-smi does neither; it makes no context, so this holds no memory of the card.
     """
     try:
-        if "+cpu" in metadata.version("torch"):
-            return None
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except (metadata.PackageNotFoundError, OSError):
+    except OSError:
         return None
-    device, major = ctypes.c_int(), ctypes.c_int()
+    device, major, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
     failed = (
         driver.cuInit(0)
         or driver.cuDeviceGet(ctypes.byref(device), 0)
         or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+        or driver.cuDeviceGetName(name, len(name), device)
     )
-    return None if failed else major.value
+    return None if failed else (name.value.decode(errors="replace"), major.value)
+
+
+def _torch_has_cuda() -> bool:
+    """Whether the torch that is installed was not built for CPUs alone."""
+    try:
+        return "+cpu" not in metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -137,6 +138,8 @@ def run_pass(step: PlannedStep, context: StepContext, threads: int | None = None
         prepare_torch(context, threads)
     result = call(kind.run, context)
     assert isinstance(result, StepResult)
+    if "torch" in kind.libraries:
+        give_back_gpu()
     return result
 
 
@@ -150,6 +153,15 @@ def prepare_torch(context: StepContext, threads: int | None) -> None:
         _touch_gpu()
     torch.set_num_threads(threads or local_numerics().threads)
     torch.manual_seed(context.seed)
+
+
+def give_back_gpu() -> None:
+    """Let go of the memory of the GPU that torch keeps for later: the processes that measure need it."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _touch_gpu() -> None:

@@ -87,12 +87,10 @@ class OnnxRuntime:
 
     def prepare(self, threads: int, device: str) -> None:
         """Import what running needs, so that its memory is not counted as the model's."""
-        import onnxruntime
+        import onnxruntime  # noqa: F401 (that is all for a CPU)
 
         if device == "cuda":
             require_cuda()
-            if hasattr(onnxruntime, "preload_dlls"):
-                onnxruntime.preload_dlls()
 
     def open(self, path: str, threads: int, device: str) -> Predict:
         """Load a model; the function that comes back returns its first output, or the one that is chosen."""
@@ -205,13 +203,16 @@ def chosen_output(path: str) -> list[str] | None:
 
 
 def require_cuda() -> None:
-    """Make sure that onnxruntime was built for CUDA.
+    """Let onnxruntime find the libraries of CUDA, and make sure that it was built for it.
 
     Raises:
         RunnerError: it was not.
     """
     import onnxruntime
 
+    # First: where the provider is a plugin, it is there once they are.
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise RunnerError("this onnxruntime has no CUDAExecutionProvider: onnxruntime-gpu replaces it")
 
@@ -233,8 +234,6 @@ def open_session(path: str, threads: int = 1, device: str = "cpu") -> Any:
     providers = ["CPUExecutionProvider"]
     if device == "cuda":
         require_cuda()
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()
         providers.insert(0, "CUDAExecutionProvider")
     session = onnxruntime.InferenceSession(
         str(path), options, providers=providers, disabled_optimizers=DISABLED_OPTIMIZERS

@@ -15,7 +15,7 @@ import psutil
 
 from compress.core.errors import TargetError
 from compress.core.files import digest_of
-from compress.core.numerics import core_count, flags_in, local_processor
+from compress.core.numerics import core_count, flags_in, local_processor, visible_gpu
 from compress.core.units import megabytes
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
@@ -230,7 +230,7 @@ def _runtime_versions(spec: TargetSpec) -> dict[str, str]:
 
 
 def _require_cuda(spec: TargetSpec) -> dict[str, str]:
-    """The first GPU.
+    """The GPU that a model is run on.
 
     Raises:
         TargetError: there is none, or the runtime cannot use it.
@@ -238,7 +238,9 @@ def _require_cuda(spec: TargetSpec) -> dict[str, str]:
     fault = _cuda_fault(spec.runtime)
     if fault is not None:
         raise TargetError(f"device cuda with runtime {spec.runtime}: {fault}", where=spec.label)
-    return gpus()[0]
+    first, used = gpus()[0], visible_gpu()
+    # nvidia-smi lists every card, and in an order of its own.
+    return first if used is None else {**first, "name": used[0]}
 
 
 def _cuda_fault(runtime: str) -> str | None:

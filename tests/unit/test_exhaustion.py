@@ -118,6 +118,8 @@ def test_an_error_that_names_what_cannot_be_read_stays(tmp_path: Path) -> None:
 GPU_FULL = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.80 GiB",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "ncclUnhandledCudaError: Call to CUDA function failed. Last error: Cuda failure 2 'out of memory'",
     "CUBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc",
     "/onnxruntime/core/framework/bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 268435456",

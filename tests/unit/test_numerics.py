@@ -6,10 +6,11 @@ import ctypes
 from collections.abc import Iterator
 from importlib import metadata
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from compress.core.numerics import local_numerics
+from compress.core.numerics import local_numerics, visible_gpu
 from compress.core.versions import installed_version
 
 
@@ -28,10 +29,15 @@ def driver(generation: int, *, devices: int = 1) -> SimpleNamespace:
         found._obj.value = generation  # type: ignore[attr-defined]
         return 0
 
+    def called(found: Any, size: int, device: object) -> int:
+        found.value = b"NVIDIA H200"
+        return 0
+
     return SimpleNamespace(
         cuInit=lambda flags: 0 if devices else 100,
         cuDeviceGet=lambda device, number: 0,
         cuDeviceGetAttribute=attribute,
+        cuDeviceGetName=called,
     )
 
 
@@ -43,6 +49,7 @@ def test_a_gpu_trains_and_its_generation_says_in_which_numbers(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver(generation))
     found = local_numerics()
     assert (found.device, found.bf16, found.precision("auto")) == ("cuda", bf16, "bf16" if bf16 else "fp32")
+    assert visible_gpu() == ("NVIDIA H200", generation)
 
 
 def test_a_driver_without_a_gpu_that_may_be_used_trains_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

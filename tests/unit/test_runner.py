@@ -195,6 +195,20 @@ def test_labels_of_a_bundle_come_first(tmp_path: Path) -> None:
     assert runner.load_labels(str(folder)) == ["x", "y", "z"]
 
 
+def test_the_libraries_of_cuda_are_found_before_the_provider_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A provider that is a plugin is not there before."""
+    import onnxruntime
+
+    found = ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
+    monkeypatch.setattr(
+        onnxruntime, "preload_dlls", lambda: found.insert(0, "CUDAExecutionProvider"), raising=False
+    )
+    runner.require_cuda()
+
+
 def test_cuda_without_its_provider_is_refused(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():

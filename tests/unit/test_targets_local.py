@@ -197,3 +197,11 @@ def test_a_machine_is_the_same_at_other_batch_sizes_and_limits() -> None:
     core = local.usable_cores()[0]
     others = [local.resolve(TargetSpec(threads=2)), local.resolve(TargetSpec(cores=(core,)))]
     assert len({first.machine, *(one.machine for one in others)}) == 3
+
+
+def test_the_gpu_is_the_one_that_programs_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-smi lists every card, in the order of their slots, whatever CUDA_VISIBLE_DEVICES says."""
+    monkeypatch.setattr(local, "_installed", {"onnxruntime-gpu": "1.31.1"}.get)
+    monkeypatch.setattr(local, "gpus", lambda: [{"name": one, "driver": "550"} for one in ("T4", "A10G")])
+    monkeypatch.setattr(local, "visible_gpu", lambda: ("A10G", 8))
+    assert local.resolve(TargetSpec(device="cuda")).description["gpu"] == {"name": "A10G", "driver": "550"}
