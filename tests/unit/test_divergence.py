@@ -139,6 +139,20 @@ def test_no_more_than_a_chunk_is_taken_to_float32() -> None:
     assert taken == [200] * 5
 
 
+@pytest.mark.parametrize(("device", "chunks"), [("cpu", 4), ("meta", 1)])
+def test_a_gpu_is_given_larger_chunks(device: str, chunks: int) -> None:
+    """A launch takes longer than the work on as many numbers as a CPU's caches hold."""
+    taken = []
+
+    def loss(some: Tensor, goal: Tensor) -> Tensor:
+        taken.append(some.numel())
+        return functional.cross_entropy(some, goal)
+
+    words = torch.zeros(2**12, dtype=torch.int64, device=device)
+    in_chunks(loss, torch.zeros(2**12, 2**10, device=device), words)
+    assert len(taken) == chunks
+
+
 def test_rows_that_are_not_compared_have_no_part_in_it() -> None:
     generator = torch.Generator().manual_seed(0)
     goal = torch.randint(0, 6, (3, 5), generator=generator)

@@ -81,8 +81,10 @@ def untrained_student(
         )
     shown = _shown_tokens(ctx, spec, sampled)
     words = write_tokenizer(source, ctx.out, spec.trimmed, shown, ctx.data.labels)
-    look = _batches(ctx, spec, sampled)
-    if decoder_of(teacher) is not None:
+    causal = decoder_of(teacher) is not None
+    look = _batches(ctx, spec, sampled, ctx.device if causal else "cpu")
+    if causal:
+        teacher.to(ctx.device)
         smaller, layers = cut_decoder(transformer_of(teacher), spec.student, seed, look)
         return Untrained(smaller, words, spec.student.from_, layers)
     shape = spec.student if look is not None else spec.student.model_copy(update={"basis": "embeddings"})
@@ -136,7 +138,7 @@ def _shown_tokens(ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | No
 
 
 def _batches(
-    ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None
+    ctx: StepContext, spec: DistillSpec, sampled: TokenInputs | None, device: str
 ) -> Callable[[], Iterable[dict[str, Tensor]]] | None:
     """Starts an iteration over some examples, as the model that the student is made from reads them; None where there
     are none that may be looked at."""
@@ -149,7 +151,7 @@ def _batches(
     def start() -> Iterable[dict[str, Tensor]]:
         inputs: Inputs = InputSubset(sampled, drawn) if sampled is not None else _encoded(ctx, drawn)
         return (
-            to_tensors(taken(inputs.batch(range(first, min(first + LOOK_BATCH, count)))), "cpu")
+            to_tensors(taken(inputs.batch(range(first, min(first + LOOK_BATCH, count)))), device)
             for first in range(0, count, LOOK_BATCH)
         )
 

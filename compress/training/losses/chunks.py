@@ -8,15 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NUMBERS = 2**20
-"""Logits that are taken to float32 together: 4 MiB, which caches hold while each is read several times."""
+NUMBERS = {"cpu": 2**20, "cuda": 2**24}
+"""Logits that are taken to float32 together, by device: 4 MiB, which caches hold while each is read several times; on a
+GPU a launch would take longer than the work on so few."""
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """From some rows of logits and of what they are compared with to the mean over these rows."""
 
 
 def in_chunks(
-    loss: RowLoss, logits: Tensor, goal: Tensor, numbers: int = NUMBERS, compared: Tensor | None = None
+    loss: RowLoss,
+    logits: Tensor,
+    goal: Tensor,
+    numbers: int | None = None,
+    compared: Tensor | None = None,
 ) -> Tensor:
     """The mean of a loss over the rows that are compared, a float32 scalar; what it needs in float32 exists for a few
     rows at a time.
@@ -27,14 +32,14 @@ def in_chunks(
     Args:
         logits: (n, classes) or (n, t, classes), any float type.
         goal: of each row that is compared, in their order, (m, ...), to which no gradient goes.
-        numbers: logits of a chunk, at most.
+        numbers: logits of a chunk, at most; None: by device.
         compared: bool (n, t) or (n,); None: all rows.
     """
     if not len(goal):
         return logits.float().sum() * 0.0
     rows = logits.flatten(0, -2)
     places = None if compared is None or bool(compared.all()) else compared.flatten().nonzero()[:, 0]
-    size = max(1, numbers // rows.shape[-1])
+    size = max(1, (numbers or NUMBERS.get(logits.device.type, NUMBERS["cuda"])) // rows.shape[-1])
     if len(goal) <= size:
         return loss(rows if places is None else rows[places], goal)
     found: Tensor = _Chunked.apply(loss, rows, goal.detach(), places, size)  # type: ignore[no-untyped-call]
