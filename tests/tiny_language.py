@@ -120,7 +120,7 @@ def toy(file: Path, **changed: Any) -> dict[str, Any]:
     return {**body, **changed}
 
 
-def taught(folder: Path) -> Taught:
+def taught(folder: Path, max_length: int = 32) -> Taught:
     """A tiny language model that has learnt its texts a little, as a profile's source step leaves one."""
     write_model(folder / "model")
     model = transformers.LlamaForCausalLM.from_pretrained(folder / "model")
@@ -141,7 +141,7 @@ def taught(folder: Path) -> Taught:
         "labels": [],
         "input_names": ["input_ids", "attention_mask"],
         "output_names": ["logits"],
-        "max_length": 32,
+        "max_length": max_length,
         "words": 260,
         "pad_id": 259,
         "begin_id": None,
@@ -152,5 +152,5 @@ def taught(folder: Path) -> Taught:
     write_json(folder / "torch" / "task.json", described)
     examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
     artifact = seal(folder / "torch", TORCH_FLOAT, {"parameters": 0})
-    task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 32}))
+    task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": max_length}))
     return artifact, task, TrainingData(examples, examples, ())

@@ -235,11 +235,13 @@ class Size(Record):
 
 
 class Sample(Record):
-    """What a teacher wrote for a student: the beginning of it, the end of its prompt, and why it was kept or not."""
+    """What a teacher wrote for a student: the beginning of it, the end of its prompt, and why it was kept or not. Of
+    documents a question is the prompt, and `passage` is what it was written from."""
 
     why: str
     prompt: str
     answer: str
+    passage: str | None = None
 
 
 class StepRecord(Record):

@@ -36,6 +36,11 @@ class Writer:
         """The tokens that end an answer."""
         return () if self.format.end is None else (self.format.end,)
 
+    @property
+    def converses(self) -> bool:
+        """Whether the model takes conversations."""
+        return self._render is not None
+
     def tokens(self, prompt: Prompt) -> list[int]:
         """A prompt as token ids.
 

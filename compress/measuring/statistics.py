@@ -198,6 +198,20 @@ def bootstrap(
     return np.concatenate([resampled(generator, count) for count in counts], axis=-1)
 
 
+def quotients_drawn(
+    quotients: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
+) -> NDArray[np.float64]:
+    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples)."""
+    documents = len(quotients[0][0])
+
+    def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+        # How often each document is drawn.
+        drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=count)
+        return np.stack([(drawn @ above) / (drawn @ below) for above, below in quotients])
+
+    return bootstrap(resampled, documents, seed, RESAMPLES)
+
+
 def around(value: float, draws: NDArray[np.float64]) -> Interval:
     """The percentile interval of bootstrap draws, made to hold the value.
 

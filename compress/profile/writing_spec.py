@@ -14,6 +14,8 @@ from compress.profile.validator_spec import REGEX, ValidatorName, pattern_of
 
 PROMPT = "{prompt}"
 """What stands for the prompt in `ask`."""
+PASSAGE, QUESTION = "{passage}", "{question}"
+"""What stand for a passage and for a question in the texts of `synthetic`."""
 
 
 class SequenceSpec(LicensedSpec):
@@ -93,3 +95,88 @@ class ReasoningSpec(PassSpecBase):
         if not pattern_of(self.answer).groups:
             raise ValueError("the pattern of `answer` needs a group, which is the answer")
         return self
+
+
+class PairSpec(PassSpecBase):
+    """A question with its answer, which a passage gives."""
+
+    passage: Annotated[str, Field(min_length=1)]
+    """The passage."""
+    question: Annotated[str, Field(min_length=1)]
+    """The question."""
+    answer: Annotated[str, Field(min_length=1)]
+    """The answer."""
+
+
+_EXAMPLES = (
+    PairSpec(
+        passage="The museum will open its new wing in June. It holds 200 paintings by Dutch artists, and entrance is "
+        "free for children.",
+        question="How many paintings does the new wing hold?",
+        answer="It holds 200 paintings by Dutch artists.",
+    ),
+    PairSpec(
+        passage="Shares in Norwell rose 4% on Tuesday after the firm said that its sales in Asia had doubled. Chief "
+        "executive Anna Reed called the result a turning point.",
+        question="What did Anna Reed say about the result?",
+        answer="Chief executive Anna Reed called the result a turning point.",
+    ),
+    PairSpec(
+        passage="Heavy rain closed the road between Calder and Stone for two days. Engineers hope to reopen it by "
+        "Friday, the council said. Nobody was hurt.",
+        question="When do engineers hope to reopen the road?",
+        answer="Engineers hope to reopen it by Friday.",
+    ),
+)
+
+
+class SyntheticSpec(PassSpecBase):
+    """The data are documents. Of passages of them the teacher writes answers with their questions, as `sequence` says
+    how, and the student learns those pairs that the passage supports, each once (as Alpaca and Phi were taught)."""
+
+    passages: Positive = 1000
+    """Passages of the training documents that are asked about: one of each document before any gives a second."""
+    held_out: Annotated[int, Field(ge=8)] = 200
+    """Passages of the validation documents that are asked about, too: the pairs of one half of these documents choose
+    among the student's weights, those of the other half are scored and never learnt."""
+    passage_tokens: tuple[Positive, Positive] = (32, 96)
+    """Fewest and most tokens of a passage, whole sentences as far as they go."""
+    ask: str = (
+        f"{PASSAGE}\n\nCopy a sentence of this text as an answer, and write the question that it answers."
+    )
+    """What the teacher is asked, `{passage}` in the place of the passage."""
+    examples: tuple[PairSpec, ...] = _EXAMPLES
+    """What the teacher is shown before, asked and answered in the same way."""
+    prompt: str = f"{PASSAGE}\n\n{QUESTION}"
+    """What the student is asked, `{question}` in the place of the question; where `{passage}` does not stand in it, it
+    answers by heart."""
+    support: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Of the words of an answer, how many must stand in the passage beside all numbers and names of answer and
+    question; 0: nothing must."""
+    validator: ValidatorName | None = None
+    """What must hold of a pair, too: `regex:PATTERN` finds something in the answer; `python:module:function`, from
+    question, passage and answer, texts, to true or false (needs `--allow-code`)."""
+    alike: Annotated[float, Field(ge=0.7, le=1)] = 0.8
+    """Pairs that have so much in common (Jaccard, of three words each) are copies: the first is kept, and none of a
+    pair that is held out."""
+
+    @model_validator(mode="after")
+    def _holds_its_places(self) -> SyntheticSpec:
+        for key, place in (("ask", PASSAGE), ("prompt", QUESTION)):
+            if place not in getattr(self, key):
+                raise ValueError(f"`{key}` must hold {place}")
+        if self.passage_tokens[0] > self.passage_tokens[1]:
+            raise ValueError(
+                f"the fewest tokens come first, then the most: `passage_tokens: {list(self.passage_tokens[::-1])}`"
+            )
+        if self.validator is not None and not self.validator.startswith((REGEX, CODE)):
+            raise ValueError(
+                f"`validator: {self.validator}` compares with an answer of the data, and documents hold none: name a "
+                f"`{REGEX}` or a function"
+            )
+        return self
+
+    def code(self) -> tuple[str, ...]:
+        """The function of the user's that judges."""
+        named = self.validator or ""
+        return (named,) if named.startswith(CODE) else ()

@@ -139,6 +139,10 @@ class WritingTask(Task, Protocol):
     def answered(self) -> Task:
         """The task of the examples that `answered_item` makes."""
 
+    @property
+    def conversing(self) -> Task:
+        """The task of those that it makes of conversations, whatever the data hold."""
+
     def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
         """Of an example what is answered, and the data's own answer.
 

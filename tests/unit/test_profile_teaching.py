@@ -316,6 +316,17 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
         {},
         ["passes.0.distill.rejection"],
     ),
+    (LANGUAGE, "{synthetic: {}}", {}, ["passes.0.distill"]),
+    (LANGUAGE, f"{{sequence: {{{OK}}}, synthetic: {{}}}}", ASKED, ["passes.0.distill.synthetic"]),
+    (LANGUAGE, f"{{sequence: {{{OK}}}, synthetic: {{}}}}", {}, ["passes.0.distill.synthetic.passage_tokens"]),
+    (LANGUAGE, f"{{sequence: {{{OK}, own_answers: true}}, synthetic: {{}}}}", {}, ["passes.0.distill"]),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}}}, synthetic: {{}}, rejection: {{validator: exact, candidates: 1}}}}",
+        {},
+        ["passes.0.distill"],
+    ),
+    (LANGUAGE, f"{{sequence: {{{OK}}}, synthetic: {{ask: 'Ask!'}}}}", {}, ["passes.0.distill.synthetic"]),
     (LANGUAGE, f"{{sequence: {{{OK}}}, teachers: [{{}}, {{model: owner/b}}]}}", ASKED, ["passes.0.distill"]),
     *(
         (

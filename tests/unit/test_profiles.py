@@ -101,6 +101,7 @@ WAYS: dict[str, Callable[[Profile], object]] = {
     "a control without the teacher": distils(lambda spec: spec.control),
     "the teacher's texts": distils(lambda spec: spec.sequence),
     "the right ones of them": distils(lambda spec: spec.rejection),
+    "pairs of documents": distils(lambda spec: spec.synthetic),
     "traces": distils(lambda spec: spec.reasoning and spec.control == "answers_only"),
 }
 

@@ -21,6 +21,7 @@ from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.server_spec import ServerSpec
 from compress.profile.student_spec import StudentSpec
+from compress.profile.writing_spec import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
 
@@ -173,8 +174,11 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if profile.train.nodes > 1:
         yield ("sequence",), "each of several machines (`train.nodes`) would write texts of its own"
     if server is not None:
-        yield from _server_faults(server, profile)
+        yield from _server_faults(server, profile, pairs=spec.synthetic is not None)
     goes_on = profile.data.goes_on
+    if spec.synthetic is not None:
+        yield from _pair_faults(profile, spec.sequence, spec.synthetic)
+        return
     if not goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
         yield (
             ("sequence", "prompt_tokens"),
@@ -193,9 +197,25 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             )
 
 
-def _server_faults(server: ServerSpec, profile: Profile) -> Iterator[Found]:
+def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> Iterator[Found]:
+    if not profile.data.goes_on:
+        yield (
+            ("synthetic",),
+            "pairs are written from documents, and the data holds prompts or conversations: give texts",
+        )
+        return
+    longest, room = pairs.passage_tokens[1], profile.data.max_length
+    if PASSAGE in pairs.prompt and longest + 2 * how.most > room:
+        yield (
+            ("synthetic", "passage_tokens"),
+            f"a passage of {longest} tokens, a question and an answer of `sequence.most` each have no room in "
+            f"`data.max_length`, which is {room}",
+        )
+
+
+def _server_faults(server: ServerSpec, profile: Profile, *, pairs: bool) -> Iterator[Found]:
     place = ("sequence", "server")
-    if profile.data.goes_on and server.api == "chat":
+    if profile.data.goes_on and server.api == "chat" and not pairs:
         yield (*place, "api"), "the data holds texts to go on with, not prompts: use `api: completions`"
     if profile.data.converses and server.api == "completions":
         yield (

@@ -72,6 +72,8 @@ WRITTEN = "written"
 """The fact that tells of what a teacher wrote."""
 GENERATED = "generated"
 """The fact that tells of texts that a model wrote for the teacher to label."""
+HELD_OUT = "held_out"
+"""The fact that tells how well a student foretells the answers of pairs that are held out."""
 
 
 def _roughly(body: Mapping[str, Any]) -> PassSpec:
@@ -99,7 +101,7 @@ DISTILL = PassKind(
     plan=_plan,
     faults="compress.passes.distill.checks:faults",
     warnings="compress.passes.distill.checks:warnings",
-    told=(*TAUGHT, WRITTEN, GENERATED),
+    told=(*TAUGHT, WRITTEN, HELD_OUT, GENERATED),
     sections=(
         "compress.passes.distill.written_section:written",
         "compress.passes.distill.generated_section:generated",

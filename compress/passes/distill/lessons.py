@@ -20,6 +20,7 @@ from compress.generation.prompts import Writer
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, answers_file, key_of, write_answers
 from compress.models.text.chat import Prompt
+from compress.passes.distill.held_out import HeldOut
 from compress.passes.distill.kept import (
     CUT,
     KEPT,
@@ -55,7 +56,8 @@ _HINTS = {
 @dataclass(frozen=True)
 class Lessons:
     """Prompts with answers, those that were written first, the data's `own` last; the task that encodes them, whose
-    texts they are, and what is told of them, with some `samples`."""
+    texts they are, and what is told of them, with some `samples`; of those that were written from documents, what is
+    held out."""
 
     task: Task
     examples: Examples
@@ -63,6 +65,7 @@ class Lessons:
     source: dict[str, str | None]
     told: dict[str, Any]
     samples: list[dict[str, str]]
+    held_out: HeldOut | None = None
 
 
 @dataclass
@@ -215,7 +218,7 @@ def _answer(
 ) -> dict[str, Any]:
     """Let the teacher write, and put its answers beside their questions; what that took here and now."""
     assert spec.sequence is not None
-    how, model = _how(spec.sequence, spec, ctx.seed), spec.sequence.server or teacher
+    how, model = how_of(spec.sequence, spec, ctx.seed), spec.sequence.server or teacher
     wanted = {
         key_of(question.asked, sample): (question, sample)
         for question in questions
@@ -250,7 +253,8 @@ def _answer(
     return {"written_before": there, "seconds": time.monotonic() - started}
 
 
-def _how(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
+def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
+    """How a teacher writes; `seed`: where the profile names none for it."""
     drawn = Sampling(
         sequence.temperature,
         sequence.top_k,

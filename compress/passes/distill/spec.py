@@ -15,7 +15,7 @@ from compress.passes.contract import Keys, NamedModel, PassSpec
 from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
 from compress.profile.student_spec import StudentSpec
 from compress.profile.training_spec import FinetuneSpec, TrainingSpec
-from compress.profile.writing_spec import ReasoningSpec, RejectionSpec, SequenceSpec
+from compress.profile.writing_spec import ReasoningSpec, RejectionSpec, SequenceSpec, SyntheticSpec
 
 
 class WeightedTeacher(Spec):
@@ -127,6 +127,8 @@ class DistillSpec(TrainingSpec, PassSpec):
     """Learn the right ones alone of several answers that the teacher writes to a prompt; needs `sequence`."""
     reasoning: ReasoningSpec | None = None
     """Learn how the teacher comes to its answers, too; needs `sequence`."""
+    synthetic: SyntheticSpec | None = None
+    """Learn questions with their answers that the teacher writes from the documents of the data; needs `sequence`."""
     control: bool | Literal["answers_only"] = False
     """Train the same student without the teacher too, and report that row; with `data_free`: the same student from the
     same teacher with the training data, for as many steps. `answers_only`, with `reasoning`: from the same texts of the
@@ -172,7 +174,9 @@ class DistillSpec(TrainingSpec, PassSpec):
 
     def code(self) -> tuple[str, ...]:
         """What judges the answers of a teacher, where it is code."""
-        return () if self.rejection is None else self.rejection.code()
+        return tuple(
+            code for one in (self.rejection, self.synthetic) if one is not None for code in one.code()
+        )
 
     def trims(self) -> Keys | None:
         """`vocabulary`, unless all of it is kept."""
@@ -239,7 +243,7 @@ def refuse_combinations(spec: DistillSpec) -> None:
 
 def _refuse_written(spec: DistillSpec) -> None:
     """What cannot be learnt of the texts of a teacher, or not without them."""
-    for name in ("rejection", "reasoning"):
+    for name in ("rejection", "reasoning", "synthetic"):
         if getattr(spec, name) is not None and spec.sequence is None:
             raise ValueError(
                 f"{name} looks at what the teacher writes: add `sequence`, which says how it writes"
@@ -248,6 +252,8 @@ def _refuse_written(spec: DistillSpec) -> None:
         raise ValueError("control: answers_only needs `reasoning`, which tells answers from traces")
     if spec.sequence is None:
         return
+    if spec.synthetic is not None:
+        _refuse_pairs(spec)
     if len(spec.teachers) > 1:
         raise ValueError("sequence has one teacher: several cannot write one text")
     for name, why in (
@@ -278,6 +284,24 @@ def _refuse_written(spec: DistillSpec) -> None:
                 "the likeliest answer is always the same: several `rejection.candidates` need a "
                 "`sequence.temperature`"
             )
+
+
+def _refuse_pairs(spec: DistillSpec) -> None:
+    """What does not go with pairs that are written from documents."""
+    assert spec.sequence is not None
+    for name in ("rejection", "reasoning"):
+        if getattr(spec, name) is not None:
+            raise ValueError(
+                f"synthetic and {name} exclude each other: documents hold no answers to compare with; "
+                "`synthetic.validator` judges pairs"
+            )
+    for name, why in (
+        ("ask", "`synthetic.ask` says what the teacher is asked"),
+        ("prompt_tokens", "passages are asked about, and `synthetic.passage_tokens` says how long they are"),
+        ("own_answers", "documents hold no answers"),
+    ):
+        if name in spec.sequence.model_fields_set:
+            raise ValueError(f"synthetic and sequence.{name} exclude each other: {why}")
 
 
 def _refuse_shown_data(spec: DistillSpec) -> None:

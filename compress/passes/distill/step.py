@@ -24,9 +24,11 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.io.ensemble import Ensemble
 from compress.passes.contract import UNLABELED
 from compress.passes.distill.data_free import teach_without_data
+from compress.passes.distill.documents import written_pairs
 from compress.passes.distill.examples import TeacherAt, shown_data, shown_lessons
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
-from compress.passes.distill.kind import GENERATED, WRITTEN
+from compress.passes.distill.held_out import Exam
+from compress.passes.distill.kind import GENERATED, HELD_OUT, WRITTEN
 from compress.passes.distill.lessons import Lessons, written_lessons
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec, losses_of
@@ -45,23 +47,31 @@ def run(ctx: StepContext) -> StepResult:
         return _finish(ctx, spec, untrained, taught.model, [taught])
     teachers, folders = _teachers(ctx, spec), list[Artifact]()
     lessons = None
-    if spec.sequence is not None:
+    if spec.synthetic is not None:
+        lessons = written_pairs(ctx, spec, teachers[0].artifact)
+    elif spec.sequence is not None:
         alone = spec.control == "answers_only"
         lessons = written_lessons(ctx, spec, teachers[0].artifact, alone=alone)
     untrained = untrained_student(ctx, spec, ctx.seed)
     warn_of_gap(_answering(ctx, spec), untrained.model, ctx.progress)
     _check_tokenizer(ctx, untrained)
+    exam = (
+        None
+        if lessons is None or lessons.held_out is None
+        else Exam.of(ctx, lessons.held_out, untrained.model)
+    )
+    learning = ctx if exam is None else exam.learning(ctx)
     generations: list[Taught] = []
     for number in range(1, spec.generations + 1):
         student = untrained if number == 1 else untrained_student(ctx, spec, ctx.seed + number - 1)
         name = "distill" if spec.generations == 1 else f"generation {number}"
         shown = shown_data(ctx, spec, teachers) if lessons is None else shown_lessons(ctx, teachers, lessons)
-        taught = teach(ctx, spec, student.model, teachers, shown, name=name, seed=ctx.seed)
+        taught = teach(learning, spec, student.model, teachers, shown, name=name, seed=ctx.seed)
         generations.append(taught)
         if spec.generations > 1:
             folders.append(_keep_generation(ctx, taught.model, number))
             teachers = [TeacherAt(name, folders[-1])]
-    return _finish(ctx, spec, untrained, _kept(ctx, spec, generations, folders), generations, lessons)
+    return _finish(ctx, spec, untrained, _kept(ctx, spec, generations, folders), generations, lessons, exam)
 
 
 def run_control(ctx: StepContext) -> StepResult:
@@ -82,8 +92,6 @@ def run_control(ctx: StepContext) -> StepResult:
     further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
     epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
     shown_once = 1 + copies + further
-    if asked.sequence is not None:
-        shown_once = sum(ctx.inputs["taught"].facts["shown"].values()) / len(ctx.data.train)
     spec = asked.model_copy(
         update={
             "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
@@ -95,7 +103,7 @@ def run_control(ctx: StepContext) -> StepResult:
             if images and augment
             else None,
             "epochs": epochs * shown_once,
-            **dict.fromkeys(("select", "online", "ema", "sequence", "rejection", "reasoning")),
+            **dict.fromkeys(("select", "online", "ema", "sequence", "rejection", "reasoning", "synthetic")),
             "teachers": (),
             "generations": 1,
             "keep": "last",
@@ -103,9 +111,14 @@ def run_control(ctx: StepContext) -> StepResult:
     )
     untrained = untrained_student(ctx, asked, ctx.seed)
     _check_tokenizer(ctx, untrained)
+    exam = Exam.again(ctx, untrained.model) if asked.synthetic is not None else None
     shown = shown_data(ctx, spec, ())
+    if asked.sequence is not None:
+        # A text may be several windows, and what the teacher wrote of it one.
+        written = sum(ctx.inputs["taught"].facts["shown"].values())
+        spec = spec.model_copy(update={"epochs": epochs * written / len(shown.labels)})
     taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=ctx.seed)
-    return _finish(ctx, spec, untrained, taught.model, [taught])
+    return _finish(ctx, spec, untrained, taught.model, [taught], exam=exam)
 
 
 def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
@@ -172,6 +185,7 @@ def _finish(
     student: nn.Module,
     taught: Sequence[Taught],
     lessons: Lessons | None = None,
+    exam: Exam | None = None,
 ) -> StepResult:
     """Save the student and say what was done."""
     student = student.cpu().eval()
@@ -199,6 +213,7 @@ def _finish(
         **_assistants(ctx),
         **({} if lessons is None else {WRITTEN: lessons.told}),
         **({} if generated is None else {GENERATED: dict(generated.facts)}),
+        **({} if exam is None else {HELD_OUT: exam.told(ctx, student)}),
     }
     warnings = gap_warnings(_answering(ctx, spec), count_parameters(untrained.model))
     if warnings:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from compress.core.records import RunRecord, StepRecord
+from compress.core.records import RunRecord, Sample, StepRecord
 from compress.core.units import format_seconds
 from compress.passes.distill.kept import KEPT
-from compress.passes.distill.kind import WRITTEN
+from compress.passes.distill.kind import HELD_OUT, WRITTEN
 from compress.passes.distill.spec import DistillSpec
 from compress.reporting.data.row import ordered
 from compress.reporting.render.document import Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, percent
 
+_SHOWN = 5
+"""Samples of a step that a page shows, for each reason."""
+
 
 def written(run: RunRecord) -> Section:
     """The shares by reason, the right answers by prompt, the costs and samples of each distillation that has them."""
-    every = [*_found(run)]
+    every = [*_told(run, WRITTEN)]
     # A control learns the same texts: of what was written is told once.
     found = [(step, told) for step, told in every if step.kind == DistillSpec.kind]
     reasons = [
@@ -46,8 +50,20 @@ def written(run: RunRecord) -> Section:
     samples = [
         row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
         for step, _ in every
-        for one in step.samples
+        for one in _first(step.samples)
         if step.kind == DistillSpec.kind or one.why == KEPT
+    ]
+    held_out = [
+        row(
+            step.step,
+            count(told["documents"]),
+            count(told["pairs"]),
+            _within(told["perplexity"]),
+            _within(told["untaught"]),
+            _within(told["gain"]),
+            _within(told["beside"]) if "beside" in told else MISSING,
+        )
+        for step, told in _told(run, HELD_OUT)
     ]
     tables = (
         Table("Answers that were written", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
@@ -61,6 +77,11 @@ def written(run: RunRecord) -> Section:
             ("Step", "teacher", "licence", "prompts", "answers", "tokens", "written before", "time"),
             tuple(costs),
             frozenset({1, 2}),
+        ),
+        Table(
+            "Held-out pairs",
+            ("Step", "documents", "pairs", "perplexity", "untaught", "gain", "above the student"),
+            tuple(held_out),
         ),
         Table("Samples", ("Step", "", "prompt", "answer"), tuple(samples), frozenset({1, 2, 3})),
     )
@@ -87,18 +108,45 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
             left.append(
                 f"{count(told['prompts_too_long'])} were not asked, as they leave no room for an answer"
             )
+        if "passages_left_out" in told:
+            left.append(
+                f"{count(told['passages_left_out'])} passages are copies of others, or of held-out ones, and were not "
+                "asked about"
+            )
         if "own_answers" in told:
             left.append(f"{count(told['own_answers'])} answers of the data are learnt too")
         if "prompt_tokens" in told:
             left.append(f"the server read {count(told['prompt_tokens'])} tokens of prompts")
         if left:
             yield f"{step.step}: {'; '.join(left)}."
+    if any("documents" in told for _, told in found):
+        yield (
+            "Pairs were written of the training documents, and others, to be held out, of the validation documents. "
+            "Perplexity is that of the answers of held-out pairs, none of which chose weights; untaught that of the "
+            "student before its training. Gain, and how far the control is above the student, are differences of log "
+            "perplexity. Intervals (95 %) are bootstraps over the documents. `samples.jsonl` beside this report holds "
+            "pairs with their passages."
+        )
 
 
-def _found(run: RunRecord) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
+def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
     # Later steps keep what is known of the model that they were given.
     kinds = (DistillSpec.kind, f"{DistillSpec.kind}.control")
     for step in ordered(run):
-        told = step.facts.get(WRITTEN)
+        told = step.facts.get(fact)
         if step.kind in kinds and isinstance(told, Mapping):
             yield step, told
+
+
+def _first(samples: Sequence[Sample]) -> Iterator[Sample]:
+    """The first ones of each kind; a file beside the report has the others."""
+    counts = Counter[str]()
+    for one in samples:
+        counts[one.why] += 1
+        if counts[one.why] <= _SHOWN:
+            yield one
+
+
+def _within(value: Sequence[float]) -> str:
+    """A number with its interval."""
+    return "{:.3g} ({:.3g} to {:.3g})".format(*value)

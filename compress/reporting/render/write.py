@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,12 +22,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """The files of a report; `kept` are those of others that stood under these names, by their new ones."""
+    """The files of a report; `samples` where there are texts that were written from documents; `kept` are those of
+    others that stood under these names, by their new ones."""
 
     html: Path
     markdown: Path
     csv: Path
     json: Path
+    samples: Path | None = None
     kept: tuple[Path, ...] = ()
 
 
@@ -55,11 +58,25 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
         paths.markdown: markdown(content),
         paths.html: html(content),
     }
+    if lines := samples(run):
+        paths = replace(paths, samples=out / "samples.jsonl")
+        texts[out / "samples.jsonl"] = lines
     names = [path.name for path in texts]
     kept = set_aside(out, KIND, names)
     write_texts(texts)
     sign(out, KIND, names)
     return replace(paths, kept=tuple(kept))
+
+
+def samples(run: RunRecord) -> str:
+    """What was written from documents, with its passages, a line of JSON each."""
+    found = (
+        {"step": step.step, **one.model_dump()}
+        for step in run.steps
+        for one in step.samples
+        if one.passage is not None
+    )
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found)
 
 
 def _as_text(value: object) -> object:

@@ -12,7 +12,7 @@ from compress.core.task_kind import MetricKind
 from compress.generation.validators import validator_of
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
-from compress.measuring.statistics import around, bootstrap, paired_verdict, wilson
+from compress.measuring.statistics import around, paired_verdict, quotients_drawn, wilson
 from compress.tasks.base import Answers, Scored, Truth
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, IN_TASKS, NEXT_TOKEN, PERPLEXITY, RIGHT
@@ -179,18 +179,6 @@ def told_apart(differences: Floats) -> tuple[float, bool]:
 def by_document(answers: Answers, name: str) -> Floats:
     """Sums by window (n,) -> sums by document, in their order."""
     return np.bincount(answers["document"], weights=answers[name]).astype(np.float64)
-
-
-def quotients_drawn(quotients: Sequence[tuple[Floats, Floats]], seed: int) -> Floats:
-    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples)."""
-    documents = len(quotients[0][0])
-
-    def resampled(generator: np.random.Generator, count: int) -> Floats:
-        # How often each document is drawn.
-        drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=count)
-        return np.stack([(drawn @ above) / (drawn @ below) for above, below in quotients])
-
-    return bootstrap(resampled, documents, seed, RESAMPLES)
 
 
 def _agreed(own: Answers, theirs: Answers) -> Floats | None:

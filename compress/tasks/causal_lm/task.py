@@ -54,6 +54,12 @@ class CausalLanguageModel:
         columns = {"prompt_column": "prompt", "completion_column": "completion"}
         return CausalLanguageModel(self.data.model_copy(update=columns))
 
+    @property
+    def conversing(self) -> CausalLanguageModel:
+        """The task of conversations to which something was answered."""
+        columns = {"prompt_column": None, "completion_column": None, "messages_column": "messages"}
+        return CausalLanguageModel(self.data.model_copy(update=columns))
+
     def question(self, item: Item, beginning: Callable[[str], str]) -> tuple[Prompt, str]:
         """The prompt of an example, and its own answer; a plain text goes on behind its `beginning`."""
         text = str(item)

@@ -1,0 +1,57 @@
+"""A teacher that is asked: what it wrote before to such a prompt in such a way is not asked again, in whatever run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from compress.core.artifacts import Artifact
+from compress.core.files import digest_of, make_folder, write_sealed
+from compress.generation.answers import Answer, known_answers, read_answers
+from compress.generation.writing import How, answers_file, key_of, write_answers
+from compress.models.text.chat import Prompt
+from compress.profile.server_spec import ServerSpec
+from compress.step import StepContext
+from compress.store.cache import SIGNALS_NOTE
+from compress.store.locks import held
+
+Answers = dict[str, Answer]
+"""By `key_of` their prompts and samples."""
+
+
+def answers_to(
+    ctx: StepContext, model: Artifact | ServerSpec, prompts: Sequence[Prompt], how: How, title: str
+) -> tuple[Answers, dict[str, Any]]:
+    """Let a teacher answer prompts; what that took here and now.
+
+    Raises:
+        DataError, ModelError, ResourceError: it cannot.
+    """
+    wanted = {key_of(prompt, sample) for prompt in prompts for sample in range(how.samples)}
+    key = digest_of(["answers", model.digest])
+    folder = ctx.shared / key
+    make_folder(ctx.shared)
+    started = time.monotonic()
+    with held(
+        ctx.shared / f"{key}.lock", lambda: ctx.progress.say("another run lets this teacher write; waiting")
+    ):
+        make_folder(folder)
+        write_sealed(folder / SIGNALS_NOTE, {"title": "answers that a teacher wrote"})
+        before = known_answers(answers_file(folder, model, how))[0]
+        there = sum(int(one, 16) in before for one in wanted)
+        with ctx.progress.bar(title, len(wanted)) as advance:
+            file = write_answers(
+                model,
+                prompts,
+                how,
+                folder,
+                threads=torch.get_num_threads(),
+                device=ctx.device,
+                allow_code=ctx.allow_code,
+                advance=advance,
+            )
+    found = {answer.key: answer for answer in read_answers(file) if answer.key in wanted}
+    return found, {"written_before": there, "seconds": time.monotonic() - started}
