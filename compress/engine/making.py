@@ -116,7 +116,7 @@ def _shown(step: PlannedStep, job: Job, inputs: Mapping[str, Artifact]) -> Train
     if UNLABELED in inputs:
         return replace(data, unlabeled=written_examples(inputs[UNLABELED].path))
     unlabeled = data.unlabeled if kind.reads_unlabeled else None
-    return replace(data, unlabeled=unlabeled, copied=job.copied if kind.makes_up_texts else None)
+    return replace(data, unlabeled=unlabeled, copied=job.copied if step.makes_up_texts else None)
 
 
 def _timing_target(job: Job) -> ResolvedTarget:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os.path import relpath
 from pathlib import Path
+from typing import cast
 
 from compress.core.errors import CompressError, DataError, ModelError
 from compress.core.files import digest_of
@@ -21,7 +22,7 @@ from compress.engine.contents import are_texts_of_files, examples_digest, keep, 
 from compress.engine.deployment import decided
 from compress.engine.examining import check_models
 from compress.generation.by_label import lessons, writing_task_of
-from compress.generation.copies import originals
+from compress.generation.copies import originals, standing_in
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.models.io.sources import check_code_allowed, check_teacher, model_folder, module_file
 from compress.models.io.sources import fingerprint as model_fingerprint
@@ -36,7 +37,7 @@ from compress.profile.schema import DataSpec, Profile, TeacherSpec
 from compress.store.cache import Cache
 from compress.targets.local import ResolvedTarget
 from compress.targets.resolving import resolve_all
-from compress.tasks.base import Task, TrainingData, task_of
+from compress.tasks.base import Task, TrainingData, WritingTask, task_of
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,15 @@ class Job:
         return task.answered, lessons(task, self.training_data, data)
 
     def copied(self, texts: Sequence[str]) -> list[bool]:
-        """Of texts, which of them are near copies of texts of the validation or the test split."""
-        known = [*self.splits.validation.texts, *self.splits.test.texts]
+        """Of texts, which of them are near copies of texts of the validation or the test split; of a language model,
+        which stand for the most part in one, or hold it."""
+        judged_by = (self.splits.validation, self.splits.test)
+        if self.task.kind.writes:
+            task = cast(WritingTask, self.task)
+            return standing_in(
+                texts, (text for split in judged_by for item in split.items for text in task.asked_in(item))
+            )
+        known = [text for split in judged_by for text in split.texts]
         return [one is not None and one.known for one in originals(texts, known)]
 
     def prepare(self, cache: Cache) -> None:

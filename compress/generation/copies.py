@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,30 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
         if not one.known:
             found.append(original)
     return found
+
+
+def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) -> list[bool]:
+    """Of each text whether one that is known holds so much of it, or it so much of that one (Broder's containment).
+
+    Args:
+        share: of the shingles of the shorter one, those that the longer one has too.
+    """
+    sizes, places = list[int](), defaultdict[int, list[int]](list)
+    for place, text in enumerate(known):
+        shingles = _hashed(text)
+        sizes.append(len(shingles))
+        for one in shingles:
+            places[one].append(place)
+    found = []
+    for text in texts:
+        shingles = _hashed(text)
+        common = Counter(place for one in shingles for place in places.get(one, ()))
+        found.append(any(n >= share * min(len(shingles), sizes[place]) for place, n in common.items()))
+    return found
+
+
+def _hashed(text: str) -> frozenset[int]:
+    return frozenset(zlib.crc32(one.encode()) for one in _shingles(text))
 
 
 def _shingles(text: str) -> frozenset[str]:

@@ -8,8 +8,11 @@ from pathlib import Path
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.errors import DataError, ModelError
 from compress.core.reading import read_mapping, understood
-from compress.models.text.chat import Format, Prompt
+from compress.models.text.chat import Conversation, Format, Prompt
 from compress.models.text.tokenizer_files import open_uncut
+
+_WORDS = "\ue000"
+"""Stands for what is to be written: a letter that is nobody's, so that no template has it."""
 
 
 class Writer:
@@ -30,6 +33,8 @@ class Writer:
             ) from error
         self._tokenizer = open_uncut(model / TOKENIZER)
         self._render = self.format.render(self._where)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(one for one, token in added.items() if token.special)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -62,6 +67,19 @@ class Writer:
         """
         if isinstance(prompt, str):
             return prompt
+        return self._rendered(prompt) if "content" in prompt[-1] else self._around(prompt)[0]
+
+    def plain(self, prompt: Prompt) -> str:
+        """A prompt as the text whose tokens are those of the prompt, for who puts the begin of texts before it.
+
+        Raises:
+            DataError, ModelError: as `written`.
+        """
+        text = self.written(prompt)
+        begin = None if self.format.begin is None else self._tokenizer.id_to_token(self.format.begin)
+        return text if begin is None or isinstance(prompt, str) else text.removeprefix(begin)
+
+    def _rendered(self, prompt: Conversation) -> str:
         if self._render is None:
             raise DataError(
                 "the model has no chat template, which conversations need",
@@ -69,6 +87,54 @@ class Writer:
                 code="no-chat-template",
             )
         return self._render(prompt, True)
+
+    def _around(self, prompt: Conversation) -> tuple[str, str]:
+        """What stands before and behind the words that are to be written."""
+        *before, last = prompt
+        start, found, end = self._rendered([*before, {**last, "content": _WORDS}]).partition(_WORDS)
+        if not found:
+            raise ModelError(
+                "the chat template of the model does not hold what a user says",
+                where=self._where,
+                code="chat-template",
+            )
+        return start, end
+
+    def behind(self, prompt: Conversation) -> tuple[str, ...]:
+        """What ends the words that are to be written: a line, a special token, or both where they follow each other.
+
+        Raises:
+            DataError, ModelError: as `written`.
+        """
+        text = self._around(prompt)[1]
+        with understood("the tokenizer", self._where):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        start, end = next((place for one, place in places if one in self._special), (len(text), len(text)))
+        line = text[:start].strip().partition("\n")[0]
+        return tuple(filter(None, (line, text[start:end])))
+
+    @property
+    def nothing(self) -> str:
+        """What a text begins behind: nothing, or of models without a token for the begin, what ends the text before.
+
+        Raises:
+            ModelError: it has neither; what ends a turn of its conversations ends no text.
+        """
+        if self.format.begin is not None:
+            return ""
+        end = None if self.format.end is None else self._tokenizer.id_to_token(self.format.end)
+        if end is None or self.format.end not in self._special or end in (self.format.template or ""):
+            raise ModelError(
+                "no token of the model is known to stand where a text begins",
+                where=self._where,
+                code="no-begin-token",
+            )
+        return str(end)
+
+    def stopping(self, stops: Sequence[str]) -> frozenset[int]:
+        """The tokens that end an answer: the model's own, and the special ones among `stops`, which no text shows."""
+        return frozenset(self.ends) | (self._special & {self._tokenizer.token_to_id(stop) for stop in stops})
 
     def encoded(self, text: str, *, begins: bool) -> list[int]:
         """A text as token ids; `begins`: behind the token that stands before every text, if there is one."""

@@ -35,8 +35,8 @@ _KEY_DIGITS = 16
 
 @dataclass(frozen=True)
 class How:
-    """How answers are written: `most` tokens each, drawn by `sampling`, ended before the first of `stops`; `samples` of
-    them to each prompt."""
+    """How answers are written: `most` tokens each, drawn by `sampling`, ended before the first of `stops`, which may be
+    special tokens too; `samples` of them to each prompt."""
 
     most: int
     sampling: Sampling = GREEDY
@@ -189,6 +189,7 @@ def _written(
 ) -> Iterator[Answer]:
     """The answers to a block, as each ends."""
     tokens: list[list[int]] = [[] for _ in block]
+    ends = writer.stopping(how.stops)
     tail = 4 * max(map(len, how.stops), default=0) + 4  # a letter is four tokens at most
 
     def stopped(row: int, token: int) -> bool:
@@ -199,7 +200,7 @@ def _written(
         rows(longest + how.most),
         (prompt for _, prompt in block),
         how.most,
-        writer.ends,
+        tuple(ends),
         how.sampling,
         together,
         lambda row: [how.sampling.seed, int(block[row][0].key, 16)],
@@ -209,7 +210,7 @@ def _written(
         for row, token in drawn:
             asked, own = block[row][0], tokens[row]
             own.append(token)
-            ended = token in writer.ends
+            ended = token in ends
             stops = stopped(row, token)
             if not (ended or stops or len(own) == how.most):
                 continue

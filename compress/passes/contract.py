@@ -61,6 +61,11 @@ class PassSpec(PassSpecBase):
         """The functions of the user's, `python:module:function`, that its step calls."""
         return ()
 
+    @property
+    def makes_up_texts(self) -> bool:
+        """Whether its step makes up texts: it is told which of them stand in splits that models are judged by."""
+        return False
+
     def trims(self) -> Keys | None:
         """The key that asks for a smaller vocabulary; None: it stays."""
         return None

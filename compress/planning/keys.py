@@ -119,7 +119,7 @@ def step_parts(
             "seed": plan.profile.seed,
             **_without(_READING if fingerprints.by_content else _PLACES, data),
         }
-        if kind.makes_up_texts:
+        if step.makes_up_texts:
             parts["judged_by"] = fingerprints.test
     if kind.trains:
         parts["numerics"] = {**asdict(numerics), "precision": numerics.precision(asked_precision(step.spec))}

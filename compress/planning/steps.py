@@ -43,6 +43,12 @@ class PlannedStep:
     form: Form
     writes: bool = False
 
+    @property
+    def makes_up_texts(self) -> bool:
+        """Whether it is told which texts are copies of what models are judged by."""
+        named = isinstance(self.spec, PassSpec) and self.spec.makes_up_texts
+        return named or step_kind(self.kind).makes_up_texts
+
     def task(self, profile: Profile) -> str:
         """Its kind of problem."""
         return writing_task() if self.writes else profile.task

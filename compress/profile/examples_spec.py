@@ -45,10 +45,12 @@ class AugmentSpec(PassSpecBase):
 
 class DataFreeSpec(PassSpecBase):
     """No training data is shown: images from a generator trained against the teacher (Fang et al. 2019), texts sampled
-    from the vocabulary; the teacher labels them."""
+    from the vocabulary; the teacher labels them. A language model writes the prompts that it answers (`sequence`), too
+    (Magpie, Xu et al. 2024)."""
 
     examples: Positive = 20000
-    """Texts: how many are sampled. Images: how many are generated in an epoch."""
+    """Texts: how many are sampled. Images: how many are generated in an epoch. Language models: how many prompts are
+    written; those that are cut, empty or nearly copies are left out."""
     length: tuple[Positive, Positive] = (4, 32)
     """Texts: fewest and most tokens of a text, special tokens left out; with these, none is longer than
     `data.max_length`."""
@@ -65,6 +67,15 @@ class DataFreeSpec(PassSpecBase):
     """Images: how strongly the generator is held to the statistics of the teacher's BatchNorms (Yin et al. 2020)."""
     balance: Annotated[float, Field(ge=0)] = 1.0
     """Images: how strongly it is held to equally frequent classes (Chen et al. 2019)."""
+
+    most: Positive = 128
+    """Language models: tokens of a prompt, at most; of plain texts so many begin each."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Language models: of what prompts are drawn by."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Language models: draw among the likeliest tokens that together have this probability."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Language models: seeds the prompts; unset: the profile's."""
 
     @field_validator("length")
     @classmethod

@@ -30,6 +30,9 @@ class ServerSpec(Spec):
     """What the server calls the model."""
     api: Literal["chat", "completions"] = "chat"
     """`chat` takes conversations, and a text as the first turn of one; `completions` goes on with texts."""
+    template: Literal["teacher"] | None = None
+    """`teacher`: what is asked of `completions` is written down by the chat template of the profile's teacher, a text
+    as the first turn. The model behind the server must have the same template and tokenizer."""
     key_env: str | None = Field(default=None, exclude=True)
     """The environment variable that holds the key, as `OPENAI_API_KEY`; the key itself stands in no file."""
     concurrency: Annotated[int, Field(ge=1, le=256, exclude=True)] = 4
@@ -79,10 +82,18 @@ class ServerSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_a_template(self) -> ServerSpec:
+        if self.template is not None and self.api == "chat":
+            raise ValueError(
+                "`template` serves `api: completions`: with `chat` the server has a template of its own"
+            )
+        return self
+
     @property
     def digest(self) -> str:
         """What its answers are known by."""
-        return digest_of(self.model_dump())
+        return digest_of(self.model_dump(exclude_none=True))
 
     def key(self) -> str | None:
         """The key that the environment holds; None where the server wants none.

@@ -150,6 +150,12 @@ class WritingTask(Task, Protocol):
             beginning: of an example that holds none, the prompt that is made of it.
         """
 
+    def prompt_of(self, text: str) -> Prompt:
+        """A text as the prompt of an example: of conversations, what the user says first."""
+
+    def asked_in(self, item: Item) -> Sequence[str]:
+        """The texts of an example that no prompt may be a copy of, where it is none to learn from."""
+
     def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
         """An example of `answered`: the answer alone is learnt, and where it `ends`, that it ends there."""
 

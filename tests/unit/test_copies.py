@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from compress.generation.copies import LEAST, Original, originals
+from compress.generation.copies import LEAST, Original, originals, standing_in
 
 TEXT = "the cat sat on the mat and looked at the dog that slept beside the door of the old house by the river"
 
@@ -64,6 +64,27 @@ def test_what_is_known_is_compared_with_texts_alone():
     # A copy is no original: what is like it, and not like the first one, stays.
     far = changed(TEXT, 9, random.Random(0))
     assert originals([TEXT, other, far]) == [None, Original(0, False), None]
+
+
+def test_parts_of_what_is_held_out_are_found():
+    words = TEXT.split()
+    held_out = [" ".join(f"v{number}" for number in range(300)), TEXT, "how do I cook rice"]
+    part, other = " ".join(held_out[0].split()[100:140]), " ".join(f"w{number}" for number in range(40))
+    texts = [
+        part,
+        TEXT.upper(),
+        f"{other} {' '.join(words[:5])}",
+        f"{TEXT} {other}",
+        "How do I cook rice?!",
+        "quite another one",
+    ]
+    # A part of a long text is none of its near copies, and is learnt of it all the same.
+    assert [one is not None for one in originals(texts, held_out)] == [False, True, False, False, True, False]
+    assert standing_in(texts, held_out) == [True, True, False, True, True, False]
+    assert standing_in(texts, []) == [False] * 6
+    half = " ".join([*words[:10], *other.split()[:10]])
+    assert standing_in([half, half], [TEXT], 0.8) == [False, False]
+    assert standing_in([half], [TEXT], 0.4) == [True]
 
 
 def test_the_time_grows_with_the_texts_and_not_with_their_pairs():

@@ -17,11 +17,12 @@ from compress.core.artifacts import Artifact, seal
 from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
 from compress.generation.answers import Answer, read_answers
-from compress.generation.prompts import cut_at
+from compress.generation.prompts import Writer, cut_at
 from compress.generation.writing import AHEAD, How, answers_file, key_of, write_answers
 from compress.lowering.decoder.graph import decoder_graph
 from compress.lowering.decoder.layout import layout_of
 from compress.models.io.checkpoints import save_model
+from compress.models.text.chat import UNWRITTEN
 from compress.runtimes import decoding, runner
 from compress.runtimes.decoding import Sampling
 from compress.runtimes.torch_worker import TorchRuntime
@@ -198,6 +199,52 @@ def test_conversations_are_written_down_by_the_template(model, onnx: Artifact, t
         write_answers(without, [asked], How(6), tmp_path)
     with pytest.raises(DataError, match="no token to go on with"):
         write_answers(without, ["x", ""], How(6), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "before", "ends"),
+    [
+        (CHATML, "<|im_start|>user\n", ("<|im_end|>",)),
+        ("{{ bos_token }}[INST] {{ messages[0].content | trim }} [/INST]", "<begin>[INST] ", ("[/INST]",)),
+        ("{{ messages[0].content }}<end>bot:", "", ("<end>",)),
+        (
+            "be brief\nuser: {{ messages[0].content }}\n\n### Reply:\n<end>",
+            "be brief\nuser: ",
+            ("### Reply:", "<end>"),
+        ),
+        ("{{ messages[0].content }}", "", ()),
+    ],
+)
+def test_what_stands_around_the_words_of_a_user(
+    template: str, before: str, ends: tuple[str, ...], onnx: Artifact, tmp_path: Path
+):
+    said = json.loads((onnx.path / "task.json").read_text())
+    said |= {"chat_template": template, "special_tokens": {"bos_token": "<begin>"}, "begin_id": 0}
+    (tmp_path / "task.json").write_text(json.dumps(said))
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    writer = Writer(tmp_path)
+    assert (writer.written(UNWRITTEN), writer.behind(UNWRITTEN)) == (before, ends)
+    assert writer.plain(UNWRITTEN) == before.removeprefix("<begin>")
+    assert writer.nothing == ""
+    with_system = [{"role": "system", "content": "be brief"}, *UNWRITTEN]
+    assert template != CHATML or writer.written(with_system).endswith(f"be brief<|im_end|>\n{before}")
+
+
+def test_a_template_without_the_words_of_a_user_is_told(model, onnx: Artifact, tmp_path: Path):
+    mute = artifact_of(tmp_path / "mute", model, onnx=True, chat_template="hello")
+    with pytest.raises(ModelError, match="does not hold what a user says"):
+        Writer(mute.path).written(UNWRITTEN)
+
+
+def test_special_tokens_end_answers_too(model, onnx: Artifact, tmp_path: Path):
+    free = written(onnx, PROMPTS, How(40, DRAWN), tmp_path)
+    drawn = {token for answer in free.values() for token in answer.tokens}
+    assert drawn & {0, 1}, "a special token that no text shows"
+    for answer in written(onnx, PROMPTS, How(40, DRAWN, ("<begin>", "<end>")), tmp_path).values():
+        whole = free[answer.key].tokens
+        place = next((place for place, token in enumerate(whole) if token in (0, 1)), None)
+        assert answer.tokens == (whole if place is None else whole[: place + 1])
+        assert place is None or answer.ended == "end"
 
 
 def test_what_is_too_long_is_told(model, onnx: Artifact, tmp_path: Path):

@@ -135,6 +135,25 @@ def test_what_no_step_reads_changes_no_key(
     assert keys(write(tmp_path, after, kind)) == first
 
 
+def test_made_up_texts_depend_on_what_they_must_be_no_copies_of(tmp_path: Path):
+    def step(tables: dict[str, Table], **distill: Any) -> str:
+        file = write(tmp_path, tables, "jsonl")
+        body = yaml.safe_load(file.read_text())
+        sequence = {"license": "mit", "license_ok": True}
+        body |= {"task": "causal-lm", "data": {"path": "./data", "text_column": "text", "max_length": 256}}
+        body |= {
+            "teacher": {"model": "owner/model"},
+            "passes": [{"distill": {"sequence": sequence, **distill}}],
+        }
+        file.write_text(yaml.safe_dump(body))
+        return keys(file)["distill"]
+
+    after = splits()
+    change_a_test_text(after)
+    assert step(splits(), data_free={}) != step(after, data_free={})
+    assert step(splits()) == step(after)
+
+
 @pytest.mark.parametrize(
     "edit",
     [

@@ -8,9 +8,13 @@ from typing import Any
 
 from compress.core.errors import ModelError
 
-Prompt = str | Sequence[Mapping[str, str]]
-"""A text to go on with, or a conversation, `{role, content}` each, that the assistant goes on with."""
-Render = Callable[[Sequence[Mapping[str, str]], bool], str]
+Conversation = Sequence[Mapping[str, str]]
+"""Messages, `{role, content}` each. The words of a last one without `content` are still to be written."""
+Prompt = str | Conversation
+"""A text to go on with, or a conversation that the assistant goes on with."""
+UNWRITTEN: Conversation = ({"role": "user"},)
+"""What a user would say first is to be written."""
+Render = Callable[[Conversation, bool], str]
 """The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
 
 

@@ -16,7 +16,10 @@ from compress.profile.combination_checks import (
     takes,
     why_not_packed,
 )
+from compress.profile.examples_spec import DataFreeSpec
 from compress.profile.license_spec import why_forbidden
+from compress.profile.model_checks.files import ModelFiles
+from compress.profile.model_checks.tokenizers import has_template
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
 from compress.profile.server_spec import ServerSpec
@@ -33,9 +36,10 @@ _SERVES = {
     "data_free": {
         "texts": ("length", "words", "rounds"),
         "images": ("generator_rate", "student_steps", "statistics", "balance"),
+        "language models": ("most", "temperature", "top_p", "seed"),
     },
 }
-"""The keys of a section that serve one kind of examples alone."""
+"""The keys of a section that serve one kind of examples, or models that write, alone."""
 
 
 def faults(check: PassCheck) -> Iterator[Found]:
@@ -43,6 +47,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
     assert isinstance(check.spec, DistillSpec)
     yield from _distill_faults(check.profile, check.spec)
     yield from lesson_faults(check)
+    yield from _template_faults(check.profile, check.spec, check.files)
 
 
 def warnings(check: PassCheck) -> Iterator[str]:
@@ -101,7 +106,7 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             )
         elif student.decoder is None and student.architecture is not None and takes(profile) != "images":
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
-        if spec.data_free is not None and student.choose == "similarity":
+        if spec.data_free is not None and spec.sequence is None and student.choose == "similarity":
             yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
         if student.is_cut and student.basis == "embeddings" and task_kind(profile.task).writes:
             yield (
@@ -119,18 +124,21 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
 
 
 def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
-    """Keys that were written down and that serve the other kind of examples alone."""
-    ours, theirs = ("texts", "images") if takes(profile) == "texts" else ("images", "texts")
+    """Keys that were written down and that serve others alone."""
+    ours = "language models" if task_kind(profile.task).writes else takes(profile)
     for section, keys in _SERVES.items():
         given: Spec | None = getattr(spec, section)
-        for name in keys[theirs]:
-            if given is not None and name in given.model_fields_set:
+        for theirs, name in ((theirs, name) for theirs, names in keys.items() for name in names):
+            if given is not None and name in given.model_fields_set and theirs != ours and ours in keys:
                 why = f"it serves {theirs} only; for {ours} there are: {', '.join(keys[ours])}"
                 yield (section, name), why
 
 
 def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if spec.data_free is None:
+        return
+    if task_kind(profile.task).writes:
+        yield from _prompt_faults(profile, spec, spec.data_free)
         return
     if takes(profile) == "images":
         if spec.stages:
@@ -150,6 +158,41 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         yield (
             ("data_free", "length"),
             f"no text of {fewest} tokens fits into `data.max_length`, which is {room}",
+        )
+
+
+def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> Iterator[Found]:
+    """What is wrong about prompts that a teacher writes."""
+    if spec.sequence is None:
+        yield (
+            ("data_free",),
+            "the teacher writes prompts to answer them: add `sequence`, which says how, and by which licence",
+        )
+        return
+    room = profile.data.max_length - spec.sequence.most
+    if "most" in free.model_fields_set and free.most > room > 0:
+        yield (
+            ("data_free", "most"),
+            f"with `sequence.most` it must be at most `data.max_length`, which leaves {room}",
+        )
+    if profile.data.goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
+        yield (
+            ("sequence", "prompt_tokens"),
+            "the data gives no prompts: `data_free.most` says how long those are that are written",
+        )
+
+
+def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> Iterator[Found]:
+    """Whether the teacher knows where a user's words begin, as far as its files tell."""
+    teacher = profile.teacher
+    if not spec.makes_up_texts or profile.data.goes_on or teacher.adapter or teacher.config:
+        return
+    folder = files.folder(teacher.model)
+    if folder is not None and folder.is_dir() and not has_template(folder, files):
+        yield (
+            ("data_free",),
+            "the teacher has no chat template, which says where the words of a user begin; without one it can write "
+            "plain texts (`text_column`)",
         )
 
 
@@ -174,7 +217,9 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if profile.train.nodes > 1:
         yield ("sequence",), "each of several machines (`train.nodes`) would write texts of its own"
     if server is not None:
-        yield from _server_faults(server, profile, pairs=spec.synthetic is not None)
+        yield from _server_faults(
+            server, profile, pairs=spec.synthetic is not None, free=spec.data_free is not None
+        )
     goes_on = profile.data.goes_on
     if spec.synthetic is not None:
         yield from _pair_faults(profile, spec.sequence, spec.synthetic)
@@ -184,7 +229,11 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             ("sequence", "prompt_tokens"),
             "the data has prompts of its own; only plain texts are cut into prompts",
         )
-    if goes_on and spec.sequence.prompt_tokens + spec.sequence.most > profile.data.max_length:
+    if (
+        goes_on
+        and spec.data_free is None
+        and spec.sequence.prompt_tokens + spec.sequence.most > profile.data.max_length
+    ):
         yield (
             ("sequence", "prompt_tokens"),
             f"with `most` it must be at most `data.max_length`, which is {profile.data.max_length}",
@@ -213,15 +262,23 @@ def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> I
         )
 
 
-def _server_faults(server: ServerSpec, profile: Profile, *, pairs: bool) -> Iterator[Found]:
+def _server_faults(server: ServerSpec, profile: Profile, *, pairs: bool, free: bool) -> Iterator[Found]:
     place = ("sequence", "server")
     if profile.data.goes_on and server.api == "chat" and not pairs:
         yield (*place, "api"), "the data holds texts to go on with, not prompts: use `api: completions`"
-    if profile.data.converses and server.api == "completions":
+    if profile.data.converses and server.api == "completions" and server.template is None:
         yield (
             (*place, "api"),
             "`completions` goes on with texts, and the data holds conversations: use `api: chat`",
         )
+    if not profile.data.goes_on and free and server.template is None:
+        yield (
+            (*place, "api"),
+            "`chat` answers prompts and writes none: name `api: completions` and `template: teacher`, with a teacher "
+            "that has the chat template and the tokenizer of the server's model",
+        )
+    if profile.data.goes_on and server.template is not None:
+        yield (*place, "template"), "the data holds texts to go on with, not prompts"
     try:
         server.key()
     except ModelError as error:
@@ -236,7 +293,9 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         yield ("keep",), "several models that go on with texts are no one file: keep the `last` or the `best`"
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
     taught = any(loss.compares for loss in losses)
-    writes = ("teachers",) if spec.sequence is not None and spec.sequence.server is None else ()
+    writes: tuple[str, ...] = () if spec.sequence is None else ("data_free",)
+    if spec.sequence is not None and spec.sequence.server is None:
+        writes = (*writes, "teachers")
     if not taught:
         for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
             if getattr(spec, name) and name not in writes:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
-from compress.core.files import digest_of, make_folder, write_sealed
 from compress.data.splits import UNLABELLED, Examples, Item
-from compress.generation.answers import Answer, known_answers, read_answers
+from compress.generation.answers import Answer
 from compress.generation.prompts import Writer
 from compress.generation.validators import Validator, validator_of
-from compress.generation.writing import How, answers_file, key_of, write_answers
+from compress.generation.writing import How, key_of
 from compress.models.text.chat import Prompt
+from compress.passes.distill.asking import answers_to
 from compress.passes.distill.held_out import HeldOut
 from compress.passes.distill.kept import (
     CUT,
@@ -32,13 +30,12 @@ from compress.passes.distill.kept import (
     Judged,
     judged,
 )
+from compress.passes.distill.prompts import Prompts, written_prompts
 from compress.passes.distill.spec import DistillSpec
 from compress.profile.validator_spec import pattern_of
 from compress.profile.writing_spec import PROMPT, SequenceSpec
 from compress.runtimes.decoding import Sampling
 from compress.step import StepContext
-from compress.store.cache import SIGNALS_NOTE
-from compress.store.locks import held
 from compress.store.texts import like
 from compress.tasks.base import Task, WritingTask
 
@@ -96,22 +93,45 @@ class _Asking:
         """The prompt of an example, and the data's own answer."""
         return self.task.question(item, lambda text: self.writer.beginning(text, self.how.prompt_tokens))
 
-    def questions(self) -> tuple[list[_Question], int]:
-        """The prompts of the training split, each once, and how many have no room for an answer."""
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt beside which an answer has room."""
+        return self.ctx.task.data.max_length - self.how.most
+
+    def questions(self, written: Prompts | None) -> tuple[list[_Question], int]:
+        """The prompts of the training split, or those that were written, each once, and how many have no room for an
+        answer."""
         found, long = dict[str, _Question](), set[str]()
-        room = self.ctx.task.data.max_length - self.how.most
-        for item in self.ctx.data.train.items:
-            prompt, answer = self.read(item)
-            key = key_of(prompt, 0)
+        asked_by: Iterable[tuple[Prompt, str | None]] = (
+            map(self.read, self.ctx.data.train.items)
+            if written is None
+            else ((self.task.prompt_of(text), None) for text in written.kept)
+        )
+        for prompt, answer in asked_by:
+            key, expected = key_of(prompt, 0), [] if answer is None else [answer]
             if key in found:
-                found[key].expected.append(answer)
+                found[key].expected += expected
                 continue
-            asked = instead(self.how.ask, prompt)
-            if key in long or len(self.writer.tokens(asked)) > room:
+            asked = self.asked(prompt)
+            if key in long or len(self.writer.tokens(asked)) > self.room:
                 long.add(key)
                 continue
-            found[key] = _Question(prompt, asked, [answer])
+            found[key] = _Question(prompt, asked, expected)
         return list(found.values()), len(long)
+
+    def asked(self, prompt: Prompt) -> Prompt:
+        """What is asked in the place of a prompt."""
+        asked = instead(self.how.ask, prompt)
+        if self.how.server is None or self.how.server.template is None:
+            return asked
+        return self.writer.plain([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
+
+    def item(self, question: _Question, answer: str, *, ends: bool) -> str:
+        """What is learnt of an answer: of a text that the teacher began itself, all of it."""
+        prompt = question.prompt
+        if self.spec.data_free is not None and isinstance(prompt, str) and self.task.data.goes_on:
+            prompt, answer = "", prompt + answer
+        return self.task.answered_item(prompt, answer, ends=ends)
 
     def validator(self, questions: Sequence[_Question]) -> Validator | None:
         """What judges, tried before anything is written on answers that the data itself gives.
@@ -163,10 +183,14 @@ def written_lessons(
     """
     assert spec.sequence is not None
     asking = _Asking(ctx, spec, spec.sequence, Writer(teacher.path))
-    questions, long = asking.questions()
+    written = _prompts(asking, teacher)
+    questions, long = asking.questions(written)
     validator = asking.validator(questions)
-    cost = _answer(ctx, spec, teacher, questions)
+    cost = _answer(asking, teacher, questions)
     items, counts, right, samples = list[str](), Counter[str](), Counter[int](), list[dict[str, str]]()
+    for why, text in () if written is None else written.judged:
+        if why != KEPT:
+            _sample(samples, f"prompt: {why}", text, "")
     without, drawn, read = 0, list[int | None](), 0
     for question in questions:
         found = asking.judge(question, validator)
@@ -179,10 +203,11 @@ def written_lessons(
         for one in found:
             answer = one.alone if alone else one.lesson
             if one.reason == KEPT:
-                items.append(asking.task.answered_item(question.prompt, answer, ends=one.ends))
-            _sample(samples, question, one.reason, answer)
+                items.append(asking.item(question, answer, ends=one.ends))
+            asked = question.asked if isinstance(question.asked, str) else question.asked[-1]["content"]
+            _sample(samples, one.reason, asked, answer)
     if not items:
-        raise _nothing_kept(counts, long)
+        raise _nothing_kept(counts, long, written)
     own = list(_own(asking)) if spec.sequence.own_answers else []
     texts = like([*items, *own], ctx.data.train.items)
     examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
@@ -201,6 +226,7 @@ def written_lessons(
         "tokens": None if None in drawn else sum(filter(None, drawn)),
         **({"prompt_tokens": read} if read else {}),
         **cost,
+        **({} if written is None else {"own_prompts": written.told}),
     }
     return Lessons(asking.task.answered, examples, len(own), source, facts, samples)
 
@@ -213,44 +239,24 @@ def instead(ask: str, prompt: Prompt) -> Prompt:
     return [*before, {**last, "content": ask.replace(PROMPT, last["content"])}]
 
 
-def _answer(
-    ctx: StepContext, spec: DistillSpec, teacher: Artifact, questions: Sequence[_Question]
-) -> dict[str, Any]:
+def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
+    """What the teacher asks itself; None where the data asks."""
+    free = asking.spec.data_free
+    if free is None:
+        return None
+    model, goes_on = asking.how.server or teacher, asking.task.data.goes_on
+    return written_prompts(asking.ctx, free, model, asking.writer, room=asking.room, goes_on=goes_on)
+
+
+def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question]) -> dict[str, Any]:
     """Let the teacher write, and put its answers beside their questions; what that took here and now."""
-    assert spec.sequence is not None
-    how, model = how_of(spec.sequence, spec, ctx.seed), spec.sequence.server or teacher
-    wanted = {
-        key_of(question.asked, sample): (question, sample)
-        for question in questions
-        for sample in range(how.samples)
-    }
-    key = digest_of(["answers", model.digest])
-    folder = ctx.shared / key
-    make_folder(ctx.shared)
-    started = time.monotonic()
-    with held(
-        ctx.shared / f"{key}.lock", lambda: ctx.progress.say("another run lets this teacher write; waiting")
-    ):
-        make_folder(folder)
-        write_sealed(folder / SIGNALS_NOTE, {"title": "answers that a teacher wrote"})
-        before = known_answers(answers_file(folder, model, how))[0]
-        there = sum(int(one, 16) in before for one in wanted)
-        with ctx.progress.bar("the teacher writes", len(wanted)) as advance:
-            file = write_answers(
-                model,
-                (question.asked for question in questions),
-                how,
-                folder,
-                threads=torch.get_num_threads(),
-                device=ctx.device,
-                allow_code=ctx.allow_code,
-                advance=advance,
-            )
-    for answer in read_answers(file):
-        if answer.key in wanted:
-            question, sample = wanted[answer.key]
-            question.answers[sample] = answer
-    return {"written_before": there, "seconds": time.monotonic() - started}
+    how, model = how_of(asking.how, asking.spec, asking.ctx.seed), asking.how.server or teacher
+    prompts = [question.asked for question in questions]
+    found, cost = answers_to(asking.ctx, model, prompts, how, "the teacher writes")
+    for question in questions:
+        keys = ((sample, key_of(question.asked, sample)) for sample in range(how.samples))
+        question.answers.update((sample, found[key]) for sample, key in keys)
+    return cost
 
 
 def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
@@ -273,24 +279,33 @@ def _own(asking: _Asking) -> Iterator[str]:
             yield asking.task.answered_item(prompt, answer, ends=not asking.task.data.goes_on)
 
 
-def _sample(samples: list[dict[str, str]], question: _Question, reason: str, answer: str) -> None:
+def _sample(samples: list[dict[str, str]], why: str, prompt: str, answer: str) -> None:
     """Keep the first ones of each kind, for the report."""
-    if sum(each["why"] == reason for each in samples) < _SAMPLES.get(reason, _OTHER_SAMPLES):
-        asked = question.asked if isinstance(question.asked, str) else question.asked[-1]["content"]
+    if sum(each["why"] == why for each in samples) < _SAMPLES.get(why, _OTHER_SAMPLES):
         # Of a prompt the end is what is asked.
-        samples.append({"why": reason, "prompt": asked[-SHOWN:], "answer": answer[:SHOWN]})
+        samples.append({"why": why, "prompt": prompt[-SHOWN:], "answer": answer[:SHOWN]})
 
 
-def _nothing_kept(counts: Counter[str], long: int) -> PassError:
+def _nothing_kept(counts: Counter[str], long: int, written: Prompts | None) -> PassError:
+    if written is not None and not written.kept:
+        return PassError(
+            f"of {written.told['prompts']} prompts that the teacher wrote none is kept: "
+            f"{_reasons(written.told['by_reason'])}",
+            where="data_free",
+            hint="Raise `data_free.most`, or look at what the teacher writes.",
+        )
     if not counts:
         return PassError(
             f"none of {long} prompts leaves room for an answer",
             where="sequence.most",
             hint="Lower `sequence.most`, or raise `data.max_length`.",
         )
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
     return PassError(
-        f"of {counts.total()} answers that the teacher wrote none is kept: {reasons}",
+        f"of {counts.total()} answers that the teacher wrote none is kept: {_reasons(counts)}",
         where="sequence",
         hint=_HINTS.get(counts.most_common(1)[0][0], "Look at what the teacher writes."),
     )
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(counts).most_common())

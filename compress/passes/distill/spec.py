@@ -130,9 +130,9 @@ class DistillSpec(TrainingSpec, PassSpec):
     synthetic: SyntheticSpec | None = None
     """Learn questions with their answers that the teacher writes from the documents of the data; needs `sequence`."""
     control: bool | Literal["answers_only"] = False
-    """Train the same student without the teacher too, and report that row; with `data_free`: the same student from the
-    same teacher with the training data, for as many steps. `answers_only`, with `reasoning`: from the same texts of the
-    teacher, without its traces."""
+    """Train the same student without the teacher too, and report that row: with `sequence` from the data's own
+    answers; with `data_free` alone: the same student from the same teacher with the training data, for as many steps.
+    `answers_only`, with `reasoning`: from the same texts of the teacher, without its traces."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seeds the student, its new examples and the order of its batches; unset: the profile's, which seeds teachers and
     splits too."""
@@ -177,6 +177,11 @@ class DistillSpec(TrainingSpec, PassSpec):
         return tuple(
             code for one in (self.rejection, self.synthetic) if one is not None for code in one.code()
         )
+
+    @property
+    def makes_up_texts(self) -> bool:
+        """Whether the teacher writes its prompts itself."""
+        return self.data_free is not None and self.sequence is not None
 
     def trims(self) -> Keys | None:
         """`vocabulary`, unless all of it is kept."""
@@ -257,7 +262,6 @@ def _refuse_written(spec: DistillSpec) -> None:
     if len(spec.teachers) > 1:
         raise ValueError("sequence has one teacher: several cannot write one text")
     for name, why in (
-        ("data_free", "it shows no prompts"),
         ("online", "a teacher that learns too would write other texts with every step"),
         ("ema", "the student's average would teach it what another one wrote"),
         ("select", "what is learnt of written texts says `rejection`"),
@@ -273,6 +277,15 @@ def _refuse_written(spec: DistillSpec) -> None:
     if spec.trimmed is not None:
         raise ValueError(
             "sequence and vocabulary: trim exclude each other: the teacher may write tokens that the data has not"
+        )
+    if spec.data_free is not None and spec.synthetic is not None:
+        raise ValueError(
+            "data_free and synthetic exclude each other: pairs are written from the data's documents"
+        )
+    if spec.data_free is not None and (spec.rejection is not None or spec.sequence.own_answers):
+        other = "rejection" if spec.rejection is not None else "own_answers"
+        raise ValueError(
+            f"data_free and {other} exclude each other: written prompts have no answers of the data"
         )
     if spec.rejection is not None:
         if "samples" in spec.sequence.model_fields_set:
@@ -307,9 +320,12 @@ def _refuse_pairs(spec: DistillSpec) -> None:
 def _refuse_shown_data(spec: DistillSpec) -> None:
     if spec.augment is not None:
         raise ValueError("data_free shows no training data, so there is nothing to augment")
+    if spec.sequence is not None:
+        return
     for stage in spec.staged:
-        if any(entry.body.learns_labels for entry in stage.losses):
-            raise ValueError("data_free has no labels: leave the labels loss out")
+        for entry in stage.losses:
+            if entry.body.learns_labels:
+                raise ValueError(f"data_free has no labels: leave the {entry.key} loss out")
 
 
 def losses_of(stage: StageSpec) -> list[LossSpec]:

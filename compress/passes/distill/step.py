@@ -36,23 +36,19 @@ from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
 from compress.profile.examples_spec import DataFreeSpec
 from compress.step import StepContext, StepResult
+from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 
 
 def run(ctx: StepContext) -> StepResult:
     """Teach a student, generation after generation where the profile asks for several."""
     spec = ctx.asked(DistillSpec)
-    if spec.data_free is not None:
+    if spec.data_free is not None and spec.sequence is None:
         taught, untrained = teach_without_data(ctx, spec, _teachers(ctx, spec)[0])
         return _finish(ctx, spec, untrained, taught.model, [taught])
     teachers, folders = _teachers(ctx, spec), list[Artifact]()
-    lessons = None
-    if spec.synthetic is not None:
-        lessons = written_pairs(ctx, spec, teachers[0].artifact)
-    elif spec.sequence is not None:
-        alone = spec.control == "answers_only"
-        lessons = written_lessons(ctx, spec, teachers[0].artifact, alone=alone)
-    untrained = untrained_student(ctx, spec, ctx.seed)
+    lessons = _lessons(ctx, spec)
+    untrained = _untrained(ctx, spec, lessons)
     warn_of_gap(_answering(ctx, spec), untrained.model, ctx.progress)
     _check_tokenizer(ctx, untrained)
     exam = (
@@ -84,7 +80,7 @@ def run_control(ctx: StepContext) -> StepResult:
     asked = ctx.asked(DistillSpec)
     if asked.control == "answers_only":
         return run(ctx)
-    if asked.data_free is not None:
+    if asked.data_free is not None and asked.sequence is None:
         return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
     augment = asked.augment
@@ -103,13 +99,16 @@ def run_control(ctx: StepContext) -> StepResult:
             if images and augment
             else None,
             "epochs": epochs * shown_once,
-            **dict.fromkeys(("select", "online", "ema", "sequence", "rejection", "reasoning", "synthetic")),
+            **dict.fromkeys(
+                ("select", "online", "ema", "sequence", "rejection", "reasoning", "synthetic", "data_free")
+            ),
             "teachers": (),
             "generations": 1,
             "keep": "last",
         }
     )
-    untrained = untrained_student(ctx, asked, ctx.seed)
+    # A student that is cut out by what its teacher wrote has the same first weights here.
+    untrained = _untrained(ctx, asked, _lessons(ctx, asked) if asked.data_free else None)
     _check_tokenizer(ctx, untrained)
     exam = Exam.again(ctx, untrained.model) if asked.synthetic is not None else None
     shown = shown_data(ctx, spec, ())
@@ -119,6 +118,24 @@ def run_control(ctx: StepContext) -> StepResult:
         spec = spec.model_copy(update={"epochs": epochs * written / len(shown.labels)})
     taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=ctx.seed)
     return _finish(ctx, spec, untrained, taught.model, [taught], exam=exam)
+
+
+def _lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
+    """What the teacher writes, where that is learnt."""
+    if spec.sequence is None:
+        return None
+    teacher = _teachers(ctx, spec)[0].artifact
+    if spec.synthetic is not None:
+        return written_pairs(ctx, spec, teacher)
+    return written_lessons(ctx, spec, teacher, alone=spec.control == "answers_only")
+
+
+def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> Untrained:
+    """The student before its training; without data it is made by what the teacher wrote."""
+    if spec.data_free is None or lessons is None:
+        return untrained_student(ctx, spec, ctx.seed)
+    read = tokens_of(lessons.task.encode(lessons.examples, ctx.inputs["model"].path))
+    return untrained_student(ctx, spec, ctx.seed, read)
 
 
 def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
@@ -214,6 +231,7 @@ def _finish(
         **({} if lessons is None else {WRITTEN: lessons.told}),
         **({} if generated is None else {GENERATED: dict(generated.facts)}),
         **({} if exam is None else {HELD_OUT: exam.told(ctx, student)}),
+        **({"data_free": {"shown": "prompts that the teacher wrote"}} if lessons and spec.data_free else {}),
     }
     warnings = gap_warnings(_answering(ctx, spec), count_parameters(untrained.model))
     if warnings:

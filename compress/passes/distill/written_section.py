@@ -24,11 +24,14 @@ def written(run: RunRecord) -> Section:
     every = [*_told(run, WRITTEN)]
     # A control learns the same texts: of what was written is told once.
     found = [(step, told) for step, told in every if step.kind == DistillSpec.kind]
-    reasons = [
-        row(step.step, reason, count(number), percent(number / told["answers"]))
-        for step, told in found
-        for reason, number in told["by_reason"].items()
-    ]
+    reasons, asked = (
+        [
+            row(step.step, reason, count(number), percent(number / told[of]))
+            for step, told in whose
+            for reason, number in told["by_reason"].items()
+        ]
+        for whose, of in ((found, "answers"), (_own_prompts(found), "prompts"))
+    )
     by_prompt = [
         row(step.step, right, count(number), percent(number / told["prompts"]))
         for step, told in found
@@ -40,12 +43,12 @@ def written(run: RunRecord) -> Section:
             told["model"] or MISSING,
             told["license"],
             count(told["prompts"]),
-            count(told["answers"]),
+            MISSING if "answers" not in told else count(told["answers"]),
             MISSING if told["tokens"] is None else count(told["tokens"]),
             count(told["written_before"]),
             format_seconds(told["seconds"]),
         )
-        for step, told in found
+        for step, told in (*_own_prompts(found), *found)
     ]
     samples = [
         row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
@@ -66,6 +69,7 @@ def written(run: RunRecord) -> Section:
         for step, told in _told(run, HELD_OUT)
     ]
     tables = (
+        Table("Prompts that were written", ("Step", "", "prompts", "share"), tuple(asked), frozenset({1})),
         Table("Answers that were written", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
         Table(
             "Right answers of a prompt",
@@ -127,6 +131,18 @@ def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
             "perplexity. Intervals (95 %) are bootstraps over the documents. `samples.jsonl` beside this report holds "
             "pairs with their passages."
         )
+
+
+def _own_prompts(
+    found: list[tuple[StepRecord, Mapping[str, Any]]],
+) -> list[tuple[StepRecord, Mapping[str, Any]]]:
+    """The same of the prompts that a teacher wrote itself."""
+    who = ("model", "license")
+    return [
+        (step, {**{name: told[name] for name in who}, **told["own_prompts"]})
+        for step, told in found
+        if "own_prompts" in told
+    ]
 
 
 def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:

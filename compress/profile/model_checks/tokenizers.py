@@ -74,6 +74,12 @@ def no_tokenizer(names: Collection[str]) -> Problem | None:
     )
 
 
+def has_template(folder: Path, files: ModelFiles) -> bool:
+    """Whether a model folder holds a chat template."""
+    settings = files.mapping(folder / "tokenizer_config.json") or {}
+    return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
+
+
 def too_large(highest: int, rows: int) -> Problem:
     """A tokenizer whose ids go beyond the model's embedding."""
     return Problem(

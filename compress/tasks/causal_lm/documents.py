@@ -118,6 +118,14 @@ def question_of(item: str) -> tuple[Prompt, str]:
     return said[:last], said[last]["content"]
 
 
+def asked_in(item: str) -> list[str]:
+    """Of an example what it asks: its prompt, or what the user says in a conversation."""
+    said = json.loads(item)
+    if isinstance(said, dict):
+        return [said["prompt"]]
+    return [message["content"] for message in said if message["role"] == "user"]
+
+
 def answered_item(prompt: Prompt, answer: str, *, ends: bool) -> str:
     """A prompt with what was answered to it, of which the answer alone is learnt."""
     if isinstance(prompt, str):

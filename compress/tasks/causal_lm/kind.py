@@ -39,7 +39,6 @@ QUANTITIES = (
     Quantity("token_p50_ms", "each further token", "ms", "write", "p50_ms"),
     Quantity("token_p95_ms", "each further token, 95th percentile", "ms", "write", "p95_ms"),
 )
-_NOT_HERE = "a language model learns from the texts of the data alone"
 
 KIND = TaskKind(
     name="causal-lm",
@@ -72,7 +71,9 @@ KIND = TaskKind(
     refused={
         "data.labels": "the next token is the truth, so there are no labels",
         "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",
-        "passes.distill.augment": f"texts are changed for the encoders of classifiers; {_NOT_HERE}",
-        "passes.distill.data_free": f"texts are made up for the encoders of classifiers; {_NOT_HERE}",
+        "passes.distill.augment": (
+            "texts are changed for the encoders of classifiers; a language model learns from the texts of the data "
+            "alone"
+        ),
     },
 )

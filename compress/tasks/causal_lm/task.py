@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -15,7 +15,7 @@ from compress.models.text.chat import Prompt
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
 from compress.tasks.causal_lm import scorer as token_scorer
-from compress.tasks.causal_lm.documents import answered_item, question_of
+from compress.tasks.causal_lm.documents import answered_item, asked_in, question_of
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import KIND
 from compress.tasks.causal_lm.windows import WindowInputs, encode_documents, encoding_key
@@ -67,6 +67,14 @@ class CausalLanguageModel:
             return question_of(text)
         prompt = beginning(text)
         return prompt, text[len(prompt) :]
+
+    def prompt_of(self, text: str) -> Prompt:
+        """A text as the prompt of an example: of conversations, what the user says first."""
+        return [{"role": "user", "content": text}] if self.data.converses else text
+
+    def asked_in(self, item: Item) -> Sequence[str]:
+        """A plain text, a prompt, or what the user says in a conversation."""
+        return [str(item)] if self.data.goes_on else asked_in(str(item))
 
     def answered_item(self, prompt: Prompt, answer: str, *, ends: bool) -> str:
         """A prompt with an answer, of which the answer alone is learnt."""

@@ -1,0 +1,268 @@
+"""A teacher that is given no prompts writes them too: what a user would ask it, or how texts would begin."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from compress.core.artifacts import Artifact, seal
+from compress.core.errors import DataError, ModelError, PassError
+from compress.core.files import copy_tree
+from compress.core.forms import TORCH_FLOAT
+from compress.core.progress import Advance, Silent
+from compress.data.splits import UNLABELLED, Examples
+from compress.encoding.inputs import LEARNT
+from compress.generation.answers import read_answers
+from compress.generation.copies import originals, standing_in
+from compress.generation.prompts import Writer
+from compress.models.io.checkpoints import save_model
+from compress.models.text.chat import UNWRITTEN
+from compress.passes.distill import step as distill
+from compress.passes.distill.lessons import written_lessons
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written_section import written
+from compress.step import StepContext
+from compress.tasks.base import TrainingData
+from compress.tasks.causal_lm.documents import messages_item
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.task import CausalLanguageModel
+from tests.records import bert_run, change_step
+from tests.speaking_server import Speaker, listening
+from tests.steps import context
+from tests.tiny_language import CHATML, byte_tokenizer
+
+START, STOP = "<|im_start|>", "<|im_end|>"
+OK = {"license": "apache-2.0", "license_ok": True}
+ASKED = [f"{first}{second}" for first in "abcd" for second in "wxyz"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """It has learnt what users ask, too."""
+    folder = tmp_path_factory.mktemp("talker") / "model"
+    folder.mkdir()
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens([START, STOP])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    end, words = tokenizer.token_to_id(STOP), tokenizer.get_vocab_size()
+    texts = [f"{START}user\n{one}{STOP}\n{START}assistant\n{one[-1]}{STOP}\n" for one in ASKED]
+    config = transformers.LlamaConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+        vocab_size=words,
+        max_position_embeddings=96,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config)
+        rows = [torch.tensor(one.ids) for one in tokenizer.encode_batch(texts)]
+        ids = torch.stack(rows)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(60):
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    save_model(model.eval(), folder)
+    described = {
+        "task": "causal-lm",
+        "labels": [],
+        "input_names": ["input_ids", "attention_mask"],
+        "output_names": ["logits"],
+        "max_length": 64,
+        "words": words,
+        "pad_id": end,
+        "begin_id": None,
+        "end_id": end,
+        "chat_template": CHATML,
+        "special_tokens": {},
+    }
+    (folder / "task.json").write_text(json.dumps(described))
+    return seal(folder, TORCH_FLOAT, {"parameters": 1, "source": "talker"})
+
+
+def beginning(teacher: Artifact, folder: Path, **changed: Any) -> Artifact:
+    """The same with another `task.json`."""
+    copy_tree(teacher.path, folder)
+    said = json.loads((folder / "task.json").read_text())
+    (folder / "task.json").write_text(json.dumps({**said, **changed}))
+    return seal(folder, TORCH_FLOAT, {"parameters": 1, "source": "talker"})
+
+
+def prepared(
+    folder: Path, teacher: Artifact, free: dict[str, Any], held_out: list[str], **keys: Any
+) -> StepContext:
+    """A step on data of which nothing may be learnt."""
+    data = keys.pop("data", {"messages_column": "m"})
+    task = CausalLanguageModel(LanguageData.model_validate({"path": "x.jsonl", "max_length": 64, **data}))
+    talk = [{"role": "user", "content": "never"}, {"role": "assistant", "content": "learnt"}]
+    items = [messages_item(talk) if task.data.converses else "never learnt"] * 2
+    examples = Examples(items, np.full(2, UNLABELLED, np.int64))
+    spec = {
+        "student": {"layers": 1, "intermediate_size": 48},
+        "epochs": 1,
+        "batch_size": 2,
+        "data_free": free,
+        "sequence": {"most": 8, **OK},
+        **keys,
+    }
+    shown = TrainingData(examples, examples, (), copied=lambda texts: standing_in(texts, held_out))
+    roles = dict.fromkeys(("model", "teacher", "original"), teacher)
+    return context(folder, DistillSpec.model_validate(spec), roles, task, shown)
+
+
+def lessons_of(ctx: StepContext) -> Any:
+    return written_lessons(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+
+
+def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_path: Path):
+    free = {"examples": 40, "most": 6, "seed": 5}
+    first = lessons_of(prepared(tmp_path / "first", teacher, free, []))
+    (file, _) = sorted(tmp_path.glob("first/shared/*/*.jsonl"), key=lambda one: one.stat().st_size)[::-1]
+    prompts = [one for one in read_answers(file) if one.prompt == [{"role": "user"}]]
+    assert len(prompts) == 40
+    # It asks as it was taught, and a question ends where the template says.
+    assert sum(one.text in ASKED and one.ended == "end" for one in prompts) > 30
+    questions = [json.loads(item)["messages"][0]["content"] for item in first.examples.items]
+    told = first.told["own_prompts"]
+    assert (told["prompts"], sum(told["by_reason"].values())) == (40, 40)
+    assert told["by_reason"]["nearly a copy of another"] > 10
+    assert originals(questions) == [None] * len(questions)
+    assert first.told["prompts"] == told["by_reason"]["kept"] >= len(questions) > 5
+    talks = [json.loads(item)["messages"] for item in first.examples.items]
+    assert sum(one[1]["content"] in "wxyz" for one in talks) > len(talks) / 2
+    # What models are judged by is not learnt, whoever wrote it.
+    ctx = prepared(tmp_path / "second", teacher, free, questions[:2])
+    ctx = replace(ctx, shared=tmp_path / "first" / "shared")
+    second = lessons_of(ctx)
+    assert second.told["own_prompts"]["written_before"] == 40
+    assert second.told["written_before"] == second.told["prompts"]
+    left = second.told["own_prompts"]["by_reason"]["in the validation or test split"]
+    assert left == sum(one.text in questions[:2] for one in prompts)
+    assert second.examples.items == first.examples.items[2:]
+    assert {one["why"] for one in second.samples} >= {"kept", "prompt: in the validation or test split"}
+    assert "never" not in json.dumps([second.examples.items, second.samples])
+    run = change_step(bert_run(), "distill", facts={"written": second.told})
+    tables = {one.caption: one.rows for one in written(run).tables}
+    assert len(tables["Prompts that were written"]) == len(second.told["own_prompts"]["by_reason"])
+    assert len(tables["Who wrote, and what it took"]) == 2
+
+
+class Killing(Silent):
+    """Ends the process, as it were, once so many answers are there."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        """A bar that is not shown."""
+
+        def advance(steps: int = 1, note: str | None = None) -> None:
+            self.left -= steps
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_a_killed_run_asks_nothing_twice_and_its_student_is_taught(teacher: Artifact, tmp_path: Path):
+    free = {"examples": 24, "most": 6}
+    ctx = prepared(tmp_path, teacher, free, [], losses=[{"logits": {}}, {"next_token": {}}])
+    for after in (10, 26):
+        with pytest.raises(KeyboardInterrupt):
+            distill.run(replace(ctx, progress=Killing(after)))
+    assert sum(len([*read_answers(file)]) for file in tmp_path.glob("shared/*/*.jsonl")) == 27
+    result = distill.run(ctx)
+    written = [one.key for file in tmp_path.glob("shared/*/*.jsonl") for one in read_answers(file)]
+    told = result.facts["written"]
+    assert len(set(written)) == len(written) == 24 + told["answers"]
+    assert (told["own_prompts"]["written_before"], told["written_before"]) == (24, 3)
+    assert result.facts["shown"] == {"written": told["by_reason"]["kept"]}
+    assert result.facts["data_free"] == {"shown": "prompts that the teacher wrote"}
+    control = distill.run_control(replace(ctx, inputs={**ctx.inputs, "taught": sealed(ctx, result)}))
+    assert control.facts["shown"].keys() == {"train"}
+    assert "data_free" not in control.facts
+    assert abs(control.facts["steps"] - result.facts["steps"]) <= 1
+
+
+def sealed(ctx: StepContext, result: Any) -> Artifact:
+    return seal(ctx.out, result.form, result.facts)
+
+
+def test_plain_texts_begin_where_texts_begin(teacher: Artifact, tmp_path: Path):
+    begins = beginning(teacher, tmp_path / "begins", begin_id=0)
+    free = {"examples": 12, "most": 6}
+    ctx = prepared(
+        tmp_path / "step", begins, free, [], data={}, sequence={"most": 20, "temperature": 1.0, **OK}
+    )
+    lessons = lessons_of(ctx)
+    inputs = lessons.task.encode(lessons.examples, begins.path)
+    assert lessons.told["own_prompts"]["prompts"] == 12
+    for place, item in enumerate(lessons.examples.items):
+        said = json.loads(item)
+        assert said["prompt"] == ""
+        row = inputs.batch([place])
+        # All that it wrote is learnt: nothing but the token that begins it stands before it.
+        assert row["input_ids"][0, 0] == 0
+        assert row[LEARNT][0, 1:].all()
+    # What ends a turn begins no text, and nobody asks without a template.
+    with pytest.raises(ModelError, match="no-begin-token"):
+        lessons_of(replace(ctx, inputs={"teacher": teacher}))
+    bare = beginning(teacher, tmp_path / "bare", chat_template=None)
+    assert Writer(bare.path).nothing == STOP
+    with pytest.raises(DataError, match="no-chat-template"):
+        lessons_of(prepared(tmp_path / "other", bare, free, []))
+    with pytest.raises(
+        PassError, match=r"of 12 prompts that the teacher wrote none is kept: .* cut at the length"
+    ):
+        lessons_of(prepared(tmp_path / "short", teacher, {"examples": 12, "most": 2}, []))
+
+
+class Talking(Speaker):
+    """Writes prompts where a user speaks, and answers; counts tokens as a tokenizer does."""
+
+    cuts: Any
+    off = 0
+
+    def said(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        assert path == "/v1/completions"
+        text = "yes"
+        if asked["prompt"].endswith(f"{START}user\n"):
+            assert asked["stop"] == [STOP]
+            text = f" about {asked['seed']} "
+        used = {"prompt_tokens": self.off + len(self.cuts(asked["prompt"])), "completion_tokens": 1}
+        return {"choices": [{"text": text, "finish_reason": "stop"}], "usage": used}
+
+
+def test_a_server_writes_them_behind_the_template_of_its_model(teacher: Artifact, tmp_path: Path):
+    free = {"examples": 20}
+    with listening(Talking()) as there:
+        assert isinstance(there, Talking)
+        writer = Writer(teacher.path)
+        there.cuts = lambda text: writer.encoded(text, begins=True)
+        server = {"url": there.url, "model": "talker", "api": "completions", "template": "teacher"}
+        ctx = prepared(tmp_path / "one", teacher, free, [], sequence={"most": 8, "server": server, **OK})
+        lessons = lessons_of(ctx)
+        asked = Counter(one["prompt"] for one in there.asked)
+        assert asked.pop(writer.written(UNWRITTEN)) == 20
+        assert sorted(asked) == sorted(
+            writer.written(json.loads(item)["messages"][:1]) for item in lessons.examples.items
+        )
+        assert all(json.loads(item)["messages"][1]["content"] == "yes" for item in lessons.examples.items)
+        before, there.off = len(there.asked), 1
+        ctx = prepared(tmp_path / "two", teacher, free, [], sequence={"most": 8, "server": server, **OK})
+        with pytest.raises(ModelError, match=r"the server reads 7 tokens where .* makes 6") as caught:
+            lessons_of(ctx)
+        assert (caught.value.code, len(there.asked)) == ("server-tokenizer", before + 1)
