@@ -97,6 +97,32 @@ def test_every_way_and_its_rival_make_valid_profiles(script):
 
 
 @pytest.mark.parametrize("quick", [False, True])
+def test_generated_texts_stand_beside_real_ones_in_valid_profiles(script, quick: bool):
+    texts = script("generated_texts")
+    arms = texts.arms(3000, 12000, DATA, quick)
+    for arm in arms:
+        own = {f"passes.0.distill.{name}": value for name, value in {**texts.PLAIN, **arm.keys}.items()}
+        more = {} if arm.unlabeled is None else {"data.unlabeled": arm.unlabeled}
+        is_valid(texts.TEXTS, {"data.path": DATA, **more, **own})
+    # All with examples of their own beyond the data's have as many of them, so that epochs are of one length.
+    assert {arm.more for arm in arms} == {12000, 0}
+
+
+def test_what_generated_texts_bring_is_held_against_half_of_what_real_ones_do(script):
+    texts = script("generated_texts")
+    right = {
+        "augment": np.array([[True] * 6 + [False] * 4] * 2),
+        "real texts": np.array([[True] * 10] * 2),
+        "generated texts": np.array([[True] * 9 + [False]] * 2),
+    }
+    row = texts.compared(right, "generated texts")
+    assert (row["accuracy"], row["of real"], row["seeds"]) == (0.9, 0.75, 2)
+    assert row["against augment"].startswith("+30.00 [")
+    assert row["beyond half of it"].startswith("+10.00 [")
+    assert "against augment" not in texts.compared(right, "augment")
+
+
+@pytest.mark.parametrize("quick", [False, True])
 def test_what_is_pruned_makes_valid_profiles(script, quick: bool):
     pruned = script("prune_recover")
     for cut in pruned.CUTS.values():
