@@ -1,8 +1,9 @@
 """Texts by their labels: what a model is shown so that it writes further ones, and which of these are kept.
 
-Anaby-Tavor et al., "Do Not Have Enough Data? Deep Learning to the Rescue!" (LAMBADA), 2020. They keep what the
-classifier finds surest of the label that was asked for. For a student that learns the teacher's answers it is better to
-keep all of them (He et al., "Generate, Annotate, and Learn", 2022): the surest texts teach least.
+Anaby-Tavor et al., "Do Not Have Enough Data? Deep Learning to the Rescue!" (LAMBADA), 2020. Their labels are those
+that were asked for, so they keep the texts that a classifier gives these most surely. Here the teacher says of each
+text what it is, and a student learns all of that, as in He et al., "Generate, Annotate, and Learn", 2022, who argue
+against labels that were asked for; `agree` is for those who want the former.
 """
 
 from __future__ import annotations

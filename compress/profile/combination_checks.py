@@ -11,6 +11,7 @@ from typing import Any
 
 from compress.core.task_kind import TaskKind
 from compress.losses.contract import Lesson
+from compress.passes.table import PASSES
 from compress.profile.budget_spec import budget_spec
 from compress.profile.generate_spec import GenerateSpec
 from compress.profile.license_spec import why_forbidden
@@ -125,6 +126,11 @@ def _generated_faults(profile: Profile, spec: GenerateSpec) -> Iterator[Found]:
         return
     if (why := why_forbidden(spec.license, spec.model)) is not None:
         yield (*place, "license"), why
+    readers = [
+        name for name, one in PASSES.items() if any(step.reads_unlabeled for step in one.steps.values())
+    ]
+    if not any(one.kind in readers for one in profile.specs):
+        yield place, f"no pass of this profile reads texts without labels; {' and '.join(readers)} do"
     if profile.train.nodes > 1:
         yield place, "each of several machines (`train.nodes`) would write texts of its own"
     yield from _training_faults(spec.finetune, task_kind(writing_task()), (*place, "finetune"))

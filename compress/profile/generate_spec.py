@@ -60,7 +60,8 @@ class GenerateSpec(LicensedSpec):
     """For each text that is wanted of a label so many are written, at most: where too many of them go, the label has
     fewer."""
     agree: bool = False
-    """Keep those alone of which the teacher says the label that was asked for."""
+    """Keep those alone to which the teacher gives the label that was asked for, as LAMBADA does; unset: all, for its
+    answers to the others teach a student, too (He et al. 2022)."""
 
     @model_validator(mode="after")
     def _asks_by_label(self) -> GenerateSpec:

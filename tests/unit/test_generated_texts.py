@@ -295,6 +295,11 @@ REFUSED: list[tuple[list[str], str, str]] = [
     ),
     ([f"{MORE}.finetune={{smoothing: 0.1}}"], f"{MORE}.finetune.smoothing", "causal-lm has no labels"),
     (
+        ["passes=[{quantize: {bits: 8}}]"],
+        MORE,
+        "no pass of this profile reads texts without labels; distill and prune do",
+    ),
+    (
         ["train={nodes: 2, rendezvous: 'a:1'}"],
         MORE,
         "each of several machines (`train.nodes`) would write texts of its own",
