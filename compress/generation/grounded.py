@@ -1,7 +1,7 @@
 """Whether a passage supports what is said of it, by its words. Pure.
 
 A check of words, not of meaning: it finds what was made up, not what was turned round. It says yes where every number
-and every name that is said stands in the passage, and enough of the other words do.
+and every name that is said stands in the passage, and enough of the other words do. What it knows of words is English.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterator
 
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+")
+_DENIES = re.compile(
+    r"\b(no|not|never|none|nobody|nothing|neither|nor|cannot|without)\b|n['’]t\b", re.IGNORECASE
+)
 _LONG = 4
 """Letters of a word that says something; shorter ones are mostly articles and the like."""
 _SAYS_NOTHING = re.compile(
@@ -26,9 +29,11 @@ def supported(said: str, passage: str, least: float) -> bool:
 
     Numbers are those of digits; names are words with a capital letter that begin no sentence. Both stand in the passage
     as they are said, but for commas in numbers and capitals. Of all other words of four letters and more, a share of
-    `least` stands there, compared by their first five letters.
+    `least` stands there, compared by their first five letters. Where the passage denies nothing, neither does the
+    answer.
     """
-    return names_stand_in(said, passage) and share_in(said, passage) >= least
+    denies = _DENIES.search(said) is not None and _DENIES.search(passage) is None
+    return not denies and names_stand_in(said, passage) and share_in(said, passage) >= least
 
 
 def names_stand_in(said: str, passage: str) -> bool:

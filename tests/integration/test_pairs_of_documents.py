@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from compress import api
 from compress.core.errors import PassError
 from compress.data.splits import UNLABELLED, Examples
 from compress.generation.answers import read_answers
@@ -22,7 +24,7 @@ from compress.tasks.base import TrainingData
 from tests import steps
 from tests.integration.test_written_texts import LICENSED, Killing
 from tests.speaking_server import Speaker, listening, prompt_in
-from tests.tiny_language import Taught, taught
+from tests.tiny_language import Taught, profile, taught, write_model
 
 TRAIN, HELD = 40, 12
 NUMBER = re.compile(r"cat(\d+)")
@@ -165,3 +167,53 @@ def test_too_few_pairs_to_hold_out_are_told(teacher: Taught, tmp_path: Path):
         ctx = replace(ctx, data=replace(ctx.data, validation=few))
         with pytest.raises(PassError, match="pairs of 2 validation documents are kept, and four are needed"):
             written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+
+
+@pytest.mark.slow
+def test_a_profile_leads_to_a_report_with_pairs_and_their_passages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    write_model(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    splits = {"train": range(1, TRAIN), "validation": range(200, 200 + HELD), "test": range(400, 406)}
+    for split, numbers in splits.items():
+        rows = [json.dumps({"text": document(number)}) + "\n" for number in numbers]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(rows))
+    with listening(Asking()) as there:
+        assert isinstance(there, Asking)
+        sequence = {"most": 20, "server": {"url": there.url, "model": "scripted"}, **LICENSED}
+        student = {"student": {"layers": 1}, "epochs": 2, "learning_rate": 3e-3, "batch_size": 16}
+        pairs = {**PAIRS, "passage_tokens": [8, 48], "prompt": "{question}"}
+        body = profile(
+            data={"path": "data", "max_length": 128},
+            teacher={"model": "model"},
+            passes=[
+                {"distill": {**student, "sequence": sequence, "synthetic": pairs, "control": True}},
+                {"export": {"golden": 2}},
+            ],
+        )
+        (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
+        done = api.run(tmp_path / "p.yaml", quiet=True)
+        asked = {int(NUMBER.findall(prompt_in(one))[-1]) for one in there.asked}
+    assert asked == {*splits["train"], *splits["validation"]}
+    found = {step.step: step for step in done.record.steps}
+    told = found["distill"].facts
+    assert told["written"]["model"] == "scripted"
+    assert told["shown"] == {"written": told["written"]["by_reason"]["kept"]}
+    held_out = json.loads((tmp_path / "cache" / str(found["distill"].artifact) / "held_out.json").read_text())
+    assert held_out["conversing"]
+    # In the chat form of the model.
+    messages = json.loads(held_out["pairs"][0])["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert "beside" in found["distill.control"].facts["held_out"]
+    report = tmp_path / "reports" / "tiny-lm"
+    text = (report / "report.md").read_text()
+    for words in ("Held-out pairs", "above the student", "a copy of what is held out", "Samples"):
+        assert words in text
+    lines = [json.loads(line) for line in (report / "samples.jsonl").read_text().splitlines()]
+    kept = [one for one in lines if one["why"] == "kept"]
+    assert len(kept) == min(50, told["written"]["by_reason"]["kept"])
+    assert all(one["answer"].split()[1] in one["passage"] for one in kept)
+    assert "scripted (apache-2.0)" in next(tmp_path.rglob("bundle/README.md")).read_text()

@@ -7,11 +7,14 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.integration.test_pairs_of_documents import PAIRS, Asking, document
+from tests.speaking_server import listening
 from tests.tiny_language import WORDS, toy, write_model, write_texts
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(folder: Path, name: str, *further: str) -> str:
+SHARED = ("--profile", "toy.yaml", "--seeds", "1", "--steps", "3", "--tokens", "300")
+
+
+def run(folder: Path, name: str, *further: str, shared: Sequence[str] = SHARED) -> str:
     """What a script says, run as it stands with its report in the folder."""
-    arguments = ["--profile", "toy.yaml", "--seeds", "1", "--steps", "3", "--tokens", "300", *further]
+    arguments = [*shared, *further]
     code = SCRIPT.format(folder=str(ROOT / "benchmarks"), name=name, arguments=arguments)
     environment = {**os.environ, "COMPRESS_CACHE": str(folder / "cache")}
     command = [sys.executable, "-c", code]
@@ -85,3 +91,37 @@ def test_what_pruning_took_is_learnt_again(folder: Path):
         "labels",
         "scratch",
     ]
+
+
+def test_a_teacher_that_is_killed_goes_on_and_its_pairs_are_learnt(folder: Path):
+    documents = folder / "documents"
+    documents.mkdir()
+    for split, numbers in {
+        "train": range(40),
+        "validation": range(200, 220),
+        "test": range(400, 404),
+    }.items():
+        rows = [json.dumps({"text": document(number)}) + "\n" for number in numbers]
+        (documents / f"{split}.jsonl").write_text("".join(rows))
+    body = yaml.safe_load((ROOT / "profiles" / "docs_to_qa.yaml").read_text())
+    body["data"] |= {"path": "documents", "max_length": 128}
+    body["teacher"]["model"] = "model"
+    body["targets"][0]["sequence_lengths"] = [16]
+    with listening(Asking(seconds=0.15)) as there:
+        assert isinstance(there, Asking)
+        distill = body["passes"][0]["distill"]
+        distill["sequence"] |= {"most": 20, "server": {"url": there.url, "model": "m", "concurrency": 1}}
+        distill["synthetic"] |= {**PAIRS, "passage_tokens": [8, 48], "prompt": "{question}"}
+        (folder / "pairs.yaml").write_text(yaml.safe_dump(body))
+        options = ["--profile", "pairs.yaml", "--passages", "30", "--held-out", "20", "--epochs", "1"]
+        run(folder, "docs_to_qa", *options, "--layers", "1", "--work", "pairs", shared=())
+        prompts = [json.dumps(one["messages"]) for one in there.asked]
+    # What was in flight when the process died may have been asked, and not kept.
+    assert len(set(prompts)) == 50 <= len(prompts) <= 51
+    rows = json.loads((folder / "reports" / "docs_to_qa.json").read_text())["rows"]
+    assert [row.get("taught") for row in rows] == ["untaught", "documents", "pairs", None]
+    assert rows[-1]["asked twice"] == 0
+    assert rows[-1]["as it was"]
+    assert 20 <= rows[-1]["killed after"] <= rows[-1]["written before"] < 50
+    pairs = json.loads((folder / "reports" / "docs_to_qa_pairs.json").read_text())["rows"]
+    assert all(row["answer"].split()[1] in row["passage"] for row in pairs)

@@ -33,6 +33,9 @@ ONE = {"passage": "The cat sleeps.", "question": "Who is asleep?", "answer": "Th
         ("They rose 4% on Tuesday.", False),
         ("It was called so by Anna Green.", False),
         ("Its sales in Europe had doubled.", False),
+        # What nobody denied.
+        ("Its sales in Asia had not doubled.", False),
+        ("Anna Reed didn't call the result a turning point.", False),
         # Words that nobody said.
         ("Investors celebrated the wonderful dividend.", False),
         ("The result disappointed investors and lenders.", False),
@@ -40,6 +43,11 @@ ONE = {"passage": "The cat sleeps.", "question": "Who is asleep?", "answer": "Th
 )
 def test_what_a_passage_supports(said: str, holds: bool):
     assert supported(said, PASSAGE, 0.8) is holds
+
+
+def test_what_a_passage_denies_may_be_denied():
+    assert supported("Nobody was hurt.", "The road was closed. Nobody was hurt.", 0.8)
+    assert not supported("The road was never closed.", "The road was closed.", 0.8)
 
 
 def test_how_much_must_stand_there():

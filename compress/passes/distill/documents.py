@@ -298,6 +298,8 @@ def _nothing_kept(counts: dict[str, int]) -> PassError:
     hint = "Look at what the teacher writes, at `synthetic.ask` and `synthetic.examples`."
     if often == UNSUPPORTED:
         hint += " `synthetic.support` says how much of an answer stands in its passage."
+    if often == LONG:
+        hint = "Raise `data.max_length`, or lower `synthetic.passage_tokens`."
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     return PassError(
         f"of {sum(counts.values())} pairs that the teacher wrote none is kept: {reasons}",
