@@ -120,7 +120,7 @@ def toy(file: Path, **changed: Any) -> dict[str, Any]:
     return {**body, **changed}
 
 
-def taught(folder: Path, max_length: int = 32) -> Taught:
+def taught(folder: Path, max_length: int = 32, rounds: int = 24) -> Taught:
     """A tiny language model that has learnt its texts a little, as a profile's source step leaves one."""
     write_model(folder / "model")
     model = transformers.LlamaForCausalLM.from_pretrained(folder / "model")
@@ -128,7 +128,7 @@ def taught(folder: Path, max_length: int = 32) -> Taught:
     texts = tuple(" ".join(drawn.choice(WORDS, 8)) for _ in range(48))
     tokenizer = byte_tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for start in [*range(0, 48, 8)] * 24:
+    for start in [*range(0, 48, 8)] * rounds:
         ids = [torch.tensor(tokenizer.encode(text).ids[:32]) for text in texts[start : start + 8]]
         batch = torch.stack([one for one in ids if len(one) == 32])
         model(input_ids=batch, labels=batch).loss.backward()

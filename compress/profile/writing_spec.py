@@ -131,7 +131,7 @@ _EXAMPLES = (
 
 
 class SyntheticSpec(PassSpecBase):
-    """The data are documents. Of passages of them the teacher writes answers with their questions, as `sequence` says
+    """The data are documents. Of passages of them the teacher writes questions with their answers, as `sequence` says
     how, and the student learns those pairs that the passage supports, each once (as Alpaca and Phi were taught)."""
 
     passages: Positive = 1000
@@ -141,9 +141,7 @@ class SyntheticSpec(PassSpecBase):
     among the student's weights, those of the other half are scored and never learnt."""
     passage_tokens: tuple[Positive, Positive] = (32, 96)
     """Fewest and most tokens of a passage, whole sentences as far as they go."""
-    ask: str = (
-        f"{PASSAGE}\n\nCopy a sentence of this text as an answer, and write the question that it answers."
-    )
+    ask: str = f"{PASSAGE}\n\nWrite a question about this text, and its answer."
     """What the teacher is asked, `{passage}` in the place of the passage."""
     examples: tuple[PairSpec, ...] = _EXAMPLES
     """What the teacher is shown before, asked and answered in the same way."""

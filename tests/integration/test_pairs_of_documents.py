@@ -16,6 +16,7 @@ from compress import api
 from compress.core.errors import PassError
 from compress.data.splits import UNLABELLED, Examples
 from compress.generation.answers import read_answers
+from compress.generation.copies import standing_in
 from compress.passes.distill import step as distill
 from compress.passes.distill.documents import written_pairs
 from compress.passes.distill.spec import DistillSpec
@@ -39,7 +40,7 @@ PAIRS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Taught:
-    return taught(tmp_path_factory.mktemp("teacher"), max_length=120)
+    return taught(tmp_path_factory.mktemp("teacher"), max_length=120, rounds=0)
 
 
 def document(number: int) -> str:
@@ -61,7 +62,9 @@ def prepared(folder: Path, teacher: Taught, *, pairs: dict[str, Any], **sequence
         "control": True,
     }
     roles = dict.fromkeys(("model", "teacher", "original"), artifact)
-    return steps.context(folder, DistillSpec.model_validate(body), roles, task, TrainingData(train, held, ()))
+    # As the engine tells it, which alone knows the test split.
+    data = TrainingData(train, held, (), copied=lambda texts: standing_in(texts, [*held.texts, document(39)]))
+    return steps.context(folder, DistillSpec.model_validate(body), roles, task, data)
 
 
 class Asking(Speaker):
@@ -89,10 +92,10 @@ def test_pairs_are_learnt_and_held_out_ones_scored(teacher: Taught, tmp_path: Pa
         lessons = written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
         asked = [int(NUMBER.findall(prompt_in(one))[-1]) for one in there.asked]
         # What is held out is asked about once, and not as a training document.
-        assert sorted(asked) == [*range(1, TRAIN), *range(200, 200 + HELD)]
-        assert lessons.told["passages_left_out"] == 1
+        assert sorted(asked) == [*range(1, TRAIN - 1), *range(200, 200 + HELD)]
+        assert lessons.told["passages_left_out"] == 2
         assert lessons.told["by_reason"] == {
-            "kept": 30,
+            "kept": 29,
             "not supported by the passage": 4,
             "a copy of another": 1,
             "a copy of what is held out": 4,
@@ -105,17 +108,17 @@ def test_pairs_are_learnt_and_held_out_ones_scored(teacher: Taught, tmp_path: Pa
         assert numbers[0] | numbers[1] <= {*range(200, 200 + HELD)}
         learnt = {int(found) for item in lessons.examples.texts for found in NUMBER.findall(item)}
         assert max(learnt) < TRAIN
-        assert len(lessons.examples) == 30
+        assert len(lessons.examples) == 29
         first = json.loads(lessons.examples.texts[0])
         number = int(NUMBER.findall(first["prompt"])[0])
         questions = (f"How many birds sees cat{number}?", "How many birds are there?")
         assert first["prompt"] in [f"{document(number)} {question}\n" for question in questions]
-        assert len(lessons.samples) == 30 + 4 + 1 + 4
+        assert len(lessons.samples) == 29 + 4 + 1 + 4
         assert all(f"cat{NUMBER.findall(one['passage'])[0]} " in one["passage"] for one in lessons.samples)
 
         made, result = steps.run(distill, ctx)
         assert len(there.asked) == len(asked)
-    assert result.facts["shown"] == {"written": 30}
+    assert result.facts["shown"] == {"written": 29}
     told = result.facts["held_out"]
     assert told["pairs"] == len(lessons.held_out.scored)
     assert told["gain"][0] == pytest.approx(np.log(told["untaught"][0] / told["perplexity"][0]))

@@ -117,7 +117,7 @@ def test_nothing_must_stand_in_the_passage_where_the_profile_says_so():
 
 def test_what_the_teacher_and_the_student_are_asked():
     spec = SyntheticSpec.model_validate({"ask": "{passage} Ask!", "examples": [ONE]})
-    said = "Answer: The cat sleeps.\nQuestion: Who is asleep?"
+    said = "Question: Who is asleep?\nAnswer: The cat sleeps."
     assert asked_of(spec, "It rains.", converses=True) == [
         {"role": "user", "content": "The cat sleeps. Ask!"},
         {"role": "assistant", "content": said},

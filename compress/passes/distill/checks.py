@@ -185,7 +185,13 @@ def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> I
 def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> Iterator[Found]:
     """Whether the teacher knows where a user's words begin, as far as its files tell."""
     teacher = profile.teacher
-    if not spec.makes_up_texts or profile.data.goes_on or teacher.adapter or teacher.config:
+    if (
+        spec.data_free is None
+        or spec.sequence is None
+        or profile.data.goes_on
+        or teacher.adapter
+        or teacher.config
+    ):
         return
     folder = files.folder(teacher.model)
     if folder is not None and folder.is_dir() and not has_template(folder, files):

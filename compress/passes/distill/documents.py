@@ -141,6 +141,11 @@ class _Writing:
                 passage.pairs[place] = Pair(reason, pair.question, pair.answer)
         return [text for text, original in zip(texts, found, strict=True) if original is None]
 
+    def copied(self, texts: Sequence[str]) -> Sequence[bool]:
+        """Which texts stand in documents of the validation or the test split."""
+        assert self.ctx.data.copied is not None
+        return self.ctx.data.copied(texts)
+
     def examples(self, own: Sequence[_Passage]) -> tuple[Examples, list[int]]:
         """What is learnt or scored of passages, and the document of each."""
         task = cast(WritingTask, self.ctx.task)
@@ -172,8 +177,11 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
     held = writing.drawn(ctx.data.validation.texts, spec.synthetic.held_out)
     cut = writing.drawn(ctx.data.train.texts, spec.synthetic.passages)
     # A passage that stands in two documents is asked about once, and never where it is held out.
-    alike = originals([one.text for one in cut], [one.text for one in held], spec.synthetic.alike)
-    learnt = [one for one, original in zip(cut, alike, strict=True) if original is None]
+    texts = [one.text for one in cut]
+    copies = zip(originals(texts, (), spec.synthetic.alike), writing.copied(texts), strict=True)
+    learnt = [
+        one for one, (original, copied) in zip(cut, copies, strict=True) if original is None and not copied
+    ]
     if not learnt or not held:
         raise _no_passages(spec.synthetic, "training" if held else "validation")
     asked = [writing.asked(one.text) for one in (*held, *learnt)]

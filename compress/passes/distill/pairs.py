@@ -65,7 +65,7 @@ def asked_of(spec: SyntheticSpec, passage: str, *, converses: bool) -> Prompt:
     """What a teacher is asked of a passage behind the examples: a conversation, or a text to go on with."""
 
     def said(example: PairSpec) -> str:
-        return f"Answer: {example.answer}\nQuestion: {example.question}"
+        return f"Question: {example.question}\nAnswer: {example.answer}"
 
     asked = spec.ask.replace(PASSAGE, passage)
     before = [(spec.ask.replace(PASSAGE, example.passage), said(example)) for example in spec.examples]

@@ -180,8 +180,8 @@ class DistillSpec(TrainingSpec, PassSpec):
 
     @property
     def makes_up_texts(self) -> bool:
-        """Whether the teacher writes its prompts itself."""
-        return self.data_free is not None and self.sequence is not None
+        """Whether the teacher writes its prompts itself, or questions about documents."""
+        return self.sequence is not None and (self.data_free is not None or self.synthetic is not None)
 
     def trims(self) -> Keys | None:
         """`vocabulary`, unless all of it is kept."""
@@ -302,6 +302,8 @@ def _refuse_written(spec: DistillSpec) -> None:
 def _refuse_pairs(spec: DistillSpec) -> None:
     """What does not go with pairs that are written from documents."""
     assert spec.sequence is not None
+    if spec.data_free is not None:
+        raise ValueError("synthetic and data_free exclude each other: documents are data")
     for name in ("rejection", "reasoning"):
         if getattr(spec, name) is not None:
             raise ValueError(
