@@ -207,7 +207,9 @@ class Bench:
         rows = [row for arms in self.arms for row in arms.rows()]
         rows += [written_row(one) for one in self.kills]
         kept = [one for one in self.arms[0].pairs.read_json(SAMPLES)["samples"] if one["why"] == "kept"]
-        share = sum(supported(one["answer"], one["passage"], SUPPORT) for one in kept) / len(kept)
+        share = sum(supported(one["answer"], one["passage"], SUPPORT, one["prompt"]) for one in kept) / len(
+            kept
+        )
         verbatim = sum(plain(one["answer"]) in plain(one["passage"]) for one in kept) / len(kept)
         options = self.options
         note = (

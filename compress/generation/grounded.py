@@ -24,16 +24,26 @@ _STEM = 5
 """Words are compared by so many first letters: endings count for nothing."""
 
 
-def supported(said: str, passage: str, least: float) -> bool:
+def supported(said: str, passage: str, least: float, asked: str = "") -> bool:
     """Whether a passage supports an answer.
 
     Numbers are those of digits; names are words with a capital letter that begin no sentence. Both stand in the passage
-    as they are said, but for commas in numbers and capitals. Of all other words of four letters and more, a share of
-    `least` stands there, compared by their first five letters. Where the passage denies nothing, neither does the
-    answer.
+    as they are said, but for commas in numbers and capitals. Of all other words of four letters and more that the
+    answer adds to what was `asked`, a share of `least` stands there, compared by their first five letters. Where the
+    passage denies nothing, neither does the answer.
     """
     denies = _DENIES.search(said) is not None and _DENIES.search(passage) is None
-    return not denies and names_stand_in(said, passage) and share_in(said, passage) >= least
+    added = _stems(said) - _known_stems(asked)
+    return (
+        not denies
+        and names_stand_in(said, passage)
+        and len(added & _known_stems(passage)) >= least * len(added)
+    )
+
+
+def adds_nothing(said: str, asked: str) -> bool:
+    """Whether an answer says no more than what was asked."""
+    return names_stand_in(said, asked) and _stems(said) <= _known_stems(asked)
 
 
 def names_stand_in(said: str, passage: str) -> bool:
@@ -42,12 +52,14 @@ def names_stand_in(said: str, passage: str) -> bool:
     return all(_plain(word) in known for word, named in _words(said) if named)
 
 
-def share_in(said: str, passage: str) -> float:
-    """Of the other words that say something, the share that stands in a passage; 1 where there are none."""
-    known = {word.casefold()[:_STEM] for word in _WORD.findall(passage)}
+def _stems(said: str) -> set[str]:
+    """The beginnings of the words that say something and are no names."""
     words = (word.casefold() for word, named in _words(said) if not named)
-    stems = {word[:_STEM] for word in words if len(word) >= _LONG and not _SAYS_NOTHING.fullmatch(word)}
-    return len(stems & known) / len(stems) if stems else 1.0
+    return {word[:_STEM] for word in words if len(word) >= _LONG and not _SAYS_NOTHING.fullmatch(word)}
+
+
+def _known_stems(text: str) -> set[str]:
+    return {word.casefold()[:_STEM] for word in _WORD.findall(text)}
 
 
 def _words(said: str) -> Iterator[tuple[str, bool]]:

@@ -121,12 +121,6 @@ _EXAMPLES = (
         question="What did Anna Reed say about the result?",
         answer="Chief executive Anna Reed called the result a turning point.",
     ),
-    PairSpec(
-        passage="Heavy rain closed the road between Calder and Stone for two days. Engineers hope to reopen it by "
-        "Friday, the council said. Nobody was hurt.",
-        question="When do engineers hope to reopen the road?",
-        answer="Engineers hope to reopen it by Friday.",
-    ),
 )
 
 
@@ -141,7 +135,7 @@ class SyntheticSpec(PassSpecBase):
     among the student's weights, those of the other half are scored and never learnt."""
     passage_tokens: tuple[Positive, Positive] = (32, 96)
     """Fewest and most tokens of a passage, whole sentences as far as they go."""
-    ask: str = f"{PASSAGE}\n\nWrite a question about this text, and its answer."
+    ask: str = f"{PASSAGE}\n\nWrite a question about this text, and copy the sentence that answers it."
     """What the teacher is asked, `{passage}` in the place of the passage."""
     examples: tuple[PairSpec, ...] = _EXAMPLES
     """What the teacher is shown before, asked and answered in the same way."""
@@ -149,8 +143,8 @@ class SyntheticSpec(PassSpecBase):
     """What the student is asked, `{question}` in the place of the question; where `{passage}` does not stand in it, it
     answers by heart."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Of the words of an answer, how many must stand in the passage beside all numbers and names of answer and
-    question; 0: nothing must."""
+    """Of the words that an answer adds to its question, the share that must stand in the passage, beside all numbers
+    and names of both; 0: nothing must."""
     validator: ValidatorName | None = None
     """What must hold of a pair, too: `regex:PATTERN` finds something in the answer; `python:module:function`, from
     question, passage and answer, texts, to true or false (needs `--allow-code`)."""

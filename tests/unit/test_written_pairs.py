@@ -50,6 +50,12 @@ def test_what_a_passage_denies_may_be_denied():
     assert not supported("The road was never closed.", "The road was closed.", 0.8)
 
 
+def test_what_is_asked_is_no_support():
+    said = 'The result was a turning point, Reed said, and "unexpected".'
+    assert supported(said, PASSAGE, 0.6)
+    assert not supported(said, PASSAGE, 0.6, "Was the result a turning point?")
+
+
 def test_how_much_must_stand_there():
     said = "The result made investors happy."
     assert [supported(said, PASSAGE, least) for least in (0.0, 0.25, 0.5)] == [True, True, False]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from compress.generation.answers import Answer
-from compress.generation.grounded import names_stand_in, share_in, supported
+from compress.generation.grounded import adds_nothing, names_stand_in, supported
 from compress.generation.validators import Validator
 from compress.models.text.chat import Prompt
 from compress.passes.distill.kept import CUT, FILTERED, KEPT
@@ -111,11 +111,11 @@ def _reason(
         return NO_QUESTION
     if _REFUSAL.search(said) and not _REFUSAL.search(passage):
         return REFUSED
-    if spec.support and not supported(said, passage, spec.support):
+    if spec.support and not supported(said, passage, spec.support, question):
         return UNSUPPORTED
     if spec.support and not names_stand_in(question, passage):
         return FOREIGN
-    if names_stand_in(said, question) and share_in(said, question) == 1:
+    if adds_nothing(said, question):
         return HOLLOW
     if validator is not None and not validator(question, passage, said):
         return INVALID
