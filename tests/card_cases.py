@@ -26,6 +26,8 @@ from tests.elsewhere import Elsewhere, card
 from tests.jobs import WORDS_OF, tiny_texts
 from tests.steps import context, run
 from tests.tiny import text_task, tiny_bert, write_torch_artifact
+from tests.tiny_vision import LABELS as IMAGE_LABELS
+from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 from tests.unit.test_training_loop import examples
 
 LABELS = tuple(sorted(WORDS_OF))
@@ -84,6 +86,16 @@ def test_a_step_keeps_together_what_it_computes(step: Any, spec: Any, device: st
     ctx = replace(context(tmp_path / "step", spec, {"model": source}, text_task(16), data()), device=device)
     made, _ = run(step, ctx)
     assert made.size_mb > 0
+
+
+def test_channels_that_are_cut_on_a_device_are_found_to_work_there(device: str, tmp_path: Path) -> None:
+    task, data = image_task(), TrainingData(images(24), images(12, seed=1), IMAGE_LABELS)
+    source = write_image_artifact(tmp_path / "m", tiny_network(tmp_path))
+    asked = {"remove": {"channels": 0.5}, "round_to": 4, "importance": "magnitude", "recover": None}
+    ctx = context(tmp_path / "step", PruneSpec.model_validate(asked), {"model": source}, task, data)
+    _, result = run(prune, replace(ctx, device=device))
+    assert result.facts["parameters"] < result.facts["parameters_before"]
+    assert "left_whole" not in result.facts
 
 
 class Moving(_WithLoss):

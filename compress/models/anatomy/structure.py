@@ -113,7 +113,7 @@ def _is_shape(value: object, dims: int) -> bool:
 def _resize(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     """Give a module's parameter or buffer another shape; its convolutions' and norms' counts are attributes."""
     old = getattr(module, name)
-    new = torch.empty(shape, dtype=old.dtype)
+    new = torch.empty(shape, dtype=old.dtype, device=old.device)
     if isinstance(old, nn.Parameter):
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
     else:
