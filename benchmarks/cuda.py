@@ -1,12 +1,17 @@
 """All that is to be known of CUDA, in one command of at most eight minutes.
 
-    PYTHONPATH=/tmp/site:. python benchmarks/cuda.py --out results [--minutes 8] [--only PART ...] [--dry]
+    python benchmarks/cuda.py --out results [--minutes 8] [--only PART ...] [--dry]
+
+Where there is no package index, with what `cuda_wheels.sh` packed:
+
+    for trip in .carried/trips/*; do python3 benchmarks/carried.py unpack $trip /tmp/site; done
+    PYTHONPATH=/tmp/site:. python3 benchmarks/cuda.py --out results
 
 Parts run one after the other, the most valuable first, each in a process of its own with its share of the time that is
 left. What one finds is written as it is found, to RESULTS/rows.jsonl; after each part RESULTS/cuda.json and cuda.md are
 written anew, and its output is added to RESULTS/cuda.log. A part that lacks something here is skipped, and says
-what; `cuda_wheels.sh` brings what such a machine may lack. `--dry` runs every part at toy size on the CPU: to try
-the script, not to quote it. `cuda.md` becomes reports/benchmarks/cuda.md.
+what. `--dry` runs every part at toy size on the CPU: to try the script, not to quote it. `cuda.md` becomes
+reports/benchmarks/cuda.md.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def texts(part: Part) -> tuple[Any, Any]:
     """The articles of BBC News, cut at 128 tokens, and their classes."""
     import torch
 
-    from compress.encoding.tokens import TokenInputs, open_tokenizer
+    from compress.encoding.tokens import TokenInputs
+    from compress.models.text.tokenizer_files import open_tokenizer
 
     folder = Path(part.data) if part.dry else located(part.data)
     model = Path(part.model) if part.dry else located(part.model)

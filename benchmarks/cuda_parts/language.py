@@ -155,7 +155,7 @@ def distil(part: Part) -> None:
     from compress.store.flat import Ragged
     from compress.tasks.causal_lm.windows import WindowInputs
     from compress.training.objective import objective_between
-    from compress.training.signals.answers import fixed, live, nobody
+    from compress.training.signals.answers import Answers, fixed, live, nobody
     from compress.training.signals.teachers import cached_signals
 
     steps, batch, length = (3, 2, 8) if part.dry else (40, 8, 256)
@@ -183,7 +183,7 @@ def distil(part: Part) -> None:
             (teacher, inputs) if taught else None,
             seed=0,
         )
-        answers = nobody
+        answers: Answers = nobody
         if way == "kept signals":
             began = time.perf_counter()
             signals = cached_signals(
@@ -220,7 +220,7 @@ def step_seconds(
     from compress.training.loop import train
     from compress.training.training_module import TrainingModule
 
-    module, ticks, first = TrainingModule(student, objective), [], steps // 3
+    module, ticks, first = TrainingModule(student, objective), list[float](), steps // 3
     inner = batch_loss(module, answers, np.zeros(len(inputs), np.int64))
 
     def loss(outputs: Any, given: dict[str, Any], indices: Any) -> Any:
@@ -280,7 +280,7 @@ def apart(file: Path, ids: Any, said: Any) -> float:
     return float(np.abs(said - wanted).max() / np.abs(wanted).max())
 
 
-def four_bits(floats: Path, out: Path, block: int) -> Path:
+def four_bits(floats: Path, out: Path, block: Any) -> Path:
     """The 4-bit file of a decoder's, its floats and its cache in FP16; the logits stay in FP32."""
     import onnx
     import onnx_ir as ir
