@@ -51,8 +51,9 @@ STEPS: dict[str, tuple[Any, type[Spec], dict[str, Any]]] = {
                                              "losses": [{"logits": {"temperature": 1, "divergence": "jsd"}}]}),
     "a teacher run along": (distill, DistillSpec, {**LEARNING, "student": {"layers": 1}, "losses": [
         {"logits": {"temperature": 1, "top_k": 260}}, {"hidden": {"weight": 0.01}}, {"attention": {}}]}),
-    "what a teacher writes": (distill, DistillSpec, {**LEARNING, "student": {"layers": 1}, "losses": [
-        {"logits": {"temperature": 1}}], "sequence": {"most": 8, "prompt_tokens": 4}}),
+    "what a teacher writes": (distill, DistillSpec, {
+        **LEARNING, "student": {"layers": 1}, "losses": [{"next_token": {}}],
+        "sequence": {"most": 8, "prompt_tokens": 4, "license": "apache-2.0", "license_ok": True}}),
     "pruned": (prune, PruneSpec, {"remove": REMOVED, "importance_batches": 2, "recover": LEARNING}),
     "pruned by activations": (prune, PruneSpec, {
         "remove": REMOVED, "importance": "activation", "importance_batches": 2, "recover": None}),
