@@ -70,17 +70,17 @@ def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) 
     Args:
         share: of the shingles of the shorter one, those that the longer one has too.
     """
-    sizes, places = list[int](), defaultdict[int, list[int]](list)
-    for place, text in enumerate(known):
-        shingles = _hashed(text)
-        sizes.append(len(shingles))
+    written, places = [_hashed(text) for text in texts], defaultdict[int, list[int]](list)
+    for place, shingles in enumerate(written):
         for one in shingles:
             places[one].append(place)
-    found = []
-    for text in texts:
+    found = [False] * len(texts)
+    # What is known may be much larger than memory.
+    for text in known:
         shingles = _hashed(text)
         common = Counter(place for one in shingles for place in places.get(one, ()))
-        found.append(any(n >= share * min(len(shingles), sizes[place]) for place, n in common.items()))
+        for place, count in common.items():
+            found[place] |= count >= share * min(len(written[place]), len(shingles))
     return found
 
 

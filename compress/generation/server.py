@@ -24,7 +24,7 @@ from compress.core.reading import parse_json
 from compress.core.units import MIB
 from compress.generation.answers import Answer, Ended
 from compress.generation.prompts import cut_at
-from compress.generation.writing import Asked, How
+from compress.generation.writing import Asked, How, cost_of, most_of
 from compress.profile.server_spec import ServerSpec
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
@@ -66,7 +66,12 @@ class _Over(Exception):
 
 
 def answers_of(
-    server: ServerSpec, asked: Iterator[Asked], how: How, there: Iterable[Answer], advance: Advance
+    server: ServerSpec,
+    asked: Iterator[Asked],
+    how: How,
+    there: Iterable[Answer],
+    advance: Advance,
+    spent: int = 0,
 ) -> Generator[Answer]:
     """The answers to what is asked, as they come.
 
@@ -76,6 +81,7 @@ def answers_of(
         asked: taken one at a time, here.
         there: the answers that there are, which count among the tokens that may be used.
         advance: told what the server is waited for.
+        spent: tokens that were used elsewhere of those that may be.
 
     Raises:
         DataError: a conversation is asked of `completions`.
@@ -85,16 +91,16 @@ def answers_of(
     one = next(asked, None)
     if one is None:
         return
-    client, kept, spent = _Client(server, how), 0, 0
+    client, kept = _Client(server, how), 0
     for answer in there:
-        kept, spent = kept + 1, spent + _cost(answer, how)
+        kept, spent = kept + 1, spent + cost_of(answer, how)
     pending: dict[Future[Answer], int] = {}
     fault: BaseException | None = None
     told = ""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
         while True:
             while one is not None and fault is None and len(pending) < server.concurrency:
-                needs = _most(one, how)
+                needs = most_of(one, how)
                 if spent + sum(pending.values()) + needs > (server.max_tokens_total or float("inf")):
                     if not pending:
                         fault = _used_up(server, spent, needs)
@@ -111,7 +117,7 @@ def answers_of(
                 error = future.exception()
                 if error is None:
                     answer = future.result()
-                    kept, spent = kept + 1, spent + _cost(answer, how)
+                    kept, spent = kept + 1, spent + cost_of(answer, how)
                     yield answer
                 elif not isinstance(error, _Over):
                     fault = fault or error
@@ -239,6 +245,12 @@ class _Client:
                 where=self._server.url,
                 code="no-chat-template",
             )
+        if chat and not isinstance(one.prompt, str) and "content" not in one.prompt[-1]:
+            raise DataError(
+                "`api: chat` answers prompts and writes none: give `api: completions` the text that stands before one",
+                where=self._server.url,
+                code="no-prompts",
+            )
         turns = [{"role": "user", "content": one.prompt}] if isinstance(one.prompt, str) else list(one.prompt)
         body: dict[str, Any] = {"model": self._server.model, "temperature": drawn.temperature}
         body[limit] = self._how.most
@@ -337,16 +349,6 @@ class _Client:
             hint=hint if code in ("server-key", "server-forbidden") else None,
             code=code,
         )
-
-
-def _most(one: Asked | Answer, how: How) -> int:
-    """Tokens that a request may take: no tokenizer makes more of a text than it has bytes."""
-    return len(str(one.prompt).encode()) + how.most
-
-
-def _cost(answer: Answer, how: How) -> int:
-    """Tokens that an answer took; where the server does not count them, those that it may have taken."""
-    return sum(answer.used.values()) if answer.used else _most(answer, how)
 
 
 def _used_up(server: ServerSpec, spent: int, needs: int) -> ResourceError:

@@ -53,6 +53,16 @@ class Asked:
     sample: int
 
 
+def most_of(one: Asked | Answer, how: How) -> int:
+    """Tokens that a request may take: no tokenizer makes more of a text than it has bytes."""
+    return len(str(one.prompt).encode()) + how.most
+
+
+def cost_of(answer: Answer, how: How) -> int:
+    """Tokens that an answer took; where the server does not count them, those that it may have taken."""
+    return sum(answer.used.values()) if answer.used else most_of(answer, how)
+
+
 def answers_file(folder: Path, model: Artifact | ServerSpec, how: How) -> Path:
     """Where the answers of a model that are written this way stand in a folder: there is one file for all prompts."""
     said = {**asdict(how), "sampling": how.sampling._asdict(), "samples": None}
@@ -76,6 +86,7 @@ def write_answers(
     together: int = TOGETHER,
     allow_code: bool = False,
     advance: Advance = lambda steps=1, note=None: None,
+    spent: int = 0,
 ) -> Path:
     """Let a model answer prompts; those that were answered in this way before are not answered again.
 
@@ -88,6 +99,7 @@ def write_answers(
         prompts: taken a few at a time.
         folder: where the file is, or will be.
         advance: told of each answer, those included that were there.
+        spent: of the tokens that a server may be asked for, those that were used elsewhere.
 
     Returns:
         The file, for `read_answers`: it may hold answers to other prompts too.
@@ -105,7 +117,7 @@ def write_answers(
         if isinstance(model, ServerSpec):
             from compress.generation.server import answers_of
 
-            answers = answers_of(model, asked, how, read_answers(file), advance)
+            answers = answers_of(model, asked, how, read_answers(file), advance, spent)
         else:
             answers = _answers(
                 model, asked, how, together, partial(_rows, model, threads, device, allow_code)

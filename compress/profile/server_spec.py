@@ -40,8 +40,9 @@ class ServerSpec(Spec):
     requests_per_minute: Positive | None = Field(default=None, exclude=True)
     """Requests at most, those that are asked again included."""
     max_tokens_total: Positive | None = Field(default=None, exclude=True)
-    """Tokens at most, of prompts and answers as the server counts them, in all runs that add to one file of answers. A
-    request is sent only while the bytes of its prompt and the longest answer have room."""
+    """Tokens at most, of prompts and answers as the server counts them, in all runs that add to one file of answers;
+    the prompts that a teacher writes are among them. A request is sent only while the bytes of its prompt and the
+    longest answer have room."""
     timeout_s: Seconds = Field(default=120, exclude=True)
     """Seconds that one request may take."""
     patience_s: Seconds = Field(default=300, exclude=True)

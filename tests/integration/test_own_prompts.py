@@ -16,13 +16,13 @@ import torch
 import transformers
 
 from compress.core.artifacts import Artifact, seal
-from compress.core.errors import DataError, ModelError, PassError
+from compress.core.errors import DataError, ModelError, PassError, ResourceError
 from compress.core.files import copy_tree
 from compress.core.forms import TORCH_FLOAT
 from compress.core.progress import Advance, Silent
 from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.inputs import LEARNT
-from compress.generation.answers import read_answers
+from compress.generation.answers import Answer, read_answers
 from compress.generation.copies import originals, standing_in
 from compress.generation.prompts import Writer
 from compress.models.io.checkpoints import save_model
@@ -122,6 +122,10 @@ def prepared(
     return context(folder, DistillSpec.model_validate(spec), roles, task, shown)
 
 
+def written_in(folder: Path) -> list[Answer]:
+    return [one for file in folder.glob("shared/*/*.jsonl") for one in read_answers(file)]
+
+
 def lessons_of(ctx: StepContext) -> Any:
     return written_lessons(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
 
@@ -129,8 +133,7 @@ def lessons_of(ctx: StepContext) -> Any:
 def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_path: Path):
     free = {"examples": 40, "most": 6, "seed": 5}
     first = lessons_of(prepared(tmp_path / "first", teacher, free, []))
-    (file, _) = sorted(tmp_path.glob("first/shared/*/*.jsonl"), key=lambda one: one.stat().st_size)[::-1]
-    prompts = [one for one in read_answers(file) if one.prompt == [{"role": "user"}]]
+    prompts = [one for one in written_in(tmp_path / "first") if one.prompt == [{"role": "user"}]]
     assert len(prompts) == 40
     # It asks as it was taught, and a question ends where the template says.
     assert sum(one.text in ASKED and one.ended == "end" for one in prompts) > 30
@@ -183,11 +186,10 @@ def test_a_killed_run_asks_nothing_twice_and_its_student_is_taught(teacher: Arti
     for after in (10, 26):
         with pytest.raises(KeyboardInterrupt):
             distill.run(replace(ctx, progress=Killing(after)))
-    assert sum(len([*read_answers(file)]) for file in tmp_path.glob("shared/*/*.jsonl")) == 27
+    assert len(written_in(tmp_path)) == 27
     result = distill.run(ctx)
-    written = [one.key for file in tmp_path.glob("shared/*/*.jsonl") for one in read_answers(file)]
-    told = result.facts["written"]
-    assert len(set(written)) == len(written) == 24 + told["answers"]
+    keys, told = [one.key for one in written_in(tmp_path)], result.facts["written"]
+    assert len(set(keys)) == len(keys) == 24 + told["answers"]
     assert (told["own_prompts"]["written_before"], told["written_before"]) == (24, 3)
     assert result.facts["shown"] == {"written": told["by_reason"]["kept"]}
     assert result.facts["data_free"] == {"shown": "prompts that the teacher wrote"}
@@ -261,6 +263,13 @@ def test_a_server_writes_them_behind_the_template_of_its_model(teacher: Artifact
             writer.written(json.loads(item)["messages"][:1]) for item in lessons.examples.items
         )
         assert all(json.loads(item)["messages"][1]["content"] == "yes" for item in lessons.examples.items)
+        # What may be used, prompts and their answers use together.
+        used = sum(one.used["prompt"] + 1 for one in written_in(tmp_path / "one"))
+        limited = {**server, "max_tokens_total": used - 1}
+        ctx = prepared(tmp_path / "limit", teacher, free, [], sequence={"most": 8, "server": limited, **OK})
+        with pytest.raises(ResourceError, match=f"of `max_tokens_total: {used - 1}`"):
+            lessons_of(ctx)
+        assert 20 < len(written_in(tmp_path / "limit")) < 40
         before, there.off = len(there.asked), 1
         ctx = prepared(tmp_path / "two", teacher, free, [], sequence={"most": 8, "server": server, **OK})
         with pytest.raises(ModelError, match=r"the server reads 7 tokens where .* makes 6") as caught:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,8 @@ import yaml
 from compress import api
 from compress.core.errors import ModelError, ProfileError
 from compress.engine.examining import examine
-from tests.speaking_server import Speaker, listening
+from compress.generation.answers import read_answers
+from tests.speaking_server import FAULTS, Proxy, Speaker, listening, text_of
 from tests.tiny_language import profile, write_model
 
 SECRET = "sk-Very/Secret+42"
@@ -87,6 +93,57 @@ def test_a_student_learns_what_a_server_writes(
         assert SECRET.encode() not in one.read_bytes(), one
         assert SECRET not in str(one)
     assert SECRET not in caplog.text + "".join(capfd.readouterr()) + str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_command_that_faults_end_goes_on_without_asking_twice(tmp_path: Path):
+    write_model(tmp_path / "model")
+    chance, dead = random.Random(0), [False]
+    quick = [fault for fault in FAULTS if fault != "slow"]
+
+    def fault(number: int) -> str | None:
+        return "closed" if dead[0] else chance.choice([*quick, *[None] * 16])
+
+    def run(**server: Any) -> tuple[int, str]:
+        asked = {"url": proxy.url, "model": "scripted", "key_env": "ITS_KEY", "concurrency": 8, **server}
+        done = subprocess.run(
+            [sys.executable, "-m", "compress", "run", str(written(tmp_path, asked))],
+            env={**os.environ, "ITS_KEY": SECRET, "COMPRESS_CACHE": str(tmp_path / "cache")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert SECRET not in done.stdout + done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    with listening(Speaker(key=SECRET)) as speaker, listening(Proxy(speaker, fault)) as proxy:
+        assert isinstance(proxy, Proxy)
+        code, said = run(max_tokens_total=120)
+        assert (code, "of `max_tokens_total: 120`" in said, "answers are kept" in said) == (7, True, True)
+        first = len(proxy.delivered)
+        assert 0 < first < 40
+        dead[0] = True
+        began = time.monotonic()
+        code, said = run(patience_s=2)
+        assert (code, "the server gave no answer for" in said, f"{first} answers are kept" in said) == (
+            4,
+            True,
+            True,
+        )
+        assert time.monotonic() - began < 120
+        dead[0] = False
+        code, said = run()
+        assert code == 0, said
+        # Nothing is asked twice, and nothing is lost.
+        assert set(proxy.delivered.values()) == {1}
+        record = json.loads(next(tmp_path.glob("reports/tiny-lm/report.json")).read_text())
+        assert record["status"] == "ok"
+        (file,) = tmp_path.glob("cache/signals/*/*.jsonl")
+        kept = [(one.prompt, one.text) for one in read_answers(file)]
+        assert len(set(kept)) == len(kept) == len(proxy.delivered)
+        assert set(kept) == {(prompt, text_of(prompt, seed)) for prompt, seed in proxy.delivered}
+    for one in tmp_path.rglob("*"):
+        assert not one.is_file() or SECRET.encode() not in one.read_bytes(), one
 
 
 @pytest.mark.parametrize(

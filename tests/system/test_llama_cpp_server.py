@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,8 +17,13 @@ import pytest
 from compress.core.errors import ModelError
 from compress.core.package_paths import locate_package
 from compress.generation.answers import read_answers
+from compress.generation.prompts import Writer
 from compress.generation.writing import How, write_answers
+from compress.models.text.chat import UNWRITTEN
+from compress.passes.distill.prompts import check_tokenizer
 from compress.profile.server_spec import ServerSpec
+from compress.runtimes.decoding import Sampling
+from compress.tasks.causal_lm.source import gguf_tokenizer
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 pytest.importorskip("llama_cpp.server.app", reason="what llama_cpp.server needs is not installed")
@@ -85,3 +91,32 @@ def test_it_answers_as_its_model_does(url: str, api: str, tmp_path: Path, monkey
     monkeypatch.setenv("ITS_KEY", "another")
     with pytest.raises(ModelError, match="server-key"):
         write_answers(server, ["Who?"], HOW, tmp_path)
+
+
+def test_it_writes_what_a_user_would_ask_it(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ITS_KEY", KEY)
+    tokenizer = gguf_tokenizer(locate_package(MODEL))
+    tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    described = {
+        "max_length": 256,
+        "pad_id": tokenizer.eos_token_id,
+        "begin_id": None,
+        "end_id": tokenizer.eos_token_id,
+        "chat_template": tokenizer.chat_template,
+        "special_tokens": {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token},
+    }
+    (tmp_path / "task.json").write_text(json.dumps(described))
+    writer = Writer(tmp_path)
+    server = ServerSpec.model_validate(
+        {"url": url, "model": "it", "api": "completions", "template": "teacher", "key_env": "ITS_KEY"}
+    )
+    how = How(40, Sampling(temperature=0.7, seed=1), writer.behind(UNWRITTEN), samples=3)
+    assert how.stops == ("<|im_end|>",)
+    found = [*read_answers(write_answers(server, [writer.plain(UNWRITTEN)], how, tmp_path))]
+    assert len({one.text for one in found}) == 3
+    for one in found:
+        # It reads the template by the tokens of the tokenizer that the file holds.
+        check_tokenizer(one, writer, server)
+        assert one.text.strip()
+        assert "<|im_" not in one.text
+        assert one.ended in ("end", "stop", "length")

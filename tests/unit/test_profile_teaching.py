@@ -323,6 +323,13 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
         {},
         ["passes.0.distill.sequence.server.template"],
     ),
+    (
+        LANGUAGE,
+        f"{{sequence: {{{OK}, server: {{url: 'https://a.b/v1', model: m}}}}, losses: [{{next_token: {{}}}}, {{logits: {{}}}}]}}",
+        ASKED,
+        ["passes.0.distill.losses.1"],
+    ),
+    (LANGUAGE, f"{{data_free: {{}}, synthetic: {{}}, sequence: {{{OK}}}}}", {}, ["passes.0.distill"]),
     (LANGUAGE, f"{{{NEXT}, rejection: {{validator: exact}}}}", ASKED, ["passes.0.distill"]),
     (LANGUAGE, f"{{{NEXT}, reasoning: {{answer: 'regex:(x)'}}}}", ASKED, ["passes.0.distill"]),
     (LANGUAGE, f"{{sequence: {{{OK}}}, control: answers_only}}", ASKED, ["passes.0.distill"]),
@@ -427,6 +434,11 @@ def test_refused(folder: Path, task: str, distill: str, changes: dict[str, Any],
         (
             f"{{data_free: {{}}, sequence: {{{OK}, server: {{url: 'https://a.b/v1', model: m, api: completions, "
             "template: teacher}}, control: true}",
+            ASKED,
+        ),
+        (
+            f"{{sequence: {{{OK}, server: {{url: 'https://a.b/v1', model: m}}}}, teachers: [{{}}], "
+            "losses: [{logits: {temperature: 1}}]}",
             ASKED,
         ),
         ("{sequence: {license: llama3, license_ok: true}, student: {layers: 2}}", ASKED),

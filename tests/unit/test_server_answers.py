@@ -25,6 +25,7 @@ from compress.core.errors import CompressError, DataError, ModelError, ResourceE
 from compress.generation import server as asking
 from compress.generation.answers import Answer, read_answers
 from compress.generation.writing import How, answers_file, key_of, write_answers
+from compress.models.text.chat import UNWRITTEN
 from compress.profile.server_spec import ServerSpec
 from compress.runtimes.decoding import Sampling
 from tests.speaking_server import FAULTS, Proxy, Scripted, Speaker, listening, text_of
@@ -364,6 +365,8 @@ def test_what_is_asked_stands_in_the_request(tmp_path: Path):
         assert json.loads(body) == {"model": "scripted", "temperature": 0, "prompt": "hi", "max_tokens": 5}
         with pytest.raises(DataError, match="this is a conversation"):
             write_answers(spec(there.url, api="completions"), [talk], How(5), tmp_path)
+        with pytest.raises(DataError, match="answers prompts and writes none"):
+            write_answers(spec(there.url), [UNWRITTEN], How(5), tmp_path)
     with pytest.raises(ModelError, match="has no `top_k`"):
         write_answers(spec(there.url), ["hi"], How(5, Sampling(1.0, top_k=3)), tmp_path)
 

@@ -226,6 +226,7 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         yield from _server_faults(
             server, profile, pairs=spec.synthetic is not None, free=spec.data_free is not None
         )
+        yield from _probability_faults(spec)
     goes_on = profile.data.goes_on
     if spec.synthetic is not None:
         yield from _pair_faults(profile, spec.sequence, spec.synthetic)
@@ -250,6 +251,20 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
                 (name,),
                 "plain texts hold no answers: name `prompt_column` and `completion_column`, or `messages_column`",
             )
+
+
+def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
+    """Losses that compare with who writes, where that is a server."""
+    for index, stage in enumerate(spec.staged):
+        place: Path_ = ("stages", index, "losses") if spec.stages else ("losses",)
+        for number, loss in enumerate(losses_of(stage)):
+            if loss.compares and not spec.teachers:
+                yield (
+                    (*place, number),
+                    "a server gives texts, and no probabilities that are known to be of the student's words: leave "
+                    "`next_token` alone, or name in `teachers` who scores what it writes (`teachers: [{}]`: the "
+                    "profile's teacher)",
+                )
 
 
 def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> Iterator[Found]:

@@ -23,7 +23,6 @@ from compress.generation.prompts import Writer
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, key_of
 from compress.models.text.chat import Prompt
-from compress.passes.distill.asking import Answers, answers_to
 from compress.passes.distill.held_out import HeldOut
 from compress.passes.distill.kept import KEPT
 from compress.passes.distill.lessons import Lessons, how_of
@@ -43,6 +42,7 @@ from compress.passes.distill.spec import DistillSpec
 from compress.profile.writing_spec import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.step import StepContext
 from compress.tasks.base import Task, WritingTask
+from compress.training.signals.written import Answers, answers_to
 
 SHOWN = 50
 """Pairs that are kept of which the record holds passage, question and answer."""

@@ -17,7 +17,6 @@ from compress.generation.prompts import Writer
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, key_of
 from compress.models.text.chat import Prompt
-from compress.passes.distill.asking import answers_to
 from compress.passes.distill.held_out import HeldOut
 from compress.passes.distill.kept import (
     CUT,
@@ -38,6 +37,7 @@ from compress.runtimes.decoding import Sampling
 from compress.step import StepContext
 from compress.store.texts import like
 from compress.tasks.base import Task, WritingTask
+from compress.training.signals.written import answers_to
 
 SHOWN = 240
 """Letters of a prompt or an answer that a record keeps, at most."""
@@ -186,7 +186,7 @@ def written_lessons(
     written = _prompts(asking, teacher)
     questions, long = asking.questions(written)
     validator = asking.validator(questions)
-    cost = _answer(asking, teacher, questions)
+    cost = _answer(asking, teacher, questions, 0 if written is None else written.spent)
     items, counts, right, samples = list[str](), Counter[str](), Counter[int](), list[dict[str, str]]()
     for why, text in () if written is None else written.judged:
         if why != KEPT:
@@ -248,11 +248,11 @@ def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
     return written_prompts(asking.ctx, free, model, asking.writer, room=asking.room, goes_on=goes_on)
 
 
-def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question]) -> dict[str, Any]:
+def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question], spent: int) -> dict[str, Any]:
     """Let the teacher write, and put its answers beside their questions; what that took here and now."""
     how, model = how_of(asking.how, asking.spec, asking.ctx.seed), asking.how.server or teacher
     prompts = [question.asked for question in questions]
-    found, cost = answers_to(asking.ctx, model, prompts, how, "the teacher writes")
+    found, cost = answers_to(asking.ctx, model, prompts, how, "the teacher writes", spent=spent)
     for question in questions:
         keys = ((sample, key_of(question.asked, sample)) for sample in range(how.samples))
         question.answers.update((sample, found[key]) for sample, key in keys)

@@ -15,14 +15,14 @@ from compress.core.errors import ModelError
 from compress.generation.answers import Answer
 from compress.generation.copies import originals
 from compress.generation.prompts import Writer
-from compress.generation.writing import How, key_of
+from compress.generation.writing import How, cost_of, key_of
 from compress.models.text.chat import UNWRITTEN, Prompt
-from compress.passes.distill.asking import answers_to
 from compress.passes.distill.kept import CUT, EMPTY, FILTERED, KEPT
 from compress.profile.examples_spec import DataFreeSpec
 from compress.profile.server_spec import ServerSpec
 from compress.runtimes.decoding import Sampling
 from compress.step import StepContext
+from compress.training.signals.written import answers_to
 
 ENDED, ALIKE, COPIED = (
     "ended before the limit",
@@ -34,11 +34,13 @@ REASONS = (KEPT, CUT, ENDED, FILTERED, EMPTY, ALIKE, COPIED)
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts of those that are kept; each with why it is or is not; what is told of them all."""
+    """The texts of those that are kept; each with why it is or is not; what is told of them all; tokens that a server
+    was `spent` on them."""
 
     kept: list[str]
     judged: list[tuple[str, str]]
     told: dict[str, Any]
+    spent: int
 
 
 def written_prompts(
@@ -80,7 +82,8 @@ def written_prompts(
         "tokens": None if None in drawn else sum(filter(None, drawn)),
         **cost,
     }
-    return Prompts([text for reason, text in judged if reason == KEPT], judged, told)
+    kept = [text for reason, text in judged if reason == KEPT]
+    return Prompts(kept, judged, told, sum(cost_of(answer, how) for answer in written))
 
 
 def check_tokenizer(answer: Answer, writer: Writer, server: ServerSpec) -> None:

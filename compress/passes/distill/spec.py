@@ -278,10 +278,6 @@ def _refuse_written(spec: DistillSpec) -> None:
         raise ValueError(
             "sequence and vocabulary: trim exclude each other: the teacher may write tokens that the data has not"
         )
-    if spec.data_free is not None and spec.synthetic is not None:
-        raise ValueError(
-            "data_free and synthetic exclude each other: pairs are written from the data's documents"
-        )
     if spec.data_free is not None and (spec.rejection is not None or spec.sequence.own_answers):
         other = "rejection" if spec.rejection is not None else "own_answers"
         raise ValueError(

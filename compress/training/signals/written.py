@@ -30,12 +30,14 @@ def answers_to(
     how: How,
     title: str,
     together: int = TOGETHER,
+    spent: int = 0,
 ) -> tuple[Answers, dict[str, Any]]:
     """Let a model answer prompts; what that took here and now.
 
     Args:
         title: of the bar.
         together: answers that a model on this machine writes at once.
+        spent: of the tokens that a server may be asked for, those that were used elsewhere.
 
     Raises:
         DataError, ModelError, ResourceError: it cannot.
@@ -63,6 +65,7 @@ def answers_to(
                 together=together,
                 allow_code=ctx.allow_code,
                 advance=advance,
+                spent=spent,
             )
     found = {answer.key: answer for answer in read_answers(file) if answer.key in wanted}
     return found, {"written_before": there, "seconds": time.monotonic() - started}
