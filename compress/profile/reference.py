@@ -249,7 +249,7 @@ def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
         return "none"
     sections = [definitions[name] for name, in_list in _references(value) if in_list]
     if sections and not any(map(_is_entry, sections)):
-        return "one, with its defaults"
+        return "one, with its defaults" if len(default) == 1 else f"{len(default)} that are built in"
     lines = '"' if isinstance(default, str) and "\n" in default else None
     written = yaml.safe_dump(
         default, default_flow_style=True, default_style=lines, sort_keys=False, width=10_000

@@ -19,6 +19,7 @@ from compress.generation.answers import read_answers
 from compress.generation.copies import standing_in
 from compress.passes.distill import step as distill
 from compress.passes.distill.documents import written_pairs
+from compress.passes.distill.lessons import Lessons
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
@@ -153,6 +154,26 @@ def test_what_was_written_before_a_kill_is_not_asked_again(teacher: Taught, tmp_
     texts = {str(answer.prompt) for answer in read_answers(file)}
     assert len(keys) == 2 * len(texts)
     assert HELD + 9 <= len(texts) <= HELD + 10
+
+
+def test_a_pattern_or_a_function_judges_pairs(teacher: Taught, tmp_path: Path):
+    (tmp_path / "mine.py").write_text("def right(question, passage, answer):\n    return answer in passage\n")
+    with listening(Asking()) as there:
+        assert isinstance(there, Asking)
+
+        def lessons(validator: str) -> Lessons:
+            server = {"url": there.url, "model": "scripted"}
+            folder = tmp_path / str(len(validator))
+            ctx = prepared(folder, teacher, pairs={"validator": validator}, server=server)
+            ctx = replace(ctx, base=tmp_path, shared=tmp_path / "shared")
+            return written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
+
+        told = lessons("regex:[0-9]").told["by_reason"]
+        assert (told["kept"], told["refused by the validator"]) == (28, 6)
+        with pytest.raises(PassError, match=r"none is kept: .* 34 refused by the validator"):
+            lessons("python:mine:right")
+        # What judges has no part in what is asked.
+        assert len(there.asked) == TRAIN - 2 + HELD
 
 
 def test_documents_that_are_too_short_are_told(teacher: Taught, tmp_path: Path):

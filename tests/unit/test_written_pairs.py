@@ -11,6 +11,7 @@ from compress.generation.answers import Answer, Ended
 from compress.generation.grounded import supported
 from compress.passes.distill.documents import drawn
 from compress.passes.distill.pairs import asked_of, pair_of, prompt_of
+from compress.passes.distill.spec import DistillSpec
 from compress.profile.writing_spec import SyntheticSpec
 
 PASSAGE = (
@@ -150,6 +151,14 @@ def test_every_document_gives_a_passage_before_any_gives_a_second():
 
 def spread(documents: Sequence[str], cut: Any) -> int:
     return len({drawn(documents, cut, 1, seed)[0].text for seed in range(8)})
+
+
+def test_a_function_that_judges_pairs_is_code_of_the_profile():
+    licensed = {"license": "mit", "license_ok": True}
+    for validator, code in (("python:mine:right", ("python:mine:right",)), ("regex:x", ())):
+        spec = DistillSpec.model_validate({"sequence": licensed, "synthetic": {"validator": validator}})
+        assert spec.code() == code
+        assert spec.makes_up_texts
 
 
 @pytest.mark.parametrize(

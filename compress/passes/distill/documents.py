@@ -14,7 +14,6 @@ import numpy as np
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
-from compress.core.package_paths import CODE
 from compress.data.splits import UNLABELLED, Examples
 from compress.generation.answers import Answer
 from compress.generation.copies import originals
@@ -39,6 +38,7 @@ from compress.passes.distill.pairs import (
     stops_of,
 )
 from compress.passes.distill.spec import DistillSpec
+from compress.profile.validator_spec import REGEX, pattern_of
 from compress.profile.writing_spec import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.step import StepContext
 from compress.tasks.base import Task, WritingTask
@@ -268,10 +268,13 @@ def _tokens(writer: Writer, text: str) -> int:
 def _validator(ctx: StepContext, spec: SyntheticSpec) -> Validator | None:
     if spec.validator is None:
         return None
+    if spec.validator.startswith(REGEX):
+        pattern = pattern_of(spec.validator)
+        return lambda question, passage, answer: pattern.search(answer) is not None
     found = validator_of(spec.validator, ctx.base, allow_code=ctx.allow_code, where="synthetic.validator")
-    if spec.validator.startswith(CODE) and spec.examples:
+    for one in spec.examples[:1]:
         # Code that cannot judge is known before anything is written.
-        found(spec.examples[0].question, spec.examples[0].passage, spec.examples[0].answer)
+        found(one.question, one.passage, one.answer)
     return found
 
 
