@@ -14,8 +14,8 @@ All take the same steps over the same windows of the training split; a seed draw
 `scratch`. What the teacher says is computed once for all of them. Scored is the start of the test split, in FP32. The
 gap that is closed is one of log perplexity: 0 where the pruned model stands, 1 where the whole one does. The better
 one chooses what goes, the less is left to close: so the gap from a model that lost as much, chosen at random, stands
-beside it. Intervals (95 %) are bootstraps over documents and, where there are several, seeds; the lead of `kd` is
-paired.
+beside it, and what `reconstruct` wins back without a training. Intervals (95 %) are bootstraps over documents and,
+where there are several, seeds; the lead of `kd` is paired.
 
 The arms that tell most come first, and after each the report is written. A run that is stopped goes on where it was,
 also within an arm: the same command. On one core of an EPYC an arm takes about 20 minutes. Writes
@@ -60,7 +60,8 @@ class Recovery(OneTeacher):
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)
-        self.look_at({"random": self.shop.pruned(self.teacher, "random")})
+        others = {"random": {"importance": "random"}, "reconstructed": {"reconstruct": True}}
+        self.look_at({name: self.shop.pruned(self.teacher, **keys) for name, keys in others.items()})
 
     def taught(self, arm: str, seed: int, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
         """The pruned model, or one of its shape, after its training."""
@@ -88,7 +89,8 @@ class Recovery(OneTeacher):
 
     def report(self) -> None:
         """Write the table of what was found so far."""
-        before = {name: Scored.of(read_mapping(self.file(name))) for name in ("original", "random", "pruned")}
+        names = ("original", "random", "pruned", "reconstructed")
+        before = {name: Scored.of(read_mapping(self.file(name))) for name in names}
         found: dict[str, list[Scored]] = {}
         for arm in ARMS:
             files = (self.file(arm, seed) for seed in range(self.options.seeds))
@@ -105,12 +107,17 @@ class Recovery(OneTeacher):
 
 
 def rows_of(
-    original: Scored, random: Scored, pruned: Scored, found: Mapping[str, Sequence[Scored]]
+    original: Scored,
+    random: Scored,
+    pruned: Scored,
+    reconstructed: Scored,
+    found: Mapping[str, Sequence[Scored]],
 ) -> list[dict[str, Any]]:
     """The table: the model before and after pruning, each training, and of each arm what all its seeds say.
 
     Args:
         random: the model after as much was taken from it at random.
+        reconstructed: the pruned model after `reconstruct`, which trains nothing.
     """
 
     def closed(runs: Sequence[Scored]) -> dict[str, float]:
@@ -121,7 +128,12 @@ def rows_of(
 
     rows: list[dict[str, Any]] = [
         {"arm": name, "parameters": one.parameters, **one.measured, **closed([one])}
-        for name, one in (("original", original), ("pruned", pruned), ("pruned at random", random))
+        for name, one in (
+            ("original", original),
+            ("pruned", pruned),
+            ("pruned at random", random),
+            ("pruned, reconstructed", reconstructed),
+        )
     ]
     for arm, runs in found.items():
         for seed, one in enumerate(runs):

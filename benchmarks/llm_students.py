@@ -134,12 +134,11 @@ class Workshop:
             base=self.profile.parent,
         )
 
-    def pruned(self, model: Artifact, importance: str | None = None) -> Artifact:
-        """A model after pruning, before any recovery; `importance`: what goes by another one than the profile's."""
-        folder = self.work / "-".join(("pruned", *filter(None, (importance,))))
+    def pruned(self, model: Artifact, **keys: Any) -> Artifact:
+        """A model after pruning, before any recovery; `keys`: of the pass, in the place of the profile's."""
+        folder = self.work / "-".join(("pruned", *(f"{name}-{value}" for name, value in keys.items())))
         if not folder.exists():
-            chosen = {} if importance is None else {"importance": importance}
-            alone = self.spec.model_copy(update={"recover": None, **chosen})
+            alone = self.spec.model_copy(update={"recover": None, **keys})
             ctx = self.context("pruning", alone, {"model": model, "teacher": model}, 0)
             empty_folder(ctx.out)
             torch.manual_seed(0)

@@ -409,10 +409,13 @@ def test_it_is_pruned_and_recovers_and_its_weights_become_four_bits(done: api.Ru
 @pytest.mark.slow
 def test_the_profile_that_prunes_and_teaches_again_runs_to_its_bundle(folder: Path):
     file = Path(__file__).parents[2] / "profiles" / "smollm_prune_distill.yaml"
-    (folder / "toy.yaml").write_text(yaml.safe_dump(toy(file)))
+    said = toy(file)
+    said["passes"][0]["prune"]["reconstruct"] = True
+    (folder / "toy.yaml").write_text(yaml.safe_dump(said))
     done = api.run(folder / "toy.yaml", quiet=True)
     assert list(done.rows["step"]) == ["baseline", "prune", "quantize", "export"]
     pruned = next(one for one in done.record.steps if one.kind == "prune")
+    assert all(0 < share < 1 for share in pruned.facts["reconstructed"])
     assert pruned.facts["layers_kept"] in ([0], [1])
     assert pruned.facts["validation_score"] > pruned.facts["validation_score_before_recovery"]
     assert done.rows["size_mb"][2] < 0.5 * done.rows["size_mb"][1]

@@ -109,6 +109,7 @@ def test_orders_of_language_models(
             [{"prune": {"remove": {"heads": 0.5}, "layers_by": "loss"}}],
             "`layers_by: loss` chooses layers, and `remove.layers` takes none",
         ),
+        ([{"prune": {"remove": {"layers": 0.5}, "reconstruct": True}}], "it refits decoders alone"),
         ([{"prune": {"remove": {"channels": 0.5, "layers": 0.5}}}], "not both"),
         ([{"prune": {"remove": {"channels": 0.5}}}], "models of texts have no channels"),
         ([{"prune": {"remove": {"channels": 0.5}, "scope": "global"}}], "not channels"),

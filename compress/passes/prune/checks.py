@@ -31,6 +31,8 @@ def faults(check: PassCheck) -> Iterator[Found]:
     if task_kind(check.profile.task).writes:
         yield from _of_decoders(spec, family, check.config)
         return
+    if spec.reconstruct:
+        yield ("reconstruct",), "it refits decoders alone (`task: causal-lm`)"
     # Of other families nothing is said: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
         return
@@ -51,12 +53,17 @@ def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> 
         "of a decoder `remove` takes whole `layers`, groups of `heads` and `feed_forward` units, alike in each layer, "
         "and `hidden` width"
     )
+    network = network_of_kind(family or "")
+    if spec.reconstruct and network is not None and network.norms == "around":
+        yield (
+            ("reconstruct",),
+            f"a {family} norms what its feed-forward parts give before it is added to the stream",
+        )
     if spec.target is not None:
         yield ("target",), goes
     if spec.remove is not None:
         if spec.remove.vocabulary != "keep":
             yield ("remove", "vocabulary"), goes
-        network = network_of_kind(family or "")
         why = None if network is None else why_groups_stay(network)
         for key in ("heads", "hidden"):
             if getattr(spec.remove, key) and why is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
@@ -22,6 +23,7 @@ from compress.models.anatomy.table.smaller import why_groups_stay
 from compress.passes.prune.goals import decoder_goals
 from compress.passes.prune.importance import least_important
 from compress.passes.prune.layers import layers_to_go
+from compress.passes.prune.reconstruction import reconstruct
 from compress.passes.prune.saliency import Material, Saliency, weight_saliency
 from compress.passes.prune.selection import between
 
@@ -70,6 +72,13 @@ class DecoderPruner:
             self._remove_units(saliency, width)
         self._remove_hidden(between(self.hidden, goals.hidden, share, goals.multiple))
         self.parameters = self._counted()
+
+    def reconstruct(self, whole: nn.Module) -> list[float]:
+        """Refit what is left so that its stream is that of the model before pruning; of each layer that is left the
+        share of its stream's error that is gone."""
+        before = decoder_of(whole)
+        assert before is not None
+        return reconstruct(self._decoder, before, self.layers, self.material)
 
     @property
     def width(self) -> int:

@@ -23,6 +23,7 @@ from compress.models.io.checkpoints import count_parameters, load_for_labels, lo
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
 from compress.passes.prune.budget import Budget
+from compress.passes.prune.decoders import DecoderPruner
 from compress.passes.prune.prediction import predicted
 from compress.passes.prune.removal import (
     ChannelPruner,
@@ -66,6 +67,7 @@ def run(ctx: StepContext) -> StepResult:
         pruner = pruner_of(model, _material(ctx, spec, inputs, labels), budget)
         if isinstance(pruner, ChannelPruner) and pruner.left_whole:
             ctx.progress.say(f"prune: left whole: {whole_words(pruner.left_whole)}")
+        whole = load_model(source.path).to(ctx.device) if spec.reconstruct else None
         curves: list[Curve] = []
         steps = shares(spec.steps)
         for number, share in enumerate(steps, start=1):
@@ -75,6 +77,9 @@ def run(ctx: StepContext) -> StepResult:
             last = number == len(steps)
             if pruner.parameters == before and not last:
                 continue  # widths are rounded: nothing went, so there is nothing to recover from
+            if whole is not None and isinstance(pruner, DecoderPruner):
+                ctx.progress.say("prune: refits what the feed-forward parts write")
+                facts["reconstructed"] = pruner.reconstruct(whole)
             if spec.recover is not None:
                 if last:
                     facts["validation_score_before_recovery"] = validation.score(model)
