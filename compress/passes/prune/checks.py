@@ -32,7 +32,7 @@ def faults(check: PassCheck) -> Iterator[Found]:
         yield from _of_decoders(spec, family, check.config)
         return
     if spec.reconstruct:
-        yield ("reconstruct",), "it refits decoders alone (`task: causal-lm`)"
+        yield ("reconstruct",), "it refits decoders alone, and this task has encoders"
     # Of other families nothing is said: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
         return
