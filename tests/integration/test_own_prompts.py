@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
+from tokenizers import Tokenizer
 
+from compress import api
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import DataError, ModelError, PassError, ResourceError
 from compress.core.files import copy_tree
@@ -39,42 +42,47 @@ from compress.tasks.causal_lm.task import CausalLanguageModel
 from tests.records import bert_run, change_step
 from tests.speaking_server import Speaker, listening
 from tests.steps import context
-from tests.tiny_language import CHATML, byte_tokenizer
+from tests.tiny_language import CHATML, byte_tokenizer, profile
 
 START, STOP = "<|im_start|>", "<|im_end|>"
 OK = {"license": "apache-2.0", "license_ok": True}
 ASKED = [f"{first}{second}" for first in "abcd" for second in "wxyz"]
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """It has learnt what users ask, too."""
-    folder = tmp_path_factory.mktemp("talker") / "model"
-    folder.mkdir()
+def talker() -> tuple[transformers.PreTrainedModel, Tokenizer]:
+    """A model that has learnt what users ask, too."""
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens([START, STOP])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    end, words = tokenizer.token_to_id(STOP), tokenizer.get_vocab_size()
     texts = [f"{START}user\n{one}{STOP}\n{START}assistant\n{one[-1]}{STOP}\n" for one in ASKED]
     config = transformers.LlamaConfig(
-        hidden_size=48,
+        hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=96,
-        vocab_size=words,
+        vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=96,
+        eos_token_id=tokenizer.token_to_id(STOP),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.LlamaForCausalLM(config)
-        rows = [torch.tensor(one.ids) for one in tokenizer.encode_batch(texts)]
-        ids = torch.stack(rows)
+        ids = torch.tensor([one.ids for one in tokenizer.encode_batch(texts)])
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for _ in range(60):
             model(input_ids=ids, labels=ids).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    save_model(model.eval(), folder)
+    return model.eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("talker") / "model"
+    folder.mkdir()
+    model, tokenizer = talker()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    end, words = tokenizer.token_to_id(STOP), tokenizer.get_vocab_size()
+    save_model(model, folder)
     described = {
         "task": "causal-lm",
         "labels": [],
@@ -120,6 +128,55 @@ def prepared(
     shown = TrainingData(examples, examples, (), copied=lambda texts: standing_in(texts, held_out))
     roles = dict.fromkeys(("model", "teacher", "original"), teacher)
     return context(folder, DistillSpec.model_validate(spec), roles, task, shown)
+
+
+@pytest.mark.slow
+def test_a_run_without_prompts_is_told_from_one_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = talker()
+    model.save_pretrained(tmp_path / "model")
+    carried = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=STOP, pad_token=STOP)
+    carried.chat_template = CHATML
+    carried.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    asked = {"train": [f"{number} dogs" for number in range(8)], "validation": ASKED[:3], "test": ASKED[3:6]}
+    for split, questions in asked.items():
+        rows = [
+            {"m": [{"role": "user", "content": one}, {"role": "assistant", "content": one[-1]}]}
+            for one in questions
+        ]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    distill = {
+        "student": {"layers": 1, "intermediate_size": 48},
+        "epochs": 2,
+        "batch_size": 4,
+        "data_free": {"examples": 80, "most": 6},
+        "sequence": {"most": 8, **OK},
+        "control": True,
+    }
+    body = profile(
+        data={"path": "data", "messages_column": "m", "max_length": 48},
+        teacher={"model": "model"},
+        passes=[{"distill": distill}, {"export": {"golden": 2}}],
+    )
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
+    done = api.run(tmp_path / "p.yaml", quiet=True)
+    steps = {step.step: step for step in done.record.steps}
+    told = steps["distill"].facts["written"]["own_prompts"]
+    assert told["by_reason"]["in the validation or test split"] > 0
+    learnt = {sample.prompt for sample in steps["distill"].samples if sample.why == "kept"}
+    assert learnt
+    assert not learnt & {*ASKED[:6], *asked["train"]}
+    assert steps["distill.control"].facts["shown"] == {"train": 8}
+    shown = (tmp_path / "reports" / "tiny-lm" / "report.md").read_text()
+    for words in (
+        "Prompts that were written",
+        "no training data was shown",
+        "for the same student taught with it",
+    ):
+        assert words in shown
+    assert "It learnt texts that other models wrote" in next(tmp_path.rglob("bundle/README.md")).read_text()
 
 
 def written_in(folder: Path) -> list[Answer]:
