@@ -1,12 +1,12 @@
 """Does a student learn more from questions and answers that its teacher wrote of documents than from the documents?
 
-    python benchmarks/docs_to_qa.py [--profile FILE] [--seeds 1] [--passages 600] [--held-out 200] [--epochs 6]
-        [--layers 11] [--cut 0.4] [--few 48] [--server PYTHON] [--port 8765] [--work FOLDER] [--threads 1]
+    python benchmarks/docs_to_qa.py [--profile FILE] [--seeds 1] [--passages 500] [--held-out 200] [--epochs 6]
+        [--recover 0.4] [--cut 0.4] [--few 48] [--server PYTHON] [--port 8765] [--work FOLDER] [--threads 1]
 
 Teacher, student, documents and prompts are those of profiles/docs_to_qa.yaml. The arms:
 
-- `untaught`: the student as it is cut out of the teacher;
-- `documents`: taught the documents alone (`control: true`), for as many steps;
+- `untaught`: the student as it is pruned out of the teacher, which has learnt the documents for `--recover` epochs;
+- `documents`: taught the documents further (`control: true`), for as many steps as the pairs take;
 - `pairs`: taught the pairs that the passages support.
 
 All are scored on the answers of held-out pairs, which were written of one half of the validation documents and chose
@@ -52,7 +52,7 @@ from compress.profile.writing_spec import SyntheticSpec
 from compress.store.cache import Cache
 
 NAME = "docs_to_qa"
-DISTILL = "passes.0.distill"
+RECOVER, DISTILL = "passes.0.prune.recover.epochs", "passes.1.distill"
 SUPPORT: float = SyntheticSpec.model_fields["support"].default
 PAIRS, CONTROL = "distill", "distill.control"
 
@@ -64,10 +64,10 @@ def main() -> int:
     )
     parser.add_argument("--profile", type=Path, default=ROOT / "profiles" / f"{NAME}.yaml")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--passages", type=int, default=600)
+    parser.add_argument("--passages", type=int, default=500)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=6)
-    parser.add_argument("--layers", type=int, default=11)
+    parser.add_argument("--recover", type=float, default=0.4)
     parser.add_argument("--cut", type=float, default=0.4, help="of the answers, when the teacher is killed")
     parser.add_argument("--few", type=int, default=48, help="passages that a server is asked about")
     parser.add_argument("--server", help="a Python that has llama_cpp.server; unset: no server is asked")
@@ -145,14 +145,13 @@ class Bench:
         said = {
             "seed": seed,
             "epochs": epochs or options.epochs,
-            "student.layers": options.layers,
             "synthetic.passages": passages or options.passages,
             "synthetic.held_out": held_out or options.held_out,
             # The same answers for every seed.
             "sequence.seed": 0,
             **({} if server is None else {"sequence.server": dict(server)}),
         }
-        return {f"{DISTILL}.{name}": value for name, value in said.items()}
+        return {RECOVER: options.recover, **{f"{DISTILL}.{name}": value for name, value in said.items()}}
 
     def teach(self, seed: int) -> None:
         """Both students of a seed, or those that stand ready."""
@@ -213,8 +212,9 @@ class Bench:
         verbatim = sum(plain(one["answer"]) in plain(one["passage"]) for one in kept) / len(kept)
         options = self.options
         note = (
-            f"{options.profile.stem}: {options.layers} layers, {options.epochs:g} epochs, {options.threads} thread. "
-            "Perplexity of the answers of held-out pairs, (95 %) over their documents. Of kept pairs "
+            f"{options.profile.stem}: {options.recover:g} epochs of recovery, {options.epochs:g} of pairs, "
+            f"{options.threads} thread. Perplexity of the answers of held-out pairs, (95 %) over their documents. Of "
+            "the pairs that are kept "
             f"{len(kept)} were looked at: {share:.0%} are supported by their passage by the check of "
             f"compress/generation/grounded.py, {verbatim:.0%} stand in it word for word."
         )

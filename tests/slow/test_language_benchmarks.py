@@ -109,12 +109,14 @@ def test_a_teacher_that_is_killed_goes_on_and_its_pairs_are_learnt(folder: Path)
     body["targets"][0]["sequence_lengths"] = [16]
     with listening(Asking(seconds=0.15)) as there:
         assert isinstance(there, Asking)
-        distill = body["passes"][0]["distill"]
+        prune, distill = body["passes"][0]["prune"], body["passes"][1]["distill"]
+        prune |= {"remove": {"layers": 0.5}, "round_to": 8, "importance_batches": 2}
+        distill["student"] = {"layers": 1}
         distill["sequence"] |= {"most": 20, "server": {"url": there.url, "model": "m", "concurrency": 1}}
         distill["synthetic"] |= {**PAIRS, "passage_tokens": [8, 48], "prompt": "{question}"}
         (folder / "pairs.yaml").write_text(yaml.safe_dump(body))
         options = ["--profile", "pairs.yaml", "--passages", "30", "--held-out", "20", "--epochs", "1"]
-        run(folder, "docs_to_qa", *options, "--layers", "1", "--work", "pairs", shared=())
+        run(folder, "docs_to_qa", *options, "--recover", "0.9", "--work", "pairs", shared=())
         prompts = [json.dumps(one["messages"]) for one in there.asked]
     # What was in flight when the process died may have been asked, and not kept.
     assert len(set(prompts)) == 50 <= len(prompts) <= 51

@@ -10,7 +10,7 @@ import pytest
 
 from compress.core.errors import UsageError
 from compress.core.ours import MARKER
-from compress.core.records import Curve, CurvePoint
+from compress.core.records import Curve, CurvePoint, Sample
 from compress.reporting.data.frame import contract, contract_text
 from compress.reporting.render.html import html
 from compress.reporting.render.markdown import escape, markdown
@@ -71,6 +71,25 @@ def test_four_files_and_nothing_else(tmp_path):
     assert paths.json.read_text(encoding="utf-8") == contract_text(bert_run())
     assert json.loads(paths.json.read_text(encoding="utf-8")) == contract(bert_run())
     assert paths.csv.read_text(encoding="utf-8").count("\n") == 7
+
+
+def test_texts_from_documents_stand_beside_the_report_as_long_as_it_shows_them(tmp_path):
+    said = {"why": "kept", "prompt": "Who sleeps?", "answer": "A cat.", "passage": "A cat sleeps.\nIt rains."}
+    step = bert_run().steps[1].step
+    shown = change_step(
+        bert_run(), step, samples=(Sample(**said), Sample(why="kept", prompt="p", answer="a"))
+    )
+    paths = write_report(shown, tmp_path)
+    assert paths.samples == tmp_path / "samples.jsonl"
+    assert [json.loads(line) for line in paths.samples.read_text().splitlines()] == [{"step": step, **said}]
+    assert write_report(bert_run(), tmp_path).samples is None
+    assert not (tmp_path / "samples.jsonl").exists()
+    # What somebody else wrote there is theirs.
+    (tmp_path / "samples.jsonl").write_text("mine")
+    write_report(bert_run(), tmp_path)
+    assert (tmp_path / "samples.jsonl").read_text() == "mine"
+    (kept,) = write_report(shown, tmp_path).kept
+    assert kept.read_text() == "mine"
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):

@@ -97,6 +97,6 @@ class Exam:
 def _found(ctx: StepContext, held_out: HeldOut, model: nn.Module) -> Floats:
     inputs = held_out.task.encode(held_out.scored, ctx.out)
     model = model.to(ctx.device)
-    kept = answers(model, inputs, held_out.task, precision=ctx.precision, device=ctx.device)
+    kept = answers(model, inputs, held_out.task, precision="fp32", device=ctx.device)
     places = held_out.documents[kept["document"]]
     return np.stack([np.bincount(places, kept[name]) for name in ("nats", "tokens")])

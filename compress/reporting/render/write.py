@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.errors import UsageError
-from compress.core.files import make_folder, write_texts
+from compress.core.files import make_folder, remove, write_texts
 from compress.core.inside import inside
-from compress.core.ours import set_aside, sign
+from compress.core.ours import not_ours, set_aside, sign
 from compress.core.records import RunRecord
 from compress.reporting.data.frame import contract_text, rows
 from compress.reporting.render.markdown import markdown
@@ -43,7 +43,8 @@ def report_folder(run: RunRecord, working: Path) -> Path:
 
 
 def write_report(run: RunRecord, out: Path) -> ReportPaths:
-    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there.
+    """Write `report.html`, `report.md`, `rows.csv` and `report.json` into the folder `out`, made if it is not there;
+    `samples.jsonl`, too, where texts were written from documents.
 
     A report that lies there as it was written is replaced; what else has one of these names is given another.
     """
@@ -64,6 +65,9 @@ def write_report(run: RunRecord, out: Path) -> ReportPaths:
     names = [path.name for path in texts]
     kept = set_aside(out, KIND, names)
     write_texts(texts)
+    if paths.samples is None and not not_ours(out, KIND, ["samples.jsonl"]):
+        # Texts of an earlier report that this one does not show.
+        remove(out / "samples.jsonl")
     sign(out, KIND, names)
     return replace(paths, kept=tuple(kept))
 
