@@ -120,8 +120,9 @@ def toy(file: Path, **changed: Any) -> dict[str, Any]:
     return {**body, **changed}
 
 
-def taught(folder: Path, max_length: int = 32, rounds: int = 24) -> Taught:
-    """A tiny language model that has learnt its texts a little, as a profile's source step leaves one."""
+def taught(folder: Path, max_length: int = 32, rounds: int = 24, **described: Any) -> Taught:
+    """A tiny language model that has learnt its texts a little, as a profile's source step leaves one; `described`: of
+    its `task.json`."""
     write_model(folder / "model")
     model = transformers.LlamaForCausalLM.from_pretrained(folder / "model")
     drawn = np.random.default_rng(0)
@@ -148,6 +149,7 @@ def taught(folder: Path, max_length: int = 32, rounds: int = 24) -> Taught:
         "end_id": 259,
         "chat_template": None,
         "special_tokens": {},
+        **described,
     }
     write_json(folder / "torch" / "task.json", described)
     examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))

@@ -235,9 +235,11 @@ class Size(Record):
 
 
 class Sample(Record):
-    """What a teacher wrote for a student: the beginning of it, the end of its prompt, and why it was kept or not. Of
-    documents a question is the prompt, and `passage` is what it was written from."""
+    """What a teacher wrote for a student: the beginning of it, the end of its prompt, and why it was kept or not; or
+    what the student wrote itself, and when. Of documents a question is the prompt, and `passage` is what it was written
+    from."""
 
+    by: Literal["teacher", "student"] = "teacher"
     why: str
     prompt: str
     answer: str

@@ -13,6 +13,8 @@ Batch = dict[str, NDArray[Any]]
 BESIDE = "beside."
 LEARNT = f"{BESIDE}learnt"
 """Of texts that are gone on with: 1 for each token that is to be foretold, int64 (n, t)."""
+WRITTEN = f"{BESIDE}written"
+"""Of texts that the student wrote itself, of which nobody but a teacher says what is right: anything, (n, ...)."""
 _NOTHING_LEARNT = 1e-9
 _Value = TypeVar("_Value")
 

@@ -16,6 +16,8 @@ PROMPT = "{prompt}"
 """What stands for the prompt in `ask`."""
 PASSAGE, QUESTION = "{passage}", "{question}"
 """What stand for a passage and for a question in the texts of `synthetic`."""
+PROMPT_TOKENS = 32
+"""Of a plain text, that are a prompt where nobody says how many."""
 
 
 class SequenceSpec(LicensedSpec):
@@ -41,7 +43,7 @@ class SequenceSpec(LicensedSpec):
     ask: str = PROMPT
     """What the teacher is asked, `{prompt}` in the place of the prompt, or of the last message of a conversation. The
     student is shown the prompt alone."""
-    prompt_tokens: Positive = 32
+    prompt_tokens: Positive = PROMPT_TOKENS
     """Where examples are plain texts: so many of its first tokens are the prompt of each."""
     own_answers: bool = False
     """Learn the data's own answers, too."""
@@ -172,3 +174,21 @@ class SyntheticSpec(PassSpecBase):
         """The function of the user's that judges."""
         named = self.validator or ""
         return (named,) if named.startswith(CODE) else ()
+
+
+class OnPolicySpec(PassSpecBase):
+    """In a share of the steps the student itself writes the answers to the prompts of the training split, with its
+    present weights, and the teacher, which runs along, judges each of its tokens, the end included (GKD, Agarwal et al.
+    2023). In such a step those losses alone count that compare with the teacher. The last weights are kept, since
+    validation has the data's own answers."""
+
+    share: Annotated[float, Field(gt=0, le=1, alias="lambda")] = 0.5
+    """Share of the steps in which the student writes; in the others it learns from the data, or from what `sequence`
+    lets the teacher write."""
+    most: Positive = 64
+    """Tokens of an answer, at most. Prompts beside which they have no room in `data.max_length` are left out."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Divides the student's logits where its tokens are drawn; 0: always the likeliest token."""
+    prompt_tokens: Positive | None = None
+    """Where examples are plain texts: so many of its first tokens are the prompt of each; unset: as in `sequence`, or
+    32."""

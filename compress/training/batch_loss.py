@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.data.splits import UNLABELLED
+from compress.encoding.inputs import WRITTEN
 from compress.encoding.tokens import ATTENTION_MASK
 from compress.training.loop import Loss
 from compress.training.losses.labels import label_cross_entropy
@@ -30,7 +31,8 @@ def batch_loss(
         module: has just run on the batch.
         answers: who teaches.
         labels: int64 (n,) of all examples, `UNLABELLED` where only the teacher labels.
-        chosen: the examples that the indices of a batch count, int64 (m,); None: all.
+        chosen: the examples that the indices of a batch count, int64 (m,); None: all. What the student wrote is none
+            of them.
         mutual: factor of the teacher's own divergence from the student, for a teacher that learns too; its loss is
             added to the student's.
     """
@@ -38,11 +40,10 @@ def batch_loss(
     every = torch.from_numpy(np.ascontiguousarray(labels))
 
     def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        numbers = indices.numpy() if chosen is None else chosen[indices.numpy()]
         shown, student = module.seen, module.take()
-        own = every[torch.from_numpy(numbers)]
-        if not module.labels_hold:
-            own = torch.full_like(own, UNLABELLED)
+        numbers = indices.numpy() if chosen is None or WRITTEN in shown else chosen[indices.numpy()]
+        known = module.labels_hold and WRITTEN not in shown
+        own = every[torch.from_numpy(numbers)] if known else torch.full((len(numbers),), UNLABELLED)
         own = own.to(outputs.device)
         teacher = answers(numbers, shown)
         value: Tensor = module.objective(student, teacher, own, shown.get(ATTENTION_MASK), shown)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -47,6 +47,18 @@ Loss = Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]
 its examples, on the CPU."""
 
 
+class Instead(Protocol):
+    """What is shown in the place of the inputs in some steps, whose indices then count its own examples.
+
+    `told`: what is known of it, plain JSON, which checkpoints hold.
+    """
+
+    told: dict[str, Any]
+
+    def at(self, step: int) -> Inputs | None:
+        """The examples of a step, which began with the present weights; None: a batch of the inputs."""
+
+
 def train(
     model: nn.Module,
     inputs: Inputs,
@@ -63,6 +75,7 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     keep: Literal["best", "last"] = "best",
     slow: tuple[nn.Module, float] | None = None,
+    instead: Instead | None = None,
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
 
@@ -80,6 +93,7 @@ def train(
         name: title of the progress bar and of the curve.
         keep: `last` leaves the last weights, for a loss that the score says nothing of.
         slow: a part of the model that has another learning rate, and that rate over the others'.
+        instead: decides in each step whether it takes the place of the batch.
 
     Raises:
         PassError: the loss is no longer finite.
@@ -106,9 +120,9 @@ def train(
     optimizer = adamw(model, spec, slow)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
 
-    def step(indices: NDArray[np.int64], weight: float) -> Tensor:
+    def step(read: Inputs, indices: NDArray[np.int64], weight: float) -> Tensor:
         """Add the gradients of some examples up; their part of the loss of the batch."""
-        batch = to_tensors(inputs.batch(indices), device)
+        batch = to_tensors(read.batch(indices), device)
         with arithmetic(precision, device):
             value: Tensor = weight * with_loss(batch, indices)
         value.backward()  # type: ignore[no-untyped-call]
@@ -121,6 +135,9 @@ def train(
             stack.enter_context(recomputed(model))
         torch.manual_seed(seed + world.rank)
         state = _resume(work, plan, model, optimizer, world)
+        if instead is not None:
+            instead.told.update(state.told)
+            state.told = instead.told
         if world.size > 1 and world.strategy == "ddp":
             with_loss = _parallel(with_loss, device)
         with_loss.train()
@@ -135,13 +152,15 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(state.step, total, spec) * group["factor"]
             optimizer.zero_grad(set_to_none=True)
-            chosen = batches[state.step % per_epoch]
-            *early, last = world.shares(chosen, learnt_of(inputs, chosen), spec.accumulate)
+            read, chosen = inputs, batches[state.step % per_epoch]
+            if instead is not None and (other := instead.at(state.step)) is not None:
+                read, chosen = other, np.arange(len(other))
+            *early, last = world.shares(chosen, learnt_of(read, chosen), spec.accumulate)
             value = torch.zeros((), device=device)
             for indices, weight in early:
                 with _by_itself(with_loss):
-                    value += step(indices, weight)
-            value += step(*last)
+                    value += step(read, indices, weight)
+            value += step(read, *last)
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
             optimizer.step()
             state.step += 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.plugins import call
 from compress.core.reading import read_mapping
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import WRITTEN, Inputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSSES, name_of
 from compress.models.text.vocabulary import read_vocabulary
@@ -32,6 +32,7 @@ class Objective(nn.Module):
         two_heads: whether a student's class head and distillation head are looked at apart, as a DeiT's are; else
             what it puts out is.
         trusted: which tokens are learnt at all; None: those that the batch says.
+        of_data: the terms that compare with nobody: of what a student wrote itself they say nothing.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class Objective(nn.Module):
         *,
         two_heads: bool = True,
         trusted: TrustedTokens | None = None,
+        of_data: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = weights
+        self.of_data = frozenset(of_data)
         needs = frozenset[str]().union(*(term.student_needs for term in terms.values()))
         self.student_needs = needs if two_heads or not needs & OUTPUTS else needs - OUTPUTS | {"outputs"}
         self.two_heads = two_heads
@@ -77,7 +80,8 @@ class Objective(nn.Module):
         if self.trusted is not None:
             batch = self.trusted(batch, teacher)
         seen = Seen(student, teacher, labels, real, batch)
-        values = {name: term(seen) for name, term in self.terms.items()}
+        silent = self.of_data if WRITTEN in batch else ()
+        values = {name: term(seen) for name, term in self.terms.items() if name not in silent}
         self._parts = {name: value.detach() for name, value in values.items()}
         return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
 
@@ -112,6 +116,7 @@ def build_objective(
     models = Models(student, teacher or student, generator, student_model, mask_id, special_ids)
     terms: dict[str, Term] = {}
     weights: dict[str, float] = {}
+    of_data = set[str]()
     for spec in losses:
         kind = name_of(spec)
         if spec.compares and teacher is None:
@@ -119,7 +124,9 @@ def build_objective(
         count = 1 + sum(name.split("-")[0] == kind for name in terms)
         name = kind if count == 1 else f"{kind}-{count}"
         terms[name], weights[name] = call(LOSSES[kind].term, spec, models), spec.weight
-    return Objective(terms, weights, two_heads=two_heads, trusted=trusted)
+        if not spec.compares:
+            of_data.add(name)
+    return Objective(terms, weights, two_heads=two_heads, trusted=trusted, of_data=of_data)
 
 
 def objective_between(

@@ -31,7 +31,8 @@ class TrainResult:
 class TrainingState:
     """Where training stands; every field but the last loss, the clock and the tensors goes into the checkpoint's JSON.
 
-    `seconds`: what it took in the processes that were stopped, up to their last checkpoints.
+    `seconds`: what it took in the processes that were stopped, up to their last checkpoints. `told`: what is known of
+    what was shown in the place of the inputs.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class TrainingState:
     points: list[CurvePoint] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     seconds: float = 0.0
+    told: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -54,7 +56,7 @@ class TrainingState:
 
     def values(self) -> dict[str, Any]:
         """The plain values."""
-        plain = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished")
+        plain = ("step", "loss_sum", "loss_steps", "best_step", "worse", "finished", "told")
         return {
             **{name: getattr(self, name) for name in plain},
             "best_score": None if self.best is None else self.best_score,

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -26,21 +27,30 @@ from torch.distributed.tensor import DTensor
 from compress.core.artifacts import open_artifact
 from compress.core.files import sha256_file, write_json
 from compress.core.progress import Silent
+from compress.encoding.tokens import TokenInputs
+from compress.losses.contract import LossSpec
+from compress.losses.table import LOSS_ENTRIES
 from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.profile.training_spec import TrainingSpec
 from compress.tasks.base import TrainingData
+from compress.training.batch_loss import batch_loss
 from compress.training.checkpointing import weights_of
-from compress.training.distributed.world import STRATEGY_VARIABLE
+from compress.training.distributed.world import STRATEGY_VARIABLE, current_world
 from compress.training.loop import train
 from compress.training.losses.labels import label_cross_entropy
+from compress.training.objective import objective_between
+from compress.training.on_policy import OnPolicy, Writes
+from compress.training.signals.answers import live, nobody
+from compress.training.training_module import TrainingModule
 from tests import steps
 from tests.integration.test_training_steps import examples as texts
 from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job
 from tests.processes import ends_of, start, start_compress
 from tests.timings import shorten
 from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
+from tests.tiny_decoders import tiny_decoder
 from tests.unit.test_training_loop import examples
 
 
@@ -97,6 +107,54 @@ def train_in(
         start(train_tiny, rank, processes, folder, stop_at, dropout, strategy) for rank in range(processes)
     ]
     return ends_of(running)
+
+
+def train_writing(rank: int, processes: int, folder: Path) -> None:
+    """Train a tiny decoder on what it writes itself, as one of so many processes."""
+    meet(rank, processes, folder)
+    student, teacher = tiny_decoder("llama"), tiny_decoder("llama, tied with biases")
+    prompts = [[5, 7, 11], [17, 19], [23, 29, 31, 37], [41, 43], [47, 53, 59], [61, 67], [71, 73, 79]]
+    inputs = TokenInputs([np.array(one) for one in prompts], ("input_ids", "attention_mask"), 0)
+    how = Writes(1.0, inputs.ragged, 5, 6, (2,), 1.0, seed=3)
+    policy = OnPolicy(
+        student, how, inputs, parts=2, world=current_world(), precision="fp32", device="cpu", said=str
+    )
+    logits: LossSpec = LOSS_ENTRIES.parse("logits", {"temperature": 1, "top_k": "all"})
+    objective = objective_between([logits], student, (folder, inputs), (teacher, inputs), seed=0)
+    module = TrainingModule(student, objective)
+    answers = policy.judged(live(teacher, objective.teacher_needs, "cpu"), nobody)
+    spec = TrainingSpec(epochs=3, learning_rate=1e-3, batch_size=5, accumulate=2, dropout=0.0)
+    train(
+        module, inputs, batch_loss(module, answers, np.zeros(7, np.int64)), spec, lambda model: 0.0,
+        work=folder / f"work-{rank}", seed=7, precision="fp32", device="cpu", progress=Silent(), name="t",
+        keep="last", instead=policy,
+    )  # fmt: skip
+    told = {name: policy.told[name] for name in ("steps", "answers", "tokens", "ended")}
+    write_json(folder / f"told-{rank}.json", told)
+    save_file(
+        {name: tensor.clone() for name, tensor in weights_of(student).items()},
+        folder / f"rank-{rank}.safetensors",
+    )
+    if processes > 1:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_write_their_shares_of_what_one_would_write(tmp_path: Path):
+    """7 prompts in batches of 5 and 2, in two parts: in the second batch one process writes nothing of its own."""
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        write_json(folder / "task.json", {})
+        running = [start(train_writing, rank, processes, folder) for rank in range(processes)]
+        assert ends_of(running) == [0] * processes
+    one, two, other = weights(tmp_path / "1"), weights(tmp_path / "2"), weights(tmp_path / "2", rank=1)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-3)
+        assert torch.equal(two[name], other[name])
+    told = [(tmp_path / name).read_text() for name in ("1/told-0.json", "2/told-0.json", "2/told-1.json")]
+    assert told[0] == told[1] == told[2]
+    assert json.loads(told[0])["steps"] == 6
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:

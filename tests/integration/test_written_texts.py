@@ -48,7 +48,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[api.Run]:
         rows = [{"ask": f"{a}+{b}", "say": f" {a} {b} #{a + b}"} for a, b in sums]
         (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         data = {"path": "sums.jsonl", "prompt_column": "ask", "completion_column": "say", "max_length": 24}
-        plain = {**SMALL, "sequence": {"most": 12, **LICENSED}, "control": True}
+        plain = {
+            **SMALL,
+            "sequence": {"most": 12, **LICENSED},
+            "losses": [{"logits": {"temperature": 1}}, {"next_token": {}}],
+            "on_policy": {"lambda": 0.5, "most": 12},
+            "control": True,
+        }
         chosen = {
             **SMALL,
             "sequence": {"most": 12, "temperature": 1.0, **LICENSED},
@@ -128,6 +134,21 @@ def test_the_report_shows_what_was_written_and_the_card_by_whom(done: api.Run):
     assert not (bundle / "samples.json").exists()
     rows = json.dumps(json.loads(Path("reports/tiny-lm/report.json").read_text())["rows"])
     assert step_of(done, "distill").samples[0].answer not in rows
+
+
+def test_in_half_of_the_steps_the_student_wrote_itself(done: api.Run):
+    step = step_of(done, "distill")
+    (stage,) = step.facts["stages"]
+    assert stage["own_texts"]["steps"] == stage["steps"] // 2 > 0
+    assert "own_texts" not in step_of(done, "distill.control").facts["stages"][0]
+    assert {sample.by for sample in step.samples} == {"teacher", "student"}
+    text = Path("reports/tiny-lm/report.md").read_text()
+    for words in (
+        "## What the student wrote",
+        "What it wrote, and what it took",
+        "The first answers and the last",
+    ):
+        assert words in text
 
 
 class Killing(Silent):

@@ -20,9 +20,9 @@ from compress.losses.contract import LossSpec
 from compress.losses.labels.spec import LabelsLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.passes.distill.selection import trusted
-from compress.passes.distill.spec import SelectSpec
 from compress.passes.distill.teaching import changed_pixels
 from compress.profile.examples_spec import AugmentSpec
+from compress.profile.teaching_spec import SelectSpec
 from compress.profile.training_spec import TrainingSpec
 from compress.training.batch_loss import batch_loss, mutual_loss
 from compress.training.loop import train

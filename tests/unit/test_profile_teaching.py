@@ -20,6 +20,7 @@ LANGUAGE = "causal-lm"
 OK = "license: mit, license_ok: true"
 ASKED = {"data": {"path": "data.csv", "prompt_column": "text", "completion_column": "label"}}
 NEXT = "losses: [{next_token: {}}]"
+BOTH = "losses: [{logits: {temperature: 1}}, {next_token: {}}]"
 
 
 @pytest.fixture
@@ -404,6 +405,87 @@ REFUSED: list[tuple[str, str, dict[str, Any], list[str]]] = [
         {**ASKED, "teacher": {"model": "decoder"}},
         ["passes.0.distill.losses.0"],
     ),
+    # What a student writes itself.
+    (TEXT, "{on_policy: {}}", {}, ["passes.0.distill.on_policy"]),
+    (
+        LANGUAGE,
+        "{on_policy: {lambda: 0}, losses: [{logits: {}}]}",
+        ASKED,
+        ["passes.0.distill.on_policy.lambda"],
+    ),
+    (
+        LANGUAGE,
+        "{on_policy: {lamda: 1}, losses: [{logits: {}}]}",
+        ASKED,
+        ["passes.0.distill.on_policy.lamda"],
+    ),
+    (LANGUAGE, f"{{on_policy: {{}}, {NEXT}}}", ASKED, ["passes.0.distill.losses"]),
+    (LANGUAGE, f"{{on_policy: {{lambda: 1}}, {BOTH}}}", ASKED, ["passes.0.distill.losses.1"]),
+    (LANGUAGE, f"{{on_policy: {{most: 128}}, {BOTH}}}", ASKED, ["passes.0.distill.on_policy.most"]),
+    (
+        LANGUAGE,
+        f"{{on_policy: {{prompt_tokens: 8}}, {BOTH}}}",
+        ASKED,
+        ["passes.0.distill.on_policy.prompt_tokens"],
+    ),
+    (LANGUAGE, f"{{on_policy: {{most: 97}}, {BOTH}}}", {}, ["passes.0.distill.on_policy.prompt_tokens"]),
+    (
+        LANGUAGE,
+        f"{{on_policy: {{}}, {BOTH}}}",
+        {**ASKED, "train": {"processes": 2, "strategy": "fsdp"}},
+        ["passes.0.distill.on_policy"],
+    ),
+    *(
+        (LANGUAGE, f"{{on_policy: {{}}, {BOTH}, {other}}}", ASKED, ["passes.0.distill"])
+        for other in (
+            "online: {}",
+            "ema: {}",
+            "patience: 2",
+            "vocabulary: trim",
+            "select: {confidence: 0.5, right: true}",
+            f"sequence: {{{OK}, server: {{url: 'https://a.b/v1', model: m}}}}",
+            f"sequence: {{{OK}}}, synthetic: {{}}",
+            f"sequence: {{{OK}}}, data_free: {{}}",
+            f"sequence: {{{OK}, ask: 'Think! {{prompt}}'}}",
+            f"sequence: {{{OK}}}, reasoning: {{answer: 'regex:(x)'}}, control: answers_only",
+        )
+    ),
+    (
+        LANGUAGE,
+        f"{{on_policy: {{lambda: 1}}, sequence: {{{OK}}}, losses: [{{logits: {{}}}}]}}",
+        ASKED,
+        ["passes.0.distill"],
+    ),
+    (
+        LANGUAGE,
+        f"{{on_policy: {{}}, stages: [{{{BOTH}, on_policy: false}}, {{{BOTH}, on_policy: {{}}}}]}}",
+        ASKED,
+        ["passes.0.distill"],
+    ),
+    (
+        LANGUAGE,
+        f"{{stages: [{{{BOTH}}}, {{{BOTH}, on_policy: true}}]}}",
+        ASKED,
+        ["passes.0.distill.stages.1.on_policy"],
+    ),
+    (
+        LANGUAGE,
+        f"{{on_policy: {{}}, stages: [{{{NEXT}}}, {{{BOTH}}}]}}",
+        ASKED,
+        ["passes.0.distill.stages.0.losses"],
+    ),
+    (
+        LANGUAGE,
+        f"{{stages: [{{{NEXT}}}, {{{BOTH}, on_policy: {{lambda: 1, most: 200}}}}]}}",
+        ASKED,
+        ["passes.0.distill.stages.1.losses.1", "passes.0.distill.stages.1.on_policy.most"],
+    ),
+    (
+        LANGUAGE,
+        "{on_policy: {}, student: {model: otherdecoder}, losses: [{logits: {}}]}",
+        {**ASKED, "teacher": {"model": "decoder"}},
+        ["passes.0.distill.losses.0"],
+    ),
 ]
 
 
@@ -455,6 +537,18 @@ def test_refused(folder: Path, task: str, distill: str, changes: dict[str, Any],
         (
             f"{{sequence: {{{OK}, temperature: 1}}, rejection: {{validator: contains, keep: 1}}, "
             "reasoning: {answer: 'regex:#(.*)'}, control: answers_only}",
+            ASKED,
+        ),
+        (f"{{on_policy: {{}}, {BOTH}}}", {}),
+        (f"{{on_policy: {{lambda: 1}}, {BOTH.replace(', {next_token: {}}', '')}, generations: 2}}", ASKED),
+        (
+            f"{{on_policy: {{}}, {BOTH}, sequence: {{{OK}}}, control: true}}",
+            ASKED,
+        ),
+        (f"{{on_policy: {{}}, {BOTH}, select: {{confidence: 0.5}}}}", ASKED),
+        (f"{{on_policy: {{}}, stages: [{{{NEXT}, on_policy: false}}, {{{BOTH}}}]}}", ASKED),
+        (
+            f"{{on_policy: {{}}, {BOTH}, teachers: [{{}}, {{model: owner/b}}], assistants: [{{layers: 2}}]}}",
             ASKED,
         ),
     ],

@@ -88,6 +88,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
         if wanted == "unlabeled" and all(loss.learns_labels for loss in losses_of(stage)):
             yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
+    yield from dict.fromkeys(_on_policy_faults(profile, spec))
     if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
         last = "the last stage has" if spec.stages else "there is"
         yield ("stages",) if spec.stages else ("losses",), f"{last} {REACHES_NOTHING}"
@@ -281,6 +282,57 @@ def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> I
             f"a passage of {longest} tokens, a question and an answer of `sequence.most` each have no room in "
             f"`data.max_length`, which is {room}",
         )
+
+
+def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
+    """What is wrong about the texts that a student writes, stage by stage."""
+    for index, stage in enumerate(spec.staged):
+        own = spec.stage_training(stage)
+        if own.on_policy is None:
+            continue
+        above: Path_ = ("stages", index) if spec.stages else ()
+        place: Path_ = (*(above if stage.on_policy else ()), "on_policy")
+        if not task_kind(profile.task).writes:
+            yield place, f"the models of {profile.task} write no texts"
+            continue
+        if profile.train.strategy == "fsdp" and profile.train.world > 1:
+            yield (
+                place,
+                "each process writes with all weights, which `train.strategy: fsdp` spreads: use `ddp`",
+            )
+        yield from _to_judge(own, (*above, "losses"))
+        most, room = own.on_policy.most, profile.data.max_length
+        if most >= room:
+            yield (*place, "most"), f"it must be below `data.max_length`, which is {room}"
+        elif profile.data.goes_on and own.prompt_tokens + most > room:
+            yield (
+                (*place, "prompt_tokens"),
+                f"with `most` it must be at most `data.max_length`, which is {room}",
+            )
+        if not profile.data.goes_on and own.on_policy.prompt_tokens is not None:
+            yield (
+                (*place, "prompt_tokens"),
+                "the data has prompts of its own; only plain texts are cut into prompts",
+            )
+
+
+def _to_judge(spec: DistillSpec, place: Path_) -> Iterator[Found]:
+    """The losses of a stage, at `place`, that have nothing to learn where a student writes."""
+    assert spec.on_policy is not None
+    if not any(entry.body.compares for entry in spec.losses):
+        but = ", or set `on_policy: false` here" if place[:-1] else ""
+        yield (
+            place,
+            f"none of them compares with a teacher, who is to judge what the student writes: add logits{but}",
+        )
+        return
+    for number, entry in enumerate(spec.losses):
+        if spec.on_policy.share == 1 and not entry.body.compares:
+            yield (
+                (*place, number),
+                f"`on_policy.lambda: 1` shows no text of the data, so {entry.key} has nothing to learn: lower "
+                "`lambda`, or leave the loss out",
+            )
 
 
 def _server_faults(server: ServerSpec, profile: Profile, *, pairs: bool, free: bool) -> Iterator[Found]:

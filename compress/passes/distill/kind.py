@@ -74,6 +74,8 @@ GENERATED = "generated"
 """The fact that tells of texts that a model wrote for the teacher to label."""
 HELD_OUT = "held_out"
 """The fact that tells how well a student foretells the answers of pairs that are held out."""
+OWN_TEXTS = "own_texts"
+"""The fact of a stage that tells of what the student wrote."""
 
 
 def _roughly(body: Mapping[str, Any]) -> PassSpec:
@@ -104,6 +106,7 @@ DISTILL = PassKind(
     told=(*TAUGHT, WRITTEN, HELD_OUT, GENERATED),
     sections=(
         "compress.passes.distill.written_section:written",
+        "compress.passes.distill.own_texts_section:own_texts",
         "compress.passes.distill.generated_section:generated",
     ),
     taught="compress.passes.distill.sections:taught",

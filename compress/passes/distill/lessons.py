@@ -286,6 +286,15 @@ def _sample(samples: list[dict[str, str]], why: str, prompt: str, answer: str) -
         samples.append({"why": why, "prompt": prompt[-SHOWN:], "answer": answer[:SHOWN]})
 
 
+def no_room(prompts: int, most: str) -> PassError:
+    """The error of prompts that are all too long; `most`: the key that says how long an answer may be."""
+    return PassError(
+        f"none of {prompts} prompts leaves room for an answer",
+        where=most,
+        hint=f"Lower `{most}`, or raise `data.max_length`.",
+    )
+
+
 def _nothing_kept(counts: Counter[str], long: int, written: Prompts | None) -> PassError:
     if written is not None and not written.kept:
         return PassError(
@@ -295,11 +304,7 @@ def _nothing_kept(counts: Counter[str], long: int, written: Prompts | None) -> P
             hint="Raise `data_free.most`, or look at what the teacher writes.",
         )
     if not counts:
-        return PassError(
-            f"none of {long} prompts leaves room for an answer",
-            where="sequence.most",
-            hint="Lower `sequence.most`, or raise `data.max_length`.",
-        )
+        return no_room(long, "sequence.most")
     return PassError(
         f"of {counts.total()} answers that the teacher wrote none is kept: {_reasons(counts)}",
         where="sequence",

@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.core.records import RunRecord, StepRecord
 from compress.core.units import format_seconds
-from compress.passes.distill.kind import TAUGHT
+from compress.passes.distill.kind import OWN_TEXTS, TAUGHT
 from compress.passes.distill.spec import DistillSpec
 from compress.reporting.render.document import Cell, Row, row
 from compress.reporting.render.numbers import count, percent
@@ -115,6 +115,8 @@ def _further(values: Mapping[str, Any], run: RunRecord) -> list[str]:
             said.append(f"{count(value)} {examples_word(run.task)}")
         elif key == "kept" and isinstance(value, Mapping) and {"tokens", "of"} <= set(value):
             said.append(f"learnt: {_share(value['tokens'], value['of'], 'tokens')}")
+        elif key == OWN_TEXTS and isinstance(value, Mapping) and {"steps", "answers"} <= set(value):
+            said.append(f"in {count(value['steps'])} steps it wrote {count(value['answers'])} answers itself")
         elif number and key == "epochs":
             said.append(f"{value_words(value)} {'epoch' if value == 1 else 'epochs'}")
         elif number and key == "seconds":

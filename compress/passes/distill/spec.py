@@ -8,77 +8,23 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from compress.core.forms import Form, Framework, Numbers, Structure
-from compress.core.spec import Fraction, HubName, PassSpecBase, Positive, Spec
-from compress.losses.contract import LossSpec, Weight
+from compress.core.spec import Fraction, Positive
+from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES, LossEntry
 from compress.passes.contract import Keys, NamedModel, PassSpec
 from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
 from compress.profile.student_spec import StudentSpec
-from compress.profile.training_spec import FinetuneSpec, TrainingSpec
-from compress.profile.writing_spec import ReasoningSpec, RejectionSpec, SequenceSpec, SyntheticSpec
-
-
-class WeightedTeacher(Spec):
-    """One of several teachers."""
-
-    model: Annotated[str, Field(min_length=1)] | None = None
-    """Where it comes from, as `teacher.model`; unset: the profile's teacher."""
-    revision: HubName | None = None
-    """Commit or tag of a hub model."""
-    labels: tuple[str, ...] | None = None
-    """Names of the outputs of its head in order, where its config does not name them."""
-    finetune: FinetuneSpec | None = None
-    """Train it on the data first."""
-    weight: Weight = 1.0
-    """Its share in the mean."""
-
-
-class SelectSpec(PassSpecBase):
-    """Learn only where the teacher can be trusted: from those examples, of a language model from those tokens."""
-
-    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The teacher's highest probability is at least this."""
-    right: bool = False
-    """And its answer is the label, where there is one; of a token the one that follows."""
-
-    @model_validator(mode="after")
-    def _selects(self) -> SelectSpec:
-        if self.confidence == 0 and not self.right:
-            raise ValueError("nothing is selected: set confidence or right")
-        return self
-
-
-class EmaSpec(PassSpecBase):
-    """The teacher is a moving average of the student's own weights (Tarvainen and Valpola 2017)."""
-
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """How much of the average stays in a step."""
-
-
-class OnlineSpec(PassSpecBase):
-    """Teacher and student train together, each on the labels and on the other's outputs (Zhang et al. 2018)."""
-
-    weight: Weight = 1.0
-    """Factor of the KL to the student in the teacher's loss, beside its labels."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
-    """Peak learning rate of the teacher."""
-
-
-class StageSpec(PassSpecBase):
-    """One stage of a distillation; what is unset is that of the pass."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
-    """What reports call it; unset: its number."""
-    losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)]
-    """Weighted losses, summed."""
-    data: Literal["train", "unlabeled", "all"] | None = None
-    """Which examples: those of the training split, those of `data.unlabeled`, or both; unset: as the pass."""
-    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the examples."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Peak learning rate of AdamW."""
-    batch_size: Positive | None = None
-    """Examples a step."""
+from compress.profile.teaching_spec import EmaSpec, OnlineSpec, SelectSpec, StageSpec, WeightedTeacher
+from compress.profile.training_spec import TrainingSpec
+from compress.profile.writing_spec import (
+    PROMPT,
+    PROMPT_TOKENS,
+    OnPolicySpec,
+    ReasoningSpec,
+    RejectionSpec,
+    SequenceSpec,
+    SyntheticSpec,
+)
 
 
 class DistillSpec(TrainingSpec, PassSpec):
@@ -129,6 +75,8 @@ class DistillSpec(TrainingSpec, PassSpec):
     """Learn how the teacher comes to its answers, too; needs `sequence`."""
     synthetic: SyntheticSpec | None = None
     """Learn questions with their answers that the teacher writes from the documents of the data; needs `sequence`."""
+    on_policy: OnPolicySpec | None = None
+    """Let the student write itself in some of the steps, and the teacher judge what it writes."""
     control: bool | Literal["answers_only"] = False
     """Train the same student without the teacher too, and report that row: with `sequence` from the data's own
     answers; with `data_free` alone: the same student from the same teacher with the training data, for as many steps.
@@ -211,10 +159,16 @@ class DistillSpec(TrainingSpec, PassSpec):
         """The stages; without any, the one that the pass itself describes."""
         return self.stages or (StageSpec(losses=self.losses),)
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens of a plain text are the prompt that the student goes on with."""
+        asked = [one.prompt_tokens for one in (self.on_policy, self.sequence) if one is not None]
+        return next(filter(None, asked), PROMPT_TOKENS)
+
     def stage_training(self, stage: StageSpec) -> DistillSpec:
         """This spec with what a stage sets in its place."""
-        own = ("losses", "data", "epochs", "learning_rate", "batch_size")
-        changed = {name: value for name in own if (value := getattr(stage, name)) is not None}
+        own = ("losses", "data", "epochs", "learning_rate", "batch_size", "on_policy")
+        changed = {name: value or None for name in own if (value := getattr(stage, name)) is not None}
         return self.model_copy(update={**changed, "stages": ()})
 
 
@@ -244,6 +198,7 @@ def refuse_combinations(spec: DistillSpec) -> None:
     if spec.online is not None and spec.stages:
         raise ValueError("online has one stage by nature; leave `stages` out")
     _refuse_written(spec)
+    _refuse_on_policy(spec)
 
 
 def _refuse_written(spec: DistillSpec) -> None:
@@ -313,6 +268,58 @@ def _refuse_pairs(spec: DistillSpec) -> None:
     ):
         if name in spec.sequence.model_fields_set:
             raise ValueError(f"synthetic and sequence.{name} exclude each other: {why}")
+
+
+def _refuse_on_policy(spec: DistillSpec) -> None:
+    """What a student cannot learn of its own texts, or not beside them."""
+    own = [one for stage in spec.staged if (one := spec.stage_training(stage).on_policy) is not None]
+    if spec.on_policy is not None and not any(stage.on_policy is None for stage in spec.staged):
+        raise ValueError(
+            "every stage says itself whether the student writes: leave the pass's `on_policy` out"
+        )
+    if not own:
+        return
+    for name, why in (
+        ("online", "a teacher that learns too judges nothing for sure"),
+        ("ema", "the student's average knows no more of its texts than it does"),
+        ("data_free", "students write to the prompts of the training split, which it does not show"),
+        ("synthetic", "the data's documents are no prompts, and the questions about them are the teacher's"),
+        ("patience", "validation has the data's own answers, by which a student that writes is not judged"),
+    ):
+        if getattr(spec, name) is not None:
+            raise ValueError(f"on_policy and {name} exclude each other: {why}")
+    if spec.trimmed is not None:
+        raise ValueError(
+            "on_policy and vocabulary: trim exclude each other: the teacher reads the very tokens that the student "
+            "writes"
+        )
+    if spec.select is not None and spec.select.right:
+        raise ValueError(
+            "on_policy and select.right exclude each other: of what the student writes itself no token is known to be "
+            "right; `confidence` alone serves"
+        )
+    if spec.control == "answers_only":
+        raise ValueError(
+            "on_policy and control: answers_only exclude each other: a student that learns answers alone would write "
+            "no traces, which the teacher waits for"
+        )
+    if spec.sequence is None:
+        return
+    if spec.sequence.server is not None:
+        raise ValueError(
+            "on_policy and sequence.server exclude each other: what writes behind a server tells no distributions, by "
+            "which it could judge the student's tokens; name a teacher that runs here, or leave `on_policy` out"
+        )
+    if spec.sequence.ask != PROMPT:
+        raise ValueError(
+            "on_policy and sequence.ask exclude each other: the teacher judges what the student writes behind the "
+            "prompt that the student sees"
+        )
+    if len(own) == len(spec.staged) and all(one.share == 1 for one in own):
+        raise ValueError(
+            "on_policy.lambda: 1 lets the student write in all steps, so that nothing is learnt of what `sequence` "
+            "lets the teacher write: lower `lambda`, or leave `sequence` out"
+        )
 
 
 def _refuse_shown_data(spec: DistillSpec) -> None:

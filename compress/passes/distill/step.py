@@ -100,7 +100,10 @@ def run_control(ctx: StepContext) -> StepResult:
             else None,
             "epochs": epochs * shown_once,
             **dict.fromkeys(
-                ("select", "online", "ema", "sequence", "rejection", "reasoning", "synthetic", "data_free")
+                (
+                    *("select", "online", "ema", "sequence", "rejection", "reasoning", "synthetic"),
+                    *("data_free", "on_policy"),
+                )
             ),
             "teachers": (),
             "generations": 1,
@@ -215,10 +218,14 @@ def _finish(
         score = Validation.of(ctx, ctx.out, ctx.inputs["original"]).score(student)
     generated = _generated(ctx, spec)
     if lessons is not None:
-        _note_writer(ctx.out, lessons.source, lessons.samples)
+        _note_writer(ctx.out, lessons.source)
     elif generated is not None:
-        source = {name: generated.facts[name] for name in ("model", "license")}
-        _note_writer(ctx.out, source, generated.read_json(SAMPLES)["samples"])
+        _note_writer(ctx.out, {name: generated.facts[name] for name in ("model", "license")})
+    samples = [*([] if lessons is None else lessons.samples), *taught[-1].samples]
+    if generated is not None:
+        samples += generated.read_json(SAMPLES)["samples"]
+    if samples:
+        write_json(ctx.out / SAMPLES, {"samples": samples})
     facts: dict[str, Any] = {
         "parameters": parameters,
         "initialised_from": untrained.origin,
@@ -251,11 +258,10 @@ def _generated(ctx: StepContext, spec: DistillSpec) -> Artifact | None:
     return ctx.inputs.get(UNLABELED) if learns else None
 
 
-def _note_writer(folder: Path, source: Mapping[str, Any], samples: Sequence[Mapping[str, str]]) -> None:
-    """Put beside a student whose texts it learnt, with some of them."""
+def _note_writer(folder: Path, source: Mapping[str, Any]) -> None:
+    """Put beside a student whose texts it learnt."""
     described = read_mapping(folder / TASK)
     write_json(folder / TASK, {**described, LEARNT_FROM: [*described.get(LEARNT_FROM, ()), source]})
-    write_json(folder / SAMPLES, {"samples": samples})
 
 
 def _assistants(ctx: StepContext) -> Mapping[str, Any]:

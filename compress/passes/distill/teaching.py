@@ -24,19 +24,23 @@ from compress.models.anatomy.blocks import transformer_of
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.frozen import FrozenTeachers
-from compress.passes.distill.spec import DistillSpec, StageSpec, losses_of
+from compress.passes.distill.kind import OWN_TEXTS
+from compress.passes.distill.policy import policy_of, told
+from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.profile.examples_spec import AugmentSpec
+from compress.profile.teaching_spec import StageSpec
 from compress.step import StepContext
 from compress.training.augmentation.images import blend_images, move_images
 from compress.training.batch_loss import batch_loss
 from compress.training.batches import to_tensors
 from compress.training.loop import train
 from compress.training.objective import Objective, objective_between
+from compress.training.on_policy import OnPolicy
 from compress.training.prediction import WINDOWS, arithmetic
 from compress.training.signals.answers import Answers, fixed, live, nobody
 from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import Signals
-from compress.training.signals.segmentation import check_aligned
+from compress.training.signals.segmentation import check_aligned, check_same_words
 from compress.training.state import TrainResult
 from compress.training.training_module import Change, TrainingModule
 from compress.training.trust import TrustedTokens
@@ -54,6 +58,7 @@ class Taught:
     validation_score: float
     curves: tuple[Curve, ...]
     facts: dict[str, Any]
+    samples: tuple[dict[str, str], ...] = ()
 
 
 def teach(
@@ -75,8 +80,10 @@ def teach(
     """
     validation = Validation.of(ctx, ctx.out, ctx.inputs["original"])
     school = _School(ctx, spec, teachers, shown, validation, seed)
+    if any(spec.stage_training(stage).on_policy for stage in spec.staged):
+        check_same_words(ctx.out, [(teacher.name, teacher.artifact.path) for teacher in teachers])
     chosen, facts = school.frozen.trusted(spec.select)
-    stages, curves = [], []
+    stages, curves, samples = [], [], list[dict[str, str]]()
     trained: TrainResult | None = None
     for number, stage in enumerate(spec.staged, start=1):
         title = name if len(spec.staged) == 1 else f"{name}, {stage.name or f'stage {number}'}"
@@ -84,7 +91,8 @@ def teach(
         examples = np.intersect1d(shown.part(stage.data or spec.data), chosen)
         if len(examples) == 0:
             raise PassError("no example is left to learn from", where=title)
-        trained, own = school.stage(student, stage, examples, title)
+        trained, own, wrote = school.stage(student, stage, examples, title)
+        samples += wrote
         curves.append(trained.curve)
         stages.append(
             {
@@ -108,7 +116,7 @@ def teach(
         "epochs": sum(stage["epochs"] for stage in stages),
         "teachers": school.described(),
     }
-    return Taught(student.eval(), score, tuple(curves), facts)
+    return Taught(student.eval(), score, tuple(curves), facts, tuple(samples))
 
 
 @dataclass(frozen=True)
@@ -129,16 +137,21 @@ class _School:
 
     def stage(
         self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str
-    ) -> tuple[TrainResult, dict[str, Any]]:
-        """Train through one stage; what is worth a fact beside the curve."""
+    ) -> tuple[TrainResult, dict[str, Any], tuple[dict[str, str], ...]]:
+        """Train through one stage; what is worth a fact beside the curve, and some of what the student wrote."""
         ctx, own = self.ctx, self.spec.stage_training(stage)
         losses = losses_of(stage)
         # Weights of a stage that does not train the outputs cannot be told apart by their score, nor those of a student
-        # that learns answers without their traces by answers with them.
-        judged = any(loss.reaches_outputs for loss in losses) and self.spec.control != "answers_only"
+        # that learns answers without their traces by answers with them, or its own by the data's.
+        judged = (
+            any(loss.reaches_outputs for loss in losses)
+            and self.spec.control != "answers_only"
+            and own.on_policy is None
+        )
+        along = self._live(losses, own)
         loaded = (
             [load_model(teacher.artifact.path, allow_code=ctx.allow_code) for teacher in self.teachers]
-            if self._live(losses, own.epochs)
+            if along or own.on_policy is not None
             else []
         )
         objective = self._objective(student, losses, loaded)
@@ -149,10 +162,11 @@ class _School:
             teacher=loaded[0] if self.spec.online is not None else None,
             decay=self.spec.ema.decay if self.spec.ema is not None else None,
         )
-        answers = self._answers(module, losses, loaded, objective.teacher_needs)
+        policy = policy_of(ctx, own, student, self.shown.student, self.seed)
+        answers = self._answers(module, losses, loaded, objective.teacher_needs, along=along, policy=policy)
         facts: dict[str, Any] = {}
         if objective.trusted is not None:
-            facts["kept"] = self._kept(objective.trusted, answers if loaded else None, examples, title)
+            facts["kept"] = self._kept(objective.trusted, answers if along else None, examples, title)
         loss = batch_loss(
             module,
             answers,
@@ -174,13 +188,17 @@ class _School:
             name=title,
             keep="best" if judged else "last",
             slow=self._slow(module),
+            instead=policy,
         )
         if module.teacher is not None:
             validation = self.validation.read_by(self.teachers[0].artifact.path)
             facts["teacher_validation_score"] = validation.score(module.teacher)
         if module.moving_average is not None:
             facts["average_validation_score"] = self.validation.score(module.moving_average)
-        return result, facts
+        wrote: tuple[dict[str, str], ...] = ()
+        if policy is not None:
+            facts[OWN_TEXTS], wrote = told(policy)
+        return result, facts, wrote
 
     def described(self) -> list[dict[str, Any]]:
         """Who taught, and how well each frozen teacher that was asked does on the training examples."""
@@ -265,8 +283,11 @@ class _School:
         losses: Sequence[LossSpec],
         loaded: Sequence[nn.Module],
         needs: frozenset[str],
+        *,
+        along: bool,
+        policy: OnPolicy | None,
     ) -> Answers:
-        """Who answers in this stage."""
+        """Who answers in this stage: of the data, `along` with it, and of what the student writes, if it does."""
         if not self._asks(losses) and self.spec.online is None:
             return nobody
         device = self.ctx.device
@@ -285,7 +306,9 @@ class _School:
                 weights = [teacher.weight for teacher in self.teachers]
                 model = MeanOfTeachers(loaded, weights, self.spec.combine)
             read = None if changed else self.shown.teachers[0]
-            return live(model.to(device), names, device, inputs=read)
+            model = model.to(device)
+            of_data = live(model, names, device, inputs=read) if along else fixed(self.frozen.say(needs))
+            return of_data if policy is None else policy.judged(live(model, names, device), of_data)
         return fixed(self.frozen.say(needs))
 
     def _asks(self, losses: Sequence[LossSpec]) -> bool:
@@ -293,13 +316,14 @@ class _School:
         chooses = self.spec.select is not None and self.ctx.task.kind.writes
         return bool(self.teachers) and (chooses or any(loss.compares for loss in losses))
 
-    def _live(self, losses: Sequence[LossSpec], epochs: float) -> bool:
+    def _live(self, losses: Sequence[LossSpec], own: DistillSpec) -> bool:
         """Whether a teacher is run in every step: it must be, or what it says of all texts is too much to keep, or not
         worth it, because some are shown once."""
         if self.spec.online is not None:
             return True
         taught = self._asks(losses) and self.spec.ema is None
-        much = epochs < 1 or any(loss.reads_all for loss in losses)
+        of_data = 1.0 if own.on_policy is None else 1.0 - own.on_policy.share
+        much = own.epochs * of_data < 1 or any(loss.reads_all for loss in losses)
         return taught and (self._change() is not None or (self.ctx.task.kind.writes and much))
 
     def _change(self) -> Change | None:

@@ -53,7 +53,7 @@ def written(run: RunRecord) -> Section:
     samples = [
         row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
         for step, _ in every
-        for one in _first(step.samples)
+        for one in _first([sample for sample in step.samples if sample.by == "teacher"])
         if step.kind == DistillSpec.kind or one.why == KEPT
     ]
     held_out = [

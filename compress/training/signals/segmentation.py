@@ -15,6 +15,11 @@ from compress.models.text.vocabulary import Ids, Vocabulary, read_vocabulary
 from compress.training.signals.capture import OUTPUTS
 from compress.training.signals.top_k import TopK
 
+_OTHER_WORDS = (
+    "Take a student with the teacher's tokenizer, or let the teacher write what the student learns: `sequence` with "
+    "`next_token` as its only loss."
+)
+
 
 def check_aligned(
     signals: frozenset[str],
@@ -46,14 +51,39 @@ def check_aligned(
                 "two cannot be compared token by token",
                 where="losses",
                 hint="Use logits, or similarity with `representation: outputs`, or a student with the teacher's "
-                "tokenizer.",
+                "tokenizer."
+                if rows
+                else _OTHER_WORDS,
             )
         if of_words and not same_ids(inputs, own):
             raise ModelError(
                 f"student and {name} cut texts alike, but give the pieces other ids, so {', '.join(sorted(inner))} of "
                 "the two cannot be compared word by word",
                 where="losses",
-                hint="Take a student with the teacher's tokenizer.",
+                hint=_OTHER_WORDS,
+            )
+
+
+def check_same_words(student: Path, teachers: Sequence[tuple[str, Path]]) -> None:
+    """Refuse teachers that read other tokens than a student writes: an id that stands for another one, or for none.
+
+    Args:
+        student: the folder with its tokenizer.
+        teachers: the name of each, and its folder.
+
+    Raises:
+        ModelError: one does.
+    """
+    own = {number: token for token, number in read_vocabulary(student / TOKENIZER).ids.items()}
+    for name, folder in teachers:
+        theirs = {number: token for token, number in read_vocabulary(folder / TOKENIZER).ids.items()}
+        other = next((number for number in own if theirs.get(number) != own[number]), None)
+        if other is not None:
+            raise ModelError(
+                f"student and {name} have unlike tokenizers: {other} is {own[other]!a} for the one and "
+                f"{theirs.get(other)!a} for the other, so {name} cannot judge what the student writes",
+                where="on_policy",
+                hint=_OTHER_WORDS,
             )
 
 
