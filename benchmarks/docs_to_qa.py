@@ -147,7 +147,7 @@ class Bench:
             "epochs": epochs or options.epochs,
             "synthetic.passages": passages or options.passages,
             "synthetic.held_out": held_out or options.held_out,
-            # The same answers for every seed.
+            # The same passages and answers for every seed.
             "sequence.seed": 0,
             **({} if server is None else {"sequence.server": dict(server)}),
         }

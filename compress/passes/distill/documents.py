@@ -100,11 +100,11 @@ class _Writing:
         return [{"role": "user", "content": text}] if self.reader.converses else f"{text}\n"
 
     def drawn(self, documents: Sequence[str], most: int) -> list[_Passage]:
-        """Passages of documents, drawn by the seed of the step."""
+        """Passages of documents, drawn by the seed of what is written: other students of it learn the same pairs."""
         count = partial(_tokens, self.writer)
         fewest, longest = self.pairs.passage_tokens
         cut = partial(passages, count=count, fewest=fewest, most=longest)
-        return drawn(documents, cut, most, self.ctx.seed)
+        return drawn(documents, cut, most, self.written.sampling.seed)
 
     def judge(self, passage: _Passage, found: Answers, validator: Validator | None) -> list[Answer]:
         """Put the pairs that were written of a passage beside it; the answers that they stood in."""
