@@ -172,7 +172,8 @@ def stream(
         ]
         new = []
         if len(going) < len(rows):
-            new = begun(len(rows) - len(going)) if decoder.refills or not going else []
+            free = 0 if together is None else together - len(going)
+            new = begun(free) if decoder.refills or not going else []
             order = closed_up(going)
             rows = [rows[place] for place in order]
             if rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import nn
 
 from compress.core.artifacts import Artifact, seal
@@ -287,3 +289,36 @@ def test_texts_are_cut_before_the_first_stop():
     assert cut_at("one", ["two"]) is None
     assert cut_at("one", []) is None
     assert cut_at("stop", ["stop"]) == ""
+
+
+class Counting:
+    """Rows that all go on together, and how many began at once."""
+
+    refills = False
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def start(self, prompts: Sequence[Sequence[int]], most: int = 0) -> NDArray[np.float32]:
+        self.begun.append(len(prompts))
+        return self.read(prompts)
+
+    def read(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return np.eye(8, dtype=np.float32)[[7] * len(tokens)]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Nothing is held."""
+
+
+def test_rows_that_end_one_by_one_are_followed_by_as_many_as_go_together():
+    decoder = Counting()
+    lengths = [3, 1, 2, 4, 1, 3, 2, 2, 1, 4]
+    written = Counter[int]()
+
+    def stopped(row: int, token: int) -> bool:
+        return written[row] == lengths[row]
+
+    for row, _ in decoding.stream(decoder, [[1]] * len(lengths), 9, together=4, stopped=stopped):
+        written[row] += 1
+    assert [written[row] for row in range(len(lengths))] == lengths
+    assert decoder.begun == [4, 4, 2]
