@@ -100,6 +100,9 @@ WAYS: dict[str, Callable[[Profile], object]] = {
     ),
     "a control without the teacher": distils(lambda spec: spec.control),
     "the teacher's texts": distils(lambda spec: spec.sequence),
+    "the student's own texts": distils(
+        lambda spec: any(spec.stage_training(one).on_policy for one in spec.staged)
+    ),
     "the right ones of them": distils(lambda spec: spec.rejection),
     "pairs of documents": distils(lambda spec: spec.synthetic),
     "traces": distils(lambda spec: spec.reasoning and spec.control == "answers_only"),
