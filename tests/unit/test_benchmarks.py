@@ -14,8 +14,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from compress.generation.validators import validator_of
 from compress.passes.prune.latency_table import LatencyTable
 from compress.passes.prune.prediction import kept_count, kept_width
+from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 from compress.reporting.data.paired import packed
 from compress.tasks.table import task_kind
@@ -435,11 +437,18 @@ def test_the_gap_that_a_recovery_closes(script):
     def scored(*nats: float) -> object:
         return bench.Scored(np.array(nats) * tokens, tokens, 100, 1.0)
 
-    original, pruned = scored(2, 3, 1), scored(6, 7, 5)
+    before = {
+        "original": scored(2, 3, 1),
+        "random": scored(10, 11, 9),
+        "pruned": scored(6, 7, 5),
+        "reconstructed": scored(5, 6, 4),
+    }
     found = {"kd": [scored(3, 4, 2), scored(3, 4, 2)], "labels": [scored(4, 5, 3)], "scratch": []}
-    rows = bench.rows_of(original, pruned, found)
+    rows = bench.rows_of(**before, found=found)
     both = {row["arm"]: row for row in rows if str(row.get("seed")).startswith("all")}
     assert both["kd"]["gap closed"] == 0.75
+    assert both["kd"]["from random"] == 0.875
+    assert {row["arm"]: row["gap closed"] for row in rows}["pruned, reconstructed"] == 0.25
     assert both["kd"]["interval"] == "0.7500 to 0.7500"
     assert both["labels"]["gap closed"] == 0.5
     assert both["labels"]["kd ahead by"] == 0.25
@@ -508,6 +517,82 @@ def test_selective_training_is_paired_with_all_tokens_by_seed(script):
     assert rows[-1]["higher"] == 0.5
     assert rows[-1]["95 % of it"] == "0.5000 to 0.5000"
     assert rows[-2]["learnt"] == "40.0%"
+
+
+def test_sums_are_worked_out_and_each_stands_in_one_split(script, tmp_path: Path):
+    bench = script("reasoning")
+    row = bench.worked("klm", [4, 8, 7])
+    assert row == {"prompt": "k4l8m7=", "completion": "k4.4l8.12m7.19=19"}
+    sums = bench.Sums(learnt=(2, 4), held=3, train=20, validation=6, test=5)
+    made = sums.write(tmp_path, 1)
+    for split, rows in made.items():
+        assert [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()] == rows
+    prompts = {split: [row["prompt"] for row in rows] for split, rows in made.items()}
+    assert [len(prompt) // 2 for prompt in prompts["test"]] == [2] * 5 + [3] * 5 + [4] * 5
+    assert {len(prompt) // 2 for prompt in prompts["train"] + prompts["validation"]} == {2, 4}
+    assert len(set().union(*prompts.values())) == 20 + 6 + 15
+    assert sums.write(tmp_path, 1) == made
+    assert sums.write(tmp_path, 2) != made
+    right = validator_of(bench.ANSWER, tmp_path, allow_code=False, where="")
+    said = {
+        "k4.4l8.12m7.19=19": True,
+        "=19": True,
+        "k4.4l8.12m7.19=18": False,
+        "k4.4l8.12m7.19": False,
+        "=19m": False,
+    }
+    assert {text: right(row["prompt"], row["completion"], text) for text in said} == said
+
+
+def test_every_arm_of_reasoning_makes_a_valid_profile_with_its_student(script):
+    bench = script("reasoning")
+    for arm in bench.ARMS.values():
+        said = {**arm.overrides(seed=7), "data.path": DATA}
+        assignments = tuple(f"{path}={json.dumps(value)}" for path, value in said.items())
+        plan = build_plan(load_profile(bench.PROFILE, assignments).profile)
+        assert arm.step in {row.step for row in plan.rows}
+    assert {name for pair in bench.BESIDE for name in pair} == set(bench.ARMS)
+
+
+def test_arms_of_reasoning_are_paired_by_question_and_seed(script):
+    bench = script("reasoning")
+    sums = bench.Sums(learnt=(2, 4), held=3, test=2)
+
+    def asked(*right: int, kept: int = 3) -> object:
+        written = {"by_reason": {"kept": kept, "wrong": 1}, "answers": 4, "tokens": 90}
+        return bench.Asked(np.array(right, bool), {"parameters": 10, "written": written}, 5.0)
+
+    found = {
+        bench.TEACHER: {7: bench.Asked(np.ones(6, bool), {"parameters": 50}, 60.0)},
+        "sequence": {7: asked(1, 1, 1, 1, 1, 0), 8: asked(1, 1, 0, 0, 1, 0)},
+        "answers only": {7: asked(1, 0, 0, 0, 1, 0, kept=1), 8: asked(1, 0, 0, 0, 1, 0)},
+    }
+    rows = bench.rows_of(sums, found, seconds=True)
+    assert rows[0]["trained lengths"] == 100
+    assert "texts" not in rows[0]
+    assert rows[1] == {
+        "learnt": "sequence",
+        "seed": 7,
+        "parameters": 10,
+        "trained lengths": 75.0,
+        "2 terms": 100.0,
+        "4 terms": 50.0,
+        "3 terms, never trained": 100.0,
+        "texts": 3,
+        "kept": "75.0%",
+        "wrong": "25.0%",
+        "tokens written": 90,
+        "seconds": 5,
+    }
+    apart = next(row for row in rows if row["learnt"] == "sequence, less answers only")
+    assert (apart["trained lengths"], apart["3 terms, never trained"]) == (25.0, 50.0)
+    low, high = map(float, apart["95 %"].split(" to "))
+    assert low <= 25 <= high
+    assert rows[-1] == {"learnt": "all of it", "seconds": 80}
+    # One arm has a seed more: nothing is compared, and where the machine was shared no seconds are told.
+    del found["sequence"][8]
+    rows = bench.rows_of(sums, found, seconds=False)
+    assert not any("less" in row["learnt"] or "seconds" in row for row in rows)
 
 
 def test_a_ratio_of_turns_has_an_interval_over_rounds(script):
