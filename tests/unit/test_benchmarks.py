@@ -519,28 +519,22 @@ def test_selective_training_is_paired_with_all_tokens_by_seed(script):
     assert rows[-2]["learnt"] == "40.0%"
 
 
-def test_sums_are_worked_out_and_each_stands_in_one_split(script, tmp_path: Path):
+def test_chains_are_worked_out_and_each_stands_in_one_split(script, tmp_path: Path):
     bench = script("reasoning")
-    row = bench.worked("klm", [4, 8, 7])
-    assert row == {"prompt": "k4l8m7=", "completion": "k4.4l8.12m7.19=19"}
-    sums = bench.Sums(learnt=(2, 4), held=3, train=20, validation=6, test=5)
-    made = sums.write(tmp_path, 1)
+    row = bench.worked("klm", "+*+", [4, 9, 7])
+    assert row == {"prompt": "k+4l*9m+7=", "completion": "k+4.4l*9.6m+7.3=3"}
+    chains = bench.Chains(learnt=(2, 4), held=3, train=20, validation=6, test=5)
+    made = chains.write(tmp_path, 1)
     for split, rows in made.items():
         assert [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()] == rows
     prompts = {split: [row["prompt"] for row in rows] for split, rows in made.items()}
-    assert [len(prompt) // 2 for prompt in prompts["test"]] == [2] * 5 + [3] * 5 + [4] * 5
-    assert {len(prompt) // 2 for prompt in prompts["train"] + prompts["validation"]} == {2, 4}
+    assert [len(prompt) // 3 for prompt in prompts["test"]] == [2] * 5 + [3] * 5 + [4] * 5
+    assert {len(prompt) // 3 for prompt in prompts["train"] + prompts["validation"]} == {2, 4}
     assert len(set().union(*prompts.values())) == 20 + 6 + 15
-    assert sums.write(tmp_path, 1) == made
-    assert sums.write(tmp_path, 2) != made
+    assert chains.write(tmp_path, 1) == made
+    assert chains.write(tmp_path, 2) != made
     right = validator_of(bench.ANSWER, tmp_path, allow_code=False, where="")
-    said = {
-        "k4.4l8.12m7.19=19": True,
-        "=19": True,
-        "k4.4l8.12m7.19=18": False,
-        "k4.4l8.12m7.19": False,
-        "=19m": False,
-    }
+    said = {row["completion"]: True, "=3": True, "k+4.4l*9.6m+7.3=2": False, "m+7.3": False, "=3m": False}
     assert {text: right(row["prompt"], row["completion"], text) for text in said} == said
 
 
@@ -556,7 +550,7 @@ def test_every_arm_of_reasoning_makes_a_valid_profile_with_its_student(script):
 
 def test_arms_of_reasoning_are_paired_by_question_and_seed(script):
     bench = script("reasoning")
-    sums = bench.Sums(learnt=(2, 4), held=3, test=2)
+    chains = bench.Chains(learnt=(2, 4), held=3, test=2)
 
     def asked(*right: int, kept: int = 3) -> object:
         written = {"by_reason": {"kept": kept, "wrong": 1}, "answers": 4, "tokens": 90}
@@ -567,7 +561,7 @@ def test_arms_of_reasoning_are_paired_by_question_and_seed(script):
         "sequence": {7: asked(1, 1, 1, 1, 1, 0), 8: asked(1, 1, 0, 0, 1, 0)},
         "answers only": {7: asked(1, 0, 0, 0, 1, 0, kept=1), 8: asked(1, 0, 0, 0, 1, 0)},
     }
-    rows = bench.rows_of(sums, found, seconds=True)
+    rows = bench.rows_of(chains, found, seconds=True)
     assert rows[0]["trained lengths"] == 100
     assert "texts" not in rows[0]
     assert rows[1] == {
@@ -591,7 +585,7 @@ def test_arms_of_reasoning_are_paired_by_question_and_seed(script):
     assert rows[-1] == {"learnt": "all of it", "seconds": 80}
     # One arm has a seed more: nothing is compared, and where the machine was shared no seconds are told.
     del found["sequence"][8]
-    rows = bench.rows_of(sums, found, seconds=False)
+    rows = bench.rows_of(chains, found, seconds=False)
     assert not any("less" in row["learnt"] or "seconds" in row for row in rows)
 
 
