@@ -103,8 +103,8 @@ class PruneSpec(PassSpec):
     and each that is left, so a few of them must do."""
     reconstruct: bool = False
     """Of a decoder: refit what writes each feed-forward result into the stream by least squares, so that the stream is
-    that of the whole model again as far as it can be, on what importance reads. It takes a minute, trains nothing, and
-    is worth some dozen steps of recovery."""
+    that of the whole model again as far as it can be, on what importance reads. It trains nothing; hundreds of steps of
+    recovery gain no more from it."""
     scope: Literal["layer", "global"] = "layer"
     """Heads and feed-forward units: `layer` removes the same fraction of each layer, `global` the least important ones
     wherever they are; one head and `round_to` units stay in each layer."""
