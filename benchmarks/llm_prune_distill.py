@@ -1,14 +1,15 @@
 """How much of what pruning took a language model learns again: from the whole model, from labels alone, from scratch.
 
-    python benchmarks/llm_prune_distill.py [--teacher FOLDER] [--seeds 3] [--steps 300] [--arms kd labels scratch]
-        [--work FOLDER] [--threads 1]
+    python benchmarks/llm_prune_distill.py [--teacher FOLDER] [--seeds 3] [--steps 300] [--arms kd labels scratch
+        refitted] [--work FOLDER] [--threads 1]
 
 The model, what goes and how it recovers are those of profiles/smollm_prune_distill.yaml; the teacher is the one that
 the profile fine-tunes, made here unless FOLDER holds it (the artifact of the step `teacher`). The arms:
 
 - `kd`: the pruned model learns from the whole one by the profile's losses;
 - `labels`: the pruned model learns from the texts alone;
-- `scratch`: a model of the same shape with random weights learns as `kd` does.
+- `scratch`: a model of the same shape with random weights learns as `kd` does;
+- `refitted`: the pruned model after `reconstruct` learns as `kd` does.
 
 All take the same steps over the same windows of the training split; a seed draws their order, and the weights of
 `scratch`. What the teacher says is computed once for all of them. Scored is the start of the test split, in FP32. The
@@ -45,7 +46,7 @@ from compress.training.recovery import trained_by
 from compress.training.validation import Validation
 
 NAME = "llm_prune_distill"
-ARMS = ("kd", "labels", "scratch")
+ARMS = ("kd", "labels", "scratch", "refitted")
 
 
 def main() -> None:
@@ -60,14 +61,15 @@ class Recovery(OneTeacher):
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)
-        others = {"random": {"importance": "random"}, "reconstructed": {"reconstruct": True}}
-        self.look_at({name: self.shop.pruned(self.teacher, **keys) for name, keys in others.items()})
+        self.refitted = self.shop.pruned(self.teacher, reconstruct=True)
+        random = self.shop.pruned(self.teacher, importance="random")
+        self.look_at({"random": random, "reconstructed": self.refitted})
 
     def taught(self, arm: str, seed: int, name: str) -> tuple[nn.Module, Mapping[str, Any]]:
         """The pruned model, or one of its shape, after its training."""
         recover, inputs = self.shop.recover, {"model": self.teacher, "teacher": self.teacher}
         ctx = self.shop.context(name, self.shop.spec, inputs, seed)
-        model = load_model(self.pruned.path)
+        model = load_model((self.refitted if arm == "refitted" else self.pruned).path)
         if arm == "scratch":
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(read_config(self.pruned.path), dtype=torch.float32)

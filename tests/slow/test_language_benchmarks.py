@@ -90,6 +90,7 @@ def test_what_pruning_took_is_learnt_again(folder: Path):
         "kd",
         "labels",
         "scratch",
+        "refitted",
     ]
 
 
