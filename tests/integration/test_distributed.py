@@ -314,6 +314,7 @@ def trains(process: psutil.Process) -> bool:
     return "compress.engine.worker" in " ".join(command) and "torch.distributed.run" not in command
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_is_the_error_of_the_run(job: Path):
     losses = "[{logits: {}}, {hidden: {layers: [[0, 9]]}}]"
     changes = ("--set", "train.processes=2", "--set", f"passes.0.distill.losses={losses}")

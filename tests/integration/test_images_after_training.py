@@ -177,6 +177,7 @@ def test_calibration_holds_one_image_at_a_time(lowered: Artifact, tmp_path: Path
     assert [batch["pixel_values"].shape for batch in batches] == [(1, 1, 8, 8)] * 5
 
 
+@pytest.mark.slow
 def test_a_pruned_network_recovers_and_goes_on(network: Artifact, tmp_path: Path) -> None:
     recover = RecoverySpec(epochs=4, learning_rate=3e-3)
     spec = PruneSpec.model_validate(

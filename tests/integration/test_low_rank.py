@@ -150,6 +150,7 @@ def test_pruned_after_it_is_factored_attention_stays_one(
     assert result.facts["fused_attentions"] == 2
 
 
+@pytest.mark.slow
 def test_factored_after_it_is_pruned(text_model: Artifact, tmp_path: Path):
     pruned, _ = of_texts.make(prune, tmp_path / "prune", PRUNE, text_model)
     both, result = of_texts.make(low_rank, tmp_path / "low", spec(), pruned)
@@ -203,6 +204,7 @@ def test_weighting_brings_outputs_nearer_than_plain_svd(text_model: Artifact, tm
     assert distance[True] < 0.5 * distance[False]
 
 
+@pytest.mark.slow
 def test_a_network_of_convolutions(tmp_path: Path):
     source = write_image_artifact(tmp_path / "source", tiny_network(tmp_path / "code"))
     made, result = of_images.make(low_rank, tmp_path / "low", spec(ratio=0.5), source)

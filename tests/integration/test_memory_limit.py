@@ -49,6 +49,7 @@ def test_a_baseline_that_does_not_fit_is_told_and_ends_nothing(tmp_path: Path):
     assert f"yes: {ALLOWED_MB} MB" in written
 
 
+@pytest.mark.slow
 def test_a_deployed_model_that_does_not_fit_is_an_error(tmp_path: Path):
     with pytest.raises(TargetError, match=rf"`memory_limit_mb` allows {ALLOWED_MB} MB") as caught:
         run_of(tmp_path, LIGHT, HEAVY)

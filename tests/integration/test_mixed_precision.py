@@ -111,6 +111,7 @@ def test_what_loses_most_is_given_back_within_a_size(
     assert caught.value.where == "quantize.mixed.size_mb"
 
 
+@pytest.mark.slow
 def test_the_written_file_decides_what_fits(
     fragile: Artifact,
     data: TrainingData,

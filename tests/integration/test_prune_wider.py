@@ -255,6 +255,7 @@ def fresh_logits(folder: Path) -> torch.Tensor:
     return outputs_in_a_fresh_process(folder, input_ids=torch.tensor(IDS))
 
 
+@pytest.mark.slow
 def test_our_loader_reads_what_a_config_cannot_say(source: Artifact, tmp_path: Path):
     made, result = make(
         prune,

@@ -261,6 +261,7 @@ def test_weights_that_training_made_worse_are_not_kept(network: Lowered, tmp_pat
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_network_learns_to_be_rounded(network: Lowered, tmp_path: Path) -> None:
     made = spec(train={**TRAIN, "epochs": 1, "learning_rate": 1e-5})
     artifact, result = trained(network, made, tmp_path)

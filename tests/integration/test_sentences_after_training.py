@@ -75,6 +75,7 @@ def test_only_the_first_token_is_selected_early(tmp_path: Path) -> None:
     assert (result.facts["fused_attentions"], result.facts["selected_early"]) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_encoders_is_one_file(tmp_path: Path) -> None:
     source = write_sentence_artifact(tmp_path / "torch", Ensemble([encoder("cls"), encoder("cls", seed=1)]))
     _, result = make(lower, tmp_path / "lower", ExportSpec(), source)

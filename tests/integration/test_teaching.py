@@ -246,6 +246,7 @@ def test_without_data_no_training_example_is_read(teacher: Artifact, tmp_path: P
     assert accuracy(student, examples(200, 5)) > GOOD
 
 
+@pytest.mark.slow
 def test_the_control_of_a_student_without_data_takes_as_many_steps_with_it(
     teacher: Artifact, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ def run(out: Path, *words: str, seconds: float = 300) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_a_part_that_lacks_something_says_what_and_the_next_one_runs(tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "forward", "onnxruntime")
@@ -38,6 +39,7 @@ def test_a_part_that_lacks_something_says_what_and_the_next_one_runs(tmp_path: P
     assert page.index("## forward") < page.index("## onnxruntime")
 
 
+@pytest.mark.slow
 def test_a_part_is_ended_at_its_limit_and_what_it_found_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

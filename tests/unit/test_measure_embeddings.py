@@ -186,6 +186,7 @@ def test_equal_models_have_p_one() -> None:
     assert paired_correlations(series[0], series[0], series[1], seed=0).p_value == 1.0
 
 
+@pytest.mark.slow
 def test_two_thousand_texts_take_seconds() -> None:
     reference = embeddings(2000, 64)
     outputs = near(reference, 0.3)

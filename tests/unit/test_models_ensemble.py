@@ -122,6 +122,7 @@ def test_an_ensemble_of_texts_exports(kind: str) -> None:
         assert np.allclose(found, ensemble(**fed).numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_images_exports() -> None:
     ensemble = Ensemble([tiny_vision("vit"), tiny_vision("deit with a distillation token", seed=1)]).eval()
     task = {

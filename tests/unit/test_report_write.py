@@ -81,7 +81,8 @@ def test_texts_from_documents_stand_beside_the_report_as_long_as_it_shows_them(t
     )
     paths = write_report(shown, tmp_path)
     assert paths.samples == tmp_path / "samples.jsonl"
-    assert [json.loads(line) for line in paths.samples.read_text().splitlines()] == [{"step": step, **said}]
+    (line,) = paths.samples.read_text().splitlines()
+    assert json.loads(line) == {"step": step, "by": "teacher", **said}
     assert write_report(bert_run(), tmp_path).samples is None
     assert not (tmp_path / "samples.jsonl").exists()
     # What somebody else wrote there is theirs.
