@@ -59,7 +59,7 @@ from compress.generation.writing import How, write_answers
 from compress.passes.distill.spec import DistillSpec
 
 NAME = "reasoning"
-FIRST_SEED = 101
+FIRST_SEED = 201
 PROFILE = Path(__file__).with_suffix(".yaml")
 TEACHER = "the teacher"
 ANSWER = r"regex:=(\d+)$"
