@@ -27,7 +27,8 @@ ends. A step that does not repeat its term was not learnt by two layers in 1,100
 lengths that are learnt a student of answers alone had 11 % right, which is chance, and one of steps all, each taught
 by 3,000 texts of the data itself for 20 epochs; of 60 of seven terms they had 5 % and 12 %, for it goes on as if
 there were eight. A smaller teacher, of sums, drew 12 % wrong results at temperature 1, which leaves something to
-reject. The teacher of this size and the students that it teaches were not tried before.
+reject. The teacher of this size had 77 % right after 12 epochs (seed 101) and 97 % after 24 (seed 1), which it has
+now; students of its likeliest answers had 86 % and 69 %.
 
 What is made stands in the cache and in `--work`: a run that is stopped goes on where it was, by the same command. With
 `--shared` the machine does other things meanwhile, and no seconds are reported. Writes
