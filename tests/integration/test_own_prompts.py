@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from compress.core.artifacts import Artifact, seal
 from compress.core.errors import DataError, ModelError, PassError, ResourceError
 from compress.core.files import copy_tree
 from compress.core.forms import TORCH_FLOAT
-from compress.core.progress import Advance, Silent
 from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.inputs import LEARNT
 from compress.generation.answers import Answer, read_answers
@@ -42,6 +39,7 @@ from compress.tasks.causal_lm.task import CausalLanguageModel
 from tests.records import bert_run, change_step
 from tests.speaking_server import Speaker, listening
 from tests.steps import context
+from tests.stopping import Killing
 from tests.tiny_language import CHATML, byte_tokenizer, profile
 
 START, STOP = "<|im_start|>", "<|im_end|>"
@@ -217,24 +215,6 @@ def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_
     tables = {one.caption: one.rows for one in written(run).tables}
     assert len(tables["Prompts that were written"]) == len(second.told["own_prompts"]["by_reason"])
     assert len(tables["Who wrote, and what it took"]) == 2
-
-
-class Killing(Silent):
-    """Ends the process, as it were, once so many answers are there."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar that is not shown."""
-
-        def advance(steps: int = 1, note: str | None = None) -> None:
-            self.left -= steps
-            if self.left < 0:
-                raise KeyboardInterrupt
-
-        yield advance
 
 
 def test_a_killed_run_asks_nothing_twice_and_its_student_is_taught(teacher: Artifact, tmp_path: Path):

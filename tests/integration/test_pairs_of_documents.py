@@ -24,8 +24,9 @@ from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests import steps
-from tests.integration.test_written_texts import LICENSED, Killing
+from tests.integration.test_written_texts import LICENSED
 from tests.speaking_server import Speaker, listening, prompt_in
+from tests.stopping import Killing
 from tests.tiny_language import Taught, profile, taught, write_model
 
 TRAIN, HELD = 40, 12

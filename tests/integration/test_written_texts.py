@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import yaml
 
 from compress import api
 from compress.core.errors import PassError
-from compress.core.progress import Advance, Silent
 from compress.core.records import StepRecord
 from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.inputs import LEARNT
@@ -29,6 +27,7 @@ from compress.tasks.causal_lm.documents import prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from tests.steps import context
+from tests.stopping import Killing
 from tests.tiny_language import WORDS, Taught, profile, taught, write_model
 
 LICENSED = {"license": "apache-2.0", "license_ok": True}
@@ -149,24 +148,6 @@ def test_in_half_of_the_steps_the_student_wrote_itself(done: api.Run):
         "The first answers and the last",
     ):
         assert words in text
-
-
-class Killing(Silent):
-    """Ends the process, as it were, once so many answers are there."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A bar that is not shown."""
-
-        def advance(steps: int = 1, note: str | None = None) -> None:
-            self.left -= steps
-            if self.left < 0:
-                raise KeyboardInterrupt
-
-        yield advance
 
 
 @pytest.fixture(scope="module")
