@@ -33,6 +33,7 @@ from running import Overrides, Trained, missing, resolve, train_profile
 from ways_of_teaching import PLAIN, TEXTS, part_of_clinc, rest_of_clinc
 from writing import write_rows
 
+from compress.passes.distill.spec import DistillSpec
 from compress.profile.load import load_profile
 
 HEADLINE = TEXTS.with_name("clinc_headline.yaml")
@@ -94,7 +95,7 @@ def main() -> int:
     rows = rows_that_stay(name, "arm", options.only)
     found: dict[str, NDArray[np.bool_]] = {}
     shared: Overrides = {"data.path": str(part_of_clinc()), **(QUICK if options.quick else {})}
-    epochs = load_profile(TEXTS).profile.specs[0].epochs / (10 if options.quick else 1)  # type: ignore[union-attr]
+    epochs = recipe(TEXTS).epochs / (10 if options.quick else 1)
     rest = str(rest_of_clinc())
     splits = resolve(TEXTS, {**shared, "data.unlabeled": {"path": rest}}).splits
     assert splits.unlabeled is not None
@@ -117,13 +118,21 @@ def main() -> int:
     return 0
 
 
+def recipe(profile: Path) -> DistillSpec:
+    """The distillation that a profile begins with."""
+    spec = load_profile(profile).profile.specs[0]
+    assert isinstance(spec, DistillSpec)
+    return spec
+
+
 def headline(quick: bool) -> list[dict[str, Any]]:
     """The published recipe and the same with generated texts, FP32 students, one seed; the gain is between the two."""
-    spec = load_profile(HEADLINE).profile.specs[0]
+    spec = recipe(HEADLINE)
+    assert spec.augment is not None
     shared: Overrides = QUICK if quick else {}
     train = len(resolve(HEADLINE, shared).splits.train)
-    shown = train * (1 + spec.augment.copies)  # type: ignore[union-attr]
-    count, epochs = (150, 0.1) if quick else (train, spec.epochs)  # type: ignore[union-attr]
+    shown = train * (1 + spec.augment.copies)
+    count, epochs = (150, 0.1) if quick else (train, spec.epochs)
     generate = {**GENERATE, "count": count, "finetune": {"epochs": 0.02 if quick else 1}}
     both = [Arm("headline", {}), Arm("headline, generated texts", {}, {"generate": generate}, count)]
     runs = [
@@ -180,7 +189,7 @@ def beyond(
     """What an arm brings beyond a rival, less a share of what real texts bring beyond it; right answers (seeds,
     examples) each."""
     wanted = share * real.astype(np.float64) + (1 - share) * rival.astype(np.float64)
-    return paired_difference(own, wanted)  # type: ignore[arg-type]
+    return paired_difference(own, wanted)
 
 
 def words(difference: Difference) -> str:

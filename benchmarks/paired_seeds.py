@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+Right = NDArray[np.bool_] | NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -22,16 +24,15 @@ class Difference:
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference"
 
 
-def paired_difference(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], *, seed: int = 0, resamples: int = 10_000
-) -> Difference:
+def paired_difference(first: Right, second: Right, *, seed: int = 0, resamples: int = 10_000) -> Difference:
     """The accuracy of the first way less that of the second, with a percentile interval of the paired bootstrap.
 
     A resample draws examples and, independently, seeds, the same ones for both ways: the interval holds for other
     examples of this kind and for other seeds (Owen, The pigeonhole bootstrap, 2007).
 
     Args:
-        first: right answers, bool (seeds, examples); row i of both was trained with the same seed.
+        first: right answers, (seeds, examples); row i of both was trained with the same seed. Shares of them where a
+            way stands for a mean of several.
         second: likewise, the same examples.
     """
     if first.shape != second.shape:

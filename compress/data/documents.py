@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from compress.core.errors import DataError
 from compress.core.units import counted
 from compress.data.leaks import kept_places, leak_notes
@@ -87,10 +85,7 @@ def split_documents(
                 where=where,
                 hint=None if cut is None else cut.hint,
             )
-    made = {
-        role: Examples(own.texts, np.full(len(own.texts), UNLABELLED, np.int64))
-        for role, own in documents.items()
-    }
+    made = {role: Examples.unlabelled(own.texts) for role, own in documents.items()}
     return Splits(made["train"], made["validation"], made["test"], (), notes=tuple(notes))
 
 

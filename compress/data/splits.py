@@ -60,6 +60,11 @@ class Examples:
         if self.scores is not None and 2 * len(self.scores) != len(self.items):
             raise ValueError(f"{len(self.items)} items of pairs, but {len(self.scores)} scores")
 
+    @classmethod
+    def unlabelled(cls, items: Sequence[Item]) -> Examples:
+        """Items of which nobody says what they are."""
+        return cls(items, np.full(len(items), UNLABELLED, np.int64))
+
     def __len__(self) -> int:
         return len(self.items)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
-
 from compress.core.errors import DataError
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.locate import open_source
 from compress.data.roles import existing_split
-from compress.data.splits import UNLABELLED, Examples
+from compress.data.splits import Examples
 from compress.profile.schema import DataSpec
 from compress.profile.unlabeled_spec import UnlabeledSpec
 
@@ -56,8 +54,7 @@ def load_unlabeled(
         notes.append(_dropped(held, len(keys), kind, "validation or test"))
     if known_already:
         notes.append(_dropped(known_already, len(keys), kind, "the training split"))
-    unlabelled = np.full(len(chosen), UNLABELLED, np.int64)
-    return Examples(tuple(items[place] for place in chosen), unlabelled), notes
+    return Examples.unlabelled(tuple(items[place] for place in chosen)), notes
 
 
 def _dropped(count: int, of: int, kind: ItemKind, where: str) -> str:

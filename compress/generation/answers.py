@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,17 @@ class Answer:
         """As a line of the file."""
         body = asdict(self)
         return json.dumps({**body, _CHECKSUM: checksum_of(body)}, ensure_ascii=False).encode() + b"\n"
+
+
+def tokens_drawn(answers: Sequence[Answer]) -> int | None:
+    """How many tokens answers are together; None where a server does not tell of one."""
+    counts = [answer.count for answer in answers]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def tokens_read(answers: Sequence[Answer]) -> int:
+    """How many tokens of prompts a server counted for them."""
+    return sum((answer.used or {}).get("prompt", 0) for answer in answers)
 
 
 def read_answers(file: Path) -> Iterator[Answer]:

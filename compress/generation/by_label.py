@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-
 from compress.core.reading import read_mapping
-from compress.data.splits import UNLABELLED, Examples
+from compress.data.splits import Examples
 from compress.data.splitting import text_key
 from compress.generation.copies import originals
 from compress.profile.generate_spec import LABEL, GenerateSpec
@@ -66,7 +64,7 @@ def lessons(task: WritingTask, data: TrainingData, spec: DataSpec) -> TrainingDa
             for text, label in zip(examples.texts, examples.labels.tolist(), strict=True)
             for begun, whole in [beginning(text, most)]
         )
-        return Examples(items, np.full(len(items), UNLABELLED, np.int64))
+        return Examples.unlabelled(items)
 
     texts = data.validation.texts
     few = sorted(range(len(texts)), key=lambda place: text_key(texts[place]))[:JUDGED]
@@ -132,4 +130,4 @@ def chosen(
 def written_examples(folder: Path) -> Examples:
     """The texts of an artifact that holds those that were kept, without labels."""
     texts = read_mapping(folder / TEXTS)["texts"]
-    return Examples(tuple(texts), np.full(len(texts), UNLABELLED, np.int64))
+    return Examples.unlabelled(tuple(texts))

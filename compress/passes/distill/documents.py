@@ -14,8 +14,8 @@ import numpy as np
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
-from compress.data.splits import UNLABELLED, Examples
-from compress.generation.answers import Answer
+from compress.data.splits import Examples
+from compress.generation.answers import Answer, tokens_drawn, tokens_read
 from compress.generation.copies import originals
 from compress.generation.passages import passages
 from compress.generation.prompts import Writer
@@ -24,7 +24,7 @@ from compress.generation.writing import How, key_of
 from compress.models.text.chat import Prompt
 from compress.passes.distill.held_out import HeldOut
 from compress.passes.distill.kept import KEPT
-from compress.passes.distill.lessons import Lessons, how_of
+from compress.passes.distill.lessons import Lessons, how_of, source_of
 from compress.passes.distill.pairs import (
     ALIKE,
     COPIED,
@@ -159,7 +159,7 @@ class _Writing:
             if pair.reason == KEPT
         ]
         items = tuple(item for item, _ in found)
-        return Examples(items, np.full(len(items), UNLABELLED, np.int64)), [place for _, place in found]
+        return Examples.unlabelled(items), [place for _, place in found]
 
 
 def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Lessons:
@@ -195,11 +195,7 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
     counts = _counted(learnt)
     if not len(examples):
         raise _nothing_kept(counts)
-    counted = [answer.count for answer in answers]
-    read = sum((answer.used or {}).get("prompt", 0) for answer in answers)
-    server = spec.sequence.server
-    name = teacher.facts.get("source") if server is None else server.model
-    source = {"model": name, "license": spec.sequence.license}
+    source, read = source_of(spec.sequence, teacher), tokens_read(answers)
     facts: dict[str, Any] = {
         **source,
         "documents": len(set(documents)),
@@ -209,7 +205,7 @@ def written_pairs(ctx: StepContext, spec: DistillSpec, teacher: Artifact) -> Les
         "by_reason": counts,
         "prompts_left_out": sum(all(pair.reason != KEPT for pair in one.pairs) for one in learnt),
         "held_out": {"prompts": len(held), "by_reason": _counted(held)},
-        "tokens": None if None in counted else sum(filter(None, counted)),
+        "tokens": tokens_drawn(answers),
         **({"prompt_tokens": read} if read else {}),
         **cost,
     }

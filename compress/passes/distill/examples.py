@@ -111,7 +111,7 @@ def shown_lessons(ctx: StepContext, teachers: Sequence[TeacherAt], lessons: Less
 def shown_samples(ctx: StepContext, teachers: Sequence[TeacherAt], ids: Sequence[Ids]) -> Shown:
     """Token sequences that nobody wrote, in the vocabulary of the first teacher; no example of the data is read."""
     folders = [*(teacher.artifact.path for teacher in teachers), ctx.out]
-    nothing = Examples(("",), np.full(1, UNLABELLED, np.int64))
+    nothing = Examples.unlabelled(("",))
     inputs = [
         translated(ids, folders[0], folder, tokens_of(ctx.task.encode(nothing, folder))) for folder in folders
     ]

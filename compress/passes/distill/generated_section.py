@@ -9,6 +9,7 @@ from typing import Any
 from compress.core.records import RunRecord, StepRecord
 from compress.core.units import format_seconds
 from compress.passes.distill.kind import GENERATED
+from compress.passes.distill.sections import sample_rows
 from compress.passes.distill.spec import DistillSpec
 from compress.reporting.data.row import ordered
 from compress.reporting.render.document import Row, Section, Table, row, section_of
@@ -39,11 +40,7 @@ def generated(run: RunRecord) -> Section:
         )
         for step, told in found
     ]
-    samples = [
-        row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
-        for step, _ in found
-        for one in step.samples
-    ]
+    samples = [line for step, _ in found for line in sample_rows(step, step.samples)]
     words = tuple(
         f"{step.step}: {count(told['kept'])} of {count(told['wanted'])} texts that were wanted are kept. The teacher "
         f"gives {percent(told['agreed'] / told['kept'])} of them the label that was asked for; the student learns its "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.core.files import write_json
-from compress.data.splits import UNLABELLED, Examples
+from compress.data.splits import Examples
 from compress.measuring.statistics import around, quotients_drawn
 from compress.step import StepContext
 from compress.tasks.base import Task, WritingTask
@@ -52,7 +52,7 @@ class Exam:
         """The same for its control, which is not told what was written."""
         body = ctx.inputs["taught"].read_json(FILE)
         items, task = tuple(body["pairs"]), cast(WritingTask, ctx.task)
-        pairs = Examples(items, np.full(len(items), UNLABELLED, np.int64))
+        pairs = Examples.unlabelled(items)
         own = task.conversing if body["conversing"] else task.answered
         held_out = HeldOut(own, pairs, pairs, np.array(body["documents"]))
         return cls(held_out, _found(ctx, held_out, untrained), np.array(body["found"]))

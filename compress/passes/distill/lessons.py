@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
-
 from compress.core.artifacts import Artifact
 from compress.core.errors import PassError
-from compress.data.splits import UNLABELLED, Examples, Item
-from compress.generation.answers import Answer
+from compress.data.splits import Examples, Item
+from compress.generation.answers import Answer, tokens_drawn, tokens_read
 from compress.generation.prompts import Writer
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, key_of
@@ -191,15 +189,13 @@ def written_lessons(
     for why, text in () if written is None else written.judged:
         if why != KEPT:
             _sample(samples, f"prompt: {why}", text, "")
-    without, drawn, read = 0, list[int | None](), 0
+    without = 0
     for question in questions:
         found = asking.judge(question, validator)
         reasons = Counter(one.reason for one in found)
         counts += reasons
         right[sum(reasons[one] for one in (KEPT, REPEATED, SPARE))] += 1
         without += reasons[KEPT] == 0
-        drawn += [answer.count for answer in question.answers.values()]
-        read += sum((answer.used or {}).get("prompt", 0) for answer in question.answers.values())
         for one in found:
             answer = one.alone if alone else one.lesson
             if one.reason == KEPT:
@@ -210,10 +206,9 @@ def written_lessons(
         raise _nothing_kept(counts, long, written)
     own = list(_own(asking)) if spec.sequence.own_answers else []
     texts = like([*items, *own], ctx.data.train.items)
-    examples = Examples(texts, np.full(len(texts), UNLABELLED, np.int64))
-    server = spec.sequence.server
-    name = teacher.facts.get("source") if server is None else server.model
-    source = {"model": name, "license": spec.sequence.license}
+    examples = Examples.unlabelled(texts)
+    answers = [answer for question in questions for answer in question.answers.values()]
+    source, read = source_of(spec.sequence, teacher), tokens_read(answers)
     facts: dict[str, Any] = {
         **source,
         "prompts": len(questions),
@@ -223,7 +218,7 @@ def written_lessons(
         "prompts_left_out": without,
         **({"right_by_prompt": {str(n): right[n] for n in sorted(right)}} if spec.rejection else {}),
         **({"own_answers": len(own)} if own else {}),
-        "tokens": None if None in drawn else sum(filter(None, drawn)),
+        "tokens": tokens_drawn(answers),
         **({"prompt_tokens": read} if read else {}),
         **cost,
         **({} if written is None else {"own_prompts": written.told}),
@@ -269,6 +264,12 @@ def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
     )
     samples = sequence.samples if spec.rejection is None else spec.rejection.candidates
     return How(sequence.most, drawn, sequence.stop, samples)
+
+
+def source_of(how: SequenceSpec, teacher: Artifact) -> dict[str, str | None]:
+    """Who writes, and by which licence that may be learnt."""
+    name = teacher.facts.get("source") if how.server is None else how.server.model
+    return {"model": name, "license": how.license}
 
 
 def _own(asking: _Asking) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.core.records import RunRecord
 from compress.core.units import format_seconds
 from compress.passes.distill.kind import OWN_TEXTS
+from compress.passes.distill.sections import sample_rows
 from compress.passes.distill.spec import DistillSpec
 from compress.reporting.data.row import ordered
 from compress.reporting.render.document import Section, Table, row, section_of
@@ -31,10 +32,9 @@ def own_texts(run: RunRecord) -> Section:
         if (told := stage.get(OWN_TEXTS))
     ]
     samples = [
-        row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
+        line
         for step in steps
-        for one in step.samples
-        if one.by == "student"
+        for line in sample_rows(step, (one for one in step.samples if one.by == "student"))
     ]
     head = ("Step", "stage", "steps", "answers", "tokens", "ended by itself", "writing", "teacher")
     tables = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import ModelError
-from compress.generation.answers import Answer
+from compress.generation.answers import Answer, tokens_drawn
 from compress.generation.copies import originals
 from compress.generation.prompts import Writer
 from compress.generation.writing import How, cost_of, key_of
@@ -75,11 +75,10 @@ def written_prompts(
     written = [found[key_of(prompt, sample)] for sample in range(free.examples)]
     judged = _judged(ctx, written, goes_on)
     counts = Counter(reason for reason, _ in judged)
-    drawn = [answer.count for answer in written]
     told = {
         "prompts": len(written),
         "by_reason": {reason: counts[reason] for reason in REASONS if counts[reason]},
-        "tokens": None if None in drawn else sum(filter(None, drawn)),
+        "tokens": tokens_drawn(written),
         **cost,
     }
     kept = [text for reason, text in judged if reason == KEPT]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from compress.core.records import RunRecord, StepRecord
+from compress.core.records import RunRecord, Sample, StepRecord
 from compress.core.units import format_seconds
 from compress.passes.distill.kind import OWN_TEXTS, TAUGHT
 from compress.passes.distill.spec import DistillSpec
@@ -21,6 +21,13 @@ def taught(run: RunRecord) -> list[Row]:
     """How the students were taught: a name and what is known of it, of whatever the facts of each distillation hold."""
     # Later steps keep what is known of the model that they were given.
     return [line for step in run.steps if step.kind == DistillSpec.kind for line in _taught(step, run)]
+
+
+def sample_rows(step: StepRecord, samples: Iterable[Sample]) -> list[Row]:
+    """Texts that were written for a student, a row each: why it is shown, the prompt, what was written."""
+    return [
+        row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split())) for one in samples
+    ]
 
 
 def _taught(step: StepRecord, run: RunRecord) -> list[Row]:

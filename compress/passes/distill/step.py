@@ -39,6 +39,19 @@ from compress.step import StepContext, StepResult
 from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 
+_OF_TEACHERS = (
+    "select",
+    "online",
+    "ema",
+    "sequence",
+    "rejection",
+    "reasoning",
+    "synthetic",
+    "data_free",
+    "on_policy",
+)
+"""The keys of a distillation that a student without a teacher has no use for."""
+
 
 def run(ctx: StepContext) -> StepResult:
     """Teach a student, generation after generation where the profile asks for several."""
@@ -99,12 +112,7 @@ def run_control(ctx: StepContext) -> StepResult:
             if images and augment
             else None,
             "epochs": epochs * shown_once,
-            **dict.fromkeys(
-                (
-                    *("select", "online", "ema", "sequence", "rejection", "reasoning", "synthetic"),
-                    *("data_free", "on_policy"),
-                )
-            ),
+            **dict.fromkeys(_OF_TEACHERS),
             "teachers": (),
             "generations": 1,
             "keep": "last",

@@ -10,6 +10,7 @@ from compress.core.records import RunRecord, Sample, StepRecord
 from compress.core.units import format_seconds
 from compress.passes.distill.kept import KEPT
 from compress.passes.distill.kind import HELD_OUT, WRITTEN
+from compress.passes.distill.sections import sample_rows
 from compress.passes.distill.spec import DistillSpec
 from compress.reporting.data.row import ordered
 from compress.reporting.render.document import Section, Table, row, section_of
@@ -50,12 +51,7 @@ def written(run: RunRecord) -> Section:
         )
         for step, told in (*_own_prompts(found), *found)
     ]
-    samples = [
-        row(step.step, one.why, " ".join(one.prompt.split()), " ".join(one.answer.split()))
-        for step, _ in every
-        for one in _first([sample for sample in step.samples if sample.by == "teacher"])
-        if step.kind == DistillSpec.kind or one.why == KEPT
-    ]
+    samples = [line for step, _ in every for line in sample_rows(step, _shown(step))]
     held_out = [
         row(
             step.step,
@@ -154,12 +150,14 @@ def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, 
             yield step, told
 
 
-def _first(samples: Sequence[Sample]) -> Iterator[Sample]:
-    """The first ones of each kind; a file beside the report has the others."""
+def _shown(step: StepRecord) -> Iterator[Sample]:
+    """The first texts of a teacher of each kind, of a control those that it learnt; a file beside the report has the
+    others."""
     counts = Counter[str]()
-    for one in samples:
-        counts[one.why] += 1
-        if counts[one.why] <= _SHOWN:
+    for one in step.samples:
+        counts[one.why] += one.by == "teacher"
+        learnt = step.kind == DistillSpec.kind or one.why == KEPT
+        if one.by == "teacher" and counts[one.why] <= _SHOWN and learnt:
             yield one
 
 

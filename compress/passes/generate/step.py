@@ -14,7 +14,7 @@ from compress.core.artifacts import SAMPLES
 from compress.core.errors import PassError
 from compress.core.files import write_json
 from compress.core.forms import TEXTS as FORM
-from compress.data.splits import UNLABELLED, Examples
+from compress.data.splits import Examples
 from compress.generation.answers import Answer
 from compress.generation.by_label import (
     HELD_OUT,
@@ -169,7 +169,7 @@ class _Desk:
 
     def _labels(self, texts: Sequence[str]) -> NDArray[np.int64]:
         teacher, task, device = self.ctx.inputs["teacher"], self.ctx.task, self.ctx.device
-        inputs = task.encode(Examples(tuple(texts), np.full(len(texts), UNLABELLED, np.int64)), teacher.path)
+        inputs = task.encode(Examples.unlabelled(tuple(texts)), teacher.path)
         model = load_model(teacher.path, allow_code=self.ctx.allow_code).to(device)
         found: NDArray[np.int64] = answers(model, inputs, task, precision="fp32", device=device)["label"]
         return found

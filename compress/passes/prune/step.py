@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,7 +68,7 @@ def run(ctx: StepContext) -> StepResult:
         pruner = pruner_of(model, _material(ctx, spec, inputs, labels), budget)
         if isinstance(pruner, ChannelPruner) and pruner.left_whole:
             ctx.progress.say(f"prune: left whole: {whole_words(pruner.left_whole)}")
-        whole = load_model(source.path).to(ctx.device) if spec.reconstruct else None
+        whole = copy.deepcopy(model) if spec.reconstruct else None
         curves: list[Curve] = []
         steps = shares(spec.steps)
         for number, share in enumerate(steps, start=1):
