@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.encoding.inputs import Inputs
-from compress.measuring.feeds import sample_indices, scenarios
 from compress.measuring.jobs import JobFolder
-from compress.measuring.latency import milliseconds, timed
+from compress.measuring.timing.feeds import sample_indices, scenarios
+from compress.measuring.timing.latency import milliseconds, timed
 from compress.profile.schema import MeasureSpec
 
 PROCESSES = 4

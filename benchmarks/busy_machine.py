@@ -34,9 +34,9 @@ from busy_models import BEFORE, Pair, pairs_of, runner_before
 from writing import markdown, write_rows
 
 from compress.core.records import Latency
-from compress.measuring.feeds import sample_indices, scenarios
 from compress.measuring.jobs import JobFolder
-from compress.measuring.latency import in_patience, latency_jobs, latency_row
+from compress.measuring.timing.feeds import sample_indices, scenarios
+from compress.measuring.timing.latency import in_patience, latency_jobs, latency_row
 from compress.profile.schema import MeasureSpec, TargetSpec
 from compress.runtimes import runner
 from compress.runtimes.launching import clean_environment

@@ -18,7 +18,7 @@ class Utterances:
         import pandas as pd
         import torch
 
-        from compress.core.package_paths import locate_package
+        from compress.core.disk.package_paths import locate_package
         from compress.encoding.tokens import TokenInputs, open_tokenizer
 
         torch.set_num_threads(1)
@@ -96,7 +96,7 @@ def our_training(
 
 def build_cache(inputs: Any, teacher: Any, folder: Path, precision: str) -> Any:
     """What the teacher says of the inputs, computed and kept."""
-    from compress.core.progress import Silent
+    from compress.core.terminal.progress import Silent
     from compress.training.signals.teachers import cached_signals
 
     return cached_signals(
@@ -108,8 +108,8 @@ def train_epochs(
     utterances: Utterances, inputs: Any, student: Any, signals: Any, precision: str, epochs: int, work: Path
 ) -> None:
     """So many epochs of our loop: on the labels, or on what a teacher said."""
-    from compress.core.progress import Silent
-    from compress.profile.training_spec import TrainingSpec
+    from compress.core.terminal.progress import Silent
+    from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
     from compress.training.losses.labels import label_cross_entropy
     from compress.training.losses.logits import divergence

@@ -42,13 +42,13 @@ from running import ROOT, make, resolve
 from writing import write_rows
 
 from compress.core.artifacts import SAMPLES, Artifact
-from compress.core.files import digest_of, write_json
-from compress.core.package_paths import locate_package
-from compress.core.reading import read_mapping
+from compress.core.disk.files import digest_of, write_json
+from compress.core.disk.package_paths import locate_package
+from compress.core.disk.reading import read_mapping
 from compress.generation.answers import read_answers
 from compress.generation.grounded import supported
 from compress.passes.distill.spec import DistillSpec
-from compress.profile.writing_spec import SyntheticSpec
+from compress.profile.specs.writing import SyntheticSpec
 from compress.store.cache import Cache
 
 NAME = "docs_to_qa"

@@ -35,8 +35,8 @@ from compress.core.units import megabytes
 from compress.encoding.inputs import Batch, Inputs
 from compress.engine.resolve import Job
 from compress.lowering.files import save_onnx
-from compress.measuring.feeds import in_order, sample_indices
 from compress.measuring.jobs import JobFolder
+from compress.measuring.timing.feeds import in_order, sample_indices
 from compress.passes.quantize.weight_only.methods import quantize_weights
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import MeasureSpec

@@ -113,14 +113,14 @@ def measured(folder: Path, ending: str) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from compress.core.progress import Silent
+    from compress.core.terminal.progress import Silent
     from compress.data.sources import load
     from compress.encoding.packing import packed
     from compress.models.io.outputs import without_cache
-    from compress.profile.training_spec import TrainingSpec
+    from compress.profile.specs.training import TrainingSpec
     from compress.tasks.causal_lm.keys import LanguageData
     from compress.tasks.causal_lm.task import CausalLanguageModel
-    from compress.tasks.causal_lm.windows import LEARNT
+    from compress.tasks.causal_lm.text.windows import LEARNT
     from compress.training.loop import train
 
     torch.set_num_threads(1)

@@ -40,21 +40,21 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from writing import write_rows
 
 from compress.core.artifacts import TOKENIZER, Artifact, open_artifact
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.encoding.inputs import LEARNT
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.next_token.spec import NextTokenLoss
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import load_model
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.store.flat import Ragged
-from compress.tasks.causal_lm.windows import WindowInputs
-from compress.training.batch_loss import batch_loss
+from compress.tasks.causal_lm.text.windows import WindowInputs
 from compress.training.loop import train
-from compress.training.objective import objective_between
+from compress.training.objective.batch_loss import batch_loss
+from compress.training.objective.training_module import TrainingModule
+from compress.training.objective.weighted_losses import objective_between
 from compress.training.signals.answers import fixed, nobody
 from compress.training.signals.teachers import cached_signals
-from compress.training.training_module import TrainingModule
 
 NAME = "llm_distill_throughput"
 LAYERS, FEED_FORWARD = 22, 0.75

@@ -25,7 +25,7 @@ from compress.encoding.packing import packed
 from compress.encoding.tokens import INPUT_IDS
 from compress.models.io.outputs import without_cache
 from compress.store.flat import Ragged
-from compress.tasks.causal_lm.windows import LEARNT, WindowInputs
+from compress.tasks.causal_lm.text.windows import LEARNT, WindowInputs
 from compress.training.batches import shuffled_batches, to_tensors
 
 WORDS = 4000

@@ -36,12 +36,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from writing import write_rows
 
-from compress.core.reading import read_mapping
+from compress.core.disk.reading import read_mapping
 from compress.losses.contract import LossSpec
 from compress.losses.next_token.spec import NextTokenLoss
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import load_model
-from compress.profile.recovery_spec import recovery_losses
+from compress.profile.specs.recovery import recovery_losses
 from compress.training.recovery import trained_by
 from compress.training.validation import Validation
 

@@ -82,7 +82,7 @@ def row_of(folder: Path, model: Path, tokens: int, window: int, whole: bool) -> 
     from compress.runtimes import runner
     from compress.store.flat import Ragged
     from compress.tasks.causal_lm import scorer
-    from compress.tasks.causal_lm.windows import WindowInputs
+    from compress.tasks.causal_lm.text.windows import WindowInputs
 
     random = np.random.default_rng(0)
     count = tokens // window

@@ -31,7 +31,7 @@ from llm_students import OneTeacher, Scored, arguments, further, interval
 from torch import nn
 from writing import write_rows
 
-from compress.core.reading import read_mapping
+from compress.core.disk.reading import read_mapping
 
 NAME = "llm_selective"
 ARMS = ("all", "confident", "right")

@@ -21,7 +21,7 @@ from running import ROOT, resolve, teacher_of, terminal
 from torch import nn
 
 from compress.core.artifacts import Artifact, open_artifact, seal
-from compress.core.files import empty_folder, publish, write_json
+from compress.core.disk.files import empty_folder, publish, write_json
 from compress.core.numerics import local_numerics
 from compress.core.spec import Spec
 from compress.data.splits import Examples
@@ -31,8 +31,8 @@ from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
-from compress.profile.recovery_spec import RecoverySpec
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.recovery import RecoverySpec
+from compress.profile.specs.training import TrainingSpec
 from compress.step import StepContext
 from compress.targets.local import resolve as resolve_target
 from compress.tasks.base import TrainingData

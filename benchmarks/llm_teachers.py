@@ -46,8 +46,8 @@ from llm_students import (
 from running import ROOT, make_one, resolve, teacher_of
 from writing import write_rows
 
-from compress.core.files import make_folder, write_text
-from compress.core.reading import read_mapping
+from compress.core.disk.files import make_folder, write_text
+from compress.core.disk.reading import read_mapping
 from compress.data.splits import Examples
 
 NAME = "llm_teachers"

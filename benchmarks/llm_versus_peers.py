@@ -40,7 +40,7 @@ from transformers import PreTrainedModel
 from writing import write_rows
 
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER, TORCH_WEIGHTS
-from compress.core.files import sha256_file
+from compress.core.disk.files import sha256_file
 from compress.core.units import megabytes
 from compress.data.kinds import TEXTS
 from compress.lowering.decoder.graph import decoder_graph

@@ -52,10 +52,10 @@ from publish import mark, with_table
 from running import ROOT, missing, run_profile
 from writing import FOLDER, markdown, read_rows, write_rows
 
+from compress.core.disk.files import make_folder, write_json, write_text
+from compress.core.disk.package_paths import local_path
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import CompressError
-from compress.core.files import make_folder, write_json, write_text
-from compress.core.package_paths import local_path
-from compress.core.reading import read_mapping
 from compress.reporting.data.paired import unpacked
 from compress.reporting.data.pareto import dominators
 from compress.reporting.plots.plots import draw

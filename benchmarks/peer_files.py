@@ -20,7 +20,7 @@ from environments import NotInstalledError, python_of
 from peers.calling import Quantize
 
 from compress.core.artifacts import ONNX_MODEL
-from compress.core.files import sha256_file
+from compress.core.disk.files import sha256_file
 
 FOLDER = Path(__file__).parent
 LONGEST_S = 3600

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.measuring.latency import speed_verdict
 from compress.measuring.statistics import Interval, bootstrap_medians, mean_interval
+from compress.measuring.timing.latency import speed_verdict
 
 OURS = "compress"
 DEFAULT = "INT8, default"

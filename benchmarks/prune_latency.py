@@ -29,10 +29,10 @@ from writing import markdown, write_rows
 
 from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.engine.making import make_step
-from compress.measuring.feeds import sample_indices, scenarios
 from compress.measuring.jobs import JobFolder
-from compress.measuring.latency import undisturbed_apart
-from compress.passes.prune.latency_table import LatencyTable
+from compress.measuring.timing.feeds import sample_indices, scenarios
+from compress.measuring.timing.latency import undisturbed_apart
+from compress.passes.prune.choosing.latency_table import LatencyTable
 from compress.profile.schema import MeasureSpec
 from compress.store.cache import Cache
 

@@ -53,7 +53,7 @@ from paired_seeds import paired_difference
 from running import ROOT, Overrides, Trained, train_profile
 from writing import write_rows
 
-from compress.core.files import make_folder, write_text
+from compress.core.disk.files import make_folder, write_text
 from compress.generation.answers import read_answers
 from compress.generation.validators import validator_of
 from compress.generation.writing import How, write_answers

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from compress.core.artifacts import Artifact
-from compress.core.console import TerminalProgress
 from compress.core.errors import ProfileError
-from compress.core.progress import Progress
 from compress.core.records import RunRecord
+from compress.core.terminal.console import TerminalProgress
+from compress.core.terminal.progress import Progress
 from compress.data.splits import Examples
 from compress.engine.making import make_step
 from compress.engine.resolve import Job, resolve_job

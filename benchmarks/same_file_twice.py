@@ -16,7 +16,7 @@ from pathlib import Path
 from writing import write_rows
 
 from compress.core.errors import UsageError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.engine.resolve import resolve_job
 from compress.measuring.artifact import measure
 from compress.profile.load import load_profile

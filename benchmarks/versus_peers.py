@@ -33,9 +33,9 @@ from compress.core.units import megabytes
 from compress.data.splits import Examples
 from compress.engine.making import context_of
 from compress.engine.resolve import Job
-from compress.measuring.feeds import sample_indices
 from compress.measuring.jobs import JobFolder
 from compress.measuring.scoring import model_answers
+from compress.measuring.timing.feeds import sample_indices
 from compress.measuring.variants import Contest
 from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.step import calibration_batches

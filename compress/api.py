@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compress.bundles.verify import Verification
-    from compress.core.progress import Progress
     from compress.core.records import RunRecord, StepRecord
+    from compress.core.terminal.progress import Progress
     from compress.engine.examining import Examined
     from compress.engine.planning import PlanRow
     from compress.profile.load import LoadedProfile
@@ -170,8 +170,8 @@ def report(run: Run | StrPath, out: StrPath | None = None) -> ReportPaths:
     Raises:
         UsageError: there is no such run, or its records cannot be understood.
     """
+    from compress.core.disk.reading import understood
     from compress.core.errors import UsageError
-    from compress.core.reading import understood
     from compress.reporting.render.write import report_folder, write_report
 
     found = run if isinstance(run, Run) else load_run(run)
@@ -221,8 +221,8 @@ def measure(
         UsageError, ProfileError: it is not said on what to measure, or wrongly.
         DataError, ModelError, TargetError: something cannot be used as declared.
     """
-    from compress.engine.foreign_onnx import given_for, task_of_file
-    from compress.engine.measuring import measure_files
+    from compress.engine.foreign.measuring import measure_files
+    from compress.engine.foreign.onnx_file import given_for, task_of_file
     from compress.profile.measure_request import name_of, request_of, sections
 
     given = given_for(_path(tokenizer), _path(task_json), labels, inputs or {}, output)
@@ -294,11 +294,11 @@ def _path(path: StrPath | None) -> Path | None:
 
 
 def _progress(quiet: bool) -> Progress:
-    from compress.core.progress import Silent
+    from compress.core.terminal.progress import Silent
 
     if quiet:
         return Silent()
-    from compress.core.console import Terminal, TerminalProgress
+    from compress.core.terminal.console import Terminal, TerminalProgress
 
     return TerminalProgress(Terminal(stderr=True))
 

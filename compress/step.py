@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeVar
 
 from compress.core.artifacts import Artifact
 from compress.core.forms import Form
-from compress.core.progress import Progress
 from compress.core.records import Curve
 from compress.core.spec import Spec
+from compress.core.terminal.progress import Progress
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task, TrainingData
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.distributed.utils import _to_kwargs
 
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.finetune import step as finetune
 from compress.passes.prune import step as prune
-from compress.passes.prune.selection import losses_left
+from compress.passes.prune.choosing.selection import losses_left
 from compress.passes.prune.spec import PruneSpec
-from compress.profile.training_spec import FinetuneSpec, TrainingSpec
+from compress.profile.specs.training import FinetuneSpec, TrainingSpec
 from compress.tasks.base import TrainingData
 from compress.training.loop import _WithLoss, train
 from compress.training.losses.labels import label_cross_entropy

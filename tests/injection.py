@@ -1,5 +1,5 @@
-"""Let every single call of `core/files.py` fail in turn, as SQLite is tested: a run of a tiny job dies of it, the next
-one finishes, and its rows are those of a run that nobody disturbed.
+"""Let every single call of `core/disk/files.py` fail in turn, as SQLite is tested: a run of a tiny job dies of it, the
+next one finishes, and its rows are those of a run that nobody disturbed.
 
     python -m tests.injection [--every 1] [--from 1] [--to 1000] [--seconds 3600]
 
@@ -32,8 +32,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from compress.core import files
-from compress.core.files import is_temporary, read_sealed, write_sealed
+from compress.core.disk import files
+from compress.core.disk.files import is_temporary, read_sealed, write_sealed
 from compress.passes.table import PASSES, step_kind
 from compress.planning.code import code_digest
 from compress.store.checking import check, places
@@ -169,7 +169,7 @@ def visible(folder: Path) -> Iterator[Path]:
 
 
 class Failing:
-    """Stands for `os` in `compress.core.files`: `at_call` is called before each call that is counted."""
+    """Stands for `os` in `compress.core.disk.files`: `at_call` is called before each call that is counted."""
 
     def __init__(self, at_call: Callable[[str], None]) -> None:
         self._at_call = at_call
@@ -518,7 +518,7 @@ def import_everything() -> None:
         "engine.running",
         "reporting.render.html",
         "reporting.render.terminal",
-        "core.console",
+        "core.terminal.console",
     ):
         importlib.import_module(f"compress.{name}")
     for module in step_modules():

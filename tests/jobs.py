@@ -21,7 +21,7 @@ from compress.cli.root import main
 from compress.core.artifacts import Artifact
 from compress.data.splits import Examples
 from compress.passes.finetune import step as finetune
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.tasks.base import TrainingData
 from tests.steps import context, run
 from tests.tiny import text_task, tiny_bert, write_torch_artifact

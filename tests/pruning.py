@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.encoding.inputs import Inputs
-from compress.passes.prune.removal import pruner_of
-from compress.passes.prune.saliency import Material
+from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.removing.removal import pruner_of
 from compress.passes.prune.spec import PruneSpec
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import Artifact, seal
-from compress.core.progress import Silent
 from compress.core.spec import Spec
+from compress.core.terminal.progress import Silent
 from compress.profile.schema import TargetSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from compress.core.progress import Advance, Silent
+from compress.core.terminal.progress import Advance, Silent
 
 
 class Killing(Silent):

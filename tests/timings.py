@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from compress.measuring import protocol, variants
-from compress.passes.quantize.int8 import probe
+from compress.passes.quantize.int8.gain import probe
 
 
 def shorten_measuring() -> None:

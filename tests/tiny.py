@@ -11,7 +11,7 @@ from tokenizers.models import WordPiece
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER, Artifact, seal
-from compress.core.files import write_json, write_text
+from compress.core.disk.files import write_json, write_text
 from compress.core.forms import TORCH_FLOAT, Structure
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.profile.schema import DataSpec

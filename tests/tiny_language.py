@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from compress.core.artifacts import Artifact, seal
-from compress.core.files import copy_file, write_json
+from compress.core.disk.files import copy_file, write_json
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import UNLABELLED, Examples
 from compress.models.io.checkpoints import save_model

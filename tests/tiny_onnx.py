@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER, Artifact, seal
-from compress.core.files import write_json, write_text
+from compress.core.disk.files import write_json, write_text
 from compress.core.forms import ONNX_FLOAT
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "red": 2, "blue": 3, "cat": 4, "dog": 5, "runs": 6, "sings": 7}

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from compress.core.artifacts import STRUCTURE, TASK, Artifact, seal
-from compress.core.files import write_json
+from compress.core.disk.files import write_json
 from compress.core.forms import TORCH_FLOAT, Structure
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, save_model

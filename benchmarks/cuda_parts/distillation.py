@@ -99,7 +99,7 @@ def student() -> Any:
 
 
 def cached(part: Part, teacher: Any, inputs: Any) -> Any:
-    from compress.core.progress import Silent
+    from compress.core.terminal.progress import Silent
     from compress.training.signals.teachers import cached_signals
 
     return cached_signals(
@@ -130,8 +130,8 @@ def said(part: Part, teacher: Any, inputs: Any, indices: Any) -> Any:
 
 def epoch_seconds(part: Part, inputs: Any, loss: Any, epochs: int, name: str) -> float:
     """So many epochs of our loop."""
-    from compress.core.progress import Silent
-    from compress.profile.training_spec import TrainingSpec
+    from compress.core.terminal.progress import Silent
+    from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
 
     spec = TrainingSpec(epochs=epochs, batch_size=BATCH, learning_rate=1e-3, dropout=0.0)

@@ -149,12 +149,12 @@ def answer(part: Part) -> None:
 
 def distil(part: Part) -> None:
     """Steps of the training loop: who teaches is all that differs."""
-    from compress.core.progress import Silent
+    from compress.core.terminal.progress import Silent
     from compress.losses.logits.spec import LogitsLoss
     from compress.losses.next_token.spec import NextTokenLoss
     from compress.store.flat import Ragged
-    from compress.tasks.causal_lm.windows import WindowInputs
-    from compress.training.objective import objective_between
+    from compress.tasks.causal_lm.text.windows import WindowInputs
+    from compress.training.objective.weighted_losses import objective_between
     from compress.training.signals.answers import Answers, fixed, live, nobody
     from compress.training.signals.teachers import cached_signals
 
@@ -214,11 +214,11 @@ def step_seconds(
     part: Part, student: Any, objective: Any, answers: Any, inputs: Any, steps: int, batch: int
 ) -> float:
     """Seconds of a step of the training loop, the first ones left out; the GPU is waited for at both ends alone."""
-    from compress.core.progress import Silent
-    from compress.profile.training_spec import TrainingSpec
-    from compress.training.batch_loss import batch_loss
+    from compress.core.terminal.progress import Silent
+    from compress.profile.specs.training import TrainingSpec
     from compress.training.loop import train
-    from compress.training.training_module import TrainingModule
+    from compress.training.objective.batch_loss import batch_loss
+    from compress.training.objective.training_module import TrainingModule
 
     module, ticks, first = TrainingModule(student, objective), list[float](), steps // 3
     inner = batch_loss(module, answers, np.zeros(len(inputs), np.int64))

@@ -174,8 +174,8 @@ def located(source: str) -> Path:
     Raises:
         Skipped: it is not installed here.
     """
+    from compress.core.disk.package_paths import locate_package
     from compress.core.errors import CompressError
-    from compress.core.package_paths import locate_package
 
     try:
         return locate_package(source)

@@ -9,8 +9,8 @@ from typing import Any, TypeGuard
 
 from compress.bundles.answers import QUANTIZED_PROBABILITY_TOLERANCE
 from compress.bundles.layout import GOLDEN
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
 
 LARGEST_TOLERANCE = QUANTIZED_PROBABILITY_TOLERANCE
 """No export writes a larger one."""

@@ -36,11 +36,11 @@ from compress.core.artifacts import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
-from compress.core.files import sha256_file, write_json, write_text
+from compress.core.disk.files import sha256_file, write_json, write_text
 from compress.core.forms import Form, Numbers
 from compress.core.units import format_count, megabytes
 from compress.core.versions import installed_version
-from compress.data.framing import AS_USUAL
+from compress.data.images.framing import AS_USUAL
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
 _OF_INPUTS = ("max_length", "pad_id", "texts", "image", "width")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from compress.bundles.answers import answers_of
 from compress.bundles.layout import RUNNER
-from compress.core.files import sha256_file, write_json
+from compress.core.disk.files import sha256_file, write_json
 from compress.runtimes import runner
 from compress.tasks.table import TASKS
 

@@ -13,10 +13,10 @@ from compress.bundles.golden_file import golden_problems, read_golden
 from compress.bundles.layout import FORMAT, GOLDEN, MANIFEST, RUNNER, TEMPLATES
 from compress.bundles.released import is_released
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL
+from compress.core.disk.files import sha256_file
+from compress.core.disk.inside import inside
+from compress.core.disk.reading import parse_json, read_mapping
 from compress.core.errors import CompressError, ModelError, UsageError
-from compress.core.files import sha256_file
-from compress.core.inside import inside
-from compress.core.reading import parse_json, read_mapping
 
 CHILD = TEMPLATES / "verify_child.py"
 TIMEOUT_S = 600

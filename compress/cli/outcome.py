@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compress.core.printing import echo
+from compress.core.terminal.printing import echo
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,23 +12,23 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.cli.cache import cache
-from compress.cli.check import check
-from compress.cli.compare import compare
-from compress.cli.export import export
-from compress.cli.init import init
-from compress.cli.measure import measure
-from compress.cli.plan import plan
-from compress.cli.plugins import plugins
-from compress.cli.report import report
-from compress.cli.run import run
-from compress.cli.schema import schema
-from compress.cli.targets import targets
-from compress.cli.validate import validate
-from compress.cli.verify import verify
+from compress.cli.verbs.cache import cache
+from compress.cli.verbs.check import check
+from compress.cli.verbs.compare import compare
+from compress.cli.verbs.export import export
+from compress.cli.verbs.init import init
+from compress.cli.verbs.measure import measure
+from compress.cli.verbs.plan import plan
+from compress.cli.verbs.plugins import plugins
+from compress.cli.verbs.report import report
+from compress.cli.verbs.run import run
+from compress.cli.verbs.schema import schema
+from compress.cli.verbs.targets import targets
+from compress.cli.verbs.validate import validate
+from compress.cli.verbs.verify import verify
+from compress.core.disk.exhaustion import resource_errors
 from compress.core.errors import CompressError, RunInterrupted, UsageError
-from compress.core.exhaustion import resource_errors
-from compress.core.printing import echo
+from compress.core.terminal.printing import echo
 
 
 class _Verbs(click.Group):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.core import reading
+from compress.core.disk import reading
+from compress.core.disk.files import copy_file, entry_of, first_damaged, read_sealed, write_sealed
+from compress.core.disk.inside import inside
 from compress.core.errors import ModelError
-from compress.core.files import copy_file, entry_of, first_damaged, read_sealed, write_sealed
 from compress.core.forms import Form
-from compress.core.inside import inside
 from compress.core.units import megabytes
 
 SEAL = "artifact.json"

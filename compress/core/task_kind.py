@@ -133,9 +133,9 @@ class TaskKind:
     """Whether its models are decoders, which go on with texts."""
     keys: str = "compress.profile.schema:DataSpec"
     """The class of the profile's `data` section: `DataSpec`, or one that adds keys to it."""
-    workloads: str = "compress.measuring.feeds:scenarios"
+    workloads: str = "compress.measuring.timing.feeds:scenarios"
     """What is timed of the drawn examples."""
-    weighed: str = "compress.measuring.feeds:scenarios"
+    weighed: str = "compress.measuring.timing.feeds:scenarios"
     """What is run of them where memory is measured: the first of it, at the first batch size."""
     positions: Callable[[Sequence[int]], int] = lambda lengths: max(lengths, default=0)
     """How many tokens a model must take at once to be timed and weighed at the fixed lengths that a target names."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.data.files import read_table
-from compress.data.hub import read_split
-from compress.data.image_tables import read_image_split, read_image_table
-from compress.data.images import IMAGE_ENDINGS, check_images
+from compress.data.images.pixels import IMAGE_ENDINGS, check_images
+from compress.data.images.tables import read_image_split, read_image_table
+from compress.data.reading.files import read_table
+from compress.data.reading.hub import read_split
 from compress.data.rows import Columns, Rows, Written
 from compress.data.splits import Item
 from compress.data.texts import check_texts, read_text_files

@@ -12,8 +12,8 @@ from compress.core.units import counted
 from compress.data.checks import Labelled, check_class_sizes, check_declared, check_rows
 from compress.data.kinds import ItemKind, columns_of
 from compress.data.leaks import kept_places, leak_notes
-from compress.data.locate import open_source
 from compress.data.names import composed
+from compress.data.reading.locate import open_source
 from compress.data.roles import HELD_OUT, choose_splits, named_splits, read_splits
 from compress.data.rows import Columns
 from compress.data.splits import Examples, Splits

@@ -6,11 +6,11 @@ import hashlib
 from importlib import import_module
 from pathlib import Path
 
-from compress.core.watched import Watched
+from compress.core.disk.watched import Watched
 from compress.data.kinds import ITEMS, columns_of
-from compress.data.locate import source_fingerprint
+from compress.data.reading.locate import source_fingerprint
+from compress.data.reading.sampling import sampled
 from compress.data.roles import named_splits
-from compress.data.sampling import sampled
 from compress.data.splits import Splits
 from compress.profile.schema import DataSpec
 from compress.tasks.table import task_kind

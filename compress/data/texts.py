@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import DataError
-from compress.data.encodings import UTF_8, decode_all
 from compress.data.faults import all_of
-from compress.data.files import read_bytes
-from compress.data.large import read_large_texts
 from compress.data.names import shown
+from compress.data.reading.encodings import UTF_8, decode_all
+from compress.data.reading.files import read_bytes
+from compress.data.reading.large import read_large_texts
 from compress.data.rows import Rows, Written
 from compress.data.splitting import text_key
 from compress.store.texts import StoredTexts

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from compress.core.errors import DataError
 from compress.data.kinds import ItemKind, columns_of
-from compress.data.locate import open_source
+from compress.data.reading.locate import open_source
 from compress.data.roles import existing_split
 from compress.data.splits import Examples
 from compress.profile.schema import DataSpec
-from compress.profile.unlabeled_spec import UnlabeledSpec
+from compress.profile.specs.unlabeled import UnlabeledSpec
 
 
 def load_unlabeled(

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
-from compress.data.framing import AS_USUAL, Framing, Pixels, framed
-from compress.data.images import image_size, pixels_of
+from compress.data.images.framing import AS_USUAL, Framing, Pixels, framed
+from compress.data.images.pixels import image_size, pixels_of
 from compress.data.splits import Item, item_bytes
 from compress.encoding.inputs import Batch
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
 from compress.encoding.inputs import Batch, Inputs
 from compress.encoding.tokens import INPUT_IDS, TokenInputs
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from compress.core.errors import ModelError
-from compress.data.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
-from compress.data.images import pixel_statistics
+from compress.data.images.framing import AS_USUAL, FILTERS, Fit, Framing, Interpolation, Resize
+from compress.data.images.pixels import pixel_statistics
 from compress.data.splits import Item
 from compress.encoding.image_processors import open_processor, probe, settings_of
 from compress.encoding.images import ImageFormat, usual_size
-from compress.profile.preprocess_spec import PreprocessSpec, pair
+from compress.profile.specs.preprocess import PreprocessSpec, pair
 
 CODE = "image-processor"
 _BRIGHTEST = 255.0

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping, understood
 from compress.encoding.inputs import Batch
 from compress.models.text.text_format import TextFormat
 from compress.models.text.tokenizer_files import open_tokenizer

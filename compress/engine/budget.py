@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from compress.core.records import Limit, RunStatus, StepRecord
 from compress.core.task_kind import Quantity
 from compress.measuring.chance import no_better_than_chance
-from compress.profile.budget_spec import BudgetSpec
 from compress.profile.schema import Profile
+from compress.profile.specs.budget import BudgetSpec
 from compress.tasks.table import task_kind
 
 _AT_LEAST = ("retention", "score", "speedup")

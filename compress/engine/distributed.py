@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import compress.core.errors
+from compress.core.disk.files import empty_folder, write_json
 from compress.core.errors import CompressError
-from compress.core.files import empty_folder, write_json
 from compress.core.forms import Form
-from compress.core.progress import Advance, Progress
 from compress.core.records import Curve
+from compress.core.terminal.progress import Advance, Progress
 from compress.engine.resolve import Job
 from compress.planning.steps import PlannedStep
 from compress.profile.schema import TrainSpec

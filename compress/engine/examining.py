@@ -12,21 +12,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from compress.core.disk.package_paths import CODE, CONFIG, SKLEARN, local_path
 from compress.core.errors import CompressError, DataError, DataErrors, Fault, ModelError, ProfileError
-from compress.core.package_paths import CODE, CONFIG, SKLEARN, local_path
 from compress.data.names import shown
-from compress.data.sampling import LOOKED_AT
+from compress.data.reading.sampling import LOOKED_AT
 from compress.data.sources import load
 from compress.data.splits import Splits
-from compress.models.io.presence import file_faults
-from compress.models.io.sources import GGUF, check_teacher, module_file
+from compress.models.teacher.presence import file_faults
+from compress.models.teacher.sources import GGUF, check_teacher, module_file
 from compress.planning.steps import build_plan, model_sources
-from compress.profile.decoder_spec import decoder_of
 from compress.profile.device import is_ssh
 from compress.profile.load import LoadedProfile, named_models, read_profile
 from compress.profile.model_checks.architecture import encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import DataSpec, Profile, data_of
+from compress.profile.specs.decoder import decoder_of
 from compress.profile.yaml_lines import Path_, ProfileSource, override, read_source
 from compress.tasks.table import task_kind, task_names
 

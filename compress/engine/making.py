@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress.core.artifacts import Artifact, open_artifact, seal
+from compress.core.disk.exhaustion import ran_out
 from compress.core.errors import CompressError, PassError, TargetError
-from compress.core.exhaustion import ran_out
 from compress.core.forms import TEXTS
 from compress.core.plugins import call
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.engine.distributed import run_in_processes
 from compress.engine.resolve import Job
 from compress.generation.by_label import written_examples

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from compress.core.artifacts import Artifact
+from compress.core.disk.exhaustion import ran_out, resource_errors
 from compress.core.errors import ModelError, RunInterrupted, UsageError, in_words
-from compress.core.exhaustion import ran_out, resource_errors
-from compress.core.progress import Progress
 from compress.core.records import COMPLETE, RunRecord, RunStatus, StepRecord, TargetMeasurement
+from compress.core.terminal.progress import Progress
 from compress.engine.budget import judge_row, measured_values, outcome
 from compress.engine.environment import describe_environment
 from compress.engine.excerpts import excerpts, samples_in, with_texts

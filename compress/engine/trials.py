@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress.core.artifacts import Artifact
 from compress.core.plugins import call
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.engine.making import context_of, prepare_torch
 from compress.engine.resolve import Job
 from compress.passes.table import PASSES, step_kind

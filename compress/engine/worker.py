@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import distributed
 
+from compress.core.disk.exhaustion import resource_errors
+from compress.core.disk.files import make_folder, write_json
 from compress.core.errors import CompressError, UsageError
-from compress.core.exhaustion import resource_errors
-from compress.core.files import make_folder, write_json
-from compress.core.progress import Advance, Progress, Silent
+from compress.core.terminal.progress import Advance, Progress, Silent
 from compress.engine.distributed import PROGRESS, RESULT
 from compress.engine.making import context_of, run_pass
 from compress.engine.resolve import Job, resolve_job

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.core.files import checksum_of
+from compress.core.disk.files import checksum_of
 
 Ended = Literal["end", "stop", "length", "filter"]
 _CHECKSUM = "sha256"

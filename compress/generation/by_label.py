@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from compress.core.reading import read_mapping
+from compress.core.disk.reading import read_mapping
 from compress.data.splits import Examples
 from compress.data.splitting import text_key
 from compress.generation.copies import originals
-from compress.profile.generate_spec import LABEL, GenerateSpec
 from compress.profile.schema import DataSpec, data_of
+from compress.profile.specs.generate import LABEL, GenerateSpec
 from compress.tasks.base import TrainingData, WritingTask, task_of
 from compress.tasks.table import writing_task
 

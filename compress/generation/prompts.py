@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import DataError, ModelError
-from compress.core.reading import read_mapping, understood
 from compress.models.text.chat import Conversation, Format, Prompt
 from compress.models.text.tokenizer_files import open_uncut
 

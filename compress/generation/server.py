@@ -17,15 +17,15 @@ import anyio
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
+from compress.core.disk.reading import parse_json
 from compress.core.errors import CompressError, DataError, ModelError, ResourceError, first_line
-from compress.core.printing import printable
-from compress.core.progress import Advance
-from compress.core.reading import parse_json
+from compress.core.terminal.printing import printable
+from compress.core.terminal.progress import Advance
 from compress.core.units import MIB
 from compress.generation.answers import Answer, Ended
 from compress.generation.prompts import cut_at
 from compress.generation.writing import Asked, How, cost_of, most_of
-from compress.profile.server_spec import ServerSpec
+from compress.profile.specs.server import ServerSpec
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 """Before a request is asked again; each time it is twice as long."""

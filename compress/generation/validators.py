@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from compress.core.disk.package_paths import CODE
 from compress.core.errors import DataError, ModelError
-from compress.core.package_paths import CODE
-from compress.profile.validator_spec import REGEX
+from compress.profile.specs.validator import REGEX
 
 Validator = Callable[[str, str, str], bool]
 """Prompt, expected answer, answer -> whether it is right."""
@@ -50,7 +50,7 @@ def found_alike(pattern: str, expected: str, answer: str, where: str) -> bool:
 
 
 def _of_code(said: str, base: Path, allow_code: bool) -> Validator:
-    from compress.models.io.code import function_of
+    from compress.models.teacher.code import function_of
 
     judge = function_of(said, base, allow_code=allow_code, what="answers are judged")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import Artifact
+from compress.core.disk.files import appending, digest_of, make_folder
 from compress.core.errors import ModelError, first_line
-from compress.core.files import appending, digest_of, make_folder
 from compress.core.forms import Framework
-from compress.core.progress import Advance
+from compress.core.terminal.progress import Advance
 from compress.generation.answers import Answer, known_answers, read_answers
 from compress.generation.prompts import Writer, cut_at
 from compress.models.text.chat import Prompt
-from compress.profile.server_spec import ServerSpec
+from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import GREEDY, Decoder, Sampling, stream
 from compress.runtimes.runner import CachedSession, open_session
 from compress.store.locks import held

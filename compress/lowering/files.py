@@ -10,8 +10,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from compress.core.artifacts import ONNX_MODEL
+from compress.core.disk.files import replacing
 from compress.core.errors import PassError
-from compress.core.files import replacing
 from compress.runtimes.runner import DISABLED_OPTIMIZERS
 
 EXTERNAL_DATA_FROM_BYTES = 1_900_000_000

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from compress.core.artifacts import GENAI_CONFIG, GENAI_MODEL, ONNX_MODEL, TOKENIZER_CONFIG
-from compress.core.files import write_bytes, write_json
+from compress.core.disk.files import write_bytes, write_json
 from compress.lowering.shared_weights import share_weights
 from compress.runtimes.runner import LOGIT_POSITIONS, PAST, PRESENT
 

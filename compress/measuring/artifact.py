@@ -12,18 +12,18 @@ import numpy as np
 
 from compress.core.artifacts import TOKENIZER, Artifact
 from compress.core.plugins import named
-from compress.core.progress import Advance, Progress
 from compress.core.records import Latency, Memory, TargetMeasurement
 from compress.core.task_kind import TaskKind
+from compress.core.terminal.progress import Advance, Progress
 from compress.core.units import NS_PER_MS, megabytes
 from compress.data.splits import Examples
 from compress.encoding.inputs import Inputs
 from compress.encoding.interface import as_taken
-from compress.measuring.feeds import Workloads, sample_indices
 from compress.measuring.jobs import Job, JobFolder, model_path
-from compress.measuring.latency import in_patience, latency_jobs, latency_row
 from compress.measuring.protocol import LATENCY_PROCESSES, PROTOCOL_VERSION
 from compress.measuring.scoring import score_artifact
+from compress.measuring.timing.feeds import Workloads, sample_indices
+from compress.measuring.timing.latency import in_patience, latency_jobs, latency_row
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Task

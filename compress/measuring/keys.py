@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from compress.core.files import digest_of
+from compress.core.disk.files import digest_of
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.profile.schema import MeasureSpec
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK, Artifact
-from compress.core.errors import ModelError, TargetError
-from compress.core.files import (
+from compress.core.disk.files import (
     Damaged,
     digest_of,
     entry_of,
@@ -22,6 +21,7 @@ from compress.core.files import (
     replacing,
     write_sealed,
 )
+from compress.core.errors import ModelError, TargetError
 from compress.core.plugins import named
 from compress.core.records import Accuracy, TaskScore
 from compress.core.units import MIB
@@ -29,10 +29,10 @@ from compress.data.splits import Examples, item_bytes
 from compress.encoding.inputs import Inputs, against
 from compress.encoding.interface import as_taken
 from compress.encoding.tokens import TokenInputs, unknown_share
-from compress.measuring.feeds import in_order, parts
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.measuring.results import load_answers
+from compress.measuring.timing.feeds import in_order, parts
 from compress.store.checking import CHECKSUMS
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Answers, Asked, Scored, Task

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.disk.files import write_json
+from compress.core.disk.reading import parse_json, read_mapping
 from compress.core.errors import TargetError
-from compress.core.files import write_json
-from compress.core.reading import parse_json, read_mapping
 from compress.measuring.results import LARGEST_WIDTH, examples_in, output_fault, result_fault
 from compress.runtimes import runner
 from compress.runtimes.launching import (

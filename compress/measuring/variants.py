@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from compress.core.numerics import core_count
 from compress.encoding.inputs import Inputs
-from compress.measuring.disturbance import any_disturbed
-from compress.measuring.feeds import sample_indices, scenarios
 from compress.measuring.jobs import Job, JobFolder
-from compress.measuring.latency import Timed, median_ms, timed
 from compress.measuring.results import load_answers
+from compress.measuring.timing.disturbance import any_disturbed
+from compress.measuring.timing.feeds import sample_indices, scenarios
+from compress.measuring.timing.latency import Timed, median_ms, timed
 from compress.profile.schema import MeasureSpec
 from compress.targets.local import ResolvedTarget
 from compress.tasks.base import Answers, Task, Truth

@@ -11,7 +11,7 @@ from compress.core.forms import Form
 from compress.core.numerics import Precision, Processor
 from compress.core.records import Role
 from compress.core.spec import PassSpecBase, Spec
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 
 InputRole = Literal["model", "teacher"]
 UNLABELED = "unlabeled"

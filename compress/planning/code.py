@@ -14,9 +14,9 @@ _CONTRACT = (
     # What every step is run through; its own behaviour does not enter a result.
     "compress/core/errors.py",
     "compress/core/plugins.py",
-    "compress/core/exhaustion.py",
-    "compress/core/files.py",
-    "compress/core/progress.py",
+    "compress/core/disk/exhaustion.py",
+    "compress/core/disk/files.py",
+    "compress/core/terminal/progress.py",
     "compress/core/units.py",
     "compress/core/records.py",
     "compress/passes/contract.py",

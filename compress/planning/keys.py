@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from compress.core.files import digest_of
+from compress.core.disk.files import digest_of
 from compress.core.numerics import Numerics, Precision
 from compress.core.spec import Spec
 from compress.core.task_kind import TaskKind
@@ -16,10 +16,10 @@ from compress.passes.contract import PassSpec
 from compress.passes.table import PASSES, step_kind
 from compress.planning.code import code_digest
 from compress.planning.steps import Plan, PlannedStep
-from compress.profile.recovery_spec import recovery_losses, recovery_of
 from compress.profile.schema import DataSpec, TeacherSpec
+from compress.profile.specs.recovery import recovery_losses, recovery_of
+from compress.profile.specs.training import TrainingSpec
 from compress.profile.timing_target import timing_target
-from compress.profile.training_spec import TrainingSpec
 from compress.tasks.table import TASKS, task_kind
 
 LESSON = "compress.generation.by_label"

@@ -19,9 +19,9 @@ from compress.core.records import Role
 from compress.core.spec import Spec
 from compress.passes.contract import UNLABELED, PassSpec
 from compress.passes.table import FINETUNE, GENERATE, LOWER, PASSES, SOURCE, step_kind
-from compress.profile.generate_spec import GenerateSpec, TuningSpec
 from compress.profile.schema import Profile, TargetSpec, TeacherSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.generate import GenerateSpec, TuningSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.tasks.table import writing_task
 
 TEACHER = "teacher"

@@ -12,12 +12,12 @@ from typing import Any
 from compress.core.task_kind import TaskKind
 from compress.losses.contract import Lesson
 from compress.passes.table import PASSES
-from compress.profile.budget_spec import budget_spec
-from compress.profile.generate_spec import GenerateSpec
-from compress.profile.license_spec import why_forbidden
-from compress.profile.recovery_spec import RecoverySpec, recovery_of
 from compress.profile.schema import Profile
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.budget import budget_spec
+from compress.profile.specs.generate import GenerateSpec
+from compress.profile.specs.license import why_forbidden
+from compress.profile.specs.recovery import RecoverySpec, recovery_of
+from compress.profile.specs.training import FinetuneSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind, task_names, users_of_keys, users_of_quantities, writing_task
 

@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 from compress.core.entries import models_in
 from compress.core.errors import Fault
 from compress.core.spelling import did_you_mean, nearest
-from compress.profile.budget_spec import BudgetSpec, budget_spec
 from compress.profile.schema import DataSpec, data_spec
+from compress.profile.specs.budget import BudgetSpec, budget_spec
 from compress.profile.yaml_lines import Path_, ProfileSource
 from compress.tasks.table import task_names
 

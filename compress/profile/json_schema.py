@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from compress.core.spec import PassSpecBase
 from compress.losses.table import LOSSES
-from compress.profile.budget_spec import BudgetSpec, budget_spec
 from compress.profile.schema import DataSpec, Profile, data_spec
+from compress.profile.specs.budget import BudgetSpec, budget_spec
 from compress.tasks.table import task_names
 
 _Kind = TypeVar("_Kind", bound=PassSpecBase)

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compress.core.disk.package_paths import missing_source
 from compress.core.errors import Fault, ModelError, ProfileError
-from compress.core.package_paths import missing_source
 from compress.models.anatomy.table.families import FAMILY_UNSUPPORTED
 from compress.profile.chain import chain_faults
 from compress.profile.combination_checks import Found, key_faults, teaching_faults

@@ -17,18 +17,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from compress.core.package_paths import CONFIG
+from compress.core.disk.package_paths import CONFIG
 from compress.core.plugins import named
 from compress.core.spec import HubName, PassSpecBase, Positive, Side, Spec
 from compress.passes.contract import PassSpec
-from compress.profile.budget_spec import BudgetSpec, TaskBudget
-from compress.profile.decoder_spec import DecoderSpec
 from compress.profile.device import LOCAL, SSH, checked_device, is_ssh, parse_ssh
-from compress.profile.generate_spec import GenerateSpec
 from compress.profile.pass_entries import PassEntry
-from compress.profile.preprocess_spec import PreprocessSpec
-from compress.profile.training_spec import FinetuneSpec
-from compress.profile.unlabeled_spec import Encoding, Separator, UnlabeledSpec
+from compress.profile.specs.budget import BudgetSpec, TaskBudget
+from compress.profile.specs.decoder import DecoderSpec
+from compress.profile.specs.generate import GenerateSpec
+from compress.profile.specs.preprocess import PreprocessSpec
+from compress.profile.specs.training import FinetuneSpec
+from compress.profile.specs.unlabeled import Encoding, Separator, UnlabeledSpec
 from compress.tasks.table import task_kind, task_names, users_of_keys
 
 Device = Annotated[

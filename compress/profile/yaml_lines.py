@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from compress.core.disk.reading import read_whole
 from compress.core.errors import Fault, ProfileError, UsageError
-from compress.core.reading import read_whole
 from compress.core.units import MIB
 
 Path_ = tuple[str | int, ...]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from compress.core.disk.exhaustion import DEVICE_FULL, GOES_ON, full_disk, full_gpu, says_full, says_gpu_full
 from compress.core.errors import TargetError
-from compress.core.exhaustion import DEVICE_FULL, GOES_ON, full_disk, full_gpu, says_full, says_gpu_full
 from compress.core.telemetry import OFF
 
 TAIL_LINES = 12

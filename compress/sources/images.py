@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from compress.core.artifacts import TASK
+from compress.core.disk.files import write_json
+from compress.core.disk.package_paths import CODE as CODE_SOURCE
 from compress.core.errors import ModelError
-from compress.core.files import write_json
-from compress.core.package_paths import CODE as CODE_SOURCE
 from compress.data.splits import Item
 from compress.encoding.images import ImageFormat, usual_channels, usual_size
 from compress.encoding.preprocessing import (
@@ -20,8 +20,8 @@ from compress.encoding.preprocessing import (
     declared_in_profile,
 )
 from compress.models.io.checkpoints import count_parameters, save_model
-from compress.models.io.image_teachers import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
 from compress.models.io.plain import PlainModel, image_outputs
+from compress.models.teacher.images import ImageTeacher, SaidOfImages, describe_images, open_image_teacher
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.sources.module_checks import check_module, is_drawn_at_random
 from compress.sources.module_images import images_taken

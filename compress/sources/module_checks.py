@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from compress.core.errors import ModelError
 from compress.lowering.export import export_graph, signature_of
-from compress.models.io.code import call
 from compress.models.io.outputs import rows_of
 from compress.models.io.plain import PlainModel, make_module
+from compress.models.teacher.code import call
 
 RANDOM = "module-random"
 _OTHER_SEED = 0x5EED

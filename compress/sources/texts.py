@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.models.io.materialise import materialise
+from compress.models.teacher.materialise import materialise
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from compress.core.artifacts import TOKENIZER
 from compress.core.errors import ModelError
-from compress.models.io.labels import match_labels
+from compress.models.teacher.labels import match_labels
 from compress.models.text.tokenizer_files import open_uncut
 from compress.starter.models import ModelSeen
 

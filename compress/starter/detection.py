@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from compress.core.disk.package_paths import SKLEARN
 from compress.core.errors import CompressError, DataError
-from compress.core.package_paths import SKLEARN
 from compress.core.task_kind import Seen
-from compress.data.files import is_table, read_head
-from compress.data.images import is_image
+from compress.data.images.pixels import is_image
 from compress.data.names import TRAIN, named_split, shown
+from compress.data.reading.files import is_table, read_head
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.profile.schema import data_of

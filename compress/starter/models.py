@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.core.disk.package_paths import CODE, PACKAGE, at_home, locate_package
 from compress.core.errors import CompressError
-from compress.core.package_paths import CODE, PACKAGE, at_home, locate_package
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import (
     CONVOLUTIONAL,
@@ -17,7 +17,7 @@ from compress.models.anatomy.table.families import (
     most_tokens,
     why_whole,
 )
-from compress.models.io.labels import head_names
+from compress.models.teacher.labels import head_names
 from compress.profile.model_checks.architecture import EncoderSizes, encoder_sizes, vocabulary_kind
 from compress.profile.model_checks.files import ModelFiles
 

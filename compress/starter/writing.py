@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from compress.core.disk.package_paths import CODE, PACKAGE, SKLEARN
 from compress.core.errors import UsageError
-from compress.core.package_paths import CODE, PACKAGE, SKLEARN
 from compress.data.checks import IMBALANCED, is_imbalanced
 from compress.data.names import shown
 from compress.data.texts import is_unicode

@@ -27,9 +27,8 @@ from urllib.parse import unquote
 from filelock import FileLock, Timeout
 
 from compress.core.artifacts import Artifact, open_artifact
-from compress.core.errors import CompressError, ResourceError
-from compress.core.exhaustion import is_full
-from compress.core.files import (
+from compress.core.disk.exhaustion import is_full
+from compress.core.disk.files import (
     Damaged,
     discard,
     empty_folder,
@@ -40,9 +39,10 @@ from compress.core.files import (
     remove,
     write_sealed,
 )
-from compress.core.package_paths import at_home
-from compress.core.progress import Progress
+from compress.core.disk.package_paths import at_home
+from compress.core.errors import CompressError, ResourceError
 from compress.core.records import Curve, TargetMeasurement
+from compress.core.terminal.progress import Progress
 from compress.store.checking import LAYOUT
 from compress.store.in_use import InUse
 from compress.store.locks import held

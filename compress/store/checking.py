@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.core.artifacts import open_artifact
+from compress.core.disk.files import Damaged, first_damaged, is_temporary, read_sealed, remove
 from compress.core.errors import CompressError
-from compress.core.files import Damaged, first_damaged, is_temporary, read_sealed, remove
 
 CHECKPOINT = "checkpoint.json"
 """What names the files of a checkpoint."""

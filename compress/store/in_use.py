@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from compress.core.files import Damaged, discard, make_folder, read_sealed, remove, write_sealed
+from compress.core.disk.files import Damaged, discard, make_folder, read_sealed, remove, write_sealed
 
 
 class InUse:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import SEAL, Artifact
-from compress.core.errors import UsageError
-from compress.core.files import (
+from compress.core.disk.files import (
     Damaged,
     checksum_of,
     copy_tree,
@@ -27,10 +26,11 @@ from compress.core.files import (
     write_sealed,
     write_text,
 )
-from compress.core.ours import free_name
-from compress.core.progress import Progress
-from compress.core.reading import read_mapping
+from compress.core.disk.ours import free_name
+from compress.core.disk.reading import read_mapping
+from compress.core.errors import UsageError
 from compress.core.records import RunRecord, StepRecord
+from compress.core.terminal.progress import Progress
 from compress.store.locks import held
 
 RUNS = "runs"

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
+from compress.core.disk.files import digest_of
 from compress.core.errors import TargetError
-from compress.core.files import digest_of
 from compress.core.numerics import core_count, flags_in, local_processor, visible_gpu
 from compress.core.units import megabytes
 from compress.profile.device import is_ssh

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from compress.core.errors import TargetError
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.profile.device import is_ssh
 from compress.profile.schema import TargetSpec
 from compress.targets import local

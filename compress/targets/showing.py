@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from compress.core.console import Terminal
 from compress.core.errors import TargetError
-from compress.core.printing import echo
+from compress.core.terminal.console import Terminal
+from compress.core.terminal.printing import echo
 from compress.core.units import MB_PER_GB
 from compress.profile.schema import TargetSpec
 from compress.targets.local import ResolvedTarget, probe

@@ -15,7 +15,7 @@ from compress.models.anatomy.table.families import network_of_kind, why_not_corr
 from compress.models.anatomy.table.family import ROLES, Network
 from compress.models.io.adapter import compared, peft_alone
 from compress.models.io.outputs import outputs_of
-from compress.profile.training_spec import LoraSpec
+from compress.profile.specs.training import LoraSpec
 from compress.training.batches import to_tensors
 from compress.training.checkpointing import AS_IT_IS, leave_as_it_is
 from compress.training.prediction import Device

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compress.core.files import (
+from compress.core.disk.files import (
     Damaged,
     entry_of,
     first_damaged,

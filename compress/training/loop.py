@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.encoding.inputs import Inputs, learnt_of
 from compress.models.io.outputs import outputs_of
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.training.batches import shuffled_batches, to_tensors
 from compress.training.checkpointing import (
     Checkpoint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import AdamW
 
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 
 
 def adamw(model: nn.Module, spec: TrainingSpec, slow: tuple[nn.Module, float] | None = None) -> AdamW:

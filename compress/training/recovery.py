@@ -15,18 +15,18 @@ from compress.encoding.inputs import Inputs, by_row, taken
 from compress.losses.contract import LossSpec
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
-from compress.profile.recovery_spec import RecoverySpec, recovery_losses
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.recovery import RecoverySpec, recovery_losses
+from compress.profile.specs.training import TrainingSpec
 from compress.step import StepContext
-from compress.training.batch_loss import batch_loss
 from compress.training.batches import to_tensors
 from compress.training.loop import train
-from compress.training.objective import objective_between
+from compress.training.objective.batch_loss import batch_loss
+from compress.training.objective.training_module import TrainingModule
+from compress.training.objective.weighted_losses import objective_between
 from compress.training.signals.answers import Answers, fixed, live, nobody
 from compress.training.signals.segmentation import check_aligned
 from compress.training.signals.teachers import signals_in
 from compress.training.state import TrainResult
-from compress.training.training_module import TrainingModule
 from compress.training.validation import Validation
 
 

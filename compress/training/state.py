@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import PassError
 from compress.core.records import Curve, CurvePoint
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import Checkpoint, copy_weights
 
 

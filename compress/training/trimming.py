@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.disk.files import copy_file, write_json, write_text
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.files import copy_file, write_json, write_text
-from compress.core.reading import read_mapping
 from compress.encoding.inputs import Inputs
 from compress.encoding.tokens import TokenInputs
 from compress.models.text.vocabulary import (
@@ -20,7 +20,7 @@ from compress.models.text.vocabulary import (
     read_vocabulary,
     trim_tokenizer,
 )
-from compress.profile.examples_spec import VocabularySpec
+from compress.profile.specs.examples import VocabularySpec
 from compress.step import StepContext
 
 

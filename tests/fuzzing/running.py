@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from compress.core.disk.exhaustion import ran_out
 from compress.core.errors import CompressError
-from compress.core.exhaustion import ran_out
 from tests.fuzzing.targets import TARGETS, FuzzTarget
 
 CORPUS = Path(__file__).parents[1] / "corpus"

@@ -22,13 +22,13 @@ from pydantic import ValidationError
 from compress.bundles.verify import hash_problems, listed_files, read_manifest
 from compress.cli.root import main
 from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, STRUCTURE, TASK, TOKENIZER
-from compress.core.reading import parse_json
+from compress.core.disk.reading import parse_json
 from compress.data.sources import fingerprint, load
 from compress.encoding.tokens import encode_texts
-from compress.engine.foreign_onnx import Given, take_in, task_of_file
+from compress.engine.foreign.onnx_file import Given, take_in, task_of_file
 from compress.measuring.results import result_fault
 from compress.models.io.checkpoints import load_model
-from compress.models.io.sources import check_teacher
+from compress.models.teacher.sources import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.schema import DataSpec, TeacherSpec
 from compress.profile.yaml_lines import override, read_source

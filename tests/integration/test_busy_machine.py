@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.core.progress import Silent
 from compress.core.records import RunRecord, TargetMeasurement
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.engine.running import run_job
-from compress.measuring.feeds import scenarios
 from compress.measuring.jobs import JobFolder
-from compress.measuring.latency import latency_row, timed
+from compress.measuring.timing.feeds import scenarios
+from compress.measuring.timing.latency import latency_row, timed
 from compress.profile.schema import MeasureSpec, TargetSpec
 from compress.reporting.data.frame import contract
 from compress.runtimes import runner

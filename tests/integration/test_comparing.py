@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import ONNX_MODEL
-from compress.core.progress import Silent
 from compress.core.records import RunRecord
-from compress.engine.foreign_onnx import Given
-from compress.engine.measuring import measure_files
+from compress.core.terminal.progress import Silent
+from compress.engine.foreign.measuring import measure_files
+from compress.engine.foreign.onnx_file import Given
 from compress.engine.running import run_job
 from compress.profile.measure_request import MeasureRequest
 from compress.reporting.compare import compare, differences

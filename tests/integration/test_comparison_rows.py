@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from compress.core.errors import PassError, ResourceError
-from compress.core.progress import Silent
 from compress.core.records import RunRecord
+from compress.core.terminal.progress import Silent
 from compress.engine.running import run_job
 from compress.passes.quantize.kind import FP16_BASELINE
 from compress.planning.steps import build_plan

@@ -25,25 +25,25 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from compress.core.artifacts import open_artifact
-from compress.core.files import sha256_file, write_json
-from compress.core.progress import Silent
+from compress.core.disk.files import sha256_file, write_json
+from compress.core.terminal.progress import Silent
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
-from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
+from compress.passes.prune.choosing import latency_table, targets
 from compress.passes.prune.spec import PruneSpec
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.tasks.base import TrainingData
-from compress.training.batch_loss import batch_loss
 from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE, current_world
 from compress.training.loop import train
 from compress.training.losses.labels import label_cross_entropy
-from compress.training.objective import objective_between
+from compress.training.objective.batch_loss import batch_loss
+from compress.training.objective.training_module import TrainingModule
+from compress.training.objective.weighted_losses import objective_between
 from compress.training.on_policy import OnPolicy, Writes
 from compress.training.signals.answers import live, nobody
-from compress.training.training_module import TrainingModule
 from tests import steps
 from tests.integration.test_training_steps import examples as texts
 from tests.jobs import compress, facts_of, report_of, trained_teacher, write_job

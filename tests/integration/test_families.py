@@ -16,9 +16,9 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.anatomy.table.families import FAMILIES, families_that_can
 from compress.models.io.checkpoints import load_model, save_model
-from compress.models.io.image_teachers import open_image_teacher
-from compress.models.io.materialise import materialise
 from compress.models.io.outputs import outputs_of
+from compress.models.teacher.images import open_image_teacher
+from compress.models.teacher.materialise import materialise
 from compress.models.text.sentence import SentenceEncoder
 from compress.profile.schema import TeacherSpec
 from compress.runtimes.runner import open_session

@@ -12,12 +12,12 @@ import pytest
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.errors import ModelError, UsageError
-from compress.core.progress import Silent
 from compress.core.records import RunRecord
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.encoding.interface import as_taken
-from compress.engine.foreign_onnx import Given, take_in
-from compress.engine.measuring import measure_files
+from compress.engine.foreign.measuring import measure_files
+from compress.engine.foreign.onnx_file import Given, take_in
 from compress.profile.measure_request import MeasureRequest
 from compress.profile.schema import DataSpec, TargetSpec
 from compress.reporting.data.frame import contract

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from compress.core.artifacts import seal
+from compress.core.disk.exhaustion import resource_errors
+from compress.core.disk.files import write_texts
 from compress.core.errors import ResourceError
-from compress.core.exhaustion import resource_errors
-from compress.core.files import write_texts
 from compress.core.forms import TORCH_FLOAT
 from compress.store.cache import Cache
 from compress.store.flat import FileArray

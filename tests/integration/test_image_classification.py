@@ -12,15 +12,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from compress.core.artifacts import Artifact, seal
-from compress.core.progress import Advance, Silent
 from compress.core.spec import Spec
+from compress.core.terminal.progress import Advance, Silent
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.models.io.checkpoints import load_model
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext
 from compress.targets.local import resolve
 from compress.tasks.base import TrainingData, Truth, task_of

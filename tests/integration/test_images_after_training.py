@@ -27,7 +27,7 @@ from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import TrainingData
 from tests.processes import outputs_in_a_fresh_process

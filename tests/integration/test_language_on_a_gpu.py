@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from compress.core.artifacts import Artifact
+from compress.core.disk.exhaustion import resource_errors
 from compress.core.errors import ResourceError
-from compress.core.exhaustion import resource_errors
 from compress.core.spec import Spec
 from compress.generation.answers import read_answers
 from compress.generation.writing import How, write_answers
@@ -31,7 +31,7 @@ from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.passes.quantize.weight_only import train as scales
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.runtimes.runner import LOGIT_POSITIONS
 from compress.runtimes.torch_worker import TorchRuntime
 from tests import tiny_language

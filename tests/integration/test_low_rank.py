@@ -30,7 +30,7 @@ from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.source.step import _structure
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 from compress.step import StepResult
 from tests.integration import test_images_after_training as of_images
 from tests.integration import test_lower_quantize_export as of_texts

@@ -14,10 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
+from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
-from compress.core.files import write_json, write_text
 from compress.data.sources import load
-from compress.engine.foreign_onnx import Given, take_in
+from compress.engine.foreign.onnx_file import Given, take_in
 from compress.profile.schema import DataSpec
 from compress.store.runs import RunStore
 from compress.tasks.label_scorer import answers

@@ -13,15 +13,15 @@ from scipy.stats import spearmanr
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, open_artifact
 from compress.core.errors import TargetError
-from compress.core.progress import Silent
 from compress.core.records import TargetMeasurement
+from compress.core.terminal.progress import Silent
 from compress.data.splits import UNLABELLED, Examples
 from compress.measuring.artifact import measure
-from compress.measuring.feeds import parts
 from compress.measuring.jobs import Job, JobFolder, model_path
 from compress.measuring.memory_limit import check_memory_limit
 from compress.measuring.protocol import PROTOCOL_VERSION
 from compress.measuring.size import size_of
+from compress.measuring.timing.feeds import parts
 from compress.measuring.variants import Contest
 from compress.profile.schema import DataSpec, MeasureSpec, TargetSpec
 from compress.runtimes.torch_worker import TorchRuntime

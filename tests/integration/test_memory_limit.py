@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from compress.core.errors import TargetError
-from compress.core.progress import Silent
 from compress.core.records import RunRecord
+from compress.core.terminal.progress import Silent
 from compress.engine.running import run_job
 from compress.reporting.data.frame import contract
 from compress.reporting.render.terminal import summary_lines

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from compress.core.artifacts import Artifact
 from compress.core.numerics import local_numerics, visible_gpu
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.engine import worker
 from compress.engine.resolve import resolve_job
@@ -26,7 +26,7 @@ from compress.models.io.low_bit import moved
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes_step
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
 from compress.profile.load import load_profile
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime
 from compress.tasks.base import TrainingData

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 from compress import api
 from compress.core.artifacts import Artifact, seal
+from compress.core.disk.files import copy_tree
 from compress.core.errors import DataError, ModelError, PassError, ResourceError
-from compress.core.files import copy_tree
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.inputs import LEARNT
@@ -28,14 +28,14 @@ from compress.generation.prompts import Writer
 from compress.models.io.checkpoints import save_model
 from compress.models.text.chat import UNWRITTEN
 from compress.passes.distill import step as distill
-from compress.passes.distill.lessons import written_lessons
+from compress.passes.distill.sections.written import written
 from compress.passes.distill.spec import DistillSpec
-from compress.passes.distill.written_section import written
+from compress.passes.distill.written.lessons import written_lessons
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
-from compress.tasks.causal_lm.documents import messages_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
+from compress.tasks.causal_lm.text.documents import messages_item
 from tests.records import bert_run, change_step
 from tests.speaking_server import Speaker, listening
 from tests.steps import context

@@ -18,9 +18,9 @@ from compress.data.splits import UNLABELLED, Examples
 from compress.generation.answers import read_answers
 from compress.generation.copies import standing_in
 from compress.passes.distill import step as distill
-from compress.passes.distill.documents import written_pairs
-from compress.passes.distill.lessons import Lessons
 from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written.documents import written_pairs
+from compress.passes.distill.written.lessons import Lessons
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests import steps

@@ -29,12 +29,12 @@ from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.passes.low_rank import step as low_rank
 from compress.passes.low_rank.spec import LowRankSpec
-from compress.passes.prune import latency_table, targets
 from compress.passes.prune import step as prune
-from compress.passes.prune.encoders import EncoderPruner
-from compress.passes.prune.hidden import StreamSurgeon
-from compress.passes.prune.removal import pruner_of
-from compress.passes.prune.saliency import Material, standing_in, sum_over_group, weight_saliency
+from compress.passes.prune.choosing import latency_table, targets
+from compress.passes.prune.choosing.saliency import Material, standing_in, sum_over_group, weight_saliency
+from compress.passes.prune.removing.encoders import EncoderPruner
+from compress.passes.prune.removing.hidden import StreamSurgeon
+from compress.passes.prune.removing.removal import pruner_of
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec

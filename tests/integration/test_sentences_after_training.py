@@ -22,8 +22,8 @@ from compress.passes.prune import step as prune
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.int8.spec import Int8Spec
-from compress.profile.recovery_spec import RecoverySpec
 from compress.profile.schema import DataSpec
+from compress.profile.specs.recovery import RecoverySpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from compress.tasks.sentence_embedding.task import SentenceEmbedding

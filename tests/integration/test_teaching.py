@@ -19,7 +19,7 @@ from compress.models.io.outputs import outputs_of
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.finetune import step as finetune
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from compress.training.batches import to_tensors

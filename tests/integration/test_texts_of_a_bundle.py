@@ -14,7 +14,7 @@ from compress.core.artifacts import TASK
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.io.checkpoints import load_model
-from compress.models.io.materialise import materialise
+from compress.models.teacher.materialise import materialise
 from compress.models.text.tokenization import ODD
 from compress.profile.schema import TeacherSpec
 from compress.runtimes.runner import open_predictor

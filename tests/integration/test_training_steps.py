@@ -14,15 +14,15 @@ from safetensors.numpy import load_file
 
 from compress.core.artifacts import TASK, TOKENIZER, Artifact, open_artifact, seal
 from compress.core.errors import ModelError
-from compress.core.progress import Silent
 from compress.core.spec import Spec
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_model
 from compress.passes.distill import step as distill
 from compress.passes.distill.spec import DistillSpec
 from compress.passes.finetune import step as finetune
 from compress.profile.schema import TargetSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.targets.local import resolve
 from compress.tasks.base import TrainingData, Truth

@@ -19,13 +19,13 @@ from compress.data.splits import UNLABELLED, Examples
 from compress.encoding.inputs import LEARNT
 from compress.generation.answers import Answer, read_answers
 from compress.passes.distill import step as distill
-from compress.passes.distill.lessons import written_lessons
 from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written.lessons import written_lessons
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
-from compress.tasks.causal_lm.documents import prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
+from compress.tasks.causal_lm.text.documents import prompt_item
 from tests.steps import context
 from tests.stopping import Killing
 from tests.tiny_language import WORDS, Taught, profile, taught, write_model

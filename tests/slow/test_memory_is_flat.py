@@ -37,8 +37,8 @@ from pathlib import Path
 
 import torch
 
-from compress.profile.training_spec import TrainingSpec
-from compress.core.progress import Silent
+from compress.profile.specs.training import TrainingSpec
+from compress.core.terminal.progress import Silent
 from compress.encoding.tokens import encode_texts
 from compress.training.loop import train
 from compress.training.losses.logits import divergence
@@ -73,7 +73,7 @@ import json, sys
 from pathlib import Path
 
 from compress.passes.distill.material import check_segmentation, extra_texts, joined
-from compress.profile.examples_spec import AugmentSpec, VocabularySpec
+from compress.profile.specs.examples import AugmentSpec, VocabularySpec
 from compress.encoding.tokens import encode_texts
 from compress.training.trimming import write_tokenizer
 from tests.tiny import tiny_bert, write_torch_artifact

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from compress.core.package_paths import locate_package
+from compress.core.disk.package_paths import locate_package
 from compress.core.pre_tokenization import SPACE
 from compress.lowering.gguf.file import write_gguf
 from compress.models.text.tokenization import ODD
-from compress.passes.prune.decoders import DecoderPruner
+from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import tiny_decoder
 from tests.unit.test_gguf import BYTES, KNOWN, LLAMA_3, PRUNED, TASK, letters, write_letters

@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from compress.core.disk.package_paths import locate_package
 from compress.core.errors import ModelError
-from compress.core.package_paths import locate_package
 from compress.generation.answers import read_answers
 from compress.generation.prompts import Writer
 from compress.generation.writing import How, write_answers
 from compress.models.text.chat import UNWRITTEN
-from compress.passes.distill.prompts import check_tokenizer
-from compress.profile.server_spec import ServerSpec
+from compress.passes.distill.written.prompts import check_tokenizer
+from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
 from compress.tasks.causal_lm.source import gguf_tokenizer
 

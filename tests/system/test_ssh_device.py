@@ -15,8 +15,8 @@ import pytest
 
 from compress.core.artifacts import Artifact
 from compress.core.errors import TargetError
-from compress.core.progress import Silent
 from compress.core.records import TargetMeasurement
+from compress.core.terminal.progress import Silent
 from compress.data.splits import UNLABELLED, Examples
 from compress.measuring.artifact import measure
 from compress.measuring.jobs import JobFolder

@@ -17,7 +17,7 @@ from compress.models.io.outputs import outputs_of
 from compress.profile.model_checks.families import family_faults
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.schema import Profile
-from compress.profile.training_spec import LoraSpec, TrainingSpec
+from compress.profile.specs.training import LoraSpec, TrainingSpec
 from compress.training.adapters import add_adapters, merge
 from compress.training.checkpointing import copy_weights
 from compress.training.optimization import adamw

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from compress.generation.validators import validator_of
-from compress.passes.prune.latency_table import LatencyTable
-from compress.passes.prune.prediction import kept_count, kept_width
+from compress.passes.prune.choosing.latency_table import LatencyTable
+from compress.passes.prune.choosing.prediction import kept_count, kept_width
 from compress.planning.steps import build_plan
 from compress.profile.load import load_profile
 from compress.reporting.data.paired import packed

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import compress
+from compress.core.disk.files import sha256_file
 from compress.core.errors import CompressError, ModelError, ProfileError, UsageError
-from compress.core.files import sha256_file
 from compress.models.io.checkpoints import load_for_labels
-from compress.models.io.image_teachers import open_image_teacher
-from compress.models.io.materialise import materialise
-from compress.models.io.sources import check_teacher
+from compress.models.teacher.images import open_image_teacher
+from compress.models.teacher.materialise import materialise
+from compress.models.teacher.sources import check_teacher
 from compress.profile.load import load_profile
 from compress.profile.schema import TeacherSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime, main
 from tests.jobs import write_job

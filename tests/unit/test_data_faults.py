@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from compress.core.errors import DataError, DataErrors
-from compress.data.files import read_head
+from compress.data.reading.files import read_head
 from compress.data.sources import fingerprint, load
 from compress.profile.schema import DataSpec
 

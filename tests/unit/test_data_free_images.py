@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import PassError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.losses.logits.spec import LogitsLoss
 from compress.losses.table import LOSS_ENTRIES
 from compress.passes.distill.spec import DistillSpec
-from compress.profile.examples_spec import DataFreeSpec
+from compress.profile.specs.examples import DataFreeSpec
 from compress.training.checkpointing import copy_weights
 from compress.training.data_free.images import train_data_free_images
 from compress.training.state import TrainResult

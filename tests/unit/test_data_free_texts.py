@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
 from compress.core.artifacts import TOKENIZER
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.models.text.vocabulary import Vocabulary, read_vocabulary
-from compress.profile.examples_spec import DataFreeSpec
+from compress.profile.specs.examples import DataFreeSpec
 from compress.training.data_free.texts import SampledTexts, sample_texts
 from compress.training.data_free.words import (
     Frame,

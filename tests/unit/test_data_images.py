@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress.core.errors import DataError, DataErrors
-from compress.data.framing import framed
-from compress.data.images import image_key, pixel_statistics, pixels_of
+from compress.data.images.framing import framed
+from compress.data.images.pixels import image_key, pixel_statistics, pixels_of
 from compress.data.sources import fingerprint, load
 from compress.data.splits import Examples, Splits, StoredImage
 from compress.profile.schema import DataSpec
@@ -166,7 +166,7 @@ def test_images_of_a_parquet_file_stay_in_it(plain: bool, tmp_path: Path) -> Non
 def test_a_hub_split_gives_its_images_and_the_names_of_its_classes() -> None:
     import datasets
 
-    from compress.data.image_tables import read_image_split
+    from compress.data.images.tables import read_image_split
     from compress.data.rows import Columns
 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"])})

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError
-from compress.data import large
+from compress.data.reading import large
 from compress.data.sources import load
 from compress.data.splits import UNLABELLED, Examples
 from compress.store.texts import StoredTexts

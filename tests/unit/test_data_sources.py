@@ -264,7 +264,7 @@ def test_parquet_takes_over_class_names(tmp_path: Path) -> None:
 def test_a_hub_split_keeps_its_class_names() -> None:
     import datasets
 
-    from compress.data.hub import read_split
+    from compress.data.reading.hub import read_split
 
     features = datasets.Features(
         {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}

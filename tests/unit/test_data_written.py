@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.core.errors import DataError
-from compress.data.encodings import decode, decode_all
 from compress.data.names import named_split, shown
-from compress.data.separators import find_separator
+from compress.data.reading.encodings import decode, decode_all
+from compress.data.reading.separators import find_separator
 from compress.data.sources import load
 from compress.data.splits import Splits
 from compress.profile.schema import DataSpec

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from compress.core.files import write_json
+from compress.core.disk.files import write_json
 from compress.encoding.inputs import LEARNT, taken
 from compress.losses.attention.term import AttentionTerm, scores_of
 from compress.losses.contract import LossSpec
@@ -21,11 +21,11 @@ from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.lessons import Pairing, Reader, loss_faults
 from compress.training.losses.attention import log_attention
 from compress.training.losses.logits import divergence
-from compress.training.objective import Objective, build_objective
+from compress.training.objective.terms import Seen
+from compress.training.objective.trust import TrustedTokens
+from compress.training.objective.weighted_losses import Objective, build_objective
 from compress.training.signals.capture import anatomy_of, capture
 from compress.training.signals.top_k import taken_from, with_top_k
-from compress.training.terms import Seen
-from compress.training.trust import TrustedTokens
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import write_model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compress.core.artifacts import Artifact
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.distill import data_free, step
 from compress.passes.distill.examples import TeacherAt

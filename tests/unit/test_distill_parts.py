@@ -13,7 +13,7 @@ from torch import nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from compress.core.errors import PassError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
@@ -21,17 +21,17 @@ from compress.losses.labels.spec import LabelsLoss
 from compress.losses.logits.spec import LogitsLoss
 from compress.passes.distill.selection import trusted
 from compress.passes.distill.teaching import changed_pixels
-from compress.profile.examples_spec import AugmentSpec
-from compress.profile.teaching_spec import SelectSpec
-from compress.profile.training_spec import TrainingSpec
-from compress.training.batch_loss import batch_loss, mutual_loss
+from compress.profile.specs.examples import AugmentSpec
+from compress.profile.specs.teaching import SelectSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.training.loop import train
-from compress.training.objective import Objective, build_objective
+from compress.training.objective.batch_loss import batch_loss, mutual_loss
+from compress.training.objective.training_module import TrainingModule, follow
+from compress.training.objective.weighted_losses import Objective, build_objective
 from compress.training.optimization import adamw
 from compress.training.signals.answers import live, nobody
 from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import anatomy_of
-from compress.training.training_module import TrainingModule, follow
 
 
 def test_an_average_follows_by_its_decay_and_copies_whole_numbers() -> None:

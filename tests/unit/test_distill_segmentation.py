@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
-from compress.core.files import write_json, write_text
 from compress.encoding.tokens import TokenInputs, encode_texts
 from compress.models.text.vocabulary import id_table, read_vocabulary, trim_tokenizer
 from compress.training.signals.segmentation import check_aligned, cut_alike

@@ -19,7 +19,7 @@ from compress.losses.logits.spec import LogitsLoss
 from compress.losses.logits.term import compare_logits
 from compress.training.losses.chunks import in_chunks
 from compress.training.losses.logits import divergence
-from compress.training.terms import Seen
+from compress.training.objective.terms import Seen
 
 KINDS: tuple[Divergence, ...] = ("forward", "reverse", "jsd", "skew", "skew_reverse")
 logits = arrays("float64", (4, 5), elements=st.floats(-8, 8))

@@ -12,7 +12,7 @@ import torch
 from compress.core.forms import TORCH_FLOAT
 from compress.data.splits import Examples
 from compress.engine import making
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepResult
 from compress.tasks.base import TrainingData
 from tests.steps import context

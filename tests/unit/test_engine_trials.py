@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from compress.core.errors import ModelError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.engine.running import run_job
 from compress.passes.prune.spec import PruneSpec

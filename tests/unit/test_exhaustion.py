@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from compress.core.disk.exhaustion import is_full, resource_errors
 from compress.core.errors import CompressError, DataError, ResourceError, TargetError
-from compress.core.exhaustion import is_full, resource_errors
 from compress.runtimes.launching import Command, run_all
 
 FULL = [

@@ -16,8 +16,8 @@ from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.fresh import FreshDecoder
 from compress.models.anatomy.table.sizes import count_parameters
 from compress.models.students.decoder import fresh_decoder
-from compress.tasks.causal_lm.documents import messages_item, prompt_item
-from compress.tasks.causal_lm.own_tokenizer import END, of_file, trained_tokenizer
+from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
+from compress.tasks.causal_lm.text.own_tokenizer import END, of_file, trained_tokenizer
 from compress.tasks.table import task_kind
 from tests.tiny_language import WORDS, profile, write_texts
 

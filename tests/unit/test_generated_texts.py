@@ -15,8 +15,8 @@ import pytest
 import transformers
 
 from compress.core.artifacts import SAMPLES, Artifact, seal
+from compress.core.disk.files import write_json, write_text
 from compress.core.errors import PassError, ProfileError
-from compress.core.files import write_json, write_text
 from compress.core.forms import TEXTS as FORM
 from compress.core.forms import TORCH_FLOAT
 from compress.core.numerics import Numerics

@@ -23,7 +23,7 @@ from compress.lowering.gguf.file import write_gguf
 from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
 from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
 from compress.models.text.tokenization import ODD
-from compress.passes.prune.decoders import DecoderPruner
+from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer

@@ -21,7 +21,7 @@ from compress.models.text.chat import Format
 from compress.tasks.base import Answers
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from compress.tasks.causal_lm.windows import WindowInputs
+from compress.tasks.causal_lm.text.windows import WindowInputs
 from tests.tiny_decoders import lowered_decoder
 from tests.tiny_language import BEGIN, END, WORDS, write_model
 
@@ -87,7 +87,7 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from compress.tasks.causal_lm.harness import Harness
+    from compress.tasks.causal_lm.harness.likelihoods import Harness
 
     write_model(tmp_path / "model")
     write_tasks(tmp_path)

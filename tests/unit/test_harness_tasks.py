@@ -69,7 +69,7 @@ def test_own_tasks_need_leave_to_run_code(tmp_path: Path):
 
 @pytest.mark.skipif(not INSTALLED, reason="lm-eval is not installed")
 def test_tasks_that_are_not_scored_here_are_refused_by_name(tmp_path: Path):
-    from compress.tasks.causal_lm.harness_tasks import check_tasks
+    from compress.tasks.causal_lm.harness.tasks import check_tasks
 
     write_task(tmp_path / "tasks", output_type="generate_until")
     with pytest.raises(DataError, match="'tiny_choice' is no single task"):

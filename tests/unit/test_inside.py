@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.core.disk.inside import inside, name_fault
 from compress.core.errors import DataError, ModelError
-from compress.core.inside import inside, name_fault
 
 OUTSIDE = (
     "", ".", "./", "..", "../x", "a/../../x", "a/..", "/etc/passwd", "//etc", "C:x", "c:\\x", "a\\..\\x", "..\\x",

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from compress.core.errors import ModelError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.engine import running
 from compress.engine.resolve import resolve_job
-from compress.passes.quantize.int8 import probe
-from compress.passes.quantize.int8.probe import Probe, Timing
-from compress.passes.quantize.int8.speed import integer_warnings
+from compress.passes.quantize.int8.gain import probe
+from compress.passes.quantize.int8.gain.probe import Probe, Timing
+from compress.passes.quantize.int8.gain.speed import integer_warnings
 from compress.profile.load import load_profile
 from compress.profile.pass_entries import PASS_ENTRIES
 from compress.profile.schema import Profile

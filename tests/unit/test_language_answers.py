@@ -15,17 +15,17 @@ from compress.core.records import Metric, RunRecord, Sample, Written
 from compress.data.splits import UNLABELLED, Examples
 from compress.engine.excerpts import with_texts
 from compress.generation.validators import validator_of
-from compress.passes.distill.written_section import written as what_was_written
+from compress.passes.distill.sections.written import written as what_was_written
 from compress.reporting.render.document import Table
 from compress.reporting.render.numbers import MISSING
 from compress.reporting.render.terminal import RunTable
 from compress.reporting.sections import result_sections
 from compress.tasks.causal_lm.asking import asked
-from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import RIGHT
 from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
+from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
 from tests.records import bert_run, change_step
 from tests.unit.test_language_windows import folder_of
 

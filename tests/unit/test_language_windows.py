@@ -23,14 +23,14 @@ from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
 from compress.tasks.base import TrainingData
-from compress.tasks.causal_lm import windows as windows_module
-from compress.tasks.causal_lm.chat_pieces import joined, pieces_of_template
-from compress.tasks.causal_lm.documents import Piece, messages_item, pieces_of, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.record import told_apart
 from compress.tasks.causal_lm.scorer import answers, bucketed_divergence, log_softmax
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from compress.tasks.causal_lm.windows import (
+from compress.tasks.causal_lm.text import windows as windows_module
+from compress.tasks.causal_lm.text.chat_pieces import joined, pieces_of_template
+from compress.tasks.causal_lm.text.documents import Piece, messages_item, pieces_of, prompt_item
+from compress.tasks.causal_lm.text.windows import (
     BYTES,
     COMPARED,
     DOCUMENT,

@@ -11,7 +11,7 @@ import pytest
 
 from compress.losses.contract import Lesson
 from compress.losses.table import LOSSES, losses_in, name_of
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 from compress.tasks.table import task_kind
 from tests.plugins import install, python
 
@@ -66,8 +66,8 @@ print(json.dumps({
 """
 HEAVY = """
 import torch
-from compress.profile.recovery_spec import RecoverySpec
-from compress.training.objective import build_objective
+from compress.profile.specs.recovery import RecoverySpec
+from compress.training.objective.weighted_losses import build_objective
 from compress.training.signals.capture import Anatomy
 
 spec = RecoverySpec.model_validate({"losses": [{"reverse": {"temperature": 2, "weight": 3}}]})

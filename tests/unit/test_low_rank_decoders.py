@@ -26,7 +26,7 @@ from compress.passes.low_rank.factoring import decompose
 from compress.passes.low_rank.places import factor, places_of, second_moments
 from compress.passes.low_rank.spec import LowRankSpec
 from compress.passes.prune import step as prune
-from compress.passes.prune.decoders import DecoderPruner
+from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.passes.prune.spec import PruneSpec
 from compress.passes.quantize.bitsandbytes import step as bitsandbytes
 from compress.passes.quantize.bitsandbytes.spec import BitsandbytesSpec
@@ -34,7 +34,7 @@ from compress.passes.quantize.weight_only import matmul_nbits, train
 from compress.passes.quantize.weight_only.rotation import rotate
 from compress.passes.quantize.weight_only.row_matching import rows_of
 from compress.passes.quantize.weight_only.stored import multiply_scales, stored_blocks
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 from compress.step import StepResult
 from tests import tiny_language
 from tests.steps import context, run

@@ -19,7 +19,7 @@ from compress.measuring.chance import (
     most_frequent,
     no_better_than_chance,
 )
-from compress.profile.budget_spec import BudgetSpec
+from compress.profile.specs.budget import BudgetSpec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.data.frame import contract
 from compress.reporting.render.terminal import RunTable, summary_lines

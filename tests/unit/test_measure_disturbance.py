@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.records import Latency
-from compress.measuring.disturbance import counted, disturbance, is_disturbed
-from compress.measuring.feeds import Scenario
 from compress.measuring.jobs import Job
-from compress.measuring.latency import in_patience, latency_row, median_ms
+from compress.measuring.timing.disturbance import counted, disturbance, is_disturbed
+from compress.measuring.timing.feeds import Scenario
+from compress.measuring.timing.latency import in_patience, latency_row, median_ms
 from compress.runtimes import runner
 from compress.targets.patience import Patience
 

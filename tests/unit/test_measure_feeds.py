@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from compress.encoding.tokens import TokenInputs
-from compress.measuring.feeds import fixed_batch, in_order, sample_indices, scenarios
+from compress.measuring.timing.feeds import fixed_batch, in_order, sample_indices, scenarios
 
 INPUTS = TokenInputs(
     [np.array([5, 6]), np.array([7]), np.array([8, 9, 10])], ("input_ids", "attention_mask"), pad_id=0

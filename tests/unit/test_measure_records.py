@@ -9,10 +9,10 @@ from compress.core.records import Accuracy
 from compress.data.splits import Examples
 from compress.measuring.accuracy import accuracy_record
 from compress.measuring.artifact import memory_record
-from compress.measuring.feeds import Scenario
-from compress.measuring.latency import latency_jobs, latency_record, milliseconds, speed_verdict
 from compress.measuring.protocol import RESOLUTION
 from compress.measuring.statistics import Interval
+from compress.measuring.timing.feeds import Scenario
+from compress.measuring.timing.latency import latency_jobs, latency_record, milliseconds, speed_verdict
 from compress.profile.schema import MeasureSpec
 from compress.tasks.base import Scored, answers_of
 from tests.tiny import text_task

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from compress.measuring.jobs import JobFolder
-from compress.measuring.latency import timed_apart, undisturbed_ms
-from compress.passes.prune.latency_table import LayerShape, part_graph
+from compress.measuring.timing.latency import timed_apart, undisturbed_ms
+from compress.passes.prune.choosing.latency_table import LayerShape, part_graph
 from compress.profile.schema import MeasureSpec
 
 

@@ -11,7 +11,7 @@ from compress.core import task_kind as kinds
 from compress.core.records import Accuracy, Metric, RunRecord
 from compress.core.task_kind import MetricKind, TaskKind
 from compress.engine.budget import judge
-from compress.profile.budget_spec import BudgetSpec
+from compress.profile.specs.budget import BudgetSpec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.data.frame import contract
 from compress.reporting.data.paired import paired_test

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from compress.core.errors import PassError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.encoding.inputs import Batch
 from compress.lowering import step as lower
 from compress.passes.quantize import step as quantize

@@ -21,7 +21,7 @@ from transformers import (
 from compress.core.errors import ModelError
 from compress.models.anatomy.structure import apply_structure, describe_structure
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
-from compress.models.io.heads import label_rows, plan_head
+from compress.models.teacher.heads import label_rows, plan_head
 from tests.tiny import LABELS, tiny_bert, tiny_classifier
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ModelError
-from compress.models.io.labels import check_head, head_names, match_labels
+from compress.models.teacher.labels import check_head, head_names, match_labels
 
 CLASSIFIER = {"architectures": ["BertForSequenceClassification"]}
 

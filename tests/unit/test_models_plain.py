@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError, UsageError
-from compress.core.progress import Silent
 from compress.core.spec import Spec
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
-from compress.models.io.image_teachers import open_image_teacher
 from compress.models.io.plain import Origin, PlainModel, make_module
-from compress.models.io.sources import check_teacher
+from compress.models.teacher.images import open_image_teacher
+from compress.models.teacher.sources import check_teacher
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TargetSpec, TeacherSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext
 from compress.targets.local import resolve
 from compress.tasks.base import TrainingData, task_of

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel, DistilBertConfig
 
 from compress.core.artifacts import POOLING, TASK, TOKENIZER
+from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
-from compress.core.files import write_json, write_text
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
-from compress.models.io.materialise import materialise
-from compress.models.io.sources import check_teacher, fingerprint
+from compress.models.teacher.materialise import materialise
+from compress.models.teacher.sources import check_teacher, fingerprint
 from compress.models.text.pooling import MEAN, Pooling, read_pooling
 from compress.models.text.sentence import SentenceEncoder
 from compress.profile.schema import TeacherSpec

@@ -19,7 +19,7 @@ from compress.models.io.outputs import outputs_of
 from compress.models.students.cut import make_student, student_shape
 from compress.models.students.narrowing import cut, project
 from compress.models.text.sentence import SentenceEncoder
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 from tests.tiny import tiny_bert, tiny_classifier
 from tests.unit.test_models_families import CONFIGS, VISION, bare, tiny_vision
 

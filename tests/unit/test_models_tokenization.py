@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.disk.files import write_json, write_text
 from compress.core.errors import ModelError
-from compress.core.files import write_json, write_text
 from compress.encoding.tokens import encode_texts
 from compress.models.text.sentence_settings import read_sentence_settings
 from compress.models.text.text_format import TextFormat

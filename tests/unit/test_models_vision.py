@@ -31,12 +31,12 @@ from compress.core.errors import ModelError
 from compress.core.spec import Spec
 from compress.data.splits import Examples
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model
-from compress.models.io.image_teachers import open_image_teacher
-from compress.models.io.sources import check_teacher, fingerprint
+from compress.models.teacher.images import open_image_teacher
+from compress.models.teacher.sources import check_teacher, fingerprint
 from compress.passes.finetune.step import run as finetune
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TeacherSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData, task_of
 from tests import steps

@@ -10,7 +10,7 @@ from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.students.vision import fresh_vision
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 
 LABELS = ("zero", "one", "two")
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.core.artifacts import SAMPLES
+from compress.core.disk.files import write_json
 from compress.core.errors import ModelError, PassError
-from compress.core.files import write_json
 from compress.core.records import Sample
 from compress.data.splits import Examples
 from compress.encoding.inputs import LEARNT, WRITTEN, learnt_of
@@ -28,22 +28,22 @@ from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
 from compress.models.io.checkpoints import load_model
 from compress.passes.distill import step as distill
-from compress.passes.distill.own_texts_section import own_texts
+from compress.passes.distill.sections.own_texts import own_texts
 from compress.passes.distill.spec import DistillSpec
 from compress.step import StepContext
 from compress.store.flat import Ragged
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from compress.training.batch_loss import batch_loss
 from compress.training.batches import to_tensors
 from compress.training.distributed.world import World
 from compress.training.loop import train
-from compress.training.objective import build_objective
+from compress.training.objective.batch_loss import batch_loss
+from compress.training.objective.training_module import TrainingModule
+from compress.training.objective.weighted_losses import build_objective
 from compress.training.on_policy import OnPolicy, OwnTexts, Writes
 from compress.training.signals.answers import live, nobody
 from compress.training.signals.capture import anatomy_of
 from compress.training.signals.segmentation import check_same_words
-from compress.training.training_module import TrainingModule
 from tests.records import bert_run, change_step
 from tests.steps import context
 from tests.tiny_decoders import tiny_decoder

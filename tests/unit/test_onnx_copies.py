@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from compress.core.artifacts import ONNX_MODEL, SEAL, TASK, TOKENIZER, open_artifact, seal
+from compress.core.disk.files import read_sealed, write_sealed, write_text
 from compress.core.errors import CompressError, ModelError
-from compress.core.files import read_sealed, write_sealed, write_text
 from compress.core.forms import ONNX_FLOAT
-from compress.engine.foreign_onnx import Given, take_in
+from compress.engine.foreign.onnx_file import Given, take_in
 from compress.models.io.onnx_files import copy_onnx, read_onnx
 from compress.runtimes.runner import open_session
 from tests.tiny_onnx import LABELS, votes_table, word_tokenizer, write_votes_model

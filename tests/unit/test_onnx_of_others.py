@@ -14,13 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from compress.core.artifacts import TASK
+from compress.core.disk.files import write_json
 from compress.core.errors import ModelError, UsageError
-from compress.core.files import write_json
 from compress.encoding.interface import Interface, OwnInputs
-from compress.engine.foreign_onnx import Given, TakenIn, take_in
-from compress.engine.interfaces import channels_last
-from compress.models.io.labels import match_labels
+from compress.engine.foreign.interfaces import channels_last
+from compress.engine.foreign.onnx_file import Given, TakenIn, take_in
 from compress.models.io.onnx_files import Port
+from compress.models.teacher.labels import match_labels
 from compress.runtimes import runner
 from tests.unit.test_onnx_copies import digests
 

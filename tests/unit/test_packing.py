@@ -18,7 +18,7 @@ from compress.encoding.packing import packed
 from compress.encoding.tokens import INPUT_IDS, TokenInputs
 from compress.models.io.outputs import outputs_of, without_cache
 from compress.store.flat import Ragged
-from compress.tasks.causal_lm.windows import BYTES, LEARNT, WindowInputs
+from compress.tasks.causal_lm.text.windows import BYTES, LEARNT, WindowInputs
 from tests.tiny_decoders import CONFIGS, WORDS, tiny_decoder
 from tests.tiny_language import profile, write_model, write_texts
 

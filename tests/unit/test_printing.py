@@ -13,8 +13,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from compress.core.console import Terminal, TerminalProgress
-from compress.core.printing import echo, printable
+from compress.core.terminal.console import Terminal, TerminalProgress
+from compress.core.terminal.printing import echo, printable
 from compress.reporting.render.terminal import RowLine, RunTable, summary_lines
 from compress.reporting.render.write import write_report
 from tests.records import bert_run, change_step
@@ -93,8 +93,8 @@ def _child(code: str, out: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-MANY = "from compress.core.printing import echo\nfor n in range(20000): echo(n)"
-RICH = "from compress.core.console import Terminal\nt = Terminal()\nfor n in range(3000): t.print('x' * 70)"
+MANY = "from compress.core.terminal.printing import echo\nfor n in range(20000): echo(n)"
+RICH = "from compress.core.terminal.console import Terminal\nt = Terminal()\nfor n in range(3000): t.print('x' * 70)"
 
 
 @pytest.mark.parametrize("code", [MANY, RICH])
@@ -120,7 +120,7 @@ def test_an_output_that_is_full():
 HANGS_UP = """
 import os, signal, sys, time
 from compress.cli import root
-from compress.cli.run import Interruption
+from compress.cli.verbs.run import Interruption
 
 @root.main.command("wait")
 def wait():

@@ -14,7 +14,7 @@ from compress.core.errors import ProfileError
 from compress.losses.contract import LossSpec
 from compress.losses.masked_lm.spec import MaskedLmLoss
 from compress.losses.relation.spec import RelationLoss
-from compress.models.io.code import call
+from compress.models.teacher.code import call
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.planning.steps import build_plan
 from compress.profile.device import is_ssh

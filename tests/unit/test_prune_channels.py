@@ -19,17 +19,17 @@ from compress.core.errors import ModelError, PassError
 from compress.models.anatomy.structure import apply_structure, describe_structure
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
 from compress.models.io.outputs import outputs_of
-from compress.passes.prune.channels import (
+from compress.passes.prune.choosing.prediction import kept_channels, predicted
+from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.choosing.selection import shares
+from compress.passes.prune.removing.channels import (
     ChannelGroup,
     ChannelSurgeon,
     choose_cuts,
     kept_widths,
     widths_within,
 )
-from compress.passes.prune.prediction import kept_channels, predicted
-from compress.passes.prune.removal import pruner_of
-from compress.passes.prune.saliency import Material
-from compress.passes.prune.selection import shares
+from compress.passes.prune.removing.removal import pruner_of
 from compress.passes.prune.spec import PruneSpec, PruneTargetSpec, RemoveSpec
 from tests.pruning import prune
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact

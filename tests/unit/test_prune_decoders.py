@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from compress.core.errors import ModelError, PassError
 from compress.encoding.inputs import LEARNT
 from compress.models.io.checkpoints import count_parameters
-from compress.passes.prune.decoders import DecoderPruner
-from compress.passes.prune.saliency import Material, weight_saliency
+from compress.passes.prune.choosing.saliency import Material, weight_saliency
+from compress.passes.prune.removing.decoders import DecoderPruner
 from compress.passes.prune.spec import PruneSpec
 from tests.tiny_decoders import CONFIGS, WORDS, logits_of, parts_of, silence_dimensions, tiny_decoder
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from compress.models.anatomy.encoder import encoder_of
-from compress.passes.prune.latency_table import LatencyTable
+from compress.passes.prune.choosing.latency_table import LatencyTable
+from compress.passes.prune.choosing.targets import Timing, latency_budget
 from compress.passes.prune.spec import PruneTargetSpec
-from compress.passes.prune.targets import Timing, latency_budget
 from tests.tiny import tiny_bert
 
 # Two layers of 4 heads and 64 units: 1.0 + 2.0 ms in the first, 0.5 + 0.25 in the last, 0.25 around them.

@@ -16,14 +16,14 @@ from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.pruned import block_sizes
 from compress.models.anatomy.table.families import FAMILIES, families_that_can
 from compress.models.io.checkpoints import count_parameters, save_model
-from compress.passes.prune.importance import (
+from compress.passes.prune.choosing.importance import (
     LayerScores,
     channels_of_heads,
     head_scores,
     least_important,
     sum_of_scores,
 )
-from compress.passes.prune.prediction import (
+from compress.passes.prune.choosing.prediction import (
     LayerSizes,
     ModelSizes,
     kept_count,
@@ -154,7 +154,7 @@ def test_heads_and_units_of_every_family_weigh_what_they_do_in_the_model(
 
 
 def test_predicting_needs_no_torch():
-    code = "import sys, compress.passes.prune.prediction; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, compress.passes.prune.choosing.prediction; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from compress.core.errors import ProfileError
-from compress.passes.prune import reconstruction
-from compress.passes.prune.decoders import DecoderPruner
-from compress.passes.prune.reconstruction import least_change, reconstruct
-from compress.passes.prune.saliency import Material
+from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.removing import reconstruction
+from compress.passes.prune.removing.decoders import DecoderPruner
+from compress.passes.prune.removing.reconstruction import least_change, reconstruct
 from compress.passes.prune.spec import PruneSpec
 from compress.profile.load import load_profile
 from tests.tiny_decoders import WORDS, logits_of, parts_of, tiny_decoder

@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 
 from compress.core.errors import PassError
 from compress.core.knapsack import Option, cheapest, choose_options
-from compress.passes.prune.budget import Budget, choose_sizes, within
-from compress.passes.prune.importance import LayerScores
-from compress.passes.prune.latency_table import LayerShape, interpolated, part_graph, rising, timed_sizes
-from compress.passes.prune.selection import between, comparable, least_of_all, losses_left, shares
+from compress.passes.prune.choosing.budget import Budget, choose_sizes, within
+from compress.passes.prune.choosing.importance import LayerScores
+from compress.passes.prune.choosing.latency_table import (
+    LayerShape,
+    interpolated,
+    part_graph,
+    rising,
+    timed_sizes,
+)
+from compress.passes.prune.choosing.selection import between, comparable, least_of_all, losses_left, shares
 
 PLACES = st.lists(
     st.lists(

@@ -22,11 +22,11 @@ from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
-from compress.passes.prune.importance import channels_of_heads
-from compress.passes.prune.prediction import predicted
+from compress.passes.prune.choosing.importance import channels_of_heads
+from compress.passes.prune.choosing.prediction import predicted
 from compress.passes.prune.spec import PruneSpec, RemoveSpec
 from compress.passes.prune.step import run
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 from compress.step import StepContext
 from compress.tasks.base import TrainingData
 from tests import steps

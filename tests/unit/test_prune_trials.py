@@ -18,12 +18,12 @@ from compress.lowering.files import save_onnx
 from compress.lowering.step import lower
 from compress.models.io.checkpoints import count_parameters
 from compress.models.io.outputs import outputs_of
-from compress.passes.prune.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
-from compress.passes.prune.prediction import kept_channels
-from compress.passes.prune.removal import ChannelPruner
-from compress.passes.prune.saliency import Material
+from compress.passes.prune.choosing.prediction import kept_channels
+from compress.passes.prune.choosing.saliency import Material
+from compress.passes.prune.removing.channels import ChannelSurgeon, choose_cuts, duplicate, multiple_of
+from compress.passes.prune.removing.removal import ChannelPruner
+from compress.passes.prune.removing.trial import attempt, believed
 from compress.passes.prune.spec import PruneSpec
-from compress.passes.prune.trial import attempt, believed
 from compress.runtimes.runner import open_session
 from tests.tiny_vision import image_task, images, tiny_network, write_image_artifact
 

@@ -7,7 +7,7 @@ import pytest
 
 from compress.core.numerics import bytes_overflow, reduced_range
 from compress.passes.quantize.int8.affine import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
-from compress.passes.quantize.int8.probe import Probe, Timing, probe, shapes_of, warning
+from compress.passes.quantize.int8.gain.probe import Probe, Timing, probe, shapes_of, warning
 from compress.passes.quantize.layers import layers
 from compress.profile.schema import TargetSpec
 from compress.targets.local import resolve

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.artifacts import ONNX_MODEL, TASK, Artifact, seal
-from compress.core.files import write_json
+from compress.core.disk.files import write_json
 from compress.core.forms import ONNX_FLOAT
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.data.splits import Examples
 from compress.passes.quantize import step
 from compress.passes.quantize.int8.remedies import PLAIN, remedied, remedies

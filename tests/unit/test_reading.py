@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.core.disk.reading import DEEPEST, parse_json, read_json, read_mapping, read_whole
 from compress.core.errors import CompressError, ModelError, UsageError
-from compress.core.reading import DEEPEST, parse_json, read_json, read_mapping, read_whole
 
 BAD = (
     b"", b"{", b"\xff", b"nul", b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"9" * 5000, b"1" * 30, b"[" * 100_000,

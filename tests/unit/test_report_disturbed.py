@@ -12,7 +12,7 @@ from rich.console import Console
 from compress.cli.root import main
 from compress.core.records import Limit, RunRecord
 from compress.engine.budget import judge, outcome
-from compress.profile.budget_spec import BudgetSpec
+from compress.profile.specs.budget import BudgetSpec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.compare import compare
 from compress.reporting.data.frame import contract, contract_text, rows

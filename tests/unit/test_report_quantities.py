@@ -12,9 +12,9 @@ from rich.console import Console
 from compress.core.errors import ProfileError, UsageError
 from compress.core.records import Metric, RunRecord
 from compress.engine.budget import DISTURBED, judge, outcome
-from compress.profile.budget_spec import budget_spec
 from compress.profile.json_schema import json_schema
 from compress.profile.load import load_profile
+from compress.profile.specs.budget import budget_spec
 from compress.reporting.checking import Tolerances, check
 from compress.reporting.compare import compare
 from compress.reporting.data.frame import contract, rows

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.data.framing import framed
-from compress.data.images import pixels_of
+from compress.data.images.framing import framed
+from compress.data.images.pixels import pixels_of
 from compress.encoding.images import ImageFormat, ImageInputs
 from compress.measuring import outputs_scorer
 from compress.measuring.results import load_answers

@@ -23,7 +23,7 @@ from compress.store.flat import Ragged
 from compress.tasks.causal_lm import scorer
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
-from compress.tasks.causal_lm.windows import WindowInputs
+from compress.tasks.causal_lm.text.windows import WindowInputs
 from compress.training import prediction
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
 

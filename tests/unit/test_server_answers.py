@@ -26,7 +26,7 @@ from compress.generation import server as asking
 from compress.generation.answers import Answer, read_answers
 from compress.generation.writing import How, answers_file, key_of, write_answers
 from compress.models.text.chat import UNWRITTEN
-from compress.profile.server_spec import ServerSpec
+from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
 from tests.speaking_server import FAULTS, Proxy, Scripted, Speaker, listening, text_of
 
@@ -110,7 +110,7 @@ def test_a_killed_process_asks_for_the_rest(tmp_path: Path):
 import sys
 from pathlib import Path
 from compress.generation.writing import How, write_answers
-from compress.profile.server_spec import ServerSpec
+from compress.profile.specs.server import ServerSpec
 prompts = [f"dog {number}" for number in range(60)]
 write_answers(ServerSpec(url=sys.argv[1], model="scripted"), prompts, How(9), Path(sys.argv[2]))
 """,

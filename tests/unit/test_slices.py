@@ -22,7 +22,7 @@ NAMED = {
     "runtimes/runner.py": "the table of a file that is copied alone",
     "models/io/architectures.py": "what optimum calls the heads of transformers",
     "profile/reference.py": "the profile that the reference shows",
-    "cli/cache.py": "the verb `cache prune`",
+    "cli/verbs/cache.py": "the verb `cache prune`",
 }
 """Files that may say a name, with the reason. None may import."""
 

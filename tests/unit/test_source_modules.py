@@ -19,7 +19,7 @@ from compress.models.io.checkpoints import load_model
 from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.passes.source.step import run as source
 from compress.profile.schema import DataSpec, TeacherSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.tasks.base import TrainingData, task_of
 from tests import steps
 

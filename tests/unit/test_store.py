@@ -12,11 +12,11 @@ import pytest
 from filelock import FileLock
 
 from compress.core.artifacts import Artifact, open_artifact, seal
+from compress.core.disk.files import entry_of, write_sealed
 from compress.core.errors import CompressError, UsageError
-from compress.core.files import entry_of, write_sealed
 from compress.core.forms import ONNX_FLOAT, TORCH_FLOAT
-from compress.core.progress import Silent
 from compress.core.records import Curve, CurvePoint, RunRecord, StepRecord
+from compress.core.terminal.progress import Silent
 from compress.store.cache import Cache
 from compress.store.runs import RunStore, find_run
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from compress.core import files
+from compress.core.disk import files
+from compress.core.disk.exhaustion import resource_errors
 from compress.core.errors import ResourceError
-from compress.core.exhaustion import resource_errors
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.measuring.scoring import _keep, _kept
 from compress.store.cache import Cache
 from compress.store.checking import check, places

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from compress.core.artifacts import open_artifact
+from compress.core.disk.files import first_damaged
 from compress.core.errors import UsageError
-from compress.core.files import first_damaged
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.store.cache import Cache
 from compress.store.runs import RunStore
 from tests.unit.test_store import KEY, a_run, a_step, publish

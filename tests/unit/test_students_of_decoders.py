@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compress.core.errors import ModelError
 from compress.models.io.checkpoints import count_parameters
 from compress.models.students.decoder_cut import cut_decoder
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 from tests.tiny_decoders import CONFIGS, WORDS, logits_of, lowered_decoder, parts_of, tiny_decoder
 
 FAST = ("llama", "gemma3", "gpt2", "gpt_neox")

@@ -12,14 +12,14 @@ import transformers
 from PIL import Image, ImageOps
 
 from compress.core.errors import ModelError
-from compress.data.images import pixels_of
+from compress.data.images.pixels import pixels_of
 from compress.encoding.preprocessing import (
     DeclaredImages,
     declared_by_us,
     declared_images,
     declared_in_profile,
 )
-from compress.profile.preprocess_spec import PreprocessSpec
+from compress.profile.specs.preprocess import PreprocessSpec
 from compress.runtimes import runner
 
 SQUARE = {"height": 20, "width": 24}

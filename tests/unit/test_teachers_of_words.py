@@ -14,7 +14,7 @@ from torch import nn
 from compress.core.artifacts import Artifact, seal
 from compress.core.errors import ModelError, PassError
 from compress.core.forms import TORCH_FLOAT
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.encoding.inputs import LEARNT, taken
 from compress.losses.contract import Lesson
 from compress.losses.hidden.spec import HiddenLoss

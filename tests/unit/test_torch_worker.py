@@ -14,8 +14,8 @@ from compress.measuring import outputs_scorer
 from compress.measuring.jobs import JobFolder
 from compress.measuring.results import load_answers
 from compress.models.io.checkpoints import load_model, save_model
-from compress.models.io.code import call
 from compress.models.io.plain import Origin, PlainModel
+from compress.models.teacher.code import call
 from compress.models.text.sentence import SentenceEncoder
 from compress.runtimes import runner
 from compress.runtimes.torch_worker import TorchRuntime

@@ -23,7 +23,7 @@ from compress.core.task_kind import TaskKind
 from compress.data.splits import UNLABELLED, Examples
 from compress.losses.logits.spec import LogitsLoss
 from compress.models.io.checkpoints import load_model
-from compress.profile.recovery_spec import RecoverySpec, ScaleTrainingSpec, recovery_losses
+from compress.profile.specs.recovery import RecoverySpec, ScaleTrainingSpec, recovery_losses
 from compress.tasks.base import TrainingData
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel

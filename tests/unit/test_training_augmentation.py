@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.profile.examples_spec import AugmentSpec
+from compress.profile.specs.examples import AugmentSpec
 from compress.training.augmentation.texts import augment, nearest_neighbours
 
 VOCABULARY = 30

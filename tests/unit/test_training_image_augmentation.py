@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compress.encoding.images import ImageFormat, ImageInputs
-from compress.profile.examples_spec import AugmentSpec
+from compress.profile.specs.examples import AugmentSpec
 from compress.training.augmentation.images import (
     AugmentedImages,
     blend_images,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.core.errors import ModelError
-from compress.training.terms import layer_pairs
+from compress.training.objective.terms import layer_pairs
 
 counts = st.integers(1, 24)
 

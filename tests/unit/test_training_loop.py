@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from compress.core.errors import PassError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.encoding.tokens import TokenInputs
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import copy_weights, load_checkpoint, save_checkpoint
 from compress.training.loop import train
 from compress.training.losses.labels import label_cross_entropy

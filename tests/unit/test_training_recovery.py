@@ -18,8 +18,8 @@ from compress.data.splits import UNLABELLED, Examples
 from compress.models.anatomy.factors import insert_factors
 from compress.models.io.checkpoints import load_model
 from compress.models.io.outputs import outputs_of
-from compress.profile.recovery_spec import RecoverySpec
 from compress.profile.schema import DataSpec
+from compress.profile.specs.recovery import RecoverySpec
 from compress.tasks.base import Task, TrainingData
 from compress.tasks.sentence_embedding.task import SentenceEmbedding
 from compress.training.batches import to_tensors

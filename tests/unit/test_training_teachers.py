@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.core.errors import PassError
-from compress.core.progress import Silent
+from compress.core.terminal.progress import Silent
 from compress.tasks.base import Truth
 from compress.training.prediction import predict, score
 from compress.training.signals.capture import capture

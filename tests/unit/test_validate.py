@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from compress.cli.root import main
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import Fault, ProfileError
-from compress.core.reading import read_mapping
-from compress.data import sampling
+from compress.data.reading import sampling
 from compress.engine.examining import Examined, check_models, examine
 from compress.profile.load import load_profile
 from compress.profile.model_checks.files import ModelFiles

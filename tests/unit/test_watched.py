@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from compress.core.disk.files import sha256_file
+from compress.core.disk.watched import Watched
 from compress.core.errors import DataError
-from compress.core.files import sha256_file
-from compress.core.progress import Silent
-from compress.core.watched import Watched
+from compress.core.terminal.progress import Silent
 from compress.engine.making import make_step
 from compress.engine.resolve import Job, resolve_job
 from compress.profile.load import load_profile
@@ -56,7 +56,7 @@ def test_what_stays_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monkey
     file.write_bytes(b"before")
     settle(file)
     watched.sha256(file)
-    monkeypatch.setattr("compress.core.watched.sha256_file", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("compress.core.disk.watched.sha256_file", lambda path: pytest.fail("read again"))
     assert watched.changed() == []
 
 

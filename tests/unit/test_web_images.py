@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from compress.bundles.web import folder
-from compress.data.framing import Framing
+from compress.data.images.framing import Framing
 from compress.encoding.images import ImageFormat
 
 NODE = shutil.which("node")

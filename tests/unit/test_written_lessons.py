@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from compress.generation.answers import Answer, Ended
-from compress.passes.distill.kept import judged
-from compress.passes.distill.lessons import instead
 from compress.passes.distill.spec import DistillSpec
-from compress.profile.license_spec import forbidding
-from compress.tasks.causal_lm.documents import Piece, answered_item, pieces_of
+from compress.passes.distill.written.kept import judged
+from compress.passes.distill.written.lessons import instead
+from compress.profile.specs.license import forbidding
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.task import CausalLanguageModel
+from compress.tasks.causal_lm.text.documents import Piece, answered_item, pieces_of
 
 PATTERN = re.compile(r"#(\d*)")
 

@@ -9,10 +9,10 @@ import pytest
 
 from compress.generation.answers import Answer, Ended
 from compress.generation.grounded import supported
-from compress.passes.distill.documents import drawn
-from compress.passes.distill.pairs import asked_of, pair_of, prompt_of
 from compress.passes.distill.spec import DistillSpec
-from compress.profile.writing_spec import SyntheticSpec
+from compress.passes.distill.written.documents import drawn
+from compress.passes.distill.written.pairs import asked_of, pair_of, prompt_of
+from compress.profile.specs.writing import SyntheticSpec
 
 PASSAGE = (
     "Shares in Norwell rose 4.5% on Tuesday after the firm said its sales in Asia had doubled to 1,200 units. "

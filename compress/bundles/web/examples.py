@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from compress.bundles.layout import GOLDEN
 from compress.bundles.web.tokenizing import AWKWARD
 from compress.core.artifacts import TASK, TOKENIZER
-from compress.core.files import copy_file, make_folder, write_json
-from compress.core.inside import inside
-from compress.core.reading import read_mapping
+from compress.core.disk.files import copy_file, make_folder, write_json
+from compress.core.disk.inside import inside
+from compress.core.disk.reading import read_mapping
 from compress.runtimes.runner import Predictor, encode, load_tokenizer, open_predictor, read_image
 
 CHECK = "check.json"

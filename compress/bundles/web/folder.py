@@ -21,11 +21,19 @@ from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked, place_pac
 from compress.bundles.web.tokenizing import check_tokenizer, tokenizer_facts
 from compress.bundles.web.trial import Trial, try_page
 from compress.core.artifacts import ONNX_MODEL, TASK, TOKENIZER
+from compress.core.disk.files import (
+    copy_file,
+    discard,
+    empty_folder,
+    make_folder,
+    publish,
+    write_json,
+    write_text,
+)
+from compress.core.disk.ours import not_ours, sign
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError, UsageError
-from compress.core.files import copy_file, discard, empty_folder, make_folder, publish, write_json, write_text
 from compress.core.forms import Form
-from compress.core.ours import not_ours, sign
-from compress.core.reading import read_mapping
 from compress.core.units import megabytes
 from compress.runtimes.runner import PAST
 

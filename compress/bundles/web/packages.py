@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from compress.core.disk.files import copy_file, make_folder, write_bytes
+from compress.core.disk.inside import name_fault
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError, UsageError
-from compress.core.files import copy_file, make_folder, write_bytes
-from compress.core.inside import name_fault
-from compress.core.reading import read_mapping
 
 RUNTIME = "onnxruntime-web"
 TOKENIZERS = "@huggingface/tokenizers"

@@ -14,8 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
 
 AWKWARD = (
     "", " ", "a", "Hello, world!", "what's  up?\tnew\nline", "don't CAN'T I'm", "naïve café ÀÉÎÕÜ", "e\u0301 o\u0308",

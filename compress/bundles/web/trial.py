@@ -13,8 +13,8 @@ from typing import Any
 
 from compress.bundles.web.examples import PageExamples
 from compress.bundles.web.packages import RUNTIME, locked
+from compress.core.disk.files import discard, write_json
 from compress.core.errors import ModelError
-from compress.core.files import discard, write_json
 
 _SCRIPT = Path(__file__).with_name("page") / "trial.mjs"
 _TIMEOUT_S = 600

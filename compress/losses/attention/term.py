@@ -16,8 +16,7 @@ from compress.training.losses.attention import (
     scores_mse,
     spatial_attention_distance,
 )
-from compress.training.signals.capture import Anatomy
-from compress.training.terms import (
+from compress.training.objective.terms import (
     Models,
     Seen,
     Term,
@@ -28,6 +27,7 @@ from compress.training.terms import (
     layer_pairs,
     refuse,
 )
+from compress.training.signals.capture import Anatomy
 
 
 def attention_term(spec: AttentionLoss, models: Models) -> Term:

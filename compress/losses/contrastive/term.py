@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compress.losses.contrastive.spec import ContrastiveLoss
 from compress.training.losses.contrastive import differ, info_nce
-from compress.training.terms import Models, Pooled, Seen, Term, linear
+from compress.training.objective.terms import Models, Pooled, Seen, Term, linear
 
 
 class ContrastiveTerm(Term):

@@ -6,7 +6,15 @@ from torch import Tensor
 
 from compress.losses.embedding.spec import EmbeddingLoss
 from compress.training.losses.hidden import hidden_cosine, hidden_mse
-from compress.training.terms import Models, Seen, Term, aligned, check_tokens, extra_tokens, projection
+from compress.training.objective.terms import (
+    Models,
+    Seen,
+    Term,
+    aligned,
+    check_tokens,
+    extra_tokens,
+    projection,
+)
 
 _DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
 

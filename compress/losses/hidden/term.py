@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from compress.losses.hidden.spec import HiddenLoss
 from compress.training.losses.hidden import hidden_cosine, hidden_mse, map_tokens
-from compress.training.terms import (
+from compress.training.objective.terms import (
     Models,
     Seen,
     Term,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compress.losses.labels.spec import LabelsLoss
 from compress.training.losses.labels import label_cross_entropy
-from compress.training.terms import Models, Seen, Term
+from compress.training.objective.terms import Models, Seen, Term
 
 
 class LabelsTerm(Term):

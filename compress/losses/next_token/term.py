@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from compress.losses.next_token.spec import NextTokenLoss
 from compress.training.losses.chunks import in_chunks
-from compress.training.terms import Models, Seen, Term
+from compress.training.objective.terms import Models, Seen, Term
 
 
 class NextTokenTerm(Term):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compress.losses.output.spec import OutputLoss
 from compress.training.losses.output import output_cosine, output_mse
-from compress.training.terms import Models, Seen, Term, projection, rows_of
+from compress.training.objective.terms import Models, Seen, Term, projection, rows_of
 
 
 class OutputTerm(Term):

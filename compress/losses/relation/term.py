@@ -7,8 +7,7 @@ from torch import Tensor
 
 from compress.losses.relation.spec import RelationLoss
 from compress.training.losses.relation import relation_kl
-from compress.training.signals.capture import Anatomy
-from compress.training.terms import (
+from compress.training.objective.terms import (
     Models,
     Seen,
     Term,
@@ -19,6 +18,7 @@ from compress.training.terms import (
     layer_pairs,
     refuse,
 )
+from compress.training.signals.capture import Anatomy
 
 _PARTS = {"q": "query", "k": "key", "v": "value"}
 

@@ -11,7 +11,7 @@ from compress.training.losses.similarity import (
     distance_relation,
     similarity_matrix_distance,
 )
-from compress.training.terms import Models, Pooled, Seen, Term
+from compress.training.objective.terms import Models, Pooled, Seen, Term
 
 _RELATIONS = {
     "distance": distance_relation,

@@ -11,8 +11,8 @@ import numpy as np
 from gguf import GGUFWriter, LlamaFileType, RopeScalingType
 from transformers import PreTrainedModel
 
+from compress.core.disk.files import replacing
 from compress.core.errors import ModelError
-from compress.core.files import replacing
 from compress.lowering.decoder.layout import Layout, layout_of
 from compress.lowering.gguf.family import LLAMA_CPP, LlamaCppFamily, rope_of, why_no_gguf
 from compress.lowering.gguf.tensors import Stored, rotated_of, tensors_of

@@ -15,8 +15,8 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from compress.core.artifacts import MODEL_CONFIG, STRUCTURE
+from compress.core.disk.reading import understood
 from compress.core.errors import ModelError
-from compress.core.reading import understood
 from compress.models.anatomy.structure import apply_structure
 from compress.models.io.offline import offline
 from compress.models.io.weights import read_model_json

@@ -20,9 +20,9 @@ from compress.core.artifacts import (
     TASK,
     TORCH_WEIGHTS,
 )
+from compress.core.disk.files import make_folder, remove, write_json, write_text
+from compress.core.disk.reading import understood
 from compress.core.errors import ModelError
-from compress.core.files import make_folder, remove, write_json, write_text
-from compress.core.reading import understood
 from compress.models.anatomy.structure import Structure, describe_structure
 from compress.models.io.architectures import (
     Attention,
@@ -33,10 +33,10 @@ from compress.models.io.architectures import (
     read_config,
 )
 from compress.models.io.ensemble import Ensemble, member_folders
-from compress.models.io.heads import in_label_order, plan_head, with_labels
 from compress.models.io.low_bit import put_layers, unpack_layers
 from compress.models.io.plain import PlainModel, image_outputs, make_module, rebuild
 from compress.models.io.weights import read_model_json, read_weights, write_weights
+from compress.models.teacher.heads import in_label_order, plan_head, with_labels
 from compress.models.text.pooling import read_pooling
 from compress.models.text.sentence import SentenceEncoder, drop_pooler, write_pooling
 
@@ -156,7 +156,8 @@ def load_for_labels(
     The directory may hold an encoder alone or a classifier of any labels. A head of the same labels (by name)
     is kept, in the order of `labels`; any other gives way to a fresh one drawn from `seed`. Every weight of
     the encoder must be found; only the head, and a pooler that the file lacks, may be fresh. `plan_head` of
-    `compress.models.io.heads` tells which are. A plain module keeps its head, which must have an output for each label.
+    `compress.models.teacher.heads` tells which are. A plain module keeps its head, which must have an output for each
+    label.
 
     Raises:
         UsageError: it is made by code, and that is not allowed.

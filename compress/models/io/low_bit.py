@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from compress.core.artifacts import BITSANDBYTES, TORCH_WEIGHTS
+from compress.core.disk.files import write_json
 from compress.core.errors import ModelError
-from compress.core.files import write_json
 from compress.models.io.offline import offline
 from compress.models.io.weights import read_model_json
 

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compress.core.artifacts import ONNX_MODEL
+from compress.core.disk.files import copy_file, make_folder, replacing
+from compress.core.disk.inside import inside
 from compress.core.errors import ModelError, first_line
-from compress.core.files import copy_file, make_folder, replacing
-from compress.core.inside import inside
 
 _NO_TENSORS = {
     "sequence_type": "sequence",

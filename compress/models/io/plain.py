@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from compress.core.artifacts import MODULE, STRUCTURE
+from compress.core.disk.files import sha256_file
 from compress.core.errors import ModelError
-from compress.core.files import sha256_file
 from compress.models.anatomy.observing import evaluating
 from compress.models.anatomy.structure import apply_structure
-from compress.models.io.code import call
 from compress.models.io.outputs import outputs_of, rows_of
-from compress.models.io.sources import module_file
 from compress.models.io.weights import read_model_json
+from compress.models.teacher.code import call
+from compress.models.teacher.sources import module_file
 
 
 @dataclass(frozen=True)

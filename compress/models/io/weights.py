@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from compress.core.artifacts import TORCH_WEIGHTS
+from compress.core.disk.files import replacing
+from compress.core.disk.reading import read_json
 from compress.core.errors import ModelError
-from compress.core.files import replacing
-from compress.core.reading import read_json
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:

@@ -19,7 +19,7 @@ from compress.models.anatomy.table.sizes import network_of
 from compress.models.students.layer_choice import choose_layers
 from compress.models.students.narrowing import cut, project
 from compress.models.text.sentence import SentenceEncoder
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 
 _WHERE = "student"
 

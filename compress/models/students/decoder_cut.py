@@ -21,7 +21,7 @@ from compress.models.anatomy.observing import Batches
 from compress.models.anatomy.stream import block_influence
 from compress.models.anatomy.table.smaller import SmallerDecoder
 from compress.models.students.layer_choice import choose_layers
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 
 _WHERE = "student"
 

@@ -15,8 +15,8 @@ from transformers import (
 
 from compress.core.errors import ModelError
 from compress.models.anatomy.encoder import encoder_of
-from compress.models.io.heads import with_labels
-from compress.profile.student_spec import WIDTH, StudentSpec
+from compress.models.teacher.heads import with_labels
+from compress.profile.specs.student import WIDTH, StudentSpec
 
 _WHERE = "student"
 _HEAD_SIZE = 32

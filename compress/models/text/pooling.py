@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from compress.core.artifacts import POOLING
+from compress.core.disk.inside import inside
+from compress.core.disk.reading import read_json
 from compress.core.errors import ModelError
-from compress.core.inside import inside
-from compress.core.reading import read_json
 
 MODULES = "modules.json"
 POOLING_FOLDER = "1_Pooling"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compress.core.artifacts import POOLING
-from compress.core.files import make_folder, write_json
+from compress.core.disk.files import make_folder, write_json
 from compress.models.text.pooling import MODULES, POOLING_FOLDER, PoolingMode
 
 

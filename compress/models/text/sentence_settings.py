@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
 from compress.models.text.pooling import MODULES
 from compress.profile.model_checks.tokenizers import SENTENCE_SETTING
 

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from compress.core.artifacts import TASK, TOKENIZER, TOKENIZER_CONFIG
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
 from compress.models.io.offline import offline
 from compress.models.text.sentence_settings import PLAIN, SentenceSettings, read_sentence_settings
 from compress.models.text.text_format import TextFormat

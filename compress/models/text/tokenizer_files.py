@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from compress.core.disk.reading import parse_json, read_whole, understood
 from compress.core.errors import ModelError
-from compress.core.reading import parse_json, read_whole, understood
 
 
 def open_tokenizer(file: Path) -> Tokenizer:

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.reading import read_mapping
 from compress.models.anatomy.blocks import transformer_of
 from compress.models.anatomy.encoder import words_of
 from compress.models.anatomy.sizes import config_keys

@@ -16,15 +16,15 @@ from compress.profile.combination_checks import (
     takes,
     why_not_packed,
 )
-from compress.profile.examples_spec import DataFreeSpec
-from compress.profile.license_spec import why_forbidden
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.tokenizers import has_template
 from compress.profile.pass_checks import PassCheck
 from compress.profile.schema import Profile
-from compress.profile.server_spec import ServerSpec
-from compress.profile.student_spec import StudentSpec
-from compress.profile.writing_spec import PASSAGE, SequenceSpec, SyntheticSpec
+from compress.profile.specs.examples import DataFreeSpec
+from compress.profile.specs.license import why_forbidden
+from compress.profile.specs.server import ServerSpec
+from compress.profile.specs.student import StudentSpec
+from compress.profile.specs.writing import PASSAGE, SequenceSpec, SyntheticSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from compress.core.artifacts import TASK, TOKENIZER
-from compress.core.reading import read_mapping
+from compress.core.disk.reading import read_mapping
 from compress.data.splits import UNLABELLED
 from compress.encoding.tokens import TokenInputs
 from compress.models.io.checkpoints import load_model
@@ -24,12 +24,12 @@ from compress.passes.distill.material import translated
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
-from compress.profile.examples_spec import DataFreeSpec
+from compress.profile.specs.examples import DataFreeSpec
 from compress.step import StepContext
 from compress.training.data_free.images import train_data_free_images
 from compress.training.data_free.texts import sample_texts
 from compress.training.data_free.words import Frame, spoken_words
-from compress.training.objective import build_objective
+from compress.training.objective.weighted_losses import build_objective
 from compress.training.prediction import predict
 from compress.training.signals.capture import OUTPUTS, Anatomy
 from compress.training.trimming import tokens_of

@@ -17,9 +17,9 @@ from compress.encoding.tokens import TokenInputs
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.io.checkpoints import load_model
 from compress.models.text.vocabulary import Ids
-from compress.passes.distill.lessons import Lessons
 from compress.passes.distill.material import extra_texts, joined, translated
 from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written.lessons import Lessons
 from compress.step import StepContext
 from compress.training.trimming import tokens_of
 

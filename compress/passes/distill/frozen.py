@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.selection import trusted
-from compress.profile.teaching_spec import SelectSpec
+from compress.profile.specs.teaching import SelectSpec
 from compress.step import StepContext
 from compress.tasks.base import Answers, Truth, answers_of
 from compress.training.prediction import BATCH_SIZE

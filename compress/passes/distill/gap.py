@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.models.io.checkpoints import count_parameters
 from compress.passes.distill.examples import TeacherAt
 

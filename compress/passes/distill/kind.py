@@ -105,9 +105,9 @@ DISTILL = PassKind(
     warnings="compress.passes.distill.checks:warnings",
     told=(*TAUGHT, WRITTEN, HELD_OUT, GENERATED),
     sections=(
-        "compress.passes.distill.written_section:written",
-        "compress.passes.distill.own_texts_section:own_texts",
-        "compress.passes.distill.generated_section:generated",
+        "compress.passes.distill.sections.written:written",
+        "compress.passes.distill.sections.own_texts:own_texts",
+        "compress.passes.distill.sections.generated:generated",
     ),
-    taught="compress.passes.distill.sections:taught",
+    taught="compress.passes.distill.sections.teaching:taught",
 )

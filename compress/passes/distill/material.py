@@ -19,7 +19,7 @@ from compress.models.text.vocabulary import (
     Vocabulary,
     read_vocabulary,
 )
-from compress.profile.examples_spec import AugmentSpec
+from compress.profile.specs.examples import AugmentSpec
 from compress.store.flat import Ragged, RaggedWriter, blocks_of
 from compress.training.augmentation.texts import augment, nearest_neighbours
 from compress.training.signals.segmentation import counterparts

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import PassError
 from compress.data.splits import UNLABELLED
-from compress.profile.teaching_spec import SelectSpec
+from compress.profile.specs.teaching import SelectSpec
 
 FEWEST = 2
 

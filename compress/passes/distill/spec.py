@@ -12,11 +12,11 @@ from compress.core.spec import Fraction, Positive
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES, LossEntry
 from compress.passes.contract import Keys, NamedModel, PassSpec
-from compress.profile.examples_spec import AugmentSpec, DataFreeSpec, VocabularySpec
-from compress.profile.student_spec import StudentSpec
-from compress.profile.teaching_spec import EmaSpec, OnlineSpec, SelectSpec, StageSpec, WeightedTeacher
-from compress.profile.training_spec import TrainingSpec
-from compress.profile.writing_spec import (
+from compress.profile.specs.examples import AugmentSpec, DataFreeSpec, VocabularySpec
+from compress.profile.specs.student import StudentSpec
+from compress.profile.specs.teaching import EmaSpec, OnlineSpec, SelectSpec, StageSpec, WeightedTeacher
+from compress.profile.specs.training import TrainingSpec
+from compress.profile.specs.writing import (
     PROMPT,
     PROMPT_TOKENS,
     OnPolicySpec,

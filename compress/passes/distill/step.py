@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from compress.core.artifacts import LEARNT_FROM, SAMPLES, TASK, TOKENIZER, Artifact, copy_interface, seal
-from compress.core.files import empty_folder, write_json
+from compress.core.disk.files import empty_folder, write_json
+from compress.core.disk.reading import read_mapping
 from compress.core.forms import TORCH_FLOAT
-from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.core.task_kind import TaskKind
 from compress.encoding.images import PIXEL_VALUES
@@ -24,17 +24,17 @@ from compress.models.io.checkpoints import count_parameters, load_model, save_mo
 from compress.models.io.ensemble import Ensemble
 from compress.passes.contract import UNLABELED
 from compress.passes.distill.data_free import teach_without_data
-from compress.passes.distill.documents import written_pairs
 from compress.passes.distill.examples import TeacherAt, shown_data, shown_lessons
 from compress.passes.distill.gap import gap_warnings, times_fewer, warn_of_gap
-from compress.passes.distill.held_out import Exam
 from compress.passes.distill.kind import GENERATED, HELD_OUT, WRITTEN
-from compress.passes.distill.lessons import Lessons, written_lessons
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
 from compress.passes.distill.teaching import Taught, teach
-from compress.profile.examples_spec import DataFreeSpec
+from compress.passes.distill.written.documents import written_pairs
+from compress.passes.distill.written.held_out import Exam
+from compress.passes.distill.written.lessons import Lessons, written_lessons
+from compress.profile.specs.examples import DataFreeSpec
 from compress.step import StepContext, StepResult
 from compress.training.trimming import tokens_of
 from compress.training.validation import Validation

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.artifacts import TASK, TOKENIZER, copy_interface
+from compress.core.disk.files import copy_file, write_json
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError
-from compress.core.files import copy_file, write_json
-from compress.core.reading import read_mapping
 from compress.encoding.inputs import Inputs, taken
 from compress.encoding.subset import InputSubset
 from compress.encoding.tokens import TokenInputs

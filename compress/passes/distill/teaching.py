@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.artifacts import TASK
+from compress.core.disk.reading import read_mapping
 from compress.core.entries import Entry
 from compress.core.errors import PassError
-from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.encoding.images import PIXEL_VALUES
 from compress.encoding.subset import InputSubset
@@ -25,16 +25,18 @@ from compress.models.io.checkpoints import load_model
 from compress.passes.distill.examples import Shown, TeacherAt
 from compress.passes.distill.frozen import FrozenTeachers
 from compress.passes.distill.kind import OWN_TEXTS
-from compress.passes.distill.policy import policy_of, told
 from compress.passes.distill.spec import DistillSpec, losses_of
-from compress.profile.examples_spec import AugmentSpec
-from compress.profile.teaching_spec import StageSpec
+from compress.passes.distill.written.policy import policy_of, told
+from compress.profile.specs.examples import AugmentSpec
+from compress.profile.specs.teaching import StageSpec
 from compress.step import StepContext
 from compress.training.augmentation.images import blend_images, move_images
-from compress.training.batch_loss import batch_loss
 from compress.training.batches import to_tensors
 from compress.training.loop import train
-from compress.training.objective import Objective, objective_between
+from compress.training.objective.batch_loss import batch_loss
+from compress.training.objective.training_module import Change, TrainingModule
+from compress.training.objective.trust import TrustedTokens
+from compress.training.objective.weighted_losses import Objective, objective_between
 from compress.training.on_policy import OnPolicy
 from compress.training.prediction import WINDOWS, arithmetic
 from compress.training.signals.answers import Answers, fixed, live, nobody
@@ -42,8 +44,6 @@ from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import Signals
 from compress.training.signals.segmentation import check_aligned, check_same_words
 from compress.training.state import TrainResult
-from compress.training.training_module import Change, TrainingModule
-from compress.training.trust import TrustedTokens
 from compress.training.validation import Validation
 
 LOOKED_AT = 64

@@ -10,9 +10,9 @@ import numpy as np
 
 from compress.bundles.answers import BundleAnswers
 from compress.bundles.layout import GOLDEN_IMAGES
-from compress.core.files import make_folder, replacing
-from compress.data.framing import Framing, Pixels, framed
-from compress.data.images import pixels_of
+from compress.core.disk.files import make_folder, replacing
+from compress.data.images.framing import Framing, Pixels, framed
+from compress.data.images.pixels import pixels_of
 from compress.data.splits import Examples, Item
 from compress.encoding.images import ImageFormat
 from compress.runtimes.runner import Predictor, open_predictor

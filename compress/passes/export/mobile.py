@@ -17,7 +17,7 @@ from onnxruntime.tools.reduced_build_config_parser import parse_config
 
 from compress.bundles.layout import OPERATORS
 from compress.core.artifacts import ORT_MODEL
-from compress.core.files import write_text
+from compress.core.disk.files import write_text
 from compress.lowering.files import write_optimized
 
 # onnxruntime's tools log each file that they write, at levels that they set themselves while they are imported.

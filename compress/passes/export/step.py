@@ -9,7 +9,7 @@ from compress.bundles.answers import answers_of
 from compress.bundles.layout import GOLDEN, LABELS, OPERATORS, RUNNER
 from compress.bundles.manifest import write_manifest
 from compress.core.artifacts import ONNX_MODEL, ORT_MODEL, TASK, TOKENIZER
-from compress.core.files import copy_file, write_json
+from compress.core.disk.files import copy_file, write_json
 from compress.core.forms import Numbers
 from compress.core.units import megabytes
 from compress.lowering.files import check_onnx, write_optimized

@@ -20,8 +20,8 @@ from compress.losses.table import LOSSES
 from compress.measuring.chance import VALIDATION_FACT, against_most_frequent
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.io.outputs import without_cache
-from compress.profile.examples_spec import AugmentSpec
-from compress.profile.training_spec import FinetuneSpec
+from compress.profile.specs.examples import AugmentSpec
+from compress.profile.specs.training import FinetuneSpec
 from compress.step import StepContext, StepResult
 from compress.tasks.base import Truth
 from compress.training.adapters import add_adapters, merge

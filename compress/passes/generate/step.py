@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.artifacts import SAMPLES
+from compress.core.disk.files import write_json
 from compress.core.errors import PassError
-from compress.core.files import write_json
 from compress.core.forms import TEXTS as FORM
 from compress.data.splits import Examples
 from compress.generation.answers import Answer
@@ -31,7 +31,7 @@ from compress.generation.by_label import (
 )
 from compress.generation.writing import How, key_of
 from compress.models.io.checkpoints import load_model
-from compress.profile.generate_spec import GenerateSpec
+from compress.profile.specs.generate import GenerateSpec
 from compress.runtimes.decoding import Sampling
 from compress.step import StepContext, StepResult
 from compress.training.prediction import answers

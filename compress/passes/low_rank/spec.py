@@ -10,7 +10,7 @@ from compress.core.forms import Form, Framework, Numbers, Structure
 from compress.core.numerics import Precision
 from compress.core.spec import Fraction, Positive, one_of
 from compress.passes.contract import PassSpec
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 
 
 class LowRankSpec(PassSpec):

@@ -8,7 +8,7 @@ from compress.core.errors import PassError
 from compress.models.anatomy.table.families import CONVOLUTIONAL, network_of_kind
 from compress.models.anatomy.table.family import Config
 from compress.models.anatomy.table.smaller import why_groups_stay
-from compress.passes.prune.goals import decoder_goals
+from compress.passes.prune.choosing.goals import decoder_goals
 from compress.passes.prune.spec import OF_ENCODERS, PruneSpec
 from compress.profile.combination_checks import Found, embeds, takes
 from compress.profile.pass_checks import PassCheck

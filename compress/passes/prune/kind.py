@@ -23,6 +23,6 @@ PRUNE = PassKind(
     told=("target",),
     sections=("compress.passes.prune.sections:pruned_to",),
     lines="compress.passes.prune.sections:pruned_to_lines",
-    predicted="compress.passes.prune.prediction:predicted",
-    leaves="compress.passes.prune.goals:config_left",
+    predicted="compress.passes.prune.choosing.prediction:predicted",
+    leaves="compress.passes.prune.choosing.goals:config_left",
 )

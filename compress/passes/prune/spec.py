@@ -13,7 +13,7 @@ from compress.core.spec import Fraction, PassSpecBase, Positive, one_of
 from compress.models.anatomy.table.decoders import DECODERS
 from compress.models.anatomy.table.families import CONVOLUTIONAL, FAMILIES
 from compress.passes.contract import Keys, PassSpec
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 
 OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")
 """What only a model with attention has, for `remove`."""

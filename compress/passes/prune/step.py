@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.artifacts import TASK, copy_interface
+from compress.core.disk.files import write_json
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import PassError
-from compress.core.files import write_json
-from compress.core.reading import read_mapping
 from compress.core.records import Curve
 from compress.core.units import FLOAT_BYTES, megabytes
 from compress.encoding.inputs import Inputs
@@ -23,10 +23,19 @@ from compress.models.anatomy.encoder import encoder_of, words_of
 from compress.models.io.checkpoints import count_parameters, load_for_labels, load_model, save_model
 from compress.models.text.sentence import SentenceEncoder
 from compress.models.text.vocabulary import trim_embeddings
-from compress.passes.prune.budget import Budget
-from compress.passes.prune.decoders import DecoderPruner
-from compress.passes.prune.prediction import predicted
-from compress.passes.prune.removal import (
+from compress.passes.prune.choosing.budget import Budget
+from compress.passes.prune.choosing.prediction import predicted
+from compress.passes.prune.choosing.saliency import BATCH_SIZE, Material
+from compress.passes.prune.choosing.selection import shares
+from compress.passes.prune.choosing.targets import (
+    Timing,
+    latency_budget,
+    parameter_budget,
+    time_after,
+    time_before,
+)
+from compress.passes.prune.removing.decoders import DecoderPruner
+from compress.passes.prune.removing.removal import (
     ChannelPruner,
     Pruner,
     check_request,
@@ -34,11 +43,8 @@ from compress.passes.prune.removal import (
     takes_channels,
     whole_words,
 )
-from compress.passes.prune.saliency import BATCH_SIZE, Material
-from compress.passes.prune.selection import shares
 from compress.passes.prune.spec import PruneSpec
-from compress.passes.prune.targets import Timing, latency_budget, parameter_budget, time_after, time_before
-from compress.profile.examples_spec import VocabularySpec
+from compress.profile.specs.examples import VocabularySpec
 from compress.step import StepContext, StepResult
 from compress.training.prediction import WINDOWS
 from compress.training.recovery import check_saved, recover

@@ -74,5 +74,5 @@ QUANTIZE = PassKind(
     faults="compress.passes.quantize.checks:faults",
     told=("mixed", "blocks", "eight_bits"),
     sections=("compress.passes.quantize.sections:sensitivity", "compress.passes.quantize.sections:blocks"),
-    target_warnings="compress.passes.quantize.int8.speed:integer_warnings",
+    target_warnings="compress.passes.quantize.int8.gain.speed:integer_warnings",
 )

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL
-from compress.core.files import empty_folder
+from compress.core.disk.files import empty_folder
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
 from compress.passes.quantize.int8.cross_layer_equalization import equalize

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from compress.core.forms import Form, Framework, Numbers
 from compress.core.numerics import Precision
 from compress.passes.contract import PassSpec
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 
 LayerKind = Literal["linear", "attention", "embedding", "convolution"]
 

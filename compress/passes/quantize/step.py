@@ -10,17 +10,17 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL, Artifact, copy_interface
+from compress.core.disk.files import empty_folder, make_folder, publish, remove
 from compress.core.errors import ModelError, PassError
-from compress.core.files import empty_folder, make_folder, publish, remove
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
-from compress.measuring.disturbance import chosen_while_disturbed
+from compress.measuring.timing.disturbance import chosen_while_disturbed
 from compress.measuring.variants import Contest, Variant
 from compress.passes.quantize.cache import store_cache
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.int8.choice import choose
 from compress.passes.quantize.int8.coverage import Products, count_products
-from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length, warning
+from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length, warning
 from compress.passes.quantize.int8.remedies import PLAIN, remedied
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import convolutions

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compress.core.artifacts import STRUCTURE
+from compress.core.disk.reading import read_mapping
 from compress.core.forms import TORCH_FLOAT, Structure
 from compress.core.plugins import call
-from compress.core.reading import read_mapping
 from compress.profile.schema import TeacherSpec
 from compress.step import StepContext, StepResult
 

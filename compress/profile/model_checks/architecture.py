@@ -11,7 +11,7 @@ from compress.models.anatomy.table.families import network_of_kind
 from compress.models.anatomy.table.family import KEYS, Config
 from compress.models.anatomy.table.smaller import SmallerDecoder
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 
 
 @dataclass(frozen=True)

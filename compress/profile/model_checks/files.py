@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.artifacts import STRUCTURE
+from compress.core.disk.package_paths import CONFIG, local_path
+from compress.core.disk.reading import read_mapping
 from compress.core.errors import CompressError
 from compress.core.forms import TORCH_FLOAT, Form, Structure
-from compress.core.package_paths import CONFIG, local_path
-from compress.core.reading import read_mapping
 from compress.core.units import MIB
-from compress.profile.decoder_spec import decoder_of
+from compress.profile.specs.decoder import decoder_of
 
 _MOST_HEADER = 100 * MIB
 

@@ -18,7 +18,7 @@ from compress.profile.model_checks.architecture import (
 from compress.profile.model_checks.files import ModelFiles
 from compress.profile.model_checks.problem import Placed, Problem
 from compress.profile.schema import Profile
-from compress.profile.student_spec import StudentSpec
+from compress.profile.specs.student import StudentSpec
 from compress.profile.yaml_lines import Path_
 from compress.tasks.table import task_kind
 

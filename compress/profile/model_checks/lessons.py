@@ -11,7 +11,7 @@ from compress.losses.table import LossEntry
 from compress.models.anatomy.table.families import CONVOLUTIONAL, network_of_kind, why_not_compared
 from compress.profile.combination_checks import Found
 from compress.profile.model_checks.files import ModelFiles
-from compress.profile.recovery_spec import recovery_of
+from compress.profile.specs.recovery import recovery_of
 
 _SPLITTING = ("normalizer", "pre_tokenizer")
 """What a tokenizer does to a text before its model cuts the words of it."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compress.core.disk.reading import read_json
 from compress.core.errors import UsageError
-from compress.core.reading import read_json
 from compress.core.records import COMPLETE, RunRecord
 from compress.reporting.data.frame import contract
 from compress.reporting.data.row import CONTRACT_KEYS

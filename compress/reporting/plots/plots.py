@@ -16,7 +16,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from compress.core.printing import printable
+from compress.core.terminal.printing import printable
 from compress.reporting.plots.bars import draw_bars
 from compress.reporting.plots.style import (
     ACCENT,

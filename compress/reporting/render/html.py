@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from compress.core.printing import printable
+from compress.core.terminal.printing import printable
 from compress.reporting.plots.plots import draw
 from compress.reporting.render.document import Document
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from compress.core.printing import printable
+from compress.core.terminal.printing import printable
 from compress.reporting.render.document import Cell, Code, Document, Section, Table
 
 

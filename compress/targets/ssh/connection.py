@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from compress.core.disk.exhaustion import DEVICE_FULL, says_full
+from compress.core.disk.reading import parse_json
 from compress.core.errors import TargetError
-from compress.core.exhaustion import DEVICE_FULL, says_full
-from compress.core.reading import parse_json
 from compress.core.units import KIB, MIB
 from compress.profile.device import SshAddress
 from compress.targets.ssh import agent

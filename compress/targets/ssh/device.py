@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from compress.core.disk.files import sha256_file
 from compress.core.errors import TargetError
-from compress.core.files import sha256_file
 from compress.core.units import megabytes
 from compress.profile.device import parse_ssh
 from compress.profile.schema import TargetSpec

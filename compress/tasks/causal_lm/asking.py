@@ -10,10 +10,10 @@ from compress.core.errors import DataError
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
 from compress.generation.prompts import Writer, cut_at
-from compress.measuring.feeds import sample_indices
+from compress.measuring.timing.feeds import sample_indices
 from compress.tasks.base import Asked, Task
-from compress.tasks.causal_lm.documents import question_of
 from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.text.documents import question_of
 
 TOGETHER = 16
 """Answers that are written at once."""

@@ -12,7 +12,7 @@ from compress.core.errors import DataError
 from compress.data.documents import split_documents
 from compress.data.faults import Faults
 from compress.data.kinds import ItemKind, columns_of
-from compress.data.locate import open_source
+from compress.data.reading.locate import open_source
 from compress.data.roles import choose_splits, named_splits, read_splits
 from compress.data.rows import Columns, Rows
 from compress.data.splits import Splits
@@ -20,8 +20,8 @@ from compress.data.splitting import text_key
 from compress.data.texts import check_texts
 from compress.profile.schema import DataSpec
 from compress.store.texts import like
-from compress.tasks.causal_lm.documents import messages_item, prompt_item
 from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
 
 FEWEST = 2
 """Documents of a split, at least: an interval over documents needs two."""

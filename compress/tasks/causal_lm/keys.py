@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from compress.core.package_paths import CODE
+from compress.core.disk.package_paths import CODE
 from compress.core.spec import Spec
 from compress.profile.schema import DataSpec
-from compress.profile.validator_spec import ValidatorName
+from compress.profile.specs.validator import ValidatorName
 
 Written = Literal["texts", "prompts", "messages"]
 """What an example is: a text, a prompt with its completion, or a conversation."""
@@ -107,7 +107,7 @@ class LanguageData(DataSpec):
     def check(self, base: Path, *, allow_code: bool) -> None:
         """Refuse tasks that cannot be had or scored here."""
         if self.lm_eval is not None:
-            from compress.tasks.causal_lm.harness_tasks import check_tasks
+            from compress.tasks.causal_lm.harness.tasks import check_tasks
 
             check_tasks(self.lm_eval, base, allow_code=allow_code)
 

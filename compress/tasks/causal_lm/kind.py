@@ -62,7 +62,7 @@ KIND = TaskKind(
     positions=lambda lengths: max(lengths or (PROMPT,)) + ANSWER,
     quantities=QUANTITIES,
     asks="compress.tasks.causal_lm.asking:asked",
-    scored_in="compress.tasks.causal_lm.harness_scores:scored_in",
+    scored_in="compress.tasks.causal_lm.harness.scores:scored_in",
     sections=("compress.tasks.causal_lm.sections:answers", "compress.tasks.causal_lm.sections:tasks"),
     uses={
         "teacher.config": "trains a model from its first weights on",

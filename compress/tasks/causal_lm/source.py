@@ -14,31 +14,31 @@ from tokenizers import Tokenizer, decoders, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
+from compress.core.disk.files import write_json, write_text
+from compress.core.disk.package_paths import CODE, CONFIG, local_path
+from compress.core.disk.reading import understood
 from compress.core.errors import ModelError
-from compress.core.files import write_json, write_text
-from compress.core.package_paths import CODE, CONFIG, local_path
 from compress.core.pre_tokenization import SPACE, WHOLE_WORDS, pre_tokenizer
-from compress.core.reading import understood
 from compress.models.anatomy.table.families import why_no_decoder
 from compress.models.io.adapter import merged
 from compress.models.io.architectures import read_config
 from compress.models.io.checkpoints import count_parameters, load_model, save_model
-from compress.models.io.code import call
-from compress.models.io.materialise import check_lengths, check_vocabulary
 from compress.models.io.offline import offline
 from compress.models.io.pretrained import load_pretrained, quiet
-from compress.models.io.sources import GGUF, hub_commit, model_folder, tokenizer_place
 from compress.models.students.decoder import fresh_decoder
+from compress.models.teacher.code import call
+from compress.models.teacher.materialise import check_lengths, check_vocabulary
+from compress.models.teacher.sources import GGUF, hub_commit, model_folder, tokenizer_place
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
-from compress.profile.decoder_spec import DecoderSpec, TrainedTokenizerSpec
 from compress.profile.model_checks.gguf import adds_space, cut_by, header_fields, joins_letters, why_not_cut
 from compress.profile.model_checks.tokenizers import no_tokenizer
 from compress.profile.schema import TeacherSpec
+from compress.profile.specs.decoder import DecoderSpec, TrainedTokenizerSpec
 from compress.step import StepContext
-from compress.tasks.causal_lm.chat_pieces import pieces_of_template
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.own_tokenizer import of_file, trained_tokenizer
+from compress.tasks.causal_lm.text.chat_pieces import pieces_of_template
+from compress.tasks.causal_lm.text.own_tokenizer import of_file, trained_tokenizer
 
 
 @dataclass(frozen=True)

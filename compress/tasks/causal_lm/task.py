@@ -15,10 +15,10 @@ from compress.models.text.chat import Prompt
 from compress.profile.schema import DataSpec
 from compress.tasks.base import Answers, Score, Truth, not_finite, wrong_shape
 from compress.tasks.causal_lm import scorer as token_scorer
-from compress.tasks.causal_lm.documents import answered_item, asked_in, question_of
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import KIND
-from compress.tasks.causal_lm.windows import WindowInputs, encode_documents, encoding_key
+from compress.tasks.causal_lm.text.documents import answered_item, asked_in, question_of
+from compress.tasks.causal_lm.text.windows import WindowInputs, encode_documents, encoding_key
 
 KEPT = 4
 """Encoded splits: the three of one tokenizer, and one of another."""

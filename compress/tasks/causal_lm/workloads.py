@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compress.encoding.inputs import Batch, Inputs
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS
-from compress.measuring.feeds import Scenario
+from compress.measuring.timing.feeds import Scenario
 from compress.runtimes.runner import LOGIT_POSITIONS, ROOM
 from compress.tasks.causal_lm.kind import ANSWER, PROMPT
 

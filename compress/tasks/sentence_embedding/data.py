@@ -8,7 +8,7 @@ from pathlib import Path
 from compress.core.errors import DataError
 from compress.data.documents import split_documents
 from compress.data.kinds import ItemKind, columns_of
-from compress.data.locate import open_source
+from compress.data.reading.locate import open_source
 from compress.data.roles import choose_splits, named_splits, read_splits
 from compress.data.rows import Columns
 from compress.data.splits import Splits

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress.encoding.images import PIXEL_VALUES, ImageInputs
 from compress.encoding.inputs import Batch
-from compress.profile.examples_spec import AugmentSpec
+from compress.profile.specs.examples import AugmentSpec
 
 Box = tuple[int, int, int, int]
 """Top, bottom, left and right of a patch; bottom and right are past its end."""

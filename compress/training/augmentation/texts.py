@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.profile.examples_spec import AugmentSpec
+from compress.profile.specs.examples import AugmentSpec
 
 Ids = NDArray[np.int64]
 

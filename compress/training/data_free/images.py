@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.encoding.images import PIXEL_VALUES
-from compress.profile.examples_spec import DataFreeSpec
-from compress.profile.training_spec import TrainingSpec
+from compress.profile.specs.examples import DataFreeSpec
+from compress.profile.specs.training import TrainingSpec
 from compress.training.checkpointing import (
     load_checkpoint,
     put_weights,

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from compress.core.progress import Progress
-from compress.profile.examples_spec import DataFreeSpec
+from compress.core.terminal.progress import Progress
+from compress.profile.specs.examples import DataFreeSpec
 from compress.training.checkpointing import load_checkpoint, save_checkpoint
 from compress.training.data_free.words import (
     Frame,

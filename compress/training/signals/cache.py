@@ -14,8 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compress.core.disk.files import (
+    Damaged,
+    allocate,
+    entry_of,
+    first_damaged,
+    publish,
+    read_sealed,
+    write_sealed,
+)
 from compress.core.errors import PassError
-from compress.core.files import Damaged, allocate, entry_of, first_damaged, publish, read_sealed, write_sealed
 from compress.store.checking import LAYOUT
 from compress.store.flat import FileArray, FlatArray, Ragged
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.artifacts import Artifact
-from compress.core.files import digest_of, make_folder, write_sealed
-from compress.core.progress import Progress
+from compress.core.disk.files import digest_of, make_folder, write_sealed
+from compress.core.terminal.progress import Progress
 from compress.core.units import GIB
 from compress.encoding.inputs import Inputs, taken
 from compress.encoding.tokens import ATTENTION_MASK, TokenInputs

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from compress.core.artifacts import Artifact
-from compress.core.files import digest_of, make_folder, write_sealed
+from compress.core.disk.files import digest_of, make_folder, write_sealed
 from compress.generation.answers import Answer, known_answers, read_answers
 from compress.generation.writing import TOGETHER, How, answers_file, key_of, write_answers
 from compress.models.text.chat import Prompt
-from compress.profile.server_spec import ServerSpec
+from compress.profile.specs.server import ServerSpec
 from compress.step import StepContext
 from compress.store.cache import SIGNALS_NOTE
 from compress.store.locks import held

@@ -12,8 +12,8 @@ from compress.core.artifacts import (
     TORCH_WEIGHTS,
     copy_interface,
 )
+from compress.core.disk.files import copy_file
 from compress.core.errors import ModelError
-from compress.core.files import copy_file
 from compress.core.forms import Numbers
 from compress.models.io.checkpoints import bare_model, load_model
 from compress.models.io.low_bit import LowBit, linear_layers, pack_layers, write_low_bit

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compress.core.disk.files import discard
 from compress.core.errors import ModelError
-from compress.core.files import discard
 from compress.encoding.inputs import Batch, taken
 from compress.runtimes.runner import LOGIT_POSITIONS, PAST, open_session
 

@@ -12,7 +12,7 @@ from compress.core.numerics import Processor, bytes_overflow, reduced_range
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.mixed.spec import MixedSpec
 from compress.passes.quantize.spec import OnnxSpec
-from compress.profile.recovery_spec import RoundedTrainingSpec
+from compress.profile.specs.recovery import RoundedTrainingSpec
 
 _EXAMPLES = 128
 

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.disk.files import remove
 from compress.core.errors import PassError
-from compress.core.files import remove
 from compress.core.units import BYTES_PER_MB, megabytes
-from compress.measuring.disturbance import chosen_while_disturbed
-from compress.measuring.feeds import sample_indices
+from compress.measuring.timing.disturbance import chosen_while_disturbed
+from compress.measuring.timing.feeds import sample_indices
 from compress.measuring.variants import scored_sample, variant_answers, variant_ms, variant_outputs
-from compress.passes.quantize.int8.probe import probe, shapes_of, typical_length
+from compress.passes.quantize.int8.gain.probe import probe, shapes_of, typical_length
 from compress.passes.quantize.int8.writing import Writer
 from compress.passes.quantize.layers import (
     KINDS,

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from compress.core.artifacts import TASK, copy_interface
+from compress.core.disk.files import empty_folder, remove
 from compress.core.errors import ModelError
-from compress.core.files import empty_folder, remove
 from compress.core.numerics import reduced_range
 from compress.lowering.files import save_onnx
 from compress.lowering.step import lower

@@ -13,9 +13,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.disk.files import make_folder, remove
 from compress.core.errors import PassError
-from compress.core.files import make_folder, remove
-from compress.core.progress import Progress
+from compress.core.terminal.progress import Progress
 from compress.core.units import BYTES_PER_MB, megabytes
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx

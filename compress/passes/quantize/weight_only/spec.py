@@ -10,7 +10,7 @@ from compress.core.forms import Form, Framework, Numbers
 from compress.core.spec import PassSpecBase
 from compress.passes.quantize.int8.spec import CalibrationSpec
 from compress.passes.quantize.spec import OnnxSpec
-from compress.profile.recovery_spec import ScaleTrainingSpec
+from compress.profile.specs.recovery import ScaleTrainingSpec
 
 _EXAMPLES = 512
 DECODER_TOKENS = 16_384

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from compress.core.artifacts import TASK
+from compress.core.disk.files import write_json
 from compress.core.errors import ModelError
-from compress.core.files import write_json
 from compress.models.io.checkpoints import count_parameters, save_model
 from compress.models.io.plain import Origin, PlainModel, make_module
 from compress.profile.schema import TeacherSpec

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.artifacts import TASK
-from compress.core.reading import read_mapping
+from compress.core.disk.reading import read_mapping
 from compress.core.task_kind import TaskKind
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.terms import Models, Seen, Term
+from compress.training.objective.terms import Models, Seen, Term
 from next_character.alphabet import PAD
 from next_character.loss import NextCharacterLoss
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.measuring.feeds import Scenario
+from compress.measuring.timing.feeds import Scenario
 
 SHORT, LONG = 8, 32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from compress.training.terms import Models, Seen, Term, rows_of
+from compress.training.objective.terms import Models, Seen, Term, rows_of
 from reverse_divergence.spec import ReverseLoss
 
 

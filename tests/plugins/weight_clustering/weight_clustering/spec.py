@@ -9,7 +9,7 @@ from pydantic import Field
 from compress.core.forms import Form, Framework, Numbers
 from compress.core.numerics import Precision
 from compress.passes.contract import PassSpec
-from compress.profile.recovery_spec import RecoverySpec
+from compress.profile.specs.recovery import RecoverySpec
 
 
 class ClusterSpec(PassSpec):

@@ -1,0 +1,119 @@
+"""`compress cache`: what lies in the store, and removing from it."""
+
+from __future__ import annotations
+
+import click
+
+from compress.core.terminal.printing import echo, echo_json
+
+
+@click.group()
+def cache() -> None:
+    """List and prune the store of artifacts, measurements and teachers' signals."""
+
+
+@cache.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cache_list(as_json: bool) -> None:
+    """List the finished artifacts and the teachers' signals, the one used last first."""
+    from datetime import datetime
+
+    from compress.core.units import megabytes
+    from compress.store.cache import Cache, CacheEntry, SignalsEntry
+
+    store = Cache.default()
+    entries, signals = store.entries(), store.signals_entries()
+    if as_json:
+        echo_json([vars(entry) for entry in (*entries, *signals)])
+        return
+    shown: list[tuple[CacheEntry | SignalsEntry, str]] = [
+        (entry, f"{entry.profile} / {entry.step} ({entry.form})") for entry in entries
+    ]
+    shown += [(said, f"{said.title} ({', '.join(said.signals)})") for said in signals]
+    for one, words in shown:
+        used = datetime.fromtimestamp(one.used).isoformat(" ", timespec="minutes")
+        echo(f"{one.key[:12]}  {megabytes(one.bytes):8.1f} MB  {used}  {words}")
+    total = megabytes(sum(one.bytes for one, _ in shown))
+    echo(
+        f"{len(entries)} artifacts, teachers' signals on {len(signals)} sets of inputs, {total:.1f} MB in {store.root}"
+    )
+
+
+@cache.command("prune")
+@click.option(
+    "--older-than", type=float, metavar="DAYS", help="Remove what no run asked for in so many days."
+)
+@click.option("--everything", is_flag=True, help="Remove all artifacts, teachers' signals and checkpoints.")
+@click.option(
+    "--leftovers",
+    is_flag=True,
+    help="Remove the checkpoints of unfinished steps, and what removed artifacts left.",
+)
+def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
+    """Remove artifacts and teachers' signals; measurements, outputs of baselines and the records of runs stay."""
+    import time
+
+    from compress.core.errors import UsageError
+    from compress.core.units import megabytes
+    from compress.store.cache import Cache
+
+    if older_than is None and not everything and not leftovers:
+        raise UsageError("say what to remove: --older-than DAYS, --leftovers or --everything")
+    store = Cache.default()
+    limit = time.time() if everything else time.time() - (older_than or 0) * 86_400
+    removed = [
+        entry
+        for entry in store.entries()
+        if (everything or (older_than is not None and entry.used < limit)) and store.remove(entry.key)
+    ]
+    said = [
+        entry
+        for entry in store.signals_entries()
+        if (everything or (older_than is not None and entry.used < limit)) and store.remove_signals(entry.key)
+    ]
+    freed = sum(entry.bytes for entry in removed) + sum(entry.bytes for entry in said)
+    freed += store.remove_leftovers() if leftovers or everything else 0
+    echo(
+        f"removed {len(removed)} artifacts and teachers' signals on {len(said)} sets of inputs, "
+        f"{megabytes(freed):.1f} MB"
+    )
+
+
+@cache.command("check")
+@click.option(
+    "--remove", is_flag=True, help="Remove what is damaged; the next run that needs it makes it anew."
+)
+def cache_check(remove: bool) -> None:
+    """Read all of the store, and the records of the runs here, and say what is not as it was written.
+
+    Ends with exit code 4 where something is damaged and stays.
+    """
+    from pathlib import Path
+
+    from compress.core.errors import DataError
+    from compress.store.cache import Cache
+    from compress.store.checking import check, places
+    from compress.store.runs import RUNS
+
+    store = Cache.default()
+    found = places(store.root, Path.cwd() / RUNS)
+    damaged = 0
+    for kind, path in found:
+        finding = check(kind, path)
+        if finding is None:
+            continue
+        damaged += 1
+        echo(f"{finding.path}: {finding.reason}; made anew: {finding.loss}")
+        if remove:
+            finding.remove()
+    echo(
+        f"{len(found)} entries read in {store.root}, {damaged} damaged{' and removed' if remove and damaged else ''}"
+    )
+    if damaged and not remove:
+        raise DataError(
+            f"{damaged} entries are damaged",
+            where=str(store.root),
+            hint="A run never uses them: it makes them anew. `compress cache check --remove` removes them. "
+            "If it was not you who changed them, look after the disk.",
+            code="cache-damaged",
+        )

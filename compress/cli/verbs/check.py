@@ -1,0 +1,76 @@
+"""`compress check`: a run against an earlier report, for continuous integration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from compress.core.terminal.printing import echo
+
+
+def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option that says how much worse something may be."""
+    return click.option(
+        f"--tolerance-{of}", type=click.FloatRange(min=0), default=default, show_default=True, help=says
+    )
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option(
+    "--against", required=True, metavar="REPORT", help="The earlier report.json, or the earlier run."
+)
+@_tolerance("score", 0.005, "How far the score may fall, as a fraction: 0.005 is half a point.")
+@_tolerance("latency", 0.10, "By what share the latency may grow.")
+@_tolerance("size", 0.01, "By what share the model's files may grow.")
+@_tolerance("memory", 0.15, "By what share the peak memory may grow.")
+@click.option(
+    "--deployed", is_flag=True, help="Judge what each deploys, whatever its row is called, and nothing else."
+)
+@click.option(
+    "--allow-unjudged",
+    is_flag=True,
+    help="Exit with 0 also where something could not be judged, as on a machine that others keep busy.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(
+    run_name: str,
+    against: str,
+    tolerance_score: float,
+    tolerance_latency: float,
+    tolerance_size: float,
+    tolerance_memory: float,
+    deployed: bool,
+    allow_unjudged: bool,
+    as_json: bool,
+) -> None:
+    """Hold a run (or a report.json) against an earlier report: exit code 3 where it got worse beyond a tolerance, or
+    where that could not be judged."""
+    import json
+
+    from compress.core.disk.reading import understood
+    from compress.core.errors import BudgetMissed, NotJudged, UsageError
+    from compress.core.terminal.console import Terminal
+    from compress.reporting.checking import Tolerances
+    from compress.reporting.checking import check as judge
+    from compress.reporting.data.report_reader import as_report, find_report
+    from compress.store.runs import RUNS
+
+    results = [find_report(word, Path.cwd() / RUNS) for word in (run_name, against)]
+    tolerances = Tolerances(tolerance_score, tolerance_latency, tolerance_size, tolerance_memory)
+    with understood("one of these reports", f"{run_name} {against}", UsageError):
+        now, then = map(as_report, results)
+        found = judge(now, then, tolerances, deployed_only=deployed)
+        if as_json:
+            said = {"run": now["run"], "against": then["run"], **found.as_dict()}
+            echo(json.dumps(said, indent=2, ensure_ascii=False))
+        else:
+            Terminal().print(found.table())
+    if found.worse:
+        what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
+        raise BudgetMissed(f"worse beyond tolerance than {then['run']}: {what}", where=str(now["run"]))
+    if found.unjudged and not allow_unjudged:
+        what = ", ".join(f"{line.quantity} of {line.step}" for line in found.unjudged)
+        raise NotJudged(f"not judged against {then['run']}: {what}", where=str(now["run"]))

@@ -1,0 +1,41 @@
+"""`compress init`: a profile for the user's own model and data that runs, or why none can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compress.cli.options import TASK
+from compress.core.errors import ProfileError, UsageError
+from compress.core.terminal.printing import echo
+
+
+@click.command()
+@click.argument("model")
+@click.argument("data")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("compress.yaml"), show_default=True)
+@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@click.option(
+    "--task",
+    type=TASK,
+    help="What the model is for; unset: what MODEL and DATA look like.",
+)
+def init(model: str, data: str, out: Path, force: bool, task: str | None) -> None:
+    """Write a commented profile for MODEL and DATA, by what their files tell; refuse where none would run."""
+    from compress.core.disk.files import write_text
+    from compress.core.disk.reading import understood
+    from compress.starter.trial import faults_of_starter
+    from compress.starter.writing import starter_profile
+
+    if out.exists() and not force:
+        raise UsageError(
+            "there is a file of this name already", where=str(out), hint="`--force` replaces it."
+        )
+    with understood("this model or its data", f"{model} {data}", UsageError):
+        text = starter_profile(model, data, out.parent, task)
+        faults = faults_of_starter(text, out.parent, model, data)
+    if faults:
+        raise ProfileError(faults)
+    write_text(out, text)
+    echo(f"wrote {out}; next: compress validate {out}, compress run {out}")

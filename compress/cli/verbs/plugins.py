@@ -1,0 +1,36 @@
+"""`compress plugins`: what installed distributions add."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from compress.cli.options import JSON
+from compress.core.terminal.printing import echo, echo_json
+
+GROUPS = ("compress.tasks", "compress.passes", "compress.losses")
+
+
+@click.command()
+@JSON
+def plugins(as_json: bool) -> None:
+    """List the tasks, passes and losses that installed distributions add; nothing of theirs is imported."""
+    from compress.core.plugins import plugins as added
+
+    found = [plugin for group in GROUPS for plugin in added(group)]
+    if as_json:
+        echo_json([asdict(plugin) for plugin in found])
+        return
+    if not found:
+        echo("no distribution here adds a task, a pass or a loss")
+        return
+    from rich.table import Table
+
+    from compress.core.terminal.console import Terminal
+
+    shown = Table("kind", "name", "distribution", "version", "what", box=None, header_style="bold")
+    for plugin in found:
+        kind = plugin.group.removeprefix("compress.")
+        shown.add_row(kind, plugin.name, plugin.distribution, plugin.version, plugin.target)
+    Terminal().print(shown)

@@ -1,0 +1,75 @@
+"""`compress run`: a profile from its first pass to its bundle."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from compress.cli.options import PATH, QUIET, SET
+from compress.core.errors import BudgetMissed, NotJudged
+
+
+@click.command()
+@click.argument("profile", type=PATH)
+@SET
+@click.option("--allow-code", is_flag=True, help="Allow the Python code that the profile names to run.")
+@click.option(
+    "--allow-unjudged",
+    is_flag=True,
+    help="Exit with 0 also where a limit could not be judged, as on a machine that others keep busy.",
+)
+@QUIET
+def run(
+    profile: Path, assignments: tuple[str, ...], allow_code: bool, allow_unjudged: bool, quiet: bool
+) -> None:
+    """Run a profile: its passes, the measuring after each, the report, the bundle."""
+    from compress import api
+    from compress.cli.outcome import print_run
+    from compress.core.terminal.console import Terminal
+    from compress.reporting.render.terminal import RowLine
+
+    interruption = Interruption()
+    interruption.listen()
+    out = Terminal()
+    finished = api.run(
+        profile,
+        assignments,
+        allow_code=allow_code,
+        quiet=quiet,
+        on_row=lambda record, row: out.print(RowLine(record, row)),
+        was_interrupted=lambda: interruption.asked,
+    )
+    assert finished.report is not None
+    print_run(out, finished.record, finished.report)
+    limits = finished.record.limits
+    if finished.status == "budget_missed":
+        missed = ", ".join(f"{limit.name} of {limit.step}" for limit in limits if limit.held is False)
+        raise BudgetMissed(f"the budget is missed: {missed}", where=str(finished.path))
+    if finished.status == "not_judged" and not allow_unjudged:
+        unjudged = [limit for limit in limits if limit.held is None]
+        words = ", ".join(f"{limit.name} of {limit.step} ({limit.reason})" for limit in unjudged)
+        raise NotJudged(f"the budget is not judged: {words}", where=str(finished.path))
+
+
+class _Stop(KeyboardInterrupt):
+    """A KeyboardInterrupt of our own: CPython kills itself at exit after a plain one passed through an `exec`."""
+
+
+class Interruption:
+    """Remembers that the user asked to stop, by ctrl-C, SIGTERM, or a terminal that was closed."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> None:
+        """Take the signals from now on; one that whoever started this had ignored (`nohup`) stays so."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise _Stop

@@ -1,0 +1,69 @@
+"""Which files of a folder are as this package wrote them: nothing else is ever replaced or removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from os.path import lexists
+from pathlib import Path
+
+from compress.core.disk.files import move, sha256_file, write_json
+from compress.core.disk.inside import name_fault
+from compress.core.disk.reading import read_mapping
+from compress.core.errors import CompressError, UsageError
+
+MARKER = ".compress.json"
+"""The file of a folder that names what was written there: its kind, and the sha256 of each file."""
+
+
+def sign(folder: Path, kind: str, names: Iterable[str] | None = None) -> None:
+    """Note that files of a folder (all of them, unless `names` says which) are ours, as they are now."""
+    found = _files(folder) if names is None else names
+    written = {name: sha256_file(folder / name) for name in found if name != MARKER}
+    write_json(folder / MARKER, {"made_by": "compress", "kind": kind, "files": written})
+
+
+def not_ours(folder: Path, kind: str, names: Iterable[str] | None = None) -> list[str]:
+    """What of a folder (all of it, or those of `names` that are there) was not written by us as a part of `kind`, or
+    was changed since; by name, sorted."""
+    written = _written(folder, kind)
+    found = _files(folder) if names is None else [name for name in names if lexists(folder / name)]
+    return sorted(name for name in found if name != MARKER and not _is_as_written(folder, name, written))
+
+
+def set_aside(folder: Path, kind: str, names: Iterable[str]) -> list[Path]:
+    """Give what stands under names that will be written, and is not ours, other names beside; the new paths."""
+    moved = []
+    for name in not_ours(folder, kind, names):
+        moved.append(free_name(folder / name))
+        move(folder / name, moved[-1])
+    return moved
+
+
+def free_name(path: Path) -> Path:
+    """A name beside a file or folder that nothing has yet: `report.kept-1.html`."""
+    names = (path.with_name(f"{path.stem}.kept-{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not lexists(name))
+
+
+def _written(folder: Path, kind: str) -> dict[str, object]:
+    try:
+        body = read_mapping(folder / MARKER, error=UsageError)
+    except (OSError, CompressError):
+        return {}
+    files = body.get("files")
+    return files if body.get("kind") == kind and isinstance(files, dict) else {}
+
+
+def _is_as_written(folder: Path, name: str, written: dict[str, object]) -> bool:
+    file = folder / name
+    if name not in written or name_fault(name) is not None or file.is_symlink() or not file.is_file():
+        return False
+    return sha256_file(file) == written[name]
+
+
+def _files(folder: Path) -> list[str]:
+    """Everything below a folder that is no folder itself; links are not followed."""
+    return sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
+    )

@@ -1,0 +1,121 @@
+"""Where a source named in a profile stands on this machine. Nothing is imported, nothing is fetched."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+
+from compress.core.disk.inside import inside, name_fault
+from compress.core.errors import CompressError, ModelError
+
+PACKAGE = "package://"
+CODE = "python:"
+SKLEARN = "sklearn://"
+CONFIG = "config:"
+"""Before the JSON of a model that a profile describes instead of naming one."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".gguf", ".safetensors", ".onnx", ".bin", ".txt")
+
+
+def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
+    """The file or folder that `package://name/sub/folder` names, found without importing the package.
+
+    `name` is the name of an installed module or of an installed distribution.
+
+    Raises:
+        error: the package is not installed, holds no such path, or the path leads out of it (`outside-folder`).
+    """
+    name, _, below = uri.removeprefix(PACKAGE).partition("/")
+    fault = name_fault(below) if below else None
+    if not name or fault is not None:
+        raise error(
+            "expected `package://name/folder`, with a folder inside the package",
+            where=uri,
+            code="outside-folder",
+        )
+    roots = _module_folders(name) or _distribution_folders(name)
+    if not roots:
+        raise error(
+            f"no package {name!r} is installed in this Python",
+            where=uri,
+            hint=f"Install it here: `pip install {name.replace('_', '-')}`.",
+        )
+    for root in roots:
+        found = inside(root, below, where=uri, error=error) if below else root
+        if found.exists():
+            return found
+    raise error(f"the package {name!r} holds no {below!r}", where=uri, hint=f"It lies in {roots[0]}.")
+
+
+def local_path(source: str, base: Path, error: type[CompressError] = ModelError) -> Path | None:
+    """Where `source` stands on disk; None for a hub id, for `python:module:function` and for what is made here.
+
+    A path is resolved against `base`, the profile's folder. A text that could be both, such as `bert/tiny`,
+    is a path if it exists.
+
+    Raises:
+        error: it is a `package://` or a path, and there is nothing.
+    """
+    if source.startswith(PACKAGE):
+        return locate_package(source, error)
+    if source.startswith((CODE, CONFIG)):
+        return None
+    path = base / at_home(source)
+    # Unlike Path.exists, this answers for texts that cannot be a path at all (too long).
+    if os.path.exists(path):
+        return path.resolve()
+    if is_hub_id(source):
+        return None
+    raise error(f"there is no {path}", where=source, hint="Paths start at the folder of the profile.")
+
+
+def at_home(path: str) -> Path:
+    """A path with the `~` of somebody's home in place; a `~` of nobody stays as it is written."""
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(path)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether the text can name a repository of the hub: `name` or `owner/name`."""
+    return _HUB_ID.fullmatch(source) is not None and not source.lower().endswith(_FILE_SUFFIXES)
+
+
+def missing_source(source: str, base: Path) -> str | None:
+    """What is wrong with a source as far as this disk can tell; None if nothing is, or if a library holds it."""
+    if source.startswith(CODE):
+        well_formed = re.fullmatch(r"python:[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", source)
+        return None if well_formed else "expected `python:module:function`"
+    if source.startswith(CONFIG):
+        return "expected the name of a model"
+    if source.startswith(SKLEARN):
+        return None
+    try:
+        local_path(source, base)
+    except ModelError as error:
+        return error.message
+    return None
+
+
+def _module_folders(name: str) -> list[Path]:
+    """The folders of an importable top-level package."""
+    if not name.isidentifier():
+        return []
+    spec = importlib.util.find_spec(name)
+    return [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+
+
+def _distribution_folders(name: str) -> list[Path]:
+    """The folders of the top-level packages of an installed distribution."""
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return []
+    modules = {file.parts[0] for file in distribution.files or () if len(file.parts) > 1}
+    modules.update((distribution.read_text("top_level.txt") or "").split())
+    return [folder for module in sorted(modules) for folder in _module_folders(module)]

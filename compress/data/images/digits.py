@@ -1,0 +1,70 @@
+"""The handwritten digits that scikit-learn holds: 1,797 images of 8 x 8 (Alpaydin and Kaynak 1998, UCI)."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from compress.core.disk.package_paths import SKLEARN
+from compress.core.errors import DataError
+from compress.data.rows import Columns, Rows, Source
+
+_DIGITS = f"{SKLEARN}digits"
+_BRIGHTEST = 16
+
+
+def open_digits(path: str, columns: Columns) -> Source:
+    """The digits as their only split, `train`: uint8 arrays (8, 8), 16 grey values scaled to 0..255, labels "0".."9".
+
+    Raises:
+        DataError: another name than `digits`, or scikit-learn is not installed.
+    """
+    _check_name(path)
+
+    def read() -> Rows:
+        digits = _load()
+        pixels = np.rint(digits.images * (255 / _BRIGHTEST)).astype(np.uint8)
+        labels = [None if columns.label is None else str(label) for label in digits.target.tolist()]
+        return Rows(path, list(pixels), labels, place=lambda i: f"{path}, image {i}")
+
+    return Source(path, {"train": read}, {})
+
+
+def digits_fingerprint(path: str) -> str:
+    """sha256 over the name and the version of scikit-learn, which is not imported.
+
+    Raises:
+        DataError: as `open_digits`.
+    """
+    _check_name(path)
+    try:
+        version = metadata.version("scikit-learn")
+    except metadata.PackageNotFoundError as error:
+        raise _not_installed(path) from error
+    return hashlib.sha256(f"{path}\0{version}".encode()).hexdigest()
+
+
+def _load() -> Any:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise _not_installed(_DIGITS) from error
+    return load_digits()
+
+
+def _check_name(path: str) -> None:
+    if path != _DIGITS:
+        raise DataError(
+            "scikit-learn holds no such images", where=path, hint=f"The one that is read is `{_DIGITS}`."
+        )
+
+
+def _not_installed(path: str) -> DataError:
+    return DataError(
+        "scikit-learn is not installed in this Python",
+        where=path,
+        hint="Install it here: `pip install scikit-learn`.",
+    )

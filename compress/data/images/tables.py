@@ -1,0 +1,85 @@
+"""Images in tables: parquet files and splits of the hub, through `datasets`, which maps them into memory.
+
+An image's bytes stay in the mapped file until the image is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compress.core.disk.inside import inside
+from compress.core.errors import DataError
+from compress.data.reading.files import is_table
+from compress.data.reading.hub import split_rows
+from compress.data.rows import Columns, Rows
+from compress.data.splits import Item, StoredImage
+
+
+def read_image_table(path: Path, columns: Columns) -> Rows:
+    """The images of a parquet file, with their labels where a column of labels is asked for.
+
+    Raises:
+        DataError: another kind of table, an unreadable file, or a column is missing.
+    """
+    if path.suffix.lower() != ".parquet":
+        assert is_table(path), path
+        raise DataError(
+            f"a {path.suffix} file cannot hold images",
+            where=str(path),
+            hint="Images are read from folders with a sub-folder a class, from parquet files and from the hub.",
+        )
+    # Imported here: nothing else of a local data set needs it.
+    import datasets
+    import pyarrow as pa
+
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        table = datasets.Dataset.from_parquet(str(path))
+        table.data.table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"not a readable parquet file: {error}", where=str(path)) from error
+    finally:
+        if bars:
+            datasets.utils.logging.enable_progress_bar()
+    return read_image_split(table, str(path), columns, path.parent)
+
+
+def read_image_split(dataset: Any, where: str, columns: Columns, folder: Path | None = None) -> Rows:
+    """The images of one split; a `ClassLabel` names its numbers.
+
+    Args:
+        folder: where files lie that rows name in place of images; unset: the cache of the hub.
+
+    Raises:
+        DataError: a column is missing, or a row names a file that is not in the folder.
+    """
+    import datasets
+
+    place = Path(datasets.config.HF_CACHE_HOME).expanduser() if folder is None else folder
+
+    def images(column: str) -> list[Item | object]:
+        table = dataset.select_columns([column])
+        if isinstance(dataset.features[column], datasets.Image):
+            table = table.cast_column(column, datasets.Image(decode=False))
+        return [_item(table, row, column, place, where) for row in range(len(table))]
+
+    return split_rows(dataset, where, columns, images)
+
+
+def _item(table: Any, row: int, column: str, folder: Path, where: str) -> Item | object:
+    """A handle of the image in a row, a file of `folder` where the row names one, None where it holds nothing."""
+    value = table[row][column]
+    if isinstance(value, dict):
+        if value.get("bytes") is None:
+            return _named(folder, value["path"], f"{where}, row {row}") if value.get("path") else None
+        return StoredImage(table, row, column)
+    return StoredImage(table, row, column) if isinstance(value, bytes) else value
+
+
+def _named(folder: Path, name: object, where: str) -> Path:
+    """The file that a row names: from the folder on, or as a path of this machine that lies in it."""
+    if isinstance(name, str) and Path(name).is_absolute() and Path(name).is_relative_to(folder.absolute()):
+        name = str(Path(name).relative_to(folder.absolute()))
+    return inside(folder, name, where=where, error=DataError)

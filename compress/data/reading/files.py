@@ -1,0 +1,298 @@
+"""csv, tsv, json, json lines and parquet files -> rows.
+
+Python's own csv and json readers are used because they know on which line a row stands, and because they take
+every value as it is written: the label `NA` stays a label, and `007` keeps its zeros.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compress.core.errors import DataError
+from compress.core.spelling import nearest
+from compress.data.faults import Faults
+from compress.data.names import column_named, shown
+from compress.data.reading.encodings import UTF_8, decode
+from compress.data.reading.large import read_large
+from compress.data.reading.separators import long_fields, separated_by, separator_notes
+from compress.data.rows import Columns, Rows
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file's ending is one that `read_table` knows."""
+    return path.suffix.lower() in _READERS
+
+
+def read_table(path: Path, columns: Columns) -> Rows:
+    """The columns of a file; its ending says what kind of file it is.
+
+    Raises:
+        DataError: unknown ending, unreadable or malformed file, or a column is missing.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"files ending in {path.suffix!r} are not read; known endings: {', '.join(_READERS)}",
+            where=shown(path),
+        )
+    return read_large(path, columns) or reader(path, columns)
+
+
+def read_head(path: Path, rows: int = 2000) -> dict[str, list[object]]:
+    """The first rows of a table, by column, written as `read_table` would find it.
+
+    Raises:
+        DataError: as `read_table`, but for columns.
+    """
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return _parquet_head(path, rows)
+    text, _ = decode(read_bytes(path), path)
+    if ending in (".csv", ".tsv"):
+        usual = "\t" if ending == ".tsv" else ","
+        with long_fields():
+            text, mark = separated_by(text, usual)
+            header, values, _ = _parse_separated(text, path, mark)
+        return {name: [row[at] for row in values[:rows]] for at, name in enumerate(header)}
+    array = text.lstrip().startswith("[")
+    objects = (_json_array(text, path) if array else _json_lines(text, path)[0])[:rows]
+    known = dict.fromkeys(key for item in objects if isinstance(item, dict) for key in item)
+    return {name: [item.get(name) for item in objects if isinstance(item, dict)] for name in known}
+
+
+def _parquet_head(path: Path, rows: int) -> dict[str, list[object]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if not name.startswith("__")]
+            batch = next(file.iter_batches(rows, columns=names), None)
+            if batch is not None:
+                batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
+    return {name: [] if batch is None else batch.column(name).to_pylist() for name in names}
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=shown(path), code="unreadable") from error
+
+
+def read_notes(path: Path, encoding: str) -> tuple[str, ...]:
+    """What is said of a file that was not read as UTF-8."""
+    if encoding == UTF_8:
+        return ()
+    return (f"{shown(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` names another",)
+
+
+def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
+    """csv and tsv. The first line names the columns; empty lines are skipped."""
+    text, encoding = decode(read_bytes(path), path, columns.written.encoding)
+    notes = () if columns.written.encoding else read_notes(path, encoding)
+    with long_fields():
+        text, mark = separated_by(text, usual, columns.written.separator)
+        header, rows, lines = _parse_separated(text, path, mark)
+    notes += separator_notes(mark, usual, columns.written.separator, path.name)
+    found = _check_columns(header, columns, path)
+    text_at = header.index(found[0])
+    label_at = None if columns.label is None else header.index(found[1])
+    return Rows(
+        where=shown(path),
+        texts=[row[text_at] for row in rows],
+        labels=[None if label_at is None else row[label_at] for row in rows],
+        place=lambda i: f"{shown(path)}:{lines[i]}",
+        notes=notes,
+    )
+
+
+def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Header, rows, and the line each row begins on."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    faults = Faults()
+    header: list[str] | None = None
+    begin = 1
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            line, begin = begin, reader.line_num + 1
+            if not row:
+                continue
+            if header is None:
+                header = [name.strip() for name in row]
+                continue
+            if len(row) != len(header):
+                faults.add(
+                    DataError(
+                        f"{len(row)} fields where the header has {len(header)}",
+                        where=f"{shown(path)}:{line}",
+                        hint="A text that holds the separator or a line break must stand in double quotes.",
+                        code="row-fields",
+                    )
+                )
+                continue
+            rows.append(row)
+            lines.append(line)
+    except csv.Error as error:
+        opened = "unexpected end of data" in str(error)
+        message = "a double quote is opened and never closed" if opened else f"malformed: {error}"
+        hint = 'A double quote inside a quoted text is written twice: "".'
+        faults.add(DataError(message, where=f"{shown(path)}:{begin}", hint=hint, code="row-quotes"))
+    faults.raise_all()
+    if header is None:
+        raise DataError("the file is empty", where=shown(path))
+    return header, rows, lines
+
+
+def _read_json(path: Path, columns: Columns) -> Rows:
+    """One JSON array of objects, or one object a line."""
+    _refuse_separator(path, columns)
+    text, encoding = decode(read_bytes(path), path, columns.written.encoding)
+    if not text.strip():
+        raise DataError("the file is empty", where=shown(path), code="data-empty")
+    array = text.lstrip().startswith("[")
+    objects, lines = (_json_array(text, path), None) if array else _json_lines(text, path)
+
+    def place(i: int) -> str:
+        return f"{shown(path)}: entry {i}" if lines is None else f"{shown(path)}:{lines[i]}"
+
+    for i, item in enumerate(objects):
+        if not isinstance(item, dict):
+            raise DataError("expected an object with the columns as keys", where=place(i))
+    known = dict.fromkeys(key for item in objects for key in item)
+    text_name, *label_name = _check_columns(list(known), columns, path)
+    # A row without the key counts as null: the check of the values says where it stands.
+    return Rows(
+        where=shown(path),
+        texts=[item.get(text_name) for item in objects],
+        labels=[item.get(label_name[0]) if label_name else None for item in objects],
+        place=place,
+        notes=() if columns.written.encoding else read_notes(path, encoding),
+    )
+
+
+def _refuse_separator(path: Path, columns: Columns) -> None:
+    if columns.written.separator is not None:
+        raise DataError(
+            f"a {path.suffix} file has no separator", where="data.separator", code="separator-unused"
+        )
+
+
+def _json_array(text: str, path: Path) -> list[Any]:
+    try:
+        parsed: list[Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise DataError(
+            f"malformed JSON: {getattr(error, 'msg', error)}", where=f"{shown(path)}:{line}"
+        ) from error
+    return parsed
+
+
+def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
+    """Objects and the line of each. Lines end at line feeds only: JSON texts may hold other separators."""
+    objects: list[Any] = []
+    lines: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            objects.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            message = f"malformed JSON: {getattr(error, 'msg', error)}"
+            hint = "Expected one JSON object a line, or one array of objects."
+            raise DataError(message, where=f"{shown(path)}:{number}", hint=hint) from error
+        lines.append(number)
+    return objects, lines
+
+
+def _read_parquet(path: Path, columns: Columns) -> Rows:
+    """Only the columns asked for are read; names that `datasets` left for numbered labels are taken over."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _refuse_separator(path, columns)
+    if columns.written.encoding is not None:
+        raise DataError(
+            "a parquet file knows its encoding itself", where="data.encoding", code="encoding-unused"
+        )
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            found = _check_columns(schema.names, columns, path)
+            table = file.read(columns=found)
+            # Else bytes that are no UTF-8 are found only when they are made a string.
+            table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"not a readable parquet file: {error}", where=shown(path)) from error
+    return Rows(
+        where=shown(path),
+        texts=table.column(found[0]).to_pylist(),
+        labels=[None] * table.num_rows if columns.label is None else table.column(found[1]).to_pylist(),
+        place=lambda i: f"{shown(path)}: row {i}",
+        label_names=None if columns.label is None else _class_names(schema.metadata, found[1]),
+    )
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
+    """The `ClassLabel` names in a parquet file's metadata, as `datasets` writes them; None without them."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features[label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _check_columns(known: list[str], columns: Columns, path: Path) -> list[str]:
+    """The declared columns as the file writes them; each is there, once."""
+    found = check_columns(known, columns, shown(path))
+    for name in found:
+        if known.count(name) > 1:
+            raise DataError(f"two columns are called {name!r}", where=shown(path), code="column-twice")
+    return found
+
+
+def check_columns(known: Sequence[str], columns: Columns, where: str) -> list[str]:
+    """The declared columns, by the names that they have in the data.
+
+    Raises:
+        DataError: a column is missing; names the nearest that is there, and the key that declares it.
+    """
+    found: list[str] = []
+    faults = Faults()
+    for key, name in columns.keyed:
+        column = column_named(name, known)
+        if column is None:
+            hint = f"Set `data.{key}`; the columns are: {', '.join(map(repr, known))}."
+            if len(known) == 1:
+                hint += " If that is one column where there should be several, set `data.separator`."
+            message = f"no column {name!r}{nearest(name, known)}"
+            faults.add(DataError(message, where=where, hint=hint, code="column-missing"))
+        else:
+            found.append(column)
+    faults.raise_all()
+    return found
+
+
+_READERS: Mapping[str, Callable[[Path, Columns], Rows]] = {
+    ".csv": partial(_read_separated, usual=","),
+    ".tsv": partial(_read_separated, usual="\t"),
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,206 @@
+"""Folders of data: one file a split, or one sub-folder a class with a file an example.
+
+clinc/train.csv, validation.csv, test.csv           a file a split (`dev`, `val`, `valid`, `eval`: validation)
+bbc/sport/001.txt, bbc/tech/001.txt, ...            one split, `train`: a sub-folder a class
+bbc/train/sport/001.txt, bbc/test/sport/001.txt     a folder a split, in each a sub-folder a class
+notes/001.txt, notes/old/002.txt, ...               one split without labels, where none are asked for
+
+Names of splits count in any case (`Train`, `TEST`), names of classes in any Unicode form; bytes of a name that are not
+UTF-8 stand escaped in its label.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from compress.core.errors import DataError
+from compress.data.faults import Faults
+from compress.data.kinds import ItemKind
+from compress.data.names import TRAIN, composed, is_split, shown
+from compress.data.reading.files import is_table
+from compress.data.rows import Columns, Rows, Source, Written
+
+_LEFT_BEHIND = ("__pycache__", "__MACOSX")
+
+
+def open_file(path: Path, columns: Columns, kind: ItemKind) -> Source:
+    """One file: its only split is `train`."""
+    return Source(shown(path), {TRAIN: partial(kind.read_table, path, columns)}, {path.name: path})
+
+
+def open_folder(folder: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind) -> Source:
+    """The splits of a folder, whichever of the layouts it has.
+
+    Where `columns` asks for no labels, the files of a split may lie in its folder itself or at any depth below it.
+
+    Args:
+        named: names that the profile gives to splits, beside the usual ones.
+
+    Raises:
+        DataError: the folder has none of the layouts, or two files for the same split.
+    """
+    entries = _entries(folder)
+    tables = [entry for entry in entries if entry.is_file() and is_table(entry)]
+    folders = [entry for entry in entries if entry.is_dir()]
+    if any(is_split(table.stem, named) for table in tables) or (tables and not folders):
+        return _table_folder(folder, tables, columns, kind)
+    if columns.label is None:
+        splits = [entry for entry in folders if is_split(entry.name, named)]
+        return _loose_source(folder, splits, kind, columns.written)
+    split_folders = {
+        entry.name: classes
+        for entry in folders
+        if is_split(entry.name, named) and (classes := _class_folders(entry))
+    }
+    if split_folders:
+        return _class_source(folder, split_folders, kind, columns.written)
+    if folders:
+        return _class_source(folder, {TRAIN: folders}, kind, columns.written)
+    raise _no_data(folder, f"one sub-folder a class with {kind.file}s")
+
+
+def _table_folder(folder: Path, tables: list[Path], columns: Columns, kind: ItemKind) -> Source:
+    by_split: dict[str, Path] = {}
+    for table in tables:
+        if table.stem in by_split:
+            raise DataError(
+                f"{by_split[table.stem].name} and {table.name} are both the split {table.stem!r}",
+                where=shown(folder),
+                hint="Leave one of them, or name one file as `data.path`.",
+            )
+        by_split[table.stem] = table
+    readers: dict[str, Callable[[], Rows]] = {
+        split: partial(kind.read_table, path, columns) for split, path in by_split.items()
+    }
+    return Source(shown(folder), readers, {path.name: path for path in tables})
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What stands in a folder; hidden entries and what Python and macOS leave behind are left out."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=shown(folder)) from error
+    return [folder / name for name in names if name[0] != "." and name not in _LEFT_BEHIND]
+
+
+def _files(folder: Path, kind: ItemKind) -> list[Path]:
+    """The files of one example each that lie directly in a folder."""
+    return [entry for entry in _entries(folder) if _is_example(entry, kind)]
+
+
+def _is_example(entry: Path, kind: ItemKind) -> bool:
+    return kind.holds_one(entry) and entry.is_file() and (kind.may_be_empty or entry.stat().st_size > 0)
+
+
+def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
+    """A note on what of a class is no example of it: files of other kinds, empty ones, links to nothing, folders."""
+    found: Counter[str] = Counter()
+    for entry in entries:
+        if entry.is_dir():
+            found["in sub-folders"] += max(1, len(_files_below(entry, kind)))
+        elif not entry.is_file():
+            found["links to nothing" if entry.is_symlink() else "no files"] += 1
+        else:
+            ending = shown(entry.suffix.lower()) or "without an ending"
+            found["empty" if kind.holds_one(entry) else ending] += 1
+    if not found:
+        return ()
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(found.items(), key=lambda one: -one[1]))
+    return (
+        f"{found.total()} in the class folders are no {kind.noun} that can be read, and are left out: {counts}",
+    )
+
+
+def _files_below(folder: Path, kind: ItemKind, above: frozenset[str] = frozenset()) -> list[Path]:
+    """The same at any depth; a link to one of the folders `above` would have no end, and is left out."""
+    here = above | {os.path.realpath(folder)}
+    deeper = [
+        file
+        for entry in _class_folders(folder)
+        if os.path.realpath(entry) not in here
+        for file in _files_below(entry, kind, here)
+    ]
+    return [*_files(folder, kind), *deeper]
+
+
+def _class_source(root: Path, splits: Mapping[str, list[Path]], kind: ItemKind, written: Written) -> Source:
+    """Splits of class folders: the name of an example's folder is its label."""
+    files: dict[str, Path] = {}
+    readers: dict[str, Callable[[], Rows]] = {}
+    for split, classes in splits.items():
+        by_class = {folder: _files(folder, kind) for folder in classes}
+        readers[split] = partial(_read_classes, classes[0].parent, by_class, kind, written)
+        files.update(
+            (str(path).removeprefix(f"{root}{os.sep}"), path) for paths in by_class.values() for path in paths
+        )
+    return Source(shown(root), readers, files)
+
+
+def _read_classes(
+    folder: Path, by_class: Mapping[Path, list[Path]], kind: ItemKind, written: Written
+) -> Rows:
+    faults = Faults()
+    for class_folder, paths in by_class.items():
+        if not paths:
+            faults.add(
+                DataError(
+                    f"the class folder holds no {kind.file}",
+                    where=shown(class_folder),
+                    hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
+                    code="class-empty",
+                )
+            )
+    faults.raise_all()
+    paths = [path for each in by_class.values() for path in each]
+    read = set(paths)
+    notes = _passed_over((entry for each in by_class for entry in _entries(each) if entry not in read), kind)
+    labels = [label for each, files in by_class.items() for label in [label_of(each)] * len(files)]
+    return _rows(folder, paths, labels, kind, written, notes)
+
+
+def label_of(folder: Path) -> str:
+    """The label that a class folder stands for."""
+    return composed(shown(folder.name))
+
+
+def _loose_source(root: Path, split_folders: list[Path], kind: ItemKind, written: Written) -> Source:
+    """Splits without labels: folders with the usual names, or all that lies below the root."""
+    by_split = {entry.name: found for entry in split_folders if (found := _files_below(entry, kind))}
+    by_split = by_split or {TRAIN: _files_below(root, kind)}
+    if not any(by_split.values()):
+        raise _no_data(root, f"{kind.file}s")
+    readers: dict[str, Callable[[], Rows]] = {
+        split: partial(_rows, root, paths, [None] * len(paths), kind, written)
+        for split, paths in by_split.items()
+    }
+    files = {str(path.relative_to(root)): path for paths in by_split.values() for path in paths}
+    return Source(shown(root), readers, files)
+
+
+def _rows(
+    folder: Path,
+    paths: list[Path],
+    labels: Sequence[object],
+    kind: ItemKind,
+    written: Written,
+    passed_over: tuple[str, ...] = (),
+) -> Rows:
+    values, notes = kind.read_files(folder, paths, written)
+    return Rows(shown(folder), values, labels, place=lambda i: shown(paths[i]), notes=(*passed_over, *notes))
+
+
+def _no_data(folder: Path, files: str) -> DataError:
+    return DataError(
+        "the folder holds no data",
+        where=shown(folder),
+        hint=f"Expected train.csv (or .jsonl, .parquet, ...), or {files}.",
+    )

@@ -1,0 +1,130 @@
+"""Data sets of the Hugging Face hub, through `datasets`, which is imported only when one is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from compress.core.disk.inside import name_fault
+from compress.core.errors import DataError
+from compress.data.reading.files import check_columns
+from compress.data.rows import Columns, Rows, Source
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_S = 20
+
+
+def open_hub(
+    path: str,
+    name: str | None,
+    revision: str | None,
+    columns: Columns,
+    read: Callable[[Any, str, Columns], Rows],
+) -> Source:
+    """The splits of a hub data set. The network is asked only for what the local cache does not hold.
+
+    Args:
+        read: gives the rows of a split, as `read_split` does for texts.
+
+    Raises:
+        DataError: the data set cannot be reached, does not exist, or needs a configuration to be named.
+    """
+    commit = cached_commit(path, revision)
+    loaded = _load_cached(path, name, commit) if commit else None
+    if loaded is None:
+        loaded = _download(path, name, commit or revision)
+    readers = {
+        str(split): partial(read, dataset, f"{path}, split {split}", columns)
+        for split, dataset in loaded.items()
+    }
+    return Source(path, readers, {})
+
+
+def read_split(dataset: Any, where: str, columns: Columns) -> Rows:
+    """The texts of one split, with their labels."""
+    return split_rows(dataset, where, columns, lambda text: list(dataset[text]))
+
+
+def split_rows(dataset: Any, where: str, columns: Columns, items: Callable[[str], Sequence[object]]) -> Rows:
+    """The columns of one split; a `ClassLabel` names its numbers.
+
+    Args:
+        items: gives the examples of a column.
+    """
+    text, *label = check_columns(dataset.column_names, columns, where)
+    names = getattr(dataset.features[label[0]], "names", None) if label else None
+    return Rows(
+        where=where,
+        texts=items(text),
+        labels=list(dataset[label[0]]) if label else [None] * len(dataset),
+        place=lambda i: f"{where}, row {i}",
+        label_names=tuple(names) if names else None,
+    )
+
+
+def cached_commit(path: str, revision: str | None) -> str | None:
+    """The commit that a revision of a data set stands for, as far as the local cache knows; no network."""
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if name_fault(path) is not None or (revision and name_fault(revision) is not None):
+        return None
+    reference = Path(HF_HUB_CACHE, f"datasets--{path.replace('/', '--')}", "refs", revision or "main")
+    try:
+        commit = reference.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _load_cached(path: str, name: str | None, commit: str) -> Any:
+    """The splits that an earlier download of this very commit left; None without one.
+
+    `datasets` itself would fall back to whichever commit is cached, after retrying for half a minute.
+    """
+    from datasets.config import HF_DATASETS_CACHE
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if name is not None and (name_fault(name) is not None or "/" in name):
+        return None
+    *owner, own_name = path.split("/")
+    folder = Path(HF_DATASETS_CACHE, "___".join((*owner, camelcase_to_snakecase(own_name))))
+    found = [
+        info.parent for info in folder.glob(f"{escape(name) if name else '*'}/*/{commit}/dataset_info.json")
+    ]
+    if len(found) != 1:
+        return None
+    config, version, _ = found[0].parts[-3:]
+    cached = Cache(repo_id=path, dataset_name=own_name, config_name=config, version=version, hash=commit)
+    return cached.as_dataset()
+
+
+def _download(path: str, name: str | None, revision: str | None) -> Any:
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        # Asked first, for `datasets` retries for half a minute where there is no network.
+        HfApi().dataset_info(path, revision=revision, timeout=_TIMEOUT_S)
+        return datasets.load_dataset(path, name, revision=revision)
+    except RepositoryNotFoundError as error:
+        hint = "Is it private, or meant as a path? Paths start at the folder of the profile."
+        raise DataError("no such path, and the hub has no such data set", where=path, hint=hint) from error
+    except RevisionNotFoundError as error:
+        raise DataError(f"the data set has no revision {revision!r}", where=path) from error
+    except (HTTPError, ConnectionError) as error:
+        raise DataError(
+            "no such path, and the hub cannot be asked for a data set of this name",
+            where=path,
+            hint=f"Without a network only local paths and data sets fetched before can be used ({error}).",
+        ) from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        hint = "A data set with several configurations needs `data.name`."
+        raise DataError(f"the data set cannot be loaded: {error}", where=path, hint=hint) from error

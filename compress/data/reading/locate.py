@@ -1,0 +1,88 @@
+"""Data is found: the source that a path of the profile names, and the fingerprint of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from compress.core.disk.package_paths import SKLEARN, local_path
+from compress.core.disk.watched import Watched
+from compress.core.errors import DataError
+from compress.data.images.digits import digits_fingerprint, open_digits
+from compress.data.kinds import ItemKind
+from compress.data.reading.folders import open_file, open_folder
+from compress.data.reading.hub import cached_commit, open_hub
+from compress.data.rows import Columns, Source, Written
+from compress.profile.schema import DataSpec
+from compress.profile.specs.unlabeled import UnlabeledSpec
+
+
+def open_source(
+    spec: DataSpec | UnlabeledSpec, base: Path, columns: Columns, named: tuple[str, ...], kind: ItemKind
+) -> Source:
+    """The source that a spec names; nothing of its examples is read yet.
+
+    Args:
+        base: the folder that relative paths start at.
+        named: names that the profile gives to splits, beside the usual ones.
+
+    Raises:
+        DataError: there is none, or it holds another kind of example.
+    """
+    columns = replace(columns, written=Written(spec.separator, spec.encoding))
+    if spec.path.startswith(SKLEARN):
+        if not kind.of_images:
+            raise DataError(f"these are images; this task takes {kind.noun}s", where=spec.path)
+        _refuse_written(columns.written, "images of scikit-learn")
+        return open_digits(spec.path, columns)
+    if kind.of_images:
+        _refuse_written(columns.written, "images")
+    path = local_path(spec.path, base, DataError)
+    if path is None:
+        _refuse_written(columns.written, "a data set of the hub")
+        return open_hub(spec.path, spec.name, spec.revision, columns, kind.read_split)
+    return open_file(path, columns, kind) if path.is_file() else open_folder(path, columns, named, kind)
+
+
+def source_fingerprint(
+    spec: DataSpec | UnlabeledSpec,
+    base: Path,
+    columns: Columns,
+    named: tuple[str, ...],
+    kind: ItemKind,
+    watched: Watched,
+) -> str | None:
+    """sha256 over the names and bytes of all files of a source, or of a hub data set's commit.
+
+    None: a hub data set whose commit the local cache does not know; the network is not asked.
+
+    Raises:
+        DataError: there is no such data.
+    """
+    if spec.path.startswith(SKLEARN):
+        return digits_fingerprint(spec.path)
+    digest = hashlib.sha256()
+    if local_path(spec.path, base, DataError) is None:
+        commit = cached_commit(spec.path, spec.revision)
+        if commit is None:
+            return None
+        digest.update("\0".join((spec.path, spec.name or "", commit)).encode())
+        return digest.hexdigest()
+    for name, file in sorted(open_source(spec, base, columns, named, kind).files.items()):
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + bytes.fromhex(_sha256(file, watched)))
+    return digest.hexdigest()
+
+
+def _refuse_written(written: Written, what: str) -> None:
+    """A key that would do nothing is refused."""
+    for key, value in vars(written).items():
+        if value is not None:
+            raise DataError(f"of {what} nothing is decoded here", where=f"data.{key}", code=f"{key}-unused")
+
+
+def _sha256(file: Path, watched: Watched) -> str:
+    try:
+        return watched.sha256(file)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(file)) from error

@@ -1,0 +1,252 @@
+"""Measures one ONNX file, alone or against another, and leaves a run like any other."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from compress.core.artifacts import Artifact
+from compress.core.disk.exhaustion import resource_errors
+from compress.core.disk.files import digest_of
+from compress.core.disk.watched import Watched
+from compress.core.errors import RunInterrupted, UsageError, in_words
+from compress.core.numerics import local_numerics
+from compress.core.records import Role, RunRecord, StepRecord, TargetMeasurement
+from compress.core.terminal.progress import Progress
+from compress.data.sources import load as load_data
+from compress.data.splits import Splits
+from compress.engine.contents import examples_digest
+from compress.engine.environment import describe_environment
+from compress.engine.foreign.interfaces import check_fixed, check_positions
+from compress.engine.foreign.onnx_file import Given, TakenIn, for_baseline, take_in
+from compress.engine.resolve import check_judges, scored_with
+from compress.measuring.artifact import measure
+from compress.measuring.identity import model_digest
+from compress.measuring.keys import measurement_key
+from compress.measuring.memory_limit import check_memory_limit
+from compress.planning.steps import BASELINE
+from compress.profile.measure_request import MeasureRequest
+from compress.store.runs import RUNS, RunStore
+from compress.targets.local import ResolvedTarget
+from compress.targets.resolving import close_all, resolve_all
+from compress.tasks.base import task_of
+from compress.tasks.table import task_kind
+
+MODEL = "model"
+"""The step that a measured model is, where it is measured against another."""
+
+OnRow = Callable[[RunRecord, StepRecord], None]
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What every row of one measurement shares."""
+
+    request: MeasureRequest
+    base: Path
+    splits: Splits
+    targets: tuple[ResolvedTarget, ...]
+    progress: Progress
+    allow_code: bool
+
+    @cached_property
+    def scored_with(self) -> dict[str, object]:
+        """What decides the measuring beside the test split."""
+        return scored_with(self.request.task, self.request.data, self.base, Watched())
+
+
+def measure_files(
+    model: Path,
+    baseline: Path | None,
+    given: Given,
+    request: MeasureRequest,
+    base: Path,
+    folder: Path,
+    progress: Progress,
+    on_row: OnRow,
+    *,
+    allow_code: bool = False,
+) -> tuple[RunRecord, RunStore]:
+    """Measure an ONNX file on the test split, in turns with a baseline; without one it is its own.
+
+    Nothing is taken from the cache: whoever measures again wants to know again. The run of an equal request is
+    replaced.
+
+    Args:
+        model: an ONNX file, or the folder of a bundle or an artifact; `baseline` too.
+        given: what the files do not say themselves.
+        base: the folder that relative paths of the data start at.
+        folder: the working folder; the run's directory is `runs/<id>/` in it.
+        allow_code: whether code of the user that judges answers may run.
+
+    Raises:
+        DataError, ModelError, TargetError: something cannot be used as declared.
+    """
+    if any(target.runtime != "onnxruntime" for target in request.targets):
+        raise UsageError("an ONNX file runs on onnxruntime, not on torch", where="--target")
+    began = time.monotonic()
+    check_judges(request.data, base, allow_code=allow_code)
+    targets = resolve_all(request.targets, request.measure.patience_s)
+    splits = load_data(request.data, base, request.seed, request.task)
+    session = _Session(request, base, splits, targets, progress, allow_code)
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-measured-"))
+        taken = [_take_in(model, given, session, Path(name) / MODEL)]
+        if baseline is not None:
+            taken.insert(0, _take_in(baseline, for_baseline(given, baseline), session, Path(name) / BASELINE))
+        run = _new_run(session, taken)
+        store = RunStore(folder / RUNS / run.run)
+        stack.enter_context(store.lock(progress))
+        store.begin(run)
+        try:
+            with resource_errors(lambda: (store.path, Path(tempfile.gettempdir()))):
+                for position, one in enumerate(taken):
+                    record = _row(one, taken[0], run.steps[0] if run.steps else None, session)
+                    if one is taken[-1]:
+                        check_memory_limit(record.measurements)
+                    store.add(position, record)
+                    run = run.model_copy(update={"steps": (*run.steps, record)})
+                    on_row(run, record)
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            update = {
+                "status": "interrupted" if stopped else "failed",
+                "error": "stopped" if stopped else in_words(error),
+            }
+            # Where the disk is full there may be no space for the record either: the error is told all the same.
+            with suppress(OSError):
+                store.write(run.model_copy(update=update))
+            if stopped:
+                raise RunInterrupted("stopped", where=str(store.path)) from None
+            raise
+        finally:
+            close_all(targets, progress)
+        seconds = time.monotonic() - began
+        run = run.model_copy(update={"status": "ok", "seconds": seconds, "wall_seconds": seconds})
+        store.write(run)
+    return run, store
+
+
+def _take_in(model: Path, given: Given, session: _Session, folder: Path) -> TakenIn:
+    request = session.request
+    taken = take_in(model, given, request.task, session.splits.labels, request.data.max_length, folder)
+    check_fixed(taken.file, taken.fixed, request.targets)
+    check_positions(taken.file, taken.positions, request.targets, request.task)
+    return taken
+
+
+def _new_run(session: _Session, taken: list[TakenIn]) -> RunRecord:
+    request, splits = session.request, session.splits
+    said = {
+        "measured": str(taken[-1].file.absolute()),
+        "baseline": str(taken[0].file.absolute()) if len(taken) > 1 else None,
+        **request.model_dump(mode="json", exclude_defaults=True),
+    }
+    body = [
+        [one.artifact.digest for one in taken],
+        [target.fingerprint for target in session.targets],
+        examples_digest(splits.test),
+        {**request.model_dump(mode="json"), "measure": request.measure.identity()},
+        *filter(None, (session.scored_with,)),
+    ]
+    digest = digest_of(body)
+    return RunRecord(
+        run=f"{request.name}-{digest[:12]}",
+        profile=request.name,
+        task=request.task,
+        metric=task_kind(request.task).metric.name,
+        status="running",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        labels=splits.labels,
+        splits={"test": len(splits.test)},
+        seed=request.seed,
+        profile_text=yaml.safe_dump(said, sort_keys=False, allow_unicode=True),
+        environment=describe_environment(local_numerics(), session.targets),
+        targets=tuple(target.label for target in session.targets),
+        steps=(),
+        notes=(*splits.notes, *_fixed_notes(taken), *_label_notes(taken, splits)),
+    )
+
+
+def _fixed_notes(taken: list[TakenIn]) -> list[str]:
+    """What of the models' sizes is fixed, so that the numbers are of nothing else."""
+    return [f"{one.file.name} {words}." for one in taken if (words := one.fixed.words()) is not None]
+
+
+def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
+    """Which models know more labels than the data has: the others are no answers here."""
+    return [
+        f"{one.file.name} knows {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
+        "compared among those."
+        for one in taken
+        if one.labels is not None
+    ]
+
+
+def _row(taken: TakenIn, baseline: TakenIn, first: StepRecord | None, session: _Session) -> StepRecord:
+    """Measure a file on each target; `first` is the baseline's record, None where this is the baseline."""
+    found = []
+    for number, target in enumerate(session.targets):
+        against = None if first is None else first.measurements[number]
+        found.append(_measure(taken.artifact, baseline.artifact, against, target, session))
+    role: Role = "baseline" if first is None else "step"
+    return StepRecord(
+        step=BASELINE if first is None else MODEL,
+        kind="measure",
+        role=role,
+        status="ok",
+        key=taken.artifact.digest,
+        form="onnx" if taken.form is None else str(taken.form),
+        artifact=str(taken.file.absolute()),
+        measured=str(taken.file.absolute()),
+        model_digest=model_digest(taken.artifact, taken.weights),
+        facts={**taken.facts, **({"fixed": fixed} if (fixed := taken.fixed.facts()) else {})},
+        size=taken.size,
+        parameters=taken.facts.get("parameters"),
+        macs=taken.facts.get("macs"),
+        measure_seconds=sum(one.seconds for one in found),
+        measurements=tuple(found),
+    )
+
+
+def _measure(
+    artifact: Artifact,
+    baseline: Artifact,
+    against: TargetMeasurement | None,
+    target: ResolvedTarget,
+    session: _Session,
+) -> TargetMeasurement:
+    request, test = session.request, session.splits.test
+    key = measurement_key(
+        # All files count here: weights beside the model may be called anything.
+        artifact_digest=artifact.digest,
+        baseline_digest=baseline.digest,
+        fingerprint=target.fingerprint,
+        split=examples_digest(test),
+        spec=request.measure,
+        seed=request.seed,
+        by=session.scored_with,
+    )
+    return measure(
+        artifact,
+        baseline,
+        against,
+        target,
+        task_of(request.task, request.data),
+        test,
+        request.measure,
+        seed=request.seed,
+        key=key,
+        progress=session.progress,
+        base=session.base,
+        allow_code=session.allow_code,
+    )

@@ -1,0 +1,394 @@
+"""Takes in an ONNX file from wherever it comes: with what lies beside it, or with what the user says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from compress.bundles.layout import MANIFEST
+from compress.core.artifacts import MODEL_CONFIG, ONNX_MODEL, SEAL, TASK, TOKENIZER, Artifact, seal
+from compress.core.disk.files import copy_file, make_folder, sha256_file, write_json, write_text
+from compress.core.disk.inside import inside
+from compress.core.disk.reading import read_mapping, understood
+from compress.core.errors import ModelError, UsageError
+from compress.core.forms import ONNX_FLOAT, Form
+from compress.core.records import Size
+from compress.core.units import megabytes
+from compress.encoding.interface import SECTION, Interface
+from compress.encoding.preprocessing import declared_images
+from compress.engine.foreign.interfaces import (
+    Fixed,
+    channels_last,
+    check_output,
+    check_said,
+    fixed_sizes,
+    image_input,
+    output_read,
+    text_inputs,
+)
+from compress.models.io.onnx_files import OnnxFile, copy_onnx, onnx_file, read_onnx
+from compress.models.teacher.labels import head_names, match_labels
+from compress.models.teacher.sources import PREPROCESSOR
+from compress.models.text.pooling import MODULES
+from compress.models.text.tokenizer_files import open_tokenizer
+from compress.runtimes.runner import LOGIT_POSITIONS
+from compress.tasks.table import task_kind, task_names
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of a model that does not say it itself.
+
+    `beside` are folders that are searched before the model's own for `tokenizer.json`, `task.json` and the files of
+    transformers. `labels` names the outputs in order; `inputs` maps the task's names of inputs to the model's.
+    """
+
+    beside: tuple[Path, ...] = ()
+    labels: tuple[str, ...] | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
+
+
+def given_for(
+    tokenizer: Path | None,
+    task_json: Path | None,
+    labels: Sequence[str] | None,
+    inputs: Mapping[str, str],
+    output: str | None,
+) -> Given:
+    """What a user gives beside a model; a file may be named by its folder.
+
+    Raises:
+        UsageError: a file is not there.
+    """
+    folders = []
+    for option, path, file in (("--task-json", task_json, TASK), ("--tokenizer", tokenizer, TOKENIZER)):
+        if path is None:
+            continue
+        folder = path.parent if path.name == file else path
+        if not (folder / file).is_file():
+            raise UsageError(f"there is no {file} here", where=f"{option} {path}")
+        folders.append(folder)
+    return Given(tuple(folders), None if labels is None else tuple(labels), inputs, output)
+
+
+@dataclass(frozen=True)
+class TakenIn:
+    """A model that can be measured: an artifact, what it is called, its size, and what its maker wrote down of it.
+
+    `weights` names its files in the artifact: the graph, and what that reads beside it, whatever it is called. `form`
+    and `facts` are those of our own bundles and artifacts; None and empty where nobody says. `fixed` says what of its
+    inputs' sizes cannot be chosen.
+    """
+
+    artifact: Artifact
+    file: Path
+    weights: tuple[str, ...]
+    size: Size
+    form: Form | None
+    facts: Mapping[str, Any]
+    fixed: Fixed
+    positions: int | None = None
+    """How many tokens it takes at most, where it counts on a table of them."""
+    labels: int | None = None
+    """How many labels the model knows, where the data has some of them only."""
+
+
+def task_of_file(model: Path, given: Given) -> str | None:
+    """The task that the `task.json` of a model names; None without one."""
+    task = _described(_folders(onnx_file(model), given)).get("task")
+    if task is not None and task not in task_names():
+        raise ModelError(
+            f"its {TASK} names the task {ascii(task)[:80]}, which is none here", where=str(model)
+        )
+    return task
+
+
+def take_in(
+    model: Path,
+    given: Given,
+    task: str,
+    labels: Sequence[str],
+    max_length: int,
+    folder: Path,
+) -> TakenIn:
+    """Make an artifact of an ONNX file in `folder`, which must not exist; the model's bytes are not changed.
+
+    Args:
+        model: an ONNX file, or the folder of a bundle or an artifact.
+        given: what the user says of it.
+        labels: of the data; the model's own are matched with them by name.
+        max_length: texts are cut to so many tokens, where the model has no `task.json` that says it.
+
+    Raises:
+        ModelError: the file is damaged, or its inputs, outputs or labels are not those of the task and the data.
+    """
+    with understood("this model", str(model)):
+        return _taken_in(onnx_file(model), given, task, labels, max_length, folder)
+
+
+def _taken_in(
+    file: Path, given: Given, task: str, labels: Sequence[str], max_length: int, folder: Path
+) -> TakenIn:
+    form, facts = _made_by_us(file)
+    found = read_onnx(file)
+    folders = _folders(found.path, given)
+    described, kind = _described(folders), task_kind(task)
+    if described.get("task", task) != task:
+        raise ModelError(f"this model is for {described['task']}, not {task}", where=str(found.path))
+    ours = kind.writes and "task" in described and any(port.name == LOGIT_POSITIONS for port in found.inputs)
+    check_said(found, given.inputs, given.output, given.labels if not labels else None, task, ours=ours)
+    if ours:
+        make_folder(folder)
+        copy_file(_required(folders, TOKENIZER, found.path), folder / TOKENIZER)
+        return _sealed(found, folder, described, Fixed(), None, form, facts)
+    roles = image_input(found) if kind.items == "image" else text_inputs(found, given.inputs)
+    order, width = _label_order(found, folders, described, given, labels) if labels else (None, None)
+    fixed = fixed_sizes(found, texts=kind.items == "text")
+    output = output_read(found, given.output)
+    interface = Interface(
+        roles, None if output is found.outputs[0] else output.name, order, fixed.length, width
+    )
+    own = kind.head == "own"
+    if own and "task" not in described:
+        raise ModelError(
+            f"nobody says how this model takes examples of {task}: no {TASK} lies beside it",
+            where=str(found.path),
+            hint="Name its folder with --task-json.",
+        )
+    if not own:
+        # What else a task reads its scorer refuses.
+        check_output(found, interface, output)
+    make_folder(folder)
+    body: dict[str, Any] = {
+        **(described if own else {}),
+        "task": task,
+        "labels": list(labels),
+        "input_names": list(roles),
+        "output_names": [output.name],
+        SECTION: interface.as_dict(),
+    }
+    if kind.items == "image":
+        body["image"] = described.get("image") or _image_format(found, folders)
+    elif not own or any((each / TOKENIZER).is_file() for each in folders):
+        tokenizer = _required(folders, TOKENIZER, found.path)
+        body |= _text_format(tokenizer, folders, described, max_length)
+        if fixed.length is not None:
+            # Cut by the tokenizer, which leaves its special tokens at the end.
+            body["max_length"] = min(body["max_length"], fixed.length)
+        _place_tokenizer(tokenizer, body, folder, ours="max_length" in described)
+    return _sealed(found, folder, body, fixed, width, form, facts)
+
+
+def _sealed(
+    found: OnnxFile,
+    folder: Path,
+    body: Mapping[str, Any],
+    fixed: Fixed,
+    width: int | None,
+    form: Form | None,
+    facts: Mapping[str, Any],
+) -> TakenIn:
+    """The artifact in `folder`, where its tokenizer lies, with the model and what is said of it."""
+    write_json(folder / TASK, body)
+    external = copy_onnx(found, folder / ONNX_MODEL, taken=(TASK, TOKENIZER, SEAL))
+    artifact = seal(folder, form or ONNX_FLOAT, facts)
+    names = (ONNX_MODEL, *external)
+    # Of the user's own files: the copy may call its weights otherwise, which takes some bytes.
+    weights = sum(
+        file.stat().st_size for file in (found.path, *(found.path.parent / one for one in found.external))
+    )
+    tokens = artifact.files[TOKENIZER][1] if TOKENIZER in artifact.files else 0
+    size = Size(
+        model_mb=megabytes(weights), tokenizer_mb=megabytes(tokens), total_mb=megabytes(weights + tokens)
+    )
+    return TakenIn(artifact, found.path, names, size, form, facts, fixed, found.positions, width)
+
+
+def for_baseline(given: Given, baseline: Path) -> Given:
+    """What the user says of the model, as far as the baseline needs it: its own files come first."""
+    found = read_onnx(onnx_file(baseline))
+    names = {port.name for port in found.inputs}
+    outputs = {port.name for port in found.outputs if port.is_numbers}
+    own = _folders(found.path, Given())
+    says = bool(_described(own).get("labels")) or _config_labels(own) is not None
+    return replace(
+        given,
+        beside=(found.path.parent, *given.beside),
+        labels=None if says else given.labels,
+        inputs={role: name for role, name in given.inputs.items() if name in names},
+        output=given.output if given.output in outputs else None,
+    )
+
+
+def _folders(file: Path, given: Given) -> tuple[Path, ...]:
+    return (*given.beside, file.parent)
+
+
+def _described(folders: Sequence[Path]) -> Mapping[str, Any]:
+    """The first `task.json`; empty without one."""
+    return _first_json(folders, TASK) or {}
+
+
+def _first_file(folders: Sequence[Path], name: str) -> Path | None:
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _first_json(folders: Sequence[Path], name: str) -> dict[str, Any] | None:
+    file = _first_file(folders, name)
+    return None if file is None else read_mapping(file)
+
+
+def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
+    file = _first_file(folders, name)
+    if file is None:
+        raise ModelError(
+            f"no {name} lies beside this model", where=str(model), hint="Name its folder with --tokenizer."
+        )
+    return file
+
+
+def _label_order(
+    found: OnnxFile,
+    folders: Sequence[Path],
+    described: Mapping[str, Any],
+    given: Given,
+    labels: Sequence[str],
+) -> tuple[tuple[int, ...], int | None]:
+    """For each label of the data the output that stands for it, by name; and how many labels the model knows, where
+    that is more than the data has.
+
+    Raises:
+        ModelError: nobody names the outputs, or the data has labels that the model does not know.
+    """
+    names = given.labels or tuple(described.get("labels") or ()) or _config_labels(folders)
+    known = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
+    if not names:
+        raise ModelError(
+            "nobody says which label each output of this model stands for",
+            where=str(found.path),
+            hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {known}",
+        )
+    order = match_labels(names, labels, subset=True)
+    if order is None:
+        foreign = sorted(set(labels) - set(names))
+        raise ModelError(
+            "the labels named for this model are not the data's: "
+            + (f"it does not know {', '.join(foreign[:5])}" if foreign else "one stands twice"),
+            where=str(found.path),
+            hint=f"{len(names)} are named for the model. {known}",
+            code="other-labels",
+        )
+    return order, len(names) if len(names) > len(labels) else None
+
+
+def _config_labels(folders: Sequence[Path]) -> tuple[str, ...] | None:
+    config = _first_json(folders, MODEL_CONFIG)
+    return None if config is None else head_names(config)
+
+
+def _text_format(
+    tokenizer: Path, folders: Sequence[Path], described: Mapping[str, Any], max_length: int
+) -> dict[str, Any]:
+    if "max_length" in described:
+        return {
+            key: described[key] for key in ("max_length", "pad_id", "unk_id", "texts") if key in described
+        }
+    read = open_tokenizer(tokenizer)
+    pad = (_first_json(folders, MODEL_CONFIG) or {}).get("pad_token_id")
+    if pad is None:
+        padding = read.padding or {}
+        known = [padding.get("pad_id"), read.token_to_id("[PAD]"), read.token_to_id("<pad>")]
+        pad = next((each for each in known if each is not None), 0)
+    unknown = read.token_to_id(getattr(read.model, "unk_token", None) or "[UNK]")
+    return {"max_length": max_length, "pad_id": pad, "unk_id": -1 if unknown is None else unknown}
+
+
+def _place_tokenizer(tokenizer: Path, body: dict[str, Any], folder: Path, *, ours: bool) -> None:
+    """Write `tokenizer.json` to `folder`: as it stands, or with what the maker's files beside it say, noted in `body`.
+
+    Raises:
+        ModelError: they say what cannot be carried.
+    """
+    beside = tokenizer.parent
+    if ours or not any((beside / name).is_file() for name in ("tokenizer_config.json", MODULES)):
+        copy_file(tokenizer, folder / TOKENIZER)
+        return
+    # Imported here: it needs transformers, and a model of ours does not.
+    from compress.models.text.tokenization import read_tokenization
+
+    read = read_tokenization(beside, sentences=task_kind(body["task"]).head == "pooled")
+    body["max_length"] = min(body["max_length"], read.longest or body["max_length"])
+    body.update(read.format.section())
+    read.prove((), body["max_length"], str(beside))
+    write_text(folder / TOKENIZER, read.text)
+
+
+def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
+    """The `image` section of a model that has only the files of transformers beside it.
+
+    Raises:
+        ModelError: nobody says how images are scaled and normalised.
+    """
+    (port,) = found.inputs
+    last = channels_last(port)
+    axes = ("?",) * 4 if port.axes is None else port.axes
+    height, width, channels = (axes[index] for index in ((1, 2, 3) if last else (2, 3, 1)))
+    config = _first_json(folders, MODEL_CONFIG) or {}
+    if isinstance(channels, int):
+        config = {**config, "num_channels": channels}
+    said = declared_images(config, _first_json(folders, PREPROCESSOR), where=str(found.path))
+    own = "a task.json with an `image` section (size, channels, mean, std) with --task-json"
+    if said.refusal is not None:
+        raise ModelError(
+            said.refusal.message, where=said.refusal.where, hint=f"Name {own}.", code=said.refusal.code
+        )
+    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    depth = said.channels
+    if depth is None or said.size is None or said.normalisation is None:
+        raise ModelError(
+            "nobody says how images are scaled and normalised for this model",
+            where=str(found.path),
+            hint=f"Put its {PREPROCESSOR} beside it, or name {own}.",
+            code="preprocess-undeclared",
+        )
+    return said.sized(fixed or said.size).complete((), depth).as_dict()
+
+
+def _made_by_us(file: Path) -> tuple[Form | None, Mapping[str, Any]]:
+    """Form and facts of a model of ours: those of the bundle's manifest, or of the artifact's seal.
+
+    Raises:
+        ModelError: a file that the measurement reads is not the one that they are of.
+    """
+    for name in (MANIFEST, SEAL):
+        body = _first_json((file.parent,), name)
+        if body is not None and "form" in body and file.name == ONNX_MODEL:
+            _check_unchanged(file.parent, body.get("files", {}), name)
+            return Form.from_dict(body["form"]), body.get("facts", {})
+    return None, {}
+
+
+def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], described: str) -> None:
+    """Compare what the measurement reads with the sizes and hashes that were written down of it."""
+    for name, entry in files.items():
+        if not (name.startswith(ONNX_MODEL) or name in (TOKENIZER, TASK)):
+            continue
+        file = inside(folder, name, where=str(folder / described))
+        if not {"bytes", "sha256"} <= entry.keys():
+            continue
+        present = file.stat().st_size if file.is_file() else 0
+        if present < entry["bytes"]:
+            fault = f"was cut off: it has {present} of {entry['bytes']} bytes"
+        elif present > entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            fault = "was changed since it was made"
+        else:
+            continue
+        raise ModelError(
+            f"this file {fault}, as {described} beside it says",
+            where=str(file),
+            hint="Make it again: the run that made it does so where it is started again. A model that was changed on "
+            f"purpose is measured in a folder without {described}.",
+        )

@@ -1,0 +1,226 @@
+"""Timing a model in turns with the baseline, in several processes, and what the times say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.core.records import Disturbance, Latency
+from compress.core.units import MS_PER_S, NS_PER_MS
+from compress.encoding.inputs import Batch
+from compress.measuring.jobs import Job, JobFolder
+from compress.measuring.protocol import RESOLUTION
+from compress.measuring.statistics import Interval, bootstrap_medians, percentile
+from compress.measuring.timing.disturbance import any_disturbed, counted, disturbance
+from compress.measuring.timing.feeds import Scenario
+from compress.profile.schema import MeasureSpec
+
+UNDISTURBED = 5
+"""Percentile of the rounds of an input. With neighbours on the machine, the lower quartile of a model whose weights
+fill the caches was up to 1.5 times this; of a small model it was not."""
+
+
+class Timed(NamedTuple):
+    """Milliseconds a batch of several models, and whether other processes disturbed the timing beyond use."""
+
+    ms: tuple[float, ...]
+    disturbed: bool
+
+
+def latency_jobs(
+    models: Sequence[str],
+    feeds: Sequence[Sequence[str]],
+    spec: MeasureSpec,
+    tokenization: dict[str, Any] | None = None,
+    *,
+    processes: int,
+) -> Iterator[Job]:
+    """The jobs that time models in turns, to be done one after another.
+
+    Args:
+        models: paths of what is timed, the baseline first.
+        feeds: for each scenario the batches of each model.
+        spec: its time and rounds are shared by the processes.
+        tokenization: the folder of a tokenizer and the texts to time, for the first process.
+        processes: how many.
+    """
+    order = list(range(len(models)))
+    for which in range(processes):
+        body = {
+            "kind": "latency",
+            "models": list(models),
+            # What is loaded last tends to be faster when there are several threads: each takes its turn.
+            "load_order": [*order[which % len(order) :], *order[: which % len(order)]],
+            "scenarios": [{"feeds": list(paths)} for paths in feeds],
+            "seconds": spec.min_seconds / processes,
+            "rounds": -(-spec.min_rounds // processes),
+            "share": [which, processes],
+            "tokenization": tokenization if which == 0 else None,
+        }
+        yield Job(body, "timing the model")
+
+
+def timed(
+    jobs: JobFolder,
+    models: Sequence[str],
+    feeds: Sequence[Sequence[str]],
+    spec: MeasureSpec,
+    *,
+    processes: int,
+    patient: bool = True,
+) -> list[dict[str, Any]]:
+    """The results of `latency_jobs`, done one after another.
+
+    Args:
+        patient: time again what was disturbed.
+
+    Raises:
+        TargetError: a model cannot be run.
+    """
+    return list(in_patience(jobs, latency_jobs(models, feeds, spec, processes=processes), patient=patient))
+
+
+def in_patience(jobs: JobFolder, timings: Iterable[Job], *, patient: bool = True) -> Iterator[dict[str, Any]]:
+    """Do the jobs of one timing one after another; what is disturbed is taken again while the run has patience.
+
+    Where one process stayed disturbed, so is the timing: the others are not waited for.
+
+    Raises:
+        TargetError: a model cannot be run.
+    """
+    for job in timings:
+        allowance = jobs.patience.allowance() if patient else 0.0
+        (result,) = jobs.run(Job({**job.body, "patience_s": allowance}, job.purpose))
+        jobs.patience.spend(sum(one.get("patient_s", 0.0) for one in result["scenarios"]))
+        patient = patient and not any_disturbed([result])
+        yield result
+
+
+def timed_apart(
+    jobs: JobFolder, models: Sequence[str], feeds: str, spec: MeasureSpec, *, processes: int
+) -> list[list[dict[str, Any]]]:
+    """For each model the results of processes that run nothing else; the processes of all take turns.
+
+    As a model runs where it is deployed alone: in one process with another, a large one keeps finding its weights
+    driven out of the caches, and a small one does not.
+
+    Args:
+        feeds: batches for all of them; `spec` is how long each is timed.
+
+    Raises:
+        TargetError: a model cannot be run.
+    """
+    apart = [list(latency_jobs([model], [[feeds]], spec, processes=processes)) for model in models]
+    results: list[list[dict[str, Any]]] = [[] for _ in models]
+    for turn in zip(*apart, strict=True):
+        for found, result in zip(results, in_patience(jobs, turn), strict=True):
+            found.append(result)
+    return results
+
+
+def undisturbed_apart(
+    jobs: JobFolder, files: Sequence[Path], batches: Sequence[Batch], spec: MeasureSpec, *, processes: int
+) -> Timed:
+    """Milliseconds a batch of ONNX files on the same batches, each as it runs alone (see `undisturbed_ms`).
+
+    Raises:
+        TargetError: a file cannot be run.
+    """
+    feeds = jobs.feeds("timed", batches)
+    results = timed_apart(jobs, [str(file) for file in files], feeds, spec, processes=processes)
+    times = tuple(undisturbed_ms(each, 0) for each in results)
+    return Timed(times, any(any_disturbed(each) for each in results))
+
+
+def latency_row(
+    scenario: Scenario, results: Sequence[dict[str, Any]], row: int, mean_tokens: float, seed: int
+) -> Latency:
+    """The row of scenario `row` in the results of the processes that timed the baseline and a model."""
+    kept = [counted(result, row, (0, 1)) for result in results]
+    samples = [
+        [milliseconds(result, row, which)[mask] for result, mask in zip(results, kept, strict=True)]
+        for which in range(2)
+    ]
+    return latency_record(scenario, samples, mean_tokens, seed, disturbance(results, row))
+
+
+def latency_record(
+    scenario: Scenario,
+    samples: Sequence[Sequence[NDArray[np.float64]]],
+    mean_tokens: float,
+    seed: int,
+    disturbed_by: Disturbance | None = None,
+) -> Latency:
+    """One row of timings.
+
+    Args:
+        samples: for the baseline and for the model, for each process, milliseconds of each round that counts.
+        mean_tokens: mean length of the examples.
+        seed: of the bootstrap.
+        disturbed_by: what else the machine did.
+    """
+    baseline, model = ([np.round(group, 4) for group in groups] for groups in samples)
+    p50, speedup = bootstrap_medians(baseline, model, seed)
+    times, baseline_times = np.concatenate(model), np.concatenate(baseline)
+    return Latency(
+        batch_size=scenario.batch_size,
+        lengths=scenario.lengths,
+        mean_tokens=mean_tokens,
+        rounds=len(times),
+        p50_ms=p50.value,
+        p50_low=p50.low,
+        p50_high=p50.high,
+        p95_ms=percentile(times, 95),
+        baseline_p50_ms=float(np.median(baseline_times)),
+        speedup=speedup.value,
+        speedup_low=speedup.low,
+        speedup_high=speedup.high,
+        verdict=None if disturbed_by is not None and disturbed_by.disturbed else speed_verdict(speedup),
+        throughput=scenario.batch_size * MS_PER_S / float(times.mean()),
+        samples_ms=tuple(times.tolist()),
+        baseline_samples_ms=tuple(baseline_times.tolist()),
+        disturbance=disturbed_by,
+    )
+
+
+def speed_verdict(speedup: Interval) -> Literal["faster", "slower", "no difference"]:
+    """What an interval of a ratio of latencies says: a difference exceeds `RESOLUTION` at both ends."""
+    if speedup.low > 1 + RESOLUTION:
+        return "faster"
+    if speedup.high < 1 / (1 + RESOLUTION):
+        return "slower"
+    return "no difference"
+
+
+def undisturbed_ms(results: Sequence[dict[str, Any]], model: int) -> float:
+    """The time of a model where nothing else disturbs it: of each input the 5th percentile over all processes, and the
+    median of the inputs. For comparing what was timed apart on a machine that does other things too; reports say what
+    was measured, disturbances included.
+
+    Args:
+        results: of the processes that shared one latency job with one scenario.
+    """
+    kept = [counted(result, 0, (model,)) for result in results]
+    times, inputs = (
+        np.concatenate([values[mask] for values, mask in zip(series, kept, strict=True)])
+        for series in (
+            [milliseconds(result, 0, model) for result in results],
+            [np.asarray(result["scenarios"][0]["inputs"]) for result in results],
+        )
+    )
+    return float(np.median([np.percentile(times[inputs == each], UNDISTURBED) for each in np.unique(inputs)]))
+
+
+def median_ms(results: Sequence[dict[str, Any]], model: int) -> float:
+    """The median of the rounds that count of a model, in the one scenario that processes shared."""
+    times = [milliseconds(result, 0, model)[counted(result, 0, (model,))] for result in results]
+    return float(np.median(np.concatenate(times)))
+
+
+def milliseconds(result: dict[str, Any], scenario: int, model: int) -> NDArray[np.float64]:
+    """The times of one model in one scenario of a latency job's result."""
+    return np.asarray(result["scenarios"][scenario]["samples_ns"][model], dtype=np.float64) / NS_PER_MS

@@ -1,0 +1,93 @@
+"""Calling the function that `python:module:function` names: the user's own code, run only where it is allowed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from compress.core.disk.package_paths import CODE
+from compress.core.errors import ModelError
+from compress.models.teacher.sources import check_code_allowed, module_file
+
+
+def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
+    """What the function of `python:module:function` returns; torch's random state is left as it was.
+
+    Nothing else imports a user's code, so this is where it is refused without permission: whatever named it, at however
+    many removes. A module in `base` is read anew at each call, so that what runs is what its file says now.
+
+    Args:
+        base: the profile's folder, where the module is looked for first.
+        seed: of torch while the function runs, for weights that it draws.
+        allow_code: whether the user allowed code to run.
+
+    Raises:
+        UsageError: code is not allowed to run.
+        ModelError: there is no such module or function, or it raised.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        function = function_of(source, base, allow_code=allow_code)
+        try:
+            with _importable(base):
+                return function()
+        except ModelError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
+
+
+def function_of(
+    source: str, base: Path, *, allow_code: bool, what: str = "this model is made"
+) -> Callable[..., Any]:
+    """The function that `python:module:function` names, imported; `what` is what it does, for the error.
+
+    Raises:
+        UsageError: code is not allowed to run.
+        ModelError: there is no such module or function, or the module raised.
+    """
+    check_code_allowed(source, allow_code, what)
+    file = module_file(source, base)
+    module_name, _, function_name = source.removeprefix(CODE).partition(":")
+    with _importable(base):
+        try:
+            found: Callable[..., Any] = getattr(_import(module_name, file, base), function_name)
+        except ModelError:
+            raise
+        except Exception as error:  # the user's own code may raise anything
+            raise ModelError(f"{type(error).__name__}: {error}", where=source) from error
+    return found
+
+
+def _import(name: str, file: Path, base: Path) -> ModuleType:
+    if file.resolve().is_relative_to(base.resolve()):
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+    module = importlib.import_module(name)
+    if Path(module.__file__ or "").resolve() != file.resolve():
+        raise ModelError(
+            f"another module is called {name!r} already: {module.__file__}",
+            where=str(file),
+            hint="Give the module a name of its own.",
+        )
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The folder stands first where modules are looked for; no compiled files are left in it."""
+    written = sys.dont_write_bytecode
+    sys.path.insert(0, str(folder.resolve()))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = written
+        sys.path.remove(str(folder.resolve()))

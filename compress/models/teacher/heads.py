@@ -1,0 +1,129 @@
+"""Putting a classification head for given labels on an encoder whose every weight must be found."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
+from compress.core.errors import ModelError
+from compress.models.io.architectures import build_on_meta, classifier_class
+from compress.models.io.weights import read_model_json, read_shapes
+from compress.models.teacher.labels import check_head, head_names, match_labels
+from compress.profile.model_checks.checkpoints import head_problems
+from compress.profile.schema import TeacherSpec
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """Where each weight of a classifier comes from.
+
+    `names`: name in the file -> name in the classifier, for each weight that is loaded. `fresh`: weights that
+    the seed draws: those of the head, or of a pooler that the file lacks. `order`: for each label, the row of
+    the saved head that stands for it; None where the head is fresh. `rows`: the weights with one row a label.
+    """
+
+    names: dict[str, str]
+    fresh: tuple[str, ...]
+    order: tuple[int, ...] | None
+    rows: tuple[str, ...]
+
+
+def with_labels(config: PretrainedConfig, labels: Sequence[str]) -> PretrainedConfig:
+    """A copy of the config for a single-label classifier of these labels, in this order."""
+    config = copy.deepcopy(config)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    return config
+
+
+def label_rows(kind: Any, config: PretrainedConfig) -> tuple[str, ...]:
+    """The weights of a classifier that have one row a label: those that grow when a label is added."""
+    fewer, more = (
+        build_on_meta(kind, with_labels(config, [str(index) for index in range(count)])).state_dict()
+        for count in (3, 4)
+    )
+    return tuple(name for name, tensor in fewer.items() if tensor.shape != more[name].shape)
+
+
+def plan_head(path: Path, config: PretrainedConfig, labels: Sequence[str]) -> HeadPlan:
+    """How to make a classifier of `labels` out of a model directory.
+
+    A head of the same labels is kept, its rows put into their order; any other head gives way to a fresh one.
+
+    Raises:
+        ModelError: the encoder lacks a weight.
+    """
+    kind = classifier_class(config, path)
+    model = build_on_meta(kind, with_labels(config, labels))
+    names = _names_in(model, set(read_shapes(path)))
+    saved_head = head_names(read_model_json(path / MODEL_CONFIG))
+    order = match_labels(saved_head, labels) if saved_head is not None else None
+    expected = set(model.state_dict())
+    base = f"{model.base_model_prefix}."
+    head = {name for name in expected if not name.startswith(base)}
+    if order is None:
+        names = {saved: name for saved, name in names.items() if name not in head}
+    missing = expected - set(names.values())
+    may_be_fresh = {name for name in expected if name.startswith(f"{base}pooler.")} | (
+        head if order is None else set()
+    )
+    if missing - may_be_fresh:
+        example, count = min(missing - may_be_fresh), len(missing - may_be_fresh)
+        raise ModelError(
+            f"the encoder lacks {count} of its weights, {example!r} among them",
+            where=str(path / TORCH_WEIGHTS),
+        )
+    return HeadPlan(names, tuple(sorted(missing)), order, label_rows(kind, config))
+
+
+def in_label_order(
+    tensors: dict[str, torch.Tensor], rows: Sequence[str], order: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    """The same weights with the rows of the head put into an order: row i becomes what row `order[i]` was."""
+    return {name: tensor[list(order)] if name in rows else tensor for name, tensor in tensors.items()}
+
+
+def put_head_in_order(model: PreTrainedModel, spec: TeacherSpec, labels: Sequence[str]) -> str:
+    """Name the outputs of a classifier and, if they are the labels of the data, put them into their order.
+
+    Returns:
+        What was done: `none` without a head, `as it was`, or `matched`.
+
+    Raises:
+        ModelError: the head does not fit the labels, and no `finetune` follows.
+    """
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    names = head_names(config, spec.labels)
+    if spec.finetune is None:
+        for problem in head_problems(config):
+            raise ModelError(problem.message, where=spec.model, code=problem.code)
+        check_head(names, labels, spec.model)
+    if names is None:
+        return "none"
+    order = match_labels(names, labels)
+    named = with_labels(model.config, labels if order is not None else names)
+    model.config.id2label, model.config.label2id = named.id2label, named.label2id
+    if order is None:
+        return "as it was"
+    model.config.problem_type = named.problem_type
+    rows = label_rows(type(model), model.config)
+    head = {name: tensor for name, tensor in model.state_dict().items() if name in rows}
+    model.load_state_dict(in_label_order(head, rows, order), strict=False)
+    return "matched"
+
+
+def _names_in(model: PreTrainedModel, found: set[str]) -> dict[str, str]:
+    """Name in the file -> in the classifier, for what both have. The file may be of the encoder alone."""
+    expected = set(model.state_dict())
+    base = f"{model.base_model_prefix}."
+    alone = not any(name.startswith(base) for name in found)
+    named = {name: base + name if alone and base + name in expected else name for name in found}
+    return {saved: name for saved, name in named.items() if name in expected}

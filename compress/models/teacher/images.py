@@ -1,0 +1,184 @@
+"""An image classifier from wherever it comes, with what it says of the images that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+
+from compress.core.artifacts import MODULE, STRUCTURE, TASK
+from compress.core.disk.package_paths import CODE, local_path
+from compress.core.disk.reading import read_mapping
+from compress.core.errors import ModelError
+from compress.models.io.architectures import model_class, read_config
+from compress.models.io.checkpoints import load_model
+from compress.models.io.plain import Origin, PlainModel, make_module
+from compress.models.io.pretrained import load_pretrained
+from compress.models.io.weights import missing_weights, read_model_json
+from compress.models.teacher.heads import put_head_in_order
+from compress.models.teacher.labels import check_head, check_task, items_of_head, match_labels
+from compress.models.teacher.sources import (
+    PREPROCESSOR,
+    PROCESSOR,
+    hub_commit,
+    model_folder,
+)
+from compress.profile.schema import TeacherSpec
+
+
+@dataclass(frozen=True)
+class SaidOfImages:
+    """What the files of a model hold about the images that it takes: the parsed `config.json` and image processor of
+    transformers, or the `image` section of a `task.json` of ours; `where` is that file."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    preprocessor: Mapping[str, Any] | None = None
+    image: Mapping[str, Any] | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageTeacher:
+    """A model in memory, its outputs in the order of the data's labels where they are the same.
+
+    `said` is what its files say of its images. `head`: none, as it was, or matched. `untrained` names weights that its
+    files do not hold, `commit` that of a hub model.
+    """
+
+    model: nn.Module
+    said: SaidOfImages
+    head: str
+    untrained: frozenset[str] = frozenset()
+    commit: str | None = None
+
+    @property
+    def architecture(self) -> str:
+        """The name of the model's class."""
+        return type(self.model.module if isinstance(self.model, PlainModel) else self.model).__name__
+
+
+def open_image_teacher(
+    task: str, spec: TeacherSpec, labels: Sequence[str], base: Path, *, allow_code: bool, seed: int
+) -> ImageTeacher:
+    """The model of a `TeacherSpec`: a vision model of transformers, or any `nn.Module` that a function builds.
+
+    Raises:
+        ModelError: it cannot be had, is not safetensors, takes no images, or its head does not fit the labels and no
+            `finetune` follows.
+        UsageError: it is code, and the user did not allow it.
+    """
+    if spec.model.startswith(CODE):
+        return _from_code(spec, labels, base, seed, allow_code)
+    folder = model_folder(spec.model, spec.revision, base, task)
+    if (problem := missing_weights(folder)) is not None:
+        raise problem
+    if (folder / MODULE).is_file():
+        return _from_plain_folder(folder, spec, labels, allow_code)
+    commit = hub_commit(spec.model, spec.revision) if local_path(spec.model, base) is None else None
+    return _from_folder(folder, spec, labels, commit, task)
+
+
+def describe_images(task: str, labels: Sequence[str], image: dict[str, Any]) -> dict[str, Any]:
+    """The content of `task.json` for a model of images.
+
+    Args:
+        image: `size` [height, width], `channels`, `mean` and `std` of each channel.
+    """
+    return {
+        "task": task,
+        "labels": list(labels),
+        "input_names": ["pixel_values"],
+        "output_names": ["logits"],
+        "image": image,
+    }
+
+
+def _from_folder(
+    folder: Path, spec: TeacherSpec, labels: Sequence[str], commit: str | None, task: str
+) -> ImageTeacher:
+    config = read_config(folder)
+    values = config.to_dict()
+    check_task(values, task, spec.model)
+    untrained: frozenset[str] = frozenset()
+    if (folder / STRUCTURE).exists():
+        model = load_model(folder)
+    else:
+        kind = model_class(config, folder) if items_of_head(values) else AutoModel
+        model, untrained = load_pretrained(kind, folder, config)
+    if getattr(model, "main_input_name", None) != "pixel_values":
+        raise ModelError(f"a {type(model).__name__} takes no images", where=spec.model)
+    assert isinstance(model, PreTrainedModel)
+    head = put_head_in_order(model, spec, labels)
+    return ImageTeacher(model, _said_in(folder, values), head, untrained, commit)
+
+
+def _said_in(folder: Path, config: Mapping[str, Any]) -> SaidOfImages:
+    """What a folder of transformers says, or one of ours that holds such a model.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    if (folder / TASK).is_file() and (image := read_mapping(folder / TASK).get("image")) is not None:
+        return SaidOfImages(config, image=image, where=str(folder / TASK))
+    processor = folder / PROCESSOR
+    if processor.is_file() and (inside := read_mapping(processor).get("image_processor")) is not None:
+        return SaidOfImages(config, inside, where=str(processor))
+    preprocessor = folder / PREPROCESSOR
+    if preprocessor.is_file():
+        return SaidOfImages(config, read_mapping(preprocessor), where=str(preprocessor))
+    return SaidOfImages(config)
+
+
+def _from_code(
+    spec: TeacherSpec, labels: Sequence[str], base: Path, seed: int, allow_code: bool
+) -> ImageTeacher:
+    origin = Origin.of(spec.model, base)
+    module, own_names = make_module(origin, seed, allow_code=allow_code)
+    if isinstance(module, PreTrainedModel):
+        said = SaidOfImages(module.config.to_dict())
+        named = spec.model_copy(update={"labels": spec.labels or own_names})
+        return ImageTeacher(module, said, put_head_in_order(module, named, labels))
+    return _ordered(PlainModel(module, origin).eval(), spec, spec.labels or own_names, labels, SaidOfImages())
+
+
+def _from_plain_folder(
+    folder: Path, spec: TeacherSpec, labels: Sequence[str], allow_code: bool
+) -> ImageTeacher:
+    model = load_model(folder, allow_code=allow_code)
+    assert isinstance(model, PlainModel)
+    described = read_model_json(folder / TASK)
+    try:
+        said = SaidOfImages(image=described["image"], where=str(folder / TASK))
+        names = spec.labels or tuple(map(str, described["labels"]))
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"this file is damaged: {error!r}", where=str(folder / TASK)) from error
+    return _ordered(model, spec, names, labels, said)
+
+
+def _ordered(
+    model: PlainModel,
+    spec: TeacherSpec,
+    names: Sequence[str] | None,
+    labels: Sequence[str],
+    said: SaidOfImages,
+) -> ImageTeacher:
+    """A plain model whose outputs stand in the order of the labels, if they have their names."""
+    if names is None and spec.finetune is None:
+        raise ModelError(
+            "nothing says what the outputs of this model mean",
+            where=spec.model,
+            hint="Let the function return (module, labels), set `teacher.labels` to their names in order, "
+            "or add `teacher.finetune` to train the model on the data.",
+        )
+    if spec.finetune is None:
+        check_head(names, labels, spec.model)
+    order = None if names is None else match_labels(names, labels)
+    if order is None:
+        return ImageTeacher(model, said, "as it was")
+    before = model.order or tuple(range(len(order)))
+    ordered = PlainModel(model.module, model.origin, [before[place] for place in order])
+    return ImageTeacher(ordered.eval(), said, "matched")

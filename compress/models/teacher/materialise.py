@@ -1,0 +1,211 @@
+"""A teacher from wherever it comes, written in the torch form that every later step reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from compress.core.artifacts import STRUCTURE, TASK, TOKENIZER
+from compress.core.disk.files import write_json, write_text
+from compress.core.disk.package_paths import CODE, local_path
+from compress.core.disk.reading import understood
+from compress.core.errors import ModelError
+from compress.models.anatomy.table.families import most_tokens
+from compress.models.io.architectures import model_class, read_config
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.models.io.pretrained import load_pretrained
+from compress.models.io.weights import missing_weights
+from compress.models.teacher.code import call
+from compress.models.teacher.heads import put_head_in_order
+from compress.models.teacher.sources import hub_commit, model_folder
+from compress.models.text.pooling import MEAN, Pooling, read_pooling
+from compress.models.text.sentence import SentenceEncoder
+from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
+from compress.profile.model_checks.tokenizers import too_large
+from compress.profile.schema import TeacherSpec
+from compress.tasks.table import task_kind
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in memory: `untrained` names weights that its files do not hold; `pooling` is what they say of it."""
+
+    model: PreTrainedModel
+    tokenization: Tokenization
+    untrained: frozenset[str] = frozenset()
+    pooling: Pooling = MEAN
+
+
+def materialise(
+    spec: TeacherSpec,
+    labels: Sequence[str],
+    base: Path,
+    out: Path,
+    *,
+    max_length: int,
+    allow_code: bool,
+    task: str,
+    seed: int = 0,
+    texts: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the teacher's source to `out`: weights, config, tokenizer.json without truncation, task.json.
+
+    An encoder stays an encoder. A classifier whose labels are those of the data gets its rows in their order;
+    any other keeps its head as it is, and is refused where no `finetune` follows. For sentence embedding whatever head
+    there is gives way to the pooling that the folder or the profile names.
+
+    Args:
+        texts: training texts, on which the written tokenizer is compared with the one that transformers loads.
+
+    Returns:
+        facts: `parameters`, `architecture`, `source`, `commit` of a hub model, `head` (none, as it was, or
+        matched), `texts` where they are prepared, `max_length` where the maker allows fewer tokens than asked for.
+
+    Raises:
+        ModelError: the model cannot be had, is not safetensors, or takes no texts of `max_length` tokens.
+    """
+    commit = None
+    sentences = task_kind(task).head == "pooled"
+    if spec.model.startswith(CODE):
+        source = _from_code(spec, base, allow_code, seed, bare=sentences)
+    else:
+        folder = model_folder(spec.model, spec.revision, base, task)
+        with understood("this model", str(folder)):
+            source = _from_folder(folder, spec, bare=sentences)
+        if local_path(spec.model, base) is None:
+            commit = hub_commit(spec.model, spec.revision)
+    model = source.model
+    check_lengths(model.config, max_length, spec.model)
+    head = "none" if sentences else put_head_in_order(model, spec, labels)
+    tokenization = source.tokenization
+    tokenizer = tokenization.tokenizer()
+    check_vocabulary(model, tokenizer, spec.model)
+    length = min(max_length, tokenization.longest or max_length)
+    tokenization.prove(texts, length, spec.model)
+    pooling = source.pooling
+    whole = SentenceEncoder(model, pooling.mode, pooling.normalize) if sentences else model
+    save_model(whole, out, leave_out=source.untrained)
+    write_text(out / TOKENIZER, tokenization.text)
+    write_json(
+        out / TASK, describe_task(task, whole, tokenizer, labels, length) | tokenization.format.section()
+    )
+    facts: dict[str, Any] = {
+        "parameters": count_parameters(whole),
+        "architecture": type(model).__name__,
+        "source": spec.model,
+        "head": head,
+        **tokenization.format.section(),
+    }
+    if length < max_length:
+        facts["max_length"] = length
+    if sentences:
+        facts |= {"pooling": pooling.mode, "normalize": pooling.normalize, "width": model.config.hidden_size}
+    return facts if commit is None else {**facts, "commit": commit}
+
+
+def describe_task(
+    task: str,
+    model: PreTrainedModel | SentenceEncoder,
+    tokenizer: Tokenizer,
+    labels: Sequence[str],
+    max_length: int,
+) -> dict[str, Any]:
+    """The content of `task.json`: how the model takes texts and what its outputs are.
+
+    `unk_id` is -1 where the tokenizer spells every text and has no unknown token, `mask_id` where it hides none.
+    """
+    vocabulary = tokenizer.get_vocab()
+    inside = model.encoder if isinstance(model, SentenceEncoder) else model
+    taken = inspect.signature(inside.forward).parameters
+    names = ["input_ids", "attention_mask"]
+    if "token_type_ids" in taken and getattr(model.config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    pad = model.config.pad_token_id
+    kind: dict[str, Any] = {"output_names": ["logits"]}
+    if isinstance(model, SentenceEncoder):
+        kind = {"output_names": ["embedding"], "width": model.config.hidden_size}
+    return {
+        "task": task,
+        **kind,
+        "max_length": max_length,
+        "labels": list(labels),
+        "input_names": names,
+        "pad_id": pad if pad is not None else _first_id(vocabulary, "[PAD]", "<pad>", default=0),
+        "unk_id": _first_id(
+            vocabulary, getattr(tokenizer.model, "unk_token", None), "[UNK]", "<unk>", default=-1
+        ),
+        "mask_id": _first_id(vocabulary, "[MASK]", "<mask>", default=-1),
+    }
+
+
+def _first_id(vocabulary: dict[str, int], *tokens: str | None, default: int) -> int:
+    return next((vocabulary[token] for token in tokens if token in vocabulary), default)
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:
+    """Refuse a tokenizer that knows more tokens than the model.
+
+    Raises:
+        ModelError: it does.
+    """
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    rows = model.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        problem = too_large(highest, rows)
+        raise ModelError(problem.message, where=where, code=problem.code)
+
+
+def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None:
+    """Refuse texts that are longer than a model takes.
+
+    Raises:
+        ModelError: it takes fewer tokens than `max_length`.
+    """
+    positions = most_tokens(config.to_dict())
+    if positions is not None and max_length > positions:
+        raise ModelError(
+            f"data.max_length is {max_length}, but the model takes {positions} tokens at most", where=where
+        )
+
+
+def _from_folder(folder: Path, spec: TeacherSpec, *, bare: bool) -> Source:
+    """The model of a folder; `bare`: without its head, and with its pooling."""
+    pooling = read_pooling(folder, spec.pooling) if bare else MEAN
+    if (problem := missing_weights(folder)) is not None:
+        raise problem
+    if (folder / STRUCTURE).exists():
+        return Source(
+            _transformer(load_model(folder), bare), read_tokenization(folder, sentences=bare), pooling=pooling
+        )
+    config = read_config(folder)
+    name = str((config.architectures or [""])[0])
+    headed = name.endswith("ForSequenceClassification") and not bare
+    kind = model_class(config, folder) if headed else AutoModel
+    model, untrained = load_pretrained(kind, folder, config)
+    return Source(model, read_tokenization(folder, sentences=bare), untrained, pooling)
+
+
+def _transformer(model: nn.Module, bare: bool) -> PreTrainedModel:
+    """The model of transformers in a model that was loaded; `bare`: without its head."""
+    inside = model.encoder if isinstance(model, SentenceEncoder) else model
+    assert isinstance(inside, PreTrainedModel)
+    return cast(PreTrainedModel, inside.base_model) if bare else inside
+
+
+def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, bare: bool) -> Source:
+    source = spec.model
+    made = call(source, base, seed, allow_code=allow_code)
+    known = (PreTrainedModel, SentenceEncoder) if bare else PreTrainedModel
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], known)):
+        raise ModelError("expected the function to return (model, tokenizer) of transformers", where=source)
+    model = made[0].float().cpu().eval()
+    said = Pooling(model.pooling, model.normalize) if isinstance(model, SentenceEncoder) else MEAN
+    pooling = Pooling(spec.pooling or said.mode, said.normalize)
+    return Source(_transformer(model, bare), of_transformers(made[1], source), pooling=pooling)

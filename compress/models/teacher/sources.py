@@ -1,0 +1,365 @@
+"""Where a teacher comes from, checked and fingerprinted before anything heavy is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from compress.core.artifacts import ENSEMBLE, MODEL_CONFIG, MODULE, ONNX_MODEL, POOLING, STRUCTURE
+from compress.core.disk.inside import inside
+from compress.core.disk.package_paths import CODE, CONFIG, local_path, missing_source
+from compress.core.disk.reading import read_mapping, understood
+from compress.core.disk.watched import Watched
+from compress.core.errors import ModelError, UsageError, first_line
+from compress.models.teacher.labels import check_head, check_task, head_names
+from compress.models.text.pooling import MODULES, POOLING_FOLDER, read_pooling
+from compress.models.text.sentence_settings import PROMPTS, TRANSFORMER_FILES, read_sentence_settings
+from compress.profile.model_checks.adapters import ADAPTER
+from compress.profile.model_checks.checkpoints import checkpoint_problems, several_models
+from compress.profile.model_checks.files import ModelFiles
+from compress.profile.model_checks.tokenizers import VOCABULARY_FILES, no_tokenizer
+from compress.profile.schema import TeacherSpec
+from compress.profile.specs.decoder import decoder_of
+from compress.tasks.table import task_kind
+
+PREPROCESSOR = "preprocessor_config.json"
+"""How a vision model of transformers says what images it takes."""
+PROCESSOR = "processor_config.json"
+"""The same, where one file holds all of a model's processors."""
+
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""The files of a tokenizer."""
+
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    MODEL_CONFIG,
+    STRUCTURE,
+    MODULE,
+    PREPROCESSOR,
+    PROCESSOR,
+    POOLING,
+    MODULES,
+    f"{POOLING_FOLDER}/{MODEL_CONFIG}",
+    PROMPTS,
+    *TRANSFORMER_FILES,
+    ADAPTER,
+    *TOKENIZER_FILES,
+)
+"""The files of a model that are read; nothing else is fetched from the hub or enters a fingerprint."""
+
+GGUF = ".gguf"
+"""The ending of llama.cpp's files, which hold a language model with its tokenizer."""
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+_ONNX_HINT = (
+    "An ONNX file cannot be trained or pruned; name the model that it was exported from. "
+    "`compress measure` takes the file as it is."
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def fingerprint(model: str, revision: str | None, base: Path, watched: Watched | None = None) -> str | None:
+    """What tells a model source from any other content; None for a hub model that is not on this machine yet.
+
+    A folder: sha256 over the names and bytes of its model files. A hub id: the commit. `python:`: sha256 of
+    the module's file. What a profile describes: that, and its tokenizer likewise.
+
+    Raises:
+        ModelError: there is no such folder, package or module.
+    """
+    watched = watched or Watched()
+    if model.startswith(CODE):
+        return f"code:{watched.sha256(module_file(model, base))}:{model.rpartition(':')[2]}"
+    if model.startswith(CONFIG):
+        tokenizer = decoder_of(model).tokenizer
+        found = fingerprint(tokenizer, None, base, watched) if isinstance(tokenizer, str) else ""
+        return None if found is None else f"{model} {found}"
+    folder = local_path(model, base)
+    if folder is None:
+        commit = hub_commit(model, revision)
+        return None if commit is None else f"hub:{model}@{commit}"
+    if folder.suffix.lower() in (GGUF, ".json"):
+        return f"files:{watched.sha256(folder)}"
+    folder = _folder(folder)
+    files = model_files(folder)
+    return (
+        "files:"
+        + hashlib.sha256(
+            "".join(f"{file.relative_to(folder)}\0{watched.sha256(file)}\n" for file in files).encode()
+        ).hexdigest()
+    )
+
+
+def check_teacher(
+    spec: TeacherSpec,
+    labels: Sequence[str],
+    base: Path,
+    *,
+    allow_code: bool,
+    task: str,
+    files: ModelFiles | None = None,
+) -> None:
+    """Refuse a teacher that cannot do its job, before any work: only its config is read.
+
+    A hub model that is not on this machine yet is fetched here, so that from then on its commit is known. What
+    a `python:` function gives is checked when it is called.
+
+    Args:
+        files: what was read of models already.
+
+    Raises:
+        UsageError: it is code, and `--allow-code` was not given.
+        ModelError: it is missing, is no model, is one of another task, needs `finetune` because its head does not
+            fit the labels, or, for sentence embedding, is to be fine-tuned or pools in a way that is not known.
+    """
+    if task_kind(task).head == "pooled" and spec.finetune is not None:
+        raise ModelError(
+            "a sentence encoder cannot be fine-tuned here: the data has no labels to train it on",
+            where="teacher.finetune",
+            hint="Leave `finetune` out, and name a model that was trained for sentence similarity.",
+        )
+    if spec.model.startswith(CODE):
+        check_code_allowed(spec.model, allow_code)
+        module_file(spec.model, base)
+        return
+    if spec.config is not None:
+        if isinstance(spec.config.tokenizer, str):
+            tokenizer_place(spec.config.tokenizer, base)
+        return
+    folder = model_folder(spec.model, spec.revision, base, task)
+    if folder.is_file():
+        return
+    with understood("this model", str(folder)):
+        _check_folder(folder, spec, labels, files or ModelFiles(base), allow_code=allow_code, task=task)
+
+
+def _check_folder(
+    folder: Path,
+    spec: TeacherSpec,
+    labels: Sequence[str],
+    files: ModelFiles,
+    *,
+    allow_code: bool,
+    task: str,
+) -> None:
+    if (folder / MODULE).is_file():
+        check_code_allowed(spec.model, allow_code)
+        if task_kind(task).items != "image":
+            raise ModelError(
+                "this model is a module of somebody's code, which has no tokenizer: it serves images alone",
+                where=spec.model,
+                hint="Name a `python:module:function` that returns a model of transformers and its tokenizer.",
+                code="module-without-tokenizer",
+            )
+        return
+    if (folder / MODEL_CONFIG).is_file():
+        # First of all: what a model of another task lacks is beside the point.
+        check_task(_read_config(folder), task, spec.model)
+    # An adapter alone has no config, and is named.
+    for problem in checkpoint_problems(folder, task, files, head=spec.finetune is None):
+        raise ModelError(problem.message, where=spec.model, code=problem.code)
+    config = _read_config(folder)
+    if task_kind(task).head == "pooled":
+        read_pooling(folder, spec.pooling)
+        read_sentence_settings(folder)
+    elif spec.finetune is None and task_kind(task).head == "classifier":
+        check_head(head_names(config, spec.labels), labels, spec.model)
+
+
+def model_folder(model: str, revision: str | None, base: Path, task: str) -> Path:
+    """The folder of a model on this machine; a hub model that is not here yet is fetched, safetensors only.
+
+    Of a task whose models write texts it may be a GGUF file.
+
+    Raises:
+        ModelError: there is none, or it cannot be fetched.
+    """
+    folder = local_path(model, base)
+    if folder is not None and folder.suffix.lower() == GGUF and task_kind(task).writes and folder.is_file():
+        return folder
+    found = (
+        _cached_folder(model, revision, task) or _fetch(model, revision)
+        if folder is None
+        else _folder(folder)
+    )
+    shards_of(found)
+    return found
+
+
+def tokenizer_place(source: str, base: Path) -> Path:
+    """The folder, GGUF file or `tokenizer.json` of a tokenizer; one of the hub that is not here yet is fetched.
+
+    Raises:
+        ModelError: there is none, or it cannot be fetched.
+    """
+    place, where = local_path(source, base), "teacher.config.tokenizer"
+    if place is None:
+        config = _cached_file(source, None)
+        place = _fetch(source, None, TOKENIZER_FILES) if config is None else config.parent
+    if place.is_file():
+        if place.suffix.lower() not in (GGUF, ".json"):
+            raise ModelError("expected a folder, a GGUF file or a tokenizer.json", where=where)
+    elif (problem := no_tokenizer({file.name for file in place.iterdir()})) is not None:
+        raise ModelError(problem.message, where=where, code=problem.code)
+    return place
+
+
+def check_code_allowed(model: str, allow_code: bool, what: str = "this model is made") -> None:
+    """Refuse to run code that the user did not allow.
+
+    Raises:
+        UsageError: it is not allowed.
+    """
+    if not allow_code:
+        raise UsageError(
+            f"{what} by running Python code, which nobody allowed",
+            where=model,
+            hint="If you trust it, start again with `--allow-code`; in Python, with `allow_code=True`.",
+            code="code-not-allowed",
+        )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a folder that make its model, by name."""
+    found = {file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
+    return sorted(found, key=lambda file: str(file.relative_to(folder)))
+
+
+def shards_of(folder: Path) -> set[str]:
+    """The names of the files that the index of a model in several files names; they need not be there.
+
+    Raises:
+        ModelError: an index is damaged, or names something else than a file beside it.
+    """
+    names: set[str] = set()
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        placed = read_mapping(index).get("weight_map")
+        if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+            raise ModelError("expected a mapping `weight_map` of weights to files", where=str(index))
+        for name in set(placed.values()):
+            if inside(folder, name, where=str(index)).parent != folder or not name.endswith(".safetensors"):
+                raise ModelError(f"{name!r} is no safetensors file beside this one", where=str(index))
+        names.update(placed.values())
+    return names
+
+
+def hub_commit(model: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub model stands for, as far as the hub cache of this machine knows."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    config = _cached_file(model, revision)
+    return None if config is None else config.parent.name
+
+
+def module_file(source: str, base: Path) -> Path:
+    """The file of the module of `python:module:function`, found without importing it, in `base` first.
+
+    Raises:
+        ModelError: it is not of that form, or there is no such module.
+    """
+    if (fault := missing_source(source, base)) is not None:
+        raise ModelError(fault, where=source)
+    top, *rest = source.removeprefix(CODE).partition(":")[0].split(".")
+    roots = [base / top]
+    spec = None if (base / top).is_dir() else importlib.util.find_spec(top)
+    if spec is not None:
+        roots += [Path(folder) for folder in spec.submodule_search_locations or ()]
+        if not rest and spec.origin is not None and Path(spec.origin).is_file():
+            roots.append(Path(spec.origin).with_suffix(""))
+    for root in roots:
+        path = root.joinpath(*rest)
+        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    raise ModelError(
+        f"there is no module {'.'.join([top, *rest])!r}",
+        where=source,
+        hint=f"It is looked for in {base} and in what this Python can import.",
+    )
+
+
+def _folder(path: Path) -> Path:
+    if (path / ENSEMBLE).is_file():
+        problem = several_models()
+        raise ModelError(problem.message, where=str(path), code=problem.code)
+    if path.suffix.lower() == GGUF or (path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))):
+        raise ModelError(
+            "GGUF files hold language models, which write texts; this task cannot use one as its teacher",
+            where=str(path),
+            hint="Set the task of models that write texts, or name a folder with config.json, model.safetensors and a "
+            "tokenizer.",
+        )
+    if path.suffix.lower() in _PICKLES:
+        raise ModelError(
+            "this checkpoint is a pickle: it could run any code and is never loaded",
+            where=str(path),
+            hint="Save its weights as safetensors, and name a `python:module:function` that builds the model and "
+            "loads them.",
+        )
+    if not path.is_dir():
+        raise ModelError(
+            "a model is a folder with config.json, model.safetensors and a tokenizer; this is a file",
+            where=str(path),
+            hint=_ONNX_HINT if path.suffix.lower() in (".onnx", ".ort") else None,
+        )
+    return path
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / MODEL_CONFIG
+    try:
+        return read_mapping(file)
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no {MODEL_CONFIG} here: this folder holds no model",
+            where=str(folder),
+            hint=_ONNX_HINT if (folder / ONNX_MODEL).is_file() else None,
+        ) from error
+
+
+def _cached_folder(model: str, revision: str | None, task: str) -> Path | None:
+    """The snapshot of a hub model in the cache of this machine; None if a file of it is missing."""
+    config = _cached_file(model, revision)
+    if config is None:
+        return None
+    names = {file.name for file in model_files(config.parent)}
+    weights = any(name.endswith(".safetensors") for name in names)
+    if task_kind(task).items == "image":
+        further = PREPROCESSOR in names or PROCESSOR in names
+    else:
+        further = any(fnmatch(name, pattern) for name in names for pattern in VOCABULARY_FILES)
+    return config.parent if weights and further and shards_of(config.parent) <= names else None
+
+
+def _fetch(model: str, revision: str | None, files: Sequence[str] = MODEL_FILES) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot fetch this model from the hub: {first_line(error)}",
+            where=model,
+            hint="Check the id, the network and HF_TOKEN; or name a local folder.",
+        ) from error
+
+
+def _cached_file(model: str, revision: str | None) -> Path | None:
+    # Imported here: `compress validate` of a local model does not need it.
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, MODEL_CONFIG, revision=revision)
+    return Path(found) if isinstance(found, str) else None

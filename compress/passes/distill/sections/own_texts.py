@@ -1,0 +1,53 @@
+"""What a report says of the texts that a student wrote itself: how many, what they took, and some of them."""
+
+from __future__ import annotations
+
+from compress.core.records import RunRecord
+from compress.core.units import format_seconds
+from compress.passes.distill.kind import OWN_TEXTS
+from compress.passes.distill.sections.teaching import sample_rows
+from compress.passes.distill.spec import DistillSpec
+from compress.reporting.data.row import ordered
+from compress.reporting.render.document import Section, Table, row, section_of
+from compress.reporting.render.numbers import count, percent
+
+
+def own_texts(run: RunRecord) -> Section:
+    """The answers that students wrote, by stage, what they and their teachers took for them, and samples."""
+    # Later steps keep what is known of the model that they were given.
+    steps = [step for step in ordered(run) if step.kind == DistillSpec.kind]
+    found = [
+        row(
+            step.step,
+            stage["name"],
+            f"{count(told['steps'])} of {count(stage['steps'])}",
+            count(told["answers"]),
+            count(told["tokens"]),
+            percent(told["ended"] / told["answers"]) if told["answers"] else "",
+            format_seconds(told["seconds"]),
+            format_seconds(told["teacher_seconds"]),
+        )
+        for step in steps
+        for stage in step.facts.get("stages", ())
+        if (told := stage.get(OWN_TEXTS))
+    ]
+    samples = [
+        line
+        for step in steps
+        for line in sample_rows(step, (one for one in step.samples if one.by == "student"))
+    ]
+    head = ("Step", "stage", "steps", "answers", "tokens", "ended by itself", "writing", "teacher")
+    tables = (
+        Table("What it wrote, and what it took", head, tuple(found), frozenset({1})),
+        Table(
+            "The first answers and the last ones",
+            ("Step", "", "prompt", "answer"),
+            tuple(samples),
+            frozenset({1, 2, 3}),
+        ),
+    )
+    words = (
+        "In these steps the student learnt from its own answers, which the teacher judged token by token. The time of "
+        "the teacher is that of these steps alone: nothing that it says of them can be kept.",
+    )
+    return section_of("own-texts", "What the student wrote", *tables, words=words)

@@ -1,0 +1,166 @@
+"""What a report says of the texts that a teacher wrote: how many are kept and why, what they cost, and some of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from compress.core.records import RunRecord, Sample, StepRecord
+from compress.core.units import format_seconds
+from compress.passes.distill.kind import HELD_OUT, WRITTEN
+from compress.passes.distill.sections.teaching import sample_rows
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written.kept import KEPT
+from compress.reporting.data.row import ordered
+from compress.reporting.render.document import Section, Table, row, section_of
+from compress.reporting.render.numbers import MISSING, count, percent
+
+_SHOWN = 5
+"""Samples of a step that a page shows, for each reason."""
+
+
+def written(run: RunRecord) -> Section:
+    """The shares by reason, the right answers by prompt, the costs and samples of each distillation that has them."""
+    every = [*_told(run, WRITTEN)]
+    # A control learns the same texts: of what was written is told once.
+    found = [(step, told) for step, told in every if step.kind == DistillSpec.kind]
+    reasons, asked = (
+        [
+            row(step.step, reason, count(number), percent(number / told[of]))
+            for step, told in whose
+            for reason, number in told["by_reason"].items()
+        ]
+        for whose, of in ((found, "answers"), (_own_prompts(found), "prompts"))
+    )
+    by_prompt = [
+        row(step.step, right, count(number), percent(number / told["prompts"]))
+        for step, told in found
+        for right, number in told.get("right_by_prompt", {}).items()
+    ]
+    costs = [
+        row(
+            step.step,
+            told["model"] or MISSING,
+            told["license"],
+            count(told["prompts"]),
+            MISSING if "answers" not in told else count(told["answers"]),
+            MISSING if told["tokens"] is None else count(told["tokens"]),
+            count(told["written_before"]),
+            format_seconds(told["seconds"]),
+        )
+        for step, told in (*_own_prompts(found), *found)
+    ]
+    samples = [line for step, _ in every for line in sample_rows(step, _shown(step))]
+    held_out = [
+        row(
+            step.step,
+            count(told["documents"]),
+            count(told["pairs"]),
+            _within(told["perplexity"]),
+            _within(told["untaught"]),
+            _within(told["gain"]),
+            _within(told["beside"]) if "beside" in told else MISSING,
+        )
+        for step, told in _told(run, HELD_OUT)
+    ]
+    tables = (
+        Table("Prompts that were written", ("Step", "", "prompts", "share"), tuple(asked), frozenset({1})),
+        Table("Answers that were written", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
+        Table(
+            "Right answers of a prompt",
+            ("Step", "right answers", "prompts", "share"),
+            tuple(by_prompt),
+        ),
+        Table(
+            "Who wrote, and what it took",
+            ("Step", "teacher", "licence", "prompts", "answers", "tokens", "written before", "time"),
+            tuple(costs),
+            frozenset({1, 2}),
+        ),
+        Table(
+            "Held-out pairs",
+            ("Step", "documents", "pairs", "perplexity", "untaught", "gain", "above the student"),
+            tuple(held_out),
+        ),
+        Table("Samples", ("Step", "", "prompt", "answer"), tuple(samples), frozenset({1, 2, 3})),
+    )
+    return section_of("written-texts", "What the teacher wrote", *tables, words=tuple(_words(every)))
+
+
+def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
+    if found:
+        yield (
+            "Tokens are all that were drawn for these answers; those written before were not asked again, and the time "
+            "is that of the others."
+        )
+    for step, told in found:
+        if step.kind != DistillSpec.kind:
+            yield (
+                f"{step.step} learnt of the same texts the answers alone. What it can do its right answers tell: its "
+                "perplexity is that of the data's answers, traces and all, which it was not taught to write."
+            )
+            continue
+        left = []
+        if told["prompts_left_out"]:
+            left.append(f"of {count(told['prompts_left_out'])} prompts no answer is kept")
+        if "prompts_too_long" in told:
+            left.append(
+                f"{count(told['prompts_too_long'])} were not asked, as they leave no room for an answer"
+            )
+        if "passages_left_out" in told:
+            left.append(
+                f"{count(told['passages_left_out'])} passages are copies of others, or of held-out ones, and were not "
+                "asked about"
+            )
+        if "own_answers" in told:
+            left.append(f"{count(told['own_answers'])} answers of the data are learnt too")
+        if "prompt_tokens" in told:
+            left.append(f"the server read {count(told['prompt_tokens'])} tokens of prompts")
+        if left:
+            yield f"{step.step}: {'; '.join(left)}."
+    if any("documents" in told for _, told in found):
+        yield (
+            "Pairs were written of the training documents, and others, to be held out, of the validation documents. "
+            "Perplexity is that of the answers of held-out pairs, none of which chose weights; untaught that of the "
+            "student before its training. Gain, and how far the control is above the student, are differences of log "
+            "perplexity. Intervals (95 %) are bootstraps over the documents. `samples.jsonl` beside this report holds "
+            "pairs with their passages."
+        )
+
+
+def _own_prompts(
+    found: list[tuple[StepRecord, Mapping[str, Any]]],
+) -> list[tuple[StepRecord, Mapping[str, Any]]]:
+    """The same of the prompts that a teacher wrote itself."""
+    who = ("model", "license")
+    return [
+        (step, {**{name: told[name] for name in who}, **told["own_prompts"]})
+        for step, told in found
+        if "own_prompts" in told
+    ]
+
+
+def _told(run: RunRecord, fact: str) -> Iterator[tuple[StepRecord, Mapping[str, Any]]]:
+    # Later steps keep what is known of the model that they were given.
+    kinds = (DistillSpec.kind, f"{DistillSpec.kind}.control")
+    for step in ordered(run):
+        told = step.facts.get(fact)
+        if step.kind in kinds and isinstance(told, Mapping):
+            yield step, told
+
+
+def _shown(step: StepRecord) -> Iterator[Sample]:
+    """The first texts of a teacher of each kind, of a control those that it learnt; a file beside the report has the
+    others."""
+    counts = Counter[str]()
+    for one in step.samples:
+        counts[one.why] += one.by == "teacher"
+        learnt = step.kind == DistillSpec.kind or one.why == KEPT
+        if one.by == "teacher" and counts[one.why] <= _SHOWN and learnt:
+            yield one
+
+
+def _within(value: Sequence[float]) -> str:
+    """A number with its interval."""
+    return "{:.3g} ({:.3g} to {:.3g})".format(*value)

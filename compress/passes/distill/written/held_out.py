@@ -1,0 +1,102 @@
+"""Pairs that are held out: how well a student foretells their answers before and after its training, by document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.core.disk.files import write_json
+from compress.data.splits import Examples
+from compress.measuring.statistics import around, quotients_drawn
+from compress.step import StepContext
+from compress.tasks.base import Task, WritingTask
+from compress.training.prediction import answers
+
+FILE = "held_out.json"
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs whose answers choose among the weights of a student, and those that are `scored`, with the number of the
+    document of each, int64 (n,)."""
+
+    task: Task
+    chooses: Examples
+    scored: Examples
+    documents: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a student is scored by, and what was found of it before its training; for a control, what was found of the
+    student `beside` it. Found is of each document minus the log-probability of its answers, and their tokens:
+    (2, documents)."""
+
+    held_out: HeldOut
+    before: Floats
+    beside: Floats | None = None
+
+    @classmethod
+    def of(cls, ctx: StepContext, held_out: HeldOut, untrained: nn.Module) -> Exam:
+        """The exam of a student that learns pairs."""
+        return cls(held_out, _found(ctx, held_out, untrained))
+
+    @classmethod
+    def again(cls, ctx: StepContext, untrained: nn.Module) -> Exam:
+        """The same for its control, which is not told what was written."""
+        body = ctx.inputs["taught"].read_json(FILE)
+        items, task = tuple(body["pairs"]), cast(WritingTask, ctx.task)
+        pairs = Examples.unlabelled(items)
+        own = task.conversing if body["conversing"] else task.answered
+        held_out = HeldOut(own, pairs, pairs, np.array(body["documents"]))
+        return cls(held_out, _found(ctx, held_out, untrained), np.array(body["found"]))
+
+    def learning(self, ctx: StepContext) -> StepContext:
+        """The step with pairs in the place of the validation split."""
+        data = replace(ctx.data, validation=self.held_out.chooses)
+        return replace(ctx, task=self.held_out.task, data=data)
+
+    def told(self, ctx: StepContext, student: nn.Module) -> Mapping[str, Any]:
+        """Perplexities, how much lower the log perplexity is than before, and how much higher than that of the student
+        beside; each with its interval over the documents. What was found is left for the control."""
+        held, after = self.held_out, _found(ctx, self.held_out, student)
+        if self.beside is None:
+            body = {
+                "pairs": list(held.scored.texts),
+                "documents": held.documents.tolist(),
+                "conversing": held.task.data.converses,
+                "found": after.tolist(),
+            }
+            write_json(ctx.out / FILE, body)
+        found = [after, self.before, *([] if self.beside is None else [self.beside])]
+        draws = quotients_drawn([(one[0], one[1]) for one in found], ctx.seed)
+        values = [float(one[0].sum() / one[1].sum()) for one in found]
+
+        def perplexity(place: int) -> list[float]:
+            return [float(np.exp(one)) for one in astuple(around(values[place], draws[place]))]
+
+        def apart(one: int, other: int) -> list[float]:
+            return list(astuple(around(values[one] - values[other], draws[one] - draws[other])))
+
+        return {
+            "pairs": len(held.scored),
+            "documents": len(after[0]),
+            "perplexity": perplexity(0),
+            "untaught": perplexity(1),
+            "gain": apart(1, 0),
+            **({} if self.beside is None else {"beside": apart(0, 2)}),
+        }
+
+
+def _found(ctx: StepContext, held_out: HeldOut, model: nn.Module) -> Floats:
+    inputs = held_out.task.encode(held_out.scored, ctx.out)
+    model = model.to(ctx.device)
+    kept = answers(model, inputs, held_out.task, precision="fp32", device=ctx.device)
+    places = held_out.documents[kept["document"]]
+    return np.stack([np.bincount(places, kept[name]) for name in ("nats", "tokens")])

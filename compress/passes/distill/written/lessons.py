@@ -1,0 +1,317 @@
+"""What a student learns in the place of the training split: what its teacher writes to the prompts of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from compress.core.artifacts import Artifact
+from compress.core.errors import PassError
+from compress.data.splits import Examples, Item
+from compress.generation.answers import Answer, tokens_drawn, tokens_read
+from compress.generation.prompts import Writer
+from compress.generation.validators import Validator, validator_of
+from compress.generation.writing import How, key_of
+from compress.models.text.chat import Prompt
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written.held_out import HeldOut
+from compress.passes.distill.written.kept import (
+    CUT,
+    KEPT,
+    REASONS,
+    REPEATED,
+    SPARE,
+    UNANSWERED,
+    WRONG,
+    Judged,
+    judged,
+)
+from compress.passes.distill.written.prompts import Prompts, written_prompts
+from compress.profile.specs.validator import pattern_of
+from compress.profile.specs.writing import PROMPT, SequenceSpec
+from compress.runtimes.decoding import Sampling
+from compress.step import StepContext
+from compress.store.texts import like
+from compress.tasks.base import Task, WritingTask
+from compress.training.signals.written import answers_to
+
+SHOWN = 240
+"""Letters of a prompt or an answer that a record keeps, at most."""
+_SAMPLES = {KEPT: 5}
+_OTHER_SAMPLES = 2
+_HINTS = {
+    CUT: "Raise `sequence.most`, or name what ends an answer in `sequence.stop`.",
+    UNANSWERED: "Look at what the teacher writes, and at the pattern of `reasoning.answer`.",
+    WRONG: "Raise `rejection.candidates`, or look at what the teacher writes and at `rejection.validator`.",
+}
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Prompts with answers, those that were written first, the data's `own` last; the task that encodes them, whose
+    texts they are, and what is told of them, with some `samples`; of those that were written from documents, what is
+    held out."""
+
+    task: Task
+    examples: Examples
+    own: int
+    source: dict[str, str | None]
+    told: dict[str, Any]
+    samples: list[dict[str, str]]
+    held_out: HeldOut | None = None
+
+
+@dataclass
+class _Question:
+    """A prompt of the data, what the teacher is asked in its place, and what the data answers, in all its examples."""
+
+    prompt: Prompt
+    asked: Prompt
+    expected: list[str]
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Who is asked, and how."""
+
+    ctx: StepContext
+    spec: DistillSpec
+    how: SequenceSpec
+    writer: Writer
+
+    @property
+    def task(self) -> WritingTask:
+        """The task of the data."""
+        return cast(WritingTask, self.ctx.task)
+
+    def read(self, item: Item) -> tuple[Prompt, str]:
+        """The prompt of an example, and the data's own answer."""
+        return self.task.question(item, lambda text: self.writer.beginning(text, self.how.prompt_tokens))
+
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt beside which an answer has room."""
+        return self.ctx.task.data.max_length - self.how.most
+
+    def questions(self, written: Prompts | None) -> tuple[list[_Question], int]:
+        """The prompts of the training split, or those that were written, each once, and how many have no room for an
+        answer."""
+        found, long = dict[str, _Question](), set[str]()
+        asked_by: Iterable[tuple[Prompt, str | None]] = (
+            map(self.read, self.ctx.data.train.items)
+            if written is None
+            else ((self.task.prompt_of(text), None) for text in written.kept)
+        )
+        for prompt, answer in asked_by:
+            key, expected = key_of(prompt, 0), [] if answer is None else [answer]
+            if key in found:
+                found[key].expected += expected
+                continue
+            asked = self.asked(prompt)
+            if key in long or len(self.writer.tokens(asked)) > self.room:
+                long.add(key)
+                continue
+            found[key] = _Question(prompt, asked, expected)
+        return list(found.values()), len(long)
+
+    def asked(self, prompt: Prompt) -> Prompt:
+        """What is asked in the place of a prompt."""
+        asked = instead(self.how.ask, prompt)
+        if self.how.server is None or self.how.server.template is None:
+            return asked
+        return self.writer.plain([{"role": "user", "content": asked}] if isinstance(asked, str) else asked)
+
+    def item(self, question: _Question, answer: str, *, ends: bool) -> str:
+        """What is learnt of an answer: of a text that the teacher began itself, all of it."""
+        prompt = question.prompt
+        if self.spec.data_free is not None and isinstance(prompt, str) and self.task.data.goes_on:
+            prompt, answer = "", prompt + answer
+        return self.task.answered_item(prompt, answer, ends=ends)
+
+    def validator(self, questions: Sequence[_Question]) -> Validator | None:
+        """What judges, tried before anything is written on answers that the data itself gives.
+
+        Raises:
+            DataError, ModelError, UsageError: it cannot judge.
+        """
+        rejection = self.spec.rejection
+        if rejection is None:
+            return None
+        found = validator_of(
+            rejection.validator, self.ctx.base, allow_code=self.ctx.allow_code, where="rejection.validator"
+        )
+        for question in questions[:1] if rejection.code() else questions:
+            for answer in question.expected:
+                found(self.writer.written(question.prompt), answer, answer)
+        return found
+
+    def judge(self, question: _Question, validator: Validator | None) -> list[Judged]:
+        """What is kept of the answers to a prompt."""
+        prompt = self.writer.written(question.prompt)
+
+        def right(answer: str) -> bool:
+            return validator is None or any(validator(prompt, one, answer) for one in question.expected)
+
+        reasoning, rejection = self.spec.reasoning, self.spec.rejection
+        return judged(
+            (question.answers[sample] for sample in sorted(question.answers)),
+            unended=self.task.data.goes_on,
+            pattern=None if reasoning is None else pattern_of(reasoning.answer),
+            right=right,
+            most=None if rejection is None else rejection.keep,
+        )
+
+
+def written_lessons(
+    ctx: StepContext, spec: DistillSpec, teacher: Artifact, *, alone: bool = False
+) -> Lessons:
+    """Let a teacher write answers to the training prompts, and keep those that serve.
+
+    What it wrote before to such a prompt in such a way is not asked again, in whatever run it was.
+
+    Args:
+        alone: of each answer that is kept, what `reasoning` finds is learnt alone.
+
+    Raises:
+        DataError, ModelError: the teacher cannot answer the prompts, or the validator cannot judge the answers.
+        PassError: nothing that it wrote is kept.
+    """
+    assert spec.sequence is not None
+    asking = _Asking(ctx, spec, spec.sequence, Writer(teacher.path))
+    written = _prompts(asking, teacher)
+    questions, long = asking.questions(written)
+    validator = asking.validator(questions)
+    cost = _answer(asking, teacher, questions, 0 if written is None else written.spent)
+    items, counts, right, samples = list[str](), Counter[str](), Counter[int](), list[dict[str, str]]()
+    for why, text in () if written is None else written.judged:
+        if why != KEPT:
+            _sample(samples, f"prompt: {why}", text, "")
+    without = 0
+    for question in questions:
+        found = asking.judge(question, validator)
+        reasons = Counter(one.reason for one in found)
+        counts += reasons
+        right[sum(reasons[one] for one in (KEPT, REPEATED, SPARE))] += 1
+        without += reasons[KEPT] == 0
+        for one in found:
+            answer = one.alone if alone else one.lesson
+            if one.reason == KEPT:
+                items.append(asking.item(question, answer, ends=one.ends))
+            asked = question.asked if isinstance(question.asked, str) else question.asked[-1]["content"]
+            _sample(samples, one.reason, asked, answer)
+    if not items:
+        raise _nothing_kept(counts, long, written)
+    own = list(_own(asking)) if spec.sequence.own_answers else []
+    texts = like([*items, *own], ctx.data.train.items)
+    examples = Examples.unlabelled(texts)
+    answers = [answer for question in questions for answer in question.answers.values()]
+    source, read = source_of(spec.sequence, teacher), tokens_read(answers)
+    facts: dict[str, Any] = {
+        **source,
+        "prompts": len(questions),
+        **({"prompts_too_long": long} if long else {}),
+        "answers": counts.total(),
+        "by_reason": {reason: counts[reason] for reason in REASONS if counts[reason]},
+        "prompts_left_out": without,
+        **({"right_by_prompt": {str(n): right[n] for n in sorted(right)}} if spec.rejection else {}),
+        **({"own_answers": len(own)} if own else {}),
+        "tokens": tokens_drawn(answers),
+        **({"prompt_tokens": read} if read else {}),
+        **cost,
+        **({} if written is None else {"own_prompts": written.told}),
+    }
+    return Lessons(asking.task.answered, examples, len(own), source, facts, samples)
+
+
+def instead(ask: str, prompt: Prompt) -> Prompt:
+    """What is asked in the place of a prompt: of a conversation, of its last message."""
+    if isinstance(prompt, str):
+        return ask.replace(PROMPT, prompt)
+    *before, last = prompt
+    return [*before, {**last, "content": ask.replace(PROMPT, last["content"])}]
+
+
+def _prompts(asking: _Asking, teacher: Artifact) -> Prompts | None:
+    """What the teacher asks itself; None where the data asks."""
+    free = asking.spec.data_free
+    if free is None:
+        return None
+    model, goes_on = asking.how.server or teacher, asking.task.data.goes_on
+    return written_prompts(asking.ctx, free, model, asking.writer, room=asking.room, goes_on=goes_on)
+
+
+def _answer(asking: _Asking, teacher: Artifact, questions: Sequence[_Question], spent: int) -> dict[str, Any]:
+    """Let the teacher write, and put its answers beside their questions; what that took here and now."""
+    how, model = how_of(asking.how, asking.spec, asking.ctx.seed), asking.how.server or teacher
+    prompts = [question.asked for question in questions]
+    found, cost = answers_to(asking.ctx, model, prompts, how, "the teacher writes", spent=spent)
+    for question in questions:
+        keys = ((sample, key_of(question.asked, sample)) for sample in range(how.samples))
+        question.answers.update((sample, found[key]) for sample, key in keys)
+    return cost
+
+
+def how_of(sequence: SequenceSpec, spec: DistillSpec, seed: int) -> How:
+    """How a teacher writes; `seed`: where the profile names none for it."""
+    drawn = Sampling(
+        sequence.temperature,
+        sequence.top_k,
+        sequence.top_p,
+        seed if sequence.seed is None else sequence.seed,
+    )
+    samples = sequence.samples if spec.rejection is None else spec.rejection.candidates
+    return How(sequence.most, drawn, sequence.stop, samples)
+
+
+def source_of(how: SequenceSpec, teacher: Artifact) -> dict[str, str | None]:
+    """Who writes, and by which licence that may be learnt."""
+    name = teacher.facts.get("source") if how.server is None else how.server.model
+    return {"model": name, "license": how.license}
+
+
+def _own(asking: _Asking) -> Iterator[str]:
+    """The data's own answers."""
+    for item in asking.ctx.data.train.items:
+        prompt, answer = asking.read(item)
+        if answer:
+            yield asking.task.answered_item(prompt, answer, ends=not asking.task.data.goes_on)
+
+
+def _sample(samples: list[dict[str, str]], why: str, prompt: str, answer: str) -> None:
+    """Keep the first ones of each kind, for the report."""
+    if sum(each["why"] == why for each in samples) < _SAMPLES.get(why, _OTHER_SAMPLES):
+        # Of a prompt the end is what is asked.
+        samples.append({"why": why, "prompt": prompt[-SHOWN:], "answer": answer[:SHOWN]})
+
+
+def no_room(prompts: int, most: str) -> PassError:
+    """The error of prompts that are all too long; `most`: the key that says how long an answer may be."""
+    return PassError(
+        f"none of {prompts} prompts leaves room for an answer",
+        where=most,
+        hint=f"Lower `{most}`, or raise `data.max_length`.",
+    )
+
+
+def _nothing_kept(counts: Counter[str], long: int, written: Prompts | None) -> PassError:
+    if written is not None and not written.kept:
+        return PassError(
+            f"of {written.told['prompts']} prompts that the teacher wrote none is kept: "
+            f"{_reasons(written.told['by_reason'])}",
+            where="data_free",
+            hint="Raise `data_free.most`, or look at what the teacher writes.",
+        )
+    if not counts:
+        return no_room(long, "sequence.most")
+    return PassError(
+        f"of {counts.total()} answers that the teacher wrote none is kept: {_reasons(counts)}",
+        where="sequence",
+        hint=_HINTS.get(counts.most_common(1)[0][0], "Look at what the teacher writes."),
+    )
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(counts).most_common())

@@ -1,0 +1,122 @@
+"""Questions with their answers that a teacher wrote of a passage: how it is asked, and which of them serve. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from compress.generation.answers import Answer
+from compress.generation.grounded import adds_nothing, names_stand_in, supported
+from compress.generation.validators import Validator
+from compress.models.text.chat import Prompt
+from compress.passes.distill.written.kept import CUT, FILTERED, KEPT
+from compress.profile.specs.writing import PASSAGE, QUESTION, PairSpec, SyntheticSpec
+
+NO_PAIR, NO_QUESTION, REFUSED, UNSUPPORTED, FOREIGN, HOLLOW, INVALID, LONG, ALIKE, COPIED = (
+    "no question with an answer",
+    "no question of three words",
+    "a refusal",
+    "not supported by the passage",
+    "asks what the passage does not name",
+    "says no more than its question",
+    "refused by the validator",
+    "too long",
+    "a copy of another",
+    "a copy of what is held out",
+)
+PAIR_REASONS = (
+    KEPT,
+    CUT,
+    FILTERED,
+    NO_PAIR,
+    NO_QUESTION,
+    REFUSED,
+    UNSUPPORTED,
+    FOREIGN,
+    HOLLOW,
+    INVALID,
+    LONG,
+    ALIKE,
+    COPIED,
+)
+_LABELS = re.compile(r"^[ \t]*(Question|Answer):[ \t]*", re.MULTILINE | re.IGNORECASE)
+_BETWEEN = "\n\n"
+"""Stands between the examples of a text, and ends what is written behind them."""
+_REFUSAL = re.compile(
+    r"\b(i(['’]m| am) (sorry|unable|not able)|i (cannot|can['’]?t|do(n['’]t| not) (know|have))"
+    r"|as an ai|ai (language )?model"
+    r"|(does|do|did|is|are|was|were)(n['’]t| not) (\w+ )?(mention|provide|specif|state|given|clear|contain)\w*"
+    r"|no (information|answer))\b",
+    re.IGNORECASE,
+)
+_FEWEST_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question with its answer, and why it is kept or left out."""
+
+    reason: str
+    question: str
+    answer: str
+
+
+def asked_of(spec: SyntheticSpec, passage: str, *, converses: bool) -> Prompt:
+    """What a teacher is asked of a passage behind the examples: a conversation, or a text to go on with."""
+
+    def said(example: PairSpec) -> str:
+        return f"Question: {example.question}\nAnswer: {example.answer}"
+
+    asked = spec.ask.replace(PASSAGE, passage)
+    before = [(spec.ask.replace(PASSAGE, example.passage), said(example)) for example in spec.examples]
+    if not converses:
+        return "".join(f"{one}\n{other}{_BETWEEN}" for one, other in before) + f"{asked}\n"
+    turns = [(role, text) for pair in before for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return [{"role": role, "content": text} for role, text in (*turns, ("user", asked))]
+
+
+def stops_of(*, converses: bool) -> tuple[str, ...]:
+    """What ends what is written; a model that converses ends it itself."""
+    return () if converses else (_BETWEEN,)
+
+
+def prompt_of(spec: SyntheticSpec, passage: str, question: str) -> str:
+    """What the student is asked."""
+    # A passage may hold what stands for the question.
+    parts = (part.replace(PASSAGE, passage) for part in spec.prompt.split(QUESTION))
+    return question.join(parts)
+
+
+def pair_of(answer: Answer, passage: str, spec: SyntheticSpec, validator: Validator | None) -> Pair:
+    """The first question and the first answer that were written of a passage, judged by themselves."""
+    parts = _LABELS.split(answer.text)
+    found: dict[str, str] = {}
+    for label, said in zip(parts[1::2], parts[2::2], strict=True):
+        found.setdefault(label.lower(), " ".join(said.strip().partition("\n")[0].split()))
+    pair = Pair(KEPT, found.get("question", ""), found.get("answer", ""))
+    return Pair(_reason(answer, pair, passage, spec, validator), pair.question, pair.answer)
+
+
+def _reason(
+    answer: Answer, pair: Pair, passage: str, spec: SyntheticSpec, validator: Validator | None
+) -> str:
+    question, said = pair.question, pair.answer
+    if answer.ended == "filter":
+        return FILTERED
+    if answer.ended == "length":
+        return CUT
+    if not question or not said:
+        return NO_PAIR
+    if not question.endswith(("?", "？", "؟")) or len(question.split()) < _FEWEST_WORDS:
+        return NO_QUESTION
+    if _REFUSAL.search(said) and not _REFUSAL.search(passage):
+        return REFUSED
+    if spec.support and not supported(said, passage, spec.support, question):
+        return UNSUPPORTED
+    if spec.support and not names_stand_in(question, passage):
+        return FOREIGN
+    if adds_nothing(said, question):
+        return HOLLOW
+    if validator is not None and not validator(question, passage, said):
+        return INVALID
+    return KEPT

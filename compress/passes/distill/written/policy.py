@@ -1,0 +1,95 @@
+"""What a student writes itself while it learns: to which prompts, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from compress.encoding.inputs import Inputs
+from compress.generation.prompts import Writer
+from compress.passes.distill.spec import DistillSpec
+from compress.passes.distill.written.lessons import SHOWN, no_room
+from compress.profile.specs.writing import OnPolicySpec
+from compress.step import StepContext
+from compress.store.flat import Ragged, RaggedWriter
+from compress.tasks.base import WritingTask
+from compress.training.distributed.world import current_world
+from compress.training.on_policy import OnPolicy, Writes
+from compress.training.trimming import tokens_of
+
+
+def policy_of(
+    ctx: StepContext, spec: DistillSpec, student: nn.Module, inputs: Inputs, seed: int
+) -> OnPolicy | None:
+    """What a student writes in a stage of `spec`; None where it does not.
+
+    Args:
+        inputs: the examples of the data as it reads them.
+
+    Raises:
+        DataError: a prompt has no token, or is a conversation that the student cannot take.
+        PassError: no prompt leaves room for an answer.
+    """
+    how = spec.on_policy
+    if how is None:
+        return None
+    assert isinstance(student, PreTrainedModel)
+    writer = Writer(ctx.out)
+    policy = OnPolicy(
+        student,
+        Writes(
+            share=how.share,
+            prompts=_prompts(ctx, how, writer, spec.prompt_tokens),
+            batch_size=spec.batch_size,
+            most=how.most,
+            ends=writer.ends,
+            temperature=how.temperature,
+            seed=seed,
+        ),
+        tokens_of(inputs),
+        parts=spec.accumulate,
+        world=current_world(),
+        precision=ctx.precision,
+        device=ctx.device,
+        said=writer.text,
+    )
+    ctx.progress.say(
+        f"in {how.share:.0%} of the steps the student writes, and its teacher runs along: nothing of that can be kept "
+        "for the next time"
+    )
+    return policy
+
+
+def _prompts(ctx: StepContext, how: OnPolicySpec, writer: Writer, beginning: int) -> Ragged:
+    """The prompts of the training split that leave room for an answer, each once, as tokens."""
+    task, room = cast(WritingTask, ctx.task), ctx.task.data.max_length - how.most
+    found, known, long = RaggedWriter(), set[bytes](), 0
+    for item in ctx.data.train.items:
+        prompt, _ = task.question(item, lambda text: writer.beginning(text, beginning))
+        tokens = writer.tokens(prompt)
+        if len(tokens) > room:
+            long += 1
+        elif (key := str(tokens).encode()) not in known:
+            known.add(key)
+            found.add([tokens])
+    if not known:
+        raise no_room(long, "on_policy.most")
+    return found.finish()
+
+
+def told(policy: OnPolicy) -> tuple[dict[str, Any], tuple[dict[str, str], ...]]:
+    """What was written, as facts, and some of it."""
+    facts = dict(policy.told)
+    samples = tuple(
+        {
+            "by": "student",
+            "why": f"step {one['step']}" + ("" if one["ended"] else ", cut at the length"),
+            # Of a prompt the end is what is asked.
+            "prompt": one["prompt"][-SHOWN:],
+            "answer": one["answer"][:SHOWN],
+        }
+        for one in facts.pop("samples")
+    )
+    return facts, samples

@@ -1,0 +1,281 @@
+"""How long the parts of an encoder layer take by heads and feed-forward width, timed on small graphs.
+
+A table of latencies for each structure, as ZipLM's (Kurtic et al. 2023, arXiv:2302.04089): copies of one part with
+weights of their own, so that weights come from memory as they do in the model, in sessions of the runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.core.units import BYTES_PER_MB, MIB
+from compress.encoding.inputs import Batch
+from compress.lowering.export import OPSET
+from compress.lowering.graph import MS_DOMAIN
+from compress.measuring.jobs import JobFolder
+from compress.measuring.timing.disturbance import any_disturbed
+from compress.measuring.timing.latency import Timed, timed, undisturbed_ms
+from compress.profile.schema import MeasureSpec
+from compress.targets.local import ResolvedTarget
+
+POINTS = 8
+"""Sizes of each part that are timed; those between are interpolated."""
+COPIES = 6
+"""Copies of a part in its graph, at most."""
+COPY_BYTES = 128 * MIB
+"""Weights of one graph, at most, but for one copy."""
+MEMORY_SHARE = 4
+"""All graphs together hold at most one in so many bytes of the memory of the target's machine, also where a GPU runs
+them, but for one copy each."""
+TIMED = MeasureSpec(examples=1, min_seconds=8.0, min_rounds=20)
+PROCESSES = 4
+IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a layer reads, (batch, tokens, hidden), the size of its heads, and how many tokens the last layer's maps
+    behind attention work on: all, where the model reads all, and else those that its head reads."""
+
+    batch: int
+    tokens: int
+    hidden: int
+    head_size: int
+    last_tokens: int
+    masked: bool
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of attention by heads, and of the feed-forward part by width, in any layer but the last and in the
+    last: pairs (size, ms) of rising size. `rest_ms` is the model without its layers on the same input, timed in
+    turns with them. `disturbed`: other processes disturbed the timing beyond use."""
+
+    heads: tuple[tuple[int, float], ...]
+    units: tuple[tuple[int, float], ...]
+    last_heads: tuple[tuple[int, float], ...]
+    last_units: tuple[tuple[int, float], ...]
+    rest_ms: float
+    disturbed: bool = False
+
+    def attention_ms(self, heads: int, *, last: bool) -> float:
+        """Attention of so many heads, with its norm."""
+        return interpolated(self.last_heads if last else self.heads, heads)
+
+    def feed_forward_ms(self, width: int, *, last: bool) -> float:
+        """A feed-forward part of this width, with its norm."""
+        return interpolated(self.last_units if last else self.units, width)
+
+
+def interpolated(points: Sequence[tuple[int, float]], size: int) -> float:
+    """The latency of a size between the timed ones."""
+    sizes, times = zip(*points, strict=True)
+    return float(np.interp(size, sizes, times))
+
+
+def rising(times: Sequence[float]) -> list[float]:
+    """The times of rising sizes without the noise in which a larger size is faster: the nearest that never fall.
+
+    Pool adjacent violators (Barlow et al. 1972): where they fall, neighbours are averaged.
+    """
+    blocks: list[list[float]] = []
+    for time in times:
+        blocks.append([time])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    return [float(np.mean(block)) for block in blocks for _ in block]
+
+
+def timed_sizes(whole: int, multiple: int) -> list[int]:
+    """Some sizes up to `whole`, evenly spread: multiples, and the whole."""
+    multiple = min(multiple, whole)
+    exact = np.linspace(multiple, whole, POINTS)
+    return sorted({whole, *(max(multiple, multiple * round(size / multiple)) for size in exact[:-1])} - {0})
+
+
+def measure_table(
+    shape: LayerShape,
+    heads: int,
+    width: int,
+    round_to: int,
+    layers: int,
+    target: ResolvedTarget,
+    folder: Path,
+    rest: tuple[Path, Batch],
+) -> LatencyTable:
+    """Time the parts of a layer with up to `heads` heads and a feed-forward width of up to `width`.
+
+    Args:
+        layers: of the model; so many copies of a part are timed together, but no more than fit.
+        target: where they are timed.
+        folder: empty; graphs and jobs go there.
+        rest: the ONNX file of the model without its layers, and an input of it as long as `shape` says.
+
+    Raises:
+        TargetError: a graph cannot be run, or the device of the target is lost.
+    """
+    sizes = {"attention": timed_sizes(heads, 1), "feed_forward": timed_sizes(width, round_to)}
+    alike = shape.last_tokens == shape.tokens
+    wanted = [
+        (part, size, last)
+        for last in (False, True)
+        if not (last and alike)
+        for part in sizes
+        for size in sizes[part]
+    ]
+    copy_bytes = min(
+        COPY_BYTES, int(target.description["memory_mb"] * BYTES_PER_MB) // (MEMORY_SHARE * len(wanted))
+    )
+    paths, copies = [folder / "empty.onnx"], [0]
+    onnx.save(part_graph(shape, "attention", 1, 0, last=False), str(paths[0]))
+    for part, size, last in wanted:
+        bytes_each = 4 * shape.hidden * size * (4 * shape.head_size if part == "attention" else 2)
+        copies.append(max(1, min(COPIES, layers, copy_bytes // bytes_each)))
+        paths.append(folder / f"{part}-{size}-{'last' if last else 'inner'}.onnx")
+        onnx.save(part_graph(shape, part, size, copies[-1], last=last), str(paths[-1]))
+    (*times, rest_ms), disturbed = _time(shape, paths, target, folder, rest)
+    found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
+    for (part, size, last), count, time in zip(wanted, copies[1:], times[1:], strict=True):
+        found.setdefault((part, last), []).append((size, max(0.0, time - times[0]) / count))
+    tables = {
+        key: tuple(zip([size for size, _ in each], rising([time for _, time in each]), strict=True))
+        for key, each in found.items()
+    }
+    return LatencyTable(
+        tables["attention", False],
+        tables["feed_forward", False],
+        tables["attention", not alike],
+        tables["feed_forward", not alike],
+        rest_ms,
+        disturbed,
+    )
+
+
+def part_graph(shape: LayerShape, part: str, size: int, copies: int, *, last: bool) -> onnx.ModelProto:
+    """Copies of attention with `size` heads, or of a feed-forward part `size` wide, one after another, as the lowering
+    leaves them; of a last layer side by side, as what it gives has fewer tokens than it reads.
+
+    Inputs `x`, float32 (batch, tokens, hidden), and `mask`, int32 (batch, tokens). Weights are drawn at random.
+    """
+    graph = _Graph(shape)
+    results = []
+    for _ in range(copies):
+        result = graph.attention(size, last=last) if part == "attention" else graph.feed_forward(size)
+        results.append(result)
+        if not last:
+            graph.value = result
+    result = graph.value
+    if last:
+        result = results[0] if len(results) == 1 else graph.node("Sum", results)
+    return graph.model(result)
+
+
+class _Graph:
+    """Nodes and weights of a graph; `value` is what the next part reads."""
+
+    def __init__(self, shape: LayerShape) -> None:
+        self.shape = shape
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.random = np.random.default_rng(0)
+        self.value = "x"
+
+    def attention(self, heads: int, *, last: bool) -> str:
+        shape, source = self.shape, self.value
+        inner = heads * shape.head_size
+        inputs = [source, self.weight(shape.hidden, 3 * inner), self.weight(3 * inner)]
+        name = self.node(
+            "Attention",
+            [*inputs, *(["mask"] if shape.masked else [])],
+            domain=MS_DOMAIN,
+            num_heads=heads,
+            qkv_hidden_sizes=[inner] * 3,
+        )
+        if last:
+            name, source = self.selected(name), self.selected(source)
+        return self.ended(name, source, self.weight(inner, shape.hidden))
+
+    def feed_forward(self, width: int) -> str:
+        source = self.value
+        wide = self.node("MatMul", [source, self.weight(self.shape.hidden, width)])
+        wide = self.node("Gelu", [self.node("Add", [wide, self.weight(width)])])
+        return self.ended(wide, source, self.weight(width, self.shape.hidden))
+
+    def selected(self, value: str) -> str:
+        """The tokens that the head reads."""
+        first = numpy_helper.from_array(
+            np.arange(self.shape.last_tokens, dtype=np.int64), f"first{len(self.weights)}"
+        )
+        self.weights.append(first)
+        return self.node("Gather", [value, first.name], axis=1)
+
+    def ended(self, value: str, source: str, weight: str) -> str:
+        """The map back to the stream, its bias, the sum with what the part read, and the norm."""
+        product = self.node("MatMul", [value, weight])
+        total = self.node("Add", [self.node("Add", [product, self.weight(self.shape.hidden)]), source])
+        scales = [self.weight(self.shape.hidden), self.weight(self.shape.hidden)]
+        return self.node("LayerNormalization", [total, *scales], axis=-1)
+
+    def weight(self, *dims: int) -> str:
+        name = f"w{len(self.weights)}"
+        values: NDArray[np.float32] = self.random.standard_normal(dims, dtype=np.float32) * np.float32(0.02)
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def model(self, result: str) -> onnx.ModelProto:
+        shape = self.shape
+        self.nodes.append(helper.make_node("Identity", [result], ["y"]))
+        inputs = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [shape.batch, "tokens", shape.hidden]),
+            helper.make_tensor_value_info("mask", TensorProto.INT32, [shape.batch, "keys"]),
+        ]
+        outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+        graph = helper.make_graph(self.nodes, "part", inputs, outputs, self.weights)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MS_DOMAIN, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def _time(
+    shape: LayerShape, paths: Sequence[Path], target: ResolvedTarget, folder: Path, rest: tuple[Path, Batch]
+) -> Timed:
+    """Milliseconds of each graph and of the rest of the model, in turns."""
+    jobs = JobFolder.of_target(folder, target)
+    feeds: Mapping[int, str] = {
+        tokens: jobs.feeds(f"tokens-{tokens}", [_batch(shape, tokens)])
+        for tokens in {shape.tokens, shape.last_tokens}
+    }
+    reads = [
+        feeds[
+            shape.last_tokens
+            if path.stem.startswith("feed_forward") and path.stem.endswith("last")
+            else shape.tokens
+        ]
+        for path in paths
+    ]
+    models = [*map(str, paths), str(rest[0])]
+    reads.append(jobs.feeds("rest", [rest[1]]))
+    results = timed(jobs, models, [reads], TIMED, processes=PROCESSES)
+    times = tuple(undisturbed_ms(results, which) for which in range(len(models)))
+    return Timed(times, any_disturbed(results))
+
+
+def _batch(shape: LayerShape, tokens: int) -> dict[str, NDArray[np.generic]]:
+    random = np.random.default_rng(0)
+    return {
+        "x": random.standard_normal((shape.batch, tokens, shape.hidden), dtype=np.float32),
+        "mask": np.ones((shape.batch, tokens), np.int32),
+    }

@@ -1,0 +1,199 @@
+"""What pruning will leave, in closed form from the files of a model: no torch, nothing is loaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from compress.core.artifacts import MODEL_CONFIG, TORCH_WEIGHTS
+from compress.core.disk.reading import read_mapping
+from compress.core.errors import ModelError, PassError
+from compress.models.anatomy.table.decoders import DECODERS
+from compress.models.anatomy.table.families import why_whole
+from compress.models.anatomy.table.family import Config
+from compress.models.anatomy.table.sizes import dimensions, network_of
+from compress.passes.prune.spec import PruneSpec, RemoveSpec
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """The sizes of one encoder layer whose linear maps have biases; of query, key and value `biases` have.
+
+    `attention` is (columns of the query map, rows of the output map), `feed` the same of both feed-forward maps; None
+    where those maps are not factored: `hidden` both.
+    """
+
+    hidden: int
+    heads: int
+    head_size: int
+    feed_forward: int
+    attention: tuple[int, int] | None = None
+    feed: tuple[int, int] | None = None
+    biases: int = 3
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of one head: rows of query, key and value with their biases, columns of the output map."""
+        reads, writes = self.attention or (self.hidden, self.hidden)
+        return self.head_size * (3 * reads + self.biases + writes)
+
+    @property
+    def unit_parameters(self) -> int:
+        """Parameters of one feed-forward unit: a row with its bias, and a column."""
+        reads, writes = self.feed or (self.hidden, self.hidden)
+        return reads + writes + 1
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """The parameters of a whole model, and the sizes of its layers from the lowest."""
+
+    parameters: int
+    layers: tuple[LayerSizes, ...]
+
+
+def kept_count(whole: int, fraction: float, what: str) -> int:
+    """How many heads or layers stay when `fraction` of them is removed: rounded half up, one at least.
+
+    Args:
+        what: `heads` or `layers`, as the profile calls them.
+
+    Raises:
+        PassError: the fraction removes nothing.
+    """
+    kept = max(1, math.floor(whole * (1 - fraction) + 0.5))
+    if fraction > 0 and kept == whole:
+        raise PassError(
+            f"{fraction:g} of {whole} {what} is less than one {what[:-1]}: nothing would be removed",
+            where=f"prune.remove.{what}",
+        )
+    return kept
+
+
+def kept_width(width: int, fraction: float, round_to: int, what: str = "feed_forward") -> int:
+    """How many feed-forward units (or dimensions of the stream) stay when `fraction` of them is removed: a multiple of
+    `round_to`.
+
+    Raises:
+        PassError: the fraction removes nothing or everything.
+    """
+    if fraction == 0:
+        return width
+    kept = round_to * math.floor(width * (1 - fraction) / round_to + 0.5)
+    if kept == 0 or kept >= width:
+        fault = "nothing would be left" if kept == 0 else "nothing would be removed"
+        raise PassError(
+            f"{fraction:g} of a {what.replace('_', '-')} width of {width}, the rest rounded to a multiple of "
+            f"{round_to}: {fault}",
+            where=f"prune.remove.{what}",
+            hint="Change the fraction, or lower `round_to`.",
+        )
+    return kept
+
+
+def kept_channels(width: int, fraction: float, multiple: int) -> int:
+    """How many channels of a convolution stay when `fraction` of them is removed: the nearest multiple, one multiple
+    at least; all of them where there are no more than that."""
+    kept = multiple * math.floor(width * (1 - fraction) / multiple + 0.5)
+    return min(width, max(multiple, kept))
+
+
+def pruned_parameters(sizes: ModelSizes, remove: RemoveSpec, round_to: int) -> int:
+    """The parameters that stay when every layer loses its fractions.
+
+    Raises:
+        PassError: a fraction removes nothing, or leaves nothing.
+    """
+    removed = sum(
+        (layer.heads - kept_count(layer.heads, remove.heads, "heads")) * layer.head_parameters
+        + (layer.feed_forward - kept_width(layer.feed_forward, remove.feed_forward, round_to))
+        * layer.unit_parameters
+        for layer in sizes.layers
+    )
+    return sizes.parameters - removed
+
+
+def predicted(spec: PruneSpec, folder: Path) -> int | None:
+    """The parameters that a pass will leave of the model in a torch-form folder; None where more is removed than heads
+    and feed-forward width of each layer, which only the loaded model and the data can tell.
+
+    Raises:
+        ModelError: the folder holds no encoder whose layers are known.
+        PassError: a fraction removes nothing, or leaves nothing.
+    """
+    remove = spec.remove
+    if remove is None or spec.scope == "global":
+        return None
+    if remove.channels or remove.layers or remove.hidden or remove.vocabulary != "keep":
+        return None
+    # A decoder's pruner tells it itself, of the config that is left.
+    if read_mapping(folder / MODEL_CONFIG).get("model_type") in DECODERS:
+        return None
+    return pruned_parameters(read_sizes(folder), remove, spec.round_to)
+
+
+def read_sizes(folder: Path) -> ModelSizes:
+    """The sizes of the model of a torch-form folder, irregular ones too, from the header of its weights.
+
+    Raises:
+        ModelError: it holds no encoder whose layers are known.
+    """
+    try:
+        config = read_mapping(folder / MODEL_CONFIG)
+        with safe_open(folder / TORCH_WEIGHTS, framework="numpy") as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"cannot read the sizes of this model: {error}", where=str(folder)) from error
+    kind = str(config.get("model_type"))
+    if (why := why_whole(kind)) is not None:
+        raise ModelError(why, where=str(folder))
+    layers = layers_of(shapes, config)
+    if not layers:
+        raise ModelError("no encoder layers whose parts are known", where=str(folder))
+    return ModelSizes(sum(math.prod(shape) for shape in shapes.values()), layers)
+
+
+def layers_of(shapes: Shapes, config: Config) -> tuple[LayerSizes, ...]:
+    """The layers found in the shapes of a model's weights, by number.
+
+    Args:
+        config: of a family that can be taken apart.
+    """
+    network = network_of(str(config["model_type"]))
+    head_size = dimensions(network, config)["head_size"]
+    biases = sum(network.has_bias(role, config) for role in ("query", "key", "value"))
+    # Of factored maps those factors count that lose rows or columns with a head or a unit.
+    parts = {"query": "second", "attention_output": "first", "feed_in": "second", "feed_out": "first"}
+    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    for role, factor in parts.items():
+        stack, own = (re.escape(path) for path in network.layer.split("{i}"))
+        pattern = re.compile(
+            rf"(?:.+\.)?{stack}(\d+){own}\.{re.escape(network.inside[role])}(?:\.{factor})?\.weight"
+        )
+        matches = ((pattern.fullmatch(name), shape) for name, shape in shapes.items())
+        found[role] = {int(match[1]): shape for match, shape in matches if match}
+    query, output, feed_in, feed_out = found.values()
+    layers = []
+    for layer in sorted(query.keys() & output.keys() & feed_in.keys() & feed_out.keys()):
+        attention = (query[layer][1], output[layer][0])
+        feed = (feed_in[layer][1], feed_out[layer][0])
+        # Where every map is factored this is the largest rank; nothing is computed from it then.
+        hidden = max(*attention, *feed)
+        layers.append(
+            LayerSizes(
+                hidden=hidden,
+                heads=query[layer][0] // head_size,
+                head_size=head_size,
+                feed_forward=feed_in[layer][0],
+                attention=None if attention == (hidden, hidden) else attention,
+                feed=None if feed == (hidden, hidden) else feed,
+                biases=biases,
+            )
+        )
+    return tuple(layers)

@@ -1,0 +1,233 @@
+"""What a pruned encoder may cost: a latency, a size, or a share of its parameters."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress.core.artifacts import ONNX_MODEL, TASK, copy_interface
+from compress.core.disk.files import make_folder
+from compress.core.disk.reading import read_mapping
+from compress.core.errors import ModelError
+from compress.encoding.inputs import Batch
+from compress.lowering.files import save_onnx
+from compress.lowering.step import lower
+from compress.measuring.jobs import JobFolder
+from compress.measuring.timing.disturbance import chosen_while_disturbed
+from compress.measuring.timing.feeds import sample_indices, scenarios
+from compress.measuring.timing.latency import Timed, undisturbed_apart
+from compress.models.anatomy.encoder import Encoder, encoder_of
+from compress.models.anatomy.observing import observe
+from compress.models.anatomy.pruned import block_sizes
+from compress.models.io.checkpoints import count_parameters, load_model, save_model
+from compress.passes.prune.choosing.budget import Budget, ParameterLimit
+from compress.passes.prune.choosing.latency_table import LatencyTable, LayerShape, measure_table
+from compress.passes.prune.removing.layers import remove_layers
+from compress.passes.prune.spec import PruneSpec, PruneTargetSpec
+from compress.profile.schema import MeasureSpec
+from compress.step import StepContext
+from compress.targets.local import ResolvedTarget
+from compress.training.batches import to_tensors
+from compress.training.distributed.world import current_world
+
+TIMED = MeasureSpec(examples=50, min_seconds=4.0, min_rounds=30)
+"""How the models before and after are timed."""
+PROCESSES = 4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The model before pruning, lowered and timed, beside the table of its parts; `folder` holds its file.
+    `disturbed`: other processes disturbed one of the timings beyond use."""
+
+    folder: Path
+    before_ms: float
+    table: LatencyTable
+    disturbed: bool = False
+
+
+def parameter_budget(model: nn.Module, target: PruneTargetSpec) -> Budget:
+    """The budget of `size_mb` or `ratio`, in parameters."""
+    encoder = encoder_of(model)
+    sizes = [block_sizes(layer) for layer in encoder.layers]
+    total = count_parameters(model)
+    in_layers = sum(each.numel() for layer in encoder.layers for each in layer.block.parameters())
+    in_units = sum(
+        head * layer.heads + unit * layer.feed_forward
+        for layer, (head, unit) in zip(encoder.layers, sizes, strict=True)
+    )
+    asked = ParameterLimit.of(target, total, in_layers, " in the layers")
+    return Budget(
+        asked.what,
+        asked.where,
+        asked.limit,
+        total - in_units,
+        lambda layer, heads: float(sizes[layer][0] * heads),
+        lambda layer, width: float(sizes[layer][1] * width),
+    )
+
+
+def latency_budget(timing: Timing, encoder: Encoder, target: PruneTargetSpec) -> Budget:
+    """The budget of `latency_ms` or `speedup`, in milliseconds.
+
+    The parts and what stands around them are scaled together to what the model takes: they were timed on one input, and
+    in a model its many weights drive each other out of the caches.
+    """
+    if target.latency_ms is not None:
+        what, where, limit = f"a latency of {target.latency_ms:g} ms", "latency_ms", target.latency_ms
+    else:
+        assert target.speedup is not None
+        what, where = f"a speed-up of {target.speedup:g}", "speedup"
+        limit = timing.before_ms / target.speedup
+    last, table = len(encoder.layers) - 1, timing.table
+    now = sum(
+        table.attention_ms(layer.heads, last=place == last)
+        + table.feed_forward_ms(layer.feed_forward, last=place == last)
+        for place, layer in enumerate(encoder.layers)
+    )
+    scale = timing.before_ms / (table.rest_ms + now)
+    return Budget(
+        what,
+        f"prune.target.{where}",
+        limit,
+        table.rest_ms * scale,
+        lambda layer, heads: table.attention_ms(heads, last=layer == last) * scale,
+        lambda layer, width: table.feed_forward_ms(width, last=layer == last) * scale,
+    )
+
+
+def time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> Timing:
+    """Lower and time the model as it is, and the parts of its layers; of several processes one does, for all.
+
+    Args:
+        interface: the folder that says how the model reads its inputs.
+        folder: empty; files of the measurement go there.
+
+    Raises:
+        PassError: the model cannot be lowered.
+        TargetError: the device that times is lost.
+    """
+    world = current_world()
+    found = world.broadcast_object(_time_before(ctx, model, interface, folder) if world.leads else None)
+    return Timing(folder, found["before_ms"], LatencyTable(**found["table"]), found["disturbed"])
+
+
+def _time_before(ctx: StepContext, model: nn.Module, interface: Path, folder: Path) -> dict[str, Any]:
+    batches = _batches(ctx, interface)
+    done = _lowered(model, interface, folder / "before")
+    rest = copy.deepcopy(model)
+    remove_layers(encoder_of(rest), range(len(encoder_of(rest).layers)))
+    _lowered(rest, interface, folder / "rest")
+    typical = _typical(ctx, interface)
+    shape = _layer_shape(model, typical, done["selected_early"], ctx.device)
+    encoder = encoder_of(model)
+    table = measure_table(
+        shape,
+        max(layer.heads for layer in encoder.layers),
+        max(layer.feed_forward for layer in encoder.layers),
+        ctx.asked(PruneSpec).round_to,
+        len(encoder.layers),
+        ctx.timing_target,
+        _made(folder / "table"),
+        (folder / "rest" / ONNX_MODEL, typical),
+    )
+    (before,), disturbed = _time([folder / "before"], batches, ctx.timing_target, folder)
+    disturbed |= table.disturbed
+    if disturbed:
+        ctx.progress.say(chosen_while_disturbed("prune", ctx.timing_target.place))
+    return {"before_ms": before, "table": asdict(table), "disturbed": disturbed}
+
+
+def time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> dict[str, Any]:
+    """Lower the pruned model and time it beside the one before, each alone: `before_ms`, `measured_ms`, `table`,
+    `timed_on`, the target, and `timing_disturbed`, whether any timing was. Of several processes one does, for all."""
+    world = current_world()
+    (before, after), disturbed = world.broadcast_object(
+        _time_after(ctx, model, interface, timing) if world.leads else None
+    )
+    return {
+        "before_ms": before,
+        "measured_ms": after,
+        "table": asdict(timing.table),
+        "timed_on": ctx.timing_target.label,
+        "timing_disturbed": timing.disturbed or disturbed,
+    }
+
+
+def _time_after(ctx: StepContext, model: nn.Module, interface: Path, timing: Timing) -> Timed:
+    _lowered(model, interface, timing.folder / "after")
+    files = [timing.folder / "before", timing.folder / "after"]
+    return _time(files, _batches(ctx, interface), ctx.timing_target, timing.folder)
+
+
+def _lowered(model: nn.Module, interface: Path, out: Path) -> dict[str, Any]:
+    """Write a model's `model.onnx` into a folder; what the lowering did."""
+    saved = _made(out) / "torch"
+    save_model(model, saved)
+    copy_interface(interface, saved)
+    task = read_mapping(interface / TASK)
+    # The model is in memory, so its code was allowed and has run.
+    graph, done = lower(load_model(saved, attention="eager", allow_code=True), task)
+    save_onnx(graph, out)
+    return done
+
+
+def _made(folder: Path) -> Path:
+    make_folder(folder)
+    return folder
+
+
+def _batches(ctx: StepContext, interface: Path) -> list[Batch]:
+    """Real inputs of the validation split, one at a time."""
+    inputs = ctx.task.encode(ctx.data.validation, interface)
+    chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
+    return scenarios(chosen, [1], [])[0].batches(inputs)
+
+
+def _time(folders: Sequence[Path], batches: Sequence[Batch], target: ResolvedTarget, where: Path) -> Timed:
+    """Milliseconds of models on the same batches, each as it runs alone."""
+    with tempfile.TemporaryDirectory(dir=where) as name:
+        jobs = JobFolder.of_target(Path(name), target)
+        files = [folder / ONNX_MODEL for folder in folders]
+        return undisturbed_apart(jobs, files, batches, TIMED, processes=PROCESSES)
+
+
+def _typical(ctx: StepContext, interface: Path) -> Batch:
+    """One input of the validation split, of the median length."""
+    inputs = ctx.task.encode(ctx.data.validation, interface)
+    chosen = sample_indices(len(inputs), TIMED.examples, ctx.seed)
+    place = chosen[np.argsort(inputs.lengths[chosen], kind="stable")[len(chosen) // 2]]
+    return inputs.batch([int(place)])
+
+
+def _layer_shape(model: nn.Module, typical: Batch, selected: bool, device: str) -> LayerShape:
+    """What a layer of the model reads for a typical input.
+
+    Args:
+        selected: whether the lowered model selects the tokens of its head before the last layer's maps.
+    """
+    encoder = encoder_of(model)
+    seen: list[tuple[int, ...]] = []
+
+    def note(_module: nn.Module, _reads: Tensor, gives: Tensor, _mask: Tensor | None) -> None:
+        seen.append(tuple(gives.shape))
+
+    observe(model, [to_tensors(typical, device)], [encoder.layers[0].block], note)
+    if not seen or len(seen[0]) != 3:
+        raise ModelError("cannot see what the layers of this model read", where="prune.target")
+    read = 2 if encoder.head_teacher is not None else 1
+    return LayerShape(
+        batch=1,
+        tokens=seen[0][1],
+        hidden=encoder.hidden_size,
+        head_size=encoder.layers[0].head_size,
+        last_tokens=read if selected else seen[0][1],
+        masked=encoder.words is not None,
+    )

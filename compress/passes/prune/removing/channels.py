@@ -1,0 +1,339 @@
+"""Removing channels from the convolutions of any model, with whatever is coupled to them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.core.disk.exhaustion import ran_out
+from compress.core.errors import CompressError, ModelError, PassError, first_line
+from compress.models.io.checkpoints import count_parameters
+from compress.models.io.outputs import outputs_of
+from compress.passes.prune.choosing.budget import ParameterLimit
+from compress.passes.prune.choosing.importance import least_important
+from compress.passes.prune.choosing.prediction import kept_channels
+from compress.passes.prune.spec import PruneTargetSpec
+
+_MAKERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""What makes channels."""
+_PRODUCTS = ("bmm", "dotproduct", "attention")
+"""In the names of operations that multiply two activations."""
+PARTS = 1000
+"""Fractions that are tried for a target."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only go together: those of `root` and of all layers that are added to or follow it.
+
+    `width` channels; `repeats` > 1 where a grouped convolution wants the same channels of each of its groups removed.
+    """
+
+    root: nn.Module
+    name: str
+    width: int
+    repeats: int
+
+    def channels(self, places: Sequence[int]) -> list[int]:
+        """The channels at places within a repeat, in all of them."""
+        period = self.width // self.repeats
+        return [repeat * period + place for repeat in range(self.repeats) for place in places]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Channels of a group to remove."""
+
+    group: ChannelGroup
+    channels: tuple[int, ...]
+
+
+class ChannelSurgeon:
+    """The dependency graph of a model with convolutions.
+
+    DepGraph: Fang et al., Towards Any Structural Pruning, 2023 (arXiv:2301.12900), by torch-pruning: sums of branches,
+    concatenations, depthwise and grouped convolutions, norms, and the columns of a linear map after flattening.
+    """
+
+    def __init__(self, model: nn.Module, example: Mapping[str, Tensor], leave: Collection[str] = ()) -> None:
+        """Trace the model on an example batch.
+
+        Args:
+            leave: names of groups that are none of `groups`, as they must stay whole.
+
+        Raises:
+            ModelError: it cannot be traced.
+        """
+        self.model = model
+        self.example = example
+        try:
+            with torch.enable_grad(), _learning(model):
+                self.graph = tp.DependencyGraph().build_dependency(
+                    model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+                )
+        except Exception as error:
+            if ran_out(error) or isinstance(error, CompressError):
+                raise
+            raise ModelError(
+                f"which channels of this model belong together cannot be told: {in_short(error)}",
+                where="prune",
+                hint="Leave `prune` out, or write the model so that it runs on a batch of two in eval mode.",
+                code="untraceable",
+            ) from error
+        self.names = {module: name for name, module in model.named_modules()}
+        self.left_whole: dict[str, str] = {}
+        """Groups that nothing can be cut from, and why."""
+        self.groups = tuple(group for group in self._groups() if group.name not in leave)
+
+    def scores(self, importance: Any) -> list[Tensor]:
+        """The scores that an importance of torch-pruning gives the channels of each group, float (width,) each."""
+        return [self.score(group, importance) for group in self.groups]
+
+    def score(self, group: ChannelGroup, importance: Any) -> Any:
+        """The scores that an importance of torch-pruning gives the channels of a group."""
+        return importance(self._group(group, range(group.width)))
+
+    def same(self, cuts: Sequence[Cut]) -> list[Cut]:
+        """The cuts of another copy of the model, in this one."""
+        groups = {group.name: group for group in self.groups}
+        return [Cut(groups[cut.group.name], cut.channels) for cut in cuts]
+
+    def remaining(self, cuts: Sequence[Cut]) -> int:
+        """The parameters that the model will have after the cuts, counted in a copy that is cut; nothing is changed."""
+        surgeon = ChannelSurgeon(duplicate(self.model), self.example)
+        surgeon.remove(surgeon.same(cuts))
+        return count_parameters(surgeon.model)
+
+    def remove(self, cuts: Sequence[Cut]) -> None:
+        """Remove channels in place, with what is coupled to them."""
+        for cut in cuts:
+            self._group(cut.group, cut.channels).prune()
+
+    def consumers(self, cuts: Sequence[Cut]) -> dict[str, tuple[int, list[int]]]:
+        """What reads the channels that go: name of a module -> the axis of its input, and the channels there."""
+        found: dict[str, tuple[int, set[int]]] = {}
+        for cut in cuts:
+            for dependency, channels in self._group(cut.group, cut.channels):
+                module, reads = (
+                    dependency.target.module,
+                    self.graph.is_in_channel_pruning_fn(dependency.handler),
+                )
+                if (
+                    reads
+                    and not self.graph.is_out_channel_pruning_fn(dependency.handler)
+                    and module in self.names
+                ):
+                    axis = 1 if isinstance(module, _MAKERS) else -1
+                    found.setdefault(self.names[module], (axis, set()))[1].update(channels)
+        return {name: (axis, sorted(channels)) for name, (axis, channels) in found.items()}
+
+    def _groups(self) -> Iterator[ChannelGroup]:
+        # The widest first: what is coupled with a narrower one by mistake is told by its own name.
+        roots = sorted(
+            (root for root in self.graph.module2node if isinstance(root, _MAKERS)),
+            key=lambda root: -root.out_channels,
+        )
+        seen: set[nn.Module] = set()
+        for root in roots:
+            if root in seen:
+                continue
+            name, width = self.names[root], root.out_channels
+            if any(_multiplies_activations(node.module) for node in self._reached(root)):
+                # Its walk through indices would take minutes, and end in wrong ones.
+                self.left_whole[name] = "attention multiplies its channels with one another"
+                continue
+            try:
+                group = self.graph.get_pruning_group(
+                    root, tp.prune_conv_out_channels, idxs=list(range(width))
+                )
+            except Exception as error:
+                if ran_out(error):
+                    raise
+                self.left_whole[name] = "what is coupled to it cannot be told"
+                continue
+            seen.update(
+                dependency.target.module
+                for dependency, _ in group
+                if self.graph.is_out_channel_pruning_fn(dependency.handler)
+            )
+            if self._stays(group):
+                continue
+            repeats = self._repeats(group)
+            if repeats is None:
+                self.left_whole[name] = "its groups of channels do not line up"
+            else:
+                yield ChannelGroup(root, name, width, repeats)
+
+    def _reached(self, root: nn.Module) -> Iterator[Any]:
+        """The nodes that channels of `root` lead to; from where they are joined to others not back to those."""
+        first = tp.prune_depthwise_conv_out_channels if _depthwise(root) else tp.prune_conv_out_channels
+        waiting = [(self.graph.module2node[root], first)]
+        seen = set(waiting)
+        while waiting:
+            node, handler = waiting.pop()
+            yield node
+            for dependency in node.dependencies:
+                step = (dependency.target, dependency.handler)
+                apart = node.type == tp.ops.OPTYPE.CONCAT and dependency.target in node.inputs
+                if dependency.is_triggered_by(handler) and step not in seen and not apart:
+                    seen.add(step)
+                    waiting.append(step)
+
+    def _group(self, group: ChannelGroup, channels: Sequence[int]) -> Any:
+        return self.graph.get_pruning_group(group.root, tp.prune_conv_out_channels, idxs=list(channels))
+
+    def _stays(self, group: Any) -> bool:
+        """Whether a group reaches the model's outputs, or nothing but the model's input makes its channels (a depthwise
+        convolution of the image)."""
+        made = False
+        for dependency, _ in group:
+            node, module = dependency.target, dependency.target.module
+            if not self.graph.is_out_channel_pruning_fn(dependency.handler):
+                continue
+            if not node.outputs:
+                return True
+            made = (
+                made
+                or isinstance(module, nn.Linear)
+                or (isinstance(module, _MAKERS) and not _depthwise(module))
+            )
+        return not made
+
+    def _repeats(self, group: Any) -> int | None:
+        """How often the pattern of removed channels must repeat in a group, so that grouped convolutions and norms over
+        groups of channels keep them equally wide; None where groups of channels do not line up."""
+        width, grouped = len(group[0].idxs), set()
+        for dependency, channels in group:
+            module = dependency.target.module
+            if isinstance(module, _MAKERS):
+                count = 1 if _depthwise(module) else module.groups
+            elif isinstance(module, nn.GroupNorm):
+                count = 1 if module.num_groups == module.num_channels else module.num_groups
+            else:
+                continue
+            if count > 1:
+                if len(set(channels)) != width:
+                    return None
+                grouped.add(count)
+        repeats = max(grouped, default=1)
+        return repeats if all(repeats % count == 0 for count in grouped) else None
+
+
+def _depthwise(module: Any) -> bool:
+    return bool(module.groups == module.in_channels == module.out_channels and module.groups > 1)
+
+
+def _multiplies_activations(operation: Any) -> bool:
+    name = str(getattr(operation, "_grad_fn", "")).lower()
+    return any(word in name for word in _PRODUCTS)
+
+
+@contextmanager
+def _learning(model: nn.Module) -> Iterator[None]:
+    """While it lasts, gradients flow through frozen weights too: dependencies are found along them."""
+    frozen = [each for each in model.parameters() if each.is_floating_point() and not each.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def in_short(error: Exception) -> str:
+    """The first line of what a library says."""
+    first = first_line(error)
+    return first if len(first) <= 160 else f"{first[:157]}..."
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A copy of a model, also of one that keeps weights which it computes from others (the older weight_norm)."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, computed)
+
+
+def kept_widths(groups: Sequence[ChannelGroup], fraction: float, round_to: int) -> list[int]:
+    """How many channels of each group stay when `fraction` of them goes; one too narrow to lose any stays as it is.
+
+    Raises:
+        ModelError: no group would lose anything.
+    """
+    kept = [kept_channels(group.width, fraction, multiple_of(group, round_to)) for group in groups]
+    if not any(left < group.width for group, left in zip(groups, kept, strict=True)):
+        widths = ", ".join(str(width) for width in sorted({group.width for group in groups}))
+        raise ModelError(
+            f"{fraction:g} of the channels of convolutions with {widths or 'no removable'} channels, the rest rounded "
+            f"to a multiple of {round_to}: nothing would be removed",
+            where="prune.remove.channels",
+            hint="Raise the fraction, or lower `round_to`.",
+            code="nothing-to-prune",
+        )
+    return kept
+
+
+def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: int) -> list[int]:
+    """How many channels of each group stay when the smallest fraction of all that reaches a size or a ratio goes.
+
+    Raises:
+        PassError: the target is not reached with the fewest channels, or nothing has to be removed for it.
+    """
+    whole, groups = surgeon.remaining([]), surgeon.groups
+    asked = ParameterLimit.of(target, whole, whole)
+
+    def kept(part: int) -> list[int]:
+        return [kept_channels(group.width, part / PARTS, multiple_of(group, round_to)) for group in groups]
+
+    def parameters(part: int) -> int:
+        # Which channels go changes nothing of how many parameters stay.
+        zeros = [torch.zeros(group.width) for group in groups]
+        return surgeon.remaining(choose_cuts(groups, zeros, kept(part)))
+
+    if whole <= asked.limit:
+        raise PassError(
+            f"{asked.what}: the model has no more than that already, nothing would be removed",
+            where=asked.where,
+        )
+    part = bisect_left(range(PARTS), True, key=lambda part: parameters(part) <= asked.limit)
+    if part == PARTS and (least := parameters(PARTS)) > asked.limit:
+        raise PassError(
+            f"{asked.what} cannot be reached: with the fewest channels {least:,} of {whole:,} parameters stay",
+            where=asked.where,
+            hint="Ask for less, or lower `round_to`.",
+        )
+    return kept(part)
+
+
+def multiple_of(group: ChannelGroup, round_to: int) -> int:
+    """What the width of a group is rounded to: all its repeats stay equally wide."""
+    return math.lcm(round_to, group.repeats)
+
+
+def choose_cuts(groups: Sequence[ChannelGroup], scores: Sequence[Tensor], kept: Sequence[int]) -> list[Cut]:
+    """The least important channels of each group that is wider than what stays of it.
+
+    Args:
+        scores: float (width,), for each group.
+        kept: how many channels stay, for each group.
+    """
+    cuts = []
+    for group, importance, left in zip(groups, scores, kept, strict=True):
+        if left < group.width:
+            period = importance.reshape(group.repeats, -1).mean(dim=0)
+            places = least_important(period, (group.width - left) // group.repeats)
+            cuts.append(Cut(group, tuple(group.channels(places))))
+    return cuts

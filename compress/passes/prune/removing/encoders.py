@@ -1,0 +1,233 @@
+"""Pruning an encoder step by step: layers, heads and feed-forward units, and the width of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from compress.core.errors import PassError
+from compress.models.anatomy.encoder import Layer, encoder_of
+from compress.models.anatomy.pruned import block_sizes, regularise
+from compress.models.io.checkpoints import count_parameters
+from compress.passes.prune.choosing.budget import Budget, choose_sizes
+from compress.passes.prune.choosing.importance import LayerScores, least_important, sum_of_scores
+from compress.passes.prune.choosing.prediction import kept_count, kept_width
+from compress.passes.prune.choosing.saliency import (
+    LOSS_UNITS,
+    Material,
+    gradients,
+    standing_in,
+    sum_over_group,
+    weight_saliency,
+)
+from compress.passes.prune.choosing.selection import between, comparable, least_of_all
+from compress.passes.prune.removing.hidden import StreamSurgeon
+from compress.passes.prune.removing.layers import layers_to_go, remove_layers
+from compress.passes.prune.removing.surgery import Surgeon
+from compress.passes.prune.spec import RemoveSpec
+
+
+class EncoderPruner:
+    """Takes an encoder from the sizes that it has to those that are asked for, in as many steps as wanted.
+
+    `parameters` is what the model must have after each step, counted from shapes before anything is removed.
+    """
+
+    def __init__(self, model: nn.Module, material: Material, budget: Budget | None = None) -> None:
+        """Set the goals from the model as it is.
+
+        Raises:
+            PassError: a fraction removes nothing or everything.
+            ModelError: the model is no encoder of a known family.
+        """
+        self.model = model
+        self.material = material
+        self.budget = budget
+        self.parameters = count_parameters(model)
+        layers = encoder_of(model).layers
+        self.layers = list(range(len(layers)))
+        self.heads = [list(range(layer.heads)) for layer in layers]
+        self.widths = [layer.feed_forward for layer in layers]
+        self.whole = [(layer.heads, layer.feed_forward) for layer in layers]
+        self.hidden = encoder_of(model).hidden_size
+        remove = material.spec.remove
+        if remove is not None:
+            self._check(remove)
+
+    def _check(self, remove: RemoveSpec) -> None:
+        """Refuse fractions that remove nothing or everything, before anything is removed."""
+        round_to = self.material.spec.round_to
+        kept_count(len(self.layers), remove.layers, "layers")
+        for heads, width in self.whole:
+            kept_count(heads, remove.heads, "heads")
+            kept_width(width, remove.feed_forward, round_to)
+        kept_width(self.hidden, remove.hidden, round_to, "hidden")
+
+    def advance(self, share: float) -> None:
+        """Remove so much that `share` of what is to go has gone; 1: all of it."""
+        remove = self.material.spec.remove
+        if remove is None:
+            self._fit_budget(share)
+        else:
+            if remove.layers:
+                self._remove_layers(share, remove.layers)
+            if remove.heads or remove.feed_forward:
+                self._remove_units(share, remove)
+            if remove.hidden:
+                self._remove_hidden(share, remove.hidden)
+        regularise(self.model)
+
+    @property
+    def width(self) -> int:
+        """Of the stream that is left."""
+        return encoder_of(self.model).hidden_size
+
+    def described(self) -> list[dict[str, Any]]:
+        """For each layer that is left: `heads`, `feed_forward`, `heads_removed` (indices), `feed_forward_removed`."""
+        found = []
+        for layer in self.layers:
+            heads, width = self.whole[layer]
+            found.append(
+                {
+                    "heads": len(self.heads[layer]),
+                    "feed_forward": self.widths[layer],
+                    "heads_removed": sorted(set(range(heads)) - set(self.heads[layer])),
+                    "feed_forward_removed": width - self.widths[layer],
+                }
+            )
+        return found
+
+    def _remove_layers(self, share: float, fraction: float) -> None:
+        encoder = encoder_of(self.model)
+        count = len(self.whole)
+        lost = len(self.layers) - between(count, kept_count(count, fraction, "layers"), share)
+        if not lost:
+            return
+        gone = layers_to_go(self.model, [layer.block for layer in encoder.layers], self.material, lost)
+        blocks = [encoder.layers[place].block for place in gone]
+        self.parameters -= sum(each.numel() for block in blocks for each in block.parameters())
+        remove_layers(encoder, gone)
+        self.layers = [layer for place, layer in enumerate(self.layers) if place not in gone]
+
+    def _remove_units(self, share: float, remove: RemoveSpec) -> None:
+        encoder = encoder_of(self.model)
+        surgeon = Surgeon(encoder, self.material.example())
+        spec = self.material.spec
+        goals = [
+            (
+                between(heads, kept_count(heads, remove.heads, "heads"), share),
+                between(width, kept_width(width, remove.feed_forward, spec.round_to), share, spec.round_to),
+            )
+            for heads, width in (self.whole[layer] for layer in self.layers)
+        ]
+        if spec.scope == "layer":
+            heads, units = _least_important(self._plain_scores(surgeon), goals)
+        else:
+            scores = self._summed_scores(surgeon)
+            loss = spec.importance in LOSS_UNITS
+            lost_heads = sum(layer.heads for layer in encoder.layers) - sum(goal[0] for goal in goals)
+            lost_units = sum(layer.feed_forward for layer in encoder.layers) - sum(goal[1] for goal in goals)
+            heads = least_of_all(comparable([each.heads for each in scores], loss=loss), lost_heads, 1, 1)
+            widths = comparable([each.feed_forward for each in scores], loss=loss)
+            units = least_of_all(widths, lost_units, spec.round_to, spec.round_to)
+        self._cut(surgeon, heads, units)
+
+    def _fit_budget(self, share: float) -> None:
+        assert self.budget is not None
+        encoder = encoder_of(self.model)
+        surgeon = Surgeon(encoder, self.material.example())
+        scores = self._summed_scores(surgeon)
+        spec = self.material.spec
+        sizes = choose_sizes(
+            scores, self.budget, share, spec.round_to, loss_units=spec.importance in LOSS_UNITS
+        )
+        self._cut(surgeon, *_least_important(scores, sizes))
+
+    def _cut(self, surgeon: Surgeon, heads: Sequence[Sequence[int]], units: Sequence[Sequence[int]]) -> None:
+        for layer, number, lost_heads, lost_units in zip(
+            surgeon.encoder.layers, self.layers, heads, units, strict=True
+        ):
+            self.parameters -= _saved(layer, len(lost_heads), len(lost_units))
+            surgeon.remove(layer, lost_heads, lost_units)
+            self.heads[number] = [
+                head for place, head in enumerate(self.heads[number]) if place not in lost_heads
+            ]
+            self.widths[number] -= len(lost_units)
+
+    def _remove_hidden(self, share: float, fraction: float) -> None:
+        spec = self.material.spec
+        encoder = encoder_of(self.model)
+        final = kept_width(self.hidden, fraction, spec.round_to, "hidden")
+        lost = encoder.hidden_size - between(self.hidden, final, share, spec.round_to)
+        if not lost:
+            return
+        surgeon = StreamSurgeon(encoder, self.material.example())
+        with standing_in(weight_saliency(self.model, self.material)):
+            gone = surgeon.least_important(sum_over_group(), lost)
+        self.parameters = surgeon.remaining(gone)
+        surgeon.remove(gone)
+
+    def _summed_scores(self, surgeon: Surgeon) -> list[LayerScores]:
+        """The saliency of heads and units, added up over their weights."""
+        with standing_in(weight_saliency(self.model, self.material)):
+            scores = surgeon.scores(sum_over_group())
+        # Of a head's channels the mean is given.
+        return [
+            LayerScores(each.heads * layer.head_size, each.feed_forward)
+            for each, layer in zip(scores, surgeon.encoder.layers, strict=True)
+        ]
+
+    def _plain_scores(self, surgeon: Surgeon) -> list[LayerScores]:
+        """The scores by which each layer ranks its own parts."""
+        if self.material.spec.importance in ("hessian", "activation"):
+            return self._summed_scores(surgeon)
+        return plain_scores(surgeon, self.model, self.material)
+
+
+def plain_scores(surgeon: Any, model: nn.Module, material: Material) -> list[Any]:
+    """The scores of torch-pruning by magnitude, at random, or by Taylor's first order: how much the loss on the labels
+    would change, summed over batches.
+
+    Embeddings have no labels: there it is how far the outputs would move, along a random direction of each example.
+    """
+    kinds = {
+        "magnitude": tp.importance.GroupMagnitudeImportance,
+        "random": tp.importance.RandomImportance,
+        "taylor": tp.importance.GroupTaylorImportance,
+    }
+    importance = kinds[material.spec.importance]()
+
+    def of_batches() -> Any:
+        for _ in gradients(model, material, material.batches()):
+            yield surgeon.scores(importance)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(material.seed)
+        return (
+            sum_of_scores(of_batches())
+            if material.spec.importance == "taylor"
+            else surgeon.scores(importance)
+        )
+
+
+def _least_important(
+    scores: Sequence[LayerScores], kept: Sequence[tuple[int, int]]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """The heads and the feed-forward units of each layer that go where so many of both stay."""
+    pairs = list(zip(scores, kept, strict=True))
+    return (
+        [least_important(each.heads, len(each.heads) - heads) for each, (heads, _) in pairs],
+        [least_important(each.feed_forward, len(each.feed_forward) - width) for each, (_, width) in pairs],
+    )
+
+
+def _saved(layer: Layer, heads: int, units: int) -> int:
+    """The parameters of so many heads and feed-forward units of a layer."""
+    head, unit = block_sizes(layer)
+    if heads >= layer.heads or units >= layer.feed_forward:
+        raise PassError("a layer would lose all its heads or units", where="prune")
+    return heads * head + units * unit

@@ -1,0 +1,109 @@
+"""Removing dimensions of the stream between the layers of an encoder, from everything that reads or writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import Encoder
+from compress.models.anatomy.factors import reader, writer
+from compress.models.io.outputs import outputs_of
+from compress.passes.prune.choosing.counting import remaining
+from compress.passes.prune.choosing.importance import least_important
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """What goes: dimensions of the stream, and outputs of the head's inner map."""
+
+    stream: tuple[int, ...]
+    inner: tuple[int, ...]
+
+
+class StreamSurgeon:
+    """The dependency graph of an encoder's stream, by torch-pruning (Fang et al. 2023, arXiv:2301.12900)."""
+
+    def __init__(self, encoder: Encoder, example: Mapping[str, Tensor]) -> None:
+        """Trace the encoder on an example batch.
+
+        Raises:
+            ModelError: the stream is coupled with other layers than an encoder's is.
+        """
+        self.encoder = encoder
+        self.graph = tp.DependencyGraph().build_dependency(
+            encoder.model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+        )
+        coupled = {
+            part.target.module
+            for part, _ in self._group(range(encoder.hidden_size))
+            if isinstance(part.target.module, nn.Linear | nn.Embedding | nn.LayerNorm | nn.Conv2d)
+        }
+        if coupled != _expected(encoder):
+            raise ModelError(
+                "the stream of this model is coupled with other layers than an encoder's is",
+                where="prune.remove.hidden",
+            )
+
+    def least_important(self, importance: Any, count: int) -> Narrowing:
+        """So many dimensions of the stream to which an importance of torch-pruning gives the least; and as many outputs
+        of a head's inner map that is as wide as the stream, as configs have it."""
+        stream = least_important(importance(self._group(range(self.encoder.hidden_size))), count)
+        inner = self._inner()
+        if inner is None:
+            return Narrowing(stream, ())
+        return Narrowing(
+            stream, least_important(importance(self._inner_group(range(inner.out_features))), count)
+        )
+
+    def remaining(self, narrowing: Narrowing) -> int:
+        """The parameters that the model will have after a narrowing."""
+        return remaining(self.encoder.model, self.graph, self._groups(narrowing))
+
+    def remove(self, narrowing: Narrowing) -> None:
+        """Narrow the model in place."""
+        for group in self._groups(narrowing):
+            group.prune()
+        for module in _expected(self.encoder):
+            if isinstance(module, nn.LayerNorm):
+                module.normalized_shape = (module.weight.shape[0],)
+
+    def _groups(self, narrowing: Narrowing) -> list[Any]:
+        inner = [self._inner_group(narrowing.inner)] if narrowing.inner else []
+        return [self._group(narrowing.stream), *inner]
+
+    def _inner(self) -> nn.Linear | None:
+        """The inner map of the head, where it is as wide as the stream."""
+        dense = self.encoder.head_dense
+        inside = self.encoder.head_out is not None and dense is not None
+        return (
+            dense if inside and dense is not None and dense.out_features == self.encoder.hidden_size else None
+        )
+
+    def _inner_group(self, outputs: Sequence[int]) -> Any:
+        return self.graph.get_pruning_group(self._inner(), tp.prune_linear_out_channels, idxs=list(outputs))
+
+    def _group(self, dimensions: Sequence[int]) -> Any:
+        root = writer(self.encoder.layers[0].attention_output)
+        return self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(dimensions))
+
+
+def _expected(encoder: Encoder) -> set[nn.Module]:
+    """What reads or writes the stream."""
+    found: list[nn.Module | None] = [encoder.final_norm, encoder.patches]
+    if encoder.projection is not None:
+        found.append(encoder.projection)
+    else:
+        found += [encoder.words, encoder.positions, encoder.token_types, encoder.embedding_norm]
+    found += (
+        [encoder.head_dense] if encoder.head_dense is not None else [encoder.head_out, encoder.head_teacher]
+    )
+    for layer in encoder.layers:
+        found += [layer.attention_norm, layer.output_norm]
+        found += [reader(each) for each in (layer.query, layer.key, layer.value, layer.feed_in)]
+        found += [writer(layer.attention_output), writer(layer.feed_out)]
+    return {module for module in found if module is not None}

@@ -1,0 +1,82 @@
+"""Whole layers: which matter least, and how those of an encoder are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.core.errors import ModelError
+from compress.encoding.inputs import taken
+from compress.models.anatomy.blocks import transformer_of
+from compress.models.anatomy.encoder import Encoder
+from compress.models.anatomy.observing import evaluating, hooked, read_by
+from compress.models.anatomy.sizes import config_keys
+from compress.models.anatomy.stream import block_influence
+from compress.passes.prune.choosing.importance import least_important
+from compress.passes.prune.choosing.saliency import Material, loss_on, total_of, weight_saliency
+
+
+def layers_to_go(
+    model: nn.Module, blocks: Sequence[nn.Module], material: Material, count: int
+) -> tuple[int, ...]:
+    """Which `count` of the `blocks`, the layers of a model, matter least, ascending.
+
+    By `loss` one after the other, each time the one without which, and without those before it, the loss is least; by
+    `importance` all at once, see `layer_scores`.
+    """
+    if material.spec.layers_by == "importance":
+        return least_important(layer_scores(model, blocks, material), count)
+    gone, batches = list[int](), material.batches()
+    for _ in range(count):
+        losses = {
+            place: loss_without(model, [blocks[each] for each in (*gone, place)], material, batches)
+            for place in range(len(blocks))
+            if place not in gone
+        }
+        gone.append(min(losses, key=losses.__getitem__))
+    return tuple(sorted(gone))
+
+
+def loss_without(
+    model: nn.Module, blocks: Sequence[nn.Module], material: Material, batches: Sequence[NDArray[np.int64]]
+) -> float:
+    """The mean loss of batches while some blocks give what they read."""
+
+    def skip(_: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], gives: Any) -> Any:
+        reads = read_by(args, kwargs)
+        return reads if isinstance(gives, Tensor) else (reads, *gives[1:])
+
+    hooks = (block.register_forward_hook(skip, with_kwargs=True) for block in blocks)
+    with evaluating(model), torch.no_grad(), hooked(hooks):
+        losses = [float(loss_on(model, material, batch)) for batch in batches]
+    return sum(losses) / len(losses)
+
+
+def layer_scores(model: nn.Module, blocks: Sequence[nn.Module], material: Material) -> Tensor:
+    """Of layers of a model: with `activation` how much each changes the stream, else the saliency of its weights."""
+    if material.spec.importance == "activation":
+        batches = material.batches()
+        return torch.tensor(block_influence(model, blocks, lambda: map(taken, map(material.read, batches))))
+    saliency = weight_saliency(model, material)
+    return torch.tensor([total_of(block, saliency) for block in blocks])
+
+
+def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:
+    """Remove layers from the model of an encoder, in place; its config says how many are left.
+
+    Raises:
+        ModelError: its layers do not stand in one list.
+    """
+    blocks = {layer.block for layer in encoder.layers}
+    lists = (module for module in encoder.model.modules() if isinstance(module, nn.ModuleList))
+    stack = next((each for each in lists if set(each) == blocks), None)
+    if stack is None:
+        raise ModelError("the layers of this model do not stand in one list", where="prune.remove.layers")
+    for place in sorted(places, reverse=True):
+        del stack[place]
+    setattr(transformer_of(encoder.model).config, config_keys(encoder.model)["layers"], len(stack))

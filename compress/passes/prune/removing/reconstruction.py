@@ -1,0 +1,104 @@
+"""What a pruned decoder's feed-forward parts write, refitted so that its stream is the whole model's again.
+
+A map that writes into the stream can take over what was removed around it, as far as that is linear in what it reads:
+layers behind it (ReplaceMe, Shopkhoev et al. 2025, arXiv:2505.02819, which fits one map for a cut), units beside those
+that it reads, and errors of the layers before (channel pruning by reconstruction, He et al. 2017, arXiv:1707.06168).
+Nothing is trained: each is a problem of least squares, solved in the order of the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.encoding.inputs import taken
+from compress.models.anatomy.blocks import base_of
+from compress.models.anatomy.decoder import Decoder
+from compress.models.anatomy.factors import Map, writer
+from compress.models.anatomy.observing import evaluating, hooked, observe_tokens, read_by
+from compress.passes.prune.choosing.saliency import Material
+
+RIDGE = 0.02
+"""What a change of a weight costs, as a share of what it reads, squared and summed: examples are few."""
+
+
+def reconstruct(decoder: Decoder, whole: Decoder, layers: Sequence[int], material: Material) -> list[float]:
+    """Refit the maps that write what each feed-forward part gives, in place, on what importance reads.
+
+    Args:
+        whole: the decoder before anything was removed.
+        layers: which of its layers are left.
+
+    Returns:
+        Of each layer that is left, the share of the error of its stream that is gone.
+    """
+    batch = taken(material.read(np.concatenate(material.batches())))
+    ends = [*(place - 1 for place in layers[1:]), len(whole.blocks) - 1]
+    wanted = streams_behind(whole, ends, batch)
+    mask = batch["attention_mask"].bool()
+    read: dict[nn.Module, Tensor] = {}
+    gone: list[float] = []
+
+    def keep(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        read[module] = read_by(args, kwargs)
+
+    def refit(place: int, gives: Any) -> Any:
+        stream = gives if isinstance(gives, Tensor) else gives[0]
+        owner: Any = writer(cast(Map, decoder.blocks[place].parts["feed_out"]))
+        target, reads = wanted.pop(ends[place]), read.pop(owner)
+        # A token counts by how far off it is beside its size: of the first one of a text that often is huge.
+        weights = 1 / target.square().mean(1).sqrt().clamp_min(torch.finfo(target.dtype).tiny)
+        short = (target - stream[mask].float()) * weights[:, None]
+        rows, has_bias = reads[mask].float(), getattr(owner, "bias", None) is not None
+        if has_bias:
+            rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+        rows *= weights[:, None]
+        change = least_change(rows, short)
+        gone.append(1 - float((short - rows @ change).square().sum() / short.square().sum().clamp_min(1e-30)))
+        if has_bias:
+            change, moved = change[:-1], change[-1]
+            owner.bias += moved.to(owner.bias)
+            stream = stream + moved.to(stream)
+        owner.weight += (change.T if isinstance(owner, nn.Linear) else change).to(owner.weight)
+        stream = stream + reads @ change.to(reads)
+        return stream if isinstance(gives, Tensor) else (stream, *gives[1:])
+
+    hooks = [
+        writer(cast(Map, block.parts["feed_out"])).register_forward_pre_hook(keep, with_kwargs=True)
+        for block in decoder.blocks
+    ]
+    hooks += [
+        block.module.register_forward_hook(lambda _, __, gives, place=place: refit(place, gives))
+        for place, block in enumerate(decoder.blocks)
+    ]
+    base = base_of(decoder.model, decoder.network)
+    with evaluating(base), torch.no_grad(), hooked(hooks):
+        base(**batch, use_cache=False)
+    return gone
+
+
+def streams_behind(decoder: Decoder, places: Sequence[int], batch: dict[str, Tensor]) -> dict[int, Tensor]:
+    """What some layers of a decoder give, a row a real token, float32 (tokens, hidden)."""
+    modules = {decoder.blocks[place].module: place for place in places}
+    found: dict[int, Tensor] = {}
+
+    def note(module: nn.Module, _: Tensor, gives: Tensor) -> None:
+        found[modules[module]] = gives
+
+    observe_tokens(base_of(decoder.model, decoder.network), lambda: [batch], modules, note)
+    return found
+
+
+def least_change(rows: Tensor, short: Tensor) -> Tensor:
+    """The change of a map, (inputs, outputs), by which `rows` (n, inputs) come closest to `short` (n, outputs).
+
+    Ridge regression (Hoerl and Kennard 1970): changes are held small where few rows ask for them.
+    """
+    square = (rows.T @ rows).double()
+    square.diagonal().add_(RIDGE * square.diagonal() + 1e-12)
+    change: Tensor = torch.linalg.solve(square, (rows.T @ short).double()).to(rows)
+    return change

@@ -1,0 +1,226 @@
+"""What goes, by importance: parts of an encoder, or channels of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compress.core.errors import ModelError
+from compress.models.anatomy.decoder import decoder_of
+from compress.models.anatomy.encoder import encoder_of
+from compress.models.anatomy.factors import Factored
+from compress.models.io.checkpoints import count_parameters
+from compress.passes.prune.choosing.budget import Budget
+from compress.passes.prune.choosing.counting import CONVOLUTIONS
+from compress.passes.prune.choosing.prediction import kept_channels
+from compress.passes.prune.choosing.saliency import Material, standing_in, sum_over_group, weight_saliency
+from compress.passes.prune.choosing.selection import between
+from compress.passes.prune.removing.channels import (
+    ChannelSurgeon,
+    Cut,
+    choose_cuts,
+    kept_widths,
+    multiple_of,
+    widths_within,
+)
+from compress.passes.prune.removing.decoders import DecoderPruner
+from compress.passes.prune.removing.encoders import EncoderPruner, plain_scores
+from compress.passes.prune.removing.trial import believed
+from compress.passes.prune.spec import PruneSpec
+
+HALF = 0.5
+"""Of every group, tried where a target says how much is to go."""
+
+
+def check_request(model: nn.Module, spec: PruneSpec) -> None:
+    """Refuse to remove what a model does not have. What a decoder has not, its pruner refuses.
+
+    Raises:
+        ModelError: channels of a model without convolutions, or parts of an encoder of one that is no encoder of a
+            known family; or a latency for a model whose maps are factored.
+    """
+    if decoder_of(model) is not None:
+        return
+    reason = _no_encoder(model)
+    remove, target = spec.remove, spec.target
+    convolutions = any(isinstance(module, CONVOLUTIONS) for module in model.modules())
+    if target is not None:
+        if reason is not None and (target.timed or not convolutions):
+            chosen = "for a latency" if target.timed else "for a target"
+            raise ModelError(
+                f"heads and feed-forward widths are chosen {chosen}, and this model has none: {reason.message}",
+                where="prune.target",
+                hint="Channels of convolutions are chosen for a `ratio` or a `size_mb`, or removed by `channels`.",
+            )
+        if target.timed and any(isinstance(module, Factored) for module in model.modules()):
+            raise ModelError(
+                "latencies are predicted for whole maps, and those of this model are factored",
+                where="prune.target",
+                hint="Prune before `low_rank`, or name `ratio` or `size_mb`.",
+            )
+    if remove is None:
+        return
+    if remove.channels:
+        if reason is None:
+            raise ModelError(
+                "this model is a transformer: it has no convolutions that could lose channels",
+                where="prune.remove.channels",
+                hint="Remove `heads` and `feed_forward` instead.",
+            )
+        if not convolutions:
+            raise ModelError("this model has no convolutions", where="prune.remove.channels")
+    for asked in ("heads", "feed_forward", "layers", "hidden"):
+        if getattr(remove, asked) and reason is not None:
+            raise ModelError(
+                f"this model has no {asked.replace('_', '-')} that could be removed: {reason.message}",
+                where=f"prune.remove.{asked}",
+                hint="Of a model with convolutions remove `channels`.",
+            )
+
+
+def takes_channels(model: nn.Module, spec: PruneSpec) -> bool:
+    """Whether channels of convolutions are what goes, of a model that can give what is asked for."""
+    if spec.remove is not None:
+        return spec.remove.channels > 0
+    return decoder_of(model) is None and _no_encoder(model) is not None
+
+
+def _no_encoder(model: nn.Module) -> ModelError | None:
+    """Why a model is no encoder of a known family; None where it is one."""
+    try:
+        encoder_of(model)
+    except ModelError as error:
+        return error
+    return None
+
+
+class ChannelPruner:
+    """Takes the convolutions of a model to the widths that are asked for; see `EncoderPruner`.
+
+    `left_whole`: the groups of channels that cannot be cut, by the name of their first convolution, and why.
+    """
+
+    def __init__(self, model: nn.Module, material: Material) -> None:
+        """Set the goals from the model as it is, once a cut of that size was tried.
+
+        Raises:
+            ModelError: nothing could or would be removed.
+            PassError: the target cannot be reached.
+        """
+        self.model = model
+        self.material = material
+        spec, example = material.spec, material.example()
+        surgeon = ChannelSurgeon(model, example)
+        self.parameters = count_parameters(model)
+        asked = HALF if spec.remove is None else spec.remove.channels
+        where = "prune.target" if spec.remove is None else "prune.remove.channels"
+        tried = believed(model, example, self._blind_cuts(surgeon, asked))
+        self.left_whole = {**surgeon.left_whole, **tried.left_whole}
+        if not tried.cuts and self.left_whole:
+            raise nothing_to_prune(self.left_whole, where)
+        surgeon = ChannelSurgeon(model, example, self.left_whole)
+        self.whole = {group.name: group.width for group in surgeon.groups}
+        self.widths = dict(self.whole)
+        if spec.remove is not None:
+            kept = kept_widths(surgeon.groups, spec.remove.channels, spec.round_to)
+        else:
+            assert spec.target is not None
+            kept = widths_within(surgeon, spec.target, spec.round_to)
+        self._goals = {
+            group.name: (final, multiple_of(group, spec.round_to))
+            for group, final in zip(surgeon.groups, kept, strict=True)
+        }
+
+    def advance(self, share: float) -> None:
+        """Remove so much that `share` of what is to go has gone; 1: all of it.
+
+        Widths are rounded, so a step before the last may find nothing to remove: it then leaves the model as it is.
+        """
+        widths = {
+            name: between(self.whole[name], final, share, multiple)
+            for name, (final, multiple) in self._goals.items()
+        }
+        if widths == self.widths:
+            return
+        example = self.material.example()
+        surgeon = ChannelSurgeon(self.model, example, self.left_whole)
+        kept = [widths[group.name] for group in surgeon.groups]
+        cuts = choose_cuts(surgeon.groups, self._scores(surgeon), kept)
+        tried = believed(self.model, example, cuts)
+        self.left_whole |= tried.left_whole
+        surgeon.remove(tried.cuts)
+        self.parameters = tried.parameters
+        cut = {each.group.name for each in tried.cuts}
+        self.widths = {name: widths[name] if name in cut else width for name, width in self.widths.items()}
+
+    def described(self) -> list[dict[str, Any]]:
+        """For each group of coupled convolutions that lost any: `name`, `channels` and `channels_removed`."""
+        return [
+            {"name": name, "channels": self.widths[name], "channels_removed": whole - self.widths[name]}
+            for name, whole in self.whole.items()
+            if self.widths[name] < whole
+        ]
+
+    def whole_groups(self) -> dict[str, str]:
+        """The groups that lost nothing, by name, and why."""
+        narrow = {
+            name: f"{width} channels are too few to lose a multiple of {self._goals[name][1]}"
+            for name, width in self.widths.items()
+            if width == self.whole[name] and name not in self.left_whole
+        }
+        return {**self.left_whole, **narrow}
+
+    def _blind_cuts(self, surgeon: ChannelSurgeon, fraction: float) -> list[Cut]:
+        """What a fraction would take of each group that is wide enough, whichever channels those are."""
+        spec, random = self.material.spec, torch.Generator().manual_seed(self.material.seed)
+        kept = [
+            kept_channels(group.width, fraction, multiple_of(group, spec.round_to))
+            for group in surgeon.groups
+        ]
+        drawn = [torch.rand(group.width, generator=random) for group in surgeon.groups]
+        return choose_cuts(surgeon.groups, drawn, kept)
+
+    def _scores(self, surgeon: ChannelSurgeon) -> Sequence[Tensor]:
+        if self.material.spec.importance in ("hessian", "activation"):
+            with standing_in(weight_saliency(self.model, self.material)):
+                return surgeon.scores(sum_over_group())
+        return plain_scores(surgeon, self.model, self.material)
+
+
+def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:
+    """No group of a model can lose a channel."""
+    return ModelError(
+        f"no channels of this model can be removed: {whole_words(left_whole)}",
+        where=where,
+        hint="Leave `prune` out, or write what stands in its way so that it follows the widths of its inputs.",
+        code="nothing-to-prune",
+    )
+
+
+def whole_words(left_whole: Mapping[str, str], most: int = 5) -> str:
+    """Which groups stay whole, and why, as part of a sentence."""
+    told = [f"{name} ({why})" for name, why in [*left_whole.items()][:most]]
+    return "; ".join(told) + ("" if len(left_whole) <= most else f"; and {len(left_whole) - most} more")
+
+
+Pruner = EncoderPruner | DecoderPruner | ChannelPruner
+
+
+def pruner_of(model: nn.Module, material: Material, budget: Budget | None = None) -> Pruner:
+    """What prunes a model as a spec asks.
+
+    Raises:
+        PassError: a fraction removes nothing or everything.
+        ModelError: the model does not have what is to be removed, or cannot lose it.
+    """
+    check_request(model, material.spec)
+    if takes_channels(model, material.spec):
+        return ChannelPruner(model, material)
+    if decoder_of(model) is not None:
+        assert isinstance(model, PreTrainedModel)
+        return DecoderPruner(model, material)
+    return EncoderPruner(model, material, budget)

@@ -1,0 +1,84 @@
+"""Removing heads and feed-forward units from an encoder, with the coupled layers that torch-pruning finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.core.errors import ModelError
+from compress.models.anatomy.encoder import Encoder, Layer
+from compress.models.anatomy.factors import reader, writer
+from compress.models.io.outputs import outputs_of
+from compress.passes.prune.choosing.importance import LayerScores, channels_of_heads, head_scores
+
+
+class Surgeon:
+    """The dependency graph of an encoder: which layers lose what when one of them does.
+
+    Depgraph: Fang et al., Towards Any Structural Pruning, 2023 (arXiv:2301.12900).
+    """
+
+    def __init__(self, encoder: Encoder, example: Mapping[str, Tensor]) -> None:
+        """Trace the encoder on an example batch.
+
+        Raises:
+            ModelError: its attention or feed-forward is coupled with other layers than an encoder's is.
+        """
+        self.encoder = encoder
+        self.graph = tp.DependencyGraph().build_dependency(
+            encoder.model, example_inputs=dict(example), output_transform=outputs_of, verbose=False
+        )
+        for layer in encoder.layers:
+            self._group(writer(layer.query), range(layer.query.out_features), _attention(layer))
+            self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
+
+    def scores(self, importance: Any) -> list[LayerScores]:
+        """The scores that an importance of torch-pruning gives the parts of each layer."""
+        return [
+            LayerScores(
+                head_scores(
+                    importance(
+                        self._group(writer(layer.query), range(layer.query.out_features), _attention(layer))
+                    ),
+                    layer.head_size,
+                ),
+                importance(
+                    self._group(writer(layer.feed_in), range(layer.feed_forward), _feed_forward(layer))
+                ),
+            )
+            for layer in self.encoder.layers
+        ]
+
+    def remove(self, layer: Layer, heads: Sequence[int], units: Sequence[int]) -> None:
+        """Remove heads and feed-forward units of a layer, in place, with what is coupled to them."""
+        if heads:
+            channels = channels_of_heads(heads, layer.head_size)
+            self._group(writer(layer.query), channels, _attention(layer)).prune()
+            # torch-pruning leaves the head counts of the attention module as they were.
+            layer.note_heads()
+        if units:
+            self._group(writer(layer.feed_in), units, _feed_forward(layer)).prune()
+
+    def _group(self, root: nn.Linear, channels: Sequence[int], expected: set[nn.Linear]) -> Any:
+        group = self.graph.get_pruning_group(root, tp.prune_linear_out_channels, idxs=list(channels))
+        coupled = {part.target.module for part, _ in group if _has_weights(part.target.module)}
+        if coupled != expected:
+            raise ModelError(
+                f"{len(coupled)} layers are coupled where an encoder has {len(expected)}; cannot prune this model"
+            )
+        return group
+
+
+def _attention(layer: Layer) -> set[nn.Linear]:
+    return {writer(layer.query), writer(layer.key), writer(layer.value), reader(layer.attention_output)}
+
+
+def _feed_forward(layer: Layer) -> set[nn.Linear]:
+    return {writer(layer.feed_in), reader(layer.feed_out)}
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return isinstance(module, nn.Module) and any(True for _ in module.parameters())

@@ -1,0 +1,233 @@
+"""A cut is tried on a copy before it is believed: what breaks is left whole."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from compress.core.disk.exhaustion import ran_out
+from compress.models.anatomy.factors import Factored
+from compress.models.anatomy.observing import hooked
+from compress.models.anatomy.structure import apply_structure, describe_structure
+from compress.models.io.checkpoints import count_parameters
+from compress.models.io.outputs import outputs_of
+from compress.passes.prune.removing.channels import ChannelSurgeon, Cut, duplicate, in_short
+
+Example = Mapping[str, Tensor]
+
+EXACT, ROUGH = 1e-9, 1e-3
+"""How far outputs may differ, as a share of the largest: in 64 bits, and where a model runs in 32 bits only."""
+
+
+@dataclass(frozen=True)
+class Believed:
+    """The cuts that work together, the parameters that stay after them, and why the other groups stay whole."""
+
+    cuts: tuple[Cut, ...]
+    parameters: int
+    left_whole: Mapping[str, str]
+
+
+def believed(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> Believed:
+    """Those of the cuts that work; the model is not changed.
+
+    All are tried together first, then halves of those that do not work, so that a few bad groups among many cost few
+    trials.
+    """
+    if not cuts:
+        return Believed((), count_parameters(model), {})
+    parameters, fault = attempt(model, example, cuts)
+    if fault is None:
+        return Believed(tuple(cuts), parameters, {})
+    if len(cuts) == 1:
+        return Believed((), count_parameters(model), {cuts[0].group.name: fault})
+    middle = len(cuts) // 2
+    first, second = believed(model, example, cuts[:middle]), believed(model, example, cuts[middle:])
+    left = {**first.left_whole, **second.left_whole}
+    if not first.cuts or not second.cuts:
+        kept = first if first.cuts else second
+        return Believed(kept.cuts, kept.parameters, left)
+    parameters, fault = attempt(model, example, [*first.cuts, *second.cuts])
+    if fault is None:
+        return Believed((*first.cuts, *second.cuts), parameters, left)
+    kept, other = (first, second) if len(first.cuts) >= len(second.cuts) else (second, first)
+    reason = f"it cannot be cut together with {kept.cuts[0].group.name}: {fault}"
+    return Believed(kept.cuts, kept.parameters, {**left, **{cut.group.name: reason for cut in other.cuts}})
+
+
+def attempt(model: nn.Module, example: Example, cuts: Sequence[Cut]) -> tuple[int, str | None]:
+    """Cut a copy; the parameters that it has left, and what is wrong with it, in a few words.
+
+    The copy must run forward and backward, in eval and in train mode, and give outputs of the same shape; those must be
+    the outputs of the whole model in which nothing reads the removed channels; tied weights must stay tied; and the
+    widths that are left must be all that is needed to build it again.
+    """
+    whole = duplicate(model).eval()
+    narrow = duplicate(model).eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of weights that are no parameters: they are what is found out here
+            surgeon = ChannelSurgeon(narrow, example)
+            cuts = surgeon.same(cuts)
+            fault = _unscored(surgeon, cuts)
+            if fault is not None:
+                return 0, fault
+            consumers = surgeon.consumers(cuts)
+            surgeon.remove(cuts)
+            fault = (
+                _untied(whole, narrow)
+                or _other_outputs(whole, narrow, example, consumers)
+                or _not_rebuilt(whole, narrow, example)
+                or _broken(whole, narrow, example)
+            )
+        return count_parameters(narrow), fault
+    except Exception as error:
+        if ran_out(error):
+            raise
+        return 0, f"it does not run without them: {in_short(error)}"
+
+
+def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
+    """Importance must be able to rank the channels of each group."""
+    importance = tp.importance.GroupMagnitudeImportance()
+    for cut in cuts:
+        scores = surgeon.score(cut.group, importance)
+        if not isinstance(scores, Tensor) or len(scores) != cut.group.width:
+            return "its channels cannot be ranked"
+    return None
+
+
+def _untied(whole: nn.Module, narrow: nn.Module) -> str | None:
+    return None if _ties(whole) == _ties(narrow) else "weights that are shared would no longer be"
+
+
+def _ties(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return sorted(each for each in names.values() if len(each) > 1)
+
+
+def _broken(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None:
+    """What runs whole must run, and learn, cut; norms move their statistics in train mode, so this comes last."""
+    for training in (False, True):
+        try:
+            wanted = _run(whole.train(training), example)
+        except Exception as error:
+            if ran_out(error) or not training:
+                raise
+            continue  # it cannot be trained on this example at all
+        outputs = _run(narrow.train(training), example)
+        if outputs.shape != wanted.shape:
+            return f"its outputs become {tuple(outputs.shape)} instead of {tuple(wanted.shape)}"
+        if wanted.isfinite().all() and not outputs.isfinite().all():
+            return "its outputs are no longer finite"
+        outputs.float().square().mean().backward()  # type: ignore[no-untyped-call]
+        narrow.zero_grad(set_to_none=True)
+    return None
+
+
+def _other_outputs(
+    whole: nn.Module, narrow: nn.Module, example: Example, consumers: Mapping[str, tuple[int, list[int]]]
+) -> str | None:
+    """The cut model must compute what the whole one does where nothing reads the removed channels.
+
+    What norms over channels subtract and divide by depends on which channels are there: they only scale and shift here.
+    """
+    found = []
+    for dtype, tolerance in ((torch.float64, EXACT), (torch.float32, ROUGH)):
+        models = [duplicate(each).eval().to(dtype) for each in (whole, narrow)]
+        own = {
+            name: value.to(dtype) if value.is_floating_point() else value for name, value in example.items()
+        }
+        try:
+            with torch.no_grad(), _WithoutStatistics():
+                with _masked(models[0], consumers):
+                    found.append(_run(models[0], own))
+                found.append(_run(models[1], own))
+        except RuntimeError as error:
+            if ran_out(error) or dtype is torch.float32:
+                raise
+            found.clear()  # it holds numbers of 32 bits that no parameter or buffer is
+            continue
+        wanted, got = found
+        if wanted.shape != got.shape:
+            return f"its outputs become {tuple(got.shape)} instead of {tuple(wanted.shape)}"
+        limit = tolerance * float(wanted.abs().max())
+        same = torch.allclose(got, wanted, rtol=0, atol=limit, equal_nan=True)
+        return None if same else "what is left would compute something else"
+    return None
+
+
+@contextmanager
+def _masked(model: nn.Module, consumers: Mapping[str, tuple[int, list[int]]]) -> Iterator[None]:
+    """While it lasts, modules read zeros in these channels: name -> (axis, channels)."""
+
+    def mask(axis: int, channels: list[int]) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            places = torch.tensor(channels, device=inputs[0].device)
+            return (inputs[0].index_fill(axis, places, 0), *inputs[1:])
+
+        return hook
+
+    hooks = (
+        model.get_submodule(name).register_forward_pre_hook(mask(axis, channels))
+        for name, (axis, channels) in consumers.items()
+    )
+    with hooked(hooks):
+        yield
+
+
+class _WithoutStatistics(TorchFunctionMode):
+    """Norms over channels scale and shift, and no more."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in _NORMS:
+            return func(*args, **kwargs)
+        values, _, weight, bias = (*args, *[None] * 4)[:4]
+        weight, bias = kwargs.get("weight", weight), kwargs.get("bias", bias)
+        if func in _GROUPED:
+            shape = (-1, *[1] * (values.ndim - 2))
+            weight, bias = (None if each is None else each.reshape(shape) for each in (weight, bias))
+        return _scaled(values, weight, bias)
+
+
+_GROUPED = frozenset({torch.group_norm, nn.functional.group_norm})
+_NORMS = _GROUPED | {torch.layer_norm, nn.functional.layer_norm}
+
+
+def _scaled(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    scaled = values if weight is None else values * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _not_rebuilt(whole: nn.Module, narrow: nn.Module, example: Example) -> str | None:
+    """What is written down of the cut model must give it back."""
+    if any(isinstance(module, Factored) for module in whole.modules()):
+        return None  # factored maps are put in anew, which a model that has them already cannot show
+    structure = describe_structure(narrow, duplicate(whole))
+    if structure is None:
+        return "nothing of it that could be written down would change"
+    rebuilt = duplicate(whole)
+    apply_structure(rebuilt, structure, "trial")
+    rebuilt.load_state_dict(narrow.state_dict())
+    with torch.no_grad():
+        wanted, got = _run(narrow.eval(), example), _run(rebuilt.eval(), example)
+    return None if torch.equal(wanted, got) else "it cannot be built again from its widths"
+
+
+def _run(model: nn.Module, example: Example) -> Tensor:
+    torch.manual_seed(0)
+    return outputs_of(model(**example))

@@ -1,0 +1,200 @@
+"""What 8-bit products gain on a target: measured there at the model's own shapes, in seconds, before the work.
+
+A processor whose instructions add up products of bytes in 32 bits (VNNI, AMX; dot products on ARM) multiplies them
+faster than floats. Others may not, and on x86 they add two products in 16 bits, which overflows: there weights take
+one bit less.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.core.artifacts import Artifact
+from compress.lowering.graph import MS_DOMAIN
+from compress.measuring.jobs import JobFolder
+from compress.measuring.timing.disturbance import any_disturbed
+from compress.measuring.timing.latency import milliseconds, timed
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear
+from compress.profile.schema import MeasureSpec
+from compress.step import StepContext
+from compress.targets.local import ResolvedTarget
+
+Shape = tuple[int, int]
+"""Inputs and outputs of a linear layer."""
+
+WORTH_IT = 1.1
+"""Products that are less faster than this gain nothing once the rest of the model is counted."""
+SECONDS_A_SHAPE = 0.2
+MOST_SHAPES = 8
+TYPICAL = 256
+"""Training examples whose median length is the typical one."""
+_FAST = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+"""Instructions that multiply bytes and add in 32 bits."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One shape: a float32 product against the same in integers, ms, and how many layers have it."""
+
+    inputs: int
+    outputs: int
+    layers: int
+    float_ms: float
+    integer_ms: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found: the instructions that matter, the rows of each product, its times by shape, and whether other
+    processes disturbed them."""
+
+    flags: tuple[str, ...]
+    rows: int
+    timings: tuple[Timing, ...]
+    disturbed: bool = False
+
+    @property
+    def speedup(self) -> float | None:
+        """All products of the model as floats over the same in integers; None where it has none to time."""
+        floats = sum(one.layers * one.float_ms for one in self.timings)
+        integers = sum(one.layers * one.integer_ms for one in self.timings)
+        return floats / integers if integers else None
+
+    def facts(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        speedup = self.speedup
+        return {
+            "flags": list(self.flags),
+            "rows": self.rows,
+            "speedup": None if speedup is None else round(speedup, 3),
+            "timings": [asdict(one) for one in self.timings],
+            "timing_disturbed": self.disturbed,
+        }
+
+
+def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
+    """How many linear layers have each shape (inputs, outputs)."""
+    found = [layer.shape for layer in chosen if isinstance(layer, Linear | FusedAttention)]
+    return Counter((int(inputs), int(outputs)) for inputs, outputs in found)
+
+
+def typical_length(ctx: StepContext, source: Artifact) -> int:
+    """Tokens of a typical training example, as the model `source` reads it: rows of its products."""
+    some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
+    return int(np.median(ctx.task.encode(some, source.path).lengths))
+
+
+def probe(
+    shapes: Mapping[Shape, int],
+    rows: int,
+    target: ResolvedTarget,
+    *,
+    most: int = MOST_SHAPES,
+    patient: bool = False,
+) -> Probe:
+    """Time each shape on a target, the most expensive first and at most `most`, with weights and inputs of random
+    numbers; in a child process, a float product and its integers in turns.
+
+    Args:
+        shapes: (inputs, outputs) -> layers.
+        rows: of each product: tokens of a typical example.
+        target: of the runtime onnxruntime; a device's connection stays open.
+        patient: wait for a quiet machine, as something is chosen by the times; a warning is not worth it.
+
+    Raises:
+        TargetError: the device is lost, or the target cannot run such a product.
+    """
+    flags = tuple(target.description["cpu"]["flags"])
+    by_cost = sorted(shapes, key=lambda shape: -shapes[shape] * shape[0] * shape[1])[:most]
+    times, disturbed = _times(by_cost, rows, target, patient=patient) if by_cost else ([], False)
+    timings = (Timing(*shape, shapes[shape], *pair) for shape, pair in zip(by_cost, times, strict=True))
+    return Probe(flags, rows, tuple(timings), disturbed)
+
+
+def warning(
+    found: Probe, *, machine: str = "this machine", shapes: str = "this model's shapes"
+) -> str | None:
+    """Why 8 bits will not make a model faster on a machine (a target may be another); None where they will.
+
+    Args:
+        found: without times where only the instructions of the machine are known.
+        machine: what it is called.
+        shapes: whose products were timed.
+    """
+    speedup = found.speedup
+    if speedup is None:
+        if _FAST.intersection(found.flags):
+            return None
+        return (
+            f"{machine}'s processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
+        )
+    if speedup >= WORTH_IT:
+        return None
+    reason = "" if _FAST.intersection(found.flags) else f"; its processor has {lacking(found.flags)}"
+    reason += "; other processes disturbed this timing" if found.disturbed else ""
+    return (
+        f"8-bit products of {shapes} run {speedup:.2f} times as fast as FP32 on {machine} "
+        f"({found.rows} rows){reason}: expect a smaller file, not a faster model"
+    )
+
+
+def lacking(flags: Collection[str]) -> str:
+    """What a processor lacks, in words."""
+    known = f" (it has {', '.join(sorted(flags))})" if flags else ""
+    return f"no instructions for products of bytes{known}"
+
+
+def _times(
+    shapes: Sequence[Shape], rows: int, target: ResolvedTarget, *, patient: bool
+) -> tuple[list[tuple[float, float]], bool]:
+    """Fastest ms of each shape's float32 product and of its integer one; whether the timing was disturbed."""
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="compress-probe-") as name:
+        folder = Path(name)
+        jobs = JobFolder.of_target(folder, target)
+        models, feeds = [], []
+        for shape in shapes:
+            x = random.normal(size=(rows, shape[0])).astype(np.float32)
+            words = f"{shape[0]}-{shape[1]}"
+            read = jobs.feeds(f"rows-{words}", [{"x": x}])
+            for kind, model in (("float", _float_product(shape)), ("integer", _integer_product(shape))):
+                models.append(str(folder / f"{kind}-{words}.onnx"))
+                feeds.append(read)
+                onnx.save(model, models[-1])
+        spec = MeasureSpec(examples=1, min_seconds=SECONDS_A_SHAPE * len(shapes), min_rounds=3)
+        (result,) = timed(jobs, models, [feeds], spec, processes=1, patient=patient)
+    fastest = [float(milliseconds(result, 0, which).min()) for which in range(len(models))]
+    return list(zip(fastest[::2], fastest[1::2], strict=True)), any_disturbed([result])
+
+
+def _float_product(shape: Shape) -> onnx.ModelProto:
+    weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return _model(shape, helper.make_node("MatMul", ["x", "w"], ["y"]), {"w": weight})
+
+
+def _integer_product(shape: Shape) -> onnx.ModelProto:
+    weight = np.random.default_rng(0).integers(-64, 65, shape).astype(np.int8)
+    scales = np.full(shape[1], 0.01, np.float32)
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "scales"], ["y"], domain=MS_DOMAIN)
+    return _model(shape, node, {"w": weight, "scales": scales})
+
+
+def _model(shape: Shape, node: onnx.NodeProto, constants: Mapping[str, Any]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", shape[1]])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MS_DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)

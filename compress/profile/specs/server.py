@@ -1,0 +1,141 @@
+"""A server that speaks OpenAI's protocol and writes texts: where it is, and how much may be asked of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from compress.core.disk.files import digest_of
+from compress.core.errors import ModelError
+from compress.core.spec import Positive, Spec
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+
+
+class ServerSpec(Spec):
+    """A model behind a server that speaks OpenAI's protocol: it writes texts, and nothing else is known of it."""
+
+    # What was given in the wrong place may be a secret. What is excluded from dumps says how the server is asked:
+    # neither answers nor what is made of them hang on that.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    url: str
+    """What stands before `/chat/completions`, as `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`."""
+    model: Annotated[str, Field(min_length=1)]
+    """What the server calls the model."""
+    api: Literal["chat", "completions"] = "chat"
+    """`chat` takes conversations, and a text as the first turn of one; `completions` goes on with texts."""
+    template: Literal["teacher"] | None = None
+    """`teacher`: what is asked of `completions` is written down by the chat template of the profile's teacher, a text
+    as the first turn. The model behind the server must have the same template and tokenizer."""
+    key_env: str | None = Field(default=None, exclude=True)
+    """The environment variable that holds the key, as `OPENAI_API_KEY`; the key itself stands in no file."""
+    concurrency: Annotated[int, Field(ge=1, le=256, exclude=True)] = 4
+    """Requests at once."""
+    requests_per_minute: Positive | None = Field(default=None, exclude=True)
+    """Requests at most, those that are asked again included."""
+    max_tokens_total: Positive | None = Field(default=None, exclude=True)
+    """Tokens at most, of prompts and answers as the server counts them, in all runs that add to one file of answers;
+    the prompts that a teacher writes are among them. A request is sent only while the bytes of its prompt and the
+    longest answer have room."""
+    timeout_s: Seconds = Field(default=120, exclude=True)
+    """Seconds that one request may take."""
+    patience_s: Seconds = Field(default=300, exclude=True)
+    """Seconds that a request is asked again for while the server is silent, busy or broken."""
+    plain_http: bool = Field(default=False, exclude=True)
+    """Whether texts and key may go unencrypted to hosts other than this one and private addresses."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_place(cls, url: str) -> str:
+        found = _split(url)
+        if found is None or found.scheme not in ("http", "https") or not found.hostname:
+            raise ValueError("expected the address of a server, as https://api.openai.com/v1")
+        if "@" in found.netloc or found.query or found.fragment:
+            raise ValueError(
+                "expected an address without names, passwords, `?` and `#`: a key comes by `key_env`"
+            )
+        return url.rstrip("/")
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        # Keys are mixed or hold hyphens: one that was pasted here is told apart, and not repeated.
+        if name is not None and re.fullmatch("[A-Z_][A-Z0-9_]*", name) is None:
+            raise ValueError(
+                "expected the name of an environment variable in capitals, as OPENAI_API_KEY; a key that was "
+                "written here stands in a file now: better get another one"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> ServerSpec:
+        found = urlsplit(self.url)
+        if found.scheme == "http" and not self.plain_http and not _is_near(found.hostname or ""):
+            raise ValueError(
+                f"`url`: {found.hostname} is neither this machine nor a private address, and http is not encrypted: "
+                "use https, or allow it by `plain_http: true`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_template(self) -> ServerSpec:
+        if self.template is not None and self.api == "chat":
+            raise ValueError(
+                "`template` serves `api: completions`: with `chat` the server has a template of its own"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """What its answers are known by."""
+        return digest_of(self.model_dump(exclude_none=True))
+
+    def key(self) -> str | None:
+        """The key that the environment holds; None where the server wants none.
+
+        Raises:
+            ModelError: there is none, or what is there cannot be one (`no-key`).
+        """
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "")
+        if re.fullmatch("[!-~]+", key) is None:
+            found = (
+                "holds what no key can be: spaces, line ends or letters beyond ASCII" if key else "is not set"
+            )
+            raise ModelError(
+                f"the environment variable {self.key_env} {found}; it is to hold the key of the server",
+                where=self.url,
+                code="no-key",
+            )
+        return key
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of an address; None where it is none."""
+    if re.fullmatch("[!-~]+", url) is None:
+        return None
+    try:
+        found = urlsplit(url)
+        _ = found.port
+    except ValueError:
+        return None
+    return found
+
+
+def _is_near(host: str) -> bool:
+    """Whether a host is this machine or has a private address; other names may stand for any."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_private)

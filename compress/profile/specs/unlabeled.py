@@ -1,0 +1,66 @@
+"""Examples without labels: where they are, and how files of text are read."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from compress.core.spec import HubName, Positive, Spec
+from compress.profile.specs.generate import GenerateSpec
+
+
+def _one_character(mark: str) -> str:
+    if len(mark) != 1 or mark in '"\r\n' or mark.isalnum():
+        raise ValueError('expected one character between the fields, such as ";" or "\\t"')
+    return mark
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        # What Python would encode bytes or compress with (`hex`, `zip`) is no encoding of texts.
+        " ".encode(name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name!r} is no encoding that is known here; try utf-8, cp1252, gbk or shift_jis"
+        ) from error
+
+
+Separator = Annotated[
+    str, AfterValidator(_one_character), WithJsonSchema({"maxLength": 1, "minLength": 1, "type": "string"})
+]
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
+
+
+class UnlabeledSpec(Spec):
+    """Further examples without labels, for the teacher to label."""
+
+    path: Annotated[str, Field(min_length=1)] = ""
+    """As `data.path`; columns of labels are not read, and a folder of images or texts needs no sub-folders."""
+    name: HubName | None = None
+    """Configuration of a hub data set."""
+    revision: HubName | None = None
+    """Commit or tag of a hub data set."""
+    split: str = "train"
+    """Which split of it."""
+    separator: Separator | None = None
+    """As `data.separator`, for these files."""
+    encoding: Encoding | None = None
+    """As `data.encoding`, for these files."""
+    limit: Positive | None = None
+    """Take so many at most, the first ones by the hash of their content."""
+    generate: GenerateSpec | None = None
+    """Instead of `path`: let a language model write them. Text classification alone."""
+
+    @model_validator(mode="after")
+    def _read_or_written(self) -> UnlabeledSpec:
+        if self.generate is None and not self.path:
+            raise ValueError("name the examples by `path`, or let a model write texts by `generate`")
+        read = sorted(self.model_fields_set - {"generate"})
+        if self.generate is not None and read:
+            raise ValueError(
+                f"`{read[0]}` is for examples that there are, and `generate` writes some: give one of the two"
+            )
+        return self

@@ -1,0 +1,38 @@
+"""What says which answers are right: `exact`, `contains`, `regex:PATTERN` or `python:module:function`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from compress.core.disk.package_paths import CODE
+
+REGEX = "regex:"
+PLAIN = ("exact", "contains")
+
+
+def _known(validator: str) -> str:
+    if validator.startswith(REGEX):
+        pattern_of(validator)
+    elif validator not in PLAIN and not validator.startswith(CODE):
+        raise ValueError(
+            f"{validator!r} is no validator; there are exact, contains, regex:PATTERN, python:module:function"
+        )
+    return validator
+
+
+def pattern_of(said: str) -> re.Pattern[str]:
+    """The pattern of `regex:PATTERN`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return re.compile(said.removeprefix(REGEX))
+    except re.error as error:
+        raise ValueError(f"the pattern is no regular expression: {error}") from error
+
+
+ValidatorName = Annotated[str, AfterValidator(_known)]

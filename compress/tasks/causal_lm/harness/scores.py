@@ -1,0 +1,101 @@
+"""What a model reaches in tasks of lm-eval."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.core.artifacts import TOKENIZER
+from compress.core.disk.files import digest_of
+from compress.core.errors import DataError
+from compress.core.records import Metric, TaskScore
+from compress.measuring.statistics import wilson
+from compress.models.text.tokenizer_files import open_uncut
+from compress.tasks.base import Answers, Task
+from compress.tasks.causal_lm.harness.tasks import FIRST, TASKS, tasks_of
+from compress.tasks.causal_lm.keys import LanguageData
+from compress.tasks.causal_lm.text.windows import WindowInputs, reading_of
+
+
+def scored_in(
+    task: Task, model: Path, answer: Callable[[WindowInputs], Answers], base: Path
+) -> tuple[TaskScore, ...]:
+    """What the artifact directory `model` reaches in the tasks that the data names.
+
+    Args:
+        answer: windows -> what is kept of the model's outputs, where it runs.
+
+    Raises:
+        DataError: the documents of a task cannot be had.
+        ModelError: the folder does not say how the model takes texts.
+    """
+    data = task.data
+    assert isinstance(data, LanguageData)
+    spec = data.lm_eval
+    if spec is None:
+        return ()
+    from lm_eval.evaluator import simple_evaluate
+
+    from compress.tasks.causal_lm.harness.likelihoods import Harness
+
+    asking = Harness(open_uncut(model / TOKENIZER), *reading_of(model), answer)
+    with _quiet_and_drawn_alike():
+        try:
+            found = simple_evaluate(
+                asking,
+                tasks=list(spec.tasks),
+                limit=spec.limit,
+                num_fewshot=spec.shots,
+                task_manager=tasks_of(spec, base),
+                bootstrap_iters=0,
+                torch_random_seed=None,
+            )
+        except (OSError, ValueError, KeyError, TypeError, ConnectionError) as error:
+            raise DataError(f"lm-eval cannot ask its tasks: {error}", where=TASKS) from error
+    return tuple(_score(name, found) for name in spec.tasks)
+
+
+def _score(name: str, found: Any) -> TaskScore:
+    samples = sorted(found["samples"][name], key=lambda one: one["doc_id"])
+    # Of all that is computed for a document, shares are what is right or wrong of each.
+    said = {metric: [one[metric] for one in samples] for metric in samples[0]["metrics"]}
+    shares = {metric: values for metric, values in said.items() if all(one in (0, 1) for one in values)}
+    right = [bool(one) for one in shares.pop(FIRST)]
+    metrics = [
+        (FIRST, right),
+        *((metric, [bool(one) for one in shares[metric]]) for metric in sorted(shares)),
+    ]
+    asked = [[one["doc_hash"], one["prompt_hash"], one["target_hash"]] for one in samples]
+    return TaskScore(
+        task=name,
+        version=str(found["versions"][name]),
+        harness=f"lm-eval {version('lm_eval')}",
+        shots=int(found["n-shot"][name]),
+        documents=digest_of(asked),
+        metrics=tuple(_metric(metric, values) for metric, values in metrics),
+        right=tuple(right),
+    )
+
+
+def _metric(name: str, right: list[bool]) -> Metric:
+    share = wilson(sum(right), len(right))
+    return Metric(name=name, value=share.value, low=share.low, high=share.high, n=len(right))
+
+
+@contextmanager
+def _quiet_and_drawn_alike() -> Iterator[None]:
+    """lm-eval seeds the generators of the process and tells of its progress: neither is to be seen outside."""
+    drawn, numbers = random.getstate(), np.random.get_state()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(numbers)

@@ -1,0 +1,78 @@
+"""Tasks of lm-eval: found, and refused before anything is trained where they cannot be asked."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from compress.core.errors import DataError
+from compress.models.teacher.sources import check_code_allowed
+from compress.tasks.causal_lm.keys import LmEvalSpec
+
+TASKS = "data.lm_eval.tasks"
+_ASKED = ("multiple_choice", "loglikelihood")
+"""What tasks ask of a model that is scored here: likelihoods, of which one is right or wrong."""
+FIRST = "acc"
+"""The metric that says of each document whether it is right."""
+
+
+def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
+    """Refuse tasks that cannot be had or scored here; nothing of them is run.
+
+    Raises:
+        DataError: lm-eval is not installed, or a task is unknown or judged by something else than likelihoods.
+        UsageError: tasks of one's own are not allowed to run code.
+    """
+    if spec.include is not None:
+        # Beside `!function`, their templates are Jinja that lm-eval renders outside of a sandbox.
+        check_code_allowed(spec.include, allow_code, "tasks of one's own are read")
+        if not (base / spec.include).is_dir():
+            raise DataError("there is no such folder of tasks", where=f"data.lm_eval.include: {spec.include}")
+    if find_spec("lm_eval") is None:
+        raise DataError(
+            "tasks of lm-eval are asked for, and it is not installed here",
+            where="data.lm_eval",
+            hint="Install it: pip install lm-eval",
+            code="not-installed",
+        )
+    index = tasks_of(spec, base).task_index
+    for name in spec.tasks:
+        if (entry := index.get(name)) is None:
+            raise DataError(f"lm-eval has no task {name!r}", where=TASKS, hint="lm-eval ls tasks names them.")
+        settings = entry.cfg or {}
+        asked = settings.get("output_type", _ASKED[0])
+        metrics = [one.get("metric") for one in settings.get("metric_list", [])]
+        if entry.kind.name != "TASK" or asked not in _ASKED or (metrics and FIRST not in metrics):
+            raise DataError(
+                f"{name!r} is no single task whose documents are right or wrong by likelihoods "
+                f"({' or '.join(_ASKED)}, scored by `{FIRST}`), and only such tasks are scored here",
+                where=TASKS,
+            )
+        if spec.shots and settings.get("num_fewshot") == 0:
+            raise DataError(
+                f"{name!r} says that nothing stands before its documents, and lm-eval holds to that",
+                where="data.lm_eval.shots",
+            )
+
+
+def tasks_of(spec: LmEvalSpec, base: Path) -> Any:
+    """The tasks of one's own, and those of lm-eval where they are asked for: to look through these takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    if spec.include is None:
+        return _packaged()
+    own = str(base / spec.include)
+    alone = TaskManager(include_path=own, include_defaults=False)
+    if all(name in alone.task_index for name in spec.tasks):
+        return alone
+    return TaskManager(include_path=own)
+
+
+@cache
+def _packaged() -> Any:
+    """The tasks of lm-eval itself, which are the same for all models that a process scores."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()

@@ -1,0 +1,91 @@
+"""What training against a teacher updates: the student, what its losses learn, and a teacher that learns too."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.errors import PassError
+from compress.encoding.inputs import taken
+from compress.training.objective.weighted_losses import Objective
+from compress.training.signals.capture import Recorder, Signals
+
+Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
+"""A batch -> the batch that is shown instead, and whether its labels still hold."""
+
+
+class TrainingModule(nn.Module):
+    """The student with everything that is trained or averaged beside it, so that a checkpoint holds all of it.
+
+    While it trains, a forward pass changes the batch (`change`), lets the moving average follow the student, and
+    captures the signals that the losses ask for; `seen` is the batch that was shown and `labels_hold` whether its
+    labels are true of it. In eval mode it is the student alone.
+
+    Args:
+        student: what is kept in the end.
+        objective: its learned projections are trained too.
+        change: draws from torch's global generator, which checkpoints hold.
+        teacher: learns together with the student (mutual learning); None: nobody does.
+        decay: keeps a moving average of the student: `moving_average`; None: keeps none.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objective: Objective,
+        *,
+        change: Change | None = None,
+        teacher: nn.Module | None = None,
+        decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.teacher = teacher
+        self.moving_average = None if decay is None else copy.deepcopy(student).requires_grad_(False)
+        self.seen: dict[str, Tensor] = {}
+        self.labels_hold = True
+        self._change = change
+        self._decay = decay
+        self._captured: Signals | None = None
+        # Made once: looking for the layers of a model takes longer than a hook.
+        self._recorder = Recorder(student, objective.student_needs)
+
+    def forward(self, **batch: Tensor) -> Any:
+        """The student's result for a batch."""
+        if not self.training:
+            return self.student(**taken(batch))
+        self.labels_hold = True
+        if self._change is not None:
+            batch, self.labels_hold = self._change(batch)
+        if self.moving_average is not None and self._decay is not None:
+            follow(self.moving_average, self.student, self._decay)
+        self.seen = batch
+        with self._recorder as recorder:
+            result = self.student(**taken(batch))
+            self._captured = recorder.take()
+        return result
+
+    def take(self) -> Signals:
+        """The student's signals of the last training pass; it lets go of them."""
+        if self._captured is None:
+            raise PassError("the student's signals were taken before it was run")
+        taken, self._captured = self._captured, None
+        return taken
+
+
+@torch.no_grad()
+def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move an average of a student's weights: `decay * average + (1 - decay) * student`; whole numbers are copied.
+
+    Tarvainen, Valpola: Mean teachers are better role models, 2017 (arXiv:1703.01780).
+    """
+    for mine, theirs in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(theirs.detach().to(mine.dtype), 1.0 - decay)
+        else:
+            mine.copy_(theirs)

@@ -1,0 +1,167 @@
+"""What a student's training minimises: a weighted sum of losses between its signals and the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.artifacts import TASK, TOKENIZER
+from compress.core.disk.reading import read_mapping
+from compress.core.plugins import call
+from compress.encoding.inputs import WRITTEN, Inputs
+from compress.losses.contract import LossSpec
+from compress.losses.table import LOSSES, name_of
+from compress.models.text.vocabulary import read_vocabulary
+from compress.training.batches import to_tensors
+from compress.training.objective.terms import Models, Seen, Term, refuse
+from compress.training.objective.trust import TrustedTokens
+from compress.training.signals.capture import OUTPUTS, Anatomy, Signals, anatomy_of
+
+
+class Objective(nn.Module):
+    """The weighted sum of the terms; its parameters are what the terms learn, to be trained with the student's.
+
+    Attributes:
+        student_needs, teacher_needs: names of the signals to capture of each; nothing of a teacher where no loss
+            compares with it.
+
+    Args:
+        two_heads: whether a student's class head and distillation head are looked at apart, as a DeiT's are; else
+            what it puts out is.
+        trusted: which tokens are learnt at all; None: those that the batch says.
+        of_data: the terms that compare with nobody: of what a student wrote itself they say nothing.
+    """
+
+    def __init__(
+        self,
+        terms: dict[str, Term],
+        weights: dict[str, float],
+        *,
+        two_heads: bool = True,
+        trusted: TrustedTokens | None = None,
+        of_data: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict(terms)
+        self.weights = weights
+        self.of_data = frozenset(of_data)
+        needs = frozenset[str]().union(*(term.student_needs for term in terms.values()))
+        self.student_needs = needs if two_heads or not needs & OUTPUTS else needs - OUTPUTS | {"outputs"}
+        self.two_heads = two_heads
+        self.teacher_needs = frozenset[str]().union(*(term.teacher_needs for term in terms.values()))
+        self.trusted = trusted
+        if trusted is not None:
+            self.teacher_needs |= {trusted.name}
+        self._parts: dict[str, Tensor] = {}
+
+    def forward(
+        self,
+        student: Signals,
+        teacher: Signals,
+        labels: Tensor,
+        mask: Tensor | None,
+        batch: dict[str, Tensor],
+    ) -> Tensor:
+        """The loss of one batch, a float32 scalar; no gradient reaches the teacher.
+
+        Args:
+            student, teacher: the signals of `student_needs` and `teacher_needs`, for the same inputs, token by token.
+            labels: int64 (n,); losses that read them leave out those that are `UNLABELLED`.
+            mask: (n, t), nonzero for real tokens; None for images.
+            batch: what the student read, for losses that run it once more.
+        """
+        real = None if mask is None else mask.bool()
+        teacher = {name: signal.detach() for name, signal in teacher.items()}
+        if not self.two_heads and "outputs" in student:
+            student = {**student, **dict.fromkeys(OUTPUTS, student["outputs"])}
+        if self.trusted is not None:
+            batch = self.trusted(batch, teacher)
+        seen = Seen(student, teacher, labels, real, batch)
+        silent = self.of_data if WRITTEN in batch else ()
+        values = {name: term(seen) for name, term in self.terms.items() if name not in silent}
+        self._parts = {name: value.detach() for name, value in values.items()}
+        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The last value of each loss, unweighted; a second loss of a kind is called `hidden-2`."""
+        return {name: float(value) for name, value in self._parts.items()}
+
+
+def build_objective(
+    losses: Sequence[LossSpec],
+    student: Anatomy,
+    teacher: Anatomy | None,
+    *,
+    seed: int,
+    student_model: nn.Module | None = None,
+    mask_id: int | None = None,
+    special_ids: Collection[int] | None = None,
+    two_heads: bool = True,
+    trusted: TrustedTokens | None = None,
+) -> Objective:
+    """The objective of some losses between two models; equal arguments give equal first weights.
+
+    Args:
+        teacher: None where nobody teaches: only losses that compare with nobody can be asked for.
+        student_model, mask_id, special_ids: as of `Models`; for losses that run the student once more.
+
+    Raises:
+        ModelError: a loss compares what one of the models has not, or what cannot be compared; the reason is given.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    models = Models(student, teacher or student, generator, student_model, mask_id, special_ids)
+    terms: dict[str, Term] = {}
+    weights: dict[str, float] = {}
+    of_data = set[str]()
+    for spec in losses:
+        kind = name_of(spec)
+        if spec.compares and teacher is None:
+            refuse(kind, "this loss compares with a teacher, and there is none")
+        count = 1 + sum(name.split("-")[0] == kind for name in terms)
+        name = kind if count == 1 else f"{kind}-{count}"
+        terms[name], weights[name] = call(LOSSES[kind].term, spec, models), spec.weight
+        if not spec.compares:
+            of_data.add(name)
+    return Objective(terms, weights, two_heads=two_heads, trusted=trusted, of_data=of_data)
+
+
+def objective_between(
+    losses: Sequence[LossSpec],
+    student: nn.Module,
+    read: tuple[Path, Inputs],
+    teacher: tuple[nn.Module, Inputs] | None,
+    *,
+    seed: int,
+    two_heads: bool = True,
+    trusted: TrustedTokens | None = None,
+) -> Objective:
+    """The objective of some losses between two models that are at hand, as `build_objective`.
+
+    Args:
+        read: the folder that says how the student reads its inputs, and examples as it reads them.
+        teacher: with the same examples as it reads them; None: nobody teaches.
+        two_heads, trusted: as of `Objective`.
+    """
+    folder, inputs = read
+    mask_id = int(read_mapping(folder / TASK).get("mask_id", -1))
+    tokenizer = folder / TOKENIZER
+    return build_objective(
+        losses,
+        _anatomy(student, inputs),
+        None if teacher is None else _anatomy(*teacher),
+        seed=seed,
+        student_model=student,
+        mask_id=mask_id if mask_id >= 0 else None,
+        special_ids=sorted(read_vocabulary(tokenizer).special) if tokenizer.exists() else None,
+        two_heads=two_heads,
+        trusted=trusted,
+    )
+
+
+def _anatomy(model: nn.Module, inputs: Inputs) -> Anatomy:
+    device = str(next(model.parameters()).device)
+    return anatomy_of(model, to_tensors(inputs.batch(range(min(2, len(inputs)))), device))
