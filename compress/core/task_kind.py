@@ -125,8 +125,8 @@ class TaskKind:
     """From a `Task`, examples, the folder of a model and a seed to what the model is asked to answer in words, an
     `Asked`, or to None; no place where its models write nothing."""
     scored_in: str | None = None
-    """From a `Task`, the folder of a model, what keeps the task's answers to inputs there, and the folder of a profile
-    to scores in further tasks, `TaskScore`; no place where there are none."""
+    """From a `Task`, the folder of a model, what keeps the task's answers to inputs there, what writes answers to
+    prompts there, and the folder of a profile to scores in further tasks, `TaskScore`; None where there are none."""
     against_baseline: bool = False
     """Whether the record of a model needs what the baseline answered to the same examples, and not its scores alone."""
     writes: bool = False

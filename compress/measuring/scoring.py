@@ -40,7 +40,8 @@ from compress.tasks.base import Answers, Asked, Scored, Task
 LOGITS_BYTES = 256 * MIB
 """Of a batch that is scored, where a model gives logits for each token: one example at a time where they are more."""
 Asks = Callable[[Task, Examples, Path, int], Asked | None]
-ScoredIn = Callable[[Task, Path, Callable[[Inputs], Answers], Path], tuple[TaskScore, ...]]
+Writes = Callable[[Inputs, Mapping[str, Any]], NDArray[np.int32]]
+ScoredIn = Callable[[Task, Path, Callable[[Inputs], Answers], Writes, Path], tuple[TaskScore, ...]]
 
 
 def score_artifact(
@@ -84,6 +85,10 @@ def score_artifact(
     if task.kind.against_baseline and baseline_accuracy is None:
         reference = answers
         _keep(reference, kept)
+
+    def write(prompts: Inputs, settings: Mapping[str, Any]) -> NDArray[np.int32]:
+        return written_answers(jobs, model_path(artifact, target), prompts, settings)
+
     asked = None
     if task.kind.asks is not None:
         asked = cast(Asks, named(task.kind.asks))(task, examples, artifact.path, seed)
@@ -93,6 +98,7 @@ def score_artifact(
             task,
             artifact.path,
             lambda inputs: _scored(jobs, artifact, inputs, target, task)[0],
+            write,
             base,
         )
     record = cast(Callable[[Scored], Accuracy], named(task.kind.record))(
@@ -107,7 +113,7 @@ def score_artifact(
             digest,
             _unknown_share(artifact, inputs),
             asked,
-            None if asked is None else _written(jobs, model_path(artifact, target), asked),
+            None if asked is None else write(asked.inputs, asked.settings),
             base,
             allow_code,
             further,
@@ -161,13 +167,16 @@ def _scored(
     return found.answers, found.beside
 
 
-def _written(jobs: JobFolder, model: str, asked: Asked) -> NDArray[np.int32]:
-    """The tokens that a model writes to prompts, int32 (prompts, most), -1 after the end of an answer."""
-    every = asked.inputs.batch(np.arange(len(asked.inputs)))
-    job, file = jobs.write(model, jobs.feeds("asked", [every]), asked.settings)
+def written_answers(
+    jobs: JobFolder, model: str, prompts: Inputs, settings: Mapping[str, Any]
+) -> NDArray[np.int32]:
+    """The tokens that a model writes to prompts, int32 (prompts, most), -1 after the end of an answer; `settings` are
+    those of `decoding.answers`."""
+    every = prompts.batch(np.arange(len(prompts)))
+    job, file = jobs.write(model, jobs.feeds("asked", [every]), dict(settings))
     jobs.run(job)
     found = load_answers(file)["written"]
-    if found.shape != (len(asked.inputs), asked.settings["most"]) or found.dtype != np.int32:
+    if found.shape != (len(prompts), settings["most"]) or found.dtype != np.int32:
         raise TargetError(
             f"{jobs.where} gave answers of the shape {found.shape}", where=jobs.where, code="job-result"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 import transformers
 import yaml
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from compress.encoding.tokens import TokenInputs
 from compress.measuring.jobs import JobFolder
-from compress.measuring.scoring import model_answers
+from compress.measuring.scoring import model_answers, written_answers
 from compress.models.text.chat import Format
 from compress.tasks.base import Answers
 from compress.tasks.causal_lm.keys import LanguageData
@@ -27,6 +30,7 @@ from tests.tiny_language import BEGIN, END, WORDS, write_model
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 LONGEST = 48
+TASKS = ("tiny_choice", "tiny_last", "tiny_rolling", "tiny_write")
 
 
 def write_tasks(folder: Path) -> None:
@@ -77,7 +81,25 @@ def write_tasks(folder: Path) -> None:
         "doc_to_target": "{{text}}.",
         "metric_list": [{"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}],
     }
-    for task in (choice, last, rolling):
+    write = {
+        "task": "tiny_write",
+        "output_type": "generate_until",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{choices[0]}}",
+        "generation_kwargs": {"until": [WORDS[0], WORDS[1]], "max_gen_toks": 9},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "filter_list": [
+            {
+                "name": "first-word",
+                "filter": [
+                    {"function": "regex", "regex_pattern": "([a-z]+)"},
+                    {"function": "take_first"},
+                ],
+            },
+            {"name": "whole", "filter": [{"function": "take_first"}]},
+        ],
+    }
+    for task in (choice, last, rolling, write):
         (folder / f"{task['task']}.yaml").write_text(yaml.safe_dump(common | task))
 
 
@@ -87,7 +109,7 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from compress.tasks.causal_lm.harness.likelihoods import Harness
+    from compress.tasks.causal_lm.harness.model import Harness
 
     write_model(tmp_path / "model")
     write_tasks(tmp_path)
@@ -111,11 +133,16 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
         assert found is not None
         return found
 
+    def write(prompts: TokenInputs, settings: Mapping[str, Any]) -> NDArray[np.int32]:
+        jobs = JobFolder(tmp_path, "onnxruntime", "cpu", 1, "here")
+        return written_answers(jobs, str(path), prompts, settings)
+
     ours = Harness(
         Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json")),
         form,
         ("input_ids", "attention_mask"),
         answer,
+        write,
     )
     theirs = HFLM(
         model, tokenizer=loaded, max_length=LONGEST - 1, batch_size=5, device="cpu", add_bos_token=begins
@@ -123,16 +150,22 @@ def test_figures_are_those_of_lm_evals_own_runner(begins: bool, tmp_path: Path):
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
     found = []
     for one in (ours, theirs):
-        tasks = manager.load(["tiny_choice", "tiny_last", "tiny_rolling"])
+        tasks = manager.load(list(TASKS))
         found.append(evaluate(one, tasks, bootstrap_iters=0, log_samples=True))
     mine, own = (each["results"] for each in found)
-    assert mine.keys() == own.keys() == {"tiny_choice", "tiny_last", "tiny_rolling"}
+    assert mine.keys() == own.keys() == set(TASKS)
     for task, values in own.items():
         for name, value in values.items():
             if isinstance(value, float):
                 assert mine[task][name] == pytest.approx(value, rel=1e-4), (task, name)
     for task in own:
         for one, other in zip(*(each["samples"][task] for each in found), strict=True):
+            if task == "tiny_write":
+                assert one["resps"] == other["resps"]
+                continue
             pairs = zip(np.ravel(one["filtered_resps"]), np.ravel(other["filtered_resps"]), strict=True)
             assert all(float(a) == pytest.approx(float(b), rel=1e-4, abs=1e-4) for a, b in pairs)
+    said = {one["resps"][0][0] for one in found[0]["samples"]["tiny_write"]}
+    assert len(said) > 5
+    assert not any(stop in text for text in said for stop in WORDS[:2])
     assert 0 < mine["tiny_choice"]["acc,none"] < 1

@@ -51,6 +51,12 @@ def write_task(folder: Path, **keys: object) -> None:
     (folder / "tiny.yaml").write_text(yaml.safe_dump(task | keys))
 
 
+WRITES = {
+    "output_type": "generate_until",
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+
+
 @pytest.mark.skipif(INSTALLED, reason="lm-eval is installed")
 def test_it_is_refused_where_it_is_not_installed(tmp_path: Path):
     with pytest.raises(DataError) as found:
@@ -71,9 +77,13 @@ def test_own_tasks_need_leave_to_run_code(tmp_path: Path):
 def test_tasks_that_are_not_scored_here_are_refused_by_name(tmp_path: Path):
     from compress.tasks.causal_lm.harness.tasks import check_tasks
 
-    write_task(tmp_path / "tasks", output_type="generate_until")
+    write_task(tmp_path / "tasks", output_type="loglikelihood_rolling")
     with pytest.raises(DataError, match="'tiny_choice' is no single task"):
         check_tasks(LmEvalSpec(tasks=("tiny_choice",), include="tasks"), tmp_path, allow_code=True)
+    for name, keys in {"drawn": {"generation_kwargs": {"do_sample": True}}, "often": {"repeats": 4}}.items():
+        write_task(tmp_path / name, **WRITES, **keys)
+        with pytest.raises(DataError, match="'tiny_choice' wants answers to be drawn"):
+            check_tasks(LmEvalSpec(tasks=("tiny_choice",), include=name), tmp_path, allow_code=True)
     write_task(tmp_path / "none", num_fewshot=0)
     with pytest.raises(DataError, match="says that nothing stands before its documents"):
         check_tasks(LmEvalSpec(tasks=("tiny_choice",), include="none", shots=2), tmp_path, allow_code=True)
@@ -127,8 +137,23 @@ def test_every_step_is_scored_in_them(
     write_model(tmp_path / "model")
     write_texts(tmp_path / "data")
     write_task(tmp_path / "tasks")
+    ways = [{"name": name, "filter": [{"function": "take_first"}]} for name in ("whole", "again")]
+    written = {
+        **WRITES,
+        "task": "tiny_write",
+        "doc_to_target": " cat",
+        "filter_list": ways,
+        "doc_to_choice": None,
+    }
+    limits = {"generation_kwargs": {"until": ["."], "max_gen_toks": 5}}
+    write_task(tmp_path / "tasks" / "writes", **written, **limits)
     said = profile(passes=[{"quantize": quantize}], targets=[{"sequence_lengths": [16], **target}])
-    said["data"]["lm_eval"] = {"tasks": ["tiny_choice"], "include": "tasks", "limit": 10, "shots": 2}
+    said["data"]["lm_eval"] = {
+        "tasks": ["tiny_choice", "tiny_write"],
+        "include": "tasks",
+        "limit": 10,
+        "shots": 2,
+    }
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(said))
     with pytest.raises(CompressError, match="nobody allowed"):
         api.run(tmp_path / "p.yaml", quiet=True)
@@ -136,11 +161,12 @@ def test_every_step_is_scored_in_them(
     scored = [step.measurements[0].accuracy for step in run.record.steps if step.measurements]
     assert len(scored) > 1
     for one in scored:
-        (task,) = one.tasks
+        task, writes = one.tasks
         assert (task.version, task.shots, len(task.right)) == ("2.0", 2, 10)
         assert {metric.name for metric in task.metrics} == {"acc", "acc_norm"}
         share = next(metric for metric in one.metrics if metric.name == "task_accuracy")
-        assert share.value == pytest.approx(sum(task.right) / 10)
+        assert {metric.name for metric in writes.metrics} == {"exact_match,whole", "exact_match,again"}
+        assert share.value == pytest.approx(sum(task.right + writes.right) / 20)
     assert scored[0].tasks[0].p_value is None
     assert scored[-1].tasks[0].p_value is not None
     assert "Tasks of lm-eval" in next(tmp_path.glob("reports/*/report.md")).read_text()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.core.artifacts import TOKENIZER
 from compress.core.disk.files import digest_of
 from compress.core.errors import DataError
 from compress.core.records import Metric, TaskScore
+from compress.encoding.tokens import TokenInputs
 from compress.measuring.statistics import wilson
 from compress.models.text.tokenizer_files import open_uncut
 from compress.tasks.base import Answers, Task
@@ -25,12 +27,17 @@ from compress.tasks.causal_lm.text.windows import WindowInputs, reading_of
 
 
 def scored_in(
-    task: Task, model: Path, answer: Callable[[WindowInputs], Answers], base: Path
+    task: Task,
+    model: Path,
+    answer: Callable[[WindowInputs], Answers],
+    write: Callable[[TokenInputs, Mapping[str, Any]], NDArray[np.int32]],
+    base: Path,
 ) -> tuple[TaskScore, ...]:
     """What the artifact directory `model` reaches in the tasks that the data names.
 
     Args:
         answer: windows -> what is kept of the model's outputs, where it runs.
+        write: prompts and settings of `decoding.answers` -> the tokens of the answers that it writes there.
 
     Raises:
         DataError: the documents of a task cannot be had.
@@ -43,9 +50,9 @@ def scored_in(
         return ()
     from lm_eval.evaluator import simple_evaluate
 
-    from compress.tasks.causal_lm.harness.likelihoods import Harness
+    from compress.tasks.causal_lm.harness.model import Harness
 
-    asking = Harness(open_uncut(model / TOKENIZER), *reading_of(model), answer)
+    asking = Harness(open_uncut(model / TOKENIZER), *reading_of(model), answer, write)
     with _quiet_and_drawn_alike():
         try:
             found = simple_evaluate(
@@ -63,16 +70,21 @@ def scored_in(
 
 
 def _score(name: str, found: Any) -> TaskScore:
-    samples = sorted(found["samples"][name], key=lambda one: one["doc_id"])
-    # Of all that is computed for a document, shares are what is right or wrong of each.
-    said = {metric: [one[metric] for one in samples] for metric in samples[0]["metrics"]}
-    shares = {metric: values for metric, values in said.items() if all(one in (0, 1) for one in values)}
-    right = [bool(one) for one in shares.pop(FIRST)]
-    metrics = [
-        (FIRST, right),
-        *((metric, [bool(one) for one in shares[metric]]) for metric in sorted(shares)),
-    ]
-    asked = [[one["doc_hash"], one["prompt_hash"], one["target_hash"]] for one in samples]
+    every = sorted(found["samples"][name], key=lambda one: one["doc_id"])
+    # Each way in which a task finds the answer in what was written is a filter; the first one decides.
+    ways: dict[str, list[Any]] = {}
+    for one in every:
+        ways.setdefault(one["filter"], []).append(one)
+    metrics = list[tuple[str, list[bool]]]()
+    for way, samples in ways.items():
+        # Of all that is computed for a document, shares are what is right or wrong of each.
+        said = {metric: [one[metric] for one in samples] for metric in samples[0]["metrics"]}
+        shares = {metric: values for metric, values in said.items() if all(one in (0, 1) for one in values)}
+        first = next(metric for metric in dict.fromkeys(FIRST.values()) if metric in shares)
+        for metric in sorted(shares, key=lambda one: (one != first, one)):
+            named = metric if len(ways) == 1 else f"{metric},{way}"
+            metrics.append((named, [bool(one) for one in shares[metric]]))
+    asked = [[one["doc_hash"], one["prompt_hash"], one["target_hash"]] for one in next(iter(ways.values()))]
     return TaskScore(
         task=name,
         version=str(found["versions"][name]),
@@ -80,7 +92,7 @@ def _score(name: str, found: Any) -> TaskScore:
         shots=int(found["n-shot"][name]),
         documents=digest_of(asked),
         metrics=tuple(_metric(metric, values) for metric, values in metrics),
-        right=tuple(right),
+        right=tuple(metrics[0][1]),
     )
 
 

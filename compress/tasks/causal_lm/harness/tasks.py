@@ -12,17 +12,15 @@ from compress.models.teacher.sources import check_code_allowed
 from compress.tasks.causal_lm.keys import LmEvalSpec
 
 TASKS = "data.lm_eval.tasks"
-_ASKED = ("multiple_choice", "loglikelihood")
-"""What tasks ask of a model that is scored here: likelihoods, of which one is right or wrong."""
-FIRST = "acc"
-"""The metric that says of each document whether it is right."""
+FIRST = {"multiple_choice": "acc", "loglikelihood": "acc", "generate_until": "exact_match"}
+"""What tasks ask of a model, likelihoods or answers, and the metric that says of each document whether it is right."""
 
 
 def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
     """Refuse tasks that cannot be had or scored here; nothing of them is run.
 
     Raises:
-        DataError: lm-eval is not installed, or a task is unknown or judged by something else than likelihoods.
+        DataError: lm-eval is not installed, or a task is unknown, or its documents are not right or wrong.
         UsageError: tasks of one's own are not allowed to run code.
     """
     if spec.include is not None:
@@ -42,12 +40,19 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
         if (entry := index.get(name)) is None:
             raise DataError(f"lm-eval has no task {name!r}", where=TASKS, hint="lm-eval ls tasks names them.")
         settings = entry.cfg or {}
-        asked = settings.get("output_type", _ASKED[0])
+        first = FIRST.get(settings.get("output_type", "multiple_choice"))
         metrics = [one.get("metric") for one in settings.get("metric_list", [])]
-        if entry.kind.name != "TASK" or asked not in _ASKED or (metrics and FIRST not in metrics):
+        if entry.kind.name != "TASK" or first is None or (metrics and first not in metrics):
+            known = ", ".join(f"{asked} by `{metric}`" for asked, metric in FIRST.items())
             raise DataError(
-                f"{name!r} is no single task whose documents are right or wrong by likelihoods "
-                f"({' or '.join(_ASKED)}, scored by `{FIRST}`), and only such tasks are scored here",
+                f"{name!r} is no single task whose documents are right or wrong ({known}), and only such tasks are "
+                "scored here",
+                where=TASKS,
+            )
+        drawn = settings.get("generation_kwargs", {}).get("do_sample") or settings.get("repeats", 1) > 1
+        if first == FIRST["generate_until"] and drawn:
+            raise DataError(
+                f"{name!r} wants answers to be drawn, and models are asked for their likeliest here",
                 where=TASKS,
             )
         if spec.shots and settings.get("num_fewshot") == 0:

@@ -1,23 +1,33 @@
-"""Tasks of lm-eval asked of a model here: likelihoods, as windows that are scored like those of any text."""
+"""Tasks of lm-eval asked of a model here: likelihoods, as windows that are scored like those of any text, and answers
+that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from compress.core.errors import DataError
+from compress.encoding.tokens import TokenInputs
+from compress.generation.prompts import cut_at
 from compress.models.text.chat import Format
 from compress.store.flat import RaggedWriter
 from compress.tasks.base import Answers
+from compress.tasks.causal_lm.harness.tasks import TASKS
 from compress.tasks.causal_lm.text.windows import WindowInputs
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Tokens that stand before, and those whose likelihood is wanted."""
+MOST = 256
+"""Tokens of an answer, where a task does not say how many: lm-eval's own default."""
+TOGETHER = 16
+"""Answers that are written at once."""
 
 
 class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
@@ -28,6 +38,8 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         form: how the model takes texts; a window has at most its `max_length` tokens, the last one included, of which
             lm-eval's own `HFLM` counts one less.
         answer: windows -> what `scorer.answers` keeps of the model's outputs, in their order.
+        write: prompts and settings of `decoding.answers` -> the tokens of the answers, int32 (prompts, most), -1 behind
+            the end of each.
     """
 
     def __init__(
@@ -36,9 +48,11 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         form: Format,
         names: tuple[str, ...],
         answer: Callable[[WindowInputs], Answers],
+        write: Callable[[TokenInputs, Mapping[str, Any]], NDArray[np.int32]],
     ) -> None:
         super().__init__()
-        self.tokens, self.form, self.names, self.answer = tokenizer, form, names, answer
+        self.tokens, self.form, self.names = tokenizer, form, names
+        self.answer, self.write = answer, write
 
     @property
     def eot_token_id(self) -> int:
@@ -80,14 +94,45 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Not asked for.
+        """What the model writes behind each prompt, greedily, up to what ends an answer.
 
         Raises:
-            DataError: always; tasks that write are refused by their name.
+            DataError: a task wants answers to be drawn, or longer ones than a window holds.
         """
-        raise DataError(
-            "tasks of lm-eval that let a model write are not scored here", where="data.lm_eval.tasks"
-        )
+        texts = [""] * len(requests)
+        by_most: dict[int, list[tuple[int, list[str]]]] = {}
+        for number, request in enumerate(requests):
+            settings = normalize_gen_kwargs(request.args[1], MOST)
+            if settings["do_sample"]:
+                raise DataError(
+                    "a task of lm-eval wants answers to be drawn, and they are written greedily here",
+                    where=TASKS,
+                )
+            stops = [stop for stop in settings["until"] if stop]
+            by_most.setdefault(settings["max_gen_toks"], []).append((number, stops))
+        for most, asked in by_most.items():
+            prompts = [self._prompt(requests[number].args[0], most) for number, _ in asked]
+            for (number, stops), tokens in zip(asked, self._written(prompts, most), strict=True):
+                said = self.tokens.decode(tokens)
+                cut = cut_at(said, stops)
+                texts[number] = said if cut is None else cut
+        return texts
+
+    def _prompt(self, text: str, most: int) -> NDArray[np.int32]:
+        """The end of a prompt that leaves room for an answer, as lm-eval's own runner cuts it."""
+        room = self.form.max_length - 1 - most
+        if room < 1:
+            raise DataError(
+                f"a task of lm-eval wants answers of {most} tokens, and a window has {self.form.max_length}",
+                where="data.max_length",
+            )
+        return np.array(self.tok_encode(text)[-room:] or [self.eot_token_id], np.int32)
+
+    def _written(self, prompts: Sequence[NDArray[np.int32]], most: int) -> list[list[int]]:
+        ends = [] if self.form.end is None else [self.form.end]
+        inputs = TokenInputs(prompts, ("input_ids", "attention_mask"), self.form.pad)
+        found = self.write(inputs, {"most": most, "ends": ends, "together": TOGETHER})
+        return [[token for token in row if token >= 0 and token not in ends] for row in found.tolist()]
 
     def likelihoods(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         """The log-likelihood of tokens behind others, and whether each of them is the likeliest.
