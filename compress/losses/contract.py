@@ -16,8 +16,8 @@ LayerNumber = Annotated[int, Field(ge=0)]
 LayerMap = Annotated[
     Literal["uniform", "last"] | tuple[tuple[LayerNumber, LayerNumber], ...],
     Field(
-        description="Which layer learns from which. `uniform`: evenly spread, the last from the last; `last`: the last "
-        "alone; or pairs [student layer, teacher layer], 0 the lowest."
+        description="Which layer learns from which. `uniform`: evenly spaced, the last from the last; `last`: only the "
+        "last from the last; or a list of pairs [student layer, teacher layer], 0 the lowest."
     ),
 ]
 """`uniform`: student layer i of m learns from layer (i + 1) * n / m - 1 of the teacher's n."""
@@ -77,7 +77,7 @@ class LossSpec(PassSpecBase):
     """Whether it learns how much likelier one wrong class is than another, which smoothed labels hide."""
 
     weight: Weight = 1.0
-    """Factor of this loss in the sum."""
+    """Weight of this loss in the sum."""
 
     @model_validator(mode="before")
     @classmethod

@@ -15,11 +15,11 @@ import yaml
 from compress.profile.json_schema import json_schema
 
 EXAMPLE = """\
-name: reviews                     # names the run and the folder of its report
+name: reviews                     # names the run and its report folder
 task: text-classification
 seed: 0
 data:
-  path: data/reviews.csv          # starts at the folder of this file
+  path: data/reviews.csv          # relative to the folder of this file
   text_column: review
   label_column: stars
   labels: [poor, fair, good]      # the column holds 0, 1 and 2
@@ -28,7 +28,7 @@ data:
 teacher:
   model: google-bert/bert-base-uncased
   finetune: {epochs: 3, learning_rate: 5.0e-5}
-passes:                           # in this order; each is an entry with one key
+passes:                           # run in this order; each entry has one key
   - distill:
       student: {layers: 2, hidden_size: 128}
       vocabulary: trim
@@ -36,13 +36,13 @@ passes:                           # in this order; each is an entry with one key
         - logits: {temperature: 2, weight: 0.9}
         - labels: {weight: 0.1}
       augment: {copies: 4}
-      control: true               # a row for the same student without the teacher
+      control: true               # also train the same student without the teacher
       epochs: 6
   - prune:
       remove: {feed_forward: 0.25}
       recover: {epochs: 2}
   - quantize: {bits: 8, scheme: auto}
-  - export:                       # an empty body takes every default
+  - export:                       # empty: all defaults
 targets:
   - {device: cpu, threads: 2, batch_sizes: [1, 8]}
 budget:
@@ -53,19 +53,20 @@ budget:
 _HEAD = """\
 # The profile
 
-Every key that a profile may hold. This page is generated: `python -m compress.profile.reference > docs/profile.md`.
-`compress schema` prints the same as a JSON schema for an editor, `compress validate` checks a profile, and
+All keys of a profile. This page is generated: `python -m compress.profile.reference > docs/profile.md`.
+`compress schema` prints the same as a JSON schema for editors, `compress validate` checks a profile, and
 `compress init` writes one to start from.
 
-- A relative path starts at the folder of the profile.
-- A key that is not listed here is a fault. All faults are reported at once, as `file:line: path: what is wrong`.
-- `--set passes.0.distill.epochs=2` on the command line replaces a value, or sets one that is not written.
-- A section whose keys all have defaults may be left empty (`- export:`). *Unset* is `null`, or leaving the key out.
-- A word alone as the body of `hidden`, `embedding` and `output` stands for its `distance`, of `attention` and
-  `similarity` for its `of`: `hidden: cosine`.
-- Numbers are those of JSON, and `0x1f` and `0o17`: `010` is ten, and what YAML 1.1 alone takes for a number (`1:30`,
-  `1_000`, `0b1`) stays a text.
-- MB are 10^6 bytes.
+- Relative paths start at the folder of the profile.
+- Unknown keys are errors. All errors are reported at once, as `file:line: path: what is wrong`.
+- `--set passes.0.distill.epochs=2` on the command line overrides a value, or sets one that the profile leaves out.
+- A section whose keys all have defaults may be left empty (`- export:`). *Unset* means `null`, or that the key is
+  left out.
+- Some losses can be written as a single word, as in `hidden: cosine`: for `hidden`, `embedding` and `output` it is the
+  `distance`, for `attention` and `similarity` the `of`.
+- Numbers are written as in JSON, or as `0x1f` or `0o17`. `010` is ten, and what only YAML 1.1 reads as a number
+  (`1:30`, `1_000`, `0b1`) remains a string.
+- MB means 10^6 bytes.
 """
 
 _DATA = """\
@@ -73,35 +74,35 @@ _DATA = """\
 
 | `data.path` | splits |
 | --- | --- |
-| a `.csv`, `.tsv`, `.json` (array of objects, or one object a line), `.jsonl` or `.parquet` file | `train` |
-| a folder with such files | one a file, named by the file: `train.csv`, `validation.jsonl`, `test.parquet` |
-| a folder with one sub-folder a class, and in it a `.txt` file an example | `train` |
-| a folder with `train`, `validation`, `test` folders, each with one sub-folder a class | those |
-| the same with images (png, jpg, jpeg, bmp, webp, tif, tiff, gif) for image classification | as above |
+| a `.csv`, `.tsv`, `.json` (array of objects, or one object per line), `.jsonl` or `.parquet` file | `train` |
+| a folder with such files | one per file, with the name of the file: `train.csv`, `validation.jsonl`, `test.parquet` |
+| a folder with one sub-folder per class, which holds one `.txt` file per example | `train` |
+| a folder with `train`, `validation` and `test` folders, each with one sub-folder per class | those |
+| the same with images (png, jpg, jpeg, bmp, webp, tif, tiff, gif), for image classification | as above |
 | `sklearn://digits`: 1,797 images of 8 x 8 pixels | `train` |
 | `package://name/folder`: any of these inside an installed package, which is not imported | as above |
 | a hub id, such as `stanfordnlp/sst2` | those of the data set |
-| images: a `.parquet` file, or a hub id, with a column of them | as for texts |
-| for sentence embedding and for `data.unlabeled`: a folder with `.txt` files (images) at any depth | `train` |
+| images: a `.parquet` file or a hub id, with an image column | as for texts |
+| without labels (see below): a folder with `.txt` files or images at any depth | `train` |
 
-- `valid`, `val`, `dev` and `eval` are taken for `validation`, `training` for `train`, `testing` for `test`.
-- Splits that are missing are made of `train`: stratified by class, and by the hash of each text's or image's content
-  and the seed, so that equal texts (without regard to case, white space and Unicode form) always stand in the same
-  split.
-- Texts without labels are divided before they are cut into sentences; pairs that share a text stay in one split.
-- A text that stands in several named splits is kept in the held-out one (test before validation before train) and
-  dropped from the others; the report says how many.
-- Labels that are texts are named by themselves, in sorted order. Whole numbers take their names from `data.labels`,
-  from the data set where it names them, or stand for themselves.
-- Fields are separated by a comma (csv) or a tab (tsv), or by what the first rows tell: a semicolon, tab, vertical bar
-  or comma. Files of text are UTF-8 or UTF-16, or in the encoding that their letters tell (GBK, Shift-JIS, cp1252 and
-  others). Notes say what was found; `data.separator` and `data.encoding` say otherwise. Every row is decoded strictly:
-  one that is not in that encoding ends the command with its line.
-- Whole numbers that are written as `0.0`, `1.0` are the labels 0 and 1.
-- Names of splits count in any case (`Train`, `testing`, `VAL`), names of labels and columns in any Unicode form. Bytes
-  of a folder's name that are not UTF-8 stand in its label as `\\xe9`.
-- Missing or blank texts and labels, labels that training never sees, empty splits and the like end the command
-  before anything is trained, with exit code 4 and the file and line.
+- Examples have no labels with `causal-lm`, with sentence embedding and in `data.unlabeled`.
+- Usual names of splits are recognised: `valid`, `val`, `dev` and `eval` as `validation`, `training` as `train`,
+  `testing` as `test`.
+- Missing splits are taken from `train`, stratified by class. The hash of each example's content and the seed decide, so
+  that equal texts (ignoring case, white space and Unicode form) are always in the same split.
+- Texts without labels are split before they are cut into sentences; pairs that share a text stay in one split.
+- A text in several named splits is kept in the held-out one (test before validation before train) and dropped from the
+  others; the report says how many.
+- String labels are class names, in sorted order unless `data.labels` orders them. Integer labels take their names from
+  `data.labels` or from the data set, else the numbers are the names. `0.0` and `1.0` are read as the labels 0 and 1.
+- Fields are separated by a comma (csv) or tab (tsv), unless the first rows show a comma, semicolon, tab or vertical bar
+  instead. Text files are UTF-8 or UTF-16, or in an encoding detected from their content (GBK, Shift-JIS, cp1252 and
+  others). Notes in the report say what was detected; `data.separator` and `data.encoding` override it. Decoding is
+  strict: a row that does not fit the encoding ends the command, with its line number.
+- Names of splits are matched in any case (`Train`, `testing`, `VAL`), names of labels and columns in any Unicode form.
+  Bytes of a folder's name that are not UTF-8 are escaped in its label (`\\xe9`).
+- Missing or blank texts and labels, labels that do not occur in training, empty splits and similar problems end the
+  command before anything is trained, with exit code 4 and the file and line.
 """
 
 _LIMITS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
@@ -206,7 +207,8 @@ def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, 
             shown = [_type(each, definitions, places) for each in value[union] if each.get("type") != "null"]
             return " or ".join(shown)
     if "enum" in value or "const" in value:
-        return ", ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
+        choices = value.get("enum", [value.get("const")])
+        return ", ".join(f"`{str(one).lower() if isinstance(one, bool) else one}`" for one in choices)
     if "prefixItems" in value:
         inner = [_type(each, definitions, places) for each in value["prefixItems"]]
         return f"[{', '.join(inner)}]"
@@ -215,7 +217,7 @@ def _type(value: dict[str, Any], definitions: dict[str, Any], places: dict[int, 
         return f"list of {_type(value['items'], definitions, places)}" + (
             f", at least {least}" if least else ""
         )
-    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
+    words = {"string": "string", "integer": "integer", "number": "number", "boolean": "`true`, `false`"}
     limits = [f"{sign} {value[limit]:.12g}" for limit, sign in _LIMITS if limit in value]
     pattern = f"matching `{value['pattern']}`" if "pattern" in value else ""
     return " ".join(filter(None, (words[value["type"]], ", ".join(limits), pattern)))
@@ -249,7 +251,7 @@ def _default(value: dict[str, Any], definitions: dict[str, Any]) -> str:
         return "none"
     sections = [definitions[name] for name, in_list in _references(value) if in_list]
     if sections and not any(map(_is_entry, sections)):
-        return "one, with its defaults" if len(default) == 1 else f"{len(default)} that are built in"
+        return "one, with its defaults" if len(default) == 1 else f"{len(default)} built-in"
     lines = '"' if isinstance(default, str) and "\n" in default else None
     written = yaml.safe_dump(
         default, default_flow_style=True, default_style=lines, sort_keys=False, width=10_000

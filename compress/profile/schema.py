@@ -45,51 +45,57 @@ else:
 
 
 class SplitsSpec(PassSpecBase):
-    """The three splits: the name of one that exists (`validation`), or the fraction to make (`0.2`)."""
+    """The training, validation and test splits: the name of an existing split (`validation`), or for the last two the
+    fraction of the training split to hold out (`0.2`)."""
 
     train: str = "train"
-    """Name of the training split of the data; what is made for the others is taken from it."""
+    """Name of the training split, from which fractions are taken."""
     validation: str | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Name, or fraction of the distinct texts of `train`; unset: the split `validation` if there is one, else 0.1."""
+    """Name of the split, or fraction of the distinct examples of `train`; unset: the split `validation` if there is
+    one, else 0.1."""
     test: str | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Name, or fraction of the distinct texts of `train`; unset: the split `test` if there is one, else 0.2."""
+    """Name of the split, or fraction of the distinct examples of `train`; unset: the split `test` if there is one, else
+    0.2."""
 
 
 class DataSpec(Spec):
-    """Where the examples come from."""
+    """Where the examples come from and how they are read."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A hub id, `package://name/folder`, a csv / jsonl / parquet file, a folder with files `train`,
-    `validation` and `test` of those kinds, a text or image folder with one sub-folder a class, or `sklearn://digits`."""
+    """A hub id, `package://name/folder`, a csv, tsv, json, jsonl or parquet file, a folder with such files named
+    `train`, `validation` and `test`, a folder of texts or images with one sub-folder per class, or
+    `sklearn://digits`."""
     name: HubName | None = None
-    """Configuration of a hub data set (`sst2` of `glue`)."""
+    """Configuration of a hub data set (`sst2` of `glue`), needed if it has several."""
     revision: HubName | None = None
-    """Commit or tag of a hub data set."""
+    """Commit or tag of a hub data set; unset: its main branch."""
     separator: Separator | None = None
-    """The character between the fields of csv and tsv files (`";"`, `"\\t"`); unset: as their first rows tell."""
+    """Field separator of csv and tsv files (`";"`, `"\\t"`); unset: detected from the first rows of each file."""
     encoding: Encoding | None = None
-    """How files of text are encoded (`cp1252`, `gbk`, `shift_jis`, `utf-16`); unset: as each file itself tells, UTF-8
-    first."""
+    """Encoding of text files (`cp1252`, `gbk`, `shift_jis`, `utf-16`); unset: detected from the files, UTF-8 first."""
     text_column: str = "text"
-    """Column that holds the text."""
+    """Column with the text."""
     image_column: str = "image"
-    """Column that holds the image of a hub or parquet data set."""
+    """Column with the image, in a hub data set or parquet file."""
     image_size: tuple[Side, Side] | None = None
-    """Height and width that images are scaled to; unset: what the teacher's files say, else the size of the training
-    images, or its median where they have several."""
+    """[height, width] in pixels that images are resized to; unset: the size in the teacher's files, else that of the
+    training images (their median height and width if they differ). Excludes `preprocess`."""
     preprocess: PreprocessSpec | None = None
-    """How images become the inputs of a model whose files do not say it: needed where such a model is used as it
-    stands, without training on the data."""
+    """How images become the inputs of a model whose files do not say so. Required if such a model is used without
+    training on the data; must not contradict the model's files."""
     unlabeled: UnlabeledSpec | None = None
-    """Further examples that the teacher labels; those that stand in validation or test are dropped."""
+    """Additional examples without labels, which the teacher labels. Those that also occur in the training, validation
+    or test split are dropped."""
     label_column: str = "label"
-    """Column that holds the label: its name, or its number when `labels` or the data set name the numbers."""
+    """Column with the label: a name, or an integer that `labels` or the data set may name."""
     labels: tuple[str, ...] | None = None
-    """Names of the labels, where the data holds numbers: 0 is the first."""
+    """Classification only: names of the labels, in the order of the model's outputs. Integer labels are indices into
+    them, from 0; string labels must be among them. Unset: the names in the data set, else the labels themselves."""
     splits: SplitsSpec = SplitsSpec()
-    """Which examples train, validate and test."""
+    """Which examples are for training, validation and test."""
     max_length: Annotated[int, Field(ge=2, le=8192)] = 128
-    """Longer texts are cut to so many tokens."""
+    """Maximum length of a text in tokens, special tokens included. Longer texts are truncated; for language models they
+    are cut into windows of this length."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ()
     """Keys that say what is measured, and nothing of what a model is made of."""
@@ -173,21 +179,25 @@ class TeacherSpec(Spec):
     """The model to compress."""
 
     config: DecoderSpec | None = None
-    """Instead of `model`: a decoder that is made here, with random weights, and trained by `finetune`."""
+    """Language models only: instead of `model`, a decoder that is created with random weights and trained by
+    `finetune`."""
     model: str = Field(default="", validate_default=True)
-    """A hub id, a local folder, `package://name/folder`, or `python:module:function` (needs `--allow-code`). The
-    function returns a module, or (module, labels), for images; (model, tokenizer) of transformers for texts."""
+    """Required without `config`: a hub id, a local folder, `package://name/folder`, a GGUF file (language models), or
+    `python:module:function` (needs `--allow-code`). The function returns a `torch.nn.Module` or (module, labels) for
+    images, and (model, tokenizer) of transformers for texts."""
     revision: HubName | None = None
-    """Commit or tag of a hub model."""
+    """Commit or tag of a hub model; unset: its main branch."""
     adapter: Annotated[str, Field(min_length=1)] | None = None
-    """A folder of peft (a path or `package://name/folder`) whose LoRA adapter is added to the weights of `model` before
-    anything else is done."""
+    """Language models only: a peft folder (a path or `package://name/folder`) with a LoRA adapter, which is merged into
+    the weights of `model` before anything else."""
     labels: tuple[str, ...] | None = None
-    """Names of the outputs of the model's head in order, where its config does not name them."""
+    """Names of the outputs of the model's head, in order; needed where its config does not name them."""
     finetune: FinetuneSpec | None = None
-    """Train the model on the data first; unset: it is a classifier of these labels already."""
+    """Train the model on the data first; unset: use it as it is, which for classification needs a head with the labels
+    of the data. Not for sentence embedding."""
     pooling: Literal["mean", "cls"] | None = None
-    """Sentence embedding: how token vectors become one; unset: what the model's folder says, else the mean."""
+    """Sentence embedding: pool token embeddings by their mean, or take that of the first token (`cls`); unset: as the
+    model's files say, else `mean`."""
 
     @field_validator("model")
     @classmethod
@@ -218,29 +228,30 @@ class TargetSpec(Spec):
     """Where the model will run."""
 
     name: str | None = None
-    """What reports call the target; unset: device and runtime."""
+    """Name in reports; unset: made of device, runtime and threads (`cpu-onnxruntime-1t`)."""
     device: Device = "cpu"
-    """A processor of this machine, or another machine as `ssh://user@host[:port]`, whose CPU is measured."""
+    """`cpu` or `cuda` of this machine, or another machine as `ssh://user@host[:port]`, whose CPU is measured."""
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
-    """What loads the model."""
+    """Runtime that executes the model; `torch` on this machine only."""
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Threads that one inference may use."""
+    """CPU threads per inference."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
-    """Batch sizes timed; accuracy is measured at the first one."""
+    """Batch sizes to time; accuracy and memory are measured at the first."""
     sequence_lengths: tuple[Positive, ...] = ()
-    """Fixed lengths timed beside the real lengths of the data."""
+    """Fixed sequence lengths to time, in tokens, in addition to the real lengths of the data. For language models: the
+    prompt lengths to time; none: 128. Not for images."""
     cores: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    """CPU only: numbers of the cores that the model is kept on; unset: the system chooses."""
+    """CPU only: indices of the cores to pin the process to; unset: no pinning."""
     memory_limit_mb: Positive | None = None
-    """CPU only: memory that a process may hold at its peak which loads and runs the model, runtime included, MB of
-    10^6 bytes; the deployed model must fit; rows before it that do not are marked."""
+    """CPU only: limit of the peak memory of a process that loads and runs the model, runtime included, in MB (10^6
+    bytes). The run fails if the deployed model exceeds it; rows of earlier steps that do are marked."""
     python: str = "python3"
-    """Over ssh: the device's Python (3.9 or newer) that has numpy and onnxruntime; a path may start at the home folder
+    """Over ssh: Python interpreter on the device (3.9 or newer, with numpy and onnxruntime); `~/` is the home folder
     (`~/venv/bin/python`)."""
     folder: str | None = None
-    """Over ssh: an existing folder of the device in which the work folder is made; unset: its temporary folder."""
+    """Over ssh: existing folder on the device for the work folder; unset: the device's temporary folder."""
     keep: bool = False
-    """Over ssh: leave the work folder on the device, to look into it."""
+    """Over ssh: keep the work folder on the device, for inspection."""
 
     @model_validator(mode="after")
     def _fits_the_device(self) -> TargetSpec:
@@ -270,17 +281,17 @@ class TargetSpec(Spec):
 
 
 class MeasureSpec(PassSpecBase):
-    """How long and on what to measure."""
+    """How latency and memory are measured."""
 
     examples: Positive = 100
-    """Examples of the test split that latency and memory are measured on, drawn once a seed."""
+    """Number of test examples to measure latency and memory on, drawn by the profile's `seed`."""
     min_seconds: Annotated[float, Field(gt=0)] = 2.0
-    """Time spent on each pair of models and batch size, at least."""
+    """Minimum time in seconds to time each pair of baseline and model at each batch size."""
     min_rounds: Positive = 30
-    """Alternated rounds over each pair of models and batch size, at least."""
+    """Minimum number of rounds for each pair and batch size, in which baseline and model alternate."""
     patience_s: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds that a run may spend in all on timing again what other processes disturbed; what stays disturbed is
-    marked, and nothing is claimed of its speed."""
+    """Total seconds that a run may spend on repeating timings disturbed by other processes. Timings that remain
+    disturbed are marked, and no claim about speed is based on them."""
 
     def identity(self) -> dict[str, Any]:
         """What tells one measurement from another, as plain JSON values: patience does not."""
@@ -288,16 +299,16 @@ class MeasureSpec(PassSpecBase):
 
 
 class TrainSpec(PassSpecBase):
-    """How training steps are run."""
+    """Distributed training."""
 
     processes: Positive = 1
-    """Processes on this machine, started by `torch.distributed.run`; each takes its share of every batch."""
+    """Processes per machine, launched by `torch.distributed.run`; each takes its share of every batch."""
     nodes: Positive = 1
-    """Machines; each runs the same command."""
+    """Number of machines; the same command is run on each."""
     rendezvous: str | None = None
-    """`host:port` where the machines meet, for more than one."""
+    """`host:port` where the machines meet; required if `nodes` is above 1."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """Whole copies of the model in each process, or its parts spread over them."""
+    """`ddp`: each process holds the whole model; `fsdp`: its weights are sharded over the processes."""
 
     @model_validator(mode="after")
     def _meets(self) -> TrainSpec:
@@ -315,34 +326,37 @@ class ReportSpec(PassSpecBase):
     """What the report shows."""
 
     excerpts: bool = True
-    """The beginnings of test texts whose answer the deployed model changed; `false`: only their places in the split."""
+    """Show texts: excerpts of test examples whose prediction the deployed model changed, prompts with answers
+    (`data.answers`) and samples of generated training texts. `false`: no texts; changed predictions are listed by their
+    index in the test split."""
 
 
 class Profile(Spec):
     """A compression job: data, teacher, passes, targets, budget."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    """Names the run and the folder of its report."""
+    """Name of the run and of its report folder."""
     task: TaskName
-    """The kind of problem."""
+    """Task of the model."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seeds splits, training, augmentation and the choice of latency inputs."""
+    """Seed of splits, training, augmentation and the choice of examples to time."""
     data: TaskData
-    """Where the examples come from."""
+    """Where the examples come from and how they are read."""
     teacher: TeacherSpec
     """The model to compress."""
     passes: Annotated[tuple[PassEntry, ...], Field(min_length=1)]
-    """What is done to it, in this order."""
+    """Passes applied to it, in this order."""
     targets: Annotated[tuple[TargetSpec, ...], Field(min_length=1)] = (TargetSpec(),)
-    """Where it will run; every step is measured on each."""
+    """Where the model will run; every step is measured on each target."""
     budget: TaskBudget = BudgetSpec()
-    """Limits that the result must hold."""
+    """Limits that the result must meet."""
     measure: MeasureSpec = MeasureSpec()
-    """How long and on what to measure."""
+    """How latency and memory are measured."""
     report: ReportSpec = ReportSpec()
     """What the report shows."""
     train: TrainSpec = TrainSpec()
-    """How training steps are run; it changes their speed and, by the order of sums, their last digits."""
+    """Distributed training. It affects speed and, through the order of floating-point sums, the last digits of
+    results."""
 
     @model_validator(mode="after")
     def _distinct_targets(self) -> Profile:

@@ -68,14 +68,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 RECORD, SOURCE, STARTER = "tasks.*.record", "tasks.*.source", "tasks.*.starter"
 STOREYS = {
     "kind": "tasks.*.kind",
-    **dict.fromkeys(("record", "correlation", "workloads", "bundle", "asking", "harness.scores"), RECORD),
+    **dict.fromkeys(
+        ("record", "correlation", "workloads", "bundle", "asking", "harness.model", "harness.scores"), RECORD
+    ),
     **dict.fromkeys(("source", "sections"), SOURCE),
     "starter": STARTER,
 }
 ROOMS_OF_CORE = ("disk", "terminal")
 FLOOR_OF = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 # The passes are siblings as well: what two of them need lies below.
-PASSES = ("source", "finetune", "distill", "prune", "low_rank", "quantize", "export")
+PASSES = ("source", "finetune", "generate", "distill", "prune", "low_rank", "quantize", "export")
 
 
 def imports_of(file: Path) -> list[tuple[int, str]]:

@@ -10,18 +10,18 @@ from compress.losses.contract import LayerMap, Lesson, LossKind, LossSpec
 
 
 class AttentionLoss(LossSpec):
-    """Attention of the student's layers against the teacher's: token attention of transformers (TinyBERT), or
-    spatial attention maps of convolutions (Zagoruyko and Komodakis 2017)."""
+    """Attention of the student's layers against the teacher's: token attention of transformers (TinyBERT), or spatial
+    attention maps of convolutions (Zagoruyko and Komodakis 2017)."""
 
     short: ClassVar[str | None] = "of"
 
     of: Literal["scores", "probabilities", "spatial"] = "probabilities"
-    """`scores` before the softmax, `probabilities` after it, `spatial`: maps of convolution outputs."""
+    """`scores`: before the softmax; `probabilities`: after it; `spatial`: maps of convolution outputs."""
     distance: Literal["mse", "kl"] = "mse"
-    """How two attentions are compared; `kl` is for probabilities."""
+    """Distance between two attentions; `kl` for `probabilities` only."""
     layers: LayerMap = "uniform"
     heads: Literal["mapped", "averaged"] = "averaged"
-    """`mapped`: head by head, for equal numbers of heads; `averaged`: the mean over the heads of each."""
+    """`mapped`: head by head, for equal numbers of heads; `averaged`: the mean over the heads of each model."""
 
     @model_validator(mode="after")
     def _kl_of_probabilities(self) -> AttentionLoss:

@@ -11,15 +11,16 @@ from compress.losses.contract import LossKind, LossSpec
 
 
 class ContrastiveLoss(LossSpec):
-    """The student's representation of an example must tell the teacher's of the same example from those of others
-    (Tian et al. 2020, CRD)."""
+    """The student's representation of an example must single out the teacher's of the same example among those of
+    others (CRD, Tian et al. 2020)."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    """Divides the cosines."""
+    """Divides the cosine similarities."""
     dimensions: Positive = 128
-    """Both representations are projected to so many dimensions."""
+    """Number of dimensions that both representations are projected to."""
     negatives: Annotated[int, Field(ge=0)] = 1024
-    """Remembered teacher representations of other examples, beside those of the batch."""
+    """Number of teacher representations remembered from earlier examples as negatives, in addition to those of the
+    batch."""
 
 
 CONTRASTIVE = LossKind(ContrastiveLoss, "compress.losses.contrastive.term:ContrastiveTerm")

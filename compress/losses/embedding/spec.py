@@ -8,12 +8,13 @@ from compress.losses.contract import LossKind, LossSpec
 
 
 class EmbeddingLoss(LossSpec):
-    """The output of the embedding layer against the teacher's, through a learned projection (TinyBERT)."""
+    """Output of the embedding layer against the teacher's, through a learned projection where widths differ
+    (TinyBERT)."""
 
     short: ClassVar[str | None] = "distance"
 
     distance: Literal["mse", "cosine"] = "mse"
-    """How two embeddings are compared."""
+    """Distance between two embeddings: mean squared error or one minus the cosine."""
 
     @property
     def needs(self) -> Literal["layers"]:

@@ -8,14 +8,14 @@ from compress.losses.contract import LayerMap, LossKind, LossSpec
 
 
 class HiddenLoss(LossSpec):
-    """Hidden states of the student's layers against the teacher's, through a learned projection where widths differ
-    (Romero et al. 2015, FitNets; Jiao et al. 2020, TinyBERT); of a language model at the tokens before those that are
-    learnt."""
+    """Hidden states of the student's layers (feature maps of convolutional models) against the teacher's, through a
+    learned projection where widths differ (FitNets, Romero et al. 2015; TinyBERT, Jiao et al. 2020). Of language
+    models, at the positions that predict a learnt token."""
 
     short: ClassVar[str | None] = "distance"
 
     distance: Literal["mse", "cosine"] = "mse"
-    """How two hidden states are compared."""
+    """Distance between two hidden states: mean squared error or one minus the cosine."""
     layers: LayerMap = "uniform"
 
     @property

@@ -9,7 +9,7 @@ from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class LabelsLoss(LossSpec):
-    """Cross-entropy with the true labels; examples that only the teacher labelled take no part in it."""
+    """Cross-entropy with the true labels; examples labelled only by the teacher are ignored."""
 
     compares: ClassVar[bool] = False
 

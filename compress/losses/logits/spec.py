@@ -18,21 +18,23 @@ class LogitsLoss(LossSpec):
     softens: ClassVar[bool] = True
 
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    """Divides the logits of both models before the softmax."""
+    """Divides the logits of both models before the softmax. For language models use 1, or `top_k: all`."""
     divergence: Divergence = "forward"
-    """`forward`: KL(teacher || student), which covers all that the teacher holds possible; `reverse`: KL(student ||
-    teacher), which keeps to what it holds likely (MiniLLM 2023); `jsd`: between both (GKD 2023); `skew` and
-    `skew_reverse`: against a mixture with the other, so that gradients stay bounded (DistiLLM 2024)."""
+    """`forward`: KL(teacher || student), which covers all that the teacher considers possible; `reverse`: KL(student ||
+    teacher), which concentrates on what it considers likely (MiniLLM 2023); `jsd`: generalized Jensen-Shannon
+    divergence, between the two (GKD 2023); `skew` and `skew_reverse`: forward and reverse KL against a mixture of both
+    models, so that gradients stay bounded (DistiLLM 2024)."""
     mix: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of `jsd` the weight of the teacher, 0.5 where unset; of `skew` and `skew_reverse` the share of the one in the
-    mixture, 0.1 where unset."""
+    """`jsd`: weight of the teacher (unset: 0.5). `skew`: share of the teacher in the mixture, `skew_reverse`: share of
+    the student in it (unset: 0.1)."""
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
-    """Of a teacher that foretells words: so many of the likeliest at each token are kept, and the mass of the rest;
-    unset: 64 of more than 1,024 words, else all."""
+    """Language models only: keep this many of the teacher's most likely tokens at each position, and the total
+    probability of the others; unset: 64 if the vocabulary has more than 1,024 tokens, else all."""
     hard: bool = False
-    """Cross-entropy with the teacher's most probable class instead (Touvron et al. 2021, DeiT)."""
+    """Cross-entropy with the teacher's most probable class instead (DeiT, Touvron et al. 2021). Excludes
+    `divergence`."""
     standardize: bool = False
-    """z-score the logits of both models before the temperature (Sun et al. 2024)."""
+    """z-score the logits of both models before the temperature (Sun et al. 2024). Excludes a number as `top_k`."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> LogitsLoss:

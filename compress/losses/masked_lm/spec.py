@@ -10,12 +10,13 @@ from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class MaskedLmLoss(LossSpec):
-    """Masked language modelling of the student's inputs, beside the other losses (Sanh et al. 2019, DistilBERT)."""
+    """Masked language modelling of the student's inputs, in addition to the other losses (DistilBERT, Sanh et al.
+    2019)."""
 
     compares: ClassVar[bool] = False
 
     share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the tokens that are hidden and guessed."""
+    """Fraction of the tokens that are masked and predicted."""
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""

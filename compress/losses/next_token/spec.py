@@ -8,7 +8,7 @@ from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class NextTokenLoss(LossSpec):
-    """Cross-entropy of each token's logits with the token that follows."""
+    """Cross-entropy of next-token prediction, for language models."""
 
     compares: ClassVar[bool] = False
 

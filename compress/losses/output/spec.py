@@ -8,13 +8,13 @@ from compress.losses.contract import Lesson, LossKind, LossSpec
 
 
 class OutputLoss(LossSpec):
-    """What the model puts out against what the teacher puts out: for sentence embeddings (Reimers and Gurevych 2020);
-    through a learned projection where widths differ."""
+    """The model's outputs against the teacher's, for sentence embeddings (Reimers and Gurevych 2020), through a learned
+    projection where widths differ."""
 
     short: ClassVar[str | None] = "distance"
 
     distance: Literal["mse", "cosine"] = "mse"
-    """How two outputs are compared."""
+    """Distance between two outputs: mean squared error or one minus the cosine."""
 
     @property
     def reaches_outputs(self) -> bool:

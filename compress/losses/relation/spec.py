@@ -11,13 +11,14 @@ from compress.losses.contract import LayerMap, LossKind, LossSpec
 
 
 class RelationLoss(LossSpec):
-    """Self-attention relations of one layer, whatever the widths (Wang et al. 2020, MiniLM; 2021, MiniLMv2)."""
+    """Self-attention relations between tokens, whatever the widths and numbers of heads (MiniLM, Wang et al. 2020;
+    MiniLMv2, 2021)."""
 
     relations: Annotated[tuple[Literal["qk", "qq", "kk", "vv"], ...], Field(min_length=1)] = ("qk", "vv")
-    """Scaled products of queries, keys and values: `qk` and `vv` are MiniLM's, `qq`, `kk`, `vv` MiniLMv2's."""
+    """Scaled dot products of queries, keys and values: `qk` and `vv` are MiniLM's, `qq`, `kk` and `vv` MiniLMv2's."""
     heads: Positive | None = None
-    """Relation heads that both models are cut into; unset: the teacher's number of heads, or the largest below it that
-    divides the widths of both."""
+    """Number of relation heads that both models are split into; unset: the teacher's number of heads, or the largest
+    number below it that divides both widths."""
     layers: LayerMap = "last"
 
     @property

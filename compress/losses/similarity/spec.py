@@ -9,15 +9,15 @@ from compress.losses.contract import Lesson, LossKind, LossSpec
 
 class SimilarityLoss(LossSpec):
     """Relations between the examples of a batch, in the outputs or the pooled last hidden state: distances and angles
-    (Park et al. 2019, RKD) or the matrix of similarities (Tung and Mori 2019)."""
+    (RKD, Park et al. 2019) or the matrix of similarities (Tung and Mori 2019)."""
 
     short: ClassVar[str | None] = "of"
 
     of: Literal["distance", "angle", "matrix", "cosines"] = "matrix"
-    """Which relation is kept; `cosines` is the `matrix` of unit vectors, times the examples of a batch: it does not
-    fall as batches grow."""
+    """Relation to preserve; `cosines` is the `matrix` of unit vectors, multiplied by the batch size so that it does not
+    shrink as batches grow."""
     representation: Literal["pooled", "outputs"] = "pooled"
-    """`pooled`: the mean of the last hidden state or feature map; `outputs`: what the model puts out."""
+    """`pooled`: mean of the last hidden state or feature map; `outputs`: the model's outputs."""
 
     @property
     def reaches_outputs(self) -> bool:

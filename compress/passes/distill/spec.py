@@ -28,7 +28,7 @@ from compress.profile.specs.writing import (
 
 
 class DistillSpec(TrainingSpec, PassSpec):
-    """Train a smaller student from a teacher, from several, or from itself."""
+    """Train a smaller student from one teacher, from several, or from itself."""
 
     kind: ClassVar[str] = "distill"
     accepts: ClassVar[str] = "a float torch model"
@@ -36,60 +36,65 @@ class DistillSpec(TrainingSpec, PassSpec):
     student: StudentSpec = StudentSpec()
     """Shape and initialisation of the student."""
     vocabulary: Literal["keep", "trim"] | VocabularySpec = "keep"
-    """`trim` keeps the tokens that the data uses plus a margin of 500."""
+    """`keep`: the teacher's vocabulary; `trim`: only the tokens that the data uses, plus a margin of 500 (WordPiece
+    tokenizers only)."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] = (
         LOSS_ENTRIES.entry(LOSS_ENTRIES.parse("logits", {"weight": 0.9})),
         LOSS_ENTRIES.entry(LOSS_ENTRIES.parse("labels", {"weight": 0.1})),
     )
-    """Weighted losses, summed; of the one stage where there are no `stages`. With `sequence`: `next_token`."""
+    """Weighted losses, summed; for the single stage where there are no `stages`. Default with `sequence`: `next_token`
+    alone."""
     stages: tuple[StageSpec, ...] = ()
-    """Stages in their order, each with its own losses, data and epochs."""
+    """Stages in order, each with its own losses, data and epochs; none: a single stage."""
     data: Literal["train", "unlabeled", "all"] = "all"
-    """Which examples teach: those of the training split, those of `data.unlabeled`, or both."""
+    """Examples to learn from: the training split, `data.unlabeled`, or both."""
     teachers: tuple[WeightedTeacher, ...] = ()
-    """Several teachers, averaged; unset: the profile's teacher."""
+    """Several teachers, averaged; none: the profile's teacher."""
     combine: Literal["probabilities", "logits"] = "probabilities"
-    """What of several teachers is averaged."""
+    """What is averaged over several teachers: their probabilities or their logits."""
     select: SelectSpec | None = None
-    """Leave out examples, or tokens, whose teacher cannot be trusted."""
+    """Leave out examples, or tokens, on which the teacher cannot be trusted; unset: learn from all."""
     generations: Positive = 1
-    """Born-again generations: each further student is taught by the one before it (Furlanello et al. 2018)."""
+    """Born-again networks: number of students, each taught by the one before it (Furlanello et al. 2018)."""
     keep: Literal["last", "best", "ensemble"] = "last"
-    """Which generation is the result: the last, the best on validation, or all of them as one averaging model."""
+    """Which generation is the result: the last, the best on validation, or all of them as one averaging model
+    (`ensemble`, not for language models)."""
     assistants: tuple[StudentSpec, ...] = ()
-    """Students of falling size between the teacher and the student, each taught by the one before it (Mirzadeh et al.
-    2020)."""
+    """Students of decreasing size between the teacher and the student, each taught by the one before it (Mirzadeh et
+    al. 2020)."""
     online: OnlineSpec | None = None
     """Train teacher and student together."""
     ema: EmaSpec | None = None
-    """Let the student's moving average teach it instead of the teacher."""
+    """Let the moving average of the student teach it instead of the teacher."""
     data_free: DataFreeSpec | None = None
-    """Show no training data."""
+    """Use no training data."""
     augment: AugmentSpec | None = None
-    """Extra examples that the teacher labels; unset: none."""
+    """Additional examples that the teacher labels; unset: none. Not for language models."""
     sequence: SequenceSpec | None = None
     """Let the teacher write the answers that the student learns."""
     rejection: RejectionSpec | None = None
-    """Learn the right ones alone of several answers that the teacher writes to a prompt; needs `sequence`."""
+    """Of several answers that the teacher writes to a prompt, learn only the correct ones; needs `sequence`."""
     reasoning: ReasoningSpec | None = None
-    """Learn how the teacher comes to its answers, too; needs `sequence`."""
+    """Also learn how the teacher arrives at its answers; needs `sequence`."""
     synthetic: SyntheticSpec | None = None
-    """Learn questions with their answers that the teacher writes from the documents of the data; needs `sequence`."""
+    """Learn question-answer pairs that the teacher writes about the documents of the data; needs `sequence`."""
     on_policy: OnPolicySpec | None = None
-    """Let the student write itself in some of the steps, and the teacher judge what it writes."""
+    """Let the student write texts itself in some of the steps, and the teacher score them."""
     control: bool | Literal["answers_only"] = False
-    """Train the same student without the teacher too, and report that row: with `sequence` from the data's own
-    answers; with `data_free` alone: the same student from the same teacher with the training data, for as many steps.
-    `answers_only`, with `reasoning`: from the same texts of the teacher, without its traces."""
+    """Also train the same student without the teacher, as a row of the report: with `sequence` on the data's own
+    answers (with `synthetic`, on the documents). With `data_free` alone: the same student from the same teacher with
+    the training data, for as many steps. `answers_only`, with `reasoning`: on the same texts of the teacher without its
+    traces."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seeds the student, its new examples and the order of its batches; unset: the profile's, which seeds teachers and
-    splits too."""
+    """Seed of the student, its new examples and the order of its batches; unset: the profile's, which also seeds
+    teachers and splits."""
     epochs: Annotated[float, Field(gt=0, le=1000)] = 6
     """Passes over the training examples, augmented ones included."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Peak learning rate of AdamW."""
     dropout: Fraction | None = 0.0
-    """Share of activations dropped; a small student that follows a teacher underfits, so none by default."""
+    """Dropout rate; 0 by default, since a small student that follows a teacher underfits; `null`: the rates of its
+    config."""
 
     @model_validator(mode="before")
     @classmethod

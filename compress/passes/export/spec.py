@@ -14,19 +14,19 @@ LANGUAGE = ("gguf", "genai")
 
 
 class ExportSpec(PassSpec):
-    """Package the model for deployment: files, manifest, golden examples, card and `predict.py`."""
+    """Package the model for deployment: files, manifest, golden examples, model card and `predict.py`."""
 
     kind: ClassVar[str] = "export"
     accepts: ClassVar[str] = "any model that is not a bundle yet"
 
     formats: Annotated[tuple[Literal["onnx", "ort", "gguf", "genai"], ...], Field(min_length=1)] = ("onnx",)
-    """`onnx` always stands in the bundle; `ort` adds the mobile format, and of language models `gguf` llama.cpp's
-    and `genai` what onnxruntime-genai needs."""
+    """`onnx` is always in the bundle; `ort` adds the format for mobile; for language models, `gguf` adds llama.cpp's
+    format and `genai` the files for onnxruntime-genai."""
     gguf: Literal["f16", "q8_0", "q4_0", "q4_1"] = "f16"
-    """How `gguf` stores matrices: in 16 bits, or in blocks of 32 numbers that share a scale, by llama.cpp's
-    rounding of the floating-point weights, also after a `quantize`."""
+    """How `gguf` stores matrices: in 16 bits, or in blocks of 32 numbers that share a scale, rounded as llama.cpp does
+    from the floating-point weights, even after a `quantize`."""
     golden: Annotated[int, Field(ge=1, le=1000)] = 16
-    """Golden examples: validation texts or images with the outputs that the bundle must reproduce."""
+    """Number of golden examples: validation texts or images with the outputs that the bundle must reproduce."""
 
     @model_validator(mode="after")
     def _of_its_format(self) -> Self:

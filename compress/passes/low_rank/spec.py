@@ -14,8 +14,9 @@ from compress.profile.specs.recovery import RecoverySpec
 
 
 class LowRankSpec(PassSpec):
-    """Replace linear maps and convolutions by products of two smaller ones (SVD), then recover by training. A map whose
-    factors would multiply no less than it does keeps its weight."""
+    """Low-rank factorisation: replace linear layers and convolutions by products of two smaller ones (SVD), then
+    recover by training. A layer whose factors would need no fewer multiplications stays as it is. Set exactly one of
+    `ratio`, `energy`, `max_drop`."""
 
     kind: ClassVar[str] = "low_rank"
     accepts: ClassVar[str] = "a float torch model"
@@ -23,25 +24,26 @@ class LowRankSpec(PassSpec):
     model_config = one_of("ratio", "energy", "max_drop")
 
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Fraction of the multiplications of each map removed."""
+    """Fraction of the multiplications of each layer to remove."""
     energy: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of each map's output that the kept directions carry, in squares, at least."""
+    """Minimum fraction of each layer's squared output that the kept directions carry."""
     max_drop: Fraction | None = None
-    """Keep the fewest directions whose loss of validation score, before recovery, is at most this (0.01: one point; of
-    a language model one percent of its retention); the same energy for all maps."""
+    """Maximum drop of the validation score before recovery (0.01: one point; of language models one percent of
+    retention): the lowest ranks that hold it are taken, with the same energy for all layers."""
     weighted: bool = True
-    """Weigh the directions by what the maps read on training examples; `false`: plain SVD of the weights."""
+    """Weight directions by the layer's inputs on training examples (DRONE, Chen et al. 2021; SVD-LLM, Wang et al.
+    2024); `false`: plain SVD of the weights."""
     examples: Positive = 256
-    """Training examples that are looked at for the weighting; of a language model, windows."""
+    """Number of training examples for the weighting; for language models, windows."""
     exclude: tuple[str, ...] = ()
-    """Names of modules that keep their weight (shell patterns)."""
+    """Names of modules to leave as they are (shell patterns)."""
     round_to: Positive = 8
     """Ranks are rounded to a multiple of this."""
     recover: RecoverySpec | None = RecoverySpec()
     """Training after factoring; `null`: none."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seeds which examples are looked at and the order of the recovery's batches; unset: the profile's, which seeds
-    teachers and splits too."""
+    """Seed of the examples for the weighting and of the order of batches in recovery; unset: the profile's, which also
+    seeds teachers and splits."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> LowRankSpec:

@@ -20,21 +20,22 @@ OF_ENCODERS = ("heads", "feed_forward", "layers", "hidden")
 
 
 class RemoveSpec(PassSpecBase):
-    """Fractions removed, of each layer or of all together (`scope`)."""
+    """Fractions to remove, of each layer or of all layers together (`scope`)."""
 
     feed_forward: Fraction = 0.0
-    """Fraction of the feed-forward width removed."""
+    """Fraction of the feed-forward units to remove."""
     heads: Fraction = 0.0
-    """Fraction of the attention heads removed."""
+    """Fraction of the attention heads to remove; of decoders, of the groups that share keys and values."""
     channels: Fraction = 0.0
-    """Fraction of the channels of each convolution removed; the last layer's outputs stay."""
+    """Fraction of the channels of each convolution to remove; the outputs of the last layer stay. Excludes all other
+    keys."""
     layers: Fraction = 0.0
-    """Fraction of the encoder's layers removed, whole ones."""
+    """Fraction of the layers to remove, as whole layers."""
     hidden: Fraction = 0.0
-    """Fraction of the width of the stream between the layers removed, from everything that reads or writes it."""
+    """Fraction of the hidden size to remove, from everything that reads or writes the residual stream."""
     vocabulary: Literal["keep", "unused"] = "keep"
-    """`unused`: remove the embedding rows of tokens that neither the training data nor `data.unlabeled` uses, but for a
-    margin of the 500 most frequent ones; the tokenizer cuts texts as before."""
+    """`unused`: remove the embedding rows of tokens that occur neither in the training data nor in `data.unlabeled`,
+    except for a margin of the 500 most frequent ones; texts are tokenized as before. WordPiece tokenizers only."""
 
     @model_validator(mode="after")
     def _something(self) -> RemoveSpec:
@@ -49,22 +50,23 @@ class RemoveSpec(PassSpecBase):
 
 
 class PruneTargetSpec(PassSpecBase):
-    """How small or fast the model must become. Of an encoder heads and feed-forward widths are chosen for it, layer by
-    layer; of convolutions the same share of channels everywhere, for `size_mb` and `ratio` only. Name one of
-    `latency_ms`, `speedup`, `size_mb`, `ratio`."""
+    """Size or speed that the model must reach. In encoders, heads and feed-forward widths are chosen for it layer by
+    layer; in convolutional models, the same fraction of channels everywhere, for `size_mb` and `ratio` only. Not for
+    decoders. Set exactly one of `latency_ms`, `speedup`, `size_mb`, `ratio`."""
 
     model_config = one_of("latency_ms", "speedup", "size_mb", "ratio")
 
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most, predicted from timed parts: latency of one example on the first target that runs onnxruntime, ms,
-    lowered to ONNX in FP32, undisturbed (of each input the 5th percentile, of the inputs the median). What the pruned
-    model takes is measured and reported; the pass does not fail where that is more."""
+    """At most, predicted from timed parts: latency in ms of one example, as FP32 ONNX on the first target that runs
+    onnxruntime, undisturbed (5th percentile of each input, median over inputs). The pruned model's latency is measured
+    and reported; the pass does not fail if it is higher."""
     speedup: Annotated[float, Field(gt=1)] | None = None
     """At least, predicted in the same way: latency of the model before the pass over that after it."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
-    """At most: the model's weights, MB of 10^6 bytes, in FP32."""
+    """At most: size of the model's weights in FP32, in MB (10^6 bytes)."""
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Fraction of the parameters removed, at least: of those of an encoder's layers, else of the whole model's."""
+    """At least: fraction of the parameters removed, counted over the layers of an encoder, else over the whole
+    model."""
 
     @model_validator(mode="after")
     def _one(self) -> PruneTargetSpec:
@@ -79,8 +81,8 @@ class PruneTargetSpec(PassSpecBase):
 
 
 class PruneSpec(PassSpec):
-    """Remove attention heads, feed-forward width, layers, hidden width, channels or embedding rows (structured
-    pruning), then recover by training. Name one of `remove` and `target`."""
+    """Structured pruning: remove attention heads, feed-forward units, layers, hidden dimensions, channels or embedding
+    rows, then recover by training. Set exactly one of `remove` and `target`."""
 
     kind: ClassVar[str] = "prune"
     accepts: ClassVar[str] = "a float torch model"
@@ -88,38 +90,39 @@ class PruneSpec(PassSpec):
     model_config = one_of("remove", "target")
 
     remove: RemoveSpec | None = None
-    """What to remove: fractions removed."""
+    """What to remove, as fractions."""
     target: PruneTargetSpec | None = None
-    """What to reach, instead of `remove`: the least important heads and feed-forward units, or channels, whose removal
-    reaches it."""
+    """What to reach, instead of `remove`, by removing the least important heads and feed-forward units, or channels."""
     importance: Literal["magnitude", "taylor", "hessian", "activation", "random"] = "taylor"
-    """`taylor` reads gradients on training batches, `hessian` squared gradients of single examples (the diagonal of the
-    empirical Fisher matrix), `activation` the size of what flows; `random` is the check that importance matters."""
+    """`magnitude`: squared weights; `taylor`: weight times gradient on training batches (Molchanov et al. 2019);
+    `hessian`: squared weight times squared gradients of single examples, the diagonal of the empirical Fisher matrix
+    (LeCun et al. 1990, Theis et al. 2018); `activation`: weight times the size of its input (Wanda, Sun et al. 2023);
+    `random`: a control that shows whether importance matters."""
     importance_batches: Positive = 16
-    """Training batches of 32 examples that importance reads."""
+    """Number of training batches that importance is computed on, of 32 examples each (language models: 4 windows)."""
     layers_by: Literal["importance", "loss"] = "importance"
-    """Which layers `remove.layers` takes: the least important ones, all at once, or, by `loss`, one after the other
-    the one without which the model loses least. All `importance_batches` are then read once for each layer that goes
-    and each that is left, so a few of them must do."""
+    """How `remove.layers` chooses: by `importance`, the least important layers at once; by `loss`, one after another,
+    always the layer whose removal increases the loss least (not for sentence embedding). By `loss`, all
+    `importance_batches` are evaluated for each layer removed and each remaining candidate, so use few of them."""
     reconstruct: bool = False
-    """Of a decoder: refit what writes each feed-forward result into the stream by least squares, so that the stream is
-    that of the whole model again as far as it can be, on what importance reads. It trains nothing; hundreds of steps of
-    recovery gain no more from it."""
+    """Decoders only: refit the output projection of each feed-forward part by least squares, so that the residual
+    stream on the importance batches is as close as possible to the unpruned model's (He et al. 2017). It trains
+    nothing; after hundreds of recovery steps it brings no further gain. Excludes `remove.hidden`."""
     scope: Literal["layer", "global"] = "layer"
     """Heads and feed-forward units: `layer` removes the same fraction of each layer, `global` the least important ones
-    wherever they are; one head and `round_to` units stay in each layer."""
+    of all layers; each layer keeps at least one head and `round_to` units. `global` is not for decoders."""
     steps: Positive = 1
-    """Remove in so many steps, most in the first ones, with a recovery between. What is kept is rounded at each step; a
-    step that removes nothing is left out, with its recovery."""
+    """Number of pruning steps, with a recovery in between; most is removed in the first ones (Zhu and Gupta 2017). Kept
+    sizes are rounded at each step; a step that removes nothing is skipped, with its recovery."""
     round_to: Positive = 8
-    """The kept feed-forward width, hidden width or channels are rounded to a multiple of this; the hidden
-    width of a decoder to one of its heads as well."""
+    """Kept feed-forward widths, hidden sizes and channels are rounded to a multiple of this; the hidden size of a
+    decoder also to a multiple of its number of heads."""
     recover: RecoverySpec | None = RecoverySpec()
     """Training after pruning; `null`: none. With `steps`, each recovery before the last gets an equal share of as many
     epochs again."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seeds what importance reads and the order of the recovery's batches; unset: the profile's, which seeds teachers
-    and splits too."""
+    """Seed of the examples for importance and of the order of batches in recovery; unset: the profile's, which also
+    seeds teachers and splits."""
 
     @model_validator(mode="after")
     def _one_goal(self) -> PruneSpec:

@@ -13,7 +13,7 @@ LayerKind = Literal["linear", "attention", "embedding", "convolution"]
 
 
 class QuantizeSpec(PassSpec):
-    """Store and multiply in 8-bit integers, or store weights in 4-bit blocks or 16 bits."""
+    """Quantize to 8-bit integer arithmetic, or store weights in 4-bit blocks or 16 bits."""
 
     kind: ClassVar[str] = "quantize"
     accepts: ClassVar[str] = "a float model, torch or ONNX"
@@ -21,11 +21,11 @@ class QuantizeSpec(PassSpec):
     """The kind of step that runs it."""
 
     bits: int
-    """8: integer weights and arithmetic; 4: weight-only blocks (`MatMulNBits`); 16: half the bytes, and no faster on a
+    """8: integer weights and arithmetic; 4: weight-only blocks (`MatMulNBits`); 16: half the size, and no faster on a
     CPU."""
     library: Literal["onnxruntime", "bitsandbytes"] = "onnxruntime"
-    """`onnxruntime` writes an ONNX file; `bitsandbytes` packs the linear layers (LLM.int8(), NF4, FP4) of a model that
-    stays in torch: for `runtime: torch` alone, and `exclude` names modules."""
+    """`onnxruntime`: write an ONNX file; `bitsandbytes`: pack the linear layers (LLM.int8(), NF4, FP4) of a model that
+    stays in torch, for `runtime: torch` only; `exclude` then names modules."""
 
     def fits(self, form: Form) -> bool:
         """Whether the pass can start from this form."""
@@ -38,11 +38,12 @@ class OnnxSpec(QuantizeSpec):
     library: Literal["onnxruntime"] = "onnxruntime"
     """`onnxruntime` writes an ONNX file."""
     embeddings: bool | Literal[4, 8] = True
-    """Quantize the embedding tables too; 4 or 8: in so many bits, whatever the rest has."""
+    """Quantize embedding tables too; 4 or 8: to this many bits, whatever `bits` is; `false`: leave them in floating
+    point."""
     exclude: tuple[str, ...] = ()
-    """Names of ONNX nodes left in floating point (shell patterns)."""
+    """Names of ONNX nodes to leave in floating point (shell patterns)."""
     exclude_kinds: tuple[LayerKind, ...] = ()
-    """Kinds of layers left in floating point."""
+    """Kinds of layers to leave in floating point; `attention` means fused attention operators."""
     train: RecoverySpec | None = None
     """Train with the integers, from the teacher's outputs; unset: no training."""
 

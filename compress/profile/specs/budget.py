@@ -12,24 +12,25 @@ from compress.tasks.table import quantities_of, users_of_quantities
 
 
 class BudgetSpec(PassSpecBase):
-    """Limits that the deployed model must hold on the first target."""
+    """Limits that the deployed model must meet on the first target."""
 
     retention: Annotated[float, Field(gt=0)] | None = None
-    """At least: score over the baseline's score."""
+    """At least: score relative to the baseline's (baseline over score for a metric where less is better, such as
+    perplexity)."""
     score: Annotated[float, Field(gt=0)] | None = None
-    """At least: the task's metric; at most, where less of it is better."""
+    """At least: value of the task's metric; at most, where less is better."""
     speedup: Annotated[float, Field(gt=0)] | None = None
-    """At least: baseline latency over latency, first batch size."""
+    """At least: median latency of the baseline over that of the model, at the first batch size."""
     latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most: median latency at the first batch size, ms."""
+    """At most: median latency in ms, at the first batch size."""
     latency_p95_ms: Annotated[float, Field(gt=0)] | None = None
-    """At most: 95th percentile of the latency at the first batch size, ms."""
+    """At most: 95th percentile of the latency in ms, at the first batch size."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
-    """At most: the model's files, MB of 10^6 bytes."""
+    """At most: size of the model's files in MB (10^6 bytes)."""
     peak_memory_mb: Annotated[float, Field(gt=0)] | None = None
-    """At most: peak memory above the size before the model is loaded, MB of 10^6 bytes."""
+    """At most: peak memory in MB (10^6 bytes), above the process size before the model is loaded."""
     judge: Literal["last", "each"] = "last"
-    """`last`: judge the deployed model; `each`: judge the result of every pass too."""
+    """`last`: check the deployed model only; `each`: check the result of every pass too."""
 
 
 @cache
@@ -41,7 +42,7 @@ def budget_spec(task: str) -> type[BudgetSpec]:
             Field(
                 default=None,
                 description=f"At {'most' if quantity.smaller_is_better else 'least'}: {quantity.words}, "
-                f"{quantity.unit}, at the first batch size and length.",
+                f"{quantity.unit}, at the first batch size and sequence length.",
             ),
         )
         for quantity in quantities_of(task)

@@ -13,34 +13,34 @@ from compress.profile.specs.student import Decoder, Positions, Width
 
 
 class TrainedTokenizerSpec(Spec):
-    """A tokenizer that is trained on the training texts: byte pairs of bytes (BPE), as GPT-2 has them."""
+    """A tokenizer trained on the training texts: byte-level BPE, as in GPT-2."""
 
     vocabulary: Annotated[int, Field(ge=257, le=2**20)]
-    """Tokens at most: one for each byte, those that stand between texts, and the most frequent pairs."""
+    """Maximum number of tokens: one per byte, the special tokens, and the most frequent pairs."""
 
 
 class DecoderSpec(PassSpecBase):
-    """A decoder with random weights, drawn from the seed of the profile, for `finetune` to train."""
+    """A decoder with random weights, drawn by the profile's `seed`, for `finetune` to train."""
 
     model_type: Decoder
-    """Its family, as config.json calls it."""
+    """Model family, as `model_type` in its config.json."""
     layers: Annotated[int, Field(ge=1, le=1000)]
-    """How many."""
+    """Number of layers."""
     hidden_size: Width
-    """Width of the stream."""
+    """Hidden size."""
     heads: Width | None = None
-    """Attention heads; unset: the width over 32, or over 16."""
+    """Attention heads; unset: one per 32 dimensions of the hidden size, or per 16 if 32 does not divide it."""
     groups: Width | None = None
-    """Heads of keys and values, which the others share; unset: as many as heads."""
+    """Key/value heads (grouped-query attention), for families that have them; unset: as many as `heads`."""
     intermediate_size: Width | None = None
-    """Feed-forward width; unset: 4 times the width."""
+    """Feed-forward width; unset: 4 times the hidden size."""
     positions: Positions | None = None
-    """Tokens that it takes at most; unset: `data.max_length`, 160 at least."""
+    """Maximum number of positions, in tokens; unset: `data.max_length`, at least 160."""
     tied: bool = True
-    """Whether its head is the table of words."""
+    """Tie the output head to the input embeddings."""
     tokenizer: Annotated[str, Field(min_length=1)] | TrainedTokenizerSpec
-    """That of a model (a folder, a hub id, `package://name/folder`, a GGUF file), a `tokenizer.json`, or one that is
-    trained here (`{vocabulary: 4000}`)."""
+    """Tokenizer of a model (a folder, a hub id, `package://name/folder`, a GGUF file), a `tokenizer.json`, or one to
+    train on the data (`{vocabulary: 4000}`)."""
 
     @model_validator(mode="after")
     def _exists(self) -> DecoderSpec:

@@ -10,72 +10,76 @@ from compress.core.spec import Fraction, PassSpecBase, Positive
 
 
 class VocabularySpec(PassSpecBase):
-    """Which tokens the student keeps."""
+    """Which tokens the student keeps. Trimming needs a WordPiece tokenizer."""
 
     trim: bool = True
     """Keep only the tokens of the training data and of `data.unlabeled`, plus the margin; other tokens become the
     unknown token."""
     margin: Annotated[int, Field(ge=0)] = 500
-    """So many further tokens, the most frequent ones of the teacher's vocabulary, in its order."""
+    """Additional tokens to keep: the most frequent ones of the teacher's vocabulary, in its order."""
 
 
 class AugmentSpec(PassSpecBase):
-    """Extra training examples that the teacher labels: texts with replaced, deleted and spliced tokens; images flipped,
-    cropped and mixed."""
+    """Additional training examples that the teacher labels: texts with replaced, deleted and spliced tokens; images
+    flipped, shifted and mixed."""
 
     copies: Annotated[int, Field(ge=1, le=50)] = 4
-    """Texts: new texts for each text of the training split, drawn once a seed."""
+    """Texts: new texts per training text, drawn once per seed."""
     replace: Fraction = 0.15
-    """Texts: share of the tokens replaced by one of their nearest neighbours in the teacher's embeddings."""
+    """Texts: fraction of the tokens replaced by one of their nearest neighbours in the teacher's embeddings."""
     delete: Fraction = 0.1
-    """Texts: share of the tokens deleted."""
+    """Texts: fraction of the tokens deleted."""
     splice: Fraction = 0.2
-    """Texts: share of the texts made by joining parts of two texts."""
+    """Texts: fraction of the new texts made of the beginning of one text and the end of another."""
     neighbours: Positive = 15
-    """Texts: how many nearest embeddings a replacement is drawn from."""
+    """Texts: number of nearest embeddings that a replacement is drawn from."""
     flip: Fraction = 0.0
-    """Images: share that is mirrored; 0 by default, because a mirrored digit is another digit."""
+    """Images: fraction mirrored horizontally; 0 by default, because a mirrored digit is a different digit."""
     crop: Fraction = 0.125
-    """Images: how far, as a share of the side, an image is shifted at most, its edge repeated."""
+    """Images: maximum shift as a fraction of the side; the edge is repeated."""
     mixup: Fraction = 0.0
-    """Images: share of the batches blended in pairs; the teacher labels the blend (Zhang et al. 2018)."""
+    """Images: fraction of the batches blended in pairs; the teacher labels the blend (Zhang et al. 2018)."""
     cutmix: Fraction = 0.0
-    """Images: share of the batches with a patch of another image pasted in; the teacher labels it (Yun et al. 2019)."""
+    """Images: fraction of the batches with a patch of another image pasted in, never those with `mixup`; the teacher
+    labels the result (Yun et al. 2019)."""
 
 
 class DataFreeSpec(PassSpecBase):
-    """No training data is shown: images from a generator trained against the teacher (Fang et al. 2019), texts sampled
-    from the vocabulary; the teacher labels them. A language model writes the prompts that it answers (`sequence`), too
-    (Magpie, Xu et al. 2024)."""
+    """No training data is used: the teacher labels images from a generator trained against it (Fang et al. 2019), or
+    texts sampled from the vocabulary. A language model writes both prompts and answers (`sequence`; Magpie, Xu et al.
+    2024)."""
 
     examples: Positive = 20000
-    """Texts: how many are sampled. Images: how many are generated in an epoch. Language models: how many prompts are
-    written; those that are cut, empty or nearly copies are left out."""
+    """Texts: number of texts to sample. Images: number of images generated per epoch. Language models: number of
+    prompts to write; truncated, empty and near-duplicate ones, and those in the validation or test split, are left
+    out."""
     length: tuple[Positive, Positive] = (4, 32)
-    """Texts: fewest and most tokens of a text, special tokens left out; with these, none is longer than
+    """Texts: [minimum, maximum] tokens of a text, without special tokens; with these, no text exceeds
     `data.max_length`."""
     words: Positive = 12000
-    """Texts: of how many tokens they are made: half of them the most frequent ones of the teacher's vocabulary, half
-    those that tell the teacher most."""
+    """Texts: number of tokens to sample from, half of them the most frequent of the teacher's vocabulary, half those
+    that the teacher classifies with most confidence (sentence embedding: the most frequent only)."""
     rounds: Annotated[int, Field(ge=0)] = 3
-    """Texts: how often those that miss their class are changed and asked about again; 0: never."""
+    """Texts: rounds in which texts that miss their class are changed and put to the teacher again; 0: none."""
     generator_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Images: learning rate of the generator."""
     student_steps: Positive = 2
-    """Images: steps of the student for each step of the generator."""
+    """Images: steps of the student per step of the generator."""
     statistics: Annotated[float, Field(ge=0)] = 10.0
-    """Images: how strongly the generator is held to the statistics of the teacher's BatchNorms (Yin et al. 2020)."""
+    """Images: weight of the generator's loss that matches the statistics of the teacher's BatchNorm layers (Yin et al.
+    2020)."""
     balance: Annotated[float, Field(ge=0)] = 1.0
-    """Images: how strongly it is held to equally frequent classes (Chen et al. 2019)."""
+    """Images: weight of the generator's loss that keeps classes equally frequent (Chen et al. 2019)."""
 
     most: Positive = 128
-    """Language models: tokens of a prompt, at most; of plain texts so many begin each."""
+    """Language models: maximum tokens of a prompt; with plain texts, the number of tokens of the beginning that is then
+    continued."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Language models: of what prompts are drawn by."""
+    """Language models: sampling temperature of the prompts."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Language models: draw among the likeliest tokens that together have this probability."""
+    """Language models: sample prompts from the most likely tokens whose probabilities add up to this; 1: from all."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Language models: seeds the prompts; unset: the profile's."""
+    """Language models: seed of the prompts; unset: the profile's."""
 
     @field_validator("length")
     @classmethod

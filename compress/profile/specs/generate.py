@@ -17,51 +17,51 @@ ASKED = 64
 
 
 class TuningSpec(FinetuneSpec):
-    """How the model learns the training texts."""
+    """How the model is trained on the training texts."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3
     """Passes over the training texts."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """Peak learning rate of AdamW; of all weights (`lora: null`) a tenth of it serves."""
+    """Peak learning rate of AdamW; to train all weights (`lora: null`), use a tenth of it."""
     batch_size: Positive = 16
-    """Examples a step."""
+    """Examples per step."""
     lora: LoraSpec | None = LoraSpec()
-    """Train corrections of low rank alone, which are added to the weights in the end; `null`: train all weights."""
+    """Train LoRA updates only and merge them into the weights afterwards; `null`: train all weights."""
 
 
 class GenerateSpec(LicensedSpec):
-    """Texts that a small language model writes once it has learnt the training texts by their labels (LAMBADA,
-    Anaby-Tavor et al. 2020). Near copies of other texts go."""
+    """Texts written by a small language model that is trained on the training texts with their labels (LAMBADA,
+    Anaby-Tavor et al. 2020). Near-duplicates of each other and of training, validation and test texts are dropped."""
 
     model: Annotated[str, Field(min_length=1)]
-    """The model that writes: a decoder, as `teacher.model` of language models (a hub id, a folder, a GGUF file)."""
+    """Model that writes: a decoder, as `teacher.model` of language models (a hub id, a folder, a GGUF file)."""
     revision: HubName | None = None
-    """Commit or tag of a hub model."""
+    """Commit or tag of a hub model; unset: its main branch."""
     count: Positive
-    """Texts in all, as many of each label."""
+    """Number of texts in total, divided evenly among the labels."""
     ask: str = f"{LABEL}:\n"
-    """What stands before each text while the model learns and writes, `{label}` in the place of the label's name, whose
-    `_` and `-` become spaces."""
+    """Text that precedes each text in training and generation; `{label}` is replaced by the name of the label, with `_`
+    and `-` as spaces."""
     finetune: TuningSpec = TuningSpec()
-    """How it learns the training texts."""
+    """How the model is trained on the training texts."""
     most: Positive | None = None
-    """Tokens of a text, at most; longer training texts are cut to so many words. Unset: `data.max_length`."""
+    """Maximum tokens of a text; longer training texts are cut to as many words. Unset: `data.max_length`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """How evenly tokens are drawn."""
+    """Sampling temperature."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Draw among so many of the likeliest tokens; 0: among all."""
+    """Sample from this many of the most likely tokens; 0: from all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Draw among the likeliest tokens that together have this probability."""
+    """Nucleus sampling: sample from the most likely tokens whose probabilities add up to this; 1: from all."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seeds what is drawn; unset: the profile's."""
+    """Seed of the sampling; unset: the profile's."""
     batch_size: Positive = 32
-    """Texts that are written at once."""
+    """Texts generated at once."""
     tries: Positive = 4
-    """For each text that is wanted of a label so many are written, at most: where too many of them go, the label has
+    """Maximum number of texts written per text wanted of a label; if too many of them are dropped, the label gets
     fewer."""
     agree: bool = False
-    """Keep those alone to which the teacher gives the label that was asked for, as LAMBADA does; unset: all, for its
-    answers to the others teach a student, too (He et al. 2022)."""
+    """Keep only the texts that the teacher assigns to the requested label, as LAMBADA does. `false`: keep all, since
+    the teacher's labels for the others teach a student too (He et al. 2022)."""
 
     @model_validator(mode="after")
     def _asks_by_label(self) -> GenerateSpec:

@@ -101,9 +101,10 @@ class LicensedSpec(PassSpecBase):
     """A training on what a model writes, which its licence must allow."""
 
     license: Annotated[str, Field(min_length=1)] | None = None
-    """The licence of the model that writes, by its name (`apache-2.0`): it must be told. Card and report say it."""
+    """Required: licence of the model that writes, by name (`apache-2.0`); recorded in the model card and the report."""
     license_ok: bool = False
-    """That it has been read, and allows models to learn what this one writes: must be `true`."""
+    """Must be `true`: confirms that you have read the licence and that it allows models to be trained on this model's
+    output."""
 
     @model_validator(mode="after")
     def _is_allowed(self) -> LicensedSpec:

@@ -12,27 +12,27 @@ _Sides = Side | tuple[Side, Side]
 
 
 class PreprocessSpec(Spec):
-    """What a model that is used as it stands was trained to see: (pixel * scale / 255 - mean) / std."""
+    """Image preprocessing that a model used as it is was trained with: (pixel * scale / 255 - mean) / std."""
 
     size: _Sides
-    """What images are scaled to: a height and a width, or one number for both; with `resize: shortest` the length of
-    the shorter side."""
+    """Size in pixels that images are resized to: [height, width], or one number for both; with `resize: shortest`, one
+    number for the shorter side."""
     resize: Literal["squash", "shortest"] = "squash"
-    """`squash`: to `size`, whatever the proportions; `shortest`: the shorter side to `size`, the longer one in
-    proportion, then the middle is cut out."""
+    """`squash`: resize to `size`, ignoring the aspect ratio; `shortest`: resize the shorter side to `size`, keeping the
+    aspect ratio, then take the centre crop."""
     crop: _Sides | None = None
-    """Height and width of the middle that is cut out, or one number for both; unset: the square of `size` with `resize:
-    shortest`, else nothing is cut off."""
+    """Size in pixels of the centre crop: [height, width], or one number for both; unset: the square of `size` with
+    `resize: shortest`, else no crop."""
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
-    """Pillow's filter for scaling."""
+    """Pillow's resampling filter."""
     mean: float | tuple[float, ...] = 0.0
-    """Taken from the values, in units of `scale`: one number, or one for each channel in their order."""
+    """Mean to subtract, in units of `scale`: one number, or one per channel in the order of `channels`."""
     std: Annotated[float, Field(gt=0)] | tuple[Annotated[float, Field(gt=0)], ...] = 1.0
-    """What they are divided by then, likewise."""
+    """Standard deviation to divide by, in the same form."""
     scale: Literal[1, 255] = 1
-    """The value of white before `mean` and `std`: 1 or 255."""
+    """Value of white before `mean` and `std` are applied: 1 or 255."""
     channels: Literal["rgb", "bgr"] = "rgb"
-    """The order of the channels; how many there are, the model itself shows."""
+    """Order of the channels; their number is taken from the model."""
 
     @model_validator(mode="after")
     def _fits(self) -> PreprocessSpec:

@@ -16,18 +16,19 @@ from compress.profile.specs.training import TrainingSpec
 
 
 class RecoverySpec(TrainingSpec):
-    """Training after pruning or factoring, from the outputs of the profile's teacher: its logits, or of embeddings the
-    cosines between the texts of a batch. `losses` says otherwise."""
+    """Training after pruning or factoring, by default from the outputs of the profile's teacher: its logits, or for
+    sentence embedding the cosine similarities between the texts of a batch."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 2
     """Passes over the training examples."""
     dropout: Fraction | None = 0.0
-    """Share of activations dropped in training; none by default, as in distillation."""
+    """Dropout rate; 0 by default, as in distillation; `null`: the rates of the model's config."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    """Temperature of the teacher's logits, of a language model 1 where it is unset; with `losses` it stands in them."""
+    """Temperature of the teacher's logits; for language models 1 unless set. Excludes `losses`, where `logits` has its
+    own."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)] | None = None
-    """Weighted losses, summed, as in `distill`; unset: `logits` with `temperature`, or of embeddings `similarity` of
-    cosines between outputs."""
+    """Weighted losses, summed, as in `distill`; unset: `logits` with `temperature`, or for sentence embedding
+    `similarity` of `cosines` between `outputs`."""
 
     @model_validator(mode="after")
     def _one_temperature(self) -> RecoverySpec:
@@ -65,28 +66,30 @@ def recovery_losses(spec: RecoverySpec, task: TaskKind, *, taught: bool) -> list
 
 
 class RoundedTrainingSpec(RecoverySpec):
-    """Training with the rounding of the integer file simulated, from the teacher's outputs."""
+    """Quantization-aware distillation: training from the teacher's outputs with 8-bit rounding simulated (Jacob et al.
+    2018; Polino et al. 2018). If it lowers the validation score, the weights before it are kept."""
 
     gradient_checkpointing: Literal[False] = False
-    """Weights are rounded for one pass alone: layers are not computed once more."""
+    """Not available: weights are rounded for one pass, so layers cannot be recomputed."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate of AdamW."""
     precision: Precision = "fp32"
-    """`bf16`, or `auto` where the processor has it, rounds the simulated integers once more."""
+    """`bf16`, or `auto` where the hardware supports it, rounds the simulated integers once more."""
 
 
 class ScaleTrainingSpec(RecoverySpec):
-    """Training of the scales of weights in blocks, from the teacher's outputs."""
+    """Training of the block scales from the teacher's outputs. If it lowers the validation score, the scales before it
+    are kept."""
 
     gradient_checkpointing: Literal[False] = False
-    """Weights are put together for one pass alone: layers are not computed once more."""
+    """Not available: weights are assembled for one pass, so layers cannot be recomputed."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 1
     """Passes over the training examples."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    """Peak learning rate of AdamW, of factors that are 1 before: 0.001 moves a scale by a thousandth in a step."""
+    """Peak learning rate of AdamW, for factors that start at 1: 0.001 changes a scale by a thousandth per step."""
     batch_size: Annotated[int, Field(ge=1)] = 4
-    """Examples a step; of a language model, windows."""
+    """Examples per step; for language models, windows."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Temperature of the teacher's logits; with `losses` it stands in them."""
+    """Temperature of the teacher's logits. Excludes `losses`, where `logits` has its own."""

@@ -18,37 +18,39 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
 class ServerSpec(Spec):
-    """A model behind a server that speaks OpenAI's protocol: it writes texts, and nothing else is known of it."""
+    """A model behind an OpenAI-compatible server. Only the texts that it writes are used, not its probabilities."""
 
     # What was given in the wrong place may be a secret. What is excluded from dumps says how the server is asked:
     # neither answers nor what is made of them hang on that.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str
-    """What stands before `/chat/completions`, as `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`."""
+    """Base URL, the part before `/chat/completions`: `https://api.openai.com/v1` or `http://127.0.0.1:8000/v1`."""
     model: Annotated[str, Field(min_length=1)]
-    """What the server calls the model."""
+    """Name of the model on the server."""
     api: Literal["chat", "completions"] = "chat"
-    """`chat` takes conversations, and a text as the first turn of one; `completions` goes on with texts."""
+    """`chat` takes conversations, and sends a plain text as the first turn; `completions` continues texts."""
     template: Literal["teacher"] | None = None
-    """`teacher`: what is asked of `completions` is written down by the chat template of the profile's teacher, a text
-    as the first turn. The model behind the server must have the same template and tokenizer."""
+    """`teacher`: format requests to `completions` with the chat template of the profile's teacher, a plain text as the
+    first turn. The model behind the server must have the same template and tokenizer. Unset: no template; not for
+    `chat`."""
     key_env: str | None = Field(default=None, exclude=True)
-    """The environment variable that holds the key, as `OPENAI_API_KEY`; the key itself stands in no file."""
+    """Environment variable that holds the API key (`OPENAI_API_KEY`); the key itself is never written to a file. Unset:
+    no key."""
     concurrency: Annotated[int, Field(ge=1, le=256, exclude=True)] = 4
-    """Requests at once."""
+    """Maximum number of concurrent requests."""
     requests_per_minute: Positive | None = Field(default=None, exclude=True)
-    """Requests at most, those that are asked again included."""
+    """Maximum number of requests per minute, retries included; unset: no limit."""
     max_tokens_total: Positive | None = Field(default=None, exclude=True)
-    """Tokens at most, of prompts and answers as the server counts them, in all runs that add to one file of answers;
-    the prompts that a teacher writes are among them. A request is sent only while the bytes of its prompt and the
-    longest answer have room."""
+    """Maximum number of tokens of prompts and answers, as the server counts them, over all runs that add to the same
+    file of answers; prompts that a teacher writes count too. A request is sent only while the bytes of its prompt and
+    the longest possible answer fit. Unset: no limit."""
     timeout_s: Seconds = Field(default=120, exclude=True)
-    """Seconds that one request may take."""
+    """Timeout of a request, in seconds."""
     patience_s: Seconds = Field(default=300, exclude=True)
-    """Seconds that a request is asked again for while the server is silent, busy or broken."""
+    """Seconds for which a request is retried while the server is silent, busy or failing."""
     plain_http: bool = Field(default=False, exclude=True)
-    """Whether texts and key may go unencrypted to hosts other than this one and private addresses."""
+    """Allow texts and key to be sent unencrypted to hosts other than this machine and private addresses."""
 
     @field_validator("url")
     @classmethod

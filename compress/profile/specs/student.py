@@ -23,41 +23,45 @@ WIDTH = 128
 
 
 class StudentSpec(PassSpecBase):
-    """The student: cut from the teacher (same width) or narrower, initialised from the teacher's weights; or a fresh
-    transformer (`architecture`); or a model that stands ready (`model`)."""
+    """The student: cut from the teacher, at the same width or narrower, and initialised from its weights; or a fresh
+    transformer (`architecture`); or an existing model (`model`)."""
 
     layers: Annotated[int, Field(ge=1, le=1000)] | tuple[Annotated[int, Field(ge=0, lt=1000)], ...] = 2
-    """How many layers, or which layers of the teacher (0 is the lowest)."""
+    """Number of layers, or a list of the teacher's layers (0 is the lowest)."""
     choose: Literal["uniform", "first", "last", "similarity"] = "uniform"
-    """Which of the teacher's layers, where `layers` is a number: evenly spread with the last among them, the lowest,
-    the highest, or those that change the stream most on training examples."""
+    """Which of the teacher's layers to take if `layers` is a number: `uniform`: evenly spaced, the last one included;
+    `first`: the lowest; `last`: the highest; `similarity`: those that change the hidden states most on training
+    examples (ShortGPT, Men et al. 2024)."""
     hidden_size: Width | None = None
-    """Width; unset: the teacher's, with `architecture` 128."""
+    """Hidden size; unset: the teacher's, with `architecture` 128."""
     heads: Width | None = None
-    """Attention heads; unset: the hidden size over the teacher's head size (with `architecture` over 32), moved to a
-    number that divides the width. Of a decoder whose config says how large a head is: the teacher's; those that share
-    keys and values stay together."""
+    """Attention heads; unset: the hidden size over the teacher's head size (over 32 with `architecture`), adjusted to
+    divide the hidden size. A student cut from a decoder whose config sets the head size keeps the teacher's number;
+    heads that share keys and values stay together."""
     intermediate_size: Width | None = None
-    """Feed-forward width; unset: the teacher's ratio to the hidden size, with `architecture` 4 times it."""
+    """Feed-forward width; unset: the teacher's ratio to the hidden size, with `architecture` 4 times the hidden
+    size."""
     from_: Annotated[Literal["teacher", "scratch"], Field(alias="from")] = "teacher"
-    """`teacher`: weights projected from the teacher's; `scratch`: random weights."""
+    """`teacher`: weights copied or projected from the teacher's; `scratch`: random weights."""
     basis: Literal["hidden", "embeddings"] = "hidden"
-    """What the directions that a narrower student keeps are principal for: the teacher's hidden states on training
-    examples, or its embedding table alone. A decoder's student keeps the dimensions that are largest on examples."""
+    """What a narrower student keeps the principal directions of: the teacher's `hidden` states on training examples, or
+    its `embeddings` table alone. Not for language models, whose students keep the dimensions that are largest on
+    training examples (Minitron, Muralidharan et al. 2024)."""
     architecture: Architecture | None = None
-    """A fresh transformer, whatever the teacher is. For images `vit`, or `deit`, which has a distillation token
-    (Touvron et al. 2021): its head learns from the teacher, the class token's from the labels. For language models the
-    family of a decoder, which has the teacher's tokenizer."""
+    """A fresh transformer, whatever the teacher is; excludes `model`. Images: `vit`, or `deit`, which adds a
+    distillation token (Touvron et al. 2021): the head of that token learns from the teacher, the head of the class
+    token from the labels. Language models: a family of decoders, with the teacher's tokenizer."""
     groups: Width | None = None
-    """Heads of keys and values of a fresh decoder, which the others share; unset: as many as heads."""
+    """Key/value heads of a fresh decoder (grouped-query attention); unset: as many as `heads`."""
     positions: Positions | None = None
-    """Tokens that a fresh decoder takes at most; unset: `data.max_length`, 160 at least."""
+    """Maximum number of positions of a fresh decoder, in tokens; unset: `data.max_length`, at least 160."""
     patch_size: Width | None = None
-    """Pixels of the side of a patch, for `architecture`; unset: an eighth of the image's shorter side, at least 2."""
+    """Side of a patch in pixels, with `architecture`; unset: an eighth of the image's shorter side, at least 2."""
     model: Annotated[str, Field(min_length=1)] | None = None
-    """A model that stands ready: a hub id, a folder, `package://name/folder`, or `python:module:function`."""
+    """An existing model, with its own tokenizer: a hub id, a folder, `package://name/folder`, or
+    `python:module:function`."""
     revision: HubName | None = None
-    """Commit or tag of a hub model."""
+    """Commit or tag of a hub model; unset: its main branch."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> StudentSpec:

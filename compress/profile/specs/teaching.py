@@ -17,24 +17,25 @@ class WeightedTeacher(Spec):
     """One of several teachers."""
 
     model: Annotated[str, Field(min_length=1)] | None = None
-    """Where it comes from, as `teacher.model`; unset: the profile's teacher."""
+    """A model, as in `teacher.model`; unset: the profile's teacher."""
     revision: HubName | None = None
-    """Commit or tag of a hub model."""
+    """Commit or tag of a hub model; unset: its main branch."""
     labels: tuple[str, ...] | None = None
-    """Names of the outputs of its head in order, where its config does not name them."""
+    """Names of the outputs of the model's head, in order; needed where its config does not name them."""
     finetune: FinetuneSpec | None = None
-    """Train it on the data first."""
+    """Train it on the data first; unset: use it as it is."""
     weight: Weight = 1.0
-    """Its share in the mean."""
+    """Weight in the average."""
 
 
 class SelectSpec(PassSpecBase):
-    """Learn only where the teacher can be trusted: from those examples, of a language model from those tokens."""
+    """Learn only from examples, or with language models from tokens, on which the teacher can be trusted. Set at least
+    one key."""
 
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The teacher's highest probability is at least this."""
+    """Minimum of the teacher's highest probability, at temperature 1."""
     right: bool = False
-    """And its answer is the label, where there is one; of a token the one that follows."""
+    """Require the teacher's prediction to equal the label, where there is one; with language models, the next token."""
 
     @model_validator(mode="after")
     def _selects(self) -> SelectSpec:
@@ -44,38 +45,38 @@ class SelectSpec(PassSpecBase):
 
 
 class EmaSpec(PassSpecBase):
-    """The teacher is a moving average of the student's own weights (Tarvainen and Valpola 2017)."""
+    """The teacher is an exponential moving average of the student's own weights (Tarvainen and Valpola 2017)."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """How much of the average stays in a step."""
+    """Fraction of the average that is kept in each step."""
 
 
 class OnlineSpec(PassSpecBase):
     """Teacher and student train together, each on the labels and on the other's outputs (Zhang et al. 2018)."""
 
     weight: Weight = 1.0
-    """Factor of the KL to the student in the teacher's loss, beside its labels."""
+    """Weight of the KL divergence from the student in the teacher's loss; the labels have weight 1."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate of the teacher."""
 
 
 class StageSpec(PassSpecBase):
-    """One stage of a distillation; what is unset is that of the pass."""
+    """One stage of a distillation; unset keys take the values of the pass."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
-    """What reports call it; unset: its number."""
+    """Name in reports; unset: its number."""
     losses: Annotated[tuple[LossEntry, ...], Field(min_length=1)]
     """Weighted losses, summed."""
     data: Literal["train", "unlabeled", "all"] | None = None
-    """Which examples: those of the training split, those of `data.unlabeled`, or both; unset: as the pass."""
+    """Examples to learn from: the training split, `data.unlabeled`, or both; unset: as in the pass."""
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Passes over the examples."""
+    """Passes over the examples; unset: as in the pass."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; unset: as in the pass."""
     batch_size: Positive | None = None
-    """Examples a step."""
+    """Examples per step; unset: as in the pass."""
     on_policy: OnPolicySpec | bool | None = None
-    """How the student writes itself, or `false`: it does not; unset: as the pass."""
+    """How the student writes texts itself, or `false`: it does not; unset: as in the pass."""
 
     @field_validator("on_policy")
     @classmethod

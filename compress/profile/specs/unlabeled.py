@@ -35,24 +35,25 @@ Encoding = Annotated[str, AfterValidator(_known_encoding)]
 
 
 class UnlabeledSpec(Spec):
-    """Further examples without labels, for the teacher to label."""
+    """Additional examples without labels, which the teacher labels. Not for language models."""
 
     path: Annotated[str, Field(min_length=1)] = ""
-    """As `data.path`; columns of labels are not read, and a folder of images or texts needs no sub-folders."""
+    """Required without `generate`: as `data.path`; label columns are not read, and a folder of images or texts needs no
+    sub-folders."""
     name: HubName | None = None
-    """Configuration of a hub data set."""
+    """Configuration of a hub data set, needed if it has several."""
     revision: HubName | None = None
-    """Commit or tag of a hub data set."""
+    """Commit or tag of a hub data set; unset: its main branch."""
     split: str = "train"
-    """Which split of it."""
+    """Name of the split to read."""
     separator: Separator | None = None
     """As `data.separator`, for these files."""
     encoding: Encoding | None = None
     """As `data.encoding`, for these files."""
     limit: Positive | None = None
-    """Take so many at most, the first ones by the hash of their content."""
+    """Maximum number of examples, the first ones by the hash of their content; unset: all."""
     generate: GenerateSpec | None = None
-    """Instead of `path`: let a language model write them. Text classification alone."""
+    """Instead of `path`: let a language model write texts. Text classification only."""
 
     @model_validator(mode="after")
     def _read_or_written(self) -> UnlabeledSpec:

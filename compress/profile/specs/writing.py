@@ -21,32 +21,34 @@ PROMPT_TOKENS = 32
 
 
 class SequenceSpec(LicensedSpec):
-    """The teacher writes answers to the prompts of the training split, and the student learns those in the place of
-    the data's own (Kim and Rush 2016). Teachers of any tokenizer serve where `next_token` is the only loss."""
+    """Sequence-level distillation (Kim and Rush 2016), for language models: the teacher writes answers to the prompts
+    of the training split, and the student learns these instead of the data's own. With `next_token` as the only loss,
+    the teacher may have any tokenizer."""
 
     server: ServerSpec | None = None
-    """Let a model behind a server write in the place of the teacher."""
+    """Let a model behind a server write instead of the teacher."""
     most: Positive = 64
-    """Tokens of an answer, at most. Prompts beside which they have no room in `data.max_length` are not asked."""
+    """Maximum tokens of an answer. Prompts that leave no room for it within `data.max_length` are skipped."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0: always the likeliest token."""
+    """Sampling temperature; 0: greedy decoding."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Draw among so many of the likeliest tokens; 0: among all."""
+    """Sample from this many of the most likely tokens; 0: from all. Needs a `temperature`; not with `server`."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw among the likeliest tokens that together have this probability."""
+    """Nucleus sampling: sample from the most likely tokens whose probabilities add up to this; 1: from all. Needs a
+    `temperature`."""
     samples: Positive = 1
-    """Answers to each prompt; equal ones are learnt once."""
+    """Answers per prompt; identical ones are learnt once. Several need a `temperature`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seeds what is drawn; unset: the profile's."""
+    """Seed of the sampling; unset: the profile's."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts before which an answer ends, where the teacher does not end it itself."""
+    """Strings that end an answer, and are cut from it, where the teacher does not end it itself."""
     ask: str = PROMPT
-    """What the teacher is asked, `{prompt}` in the place of the prompt, or of the last message of a conversation. The
-    student is shown the prompt alone."""
+    """What the teacher is asked; `{prompt}` is replaced by the prompt, or by the last message of a conversation. The
+    student sees the prompt alone."""
     prompt_tokens: Positive = PROMPT_TOKENS
-    """Where examples are plain texts: so many of its first tokens are the prompt of each."""
+    """Plain texts only: number of tokens at the beginning of each that are its prompt."""
     own_answers: bool = False
-    """Learn the data's own answers, too."""
+    """Also learn the data's own answers."""
 
     @model_validator(mode="after")
     def _draws(self) -> SequenceSpec:
@@ -66,15 +68,15 @@ class SequenceSpec(LicensedSpec):
 
 
 class RejectionSpec(PassSpecBase):
-    """Of several answers to a prompt those that are right are learnt, each once (RFT, Yuan et al. 2023; STaR, Zelikman
-    et al. 2022). Prompts without a right answer are left out."""
+    """Of several answers to a prompt, only the correct ones are learnt, each once (RFT, Yuan et al. 2023; STaR,
+    Zelikman et al. 2022). Prompts without a correct answer are left out."""
 
     validator: ValidatorName
-    """Which answers are right, as `data.answers.validator`."""
+    """Which answers are correct, as in `data.answers.validator`."""
     candidates: Annotated[int, Field(ge=1)] = 4
-    """Answers to each prompt."""
+    """Answers per prompt; several need a `sequence.temperature`."""
     keep: Positive | None = None
-    """So many right answers of a prompt, at most, the first ones; unset: all."""
+    """Maximum number of correct answers to keep per prompt, the first ones; unset: all."""
 
     def code(self) -> tuple[str, ...]:
         """The function of the user's that judges."""
@@ -82,13 +84,13 @@ class RejectionSpec(PassSpecBase):
 
 
 class ReasoningSpec(PassSpecBase):
-    """The teacher writes how it comes to its answers, and the student learns that too (Hsieh et al. 2023). Answers in
-    which the pattern finds nothing are left out."""
+    """The teacher writes out its reasoning, and the student learns it along with the answer (Hsieh et al. 2023).
+    Answers that the pattern does not match are left out."""
 
     answer: str
-    """`regex:PATTERN` with a group: the pattern finds the answer in what is written. What stands before it is the
-    trace, what stands behind it is cut off; an empty group is no answer. With `control: answers_only` another student
-    learns, of the same texts, what the pattern finds alone."""
+    """`regex:PATTERN` with a group: the pattern finds the answer in what the teacher writes. The text before the match
+    is the reasoning trace, the text after it is cut off; an empty group is no answer. With `control: answers_only`, a
+    second student learns from the same texts only what the pattern matches."""
 
     @model_validator(mode="after")
     def _finds_an_answer(self) -> ReasoningSpec:
@@ -100,7 +102,7 @@ class ReasoningSpec(PassSpecBase):
 
 
 class PairSpec(PassSpecBase):
-    """A question with its answer, which a passage gives."""
+    """A question about a passage, with its answer."""
 
     passage: Annotated[str, Field(min_length=1)]
     """The passage."""
@@ -127,32 +129,33 @@ _EXAMPLES = (
 
 
 class SyntheticSpec(PassSpecBase):
-    """The data are documents. Of passages of them the teacher writes questions with their answers, as `sequence` says
-    how, and the student learns those pairs that the passage supports, each once (as Alpaca and Phi were taught)."""
+    """The data are documents. The teacher writes question-answer pairs about passages of them, decoded as in
+    `sequence`, and the student learns the pairs that the passage supports, each once (as Alpaca and Phi were
+    trained)."""
 
     passages: Positive = 1000
-    """Passages of the training documents that are asked about: one of each document before any gives a second."""
+    """Number of passages of the training documents to ask about: one of each document before any gives a second."""
     held_out: Annotated[int, Field(ge=8)] = 200
-    """Passages of the validation documents that are asked about, too: the pairs of one half of these documents choose
-    among the student's weights, those of the other half are scored and never learnt."""
+    """Number of passages of the validation documents to ask about: the pairs of one half of these documents select the
+    student's checkpoint, those of the other half are scored and never learnt."""
     passage_tokens: tuple[Positive, Positive] = (32, 96)
-    """Fewest and most tokens of a passage, whole sentences as far as they go."""
+    """[minimum, maximum] tokens of a passage, in whole sentences where they fit."""
     ask: str = f"{PASSAGE}\n\nWrite a question about this text, and copy the sentence that answers it."
-    """What the teacher is asked, `{passage}` in the place of the passage."""
+    """What the teacher is asked; `{passage}` is replaced by the passage."""
     examples: tuple[PairSpec, ...] = _EXAMPLES
-    """What the teacher is shown before, asked and answered in the same way."""
+    """Few-shot examples for the teacher, asked and answered in the same way."""
     prompt: str = f"{PASSAGE}\n\n{QUESTION}"
-    """What the student is asked, `{question}` in the place of the question; where `{passage}` does not stand in it, it
-    answers by heart."""
+    """What the student is asked; `{passage}` and `{question}` are replaced. Without `{passage}`, it answers from
+    memory."""
     support: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Of the words that an answer adds to its question, the share that must stand in the passage, beside all numbers
-    and names of both; 0: nothing must."""
+    """Minimum fraction of the words that an answer adds to its question that must occur in the passage, together with
+    all numbers and names of both; 0: no check."""
     validator: ValidatorName | None = None
-    """What must hold of a pair, too: `regex:PATTERN` finds something in the answer; `python:module:function`, from
-    question, passage and answer, texts, to true or false (needs `--allow-code`)."""
+    """A further check of pairs: `regex:PATTERN` must match in the answer; `python:module:function` maps question,
+    passage and answer, as strings, to true or false (needs `--allow-code`). Unset: none."""
     alike: Annotated[float, Field(ge=0.7, le=1)] = 0.8
-    """Pairs that have so much in common (Jaccard, of three words each) are copies: the first is kept, and none of a
-    pair that is held out."""
+    """Pairs with at least this Jaccard similarity of word trigrams are duplicates: the first is kept, and no duplicate
+    of a held-out pair."""
 
     @model_validator(mode="after")
     def _holds_its_places(self) -> SyntheticSpec:
@@ -177,18 +180,18 @@ class SyntheticSpec(PassSpecBase):
 
 
 class OnPolicySpec(PassSpecBase):
-    """In a share of the steps the student itself writes the answers to the prompts of the training split, with its
-    present weights, and the teacher, which runs along, judges each of its tokens, the end included (GKD, Agarwal et al.
-    2023). In such a step those losses alone count that compare with the teacher. The last weights are kept, since
-    validation has the data's own answers."""
+    """On-policy distillation (GKD, Agarwal et al. 2023): in a fraction of the steps the student, with its current
+    weights, answers prompts of the training split, and the teacher, which runs alongside, scores each of its tokens,
+    the end token included. In these steps only losses that compare with the teacher count. The last weights are kept,
+    since validation uses the data's own answers."""
 
     share: Annotated[float, Field(gt=0, le=1, alias="lambda")] = 0.5
-    """Share of the steps in which the student writes; in the others it learns from the data, or from what `sequence`
-    lets the teacher write."""
+    """Fraction of the steps in which the student writes; in the others it learns from the data, or from what the
+    teacher writes for `sequence`."""
     most: Positive = 64
-    """Tokens of an answer, at most. Prompts beside which they have no room in `data.max_length` are left out."""
+    """Maximum tokens of an answer. Prompts that leave no room for it within `data.max_length` are left out."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    """Divides the student's logits where its tokens are drawn; 0: always the likeliest token."""
+    """Sampling temperature of the student; 0: greedy decoding."""
     prompt_tokens: Positive | None = None
-    """Where examples are plain texts: so many of its first tokens are the prompt of each; unset: as in `sequence`, or
+    """Plain texts only: number of tokens at the beginning of each that are its prompt; unset: as in `sequence`, else
     32."""

@@ -19,51 +19,54 @@ Written = Literal["texts", "prompts", "messages"]
 
 
 class AnswersSpec(Spec):
-    """Which answers of a model are right."""
+    """Which answers of a model are correct."""
 
     validator: ValidatorName
-    """`exact`: an answer is the completion, but for spaces around it; `contains`: that stands in it; `regex:PATTERN`:
-    the pattern finds something in it, and with a group in the pattern the same as in the completion;
-    `python:module:function`: from prompt, completion and answer, texts, to true or false (needs `--allow-code`)."""
+    """`exact`: the answer equals the completion, apart from surrounding white space; `contains`: the completion occurs
+    in it; `regex:PATTERN`: the pattern matches in it, and the first group, if there is one, is the same as in the
+    completion; `python:module:function`: maps prompt, completion and answer, as strings, to true or false (needs
+    `--allow-code`)."""
     most: Annotated[int, Field(ge=1)] = 64
-    """Tokens of an answer, at most; prompts beside which they have no room in `max_length` are not asked."""
+    """Maximum tokens of an answer; prompts that leave no room for it within `max_length` are skipped."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts before which an answer ends, where the model does not end it itself."""
+    """Strings that end an answer, and are cut from it, where the model does not end it itself."""
     examples: Annotated[int, Field(ge=1)] = 200
-    """Examples of the test split that are asked, drawn by `seed`."""
+    """Number of test examples to answer, drawn by the profile's `seed`."""
 
 
 class LmEvalSpec(Spec):
-    """Tasks of lm-eval that score a model."""
+    """Tasks of lm-eval to score the models on."""
 
     tasks: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
-    """Names of tasks whose answers are chosen or judged by their likelihood (`arc_easy`, `hellaswag`)."""
+    """Names of tasks scored by likelihood (`arc_easy`, `hellaswag`), or by exact match of a greedily decoded answer
+    (`gsm8k`)."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Documents of each task, at most, the first ones; unset: all."""
+    """Maximum number of documents per task, the first ones; unset: all."""
     shots: Annotated[int, Field(ge=0)] | None = None
-    """Answered examples that stand before each document; unset: as many as the task says."""
+    """Number of few-shot examples before each document; unset: as the task says."""
     include: str | None = None
-    """A folder of tasks of one's own, YAML files as lm-eval reads them. They may run code, so they need
-    `--allow-code`."""
+    """Folder of your own tasks, YAML files in lm-eval's format. They may run code, so they need `--allow-code`."""
 
 
 class LanguageData(DataSpec):
     """Texts, prompts with completions, or conversations."""
 
     prompt_column: str | None = None
-    """The column of prompts that `completion_column` answers; the model learns the completions alone."""
+    """Column of prompts, with `completion_column`; only the completions are learnt."""
     completion_column: str | None = None
-    """The column of completions."""
+    """Column of completions, with `prompt_column`."""
     messages_column: str | None = None
-    """The column of conversations, lists of `{role, content}`; the model learns what the assistant says."""
+    """Column of conversations, lists of `{role, content}`; only what the assistant says is learnt. Excludes
+    `prompt_column`."""
     context: Annotated[int, Field(ge=1)] = 1
-    """Of a text longer than `max_length`, so many tokens of a window stand in the one before it too."""
+    """Overlap in tokens between the windows of a text longer than `max_length`; each token is learnt and scored
+    once."""
     answers: AnswersSpec | None = None
-    """Let the models answer prompts of the test split, greedily, and count the right answers: a further score. Of a
-    conversation what the assistant says last is the completion."""
+    """Let the models answer prompts of the test split by greedy decoding, and count the correct answers as an
+    additional score. In conversations, the last assistant message is the completion."""
 
     lm_eval: LmEvalSpec | None = None
-    """Score the models in tasks of lm-eval too (`pip install lm-eval`)."""
+    """Also score the models on tasks of lm-eval (`pip install lm-eval`)."""
 
     MEASURED: ClassVar[tuple[str, ...]] = ("answers", "lm_eval")
     SCORED_BY: ClassVar[tuple[str, ...]] = ("context", "answers", "lm_eval")

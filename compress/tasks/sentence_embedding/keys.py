@@ -11,11 +11,11 @@ class SentenceData(DataSpec):
     """Where the texts come from, and which of them are alike where that is given."""
 
     pair_columns: tuple[str, str] | None = None
-    """The two columns of texts whose similarity `score_column` gives."""
+    """The two columns of texts whose similarity `score_column` gives; unset: texts without scores."""
     score_column: str = "score"
-    """Column with the given similarity of the two texts, any scale; larger is more alike."""
+    """Column with the similarity of the two texts, on any scale; higher means more similar."""
     sentences: bool = False
-    """Cut longer texts into their sentences, each an example."""
+    """Split texts into sentences, each an example. Excludes `pair_columns`."""
 
     @field_validator("sentences")
     @classmethod

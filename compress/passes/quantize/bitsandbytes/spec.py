@@ -12,8 +12,8 @@ from compress.passes.quantize.spec import QuantizeSpec
 
 
 class BitsandbytesSpec(QuantizeSpec):
-    """The linear layers of a model that stays in torch, packed by bitsandbytes (LLM.int8(), NF4, FP4): for `runtime:
-    torch` alone."""
+    """Linear layers packed by bitsandbytes (LLM.int8(), NF4, FP4), in a model that stays in torch: for `runtime: torch`
+    only."""
 
     step_kind: ClassVar[str] = "quantize.bitsandbytes"
     model_config = ConfigDict(json_schema_extra={"required": ["library"]})
@@ -21,13 +21,13 @@ class BitsandbytesSpec(QuantizeSpec):
     bits: Literal[4, 8] = 8
     """8: LLM.int8(); 4: NF4 or FP4."""
     library: Literal["bitsandbytes"] = "bitsandbytes"
-    """`bitsandbytes` packs a torch model, which stays one."""
+    """`bitsandbytes` packs a torch model, which stays in torch."""
     numbers: Literal["nf4", "fp4"] = "nf4"
-    """4 bits: quantiles of a normal distribution (`nf4`) or floating-point numbers (`fp4`)."""
+    """4 bits only: quantiles of a normal distribution (`nf4`) or floating-point numbers (`fp4`)."""
     double_quantization: bool = True
-    """4 bits: store the scales in 8 bits too."""
+    """4 bits only: quantize the scales to 8 bits too."""
     exclude: tuple[str, ...] = ()
-    """Names of modules left in floating point (shell patterns)."""
+    """Names of modules to leave in floating point (shell patterns)."""
 
     @model_validator(mode="before")
     @classmethod

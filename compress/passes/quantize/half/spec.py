@@ -11,20 +11,20 @@ from compress.passes.quantize.spec import QuantizeSpec
 
 
 class HalfSpec(QuantizeSpec):
-    """16 bits: half the bytes, and no faster on a CPU."""
+    """16 bits: half the size, and no faster on a CPU."""
 
     step_kind: ClassVar[str] = "quantize.half"
     model_config = ConfigDict(json_schema_extra={"required": ["bits"]})
 
     bits: Literal[16] = 16
-    """Half the bytes, and no faster on a CPU."""
+    """Half the size, and no faster on a CPU."""
     library: Literal["onnxruntime"] = "onnxruntime"
     """`onnxruntime` writes an ONNX file."""
     numbers: Literal["fp16", "bf16"] = "fp16"
-    """What the bits stand for."""
+    """16-bit floating-point format."""
     arithmetic: Literal["fp32", "half"] = "fp32"
-    """`fp32` stores them and multiplies as before; `half` converts the operators to FP16 too, which is no faster on a
-    CPU."""
+    """`fp32`: store weights in 16 bits and compute in FP32; `half`: convert the operators to FP16 too, which is no
+    faster on a CPU (`fp16` only)."""
 
     @model_validator(mode="after")
     def _multiplies(self) -> Self:

@@ -21,15 +21,15 @@ class CalibrationSpec(PassSpecBase):
     """Activation ranges for `scheme: static`, from training data only."""
 
     examples: Annotated[int, Field(ge=1)] | None = None
-    """Training examples read; unset: 128."""
+    """Number of training examples to read; unset: 128."""
     method: Literal["minmax", "average", "entropy", "percentile", "mse"] = "minmax"
-    """How a range is made of the values seen: all of them, the mean of each example's smallest and largest, or the
-    part that loses least (KL divergence, a percentile, mean squared error). One pass, in memory that does not grow
-    with the examples."""
+    """How a range is derived from the observed values: from all of them (`minmax`), from a moving average of each
+    example's minimum and maximum (`average`), or by clipping for the least KL divergence (`entropy`), to a percentile,
+    or for the least mean squared error (`mse`). A single pass, in memory that does not grow with the examples."""
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.999
-    """Percent of the values that `percentile` keeps."""
+    """`method: percentile` only: percentage of the values to keep; the rest is cut from both ends alike."""
     symmetric: bool = False
-    """Ranges that hold both signs are made symmetric around zero."""
+    """Make ranges with both signs symmetric around zero."""
 
     @model_validator(mode="after")
     def _of_its_method(self) -> Self:
@@ -39,10 +39,11 @@ class CalibrationSpec(PassSpecBase):
 
 
 class SmoothSpec(PassSpecBase):
-    """Move outliers of activations into the weights that multiply them (SmoothQuant)."""
+    """Move activation outliers into the weights that multiply them (SmoothQuant, Xiao et al. 2022)."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = "search"
-    """Share of the difficulty that moves into the weights; `search`: each layer's with the least error of 8 bits."""
+    """How much of the difficulty moves into the weights, from 0 (none) to 1 (all); `search`: for each layer the value
+    with the least 8-bit error."""
 
 
 class Int8Spec(OnnxSpec):
@@ -52,31 +53,36 @@ class Int8Spec(OnnxSpec):
     bits: Literal[8] = 8
     """Integer weights and arithmetic."""
     scheme: Literal["auto", "dynamic", "static"] = "auto"
-    """Activation ranges at run time, or calibrated; `auto` measures both on the validation split. Where more than 1
-    point is lost there, `auto` tries `equalize` and `bias_correction` too, unless the profile sets them, and takes the
-    best; any other scheme says beyond 5 points which of them would help."""
+    """Activation ranges found at run time (`dynamic`) or calibrated (`static`); `auto` measures both on the validation
+    split and takes the faster one within half a point of the better score. Convolutions are always `static`. If more
+    than 1 point is lost, `auto` also tries `equalize` and `bias_correction`, unless the profile sets them, and takes
+    the best; the other schemes only report which of them would help, beyond 5 points."""
     per_channel: bool = True
-    """A scale for each output channel of a weight."""
+    """One scale per output channel of a weight; `false`: one per weight."""
     format: Literal["operator", "qdq"] = "operator"
-    """Integer operators of onnxruntime, or `QuantizeLinear` and `DequantizeLinear` around floating-point ones, for
-    `scheme: static`. What has no such form stays an operator of onnxruntime: products behind an activation function,
-    attention that is one operator, tables of 4 bits. So a transformer's file is for onnxruntime in either format."""
+    """`operator`: integer operators of onnxruntime; `qdq`: `QuantizeLinear` and `DequantizeLinear` around
+    floating-point operators, for `scheme: static` only. What has no such form remains an operator of onnxruntime:
+    products after an activation function, fused attention, 4-bit tables. A transformer's file therefore needs
+    onnxruntime in either format."""
     reduce_range: bool | Literal["auto"] = "auto"
-    """8-bit weights of 7 bits, which do not overflow on x86 without VNNI; `auto`: where the processor of a target needs
-    it."""
+    """Use 7 bits of 8-bit weights, which avoids overflow on x86 without VNNI; `auto`: where the processor of a target
+    needs it."""
     smooth: SmoothSpec | bool = False
-    """Move outliers of activations into weights first; `true` takes the defaults of this section."""
+    """Move activation outliers into the weights first (SmoothQuant); `true`: with the defaults of this section."""
     equalize: bool = False
-    """Share out the ranges of neighbouring convolutions first (cross-layer equalisation)."""
+    """Images only: balance the weight ranges of neighbouring convolutions first (cross-layer equalisation, Nagel et al.
+    2019)."""
     bias_correction: bool = False
-    """Let biases take back what rounding shifts in the mean, measured on the calibration examples."""
+    """Let biases compensate for the mean shift of the outputs by rounding, measured on the calibration examples (Nagel
+    et al. 2019)."""
     train: RoundedTrainingSpec | None = None
-    """Train first, with the rounding of 8 bits simulated, from the teacher's logits (quantization-aware distillation):
-    weights move to where rounding costs little. For a model that is still in torch; unset: no training."""
+    """Train first, with 8-bit rounding simulated, from the teacher's outputs (quantization-aware distillation), so that
+    weights move to where rounding costs little. Needs a model that is still in torch; not for language models. Unset:
+    no training."""
     calibration: CalibrationSpec = CalibrationSpec()
-    """Where `static` takes its ranges from; its examples serve `smooth` and `bias_correction` too."""
+    """Where `static` takes its ranges from; `smooth` and `bias_correction` use its examples too."""
     mixed: MixedSpec | None = None
-    """Give layers that lose much back to floating point."""
+    """Return layers that lose much to floating point; unset: none."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:

@@ -10,25 +10,26 @@ from compress.core.spec import Fraction, PassSpecBase, one_of
 
 
 class MixedSpec(PassSpecBase):
-    """Mixed precision: layers that lose much in integers are given back to floating point, their weights stored in 16
-    bits. How much a layer loses is measured on validation examples, each layer alone in integers. Name one of
-    `max_drop`, `size_mb`, `latency_ms`."""
+    """Mixed precision: layers that lose much in integers are returned to floating point, with weights stored in 16
+    bits. The loss of each layer is measured on validation examples, with this layer alone in integers. Set exactly one
+    of `max_drop`, `size_mb`, `latency_ms`."""
 
     model_config = one_of("max_drop", "size_mb", "latency_ms")
 
     max_drop: Fraction | None = None
-    """Most loss of validation score against the float model (0.005: half a point), on at most 1,000 examples: layers
-    are given back, the worst first, until it holds."""
+    """Maximum drop of the validation score from the float model's (0.005: half a point), on at most 1,000 examples:
+    layers are returned, the worst first, until it holds."""
     size_mb: Annotated[float, Field(gt=0)] | None = None
-    """Most MB (10^6 bytes) of the file: what loses most is given back as far as that allows."""
+    """Maximum file size in MB (10^6 bytes): the layers that lose most are returned as far as it allows."""
     latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """Most median latency of one example on the first target that runs onnxruntime, ms: what loses most is given back
-    as far as that allows."""
+    """Maximum median latency of one example in ms, on the first target that runs onnxruntime: the layers that lose most
+    are returned as far as it allows. Not for convolutions."""
     examples: Annotated[int, Field(ge=1)] = 256
-    """Validation examples that a layer's loss is measured on, at most; fewer where half of `minutes` would not do."""
+    """Maximum number of validation examples to measure a layer's loss on; fewer if half of `minutes` would not
+    suffice."""
     minutes: Annotated[float, Field(gt=0)] = 10
-    """Time that may be spent; the best model found by then is kept, with the reason. Layers that it does not suffice to
-    measure count as those that lose least, and one model with the worst layers given back is tried in any case."""
+    """Time limit in minutes; the best model found by then is kept, and the reason reported. Layers not measured in time
+    count as those that lose least; one model with the worst layers returned is tried in any case."""
 
     @model_validator(mode="after")
     def _one(self) -> MixedSpec:

@@ -18,10 +18,11 @@ DECODER_TOKENS = 16_384
 
 
 class ExamplesSpec(PassSpecBase):
-    """What `method: gptq` and `awq` learn from: training data only."""
+    """Training examples for `method: gptq` and `awq` and for `cache`."""
 
     examples: Annotated[int, Field(ge=1)] | None = None
-    """Training examples read; unset: 512, of which a language model reads as many windows as hold 16,384 tokens."""
+    """Number of training examples to read; unset: 512, of which a language model reads as many windows as hold 16,384
+    tokens."""
 
     @model_validator(mode="before")
     @classmethod
@@ -37,15 +38,15 @@ class ExamplesSpec(PassSpecBase):
 
 
 class BitsSpec(PassSpecBase):
-    """8 bits for the weights that lose most, alone in 4, for the bytes that they take more: how far the outputs move
-    (KL divergence from the float model's on training examples) is measured for each weight."""
+    """8 bits for the weights that lose most in 4 bits, relative to the extra bytes. The loss of each weight alone is
+    measured by how far the outputs move (KL divergence from the float model's, on training examples)."""
 
     size_mb: Annotated[float, Field(gt=0)]
-    """Most MB (10^6 bytes) of the file."""
+    """Maximum file size in MB (10^6 bytes)."""
     tokens: Annotated[int, Field(ge=1)] = 1024
-    """Tokens of training examples that each weight is measured on."""
+    """Number of tokens of training examples to measure each weight on."""
     minutes: Annotated[float, Field(gt=0)] = 20
-    """Time that measuring may take; weights that it does not suffice for count as those that lose least."""
+    """Time limit of the measurement in minutes; weights not measured in time count as those that lose least."""
 
 
 class WeightOnlySpec(OnnxSpec):
@@ -59,34 +60,36 @@ class WeightOnlySpec(OnnxSpec):
     )
 
     bits: Literal[4, 8] = 4
-    """Weight-only blocks (`MatMulNBits`); 8 with `scheme: weight_only`."""
+    """Weight-only blocks (`MatMulNBits`); 8 needs `scheme: weight_only`."""
     scheme: Literal["weight_only"] = "weight_only"
-    """Weights alone are integers; with `bits: 8` the others of `scheme` have integer arithmetic."""
+    """Only weights are integers; the other schemes, for `bits: 8`, use integer arithmetic."""
     eight_bits: tuple[str, ...] = ()
-    """Names of ONNX nodes whose weights have 8 bits (shell patterns)."""
+    """Names of ONNX nodes whose weights get 8 bits (shell patterns)."""
     method: Literal["rtn", "hqq", "gptq", "awq"] = "gptq"
-    """How weights become 4 bits: to the nearest (`rtn`), on a fitted grid (`hqq`), with feedback of errors (`gptq`) or
-    with scaled inputs (`awq`); the last two read `calibration.examples` training examples."""
+    """How weights are rounded: to nearest (`rtn`), on a fitted grid (`hqq`, Badri and Shaji 2023), with error feedback
+    (`gptq`, Frantar et al. 2022) or with scaled inputs (`awq`, Lin et al. 2023); the last two read
+    `calibration.examples` training examples."""
     activation_order: bool = True
-    """`gptq`: round the weights of the largest inputs first."""
+    """`gptq` only: round the weights of the largest inputs first."""
     block_size: Literal[16, 32, 64, 128, 256] = 32
-    """Weights that share a scale; 256 in rows that they divide, and 128 in the others, as what fills up the last block
-    of a row is stored and multiplied as well."""
+    """Number of weights that share a scale. 256 is used in rows that it divides, and 128 in the others, because the
+    padding of a row's last block is stored and multiplied too."""
     symmetric: bool = True
-    """Weights around zero, without a zero point."""
+    """Quantize symmetrically around zero, without zero points."""
     rotate: bool = False
-    """Turn what flows between the layers of a language model by a random orthogonal matrix first, which changes nothing
-    that it computes and spreads outliers over all channels (QuaRot 2024); worth a trial, and no gain everywhere."""
+    """Language models only: first rotate the residual stream by a random orthogonal matrix, which leaves the outputs
+    unchanged and spreads outliers over all channels (QuaRot, Ashkboos et al. 2024). Worth a try, but not always a gain.
+    Excludes `train` and `mixed`."""
     cache: Literal[8] | None = None
-    """Bits of the keys and values that a language model keeps, with a scale for each channel found on
-    `calibration.examples`; unset: floats of 32 bits."""
+    """Language models only: bits of the KV cache, with one scale per channel found on `calibration.examples`; unset:
+    FP32."""
     mixed: BitsSpec | None = None
-    """Choose by measuring which weights have 8 bits, beside those of `eight_bits`, within a size of the file."""
+    """Choose by measurement which weights get 8 bits, in addition to those of `eight_bits`, within a file size."""
     train: ScaleTrainingSpec | None = None
-    """Train the scales of the blocks, from the teacher's outputs, while the integers stay those of the method. For a
-    model that is still in torch; unset: no training."""
+    """Train the block scales from the teacher's outputs, while the integers stay those of the method. Needs a model
+    that is still in torch; not with `method: awq`. Unset: no training."""
     calibration: ExamplesSpec = ExamplesSpec()
-    """What the method learns from."""
+    """Training examples that the method reads."""
 
     @model_validator(mode="before")
     @classmethod
