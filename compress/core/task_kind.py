@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -30,6 +31,29 @@ class MetricKind:
     smaller_is_better: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
     column: str = ""
+
+    @property
+    def relative(self) -> bool:
+        """Whether a change of it means something beside its size alone: of a perplexity, and not of a share or of a
+        correlation."""
+        return self.smaller_is_better and not self.percent
+
+    @property
+    def loss_unit(self) -> str:
+        """What a hundredth of `lost` is called."""
+        return "%" if self.relative else "points"
+
+    def rank(self, value: float) -> float:
+        """A value as passes compare and note it, larger is better; and the value of such a rank."""
+        return -value if self.smaller_is_better else value
+
+    def lost(self, before: float, after: float) -> float:
+        """How much worse a rank is than one before, below 0 where it is better: their difference, and where that says
+        nothing without their size, its share of the worse one, so that it is what is missing from `retention` to 1."""
+        if not self.relative:
+            return before - after
+        small, large = sorted((abs(before), abs(after)))
+        return 0.0 if small == large else math.copysign(1 - small / large, before - after)
 
     def retention(self, value: float, baseline: float) -> float | None:
         """What is kept of the baseline: 1 where both are alike, below 1 where the value is worse; None over nothing."""

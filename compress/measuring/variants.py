@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.core.numerics import core_count
-from compress.encoding.inputs import Inputs
+from compress.encoding.inputs import Inputs, by_row
 from compress.measuring.jobs import Job, JobFolder
 from compress.measuring.results import load_answers
 from compress.measuring.timing.disturbance import any_disturbed
@@ -83,7 +83,7 @@ class Contest:
             return dict(zip(paths, self._scores(jobs, [*paths.values()]), strict=True))
 
     def _scores(self, jobs: JobFolder, paths: Sequence[Path]) -> list[float]:
-        chosen, truth = scored_sample(self.truth, self.seed)
+        chosen, truth = scored_sample(self.inputs, self.truth, self.seed)
         # A device may be small: there one process at a time.
         together = core_count() // self.target.spec.threads if self.target.device is None else 1
         if self.reference is not None:
@@ -167,12 +167,12 @@ def _times(jobs: JobFolder, files: Sequence[Path], inputs: Inputs, seed: int) ->
     return Timed(tuple(median_ms(results, which) for which in range(len(files))), any_disturbed(results))
 
 
-def scored_sample(truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
-    """The examples that are scored, at most `SCORED`, and what they are scored against; pairs stay whole."""
-    n = len(truth.labels)
+def scored_sample(inputs: Inputs, truth: Truth, seed: int) -> tuple[NDArray[np.int64], Truth]:
+    """The rows of encoded examples that are scored, at most `SCORED`, and what they are scored against: of a long text
+    a row is a window; pairs stay whole."""
     if truth.scores is None:
-        chosen = np.sort(sample_indices(n, SCORED, seed))
-        return chosen, truth.take(chosen)
-    pairs = np.sort(sample_indices(n // 2, SCORED // 2, seed))
+        chosen = np.sort(sample_indices(len(inputs), SCORED, seed))
+        return chosen, truth.take(by_row(np.arange(len(truth.labels)), inputs)[chosen])
+    pairs = np.sort(sample_indices(len(inputs) // 2, SCORED // 2, seed))
     chosen = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
     return chosen, Truth(truth.labels[chosen], truth.scores[pairs])

@@ -26,16 +26,15 @@ from compress.reporting.data.report_reader import (
     timing_words,
 )
 from compress.reporting.render.numbers import known, p_value, signed, significant, times
-from compress.reporting.render.scores import reading
-from compress.tasks.table import TASKS, quantities_of, task_kind
+from compress.tasks.table import TASKS, metric_kind, quantities_of, task_kind
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How much worse is still accepted. `score` is a difference of fractions (0.005: half a point), the others are
-    shares of what it was before (0.10: a tenth more)."""
+    """How much worse is still accepted. `score` is a loss as `MetricKind.lost` has it (0.005: half a point, or half a
+    percent of a perplexity), the others are shares of what it was before (0.10: a tenth more)."""
 
     score: float = 0.005
     latency: float = 0.10
@@ -47,7 +46,8 @@ class Tolerances:
 class Judged:
     """One quantity of one row on one target.
 
-    `change` is a difference for scores, else a share of what it was before, above zero where there is more of it.
+    `change` is a loss or gain as `MetricKind.lost` has it for scores, else a share of what it was before, above zero
+    where there is more of it.
     `tolerance` is below zero where less of it is worse.
     `by` says what was compared, `note` what there is to know beside it. `judged` is False where the two numbers
     cannot be believed: then nothing is worse and nothing is held.
@@ -222,12 +222,19 @@ def _score(
 ) -> list[Judged]:
     metric = one["metrics"][0] if one["metrics"] else {"name": "score"}
     pair = one["score"], two["score"]
-    lines = _judged(row, target, "score", str(metric["name"]), pair, tolerances.score, change_of=_more)
+    kind = metric_kind(str(metric["name"]))
+    # Of a task that is not installed the report says the direction alone.
+    kind = replace(kind, smaller_is_better=bool(metric.get("smaller_is_better")))
+    worse_way = 1 if kind.smaller_is_better else -1
+
+    def more(before: float, after: float) -> float:
+        return worse_way * kind.lost(kind.rank(before), kind.rank(after))
+
+    lines = _judged(row, target, "score", kind.name, pair, tolerances.score, change_of=more)
     found = reported_test(one, two)
     note = "" if found is None else f"paired test: {found.verdict}"
     if found is not None and found.p_value is not None:
         note += f", {p_value(found.p_value)}"
-    worse_way = 1 if metric.get("smaller_is_better") else -1
     return [
         replace(line, worse=worse_way * line.change > line.tolerance + _ROUNDING, note=note) for line in lines
     ]
@@ -284,10 +291,6 @@ def _latency(
     return found
 
 
-def _more(before: float, after: float) -> float:
-    return after - before
-
-
 def _share_more(before: float, after: float) -> float:
     return after / before - 1 if before > 0 else 0.0
 
@@ -335,14 +338,13 @@ def _judged(
 
 def _words(line: Judged, metric: str) -> Sequence[str]:
     if line.quantity == "score":
-        read = reading(metric)
-        decimals, factor = (2, 100) if read.percent else (3, 1)
-        unit = " points" if read.percent else ""
-        return (
-            *(f"{factor * value:.{decimals}f}" for value in (line.before, line.after)),
-            f"{signed(factor * line.change, decimals)}{unit}",
-            f"{signed((1 if read.smaller_is_better else -1) * factor * line.tolerance, decimals)}{unit}",
-        )
+        kind = metric_kind(metric)
+        decimals, factor = (2, 100) if kind.percent else (3, 1)
+        values = [f"{factor * value:.{decimals}f}" for value in (line.before, line.after)]
+        if kind.relative:
+            decimals, factor = 2, 100
+        unit, may = f" {kind.loss_unit}" if factor == 100 else "", kind.rank(-line.tolerance)
+        return (*values, *(f"{signed(factor * share, decimals)}{unit}" for share in (line.change, may)))
     values = [
         times(value) if line.by.startswith("speed-up") else significant(value)
         for value in (line.before, line.after)

@@ -82,7 +82,7 @@ class Score:
     @property
     def rank(self) -> float:
         """What passes compare: larger is better. Minus the value of a metric of which less is better."""
-        return -self.value if self.metric.smaller_is_better else self.value
+        return self.metric.rank(self.value)
 
 
 class Task(Protocol):

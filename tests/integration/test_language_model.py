@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -314,6 +315,10 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
         ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "alike in each layer"),
         ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "scheme: weight_only"),
         (
+            {"passes": [{"quantize": {"bits": 8, "mixed": {"max_drop": 0.01}}}]},
+            "quantize.mixed: a language model's outputs are too large",
+        ),
+        (
             {"passes": [{"quantize": {"bits": 4, "rotate": True, "train": {"epochs": 1}}}]},
             "leave one out",
         ),
@@ -476,3 +481,16 @@ def test_four_bits_are_mixed_trained_and_shipped_with_a_cache_in_eight(folder: P
     assert "What weights in blocks changed" in text
     assert run.bundle is not None
     assert api.verify(run.bundle).problems == ()
+
+
+@pytest.mark.slow
+def test_eight_bits_are_chosen_by_the_perplexity_of_the_validation_split(folder: Path, done: api.Run):
+    (folder / "eight.yaml").write_text(yaml.safe_dump(profile(passes=[{"quantize": {"bits": 8}}])))
+    run = api.run(folder / "eight.yaml", quiet=True)
+    step = next(step for step in run.record.steps if step.step == "quantize")
+    finetuned = next(step for step in done.record.steps if "validation_score" in step.facts)
+    found = step.facts["on_validation"]
+    assert found["float"] == pytest.approx(finetuned.facts["validation_score"], rel=1e-3)
+    assert found["plain"] in [one["score"] for one in step.facts["variants"].values()]
+    text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
+    assert re.search(r"on_validation\.float \| \d", text)

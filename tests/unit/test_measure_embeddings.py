@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from compress.core.records import Accuracy
 from compress.data.splits import UNLABELLED, Examples
+from compress.encoding.tokens import TokenInputs
 from compress.measuring.statistics import mean_interval
 from compress.measuring.variants import SCORED, scored_sample
 from compress.profile.schema import DataSpec
@@ -199,7 +200,8 @@ def test_two_thousand_texts_take_seconds() -> None:
 def test_variants_are_scored_on_whole_pairs() -> None:
     pairs = 2 * SCORED
     scores = np.arange(pairs, dtype=np.float32)
-    chosen, truth = scored_sample(Truth(np.full(2 * pairs, UNLABELLED), scores), seed=0)
+    inputs = TokenInputs([np.ones(1, np.int64)] * 2 * pairs, ("input_ids",), 0)
+    chosen, truth = scored_sample(inputs, Truth(np.full(2 * pairs, UNLABELLED), scores), seed=0)
     assert len(chosen) == SCORED
     assert truth.scores is not None
     assert np.array_equal(chosen[0::2], 2 * truth.scores.astype(np.int64))

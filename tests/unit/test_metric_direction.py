@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from compress.core import task_kind as kinds
 from compress.core.records import Accuracy, Metric, RunRecord
@@ -91,6 +94,18 @@ def test_passes_compare_minus_the_value():
     assert reading("perplexity").measured(-12.0) == 12.0
 
 
+def test_a_loss_is_a_share_of_what_has_no_bound():
+    # As much as retention lacks; of shares and correlations a difference.
+    assert PERPLEXITY.lost(-20.0, -25.0) == pytest.approx(1 - PERPLEXITY.retention(25.0, 20.0))  # type: ignore[operator]
+    assert PERPLEXITY.lost(-25.0, -20.0) == pytest.approx(-0.2)
+    assert PERPLEXITY.lost(-20.0, -math.inf) == 1
+    assert PERPLEXITY.lost(0.0, 0.0) == 0
+    assert kinds.ACCURACY.lost(0.9, 0.8) == pytest.approx(0.1)
+    error = MetricKind("error", "error", smaller_is_better=True)
+    assert error.lost(error.rank(0.1), error.rank(0.2)) == pytest.approx(0.1)
+    assert (PERPLEXITY.loss_unit, error.loss_unit) == ("%", "points")
+
+
 @pytest.mark.parametrize(("limit", "held"), [(12.0, True), (11.0, False)])
 def test_a_limit_of_the_score_is_a_ceiling(limit: float, held: bool):
     run = run_of(10.0, 11.5)
@@ -108,11 +123,19 @@ def test_the_front_holds_the_smaller_score(control: float, beaten: tuple[str, ..
     assert by_name["distill"] == beaten
 
 
-@pytest.mark.parametrize(("now", "worse"), [(11.0, True), (9.0, False)])
+@pytest.mark.parametrize(("now", "worse"), [(11.0, True), (10.06, True), (10.04, False), (9.0, False)])
 def test_a_check_fails_where_it_rose(now: float, worse: bool):
     before, after = (contract(run_of(10.0, value)) for value in (10.0, now))
     lines: list[Any] = [line for line in check(after, before, Tolerances()).lines if line.quantity == "score"]
     assert [line.worse for line in lines if line.step == before["rows"][-1]["step"]] == [worse]
+
+
+def test_a_check_says_the_share_that_it_rose_by():
+    before, after = (contract(run_of(24.0, value)) for value in (24.0, 25.0))
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(check(after, before, Tolerances(), deployed_only=True).table())
+    assert re.search(r"24\.000 +25\.000 +\+4\.00 % +\+0\.50 %", capture.get()), capture.get()
 
 
 def test_the_smaller_of_two_that_lie_apart_is_better():

@@ -289,6 +289,8 @@ def test_scores_that_passes_note_are_read_as_the_metric():
         "offset": -1.0,
         "generations": [{"validation_score": -13.0}],
         "quantize": {"validation_score_before": -14.0},
+        "on_validation": {"float": -12.0, "chosen": "bias_correction"},
+        "variants": {"static": {"score": -12.5, "p50_ms": 3.0}},
     }
     read = as_measured(facts, reading("perplexity"))
     assert read == {
@@ -297,6 +299,8 @@ def test_scores_that_passes_note_are_read_as_the_metric():
         "offset": -1.0,
         "generations": [{"validation_score": 13.0}],
         "quantize": {"validation_score_before": 14.0},
+        "on_validation": {"float": 12.0, "chosen": "bias_correction"},
+        "variants": {"static": {"score": 12.5, "p50_ms": 3.0}},
     }
     assert as_measured({"validation_score": 0.5}, reading("accuracy")) == {"validation_score": 0.5}
     run = change_step(RUN, "export", facts={"validation_score": -12.5})

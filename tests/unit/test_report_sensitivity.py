@@ -100,3 +100,9 @@ def test_what_blocks_changed_is_told_by_kinds_of_layers():
     told = section.paragraphs[1]
     assert "of 3 weights, 2 of them measured, 1 have 8 bits within 100 MB" in told
     assert "layers.11.feed_out (0.5" in told
+
+
+def test_what_is_lost_of_a_perplexity_is_told_in_percent():
+    told = sensitivity(mixed_run().model_copy(update={"metric": "perplexity"})).paragraphs[0]
+    assert "a loss of at most 0.5 % of validation score" in told
+    assert "changes the score by −8.0 %" in told

@@ -22,7 +22,9 @@ def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., No
 @click.option(
     "--against", required=True, metavar="REPORT", help="The earlier report.json, or the earlier run."
 )
-@_tolerance("score", 0.005, "How far the score may fall, as a fraction: 0.005 is half a point.")
+@_tolerance(
+    "score", 0.005, "What may be lost of the score: 0.005 is half a point, or half a percent of a perplexity."
+)
 @_tolerance("latency", 0.10, "By what share the latency may grow.")
 @_tolerance("size", 0.01, "By what share the model's files may grow.")
 @_tolerance("memory", 0.15, "By what share the peak memory may grow.")

@@ -47,9 +47,7 @@ def run(ctx: StepContext) -> StepResult:
 
     def drop_of(ranks: Sequence[int | None]) -> float:
         tried = validation.score(_factored(copy.deepcopy(model), places, decompositions, ranks))
-        # Ranks of a perplexity are below 0, and its retention is what was over what is.
-        relative = ctx.task.kind.metric.smaller_is_better
-        return 1 - whole_score / tried if relative else whole_score - tried
+        return ctx.task.kind.metric.lost(whole_score, tried)
 
     chosen = choose_ranks(decompositions, spec, drop_of)
     before = count_parameters(model)

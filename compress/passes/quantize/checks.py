@@ -27,6 +27,12 @@ def faults(check: PassCheck) -> Iterator[Found]:
             "the rounding of what a decoder's layers read cannot be simulated; with `scheme: weight_only` or `bits: 4` "
             "the scales of the weights are trained",
         )
+    if isinstance(spec, Int8Spec) and spec.mixed is not None and task_kind(check.profile.task).writes:
+        yield (
+            ("mixed",),
+            "a language model's outputs are too large to be kept and compared for each layer; `bits: 4` with `mixed: "
+            "{size_mb: ...}` gives 8 bits to the weights that lose most, `scheme: weight_only` to all",
+        )
     if isinstance(spec, WeightOnlySpec) and not task_kind(check.profile.task).writes:
         if spec.cache is not None:
             yield ("cache",), "only language models keep keys and values; leave it out"

@@ -9,8 +9,9 @@ from typing import Any
 from compress.core.records import RunRecord, StepRecord
 from compress.reporting.data.row import ordered
 from compress.reporting.render.document import Bar, Bars, Figure, Section, Table, row
-from compress.reporting.render.numbers import count, significant
+from compress.reporting.render.numbers import count, percent, signed, significant
 from compress.reporting.render.scores import reading
+from compress.tasks.table import metric_kind
 
 MOST_BARS = 40
 
@@ -37,17 +38,22 @@ def sensitivity(run: RunRecord) -> Section:
 
 
 def _words(step: StepRecord, found: Mapping[str, Any], run: RunRecord) -> str:
-    read = reading(run.metric)
+    read, relative = reading(run.metric), metric_kind(run.metric).relative
+
+    def change(lost: float) -> str:
+        return f"{signed(-100 * lost, 1)} %" if relative else read.change(-lost)
+
     if "max_drop" in found:
-        goal = f"a loss of at most {read.value(found['max_drop'])} of validation score"
+        most = percent(found["max_drop"]) if relative else read.value(found["max_drop"])
+        goal = f"a loss of at most {most} of validation score"
     elif "size_mb" in found:
         goal = f"a file of at most {significant(found['size_mb'])} MB"
     else:
         goal = f"at most {significant(found['latency_ms'])} ms an example"
     words = (
         f"{step.step} was asked for {goal}: {found['reason']}. On the validation split every layer in integers changes "
-        f"the score by {read.change(-found['score_lost_in_integers'])}, and with {len(found['given_back'])} of them "
-        f"given back to floating point it changes by {read.change(-found['score_lost'])} ({len(found['trials'])} "
+        f"the score by {change(found['score_lost_in_integers'])}, and with {len(found['given_back'])} of them "
+        f"given back to floating point it changes by {change(found['score_lost'])} ({len(found['trials'])} "
         "models were tried)."
     )
     measured, layers = found.get("layers_measured", 0), found.get("layers", 0)

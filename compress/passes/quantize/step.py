@@ -126,7 +126,7 @@ def _integers(
     attempt = _attempt(ctx, source, spec, schemes, batches, PLAIN)
     contest = _contest(ctx, source)
     variants = _measured(ctx, contest, attempt.folders) if len(schemes) > 1 else {}
-    chosen = choose(variants) if variants else schemes[0]
+    chosen = choose(variants, ctx.task.kind.metric) if variants else schemes[0]
     known = variants[chosen].score if variants else None
     attempt, facts["on_validation"] = _remedied(ctx, source, attempt, chosen, batches, known, contest)
     facts |= attempt.done
@@ -197,7 +197,7 @@ def _remedied(
 
     chosen_layers = plain.writer.layers()
     plain_score = scores[PLAIN] if known is None else known
-    outcome = remedied(plain.spec, chosen_layers, scores["float"], plain_score, score)
+    outcome = remedied(plain.spec, chosen_layers, ctx.task.kind, scores["float"], plain_score, score)
     if outcome.message is not None:
         ctx.progress.say(f"quantize: {outcome.message}")
     return made[outcome.spec], outcome.facts

@@ -9,7 +9,7 @@ from typing import Any
 from compress.reporting.render.numbers import MISSING, count, known
 from compress.reporting.render.scores import Reading
 
-_SCORES = re.compile(r"(validation|train)_score(_|$)")
+_SCORES = re.compile(r"(validation|train)_score(_|$)|^on_validation$|^score$")
 
 
 def as_measured(facts: Any, read: Reading, *, a_score: bool = False) -> Any:

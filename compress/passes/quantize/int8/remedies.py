@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from compress.core.task_kind import MetricKind, TaskKind
 from compress.passes.quantize.int8.cross_layer_equalization import pairs
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import Layer
@@ -46,16 +47,22 @@ def remedies(spec: Int8Spec, layers: Sequence[Layer]) -> dict[str, Int8Spec]:
 
 
 def remedied(
-    spec: Int8Spec, layers: Sequence[Layer], float_score: float, plain_score: float, score: Score
+    spec: Int8Spec,
+    layers: Sequence[Layer],
+    task: TaskKind,
+    float_score: float,
+    plain_score: float,
+    score: Score,
 ) -> Outcome:
     """Try what may help where the plain model loses too much: `auto` takes the best, any other scheme says which it is.
 
     Args:
         layers: those that are quantized, of the float graph.
-        float_score: of the float model on the validation split, a fraction.
+        float_score: of the float model on the validation split, larger is better.
         plain_score: of the model quantized by `spec`.
     """
-    lost = float_score - plain_score
+    metric = task.metric
+    lost = metric.lost(float_score, plain_score)
     facts: dict[str, Any] = {"float": float_score, PLAIN: plain_score}
     limit = WORTH_A_TRIAL if spec.scheme == "auto" else ALARMING
     if lost <= limit + 1e-12:
@@ -65,24 +72,24 @@ def remedied(
     scores = {PLAIN: plain_score, **tried}
     best = max(scores, key=lambda name: scores[name])  # of equal ones the first
     facts |= tried
-    loses = (
-        f"8-bit integers lose {_points(lost)} on validation ({plain_score:.3f} instead of {float_score:.3f})"
-    )
+    plain, floating = (f"{metric.rank(value):.3f}" for value in (plain_score, float_score))
+    loses = f"8-bit integers lose {_said(lost, metric)} on validation ({plain} instead of {floating})"
     if best == PLAIN:
         hint = "`equalize` and `bias_correction` do not help" if tried else "nothing else was tried"
-        advice = f"{loses}; {hint}: consider `mixed: {{max_drop: 0.01}}`" + (
-            "" if spec.train is not None else ", or `train`"
-        )
+        # Neither is had of a decoder.
+        ways = "`scheme: weight_only`" if task.writes else "`mixed: {max_drop: 0.01}`"
+        ways += "" if spec.train is not None or task.writes else ", or `train`"
+        advice = f"{loses}; {hint}: consider {ways}"
         return Outcome(spec, facts, f"warning: {advice}" if lost > ALARMING else None)
     if spec.scheme == "auto":
         facts["chosen"] = best
-        left = float_score - tried[best]
-        told = f"{loses}; with {best} {_points(left)}, which is taken"
+        left = metric.lost(float_score, tried[best])
+        told = f"{loses}; with {best} {_said(left, metric)}, which is taken"
         return Outcome(candidates[best], facts, f"warning: {told}" if left > ALARMING else told)
     keys = ", ".join(f"`{key}: true`" for key in best.split(" and "))
     facts["would_help"] = best
-    return Outcome(spec, facts, f"warning: {loses}; set {keys}, which gives {tried[best]:.3f}")
+    return Outcome(spec, facts, f"warning: {loses}; set {keys}, which gives {metric.rank(tried[best]):.3f}")
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
+def _said(lost: float, metric: MetricKind) -> str:
+    return f"{100 * lost:.1f} {metric.loss_unit}"

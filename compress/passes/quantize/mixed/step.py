@@ -100,11 +100,12 @@ class _Mixing:
         self.deadline = time.monotonic() + 60 * spec.minutes
         # Whether any timing was, beyond use.
         self.disturbed = False
+        self.metric = ctx.task.kind.metric
         self.layers = distinct(writer.layers())
         self.written: frozenset[int] | None = None
         validation = ctx.data.validation
         self.inputs = ctx.task.encode(validation, source.path)
-        self.scored, self.truth = scored_sample(Truth.of(validation), ctx.seed)
+        self.scored, self.truth = scored_sample(self.inputs, Truth.of(validation), ctx.seed)
         started = time.monotonic()
         self.reference = self.outputs(source.path / ONNX_MODEL, self.scored)
         self.seconds_an_example = (time.monotonic() - started) / max(1, len(self.scored))
@@ -121,7 +122,7 @@ class _Mixing:
         return self.within_latency(self.spec.latency_ms)
 
     def until_it_holds(self, max_drop: float) -> Mixture:
-        started = self.drop(frozenset())
+        started, unit = self.drop(frozenset()), self.metric.loss_unit
         known = [] if started <= max_drop else self.sensitivities()
         losses = [one.divergence for one in known]
         ranked = sorted(range(len(known)), key=lambda place: -losses[place])
@@ -133,15 +134,15 @@ class _Mixing:
                 if not given:
                     return started
                 found = self.drop(given)
-                advance(note=f"{len(given)} in floating point, {100 * found:.2f} points lost")
+                advance(note=f"{len(given)} in floating point, {100 * found:.2f} {unit} lost")
                 return found
 
             guess = predicted_layers(ranked, losses, started, max_drop)
             found = give_back_until(worst_first, max_drop, drop_of, self.in_time, guess)
         if not found.held:
             self.ctx.progress.say(
-                f"quantize: the loss of {100 * max_drop:g} points was not reached: {found.reason}; "
-                f"{100 * found.best.drop:.2f} points are lost with {len(found.best.given_back)} of {len(self.layers)} "
+                f"quantize: the loss of {100 * max_drop:g} {unit} was not reached: {found.reason}; "
+                f"{100 * found.best.drop:.2f} {unit} are lost with {len(found.best.given_back)} of {len(self.layers)} "
                 "layers given back"
             )
         return self.made(found, known, {"max_drop": max_drop})
@@ -251,7 +252,7 @@ class _Mixing:
 
     def drop(self, given: frozenset[int]) -> float:
         """Validation score lost against the float model."""
-        return self.float_score - self.score(self.write(given) / ONNX_MODEL)
+        return self.metric.lost(self.float_score, self.score(self.write(given) / ONNX_MODEL))
 
     def score(self, file: Path) -> float:
         """The validation score of a file, larger is better."""
