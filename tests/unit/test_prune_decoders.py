@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_activations_count_whichever_way_a_weight_lies(name: str) -> None:
     size = reads[0].flatten(0, -2).square().mean(0).sqrt()
     expected = weight.detach().abs() * (size[:, None] if name == "gpt2" else size)
     torch.testing.assert_close(saliency[weight], expected)
+
+
+class Padded(Texts):
+    """The same, with four pads behind each text."""
+
+    def batch(self, indices: Any) -> dict[str, Any]:
+        return {name: np.pad(each, ((0, 0), (0, 4))) for name, each in super().batch(indices).items()}
+
+
+def test_padding_counts_for_nothing() -> None:
+    model = tiny_decoder("llama")
+    one = material(remove={"layers": 0.34}, importance="activation")
+    alone, beside = (weight_saliency(model, replace(one, inputs=each)) for each in (one.inputs, Padded()))
+    for weight in model.parameters():
+        torch.testing.assert_close(alone[weight], beside[weight], rtol=1e-4, atol=1e-6)
 
 
 def test_groups_that_say_nothing_go_first_and_nothing_changes() -> None:

@@ -92,6 +92,12 @@ def read_by(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
 
 
+def token_rows(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Of states (..., d) a row each, float32 (n, d); of those of tokens, (n, t, d), the real ones of a mask (n, t)."""
+    masked = mask is not None and states.shape[:-1] == mask.shape
+    return (states[mask] if masked else states.flatten(0, -2)).float()
+
+
 def observe_tokens(
     model: nn.Module,
     batches: Batches,
@@ -101,9 +107,6 @@ def observe_tokens(
     """Run a model on examples; `note` gets what a module reads and gives, a row a real token, float32 (tokens, d)."""
 
     def note_rows(module: nn.Module, reads: Tensor, gives: Tensor, mask: Tensor | None) -> None:
-        first, second = (
-            (states.flatten(0, -2) if mask is None else states[mask]).float() for states in (reads, gives)
-        )
-        note(module, first, second)
+        note(module, token_rows(reads, mask), token_rows(gives, mask))
 
     observe(model, batches(), modules, note_rows)

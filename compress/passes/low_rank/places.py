@@ -16,7 +16,7 @@ from compress.models.anatomy.blocks import base_of
 from compress.models.anatomy.decoder import decoder_of
 from compress.models.anatomy.encoder import encoder_of
 from compress.models.anatomy.factors import Whole, can_factor, insert_factors
-from compress.models.anatomy.observing import Batches, MomentSums, observe
+from compress.models.anatomy.observing import Batches, MomentSums, observe, token_rows
 from compress.passes.low_rank.factoring import Decomposition
 
 CHUNK = 1 << 22
@@ -137,12 +137,10 @@ def _matrix(model: nn.Module, name: str) -> Tensor:
 
 def _rows(module: Whole, inputs: Tensor, mask: Tensor | None) -> Iterable[Tensor]:
     """What a map multiplies, float32 (n, columns), in parts."""
-    inputs = inputs.float()
     if not isinstance(module, nn.Conv2d):
-        masked = mask is not None and inputs.shape[:-1] == mask.shape
-        yield inputs[mask] if masked else inputs.reshape(-1, inputs.shape[-1])
+        yield token_rows(inputs, mask)
         return
-    padding = module.padding
+    inputs, padding = inputs.float(), module.padding
     if isinstance(padding, str):
         sides = zip(module.dilation, module.kernel_size, strict=True)
         high, wide = (step * (side - 1) * (padding == "same") for step, side in sides)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from compress.encoding.inputs import LEARNT, Inputs, taken
-from compress.models.anatomy.observing import observe
+from compress.models.anatomy.observing import observe, token_rows
 from compress.models.io.outputs import outputs_of
 from compress.passes.prune.spec import PruneSpec
 from compress.training.batches import shuffled_batches, to_tensors
@@ -138,16 +138,15 @@ def gradients(model: nn.Module, material: Material, batches: Sequence[NDArray[np
 
 
 def _activation(model: nn.Module, material: Material) -> Saliency:
-    """|w| times the root mean square of the input that it multiplies; of anything but maps |w| alone."""
+    """|w| times the root mean square of the input that it multiplies, padding left out; of no map |w| alone."""
     saliency = {each: each.detach().abs() for each in model.parameters()}
     squares: dict[nn.Module, Tensor] = {}
     counts: dict[nn.Module, int] = {}
 
-    def note(module: nn.Module, reads: Tensor, *_: object) -> None:
-        values = reads.float()
+    def note(module: nn.Module, reads: Tensor, _: Tensor, mask: Tensor | None) -> None:
         # Linear maps have their channels last, convolutions after the batch.
         last = isinstance(module, nn.Linear | Conv1D)
-        rows = values.flatten(0, -2) if last else values.transpose(0, 1).flatten(1).T
+        rows = token_rows(reads if last else reads.movedim(1, -1), mask)
         squares[module] = squares.get(module, torch.zeros(())) + (rows**2).sum(dim=0)
         counts[module] = counts.get(module, 0) + len(rows)
 
