@@ -201,8 +201,13 @@ def bootstrap(
 def quotients_drawn(
     quotients: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
 ) -> NDArray[np.float64]:
-    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples)."""
-    documents = len(quotients[0][0])
+    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples).
+
+    A document that one of them has nothing to divide by of is left out: a resample may be of such ones alone.
+    """
+    counted = np.all([below > 0 for _, below in quotients], axis=0)
+    quotients = [(above[counted], below[counted]) for above, below in quotients]
+    documents = int(counted.sum())
 
     def resampled(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
         # How often each document is drawn.
@@ -216,6 +221,11 @@ def around(value: float, draws: NDArray[np.float64]) -> Interval:
     """The percentile interval of bootstrap draws, made to hold the value.
 
     A median of two clusters, as of processes at two speeds, may lie where hardly any draw does.
+
+    Raises:
+        ValueError: a draw is no number.
     """
+    if np.isnan(draws).any():
+        raise ValueError("a resample is no number")
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, min(value, float(low)), max(value, float(high)))

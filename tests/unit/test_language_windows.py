@@ -18,13 +18,14 @@ from compress.core.errors import DataError, ModelError
 from compress.core.forms import ONNX_FLOAT
 from compress.data.sources import load
 from compress.data.splits import UNLABELLED, Examples
+from compress.measuring.variants import scored_sample
 from compress.models.text.chat import renderer
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
 from compress.profile.schema import DataSpec
-from compress.tasks.base import TrainingData
+from compress.tasks.base import Scored, TrainingData, Truth
 from compress.tasks.causal_lm.keys import LanguageData
-from compress.tasks.causal_lm.record import told_apart
+from compress.tasks.causal_lm.record import language_record, told_apart
 from compress.tasks.causal_lm.scorer import answers, bucketed_divergence, log_softmax
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text import windows as windows_module
@@ -308,6 +309,50 @@ def test_tokens_that_are_compared_are_spread_over_all_windows(tmp_path: Path, mo
         assert set(row[row >= 0]) <= set(scored)
         assert kept == min(places.shape[1], len(scored))
         assert (row[0], row[kept - 1]) == (scored[0], scored[-1])
+
+
+def test_variants_are_scored_on_windows_of_all_documents(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    for texts in (["x" * 80] * 4, ["a", "b", "cd"]):
+        made = encode_documents(examples(*texts), data(), folder)
+        chosen, truth = scored_sample(made, Truth.of(examples(*texts)), seed=0)
+        assert chosen.tolist() == list(range(len(made)))
+        assert len(truth.labels) == len(made)
+    assert set(made.documents) == {2}
+
+
+def scored(own: dict[str, np.ndarray], theirs: dict[str, np.ndarray], number: int) -> Scored:
+    texts = examples(*map(str, range(number)))
+    task = CausalLanguageModel(data())
+    baseline = language_record(Scored(task, theirs, texts, None, theirs, 1, 0, "d"))
+    return Scored(task, own, texts, baseline, theirs, 1, 0, "d")
+
+
+def sums(documents: Sequence[int], nats: Sequence[float]) -> dict[str, np.ndarray]:
+    """Of windows of four tokens and four bytes each."""
+    count = len(documents)
+    return {
+        "document": np.array(documents),
+        "nats": np.array(nats, float),
+        **{name: np.full(count, 4) for name in ("tokens", "bytes")},
+        "right": np.ones(count, int),
+        "likeliest": np.zeros((count, 4), np.int32),
+        "compared": np.ones((count, 2), np.int64),
+        "divergence": np.full(count, 0.1),
+    }
+
+
+def test_a_text_without_a_window_leaves_the_intervals_alone():
+    own, theirs = sums([0, 2, 3], [4, 8, 6]), sums([0, 2, 3], [4, 7, 6])
+    found = language_record(scored(own, theirs, 5))
+    closed = language_record(
+        scored({**own, "document": np.arange(3)}, {**theirs, "document": np.arange(3)}, 3)
+    )
+    assert found.metrics == closed.metrics
+    assert (found.retention_low, found.p_value) == (closed.retention_low, closed.p_value)
+    assert all(metric.low < metric.high for metric in found.metrics if metric.name == "perplexity")
+    # The last text has a window where one token more is made of it.
+    assert 0 < language_record(scored(sums([0, 1, 2], [4, 8, 6]), sums([0, 1], [4, 7]), 3)).p_value <= 1
 
 
 def test_a_difference_that_rounding_makes_is_none():

@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from compress.measuring.statistics import (
+    around,
     bootstrap_medians,
     macro_f1_interval,
     mcnemar_exact,
@@ -135,6 +136,11 @@ def test_two_thousand_resamples_of_five_hundred_take_no_time() -> None:
         bootstrap_medians(groups, groups, 0, resamples=2000)
         spent.append(time.perf_counter() - started)
     assert min(spent) < 0.2
+
+
+def test_no_interval_is_made_of_what_is_no_number() -> None:
+    with pytest.raises(ValueError, match="no number"):
+        around(1.0, np.array([0.9, np.nan, 1.1]))
 
 
 def test_macro_f1_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +33,16 @@ def language_record(scored: Scored) -> Accuracy:
     """
     assert scored.reference is not None
     own, theirs = scored.answers, scored.reference
-    sums = {name: by_document(own, name) for name in ("nats", "tokens", "right", "bytes")}
-    agreed = _agreed(own, theirs)
+    documents = len(scored.examples)
+    sums = {name: by_document(own, own[name], documents) for name in ("nats", "tokens", "right", "bytes")}
+    before = [by_document(theirs, theirs[name], documents) for name in ("nats", "tokens")]
+    same = _agreed(own, theirs)
     quotients = [
         (sums["nats"], sums["tokens"]),
-        (by_document(theirs, "nats"), by_document(theirs, "tokens")),
+        (before[0], before[1]),
         (sums["nats"], sums["bytes"]),
         (sums["right"], sums["tokens"]),
-        *([] if agreed is None else [(agreed, sums["tokens"])]),
+        *([] if same is None else [(by_document(own, same, documents), sums["tokens"])]),
     ]
     log_perplexity, baseline, per_byte, *shares = quotients_drawn(quotients, scored.seed)
     _, _, bytewise, *means = (float(above.sum() / below.sum()) for above, below in quotients)
@@ -63,7 +66,7 @@ def language_record(scored: Scored) -> Accuracy:
         # Of other tokens than the baseline's there is no agreement.
         *zip((NEXT_TOKEN, AGREEMENT), means, shares, strict=False),
     ]
-    if (diverged := divergence(own, scored.baseline is None, scored.seed)) is not None:
+    if (diverged := divergence(own, documents, scored.baseline is None, scored.seed)) is not None:
         found.append((DIVERGENCE, *diverged))
     written, tasks = written_record(scored), compared_tasks(scored)
     return Accuracy(
@@ -92,15 +95,15 @@ def language_record(scored: Scored) -> Accuracy:
     )
 
 
-def divergence(own: Answers, is_baseline: bool, seed: int) -> tuple[float, Floats] | None:
+def divergence(own: Answers, documents: int, is_baseline: bool, seed: int) -> tuple[float, Floats] | None:
     """KL(baseline || model), the mean over the tokens that are compared, and in every resample of the documents; None
     where the model reads other tokens than the baseline."""
     if is_baseline:
         return 0.0, np.zeros(RESAMPLES)
     if "divergence" not in own:
         return None
-    counts = np.bincount(own["document"], weights=(own["compared"] >= 0).sum(axis=1)).astype(np.float64)
-    sums = by_document(own, "divergence")
+    counts = by_document(own, (own["compared"] >= 0).sum(axis=1), documents)
+    sums = by_document(own, own["divergence"], documents)
     return float(sums.sum() / counts.sum()), quotients_drawn([(sums, counts)], seed)[0]
 
 
@@ -176,15 +179,14 @@ def told_apart(differences: Floats) -> tuple[float, bool]:
     return min(1.0, 2 * min(above, below)), above < below
 
 
-def by_document(answers: Answers, name: str) -> Floats:
-    """Sums by window (n,) -> sums by document, in their order."""
-    return np.bincount(answers["document"], weights=answers[name]).astype(np.float64)
+def by_document(answers: Answers, sums: NDArray[Any], documents: int) -> Floats:
+    """Sums by window (n,) -> sums by document (documents,): 0 of a text that has no window, as one of one token."""
+    return np.bincount(answers["document"], sums, documents).astype(np.float64)
 
 
-def _agreed(own: Answers, theirs: Answers) -> Floats | None:
-    """On how many tokens of each document both have the same likeliest token; None where they read other tokens."""
+def _agreed(own: Answers, theirs: Answers) -> NDArray[np.int64] | None:
+    """On how many tokens of each window both have the same likeliest token; None where they read other tokens."""
     ours, baseline = own["likeliest"], theirs["likeliest"]
     if ours.shape != baseline.shape or not np.array_equal(ours >= 0, baseline >= 0):
         return None
-    same = ((ours == baseline) & (ours >= 0)).sum(axis=1)
-    return np.bincount(own["document"], weights=same).astype(np.float64)
+    return np.asarray(((ours == baseline) & (ours >= 0)).sum(axis=1))

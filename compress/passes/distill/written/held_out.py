@@ -98,5 +98,5 @@ def _found(ctx: StepContext, held_out: HeldOut, model: nn.Module) -> Floats:
     inputs = held_out.task.encode(held_out.scored, ctx.out)
     model = model.to(ctx.device)
     kept = answers(model, inputs, held_out.task, precision="fp32", device=ctx.device)
-    places = held_out.documents[kept["document"]]
-    return np.stack([np.bincount(places, kept[name]) for name in ("nats", "tokens")])
+    places, documents = held_out.documents[kept["document"]], int(held_out.documents.max()) + 1
+    return np.stack([np.bincount(places, kept[name], documents) for name in ("nats", "tokens")])
