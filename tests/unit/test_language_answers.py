@@ -171,12 +171,12 @@ def texts(table: Table) -> list[tuple[str, ...]]:
 
 
 def test_changed_answers_stand_side_by_side():
-    after = written(False, True, True, p_value=0.5, verdict="no difference")
+    after = written(False, True, True, p_value=1e-12, verdict="worse")
     run = asked_run(written(True, False, True), after)
     share, broken, fixed = answers(run).tables
     assert [line[1:] for line in texts(share)] == [
         ("2", "66.7 %", MISSING, MISSING),
-        ("2", "66.7 %", "0.500", "no difference"),
+        ("2", "66.7 %", "p < 0.001", "worse"),
     ]
     assert texts(broken) == [("0", "prompt 0", "yes", "yes", "no 0")]
     assert texts(fixed) == [("3", "prompt 1", "yes", "no 1", "yes")]

@@ -51,6 +51,18 @@ def test_a_slower_and_larger_model_is_called_that():
     assert (tiles[1].label, tiles[1].tone) == ("slower", "bad")
 
 
+@pytest.mark.parametrize("size_mb", [91.0, 91.2])
+def test_equal_sizes_are_no_gain(size_mb: float):
+    found = deploy(predictions_of(truth_of(), 12))
+    sizes = [found.steps[0].size.model_copy(update={"model_mb": value}) for value in (91.0, size_mb)]
+    run = change_step(found, "export", size=sizes[1])
+    run = run.model_copy(
+        update={"steps": (run.steps[0].model_copy(update={"size": sizes[0]}), *run.steps[1:])}
+    )
+    tile = headline.tiles(run)[0]
+    assert (tile.value, tile.label, tile.tone) == ("same size", "as the baseline", "quiet")
+
+
 def test_no_difference_is_said_plainly():
     run = deploy(predictions_of(truth_of(), 10), p50_ms=12.4)
     export = run.steps[-1].measurements[0]

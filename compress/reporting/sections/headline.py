@@ -213,7 +213,9 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
         found.append(Tile("of no use", "the baseline", useless[0], "bad"))
     if known(before["size_mb"]) and known(after["size_mb"]):
         detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
-        found.append(_factor(before["size_mb"] / after["size_mb"], ("smaller", "larger"), detail))
+        found.append(
+            _factor(before["size_mb"] / after["size_mb"], ("smaller", "larger", "same size"), detail)
+        )
     latency = latency_on(deployed, target)
     if latency is not None and latency.disturbed:
         detail = "other processes kept the cores busy while it was timed"
@@ -226,7 +228,7 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
         if latency.verdict == "no difference":
             found.append(Tile("no difference", "in speed", detail, "quiet"))
         else:
-            found.append(_factor(latency.speedup, ("faster", "slower"), detail))
+            found.append(_factor(latency.speedup, ("faster", "slower", "same speed"), detail))
     if known(after["retention"]):
         found.append(_retention_tile(run, before, after))
     if known(before["peak_memory_mb"]) and known(after["peak_memory_mb"]) and after["peak_memory_mb"] > 0:
@@ -235,7 +237,7 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
             f"{significant(before['peak_memory_mb'])} MB at the peak"
         )
         factor = before["peak_memory_mb"] / after["peak_memory_mb"]
-        found.append(_factor(factor, ("less memory", "more memory"), detail))
+        found.append(_factor(factor, ("less memory", "more memory", "same memory"), detail))
     return tuple(found)
 
 
@@ -251,7 +253,9 @@ def _retention_tile(run: RunRecord, before: dict[str, float], after: dict[str, f
     return Tile(percent(after["retention"]), f"of the baseline's {read.words} kept", detail, tone)
 
 
-def _factor(factor: float, words: tuple[str, str], detail: str) -> Tile:
+def _factor(factor: float, words: tuple[str, str, str], detail: str) -> Tile:
+    if times(max(factor, 1 / factor)) == times(1):
+        return Tile(words[2], "as the baseline", detail, "quiet")
     if factor >= 1:
         return Tile(times(factor), words[0], detail, "good")
     return Tile(times(1 / factor), words[1], detail, "bad")

@@ -16,7 +16,7 @@ from compress.reporting.data.row import (
     ordered,
 )
 from compress.reporting.render.document import Section, Table, row, section_of
-from compress.reporting.render.numbers import MISSING, count, percent, significant
+from compress.reporting.render.numbers import MISSING, count, p_value, percent
 
 SHOWN = 10
 
@@ -34,7 +34,7 @@ def answers(run: RunRecord) -> Section:
             step.step,
             count(sum(written.right)),
             percent(sum(written.right) / len(written.right)),
-            MISSING if written.p_value is None else significant(written.p_value),
+            p_value(written.p_value) or MISSING,
             written.verdict or MISSING,
             kind=step.role,
         )
@@ -71,7 +71,7 @@ def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Ta
         if step is not None and own is not None and own.examples == theirs.examples:
             test = Paired.of(theirs.right, own.right).test
             shares = (percent(sum(one.right) / len(one.right)) for one in (own, theirs))
-            told = MISSING if test.p_value is None else significant(test.p_value)
+            told = p_value(test.p_value) or MISSING
             lines.append(row(step.step, control.step, *shares, told, test.verdict))
     head = ("Step", "control", "right", "control's", "p (McNemar)", "the step is")
     return Table("Right answers beside those of the control", head, tuple(lines), frozenset({1, 5}))
@@ -99,7 +99,7 @@ def tasks(run: RunRecord) -> Section:
                     f"{percent(first.low)} to {percent(first.high)}",
                     count(first.n),
                     MISSING if kept is None else percent(kept),
-                    MISSING if one.p_value is None else significant(one.p_value),
+                    p_value(one.p_value) or MISSING,
                     one.verdict or MISSING,
                     kind=step.role,
                 )
