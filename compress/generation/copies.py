@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 _WORDS = 3
 """Of a shingle; a text of fewer is one shingle."""
+_FEW = 6
+"""Shingles: a text of fewer, of less than eight words, says what others say too (eight words are what PaLM's report,
+Chowdhery et al. 2022, arXiv:2204.02311, counts as overlap)."""
 _BANDS, _ROWS = 25, 5
 LEAST = 0.7
 """Two texts that are so much alike have a band in common with probability 0.99; of 0.8 it is 0.9999."""
@@ -67,6 +70,8 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
 def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) -> list[bool]:
     """Of each text whether one that is known holds so much of it, or it so much of that one (Broder's containment).
 
+    What is known may be a few words, which many a text holds: such a one must hold the text.
+
     Args:
         share: of the shingles of the shorter one, those that the longer one has too.
     """
@@ -80,7 +85,8 @@ def standing_in(texts: Sequence[str], known: Iterable[str], share: float = 0.8) 
         shingles = _hashed(text)
         common = Counter(place for one in shingles for place in places.get(one, ()))
         for place, count in common.items():
-            found[place] |= count >= share * min(len(written[place]), len(shingles))
+            size = len(written[place])
+            found[place] |= count >= share * (size if len(shingles) < _FEW else min(size, len(shingles)))
     return found
 
 

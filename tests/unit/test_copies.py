@@ -87,6 +87,14 @@ def test_parts_of_what_is_held_out_are_found():
     assert standing_in([half], [TEXT], 0.4) == [True]
 
 
+def test_a_few_known_words_make_no_copy_of_what_holds_them():
+    passage = f"in 1803 the United States bought land and {' '.join(TEXT.split()[:11])}"
+    known = ["The United States", "who was it?", "how do I cook rice"]
+    texts = [passage, "the united states!", "How do I cook rice now", f"how do I cook rice {TEXT}"]
+    assert standing_in(texts, known) == [False, True, False, False]
+    assert standing_in([passage], [" ".join(passage.split()[:9])]) == [True]
+
+
 def test_the_time_grows_with_the_texts_and_not_with_their_pairs():
     chance = random.Random(2)
     texts = [" ".join(chance.choices(TEXT.split(), k=40)) for _ in range(800)]
