@@ -43,7 +43,7 @@ from compress.core.versions import installed_version
 from compress.data.images.framing import AS_USUAL
 
 _LIBRARIES = ("onnxruntime", "onnx", "numpy", "torch", "transformers")
-_OF_INPUTS = ("max_length", "pad_id", "texts", "image", "width")
+_OF_INPUTS = ("max_length", "pad_id", "positions", "texts", "image", "width")
 """What of `task.json` says how inputs are made and outputs are shaped, as far as the task has it."""
 _CONTENTS = {
     ONNX_MODEL: "the model",
@@ -62,11 +62,10 @@ _CONTENTS = {
     PREDICTOR: "makes the inputs of this task",
     RUNNER: "loads and runs the model; Python code to reuse",
 }
-NUMBERS_TEXT = {
+_NUMBERS_TEXT = {
     Numbers.FLOAT: "32-bit floating point",
     Numbers.OPERATOR: "8-bit integer weights and arithmetic",
     Numbers.QDQ: "8-bit integer weights and arithmetic",
-    Numbers.WEIGHT_ONLY: "4-bit weights",
     Numbers.HALF: "16-bit floating-point weights",
 }
 
@@ -126,6 +125,15 @@ def hashes(bundle: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def numbers_text(manifest: Mapping[str, Any]) -> str:
+    """How a bundle's model stores its weights, for readers."""
+    numbers, facts = Form.from_dict(manifest["form"]).numbers, manifest["facts"]
+    if numbers is not Numbers.WEIGHT_ONLY:
+        return _NUMBERS_TEXT[numbers]
+    bits = sorted({one["bits"] for one in facts.get("blocks", ())} or {facts["bits"]})
+    return f"{'- and '.join(map(str, bits))}-bit weights"
+
+
 def render_card(manifest: Mapping[str, Any]) -> str:
     """The model card, from a manifest whose `files` are complete but for the card itself."""
     files = manifest["files"]
@@ -140,7 +148,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         golden_bytes=sum(
             entry["bytes"] for file, entry in files.items() if file.startswith(f"{GOLDEN_IMAGES}/")
         ),
-        numbers_text=NUMBERS_TEXT[Form.from_dict(manifest["form"]).numbers],
+        numbers_text=numbers_text(manifest),
         parameters_text=format_count(manifest["facts"]["parameters"]),
         size_text=f"{megabytes(sum(weights)):.2f}",
         onnx_domains=[domain for domain in manifest["opsets"] if domain != "ai.onnx"],

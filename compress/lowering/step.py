@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.core.artifacts import TASK, copy_interface
+from compress.core.disk.files import write_json
 from compress.core.forms import Framework
 from compress.encoding.inputs import Batch
 from compress.lowering.attention import fuse_attention
@@ -45,6 +46,8 @@ def run(ctx: StepContext) -> StepResult:
     graph, done = lower(model, task)
     path = save_onnx(graph, ctx.out)
     copy_interface(source.path, ctx.out)
+    if "positions" in done:
+        write_json(ctx.out / TASK, {**task, "positions": done["positions"]})
 
     def expected(batch: Batch) -> Outputs:
         with torch.no_grad():
@@ -75,8 +78,9 @@ def lower(model: nn.Module, task: Mapping[str, Any]) -> tuple[ir.Model, dict[str
         PassError: the model cannot be exported.
     """
     if isinstance(model, PreTrainedModel) and model.config.model_type in DECODERS:
-        graph = decoder_graph(layout_of(model.config), model.state_dict())
-        return graph, {"cached_layers": model.config.num_hidden_layers}
+        layout = layout_of(model.config)
+        done = {"cached_layers": layout.sizes["layers"], "positions": layout.longest}
+        return decoder_graph(layout, model.state_dict()), done
     graph = export_graph(model, signature_of(task))
     transpose_constants(graph)
     name_after_modules(graph)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from compress.bundles.golden_file import golden_problems
 from compress.bundles.layout import GOLDEN, PREDICTOR
-from compress.bundles.manifest import NUMBERS_TEXT
+from compress.bundles.manifest import numbers_text
 from compress.bundles.verify import foreign_code, hash_problems, listed_files, read_manifest
 from compress.bundles.web.examples import write_examples, write_prompts
 from compress.bundles.web.packages import RUNTIME, TOKENIZERS, locked, place_packages
@@ -33,7 +33,6 @@ from compress.core.disk.files import (
 from compress.core.disk.ours import not_ours, sign
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError, UsageError
-from compress.core.forms import Form
 from compress.core.units import megabytes
 from compress.runtimes.runner import PAST
 
@@ -165,8 +164,9 @@ def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str,
         "labels": manifest["labels"],
         "input_names": [value["name"] for value in manifest["inputs"]],
         "image": manifest.get("image"),
+        "positions": manifest.get("positions"),
         "writes": kind == "writing",
-        "numbers": NUMBERS_TEXT[Form.from_dict(manifest["form"]).numbers],
+        "numbers": numbers_text(manifest),
         "size_mb": megabytes((bundle / ONNX_MODEL).stat().st_size),
         "runtime": locked(RUNTIME).version,
     }
