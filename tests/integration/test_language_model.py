@@ -102,7 +102,7 @@ def test_a_bundle_answers_and_is_verified(done: api.Run):
             ["the red", "--most", "12"],
             ["the red", "--most", "12", "--temperature", "1", "--seed", "1"],
             ["the red", "--most", "12", "--temperature", "1", "--seed", "1"],
-            ["the red", "--most", "40", "--stop", " "],
+            ["the red", "--most", "400", "--stop", " "],
             ["--chat", "hello", "--most", "6"],
         )
     ]
@@ -110,6 +110,7 @@ def test_a_bundle_answers_and_is_verified(done: api.Run):
     assert answers[0] != answers[1]
     assert " " not in answers[3]
     assert len(answers[4]) > 1
+    assert json.loads((done.bundle / "task.json").read_text())["positions"] == 128
 
 
 def test_its_weights_become_four_bits_and_the_bundle_answers(done: api.Run, folder: Path):
@@ -235,6 +236,7 @@ def test_its_page_chats(done: api.Run, installed: Path, tmp_path: Path):
     assert names.isdisjoint({"texts.mjs", "images.mjs", "predict.py"})
     described = json.loads((page / "page.json").read_text())
     assert described["writes"] is True
+    assert described["positions"] == 128
     assert described["chat"]["asks"]["user"] == "<|im_end|>\n<|im_start|>assistant\n"
     assert '<ol id="talk"' in (page / "index.html").read_text()
     examples = json.loads((page / "check.json").read_text())["examples"]

@@ -36,6 +36,8 @@ def main() -> int:
     inputs = asked.inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not inputs:
         parser.error("no input given")
+    if not (FOLDER / asked.model).is_file():
+        parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
         classifier = open_predictor(str(FOLDER), threads=asked.threads, model=asked.model)
     except (OSError, ValueError, RunnerError) as error:

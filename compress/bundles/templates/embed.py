@@ -40,6 +40,8 @@ def main() -> int:
         parser.error("no text given")
     if asked.similar and len(texts) != 2:
         parser.error(f"--similar compares two texts; {len(texts)} given")
+    if not (FOLDER / asked.model).is_file():
+        parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
         encoder = open_predictor(str(FOLDER), threads=asked.threads, model=asked.model)
     except (OSError, ValueError, RunnerError) as error:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runner import CachedSession, load_file, load_task, open_session  # type: ignore[import-not-found]
+from runner import (  # type: ignore[import-not-found]
+    CachedSession,
+    RunnerError,
+    load_file,
+    load_task,
+    open_session,
+)
 
 decoding = load_file(str(Path(__file__).with_name("decoding.py")))
 
 PROBED = 256
 """Words whose logits `outputs` gives: as many as tell one model from another."""
+HALF_A_LETTER = "\ufffd"
+"""What the bytes of a letter are decoded to before the last of them is there."""
+NO_LETTER = "<0xFF>"
+"""The token of a byte that no letter has, where a tokenizer writes unknown letters as bytes."""
 
 
 class Predictor:
@@ -51,9 +63,11 @@ class Predictor:
         said = json.loads(item)
         if self.task["written"] == "prompts":
             return self.tokens(said["prompt"])
-        return (
-            self.tokens(self.chat(said[:1]), begins=False) if self.chats else self.tokens(said[0]["content"])
-        )
+        asked = next((place + 1 for place, message in enumerate(said) if message["role"] == "user"), 0)
+        if self.chats and asked:
+            with contextlib.suppress(KeyError):
+                return self.tokens(self.chat(said[:asked]), begins=False)
+        return self.tokens(next((message["content"] for message in said if message["content"]), ""))
 
     @property
     def chats(self) -> bool:
@@ -61,12 +75,27 @@ class Predictor:
         return self.task["chat"] is not None
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """Messages, `{role, content}` each, as the text behind which the assistant answers."""
+        """Messages, `{role, content}` each, as the text behind which the assistant answers.
+
+        Raises:
+            KeyError: the template was tried with no conversation in which these roles follow each other.
+        """
         pieces, roles = self.task["chat"], [message["role"] for message in messages]
         text: str = pieces["start"][roles[0]] + messages[0]["content"]
         for before, message in zip(roles, messages[1:]):  # noqa: B905 (no `strict` before Python 3.10)
             text += pieces["between"][f"{before}>{message['role']}"] + message["content"]
         return text + str(pieces["asks"][roles[-1]])
+
+    def fitted(self, messages: Sequence[dict[str, str]], most: int = 128) -> list[dict[str, str]]:
+        """Messages without the oldest turns, so that an answer has room: `most` tokens, or half of what the model holds
+        where that is less. What the system says stays, and so does the last turn."""
+        kept, room = list(messages), min(most, self.positions // 2)
+        while len(self.tokens(self.chat(kept), begins=False)) + room > self.positions:
+            turns = [place for place, message in enumerate(kept) if message["role"] == "user"]
+            if len(turns) < 2:
+                break
+            del kept[turns[0] : turns[1]]
+        return kept
 
     def stream(
         self,
@@ -75,28 +104,32 @@ class Predictor:
         sampling: Any = None,
         stops: Sequence[str] = (),
     ) -> Iterator[str]:
-        """The answer to a prompt of token ids, in parts as they are known; it ends before the first of `stops`."""
-        ids: list[int] = []
-        told = ""
+        """The answer to a prompt of token ids, in parts as they are known; it ends before the first of `stops`, and
+        where the model holds no more tokens.
+
+        Raises:
+            RunnerError: the prompt leaves no room for an answer.
+        """
+        if len(prompt) >= self.positions:
+            raise RunnerError(
+                f"the prompt has {len(prompt)} tokens and the model holds {self.positions}, so nothing can be written "
+                "behind it: shorten it"
+            )
+        most, ends = min(most, self.positions - len(prompt)), self.stopping(stops)
         decoder = decoding.Decoder(self.session, len(prompt) + most)
         how = decoding.GREEDY if sampling is None else sampling
-        for _, token in decoding.stream(decoder, [list(prompt)], most, self.ends, how):
-            if token in self.ends:
-                break
-            ids.append(token)
-            text = self.tokenizer.decode(ids)
-            found = [place for stop in stops if (place := text.find(stop)) >= 0]
-            if found:
-                text = text[: min(found)]
-            # What may still change is held back: half a letter, or the beginning of a stop.
-            known = text if found else text[: len(text) - unsure(text, stops)]
-            if known.startswith(told):
-                yield known[len(told) :]
-                told = known
-            if found:
-                return
-        rest = self.tokenizer.decode(ids)
-        yield rest[len(told) :]
+        written = (token for _, token in decoding.stream(decoder, [list(prompt)], most, ends, how))
+        return parts(itertools.takewhile(lambda token: token not in ends, written), self.tokenizer, stops)
+
+    @property
+    def positions(self) -> int:
+        """How many tokens the model holds, a prompt and its answer together."""
+        return int(self.task["positions"])
+
+    def stopping(self, stops: Sequence[str]) -> tuple[int, ...]:
+        """The tokens that end an answer: the model's own, and the special ones among `stops`, which no text shows."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return (*self.ends, *(one for one, token in added if token.special and token.content in stops))
 
     @staticmethod
     def sampling(temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> Any:
@@ -113,11 +146,29 @@ class Predictor:
         return "".join(self.stream(self.tokens(prompt), **how))
 
 
-def unsure(text: str, stops: Sequence[str]) -> int:
-    """How many letters at the end of a text may still become something else."""
-    held = 1 if text.endswith("\ufffd") else 0
-    for stop in stops:
-        for length in range(1, len(stop)):
-            if text.endswith(stop[:length]):
-                held = max(held, length)
-    return held
+def parts(tokens: Iterable[int], tokenizer: Any, stops: Sequence[str] = ()) -> Iterator[str]:
+    """What tokens say, in parts as they are known, up to the first of `stops`: together the text of all of them.
+
+    What may still change is held back: the beginning of a stop, half a letter, and where unknown letters are written
+    as bytes, those that stand side by side, as one that fits to no letter spoils them all.
+    """
+    ids, told, text, byte = list[int](), 0, "", tokenizer.token_to_id(NO_LETTER)
+    spoilt = [] if byte is None or tokenizer.decode([byte]) != HALF_A_LETTER else [byte]
+    for token in tokens:
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        found = [place for stop in stops if (place := text.find(stop)) >= 0]
+        if found:
+            yield text[told : min(found)]
+            return
+        stays = tokenizer.decode([*ids, *spoilt]).rstrip(HALF_A_LETTER)
+        known = len(stays) - begun(stays, stops)
+        yield text[told:known]
+        told = max(told, known)
+    yield text[told:]
+
+
+def begun(text: str, stops: Sequence[str]) -> int:
+    """How many letters at the end of a text may be the beginning of a stop."""
+    lengths = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
+    return max(lengths, default=0)

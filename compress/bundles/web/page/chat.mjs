@@ -1,11 +1,12 @@
 // The page of a language model: it answers, or goes on with a text.
 import { openSession, Tensor } from "./model.mjs";
 import { element, fetched, guarded, say } from "./shell.mjs";
-import { conversation, Decoder, probed, share, stream, Words } from "./writing.mjs";
+import { conversation, Decoder, fitted, probed, share, stream, withRoom, Words } from "./writing.mjs";
 
 const page = await (await fetched("page.json")).json();
 const said = [];
 let stopped = false;
+let forgot = false;
 
 function number(id) {
   const value = element(id).valueAsNumber;
@@ -21,11 +22,18 @@ function shown(role, text) {
   return part;
 }
 
-/** What was typed, as the ids of a prompt. */
-function promptOf(words, text) {
-  if (page.chat === null) return words.ids(text, true);
-  said.push({ role: "user", content: text });
-  return words.ids(conversation(page.chat, said), false);
+/** What was typed, as the ids of a prompt; of a conversation the oldest turns go where there is no room for them. */
+function promptOf(words, text, most) {
+  if (page.chat === null) return withRoom(words, words.ids(text, true));
+  const messages = [...said, { role: "user", content: text }];
+  const kept = fitted(words, page.chat, messages, most);
+  const prompt = withRoom(words, words.ids(conversation(page.chat, kept), false));
+  said.splice(0, said.length, ...kept);
+  if (kept.length < messages.length && !forgot) {
+    forgot = true;
+    shown("note", `the oldest turns are forgotten: the model holds ${page.positions} tokens`);
+  }
+  return prompt;
 }
 
 async function answer(decoder, words) {
@@ -34,7 +42,7 @@ async function answer(decoder, words) {
   const how = {
     most: number("most"), temperature: number("temperature"), topP: number("top-p"), end: page.end_id, stopped: () => stopped,
   };
-  const prompt = promptOf(words, text);
+  const prompt = promptOf(words, text, how.most);
   shown("user", text);
   const part = shown("assistant", "");
   element("text").value = "";
@@ -82,6 +90,7 @@ async function main() {
   element("stop").addEventListener("click", () => { stopped = true; });
   element("clear").addEventListener("click", () => {
     said.length = 0;
+    forgot = false;
     element("talk").replaceChildren();
   });
   element("check").addEventListener("click", guarded(() => check(decoder, known)));

@@ -10,6 +10,7 @@ export class Words {
   constructor(tokenizerJson, page) {
     this.tokenizer = new Tokenizer({ ...tokenizerJson, truncation: null, padding: null }, {});
     this.begin = page.begin_id;
+    this.positions = page.positions;
   }
 
   /** A text as ids; `begins`: behind the token that stands before every text, if there is one. */
@@ -86,23 +87,42 @@ export function draw(logits, { temperature, topP }, random = Math.random) {
   return order[Math.max(0, kept - 1)];
 }
 
+/** A prompt of ids behind which the model can write; it is refused where there is no room for an answer. */
+export function withRoom(words, prompt) {
+  if (prompt.length < words.positions) return prompt;
+  throw new Error(`the prompt has ${prompt.length} tokens and the model holds ${words.positions}, so nothing can be `
+    + "written behind it: shorten it");
+}
+
 /** The answer to a prompt of ids, in parts as they are known; `how.stopped()` is asked before every token. */
 export async function* stream(decoder, words, prompt, how) {
+  const most = Math.min(how.most, words.positions - withRoom(words, prompt).length);
   const ids = [];
   let told = "";
-  while (ids.length < how.most && !how.stopped()) {
+  while (ids.length < most && !how.stopped()) {
     const token = draw(await decoder.after([...prompt, ...ids]), how);
     if (token === how.end) break;
     ids.push(token);
     const text = words.text(ids);
-    // Half a letter may still become something else.
-    const known = text.endsWith("\ufffd") ? text.slice(0, -1) : text;
+    // Half a letter may still become something else: of some tokenizers each of its bytes is a mark.
+    const known = text.replace(/\ufffd+$/, "");
     if (known.startsWith(told)) {
       yield known.slice(told.length);
       told = known;
     }
   }
   yield words.text(ids).slice(told.length);
+}
+
+/** Messages without the oldest turns, so that an answer has room; as `fitted` of predictor.py. */
+export function fitted(words, pieces, messages, most) {
+  const kept = [...messages], room = Math.min(most, Math.floor(words.positions / 2));
+  while (words.ids(conversation(pieces, kept), false).length + room > words.positions) {
+    const [first, next] = kept.flatMap(({ role }, place) => (role === "user" ? [place] : []));
+    if (next === undefined) break;
+    kept.splice(first, next - first);
+  }
+  return kept;
 }
 
 /** Messages, `{role, content}` each, as the text behind which the assistant answers. */
