@@ -79,7 +79,7 @@ def ask(window: Browser, text: str) -> str:
 def test_it_chats_as_predict_does(window: Browser, page: WebPage, bundles: dict[str, Path]) -> None:
     assert page.trial is not None
     assert page.trial.furthest < 1e-3
-    said = ["the red cat", "a dog, ünïcödé 🙂?", "sees"]
+    said = ["the red cat", "a dog, ünïcödé 🙂?", "sees", "the big house", "runs"]
     command = [sys.executable, str(bundles["float"] / "predict.py"), "--chat", "--most", "16", *said]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     with served(page.path) as address:
@@ -89,6 +89,11 @@ def test_it_chats_as_predict_does(window: Browser, page: WebPage, bundles: dict[
         answers = [ask(window, text) for text in said]
         assert "".join(f"{answer}\n" for answer in answers) == done.stdout
         assert len(set("".join(answers))) > 3
+        # More was said than the model holds.
+        assert window.text("#talk li.note") + "\n" == done.stderr
+        window.run("document.getElementById('text').value = 'a'.repeat(400)")
+        window.click("#run")
+        assert "nothing can be written behind it" in window.wait("#state", "failed")
         assert "a second" in window.text("#time")
         window.click("#check")
         assert "4 examples right" in window.wait("#checked", "4 examples")
