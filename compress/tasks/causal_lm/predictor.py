@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ class Predictor:
 
     @property
     def positions(self) -> int:
-        """How many tokens the model holds, a prompt and its answer together."""
-        return int(self.task["positions"])
+        """How many tokens the model holds, a prompt and its answer together; no bound where its folder does not say it."""
+        return int(self.task.get("positions", sys.maxsize))
 
     def stopping(self, stops: Sequence[str]) -> tuple[int, ...]:
         """The tokens that end an answer: the model's own, and the special ones among `stops`, which no text shows."""

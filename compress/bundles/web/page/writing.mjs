@@ -114,6 +114,16 @@ export async function* stream(decoder, words, prompt, how) {
   yield words.text(ids).slice(told.length);
 }
 
+/** Messages, `{role, content}` each, as the text behind which the assistant answers. */
+export function conversation(pieces, messages) {
+  const text = messages.map(({ role, content }, place) => {
+    const before = place ? pieces.between[`${messages[place - 1].role}>${role}`] : pieces.start[role];
+    if (before === undefined) throw new Error("the model's chat template knows no such conversation");
+    return before + content;
+  });
+  return text.join("") + pieces.asks[messages.at(-1).role];
+}
+
 /** Messages without the oldest turns, so that an answer has room; as `fitted` of predictor.py. */
 export function fitted(words, pieces, messages, most) {
   const kept = [...messages], room = Math.min(most, Math.floor(words.positions / 2));
@@ -123,14 +133,4 @@ export function fitted(words, pieces, messages, most) {
     kept.splice(first, next - first);
   }
   return kept;
-}
-
-/** Messages, `{role, content}` each, as the text behind which the assistant answers. */
-export function conversation(pieces, messages) {
-  const text = messages.map(({ role, content }, place) => {
-    const before = place ? pieces.between[`${messages[place - 1].role}>${role}`] : pieces.start[role];
-    if (before === undefined) throw new Error("the model's chat template knows no such conversation");
-    return before + content;
-  });
-  return text.join("") + pieces.asks[messages.at(-1).role];
 }
