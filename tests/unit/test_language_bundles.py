@@ -210,6 +210,16 @@ def test_a_chat_forgets_its_oldest_turns_and_says_so_once(
     assert len(told.out) > len(said)
 
 
+def test_a_folder_that_says_no_context_bounds_nothing(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    task = json.loads((bundle / "task.json").read_text())
+    del task["positions"]
+    write_json(tmp_path / "bundle" / "task.json", task)
+    predictor = runner.open_predictor(str(tmp_path / "bundle"))
+    assert len(predictor(" cat", most=9)) > 0
+    assert predictor.fitted(turn("y" * 60), 9) == turn("y" * 60)
+
+
 def turn(*contents: str) -> list[dict[str, str]]:
     """What the user and the assistant say in turn."""
     return [

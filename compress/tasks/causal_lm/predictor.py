@@ -124,7 +124,7 @@ class Predictor:
 
     @property
     def positions(self) -> int:
-        """How many tokens the model holds, a prompt and its answer together; no bound where its folder does not say it."""
+        """How many tokens the model holds, a prompt and its answer together; no bound where nobody says it."""
         return int(self.task.get("positions", sys.maxsize))
 
     def stopping(self, stops: Sequence[str]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ export class Words {
   constructor(tokenizerJson, page) {
     this.tokenizer = new Tokenizer({ ...tokenizerJson, truncation: null, padding: null }, {});
     this.begin = page.begin_id;
-    this.positions = page.positions;
+    this.positions = page.positions ?? Infinity;
   }
 
   /** A text as ids; `begins`: behind the token that stands before every text, if there is one. */
