@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from compress.core.disk.files import checksum_of
 
-Ended = Literal["end", "stop", "length", "filter"]
+Ended = Literal["end", "stop", "length", "filter", "key"]
 _CHECKSUM = "sha256"
 
 
@@ -20,8 +20,9 @@ class Answer:
 
     `key`: what tells prompt and sample from others. `prompt`: a text, or the messages of a conversation. `tokens`: all
     that was drawn, with the one that ended it; none where a server wrote, which gives texts. `ended`: by the model's
-    own `end`, by a `stop` string, which `text` is cut before, by the `length`, or by a `filter` of the server. `used`:
-    how many tokens `prompt` and `answer` were for a server that counts them.
+    own `end`, by a `stop` string, which `text` is cut before, by the `length`, or by a `filter` of the server; by `key`
+    where the text held that of the server, which is blotted out. `used`: how many tokens `prompt` and `answer` were for
+    a server that counts them.
     """
 
     key: str

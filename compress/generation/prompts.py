@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from compress.core.artifacts import TASK, TOKENIZER
@@ -147,6 +148,13 @@ class Writer:
         with understood("the tokenizer", self._where):
             offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return text if len(offsets) <= tokens else text[: offsets[tokens - 1][1]]
+
+    def said(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+        """What an answer says: what stands before the first token that ends it, and before the first of `stops`."""
+        ends = self.stopping(stops)
+        text = self.text(list(takewhile(lambda token: token not in ends, tokens)))
+        cut = cut_at(text, stops)
+        return text if cut is None else cut
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens say, special ones left out."""

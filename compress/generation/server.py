@@ -12,6 +12,7 @@ from random import uniform
 from time import monotonic
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx2
@@ -31,6 +32,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 """Before a request is asked again; each time it is twice as long."""
 _LOOKED_AT_S = 0.5
 """How long a progress bar may not know what is waited for."""
+_FEWEST_LETTERS = 16
+"""Of a key that is looked for in answers: shorter ones, which servers on this machine have, stand in them as words."""
 _LARGEST = 16 * MIB
 """Of what a server sends for one answer."""
 _ENDED: dict[str, Ended] = {
@@ -149,7 +152,7 @@ class _Client:
         # What they log holds words of the server, which might repeat the key.
         for name in ("httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        encrypted = server.url.startswith("https:")
+        plain = urlsplit(server.url).scheme == "http"
         self._http = httpx2.AsyncClient(
             headers={
                 "Accept-Encoding": "identity",
@@ -157,8 +160,9 @@ class _Client:
                 **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             },
             # A proxy that the environment names would read what is not encrypted.
-            trust_env=encrypted,
-            verify=encrypted,
+            trust_env=not plain,
+            # What is not encrypted has no certificate, and to read those that are trusted takes a while.
+            verify=not plain,
             # A redirect is an error, and what was sent twice is not taken for the answer to the next request.
             follow_redirects=False,
             limits=httpx2.Limits(max_keepalive_connections=0),
@@ -285,7 +289,7 @@ class _Client:
         if status == 200:
             return self._taken(one, body, said)
         words = f"status {status}{f', {said}' if said else ''}"
-        if limit != _NEWER_LIMIT and status == 400 and _NEWER_LIMIT in said:
+        if limit != _NEWER_LIMIT and status == 400 and _NEWER_LIMIT in str(body):
             self._limit = _NEWER_LIMIT
             raise _Again(words)
         if status == 429 and "insufficient_quota" in str(body):
@@ -319,13 +323,13 @@ class _Client:
             raise _Again(f"what it sent is no finished answer: it ended by {self._clean(repr(reason))}")
         if isinstance(thought, str) and thought:
             text = f"<think>\n{thought}\n</think>\n\n{text}"
-        text = self._without_key(text)
         cut = cut_at(text, self._how.stops)
         if cut is not None or (ended == "end" and stopped in self._how.stops):
             ended = "stop"
-        return Answer(
-            one.key, one.prompt, one.sample, text if cut is None else cut, [], ended, _counted(used)
-        )
+        text = text if cut is None else cut
+        if self._key is not None and len(self._key) >= _FEWEST_LETTERS and self._key in text:
+            text, ended = self._without_key(text), "key"
+        return Answer(one.key, one.prompt, one.sample, text, [], ended, _counted(used))
 
     def _said(self, body: Any) -> str:
         """What a server says of an error, the first words of it."""

@@ -226,13 +226,11 @@ def _written(
             stops = stopped(row, token)
             if not (ended or stops or len(own) == how.most):
                 continue
-            text = writer.text(own[: len(own) - ended])
-            cut = cut_at(text, how.stops)
             yield Answer(
                 asked.key,
                 asked.prompt,
                 asked.sample,
-                text if cut is None else cut,
+                writer.said(own, how.stops),
                 own,
                 "end" if ended else "stop" if stops else "length",
             )

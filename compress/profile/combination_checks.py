@@ -69,7 +69,8 @@ def _written(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Path_
         value: Any = values
         for name in path:
             value = value.get(name) if isinstance(value, Mapping) else None
-        if value not in (None, False):
+        # A 0 is a value: it equals `False`, and is not it.
+        if value is not None and value is not False:
             yield path
         return
     kind, below = path[1], path[2:]

@@ -7,6 +7,7 @@ import logging
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -371,7 +373,9 @@ def test_what_is_asked_stands_in_the_request(tmp_path: Path):
         write_answers(spec(there.url), ["hi"], How(5, Sampling(1.0, top_k=3)), tmp_path)
 
 
-def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path):
+def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("A_KEY", "max")
+
     class Newer(Speaker):
         def respond(self, handler: Any, body: bytes) -> None:
             if b'"max_tokens"' in body:
@@ -380,7 +384,7 @@ def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path):
                 super().respond(handler, body.replace(b"max_completion_tokens", b"max_tokens"))
 
     with listening(Newer()) as there:
-        assert len(answers(spec(there.url), PROMPTS[:9], How(8), tmp_path)) == 9
+        assert len(answers(spec(there.url, key_env="A_KEY"), PROMPTS[:9], How(8), tmp_path)) == 9
 
 
 @pytest.mark.parametrize(
@@ -394,7 +398,8 @@ def test_who_has_another_name_for_the_limit_is_asked_by_that(tmp_path: Path):
         (chat(None, "content_filter"), "", "filter"),
         (chat(None, refusal="I will not"), "", "filter"),
         (chat("4", reasoning_content="2 and 2"), "<think>\n2 and 2\n</think>\n\n4", "end"),
-        (chat(f"\ud55c {SECRET}\x1b"), "\ud55c ***\x1b", "end"),
+        (chat(f"\ud55c {SECRET}\x1b"), "\ud55c ***\x1b", "key"),
+        (chat(f"it END {SECRET}"), "it ", "stop"),
     ],
 )
 def test_what_a_server_says_is_an_answer(body: object, text: str, ended: str, tmp_path: Path):
@@ -469,6 +474,43 @@ def test_the_key_is_told_to_nobody_else(
         assert SECRET not in text
 
 
+@pytest.mark.parametrize("key", ["x", "none", "EMPTY"])
+def test_a_key_that_is_a_word_stays_in_answers_and_goes_from_errors(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("A_KEY", key)
+    said = f"The next one is EMPTY, and none else; {key}"
+    answer = one_answer(tmp_path, chat(said), key_env="A_KEY")
+    assert (answer.text, answer.ended) == (said, "end")
+    with (
+        listening(Scripted(400, {"detail": f"bad: {key}"})) as there,
+        pytest.raises(ModelError, match=r"bad: \*\*\*"),
+    ):
+        answers(spec(there.url, key_env="A_KEY"), ["ho"], How(8), tmp_path)
+
+
+@pytest.mark.skipif(which("openssl") is None, reason="nothing here makes certificates")
+def test_who_shows_a_certificate_of_its_own_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own, key = tmp_path / "own.pem", tmp_path / "key.pem"
+    made = (
+        f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {own} -days 1"
+    )
+    named = ["-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", *made.split(), *named], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own, key)
+    server = Scripted(200, chat("yes"))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with listening(server) as there:
+        asked = spec(there.url.replace("http:", "HTTPS:"), key_env="A_KEY")
+        with pytest.raises(ModelError, match="server-certificate"):
+            answers(asked, ["hi"], How(8), tmp_path / "answers")
+        assert server.heads == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(own))
+        (answer,) = answers(asked, ["hi"], How(8), tmp_path / "answers").values()
+        assert answer.text == "yes"
+
+
 def test_a_key_that_cannot_be_one_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with listening(Speaker()) as there:
         for value, words in ((None, "A_KEY is not set"), ("", "is not set"), (f"{SECRET}\n", "line ends")):
@@ -517,6 +559,9 @@ def test_places_that_may_be_asked(url: str):
         ({"url": "https://a/v1\r\nX: SECRET"}, "address of a server"),
         ({"url": "https://me:SECRET@a/v1"}, "without names, passwords"),
         ({"url": "https://a/v1?key=SECRET"}, "without names, passwords"),
+        ({"url": "https://a/v1?"}, "without names, passwords"),
+        ({"url": "https://a/v1#"}, "without names, passwords"),
+        ({"url": "HTTP://api.example.com/v1"}, "http is not encrypted"),
         ({"url": "http://api.example.com/v1"}, "http is not encrypted"),
         ({"url": "http://8.8.8.8/v1"}, "http is not encrypted"),
         ({"url": "http://[::ffff:8.8.8.8]/v1"}, "http is not encrypted"),
@@ -536,7 +581,7 @@ def test_what_makes_no_sense_is_refused_and_not_repeated(keys: dict[str, Any], w
 
 def test_answers_are_known_by_the_model_and_not_by_how_fast_it_is_asked(tmp_path: Path):
     one = spec("https://a/v1")
-    same = spec("https://a/v1/", concurrency=9, key_env="A_KEY", max_tokens_total=5, timeout_s=1)
+    same = spec("HTTPS://a/v1/", concurrency=9, key_env="A_KEY", max_tokens_total=5, timeout_s=1)
     others = [spec("https://b/v1"), spec("https://a/v1", model="x"), spec("https://a/v1", api="completions")]
     files = [answers_file(tmp_path, each, How(8)) for each in (one, *others)]
     assert answers_file(tmp_path, same, How(8)) == files[0]

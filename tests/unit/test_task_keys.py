@@ -81,7 +81,7 @@ def test_without_such_a_task_the_schema_is_as_it_was():
 
 def test_a_key_of_another_task_is_told_with_its_name_beside_all_other_faults(tmp_path: Path):
     body = profile("text-classification", score_column="mark", sentences=True, split={})
-    body["data"]["pair_columns"] = 5
+    body["data"]["pair_columns"] = 0
     (tmp_path / "d.csv").write_text("text,label\na,b\n")
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(body))
     with pytest.raises(ProfileError) as caught:

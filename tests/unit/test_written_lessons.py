@@ -29,7 +29,10 @@ def answer(text: str, ended: Ended = "end", sample: int = 0) -> Answer:
     [
         ([("a", "end"), ("a  ", "stop"), ("b", "end")], {}, ["kept", "repeated", "kept"]),
         ([(" \n", "end"), ("a", "length")], {}, ["empty", "cut at the length"]),
-        ([("a", "filter")], {}, ["cut by a filter of the server"]),
+        ([("a", "filter"), ("a", "end")], {}, ["cut by a filter of the server", "kept"]),
+        ([("***", "key"), ("***", "key")], {}, ["holds the key of the server"] * 2),
+        # What is left out does not stand in the way of an answer like it.
+        ([("6\n\n", "length"), ("6", "end"), ("6 ", "end")], {}, ["cut at the length", "kept", "repeated"]),
         ([("a", "length"), ("", "length")], {"unended": True}, ["kept", "empty"]),
         (
             [("x #1 y", "end"), ("x", "end"), ("#", "end")],
@@ -42,7 +45,7 @@ def answer(text: str, ended: Ended = "end", sample: int = 0) -> Answer:
         (
             [(text, "end") for text in "abab"],
             {"most": 1},
-            ["kept", "more than are kept", "repeated", "repeated"],
+            ["kept", "more than are kept", "repeated", "more than are kept"],
         ),
     ],
 )

@@ -81,6 +81,7 @@ def test_a_pair_is_read_in_either_order():
     [
         ("Question: What rose?\nAnswer: Shares in Norwell", "length", "cut at the length"),
         ("Question: What rose?\nAnswer: Shares", "filter", "cut by a filter of the server"),
+        ("Question: What rose?\nAnswer: *** rose", "key", "holds the key of the server"),
         ("Shares in Norwell rose.", "end", "no question with an answer"),
         ("Answer: \nQuestion: What rose on Tuesday?", "end", "no question with an answer"),
         ("Answer: Shares rose.\nQuestion: Tell me what rose", "end", "no question of three words"),

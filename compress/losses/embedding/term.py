@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from compress.losses.embedding.spec import EmbeddingLoss
-from compress.training.losses.hidden import hidden_cosine, hidden_mse
+from compress.training.losses.hidden import DISTANCES
 from compress.training.objective.terms import (
     Models,
     Seen,
@@ -15,8 +15,6 @@ from compress.training.objective.terms import (
     extra_tokens,
     projection,
 )
-
-_DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
 
 
 class EmbeddingTerm(Term):
@@ -29,7 +27,7 @@ class EmbeddingTerm(Term):
         assert student is not None
         assert teacher is not None
         self.extra = extra_tokens(models)
-        self.distance = _DISTANCES[spec.distance]
+        self.distance = DISTANCES[spec.distance]
         self.projection = projection(student, teacher, models.generator)
 
     def forward(self, seen: Seen) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.losses.hidden.spec import HiddenLoss
-from compress.training.losses.hidden import hidden_cosine, hidden_mse, map_tokens
+from compress.training.losses.hidden import DISTANCES, map_tokens
 from compress.training.objective.terms import (
     Models,
     Seen,
@@ -17,8 +17,6 @@ from compress.training.objective.terms import (
     layer_pairs,
     projection,
 )
-
-_DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
 
 
 def hidden_term(spec: HiddenLoss, models: Models) -> Term:
@@ -39,7 +37,7 @@ class HiddenTerm(Term):
         assert teacher.hidden is not None
         self.pairs = pairs
         self.extra = extra_tokens(models)
-        self.distance = _DISTANCES[spec.distance]
+        self.distance = DISTANCES[spec.distance]
         self.projections = nn.ModuleList(
             projection(student.hidden, teacher.hidden, models.generator) for _ in pairs
         )
@@ -66,7 +64,7 @@ class FeatureTerm(Term):
         names = [(f"feature.{mine.name}", f"feature.{theirs.name}") for mine, theirs in stages]
         super().__init__({mine for mine, _ in names}, {theirs for _, theirs in names})
         self.names = names
-        self.distance = _DISTANCES[spec.distance]
+        self.distance = DISTANCES[spec.distance]
         self.projections = nn.ModuleList(
             projection(mine.channels, theirs.channels, models.generator) for mine, theirs in stages
         )

@@ -29,6 +29,7 @@ from compress.generation.by_label import (
     beginning,
     chosen,
 )
+from compress.generation.reasons import by_reason, first_of_each, in_words
 from compress.generation.writing import How, key_of
 from compress.models.io.checkpoints import load_model
 from compress.profile.specs.generate import GenerateSpec
@@ -86,11 +87,10 @@ def run(ctx: StepContext) -> StepResult:
     write_json(ctx.out / TEXTS, {"texts": [one.text for one in texts]})
     write_json(ctx.out / SAMPLES, {"samples": desk.samples(written, reasons)})
     agreed = Counter(one.label for one, so in zip(texts, right, strict=True) if so)
-    by_reason = Counter(reasons)
     facts: dict[str, Any] = {
         **desk.source,
         "answers": len(written),
-        "by_reason": {reason: by_reason[reason] for reason in REASONS if by_reason[reason]},
+        "by_reason": by_reason(reasons, REASONS),
         "kept": len(texts),
         "wanted": spec.count,
         "agreed": agreed.total(),
@@ -176,14 +176,21 @@ class _Desk:
 
     def samples(self, written: Sequence[Written], reasons: Sequence[str]) -> list[dict[str, str]]:
         """Some texts of each label that were kept, and of each reason some that were not, for the report."""
-        each, found = max(1, SHOWN // len(self.prompts)), list[dict[str, str]]()
-        counts = Counter[object]()
-        for one, why in zip(written, reasons, strict=True):
-            kind, most = ((why, one.label), each) if why == KEPT else (why, _OTHER_SAMPLES)
-            counts[kind] += 1
-            if counts[kind] <= most and (why != KEPT or one.label < SHOWN):
-                found.append({"why": why, "prompt": self.prompts[one.label], "answer": one.text[:_LETTERS]})
-        return sorted(found, key=lambda one: (REASONS.index(one["why"]), one["prompt"]))
+        each = max(1, SHOWN // len(self.prompts))
+        first = first_of_each(
+            (
+                (one, why)
+                for one, why in zip(written, reasons, strict=True)
+                if why != KEPT or one.label < SHOWN
+            ),
+            lambda found: (found[1], found[0].label if found[1] == KEPT else None),
+            lambda kind: each if kind[0] == KEPT else _OTHER_SAMPLES,
+        )
+        samples = [
+            {"why": why, "prompt": self.prompts[one.label], "answer": one.text[:_LETTERS]}
+            for one, why in first
+        ]
+        return sorted(samples, key=lambda one: (REASONS.index(one["why"]), one["prompt"]))
 
     def cost(self) -> dict[str, Any]:
         """What was drawn for all texts, and what was spent on it here and now."""
@@ -197,13 +204,12 @@ class _Desk:
 
 
 def _nothing_kept(reasons: Sequence[str]) -> PassError:
-    counts = Counter(reasons)
-    told = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    counts = Counter(reasons).most_common()
     return PassError(
-        f"of {len(reasons)} texts that were written none is kept: {told}",
+        f"of {len(reasons)} texts that were written none is kept: {in_words(counts)}",
         where="data.unlabeled.generate",
         hint=_HINTS.get(
-            counts.most_common(1)[0][0],
+            counts[0][0],
             "Look at what the model writes, or train it longer (`finetune.epochs`).",
         ),
     )

@@ -58,11 +58,12 @@ class ServerSpec(Spec):
         found = _split(url)
         if found is None or found.scheme not in ("http", "https") or not found.hostname:
             raise ValueError("expected the address of a server, as https://api.openai.com/v1")
-        if "@" in found.netloc or found.query or found.fragment:
+        if "@" in found.netloc or "?" in url or "#" in url:
             raise ValueError(
                 "expected an address without names, passwords, `?` and `#`: a key comes by `key_env`"
             )
-        return url.rstrip("/")
+        # Who asks decides by the scheme what is encrypted, and answers are known by the address: it has one spelling.
+        return found.scheme + url[len(found.scheme) :].rstrip("/")
 
     @field_validator("key_env")
     @classmethod

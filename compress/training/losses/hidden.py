@@ -36,6 +36,10 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     return masked_mean(1 - (unit(student) * unit(teacher.detach())).sum(-1), mask)
 
 
+DISTANCES = {"mse": hidden_mse, "cosine": hidden_cosine}
+"""By what profiles call them."""
+
+
 def map_tokens(feature: Tensor, height: int, width: int) -> Tensor:
     """A feature map as one vector a place: (n, c, h, w) -> (n, height * width, c), averaged down to that resolution."""
     if feature.shape[2:] != (height, width):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ from compress.generation.answers import Answer, tokens_drawn, tokens_read
 from compress.generation.copies import originals
 from compress.generation.passages import passages
 from compress.generation.prompts import Writer
+from compress.generation.reasons import by_reason, first_of_each, in_words
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, key_of
 from compress.models.text.chat import Prompt
@@ -275,20 +275,17 @@ def _validator(ctx: StepContext, spec: SyntheticSpec) -> Validator | None:
 
 
 def _counted(own: Sequence[_Passage]) -> dict[str, int]:
-    counts = Counter(pair.reason for one in own for pair in one.pairs)
-    return {reason: counts[reason] for reason in PAIR_REASONS if counts[reason]}
+    return by_reason((pair.reason for one in own for pair in one.pairs), PAIR_REASONS)
 
 
 def _samples(own: Sequence[_Passage]) -> list[dict[str, str]]:
     """The first ones of each kind, with their passages."""
-    samples, counts = list[dict[str, str]](), Counter[str]()
-    for one in own:
-        for pair in one.pairs:
-            counts[pair.reason] += 1
-            if counts[pair.reason] <= (SHOWN if pair.reason == KEPT else _OTHERS):
-                said = {"prompt": pair.question, "answer": pair.answer, "passage": one.text}
-                samples.append({"why": pair.reason, **said})
-    return samples
+    pairs = ((one.text, pair) for one in own for pair in one.pairs)
+    first = first_of_each(pairs, lambda found: found[1].reason, lambda why: SHOWN if why == KEPT else _OTHERS)
+    return [
+        {"why": pair.reason, "prompt": pair.question, "answer": pair.answer, "passage": passage}
+        for passage, pair in first
+    ]
 
 
 def _no_passages(spec: SyntheticSpec, split: str) -> PassError:
@@ -307,9 +304,8 @@ def _nothing_kept(counts: dict[str, int]) -> PassError:
         hint += " `synthetic.support` says how much of an answer stands in its passage."
     if often == LONG:
         hint = "Raise `data.max_length`, or lower `synthetic.passage_tokens`."
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
     return PassError(
-        f"of {sum(counts.values())} pairs that the teacher wrote none is kept: {reasons}",
+        f"of {sum(counts.values())} pairs that the teacher wrote none is kept: {in_words(counts.items())}",
         where="synthetic",
         hint=hint,
     )

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from compress.generation.answers import Answer
+from compress.generation.reasons import WITHHELD
 
-KEPT, CUT, FILTERED, EMPTY, UNANSWERED, WRONG, REPEATED, SPARE = REASONS = (
+KEPT, CUT, EMPTY, UNANSWERED, WRONG, REPEATED, SPARE = (
     "kept",
     "cut at the length",
-    "cut by a filter of the server",
     "empty",
     "without an answer",
     "wrong",
     "repeated",
     "more than are kept",
 )
+REASONS = (KEPT, CUT, *WITHHELD.values(), EMPTY, UNANSWERED, WRONG, REPEATED, SPARE)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def judged(
         right: whether a lesson is right.
         most: so many are kept.
     """
-    found, known, kept = list[Judged](), set[str](), 0
+    found, kept = list[Judged](), set[str]()
     for answer in answers:
         match = None if pattern is None else pattern.search(answer.text)
         lesson = answer.text if match is None else answer.text[: match.end()]
@@ -58,19 +59,19 @@ def judged(
         reason = KEPT
         if not said:
             reason = EMPTY
-        elif answer.ended == "filter":
-            reason = FILTERED
+        elif answer.ended in WITHHELD:
+            reason = WITHHELD[answer.ended]
         elif cut and not unended:
             reason = CUT
         elif pattern is not None and (match is None or not (match.group(1) or "").strip()):
             reason = UNANSWERED
         elif not right(lesson):
             reason = WRONG
-        elif said in known:
+        elif said in kept:
             reason = REPEATED
-        elif most is not None and kept == most:
+        elif most is not None and len(kept) == most:
             reason = SPARE
-        known.add(said)
-        kept += reason == KEPT
+        else:
+            kept.add(said)
         found.append(Judged(reason, lesson, alone, not cut))
     return found

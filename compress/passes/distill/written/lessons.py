@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, cast
 
 from compress.core.artifacts import Artifact
@@ -12,6 +13,7 @@ from compress.core.errors import PassError
 from compress.data.splits import Examples, Item
 from compress.generation.answers import Answer, tokens_drawn, tokens_read
 from compress.generation.prompts import Writer
+from compress.generation.reasons import by_reason, first_of_each, in_words
 from compress.generation.validators import Validator, validator_of
 from compress.generation.writing import How, key_of
 from compress.models.text.chat import Prompt
@@ -39,7 +41,7 @@ from compress.training.signals.written import answers_to
 
 SHOWN = 240
 """Letters of a prompt or an answer that a record keeps, at most."""
-_SAMPLES = {KEPT: 5}
+_SAMPLES = 5
 _OTHER_SAMPLES = 2
 _HINTS = {
     CUT: "Raise `sequence.most`, or name what ends an answer in `sequence.stop`.",
@@ -185,25 +187,26 @@ def written_lessons(
     questions, long = asking.questions(written)
     validator = asking.validator(questions)
     cost = _answer(asking, teacher, questions, 0 if written is None else written.spent)
-    items, counts, right, samples = list[str](), Counter[str](), Counter[int](), list[dict[str, str]]()
-    for why, text in () if written is None else written.judged:
-        if why != KEPT:
-            _sample(samples, f"prompt: {why}", text, "")
-    without = 0
-    for question in questions:
-        found = asking.judge(question, validator)
-        reasons = Counter(one.reason for one in found)
-        counts += reasons
-        right[sum(reasons[one] for one in (KEPT, REPEATED, SPARE))] += 1
-        without += reasons[KEPT] == 0
-        for one in found:
-            answer = one.alone if alone else one.lesson
-            if one.reason == KEPT:
-                items.append(asking.item(question, answer, ends=one.ends))
-            asked = question.asked if isinstance(question.asked, str) else question.asked[-1]["content"]
-            _sample(samples, one.reason, asked, answer)
+    by_question = [(question, asking.judge(question, validator)) for question in questions]
+    found = [
+        (question, one, one.alone if alone else one.lesson) for question, each in by_question for one in each
+    ]
+    reasons = [one.reason for _, one, _ in found]
+    items = [
+        asking.item(question, answer, ends=one.ends) for question, one, answer in found if one.reason == KEPT
+    ]
     if not items:
-        raise _nothing_kept(counts, long, written)
+        raise _nothing_kept(reasons, long, written)
+    unused = () if written is None else written.judged
+    shown = chain(
+        ((f"prompt: {why}", text, "") for why, text in unused if why != KEPT),
+        ((one.reason, _last(question.asked), answer) for question, one, answer in found),
+    )
+    first = first_of_each(shown, lambda one: one[0], lambda why: _SAMPLES if why == KEPT else _OTHER_SAMPLES)
+    # Of a prompt the end is what is asked.
+    samples = [
+        {"why": why, "prompt": prompt[-SHOWN:], "answer": answer[:SHOWN]} for why, prompt, answer in first
+    ]
     own = list(_own(asking)) if spec.sequence.own_answers else []
     texts = like([*items, *own], ctx.data.train.items)
     examples = Examples.unlabelled(texts)
@@ -213,10 +216,10 @@ def written_lessons(
         **source,
         "prompts": len(questions),
         **({"prompts_too_long": long} if long else {}),
-        "answers": counts.total(),
-        "by_reason": {reason: counts[reason] for reason in REASONS if counts[reason]},
-        "prompts_left_out": without,
-        **({"right_by_prompt": {str(n): right[n] for n in sorted(right)}} if spec.rejection else {}),
+        "answers": len(reasons),
+        "by_reason": by_reason(reasons, REASONS),
+        "prompts_left_out": sum(all(one.reason != KEPT for one in each) for _, each in by_question),
+        **({"right_by_prompt": _right(each for _, each in by_question)} if spec.rejection else {}),
         **({"own_answers": len(own)} if own else {}),
         "tokens": tokens_drawn(answers),
         **({"prompt_tokens": read} if read else {}),
@@ -280,11 +283,15 @@ def _own(asking: _Asking) -> Iterator[str]:
             yield asking.task.answered_item(prompt, answer, ends=not asking.task.data.goes_on)
 
 
-def _sample(samples: list[dict[str, str]], why: str, prompt: str, answer: str) -> None:
-    """Keep the first ones of each kind, for the report."""
-    if sum(each["why"] == why for each in samples) < _SAMPLES.get(why, _OTHER_SAMPLES):
-        # Of a prompt the end is what is asked.
-        samples.append({"why": why, "prompt": prompt[-SHOWN:], "answer": answer[:SHOWN]})
+def _right(by_prompt: Iterable[Sequence[Judged]]) -> dict[str, int]:
+    """To how many prompts so many answers are right."""
+    counts = Counter(sum(one.reason in (KEPT, REPEATED, SPARE) for one in each) for each in by_prompt)
+    return {str(right): counts[right] for right in sorted(counts)}
+
+
+def _last(prompt: Prompt) -> str:
+    """What is asked: of a conversation, its last message."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def no_room(prompts: int, most: str) -> PassError:
@@ -296,22 +303,19 @@ def no_room(prompts: int, most: str) -> PassError:
     )
 
 
-def _nothing_kept(counts: Counter[str], long: int, written: Prompts | None) -> PassError:
+def _nothing_kept(reasons: Sequence[str], long: int, written: Prompts | None) -> PassError:
     if written is not None and not written.kept:
         return PassError(
             f"of {written.told['prompts']} prompts that the teacher wrote none is kept: "
-            f"{_reasons(written.told['by_reason'])}",
+            f"{in_words(Counter(written.told['by_reason']).most_common())}",
             where="data_free",
             hint="Raise `data_free.most`, or look at what the teacher writes.",
         )
-    if not counts:
+    if not reasons:
         return no_room(long, "sequence.most")
+    counts = Counter(reasons).most_common()
     return PassError(
-        f"of {counts.total()} answers that the teacher wrote none is kept: {_reasons(counts)}",
+        f"of {len(reasons)} answers that the teacher wrote none is kept: {in_words(counts)}",
         where="sequence",
-        hint=_HINTS.get(counts.most_common(1)[0][0], "Look at what the teacher writes."),
+        hint=_HINTS.get(counts[0][0], "Look at what the teacher writes."),
     )
-
-
-def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(counts).most_common())

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from compress.generation.answers import Answer
 from compress.generation.grounded import adds_nothing, names_stand_in, supported
+from compress.generation.reasons import WITHHELD
 from compress.generation.validators import Validator
 from compress.models.text.chat import Prompt
-from compress.passes.distill.written.kept import CUT, FILTERED, KEPT
+from compress.passes.distill.written.kept import CUT, KEPT
 from compress.profile.specs.writing import PASSAGE, QUESTION, PairSpec, SyntheticSpec
 
 NO_PAIR, NO_QUESTION, REFUSED, UNSUPPORTED, FOREIGN, HOLLOW, INVALID, LONG, ALIKE, COPIED = (
@@ -27,7 +28,7 @@ NO_PAIR, NO_QUESTION, REFUSED, UNSUPPORTED, FOREIGN, HOLLOW, INVALID, LONG, ALIK
 PAIR_REASONS = (
     KEPT,
     CUT,
-    FILTERED,
+    *WITHHELD.values(),
     NO_PAIR,
     NO_QUESTION,
     REFUSED,
@@ -101,8 +102,8 @@ def _reason(
     answer: Answer, pair: Pair, passage: str, spec: SyntheticSpec, validator: Validator | None
 ) -> str:
     question, said = pair.question, pair.answer
-    if answer.ended == "filter":
-        return FILTERED
+    if answer.ended in WITHHELD:
+        return WITHHELD[answer.ended]
     if answer.ended == "length":
         return CUT
     if not question or not said:

@@ -6,7 +6,6 @@ al., Magpie, 2024, arXiv:2406.08464). Plain texts begin behind the token that be
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +14,10 @@ from compress.core.errors import ModelError
 from compress.generation.answers import Answer, tokens_drawn
 from compress.generation.copies import originals
 from compress.generation.prompts import Writer
+from compress.generation.reasons import WITHHELD, by_reason
 from compress.generation.writing import How, cost_of, key_of
 from compress.models.text.chat import UNWRITTEN, Prompt
-from compress.passes.distill.written.kept import CUT, EMPTY, FILTERED, KEPT
+from compress.passes.distill.written.kept import CUT, EMPTY, KEPT
 from compress.profile.specs.examples import DataFreeSpec
 from compress.profile.specs.server import ServerSpec
 from compress.runtimes.decoding import Sampling
@@ -29,7 +29,7 @@ ENDED, ALIKE, COPIED = (
     "nearly a copy of another",
     "in the validation or test split",
 )
-REASONS = (KEPT, CUT, ENDED, FILTERED, EMPTY, ALIKE, COPIED)
+REASONS = (KEPT, CUT, ENDED, *WITHHELD.values(), EMPTY, ALIKE, COPIED)
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,9 @@ def written_prompts(
     found, cost = answers_to(ctx, model, [prompt], how, "the teacher writes prompts")
     written = [found[key_of(prompt, sample)] for sample in range(free.examples)]
     judged = _judged(ctx, written, goes_on)
-    counts = Counter(reason for reason, _ in judged)
     told = {
         "prompts": len(written),
-        "by_reason": {reason: counts[reason] for reason in REASONS if counts[reason]},
+        "by_reason": by_reason((reason for reason, _ in judged), REASONS),
         "tokens": tokens_drawn(written),
         **cost,
     }
@@ -120,8 +119,8 @@ def _judged(ctx: StepContext, written: list[Answer], goes_on: bool) -> list[tupl
 
 
 def _reason(one: Answer, goes_on: bool) -> str:
-    if one.ended == "filter":
-        return FILTERED
+    if one.ended in WITHHELD:
+        return WITHHELD[one.ended]
     if not one.text.strip():
         return EMPTY
     if goes_on:
