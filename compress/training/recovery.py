@@ -23,7 +23,7 @@ from compress.training.loop import train
 from compress.training.objective.batch_loss import batch_loss
 from compress.training.objective.training_module import TrainingModule
 from compress.training.objective.weighted_losses import objective_between
-from compress.training.signals.answers import Answers, fixed, live, nobody
+from compress.training.signals.answers import Answers, fixed, is_kept, live, nobody
 from compress.training.signals.segmentation import check_aligned
 from compress.training.signals.teachers import signals_in
 from compress.training.state import TrainResult
@@ -88,13 +88,12 @@ def trained_by(
         )
         rows = ctx.task.kind.head != "own"
         check_aligned(objective.teacher_needs, read, [("teacher", teacher.path, theirs)], rows=rows)
-        if ctx.task.kind.writes and (spec.epochs < 1 or any(loss.reads_all for loss in losses)):
-            # What would be kept of all texts is asked of some of them once, or is too much to keep.
-            answers = live(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
-        else:
-            # What it says is kept; it need not stay in memory.
+        if is_kept(ctx.task.kind, losses, spec.epochs):
+            # It need not stay in memory.
             del taught
             answers = fixed(signals_in(ctx, teacher, theirs, objective.teacher_needs))
+        else:
+            answers = live(taught.to(ctx.device), objective.teacher_needs, ctx.device, inputs=theirs)
     module = TrainingModule(model, objective.to(ctx.device))
     return train(
         module,

@@ -98,6 +98,23 @@ def test_every_way_and_its_rival_make_valid_profiles(script):
                 is_valid(profile, {**shared, **more, **own})
 
 
+def test_answers_are_held_against_their_passages_apart_from_the_check_that_kept_them(script):
+    pairs, passage = script("docs_to_qa"), "Shares in Norwell rose 4% on Tuesday. Sales in Asia had doubled."
+    answers = {
+        "Sales in Asia had doubled.": True,
+        "Shares rose on Tuesday.": True,
+        "4%": True,
+        # The check knows words by their beginnings.
+        "Sales in Asia were doubling.": False,
+        "7%": False,
+    }
+    assert {answer: pairs.words_stand_in(answer, passage) for answer in answers} == answers
+    said = pairs.looked_at([{"answer": one, "passage": passage, "prompt": "What rose?"} for one in answers])
+    assert "80% are supported" in said
+    assert "60% of the answers every word" in said
+    assert "40% stand there word for word" in said
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_generated_texts_stand_beside_real_ones_in_valid_profiles(script, quick: bool):
     texts = script("generated_texts")

@@ -39,7 +39,7 @@ from compress.training.objective.trust import TrustedTokens
 from compress.training.objective.weighted_losses import Objective, objective_between
 from compress.training.on_policy import OnPolicy
 from compress.training.prediction import WINDOWS, arithmetic
-from compress.training.signals.answers import Answers, fixed, live, nobody
+from compress.training.signals.answers import Answers, fixed, is_kept, live, nobody
 from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import Signals
 from compress.training.signals.segmentation import check_aligned, check_same_words
@@ -317,14 +317,13 @@ class _School:
         return bool(self.teachers) and (chooses or any(loss.compares for loss in losses))
 
     def _live(self, losses: Sequence[LossSpec], own: DistillSpec) -> bool:
-        """Whether a teacher is run in every step: it must be, or what it says of all texts is too much to keep, or not
-        worth it, because some are shown once."""
+        """Whether a teacher is run in every step: it must be, or what it says is not worth keeping."""
         if self.spec.online is not None:
             return True
         taught = self._asks(losses) and self.spec.ema is None
         of_data = 1.0 if own.on_policy is None else 1.0 - own.on_policy.share
-        much = own.epochs * of_data < 1 or any(loss.reads_all for loss in losses)
-        return taught and (self._change() is not None or (self.ctx.task.kind.writes and much))
+        kept = is_kept(self.ctx.task.kind, losses, own.epochs * of_data)
+        return taught and (self._change() is not None or not kept)
 
     def _change(self) -> Change | None:
         """What is done to a batch of images before it is shown; nothing is done to texts."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compress.core.task_kind import TaskKind
 from compress.encoding.inputs import Inputs, taken
+from compress.losses.contract import LossSpec
 from compress.training.batches import to_tensors
 from compress.training.prediction import Device
 from compress.training.signals.capture import Recorder, Signals
@@ -24,6 +26,12 @@ these examples, on the device of the batch."""
 def nobody(indices: NDArray[np.int64], shown: dict[str, Tensor]) -> Signals:
     """No signals: the labels alone teach."""
     return {}
+
+
+def is_kept(task: TaskKind, losses: Sequence[LossSpec], epochs: float) -> bool:
+    """Whether what a frozen teacher says of the data is kept: where a language model shows some texts once, that is not
+    worth it, and what it says of all words is too much."""
+    return not (task.writes and (epochs < 1 or any(loss.reads_all for loss in losses)))
 
 
 def fixed(teacher: Teaching) -> Answers:
