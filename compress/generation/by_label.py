@@ -111,14 +111,15 @@ def chosen(
             reasons[place] = reason or KEPT
 
     drop(lambda left: [HELD_OUT if known else None for known in copied([one.text for one in left])])
+    # Before copies: a text that goes makes none of another label a copy of it.
+    if agree is not None:
+        drop(lambda left: [None if right else OTHER for right in agree(left)])
     drop(
         lambda left: [
             None if one is None else TRAINED if one.known else REPEATED
             for one in originals([one.text for one in left], trained)
         ]
     )
-    if agree is not None:
-        drop(lambda left: [None if right else OTHER for right in agree(left)])
     counts = Counter[int]()
     for place, one in enumerate(written):
         if reasons[place] == KEPT:

@@ -105,6 +105,7 @@ def test_what_is_kept():
         Written(0, "eight"),
         Written(0, "nine"),
         Written(1, "nine"),
+        Written(1, "of another label"),
     ]
 
     def copied(texts: Sequence[str]) -> list[bool]:
@@ -112,15 +113,15 @@ def test_what_is_kept():
         return [text.startswith("held") for text in texts]
 
     def agree(left: Sequence[Written]) -> list[bool]:
-        return [one.text != "of another label" for one in left]
+        return [one.text != "of another label" or one.label == 1 for one in left]
 
     reasons = chosen(written, [2, 2], TRAINED_ON, copied, agree)
-    assert reasons == [KEPT, EMPTY, CUT, REPEATED, TRAINED, HELD_OUT, OTHER, KEPT, SPARE, REPEATED]
+    assert reasons == [KEPT, EMPTY, CUT, REPEATED, TRAINED, HELD_OUT, OTHER, KEPT, SPARE, REPEATED, KEPT]
     # A further text changes nothing for those before it; where nobody is asked, the label decides nothing.
     for count in range(len(written)):
         assert chosen(written[:count], [2, 2], TRAINED_ON, copied, agree) == reasons[:count]
     freely = chosen(written, [3, 1], TRAINED_ON, copied, cut_serves=True)
-    assert freely == [KEPT, EMPTY, KEPT, REPEATED, TRAINED, HELD_OUT, KEPT, KEPT, SPARE, REPEATED]
+    assert freely == [KEPT, EMPTY, KEPT, REPEATED, TRAINED, HELD_OUT, KEPT, KEPT, SPARE, REPEATED, REPEATED]
 
 
 @pytest.fixture(scope="module")
