@@ -19,7 +19,7 @@ from compress import api
 from compress.core.errors import ModelError, ProfileError
 from compress.engine.examining import examine
 from compress.generation.answers import read_answers
-from tests.speaking_server import FAULTS, Proxy, Speaker, listening, text_of
+from tests.speaking_server import FAULTS, Proxy, Speaker, listening, prompt_in, text_of
 from tests.tiny_language import profile, write_model
 
 SECRET = "sk-Very/Secret+42"
@@ -27,11 +27,12 @@ LICENSED = {"license": "apache-2.0", "license_ok": True}
 
 
 class Telling(Speaker):
-    """Repeats the key in its answers and errors."""
+    """Repeats the key in its answers to every third prompt."""
 
     def said(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
         said = super().said(path, asked)
-        said["choices"][0]["message"]["content"] += f" {SECRET}"
+        if int(prompt_in(asked).split()[0]) % 3 == 0:
+            said["choices"][0]["message"]["content"] += f" {SECRET}"
         return said
 
 
@@ -76,10 +77,13 @@ def test_a_student_learns_what_a_server_writes(
         step = next(one for one in done.record.steps if one.step == "distill")
         told, prompts = step.facts["written"], done.record.splits["train"]
         assert len(there.asked) == refused + prompts
-        assert (told["model"], told["answers"], told["by_reason"]) == ("scripted", prompts, {"kept": prompts})
+        assert (told["model"], told["answers"]) == ("scripted", prompts)
+        kept, leaking = (told["by_reason"][why] for why in ("kept", "holds the key of the server"))
+        assert kept + leaking == prompts
+        assert leaking == sum(int(prompt_in(one).split()[0]) % 3 == 0 for one in there.asked[refused:])
         assert (told["tokens"], told["prompt_tokens"]) == (4 * prompts, 2 * prompts)
-        assert step.facts["shown"] == {"written": prompts}
-        assert all("times ***" in one.answer for one in step.samples)
+        assert step.facts["shown"] == {"written": kept}
+        assert {one.why for one in step.samples if "***" in one.answer} == {"holds the key of the server"}
         # How it is asked is no part of what is learnt.
         again = api.run(written(tmp_path, {**server, "concurrency": 9, "timeout_s": 5}), quiet=True)
         assert again.record.steps[-1].artifact == done.record.steps[-1].artifact
