@@ -40,7 +40,7 @@ class Writer:
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
-        return () if self.format.end is None else (self.format.end,)
+        return self.format.ends
 
     @property
     def converses(self) -> bool:

@@ -16,6 +16,7 @@ from onnx import helper
 from compress.core.artifacts import GENAI_CONFIG, GENAI_MODEL, ONNX_MODEL, TOKENIZER_CONFIG
 from compress.core.disk.files import write_bytes, write_json
 from compress.lowering.shared_weights import share_weights
+from compress.models.text.chat import end_ids
 from compress.runtimes.runner import LOGIT_POSITIONS, PAST, PRESENT
 
 _NAME = "last_token"
@@ -81,7 +82,7 @@ def genai_config(
 ) -> dict[str, Any]:
     """The content of `genai_config.json`."""
     numbers = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
-    begin = task["begin_id"]
+    begin, ends = task["begin_id"], end_ids(task) or (task["pad_id"],)
     if begin is None:
         begin = numbers.get(task["special_tokens"].get("bos_token"), task["pad_id"])
     return {
@@ -89,7 +90,7 @@ def genai_config(
             # Of any family: what tells them apart is in the graph.
             "type": "decoder",
             "bos_token_id": begin,
-            "eos_token_id": task["pad_id"] if task["end_id"] is None else task["end_id"],
+            "eos_token_id": list(ends) if len(ends) > 1 else ends[0],
             "pad_token_id": task["pad_id"],
             "vocab_size": task["words"],
             "context_length": sizes["positions"],

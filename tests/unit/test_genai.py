@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from compress.lowering.decoder.layout import layout_of
-from compress.lowering.genai import write_genai
+from compress.lowering.genai import genai_config, write_genai
 from compress.lowering.genai_tokenizer import why_no_genai
 from compress.lowering.shared_weights import LEAST, raw_places
 from compress.models.text.tokenization import ODD
@@ -54,6 +54,17 @@ def written(
 
 def prompt_of(length: int) -> list[int]:
     return np.random.default_rng(1).integers(3, WORDS, length).tolist()
+
+
+def test_an_answer_has_as_many_ends_as_the_model(tmp_path: Path):
+    folder = written(tmp_path, FAST[0])
+    said = json.loads((folder / "genai_config.json").read_text())
+    assert said["model"]["eos_token_id"] == 0
+    graph = onnx.load(folder / "genai.onnx", load_external_data=False).graph
+    sizes = layout_of(tiny_decoder(FAST[0]).config).sizes
+    for ends, wanted in (([0, 5], [0, 5]), ([5], 5), ([], TASK["pad_id"])):
+        found = genai_config(graph, sizes, BYTES, {**TASK, "words": WORDS, "end_ids": ends})
+        assert found["model"]["eos_token_id"] == wanted
 
 
 @pytest.mark.parametrize("quantized", [False, True])

@@ -24,6 +24,7 @@ from compress.lowering.gguf.tensors import HEAD, WORDS, tensors_of
 from compress.lowering.gguf.vocabulary import vocabulary_of, why_no_vocabulary
 from compress.models.text.tokenization import ODD
 from compress.passes.prune.removing.decoders import DecoderPruner
+from compress.profile.model_checks.gguf import ends_in, header_fields
 from compress.tasks.causal_lm.source import gguf_tokenizer
 from tests.tiny_decoders import CONFIGS, tiny_decoder
 from tests.tiny_language import BEGIN, CHATML, END, byte_tokenizer
@@ -124,6 +125,20 @@ def test_the_tokens_and_the_template_stand_in_the_file(tmp_path: Path):
     assert fields["tokenizer.ggml.add_bos_token"] is False
     assert fields["llama.attention.head_count_kv"] == 2
     assert fields["llama.rope.freq_base"] == 10000
+
+
+def test_the_ends_of_answers_stand_in_the_file(tmp_path: Path):
+    file = tmp_path / "it.gguf"
+    write_gguf(tiny_decoder("llama"), BYTES, {**TASK, "end_ids": [1, 5, 9]}, "f16", file, "tiny")
+    fields = GGUFReader(file).fields
+    assert [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot", "eom")] == [
+        1,
+        5,
+        9,
+    ]
+    assert ends_in(header_fields(file)) == [1, 5, 9]
+    write_gguf(tiny_decoder("llama"), BYTES, TASK, "f16", file, "tiny")
+    assert ends_in(header_fields(file)) == [1]
 
 
 def letters(*, prefix: bool) -> Tokenizer:

@@ -27,6 +27,7 @@ from compress.tasks.causal_lm.sections import answers
 from compress.tasks.causal_lm.task import CausalLanguageModel
 from compress.tasks.causal_lm.text.documents import messages_item, prompt_item
 from tests.records import bert_run, change_step
+from tests.tiny_language import byte_tokenizer
 from tests.unit.test_language_windows import folder_of
 
 PROMPTS = {"path": "x", "prompt_column": "p", "completion_column": "c", "max_length": 24}
@@ -62,6 +63,16 @@ def test_prompts_that_leave_room_are_asked(tmp_path: Path):
             seed=0,
         )
     assert asked(task_of(), test, model, seed=0) is None
+
+
+def test_an_answer_ends_at_each_end_of_the_model_and_at_special_stops(tmp_path: Path):
+    model = folder_of(tmp_path, end_ids=[259, 7], special_tokens={})
+    keys = {"answers": {"validator": "exact", "most": 8, "stop": ["<begin>", "."]}}
+    found = asked(task_of(**keys), examples(prompt_item("a", "b")), model, seed=0)
+    assert found is not None
+    assert found.settings["ends"] == [0, 7, 259]
+    said = byte_tokenizer().encode("yes.no", add_special_tokens=False).ids
+    assert [found.text(said), found.text([*said[:2], 7]), found.text([*said[:2], 0])] == ["yes", "ye", "ye"]
 
 
 def test_of_a_conversation_the_last_answer_is_asked_for(tmp_path: Path):

@@ -151,6 +151,25 @@ def test_a_template_that_rewrites_the_past_is_refused():
         pieces_of(item, "messages", renderer("{{ raise_exception('no') }}", {}, "model"))
 
 
+def test_a_template_that_leaves_out_a_part_of_an_answer_is_refused():
+    def learnt(template: str, answer: str) -> str:
+        said = [{"role": "user", "content": "2 and 2"}, {"role": "assistant", "content": answer}]
+        return pieces_of(messages_item(said), "messages", renderer(template, {}, "model"))[-1].text
+
+    thoughtless = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    asks = "{% if add_generation_prompt %}[assistant]{% endif %}"
+    with pytest.raises(DataError, match="leaves out or changes a part of what the assistant says") as caught:
+        learnt(thoughtless + asks, "<think>two more</think> 4")
+    assert (caught.value.code, caught.value.where) == ("chat-template", "data.messages_column")
+    assert learnt(thoughtless + asks, " 4") == " 4"
+    assert learnt(thoughtless + asks, "") == ""
+    # Blanks are the template's own, and it may say the first words itself when it asks.
+    spaced = "{% for m in messages %}[{{ m.role }}]{{ m.content | replace('>', '>\n') | trim }}{% endfor %}"
+    assert learnt(spaced + asks, " <think>so</think>4 ") == "<think>\nso</think>\n4"
+    thinks = "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}"
+    assert learnt(spaced + thinks, "<think>so</think>4") == "so</think>\n4"
+
+
 def test_a_template_runs_in_a_sandbox(tmp_path: Path):
     evil = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(ModelError, match="cannot render"):
@@ -207,15 +226,32 @@ def test_examples_that_differ_in_blanks_alone_are_one(form: str, tmp_path: Path)
 
 def test_a_template_becomes_pieces_where_it_depends_on_roles_alone():
     render = renderer(CHATML, {}, "model")
-    pieces = pieces_of_template(render)
+    pieces = pieces_of_template(CHATML, render)
     assert pieces is not None
     messages = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
     assert joined(pieces, messages, True) == render(messages, True)
     # Another default, counted turns, contents that are changed: no fixed pieces.
     counted = "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}"
-    trimmed = "{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}"
-    for template in (counted, trimmed):
-        assert pieces_of_template(renderer(template, {}, "model")) is None
+    changed = "{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}"
+    left = "{% for m in messages %}{{ m.content.lstrip() }};{% endfor %}"
+    lines = "{% for m in messages %}{{ m.content.strip('\n') }};{% endfor %}"
+    silent = "{% for m in messages if m.content %}[{{ m.content }}]{% endfor %}"
+    clock = CHATML + "{% if strftime_now is defined and false %}{{ strftime_now('%Y') }}{% endif %}"
+    for template in (counted, changed, left, lines, silent, clock):
+        assert pieces_of_template(template, renderer(template, {}, "model")) is None
+
+
+def test_pieces_trim_what_the_template_trims():
+    rare = "\u3000\x1c a \ufeff\x85\n"
+    some = "[{{ m.content | trim if m.role == 'user' else m.content }}]"
+    for words, roles in ((" {{ m.content.strip() }} ", ["assistant", "system", "user"]), (some, ["user"])):
+        template = "{% for m in messages %}" + words + "{% endfor %}"
+        render = renderer(template, {}, "model")
+        pieces = pieces_of_template(template, render)
+        assert pieces is not None
+        assert pieces["trim"] == roles
+        messages = [{"role": role, "content": rare} for role in ("system", "user", "assistant", "user")]
+        assert joined(pieces, messages, True) == render(messages, True)
 
 
 def test_the_tokens_of_pieces_are_those_of_each_by_itself():

@@ -34,6 +34,7 @@ from compress.core.disk.ours import not_ours, sign
 from compress.core.disk.reading import read_mapping
 from compress.core.errors import ModelError, UsageError
 from compress.core.units import megabytes
+from compress.models.text.chat import end_ids
 from compress.runtimes.runner import PAST
 
 PAGE = "page.json"
@@ -172,7 +173,7 @@ def _describe(bundle: Path, manifest: Mapping[str, Any], kind: str) -> dict[str,
     }
     if kind == "writing":
         task = read_mapping(bundle / TASK)
-        page |= {key: task[key] for key in ("begin_id", "end_id", "chat")}
+        page |= {"begin_id": task["begin_id"], "end_ids": end_ids(task), "chat": task["chat"]}
     elif page["image"] is not None:
         page["image"] = {**page["image"], "columns_first": columns_first()}
     else:

@@ -17,6 +17,7 @@ from compress.lowering.decoder.layout import Layout, layout_of
 from compress.lowering.gguf.family import LLAMA_CPP, LlamaCppFamily, rope_of, why_no_gguf
 from compress.lowering.gguf.tensors import Stored, rotated_of, tensors_of
 from compress.lowering.gguf.vocabulary import Vocabulary, vocabulary_of, why_no_vocabulary
+from compress.models.text.chat import end_ids
 
 _FILE_TYPES: Mapping[Stored, LlamaFileType] = {
     "f16": LlamaFileType.MOSTLY_F16,
@@ -142,7 +143,8 @@ def _add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary, task: Mapping[st
     begin = task["begin_id"] if task["begin_id"] is not None else numbers.get(special.get("bos_token"))
     named = {
         "bos": begin,
-        "eos": task["end_id"],
+        # To llama.cpp all three end an answer alike, and further ones that it knows by their names.
+        **dict(zip(("eos", "eot", "eom"), end_ids(task), strict=False)),
         "unk": numbers.get(special.get("unk_token")),
         "pad": task["pad_id"],
     }

@@ -46,6 +46,7 @@ MODEL_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     MODEL_CONFIG,
+    "generation_config.json",
     STRUCTURE,
     MODULE,
     PREPROCESSOR,

@@ -20,7 +20,8 @@ Render = Callable[[Conversation, bool], str]
 
 @dataclass(frozen=True)
 class Format:
-    """How a model takes texts, as its `task.json` says it: `begin` stands before every text, `end` after an answer."""
+    """How a model takes texts, as its `task.json` says it: `begin` stands before every text, `end` behind one that is
+    learnt, and whichever of `ends` comes first ends an answer."""
 
     max_length: int
     pad: int
@@ -28,6 +29,7 @@ class Format:
     end: int | None
     template: str | None
     special: Mapping[str, str]
+    ends: tuple[int, ...]
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Format:
@@ -39,11 +41,18 @@ class Format:
             described["end_id"],
             described["chat_template"],
             described["special_tokens"],
+            end_ids(described),
         )
 
     def render(self, where: str) -> Render | None:
         """Its chat template; None where it has none."""
         return None if self.template is None else renderer(self.template, self.special, where)
+
+
+def end_ids(described: Mapping[str, Any]) -> tuple[int, ...]:
+    """The tokens that end an answer, by a `task.json`; older ones name a single one."""
+    ends = described.get("end_ids", [described["end_id"]])
+    return tuple(int(one) for one in ends if one is not None)
 
 
 def renderer(template: str, special: Mapping[str, str], where: str) -> Render:

@@ -10,17 +10,19 @@ from typing import BinaryIO
 from compress.core.pre_tokenization import RULES, rules_named
 from compress.models.anatomy.table.family import Config
 
-_MAGIC, _BOOL, _STRING, _ARRAY, _LONGEST = b"GGUF", 7, 8, 9, 256
+_MAGIC, _WHOLE, _BOOL, _STRING, _ARRAY, _LONGEST = b"GGUF", 4, 7, 8, 9, 256
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """How long a value of each kind is, of those whose length is fixed."""
 _FAMILIES = {"gemma3": "gemma3_text"}
 """What llama.cpp calls otherwise than transformers."""
 _TRANSLATES = ("t5", "t5encoder", "umt5")
+_ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 _READ = (
     "general.architecture",
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
     "tokenizer.ggml.add_space_prefix",
+    *_ENDS,
 )
 _BYTES_JOINED, _LETTERS_JOINED = "gpt2", "llama"
 """What llama.cpp calls byte-level BPE, and BPE of SentencePiece."""
@@ -62,6 +64,11 @@ def adds_space(fields: Mapping[str, str]) -> bool:
     return bool(fields.get("tokenizer.ggml.add_space_prefix", True))
 
 
+def ends_in(fields: Mapping[str, str]) -> list[int]:
+    """The tokens that end an answer."""
+    return [int(fields[key]) for key in _ENDS if key in fields]
+
+
 def why_not_cut(fields: Mapping[str, str]) -> str | None:
     """Why texts cannot be cut into words as this tokenizer does; None where they can."""
     kind = fields.get("tokenizer.ggml.model", _LETTERS_JOINED)
@@ -94,6 +101,8 @@ def _fields(stream: BinaryIO) -> Iterator[tuple[str, str]]:
             yield key, _text(stream)
         elif key in _READ and kind == _BOOL:
             yield key, "true" if _number(stream, "<?") else ""
+        elif key in _READ and kind == _WHOLE:
+            yield key, str(_number(stream, "<I"))
         elif kind == _ARRAY:
             kind, count = _number(stream, "<I"), _number(stream, "<Q")
             _skip(stream, kind, count)

@@ -49,12 +49,13 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
             code="no-room",
         )
     stops = data.answers.stop
+    ends = sorted(writer.stopping(stops))
 
     def text(tokens: list[int]) -> str:
-        said = writer.text([one for one in tokens if one not in writer.ends])
+        said = writer.text([one for one in tokens if one not in ends])
         cut = cut_at(said, stops)
         return said if cut is None else cut
 
-    settings = {"most": data.answers.most, "ends": list(writer.ends), "together": TOGETHER}
+    settings = {"most": data.answers.most, "ends": ends, "together": TOGETHER}
     inputs = TokenInputs(tokens, ("input_ids", "attention_mask"), writer.format.pad)
     return Asked(inputs, settings, tuple(places), tuple(prompts), tuple(expected), text)

@@ -82,9 +82,11 @@ class Predictor:
             KeyError: the template was tried with no conversation in which these roles follow each other.
         """
         pieces, roles = self.task["chat"], [message["role"] for message in messages]
-        text: str = pieces["start"][roles[0]] + messages[0]["content"]
-        for before, message in zip(roles, messages[1:]):  # noqa: B905 (no `strict` before Python 3.10)
-            text += pieces["between"][f"{before}>{message['role']}"] + message["content"]
+        trim = pieces.get("trim", ())
+        said = [one["content"].strip() if one["role"] in trim else one["content"] for one in messages]
+        text: str = pieces["start"][roles[0]] + said[0]
+        for before, role, words in zip(roles, roles[1:], said[1:]):  # noqa: B905 (no `strict` before Python 3.10)
+            text += pieces["between"][f"{before}>{role}"] + words
         return text + str(pieces["asks"][roles[-1]])
 
     def fitted(self, messages: Sequence[dict[str, str]], most: int = 128) -> list[dict[str, str]]:
@@ -140,7 +142,7 @@ class Predictor:
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
-        return () if self.task["end_id"] is None else (self.task["end_id"],)
+        return tuple(one for one in self.task.get("end_ids", [self.task["end_id"]]) if one is not None)
 
     def __call__(self, prompt: str, **how: Any) -> str:
         """The answer to a prompt, as one text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,26 +31,35 @@ from compress.models.teacher.materialise import check_lengths, check_vocabulary
 from compress.models.teacher.sources import GGUF, hub_commit, model_folder, tokenizer_place
 from compress.models.text.chat import renderer
 from compress.models.text.tokenization import Tokenization, of_transformers, read_tokenization
-from compress.profile.model_checks.gguf import adds_space, cut_by, header_fields, joins_letters, why_not_cut
+from compress.profile.model_checks.gguf import (
+    adds_space,
+    cut_by,
+    ends_in,
+    header_fields,
+    joins_letters,
+    why_not_cut,
+)
 from compress.profile.model_checks.tokenizers import no_tokenizer
 from compress.profile.schema import TeacherSpec
 from compress.profile.specs.decoder import DecoderSpec, TrainedTokenizerSpec
 from compress.step import StepContext
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.text.chat_pieces import pieces_of_template
+from compress.tasks.causal_lm.text.ends import end_of, ends_of
 from compress.tasks.causal_lm.text.own_tokenizer import of_file, trained_tokenizer
 
 
 @dataclass(frozen=True)
 class _Source:
     """A model in memory, its tokenizer, the template of its conversations, None where it has none, and the facts of
-    an adapter that was added to it."""
+    an adapter that was added to it. `ends`: the tokens that a GGUF file says end an answer."""
 
     model: PreTrainedModel
     tokenization: Tokenization
     template: str | None
     special: Mapping[str, str]
     adapted: Mapping[str, Any] = field(default_factory=dict)
+    ends: Sequence[int] = ()
 
 
 def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
@@ -64,7 +73,7 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     source = _found(ctx, spec)
     if spec.adapter is not None:
         source = _adapted(source, spec.adapter, ctx.base)
-    model, tokenization = source.model, source.tokenization
+    model, tokenization, template = source.model, source.tokenization, source.template
     where = "teacher.config" if spec.config is not None else spec.model
     if (why := why_no_decoder(model.config.to_dict())) is not None:
         raise ModelError(why, where=where, code="family-unsupported")
@@ -74,7 +83,8 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     tokenization.prove(ctx.data.train.texts, data.max_length, where)
     save_model(model, ctx.out)
     write_text(ctx.out / TOKENIZER, tokenization.text)
-    end = _end_of(model.config.eos_token_id, tokenizer, source.special)
+    end = end_of(model.config.eos_token_id, tokenizer, source.special)
+    render = None if template is None else renderer(template, source.special, where)
     pad = model.config.pad_token_id
     write_json(
         ctx.out / TASK,
@@ -88,9 +98,10 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
             "pad_id": next(one for one in (pad, end, 0) if one is not None),
             "begin_id": _begin_of(tokenizer),
             "end_id": end,
+            "end_ids": ends_of(model, source.ends, end, render, tokenizer),
             "written": data.written,
-            "chat_template": source.template,
-            "chat": _chat(source, where),
+            "chat_template": template,
+            "chat": None if template is None or render is None else pieces_of_template(template, render),
             "special_tokens": dict(source.special),
         },
     )
@@ -101,7 +112,7 @@ def write_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "architecture": type(model).__name__,
         "source": spec.model if spec.config is None else spec.config.words,
-        "chat_template": source.template is not None,
+        "chat_template": template is not None,
         **({} if commit is None else {"commit": commit}),
         **source.adapted,
     }
@@ -134,7 +145,7 @@ def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
         facts = {"adapter": adapter, **facts}
         if no_tokenizer({file.name for file in folder.iterdir()}) is not None:
             return replace(source, model=model, adapted=facts)
-        return _Source(model, *_tokenizer_in(folder), facts)
+        return _Source(model, *_tokenizer_in(folder), facts, source.ends)
 
 
 def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
@@ -147,7 +158,7 @@ def _fresh(ctx: StepContext, spec: DecoderSpec) -> _Source:
         words=max(tokenizer.get_vocab().values()) + 1,
         positions=spec.positions or ctx.task.kind.positions_unset(ctx.task.data.max_length),
         begin=_begin_of(tokenizer),
-        end=_end_of(None, tokenizer, special),
+        end=end_of(None, tokenizer, special),
         seed=ctx.seed,
     )
     return _Source(model, tokenization, template, special)
@@ -196,7 +207,8 @@ def _of_gguf(file: Path) -> _Source:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return _Source(model.eval(), of_transformers(tokenizer, str(file)), *_conversations(tokenizer))
+    tokenization = of_transformers(tokenizer, str(file))
+    return _Source(model.eval(), tokenization, *_conversations(tokenizer), ends=ends_in(header_fields(file)))
 
 
 def gguf_tokenizer(file: Path) -> Any:
@@ -259,21 +271,7 @@ def _conversations(tokenizer: Any) -> tuple[str | None, dict[str, str]]:
     return template, special
 
 
-def _chat(source: _Source, where: str) -> dict[str, Any] | None:
-    """The chat template as pieces that a bundle joins without Jinja."""
-    if source.template is None:
-        return None
-    return pieces_of_template(renderer(source.template, source.special, where))
-
-
 def _begin_of(tokenizer: Tokenizer) -> int | None:
     """The token that the tokenizer puts before every text; None where it puts none."""
     plain, whole = (tokenizer.encode("a", add_special_tokens=added).ids for added in (False, True))
     return None if whole[:1] == plain[:1] else int(whole[0])
-
-
-def _end_of(said: int | list[int] | None, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
-    """The token that ends an answer: what the tokenizer calls so, else what the model's config says."""
-    if "eos_token" in special and (found := tokenizer.token_to_id(special["eos_token"])) is not None:
-        return int(found)
-    return said[0] if isinstance(said, list) else said

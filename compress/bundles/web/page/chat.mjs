@@ -40,7 +40,7 @@ async function answer(decoder, words) {
   const text = element("text").value;
   if (!text) return say("type something");
   const how = {
-    most: number("most"), temperature: number("temperature"), topP: number("top-p"), end: page.end_id, stopped: () => stopped,
+    most: number("most"), temperature: number("temperature"), topP: number("top-p"), ends: page.end_ids, stopped: () => stopped,
   };
   const prompt = promptOf(words, text, how.most);
   shown("user", text);

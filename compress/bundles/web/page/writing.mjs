@@ -101,7 +101,7 @@ export async function* stream(decoder, words, prompt, how) {
   let told = "";
   while (ids.length < most && !how.stopped()) {
     const token = draw(await decoder.after([...prompt, ...ids]), how);
-    if (token === how.end) break;
+    if (how.ends.includes(token)) break;
     ids.push(token);
     const text = words.text(ids);
     // Half a letter may still become something else: of some tokenizers each of its bytes is a mark.
@@ -114,12 +114,16 @@ export async function* stream(decoder, words, prompt, how) {
   yield words.text(ids).slice(told.length);
 }
 
+// What Python strips; `trim` of JavaScript strips other characters.
+const BLANKS = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]+";
+const AROUND = new RegExp(`^${BLANKS}|${BLANKS}$`, "g");
+
 /** Messages, `{role, content}` each, as the text behind which the assistant answers. */
 export function conversation(pieces, messages) {
   const text = messages.map(({ role, content }, place) => {
     const before = place ? pieces.between[`${messages[place - 1].role}>${role}`] : pieces.start[role];
     if (before === undefined) throw new Error("the model's chat template knows no such conversation");
-    return before + content;
+    return before + (pieces.trim?.includes(role) ? content.replace(AROUND, "") : content);
   });
   return text.join("") + pieces.asks[messages.at(-1).role];
 }

@@ -4,6 +4,7 @@ that it writes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,15 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for most, asked in by_most.items():
             prompts = [self._prompt(requests[number].args[0], most) for number, _ in asked]
             for (number, stops), tokens in zip(asked, self._written(prompts, most), strict=True):
-                said = self.tokens.decode(tokens)
-                cut = cut_at(said, stops)
-                texts[number] = said if cut is None else cut
+                texts[number] = self._said(tokens, stops)
         return texts
+
+    def _said(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+        # A special token among the stops is in no text.
+        marks = {self.tokens.token_to_id(stop) for stop in stops}
+        said: str = self.tokens.decode([*takewhile(lambda token: token not in marks, tokens)])
+        cut = cut_at(said, stops)
+        return said if cut is None else cut
 
     def _prompt(self, text: str, most: int) -> NDArray[np.int32]:
         """The end of a prompt that leaves room for an answer, as lm-eval's own runner cuts it."""
@@ -129,10 +135,11 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return np.array(self.tok_encode(text)[-room:] or [self.eot_token_id], np.int32)
 
     def _written(self, prompts: Sequence[NDArray[np.int32]], most: int) -> list[list[int]]:
-        ends = [] if self.form.end is None else [self.form.end]
+        ends = list(self.form.ends)
         inputs = TokenInputs(prompts, ("input_ids", "attention_mask"), self.form.pad)
         found = self.write(inputs, {"most": most, "ends": ends, "together": TOGETHER})
-        return [[token for token in row if token >= 0 and token not in ends] for row in found.tolist()]
+        # Of an end that is an ordinary token lm-eval's own runner keeps the text.
+        return [[token for token in row if token >= 0 and token != self.form.end] for row in found.tolist()]
 
     def likelihoods(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         """The log-likelihood of tokens behind others, and whether each of them is the likeliest.

@@ -11,20 +11,39 @@ from compress.models.text.chat import Render
 
 TURNS = 6
 """Turns of the longest conversation that is tried."""
-_CONTENTS = ("Hello, how are you?", "a\nb", "It's <fine> & {{ 7 }}", "ünïcödé 漢字 🙂", "x", "One two three.")
+_CONTENTS = (
+    "Hello, how are you?",
+    "a\nb",
+    "It's <fine> & {{ 7 }}",
+    "ünïcödé 漢字 🙂",
+    "x",
+    "",
+    "  two before, one behind ",
+    "\n\nlines around\r\n",
+    "\u3000\x1cblanks that are rare\x85\t\ufeff",
+    " \n",
+)
 _SAID = "\u2063said {} \u2063"
 """What stands for what somebody says: no template holds it."""
+_CLOCK = "strftime_now"
+"""What a template reads the clock with."""
 
 Message = Mapping[str, str]
 
 
-def pieces_of_template(render: Render) -> dict[str, Any] | None:
+def pieces_of_template(template: str, render: Render) -> dict[str, Any] | None:
     """What a template puts before, between and after messages; None where that depends on more than their roles.
+
+    Args:
+        render: what the template makes of messages.
 
     Returns:
         `start`, `end` and `asks` by role, and `between` by two roles (`user>assistant`): text that stands before the
-        first message, after the last one, after it where the assistant is asked to answer, and between two.
+        first message, after the last one, after it where the assistant is asked to answer, and between two. `trim`:
+        the roles whose words lose the blanks around them.
     """
+    if _CLOCK in template:
+        return None
     try:
         found = _read_off(render)
         same = all(
@@ -45,7 +64,8 @@ def joined(pieces: Mapping[str, Any], messages: Sequence[Message], asks: bool) -
     parts = [pieces["start"][roles[0]]]
     for before, message in zip([None, *roles], messages, strict=False):
         parts += [] if before is None else [pieces["between"][f"{before}>{message['role']}"]]
-        parts.append(message["content"])
+        said, trims = message["content"], message["role"] in pieces["trim"]
+        parts.append(said.strip() if trims else said)
     parts.append(pieces["asks" if asks else "end"][roles[-1]])
     return "".join(parts)
 
@@ -57,10 +77,16 @@ def _conversations() -> list[list[str]]:
 
 
 def _tried() -> list[tuple[list[Message], bool]]:
-    contents = itertools.cycle(_CONTENTS)
     return [
-        ([{"role": role, "content": next(contents)} for role in roles], asks)
+        (
+            [
+                {"role": role, "content": _CONTENTS[place % len(_CONTENTS)]}
+                for place, role in enumerate(roles, first)
+            ],
+            asks,
+        )
         for roles in _conversations()
+        for first in range(len(_CONTENTS))
         for asks in ((True, False) if roles[-1] == "user" else (False,))
     ]
 
@@ -78,4 +104,8 @@ def _read_off(render: Render) -> dict[str, Any]:
                 kind, name = ("between", pair) if place else ("start", roles[0])
                 pieces[kind].setdefault(name, before)
             pieces["asks" if asks else "end"].setdefault(roles[-1], rest)
+    # Of the longest conversation, in which everybody speaks.
+    around = [{**message, "content": f"\v{message['content']}\v"} for message in messages]
+    shown = render(around, False)
+    pieces["trim"] = sorted({one["role"] for one in around if one["content"] not in shown})
     return pieces

@@ -15,6 +15,8 @@ from compress.tasks.causal_lm.keys import Written
 ROLES = ("system", "user", "assistant")
 _OTHER_ROLES = {"human": "user", "gpt": "assistant"}
 """As data sets in the form of ShareGPT call them."""
+_SHOWN = 60
+"""Letters of an answer that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,32 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
                 hint="Give the examples as `prompt_column` and `completion_column`.",
                 code="chat-template",
             )
-        pieces += [Piece(asked[len(done) :], learnt=False), Piece(answered[len(asked) :], learnt=True)]
+        before, learnt = asked[len(done) :], answered[len(asked) :]
+        if not _holds(before, learnt, message["content"]):
+            raise DataError(
+                "the chat template of the model leaves out or changes a part of what the assistant says, such as its "
+                f"reasoning, so that part would not be learnt: of {_shown(message['content'])} it keeps "
+                f"{_shown(learnt)}",
+                where="data.messages_column",
+                hint="Write the template of the model's folder (chat_template.jinja, or `chat_template` in "
+                "tokenizer_config.json) so that it gives answers whole, or give the examples as `prompt_column` and "
+                "`completion_column`.",
+                code="chat-template",
+            )
+        pieces += [Piece(before, learnt=False), Piece(learnt, learnt=True)]
         done = answered
     return pieces
+
+
+def _holds(before: str, learnt: str, content: str) -> bool:
+    """Whether an answer stands whole where it is learnt, blanks aside; its first words may be those that the template
+    puts there when it asks (`<think>`)."""
+    asked, said, whole = ("".join(text.split()) for text in (before, learnt, content))
+    return whole in (asked + said)[max(0, len(asked) - len(whole) + 1) :]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def question_of(item: str) -> tuple[Prompt, str]:
