@@ -18,8 +18,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from compress.bundles.web import tokenizing
 from compress.bundles.web.packages import TOKENIZERS, place_packages
 from compress.bundles.web.tokenizing import AWKWARD, tokenizer_facts
+from compress.models.text.chat import renderer
 from compress.models.text.vocabulary import choose_tokens, id_table, read_vocabulary, trim_tokenizer
 from compress.runtimes.runner import encode, load_tokenizer
+from compress.tasks.causal_lm.text.chat_pieces import pieces_of_template
 from tests.tiny import SPECIAL
 
 pytestmark = pytest.mark.system
@@ -168,3 +170,21 @@ def test_a_chatting_page_cuts_and_joins_as_python(scripts: Path) -> None:
             wanted = made.encode(text, add_special_tokens=False).ids
             assert ids == wanted, repr(text)
             assert joined == made.decode(wanted), repr(text)
+
+
+def test_a_chatting_page_trims_and_ends_as_python(scripts: Path) -> None:
+    shutil.copyfile(PAGE / "writing.mjs", scripts / "writing.mjs")
+    said = "{{ m.content | trim if m.role == 'user' else m.content }}"
+    template = "{% for m in messages %}[{{ m.role }}]" + said + "{% endfor %};"
+    render = renderer(template, {}, "model")
+    pieces = pieces_of_template(template, render)
+    assert pieces is not None
+    blanks = ["", " \n", "\u3000\x1c a\tb \ufeff", "\ufeffa\x85", *AWKWARD]
+    talks = [
+        [{"role": role, "content": text} for role in ("system", "user", "assistant", "user")]
+        for text in blanks
+    ]
+    asked = {"pieces": pieces, "talks": talks, "tokens": [3, 1, 4, 2, 0], "ends": [0, 2]}
+    command = ["node", str(Path(__file__).with_name("talk.mjs")), str(scripts)]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"texts": [render(talk, True) for talk in talks], "told": "3 1 4"}
