@@ -245,7 +245,7 @@ const words = new Words({}, page);
 // A model that says these bytes, one after the other.
 const next = (ids) => answer[ids.length - prompt.length];
 const says = { after: async (ids) => Array.from({ length: 256 }, (_, byte) => Number(byte === next(ids))) };
-const how = { most: 99, temperature: 0, end: null, ends: [], stopped: () => false };
+const how = { most: 99, temperature: 0, ends: [], stopped: () => false };
 const parts = [];
 for await (const part of stream(says, words, prompt, how)) parts.push(part);
 let refused = null;

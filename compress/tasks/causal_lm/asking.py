@@ -9,7 +9,7 @@ import numpy as np
 from compress.core.errors import DataError
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
-from compress.generation.prompts import Writer, cut_at
+from compress.generation.prompts import Writer
 from compress.measuring.timing.feeds import sample_indices
 from compress.tasks.base import Asked, Task
 from compress.tasks.causal_lm.keys import LanguageData
@@ -52,9 +52,7 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
     ends = sorted(writer.stopping(stops))
 
     def text(tokens: list[int]) -> str:
-        said = writer.text([one for one in tokens if one not in ends])
-        cut = cut_at(said, stops)
-        return said if cut is None else cut
+        return writer.said(tokens, stops)
 
     settings = {"most": data.answers.most, "ends": ends, "together": TOGETHER}
     inputs = TokenInputs(tokens, ("input_ids", "attention_mask"), writer.format.pad)
