@@ -15,7 +15,6 @@ LEARNT = f"{BESIDE}learnt"
 """Of texts that are gone on with: 1 for each token that is to be foretold, int64 (n, t)."""
 WRITTEN = f"{BESIDE}written"
 """Of texts that the student wrote itself, of which nobody but a teacher says what is right: anything, (n, ...)."""
-_NOTHING_LEARNT = 1e-9
 _Value = TypeVar("_Value")
 
 
@@ -57,14 +56,6 @@ def against(inputs: Inputs, reference: Mapping[str, NDArray[Any]] | None) -> Inp
     """
     compared: Callable[[Mapping[str, NDArray[Any]] | None], Inputs] | None = getattr(inputs, "against", None)
     return inputs if compared is None else compared(reference)
-
-
-def learnt_of(inputs: Inputs, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How much each example weighs in the mean loss of its batch, (len(indices),): of texts that are gone on with the
-    tokens that are to be foretold, of anything else 1. Never 0."""
-    counted: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = getattr(inputs, "learnt_tokens", None)
-    weights = np.ones(len(indices)) if counted is None else counted(indices).astype(np.float64)
-    return np.maximum(weights, _NOTHING_LEARNT)
 
 
 def by_row(values: NDArray[Any], inputs: Inputs) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.encoding.inputs import Batch, learnt_of
+from compress.encoding.inputs import Batch
 from compress.encoding.tokens import ATTENTION_MASK, INPUT_IDS, TokenInputs
 from compress.store.flat import Ragged
 
@@ -62,11 +62,6 @@ class PackedInputs:
         for row, block in zip(batch[POSITION_IDS], blocks, strict=True):
             row[len(block[POSITION_IDS]) :] = np.arange(size - len(block[POSITION_IDS]))
         return batch
-
-    def learnt_tokens(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many tokens of each block are foretold, int64 (len(indices),)."""
-        blocks = [self.bins[int(index)] for index in np.asarray(indices, np.int64)]
-        return np.array([learnt_of(self.inner, block).sum() for block in blocks], np.int64)
 
     def _block(self, index: int) -> Batch:
         rows = self.inner.batch(self.bins[int(index)])

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from compress.core.terminal.progress import Progress
-from compress.encoding.inputs import Inputs, learnt_of
+from compress.encoding.inputs import Inputs
 from compress.models.io.outputs import outputs_of
 from compress.profile.specs.training import TrainingSpec
 from compress.training.batches import shuffled_batches, to_tensors
@@ -31,6 +31,7 @@ from compress.training.checkpointing import (
 )
 from compress.training.distributed.sharding import gathered, shard, unshard
 from compress.training.distributed.world import World, current_world
+from compress.training.objective.means import MeanOfLearnt, Means, OneMean
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic
 from compress.training.recomputation import recomputed
@@ -40,11 +41,6 @@ CHECKPOINT_SECONDS = 20.0
 
 _STEPS_UNREAD: Mapping[Device, int] = {"cpu": 1, "cuda": 20}
 """Steps whose losses are read together: reading one waits for the GPU."""
-
-
-Loss = Callable[[Tensor, dict[str, Tensor], Tensor], Tensor]
-"""What a step minimises: a scalar from the logits (n, labels), the batch they came from, and the indices int64 (n,) of
-its examples, on the CPU."""
 
 
 class Instead(Protocol):
@@ -62,7 +58,7 @@ class Instead(Protocol):
 def train(
     model: nn.Module,
     inputs: Inputs,
-    loss: Loss,
+    loss: Means | MeanOfLearnt,
     spec: TrainingSpec,
     validate: Callable[[nn.Module], float],
     *,
@@ -76,13 +72,14 @@ def train(
     keep: Literal["best", "last"] = "best",
     slow: tuple[nn.Module, float] | None = None,
     instead: Instead | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Train `model` in place and leave it, in eval mode, with the weights of the best validation score.
 
     Deterministic: equal arguments give equal weights, also where a training was killed and goes on from its last
-    checkpoint. With several processes each calls this with equal arguments and takes its share of every batch; for
-    losses that are means over examples the result differs from that of one process by the order of sums alone. A loss
-    that compares the examples of a batch sees those of its own process.
+    checkpoint. With several processes each calls this with equal arguments and takes its share of every batch; the
+    result differs from that of one process, and that of a batch in parts from that of a whole one, by the order of sums
+    alone. A loss that compares the examples of a batch sees those of its own process and part.
 
     Args:
         inputs: the training examples, encoded for this model.
@@ -94,6 +91,7 @@ def train(
         keep: `last` leaves the last weights, for a loss that the score says nothing of.
         slow: a part of the model that has another learning rate, and that rate over the others'.
         instead: decides in each step whether it takes the place of the batch.
+        after_step: called after each step of the optimizer.
 
     Raises:
         PassError: the loss is no longer finite.
@@ -114,19 +112,32 @@ def train(
     model.to(device)
     if spec.dropout is not None:
         set_dropout(model, spec.dropout)
-    with_loss: nn.Module = _WithLoss(model, loss)
+    minimised = loss if isinstance(loss, Means) else OneMean(loss)
+    with_loss: nn.Module = _WithLoss(model, minimised)
     if world.strategy == "fsdp":
         shard(with_loss, device)
     optimizer = adamw(model, spec, slow)
     devices = [torch.cuda.current_device()] if device == "cuda" else []
 
-    def step(read: Inputs, indices: NDArray[np.int64], weight: float) -> Tensor:
-        """Add the gradients of some examples up; their part of the loss of the batch."""
-        batch = to_tensors(read.batch(indices), device)
+    def step(batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None) -> Tensor:
+        """Add the gradients of a part up; its share of the loss of the batch."""
         with arithmetic(precision, device):
-            value: Tensor = weight * with_loss(batch, indices)
+            value: Tensor = with_loss(batch, indices, factors)
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
+
+    def parts_of(
+        read: Inputs, chosen: NDArray[np.int64]
+    ) -> list[tuple[dict[str, Tensor], NDArray[np.int64], Tensor | None]]:
+        """What this process computes of a batch, part by part, and the factors of the means over each."""
+        shares = world.shares(chosen, spec.accumulate)
+        parts = [(to_tensors(read.batch(indices), device), indices) for indices, _ in shares]
+        if len(parts) == world.size == 1:
+            return [(*parts[0], None)]
+        with torch.no_grad(), arithmetic(precision, device):
+            counts = [minimised.counts(batch, torch.from_numpy(indices)) for batch, indices in parts]
+        factors = world.factors([count * own for count, (_, own) in zip(counts, shares, strict=True)])
+        return [(*part, factor.float().to(device)) for part, factor in zip(parts, factors, strict=True)]
 
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
@@ -155,14 +166,15 @@ def train(
             read, chosen = inputs, batches[state.step % per_epoch]
             if instead is not None and (other := instead.at(state.step)) is not None:
                 read, chosen = other, np.arange(len(other))
-            *early, last = world.shares(chosen, learnt_of(read, chosen), spec.accumulate)
+            *early, last = parts_of(read, chosen)
             value = torch.zeros((), device=device)
-            for indices, weight in early:
+            for part in early:
                 with _by_itself(with_loss):
-                    value += step(read, indices, weight)
-            value += step(read, *last)
+                    value += step(*part)
+            value += step(*last)
             nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm, foreach=True)
             optimizer.step()
+            after_step()
             state.step += 1
             pending.append(value)
             if state.step not in evaluations and len(pending) < _STEPS_UNREAD[device]:
@@ -201,15 +213,17 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 class _WithLoss(nn.Module):
     """A model with its loss, as one module: what averages gradients must see all that is done with the weights."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Means) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
 
-    def forward(self, batch: dict[str, Tensor], indices: NDArray[np.int64]) -> Tensor:
-        """The loss of a batch."""
+    def forward(
+        self, batch: dict[str, Tensor], indices: NDArray[np.int64], factors: Tensor | None = None
+    ) -> Tensor:
+        """The loss of a part of a batch."""
         # What joins processes moves tensors that it is given to the GPU: numbers of examples stay on the CPU.
-        return self.loss(outputs_of(self.model(**batch)), batch, torch.from_numpy(indices))
+        return self.loss(outputs_of(self.model(**batch)), batch, torch.from_numpy(indices), factors)
 
 
 def _parallel(with_loss: nn.Module, device: Device) -> nn.Module:

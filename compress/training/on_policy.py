@@ -54,10 +54,6 @@ class OwnTexts(TokenInputs):
         learnt = (places >= self.begun[chosen, None]) & (places < self.lengths[chosen, None])
         return {**batch, LEARNT: learnt.astype(np.int64), WRITTEN: np.ones(len(chosen), np.int64)}
 
-    def learnt_tokens(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many tokens of each row are learnt, int64 (len(indices),)."""
-        return self.written[np.asarray(indices, np.int64)]
-
 
 @dataclass(frozen=True)
 class Writes:
@@ -154,8 +150,7 @@ class OnPolicy:
     def _write(self, step: int, chosen: NDArray[np.int64]) -> tuple[OwnTexts, int]:
         """The texts of a step, of which this process writes its share, and how many of all ended by themselves."""
         how, world, count = self._how, self._world, len(chosen)
-        # Which rows are whose does not hang on what they weigh, which is not known yet.
-        shares = world.shares(np.arange(count), np.ones(count), self._parts)
+        shares = world.shares(np.arange(count), self._parts)
         mine = [int(row) for indices, _ in shares for row in indices]
         rows = {row: how.prompts[int(chosen[row])].tolist() for row in mine}
         written: dict[int, list[int]] = {row: [] for row in mine}
@@ -170,9 +165,9 @@ class OnPolicy:
             ):
                 written[mine[number]].append(token)
         lengths, ended = np.zeros(count), np.zeros(count)
-        for indices, weight in shares:
+        for indices, own in shares:
             # A process without a share of a part writes a row that is another's.
-            for row in indices if weight else ():
+            for row in indices if own else ():
                 lengths[row], ended[row] = len(written[row]), written[row][-1] in how.ends
         known = np.array(world.mean([*lengths, *ended])).reshape(2, count) * world.size
         texts = OwnTexts(

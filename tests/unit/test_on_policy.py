@@ -22,7 +22,7 @@ from compress.core.disk.files import write_json
 from compress.core.errors import ModelError, PassError
 from compress.core.records import Sample
 from compress.data.splits import Examples
-from compress.encoding.inputs import LEARNT, WRITTEN, learnt_of
+from compress.encoding.inputs import LEARNT, WRITTEN
 from compress.encoding.tokens import TokenInputs
 from compress.losses.contract import LossSpec
 from compress.losses.table import LOSS_ENTRIES
@@ -111,7 +111,6 @@ def test_what_was_written_is_learnt_with_its_end_and_nothing_else() -> None:
     assert batch["attention_mask"].sum(1).tolist() == [6, 3, 5]
     assert batch[LEARNT].tolist() == [[0, 0, 0, 1, 1, 1], [0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]
     assert WRITTEN in batch
-    assert learnt_of(texts, np.array([1, 0])).tolist() == [2, 3]
     assert texts.batch([1])[LEARNT].tolist() == [[0, 1, 1]]
 
 
@@ -229,10 +228,10 @@ def test_each_process_writes_its_share_and_all_weigh_as_in_one(
         assert texts.written.tolist() == alone.written.tolist()
         assert one.told["tokens"] == alone.written.sum()
         places = np.arange(len(alone))
-        for indices, weight in world.shares(places, learnt_of(texts, places), parts):
+        for indices, own in world.shares(places, parts):
             assert [rows_of(texts)[row] for row in indices] == [rows_of(alone)[row] for row in indices]
-            assert (texts.batch(indices)[LEARNT].sum() > 0) | (weight == 0)
-        mine = {row for indices, _ in world.shares(places, np.ones(len(places)), parts) for row in indices}
+            assert (texts.batch(indices)[LEARNT].sum() > 0) or not own
+        mine = {row for indices, _ in world.shares(places, parts) for row in indices}
         assert [bool(row) for row in rows_of(texts)] == [place in mine for place in places]
 
 

@@ -21,6 +21,7 @@ from compress.training.objective.terms import (
     Seen,
     Term,
     aligned,
+    attending,
     check_queries,
     extra_tokens,
     grouped,
@@ -59,11 +60,12 @@ class AttentionTerm(Term):
         self.models = student, teacher
         self.spec = spec
         self.pairs = pairs
+        self.means = len(pairs)
         self.heads = [(student.heads[mine], teacher.heads[theirs]) for mine, theirs in pairs]
         self.extra = extra_tokens(models)
 
     def forward(self, seen: Seen) -> Tensor:
-        """The loss of one batch."""
+        """The losses of the pairs of layers."""
         losses = []
         for pair, names, heads in zip(self.pairs, self.names, self.heads, strict=True):
             queries, keys = (
@@ -75,7 +77,12 @@ class AttentionTerm(Term):
                 for model, one in zip(self.models, zip(queries, keys, heads, strict=True), strict=True)
             )
             losses.append(self._compare(student, teacher.detach(), self._mask(seen, pair)))
-        return torch.stack(losses).mean()
+        return torch.stack(losses)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Of each pair of layers the pairs of tokens, or for `kl` the tokens that look."""
+        of_pairs = self.spec.distance != "kl"
+        return torch.stack([attending(seen, self._mask(seen, pair), pairs=of_pairs) for pair in self.pairs])
 
     def _mask(self, seen: Seen, pair: tuple[int, int]) -> Tensor | None:
         """Who is looked at by whom; where the windows of two decoders differ, in the narrower one."""

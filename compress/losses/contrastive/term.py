@@ -48,6 +48,10 @@ class ContrastiveTerm(Term):
             self._remember(theirs)
         return loss
 
+    def counts(self, seen: Seen) -> Tensor:
+        """Examples."""
+        return seen.examples
+
     def _remember(self, rows: Tensor) -> None:
         """Write the rows over the oldest ones."""
         size = len(self.memory)

@@ -34,3 +34,7 @@ class EmbeddingTerm(Term):
         """The loss of one batch."""
         student, teacher = aligned(seen.student["embedding"], seen.teacher["embedding"], self.extra)
         return self.distance(self.projection(student.float()), teacher, seen.compared)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Tokens."""
+        return seen.tokens

@@ -52,6 +52,10 @@ class HiddenTerm(Term):
             losses.append(self.distance(project(student.float()), teacher, seen.compared))
         return torch.stack(losses).mean()
 
+    def counts(self, seen: Seen) -> Tensor:
+        """Tokens."""
+        return seen.tokens
+
 
 class FeatureTerm(Term):
     """Feature maps of pairs of convolution stages, place by place at the coarser resolution, the mean over the pairs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from compress.data.splits import UNLABELLED
 from compress.losses.labels.spec import LabelsLoss
 from compress.training.losses.labels import label_cross_entropy
 from compress.training.objective.terms import Models, Seen, Term
@@ -19,3 +20,7 @@ class LabelsTerm(Term):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         return label_cross_entropy(seen.student["outputs.labels"], seen.labels, self.smoothing)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Labelled examples."""
+        return (seen.labels != UNLABELLED).sum()

@@ -24,6 +24,7 @@ class LogitsTerm(Term):
         self.top = _kept(spec, models.teacher)
         super().__init__({"outputs.teacher"}, {"outputs" if self.top is None else self.top.name})
         self.spec = spec
+        self.by_token = models.student.by_token
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
@@ -33,6 +34,10 @@ class LogitsTerm(Term):
         if self.top is None:
             return compare_logits(self.spec, student, teacher, compared)
         return compare_kept(self.spec, self.top, student, teacher, compared)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Rows of outputs."""
+        return seen.tokens if self.by_token else seen.examples
 
 
 def _kept(spec: LogitsLoss, teacher: Anatomy) -> TopK | None:

@@ -45,16 +45,22 @@ class MaskedLmTerm(Term):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch; runs the student once more, in the mode that it is in."""
         model, words, recorder = self._student
-        ids = seen.batch["input_ids"]
-        may_change = ~torch.isin(ids, self.special)
-        if seen.mask is not None:
-            may_change &= seen.mask
+        ids, may_change = seen.batch["input_ids"], self._may_change(seen)
         masked, chosen = mask_tokens(ids, may_change, self.share, self.mask_id, words.num_embeddings)
         with recorder:
             model(**{**seen.batch, "input_ids": masked})
             hidden = recorder.take()[self.last]
         guesses = self.norm(functional.gelu(self.dense(hidden[chosen].float())))
         return masked_lm_cross_entropy(functional.linear(guesses, words.weight, self.bias), ids[chosen])
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Tokens that may be hidden: how many will be is drawn as they are."""
+        return self._may_change(seen).sum()
+
+    def _may_change(self, seen: Seen) -> Tensor:
+        """Which tokens stand for words, bool (n, t)."""
+        found = ~torch.isin(seen.batch["input_ids"], self.special)
+        return found if seen.mask is None else found & seen.mask
 
 
 def _words(model: nn.Module) -> nn.Embedding | None:

@@ -15,9 +15,14 @@ class OutputTerm(Term):
     def __init__(self, spec: OutputLoss, models: Models) -> None:
         super().__init__({"outputs.teacher"}, {"outputs"})
         self.distance = output_mse if spec.distance == "mse" else output_cosine
+        self.by_token = models.student.by_token
         self.projection = projection(models.student.outputs, models.teacher.outputs, models.generator)
 
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         student = self.projection(rows_of(seen.student["outputs.teacher"].float(), seen.compared))
         return self.distance(student, rows_of(seen.teacher["outputs"], seen.compared))
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Rows of outputs."""
+        return seen.tokens if self.by_token else seen.examples

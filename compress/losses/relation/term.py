@@ -12,6 +12,7 @@ from compress.training.objective.terms import (
     Seen,
     Term,
     aligned,
+    attending,
     check_queries,
     extra_tokens,
     grouped,
@@ -57,7 +58,7 @@ class RelationTerm(Term):
         """The loss of one batch."""
         losses = []
         student, teacher = self.models
-        mask = seen.looks() if teacher.causal else seen.mask
+        mask = self._mask(seen)
         for (mine, theirs), heads in zip(self.pairs, self.heads, strict=True):
             widths = [
                 (_width(model, layer), model.head_size or 1)
@@ -74,6 +75,14 @@ class RelationTerm(Term):
                 )
                 losses.append(relation_kl(a[0], b[0], a[1], b[1], heads, mask))
         return torch.stack(losses).sum() / len(self.pairs)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Tokens that look."""
+        return attending(seen, self._mask(seen), pairs=False)
+
+    def _mask(self, seen: Seen) -> Tensor | None:
+        """Who looks at whom."""
+        return seen.looks() if self.models[1].causal else seen.mask
 
 
 def common_heads(most: int, student: int, teacher: int) -> int:

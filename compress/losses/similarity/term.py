@@ -39,3 +39,7 @@ class SimilarityTerm(Term):
         mine = self.student(seen.student, seen.mask) if self.student else seen.student["outputs.teacher"]
         theirs = self.teacher(seen.teacher, seen.mask) if self.teacher else seen.teacher["outputs"]
         return self.relation(mine, theirs)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Examples, though those of a part alone are compared with each other."""
+        return seen.examples

@@ -189,6 +189,7 @@ class _School:
             keep="best" if judged else "last",
             slow=self._slow(module),
             instead=policy,
+            after_step=module.after_step,
         )
         if module.teacher is not None:
             validation = self.validation.read_by(self.teachers[0].artifact.path)

@@ -36,28 +36,28 @@ class World:
         """Whether this process does what one process does for all."""
         return self.rank == 0
 
-    def shares(
-        self, indices: NDArray[np.int64], weights: NDArray[np.float64], parts: int = 1
-    ) -> list[tuple[NDArray[np.int64], float]]:
-        """This process's examples of each part of a batch, and the factor of their mean loss.
-
-        The factors make the sum over parts and the mean over processes the mean over the batch, though shares differ in
-        size and in what their examples weigh. A process without a share is given one example with factor 0, so that it
-        takes part in the all-reduce.
+    def shares(self, indices: NDArray[np.int64], parts: int = 1) -> list[tuple[NDArray[np.int64], bool]]:
+        """This process's examples of each part of a batch, and whether they are its own: a process without a share is
+        given an example of another, so that it takes part in the all-reduce.
 
         Args:
-            weights: of the examples in the mean of the batch, positive, (len(indices),).
             parts: how many the batch is computed in; no part is empty.
         """
-        places, total = np.arange(len(indices)), weights.sum()
-        found = []
-        for part in np.array_split(places, min(parts, len(places))):
-            mine = part[self.rank :: self.size]
-            if len(mine) == 0:
-                found.append((indices[part[:1]], 0.0))
-            else:
-                found.append((indices[mine], float(weights[mine].sum() * self.size / total)))
-        return found
+        split = np.array_split(indices, min(parts, len(indices)))
+        own = [part[self.rank :: self.size] for part in split]
+        return [
+            (mine, True) if len(mine) else (part[:1], False) for mine, part in zip(own, split, strict=True)
+        ]
+
+    def factors(self, counts: Sequence[Tensor]) -> list[Tensor]:
+        """What the means over each part are multiplied by, (k,) each, so that their sum over parts and mean over
+        processes are the means over the batch; 0 of what the batch has nothing of.
+
+        Args:
+            counts: over how many things each of k means of a part is, float64 (k,), 0 where they are another's.
+        """
+        whole = torch.tensor(self.mean(torch.stack(list(counts)).sum(0).tolist()), dtype=torch.float64)
+        return [torch.where(whole > 0, count / whole, 0.0) for count in counts]
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean over processes of each value."""

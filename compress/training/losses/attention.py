@@ -66,7 +66,7 @@ def scores_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
         student, teacher: (n, heads, t, t); no gradient reaches the teacher's.
         mask: as of `log_attention`.
     """
-    return masked_mean((student - teacher.detach()).square(), _pairs(mask))
+    return masked_mean((student - teacher.detach()).square(), looks_between(mask))
 
 
 @in_float32
@@ -77,7 +77,7 @@ def attention_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         student, teacher: logarithms of the probabilities (n, heads, t, t); no gradient reaches the teacher's.
         mask: as of `log_attention`.
     """
-    return masked_mean((student.exp() - teacher.detach().exp()).square(), _pairs(mask))
+    return masked_mean((student.exp() - teacher.detach().exp()).square(), looks_between(mask))
 
 
 @in_float32
@@ -92,7 +92,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     """
     goal = teacher.detach()
     terms = goal.exp() * (goal - student)
-    pairs = _pairs(mask)
+    pairs = looks_between(mask)
     rows = (terms if pairs is None else torch.where(pairs, terms, 0.0)).sum(-1)
     return masked_mean(rows, None if pairs is None else pairs.any(-1))
 
@@ -126,8 +126,8 @@ def spatial_attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (mine - theirs).square().sum(-1).mean()
 
 
-def _pairs(mask: Tensor | None) -> Tensor | None:
-    """Which tokens look at which: bool (n, t) -> (n, 1, t, t), true where both are real; (n, t, t) as it is."""
+def looks_between(mask: Tensor | None) -> Tensor | None:
+    """Which tokens look at which: bool (n, t) -> (n, 1, t, t), true where both are real; or (n, t, t), as it is."""
     if mask is None or mask.ndim == 3:
         return None if mask is None else mask[:, None]
     return mask[:, None, :, None] & mask[:, None, None, :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,9 +12,9 @@ from torch import Tensor
 from compress.data.splits import UNLABELLED
 from compress.encoding.inputs import WRITTEN
 from compress.encoding.tokens import ATTENTION_MASK
-from compress.training.loop import Loss
 from compress.training.losses.labels import label_cross_entropy
 from compress.training.losses.logits import divergence
+from compress.training.objective.means import Means
 from compress.training.objective.training_module import TrainingModule
 from compress.training.signals.answers import Answers
 
@@ -24,7 +26,7 @@ def batch_loss(
     *,
     chosen: NDArray[np.int64] | None = None,
     mutual: float | None = None,
-) -> Loss:
+) -> Means:
     """The objective of a training module on the batch that it has just run on.
 
     Args:
@@ -36,25 +38,61 @@ def batch_loss(
         mutual: factor of the teacher's own divergence from the student, for a teacher that learns too; its loss is
             added to the student's.
     """
+    return _BatchLoss(module, answers, torch.from_numpy(np.ascontiguousarray(labels)), chosen, mutual)
 
-    every = torch.from_numpy(np.ascontiguousarray(labels))
 
-    def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
-        shown, student = module.seen, module.take()
-        numbers = indices.numpy() if chosen is None or WRITTEN in shown else chosen[indices.numpy()]
-        known = module.labels_hold and WRITTEN not in shown
-        own = every[torch.from_numpy(numbers)] if known else torch.full((len(numbers),), UNLABELLED)
-        own = own.to(outputs.device)
-        teacher = answers(numbers, shown)
-        value: Tensor = module.objective(student, teacher, own, shown.get(ATTENTION_MASK), shown)
-        if mutual is not None:
-            value = value + mutual_loss(teacher["outputs"], outputs, own, mutual)
+@dataclass(frozen=True)
+class _BatchLoss(Means):
+    """The means of the objective, and behind them the two of `mutual_loss`."""
+
+    module: TrainingModule
+    answers: Answers
+    labels: Tensor
+    chosen: NDArray[np.int64] | None
+    mutual: float | None
+
+    def counts(self, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+        """How many things of a part each mean is over; labels count though they may turn out not to hold."""
+        objective, numbers = self.module.objective, self._numbers(batch, indices)
+        own = self._own(batch, numbers, known=True)
+        teacher = {} if objective.trusted is None else self.answers(numbers, batch)
+        counted = objective.counts(teacher, own, batch.get(ATTENTION_MASK), batch)
+        if self.mutual is None:
+            return counted
+        return torch.cat([counted, torch.tensor([int((own != UNLABELLED).sum()), len(own)])])
+
+    def __call__(
+        self, outputs: Tensor, batch: dict[str, Tensor], indices: Tensor, factors: Tensor | None = None
+    ) -> Tensor:
+        """The loss of what the module has just run on."""
+        shown, student = self.module.seen, self.module.take()
+        numbers = self._numbers(shown, indices)
+        own = self._own(shown, numbers, known=self.module.labels_hold).to(outputs.device)
+        teacher = self.answers(numbers, shown)
+        mask, own_factors = shown.get(ATTENTION_MASK), factors
+        if self.mutual is not None and factors is not None:
+            own_factors = factors[:-2]
+        value: Tensor = self.module.objective(student, teacher, own, mask, shown, own_factors)
+        if self.mutual is not None:
+            last = None if factors is None else factors[-2:]
+            value = value + mutual_loss(teacher["outputs"], outputs, own, self.mutual, last)
         return value
 
-    return loss
+    def _numbers(self, shown: dict[str, Tensor], indices: Tensor) -> NDArray[np.int64]:
+        """The numbers of the examples of a batch among all."""
+        mine = indices.numpy()
+        return mine if self.chosen is None or WRITTEN in shown else self.chosen[mine]
+
+    def _own(self, shown: dict[str, Tensor], numbers: NDArray[np.int64], *, known: bool) -> Tensor:
+        """Their labels."""
+        if known and WRITTEN not in shown:
+            return self.labels[torch.from_numpy(numbers)]
+        return torch.full((len(numbers),), UNLABELLED)
 
 
-def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float) -> Tensor:
+def mutual_loss(
+    teacher: Tensor, student: Tensor, labels: Tensor, weight: float, factors: Tensor | None = None
+) -> Tensor:
     """What a teacher learns while it teaches: its labels, and the student's answers.
 
     Zhang et al.: Deep Mutual Learning, 2018 (arXiv:1706.00384).
@@ -63,5 +101,8 @@ def mutual_loss(teacher: Tensor, student: Tensor, labels: Tensor, weight: float)
         teacher: logits (n, classes); student: logits (n, classes), no gradient reaches them.
         labels: int64 (n,), `UNLABELLED` where there is none.
         weight: factor of the divergence.
+        factors: of the mean over labelled examples and of that over all, (2,); None: 1 each.
     """
-    return label_cross_entropy(teacher, labels) + weight * divergence(teacher, student, 1.0)
+    means = label_cross_entropy(teacher, labels), divergence(teacher, student, 1.0)
+    labelled, every = means if factors is None else (factors[0] * means[0], factors[1] * means[1])
+    return labelled + weight * every

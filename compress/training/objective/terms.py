@@ -15,6 +15,7 @@ from compress.encoding.inputs import LEARNT
 from compress.encoding.packing import POSITION_IDS
 from compress.encoding.tokens import INPUT_IDS
 from compress.losses.contract import LayerMap
+from compress.training.losses.attention import looks_between
 from compress.training.losses.vectors import token_mean
 from compress.training.signals.capture import Anatomy, Signals
 
@@ -52,6 +53,16 @@ class Seen:
         learnt = self.batch.get(LEARNT)
         return self.mask if learnt is None else functional.pad(learnt[:, 1:], (0, 1)).bool()
 
+    @property
+    def examples(self) -> Tensor:
+        """How many there are."""
+        return torch.tensor(len(self.labels))
+
+    @property
+    def tokens(self) -> Tensor:
+        """How many tokens are `compared`; of images, which have equally many places, how many examples there are."""
+        return self.examples if self.compared is None else self.compared.sum()
+
     def looks(self, window: int | None = None) -> Tensor:
         """Which tokens look at which in a decoder, bool (n, t, t): those that count, at themselves and at those before
         them in the same text, at most `window` of them."""
@@ -69,7 +80,13 @@ class Seen:
 
 
 class Term(nn.Module):
-    """One loss; `forward` gives a float32 scalar from the signals that the term needs."""
+    """One loss; `forward` gives a float32 scalar from the signals that the term needs.
+
+    It is the mean over what `counts` counts, so that a batch may be computed in parts; or `forward` gives several such
+    means, (means,), of which the loss is the mean.
+    """
+
+    means = 1
 
     def __init__(self, student_needs: Iterable[str] = (), teacher_needs: Iterable[str] = ()) -> None:
         super().__init__()
@@ -79,6 +96,11 @@ class Term(nn.Module):
     def forward(self, seen: Seen) -> Tensor:
         """The loss of one batch."""
         raise NotImplementedError
+
+    def counts(self, seen: Seen) -> Tensor:
+        """How many things of a batch each of its means is over, (means,); the student has not run, `seen` holds none of
+        its signals. Here of texts that are gone on with the tokens that are learnt, of anything else the examples."""
+        return seen.tokens if LEARNT in seen.batch else seen.examples
 
 
 def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
@@ -90,6 +112,19 @@ def rows_of(outputs: Tensor, compared: Tensor | None) -> Tensor:
     if outputs.ndim == 2:
         return outputs
     return outputs.flatten(0, -2) if compared is None else outputs[compared]
+
+
+def attending(seen: Seen, mask: Tensor | None, *, pairs: bool) -> Tensor:
+    """How many tokens look at others, or with `pairs` how many pairs of tokens look; of images, which have equally many
+    places, how many examples there are.
+
+    Args:
+        mask: as of `log_attention`.
+    """
+    looks = looks_between(mask)
+    if looks is None:
+        return seen.examples
+    return (looks if pairs else looks.any(-1)).sum()
 
 
 def refuse(kind: str, reason: str, hint: str | None = None) -> NoReturn:

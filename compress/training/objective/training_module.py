@@ -21,9 +21,9 @@ Change = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], bool]]
 class TrainingModule(nn.Module):
     """The student with everything that is trained or averaged beside it, so that a checkpoint holds all of it.
 
-    While it trains, a forward pass changes the batch (`change`), lets the moving average follow the student, and
-    captures the signals that the losses ask for; `seen` is the batch that was shown and `labels_hold` whether its
-    labels are true of it. In eval mode it is the student alone.
+    While it trains, a forward pass changes the batch (`change`) and captures the signals that the losses ask for;
+    `seen` is the batch that was shown and `labels_hold` whether its labels are true of it. In eval mode it is the
+    student alone.
 
     Args:
         student: what is kept in the end.
@@ -62,13 +62,16 @@ class TrainingModule(nn.Module):
         self.labels_hold = True
         if self._change is not None:
             batch, self.labels_hold = self._change(batch)
-        if self.moving_average is not None and self._decay is not None:
-            follow(self.moving_average, self.student, self._decay)
         self.seen = batch
         with self._recorder as recorder:
             result = self.student(**taken(batch))
             self._captured = recorder.take()
         return result
+
+    def after_step(self) -> None:
+        """Let the moving average follow the student, once a step."""
+        if self.moving_average is not None and self._decay is not None:
+            follow(self.moving_average, self.student, self._decay)
 
     def take(self) -> Signals:
         """The student's signals of the last training pass; it lets go of them."""
@@ -80,11 +83,14 @@ class TrainingModule(nn.Module):
 
 @torch.no_grad()
 def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move an average of a student's weights: `decay * average + (1 - decay) * student`; whole numbers are copied.
+    """Move an average of a student's weights, tied ones once: `decay * average + (1 - decay) * student`; whole numbers
+    are copied.
 
     Tarvainen, Valpola: Mean teachers are better role models, 2017 (arXiv:1703.01780).
     """
-    for mine, theirs in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+    states = (model.state_dict(keep_vars=True).values() for model in (average, student))
+    weights = ({id(weight): weight for weight in state}.values() for state in states)
+    for mine, theirs in zip(*weights, strict=True):
         if mine.is_floating_point():
             mine.lerp_(theirs.detach().to(mine.dtype), 1.0 - decay)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class Objective(nn.Module):
         labels: Tensor,
         mask: Tensor | None,
         batch: dict[str, Tensor],
+        factors: Tensor | None = None,
     ) -> Tensor:
         """The loss of one batch, a float32 scalar; no gradient reaches the teacher.
 
@@ -72,18 +74,47 @@ class Objective(nn.Module):
             labels: int64 (n,); losses that read them leave out those that are `UNLABELLED`.
             mask: (n, t), nonzero for real tokens; None for images.
             batch: what the student read, for losses that run it once more.
+            factors: of the means that `counts` counts, in their order, (k,); None: 1 each.
         """
-        real = None if mask is None else mask.bool()
-        teacher = {name: signal.detach() for name, signal in teacher.items()}
         if not self.two_heads and "outputs" in student:
             student = {**student, **dict.fromkeys(OUTPUTS, student["outputs"])}
-        if self.trusted is not None:
-            batch = self.trusted(batch, teacher)
-        seen = Seen(student, teacher, labels, real, batch)
+        seen, terms = self._seen(student, teacher, labels, mask, batch), self._speaking(batch)
+        values = {name: term(seen) for name, term in terms.items()}
+        self._parts = {name: value.detach().mean() for name, value in values.items()}
+        if factors is not None:
+            own = torch.split(factors, [term.means for term in terms.values()])
+            values = {name: factor * value for factor, (name, value) in zip(own, values.items(), strict=True)}
+        return torch.stack([self.weights[name] * value.mean() for name, value in values.items()]).sum()
+
+    def counts(
+        self, teacher: Signals, labels: Tensor, mask: Tensor | None, batch: dict[str, Tensor]
+    ) -> Tensor:
+        """How many things of a batch each mean is over, float64 (k,) on the CPU.
+
+        Args:
+            teacher: the signals that `trusted` looks at; else none are needed.
+            labels, mask, batch: as of `forward`.
+        """
+        seen = self._seen({}, teacher, labels, mask, batch)
+        counted = [term.counts(seen).reshape(-1).cpu() for term in self._speaking(batch).values()]
+        return torch.cat(counted).double()
+
+    def _seen(
+        self,
+        student: Signals,
+        teacher: Signals,
+        labels: Tensor,
+        mask: Tensor | None,
+        batch: dict[str, Tensor],
+    ) -> Seen:
+        teacher = {name: signal.detach() for name, signal in teacher.items()}
+        shown = batch if self.trusted is None else self.trusted(batch, teacher)
+        return Seen(student, teacher, labels, None if mask is None else mask.bool(), shown)
+
+    def _speaking(self, batch: dict[str, Tensor]) -> dict[str, Term]:
+        """The terms that say something of a batch."""
         silent = self.of_data if WRITTEN in batch else ()
-        values = {name: term(seen) for name, term in self.terms.items() if name not in silent}
-        self._parts = {name: value.detach() for name, value in values.items()}
-        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+        return {name: cast(Term, term) for name, term in self.terms.items() if name not in silent}
 
     @property
     def parts(self) -> dict[str, float]:

@@ -64,11 +64,6 @@ class WindowInputs(TokenInputs):
         }
         return super().batch(indices) | beside | {name: rows[chosen] for name, rows in self.compared.items()}
 
-    def learnt_tokens(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many tokens of each window are foretold, int64 (len(indices),)."""
-        learnt: NDArray[np.int64] = self.learnt.padded(np.asarray(indices, np.int64), 0)[0][:, 1:].sum(1)
-        return learnt
-
     def against(self, reference: Mapping[str, NDArray[Any]] | None) -> WindowInputs:
         """These windows with what their tokens' distributions are compared with.
 

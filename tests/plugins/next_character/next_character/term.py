@@ -21,3 +21,7 @@ class NextCharacterTerm(Term):
         guesses = seen.student["outputs"][:, :-1].float()
         following = seen.batch["input_ids"][:, 1:]
         return functional.cross_entropy(guesses.flatten(0, 1), following.flatten(), ignore_index=PAD)
+
+    def counts(self, seen: Seen) -> Tensor:
+        """Characters that follow another."""
+        return (seen.batch["input_ids"][:, 1:] != PAD).sum()
