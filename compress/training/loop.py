@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -35,7 +34,7 @@ from compress.training.objective.means import MeanOfLearnt, Means, OneMean
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic
 from compress.training.recomputation import recomputed
-from compress.training.state import TrainingState, TrainResult, evaluation_steps
+from compress.training.state import TrainingState, TrainResult, evaluation_steps, training_steps
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -97,8 +96,7 @@ def train(
         PassError: the loss is no longer finite.
     """
     lengths = inputs.lengths
-    per_epoch = math.ceil(len(inputs) / spec.batch_size)
-    total = max(1, round(spec.epochs * per_epoch))
+    per_epoch, total = training_steps(spec, len(inputs))
     evaluations = evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
     world = current_world()
     plan = {

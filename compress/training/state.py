@@ -132,6 +132,12 @@ class TrainingState:
         )
 
 
+def training_steps(spec: TrainingSpec, examples: int) -> tuple[int, int]:
+    """The steps of an epoch over so many examples, and of the whole training."""
+    per_epoch = math.ceil(examples / spec.batch_size)
+    return per_epoch, max(1, round(spec.epochs * per_epoch))
+
+
 def evaluation_steps(total: int, per_epoch: int, per_epoch_evaluations: int) -> frozenset[int]:
     """The steps after which a training of `total` steps is evaluated: so often an epoch, and after the last."""
     every = per_epoch / per_epoch_evaluations

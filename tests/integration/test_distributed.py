@@ -51,6 +51,7 @@ from tests.processes import ends_of, start, start_compress
 from tests.timings import shorten
 from tests.tiny import LABELS, text_task, tiny_bert, write_torch_artifact
 from tests.tiny_decoders import tiny_decoder
+from tests.unit.test_losses_in_parts import LESSONS, check_same, hide_all, learnt
 from tests.unit.test_training_loop import examples
 
 
@@ -155,6 +156,32 @@ def test_two_processes_write_their_shares_of_what_one_would_write(tmp_path: Path
     told = [(tmp_path / name).read_text() for name in ("1/told-0.json", "2/told-0.json", "2/told-1.json")]
     assert told[0] == told[1] == told[2]
     assert json.loads(told[0])["steps"] == 6
+
+
+def train_in_parts(rank: int, processes: int, folder: Path, name: str) -> None:
+    """Take a step over examples of unequal length, as one of so many processes; its loss and gradients are left."""
+    meet(rank, processes, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        hide_all(patch)
+        loss, gradients = learnt(LESSONS[name], 2, folder / f"work-{rank}")
+    write_json(folder / f"loss-{rank}.json", {"loss": loss})
+    save_file(gradients, folder / f"rank-{rank}.safetensors")
+    if processes > 1:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_step_of_two_processes_is_that_of_one(tmp_path: Path, name: str):
+    """Though labelled examples, real tokens and trusted ones are unequally many in each process and part."""
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        running = [start(train_in_parts, rank, processes, folder, name) for rank in range(processes)]
+        assert ends_of(running) == [0] * processes
+        found.append((json.loads((folder / "loss-0.json").read_text())["loss"], weights(folder)))
+    check_same(found[1], found[0])
 
 
 def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:

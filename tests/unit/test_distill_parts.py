@@ -47,6 +47,19 @@ def test_an_average_follows_by_its_decay_and_copies_whole_numbers() -> None:
     assert average.num_batches_tracked == 7
 
 
+def test_an_average_follows_tied_weights_once() -> None:
+    student, average = (
+        nn.ModuleList([nn.Embedding(3, 2), nn.Linear(2, 3, bias=False), nn.Linear(2, 2)]) for _ in range(2)
+    )
+    for model, value in ((student, 1.0), (average, 0.0)):
+        model[1].weight = model[0].weight
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, value)
+    follow(average, student, 0.9)
+    for parameter in average.parameters():
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, 0.1))
+
+
 def test_trusted_by_confidence_and_by_being_right() -> None:
     logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.05, 0.95]], np.float32))
     labels = np.array([0, 0, 0, -1])

@@ -65,10 +65,8 @@ def extra_texts(
     old = read_vocabulary(folder / TOKENIZER)
     bridges = [_checked_bridge(old, texts, read_vocabulary(path / TOKENIZER), own) for path, own in readers]
     student = read_vocabulary(readers[-1][0] / TOKENIZER)
-    bridge = bridges[-1]
-    known = (
-        np.flatnonzero(bridge != student.unknown) if student.unknown is not None else np.arange(len(bridge))
-    )
+    unknown = -1 if student.unknown is None else student.unknown
+    known = np.flatnonzero(np.all([bridge >= 0 for bridge in bridges], 0) & (bridges[-1] != unknown))
     candidates = known[~np.isin(known, sorted(old.special)) & (known < len(embeddings))]
     neighbours = nearest_neighbours(embeddings, candidates, spec.neighbours)
     writers = [RaggedWriter() for _ in readers]
@@ -80,9 +78,23 @@ def extra_texts(
 
 
 def translated(ids: Iterable[Ids], old: Path, new: Path, own: TokenInputs) -> TokenInputs:
-    """Token ids of one vocabulary as the reader of another has them; `own` is any encoding of that reader."""
-    bridge = _bridge(read_vocabulary(old / TOKENIZER), read_vocabulary(new / TOKENIZER))
-    return replace(own, ids=Ragged.of(bridge[text] for text in ids))
+    """Token ids of one vocabulary as the reader of another has them; `own` is any encoding of that reader.
+
+    Raises:
+        ModelError: the reader has neither some of these tokens nor an unknown one.
+    """
+    words = read_vocabulary(old / TOKENIZER)
+    bridge = _bridge(words, read_vocabulary(new / TOKENIZER))
+    found = Ragged.of(bridge[text] for text in ids)
+    if (found.flat.values < 0).any():
+        lost = [word for word, number in words.ids.items() if bridge[number] < 0]
+        raise ModelError(
+            f"the tokenizer of the student lacks {len(lost)} tokens of the teacher's, among them {lost[0]!r}, and has "
+            "no unknown token to read them as",
+            where="data_free",
+            hint="Take a student with the teacher's tokenizer, or one whose tokenizer has an unknown token.",
+        )
+    return replace(own, ids=found)
 
 
 def joined(first: Inputs, second: TokenInputs | None) -> Inputs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +29,13 @@ from compress.passes.distill.kind import GENERATED, HELD_OUT, WRITTEN
 from compress.passes.distill.material import check_segmentation
 from compress.passes.distill.spec import DistillSpec, losses_of
 from compress.passes.distill.student import Untrained, untrained_student
-from compress.passes.distill.teaching import Taught, teach
+from compress.passes.distill.teaching import Taught, steps_of, teach
 from compress.passes.distill.written.documents import written_pairs
 from compress.passes.distill.written.held_out import Exam
 from compress.passes.distill.written.lessons import Lessons, written_lessons
 from compress.profile.specs.examples import DataFreeSpec
 from compress.step import StepContext, StepResult
+from compress.training.state import training_steps
 from compress.training.trimming import tokens_of
 from compress.training.validation import Validation
 
@@ -86,9 +86,9 @@ def run(ctx: StepContext) -> StepResult:
 def run_control(ctx: StepContext) -> StepResult:
     """The same student without the teacher, to show what the teacher is worth.
 
-    The same shape, first weights, vocabulary and number of steps; the labels alone, no teacher-labelled examples. A
-    student that saw no data is held against the same teaching with it; one that learns traces, where that is asked for,
-    against the same teaching without them.
+    The same shape, first weights, vocabulary and number of steps, those of all stages and generations together; the
+    labels alone, no teacher-labelled examples. A student that saw no data is held against the same teaching with it;
+    one that learns traces, where that is asked for, against the same teaching without them.
     """
     asked = ctx.asked(DistillSpec)
     if asked.control == "answers_only":
@@ -97,10 +97,6 @@ def run_control(ctx: StepContext) -> StepResult:
         return run(replace(ctx, spec=_with_data(ctx, asked, asked.data_free)))
     images = PIXEL_VALUES in ctx.inputs["teacher"].read_json(TASK)["input_names"]
     augment = asked.augment
-    copies = 0 if augment is None or images else augment.copies
-    further = 0 if ctx.data.unlabeled is None else len(ctx.data.unlabeled) / len(ctx.data.train)
-    epochs = sum(asked.stage_training(stage).epochs for stage in asked.staged) * asked.generations
-    shown_once = 1 + copies + further
     spec = asked.model_copy(
         update={
             "losses": (LOSS_ENTRIES.entry(_alone(ctx.task.kind, asked)),),
@@ -111,7 +107,6 @@ def run_control(ctx: StepContext) -> StepResult:
             "augment": augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
             if images and augment
             else None,
-            "epochs": epochs * shown_once,
             **dict.fromkeys(_OF_TEACHERS),
             "teachers": (),
             "generations": 1,
@@ -123,12 +118,19 @@ def run_control(ctx: StepContext) -> StepResult:
     _check_tokenizer(ctx, untrained)
     exam = Exam.again(ctx, untrained.model) if asked.synthetic is not None else None
     shown = shown_data(ctx, spec, ())
-    if asked.sequence is not None:
-        # A text may be several windows, and what the teacher wrote of it one.
-        written = sum(ctx.inputs["taught"].facts["shown"].values())
-        spec = spec.model_copy(update={"epochs": epochs * written / len(shown.labels)})
+    per_epoch, _ = training_steps(spec, len(shown.part("train")))
+    spec = spec.model_copy(update={"epochs": _steps(ctx, asked) / per_epoch})
     taught = teach(ctx, spec, untrained.model, (), shown, name="control", seed=ctx.seed)
     return _finish(ctx, spec, untrained, taught.model, [taught], exam=exam)
+
+
+def _steps(ctx: StepContext, spec: DistillSpec) -> int:
+    """How many steps the student takes with its teachers, whose first generation is chosen examples by."""
+    if spec.sequence is not None:
+        written = sum(ctx.inputs["taught"].facts["shown"].values())
+        return sum(training_steps(spec.stage_training(stage), written)[1] for stage in spec.staged)
+    teachers = _teachers(ctx, spec)
+    return steps_of(ctx, spec, teachers, shown_data(ctx, spec, teachers)) * spec.generations
 
 
 def _lessons(ctx: StepContext, spec: DistillSpec) -> Lessons | None:
@@ -150,10 +152,17 @@ def _untrained(ctx: StepContext, spec: DistillSpec, lessons: Lessons | None) -> 
 
 
 def _with_data(ctx: StepContext, spec: DistillSpec, free: DataFreeSpec) -> DistillSpec:
-    """The spec with the training data, for as many steps: there is another number of batches in an epoch."""
-    examples = sum(map(len, ctx.data.shown))
-    without, with_data = (math.ceil(count / spec.batch_size) for count in (free.examples, examples))
-    return spec.model_copy(update={"data_free": None, "epochs": spec.epochs * without / with_data})
+    """The spec with the data, for as many steps in each stage: there is another number of batches in an epoch."""
+    every = sum(map(len, ctx.data.shown))
+    examples = {"all": every, "train": len(ctx.data.train), "unlabeled": every - len(ctx.data.train)}
+
+    def epochs(own: DistillSpec) -> float:
+        return training_steps(own, free.examples)[1] / training_steps(own, examples[own.data])[0]
+
+    stages = tuple(
+        stage.model_copy(update={"epochs": epochs(spec.stage_training(stage))}) for stage in spec.stages
+    )
+    return spec.model_copy(update={"data_free": None, "epochs": epochs(spec), "stages": stages})
 
 
 def _alone(task: TaskKind, spec: DistillSpec) -> LossSpec:

@@ -43,7 +43,7 @@ from compress.training.signals.answers import Answers, fixed, is_kept, live, nob
 from compress.training.signals.averaging import MeanOfTeachers
 from compress.training.signals.capture import Signals
 from compress.training.signals.segmentation import check_aligned, check_same_words
-from compress.training.state import TrainResult
+from compress.training.state import TrainResult, training_steps
 from compress.training.validation import Validation
 
 LOOKED_AT = 64
@@ -76,7 +76,7 @@ def teach(
     Args:
         teachers: none where the labels alone teach, or the student's own average does.
         shown: all examples, as the student and each teacher reads them.
-        name: of the curve, and of the folder of its checkpoints.
+        name: of the curve, and of the folders of the stages' checkpoints.
     """
     validation = Validation.of(ctx, ctx.out, ctx.inputs["original"])
     school = _School(ctx, spec, teachers, shown, validation, seed)
@@ -88,10 +88,12 @@ def teach(
     for number, stage in enumerate(spec.staged, start=1):
         title = name if len(spec.staged) == 1 else f"{name}, {stage.name or f'stage {number}'}"
         started = time.monotonic()
-        examples = np.intersect1d(shown.part(stage.data or spec.data), chosen)
+        examples = _examples(spec, stage, shown, chosen)
         if len(examples) == 0:
             raise PassError("no example is left to learn from", where=title)
-        trained, own, wrote = school.stage(student, stage, examples, title)
+        trained, own, wrote = school.stage(
+            student, stage, examples, title, f"{name.replace(' ', '-')}-stage-{number}"
+        )
         samples += wrote
         curves.append(trained.curve)
         stages.append(
@@ -119,6 +121,20 @@ def teach(
     return Taught(student.eval(), score, tuple(curves), facts, tuple(samples))
 
 
+def steps_of(ctx: StepContext, spec: DistillSpec, teachers: Sequence[TeacherAt], shown: Shown) -> int:
+    """How many steps `teach` takes in all stages, where patience does not end one."""
+    chosen, _ = FrozenTeachers(ctx, teachers, shown, spec.combine).trusted(spec.select)
+    counted = ((spec.stage_training(one), len(_examples(spec, one, shown, chosen))) for one in spec.staged)
+    return sum(training_steps(own, examples)[1] for own, examples in counted)
+
+
+def _examples(
+    spec: DistillSpec, stage: StageSpec, shown: Shown, chosen: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Which of the examples that are `chosen` a stage shows."""
+    return np.intersect1d(shown.part(stage.data or spec.data), chosen)
+
+
 @dataclass(frozen=True)
 class _School:
     """Everything that the stages of one teaching share."""
@@ -136,9 +152,10 @@ class _School:
         return FrozenTeachers(self.ctx, self.teachers, self.shown, self.spec.combine)
 
     def stage(
-        self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str
+        self, student: nn.Module, stage: StageSpec, examples: NDArray[np.int64], title: str, folder: str
     ) -> tuple[TrainResult, dict[str, Any], tuple[dict[str, str], ...]]:
-        """Train through one stage; what is worth a fact beside the curve, and some of what the student wrote."""
+        """Train through one stage, with its checkpoints in `folder` of the work; what is worth a fact beside the
+        curve, and some of what the student wrote."""
         ctx, own = self.ctx, self.spec.stage_training(stage)
         losses = losses_of(stage)
         # Weights of a stage that does not train the outputs cannot be told apart by their score, nor those of a student
@@ -180,7 +197,7 @@ class _School:
             loss,
             own,
             self.validation.score,
-            work=ctx.work / title.replace(" ", "-").replace(",", ""),
+            work=ctx.work / folder,
             seed=self.seed,
             precision=ctx.precision,
             device=ctx.device,

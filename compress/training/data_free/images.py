@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from compress.training.data_free.generator import NOISE, Generator
 from compress.training.loop import CHECKPOINT_SECONDS, set_dropout
 from compress.training.optimization import adamw, learning_rate
 from compress.training.prediction import Device, Precision, arithmetic, forward
-from compress.training.state import TrainingState, TrainResult, evaluation_steps
+from compress.training.state import TrainingState, TrainResult, evaluation_steps, training_steps
 
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
 """A scalar from the outputs of student and teacher, (n, classes) each."""
@@ -78,8 +77,7 @@ def train_data_free_images(
     Raises:
         PassError: the loss is no longer finite.
     """
-    per_epoch = math.ceil(free.examples / spec.batch_size)
-    total = max(1, round(spec.epochs * per_epoch))
+    per_epoch, total = training_steps(spec, free.examples)
     evaluations = evaluation_steps(total, per_epoch, spec.evaluations_per_epoch)
     plan = {"steps": total, "seed": seed, "shape": list(shape), "spec": spec.model_dump(mode="json")}
     plan["free"] = free.model_dump(mode="json")
