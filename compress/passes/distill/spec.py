@@ -81,10 +81,10 @@ class DistillSpec(TrainingSpec, PassSpec):
     on_policy: OnPolicySpec | None = None
     """Let the student write texts itself in some of the steps, and the teacher score them."""
     control: bool | Literal["answers_only"] = False
-    """Also train the same student without the teacher, as a row of the report: with `sequence` on the data's own
-    answers (with `synthetic`, on the documents). With `data_free` alone: the same student from the same teacher with
-    the training data, for as many steps. `answers_only`, with `reasoning`: on the same texts of the teacher without its
-    traces."""
+    """Also train the same student without the teacher, for exactly as many steps (`patience` may end either sooner), as
+    a row of the report: with `sequence` on the data's own answers (with `synthetic`, on the documents). With
+    `data_free` alone: the same student from the same teacher with the training data. `answers_only`, with `reasoning`:
+    on the same texts of the teacher without its traces."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seed of the student, its new examples and the order of its batches; unset: the profile's, which also seeds
     teachers and splits."""

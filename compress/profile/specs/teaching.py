@@ -48,7 +48,7 @@ class EmaSpec(PassSpecBase):
     """The teacher is an exponential moving average of the student's own weights (Tarvainen and Valpola 2017)."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Fraction of the average that is kept in each step."""
+    """Fraction of the average that is kept in each step, after the optimizer's."""
 
 
 class OnlineSpec(PassSpecBase):

@@ -21,8 +21,8 @@ class TrainingSpec(PassSpecBase):
     """Examples per step."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Gradient accumulation: number of parts that a batch is processed in, one after another, to save memory. Gradients
-    are added up, weighted by how much is learnt from each part, so that the step is the same. Losses that compare the
-    examples of a batch see one part at a time."""
+    are added up, each mean weighted by what it is over in a part (examples, labelled ones, tokens), so that the step is
+    the same. Losses that compare the examples of a batch see one part at a time."""
     gradient_checkpointing: bool = False
     """Recompute layers in the backward pass instead of storing their activations: a third more time, and activation
     memory for one layer at a time. Transformers models only."""
