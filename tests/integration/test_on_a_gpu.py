@@ -35,6 +35,7 @@ from compress.training.checkpointing import weights_of
 from compress.training.distributed.world import STRATEGY_VARIABLE, World, current_world
 from compress.training.loop import TrainResult, _parallel, _WithLoss, train
 from compress.training.losses.labels import label_cross_entropy
+from compress.training.objective.means import OneMean
 from compress.training.prediction import predict
 from compress.training.signals.teachers import LiveSignals, cached_signals
 from tests.gpu import gpu_target
@@ -185,9 +186,10 @@ def test_gradients_that_are_averaged_over_one_process_are_its_own(device: Any, o
     inputs, labels = examples(8)
     batch = to_tensors(inputs.batch(range(8)), device)
 
-    def loss(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
+    def of_labels(outputs: Tensor, batch: dict[str, Tensor], indices: Tensor) -> Tensor:
         return label_cross_entropy(outputs, labels[indices].to(outputs.device))
 
+    loss = OneMean(of_labels)
     own, joined = (tiny_bert().to(device) for _ in range(2))
     _WithLoss(own, loss)(batch, np.arange(8)).backward()
     parallel = _parallel(_WithLoss(joined, loss), device)

@@ -81,7 +81,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "begin_id": None,
         "end_id": None,
         "written": "messages",
-        "chat": pieces_of_template(short),
+        "chat": pieces_of_template("", short),
         "positions": lower(model, {})[1]["positions"],
     }
     write_json(folder / "task.json", described)
