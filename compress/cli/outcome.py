@@ -19,7 +19,7 @@ def print_run(out: Console, run: RunRecord, report: ReportPaths) -> None:
 
     out.print(RunTable(run))
     for kept in report.kept:
-        echo(f"what stood in place of the report is now {kept}", err=True)
+        echo(f"moved what was in the report's place to {kept}", err=True)
     for line in summary_lines(run):
         out.print(line, soft_wrap=True)
     out.print(f"report  {report.html}", soft_wrap=True)

@@ -60,7 +60,7 @@ class _Verbs(click.Group):
             if debug:
                 echo(traceback.format_exc(), err=True)
             echo(
-                f"internal error: {type(error).__name__}: {error}\n  `--debug` shows where it comes from.",
+                f"internal error: {type(error).__name__}: {error}\n  `--debug` shows the traceback.",
                 err=True,
             )
             sys.exit(CompressError.exit_code)
@@ -111,8 +111,8 @@ def _check_here() -> None:
         Path.cwd()
     except OSError as error:
         raise UsageError(
-            f"the working folder cannot be used: {error.strerror}",
-            hint="Change into a folder that is there.",
+            f"the current folder cannot be used: {error.strerror}",
+            hint="Change into an existing folder.",
             code="no-folder",
         ) from error
 

@@ -92,7 +92,7 @@ class NotJudged(BudgetMissed):
     """The run is complete, and a limit could not be judged: a busy machine, or a baseline that is of no use."""
 
     def __init__(self, message: str, *, where: str | None = None) -> None:
-        hint = "`--allow-unjudged` accepts that, where no better machine is to be had."
+        hint = "If no better machine is available, `--allow-unjudged` accepts this."
         super().__init__(message, where=where, hint=hint, code="not-judged")
 
 

@@ -71,8 +71,8 @@ class Table(Mapping[str, Kind], Generic[Kind]):
             other = "compress itself" if plugin.name in self._built_in else added.get(plugin.name)
             if other is not None:
                 raise UsageError(
-                    f"two things are called {plugin.name!r} in {self.group}: that of {plugin.distribution} "
-                    f"{plugin.version} and that of "
+                    f"{plugin.name!r} is defined twice in {self.group}: by {plugin.distribution} "
+                    f"{plugin.version} and by "
                     f"{other if isinstance(other, str) else f'{other.distribution} {other.version}'}",
                     hint="Uninstall one of the distributions.",
                     code="plugin-name",
@@ -112,7 +112,7 @@ class Table(Mapping[str, Kind], Generic[Kind]):
             ) from error
         if not isinstance(found, self._kind):
             raise UsageError(
-                f"the plugin {plugin} is no {self._kind.__name__}: {plugin.target} is a {type(found).__name__}",
+                f"the plugin {plugin} is not a {self._kind.__name__}: {plugin.target} is a {type(found).__name__}",
                 hint=f"Repair {plugin.distribution}, or uninstall it.",
                 code="plugin-broken",
             )

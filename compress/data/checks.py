@@ -68,7 +68,7 @@ def check_rows(rows: Mapping[str, Rows], declared: tuple[str, ...] | None, kind:
     if len(present) < 2:
         only = names[index_of[values["train"][0]]]
         raise DataError(
-            f"one class only: every training example has the label {only!r}",
+            f"only one class: every training example has the label {only!r}",
             where=rows["train"].where,
             code="one-class",
         )
@@ -101,7 +101,7 @@ def _imbalance(counts: Counter[Any], names: Mapping[Any, str]) -> list[str]:
     (largest, many), (smallest, few) = counts.most_common()[0], counts.most_common()[-1]
     return [
         f"the classes are of very different sizes: {names[largest]!r} has {many} training examples, "
-        f"{names[smallest]!r} {few}; `teacher.finetune: {{class_weights: balanced}}` lets each class weigh the same"
+        f"{names[smallest]!r} {few}; `teacher.finetune: {{class_weights: balanced}}` gives each class the same weight"
     ]
 
 
@@ -110,7 +110,7 @@ def check_declared(names: tuple[str, ...] | None) -> None:
     if names is None:
         return
     if len(names) < 2:
-        raise DataError(f"{len(names)} label named; a classifier needs two at least", where="data.labels")
+        raise DataError(f"{len(names)} label named; a classifier needs at least two", where="data.labels")
     _refuse_alike(names, "data.labels")
 
 
@@ -153,7 +153,7 @@ def _label(label: object, rows: Rows, i: int) -> Label:
         if not stripped:
             raise DataError("the label is blank", where=rows.place(i), code="label-blank")
         if not is_unicode(stripped):
-            message = "the label holds half a surrogate pair: not valid Unicode"
+            message = "the label contains half a surrogate pair: not valid Unicode"
             raise DataError(message, where=rows.place(i), code="label-unicode")
         return stripped
     if isinstance(label, (bool, int)):
@@ -266,7 +266,7 @@ def _refuse_alike(names: Sequence[str], where: str) -> None:
             raise DataError("a label's name is blank", where=where)
         if plain in seen:
             same = (
-                f"{name!r} stands twice"
+                f"{name!r} is given twice"
                 if seen[plain] == name
                 else f"{seen[plain]!r} and {name!r} differ in case only"
             )

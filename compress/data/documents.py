@@ -81,7 +81,7 @@ def split_documents(
         if len(own.texts) < fewest:
             raise DataError(
                 f"the {role} split has {counted(len(own.texts), 'text' if cut is None else cut.noun)}; "
-                f"{use} needs {fewest} at least",
+                f"{use} needs at least {fewest}",
                 where=where,
                 hint=None if cut is None else cut.hint,
             )
@@ -105,7 +105,7 @@ def _once(
         kept[role] = splits[role].take(list(first.values()))
         repeated += len(stay) - len(first)
     if repeated:
-        notes.append(f"{counted(repeated, f'repeated {noun}')} left out: each stands in its split once")
+        notes.append(f"{counted(repeated, f'repeated {noun}')} left out: each is kept once in its split")
     return kept, notes
 
 

@@ -49,8 +49,8 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
         [key for each in keys.values() for key in each], np.concatenate([kept[role].labels for role in keys])
     )
     if conflicts:
-        stand = "stands" if conflicts == 1 else "stand"
-        notes.append(f"{counted(conflicts, kind.noun)} {stand} with more than one label")
+        has = "has" if conflicts == 1 else "have"
+        notes.append(f"{counted(conflicts, kind.noun)} {has} more than one label")
     unlabeled, dropped = None, list[str]()
     if spec.further is not None:
         unlabeled, dropped = load_unlabeled(
@@ -87,13 +87,13 @@ def _refuse_emptied(checked: Labelled, kept: Mapping[str, Examples], where: str,
     for role, examples in kept.items():
         if not len(examples):
             raise DataError(
-                f"every {kind.noun} of the {role} split stands in a held-out split too", where=where
+                f"every {kind.noun} of the {role} split is also in a held-out split", where=where
             )
     lost = sorted(set(checked.splits["train"].labels.tolist()) - set(kept["train"].labels.tolist()))
     if lost:
         names = ", ".join(repr(checked.names[label]) for label in lost[:5])
         raise DataError(
-            f"no training example of {names} is left: all of its {kind.noun}s stand in a held-out split too",
+            f"no training example of {names} is left: all of its {kind.noun}s are also in a held-out split",
             where=where,
         )
 
@@ -122,6 +122,6 @@ def _make_missing(
     if repeated:
         notes.append(
             f"{counted(repeated, 'example')} {'repeats' if repeated == 1 else 'repeat'} the {kind.noun} of another; "
-            f"equal {kind.noun}s were kept in the same split"
+            f"identical {kind.noun}s were kept in the same split"
         )
     return splits, key_splits, notes

@@ -40,6 +40,6 @@ def leak_notes(
             others = "the test split" if role == "validation" else "a held-out split"
             notes.append(
                 f"{counted(dropped, noun)} of {count} dropped from {names.get(role, role)!r}: "
-                f"{shared} stands in {others}"
+                f"{shared} is also in {others}"
             )
     return notes

@@ -34,7 +34,7 @@ class StoredImage:
         value = self.table[self.row][self.column]
         raw = value["bytes"] if isinstance(value, dict) else value
         if not isinstance(raw, bytes):
-            raise DataError(f"row {self.row} of the column {self.column!r} holds no image")
+            raise DataError(f"row {self.row} of the column {self.column!r} has no image")
         return raw
 
 

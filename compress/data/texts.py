@@ -36,7 +36,7 @@ def read_text_files(
         encodings = " or ".join(sorted({encoding for _, encoding in odd}))
         count = "1 text file is" if len(odd) == 1 else f"{len(odd)} text files are"
         notes = (
-            f"{count} not UTF-8 and read as {encodings}; the first is {first}; `data.encoding` names another",
+            f"{count} not UTF-8 and read as {encodings}; the first is {first}; `data.encoding` overrides this",
         )
     return [text for text, _ in decoded], notes
 
@@ -79,7 +79,7 @@ def _text(value: object, rows: Rows, i: int) -> str:
         if value.isspace() or not value:
             raise DataError("the text is blank", where=rows.place(i), code="text-blank")
         if not is_unicode(value):
-            message = "the text holds half a surrogate pair: not valid Unicode"
+            message = "the text contains half a surrogate pair: not valid Unicode"
             raise DataError(message, where=rows.place(i), code="text-unicode")
         return value
     if is_missing(value):

@@ -45,7 +45,7 @@ def load_unlabeled(
     if not fresh:
         raise DataError(
             f"no unlabelled {kind.noun} is left: "
-            + ("the split is empty" if not keys else "all of them stand in the labelled data too"),
+            + ("the split is empty" if not keys else "all of them are also in the labelled data"),
             where=source.where,
         )
     chosen = sorted(places[key] for key in sorted(fresh)[: spec.limit])
@@ -58,5 +58,5 @@ def load_unlabeled(
 
 
 def _dropped(count: int, of: int, kind: ItemKind, where: str) -> str:
-    they = "it stands" if count == 1 else "they stand"
-    return f"{count} of {of} unlabelled {kind.noun}s dropped: {they} in {where} too"
+    they = "it is" if count == 1 else "they are"
+    return f"{count} of {of} unlabelled {kind.noun}s dropped: {they} also in {where}"

@@ -31,7 +31,7 @@ def open_processor(said: Mapping[str, Any], model_type: str | None) -> Any:
     try:
         return kind.from_dict(settings)
     except Exception as error:  # each class checks its settings in its own way
-        raise ValueError(f"{name} refuses its settings: {first_line(error)}") from error
+        raise ValueError(f"{name} rejects its settings: {first_line(error)}") from error
 
 
 def settings_of(processor: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def probe(processor: Any, channels: int) -> Iterator[tuple[NDArray[np.uint8], ND
             (values,) = made["pixel_values"]
         except Exception as error:  # each class fails in its own way
             raise ValueError(
-                f"{type(processor).__name__} makes no pixel values of an image of {channels} "
+                f"{type(processor).__name__} makes no pixel values from an image of {channels} "
                 f"channel{'s' if channels > 1 else ''}, {height} x {width}: {first_line(error)}"
             ) from error
         yield pixels, np.asarray(values, np.float32)
@@ -87,7 +87,7 @@ def _class(name: str) -> Any:
         try:
             kind = getattr(transformers, wanted, None)
         except Exception as error:  # a lazy import fails as what it imports fails
-            raise ValueError(f"{name} cannot be had: {first_line(error)}") from error
+            raise ValueError(f"{name} cannot be loaded: {first_line(error)}") from error
         if isinstance(kind, type) and issubclass(kind, BaseImageProcessor):
             return kind
         if kind is not None and getattr(kind, "is_dummy", False):

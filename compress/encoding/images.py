@@ -34,7 +34,7 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or min(self.size) < 1:
-            raise ValueError(f"no format of images: {self.channels} channels of {self.size}")
+            raise ValueError(f"not an image format: {self.channels} channels of {self.size}")
         if not len(self.mean) == len(self.std) == self.channels or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} for {self.channels} channels")
 

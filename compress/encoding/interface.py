@@ -66,14 +66,14 @@ class Interface:
         wide = [size for size in shape[1:] if size != 1]
         if len(shape) != 2 and (len(shape) < 2 or len(wide) > 1):
             raise ModelError(
-                f"the model's output has the shape {_shape(shape)}; one row of numbers an example was expected",
+                f"the model's output has the shape {_shape(shape)}; expected one row of numbers per example",
                 hint="`--output NAME` reads another output.",
                 code="wrong-outputs",
             )
         numbers = math.prod(shape[1:])
         if self.order is not None and numbers != self.outputs:
             raise ModelError(
-                f"the model's output has the shape n x {numbers}: {numbers} numbers an example "
+                f"the model's output has the shape n x {numbers}: {numbers} numbers per example "
                 f"for {self.outputs} labels",
                 hint="`--output NAME` reads another output, `--labels` names its numbers in order.",
                 code="wrong-outputs",

@@ -109,9 +109,9 @@ def declared_images(
         _prove(processor, found, channels or 3)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
         refusal = ModelError(
-            f"this image processor cannot be carried over: {error}",
+            f"this image processor is not supported: {error}",
             where=where,
-            hint="Say what the model takes in `data.preprocess`.",
+            hint="Set the model's preprocessing in `data.preprocess`.",
             code=CODE,
         )
         return DeclaredImages(size, channels, refusal=refusal)
@@ -174,7 +174,7 @@ def _carried(processor: Any) -> DeclaredImages:
         size = (to[0], to[1])
     else:
         raise ValueError(
-            "it leaves images at sizes of their own: there is neither a crop, nor a height and a width"
+            "it leaves images at different sizes: there is neither a crop, nor a height and a width"
         )
     squashed_whole = resize == "squash" and tuple(to) == size
     framing = Framing(
@@ -193,7 +193,7 @@ def _filter_of(resample: int | None) -> Interpolation:
     for name, value in FILTERS.items():
         if int(value) == int(number):
             return name
-    raise ValueError(f"`resample: {resample}` is no filter of Pillow")
+    raise ValueError(f"`resample: {resample}` is not a Pillow filter")
 
 
 def _scaled_to(family: str, said: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:
@@ -249,19 +249,19 @@ def _prove(processor: Any, found: DeclaredImages, channels: int) -> None:
     for shown, theirs in probe(processor, channels):
         if theirs.shape != (channels, *ours.size):
             raise ValueError(
-                f"it makes {theirs.shape} of an image of {shown.shape[:2]}, not {(channels, *ours.size)}"
+                f"it makes {theirs.shape} from an image of {shown.shape[:2]}, not {(channels, *ours.size)}"
             )
         apart = float(abs(ours.values(shown) - theirs).max())
         if not apart <= _CLOSE:
             raise ValueError(
-                f"{type(processor).__name__} does something that is not known here: its pixel values of an image of "
-                f"{shown.shape[0]} x {shown.shape[1]} are up to {apart:.3g} from ours"
+                f"{type(processor).__name__} does something unknown here: its pixel values for an image of "
+                f"{shown.shape[0]} x {shown.shape[1]} differ from ours by up to {apart:.3g}"
             )
 
 
 def _sides(value: Mapping[str, Any], name: str) -> tuple[int, int]:
     if not value.get("height") or not value.get("width"):
-        raise ValueError(f"`{name}` {dict(value)} names no height and width")
+        raise ValueError(f"`{name}` {dict(value)} has no height and width")
     return int(value["height"]), int(value["width"])
 
 
@@ -270,7 +270,7 @@ def _config_size(value: Any) -> tuple[int, int]:
         return int(value[0]), int(value[1])
     if isinstance(value, int) and not isinstance(value, bool):
         return value, value
-    raise ValueError(f"no size of images: {value!r}")
+    raise ValueError(f"not an image size: {value!r}")
 
 
 def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:

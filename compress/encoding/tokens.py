@@ -91,14 +91,14 @@ def encode_texts(texts: Sequence[str], tokenizer_file: Path, task_file: Path) ->
     unknown = [name for name in input_names if name not in KNOWN_INPUTS]
     if unknown:
         raise ModelError(
-            f"the model wants the input {unknown[0]!r}; texts give {', '.join(KNOWN_INPUTS)}",
+            f"the model needs the input {unknown[0]!r}; texts provide {', '.join(KNOWN_INPUTS)}",
             where=str(task_file),
         )
     tokenizer = open_tokenizer(tokenizer_file)
     special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False)
     if not special_tokens < max_length < 2**31:
         raise ModelError(
-            f"max_length {max_length} is no number of tokens of a text, with {special_tokens} special tokens",
+            f"max_length {max_length} is not possible for texts with {special_tokens} special tokens",
             where=str(task_file),
         )
     tokenizer.enable_truncation(max_length, direction=format_.cut)

@@ -177,7 +177,7 @@ def _failure(step: str, code: int, folder: Path, output: IO[bytes]) -> CompressE
         return CompressError(
             f"a training process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}",
             where=step,
-            hint="The same command goes on from the last checkpoint.",
+            hint="The same command resumes from the last checkpoint.",
         )
     raised = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob(ERRORS))]
     # A process whose neighbour has failed loses its connection: that is not the error to show.

@@ -31,7 +31,7 @@ from compress.profile.yaml_lines import Path_, ProfileSource, override, read_sou
 from compress.tasks.table import task_kind, task_names
 
 _SHOWN_LABELS = 8
-_CODE = "which is code: it needs --allow-code and is run then"
+_CODE = "which is code: it runs only with --allow-code"
 
 
 @dataclass
@@ -180,14 +180,14 @@ def _data_facts(spec: DataSpec, splits: Splits, task: str) -> Iterator[str]:
     if task_kind(task).items == "text" and not any("repeat" in note for note in splits.notes):
         repeated = sum(len(part) - len(set(map(hash, part.texts))) for part in parts.values())
         if repeated:
-            yield f"{repeated} of these texts stand there more than once"
+            yield f"{repeated} of these texts occur more than once"
     if splits.labels:
         labels = Counter(int(label) for part in parts.values() for label in part.labels)
         names = [f"{splits.labels[label]} {count}" for label, count in labels.most_common(_SHOWN_LABELS)]
         more = len(labels) - len(names)
         yield f"labels: {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
     if task_kind(task).items == "image" and any(len(part) > LOOKED_AT for part in parts.values()):
-        yield f"of the images of each split, some {LOOKED_AT} at most were opened"
+        yield f"at most about {LOOKED_AT} images of each split were opened"
 
 
 def _look_at_models(profile: Profile, files: ModelFiles, found: Examined) -> None:

@@ -179,7 +179,7 @@ def _touch_gpu() -> None:
             raise
         raise TargetError(
             f"torch {torch.__version__} cannot train on the GPU of this machine: {str(error).splitlines()[0]}",
-            hint="CUDA_VISIBLE_DEVICES= in the environment trains on the CPU.",
+            hint="Set CUDA_VISIBLE_DEVICES= in the environment to train on the CPU.",
         ) from error
 
 
@@ -192,7 +192,7 @@ def check_promise(step: PlannedStep, result: StepResult) -> None:
     promised = step.form.with_(**found)
     if result.form != promised:
         raise PassError(
-            f"promised a model that is {step.form}, but left one that is {result.form}", where=step.name
+            f"promised a model that is {step.form}, but produced one that is {result.form}", where=step.name
         )
     if result.form != TEXTS and not isinstance(result.facts.get("parameters"), int):
-        raise PassError("left no parameter count", where=step.name)
+        raise PassError("gave no parameter count", where=step.name)

@@ -220,11 +220,11 @@ def resolve_job(loaded: LoadedProfile, *, allow_code: bool) -> Job:
 
 def _changed(files: Sequence[Path]) -> DataError:
     return DataError(
-        "this file was changed while the run went on"
+        "this file was changed during the run"
         if files
-        else "files were added to the data or the model, or removed, while the run went on",
+        else "files of the data or the model were added or removed during the run",
         where=str(files[0]) if files else None,
-        hint="What was made of it is not kept. Start the run again: it goes by what is there then.",
+        hint="Nothing made from it is kept. Start the run again: it uses what is there then.",
         code="source-changed",
     )
 

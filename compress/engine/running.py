@@ -137,7 +137,7 @@ def _run(
             raise
         store.write(_ended(state.run, "interrupted", "stopped by the user"))
         raise RunInterrupted(
-            "stopped; the same command goes on from the last checkpoint", where=str(store.path)
+            "stopped; the same command resumes from the last checkpoint", where=str(store.path)
         ) from None
     finally:
         close_all(job.targets, progress)
@@ -152,7 +152,7 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
     try:
         run = store.load()
     except UsageError as error:
-        progress.say(f"{store.path}: {error.message}; they are written anew")
+        progress.say(f"{store.path}: {error.message}; they are written again")
         return None
     whole = [step.step for step in run.steps] == [row.name for row in job.plan.rows]
     if run.status not in COMPLETE or not whole:
@@ -167,7 +167,7 @@ def _finished(store: RunStore, job: Job, progress: Progress) -> RunRecord | None
     if not bundle.is_dir():
         return None
     if not _is_whole(bundle):
-        progress.say(f"{bundle}: this bundle is damaged; it is placed again")
+        progress.say(f"{bundle}: this bundle is damaged; it is written again")
         return None
     return run.model_copy(update={"bundle": str(bundle)})
 

@@ -64,7 +64,7 @@ def _run(task: dict[str, Any], job: Job, folder: Path, local: int) -> None:
     step, cache = job.plan.step(task["step"]), Cache(Path(task["cache"]))
     if job.keys[step.name] != task["key"]:
         raise CompressError(
-            "the profile, its data or the code was changed while the run went on",
+            "the profile, its data or the code was changed during the run",
             where=step.name,
             hint="Start the run again.",
         )
@@ -72,7 +72,7 @@ def _run(task: dict[str, Any], job: Job, folder: Path, local: int) -> None:
     for role, name in step.inputs.items():
         made = cache.find(job.keys[name])
         if made is None:
-            raise CompressError("an input of the step is not in the cache any more", where=name)
+            raise CompressError("an input of the step is no longer in the cache", where=name)
         inputs[role] = made.artifact
     out, work = Path(task["out"]), Path(task["work"])
     if local > 0:
@@ -96,10 +96,10 @@ def _join(job: Job, local: int) -> None:
     if job.numerics.device == "cuda":
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f"{job.plan.profile.train.processes} processes want a GPU each, and this machine has "
+                f"{job.plan.profile.train.processes} processes need a GPU each, and this machine has "
                 f"{torch.cuda.device_count()}",
                 where="train.processes",
-                hint="CUDA_VISIBLE_DEVICES= in the environment trains on the CPU.",
+                hint="Set CUDA_VISIBLE_DEVICES= in the environment to train on the CPU.",
             )
         torch.cuda.set_device(local)
         distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=_PATIENCE)

@@ -34,11 +34,11 @@ def chain_faults(source: ProfileSource, form: Form) -> list[Fault]:
             continue
         spec = _spec_or_defaults(kind, entry[kind])
         if not spec.fits(form):
-            why = f"needs {spec.needs()}, but {before} leaves a model that is {form}"
+            why = f"needs {spec.needs()}, but {before} gives a model that is {form}"
             faults.append(source.fault(("passes", index, kind), why))
             continue
         if never_onnx is not None:
-            why = f"{before} leaves a model that cannot become ONNX: {never_onnx}"
+            why = f"{before} gives a model that cannot become ONNX: {never_onnx}"
             faults.append(source.fault(("passes", index, kind), why))
             continue
         never_onnx = spec.never_onnx()
@@ -64,7 +64,7 @@ def _onnx_targets(source: ProfileSource, index: int, kind: str, never_onnx: str)
     if not isinstance(targets, list):
         why = f"needs a target with `runtime: torch`: {never_onnx}"
         return [source.fault(("passes", index, kind, "library"), why)]
-    why = f"onnxruntime cannot run what passes.{index}.{kind} leaves: {never_onnx}"
+    why = f"onnxruntime cannot run the model that passes.{index}.{kind} gives: {never_onnx}"
     return _targets_on(source, "onnxruntime", why)
 
 

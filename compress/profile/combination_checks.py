@@ -54,7 +54,7 @@ def key_faults(values: Mapping[str, Any]) -> Iterator[Found]:
     }
     limits = budget_spec(task).model_fields.keys()
     others |= {
-        f"budget.{name}": f"only {' and '.join(owners)} is measured by it; limits of {task} are "
+        f"budget.{name}": f"this limit is only for {' and '.join(owners)}; limits of {task} are "
         f"{', '.join(sorted(limits - {'judge'}))}"
         for name, owners in users_of_quantities().items()
         if name not in limits
@@ -105,7 +105,7 @@ def _data_faults(profile: Profile) -> Iterator[Found]:
             if (target.device, target.runtime) == ("cuda", "onnxruntime"):
                 yield (
                     ("targets", place, "runtime"),
-                    f"files of {task} attend in 32 bits, for which onnxruntime has no CUDA kernel: use torch",
+                    f"ONNX files of {task} use FP32 attention, for which onnxruntime has no CUDA kernel: use torch",
                 )
     if profile.teacher.finetune is not None:
         yield from _training_faults(profile.teacher.finetune, kind, ("teacher", "finetune"))
@@ -122,7 +122,7 @@ def _generated_faults(profile: Profile, spec: GenerateSpec) -> Iterator[Found]:
         reads = "images" if kind.items == "image" else "texts, or pairs of them, without labels"
         yield (
             place,
-            f"texts are written by their labels, and {kind.name} reads {reads}: give examples as `path`",
+            f"texts are generated from labels, and {kind.name} reads {reads}: give examples with `path`",
         )
         return
     if (why := why_forbidden(spec.license, spec.model)) is not None:
@@ -131,9 +131,9 @@ def _generated_faults(profile: Profile, spec: GenerateSpec) -> Iterator[Found]:
         name for name, one in PASSES.items() if any(step.reads_unlabeled for step in one.steps.values())
     ]
     if not any(one.kind in readers for one in profile.specs):
-        yield place, f"no pass of this profile reads texts without labels; {' and '.join(readers)} do"
+        yield place, f"no pass of this profile uses unlabeled texts; {' and '.join(readers)} do"
     if profile.train.nodes > 1:
-        yield place, "each of several machines (`train.nodes`) would write texts of its own"
+        yield place, "with several machines (`train.nodes`), each would generate different texts"
     yield from _training_faults(spec.finetune, task_kind(writing_task()), (*place, "finetune"))
 
 
@@ -150,14 +150,14 @@ def _training_faults(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> It
 def why_not_packed(finetune: FinetuneSpec, task: str) -> str | None:
     """Why the examples of a task cannot stand side by side; None where they can, or need not."""
     packs = finetune.pack and not task_kind(task).writes
-    return f"only texts that a model goes on with are packed, not those of {task}" if packs else None
+    return f"only texts of language models are packed, not those of {task}" if packs else None
 
 
 def _trained_alone(finetune: FinetuneSpec, kind: TaskKind, place: Path_) -> Iterator[Found]:
     """What of a training without a teacher needs labels."""
     if kind.label_loss is None:
         if "teacher.finetune" not in kind.refused:
-            why = f"nothing in the data of {kind.name} says what is right: only a teacher does"
+            why = f"the data of {kind.name} has no right answers: only a teacher gives them"
             yield place, why
         return
     for name in ("smoothing", "class_weights"):

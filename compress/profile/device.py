@@ -45,20 +45,20 @@ def parse_ssh(device: str) -> SshAddress:
     user, host, port, path = found["user"], found["host"], found["port"], found["path"]
     if path not in (None, "/"):
         raise ValueError(
-            f"{device!r} names a path: the key `folder` says where on the device the work is put"
+            f"{device!r} contains a path: give the work folder on the device as `folder`"
         )
     if user is not None and ":" in user:
-        raise ValueError("no password can stand in a profile: ssh takes a key, of its agent or its config")
+        raise ValueError("a profile cannot contain a password: ssh uses a key of its agent or config")
     if user is not None and not _USER.fullmatch(user):
-        raise ValueError(f"{user!r} is no name of a user")
+        raise ValueError(f"{user!r} is not a user name")
     if host.startswith("["):
         host = host[1:-1]
         if not _is_ipv6(host):
-            raise ValueError(f"{host!r} is no IPv6 address")
+            raise ValueError(f"{host!r} is not an IPv6 address")
     elif not _HOST.fullmatch(host):
-        raise ValueError(f"{host!r} is no name of a host" if host else f"{device!r} names no host")
+        raise ValueError(f"{host!r} is not a host name" if host else f"{device!r} has no host")
     if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ValueError(f"{port!r} is no port: expected 1 to 65535")
+        raise ValueError(f"{port!r} is not a port: expected 1 to 65535")
     return SshAddress(host, user, None if port is None else int(port))
 
 

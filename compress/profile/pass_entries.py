@@ -14,7 +14,7 @@ def _bodies() -> dict[str, Any]:
     for name, kind in PASSES.items():
         if kind.spec.kind != name:
             raise UsageError(
-                f"the plugin {PASSES.added[name]} is called otherwise by its spec: {kind.spec.kind!r}",
+                f"the plugin {PASSES.added[name]} has another name in its spec: {kind.spec.kind!r}",
                 code="plugin-broken",
             )
     return {name: kind.body or kind.spec for name, kind in PASSES.items()}

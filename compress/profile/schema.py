@@ -145,7 +145,7 @@ class DataSpec(Spec):
     @model_validator(mode="after")
     def _one_size(self) -> DataSpec:
         if self.image_size is not None and self.preprocess is not None:
-            raise ValueError("`preprocess` has the size of images already: leave out `image_size`")
+            raise ValueError("`preprocess` already sets the image size: leave out `image_size`")
         return self
 
 
@@ -219,7 +219,7 @@ class TeacherSpec(Spec):
             raise ValueError("a model that `config` describes has random weights: add `finetune` to train it")
         if self.config is not None and self.adapter is not None:
             raise ValueError(
-                "`adapter` corrects a model that was trained, and `config` describes one that was not"
+                "`adapter` is for a trained model, and `config` describes an untrained one"
             )
         return self
 
@@ -270,7 +270,7 @@ class TargetSpec(Spec):
             raise ValueError("`cores` names a core twice")
         for key, path in (("python", self.python), ("folder", self.folder)):
             if path is not None and (path[:1] in ("", "-") or not path.isprintable()):
-                raise ValueError(f"`{key}`: {path!r} is no path")
+                raise ValueError(f"`{key}`: {path!r} is not a path")
         return self
 
     @property

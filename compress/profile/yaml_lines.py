@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
         """A whole number: decimal, `0x1f` or `0o17`."""
         written = str(self.construct_scalar(node))
         if len(written) > _LONGEST_NUMBER:
-            raise yaml.MarkedYAMLError(problem="a number of too many digits", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem="a number with too many digits", problem_mark=node.start_mark)
         return int(written, {"0x": 16, "0o": 8}.get(written[:2].lower(), 10))
 
 
@@ -220,7 +220,7 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> l
     faults: list[Fault] = []
     if isinstance(node, yaml.ScalarNode) and _CONTROLS.search(node.value):
         shown = ".".join(str(part) for part in path)
-        return [Fault(file, _line(node), shown, "a control character stands in it", "control-character")]
+        return [Fault(file, _line(node), shown, "contains a control character", "control-character")]
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -233,11 +233,11 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> l
             if _CONTROLS.search(key):
                 faults.append(
                     Fault(
-                        file, _line(key_node), shown, "a control character stands in it", "control-character"
+                        file, _line(key_node), shown, "contains a control character", "control-character"
                     )
                 )
             if key in seen:
-                faults.append(Fault(file, _line(key_node), shown, f"stands twice; first on line {seen[key]}"))
+                faults.append(Fault(file, _line(key_node), shown, f"duplicate key; first on line {seen[key]}"))
             seen.setdefault(key, _line(key_node))
             lines[place] = _line(key_node)
             faults += _walk(value_node, place, lines, file)

@@ -45,7 +45,7 @@ def choose_student(model: ModelSeen, usual: Student) -> Student:
 def choose_length(texts: Sequence[str], model: ModelSeen) -> tuple[int, str]:
     """How many tokens texts are cut to, and why: 19 of 20 are whole, and the model takes so many."""
     if not texts:
-        length, why = USUAL_LENGTH, "longer texts are cut to so many tokens"
+        length, why = USUAL_LENGTH, "longer texts are cut to this many tokens"
     else:
         longest = math.ceil(np.percentile(_lengths(texts[:_TEXTS_LOOKED_AT], model), _SHARE))
         length = max(_SHORTEST, _STEP * math.ceil(longest / _STEP))
@@ -82,8 +82,8 @@ def choose_labelling(model: ModelSeen, labels: Sequence[str]) -> Labelling:
     if names is None or not labels:
         return Labelling(None, True, "")
     if match_labels(names, labels) is not None:
-        return Labelling(None, False, "the model is a classifier of these labels already")
+        return Labelling(None, False, "the model already classifies these labels")
     numbers = all(label.isdecimal() for label in labels)
     if numbers and max(map(int, labels)) < len(names) == len(labels):
-        return Labelling(names, False, "the data holds numbers, and the model names its outputs so")
+        return Labelling(names, False, "the data has numbers, and the model has these names for them")
     return Labelling(None, True, "")

@@ -63,9 +63,9 @@ def detect(model: str, data: str, task: str | None = None) -> Detected:
     to_write = choose_to_write(table)
     if place is not None and names_nothing(table, columns):
         raise DataError(
-            "the first line looks like a row: nothing names the columns",
+            "the first line looks like data, not like column names",
             where=shown(place),
-            hint="Write a first line with the names of the columns, as `text,label`.",
+            hint="Add a first line with the column names, such as `text,label`.",
             code="header-missing",
         )
     if task is None:

@@ -14,7 +14,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./~][\w./~:+-]*")
 SPLITS = "  # splits: {validation: 0.1, test: 0.2}   # fractions to make, or names of splits that exist\n"
 WRITTEN = (
     '  # separator: ";"              # between the fields of a csv file; unset: as its first rows tell\n'
-    "  # encoding: cp1252            # of files of text; unset: as each file tells\n"
+    "  # encoding: cp1252            # of text files; unset: detected in each file\n"
 )
 """How files of text are written."""
 
@@ -51,7 +51,7 @@ def head_keys(found: Detected, training: str, shown: str) -> Iterator[str]:
     """Whether the teacher is trained on the labels first, as `training` says, and what its outputs are called."""
     labelling = choose_labelling(found.model, found.splits.labels if found.splits else ())
     if labelling.finetune:
-        yield "  # Delete this line if the model is a classifier of the labels of the data already.\n"
+        yield "  # Delete this line if the model already classifies the data's labels.\n"
         yield f"  finetune: {training}\n"
     else:
         yield f"  # Not fine-tuned: {labelling.why}. To train it on the data first:\n"

@@ -70,7 +70,7 @@ def starter_profile(model: str, data: str, folder: Path | None = None, task: str
     for source in (model, data, *written):
         if not is_unicode(source):
             raise UsageError(
-                "a path that is not UTF-8 cannot stand in a profile",
+                "a profile cannot contain a path that is not UTF-8",
                 where=shown(source),
                 hint="Rename it, or call init inside that folder.",
                 code="path-encoding",

@@ -75,7 +75,7 @@ def _sealed(loss: str) -> Callable[[Path], Iterator[Finding]]:
         try:
             read_sealed(path)
         except Damaged:
-            yield Finding(path, "what it says does not fit its checksum", loss, (path,))
+            yield Finding(path, "its content does not match its checksum", loss, (path,))
 
     return look
 
@@ -89,11 +89,11 @@ def _with_files(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], It
             entries = read_sealed(noting).get("files", {})
             damaged = first_damaged(noting.parent, entries)
         except (Damaged, FileNotFoundError):
-            yield Finding(noting, "it is missing, or does not fit its checksum", loss, (noting, path))
+            yield Finding(noting, "it is missing, or does not match its checksum", loss, (noting, path))
             return
         if damaged is not None:
             parts = (noting, *(noting.parent / name for name in entries))
-            yield Finding(damaged, "it is missing, or its bytes do not fit its checksum", loss, parts)
+            yield Finding(damaged, "it is missing, or its bytes do not match its checksum", loss, parts)
 
     return look
 
@@ -113,7 +113,7 @@ _LOOKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "measurement": _sealed("the measurement"),
     "contents": _sealed("nothing: the data is read again"),
     "reference": _with_files("the outputs of a baseline", lambda path: path.with_suffix(CHECKSUMS)),
-    "signal": _with_files("what the teacher says", lambda path: path),
+    "signal": _with_files("the teacher's outputs", lambda path: path),
     "teacher": _sealed("nothing but a title"),
     "checkpoint": _with_files("the training from its beginning", lambda path: path),
     "run": _run,

@@ -60,13 +60,13 @@ class RunStore:
         def on_wait() -> None:
             if not wait:
                 raise UsageError(
-                    "another run writes here",
+                    "another run is writing here",
                     where=str(self.path),
                     code="run-locked",
-                    hint="Wait until it has ended, or work in a folder of its own.",
+                    hint="Wait until it has ended, or use another folder.",
                 )
             progress.say(
-                f"{self.path}: another run of the same profile writes here; waiting until it has ended"
+                f"{self.path}: another run of the same profile is writing here; waiting until it has ended"
             )
 
         make_folder(self.path)
@@ -118,7 +118,7 @@ class RunStore:
             raise UsageError(
                 f"the records of this run cannot be read{reason}",
                 where=str(self.path),
-                hint="`compress run` of its profile writes them anew; what was measured lies in the cache.",
+                hint="`compress run` of its profile writes them again; what was measured is in the cache.",
                 code="records-damaged",
             ) from error
 
@@ -132,7 +132,7 @@ class RunStore:
         records = {name: read_sealed(self.path / _RECORDS / name) for name in sorted(listed)}
         for name, checksum in listed.items():
             if checksum_of(records[name]) != checksum:
-                raise Damaged(f"{name} is of another run")
+                raise Damaged(f"{name} belongs to another run")
         return RunRecord.model_validate({**body, "steps": list(records.values())})
 
     def place_bundle(self, artifact: Artifact) -> Path:

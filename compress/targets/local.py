@@ -138,7 +138,7 @@ def confinement(spec: TargetSpec, usable: Collection[int]) -> dict[str, Any]:
         if missing:
             raise TargetError(
                 f"core{'s' * (len(missing) > 1)} {_listed(missing)} cannot be used there; these can: "
-                f"{_listed(sorted(usable)) or 'none, for the system pins no processes'}",
+                f"{_listed(sorted(usable)) or 'none, as the system cannot pin processes'}",
                 where=spec.label,
             )
         held["pinned_to"] = sorted(spec.cores)
@@ -248,12 +248,12 @@ def _cuda_fault(runtime: str) -> str | None:
     faults = []
     if not gpus():
         faults.append(
-            "no NVIDIA GPU was found (nvidia-smi is missing or lists none): it takes one, and its driver"
+            "no NVIDIA GPU was found (nvidia-smi is missing or lists none): one is needed, and its driver"
         )
     if runtime == "onnxruntime":
         if _installed("onnxruntime-gpu") is None:
             faults.append(
-                "the installed onnxruntime is the CPU build: onnxruntime-gpu replaces it "
+                "the installed onnxruntime is the CPU build: replace it with onnxruntime-gpu "
                 "(pip uninstall onnxruntime; pip install onnxruntime-gpu)"
             )
     elif "+cpu" in (_installed("torch") or ""):

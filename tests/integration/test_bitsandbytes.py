@@ -221,14 +221,14 @@ def faults(tmp_path: Path, text: str) -> list[str]:
 def test_an_export_is_refused_with_the_way_to_the_same_bits(tmp_path: Path):
     text = PROFILE + "  - export: {formats: [onnx]}\ntargets: [{runtime: torch}]\n"
     assert faults(tmp_path, text) == [
-        f"8: passes.1.export: passes.0.quantize leaves a model that cannot become ONNX: {IN_ONNX}"
+        f"8: passes.1.export: passes.0.quantize gives a model that cannot become ONNX: {IN_ONNX}"
     ]
 
 
 @pytest.mark.parametrize("target", ["{runtime: onnxruntime}", "{threads: 2}"])
 def test_a_target_that_runs_onnx_is_refused(tmp_path: Path, target: str):
     assert faults(tmp_path, PROFILE + f"targets:\n  - {{runtime: torch}}\n  - {target}\n") == [
-        f"10: targets.1.runtime: onnxruntime cannot run what passes.0.quantize leaves: {IN_ONNX}"
+        f"10: targets.1.runtime: onnxruntime cannot run the model that passes.0.quantize gives: {IN_ONNX}"
     ]
 
 

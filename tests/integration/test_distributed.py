@@ -251,7 +251,7 @@ def test_a_run_in_two_processes_gives_the_same_cache_one_report_and_as_good_a_st
     errors = (job / "errors").read_text()
     assert run.exitcode == 1, errors
     assert "a training process was killed by SIGKILL" in errors
-    assert "goes on from the last checkpoint" in errors
+    assert "resumes from the last checkpoint" in errors
     assert psutil.wait_procs(workers, timeout=10)[1] == []
     result = compress(*words, folder=job)
     assert result.returncode == 0, result.stderr

@@ -73,7 +73,7 @@ def test_texts_are_padded_and_cut_to_the_length(tmp_path: Path):
 
 
 def test_other_fixed_sizes_are_refused(tmp_path: Path):
-    with pytest.raises(ModelError, match="takes batches of 8 examples and no others") as caught:
+    with pytest.raises(ModelError, match="takes only batches of 8 examples") as caught:
         taken(fixed(tmp_path / "eight", 8, None), tmp_path / "a")
     assert "input_ids (int64, 8 x sequence)" in caught.value.hint
     with pytest.raises(ModelError, match="inputs are fixed to more than one length"):

@@ -196,15 +196,15 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
     file = folder / "cache" / found.record.steps[-1].measured
     with pytest.raises(UsageError, match="answers are judged by running Python code"):
         api.measure(file, profile=folder / "asked.yaml", quiet=True)
-    with pytest.raises(UsageError, match=r"160 tokens are needed .* but the model takes 128 at most"):
+    with pytest.raises(UsageError, match=r"these lengths needs 160 tokens, but the model takes 128 at most"):
         api.measure(file, profile=folder / "asked.yaml", targets=[{}], allow_code=True, quiet=True)
     again = api.measure(file, profile=folder / "asked.yaml", allow_code=True, quiet=True)
     written = again.record.steps[0].measurements[0].accuracy.written
     assert written is not None
     assert written.answers == last.written.answers
     for said, words in (
-        ({"inputs": {"input_ids": "ids"}}, "--input input_ids=ids: this decoder was made here"),
-        ({"output": "present.0.key"}, "--output present.0.key: of this decoder"),
+        ({"inputs": {"input_ids": "ids"}}, "--input input_ids=ids: this decoder was made by compress"),
+        ({"output": "present.0.key"}, "--output present.0.key: this decoder"),
         ({"labels": ("a", "b")}, "--labels: causal-lm has none"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -286,7 +286,7 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
         ),
         (
             {"passes": [{"distill": {"student": {"layers": 3}, "losses": [{"logits": {}}]}}]},
-            "3 layers asked of a teacher of 2",
+            "asks for 3 layers, but the teacher has 2",
         ),
         (
             {"passes": [{"distill": {"student": {"model": "model"}, "losses": [{"labels": {}}]}}]},
@@ -295,10 +295,10 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
         ({"passes": [LOW_RANK, LOW_RANK]}, "passes.1.low_rank: needs a float torch model"),
         ({"passes": [LOW_RANK, GGUF]}, "as llama.cpp has no products of two"),
         ({"teacher": ADAPTED, "passes": [GGUF]}, "as llama.cpp has no products of two"),
-        ({"teacher": ADAPTED}, "corrections are put beside whole ones"),
+        ({"teacher": ADAPTED}, "LoRA needs whole ones"),
         (
             {"teacher": ADAPTED, "passes": [LOW_RANK]},
-            "the teacher leaves a model that is torch float factored",
+            "the teacher gives a model that is torch float factored",
         ),
         (
             {"passes": [{"prune": {"remove": {"heads": 0.5}}}, {"prune": {"remove": {"heads": 0.4}}}]},

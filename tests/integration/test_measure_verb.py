@@ -244,11 +244,11 @@ def test_a_bundle_that_is_not_what_was_made(folder: Path, tmp_path: Path, name: 
     file = tmp_path / "ours" / name
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ModelError, match=r"was changed since it was made, as artifact\.json") as caught:
+    with pytest.raises(ModelError, match=r"was changed since it was made, according to artifact\.json") as caught:
         take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
     assert caught.value.where == str(file)
     file.write_bytes(whole[:-1])
-    cut = f"was cut off: it has {len(whole) - 1} of {len(whole)} bytes"
+    cut = f"is truncated: it has {len(whole) - 1} of {len(whole)} bytes"
     with pytest.raises(ModelError, match=cut):
         take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
     assert not (tmp_path / "taken").exists()
@@ -260,7 +260,7 @@ FAULTS = {
         "the model has no input 'tokens'",
         "Its inputs: ids (int32,",
     ),
-    "unknown role": (("--input", "words=ids"), "texts give input_ids, attention_mask, token_type_ids", ""),
+    "unknown role": (("--input", "words=ids"), "texts provide input_ids, attention_mask, token_type_ids", ""),
     "unknown output": (("--output", "logits"), "the model has no output 'logits'", "Its outputs: negated"),
     "two labels": (
         ("--labels", "verb,animal"),
@@ -294,11 +294,11 @@ def test_unnamed_inputs_are_refused_with_the_names_that_the_model_has(tmp_path: 
     write_foreign(tmp_path / "model.onnx")
     write_text(tmp_path / TOKENIZER, word_tokenizer().to_str())
     given = Given(labels=WRONG_WAY)
-    with pytest.raises(ModelError, match="the model's input 'ids' is none that texts give") as caught:
+    with pytest.raises(ModelError, match="the model's input 'ids' is not one that texts provide") as caught:
         take_in(tmp_path / "model.onnx", given, "text-classification", LABELS, 16, tmp_path / "taken")
     assert caught.value.hint == (
-        "Its inputs: ids (int32, batch x sequence), mask (int32, batch x sequence). Texts give input_ids, "
-        "attention_mask, token_type_ids; say which is which: --input input_ids=NAME."
+        "Its inputs: ids (int32, batch x sequence), mask (int32, batch x sequence). Texts provide input_ids, "
+        "attention_mask, token_type_ids; map them with --input input_ids=NAME."
     )
     assert caught.value.exit_code == 4
     assert not (tmp_path / "taken").exists()
@@ -347,8 +347,8 @@ def test_floating_token_ids_are_refused(tmp_path: Path):
 
 
 TEXTS_GIVE = (
-    "Its inputs: {}, attention_mask (int64, batch x sequence). Texts give input_ids, attention_mask, token_type_ids, "
-    "each int64 of batch x sequence. Export the model again so that it takes these."
+    "Its inputs: {}, attention_mask (int64, batch x sequence). Texts provide input_ids, attention_mask, token_type_ids,"
+    " each int64 of batch x sequence. Export the model again so that it takes these."
 )
 
 
@@ -376,14 +376,14 @@ def test_a_wrong_number_of_outputs_is_found_when_the_model_runs(folder: Path, tm
     words = [str(tmp_path / "wide.onnx") if word == "theirs.onnx" else word for word in FOREIGN]
     result = compress(*words, *FAST, folder=folder)
     assert result.returncode == 4, result.stderr
-    assert "the model's output has the shape n x 7: 7 numbers an example for 3 labels" in result.stderr
+    assert "the model's output has the shape n x 7: 7 numbers per example for 3 labels" in result.stderr
 
 
 def test_unlabelled_outputs_are_refused(folder: Path):
     place = FOREIGN.index("--labels")
     result = compress(*FOREIGN[:place], *FOREIGN[place + 2 :], *FAST, folder=folder)
     assert result.returncode == 4
-    assert "nobody says which label each output of this model stands for" in result.stderr
+    assert "it is unknown which label each output of this model stands for" in result.stderr
 
 
 def test_the_task_and_the_data_have_to_be_known(folder: Path):
@@ -405,7 +405,7 @@ def test_a_failed_measurement_leaves_a_run_that_says_why(folder: Path, tmp_path:
     (run,) = (folder / "runs").glob("broken-*")
     record = RunStore(run).load()
     assert record.status == "failed"
-    assert "7 numbers an example for 3 labels" in (record.error or "")
+    assert "7 numbers per example for 3 labels" in (record.error or "")
 
 
 def test_the_test_split_is_that_of_a_run(folder: Path):

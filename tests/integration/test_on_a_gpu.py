@@ -362,4 +362,4 @@ def test_more_processes_than_cards_are_told(tmp_path: Path) -> None:
     profile = write_job(tmp_path, train={"processes": 2})
     done = compress_alone("run", profile, "--quiet", folder=tmp_path)
     assert done.returncode == 2
-    assert "2 processes want a GPU each, and this machine has 1" in done.stderr
+    assert "2 processes need a GPU each, and this machine has 1" in done.stderr

@@ -163,7 +163,7 @@ def test_what_cannot_work_is_refused_by_name(site: Path, tmp_path: Path):
         "passes.0.distill.select: it needs labels": f"passes={with_distill(select={'confidence': 0.5})}",
         "teacher.finetune.smoothing: next-character has no labels": "teacher.finetune.smoothing=0.1",
         "data.labels: the next character is the truth": "data.labels=[a, b]",
-        "budget.first_token_ms: only causal-lm is measured by it; limits of next-character are characters_per_s": (
+        "budget.first_token_ms: this limit is only for causal-lm; limits of next-character are characters_per_s": (
             "budget.first_token_ms=1"
         ),
         "budget.short_m: unknown key; did you mean `short_ms`": "budget.short_m=1",
@@ -277,7 +277,7 @@ def test_layers_that_lose_most_stay_floating(done: list[dict[str, Any]], folder:
 
 def test_the_bundle_is_proved_and_predicts(done: list[dict[str, Any]], site: Path, folder: Path):
     assert done[2]["code"] == 0, done[2]["err"]
-    assert "4 golden examples right" in done[2]["out"]
+    assert "4 golden examples match" in done[2]["out"]
     (bundle,) = folder.glob("runs/letters-*/bundle")
     assert not (bundle / "tokenizer.json").exists()
     assert "tokenizers" not in (bundle / "README.md").read_text()

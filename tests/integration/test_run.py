@@ -274,7 +274,7 @@ def test_interrupting_says_how_to_go_on(tmp_path: Path):
     process.join(60)
     errors = (tmp_path / "errors").read_text()
     assert process.exitcode == 130, errors
-    assert "goes on from the last checkpoint" in errors
+    assert "resumes from the last checkpoint" in errors
     (run,) = (tmp_path / "runs").iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
 

@@ -157,7 +157,7 @@ def test_a_command_that_faults_end_goes_on_without_asking_twice(tmp_path: Path):
         ({"model": "gpt-4o"}, {}, "sequence.license: OpenAI forbids"),
         ({}, {"temperature": 1.0, "top_k": 5}, "has no `top_k`"),
         ({"url": "http://example.com/v1"}, {}, "http is not encrypted"),
-        ({"url": "https://me:hunter2@a/v1"}, {}, "without names, passwords"),
+        ({"url": "https://me:hunter2@a/v1"}, {}, "without user names, passwords"),
         ({"key": SECRET}, {}, "unknown key"),
     ],
 )

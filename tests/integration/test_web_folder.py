@@ -325,7 +325,7 @@ def test_the_verb_says_what_is_missing(tmp_path: Path) -> None:
 
     assert said(str(tmp_path)) == (
         2,
-        "say what to export to: --web\n  A run writes its bundle itself, by the pass `export`.\n",
+        "say what to export to: --web\n  The pass `export` of a run writes its bundle.\n",
     )
     code, text = said(str(tmp_path / "nothing"), "--web")
     assert code == 2

@@ -242,7 +242,7 @@ def test_a_device_whose_disk_is_full(sshd: Sshd, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", 2) as disk:
         with pytest.raises(TargetError, match=r"sending model\.onnx \(3\.0 MB\): .*No space left") as caught:
             measured(spec_of(sshd, disk.path), heavy)
-        assert "name a `folder` of the device that lies on another disk" in (caught.value.hint or "")
+        assert "set `folder` to one on another disk of the device" in (caught.value.hint or "")
         assert soon(lambda: not list(disk.path.iterdir()))
 
 
@@ -270,6 +270,6 @@ def test_a_connection_that_is_cut_is_an_error_and_leaves_nothing(
     (error,) = caught
     assert error.exit_code == 5
     assert "the connection to 127.0.0.1 was lost while timing the model" in str(error)
-    assert "it goes on from here" in str(error)
+    assert "it resumes from here" in str(error)
     assert soon(lambda: not running_under(place))
     assert soon(lambda: not list(place.iterdir()))

@@ -56,11 +56,11 @@ INT8 = "onnx operator"
 ILLEGAL = [
     (
         ["quantize", "distill"],
-        [f"passes.1.distill: needs a float torch model, but passes.0.quantize leaves a model that is {INT8}"],
+        [f"passes.1.distill: needs a float torch model, but passes.0.quantize gives a model that is {INT8}"],
     ),
     (
         ["quantize", "prune"],
-        [f"passes.1.prune: needs a float torch model, but passes.0.quantize leaves a model that is {INT8}"],
+        [f"passes.1.prune: needs a float torch model, but passes.0.quantize gives a model that is {INT8}"],
     ),
     (
         ["quantize", "quantize"],
@@ -86,8 +86,8 @@ ILLEGAL = [
     (
         ["export", "prune", "distill"],
         [
-            "passes.1.prune: needs a float torch model, but passes.0.export leaves a model that is onnx float bundle",
-            "passes.2.distill: needs a float torch model, but passes.0.export leaves a model that is onnx float bundle",
+            "passes.1.prune: needs a float torch model, but passes.0.export gives a model that is onnx float bundle",
+            "passes.2.distill: needs a float torch model, but passes.0.export gives a model that is onnx float bundle",
         ],
     ),
 ]
@@ -119,7 +119,7 @@ def test_training_for_integers_needs_a_torch_model(tmp_path: Path):
     with pytest.raises(ProfileError) as caught:
         load_profile(file, ("passes.1.quantize.train={}",))
     assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
-        "passes.1.quantize: needs a float torch model, but passes.0.quantize leaves a model that is onnx operator"
+        "passes.1.quantize: needs a float torch model, but passes.0.quantize gives a model that is onnx operator"
     ]
 
 

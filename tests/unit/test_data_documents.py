@@ -54,7 +54,7 @@ def test_each_text_stands_once(tmp_path: Path) -> None:
     splits = loaded(tmp_path, "d.csv")
     every = [text for part in (splits.train, splits.validation, splits.test) for text in part.texts]
     assert len(every) == len(set(every)) == 40
-    assert splits.notes == ("60 repeated texts left out: each stands in its split once",)
+    assert splits.notes == ("60 repeated texts left out: each is kept once in its split",)
 
 
 def test_sentences_of_one_document_stay_in_one_split(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_sentence_of_a_held_out_document_is_never_trained_on(tmp_path: Path) -
     assert common not in splits.train.texts
     assert common not in splits.validation.texts
     assert (
-        "21 sentences of 42 dropped from 'train': the same sentence stands in a held-out split"
+        "21 sentences of 42 dropped from 'train': the same sentence is also in a held-out split"
         in splits.notes
     )
 
@@ -91,7 +91,7 @@ def test_named_splits_keep_test_before_train(tmp_path: Path) -> None:
     assert splits.train.texts == tuple(f"text {number}" for number in range(8))
     assert splits.notes == (
         "2 texts of 6 dropped from 'validation': the same text stands in the test split",
-        "2 texts of 10 dropped from 'train': the same text stands in a held-out split",
+        "2 texts of 10 dropped from 'train': the same text is also in a held-out split",
     )
 
 

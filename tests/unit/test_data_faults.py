@@ -50,7 +50,7 @@ CASES = [
         {"data.csv": "text,label\nfine,a\nhello, world,b\n"},
         "3 fields where the header has 2",
         "data.csv:3",
-        hint="A text that holds the separator or a line break must stand in double quotes.",
+        hint="A text that contains the separator or a line break must be in double quotes.",
     ),
     Case(
         "csv row with a field too few, after a text of two lines",
@@ -82,7 +82,7 @@ CASES = [
     Case(
         "csv that is an archive",
         {"data.csv": b"PK\x03\x04\0\0\0"},
-        "holds zero bytes: not a text file",
+        "contains null bytes: not a text file",
         "data.csv",
     ),
     Case(
@@ -107,7 +107,7 @@ CASES = [
     Case(
         "one class only",
         {"data.csv": "text,label\nx,a\ny,a\n"},
-        "one class only: every training example has the label 'a'",
+        "only one class: every training example has the label 'a'",
         "data.csv",
     ),
     Case(
@@ -140,7 +140,7 @@ CASES = [
     Case(
         "declared label twice",
         {"data.csv": GOOD},
-        "labels must differ: 'a' stands twice",
+        "labels must differ: 'a' is given twice",
         "data.labels",
         keys={"labels": ("a", "b", "a")},
     ),
@@ -154,7 +154,7 @@ CASES = [
     Case(
         "one declared label",
         {"data.csv": GOOD},
-        "1 label named; a classifier needs two at least",
+        "1 label named; a classifier needs at least two",
         "data.labels",
         keys={"labels": ("a",)},
     ),
@@ -200,12 +200,12 @@ CASES = [
         {},
         "there is no {base}/data.csv",
         "data.csv",
-        hint="Paths start at the folder of the profile.",
+        hint="Paths are relative to the profile's folder.",
     ),
     Case(
         "unknown ending",
         {"data.xlsx": b"PK"},
-        "files ending in '.xlsx' are not read; known endings: .csv, .tsv, .json, .jsonl, .parquet",
+        "files ending in '.xlsx' are not supported; known endings: .csv, .tsv, .json, .jsonl, .parquet",
         "data.xlsx",
         path="data.xlsx",
     ),
@@ -215,7 +215,7 @@ CASES = [
         "malformed JSON: Expecting value",
         "data.jsonl:2",
         path="data.jsonl",
-        hint="Expected one JSON object a line, or one array of objects.",
+        hint="Expected one JSON object per line, or one array of objects.",
     ),
     Case(
         "json line that is no object",
@@ -296,7 +296,7 @@ CASES = [
     Case(
         "half a surrogate pair",
         {"data.jsonl": '{"text": "x \\ud83d", "label": "a"}\n'},
-        "the text holds half a surrogate pair: not valid Unicode",
+        "the text contains half a surrogate pair: not valid Unicode",
         "data.jsonl:1",
         path="data.jsonl",
     ),
@@ -320,7 +320,7 @@ CASES = [
         "train.csv and train.jsonl are both the split 'train'",
         ".",
         path=".",
-        hint="Leave one of them, or name one file as `data.path`.",
+        hint="Keep one of them, or name one file as `data.path`.",
     ),
     Case(
         "two files for validation",
@@ -347,29 +347,29 @@ CASES = [
             .replace(",A", ",a")
             .replace(",B", ",b"),
         },
-        "every text of the train split stands in a held-out split too",
+        "every text of the train split is also in a held-out split",
         ".",
         path=".",
     ),
     Case(
         "class wholly in test",
         {"train.csv": GOOD + "rare,c\n", "test.csv": "text,label\nRARE,c\nother,a\n"},
-        "no training example of 'c' is left: all of its texts stand in a held-out split too",
+        "no training example of 'c' is left: all of its texts are also in a held-out split",
         ".",
         path=".",
     ),
     Case(
         "folder without data",
         {"README.md": "nothing"},
-        "the folder holds no data",
+        "the folder has no data",
         ".",
         path=".",
-        hint="Expected train.csv (or .jsonl, .parquet, ...), or one sub-folder a class with .txt files.",
+        hint="Expected train.csv (or .jsonl, .parquet, ...), or one sub-folder per class with .txt files.",
     ),
     Case(
         "class folder without texts",
         {"good/1.txt": "fine", "bad/1.md": "poor"},
-        "the class folder holds no .txt file",
+        "the class folder has no .txt file",
         "bad",
         path=".",
         hint="Each sub-folder is a class, and each .txt file directly in it an example.",
@@ -384,7 +384,7 @@ CASES = [
     Case(
         "text folder of one class",
         {"good/1.txt": "fine", "good/2.txt": "better"},
-        "one class only: every training example has the label 'good'",
+        "only one class: every training example has the label 'good'",
         ".",
         path=".",
     ),

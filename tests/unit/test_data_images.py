@@ -130,9 +130,9 @@ def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_other_data_of_scikit_learn_and_other_tasks_are_refused() -> None:
-    with pytest.raises(DataError, match="holds no such images") as caught:
+    with pytest.raises(DataError, match="has no such images") as caught:
         load(spec("sklearn://iris"), Path.cwd(), 0, TASK)
-    assert caught.value.hint == "The one that is read is `sklearn://digits`."
+    assert caught.value.hint == "Only `sklearn://digits` is supported."
     with pytest.raises(DataError, match="these are images; this task takes texts"):
         load(spec("sklearn://digits"), Path.cwd(), 0, "text-classification")
 
@@ -263,7 +263,7 @@ def test_images_of_held_out_splits_are_dropped_from_train_and_counted(tmp_path: 
     save(tmp_path / "images" / "test" / "cat" / "known.bmp", picture(2))
     splits = loaded(tmp_path)
     assert not set(keys_of(splits.train)) & set(keys_of(splits.test))
-    assert splits.notes == ("1 example of 8 dropped from 'train': the same image stands in a held-out split",)
+    assert splits.notes == ("1 example of 8 dropped from 'train': the same image is also in a held-out split",)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -306,7 +306,7 @@ def test_what_is_left_out_of_a_class_is_counted(tmp_path: Path) -> None:
     splits = loaded(tmp_path)
     assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 16
     (note,) = splits.notes
-    assert note.startswith("9 in the class folders are no image that can be read, and are left out: ")
+    assert note.startswith("9 entries in the class folders are not readable images, and are left out: ")
     counts = set(note.partition("left out: ")[2].split(", "))
     assert counts == {
         "3 .heic", "3 in sub-folders", "1 links to nothing", "1 empty", "1 without an ending"
@@ -364,7 +364,7 @@ def test_a_class_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images" / "bird" / "1.heic").write_bytes(b"II*\0")
     (tmp_path / "images" / "bird" / "2.png").touch()
     error = refused(tmp_path)
-    assert error.message.startswith("the class folder holds no image file (.png, .jpg, ")
+    assert error.message.startswith("the class folder has no image file (.png, .jpg, ")
     assert error.where == str(tmp_path / "images" / "bird")
 
 
@@ -380,7 +380,7 @@ def test_a_class_too_small_to_split_is_refused(tmp_path: Path) -> None:
 
 def test_a_flat_folder_and_a_table_without_images_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "images" / "1.png", picture(0))
-    assert refused(tmp_path).message == "the folder holds no data"
+    assert refused(tmp_path).message == "the folder has no data"
     (tmp_path / "data.csv").write_text("image,label\na.png,x\n")
     assert refused(tmp_path, path="data.csv").message == "a .csv file cannot hold images"
 

@@ -56,8 +56,8 @@ def test_a_text_of_a_test_pair_is_never_trained_on(tmp_path: Path) -> None:
     assert len(splits.train) == 10
     assert len(splits.validation) == 8
     assert splits.notes == (
-        "1 pair of 5 dropped from 'validation': a text of each stands in the test split",
-        "2 pairs of 7 dropped from 'train': a text of each stands in a held-out split",
+        "1 pair of 5 dropped from 'validation': a text of each is also in the test split",
+        "2 pairs of 7 dropped from 'train': a text of each is also in a held-out split",
     )
 
 

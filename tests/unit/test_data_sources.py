@@ -208,7 +208,7 @@ def test_texts_of_held_out_splits_are_dropped_and_counted(tmp_path: Path) -> Non
     }
     assert splits.notes == (
         "1 example of 3 dropped from 'dev': the same text stands in the test split",
-        "3 examples of 20 dropped from 'train': the same text stands in a held-out split",
+        "3 examples of 20 dropped from 'train': the same text is also in a held-out split",
     )
 
 
@@ -221,8 +221,8 @@ def test_repeated_and_conflicting_texts_are_noted_and_kept_together(tmp_path: Pa
     assert sum(map(len, sides)) == len(set.union(*sides)) == 20
     assert sum(len(part) for part in (splits.train, splits.validation, splits.test)) == 22
     assert splits.notes == (
-        "1 text stands with more than one label",
-        "2 examples repeat the text of another; equal texts were kept in the same split",
+        "1 text has more than one label",
+        "2 examples repeat the text of another; identical texts were kept in the same split",
     )
 
 
@@ -238,7 +238,7 @@ def test_text_files_that_are_not_utf8_fall_back(tmp_path: Path) -> None:
     assert {("price: £5 “net”", "a"), ("déjà vu", "a")} <= everything(splits)
     assert splits.notes == (
         f"2 text files are not UTF-8 and read as cp1252; the first is {Path('a', '998.txt')}; "
-        "`data.encoding` names another",
+        "`data.encoding` overrides this",
     )
 
 
@@ -338,7 +338,7 @@ def test_a_hub_data_set_in_the_local_cache_needs_no_network(tmp_path: Path) -> N
 def test_a_hub_data_set_that_cannot_be_reached_is_a_data_error(tmp_path: Path) -> None:
     digest, error = run_hub_job(tmp_path, "me/other")
     assert digest == "None"
-    assert error == "DataError 4 no such path, and the hub cannot be asked for a data set of this name"
+    assert error == "DataError 4 no such path, and the hub cannot be reached for a data set of this name"
 
 
 def test_fingerprint_follows_names_and_bytes_and_nothing_else(tmp_path: Path) -> None:

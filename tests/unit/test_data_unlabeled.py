@@ -58,7 +58,7 @@ def test_what_is_held_out_and_what_is_trained_on_is_dropped_and_counted(folder: 
     assert texts(splits) == ["new", "newer"]
     assert splits.notes == (
         "6 of 11 unlabelled texts dropped: they stand in validation or test too",
-        "3 of 11 unlabelled texts dropped: they stand in the training split too",
+        "3 of 11 unlabelled texts dropped: they are also in the training split",
     )
 
 
@@ -97,7 +97,7 @@ def test_nothing_left_is_refused(folder: Path) -> None:
     write(folder, "Text a 1", "text b 2")
     with pytest.raises(DataError) as caught:
         loaded(folder)
-    assert caught.value.message == "no unlabelled text is left: all of them stand in the labelled data too"
+    assert caught.value.message == "no unlabelled text is left: all of them are also in the labelled data"
     assert caught.value.where == str(folder / "more.csv")
     write(folder)
     with pytest.raises(DataError, match="no unlabelled text is left: the split is empty"):

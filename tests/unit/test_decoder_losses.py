@@ -259,7 +259,7 @@ def test_other_tokenizers_and_maps_in_one_are_refused_by_the_files(tmp_path: Pat
     assert not list(loss_faults(losses, Pairing(Reader("student", "one"), teachers, by_token=True), files))
     found = dict(loss_faults(losses, Pairing(Reader("student", "two"), teachers, by_token=True), files))
     assert found.keys() == {0, 2}
-    assert "let the teacher write what the student learns" in found[0]
+    assert "train it on texts that the teacher writes" in found[0]
     write_json(tmp_path / "two" / "config.json", {"model_type": "gpt2"})
     fused = Pairing(Reader("student", "two"), teachers, by_token=True)
     assert "in one map" in dict(loss_faults(losses, fused, ModelFiles(tmp_path)))[2]

@@ -54,7 +54,7 @@ def test_an_error_that_was_made_of_one_counts(tmp_path: Path) -> None:
 
 
 def test_what_is_said_of_another_machine_does_not_count() -> None:
-    said = TargetError("board could not go on while sending model.onnx: [Errno 28] No space left on device")
+    said = TargetError("board failed while sending model.onnx: [Errno 28] No space left on device")
     assert not is_full(said)
     with pytest.raises(TargetError), resource_errors(lambda: ()):
         raise said

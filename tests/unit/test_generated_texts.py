@@ -266,24 +266,24 @@ REFUSED: list[tuple[list[str], str, str]] = [
     (
         ["data.unlabeled={}"],
         "data.unlabeled",
-        "name the examples by `path`, or let a model write texts by `generate`",
+        "name the examples with `path`, or let a model write texts with `generate`",
     ),
     (
         ["data.unlabeled.path=data.csv"],
         "data.unlabeled",
-        "`path` is for examples that there are, and `generate` writes some: give one of the two",
+        "`path` is for existing examples, and `generate` writes new ones: give one of the two",
     ),
-    ([f"{MORE}.ask=A text"], MORE, "`ask` must hold {label}, in whose place the name of the label stands"),
+    ([f"{MORE}.ask=A text"], MORE, "`ask` must contain {label}, which the name of the label replaces"),
     (
         [f"{MORE}.license_ok=false"],
         MORE,
-        "what a model writes may be learnt only where its licence allows it: name the licence (`license: apache-2.0`) "
-        "and say that you have read that it does (`license_ok: true`)",
+        "training on what a model writes needs a licence that allows it: name the licence (`license: apache-2.0`) "
+        "and confirm that you have read that it does (`license_ok: true`)",
     ),
     (
         [f"{MORE}.license=openai"],
         f"{MORE}.license",
-        'OpenAI forbids that other models learn what its models write: they must not "use Output to develop models '
+        'OpenAI forbids training other models on what its models write: users must not "use Output to develop models '
         'that compete with OpenAI" (https://openai.com/policies/row-terms-of-use/); take a teacher whose '
         "licence allows it",
     ),
@@ -292,29 +292,29 @@ REFUSED: list[tuple[list[str], str, str]] = [
     (
         [f"{MORE}.model=short"],
         f"{MORE}.most",
-        "needs 192 tokens with what stands before a text, and the model takes 128",
+        "needs 192 tokens including the prompt, and the model takes 128",
     ),
     ([f"{MORE}.finetune={{smoothing: 0.1}}"], f"{MORE}.finetune.smoothing", "causal-lm has no labels"),
     (
         ["passes=[{quantize: {bits: 8}}]"],
         MORE,
-        "no pass of this profile reads texts without labels; distill and prune do",
+        "no pass of this profile uses unlabeled texts; distill and prune do",
     ),
     (
         ["train={nodes: 2, rendezvous: 'a:1'}"],
         MORE,
-        "each of several machines (`train.nodes`) would write texts of its own",
+        "with several machines (`train.nodes`), each would generate different texts",
     ),
     (
         ["task=image-classification"],
         MORE,
-        "texts are written by their labels, and image-classification reads images: give examples as `path`",
+        "texts are generated from labels, and image-classification reads images: give examples with `path`",
     ),
     (
         ["task=sentence-embedding", "teacher.finetune=null", "passes.0.distill.losses=[{output: cosine}]"],
         MORE,
-        "texts are written by their labels, and sentence-embedding reads texts, or pairs of them, without labels: give "
-        "examples as `path`",
+        "texts are generated from labels, and sentence-embedding reads texts, or pairs of them, without labels: give "
+        "examples with `path`",
     ),
     (
         ["task=causal-lm", "passes=[{export: {}}]"],

@@ -130,8 +130,8 @@ def test_what_cannot_judge_is_told(tmp_path: Path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"answers": {"validator": "same"}}, "is no validator"),
-        ({"answers": {"validator": "regex:("}}, "no regular expression"),
+        ({"answers": {"validator": "same"}}, "is not a validator"),
+        ({"answers": {"validator": "regex:("}}, "not a valid regular expression"),
         ({"answers": {"validator": "exact", "most": 24}}, "below `max_length`"),
         (
             {"prompt_column": None, "completion_column": None, "answers": {"validator": "exact"}},

@@ -77,7 +77,7 @@ def test_a_killed_child_is_named_by_its_signal() -> None:
     assert caught.value.exit_code == 5
     assert caught.value.hint == (
         "The system kills a process so when memory runs out: let other programs end, or take smaller `batch_sizes`. "
-        "The same command then goes on from what is finished."
+        "The same command then resumes from what is finished."
     )
 
 

@@ -249,7 +249,7 @@ def test_an_output_that_is_no_row_of_numbers_is_refused(
 
 
 def test_names_of_the_only_input_are_not_taken_in_silence(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--input input_ids=x: images give one input"):
+    with pytest.raises(UsageError, match="--input input_ids=x: images are one input"):
         taken(model_of([*HEAD, GEMM]), tmp_path, given=Given(inputs={"input_ids": "x"}))
 
 

@@ -97,7 +97,7 @@ def test_its_code_and_its_distribution_enter_its_key_alone(site: Path) -> None:
     ("point", "told"),
     [
         ("cluster = weight_clustering.kind:NONE", "the plugin 'cluster' of weight-clustering 0.3"),
-        ("prune = weight_clustering.kind:CLUSTER", "two things are called 'prune' in compress.passes"),
+        ("prune = weight_clustering.kind:CLUSTER", "'prune' is defined twice in compress.passes"),
         ("knead = weight_clustering.kind:CLUSTER", "the plugin 'knead' of weight-clustering 0.3"),
     ],
 )

@@ -90,7 +90,7 @@ def test_orders_of_language_models(
     [
         (
             [LOW_RANK, LOW_RANK],
-            r"p.yaml:\d+: passes.1.low_rank: needs a float torch model, .* leaves a model that is torch float factored",
+            r"p.yaml:\d+: passes.1.low_rank: needs a float torch model, .* gives a model that is torch float factored",
         ),
         ([QUANTIZE, LOW_RANK], r"passes.1.low_rank: needs a float torch model"),
         ([QUANTIZE, PRUNE], r"passes.1.prune: needs a float torch model"),

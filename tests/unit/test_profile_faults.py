@@ -56,7 +56,7 @@ MALFORMED = [
             "p.yaml:10: passes.2.export.formats: gguf is a format of language models, and text-classification is none"
         ],
     ),
-    (GOOD + "name: again\n", ["p.yaml:11: name: stands twice; first on line 1"]),
+    (GOOD + "name: again\n", ["p.yaml:11: name: duplicate key; first on line 1"]),
     (GOOD + "1: x\n", ["p.yaml:11: a key must be a word"]),
     (
         GOOD.replace("name: job", "name: a b"),
@@ -180,7 +180,7 @@ MALFORMED = [
     (
         GOOD.replace("bits: 8", "bits: 8}\n  - prune: {remove: {feed_forward: 0}"),
         [
-            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize leaves a model that is "
+            "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize gives a model that is "
             "onnx operator",
             "p.yaml:10: passes.2.prune.remove: nothing to remove: all fractions are 0, and the vocabulary is kept",
         ],

@@ -286,8 +286,8 @@ def test_a_language_model_that_writes_no_texts_is_refused_whatever_runs_it(tmp_p
     for pre in ("smollm", "gpt-2", "llama-bpe", "llama3", "qwen2", "starcoder"):
         assert faults(gguf("llama", pre, "gpt2")) == []
     assert faults(gguf("llama", "default", "llama")) == []
-    assert "cuts texts into words by the rules 'tekken'" in faults(gguf("llama", "tekken", "gpt2"))[0]
-    assert "does not say how its tokenizer cuts texts" in faults(gguf("llama", None, "gpt2"))[0]
+    assert "splits texts into words by the rules 'tekken'" in faults(gguf("llama", "tekken", "gpt2"))[0]
+    assert "does not say how its tokenizer splits texts" in faults(gguf("llama", None, "gpt2"))[0]
     assert "has a tokenizer of the kind 't5'" in faults(gguf("llama", "default", "t5"))[0]
     for pre in ("tekken", None):
         (found,) = of_tokenizer(gguf("llama", pre, "gpt2"))

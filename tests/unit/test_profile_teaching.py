@@ -566,7 +566,7 @@ RECOVERIES = [
     (
         TEXT,
         {"prune": {**PRUNED, "recover": {"losses": [{"logits": {}}], "temperature": 4}}},
-        "passes.0.prune.recover: temperature and losses exclude each other: write it into the loss, as in `logits: {temperature: 4}`",
+        "passes.0.prune.recover: temperature and losses cannot be combined: set the temperature in the loss, as in `logits: {temperature: 4}`",
     ),
     (
         TEXT,
@@ -617,7 +617,7 @@ def test_a_recovery_is_checked_by_the_files_of_the_models(folder: Path) -> None:
     with pytest.raises(ProfileError) as caught:
         load_profile(write(folder, TEXT, "{}", {"teacher": {"model": "transformer"}, "passes": passes}))
     assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
-        "passes.1.prune.recover.losses.1: model and teacher have unlike tokenizers, so hidden cannot compare them "
+        "passes.1.prune.recover.losses.1: model and teacher have different tokenizers, so hidden cannot compare them "
         "token by token"
     ]
     # The model that is pruned is the teacher's own.

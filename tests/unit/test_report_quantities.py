@@ -231,7 +231,7 @@ def test_a_limit_of_another_task_is_refused_with_those_that_there_are(tmp_path: 
         fault for fault in faults_of(written(tmp_path, "text-classification", {"first_token_ms": 200}))
         if fault.startswith("budget")
     ]  # fmt: skip
-    assert said.startswith("budget.first_token_ms: only causal-lm is measured by it; limits of text-classif")
+    assert said.startswith("budget.first_token_ms: this limit is only for causal-lm; limits of text-classif")
     assert said.endswith("latency_p95_ms, peak_memory_mb, retention, score, size_mb, speedup")
 
 

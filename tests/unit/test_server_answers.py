@@ -513,7 +513,7 @@ def test_who_shows_a_certificate_of_its_own_is_told_nothing(tmp_path: Path, monk
 
 def test_a_key_that_cannot_be_one_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with listening(Speaker()) as there:
-        for value, words in ((None, "A_KEY is not set"), ("", "is not set"), (f"{SECRET}\n", "line ends")):
+        for value, words in ((None, "A_KEY is not set"), ("", "is not set"), (f"{SECRET}\n", "line breaks")):
             if value is None:
                 monkeypatch.delenv("A_KEY")
             else:
@@ -552,15 +552,15 @@ def test_places_that_may_be_asked(url: str):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"url": "ftp://a/v1"}, "address of a server"),
-        ({"url": "file:///etc/passwd"}, "address of a server"),
-        ({"url": "https://"}, "address of a server"),
-        ({"url": "https://a:SECRET/v1"}, "address of a server"),
-        ({"url": "https://a/v1\r\nX: SECRET"}, "address of a server"),
-        ({"url": "https://me:SECRET@a/v1"}, "without names, passwords"),
-        ({"url": "https://a/v1?key=SECRET"}, "without names, passwords"),
-        ({"url": "https://a/v1?"}, "without names, passwords"),
-        ({"url": "https://a/v1#"}, "without names, passwords"),
+        ({"url": "ftp://a/v1"}, "URL of a server"),
+        ({"url": "file:///etc/passwd"}, "URL of a server"),
+        ({"url": "https://"}, "URL of a server"),
+        ({"url": "https://a:SECRET/v1"}, "URL of a server"),
+        ({"url": "https://a/v1\r\nX: SECRET"}, "URL of a server"),
+        ({"url": "https://me:SECRET@a/v1"}, "without user names, passwords"),
+        ({"url": "https://a/v1?key=SECRET"}, "without user names, passwords"),
+        ({"url": "https://a/v1?"}, "without user names, passwords"),
+        ({"url": "https://a/v1#"}, "without user names, passwords"),
         ({"url": "HTTP://api.example.com/v1"}, "http is not encrypted"),
         ({"url": "http://api.example.com/v1"}, "http is not encrypted"),
         ({"url": "http://8.8.8.8/v1"}, "http is not encrypted"),

@@ -59,10 +59,10 @@ def test_only_the_source_is_read_as_source(tmp_path: Path) -> None:
         ("pi@board: Permission denied (publickey).", "`ssh-copy-id -p 2222 pi@board`"),
         ("bash: line 1: exec: python3: not found", "`python`"),
         ("Python 3.9 or newer is needed, and this is 3.7.3", "`python`"),
-        ("ssh: Could not resolve hostname board: Name or service not known", "no DNS"),
+        ("ssh: Could not resolve hostname board: Name or service not known", "not in DNS"),
         ("ssh: connect to host board port 2222: Connection refused", "No ssh server answers"),
         ("ssh: connect to host board port 2222: Connection timed out", "switched on"),
-        ("", "without a question"),
+        ("", "without asking anything"),
     ],
 )
 def test_what_to_do_about_it(words: str, hint: str) -> None:

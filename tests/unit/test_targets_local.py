@@ -103,12 +103,12 @@ def test_the_gpu_build_of_onnxruntime_is_onnxruntime(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("runtime", "installed", "gpus", "missing"),
     [
-        ("onnxruntime", {"onnxruntime": "1.31.1"}, [], "no NVIDIA GPU.*onnxruntime-gpu replaces it"),
+        ("onnxruntime", {"onnxruntime": "1.31.1"}, [], "no NVIDIA GPU.*replace it with onnxruntime-gpu"),
         (
             "onnxruntime",
             {"onnxruntime": "1.31.1"},
             [{"name": "T4", "driver": "1"}],
-            "onnxruntime-gpu replaces it",
+            "replace it with onnxruntime-gpu",
         ),
         ("onnxruntime", {"onnxruntime-gpu": "1.31.1"}, [], "no NVIDIA GPU"),
         ("torch", {"torch": "2.13.0+cpu"}, [{"name": "T4", "driver": "1"}], "is a CPU build"),

@@ -146,14 +146,14 @@ def test_a_model_of_grey_images_has_its_processor_tried_on_such(tmp_path: Path):
         ({"image_processor_type": "PerceiverImageProcessor"}, "224, 224"),
         ({"image_processor_type": "Siglip2ImageProcessor"}, "`patch_size`"),
         ({"image_processor_type": "ImageGPTImageProcessor"}, "`do_color_quantize`"),
-        ({"image_processor_type": "CLIPImageProcessor", "do_center_crop": False}, "sizes of their own"),
-        ({"image_processor_type": "ViTImageProcessor", "do_resize": False}, "sizes of their own"),
+        ({"image_processor_type": "CLIPImageProcessor", "do_center_crop": False}, "different sizes"),
+        ({"image_processor_type": "ViTImageProcessor", "do_resize": False}, "different sizes"),
         ({"image_processor_type": "ViTImageProcessor", "do_pad": True}, "`pad_size`"),
         (
             {"image_processor_type": "ConvNextImageProcessor", "size": {"height": 9, "width": 9}},
             "shortest_edge",
         ),
-        ({"image_processor_type": "ViTImageProcessor", "size": {"sides": 9}}, "refuses its settings"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"sides": 9}}, "rejects its settings"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 99}, "resample: 99"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 10**7}}, "`size`"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"height": -3, "width": 4}}, "`size`"),
@@ -185,7 +185,7 @@ def test_nothing_said_is_nothing_declared():
     assert declared_images({}, None) == DeclaredImages()
     assert declared_images({"image_size": 9, "num_channels": 1}, None) == DeclaredImages((9, 9), 1)
     assert declared_images({"vision_config": {"num_channels": 3}}, None).channels == 3
-    with pytest.raises(ValueError, match="no size of images"):
+    with pytest.raises(ValueError, match="not an image size"):
         declared_images({"image_size": "large"}, None)
 
 

@@ -94,8 +94,8 @@ def test_a_batch_holds_exactly_the_chosen_examples(rows: list[list[int]], data: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_names": ["pixel_values"]}, "the model wants the input 'pixel_values'"),
-        ({"max_length": 2}, "max_length 2 is no number of tokens of a text, with 2 special tokens"),
+        ({"input_names": ["pixel_values"]}, "the model needs the input 'pixel_values'"),
+        ({"max_length": 2}, "max_length 2 is not possible for texts with 2 special tokens"),
         ({"pad_id": None}, "cannot read the model's inputs"),
     ],
 )

@@ -140,9 +140,9 @@ def test_a_valid_one_is_a_part_of_the_key(folder: Path):
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"peft_type": "IA3"}, "adapters of the type IA3 are not merged here"),
+        ({"peft_type": "IA3"}, "adapters of the type IA3 cannot be merged here"),
         ({"task_type": "SEQ_CLS"}, "is for SEQ_CLS"),
-        ({"init_lora_weights": "pissa"}, "`init_lora_weights: pissa` is not merged"),
+        ({"init_lora_weights": "pissa"}, "`init_lora_weights: pissa` cannot be merged"),
         ({"layer_replication": [[0, 1]]}, "`layer_replication: "),
         ({"alora_invocation_tokens": [1]}, "`alora_invocation_tokens: "),
         ({"something_new": True}, "`something_new: True`"),

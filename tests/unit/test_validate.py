@@ -83,7 +83,7 @@ def test_repeated_texts_are_counted(folder: Path):
         rows = [f"text {i} of {split},{'ab'[i % 2]}" for i in (0, 1, 2, 3, 3, 3)]
         (folder / "data" / f"{split}.csv").write_text("\n".join(("text,label", *rows)))
     assert (
-        "6 of these texts stand there more than once"
+        "6 of these texts occur more than once"
         in found(write_profile(folder, data={"path": "./data"})).seen
     )
 
@@ -94,8 +94,8 @@ def test_what_was_not_looked_at_is_named(folder: Path):
     file = write_profile(folder, teacher=teacher, data={"path": "someone/data"}, targets=[target])
     done = CliRunner().invoke(main, ["validate", str(file)])
     assert done.exit_code == 0, done.output
-    named = [line for line in done.output.splitlines() if line.startswith("not looked at: ")]
-    assert [line.removeprefix("not looked at: ").split(",")[0] for line in named] == [
+    named = [line for line in done.output.splitlines() if line.startswith("not checked: ")]
+    assert [line.removeprefix("not checked: ").split(",")[0] for line in named] == [
         "someone/data",
         "python:nets:make",
         "ssh://me@board",

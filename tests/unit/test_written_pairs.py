@@ -165,11 +165,11 @@ def test_a_function_that_judges_pairs_is_code_of_the_profile():
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"ask": "Ask!"}, "`ask` must hold {passage}"),
+        ({"ask": "Ask!"}, "`ask` must contain {passage}"),
         ({"prompt": "{passage}"}, "`prompt` must hold {question}"),
         (
             {"passage_tokens": [9, 8]},
-            r"the fewest tokens come first, then the most: `passage_tokens: \[8, 9\]`",
+            r"give the fewest tokens first, then the most: `passage_tokens: \[8, 9\]`",
         ),
         ({"validator": "exact"}, "`validator: exact` compares with an answer of the data"),
     ],

@@ -41,13 +41,13 @@ def cache_list(as_json: bool) -> None:
 
 @cache.command("prune")
 @click.option(
-    "--older-than", type=float, metavar="DAYS", help="Remove what no run asked for in so many days."
+    "--older-than", type=float, metavar="DAYS", help="Remove what no run has used for this many days."
 )
 @click.option("--everything", is_flag=True, help="Remove all artifacts, teachers' signals and checkpoints.")
 @click.option(
     "--leftovers",
     is_flag=True,
-    help="Remove the checkpoints of unfinished steps, and what removed artifacts left.",
+    help="Remove checkpoints of unfinished steps and leftovers of removed artifacts.",
 )
 def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> None:
     """Remove artifacts and teachers' signals; measurements, outputs of baselines and the records of runs stay."""
@@ -81,7 +81,7 @@ def cache_prune(older_than: float | None, everything: bool, leftovers: bool) -> 
 
 @cache.command("check")
 @click.option(
-    "--remove", is_flag=True, help="Remove what is damaged; the next run that needs it makes it anew."
+    "--remove", is_flag=True, help="Remove damaged entries; the next run that needs one makes it again."
 )
 def cache_check(remove: bool) -> None:
     """Read all of the store, and the records of the runs here, and say what is not as it was written.
@@ -103,7 +103,7 @@ def cache_check(remove: bool) -> None:
         if finding is None:
             continue
         damaged += 1
-        echo(f"{finding.path}: {finding.reason}; made anew: {finding.loss}")
+        echo(f"{finding.path}: {finding.reason}; to be made again: {finding.loss}")
         if remove:
             finding.remove()
     echo(
@@ -113,7 +113,7 @@ def cache_check(remove: bool) -> None:
         raise DataError(
             f"{damaged} entries are damaged",
             where=str(store.root),
-            hint="A run never uses them: it makes them anew. `compress cache check --remove` removes them. "
-            "If it was not you who changed them, look after the disk.",
+            hint="Runs never use them, but make them again. `compress cache check --remove` removes them. "
+            "If you did not change them, check the disk.",
             code="cache-damaged",
         )

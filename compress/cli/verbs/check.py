@@ -23,18 +23,18 @@ def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., No
     "--against", required=True, metavar="REPORT", help="The earlier report.json, or the earlier run."
 )
 @_tolerance(
-    "score", 0.005, "What may be lost of the score: 0.005 is half a point, or half a percent of a perplexity."
+    "score", 0.005, "How much worse the score may be: 0.005 is half a point, or half a percent of a perplexity."
 )
-@_tolerance("latency", 0.10, "By what share the latency may grow.")
-@_tolerance("size", 0.01, "By what share the model's files may grow.")
-@_tolerance("memory", 0.15, "By what share the peak memory may grow.")
+@_tolerance("latency", 0.10, "How much the latency may grow, as a fraction.")
+@_tolerance("size", 0.01, "How much the model's files may grow, as a fraction.")
+@_tolerance("memory", 0.15, "How much the peak memory may grow, as a fraction.")
 @click.option(
-    "--deployed", is_flag=True, help="Judge what each deploys, whatever its row is called, and nothing else."
+    "--deployed", is_flag=True, help="Judge only the model that each deploys, whatever its row is called."
 )
 @click.option(
     "--allow-unjudged",
     is_flag=True,
-    help="Exit with 0 also where something could not be judged, as on a machine that others keep busy.",
+    help="Exit with 0 even if something could not be judged, for example on a busy machine.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
@@ -72,7 +72,7 @@ def check(
             Terminal().print(found.table())
     if found.worse:
         what = ", ".join(f"{line.quantity} of {line.step}" for line in found.worse)
-        raise BudgetMissed(f"worse beyond tolerance than {then['run']}: {what}", where=str(now["run"]))
+        raise BudgetMissed(f"worse than {then['run']} beyond the tolerance: {what}", where=str(now["run"]))
     if found.unjudged and not allow_unjudged:
         what = ", ".join(f"{line.quantity} of {line.step}" for line in found.unjudged)
         raise NotJudged(f"not judged against {then['run']}: {what}", where=str(now["run"]))

@@ -11,7 +11,7 @@ from compress.core.terminal.printing import echo
 
 @click.command()
 @click.argument("source", metavar="BUNDLE|RUN")
-@click.option("--web", is_flag=True, help="A folder with a page that runs the model in a browser.")
+@click.option("--web", is_flag=True, help="Write a folder with a page that runs the model in a browser.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The new folder; `web` beside the bundle if unset."
 )
@@ -28,7 +28,7 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
 
     if not web:
         raise UsageError(
-            "say what to export to: --web", hint="A run writes its bundle itself, by the pass `export`."
+            "say what to export to: --web", hint="The pass `export` of a run writes its bundle."
         )
     from compress.bundles.web.folder import write_page
     from compress.core.units import megabytes
@@ -37,10 +37,10 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
     page = write_page(bundle, out or bundle.resolve().with_name("web"), runtime_folder)
     echo(f"wrote {page.path}: {megabytes(page.bytes):.1f} MB")
     if page.trial is None:
-        echo("not tried: there is no node here; `Check` on the page compares it with Python")
+        echo("not tried: node is not installed here; `Check` on the page compares it with Python")
     else:
-        echo(f"{page.trial.examples} examples right under node, at most {page.trial.furthest:.1e} apart")
-    echo(f"see it: python3 -m http.server --directory {page.path}, then open http://localhost:8000")
+        echo(f"{page.trial.examples} examples correct in node, at most {page.trial.furthest:.1e} apart")
+    echo(f"to see it: python3 -m http.server --directory {page.path}, then open http://localhost:8000")
 
 
 def _bundle_of(source: str) -> Path:

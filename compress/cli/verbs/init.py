@@ -19,7 +19,7 @@ from compress.core.terminal.printing import echo
 @click.option(
     "--task",
     type=TASK,
-    help="What the model is for; unset: what MODEL and DATA look like.",
+    help="What the model is for; guessed from MODEL and DATA if unset.",
 )
 def init(model: str, data: str, out: Path, force: bool, task: str | None) -> None:
     """Write a commented profile for MODEL and DATA, by what their files tell; refuse where none would run."""
@@ -30,7 +30,7 @@ def init(model: str, data: str, out: Path, force: bool, task: str | None) -> Non
 
     if out.exists() and not force:
         raise UsageError(
-            "there is a file of this name already", where=str(out), hint="`--force` replaces it."
+            "a file of this name already exists", where=str(out), hint="`--force` replaces it."
         )
     with understood("this model or its data", f"{model} {data}", UsageError):
         text = starter_profile(model, data, out.parent, task)

@@ -15,7 +15,7 @@ from compress.core.terminal.printing import echo
 @click.argument("model", type=PATH)
 @click.option("--data", metavar="PATH", help="The data, as `data.path` of a profile; its test split is used.")
 @click.option("--profile", type=PATH, help="Take task, data, seed, targets and `measure` from this profile.")
-@click.option("--task", type=TASK, help="Unset: what the model's task.json says.")
+@click.option("--task", type=TASK, help="What the model is for; from its task.json if unset.")
 @click.option(
     "--target", "targets", multiple=True, metavar="TARGET", help="`cpu`, or `{threads: 2}`; repeatable."
 )
@@ -107,7 +107,7 @@ def _inputs(words: tuple[str, ...]) -> dict[str, str]:
         role, separator, name = word.partition("=")
         if not separator or not name:
             raise UsageError(
-                f"--input {word}: expected what texts give and the model's name for it, input_ids=NAME"
+                f"--input {word}: expected an input of texts and the model's name for it, as in input_ids=NAME"
             )
         mapped[role] = name
     return mapped

@@ -23,7 +23,7 @@ def plugins(as_json: bool) -> None:
         echo_json([asdict(plugin) for plugin in found])
         return
     if not found:
-        echo("no distribution here adds a task, a pass or a loss")
+        echo("no installed distribution adds a task, a pass or a loss")
         return
     from rich.table import Table
 

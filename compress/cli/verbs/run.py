@@ -19,7 +19,7 @@ from compress.core.errors import BudgetMissed, NotJudged
 @click.option(
     "--allow-unjudged",
     is_flag=True,
-    help="Exit with 0 also where a limit could not be judged, as on a machine that others keep busy.",
+    help="Exit with 0 even if a limit could not be judged, for example on a busy machine.",
 )
 @QUIET
 def run(

@@ -23,7 +23,7 @@ def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     checked = found.profile
     if found.faults or checked is None:
         raise ProfileError(found.faults)
-    of = ", of what lies on this machine" if found.unseen else ""
+    of = ", as far as this machine can check" if found.unseen else ""
     passes, targets = (
         _counted(checked.passes, "pass", "passes"),
         _counted(checked.targets, "target", "targets"),
@@ -32,7 +32,7 @@ def validate(profile: Path, assignments: tuple[str, ...]) -> None:
     for line in (*found.seen, *found.notes):
         echo(line)
     for name in dict.fromkeys(found.unseen):
-        echo(f"not looked at: {name}")
+        echo(f"not checked: {name}")
 
 
 def _counted(things: Sequence[object], one: str, several: str) -> str:

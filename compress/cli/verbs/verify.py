@@ -13,7 +13,7 @@ from compress.core.terminal.printing import echo, echo_json
 @click.command()
 @click.argument("bundle", type=PATH)
 @JSON
-@click.option("--allow-code", is_flag=True, help="Run the bundle's code also where it is none of ours.")
+@click.option("--allow-code", is_flag=True, help="Run the bundle's code even if it is not compress's own.")
 def verify(bundle: Path, as_json: bool, allow_code: bool) -> None:
     """Check every hash of a bundle and run its golden examples in a clean process."""
     from dataclasses import asdict
@@ -28,6 +28,6 @@ def verify(bundle: Path, as_json: bool, allow_code: bool) -> None:
         raise PassError("; ".join(result.problems), where=str(bundle))
     if not as_json:
         models = " and ".join(result.models)
-        echo(f"{bundle}: {result.files} hashes right, {result.examples} golden examples right with {models}")
+        echo(f"{bundle}: {result.files} hashes match, {result.examples} golden examples match with {models}")
         for note in result.notes:
             echo(f"note: {note}")

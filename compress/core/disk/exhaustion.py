@@ -41,9 +41,9 @@ _MEMORY_WORDS = re.compile(
     r"std::bad_alloc|[Cc]an't allocate memory|Cannot allocate memory|not enough memory|"
     + _GPU_MEMORY_WORDS.pattern
 )
-_MEMORY_HINT = "Let other programs end, or lower `batch_size`, or take a machine with more memory. "
-GOES_ON = "The same command then goes on from what is finished."
-DEVICE_FULL = "Free some space there, or name a `folder` of the device that lies on another disk. " + GOES_ON
+_MEMORY_HINT = "Close other programs, lower `batch_size`, or use a machine with more memory. "
+GOES_ON = "The same command then resumes from what is finished."
+DEVICE_FULL = "Free some space there, or set `folder` to one on another disk of the device. " + GOES_ON
 
 
 @contextmanager
@@ -65,8 +65,8 @@ def resource_errors(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
             raise _full_disk(error, places()) from error
         if is_too_large(error):
             raise ResourceError(
-                f"a file may not become as large as it has to be here: {first_line(error)}",
-                hint="The limit is that of `ulimit -f`, or of the file system. " + GOES_ON,
+                f"a file would exceed the size limit here: {first_line(error)}",
+                hint="Raise `ulimit -f`, or use a file system that allows larger files. " + GOES_ON,
             ) from error
         if _is_memory(error):
             raise ResourceError(
@@ -76,9 +76,9 @@ def resource_errors(places: Callable[[], Iterable[Path]]) -> Iterator[None]:
         if is_refused(error) and not (isinstance(error, CompressError) and error.exit_code != 1):
             place = next((one.filename for one in _with_causes(error) if isinstance(one, OSError)), None)
             raise ResourceError(
-                f"the system refused to read or write: {first_line(error)}",
+                f"the operating system refused to read or write: {first_line(error)}",
                 where=place if isinstance(place, str) else None,
-                hint="Look after the disk, the permissions and `ulimit -n`. " + GOES_ON,
+                hint="Check the disk, the permissions and `ulimit -n`. " + GOES_ON,
                 code="io-refused",
             ) from error
         raise
@@ -136,7 +136,7 @@ def full_disk(place: Path) -> ResourceError:
     return ResourceError(
         f"the disk is full: {megabytes(usage.free):.1f} MB of {megabytes(usage.total):.1f} MB are free here",
         where=str(place),
-        hint="Free some space there, or name another place: COMPRESS_CACHE for the cache, TMPDIR for temporary files. "
+        hint="Free some space there, or set another place: COMPRESS_CACHE for the cache, TMPDIR for temporary files. "
         + GOES_ON,
     )
 

@@ -241,7 +241,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except RecursionError:
         whole = False
     if not whole:
-        raise Damaged(f"{path} is damaged: what it says does not fit its checksum")
+        raise Damaged(f"{path} is damaged: its content does not match its checksum")
     found: dict[str, Any] = body
     return found
 

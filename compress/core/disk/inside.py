@@ -45,11 +45,11 @@ def inside(
 def name_fault(name: object) -> str | None:
     """Why a name can stand for nothing inside any folder, as the end of a sentence; None where it can."""
     if not isinstance(name, str):
-        return "is no name of a file"
+        return "is not a file name"
     if not _parts(name):
         return "names no file"
     if "\0" in name or "\\" in name:
-        return "holds a zero byte or a backslash, which no name here may"
+        return "contains a null byte or a backslash, which is not allowed here"
     if name.startswith("/") or _DRIVE.match(name):
         return "is an absolute path, expected a name inside the folder"
     if ".." in _parts(name):
@@ -59,7 +59,7 @@ def name_fault(name: object) -> str | None:
     except UnicodeEncodeError:
         return "is not valid Unicode"
     if max(lengths) > _LONGEST_NAME or sum(lengths) + len(lengths) > _LONGEST_PATH:
-        return "is too long for the name of a file"
+        return "is too long for a file name"
     return None
 
 
@@ -77,7 +77,7 @@ def _link_fault(folder: Path, path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return f"cannot be looked at: {error.strerror}"
+        return f"cannot be read: {error.strerror}"
     return None
 
 

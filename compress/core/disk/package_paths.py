@@ -48,7 +48,7 @@ def locate_package(uri: str, error: type[CompressError] = ModelError) -> Path:
         found = inside(root, below, where=uri, error=error) if below else root
         if found.exists():
             return found
-    raise error(f"the package {name!r} holds no {below!r}", where=uri, hint=f"It lies in {roots[0]}.")
+    raise error(f"the package {name!r} has no {below!r}", where=uri, hint=f"It is in {roots[0]}.")
 
 
 def local_path(source: str, base: Path, error: type[CompressError] = ModelError) -> Path | None:
@@ -70,7 +70,7 @@ def local_path(source: str, base: Path, error: type[CompressError] = ModelError)
         return path.resolve()
     if is_hub_id(source):
         return None
-    raise error(f"there is no {path}", where=source, hint="Paths start at the folder of the profile.")
+    raise error(f"there is no {path}", where=source, hint="Paths are relative to the profile's folder.")
 
 
 def at_home(path: str) -> Path:

@@ -109,10 +109,10 @@ def read_whole(path: Path, *, error: type[CompressError] = ModelError, largest: 
         with open(descriptor, "rb") as stream:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise error("this is no file that can be read", where=str(path), code="unreadable")
+                raise error("not a regular file", where=str(path), code="unreadable")
             if found.st_size > largest:
                 raise error(
-                    f"larger than {largest // MIB} MiB, which no such file is",
+                    f"larger than {largest // MIB} MiB, the limit for such a file",
                     where=str(path),
                     code="unreadable",
                 )
@@ -141,24 +141,24 @@ def is_deeper(value: object, levels: int) -> bool:
 
 def _whole(digits: str) -> int:
     if len(digits) > _LONGEST_NUMBER or not -(2**63) <= (value := int(digits)) < 2**64:
-        raise ValueError("it holds a number of more than 64 bits")
+        raise ValueError("it has a number of more than 64 bits")
     return value
 
 
 def _fraction(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError("it holds a number that is too large")
+        raise ValueError("it has a number that is too large")
     return value
 
 
 def _no_number(word: str) -> float:
-    raise ValueError(f"it holds {word}, which is no number")
+    raise ValueError(f"it has {word}, which JSON does not allow")
 
 
 def _not_json(reason: str, where: str, error: type[CompressError]) -> CompressError:
     return error(
-        f"this file is damaged: it is not JSON that can be read: {reason}", where=where, code="not-json"
+        f"this file is damaged: not readable JSON: {reason}", where=where, code="not-json"
     )
 
 
@@ -183,7 +183,7 @@ def understood(what: str, where: str, error: type[CompressError] = ModelError) -
         raise error(
             f"{what} cannot be understood: {type(fault).__name__}: {words}",
             where=where,
-            hint="`--debug` shows where it stumbled.",
+            hint="`--debug` shows the traceback.",
             code="not-understood",
         ) from fault
     except BaseException as fault:

@@ -92,7 +92,7 @@ class Stream:
             os.close(nothing)
         if not self._err and isinstance(error, OSError) and error.errno not in _NOBODY_READS:
             raise ResourceError(
-                f"what was to be printed cannot be written: {error.strerror}", where="standard output"
+                f"the output cannot be written: {error.strerror}", where="standard output"
             ) from error
 
     def _stream(self) -> IO[str] | None:

@@ -58,7 +58,7 @@ def _load() -> Any:
 def _check_name(path: str) -> None:
     if path != _DIGITS:
         raise DataError(
-            "scikit-learn holds no such images", where=path, hint=f"The one that is read is `{_DIGITS}`."
+            "scikit-learn has no such images", where=path, hint=f"Only `{_DIGITS}` is supported."
         )
 
 

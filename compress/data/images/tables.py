@@ -27,7 +27,7 @@ def read_image_table(path: Path, columns: Columns) -> Rows:
         raise DataError(
             f"a {path.suffix} file cannot hold images",
             where=str(path),
-            hint="Images are read from folders with a sub-folder a class, from parquet files and from the hub.",
+            hint="Images are read from folders with a sub-folder per class, from parquet files and from the hub.",
         )
     # Imported here: nothing else of a local data set needs it.
     import datasets

@@ -108,7 +108,7 @@ def _without_mark(raw: bytes, path: Path) -> str:
     for encoding, zeros in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2])):
         if len(raw) % 2 == 0 and zeros.count(0) == raw.count(0):
             return encoding
-    raise DataError("holds zero bytes: not a text file", where=shown(path), code="not-text")
+    raise DataError("contains null bytes: not a text file", where=shown(path), code="not-text")
 
 
 def _told(raws: Sequence[bytes], path: Path) -> str:
@@ -124,7 +124,7 @@ def _told(raws: Sequence[bytes], path: Path) -> str:
     ]
     if not found:
         raise DataError(
-            "not UTF-8, and no telling which other encoding it is",
+            "not UTF-8, and its encoding cannot be detected",
             where=f"{shown(path)}:{_first_odd_line(raws[0])}",
             hint=f"Set `{_KEY}` to its name (cp1252, gbk, shift_jis, ...), or save the file as UTF-8.",
             code="encoding-unknown",
@@ -176,12 +176,12 @@ def _strictly(raw: bytes, path: Path, encoding: str, declared: bool) -> str:
             if declared
             else "the rest of it is"
             if encoding.startswith("utf")
-            else "was told"
+            else "was detected"
         )
         raise DataError(
             f"not {_plain_name(encoding)}, as {says}: {error.reason}, byte 0x{raw[error.start]:02x}",
             where=f"{shown(path)}:{line}",
-            hint=f"Mend this line, save the file as UTF-8, or set `{_KEY}` to what it is.",
+            hint=f"Fix this line, save the file as UTF-8, or set `{_KEY}` to its encoding.",
             code="encoding-mismatch",
         ) from error
 

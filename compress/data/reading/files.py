@@ -38,7 +38,7 @@ def read_table(path: Path, columns: Columns) -> Rows:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
-            f"files ending in {path.suffix!r} are not read; known endings: {', '.join(_READERS)}",
+            f"files ending in {path.suffix!r} are not supported; known endings: {', '.join(_READERS)}",
             where=shown(path),
         )
     return read_large(path, columns) or reader(path, columns)
@@ -97,7 +97,7 @@ def read_notes(path: Path, encoding: str) -> tuple[str, ...]:
     """What is said of a file that was not read as UTF-8."""
     if encoding == UTF_8:
         return ()
-    return (f"{shown(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` names another",)
+    return (f"{shown(path.name)} is not UTF-8 and was read as {encoding}; `data.encoding` overrides this",)
 
 
 def _read_separated(path: Path, columns: Columns, usual: str) -> Rows:
@@ -141,7 +141,7 @@ def _parse_separated(text: str, path: Path, delimiter: str) -> tuple[list[str], 
                     DataError(
                         f"{len(row)} fields where the header has {len(header)}",
                         where=f"{shown(path)}:{line}",
-                        hint="A text that holds the separator or a line break must stand in double quotes.",
+                        hint="A text that contains the separator or a line break must be in double quotes.",
                         code="row-fields",
                     )
                 )
@@ -215,7 +215,7 @@ def _json_lines(text: str, path: Path) -> tuple[list[Any], list[int]]:
             objects.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             message = f"malformed JSON: {getattr(error, 'msg', error)}"
-            hint = "Expected one JSON object a line, or one array of objects."
+            hint = "Expected one JSON object per line, or one array of objects."
             raise DataError(message, where=f"{shown(path)}:{number}", hint=hint) from error
         lines.append(number)
     return objects, lines
@@ -229,7 +229,7 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
     _refuse_separator(path, columns)
     if columns.written.encoding is not None:
         raise DataError(
-            "a parquet file knows its encoding itself", where="data.encoding", code="encoding-unused"
+            "a parquet file has its own encoding", where="data.encoding", code="encoding-unused"
         )
     try:
         with pq.ParquetFile(path) as file:

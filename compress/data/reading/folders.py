@@ -60,7 +60,7 @@ def open_folder(folder: Path, columns: Columns, named: tuple[str, ...], kind: It
         return _class_source(folder, split_folders, kind, columns.written)
     if folders:
         return _class_source(folder, {TRAIN: folders}, kind, columns.written)
-    raise _no_data(folder, f"one sub-folder a class with {kind.file}s")
+    raise _no_data(folder, f"one sub-folder per class with {kind.file}s")
 
 
 def _table_folder(folder: Path, tables: list[Path], columns: Columns, kind: ItemKind) -> Source:
@@ -70,7 +70,7 @@ def _table_folder(folder: Path, tables: list[Path], columns: Columns, kind: Item
             raise DataError(
                 f"{by_split[table.stem].name} and {table.name} are both the split {table.stem!r}",
                 where=shown(folder),
-                hint="Leave one of them, or name one file as `data.path`.",
+                hint="Keep one of them, or name one file as `data.path`.",
             )
         by_split[table.stem] = table
     readers: dict[str, Callable[[], Rows]] = {
@@ -108,7 +108,7 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
         if entry.is_dir():
             found["in sub-folders"] += max(1, len(_files_below(entry, kind)))
         elif not entry.is_file():
-            found["links to nothing" if entry.is_symlink() else "no files"] += 1
+            found["links to nothing" if entry.is_symlink() else "not regular files"] += 1
         else:
             ending = shown(entry.suffix.lower()) or "without an ending"
             found["empty" if kind.holds_one(entry) else ending] += 1
@@ -116,7 +116,7 @@ def _passed_over(entries: Iterable[Path], kind: ItemKind) -> tuple[str, ...]:
         return ()
     counts = ", ".join(f"{count} {what}" for what, count in sorted(found.items(), key=lambda one: -one[1]))
     return (
-        f"{found.total()} in the class folders are no {kind.noun} that can be read, and are left out: {counts}",
+        f"{found.total()} entries in the class folders are not readable {kind.noun}s, and are left out: {counts}",
     )
 
 
@@ -153,7 +153,7 @@ def _read_classes(
         if not paths:
             faults.add(
                 DataError(
-                    f"the class folder holds no {kind.file}",
+                    f"the class folder has no {kind.file}",
                     where=shown(class_folder),
                     hint=f"Each sub-folder is a class, and each {kind.file} directly in it an example.",
                     code="class-empty",
@@ -200,7 +200,7 @@ def _rows(
 
 def _no_data(folder: Path, files: str) -> DataError:
     return DataError(
-        "the folder holds no data",
+        "the folder has no data",
         where=shown(folder),
         hint=f"Expected train.csv (or .jsonl, .parquet, ...), or {files}.",
     )

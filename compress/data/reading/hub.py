@@ -115,15 +115,15 @@ def _download(path: str, name: str | None, revision: str | None) -> Any:
         HfApi().dataset_info(path, revision=revision, timeout=_TIMEOUT_S)
         return datasets.load_dataset(path, name, revision=revision)
     except RepositoryNotFoundError as error:
-        hint = "Is it private, or meant as a path? Paths start at the folder of the profile."
+        hint = "Is it private, or meant as a path? Paths are relative to the profile's folder."
         raise DataError("no such path, and the hub has no such data set", where=path, hint=hint) from error
     except RevisionNotFoundError as error:
         raise DataError(f"the data set has no revision {revision!r}", where=path) from error
     except (HTTPError, ConnectionError) as error:
         raise DataError(
-            "no such path, and the hub cannot be asked for a data set of this name",
+            "no such path, and the hub cannot be reached for a data set of this name",
             where=path,
-            hint=f"Without a network only local paths and data sets fetched before can be used ({error}).",
+            hint=f"Without a network only local paths and data sets downloaded before can be used ({error}).",
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         hint = "A data set with several configurations needs `data.name`."

@@ -78,7 +78,7 @@ def _refuse_written(written: Written, what: str) -> None:
     """A key that would do nothing is refused."""
     for key, value in vars(written).items():
         if value is not None:
-            raise DataError(f"of {what} nothing is decoded here", where=f"data.{key}", code=f"{key}-unused")
+            raise DataError(f"does not apply to {what}", where=f"data.{key}", code=f"{key}-unused")
 
 
 def _sha256(file: Path, watched: Watched) -> str:

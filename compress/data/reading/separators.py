@@ -80,7 +80,7 @@ def separator_notes(mark: str, usual: str, declared: str | None, file: str) -> t
     if mark == usual or declared is not None:
         return ()
     name = SEPARATORS.get(mark, repr(mark))
-    return (f"the fields of {shown(file)} are separated by a {name}; `data.separator` names another",)
+    return (f"the fields of {shown(file)} are separated by a {name}; `data.separator` overrides this",)
 
 
 @contextmanager

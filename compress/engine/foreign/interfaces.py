@@ -31,7 +31,7 @@ def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]
     names = [port.name for port in found.inputs]
     for asked, name in said.items():
         if asked not in KNOWN_INPUTS:
-            raise UsageError(f"--input {asked}={name}: texts give {', '.join(KNOWN_INPUTS)}, not {asked!r}")
+            raise UsageError(f"--input {asked}={name}: texts provide {', '.join(KNOWN_INPUTS)}, not {asked!r}")
         if name not in names:
             raise ModelError(
                 f"the model has no input {name!r}", where=str(found.path), hint=_inputs_hint(found)
@@ -42,7 +42,7 @@ def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]
         role = named.get(port.name) or _usual_role(port.name)
         if role is None or role in roles:
             raise ModelError(
-                f"the model's input {port.name!r} is none that texts give",
+                f"the model's input {port.name!r} is not one that texts provide",
                 where=str(found.path),
                 hint=_inputs_hint(found),
             )
@@ -67,7 +67,7 @@ def image_input(found: OnnxFile) -> dict[str, OwnInput]:
     """
     if len(found.inputs) != 1:
         raise ModelError(
-            f"images give one input, the model has {len(found.inputs)}",
+            f"expected one input for images, the model has {len(found.inputs)}",
             where=str(found.path),
             hint=_inputs_of(found),
         )
@@ -137,13 +137,13 @@ def check_said(
     vain: list[tuple[str, str]] = []
     if ours or task_kind(task).items == "image":
         why = (
-            "this decoder was made here, and nothing of it goes by another name"
+            "this decoder was made by compress, and its inputs have their usual names"
             if ours
-            else "images give one input, whatever the model calls it"
+            else "images are one input, whatever the model calls it"
         )
         vain += [(f"--input {role}={name}", why) for role, name in inputs.items() if role != name]
     if ours and output not in (None, found.outputs[0].name):
-        vain.append((f"--output {output}", "of this decoder, which was made here, the logits are read"))
+        vain.append((f"--output {output}", "this decoder was made by compress, and its logits are read"))
     if labels:
         vain.append(("--labels", f"{task} has none"))
     for said, why in vain:
@@ -184,7 +184,7 @@ def fixed_sizes(found: OnnxFile, *, texts: bool) -> Fixed:
     batch = _fixed_axis(found, 0, "batch size")
     if batch not in (None, 1):
         raise ModelError(
-            f"the model takes batches of {batch} examples and no others",
+            f"the model takes only batches of {batch} examples",
             where=str(found.path),
             hint=f"{_inputs_of(found)} A fixed batch of 1 is measured: export it with that, or with a dynamic axis.",
         )
@@ -238,16 +238,16 @@ def check_positions(file: Path, positions: int | None, targets: Iterable[TargetS
 
 
 def _inputs_hint(found: OnnxFile) -> str:
-    return f"{_inputs_of(found)} Texts give {', '.join(KNOWN_INPUTS)}; say which is which: --input {INPUT_IDS}=NAME."
+    return f"{_inputs_of(found)} Texts provide {', '.join(KNOWN_INPUTS)}; map them with --input {INPUT_IDS}=NAME."
 
 
 def _expected_hint(found: OnnxFile, rank: int) -> str:
     """What the model has, and what examples give: texts inputs of two axes, images one of four."""
     if rank == 2:
-        given = f"Texts give {', '.join(KNOWN_INPUTS)}, each int64 of batch x sequence"
+        given = f"Texts provide {', '.join(KNOWN_INPUTS)}, each int64 of batch x sequence"
     else:
         given = (
-            "Images give one input, float32 of batch x channels x height x width, or with the channels last"
+            "Images are one input, float32 of batch x channels x height x width, or with the channels last"
         )
     return f"{_inputs_of(found)} {given}. Export the model again so that it takes these."
 
@@ -268,12 +268,12 @@ def output_read(found: OnnxFile, asked: str | None) -> Port:
             if port.is_numbers:
                 return port
             raise ModelError(
-                f"the model's output {port} is no tensor of numbers",
+                f"the model's output {port} is not a numeric tensor",
                 where=str(found.path),
                 hint=f"{said} `--output NAME` reads another one.",
                 code="wrong-outputs",
             )
-    missing = "gives no tensor of numbers" if asked is None else f"has no output {asked!r}"
+    missing = "has no output that is a numeric tensor" if asked is None else f"has no output {asked!r}"
     raise ModelError(f"the model {missing}", where=str(found.path), hint=said, code="wrong-outputs")
 
 
@@ -286,7 +286,7 @@ def check_output(found: OnnxFile, interface: Interface, port: Port) -> None:
     wide = [axis for axis in port.axes[1:] if axis != 1 and (axis != "?" or len(port.axes) == 2)]
     if len(port.axes) < 2 or len(wide) > 1:
         raise ModelError(
-            f"the model's output {port} is not one row of numbers an example",
+            f"the model's output {port} is not one row of numbers per example",
             where=str(found.path),
             hint=f"{said} `--output NAME` reads another one.",
             code="wrong-outputs",

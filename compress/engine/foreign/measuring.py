@@ -185,7 +185,7 @@ def _fixed_notes(taken: list[TakenIn]) -> list[str]:
 def _label_notes(taken: list[TakenIn], splits: Splits) -> list[str]:
     """Which models know more labels than the data has: the others are no answers here."""
     return [
-        f"{one.file.name} knows {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
+        f"{one.file.name} has {one.labels} labels, the data has {len(splits.labels)} of them: answers are "
         "compared among those."
         for one in taken
         if one.labels is not None

@@ -101,7 +101,7 @@ def task_of_file(model: Path, given: Given) -> str | None:
     task = _described(_folders(onnx_file(model), given)).get("task")
     if task is not None and task not in task_names():
         raise ModelError(
-            f"its {TASK} names the task {ascii(task)[:80]}, which is none here", where=str(model)
+            f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model)
         )
     return task
 
@@ -154,7 +154,7 @@ def _taken_in(
     own = kind.head == "own"
     if own and "task" not in described:
         raise ModelError(
-            f"nobody says how this model takes examples of {task}: no {TASK} lies beside it",
+            f"it is unknown how this model takes examples of {task}: there is no {TASK} beside it",
             where=str(found.path),
             hint="Name its folder with --task-json.",
         )
@@ -245,7 +245,7 @@ def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
     file = _first_file(folders, name)
     if file is None:
         raise ModelError(
-            f"no {name} lies beside this model", where=str(model), hint="Name its folder with --tokenizer."
+            f"there is no {name} beside this model", where=str(model), hint="Name its folder with --tokenizer."
         )
     return file
 
@@ -267,7 +267,7 @@ def _label_order(
     known = f"The data's labels: {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}."
     if not names:
         raise ModelError(
-            "nobody says which label each output of this model stands for",
+            "it is unknown which label each output of this model stands for",
             where=str(found.path),
             hint=f"Name them in order: --labels A,B,C, or a JSON file with a list of them. {known}",
         )
@@ -276,7 +276,7 @@ def _label_order(
         foreign = sorted(set(labels) - set(names))
         raise ModelError(
             "the labels named for this model are not the data's: "
-            + (f"it does not know {', '.join(foreign[:5])}" if foreign else "one stands twice"),
+            + (f"it does not have {', '.join(foreign[:5])}" if foreign else "one is given twice"),
             where=str(found.path),
             hint=f"{len(names)} are named for the model. {known}",
             code="other-labels",
@@ -349,7 +349,7 @@ def _image_format(found: OnnxFile, folders: Sequence[Path]) -> dict[str, Any]:
     depth = said.channels
     if depth is None or said.size is None or said.normalisation is None:
         raise ModelError(
-            "nobody says how images are scaled and normalised for this model",
+            "it is unknown how images are scaled and normalised for this model",
             where=str(found.path),
             hint=f"Put its {PREPROCESSOR} beside it, or name {own}.",
             code="preprocess-undeclared",
@@ -381,14 +381,14 @@ def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], descr
             continue
         present = file.stat().st_size if file.is_file() else 0
         if present < entry["bytes"]:
-            fault = f"was cut off: it has {present} of {entry['bytes']} bytes"
+            fault = f"is truncated: it has {present} of {entry['bytes']} bytes"
         elif present > entry["bytes"] or sha256_file(file) != entry["sha256"]:
             fault = "was changed since it was made"
         else:
             continue
         raise ModelError(
-            f"this file {fault}, as {described} beside it says",
+            f"this file {fault}, according to {described} beside it",
             where=str(file),
-            hint="Make it again: the run that made it does so where it is started again. A model that was changed on "
-            f"purpose is measured in a folder without {described}.",
+            hint="Make it again: start its run again. To measure a model that was changed on "
+            f"purpose, put it in a folder without {described}.",
         )

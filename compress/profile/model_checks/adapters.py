@@ -45,13 +45,13 @@ def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: Mode
     if not any("lora_" in name for name in header(folder / ADAPTER_WEIGHTS)):
         pickled = (folder / PICKLED_WEIGHTS).is_file()
         yield Problem(
-            f"{ADAPTER_WEIGHTS} holds no weights of LoRA"
+            f"{ADAPTER_WEIGHTS} has no LoRA weights"
             + (f"; {PICKLED_WEIGHTS} is a pickle, which is never loaded" if pickled else ""),
             "adapter-missing",
         )
     kind, task = said.get("peft_type"), said.get("task_type")
     if kind != "LORA":
-        yield Problem(f"{ADAPTER}: adapters of the type {kind} are not merged here; LORA are", "adapter")
+        yield Problem(f"{ADAPTER}: adapters of the type {kind} cannot be merged here; only LORA can", "adapter")
     elif task not in (None, "CAUSAL_LM"):
         yield Problem(f"{ADAPTER}: this adapter is for {task}, not for CAUSAL_LM", "adapter")
     else:
@@ -60,7 +60,7 @@ def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: Mode
             lost.append("init_lora_weights")
         for key in lost:
             yield Problem(
-                f"{ADAPTER}: an adapter with `{key}: {said[key]}` is not merged here; merge it with peft "
+                f"{ADAPTER}: an adapter with `{key}: {said[key]}` cannot be merged here; merge it with peft "
                 "(`merge_and_unload`), and name the folder of the merged model",
                 "adapter",
             )

@@ -70,8 +70,8 @@ def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: boo
     if quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         yield Problem(
-            f"config.json has a `quantization_config` ({method or 'without a method'}): its weights are, or would be, "
-            "rounded already; name the model in floating point that it was made of, or save it dequantized "
+            f"config.json has a `quantization_config` ({method or 'without a method'}): its weights are already "
+            "quantized, or would be; name the floating-point model that it was made from, or save it dequantized "
             "(`model.dequantize().save_pretrained(folder)`) without that section",
             QUANTIZED,
         )
@@ -87,7 +87,7 @@ def checkpoint_problems(folder: Path, task: str, files: ModelFiles, *, head: boo
 def several_models() -> Problem:
     """A folder with an `ensemble.json`."""
     return Problem(
-        f"{ENSEMBLE}: this folder holds several models that are averaged, and a profile names one; name the folder of "
+        f"{ENSEMBLE}: this folder is an ensemble of several models, and a profile takes one; name the folder of "
         "a member, or distil it with `keep: last` or `keep: best`",
         "several-models",
     )
@@ -107,8 +107,8 @@ def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[P
         return
     if not any((folder / name).is_file() for name in _SAY_OF_IMAGES) and (folder / "config.json").is_file():
         yield Problem(
-            "no preprocessor_config.json here: nobody says how this model takes images (size, crop, mean, deviation, "
-            "order of the channels), and it is used as it stands; say it in `data.preprocess`, or train it with "
+            "no preprocessor_config.json here, so it is unknown how this model takes images (size, crop, mean, "
+            "standard deviation, channel order), and it is not trained; set `data.preprocess`, or train it with "
             "`finetune`",
             "preprocess-undeclared",
         )
@@ -116,13 +116,13 @@ def _undeclared_images(folder: Path, profile: Profile, head: bool) -> Iterator[P
 
 def _adapter(config: Mapping[str, Any] | None, said: Mapping[str, Any]) -> Problem:
     kind, origin = str(said.get("peft_type") or "peft"), said.get("base_model_name_or_path")
-    beside = "lies beside the model and would be left out" if config is not None else "is no model by itself"
+    beside = "is beside the model and would be ignored" if config is not None else "is not a model by itself"
     of = f" of {origin!r}" if isinstance(origin, str) else ""
     return Problem(
         f"{ADAPTER}: an adapter ({kind}){of} {beside}; merge it with peft "
         "(`PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)`) and name the merged "
-        "folder, or remove the adapter's files if the model is meant without it; a language model takes it, in a "
-        "folder of its own, as `teacher.adapter`",
+        "folder, or remove the adapter's files if the model is meant without it; for a language model, name it, "
+        "in a separate folder, as `teacher.adapter`",
         "adapter",
     )
 
@@ -142,11 +142,11 @@ def head_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
         "regression": "gives a number (`problem_type: regression`)",
     }.get(str(kind))
     if other is None and one:
-        other = "has one output, which is a number and no choice between labels"
+        other = "has one output: a number, not a choice between labels"
     if other is not None:
         yield Problem(
-            f"this model {other}, and the tasks here choose one label of several; add `finetune` to train a new head "
-            "of the data's labels",
+            f"this model {other}, and the tasks here choose one of several labels; add `finetune` to train a new head "
+            "for the data's labels",
             "head-unsupported",
         )
 
@@ -161,13 +161,13 @@ def _packed(folder: Path) -> Iterator[Problem]:
             if kind in _QUANTIZED:
                 yield Problem(
                     f"{file.name}: the weight {name!r} is of the type {kind}: this checkpoint is quantized; name the "
-                    "model in floating point that it was made of",
+                    "floating-point model that it was made from",
                     QUANTIZED,
                 )
                 return
             if any(part in name for part in _CHANGES):
                 yield Problem(
-                    f"{file.name}: the weight {name!r} belongs to an adapter, which would be left out; merge it "
+                    f"{file.name}: the weight {name!r} belongs to an adapter, which would be ignored; merge it "
                     "(`merge_and_unload` of peft) and save the model again",
                     "adapter",
                 )

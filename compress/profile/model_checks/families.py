@@ -44,7 +44,7 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
     if adapted and files.form(profile.teacher.model).structure is Structure.FACTORED:
         yield (
             ("teacher", "finetune", "lora"),
-            "the maps of this model are factored, and corrections are put beside whole ones; leave `lora` out",
+            "the linear layers of this model are factored, and LoRA needs whole ones; leave `lora` out",
         )
     for index, spec in enumerate(profile.specs):
         place = ("passes", index, spec.kind)
@@ -63,7 +63,7 @@ def family_faults(profile: Profile, files: ModelFiles) -> Iterator[Found]:
             elif kind is not None and (why := why_whole(kind)) is not None:
                 yield (
                     (*place, *key),
-                    f"{why}; name a student that stands ready with `model`, or leave `{spec.kind}` out and quantize",
+                    f"{why}; name a ready-made student with `model`, or leave `{spec.kind}` out and quantize",
                 )
         if kind is not None and (why := why_whole(kind)) is not None:
             known = ", ".join(families_that_can("take apart"))
@@ -98,7 +98,7 @@ def _unlowered(place: Path_, config: Config, task: str) -> Iterator[Found]:
         why = why_not_lowered(config, embeds=kind.head == "pooled")
         known = families_that_can("lower", f"{kind.items}s")
     if why is not None:
-        yield place, f"{why}; name a model of one of the families that can be: {', '.join(known)}"
+        yield place, f"{why}; name a model of one of these families: {', '.join(known)}"
 
 
 def _is_lowered(profile: Profile, further: tuple[PassSpec, ...]) -> bool:

@@ -24,7 +24,7 @@ from compress.tasks.table import task_kind
 
 _NO_TRIMMING = {
     "BPE": "its merges are written in token ids, so two tokens cannot share one",
-    "Unigram": "a token's id is its place in the table, so two tokens cannot share one",
+    "Unigram": "a token's id is its position in the table, so two tokens cannot share one",
 }
 
 
@@ -77,7 +77,7 @@ def _lengths(profile: Profile, files: ModelFiles) -> Iterator[Placed]:
             yield (
                 ("data", "unlabeled", "generate", "most"),
                 Problem(
-                    f"needs {wanted} tokens with what stands before a text, and the model takes {most}",
+                    f"needs {wanted} tokens including the prompt, and the model takes {most}",
                     "max-length",
                 ),
             )
@@ -87,7 +87,7 @@ def too_long(wanted: int, most: int | None, who: str) -> str | None:
     """Why a model of `most` tokens cannot be timed at lengths that take `wanted` of them; None where it can."""
     if most is None or wanted <= most:
         return None
-    return f"{wanted} tokens are needed to time and weigh a model at these lengths, but {who} takes {most} at most"
+    return f"measuring time and memory at these lengths needs {wanted} tokens, but {who} takes {most} at most"
 
 
 def _shape(
@@ -100,13 +100,13 @@ def _shape(
         if layers > teacher.layers:
             yield (
                 (*place, "layers"),
-                Problem(f"{layers} layers asked of a teacher of {teacher.layers}", "student-deeper"),
+                Problem(f"asks for {layers} layers, but the teacher has {teacher.layers}", "student-deeper"),
             )
     elif max(layers, default=0) >= teacher.layers:
         yield (
             (*place, "layers"),
             Problem(
-                f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no {max(layers)}",
+                f"the teacher's layers are 0 to {teacher.layers - 1}, so it has no layer {max(layers)}",
                 "student-deeper",
             ),
         )

@@ -75,19 +75,19 @@ def why_not_cut(fields: Mapping[str, str]) -> str | None:
     if kind not in (_BYTES_JOINED, _LETTERS_JOINED):
         return (
             f"this GGUF file has a tokenizer of the kind {kind!r} (`tokenizer.ggml.model`); known: {_BYTES_JOINED}, "
-            f"{_LETTERS_JOINED}; name the folder that the file was made of"
+            f"{_LETTERS_JOINED}; name the folder that the file was made from"
         )
     if kind == _LETTERS_JOINED or cut_by(fields) is not None:
         return None
     said = fields.get("tokenizer.ggml.pre")
     how = (
-        "does not say how its tokenizer cuts texts into words"
+        "does not say how its tokenizer splits texts into words"
         if said is None
-        else f"cuts texts into words by the rules {said!r}"
+        else f"splits texts into words by the rules {said!r}"
     )
     return (
         f"this GGUF file {how} (`tokenizer.ggml.pre`), and other rules give other tokens; known: "
-        f"{', '.join(RULES)}; name the folder that the file was made of"
+        f"{', '.join(RULES)}; name the folder that the file was made from"
     )
 
 

@@ -18,7 +18,7 @@ _SPLITTING = ("normalizer", "pre_tokenizer")
 
 
 _OTHER_WORDS = (
-    "take a student with the teacher's tokenizer, or let the teacher write what the student learns: `distill` with "
+    "use a student with the teacher's tokenizer, or train it on texts that the teacher writes: `distill` with "
     "`sequence` and `next_token` as its only loss"
 )
 
@@ -45,7 +45,7 @@ class Pairing:
         """Which two of them are known to cut texts into different pieces, in words; None where none are."""
         for one in self.teachers:
             if _unlike(one.source, self.learner.source, files):
-                return f"{self.learner.name} and {one.name} have unlike tokenizers"
+                return f"{self.learner.name} and {one.name} have different tokenizers"
         return None
 
 
@@ -76,11 +76,11 @@ def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles)
         if loss.needs == "attention" and without is not None:
             yield number, f"the teacher is a {without}, which has no attention to compare"
         elif loss.needs == "convolutions" and attending is not None:
-            yield number, f"the teacher is a {attending}, which has no maps of convolutions to compare"
+            yield number, f"the teacher is a {attending}, which has no convolution feature maps to compare"
         elif loss.needs in ("layers", "attention") and closed is not None:
             yield number, closed
         elif loss.needs == "attention" and fused is not None:
-            yield number, f"a {fused} computes query, key and value in one map: compare `hidden` instead"
+            yield number, f"a {fused} computes query, key and value in one projection: compare `hidden` instead"
         elif two is not None and lesson.by_token and loss.compares:
             yield number, f"{two}, so {entry.key} cannot compare them token by token: {_OTHER_WORDS}"
         elif two is not None and loss.looks_inside:

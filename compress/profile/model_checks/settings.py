@@ -37,9 +37,9 @@ PINNED = frozenset(
 """Settings that change how numbers are computed and not which, at any depth: what we ask for stands in their place."""
 
 _REFUSED: Mapping[str, str] = {
-    "transformers_weights": "its weights lie in a file of another name",
-    "use_pretrained_backbone": "the weights of its backbone would be fetched",
-    "backbone": "its backbone is looked for on the hub by name",
+    "transformers_weights": "its weights are in a file of another name",
+    "use_pretrained_backbone": "the weights of its backbone would be downloaded",
+    "backbone": "its backbone would be looked up on the hub by name",
 }
 _OF_QUANTIZERS = ("quantization_config", "compression_config")
 _OF_TIMM = ("model_args", "backbone_kwargs")
@@ -58,17 +58,17 @@ def fetching_settings(config: Mapping[str, Any]) -> Iterator[Problem]:
         if key is None:
             yield Problem("config.json is nested too deeply", FETCHING)
         elif key in _OF_QUANTIZERS and value:
-            does = "its weights are, or would be, rounded by another library, which transformers imports"
+            does = "its weights are, or would be, quantized by another library, which transformers imports"
             yield Problem(f"config.json: `{key}`: {does}", QUANTIZED)
         elif key in _REFUSED and value and (key != "backbone" or isinstance(value, str)):
             yield Problem(f"config.json: `{key}`: {_REFUSED[key]}", FETCHING)
         elif key == "architecture" and isinstance(value, str) and ":" in value:
             yield Problem(
-                "config.json: `architecture` names a model of the hub, which timm would fetch", FETCHING
+                "config.json: `architecture` names a model of the hub, which timm would download", FETCHING
             )
         elif key in _OF_TIMM and isinstance(value, Mapping):
             named = [f"{key}.{name}" for name in _TIMM_FETCHES if value.get(name)]
-            does = "timm would fetch weights, or read a pickle"
+            does = "timm would download weights, or read a pickle"
             yield from (Problem(f"config.json: `{name}`: {does}", FETCHING) for name in named)
 
 

@@ -36,12 +36,12 @@ def impossible_sizes(config: Mapping[str, Any]) -> Iterator[Problem]:
     sizes: dict[str, int] = {}
     for name, value in _numbers(config, 0):
         if _LAYERS.search(name) and not 0 <= value <= _MOST_LAYERS:
-            yield _problem(f"{name} is {_shown(value)}; expected are 0 to {_MOST_LAYERS}")
+            yield _problem(f"{name} is {_shown(value)}; expected 0 to {_MOST_LAYERS}")
         elif _SIZES.search(name):
             sizes[name] = value
             least = 1 if name in _AT_LEAST_ONE else -1
             if not least <= value <= _LARGEST:
-                yield _problem(f"{name} is {_shown(value)}; expected are {least} to {_LARGEST}")
+                yield _problem(f"{name} is {_shown(value)}; expected {least} to {_LARGEST}")
     width = max((sizes[name] for name in _WIDTHS if name in sizes), default=0)
     longest = max((size for name, size in sizes.items() if name != "image_size"), default=0)
     if width * longest > _MOST_WEIGHTS:
@@ -49,7 +49,7 @@ def impossible_sizes(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _problem(message: str) -> Problem:
-    return Problem(f"its config.json names no model's size: {message}", IMPOSSIBLE_SIZE)
+    return Problem(f"its config.json has an impossible size: {message}", IMPOSSIBLE_SIZE)
 
 
 def _numbers(value: Mapping[str, Any], depth: int) -> Iterator[tuple[str, int]]:

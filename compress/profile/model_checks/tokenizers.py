@@ -43,8 +43,8 @@ def tokenizer_problems(folder: Path, config: Mapping[str, Any], files: ModelFile
         )
     if settings.get("split_special_tokens") is True:
         yield Problem(
-            "tokenizer_config.json: `split_special_tokens: true` cannot be carried: a tokenizer.json always reads "
-            "special tokens that stand in a text as such; remove the setting if texts hold none",
+            "tokenizer_config.json: `split_special_tokens: true` cannot be kept: a tokenizer.json always reads "
+            "special tokens in a text as such; remove the setting if texts contain none",
             TOKENIZER_SETTING,
         )
     rows, highest = config.get("vocab_size"), _highest_id(folder, settings, files)
@@ -67,7 +67,7 @@ def no_tokenizer(names: Collection[str]) -> Problem | None:
     if not lacking:
         return None
     return Problem(
-        f"the tokenizer is a SentencePiece model alone ({sorted(found)[0]}), and reading it takes the package "
+        f"the tokenizer is only a SentencePiece model ({sorted(found)[0]}), and reading it needs the package "
         "sentencepiece: `pip install sentencepiece` here; or load it elsewhere and save it with its tokenizer.json "
         "(`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`)",
         "sentencepiece-missing",
@@ -83,9 +83,9 @@ def has_template(folder: Path, files: ModelFiles) -> bool:
 def too_large(highest: int, rows: int) -> Problem:
     """A tokenizer whose ids go beyond the model's embedding."""
     return Problem(
-        f"the tokenizer has ids up to {highest}, but the model embeds {rows} tokens only; if tokens were added, resize "
-        "the model and save it (`model.resize_token_embeddings(len(tokenizer))`), else put beside it the tokenizer "
-        "that it was trained with",
+        f"the tokenizer has ids up to {highest}, but the model has embeddings for {rows} only; if tokens were added, "
+        "resize the model and save it (`model.resize_token_embeddings(len(tokenizer))`), else put beside it the "
+        "tokenizer that it was trained with",
         TOKENIZER_TOO_LARGE,
     )
 

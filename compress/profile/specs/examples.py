@@ -86,5 +86,5 @@ class DataFreeSpec(PassSpecBase):
     def _from_fewest_to_most(cls, length: tuple[int, int]) -> tuple[int, int]:
         fewest, most = length
         if fewest > most:
-            raise ValueError(f"the fewest tokens come first, then the most: [{most}, {fewest}]")
+            raise ValueError(f"give the fewest tokens first, then the most: [{most}, {fewest}]")
         return length

@@ -66,7 +66,7 @@ class GenerateSpec(LicensedSpec):
     @model_validator(mode="after")
     def _asks_by_label(self) -> GenerateSpec:
         if LABEL not in self.ask:
-            raise ValueError(f"`ask` must hold {LABEL}, in whose place the name of the label stands")
+            raise ValueError(f"`ask` must contain {LABEL}, which the name of the label replaces")
         return self
 
     def longest(self, max_length: int) -> int:

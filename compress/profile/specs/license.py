@@ -90,9 +90,9 @@ def why_forbidden(license_name: str | None, model: str, *, made_from_it: bool = 
     terms = forbidding(license_name or "", model)
     if terms is None or (terms.own and made_from_it):
         return None
-    but = ", but for those that are made from it" if terms.own else ""
+    but = ", except those made from it" if terms.own else ""
     return (
-        f'{terms.who} forbids that other models learn what its models write{but}: they must not "{terms.says}" '
+        f'{terms.who} forbids training other models on what its models write{but}: users must not "{terms.says}" '
         f"({terms.where}); take a teacher whose licence allows it"
     )
 
@@ -110,7 +110,7 @@ class LicensedSpec(PassSpecBase):
     def _is_allowed(self) -> LicensedSpec:
         if self.license is None or not self.license_ok:
             raise ValueError(
-                "what a model writes may be learnt only where its licence allows it: name the licence "
-                "(`license: apache-2.0`) and say that you have read that it does (`license_ok: true`)"
+                "training on what a model writes needs a licence that allows it: name the licence "
+                "(`license: apache-2.0`) and confirm that you have read that it does (`license_ok: true`)"
             )
         return self

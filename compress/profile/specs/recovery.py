@@ -34,7 +34,7 @@ class RecoverySpec(TrainingSpec):
     def _one_temperature(self) -> RecoverySpec:
         if self.losses is not None and "temperature" in self.model_fields_set:
             raise ValueError(
-                "temperature and losses exclude each other: write it into the loss, as in "
+                "temperature and losses cannot be combined: set the temperature in the loss, as in "
                 f"`logits: {{temperature: {self.temperature:g}}}`"
             )
         return self

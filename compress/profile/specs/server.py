@@ -57,10 +57,10 @@ class ServerSpec(Spec):
     def _is_a_place(cls, url: str) -> str:
         found = _split(url)
         if found is None or found.scheme not in ("http", "https") or not found.hostname:
-            raise ValueError("expected the address of a server, as https://api.openai.com/v1")
+            raise ValueError("expected the URL of a server, such as https://api.openai.com/v1")
         if "@" in found.netloc or "?" in url or "#" in url:
             raise ValueError(
-                "expected an address without names, passwords, `?` and `#`: a key comes by `key_env`"
+                "expected a URL without user names, passwords, `?` and `#`: give the key with `key_env`"
             )
         # Who asks decides by the scheme what is encrypted, and answers are known by the address: it has one spelling.
         return found.scheme + url[len(found.scheme) :].rstrip("/")
@@ -71,8 +71,8 @@ class ServerSpec(Spec):
         # Keys are mixed or hold hyphens: one that was pasted here is told apart, and not repeated.
         if name is not None and re.fullmatch("[A-Z_][A-Z0-9_]*", name) is None:
             raise ValueError(
-                "expected the name of an environment variable in capitals, as OPENAI_API_KEY; a key that was "
-                "written here stands in a file now: better get another one"
+                "expected the name of an environment variable in capitals, such as OPENAI_API_KEY; a key that "
+                "was written here is now in a file: replace it with a new one"
             )
         return name
 
@@ -82,7 +82,7 @@ class ServerSpec(Spec):
         if found.scheme == "http" and not self.plain_http and not _is_near(found.hostname or ""):
             raise ValueError(
                 f"`url`: {found.hostname} is neither this machine nor a private address, and http is not encrypted: "
-                "use https, or allow it by `plain_http: true`"
+                "use https, or allow it with `plain_http: true`"
             )
         return self
 
@@ -90,7 +90,7 @@ class ServerSpec(Spec):
     def _has_a_template(self) -> ServerSpec:
         if self.template is not None and self.api == "chat":
             raise ValueError(
-                "`template` serves `api: completions`: with `chat` the server has a template of its own"
+                "`template` is for `api: completions`: with `chat` the server uses its own template"
             )
         return self
 
@@ -110,10 +110,10 @@ class ServerSpec(Spec):
         key = os.environ.get(self.key_env, "")
         if re.fullmatch("[!-~]+", key) is None:
             found = (
-                "holds what no key can be: spaces, line ends or letters beyond ASCII" if key else "is not set"
+                "contains spaces, line breaks or non-ASCII characters, which no key has" if key else "is not set"
             )
             raise ModelError(
-                f"the environment variable {self.key_env} {found}; it is to hold the key of the server",
+                f"the environment variable {self.key_env} {found}; it must hold the server's key",
                 where=self.url,
                 code="no-key",
             )

@@ -90,7 +90,7 @@ class StudentSpec(PassSpecBase):
         if self.architecture is None or self.architecture not in DECODERS:
             return None
         if not isinstance(self.layers, int):
-            raise ValueError("a fresh student takes over no layers of its teacher: give a number of `layers`")
+            raise ValueError("a fresh student copies no layers of its teacher: give `layers` as a number")
         return FreshDecoder(
             self.architecture,
             self.layers,

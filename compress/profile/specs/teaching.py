@@ -82,5 +82,5 @@ class StageSpec(PassSpecBase):
     @classmethod
     def _says_how(cls, value: OnPolicySpec | bool | None) -> OnPolicySpec | bool | None:
         if value is True:
-            raise ValueError("expected how the student writes, as in `{lambda: 0.5}`, or `false`")
+            raise ValueError("expected settings such as `{lambda: 0.5}`, or `false`")
         return value

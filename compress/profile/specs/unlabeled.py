@@ -24,7 +24,7 @@ def _known_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, ValueError, TypeError) as error:
         raise ValueError(
-            f"{name!r} is no encoding that is known here; try utf-8, cp1252, gbk or shift_jis"
+            f"{name!r} is not a known encoding; try utf-8, cp1252, gbk or shift_jis"
         ) from error
 
 
@@ -58,10 +58,10 @@ class UnlabeledSpec(Spec):
     @model_validator(mode="after")
     def _read_or_written(self) -> UnlabeledSpec:
         if self.generate is None and not self.path:
-            raise ValueError("name the examples by `path`, or let a model write texts by `generate`")
+            raise ValueError("name the examples with `path`, or let a model write texts with `generate`")
         read = sorted(self.model_fields_set - {"generate"})
         if self.generate is not None and read:
             raise ValueError(
-                f"`{read[0]}` is for examples that there are, and `generate` writes some: give one of the two"
+                f"`{read[0]}` is for existing examples, and `generate` writes new ones: give one of the two"
             )
         return self

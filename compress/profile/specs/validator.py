@@ -18,7 +18,7 @@ def _known(validator: str) -> str:
         pattern_of(validator)
     elif validator not in PLAIN and not validator.startswith(CODE):
         raise ValueError(
-            f"{validator!r} is no validator; there are exact, contains, regex:PATTERN, python:module:function"
+            f"{validator!r} is not a validator; known: exact, contains, regex:PATTERN, python:module:function"
         )
     return validator
 
@@ -32,7 +32,7 @@ def pattern_of(said: str) -> re.Pattern[str]:
     try:
         return re.compile(said.removeprefix(REGEX))
     except re.error as error:
-        raise ValueError(f"the pattern is no regular expression: {error}") from error
+        raise ValueError(f"the pattern is not a valid regular expression: {error}") from error
 
 
 ValidatorName = Annotated[str, AfterValidator(_known)]

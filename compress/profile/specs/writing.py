@@ -55,15 +55,15 @@ class SequenceSpec(LicensedSpec):
         if self.temperature == 0:
             if self.samples > 1:
                 raise ValueError(
-                    "the likeliest answer is always the same: several `samples` need a `temperature`"
+                    "greedy decoding always gives the same answer: several `samples` need a `temperature`"
                 )
             for name in ("top_k", "top_p"):
                 if name in self.model_fields_set:
-                    raise ValueError(f"a `temperature` of 0 draws nothing: leave `{name}` out, or set one")
+                    raise ValueError(f"a `temperature` of 0 does not sample: leave `{name}` out, or set a temperature")
         if self.server is not None and self.top_k:
-            raise ValueError("the protocol of a server has no `top_k`: leave it out, or let `top_p` do it")
+            raise ValueError("the API of a server has no `top_k`: leave it out, or use `top_p`")
         if PROMPT not in self.ask:
-            raise ValueError(f"`ask` must hold {PROMPT}, in whose place the prompt stands")
+            raise ValueError(f"`ask` must contain {PROMPT}, which the prompt replaces")
         return self
 
 
@@ -95,9 +95,9 @@ class ReasoningSpec(PassSpecBase):
     @model_validator(mode="after")
     def _finds_an_answer(self) -> ReasoningSpec:
         if not self.answer.startswith(REGEX):
-            raise ValueError(f"`answer` is a pattern, `{REGEX}PATTERN`, as in `{REGEX}####\\s*(.*)`")
+            raise ValueError(f"`answer` must be a pattern, `{REGEX}PATTERN`, as in `{REGEX}####\\s*(.*)`")
         if not pattern_of(self.answer).groups:
-            raise ValueError("the pattern of `answer` needs a group, which is the answer")
+            raise ValueError("the pattern of `answer` needs a group that captures the answer")
         return self
 
 
@@ -161,14 +161,14 @@ class SyntheticSpec(PassSpecBase):
     def _holds_its_places(self) -> SyntheticSpec:
         for key, place in (("ask", PASSAGE), ("prompt", QUESTION)):
             if place not in getattr(self, key):
-                raise ValueError(f"`{key}` must hold {place}")
+                raise ValueError(f"`{key}` must contain {place}")
         if self.passage_tokens[0] > self.passage_tokens[1]:
             raise ValueError(
-                f"the fewest tokens come first, then the most: `passage_tokens: {list(self.passage_tokens[::-1])}`"
+                f"give the fewest tokens first, then the most: `passage_tokens: {list(self.passage_tokens[::-1])}`"
             )
         if self.validator is not None and not self.validator.startswith((REGEX, CODE)):
             raise ValueError(
-                f"`validator: {self.validator}` compares with an answer of the data, and documents hold none: name a "
+                f"`validator: {self.validator}` compares with an answer of the data, and documents have none: give a "
                 f"`{REGEX}` or a function"
             )
         return self

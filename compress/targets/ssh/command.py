@@ -61,19 +61,19 @@ def remote_command(python: str, source_bytes: int) -> str:
 HINTS = (
     (
         "host key verification failed",
-        "Its host key is unknown here, or is not the one that is known. Connect once by hand (`{by_hand}`), compare "
+        "Its host key is unknown here, or has changed. Connect once by hand (`{by_hand}`), compare "
         "the key's fingerprint with the device's own (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there), and "
         "accept it.",
     ),
     (
         "permission denied",
-        "No password is asked for. Copy your key to the device once: `{copy_key}`; a key with a passphrase has to be "
+        "Passwords are not supported. Copy your key to the device once: `{copy_key}`; a key with a passphrase has to be "
         "in the ssh agent.",
     ),
-    ("not found", "Name a Python of the device with the target's key `python`."),
-    ("no such file", "Name a Python of the device with the target's key `python`."),
-    ("python 3.9 or newer", "Name a newer Python of the device with the target's key `python`."),
-    ("could not resolve", "The name is in no DNS, hosts file or ssh config of this machine."),
+    ("not found", "Set the target's `python` to a Python of the device."),
+    ("no such file", "Set the target's `python` to a Python of the device."),
+    ("python 3.9 or newer", "Set the target's `python` to a newer Python of the device."),
+    ("could not resolve", "The name is not in DNS, nor in the hosts file or ssh config of this machine."),
     ("connection refused", "No ssh server answers there: is it running, and is the port right?"),
     ("timed out", "Is the device switched on, and does `{by_hand}` reach it?"),
 )
@@ -87,7 +87,7 @@ def hint_for(words: str, address: SshAddress) -> str:
     for sign, hint in HINTS:
         if sign in words.lower():
             return hint.format(by_hand=by_hand, copy_key=copy_key)
-    return f"Does `{by_hand}` reach it, without a question?"
+    return f"Check that `{by_hand}` connects without asking anything."
 
 
 def _user(address: SshAddress) -> list[str]:

@@ -58,7 +58,7 @@ class Connection:
             raise TargetError(
                 "there is no ssh client on this machine",
                 where=where,
-                hint="Install OpenSSH's (Debian: apt install openssh-client).",
+                hint="Install OpenSSH (Debian: apt install openssh-client).",
             )
         source = Path(agent.__file__).read_bytes()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the connection)
@@ -146,7 +146,7 @@ class Connection:
     def nonsense(self, doing: str) -> TargetError:
         """The error of an answer that no agent of ours gives."""
         return TargetError(
-            f"{self.host} answered in a way that was not understood while {doing}",
+            f"{self.host} gave an answer that was not understood while {doing}",
             where=self._where,
             code="device-answer",
         )
@@ -188,7 +188,7 @@ class Connection:
             said = plain(answer["error"])
             hint = DEVICE_FULL if says_full(said) else None
             raise TargetError(
-                f"{self.host} could not go on while {doing}: {said}", where=self._where, hint=hint
+                f"{self.host} failed while {doing}: {said}", where=self._where, hint=hint
             )
         return answer
 
@@ -200,9 +200,9 @@ class Connection:
             # Whoever is there does not listen either: no farewell is waited for.
             self._process.kill()
             raise TargetError(
-                f"{self.host} fell silent while {doing}: nothing for {self._pipes.seconds:.0f} s",
+                f"{self.host} stopped responding while {doing}: nothing for {self._pipes.seconds:.0f} s",
                 where=self._where,
-                hint="Once it answers again, start the same command: it goes on from here.",
+                hint="Once it answers again, run the same command: it resumes from here.",
                 code="device-silent",
             ) from error
         except (BrokenPipeError, ConnectionError, EOFError) as error:
@@ -211,7 +211,7 @@ class Connection:
             raise TargetError(
                 f"the connection to {self.host} was lost while {doing}{said}",
                 where=self._where,
-                hint="Once it can be reached again, start the same command: it goes on from here.",
+                hint="Once it can be reached again, run the same command: it resumes from here.",
             ) from error
 
     def _last_words(self) -> list[str]:

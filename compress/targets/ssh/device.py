@@ -78,7 +78,7 @@ class SshDevice:
         Raises:
             TargetError: it cannot be reached, or says what nobody understands.
         """
-        connection, doing = self._connected(), "looking at what it is"
+        connection, doing = self._connected(), "probing the device"
         answer = connection.ask({"op": "probe"}, doing)
         try:
             return Facts.model_validate(answer)

@@ -40,8 +40,8 @@ def described(spec: TargetSpec, facts: Facts, device: SshDevice) -> ResolvedTarg
             f"Python {plain(facts.python)} ({spec.python}) of the device cannot load numpy and onnxruntime: "
             f"{plain(facts.fault or 'no reason given')}",
             where=spec.label,
-            hint="Install them there (python3 -m venv compress; compress/bin/pip install numpy onnxruntime), and name "
-            "that Python with the target's key `python` (compress/bin/python).",
+            hint="Install them there (python3 -m venv compress; compress/bin/pip install numpy onnxruntime), and set "
+            "the target's `python` to that Python (compress/bin/python).",
         )
     processor = described_processor(first_processor(facts.cpuinfo))
     cpu = {
