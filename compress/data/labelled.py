@@ -86,9 +86,7 @@ def _drop_leaks(
 def _refuse_emptied(checked: Labelled, kept: Mapping[str, Examples], where: str, kind: ItemKind) -> None:
     for role, examples in kept.items():
         if not len(examples):
-            raise DataError(
-                f"every {kind.noun} of the {role} split is also in a held-out split", where=where
-            )
+            raise DataError(f"every {kind.noun} of the {role} split is also in a held-out split", where=where)
     lost = sorted(set(checked.splits["train"].labels.tolist()) - set(kept["train"].labels.tolist()))
     if lost:
         names = ", ".join(repr(checked.names[label]) for label in lost[:5])

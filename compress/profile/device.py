@@ -44,9 +44,7 @@ def parse_ssh(device: str) -> SshAddress:
         raise ValueError(f"{device!r} is not of the form ssh://user@host[:port]")
     user, host, port, path = found["user"], found["host"], found["port"], found["path"]
     if path not in (None, "/"):
-        raise ValueError(
-            f"{device!r} contains a path: give the work folder on the device as `folder`"
-        )
+        raise ValueError(f"{device!r} contains a path: give the work folder on the device as `folder`")
     if user is not None and ":" in user:
         raise ValueError("a profile cannot contain a password: ssh uses a key of its agent or config")
     if user is not None and not _USER.fullmatch(user):

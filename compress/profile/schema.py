@@ -218,9 +218,7 @@ class TeacherSpec(Spec):
         if self.config is not None and self.finetune is None:
             raise ValueError("a model that `config` describes has random weights: add `finetune` to train it")
         if self.config is not None and self.adapter is not None:
-            raise ValueError(
-                "`adapter` is for a trained model, and `config` describes an untrained one"
-            )
+            raise ValueError("`adapter` is for a trained model, and `config` describes an untrained one")
         return self
 
 

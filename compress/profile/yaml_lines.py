@@ -232,12 +232,12 @@ def _walk(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: str) -> l
                 continue
             if _CONTROLS.search(key):
                 faults.append(
-                    Fault(
-                        file, _line(key_node), shown, "contains a control character", "control-character"
-                    )
+                    Fault(file, _line(key_node), shown, "contains a control character", "control-character")
                 )
             if key in seen:
-                faults.append(Fault(file, _line(key_node), shown, f"duplicate key; first on line {seen[key]}"))
+                faults.append(
+                    Fault(file, _line(key_node), shown, f"duplicate key; first on line {seen[key]}")
+                )
             seen.setdefault(key, _line(key_node))
             lines[place] = _line(key_node)
             faults += _walk(value_node, place, lines, file)

@@ -244,7 +244,9 @@ def test_a_bundle_that_is_not_what_was_made(folder: Path, tmp_path: Path, name: 
     file = tmp_path / "ours" / name
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ModelError, match=r"was changed since it was made, according to artifact\.json") as caught:
+    with pytest.raises(
+        ModelError, match=r"was changed since it was made, according to artifact\.json"
+    ) as caught:
         take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
     assert caught.value.where == str(file)
     file.write_bytes(whole[:-1])

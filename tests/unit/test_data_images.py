@@ -263,7 +263,9 @@ def test_images_of_held_out_splits_are_dropped_from_train_and_counted(tmp_path: 
     save(tmp_path / "images" / "test" / "cat" / "known.bmp", picture(2))
     splits = loaded(tmp_path)
     assert not set(keys_of(splits.train)) & set(keys_of(splits.test))
-    assert splits.notes == ("1 example of 8 dropped from 'train': the same image is also in a held-out split",)
+    assert splits.notes == (
+        "1 example of 8 dropped from 'train': the same image is also in a held-out split",
+    )
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -83,8 +83,7 @@ def test_repeated_texts_are_counted(folder: Path):
         rows = [f"text {i} of {split},{'ab'[i % 2]}" for i in (0, 1, 2, 3, 3, 3)]
         (folder / "data" / f"{split}.csv").write_text("\n".join(("text,label", *rows)))
     assert (
-        "6 of these texts occur more than once"
-        in found(write_profile(folder, data={"path": "./data"})).seen
+        "6 of these texts occur more than once" in found(write_profile(folder, data={"path": "./data"})).seen
     )
 
 

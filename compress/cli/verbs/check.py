@@ -23,7 +23,9 @@ def _tolerance(of: str, default: float, says: str) -> Callable[[Callable[..., No
     "--against", required=True, metavar="REPORT", help="The earlier report.json, or the earlier run."
 )
 @_tolerance(
-    "score", 0.005, "How much worse the score may be: 0.005 is half a point, or half a percent of a perplexity."
+    "score",
+    0.005,
+    "How much worse the score may be: 0.005 is half a point, or half a percent of a perplexity.",
 )
 @_tolerance("latency", 0.10, "How much the latency may grow, as a fraction.")
 @_tolerance("size", 0.01, "How much the model's files may grow, as a fraction.")

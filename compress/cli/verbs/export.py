@@ -27,9 +27,7 @@ def export(source: str, web: bool, out: Path | None, runtime_folder: Path | None
     from compress.core.errors import UsageError
 
     if not web:
-        raise UsageError(
-            "say what to export to: --web", hint="The pass `export` of a run writes its bundle."
-        )
+        raise UsageError("say what to export to: --web", hint="The pass `export` of a run writes its bundle.")
     from compress.bundles.web.folder import write_page
     from compress.core.units import megabytes
 

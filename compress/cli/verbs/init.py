@@ -29,9 +29,7 @@ def init(model: str, data: str, out: Path, force: bool, task: str | None) -> Non
     from compress.starter.writing import starter_profile
 
     if out.exists() and not force:
-        raise UsageError(
-            "a file of this name already exists", where=str(out), hint="`--force` replaces it."
-        )
+        raise UsageError("a file of this name already exists", where=str(out), hint="`--force` replaces it.")
     with understood("this model or its data", f"{model} {data}", UsageError):
         text = starter_profile(model, data, out.parent, task)
         faults = faults_of_starter(text, out.parent, model, data)

@@ -57,9 +57,7 @@ def _load() -> Any:
 
 def _check_name(path: str) -> None:
     if path != _DIGITS:
-        raise DataError(
-            "scikit-learn has no such images", where=path, hint=f"Only `{_DIGITS}` is supported."
-        )
+        raise DataError("scikit-learn has no such images", where=path, hint=f"Only `{_DIGITS}` is supported.")
 
 
 def _not_installed(path: str) -> DataError:

@@ -228,9 +228,7 @@ def _read_parquet(path: Path, columns: Columns) -> Rows:
 
     _refuse_separator(path, columns)
     if columns.written.encoding is not None:
-        raise DataError(
-            "a parquet file has its own encoding", where="data.encoding", code="encoding-unused"
-        )
+        raise DataError("a parquet file has its own encoding", where="data.encoding", code="encoding-unused")
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow

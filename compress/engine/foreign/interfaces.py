@@ -31,7 +31,9 @@ def text_inputs(found: OnnxFile, said: Mapping[str, str]) -> dict[str, OwnInput]
     names = [port.name for port in found.inputs]
     for asked, name in said.items():
         if asked not in KNOWN_INPUTS:
-            raise UsageError(f"--input {asked}={name}: texts provide {', '.join(KNOWN_INPUTS)}, not {asked!r}")
+            raise UsageError(
+                f"--input {asked}={name}: texts provide {', '.join(KNOWN_INPUTS)}, not {asked!r}"
+            )
         if name not in names:
             raise ModelError(
                 f"the model has no input {name!r}", where=str(found.path), hint=_inputs_hint(found)

@@ -100,9 +100,7 @@ def task_of_file(model: Path, given: Given) -> str | None:
     """The task that the `task.json` of a model names; None without one."""
     task = _described(_folders(onnx_file(model), given)).get("task")
     if task is not None and task not in task_names():
-        raise ModelError(
-            f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model)
-        )
+        raise ModelError(f"its {TASK} names the task {ascii(task)[:80]}, which is unknown", where=str(model))
     return task
 
 
@@ -245,7 +243,9 @@ def _required(folders: Sequence[Path], name: str, model: Path) -> Path:
     file = _first_file(folders, name)
     if file is None:
         raise ModelError(
-            f"there is no {name} beside this model", where=str(model), hint="Name its folder with --tokenizer."
+            f"there is no {name} beside this model",
+            where=str(model),
+            hint="Name its folder with --tokenizer.",
         )
     return file
 

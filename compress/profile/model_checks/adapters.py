@@ -51,7 +51,9 @@ def adapter_problems(folder: Path | None, config: Mapping[str, Any], files: Mode
         )
     kind, task = said.get("peft_type"), said.get("task_type")
     if kind != "LORA":
-        yield Problem(f"{ADAPTER}: adapters of the type {kind} cannot be merged here; only LORA can", "adapter")
+        yield Problem(
+            f"{ADAPTER}: adapters of the type {kind} cannot be merged here; only LORA can", "adapter"
+        )
     elif task not in (None, "CAUSAL_LM"):
         yield Problem(f"{ADAPTER}: this adapter is for {task}, not for CAUSAL_LM", "adapter")
     else:

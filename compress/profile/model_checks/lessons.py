@@ -80,7 +80,10 @@ def loss_faults(losses: Sequence[LossEntry], lesson: Pairing, files: ModelFiles)
         elif loss.needs in ("layers", "attention") and closed is not None:
             yield number, closed
         elif loss.needs == "attention" and fused is not None:
-            yield number, f"a {fused} computes query, key and value in one projection: compare `hidden` instead"
+            yield (
+                number,
+                f"a {fused} computes query, key and value in one projection: compare `hidden` instead",
+            )
         elif two is not None and lesson.by_token and loss.compares:
             yield number, f"{two}, so {entry.key} cannot compare them token by token: {_OTHER_WORDS}"
         elif two is not None and loss.looks_inside:

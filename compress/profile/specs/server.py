@@ -110,7 +110,9 @@ class ServerSpec(Spec):
         key = os.environ.get(self.key_env, "")
         if re.fullmatch("[!-~]+", key) is None:
             found = (
-                "contains spaces, line breaks or non-ASCII characters, which no key has" if key else "is not set"
+                "contains spaces, line breaks or non-ASCII characters, which no key has"
+                if key
+                else "is not set"
             )
             raise ModelError(
                 f"the environment variable {self.key_env} {found}; it must hold the server's key",

@@ -23,9 +23,7 @@ def _known_encoding(name: str) -> str:
         " ".encode(name)
         return codecs.lookup(name).name
     except (LookupError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name!r} is not a known encoding; try utf-8, cp1252, gbk or shift_jis"
-        ) from error
+        raise ValueError(f"{name!r} is not a known encoding; try utf-8, cp1252, gbk or shift_jis") from error
 
 
 Separator = Annotated[

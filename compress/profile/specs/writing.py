@@ -59,7 +59,9 @@ class SequenceSpec(LicensedSpec):
                 )
             for name in ("top_k", "top_p"):
                 if name in self.model_fields_set:
-                    raise ValueError(f"a `temperature` of 0 does not sample: leave `{name}` out, or set a temperature")
+                    raise ValueError(
+                        f"a `temperature` of 0 does not sample: leave `{name}` out, or set a temperature"
+                    )
         if self.server is not None and self.top_k:
             raise ValueError("the API of a server has no `top_k`: leave it out, or use `top_p`")
         if PROMPT not in self.ask:

@@ -67,8 +67,8 @@ HINTS = (
     ),
     (
         "permission denied",
-        "Passwords are not supported. Copy your key to the device once: `{copy_key}`; a key with a passphrase has to be "
-        "in the ssh agent.",
+        "Passwords are not supported. Copy your key to the device once: `{copy_key}`; a key with a passphrase has to "
+        "be in the ssh agent.",
     ),
     ("not found", "Set the target's `python` to a Python of the device."),
     ("no such file", "Set the target's `python` to a Python of the device."),

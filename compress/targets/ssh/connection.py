@@ -187,9 +187,7 @@ class Connection:
                 raise self.nonsense(doing)
             said = plain(answer["error"])
             hint = DEVICE_FULL if says_full(said) else None
-            raise TargetError(
-                f"{self.host} failed while {doing}: {said}", where=self._where, hint=hint
-            )
+            raise TargetError(f"{self.host} failed while {doing}: {said}", where=self._where, hint=hint)
         return answer
 
     @contextmanager
