@@ -65,21 +65,21 @@ ILLEGAL = [
     (
         ["quantize", "quantize"],
         [
-            "passes.1.quantize: needs a float model, torch or ONNX, but passes.0.quantize leaves a "
+            "passes.1.quantize: needs a float model, torch or ONNX, but passes.0.quantize gives a "
             f"model that is {INT8}"
         ],
     ),
     (
         ["export", "quantize"],
         [
-            "passes.1.quantize: needs a float model, torch or ONNX, but passes.0.export leaves a "
+            "passes.1.quantize: needs a float model, torch or ONNX, but passes.0.export gives a "
             "model that is onnx float bundle"
         ],
     ),
     (
         ["export", "export"],
         [
-            "passes.1.export: needs any model that is not a bundle yet, but passes.0.export leaves a "
+            "passes.1.export: needs any model that is not a bundle yet, but passes.0.export gives a "
             "model that is onnx float bundle"
         ],
     ),

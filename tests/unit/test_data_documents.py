@@ -90,7 +90,7 @@ def test_named_splits_keep_test_before_train(tmp_path: Path) -> None:
     assert splits.validation.texts == tuple(f"text {number}" for number in range(8, 12))
     assert splits.train.texts == tuple(f"text {number}" for number in range(8))
     assert splits.notes == (
-        "2 texts of 6 dropped from 'validation': the same text stands in the test split",
+        "2 texts of 6 dropped from 'validation': the same text is also in the test split",
         "2 texts of 10 dropped from 'train': the same text is also in a held-out split",
     )
 
@@ -117,12 +117,12 @@ def test_further_texts_are_cut_alike_and_never_leak(tmp_path: Path) -> None:
         (
             [f"text {number}" for number in range(10)],
             {},
-            "the test split has 2 texts; comparing similarities needs 3 at least",
+            "the test split has 2 texts; comparing similarities needs at least 3",
         ),
         (
             [f"Too short {number}. Yes." for number in range(40)],
             {"sentences": True, "splits": {"validation": 0.01}},
-            "the validation split has 1 sentence; comparing similarities needs 3 at least",
+            "the validation split has 1 sentence; comparing similarities needs at least 3",
         ),
         (["a", "b"], {"labels": ["x", "y"]}, "embeddings have no labels: leave `labels` out"),
     ],

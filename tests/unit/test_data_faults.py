@@ -406,7 +406,7 @@ CASES = [
     Case(
         "package without the folder",
         {},
-        "the package 'numpy' holds no 'no/such/data'",
+        "the package 'numpy' has no 'no/such/data'",
         "package://numpy/no/such/data",
         path="package://numpy/no/such/data",
     ),

@@ -207,7 +207,7 @@ def test_texts_of_held_out_splits_are_dropped_and_counted(tmp_path: Path) -> Non
         ("b text 2", "b"),
     }
     assert splits.notes == (
-        "1 example of 3 dropped from 'dev': the same text stands in the test split",
+        "1 example of 3 dropped from 'dev': the same text is also in the test split",
         "3 examples of 20 dropped from 'train': the same text is also in a held-out split",
     )
 

@@ -57,7 +57,7 @@ def test_what_is_held_out_and_what_is_trained_on_is_dropped_and_counted(folder: 
     splits = loaded(folder)
     assert texts(splits) == ["new", "newer"]
     assert splits.notes == (
-        "6 of 11 unlabelled texts dropped: they stand in validation or test too",
+        "6 of 11 unlabelled texts dropped: they are also in validation or test",
         "3 of 11 unlabelled texts dropped: they are also in the training split",
     )
 
@@ -132,4 +132,4 @@ def test_unlabelled_images_are_known_by_their_pixels(tmp_path: Path) -> None:
         save(f"more/{name}", seed)
     splits = load(spec("images", path="more"), tmp_path, 0, "image-classification")
     assert [item.name for item in splits.unlabeled.items] == ["new.bmp", "new.webp"]
-    assert splits.notes == ("1 of 3 unlabelled images dropped: it stands in validation or test too",)
+    assert splits.notes == ("1 of 3 unlabelled images dropped: it is also in validation or test",)

@@ -262,4 +262,4 @@ def test_other_tokenizers_and_maps_in_one_are_refused_by_the_files(tmp_path: Pat
     assert "train it on texts that the teacher writes" in found[0]
     write_json(tmp_path / "two" / "config.json", {"model_type": "gpt2"})
     fused = Pairing(Reader("student", "two"), teachers, by_token=True)
-    assert "in one map" in dict(loss_faults(losses, fused, ModelFiles(tmp_path)))[2]
+    assert "in one projection" in dict(loss_faults(losses, fused, ModelFiles(tmp_path)))[2]

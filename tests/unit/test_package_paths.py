@@ -37,7 +37,7 @@ def test_a_package_is_found_by_module_or_distribution_name(name: str, package: P
     ("uri", "message"),
     [
         ("package://no_such_package_here/x", "no package"),
-        ("package://shop_model/nothing", "holds no 'nothing'"),
+        ("package://shop_model/nothing", "has no 'nothing'"),
         ("package://shop_model/../x", "expected `package://name/folder`"),
         ("package://shop_model//etc", "expected `package://name/folder`"),
         ("package://shop_model/weights/../../x", "expected `package://name/folder`"),

@@ -68,7 +68,7 @@ def test_it_is_validated(site: Path) -> None:
     (site / "p.yaml").write_text(PROFILE.replace("values", "value") + "  - cluster: {}\n")
     told = compress(site, "validate", "p.yaml", code=2)
     assert "passes.0.cluster.value: unknown key; did you mean `values`?" in told
-    assert "passes.2.cluster: needs a float torch model, but passes.1.quantize leaves" in told
+    assert "passes.2.cluster: needs a float torch model, but passes.1.quantize gives" in told
 
 
 def keys_of(site: Path) -> dict[str, dict[str, Any]]:

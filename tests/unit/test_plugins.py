@@ -64,7 +64,7 @@ def test_a_table_holds_what_is_built_in_and_what_is_installed(site: Path) -> Non
         ("import no_such_module", "cannot be loaded: ModuleNotFoundError"),
         ("raise SystemError('no')", "cannot be loaded: SystemError: no"),
         ("", "cannot be loaded: AttributeError"),
-        ("HALF = 0.5", "is no Fraction: halves:HALF is a float"),
+        ("HALF = 0.5", "is not a Fraction: halves:HALF is a float"),
     ],
 )
 def test_a_broken_plugin_is_told_with_its_distribution(site: Path, code: str, why: str) -> None:

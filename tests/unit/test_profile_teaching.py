@@ -673,7 +673,9 @@ def test_a_later_distillation_starts_from_the_tokenizer_of_the_one_before(folder
     first = {"distill": {"student": {"model": "otherwords"}, "losses": [{"logits": {}}]}}
     second = {"distill": {"losses": [{"logits": {}}, {"hidden": "mse"}]}}
     changes = {"teacher": {"model": "transformer"}, "passes": [first, second]}
-    with pytest.raises(ProfileError, match=r"passes\.1\.distill\.losses\.1: student and teacher have unlike"):
+    with pytest.raises(
+        ProfileError, match=r"passes\.1\.distill\.losses\.1: student and teacher have different"
+    ):
         load_profile(write(folder, TEXT, "{}", changes))
 
 

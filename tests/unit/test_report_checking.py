@@ -233,7 +233,7 @@ def write(folder: Path, now: RunRecord, then: RunRecord) -> tuple[str, str]:
         (changed(), (), 0, "ok"),
         (changed(wrong=40), (), 3, "WORSE"),
         (changed(wrong=40), ("--tolerance-score", "0.1"), 0, "ok"),
-        (changed(size_mb=9), ("--deployed",), 3, "worse than bert_to_tiny beyond the tolerance"),
+        (changed(size_mb=9), ("--deployed",), 3, "beyond the tolerance: size of export"),
         (changed(), ("--tolerance-size", "-1"), 2, "tolerance-size"),
         (failed_run(), (), 2, "deploys nothing"),
     ],

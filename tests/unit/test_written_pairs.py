@@ -166,7 +166,7 @@ def test_a_function_that_judges_pairs_is_code_of_the_profile():
     ("keys", "why"),
     [
         ({"ask": "Ask!"}, "`ask` must contain {passage}"),
-        ({"prompt": "{passage}"}, "`prompt` must hold {question}"),
+        ({"prompt": "{passage}"}, "`prompt` must contain {question}"),
         (
             {"passage_tokens": [9, 8]},
             r"give the fewest tokens first, then the most: `passage_tokens: \[8, 9\]`",

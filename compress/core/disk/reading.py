@@ -157,7 +157,7 @@ def _no_number(word: str) -> float:
 
 
 def _not_json(reason: str, where: str, error: type[CompressError]) -> CompressError:
-    return error(f"this file is damaged: not readable JSON: {reason}", where=where, code="not-json")
+    return error(f"this file is damaged: not JSON that can be read: {reason}", where=where, code="not-json")
 
 
 @contextmanager
