@@ -250,7 +250,7 @@ def test_a_bundle_that_is_not_what_was_made(folder: Path, tmp_path: Path, name: 
         take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
     assert caught.value.where == str(file)
     file.write_bytes(whole[:-1])
-    cut = f"is truncated: it has {len(whole) - 1} of {len(whole)} bytes"
+    cut = f"was cut off: it has {len(whole) - 1} of {len(whole)} bytes"
     with pytest.raises(ModelError, match=cut):
         take_in(tmp_path / "ours", Given(), "text-classification", LABELS, 16, tmp_path / "taken")
     assert not (tmp_path / "taken").exists()

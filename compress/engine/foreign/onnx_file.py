@@ -381,7 +381,7 @@ def _check_unchanged(folder: Path, files: Mapping[str, Mapping[str, Any]], descr
             continue
         present = file.stat().st_size if file.is_file() else 0
         if present < entry["bytes"]:
-            fault = f"is truncated: it has {present} of {entry['bytes']} bytes"
+            fault = f"was cut off: it has {present} of {entry['bytes']} bytes"
         elif present > entry["bytes"] or sha256_file(file) != entry["sha256"]:
             fault = "was changed since it was made"
         else:
