@@ -40,8 +40,8 @@ class Confinement:
         if self.name is not None:
             return None
         return (
-            "the golden examples ran with this user's network and files: this system has neither bubblewrap nor "
-            "namespaces for users"
+            "the golden examples ran with access to this user's network and files: this system has neither bubblewrap "
+            "nor user namespaces"
         )
 
 

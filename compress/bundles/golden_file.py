@@ -42,10 +42,10 @@ def golden_problems(file: Path, manifest: Mapping[str, Any]) -> list[str]:
     problems = []
     if not _is_number(tolerance) or not 0 < tolerance <= LARGEST_TOLERANCE:
         problems.append(
-            f"{GOLDEN} allows a difference of {tolerance!r}, expected more than 0 and at most {LARGEST_TOLERANCE}"
+            f"{GOLDEN} allows a difference of {tolerance!r}; expected more than 0 and at most {LARGEST_TOLERANCE}"
         )
     elif tolerance != manifest.get("tolerance"):
-        problems.append(f"{GOLDEN} allows another difference than the manifest says")
+        problems.append(f"{GOLDEN} allows a different tolerance than the manifest")
     for number, example in enumerate(examples):
         problems += [f"golden example {number}: {fault}" for fault in _faults(example, manifest)]
     return problems
@@ -69,12 +69,12 @@ def _faults(example: Any, manifest: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from _vector_faults(example.get("probabilities"), "probabilities")
     if not isinstance(labels, list) or example.get("label") not in labels:
-        yield "its label is none of the manifest's"
+        yield "its label is not in the manifest"
 
 
 def _vector_faults(values: Any, name: str) -> Iterator[str]:
     if not isinstance(values, list) or not values or not all(map(_is_number, values)):
-        yield f"its {name} are no numbers"
+        yield f"its {name} are not numbers"
     elif not any(values):
         yield f"its {name} are all 0"
 

@@ -56,10 +56,10 @@ _CONTENTS = {
     OPERATORS: "the operators that it needs, for a reduced build of onnxruntime",
     TOKENIZER: "text to token ids",
     LABELS: "names of the outputs",
-    TASK: "how inputs are made",
-    GOLDEN: "examples with the outputs that must come out",
+    TASK: "how inputs are prepared",
+    GOLDEN: "examples with their expected outputs",
     PREDICT: "predicts from the command line",
-    PREDICTOR: "makes the inputs of this task",
+    PREDICTOR: "prepares the inputs of this task",
     RUNNER: "loads and runs the model; Python code to reuse",
 }
 _NUMBERS_TEXT = {

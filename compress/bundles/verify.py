@@ -78,9 +78,9 @@ def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
     foreign = foreign_code(files)
     if foreign and not allow_code:
         raise UsageError(
-            f"no release of compress has written {' and '.join(foreign[:3])}: nothing of it was run",
+            f"{' and '.join(foreign[:3])} is not code from any release of compress, so none of it was run",
             where=str(path / foreign[0]),
-            hint="If you trust whoever made the bundle, and have read it, start again with `--allow-code`.",
+            hint="If you trust whoever made the bundle and have read the code, run again with `--allow-code`.",
             code="code-not-allowed",
         )
     models = tuple(name for name in (ONNX_MODEL, ORT_MODEL) if name in files)
@@ -88,7 +88,7 @@ def verify_bundle(path: Path, *, allow_code: bool = False) -> Verification:
     held_by = confinement()
     for model in models:
         problems += _run_golden(path, model, expected, held_by)
-    notes = [*([f"code of the bundle's own was run: {', '.join(foreign)}"] if foreign else [])]
+    notes = [*([f"the bundle's own code was run: {', '.join(foreign)}"] if foreign else [])]
     notes += [held_by.note] if held_by.note is not None else []
     return Verification(len(files), expected, models, tuple(problems), tuple(notes))
 
@@ -120,7 +120,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise ModelError("the manifest lists no files", where=str(path / MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ModelError(
-            f"the layout of this bundle is {manifest.get('format')}; this version of compress knows {FORMAT}",
+            f"this bundle has format {manifest.get('format')}; this version of compress reads format {FORMAT}",
             where=str(path / MANIFEST),
             hint="Export it again, or verify it with the version that made it.",
         )
@@ -136,7 +136,7 @@ def listed_files(path: Path, manifest: dict[str, Any]) -> dict[str, dict[str, An
     for name, entry in manifest["files"].items():
         inside(path, name, where=str(path / MANIFEST))
         if not isinstance(entry, dict) or not {"sha256", "bytes"} <= set(entry):
-            raise ModelError(f"it has no hash of {name!r}", where=str(path / MANIFEST))
+            raise ModelError(f"the manifest has no hash of {name!r}", where=str(path / MANIFEST))
     files: dict[str, dict[str, Any]] = manifest["files"]
     return files
 
@@ -149,7 +149,7 @@ def changed_files(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
         if not file.is_file():
             problems.append(f"{name} is missing")
         elif file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
-            problems.append(f"{name} was changed: its sha256 is not that of the manifest")
+            problems.append(f"{name} was changed: its sha256 differs from the manifest")
     return problems
 
 
@@ -160,7 +160,7 @@ def hash_problems(path: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
     present = {str(PurePosixPath(file.relative_to(path))) for file in found}
     for name in sorted(present - set(files) - {MANIFEST, "artifact.json"}):
-        compiled = ": Python compiled it, or somebody else did; remove it" if "__pycache__" in name else ""
+        compiled = ": compiled by Python or by someone else; remove it" if "__pycache__" in name else ""
         problems.append(f"{name} is not in the manifest{compiled}")
     problems += [
         f"{name} is not in the manifest" for name in (ONNX_MODEL, GOLDEN, RUNNER) if name not in files
@@ -173,7 +173,7 @@ def _run_golden(path: Path, model: str, expected: int, held_by: Confinement) -> 
     try:
         done = run_python([str(CHILD), str(path.resolve()), model], held_by, TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return [f"{model}: the golden examples did not end within {TIMEOUT_S} s"]
+        return [f"{model}: the golden examples did not finish within {TIMEOUT_S} s"]
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return [f"{model}: the bundle's code failed: {last}"]
@@ -181,7 +181,7 @@ def _run_golden(path: Path, model: str, expected: int, held_by: Confinement) -> 
         result = parse_json((done.stdout.strip().splitlines() or [""])[-1], model)
         compared, imported, problems = (result[key] for key in ("examples", "modules", "problems"))
     except (CompressError, TypeError, KeyError):
-        return [f"{model}: the bundle's code answered nothing that can be read"]
+        return [f"{model}: the output of the bundle's code cannot be read"]
     if compared != expected or not isinstance(imported, list) or not isinstance(problems, list):
         return [f"{model}: {compared!r} of {expected} golden examples were answered"]
     return [*(f"{model}: the bundle's code imports {name}" for name in imported), *map(str, problems)]

@@ -45,7 +45,7 @@ def originals(texts: Sequence[str], known: Sequence[str] = (), alike: float = 0.
         ValueError: `alike` is out of range.
     """
     if not LEAST <= alike <= 1:
-        raise ValueError(f"expected {LEAST} to 1, not {alike}")
+        raise ValueError(f"expected a value from {LEAST} to 1, not {alike}")
     buckets: defaultdict[bytes, list[Original]] = defaultdict(list)
     found: list[Original | None] = []
     for place, text in enumerate((*known, *texts)):

@@ -30,7 +30,7 @@ class Writer:
             self.format = Format.of(read_mapping(model / TASK))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                f"cannot read how the model takes texts: {error!r}", where=str(model / TASK)
+                f"cannot read the model's text settings: {error!r}", where=str(model / TASK)
             ) from error
         self._tokenizer = open_uncut(model / TOKENIZER)
         self._render = self.format.render(self._where)
@@ -56,7 +56,7 @@ class Writer:
         """
         found = self.encoded(self.written(prompt), begins=isinstance(prompt, str))
         if not found:
-            raise DataError("a prompt holds no token to go on with", where=self._where, code="empty-prompt")
+            raise DataError("a prompt has no tokens to continue from", where=self._where, code="empty-prompt")
         return found
 
     def written(self, prompt: Prompt) -> str:
@@ -83,7 +83,7 @@ class Writer:
     def _rendered(self, prompt: Conversation) -> str:
         if self._render is None:
             raise DataError(
-                "the model has no chat template, which conversations need",
+                "conversations need a chat template, but the model has none",
                 where=self._where,
                 code="no-chat-template",
             )
@@ -95,7 +95,7 @@ class Writer:
         start, found, end = self._rendered([*before, {**last, "content": _WORDS}]).partition(_WORDS)
         if not found:
             raise ModelError(
-                "the chat template of the model does not hold what a user says",
+                "the model's chat template leaves out the user's message",
                 where=self._where,
                 code="chat-template",
             )
@@ -127,7 +127,7 @@ class Writer:
         end = None if self.format.end is None else self._tokenizer.id_to_token(self.format.end)
         if end is None or self.format.end not in self._special or end in (self.format.template or ""):
             raise ModelError(
-                "no token of the model is known to stand where a text begins",
+                "the model has no known beginning-of-text token",
                 where=self._where,
                 code="no-begin-token",
             )

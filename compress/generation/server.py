@@ -49,10 +49,10 @@ _ENDED: dict[str, Ended] = {
 _NEWER_LIMIT = "max_completion_tokens"
 """What some servers want instead of `max_tokens`, and say so; most know that alone."""
 _REFUSED = {
-    401: ("does not take the key", "server-key"),
-    402: ("wants to be paid", "server-quota"),
-    403: ("forbids it", "server-forbidden"),
-    404: ("knows no such model, or no such address", "server-no-model"),
+    401: ("rejects the key", "server-key"),
+    402: ("requires payment", "server-quota"),
+    403: ("forbids the request", "server-forbidden"),
+    404: ("does not know the model or the address", "server-no-model"),
 }
 
 
@@ -125,9 +125,8 @@ def answers_of(
                 elif not isinstance(error, _Over):
                     fault = fault or error
     if isinstance(fault, CompressError):
-        fault.hint = (
-            f"{fault.hint or ''} {kept} answers are kept; the same command goes on with the rest.".strip()
-        )
+        kept_words = f"{kept} answers are kept; run the same command to continue with the rest."
+        fault.hint = f"{fault.hint} {kept_words}" if fault.hint else kept_words
     if fault is not None:
         raise fault
 
@@ -138,7 +137,7 @@ class _Client:
     def __init__(self, server: ServerSpec, how: How) -> None:
         if how.sampling.top_k:
             raise ModelError(
-                "the protocol of the server has no `top_k`: leave it out, or let `top_p` do it",
+                "the server's protocol has no `top_k`: leave it out, or use `top_p`",
                 where=server.url,
                 code="server-top-k",
             )
@@ -208,7 +207,9 @@ class _Client:
             except httpx2.HTTPError as error:
                 reason = self._clean(first_line(error))
                 if "CERTIFICATE_VERIFY_FAILED" in reason:
-                    raise self._refused(f"is not who it says it is: {reason}", "server-certificate") from None
+                    raise self._refused(
+                        f"failed certificate verification: {reason}", "server-certificate"
+                    ) from None
                 again = _Again(reason)
             self.trouble = f"waiting for the server: {again}"
             if again.busy:
@@ -220,7 +221,7 @@ class _Client:
                 raise ModelError(
                     f"the server gave no answer for {monotonic() - since:.0f} s: {again}{asks}",
                     where=self._server.url,
-                    hint=f"`patience_s` is {self._server.patience_s:g}.",
+                    hint=f"`patience_s` is {self._server.patience_s:g}; raise it to wait longer.",
                     code="server-silent",
                 )
             await self._pause(pause)
@@ -245,13 +246,14 @@ class _Client:
         drawn, chat = self._how.sampling, self._server.api == "chat"
         if not chat and not isinstance(one.prompt, str):
             raise DataError(
-                "`api: completions` goes on with texts, and this is a conversation: use `api: chat`",
+                "`api: completions` continues texts, but this is a conversation: use `api: chat`",
                 where=self._server.url,
                 code="no-chat-template",
             )
         if chat and not isinstance(one.prompt, str) and "content" not in one.prompt[-1]:
             raise DataError(
-                "`api: chat` answers prompts and writes none: give `api: completions` the text that stands before one",
+                "`api: chat` answers prompts but cannot write them: use `api: completions`, with the text before "
+                "a prompt",
                 where=self._server.url,
                 code="no-prompts",
             )
@@ -270,7 +272,7 @@ class _Client:
             async for piece in response.aiter_raw():
                 content += piece
                 if len(content) > _LARGEST:
-                    raise _Again(f"it sent more than {_LARGEST // MIB} MiB")
+                    raise _Again(f"the response exceeds {_LARGEST // MIB} MiB")
         return response, bytes(content)
 
     def _read(self, one: Asked, limit: str, response: httpx2.Response, content: bytes) -> Answer:
@@ -294,16 +296,18 @@ class _Client:
             raise _Again(words)
         if status == 429 and "insufficient_quota" in str(body):
             raise ResourceError(
-                f"what the key may spend is used up: {words}", where=self._server.url, code="server-quota"
+                f"the quota of the key is used up: {words}", where=self._server.url, code="server-quota"
             )
         if status in (408, 409, 425, 429) or status >= 500:
             after = _asked_to_wait(response.headers)
             self._free = max(self._free, monotonic() + after)
             raise _Again(words, busy=status == 429, after=after)
         if 300 <= status < 400:
-            raise self._refused(f"sends elsewhere, which is not followed ({words})", "server-moved")
+            raise self._refused(
+                f"redirects elsewhere, and redirects are not followed ({words})", "server-moved"
+            )
         prompt = one.prompt if isinstance(one.prompt, str) else one.prompt[-1]["content"]
-        begins = f"refuses a prompt of {len(prompt)} letters that begins with {prompt[:40]!r}"
+        begins = f"rejects a prompt of {len(prompt)} characters that begins with {prompt[:40]!r}"
         what, code = _REFUSED.get(status, (begins, "server-refuses"))
         raise self._refused(f"{what} ({words})", code)
 
@@ -315,12 +319,12 @@ class _Client:
             thought = message.get("reasoning_content") or message.get("reasoning")
             used = body.get("usage") or {}
         except (LookupError, TypeError, AttributeError):
-            raise _Again(f"what it sent holds no answer{f': {said}' if said else ''}") from None
+            raise _Again(f"the response holds no answer{f': {said}' if said else ''}") from None
         ended = _ENDED.get(reason) if isinstance(reason, str) else None
         if text is None and (message.get("refusal") or thought or ended in ("length", "filter")):
             text, ended = "", "filter" if message.get("refusal") else ended
         if not isinstance(text, str) or ended is None:
-            raise _Again(f"what it sent is no finished answer: it ended by {self._clean(repr(reason))}")
+            raise _Again(f"the response is not a finished answer: finish_reason {self._clean(repr(reason))}")
         if isinstance(thought, str) and thought:
             text = f"<think>\n{thought}\n</think>\n\n{text}"
         cut = cut_at(text, self._how.stops)
@@ -346,7 +350,7 @@ class _Client:
         return text.replace(self._key, "***") if self._key else text
 
     def _refused(self, what: str, code: str) -> ModelError:
-        hint = f"The key is that of the environment variable {self._server.key_env}." if self._key else None
+        hint = f"The key comes from the environment variable {self._server.key_env}." if self._key else None
         return ModelError(
             f"the server {what}; asked for the model {self._server.model!r}",
             where=self._address,
@@ -357,9 +361,9 @@ class _Client:
 
 def _used_up(server: ServerSpec, spent: int, needs: int) -> ResourceError:
     return ResourceError(
-        f"of `max_tokens_total: {server.max_tokens_total}` {spent} are used, and the next request may need {needs}",
+        f"{spent} of `max_tokens_total: {server.max_tokens_total}` are used, and the next request may need {needs}",
         where=server.url,
-        hint="Raise it to go on.",
+        hint="Raise it to continue.",
         code="max-tokens-total",
     )
 

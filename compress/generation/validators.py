@@ -42,7 +42,7 @@ def found_alike(pattern: str, expected: str, answer: str, where: str) -> bool:
     wanted = re.search(pattern, expected)
     if wanted is None:
         raise DataError(
-            f"the pattern {pattern!r} finds nothing in an answer of the data: {expected[:80]!r}",
+            f"the pattern {pattern!r} does not match an answer of the data: {expected[:80]!r}",
             where=where,
             code="validator",
         )
@@ -61,7 +61,7 @@ def _of_code(said: str, base: Path, allow_code: bool) -> Validator:
             raise ModelError(f"{type(error).__name__}: {error}", where=said) from error
         if not isinstance(found, bool):
             raise ModelError(
-                f"the function returned {found!r} for an answer; expected is true or false", where=said
+                f"the function returned {found!r} for an answer; expected true or false", where=said
             )
         return found
 

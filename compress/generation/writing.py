@@ -182,7 +182,7 @@ def _rows(model: Artifact, threads: int, device: str, allow_code: bool) -> Any:
         # An ONNX file says so itself.
         if room > positions:
             raise ModelError(
-                f"a prompt and its answer have {room} tokens, and the model knows {positions} positions",
+                f"a prompt and its answer have {room} tokens, but the model has only {positions} positions",
                 where=str(model.path),
                 code="too-long",
             )
@@ -236,7 +236,7 @@ def _written(
             )
     except RuntimeError as error:
         raise ModelError(
-            f"the model cannot write {how.most} tokens behind a prompt of {longest}: {first_line(error)}",
+            f"the model cannot generate {how.most} tokens after a prompt of {longest}: {first_line(error)}",
             where=where,
             code="cannot-write",
         ) from error

@@ -61,7 +61,7 @@ class Lesson:
         """Why a loss of logits or labels cannot be used where there are none."""
         if self.rows:
             return (
-                "embeddings are no logits and have no labels: use output, similarity, hidden or contrastive"
+                "embeddings are not logits and have no labels: use output, similarity, hidden or contrastive"
             )
         alone = self.task.label_loss
         return f"{self.task.name} has no such outputs" + ("" if alone is None else f": use {alone}")
@@ -116,9 +116,9 @@ class LossSpec(PassSpecBase):
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""
         if lesson.teachers > 1 and self.looks_inside:
-            return "several teachers are averaged in their outputs; what lies inside them has no mean"
+            return "several teachers can be averaged in their outputs only, not in their layers"
         if lesson.generated:
-            return "images of a generator are taught by `logits` alone"
+            return "with generated images only `logits` can be used"
         return None
 
 

@@ -118,9 +118,8 @@ def export_graph(model: nn.Module, signature: Signature) -> ir.Model:
                 raise ModelError(
                     f"this module cannot be exported to ONNX: {first_line(error.__cause__ or error)}",
                     where=model.origin.source,
-                    hint="Its forward must do the same whatever the values in a batch are: no `if` or loop over values "
-                    "of tensors (torch.where chooses between them), no .item(), .tolist() or .numpy(), and operators "
-                    "that ONNX has.",
+                    hint="Its forward must not depend on the values in a batch: no `if` or loop over tensor values "
+                    "(use torch.where), no .item(), .tolist() or .numpy(), and only operators that ONNX has.",
                     code="module-export",
                 ) from error
             raise PassError(

@@ -90,4 +90,4 @@ def write_optimized(
             )
         except Exception as error:
             # onnxruntime raises classes of its own that share no parent but Exception.
-            raise PassError(f"onnxruntime refuses the model: {error}", where=str(source)) from error
+            raise PassError(f"onnxruntime rejects the model: {error}", where=str(source)) from error

@@ -19,12 +19,12 @@ def _reasons(tokenizer: Json) -> Iterator[str]:
     model = tokenizer.get("model") or {}
     how = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
     if how != "BPE" or model.get("byte_fallback"):
-        yield f"its tokenizer is a {how}{' with bytes for unknown letters' if how == 'BPE' else ''}, not byte-level BPE"
+        yield f"its tokenizer is a {how}{' with byte fallback' if how == 'BPE' else ''}, not byte-level BPE"
         return
     for token in tokenizer.get("added_tokens") or ():
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
-            yield f"its token {token['content']!r} takes blanks beside it or stands alone"
+            yield f"its token {token['content']!r} strips adjacent whitespace or matches whole words only"
     if any(part["type"] != "NFC" for part in parts_of(tokenizer.get("normalizer"), "normalizers")):
-        yield "its tokenizer changes texts before it cuts them"
+        yield "its tokenizer changes texts before it splits them"
     if rules_of(tokenizer) not in _RULES:
-        yield "its tokenizer cuts texts into words by other rules than those of GPT-2, Llama 3 and Qwen 2"
+        yield "its tokenizer splits texts into words by rules other than those of GPT-2, Llama 3 and Qwen 2"

@@ -89,7 +89,7 @@ def compare(
         difference = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
         if not difference <= allowed:
             raise PassError(
-                f"outputs at {shape.name} ({shape.axes}) differ by {difference:.3g} from the model's; "
+                f"outputs at {shape.name} ({shape.axes}) differ from the model's by {difference:.3g}; "
                 f"the limit is {allowed:.3g}",
                 where=str(path),
             )

@@ -80,10 +80,10 @@ def no_better_than_chance(baseline: StepRecord | None, labels: Sequence[str] = (
     answer, n = most_frequent(accuracy.truth), len(accuracy.truth)
     right = sum(given == true for given, true in zip(accuracy.predictions, accuracy.truth, strict=True))
     name = repr(labels[answer]) if answer < len(labels) else "the most frequent label"
-    where = "test examples" if both == found else "test examples (and as little on the validation split)"
+    where = "test examples" if both == found else "test examples (and is no better on validation)"
     return (
-        f"The baseline is no better than always answering {name}: it is right on {right} of {n} {where}, that answer "
-        f"on {accuracy.truth.count(answer)} (exact test, p = {both.p_value:.2g})"
+        f"The baseline is no better than always answering {name}: it gets {right} of {n} {where} right, that answer "
+        f"gets {accuracy.truth.count(answer)} (exact test, p = {both.p_value:.2g})"
     )
 
 

@@ -134,6 +134,6 @@ def model_path(artifact: Artifact, target: ResolvedTarget) -> str:
     framework = artifact.form.framework
     if (framework is Framework.TORCH) != (target.spec.runtime == "torch"):
         raise TargetError(
-            f"the runtime {target.spec.runtime} does not run this model ({artifact.form})", where=target.label
+            f"the runtime {target.spec.runtime} cannot run this model ({artifact.form})", where=target.label
         )
     return str(artifact.path if framework is Framework.TORCH else artifact.model_file)

@@ -18,8 +18,8 @@ def check_memory_limit(measurements: Iterable[TargetMeasurement]) -> None:
         memory = measured.memory
         if memory.over_limit:
             raise TargetError(
-                f"the model takes {memory.absolute_peak_mb:.1f} MB at its peak ({memory.before_load_mb:.1f} MB of "
-                f"them before it is loaded), and `memory_limit_mb` allows {memory.limit_mb:g} MB",
+                f"the model's peak memory is {memory.absolute_peak_mb:.1f} MB ({memory.before_load_mb:.1f} MB of it "
+                f"before loading), but `memory_limit_mb` allows {memory.limit_mb:g} MB",
                 where=measured.target,
-                hint="Make it smaller, or raise the limit: the same command trains nothing again.",
+                hint="Make it smaller, or raise the limit: the same command does not repeat any training.",
             )

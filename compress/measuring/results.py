@@ -87,7 +87,7 @@ def result_fault(job: Mapping[str, Any], result: object) -> str | None:
     if isinstance(parsed, _Latency):
         return _timing_fault(job, parsed)
     if isinstance(parsed, _Memory) and parsed.peak_bytes < parsed.before_load_bytes:
-        return "a peak below what was held before"
+        return "a peak below the memory held before loading"
     return None
 
 
@@ -105,11 +105,11 @@ def _timing_fault(job: Mapping[str, Any], parsed: _Latency) -> str | None:
         return f"{shapes} timings"
     for scenario, asked in zip(parsed.scenarios, job["scenarios"], strict=True):
         if scenario.wanted > len(scenario.inputs):
-            return "fewer rounds than were wanted"
+            return "fewer rounds than requested"
         if asked["feeds"] and max(scenario.inputs) >= len(_first_shapes(asked["feeds"][0])):
-            return "timings of batches that are none"
+            return "timings of batches that do not exist"
     if parsed.load_ns is not None and len(parsed.load_ns) != models:
-        return f"{len(parsed.load_ns)} times to load"
+        return f"{len(parsed.load_ns)} load times"
     texts = job["tokenization"]["texts"] if job.get("tokenization") else []
     times = parsed.tokenization_ns or []
     return None if len(times) == len(texts) else f"timings of {len(times)} of {len(texts)} texts"
@@ -128,11 +128,11 @@ def output_fault(job: Mapping[str, Any], result: Mapping[str, Any]) -> str | Non
         return "no answers"
     for name, values in answers.items():
         if values.dtype.kind not in "biuf" or values.ndim < 1:
-            return f"{name} that are no numbers"
+            return f"{name} that are not numbers"
         if len(values) != examples:
             return f"outputs of {len(values)} examples"
         if not values.size or values[0].size > LARGEST_WIDTH:
-            return f"outputs of the shape {values.shape}"
+            return f"outputs of shape {values.shape}"
         if not np.isfinite(values).all():
             return "outputs that are not finite numbers"
     return None

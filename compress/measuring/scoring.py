@@ -178,7 +178,7 @@ def written_answers(
     found = load_answers(file)["written"]
     if found.shape != (len(prompts), settings["most"]) or found.dtype != np.int32:
         raise TargetError(
-            f"{jobs.where} gave answers of the shape {found.shape}", where=jobs.where, code="job-result"
+            f"{jobs.where} gave answers of shape {found.shape}", where=jobs.where, code="job-result"
         )
     return found
 
@@ -219,7 +219,7 @@ def model_answers(
         shapes = [{name: values.shape[1:] for name, values in one.items()} for one in (found[0], found[-1])]
         if shapes[0] != shapes[1]:
             raise TargetError(
-                f"{jobs.where} gave outputs of the shapes {shapes[0]} and {shapes[1]}",
+                f"{jobs.where} gave outputs of different shapes, {shapes[0]} and {shapes[1]}",
                 where=jobs.where,
                 code="job-result",
             )

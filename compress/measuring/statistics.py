@@ -226,6 +226,6 @@ def around(value: float, draws: NDArray[np.float64]) -> Interval:
         ValueError: a draw is no number.
     """
     if np.isnan(draws).any():
-        raise ValueError("a resample is no number")
+        raise ValueError("a resample is not a number")
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, min(value, float(low)), max(value, float(high)))

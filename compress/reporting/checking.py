@@ -90,7 +90,7 @@ class Check:
     def table(self) -> RichTable:
         """The table for a terminal."""
         made = RichTable(box=None, pad_edge=False, header_style="bold")
-        for number, title in enumerate(("step", "what", "before", "now", "change", "may", "")):
+        for number, title in enumerate(("step", "what", "before", "now", "change", "allowed", "")):
             made.add_column(title, justify="right" if 2 <= number <= 5 else "left", overflow="fold")
         several = len({line.target for line in self.lines}) > 1
         for line in self.lines:
@@ -150,7 +150,7 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                 raise UsageError(f"{now['run']}: row {after['step']!r} was not measured on {target}")
             if not same_split(one, two):
                 raise UsageError(
-                    f"row {after['step']!r} was scored on another test split: {two['examples']} examples now, "
+                    f"row {after['step']!r} was scored on a different test split: {two['examples']} examples now, "
                     f"{one['examples']} in the report"
                 )
             lines += _score(before, one, two, target, tolerances)
@@ -166,10 +166,10 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                 lines += _judged(before, target, "size", "MB on disk", pair, tolerances.size)
             if not same_memory_batch(one, two):
                 raise UsageError(
-                    f"the peak memory of row {after['step']!r} is that of {memory_words(two)} now, and of "
+                    f"the peak memory of row {after['step']!r} was measured at {memory_words(two)} now, and at "
                     f"{memory_words(one)} in the report",
-                    hint="Memory is measured at the first of `batch_sizes`, and where a task says so at the longest of "
-                    "`sequence_lengths`: name those of the report.",
+                    hint="Memory is measured at the first of `batch_sizes` and, for some tasks, at the longest of "
+                    "`sequence_lengths`: set those of the report.",
                 )
             if same_memory_lengths(one, two):
                 pair = one["peak_memory_mb"], two["peak_memory_mb"]
@@ -194,7 +194,7 @@ def _pairs(
     if missing:
         raise UsageError(
             f"{now['run']} has no row {', '.join(map(repr, missing))}; it has {', '.join(map(repr, found))}",
-            hint="`--deployed` holds only what each deploys against each other.",
+            hint="`--deployed` compares only the deployed models.",
         )
     return [(row, found[row["step"]]) for row in wanted]
 
@@ -262,15 +262,15 @@ def _latency(
     if new is None:
         raise UsageError(
             f"row {row['step']!r} was timed at {timed_words(two)}; the report has it at {timed_words(one)}",
-            hint="Time it at the report's first batch size and lengths too: `batch_sizes` and `sequence_lengths` of "
-            "the target.",
+            hint="Time it at the report's first batch size and lengths too: set the target's `batch_sizes` and "
+            "`sequence_lengths`.",
         )
     name, key, unit = "latency", "latency_p50_ms", "p50 ms"
     if quantity is not None:
         name, key, unit = quantity.name, quantity.name, quantity.unit
     more_is_worse = quantity is None or quantity.smaller_is_better
     ratios = old["speedup"], new["speedup"]
-    by = "speed-up over the baseline, for the machines differ"
+    by = "speed-up over the baseline, since the machines differ"
     by_ratio = (
         []
         if alone
@@ -286,7 +286,7 @@ def _latency(
         note = f"other processes disturbed the timing {' and '.join(disturbed)}"
         return [replace(line, worse=False, judged=False, note=note) for line in found]
     if here and baseline and found and found[0].worse and by_ratio and not by_ratio[0].worse:
-        note = f"the machine is slower: {times(ratios[0])} its baseline before, {times(ratios[1])} now"
+        note = f"the machine is slower: speed-up {times(ratios[0])} before, {times(ratios[1])} now"
         return [replace(found[0], worse=False, note=note)]
     return found
 

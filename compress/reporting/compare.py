@@ -89,12 +89,12 @@ def compare(runs: Sequence[Result], *, anyway: bool = False) -> Comparison:
         UsageError: fewer than two runs, or runs whose rows are not comparable and `anyway` is not set.
     """
     if len(runs) < 2:
-        raise UsageError("comparing needs two runs or more")
+        raise UsageError("need two runs or more to compare")
     found = differences(runs)
     if found and not anyway:
         raise UsageError(
             "these runs are not comparable: " + "; ".join(found),
-            hint="`--anyway` compares them all the same.",
+            hint="`--anyway` compares them regardless.",
         )
     reports = [as_report(run) for run in runs]
     return Comparison(_deployed_table(reports, _names(reports)), found)
@@ -118,7 +118,7 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
             found.append(f"{name} was measured on {_place(one)}, {other_name} on {_place(two)}")
         elif one["protocol"] != two["protocol"]:
             found.append(
-                f"{name} was measured by protocol {one['protocol']}, {other_name} by protocol {two['protocol']}"
+                f"{name} was measured with protocol {one['protocol']}, {other_name} with protocol {two['protocol']}"
             )
         if one["latency"] and two["latency"]:
             found += _other_setting(name, one, other_name, two)
@@ -128,7 +128,9 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
                 f"({one['examples']} and {two['examples']} examples)"
             )
         elif "baseline" in (one.get("against"), two.get("against")) and not same_baseline(first, other):
-            found.append(f"{name} and {other_name} were scored against different teachers' similarities")
+            found.append(
+                f"{name} and {other_name} were scored against the similarities of different teachers"
+            )
     return tuple(found)
 
 
@@ -138,7 +140,7 @@ def _other_setting(name: str, one: Mapping[str, Any], other_name: str, two: Mapp
         return [f"{name} was timed at {timed_words(one)}, {other_name} at {timed_words(two)}"]
     if not same_memory_batch(one, two):
         return [
-            f"the peak memory of {name} is that of {memory_words(one)}, of {other_name} that of {memory_words(two)}"
+            f"the peak memory of {name} was measured at {memory_words(one)}, of {other_name} at {memory_words(two)}"
         ]
     return []
 
@@ -163,7 +165,7 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
         row("status", *(str(report["status"]) for report in reports)),
         row("deploys", *(_deployed_words(report) for report in reports)),
         line("score", _score_cell),
-        row("score against the first", *(_against_first(reports[0], report) for report in reports)),
+        row("score vs. the first run", *(_against_first(reports[0], report) for report in reports)),
         line(
             "retention",
             lambda v: Cell(percent(v["retention"]), percent_range(v["retention_low"], v["retention_high"])),
@@ -197,7 +199,7 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
         dict.fromkeys(report["targets"][0] if report["targets"] else MISSING for report in reports)
     )
     return Table(
-        f"What the runs deploy, on {targets}; each speed-up is over the baseline of its own run",
+        f"Deployed models, on {targets}; each speed-up is over the baseline of its own run",
         ("", *names),
         lines,
     )

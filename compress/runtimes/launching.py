@@ -19,7 +19,7 @@ from compress.core.telemetry import OFF
 TAIL_LINES = 12
 """Lines of a failed child's output that its error shows."""
 KILLED = (
-    "The system kills a process so when memory runs out: let other programs end, or take smaller `batch_sizes`. "
+    "The system does this when memory runs out: close other programs, or use smaller `batch_sizes`. "
     + GOES_ON
 )
 

@@ -59,16 +59,16 @@ def write_image_model(ctx: StepContext, spec: TeacherSpec) -> dict[str, Any]:
     if declared.normalisation is None and spec.finetune is None:
         if not (made_here and is_drawn_at_random(teacher.model, spec.model, ctx.base, shape)):
             raise ModelError(
-                "nobody says how this model takes images (size, crop, mean and deviation, order of the channels), and "
-                "it is used as it stands",
+                "this model's image preprocessing is not declared (size, crop, mean and standard deviation, channel "
+                "order), and it is used without training",
                 where=spec.model,
-                hint="Say it in `data.preprocess`; a folder of transformers may hold a preprocessor_config.json "
-                "instead; or train the model on the data with `teacher.finetune`.",
+                hint="Declare it in `data.preprocess`, or in the preprocessor_config.json of a transformers folder; or "
+                "train the model on the data with `teacher.finetune`.",
                 code=UNDECLARED,
             )
         notes.append(
-            f"nobody trained {spec.model}: its weights are drawn at random. So nobody says how it takes images, and "
-            "they are normalised with the mean and deviation of the training images"
+            f"{spec.model} is untrained: its weights are random. Its image preprocessing is not declared, so images "
+            "are normalised with the mean and standard deviation of the training images"
         )
     image = declared.complete(items, declared.channels)
     if teacher.head != "none":
@@ -106,10 +106,10 @@ def declared_of(said: SaidOfImages, data: DataSpec, where: str) -> DeclaredImage
     asked = declared_in_profile(data.preprocess)
     if own.normalisation is not None and not _alike(own, asked):
         raise ModelError(
-            f"{said.where or where} says already how this model takes images, and otherwise: "
+            f"{said.where or where} already declares this model's image preprocessing, and differently: "
             f"{own.complete((), own.channels or 3).as_dict()}",
             where="data.preprocess",
-            hint="Leave `preprocess` out; for another size there is `image_size`.",
+            hint="Leave `preprocess` out; `image_size` sets another size.",
             code=CODE,
         )
     return DeclaredImages(asked.size, own.channels, asked.normalisation, asked.framing)
@@ -129,7 +129,7 @@ def _with_size(
         return images_taken(teacher.model, declared, items, where)
     if declared.channels not in (None, 1, 3):
         raise ModelError(
-            f"the model takes images of {declared.channels} channels; images here have 1 or 3", where=where
+            f"the model takes images of {declared.channels} channels; only 1 or 3 are supported", where=where
         )
     size, note = (declared.size, None) if declared.size is not None else usual_size(items)
     found = declared.sized(size).with_channels(declared.channels or usual_channels(items))
@@ -147,5 +147,5 @@ def _check_outputs(teacher: ImageTeacher, image: ImageFormat, labels: int, where
         raise ModelError(
             f"this model has {outputs} outputs, but the data has {labels} labels",
             where=where,
-            hint=f"Let the function build a model with {labels} outputs." if plain else None,
+            hint=f"Make the function build a model with {labels} outputs." if plain else None,
         )

@@ -70,7 +70,7 @@ def _check_registered(module: nn.Module, where: str) -> None:
         if isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad):
             what = "a layer" if isinstance(value, nn.Module) else "a parameter"
             raise ModelError(
-                f"`{name}` holds {what} that torch does not know: it would be neither trained nor saved",
+                f"`{name}` holds {what} that torch does not register: it would be neither trained nor saved",
                 where=where,
                 hint="Keep layers in nn.ModuleList or nn.ModuleDict, and parameters as nn.Parameter in attributes or "
                 "nn.ParameterList.",
@@ -87,7 +87,7 @@ def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
             outputs = _run(model, shown, where)
         if watch.seen:
             raise ModelError(
-                "its forward switches autocast on: it would compute otherwise in its file than here",
+                "its forward enables autocast: its exported file would compute differently",
                 where=where,
                 hint="Leave `torch.autocast` out of the module; `finetune.precision` chooses how it is trained.",
                 code="module-autocast",
@@ -95,9 +95,10 @@ def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
         again = [_run(model, shown, where) for _ in range(2)]
         if not all(_alike(outputs, each, _CLOSE) for each in again):
             raise ModelError(
-                "it gives other outputs for the same images when it is asked again, in eval mode too",
+                "it gives different outputs for the same images each time, even in eval mode",
                 where=where,
-                hint="Draw nothing in forward, and give F.dropout `training=self.training` (or use nn.Dropout).",
+                hint="Draw no random numbers in forward, and give F.dropout `training=self.training` (or use "
+                "nn.Dropout).",
                 code=RANDOM,
             )
         changed = [
@@ -105,17 +106,17 @@ def _check_forward(model: PlainModel, shown: Tensor, where: str) -> Tensor:
         ]
         if changed:
             raise ModelError(
-                f"its forward changes {changed[0].removeprefix('module.')!r} in eval mode: what it says depends on "
-                "what it has seen",
+                f"its forward changes {changed[0].removeprefix('module.')!r} in eval mode: its outputs depend on "
+                "earlier inputs",
                 where=where,
                 hint="Change buffers only where `self.training` is true.",
                 code="module-stateful",
             )
         if not _alike(outputs, _each_alone(model, shown, where), _CLOSE_IN_A_BATCH):
             raise ModelError(
-                "what it says of an image depends on the others of its batch, in eval mode too",
+                "its output for an image depends on the other images in the batch, even in eval mode",
                 where=where,
-                hint="A BatchNorm that keeps no running statistics does this, and F.batch_norm with `training=True`.",
+                hint="A BatchNorm without running statistics does this, and so does F.batch_norm with `training=True`.",
                 code="module-batch",
             )
     return outputs
@@ -136,9 +137,9 @@ def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where:
         other.load_state_dict(model.module.state_dict())
     except RuntimeError as error:
         raise ModelError(
-            f"the function builds other parameters each time: {str(error).splitlines()[-1].strip()}",
+            f"the function builds different parameters each time: {str(error).splitlines()[-1].strip()}",
             where=where,
-            hint="Let it build the same module whatever the random state is.",
+            hint="Make it build the same module whatever the random state.",
             code=RANDOM,
         ) from error
     with torch.no_grad():
@@ -147,10 +148,10 @@ def _check_built_again(model: PlainModel, shown: Tensor, outputs: Tensor, where:
         names = _differing(model.module, other)
         what = f" (`{names[0]}`)" if names else ""
         raise ModelError(
-            f"it draws numbers at random when it is built{what} that no saved weights hold: built again, it is another "
+            f"building it draws random numbers{what} that are not in its saved weights: built again, it is a different "
             "model",
             where=where,
-            hint="Keep such tensors as nn.Parameter, or with register_buffer.",
+            hint="Store such tensors as nn.Parameter, or with register_buffer.",
             code=RANDOM,
         )
 
@@ -175,7 +176,7 @@ def _run(model: PlainModel, shown: Tensor, where: str) -> Tensor:
         raise ModelError(error.message, where=where, hint=error.hint, code=error.code) from error
     except Exception as error:  # the user's own code may raise anything
         raise ModelError(
-            f"it does not take {len(shown)} images of {' x '.join(map(str, shown.shape[1:]))}: {error}",
+            f"it does not accept {len(shown)} images of {' x '.join(map(str, shown.shape[1:]))}: {error}",
             where=where,
         ) from error
 

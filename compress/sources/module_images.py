@@ -61,10 +61,12 @@ def images_taken(
         for side in _USUAL_SIDES:
             for channels in colours:
                 if _takes(model, channels, (side, side)):
-                    words = f"{where} does not take images of {own[0]} x {own[1]}: they are scaled to {side} x {side}"
+                    words = (
+                        f"{where} rejects images of {own[0]} x {own[1]}: they are resized to {side} x {side}"
+                    )
                     return declared.sized((side, side)).with_channels(channels), [words]
     image_outputs(model, colours[0], own, where)  # says what the module says
-    raise ModelError("the module takes images at one time and refuses them at another", where=where)
+    raise ModelError("the module accepts images one time and rejects them another", where=where)
 
 
 def _in_turn(channels: int) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ class Truth:
             ValueError: the examples are pairs.
         """
         if self.scores is not None:
-            raise ValueError("pairs cannot be taken apart")
+            raise ValueError("pairs cannot be split")
         return Truth(self.labels[indices], None, None if self.reference is None else self.reference[indices])
 
 
@@ -232,7 +232,7 @@ def not_finite() -> ModelError:
 def wrong_shape(shape: tuple[int, ...], expected: str, where: str) -> ModelError:
     """The error of outputs of a shape that the task does not read."""
     return ModelError(
-        f"the model's outputs have the shape {shape}; expected are {expected} numbers for each example",
+        f"the model's outputs have shape {shape}; expected {expected} numbers per example",
         where=where,
         code="wrong-outputs",
     )

@@ -27,7 +27,7 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     """
     rows = np.asarray(outputs).reshape(len(outputs), -1) if flat(outputs.shape) else outputs
     if rows.ndim != 2:
-        raise ValueError("the outputs are not one row of numbers an example")
+        raise ValueError("the outputs are not one row of numbers per example")
     if settings.get("order") is not None:
         rows = rows[:, settings["order"]]
     wide = rows.astype(np.float64)

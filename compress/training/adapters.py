@@ -88,7 +88,7 @@ def merge(model: nn.Module, trained: int, inputs: Inputs, device: Device) -> dic
         difference, apart = compared(outputs_of(model(**batch)), adapted)
     if apart:
         raise PassError(
-            f"the merged model gives other outputs than the adapted one: they differ by {difference:.2g}"
+            f"the merged model gives different outputs than the adapted one: they differ by {difference:.2g}"
         )
     return {"trained_parameters": trained, "merged_difference": difference}
 

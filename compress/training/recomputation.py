@@ -30,9 +30,9 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     ]
     if not found:
         raise ModelError(
-            "the layers of this model cannot be computed once more for their gradients",
+            "this model does not support gradient checkpointing",
             where="gradient_checkpointing",
-            hint="Transformers models can; of others lower `batch_size`, or set `accumulate`.",
+            hint="Transformers models do; for others lower `batch_size`, or set `accumulate`.",
         )
     settings = {"use_reentrant": False, "context_fn": _arithmetics}
     for module in found:

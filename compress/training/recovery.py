@@ -123,7 +123,9 @@ def check_saved(model: nn.Module, out: Path, inputs: Inputs, where: str) -> None
         expected, found = outputs_of(model.eval()(**taken(batch))), outputs_of(saved(**taken(batch)))
     if not torch.equal(expected, found):
         difference = float((expected - found).abs().max())
-        raise PassError(f"the saved model gives other outputs: they differ by {difference:.2g}", where=where)
+        raise PassError(
+            f"the saved model gives different outputs: they differ by {difference:.2g}", where=where
+        )
 
 
 def _two_goals(losses: Sequence[LossSpec]) -> bool:

@@ -137,12 +137,12 @@ def test_the_manifest_says_how_inputs_are_made(made: dict[str, Path]):
 def test_the_card_speaks_of_its_own_task(made: dict[str, Path]):
     cards = {task: " ".join((folder / "README.md").read_text().split()) for task, folder in made.items()}
     assert "pip install onnxruntime numpy pillow python predict.py picture.png" in cards[IMAGES]
-    assert "scaled to 6 x 8 pixels" in cards[IMAGES]
-    assert "less the mean 0.5, divided by the standard deviation 0.25" in cards[IMAGES]
+    assert "resized to 6 x 8 pixels" in cards[IMAGES]
+    assert "normalized with the mean 0.5 and the standard deviation 0.25" in cards[IMAGES]
     assert "okens" not in cards[IMAGES]
     assert "pip install onnxruntime numpy tokenizers" in cards[SENTENCES]
     assert "a vector of 3 numbers" in cards[SENTENCES]
-    assert "with a cosine of 0.9999 or more" in cards[SENTENCES]
+    assert "with a cosine similarity of 0.9999 or more" in cards[SENTENCES]
     assert "abel" not in cards[SENTENCES]
     assert "at most 16 tokens, padded with 0 on the right" in cards["text-classification"]
 
@@ -273,5 +273,5 @@ def test_a_bundle_of_another_layout_is_refused(made: dict[str, Path], tmp_path: 
     bundle = copy_of(made, IMAGES, tmp_path)
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
-    with pytest.raises(ModelError, match="layout of this bundle is 1"):
+    with pytest.raises(ModelError, match="this bundle has format 1"):
         verify_bundle(bundle)

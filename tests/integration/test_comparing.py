@@ -58,7 +58,7 @@ def test_a_run_and_a_measurement_against_its_teacher_compare(tmp_path: Path):
     assert one.machine == two.machine
     assert differences([run, alone]) == ()
     lines = {row.cells[0].text: row.cells[1:] for row in compare([run, alone]).deployed.rows}
-    assert lines["score against the first"][1].text == "no difference"
+    assert lines["score vs. the first run"][1].text == "no difference"
     assert same_baseline(contract(run), contract(alone))
     # Records of before models were named by what they are: nobody knows.
     unnamed = [
@@ -67,5 +67,5 @@ def test_a_run_and_a_measurement_against_its_teacher_compare(tmp_path: Path):
         )
         for one in (run, alone)
     ]
-    assert "different teachers' similarities" in differences(unnamed)[0]
+    assert "similarities of different teachers" in differences(unnamed)[0]
     assert differences([run, unnamed[0]]) == ()

@@ -53,8 +53,8 @@ def test_a_run_ends_well_once_there_is_space_and_memory(disk: SmallDisk, tmp_pat
     disk.enlarge(40)
     small = compress("run", profile, "--quiet", "--set", "targets.0.memory_limit_mb=20", folder=job)
     assert small.returncode == 5, small.stderr
-    assert "MB of them before it is loaded), and `memory_limit_mb` allows 20 MB" in small.stderr
-    assert "trains nothing again" in small.stderr
+    assert "MB of it before loading), but `memory_limit_mb` allows 20 MB" in small.stderr
+    assert "does not repeat any training" in small.stderr
     made = {file: file.stat().st_mtime_ns for file in disk.path.glob("artifacts/*/*.safetensors")}
     assert made
 

@@ -58,8 +58,8 @@ def test_the_student_learns_them_beside_the_data(done: tuple[Path, api.Run]):
 def test_report_and_card_say_who_wrote(done: tuple[Path, api.Run]):
     folder = done[0].parent / "reports" / "tiny"
     page = (folder / "report.md").read_text(encoding="utf-8")
-    assert "## Texts that a model wrote for the teacher to label" in page
-    assert "distill: 9 of 9 texts that were wanted are kept." in page
+    assert "## Generated texts labelled by the teacher" in page
+    assert "distill: 9 of the 9 requested texts are kept." in page
     assert "| distill | writer | apache-2.0 |" in page
     bundle = Path(str(done[1].record.bundle))
     assert json.loads((bundle / "manifest.json").read_text())["learnt_from"] == [

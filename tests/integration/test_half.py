@@ -142,7 +142,7 @@ def test_what_onnxruntime_cannot_run_is_refused_with_its_reason(lowered: Artifac
         ),
         (
             {"bits": 16, "numbers": "bf16", "arithmetic": "half"},
-            "onnxruntime multiplies no bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`",
+            "onnxruntime cannot multiply bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`",
         ),
         ({"bits": 8, "arithmetic": "half"}, "arithmetic serves 16 bits only; this is `bits: 8`"),
         ({"bits": 16, "library": "bitsandbytes"}, "bitsandbytes stores 4 or 8 bits"),

@@ -152,15 +152,15 @@ def test_an_excluded_convolution_stays_floating(lowered: Artifact, tmp_path: Pat
             {"scheme": "dynamic"},
             "quantize.scheme",
             "this model has 6 convolutions (module.stem, module.block.first, module.block.second, ...), "
-            "which are slower with ranges found at run time than in floating point",
-            "Set `scheme: static` (or `auto`, which takes it), or name the convolutions in `exclude`.",
+            "which are slower with dynamic ranges than in floating point",
+            "Set `scheme: static` (or `auto`, which chooses it), or list the convolutions in `exclude`.",
         ),
         (
             {"bits": 4},
             "quantize.bits",
             "this model has 6 convolutions (module.stem, module.block.first, module.block.second, ...), "
-            "and weights in 4-bit blocks exist for matrix products only",
-            "Set `bits: 8`, or name the convolutions in `exclude` to leave them floating.",
+            "but 4-bit block weights are supported for matrix products only",
+            "Set `bits: 8`, or list the convolutions in `exclude` to keep them in floating point.",
         ),
     ],
 )
@@ -232,21 +232,21 @@ def test_a_pruned_vision_transformer_goes_on(tmp_path: Path) -> None:
             "network",
             {"heads": 0.5},
             "prune.remove.heads",
-            "this model has no heads that could be removed: a PlainModel is no transformer whose layers we know",
+            "this model has no removable heads: a PlainModel is not a transformer with a known layer structure",
         ),
         (
             "network",
             {"feed_forward": 0.5},
             "prune.remove.feed_forward",
-            "this model has no feed-forward that could be removed: "
-            "a PlainModel is no transformer whose layers we know",
+            "this model has no removable feed-forward: "
+            "a PlainModel is not a transformer with a known layer structure",
         ),
         ("dense", {"channels": 0.5}, "prune.remove.channels", "this model has no convolutions"),
         (
             "vit",
             {"channels": 0.5},
             "prune.remove.channels",
-            "this model is a transformer: it has no convolutions that could lose channels",
+            "this model is a transformer: it has no convolutions to remove channels from",
         ),
     ],
 )

@@ -55,10 +55,10 @@ def test_it_is_trained_scored_and_timed(done: api.Run, folder: Path):
     assert [latency.lengths for latency in baseline.latency] == ["write:16", "read:16"]
     assert done.status == "ok"
     text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
-    assert "What causal-lm is measured by" in text
+    assert "Metrics specific to causal-lm" in text
     write, read = (latency.p50_ms for latency in baseline.latency)
     assert baseline.memory.lengths == "read:16 write:32"
-    assert "What is run meanwhile: read:16 write:32, in tokens." in text
+    assert "Workload while memory was measured: read:16 write:32, in tokens." in text
     row = done.rows.iloc[0]
     assert row["load_ms"] > 0
     assert row["decode_tokens_per_s"] == pytest.approx(1000 / write)
@@ -223,7 +223,7 @@ def test_answers_in_words_are_judged_and_held_against_the_baselines(folder: Path
         wanted = generate(Decoder(session, 64), [tokens], 12, (259,))[0]
         assert byte_tokenizer().decode([one for one in wanted if one != 259])[:240] == answer
     text = (folder / "reports" / "asked" / "report.md").read_text()
-    assert "Answers in words" in text
+    assert "Generated answers" in text
     assert "p (McNemar)" in text
 
 
@@ -270,11 +270,11 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"passes": [{"export": {"formats": ["onnx", "gguf"]}}]}, "its tokenizer merges nothing"),
-        ({"passes": [{"export": {"gguf": "q4_0"}}]}, "add it to `formats`"),
+        ({"passes": [{"export": {"formats": ["onnx", "gguf"]}}]}, "its tokenizer has no merges"),
+        ({"passes": [{"export": {"gguf": "q4_0"}}]}, "add `gguf` to `formats`"),
         (
             {"passes": [{"distill": {"student": {"heads": 3}, "losses": [{"logits": {}}]}}]},
-            "no multiple of 2",
+            "not a multiple of 2",
         ),
         (
             {"passes": [{"distill": {"student": {"hidden_size": 30}, "losses": [{"logits": {}}]}}]},
@@ -293,8 +293,8 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
             "use next_token",
         ),
         ({"passes": [LOW_RANK, LOW_RANK]}, "passes.1.low_rank: needs a float torch model"),
-        ({"passes": [LOW_RANK, GGUF]}, "as llama.cpp has no products of two"),
-        ({"teacher": ADAPTED, "passes": [GGUF]}, "as llama.cpp has no products of two"),
+        ({"passes": [LOW_RANK, GGUF]}, "a model without factored maps"),
+        ({"teacher": ADAPTED, "passes": [GGUF]}, "a model without factored maps"),
         ({"teacher": ADAPTED}, "LoRA needs whole ones"),
         (
             {"teacher": ADAPTED, "passes": [LOW_RANK]},
@@ -306,15 +306,15 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
         ),
         (
             {"teacher": WIDE, "passes": [{"prune": {"remove": {"heads": 0.25}}}]},
-            "remove.heads: 3 heads do not divide the width 64: of its 4 groups of heads 1 or 2 can stay",
+            "remove.heads: 3 heads do not divide the width 64: of its 4 groups of heads 1 or 2 can be kept",
         ),
         (
             {"teacher": WIDE, "passes": [{"distill": NARROW}, {"prune": {"remove": {"heads": 0.34}}}]},
-            "2 heads do not divide the width 33: of its 3 groups of heads 1 can stay",
+            "2 heads do not divide the width 33: of its 3 groups of heads 1 can be kept",
         ),
-        ({"passes": [{"prune": {"target": {"ratio": 0.5}}}]}, "alike in each layer"),
-        ({"passes": [{"prune": {"remove": {"vocabulary": "unused"}}}]}, "alike in each layer"),
-        ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "alike in each layer"),
+        ({"passes": [{"prune": {"target": {"ratio": 0.5}}}]}, "equally in each layer"),
+        ({"passes": [{"prune": {"remove": {"vocabulary": "unused"}}}]}, "equally in each layer"),
+        ({"passes": [{"prune": {"remove": {"heads": 0.5}, "scope": "global"}}]}, "equally in each layer"),
         ({"passes": [{"quantize": {"bits": 8, "train": {"epochs": 1}}}]}, "scheme: weight_only"),
         (
             {"passes": [{"quantize": {"bits": 8, "mixed": {"max_drop": 0.01}}}]},
@@ -480,7 +480,7 @@ def test_four_bits_are_mixed_trained_and_shipped_with_a_cache_in_eight(folder: P
     measured = {metric.name: metric.value for metric in step.measurements[0].accuracy.metrics}
     assert measured["perplexity"] < 1.1 * run.record.steps[0].measurements[0].accuracy.metrics[0].value
     text = (folder / "reports" / "tiny-lm" / "report.md").read_text()
-    assert "What weights in blocks changed" in text
+    assert "Rounding error of block-quantized weights" in text
     assert run.bundle is not None
     assert api.verify(run.bundle).problems == ()
 

@@ -265,6 +265,6 @@ def test_moments_of_a_convolution_are_those_of_its_patches():
     ],
 )
 def test_a_damaged_description_is_refused(described: object):
-    with pytest.raises(ModelError, match="no maps that could be factored") as caught:
+    with pytest.raises(ModelError, match="no maps that fit the factors") as caught:
         apply_factors(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), described, "x.json")
     assert caught.value.where == "x.json"

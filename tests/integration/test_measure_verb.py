@@ -217,7 +217,7 @@ def test_weights_in_a_file_beside_the_model_count(folder: Path, tmp_path: Path):
     assert taken.size.model_mb == sum(sizes) / 1e6
     whole = (tmp_path / "split" / "weights.bin").read_bytes()
     (tmp_path / "split" / "weights.bin").write_bytes(whole[:-1])
-    cut = rf"the file with the model's weights was cut off: weights\.bin has {len(whole) - 1} bytes"
+    cut = rf"the file with the model's weights is truncated: weights\.bin has {len(whole) - 1} bytes"
     with pytest.raises(ModelError, match=cut) as caught:
         take_in(tmp_path / "split", Given(), "text-classification", LABELS, 16, tmp_path / "again")
     assert caught.value.exit_code == 4

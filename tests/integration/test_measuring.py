@@ -123,7 +123,7 @@ def test_a_model_that_needs_more_than_the_limit_is_an_error(tmp_path: Path) -> N
     with pytest.raises(TargetError) as caught:
         check_memory_limit([heavy])
     assert caught.value.where == "small"
-    words = r"the model takes (\d+\.\d) MB at its peak \(\d+\.\d MB of them before .* allows 120 MB"
+    words = r"the model's peak memory is (\d+\.\d) MB \(\d+\.\d MB of it before .* allows 120 MB"
     found = re.search(words, str(caught.value))
     assert found is not None
     # The weights, and a product with them for each of the examples.
@@ -159,9 +159,9 @@ def test_a_broken_model_file_is_a_target_error(tmp_path: Path) -> None:
 
 
 def test_a_runtime_refuses_the_other_form(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="runtime torch does not run this model"):
+    with pytest.raises(TargetError, match="runtime torch cannot run this model"):
         measured(write_votes_artifact(tmp_path / "m"), runtime="torch")
-    with pytest.raises(TargetError, match="runtime onnxruntime does not run this model"):
+    with pytest.raises(TargetError, match="runtime onnxruntime cannot run this model"):
         measured(write_torch_artifact(tmp_path / "t"))
 
 

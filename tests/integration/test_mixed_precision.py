@@ -162,5 +162,5 @@ def test_what_loses_most_is_given_back_within_a_latency(
 def test_the_best_model_by_the_end_of_the_time_is_kept(fragile: Artifact, data: TrainingData, tmp_path: Path):
     found = quantized(tmp_path, fragile, data, MixedSpec(max_drop=0.0, minutes=1e-3))[1].facts["mixed"]
     assert not found["held"]
-    assert found["reason"] == "the time was used up"
+    assert found["reason"] == "the time ran out"
     assert [trial["given_back"] for trial in found["trials"]] == [0, 1]

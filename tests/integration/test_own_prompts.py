@@ -169,12 +169,15 @@ def test_a_run_without_prompts_is_told_from_one_with_them(tmp_path: Path, monkey
     assert steps["distill.control"].facts["shown"] == {"train": 8}
     shown = (tmp_path / "reports" / "tiny-lm" / "report.md").read_text()
     for words in (
-        "Prompts that were written",
-        "no training data was shown",
-        "for the same student taught with it",
+        "Generated prompts",
+        "no training data used",
+        "for the same student trained on it",
     ):
         assert words in shown
-    assert "It learnt texts that other models wrote" in next(tmp_path.rglob("bundle/README.md")).read_text()
+    assert (
+        "It was trained on texts written by other models"
+        in next(tmp_path.rglob("bundle/README.md")).read_text()
+    )
 
 
 def written_in(folder: Path) -> list[Answer]:
@@ -213,8 +216,8 @@ def test_what_a_user_would_ask_is_learnt_with_its_answer(teacher: Artifact, tmp_
     assert "never" not in json.dumps([second.examples.items, second.samples])
     run = change_step(bert_run(), "distill", facts={"written": second.told})
     tables = {one.caption: one.rows for one in written(run).tables}
-    assert len(tables["Prompts that were written"]) == len(second.told["own_prompts"]["by_reason"])
-    assert len(tables["Who wrote, and what it took"]) == 2
+    assert len(tables["Generated prompts"]) == len(second.told["own_prompts"]["by_reason"])
+    assert len(tables["Generating model and cost"]) == 2
 
 
 def test_a_killed_run_asks_nothing_twice_and_its_student_is_taught(teacher: Artifact, tmp_path: Path):
@@ -264,7 +267,7 @@ def test_plain_texts_begin_where_texts_begin(teacher: Artifact, tmp_path: Path):
     with pytest.raises(DataError, match="no-chat-template"):
         lessons_of(prepared(tmp_path / "other", bare, free, []))
     with pytest.raises(
-        PassError, match=r"of 12 prompts that the teacher wrote none is kept: .* cut at the length"
+        PassError, match=r"none of the 12 prompts that the teacher wrote is kept: .* cut at the length"
     ):
         lessons_of(prepared(tmp_path / "short", teacher, {"examples": 12, "most": 2}, []))
 
@@ -304,7 +307,7 @@ def test_a_server_writes_them_behind_the_template_of_its_model(teacher: Artifact
         used = sum(one.used["prompt"] + 1 for one in written_in(tmp_path / "one"))
         limited = {**server, "max_tokens_total": used - 1}
         ctx = prepared(tmp_path / "limit", teacher, free, [], sequence={"most": 8, "server": limited, **OK})
-        with pytest.raises(ResourceError, match=f"of `max_tokens_total: {used - 1}`"):
+        with pytest.raises(ResourceError, match=f"of `max_tokens_total: {used - 1}` are used"):
             lessons_of(ctx)
         assert 20 < len(written_in(tmp_path / "limit")) < 40
         before, there.off = len(there.asked), 1

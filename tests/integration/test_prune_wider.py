@@ -357,7 +357,7 @@ def test_a_gpu_times_for_itself(source: Artifact, tmp_path: Path):
 
 def test_what_a_model_does_not_have_is_refused(tmp_path: Path, source: Artifact):
     factored, _ = make(low_rank, tmp_path / "low", LowRankSpec(ratio=0.5, recover=None), source)
-    with pytest.raises(ModelError, match="those of this model are factored"):
+    with pytest.raises(ModelError, match="cannot be predicted for factored maps"):
         make(prune, tmp_path / "a", spec(target={"speedup": 2}), factored)
     for number, remove in enumerate(({"layers": 0.1}, {"hidden": 0.05})):
         with pytest.raises(PassError, match="nothing would be removed"):

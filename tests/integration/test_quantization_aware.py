@@ -278,7 +278,7 @@ def test_a_network_learns_to_be_rounded(network: Lowered, tmp_path: Path) -> Non
 
 
 def test_a_pattern_that_fits_nothing_is_refused(text: Lowered) -> None:
-    with pytest.raises(ModelError, match="no layer of the model fits the pattern 'nobody'"):
+    with pytest.raises(ModelError, match="no layer of the model matches the pattern 'nobody'"):
         text.simulate(load_model(text.source.path), spec(exclude=["nobody"]))
 
 

@@ -345,7 +345,7 @@ def test_a_failed_step_leaves_its_record_and_a_report_and_the_run_can_be_mended(
     broken = "passes.2.quantize.exclude=['no such layer']"
     result = compress("run", copy / "tiny.yaml", "--set", broken, folder=copy)
     assert result.returncode == 4
-    assert "no layer of the model fits the pattern 'no such layer'" in result.stderr
+    assert "no layer of the model matches the pattern 'no such layer'" in result.stderr
     report = report_of(copy)
     assert report["status"] == "failed"
     assert [row["step"] for row in report["rows"]] == ["baseline", "distill", "prune", "quantize"]

@@ -68,7 +68,7 @@ def test_a_student_learns_what_a_server_writes(
         assert isinstance(there, Telling)
         server = {"url": there.url, "model": "scripted", "key_env": "ITS_KEY"}
         file = written(tmp_path, server)
-        with pytest.raises(ModelError, match="does not take the key") as caught:
+        with pytest.raises(ModelError, match="rejects the key") as caught:
             api.run(file, quiet=True)
         assert caught.value.exit_code == 4
         refused = len(there.asked)
@@ -90,7 +90,10 @@ def test_a_student_learns_what_a_server_writes(
         assert len(there.asked) == refused + prompts
     shown = (tmp_path / "reports" / "tiny-lm" / "report.md").read_text()
     assert "the server read" in shown
-    assert "It learnt texts that other models wrote" in next(tmp_path.rglob("bundle/README.md")).read_text()
+    assert (
+        "It was trained on texts written by other models"
+        in next(tmp_path.rglob("bundle/README.md")).read_text()
+    )
     files = [one for one in tmp_path.rglob("*") if one.is_file()]
     assert len(files) > 30
     for one in files:

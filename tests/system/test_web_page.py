@@ -124,5 +124,7 @@ def test_a_file_is_no_page_and_a_missing_operator_is_named(window: Browser, tmp_
     model = onnx.load(str(page / "model.onnx"))
     model.graph.node[0].op_type, model.graph.node[0].domain = "Nope", "com.microsoft"
     onnx.save(model, str(page / "model.onnx"))
-    with pytest.raises(ModelError, match=r"it has no operator (com\.microsoft:)?Nope, which the model uses"):
+    with pytest.raises(
+        ModelError, match=r"it lacks the operator (com\.microsoft:)?Nope, which the model uses"
+    ):
         try_page(page, PageExamples([], [], [], 0.1))

@@ -141,7 +141,7 @@ def test_an_average_of_several_models_is_not_packed_by_bitsandbytes(tmp_path: Pa
     with pytest.raises(ProfileError) as caught:
         load_profile(file, (*AVERAGED, *PACKED))
     assert [f"{fault.path}: {fault.message}" for fault in caught.value.faults] == [
-        "passes.1.quantize.library: bitsandbytes packs one file of weights, and passes.0.distill leaves an average of "
+        "passes.1.quantize.library: bitsandbytes packs one file of weights, but passes.0.distill leaves an ensemble of "
         "several models; leave `library` out, or distil with `keep: last` or `keep: best`"
     ]
     load_profile(file, (AVERAGED[0], "passes.0.distill.keep=best", *PACKED))

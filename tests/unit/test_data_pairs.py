@@ -106,7 +106,7 @@ def test_a_fault_is_found_with_its_line(tmp_path: Path, row: Row, words: str) ->
 
 def test_faults_of_whole_splits(tmp_path: Path) -> None:
     write_rows(tmp_path / "few.jsonl", own_rows(6))
-    with pytest.raises(DataError, match="the test split has 1 pair; comparing their order needs 3 at least"):
+    with pytest.raises(DataError, match="the test split has 1 pair; comparing their order needs at least 3"):
         loaded(tmp_path, "few.jsonl")
     write_rows(tmp_path / "same.jsonl", [(f"l {number}", f"r {number}", 2.5) for number in range(60)])
     with pytest.raises(
@@ -129,7 +129,7 @@ def test_faults_of_the_profile(tmp_path: Path) -> None:
     assert caught.value.hint == "Set `data.pair_columns`; the columns are: 'one', 'two', 'score'."
     with pytest.raises(DataError, match="need three columns, not 'one', 'one' and 'score'"):
         loaded(tmp_path, "d.jsonl", pair_columns=("one", "one"))
-    with pytest.raises(ValidationError, match="their texts cannot be cut into sentences"):
+    with pytest.raises(ValidationError, match="their texts cannot be split into sentences"):
         loaded(tmp_path, "d.jsonl", sentences=True)
 
 

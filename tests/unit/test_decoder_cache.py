@@ -55,5 +55,5 @@ def test_prompts_of_unlike_lengths_are_answered_as_alone(files: tuple[Path, Path
 
 def test_a_model_without_a_cache_is_refused(tmp_path: Path):
     graph = ir.Graph([], [], nodes=[], name="empty")
-    with pytest.raises(ModelError, match="keeps no keys and values"):
+    with pytest.raises(ModelError, match="has no key-value cache"):
         store_cache(graph, tmp_path / "model.onnx", batches, tmp_path)

@@ -235,7 +235,7 @@ def test_named_layers_keep_eight_bits(tied, tmp_path):
 
 
 def test_a_pattern_that_fits_nothing_is_told(tied, tmp_path):
-    with pytest.raises(ModelError, match=r"no layer of the model fits the pattern '\*.feed'") as caught:
+    with pytest.raises(ModelError, match=r"no layer of the model matches the pattern '\*.feed'") as caught:
         quantized(tied, tmp_path, method="rtn", eight_bits=["*.feed"])
     assert caught.value.where == "quantize.eight_bits"
 

@@ -23,7 +23,7 @@ from tests.tiny import LABELS, text_task, write_torch_artifact
 
 WARNING = (
     "warning: the student has 60 times fewer parameters than its teacher; a gap above 50 often costs accuracy: "
-    "`assistants` of sizes between them may help (Mirzadeh et al. 2020)"
+    "`assistants` of intermediate size may help (Mirzadeh et al. 2020)"
 )
 
 

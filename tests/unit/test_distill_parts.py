@@ -71,7 +71,7 @@ def test_trusted_by_confidence_and_by_being_right() -> None:
         False,
         True,
     ]
-    with pytest.raises(PassError, match=r"^select: 1 of 4 examples are left to learn from") as caught:
+    with pytest.raises(PassError, match=r"^select: only 1 of 4 examples are selected") as caught:
         trusted(logits, labels, SelectSpec(confidence=0.94))
     assert "the teacher's median is 0.850" in str(caught.value.hint)
 

@@ -75,7 +75,7 @@ def test_only_signals_of_tokens_are_refused(tmp_path: Path) -> None:
     teachers = [("teacher", *whole)]
     check_aligned(frozenset({"outputs"}), halves, teachers)
     with pytest.raises(
-        ModelError, match=r"student and teacher cut texts into different pieces, so hidden\.1 of"
+        ModelError, match=r"student and teacher tokenize texts differently, so hidden\.1 cannot"
     ):
         check_aligned(frozenset({"hidden.1", "outputs"}), halves, teachers)
 
@@ -87,5 +87,5 @@ def test_what_is_said_of_words_is_compared_by_their_ids(tmp_path: Path, signal: 
     teachers = [("teacher", *forth)]
     check_aligned(frozenset({signal}), forth, teachers, rows=False)
     check_aligned(frozenset({"hidden.1"}), back, teachers, rows=False)
-    with pytest.raises(ModelError, match="give the pieces other ids"):
+    with pytest.raises(ModelError, match="use different token ids"):
         check_aligned(frozenset({signal}), back, teachers, rows=False)

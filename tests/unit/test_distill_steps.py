@@ -147,7 +147,7 @@ def test_tokens_that_the_student_cannot_read_are_refused_before_it_is_trained(tm
     old, new = read_by(tmp_path / "old", "a", "b", "z"), read_by(tmp_path / "new", "b", "a")
     own = TokenInputs([np.array([0])], ("input_ids",), 0)
     assert translated([np.array([0, 1])], old, new, own).ids[0].tolist() == [1, 0]
-    with pytest.raises(ModelError, match="lacks 1 tokens of the teacher's, among them 'z'") as caught:
+    with pytest.raises(ModelError, match="lacks 1 of the teacher's tokens, for example 'z'") as caught:
         translated([np.array([0, 2, 1])], old, new, own)
     assert caught.value.where == "data_free"
 

@@ -70,7 +70,7 @@ def test_what_describes_no_model_is_refused(tmp_path: Path, changed: dict[str, A
         ({"teacher": {"finetune": FINETUNE}}, "teacher.model: missing"),
         (
             {"task": "text-classification", "teacher": {"config": CONFIG, "finetune": FINETUNE}},
-            "only causal-lm trains a model from its first weights on",
+            "only causal-lm trains a model from scratch",
         ),
         (
             {

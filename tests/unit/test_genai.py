@@ -148,9 +148,9 @@ def test_what_genai_cuts_otherwise_is_refused():
     assert why_no_genai(BYTES) is None
     assert why_no_genai(changed(pre_tokenizer=regex)) is None
     cases = [
-        (changed(pre_tokenizer=digits), "other rules than those of GPT-2"),
+        (changed(pre_tokenizer=digits), "by rules other than those of GPT-2"),
         (changed(normalizer={"type": "Lowercase"}), "changes texts"),
-        (json.loads(letters(prefix=True).to_str()), "bytes for unknown letters"),
+        (json.loads(letters(prefix=True).to_str()), "byte fallback"),
         ({"model": {"type": "Unigram"}}, "a Unigram"),
     ]
     for tokenizer, words in cases:

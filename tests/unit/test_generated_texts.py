@@ -199,11 +199,8 @@ def test_where_texts_go_more_are_written_up_to_the_tries(tmp_path: Path, models:
     assert "held" not in gone  # of what is held out the step is told nothing
     with pytest.raises(PassError) as caught:
         step.run(desk(tmp_path / "all", models, lambda texts: [True] * len(texts), count=3, tries=2))
-    assert caught.value.message.startswith("of 6 texts that were written none is kept: ")
-    assert (
-        caught.value.hint
-        == "Validation and test texts are much like the training texts; raise `temperature`."
-    )
+    assert caught.value.message.startswith("none of the 6 generated texts is kept: ")
+    assert caught.value.hint == "Validation and test texts resemble the training texts; raise `temperature`."
 
 
 def test_the_teacher_may_decide(tmp_path: Path, models: dict[str, Artifact]):
@@ -288,7 +285,7 @@ REFUSED: list[tuple[list[str], str, str]] = [
         "licence allows it",
     ),
     ([f"{MORE}.model=nowhere/here/model"], f"{MORE}.model", "there is no "),
-    ([f"{MORE}.model=encoder"], f"{MORE}.model", "a model of the family 'bert' cannot write texts here"),
+    ([f"{MORE}.model=encoder"], f"{MORE}.model", "a model of the family 'bert' cannot generate text here"),
     (
         [f"{MORE}.model=short"],
         f"{MORE}.most",
@@ -319,7 +316,7 @@ REFUSED: list[tuple[list[str], str, str]] = [
     (
         ["task=causal-lm", "passes=[{export: {}}]"],
         "data.unlabeled",
-        "every text says itself what follows: give all of them as `data.path`",
+        "every text is its own target: give all of them as `data.path`",
     ),
 ]
 

@@ -197,9 +197,9 @@ def test_conversations_are_written_down_by_the_template(model, onnx: Artifact, t
     text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     (same,) = read_answers(write_answers(without, [text], How(6), tmp_path))
     assert (answer.prompt, answer.tokens) == (asked, same.tokens)
-    with pytest.raises(DataError, match="no chat template"):
+    with pytest.raises(DataError, match="need a chat template"):
         write_answers(without, [asked], How(6), tmp_path)
-    with pytest.raises(DataError, match="no token to go on with"):
+    with pytest.raises(DataError, match="no tokens to continue from"):
         write_answers(without, ["x", ""], How(6), tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_what_stands_around_the_words_of_a_user(
 
 def test_a_template_without_the_words_of_a_user_is_told(model, onnx: Artifact, tmp_path: Path):
     mute = artifact_of(tmp_path / "mute", model, onnx=True, chat_template="hello")
-    with pytest.raises(ModelError, match="does not hold what a user says"):
+    with pytest.raises(ModelError, match="leaves out the user's message"):
         Writer(mute.path).written(UNWRITTEN)
 
 
@@ -251,7 +251,7 @@ def test_special_tokens_end_answers_too(model, onnx: Artifact, tmp_path: Path):
 
 def test_what_is_too_long_is_told(model, onnx: Artifact, tmp_path: Path):
     plain = artifact_of(tmp_path / "torch", model, onnx=False)
-    for one, words in ((onnx, "20 tokens behind a prompt of 121"), (plain, "knows 128 positions")):
+    for one, words in ((onnx, "20 tokens after a prompt of 121"), (plain, "has only 128 positions")):
         with pytest.raises(ModelError, match=words):
             write_answers(one, ["x" * 120], How(20), tmp_path)
 

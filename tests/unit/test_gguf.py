@@ -269,16 +269,16 @@ def test_scores_that_do_not_say_what_is_joined_first_are_refused(tmp_path: Path)
     ("tokenizer", "words"),
     [
         ({"model": {"type": "Unigram", "vocab": []}}, "is a Unigram"),
-        (json.loads(byte_tokenizer().to_str()), "merges nothing"),
+        (json.loads(byte_tokenizer().to_str()), "has no merges"),
         (changed(normalizer={"type": "Lowercase"}), "has the normalizer Lowercase"),
-        (changed(pre_tokenizer={"type": "Whitespace"}), "by other rules than those of GPT-2"),
+        (changed(pre_tokenizer={"type": "Whitespace"}), "by rules other than those of GPT-2"),
         (
             changed(added_tokens=[{**BYTES["added_tokens"][0], "lstrip": True}]),
-            "its token '<begin>' takes blanks",
+            "its token '<begin>' strips adjacent spaces",
         ),
         (
             {**json.loads(letters(prefix=True).to_str()), "normalizer": {"type": "NFC"}},
-            "writes spaces otherwise",
+            "handles spaces differently",
         ),
     ],
 )
@@ -293,11 +293,14 @@ def test_other_tokenizers_are_refused(tokenizer: dict, words: str):
         (transformers.LlamaConfig(hidden_act="gelu").to_dict(), "with silu or swish, not gelu"),
         (
             transformers.Phi3Config(hidden_size=96, num_attention_heads=4, head_dim=64).to_dict(),
-            "together as wide",
+            "together to be as wide",
         ),
-        (transformers.GemmaConfig(attention_bias=True).to_dict(), "no bias behind its attention"),
-        (transformers.Gemma2Config(attn_logit_softcapping=None).to_dict(), "are bent in llama.cpp"),
-        (transformers.GemmaConfig(tie_word_embeddings=False).to_dict(), "is its table of words"),
+        (transformers.GemmaConfig(attention_bias=True).to_dict(), "no bias after the attention"),
+        (transformers.Gemma2Config(attn_logit_softcapping=None).to_dict(), "llama.cpp caps the scores"),
+        (
+            transformers.GemmaConfig(tie_word_embeddings=False).to_dict(),
+            "ties the head of a gemma to its embeddings",
+        ),
         (
             transformers.Qwen3Config(
                 rope_parameters={
@@ -309,7 +312,7 @@ def test_other_tokenizers_are_refused(tokenizer: dict, words: str):
                     "original_max_position_embeddings": 64,
                 }
             ).to_dict(),
-            "no rotary positions of the kind 'llama3' for a qwen3",
+            "no rotary positions of type 'llama3' for a qwen3",
         ),
         *((config.to_dict(), None) for config in KNOWN.values()),
     ],
@@ -323,7 +326,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
     model = tiny_decoder("llama")
     with torch.no_grad():
         model.lm_head.weight[0, 0] = 1e6
-    with pytest.raises(PassError, match=r"output\.weight holds 1e\+06, and 16 bits reach to 65504"):
+    with pytest.raises(
+        PassError, match=r"output\.weight holds 1e\+06, above the largest 16-bit float, 65504"
+    ):
         written(model, tmp_path / "it.gguf")
     assert not list(tmp_path.iterdir())
     unknown = tiny_decoder("llama")

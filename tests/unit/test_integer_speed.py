@@ -23,7 +23,7 @@ from tests.jobs import write_job
 from tests.quantize_specs import quantize_spec
 from tests.unit.test_deployment import ARM, BOARD, HERE, NEW, OLD, OTHER, profile, target
 
-LACKING = "no instructions for products of bytes"
+LACKING = "no INT8 dot-product instructions"
 
 
 def told(made: Profile, *processors: tuple[tuple[str, ...], str]) -> list[str]:
@@ -63,7 +63,7 @@ def test_images_are_judged_by_instructions(timed: list[tuple[str, int]]) -> None
     made = profile([BOARD]).model_copy(update={"task": "image-classification"})
     assert told(made, NEW) == []
     assert told(made, ARM) == [
-        f"{made.targets[0].label}'s processor has {LACKING}: 8-bit arithmetic may be no faster than FP32"
+        f"{made.targets[0].label}'s processor has {LACKING}: INT8 may be no faster than FP32"
     ]
     assert timed == []
 

@@ -119,11 +119,11 @@ def test_what_cannot_judge_is_told(tmp_path: Path):
     with pytest.raises(UsageError, match="answers are judged by running Python code"):
         validator_of("python:judge:odd", tmp_path, allow_code=False, where="here")
     odd = validator_of("python:judge:odd", tmp_path, allow_code=True, where="here")
-    with pytest.raises(ModelError, match="expected is true or false"):
+    with pytest.raises(ModelError, match="expected true or false"):
         odd("", "", "1")
     with pytest.raises(ModelError, match="KeyError"):
         odd("", "", "2")
-    with pytest.raises(DataError, match="finds nothing in an answer of the data"):
+    with pytest.raises(DataError, match="does not match an answer of the data"):
         validator_of("regex:(x)", tmp_path, allow_code=False, where="here")("", "y", "x")
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_judge_is_told(tmp_path: Path):
         ({"answers": {"validator": "exact", "most": 24}}, "below `max_length`"),
         (
             {"prompt_column": None, "completion_column": None, "answers": {"validator": "exact"}},
-            "something to answer",
+            "`answers` needs prompts",
         ),
     ],
 )
@@ -252,4 +252,4 @@ def test_what_a_control_was_shown_is_told_once():
         ("distill", "kept"),
         ("distill", "wrong"),
     ]
-    assert any(words.startswith("distill.control learnt of the same texts") for words in section.paragraphs)
+    assert any(words.startswith("distill.control learnt only the answers") for words in section.paragraphs)

@@ -356,6 +356,6 @@ def test_a_card_says_what_is_so(bundle: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "bundle", IN_BLOCKS, facts, task, 0.05, "tiny")
     card = " ".join((tmp_path / "bundle" / "README.md").read_text().split())
     assert ": 8-bit weights, 9 parameters" in card
-    assert "Texts are cut" not in card
-    assert f"A prompt and its answer have {POSITIONS} tokens at most" in card
+    assert "Texts are truncated" not in card
+    assert f"A prompt and its answer together have at most {POSITIONS} tokens" in card
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["positions"] == POSITIONS

@@ -158,7 +158,7 @@ def test_a_template_that_leaves_out_a_part_of_an_answer_is_refused():
 
     thoughtless = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}"
     asks = "{% if add_generation_prompt %}[assistant]{% endif %}"
-    with pytest.raises(DataError, match="leaves out or changes a part of what the assistant says") as caught:
+    with pytest.raises(DataError, match="leaves out or changes part of the assistant's message") as caught:
         learnt(thoughtless + asks, "<think>two more</think> 4")
     assert (caught.value.code, caught.value.where) == ("chat-template", "data.messages_column")
     assert learnt(thoughtless + asks, " 4") == " 4"
@@ -271,7 +271,7 @@ def test_the_tokens_of_pieces_are_those_of_each_by_itself():
     ],
 )
 def test_keys_that_make_no_sense_together_are_refused(keys: dict[str, object]):
-    with pytest.raises(ValueError, match=r"`context`|go together|not both"):
+    with pytest.raises(ValueError, match=r"`context`|go together|either conversations or prompts"):
         data(**keys)
     assert isinstance(data(), DataSpec)
 

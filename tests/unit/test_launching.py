@@ -76,7 +76,7 @@ def test_a_killed_child_is_named_by_its_signal() -> None:
         run_all([python("import os; os.kill(os.getpid(), 9)")], "here")
     assert caught.value.exit_code == 5
     assert caught.value.hint == (
-        "The system kills a process so when memory runs out: let other programs end, or take smaller `batch_sizes`. "
+        "The system does this when memory runs out: close other programs, or use smaller `batch_sizes`. "
         "The same command then resumes from what is finished."
     )
 

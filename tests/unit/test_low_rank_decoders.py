@@ -147,7 +147,7 @@ def test_maps_that_read_the_same_share_their_first_factor_or_are_refused(tmp_pat
     model = tiny_decoder("llama")
     insert_factors(model, ["model.layers.0.self_attn.q_proj"], 4)
     insert_factors(model, ["model.layers.0.self_attn.k_proj"], 4)
-    with pytest.raises(ModelError, match="factored apart"):
+    with pytest.raises(ModelError, match="factored separately"):
         lowered_decoder(model, tmp_path)
 
 

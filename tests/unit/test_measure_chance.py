@@ -102,7 +102,7 @@ def test_the_validation_split_counts_too() -> None:
     assert no_better_than_chance(run_of(predictions, **{VALIDATION_FACT: {"gained": 4, "lost": 9}}).steps[0])
     words = no_better_than_chance(CONSTANT.steps[0], LABELS)
     assert words is not None
-    assert "always answering 'business': it is right on 72 of 100 test examples, that answer on 72" in words
+    assert "always answering 'business': it gets 72 of 100 test examples right, that answer gets 72" in words
 
 
 def printed(renderable: object) -> str:
@@ -117,7 +117,7 @@ def test_it_is_said_first_and_no_retention_is_given() -> None:
     assert verdicts(CONSTANT)[0] == summary_lines(CONSTANT)[0].plain
     assert "class_weights: balanced" in verdicts(CONSTANT)[0]
     assert status_words(CONSTANT)[1] == "bad"
-    assert (tiles(CONSTANT)[0].value, tiles(CONSTANT)[0].tone) == ("of no use", "bad")
+    assert (tiles(CONSTANT)[0].value, tiles(CONSTANT)[0].tone) == ("useless", "bad")
     assert not any("kept" in tile.label for tile in tiles(CONSTANT))
     assert "100.0 %" not in printed(RunTable(CONSTANT))
     body = contract(CONSTANT)

@@ -74,7 +74,7 @@ def test_embeddings_are_averaged_at_length_1() -> None:
 def test_models_of_two_sorts_and_single_ones_are_refused() -> None:
     with pytest.raises(ModelError, match="cannot be averaged"):
         Ensemble([sentences(0), tiny_bert()])
-    with pytest.raises(ModelError, match="two models at least"):
+    with pytest.raises(ModelError, match="at least two models"):
         Ensemble([tiny_bert()])
 
 

@@ -192,7 +192,7 @@ def test_an_encoder_without_a_head_is_refused() -> None:
 
 
 def test_a_module_that_is_no_transformer_is_refused() -> None:
-    with pytest.raises(ModelError, match="Sequential is no transformer"):
+    with pytest.raises(ModelError, match="Sequential is not a transformer"):
         encoder_of(nn.Sequential(nn.Linear(2, 2)))
 
 

@@ -238,7 +238,7 @@ def test_another_folders_module_of_the_same_name_is_not_mixed_up(base: Path) -> 
         (lambda tensors: tensors.pop("1.num_batches_tracked"), "the file lacks '1.num_batches_tracked'"),
         (
             lambda tensors: tensors.update(extra=torch.zeros(1)),
-            "the file holds 'extra', which the model has no place for",
+            "the file holds 'extra', which the model does not have",
         ),
         (
             lambda tensors: tensors.update({"8.bias": torch.zeros(4)}),
@@ -362,7 +362,7 @@ def test_named_outputs_are_put_into_the_order_of_the_labels(base: Path) -> None:
 
 
 def test_outputs_that_nobody_names_are_refused_without_a_finetune(base: Path) -> None:
-    with pytest.raises(ModelError, match="nothing says what the outputs of this model mean"):
+    with pytest.raises(ModelError, match="the meaning of this model's outputs is not declared"):
         made(base, finetuned=False)
     named = TeacherSpec(model="python:shop_net:make", labels=("left", "whole", "odd"))
     with pytest.raises(ModelError, match="the model's labels are not those of the data: it lacks 'right'"):
@@ -381,7 +381,7 @@ def test_names_of_the_profile_replace_those_of_the_code(base: Path) -> None:
     ("function", "message"),
     [
         ("many", "this model has 7 outputs, but the data has 3 labels"),
-        ("five", "the model does not take images of 1 x 8 x 8: Given groups=1"),
+        ("five", "the model does not accept images of 1 x 8 x 8: Given groups=1"),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_is_refused(function: str, message: str, base: Path) -> None:
@@ -427,7 +427,7 @@ def test_load_for_labels_keeps_the_head_and_refuses_another_width(base: Path) ->
     with pytest.raises(ModelError) as caught:
         load_for_labels(artifact.path, ("a", "b"), seed=0, allow_code=True)
     assert caught.value.message == "this model has 3 outputs, but the data has 2 labels"
-    assert caught.value.hint == "Let the function build a model with 2 outputs."
+    assert caught.value.hint == "Make the function build a model with 2 outputs."
 
 
 def test_a_finetune_trains_weights_and_batch_statistics(base: Path) -> None:

@@ -140,22 +140,22 @@ def test_the_pooling_of_a_folder(tmp_path: Path) -> None:
         (
             [("Transformer", ""), ("Pooling", "1_Pooling")],
             {"max_tokens": True, "mean_tokens": False},
-            "this model pools by max_tokens; known are mean_tokens and cls_token",
+            "this model pools by max_tokens; supported are mean_tokens and cls_token",
         ),
         (
             [("Transformer", ""), ("Pooling", "1_Pooling")],
             {"cls_token": True, "mean_tokens": True},
-            "this model pools by cls_token and mean_tokens; known are mean_tokens and cls_token",
+            "this model pools by cls_token and mean_tokens; supported are mean_tokens and cls_token",
         ),
         (
             [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")],
             {"mean_tokens": True},
-            "after the transformer stands a Dense, which would be lost; known are Pooling and Normalize",
+            "the transformer is followed by a Dense, which would be lost; known are Pooling and Normalize",
         ),
         (
             [("Transformer", "0_Transformer")],
             {},
-            "the transformer lies in the sub-folder '0_Transformer'; name that folder as the model",
+            "the transformer is in the sub-folder '0_Transformer'; name that folder as the model",
         ),
     ],
 )

@@ -177,7 +177,7 @@ def test_a_fitting_head_needs_no_finetune(tmp_path: Path):
     [
         ({}, ("colour", "animal"), "the data lacks its 'verb'"),
         ({}, ("colour", "animal", "verb", "noun"), "it lacks 'noun'"),
-        ({"id2label": {str(n): f"LABEL_{n}" for n in range(3)}}, LABELS, "does not say what they mean"),
+        ({"id2label": {str(n): f"LABEL_{n}" for n in range(3)}}, LABELS, "does not tell what they mean"),
         ({"architectures": ["BertModel"]}, LABELS, "no classification head"),
         ({"architectures": ["BertForMaskedLM"]}, LABELS, "no classification head"),
         ({"id2label": {"5": "a"}}, LABELS, "id2label"),
@@ -347,7 +347,7 @@ def test_a_roberta_takes_no_token_types_and_fewer_positions(tmp_path: Path):
     task = json.loads((tmp_path / "out" / "task.json").read_text())
     assert task["input_names"] == ["input_ids", "attention_mask"]
     assert task["pad_id"] == 1
-    with pytest.raises(ModelError, match="takes 32 tokens at most"):
+    with pytest.raises(ModelError, match="takes at most 32 tokens"):
         make(spec(folder), tmp_path / "longer", max_length=33)
 
 
@@ -443,4 +443,4 @@ def test_an_onnx_file_is_no_teacher(tmp_path: Path):
             check_teacher(
                 TeacherSpec(model=model), ["a", "b"], tmp_path, allow_code=False, task="text-classification"
             )
-        assert "`compress measure` takes the file as it is" in (caught.value.hint or "")
+        assert "`compress measure` can measure the file as it is" in (caught.value.hint or "")

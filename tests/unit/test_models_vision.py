@@ -306,7 +306,7 @@ def test_an_encoder_of_texts_is_no_encoder_of_images(tmp_path: Path):
     AutoModel.from_config(config).save_pretrained(tmp_path / "bert")
     spec = TeacherSpec(model="./bert", finetune=FinetuneSpec())
     error = refused(tmp_path, spec, checked=False)
-    assert (error.message, error.where) == ("a BertModel takes no images", "./bert")
+    assert (error.message, error.where) == ("a BertModel does not take images", "./bert")
 
 
 def test_labels_that_do_not_match_are_refused_before_any_work(tmp_path: Path):
@@ -336,6 +336,6 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path: Path):
     (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     ctx = context(tmp_path / "source", TeacherSpec(model=str(tmp_path / "model")))
     object.__setattr__(ctx.task, "data", DataSpec(path="unused", image_size=(24, 24)))
-    with pytest.raises(ModelError, match="the model does not take images of 3 x 24 x 24") as caught:
+    with pytest.raises(ModelError, match="the model does not accept images of 3 x 24 x 24") as caught:
         source(ctx)
-    assert caught.value.hint == "Set `data.image_size` to the height and width that it takes."
+    assert caught.value.hint == "Set `data.image_size` to the height and width that it accepts."

@@ -171,7 +171,7 @@ def byte_level() -> Tokenizer:
 def test_a_byte_level_tokenizer_is_refused_because_nothing_stands_for_a_dropped_token(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(byte_level().to_str(), encoding="utf-8")
-    with pytest.raises(ModelError, match=r"BPE.*no unknown token stands for") as error:
+    with pytest.raises(ModelError, match=r"BPE.*there is no unknown token for") as error:
         check_can_trim(read_vocabulary(path))
     assert "vocabulary: keep" in str(error.value)
 

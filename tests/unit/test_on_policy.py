@@ -353,11 +353,11 @@ def test_a_teacher_with_other_words_is_refused(tmp_path: Path) -> None:
                 tmp_path / "student", [("first", tmp_path / "same"), ("teacher", tmp_path / name)]
             )
         assert raised.value.message == (
-            f"student and teacher have unlike tokenizers: 1 is 'b' for the one and {other} for the other, so teacher "
+            f"student and teacher have different tokenizers: 1 is 'b' for one and {other} for the other, so teacher "
             "cannot judge what the student writes"
         )
         assert raised.value.hint == (
-            "Take a student with the teacher's tokenizer, or let the teacher write what the student learns: `sequence` "
+            "Use a student with the teacher's tokenizer, or let the teacher write what the student learns: `sequence` "
             "with `next_token` as its only loss."
         )
 
@@ -563,7 +563,7 @@ def test_it_goes_with_other_ways_of_teaching(
 
 
 def test_where_no_prompt_has_room_nothing_is_trained(tmp_path: Path, model: Taught) -> None:
-    with pytest.raises(PassError, match="none of 16 prompts leaves room for an answer") as raised:
+    with pytest.raises(PassError, match="none of the 16 prompts leaves room for an answer") as raised:
         run(prepared(tmp_path, model, on_policy={"most": 47}))
     assert raised.value.where == "on_policy.most"
     assert raised.value.hint == "Lower `on_policy.most`, or raise `data.max_length`."

@@ -77,7 +77,7 @@ def test_orders_of_language_models(
 ):
     file = profile(tmp_path, *passes, task="causal-lm")
     if structures is None:
-        with pytest.raises(ProfileError, match="has no products of two"):
+        with pytest.raises(ProfileError, match="without factored maps"):
             load_profile(file)
         return
     plan = build_plan(load_profile(file).profile)
@@ -96,22 +96,25 @@ def test_orders_of_language_models(
         ([QUANTIZE, PRUNE], r"passes.1.prune: needs a float torch model"),
         ([EXPORT, LOW_RANK], r"passes.1.low_rank: needs"),
         ([LOW_RANK, PRUNE, LOW_RANK], r"passes.2.low_rank: needs"),
-        ([{"low_rank": {}}], "name one of ratio, energy and max_drop"),
-        ([{"low_rank": {"ratio": 0.5, "energy": 0.9}}], "name one of ratio, energy and max_drop"),
-        ([{"prune": {}}], "name what to remove"),
+        ([{"low_rank": {}}], "give exactly one of ratio, energy and max_drop"),
+        ([{"low_rank": {"ratio": 0.5, "energy": 0.9}}], "give exactly one of ratio, energy and max_drop"),
+        ([{"prune": {}}], "give exactly one of `remove`"),
         (
             [{"prune": {"remove": {"heads": 0.5}, "target": {"ratio": 0.5}}}],
-            "name what to remove .* or what to reach",
+            "give exactly one of `remove` .* and `target`",
         ),
-        ([{"prune": {"target": {}}}], "name one of latency_ms, speedup, size_mb and ratio"),
-        ([{"prune": {"remove": {"heads": 0.5}, "steps": 2, "recover": None}}], "`steps` without `recover`"),
+        ([{"prune": {"target": {}}}], "give exactly one of latency_ms, speedup, size_mb and ratio"),
+        (
+            [{"prune": {"remove": {"heads": 0.5}, "steps": 2, "recover": None}}],
+            "`steps` has no effect without `recover`",
+        ),
         (
             [{"prune": {"remove": {"heads": 0.5}, "layers_by": "loss"}}],
-            "`layers_by: loss` chooses layers, and `remove.layers` takes none",
+            "`layers_by: loss` chooses layers, but `remove.layers` removes none",
         ),
-        ([{"prune": {"remove": {"layers": 0.5}, "reconstruct": True}}], "it refits decoders alone"),
+        ([{"prune": {"remove": {"layers": 0.5}, "reconstruct": True}}], "only decoders can be refitted"),
         ([{"prune": {"remove": {"channels": 0.5, "layers": 0.5}}}], "not both"),
-        ([{"prune": {"remove": {"channels": 0.5}}}], "models of texts have no channels"),
+        ([{"prune": {"remove": {"channels": 0.5}}}], "text models have no channels"),
         ([{"prune": {"remove": {"channels": 0.5}, "scope": "global"}}], "not channels"),
     ],
 )
@@ -122,13 +125,13 @@ def test_illegal_orders_and_requests(passes: list[dict[str, Any]], message: str,
 
 def test_embeddings_have_no_loss_that_chooses_layers(tmp_path: Path):
     asked = {"prune": {"remove": {"layers": 0.5}, "layers_by": "loss"}}
-    with pytest.raises(ProfileError, match="embeddings have no loss; name `importance`"):
+    with pytest.raises(ProfileError, match="embeddings have no loss; use `importance`"):
         load_profile(profile(tmp_path, asked, task="sentence-embedding"))
 
 
 def test_images_have_no_vocabulary(tmp_path: Path):
     asked = {"prune": {"remove": {"vocabulary": "unused"}}}
-    with pytest.raises(ProfileError, match="models of images have no vocabulary"):
+    with pytest.raises(ProfileError, match="image models have no vocabulary"):
         load_profile(profile(tmp_path, asked, task="image-classification"))
 
 

@@ -53,7 +53,7 @@ MALFORMED = [
     (
         GOOD.replace("export: {}", "export: {formats: [gguf]}"),
         [
-            "p.yaml:10: passes.2.export.formats: gguf is a format of language models, and text-classification is none"
+            "p.yaml:10: passes.2.export.formats: gguf is a format for language models, not for text-classification"
         ],
     ),
     (GOOD + "name: again\n", ["p.yaml:11: name: duplicate key; first on line 1"]),
@@ -125,8 +125,8 @@ MALFORMED = [
     (
         GOOD.replace("bits: 8", "bits: 4, method: awq, train: {epochs: 1}"),
         [
-            "p.yaml:9: passes.1.quantize: `method: awq` moves scales from layer to layer, and in the model that "
-            "`train` runs they stand where they were; use `gptq`, `hqq` or `rtn`"
+            "p.yaml:9: passes.1.quantize: `method: awq` moves scales between layers, but in the model that "
+            "`train` runs they are not moved; use `gptq`, `hqq` or `rtn`"
         ],
     ),
     (
@@ -136,7 +136,7 @@ MALFORMED = [
     (
         GOOD.replace("bits: 8", "train: {epochs: 1}, smooth: true, equalize: true, bias_correction: true"),
         [
-            "p.yaml:9: passes.1.quantize: smooth and equalize and bias_correction would move the weights that "
+            "p.yaml:9: passes.1.quantize: smooth and equalize and bias_correction would change the weights that "
             "`train` has fitted to their rounding"
         ],
     ),
@@ -147,14 +147,14 @@ MALFORMED = [
     (
         GOOD.replace("bits: 8", "format: qdq, scheme: dynamic"),
         [
-            "p.yaml:9: passes.1.quantize: `format: qdq` writes calibrated ranges down, "
-            "and `scheme: dynamic` has none"
+            "p.yaml:9: passes.1.quantize: `format: qdq` stores calibrated ranges, "
+            "but `scheme: dynamic` has none"
         ],
     ),
     (
         GOOD.replace("bits: 8", "bits: 7"),
         [
-            "p.yaml:9: passes.1.quantize: `bits` should be 4, 8 or 16, and `library` onnxruntime or bitsandbytes, "
+            "p.yaml:9: passes.1.quantize: `bits` must be 4, 8 or 16, and `library` onnxruntime or bitsandbytes, "
             "not {'bits': 7}"
         ],
     ),
@@ -174,7 +174,7 @@ MALFORMED = [
     (
         GOOD.replace("- export: {}", "- prune:"),
         [
-            "p.yaml:10: passes.2.prune: name what to remove (`remove`) or what to reach (`target`), one of them",
+            "p.yaml:10: passes.2.prune: give exactly one of `remove` (what to remove) and `target` (what to reach)",
         ],
     ),
     (
@@ -182,7 +182,7 @@ MALFORMED = [
         [
             "p.yaml:10: passes.2.prune: needs a float torch model, but passes.1.quantize gives a model that is "
             "onnx operator",
-            "p.yaml:10: passes.2.prune.remove: nothing to remove: all fractions are 0, and the vocabulary is kept",
+            "p.yaml:10: passes.2.prune.remove: nothing to remove: all fractions are 0 and the vocabulary is kept",
         ],
     ),
     (
@@ -226,11 +226,13 @@ def test_malformed_profile(folder: Path, text: str | bytes, expected: list[str])
 
 
 OF_EIGHT = (
-    "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost less, "
-    "and `scheme: weight_only` has methods"
+    "8-bit weights are rounded to nearest; `bias_correction`, `smooth` or `train` reduce the loss, "
+    "and `scheme: weight_only` offers methods"
 )
-OF_DYNAMIC = "with `scheme: dynamic` ranges are found at run time"
-OF_FOUR = "4-bit weights have no ranges of activations; `method` and `symmetric` of `quantize` say how they are made"
+OF_DYNAMIC = "with `scheme: dynamic` ranges are determined at run time"
+OF_FOUR = (
+    "4-bit weights have no activation ranges; `method` and `symmetric` of `quantize` set how they are made"
+)
 IDLE = [
     ("method: awq", f"method serves 4 bits only: {OF_EIGHT}"),
     ("method: gptq", f"method serves 4 bits only: {OF_EIGHT}"),
@@ -241,18 +243,18 @@ IDLE = [
     ("activation_order: true", f"activation_order serves 4 bits only: {OF_EIGHT}"),
     (
         "embeddings: 4, block_size: 16",
-        "block_size serves 4 bits only: weights of 8 bits have a scale for each output (`per_channel`), and tables "
-        "blocks of their own; with `scheme: weight_only` all have blocks",
+        "block_size serves 4 bits only: 8-bit weights have a scale per output (`per_channel`), and embedding tables "
+        "have their own blocks; with `scheme: weight_only` all weights have blocks",
     ),
     (
         "symmetric: false",
-        "symmetric serves 4 bits only: weights of 8 bits are always around zero; `calibration.symmetric` is of "
+        "symmetric serves 4 bits only: 8-bit weights are always symmetric; `calibration.symmetric` is for "
         "activations, and `scheme: weight_only` has zero points",
     ),
     (
         "bits: 4, scheme: static",
-        "scheme serves 8 bits only: inputs of 4-bit weights stay in floating point and have no ranges; leave it "
-        "out, or use `bits: 8`",
+        "scheme serves 8 bits only: with 4-bit weights activations stay in floating point and have no ranges; "
+        "leave it out, or use `bits: 8`",
     ),
     (
         "bits: 4, reduce_range: true",
@@ -260,12 +262,11 @@ IDLE = [
     ),
     (
         "bits: 4, per_channel: false",
-        "per_channel serves 8 bits only: 4-bit weights have a scale for each block; `block_size` says how large "
-        "that is",
+        "per_channel serves 8 bits only: 4-bit weights have a scale per block; `block_size` sets its size",
     ),
     (
         "bits: 4, method: rtn, calibration: {examples: 9}",
-        "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others look at the weights alone",
+        "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others use only the weights",
     ),
     ("bits: 4, method: awq, activation_order: true", "activation_order serves `method: gptq` only"),
     (
@@ -282,12 +283,12 @@ IDLE = [
     ),
     (
         "train: {}, calibration: {method: entropy}",
-        "`calibration.method: entropy` would cut other ranges than those that `train` simulates; use `minmax`, or "
+        "`calibration.method: entropy` would clip ranges differently from what `train` simulates; use `minmax`, or "
         "leave `train` out",
     ),
     (
         "library: bitsandbytes, double_quantization: false",
-        "double_quantization serves 4 bits only: LLM.int8() has one scale an output, and nothing to quantize twice; "
+        "double_quantization is for 4 bits only: LLM.int8() has one scale per output and nothing to quantize twice; "
         "leave it out, or use `bits: 4`",
     ),
 ]
@@ -296,7 +297,7 @@ IDLE = [
 def test_a_cache_of_a_model_that_keeps_none_is_refused(folder: Path):
     (fault,) = faults_of(folder, GOOD.replace("bits: 8", "bits: 4, cache: 8"))
     assert fault.endswith(
-        ": passes.1.quantize.cache: only language models keep keys and values; leave it out"
+        ": passes.1.quantize.cache: only language models have a key-value cache; leave it out"
     )
 
 
@@ -402,7 +403,7 @@ def test_the_command_prints_faults_and_exits_with_2(folder: Path):
     result = CliRunner().invoke(main, ["validate", str(folder / "p.yaml")])
     assert result.exit_code == 2
     assert result.stderr == (
-        f"{folder}/p.yaml:9: passes.1.quantize: `bits` should be 4, 8 or 16, and `library` onnxruntime or "
+        f"{folder}/p.yaml:9: passes.1.quantize: `bits` must be 4, 8 or 16, and `library` onnxruntime or "
         "bitsandbytes, not {'bits': 3}\n"
     )
 

@@ -17,12 +17,10 @@ TO_VIT = {
         "student": {"architecture": "vit", "layers": 2, "hidden_size": 32, "heads": 2, "patch_size": 4}
     }
 }
-LATENCY = (
-    "latencies are predicted for layers with attention, and a resnet has none; name `ratio` or `size_mb`"
-)
+LATENCY = "latencies are predicted for attention layers only, and a resnet has none; use `ratio` or `size_mb`"
 SLOWER = (
-    "the model is a resnet, whose convolutions are slower with ranges found at run time than in floating point; use "
-    "`static` or `auto`, or `exclude_kinds: [convolution]` leaves them floating"
+    "the model is a resnet, whose convolutions are slower with dynamic ranges than in floating point; use "
+    "`static` or `auto`, or keep them in floating point with `exclude_kinds: [convolution]`"
 )
 
 
@@ -49,18 +47,18 @@ REFUSED = [
     ({"prune": {"target": {"speedup": 2}}}, f"prune.target.speedup: {LATENCY}"),
     (
         {"prune": {"remove": {"heads": 0.5}}},
-        "prune.remove.heads: the model is a resnet, whose convolutions lose `channels`",
+        "prune.remove.heads: the model is a resnet: from convolutions remove `channels`",
     ),
     (
         {"quantize": {"bits": 4}},
-        "quantize.bits: the model is a resnet, and convolutions have no 4-bit blocks; use 8, or "
-        "`exclude_kinds: [convolution]` leaves them floating",
+        "quantize.bits: the model is a resnet, and 4-bit blocks are not supported for convolutions; use 8, or "
+        "keep them in floating point with `exclude_kinds: [convolution]`",
     ),
     ({"quantize": {"scheme": "dynamic"}}, f"quantize.scheme: {SLOWER}"),
     (
         {"quantize": {"mixed": {"latency_ms": 3}}},
-        "quantize.mixed.latency_ms: the model is a resnet, and latencies of convolutions in integers cannot be "
-        "predicted; name `max_drop` or `size_mb`",
+        "quantize.mixed.latency_ms: the model is a resnet, and latencies of integer convolutions cannot be "
+        "predicted; use `max_drop` or `size_mb`",
     ),
 ]
 

@@ -581,12 +581,13 @@ RECOVERIES = [
     (
         SENTENCE,
         {"quantize": {"train": {"losses": [{"output": {}}, {"logits": {}}]}}},
-        "passes.0.quantize.train.losses.1: embeddings are no logits and have no labels: use output, similarity, hidden or contrastive",
+        "passes.0.quantize.train.losses.1: embeddings are not logits and have no labels: use output, similarity, "
+        "hidden or contrastive",
     ),
     (
         IMAGE,
         {"quantize": {"train": {"losses": [{"labels": {}}, {"masked_lm": {}}]}}},
-        "passes.0.quantize.train.losses.1: images have no tokens to hide",
+        "passes.0.quantize.train.losses.1: images have no tokens to mask",
     ),
     (
         TEXT,
@@ -683,7 +684,7 @@ def test_a_smoothed_teacher_is_warned_of(folder: Path) -> None:
     teacher = {"teacher": {"model": "owner/model", "finetune": {"smoothing": 0.1}}}
     (warning,) = load_profile(write(folder, TEXT, "{}", teacher)).warnings
     assert warning.startswith(
-        "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse"
+        "teacher.finetune.smoothing: a teacher trained with label smoothing may distil worse"
     )
     assert load_profile(write(folder, TEXT, "{losses: [{labels: {}}]}", teacher)).warnings == ()
 
@@ -692,7 +693,7 @@ def test_words_that_are_softened_and_cut_off_are_warned_of(folder: Path) -> None
     def warned(loss: str) -> int:
         distill = f"{{student: {{architecture: llama}}, losses: [{{logits: {loss}}}]}}"
         found = load_profile(write(folder, "causal-lm", distill, {"data": {"path": "data.csv"}})).warnings
-        return sum("most of what a language model holds possible" in one for one in found)
+        return sum("most of a language model's probability" in one for one in found)
 
     assert [warned(loss) for loss in ("{}", "{temperature: 1}", "{top_k: all}")] == [1, 0, 0]
 
@@ -700,8 +701,8 @@ def test_words_that_are_softened_and_cut_off_are_warned_of(folder: Path) -> None
 def test_what_no_training_data_costs_is_not_measured_without_a_control(folder: Path) -> None:
     free = "{data_free: {}, losses: [{logits: {}}]}"
     assert load_profile(write(folder, TEXT, free, {})).warnings == (
-        "passes.0.distill.data_free: how much is lost by showing no training data will not be measured; "
-        "`control: true` teaches the same student with the data too, and the report compares them",
+        "passes.0.distill.data_free: the loss from not using training data will not be measured; "
+        "with `control: true` the same student is also trained on the data, and the report compares them",
     )
     measured = "{data_free: {}, losses: [{logits: {}}], control: true}"
     assert load_profile(write(folder, TEXT, measured, {})).warnings == ()

@@ -54,7 +54,9 @@ def test_what_is_timed_elsewhere_is_warned_of(
     tmp_path: Path, step: dict[str, Any], key: str, further: list[dict[str, Any]], where: str
 ) -> None:
     (warning,) = load_profile(write(tmp_path, step, IN_TORCH, *further)).warnings
-    assert warning.startswith(f"passes.0.prune.target.{key}: this is reached on {where}, not on torch (cuda)")
+    assert warning.startswith(
+        f"passes.0.prune.target.{key}: this is optimized for {where}, not for torch (cuda)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,7 @@ def test_a_network_pruned_for_a_ratio_has_what_was_predicted(tmp_path: Path) -> 
     ("target", "message"),
     [
         ({"ratio": 0.99}, "0.99 fewer parameters cannot be reached: with the fewest channels "),
-        ({"size_mb": 5}, "a size of 5 MB: the model has no more than that already, nothing would be removed"),
+        ({"size_mb": 5}, "a size of 5 MB: the model is already within that, so nothing would be removed"),
     ],
 )
 def test_a_target_that_cannot_be(target: dict[str, float], message: str, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_width_that_the_heads_of_a_step_do_not_divide_waits() -> None:
 
 
 def test_heads_whose_size_hangs_on_their_number_stay() -> None:
-    with pytest.raises(ModelError, match="how large a head is by how many there are"):
+    with pytest.raises(ModelError, match="derives the head size from the number of heads"):
         DecoderPruner(tiny_decoder("gpt2"), material(remove={"heads": 0.5}))
     with pytest.raises(ModelError, match="no dimension of this model"):
         DecoderPruner(tiny_decoder("qwen2"), material(remove={"hidden": 0.5}))

@@ -103,7 +103,11 @@ def test_what_is_left_follows_layers_that_are_gone(name: str) -> None:
     ("remove", "model", "message"),
     [
         ({"hidden": 0.25}, {}, "`remove.hidden` narrows it"),
-        ({"layers": 0.5}, {"model_type": "gemma2"}, "a gemma2 norms what its feed-forward parts give"),
+        (
+            {"layers": 0.5},
+            {"model_type": "gemma2"},
+            "a gemma2 normalizes the outputs of its feed-forward parts",
+        ),
     ],
 )
 def test_refused(remove: dict[str, float], model: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_excluded_layers_are_left_and_allowed(tmp_path):
 
 
 def test_a_pattern_that_fits_nothing_is_an_error():
-    with pytest.raises(ModelError, match="no layer of the model fits") as caught:
+    with pytest.raises(ModelError, match="no layer of the model matches") as caught:
         split_excluded(list(layers(mlp().graph)), ["encoder.*"])
     assert "first, second" in str(caught.value)
 

@@ -139,7 +139,7 @@ def test_the_distance_of_embeddings_is_that_of_their_directions():
 
 @pytest.mark.parametrize("keys", [{}, {"max_drop": 0.01, "size_mb": 3.0}])
 def test_one_thing_decides(keys: dict[str, float]):
-    with pytest.raises(ValidationError, match="name one of max_drop, size_mb and latency_ms"):
+    with pytest.raises(ValidationError, match="give exactly one of max_drop, size_mb and latency_ms"):
         MixedSpec.model_validate(keys)
 
 

@@ -67,14 +67,13 @@ def test_the_speedup_is_that_of_all_products():
         (
             found(("avx2",), (1.0, 1.0)),
             "8-bit products of this model's shapes run 1.00 times as fast as FP32 on this machine (11 rows); "
-            "its processor has no instructions for products of bytes (it has avx2): "
+            "its processor has no INT8 dot-product instructions (it has avx2): "
             "expect a smaller file, not a faster model",
         ),
         (found(("amx_int8",)), None),
         (
             found(()),
-            "this machine's processor has no instructions for products of bytes: "
-            "8-bit arithmetic may be no faster than FP32",
+            "this machine's processor has no INT8 dot-product instructions: INT8 may be no faster than FP32",
         ),
     ],
 )

@@ -165,7 +165,8 @@ def test_what_is_lost_of_a_perplexity_is_its_share() -> None:
         assert outcome.message is None
     helped = remedied(Int8Spec(), [], WRITING, -20.0, -22.0, of({"bias_correction": -20.1}))
     assert helped.message == (
-        "8-bit integers lose 9.1 % on validation (22.000 instead of 20.000); with bias_correction 0.5 %, which is taken"
+        "8-bit integers lose 9.1 % on validation (22.000 instead of 20.000); with bias_correction only 0.5 %, "
+        "so it is used"
     )
     said = remedied(Int8Spec(), [], WRITING, -20.0, -22.0, of({"bias_correction": -23.0})).message
     # What is refused of a language model is not advised.

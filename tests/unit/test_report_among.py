@@ -139,7 +139,7 @@ def test_the_table_of_what_each_pass_added():
     assert said[1] == [("distill", ""), ("−0.9", ""), ("−10.0", "91 %"), ("−84.7", "95 %")]
     assert said[2] == [("prune", ""), ("−0.2", ""), ("−0.500", "5 %"), ("−0.260", "0 %")]
     assert said[4] == [("export", ""), ("0.0", ""), ("0", ""), ("0", "")]
-    assert said[-1] == [("all together", ""), ("96.4 %", ""), ("1.00", ""), ("1.61", "")]
+    assert said[-1] == [("total", ""), ("96.4 %", ""), ("1.00", ""), ("1.61", "")]
 
 
 def test_a_pass_that_was_not_measured_leaves_its_change_to_the_next():
@@ -187,14 +187,14 @@ def test_the_table_and_plot_of_the_front():
     assert dominated_by(run) == [(), (), ("distill", "prune", "quantize", "export"), (), (), ()]
     section = front(run)
     verdicts = [line[-1][0] for line in texts(section.tables[0])]
-    assert verdicts[2] == "beaten by distill, prune, quantize, export"
+    assert verdicts[2] == "dominated by distill, prune, quantize, export"
     assert set(verdicts) - {verdicts[2]} == {"on the front"}
     (figure,) = section.figures
     assert [point.on_front for point in figure.plot.points] == [True, True, False, True, True, True]
     svg = draw(figure.plot, "front")
     assert "quantize 1.61 MB, export 1.61 MB" in svg
     assert "distill (control) 6.24 MB" in svg
-    assert "distill (control) 6.24 MB, beaten" in figure.alt
+    assert "distill (control) 6.24 MB, dominated" in figure.alt
     assert list(rows(run)["dominated_by"]) == ["", "", "distill, prune, quantize, export", "", "", ""]
     assert front(run.model_copy(update={"steps": run.steps[:1]})).empty
 
@@ -249,7 +249,7 @@ def test_many_changed_answers_are_cut_and_old_records_show_no_probability():
         made = accuracy((1,) * wrong + (0,) * (40 - wrong), truth, None)
         run = change_step(run, name, measurements=(found.model_copy(update={"accuracy": made}),))
     broken = answers(run).tables[1]
-    assert broken.caption == "Wrong now, right before (the 10 that stand first, of 15)"
+    assert broken.caption == "Newly wrong (the first 10 of 15)"
     assert broken.columns == ("Example", "true label", "baseline", "deployed")
     assert [line[0][0] for line in texts(broken)] == [str(n) for n in range(10)]
 

@@ -104,7 +104,7 @@ def test_latency_is_a_median_on_one_machine_and_a_speed_up_between_two():
         run = run.model_copy(update={"steps": tuple(elsewhere(step, factor) for step in run.steps)})
         found = check(contract(run), then, Tolerances())
         timed = [line for line in found.lines if line.quantity == "latency"]
-        assert {line.by for line in timed} == {"speed-up over the baseline, for the machines differ"}
+        assert {line.by for line in timed} == {"speed-up over the baseline, since the machines differ"}
         assert "baseline" not in {line.step for line in timed}
         assert [line.step for line in found.worse] == worse
 
@@ -149,7 +149,7 @@ def test_a_further_batch_size_is_no_other_machine():
     then = timed_at(bert_run(), (1, "real"), fingerprint="one")
     now = timed_at(bert_run(), (8, "real"), (1, "real"), (1, "fixed:128"))
     with pytest.raises(
-        UsageError, match="memory of row 'baseline' is that of batch size 8 now, and of batch size 1"
+        UsageError, match="memory of row 'baseline' was measured at batch size 8 now, and at batch size 1"
     ):
         check(contract(now), contract(then), Tolerances())
     now = timed_at(bert_run(), (1, "fixed:128"), (1, "real"), (8, "real"))
@@ -162,7 +162,7 @@ def test_a_further_batch_size_is_no_other_machine():
     elsewhere = timed_at(bert_run(), (1, "real"), machine="another")
     timed = check(contract(elsewhere), contract(then), Tolerances()).lines
     assert {line.by for line in timed if line.quantity == "latency"} == {
-        "speed-up over the baseline, for the machines differ"
+        "speed-up over the baseline, since the machines differ"
     }
 
 
@@ -189,10 +189,10 @@ def test_other_metrics_splits_rows_and_targets_are_refused():
         UsageError, match=r"sentence-embedding spearman, the report by text-classification accuracy"
     ):
         check(contract(embedding_run()), then, Tolerances())
-    with pytest.raises(UsageError, match="another test split: 400 examples now, 445 in the report"):
+    with pytest.raises(UsageError, match="different test split: 400 examples now, 445 in the report"):
         check(contract(bert_run(truth_of(400))), then, Tolerances())
     moved = (*truth_of()[1:], truth_of()[0])
-    with pytest.raises(UsageError, match="another test split"):
+    with pytest.raises(UsageError, match="different test split"):
         check(contract(bert_run(moved)), then, Tolerances())
     with pytest.raises(UsageError, match="deploys nothing: step 'prune' failed"):
         check(contract(failed_run()), then, Tolerances())
@@ -261,7 +261,7 @@ def test_json_and_runs_as_the_earlier_report(tmp_path: Path):
 
 def test_files_that_are_no_reports_are_refused(tmp_path: Path):
     file = tmp_path / "report.json"
-    for text, message in (("{", "not JSON"), ("{}", "no report.json"), ("[]", "no report.json")):
+    for text, message in (("{", "not JSON"), ("{}", "not a report.json"), ("[]", "not a report.json")):
         file.write_text(text)
         with pytest.raises(UsageError, match=message):
             read_report(file)

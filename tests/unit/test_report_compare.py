@@ -46,12 +46,12 @@ def test_runs_side_by_side():
     assert comparison.warnings == ()
     assert comparison.deployed.columns == ("", "bert_to_tiny-0a1b2c3d4e5f", "other")
     assert cells(comparison, "score") == ["96.4 %", "91.0 %"]
-    assert cells(comparison, "score against the first") == ["–", "worse"]
+    assert cells(comparison, "score vs. the first run") == ["–", "worse"]
     assert cells(comparison, "size MB") == ["1.61", "1.61"]
 
 
 def test_models_that_the_data_cannot_tell_apart():
-    assert cells(compare([bert_run(), other_run(wrong=17)]), "score against the first") == [
+    assert cells(compare([bert_run(), other_run(wrong=17)]), "score vs. the first run") == [
         "–",
         "no difference",
     ]
@@ -86,7 +86,7 @@ def test_latencies_of_one_batch_size_stand_beside_each_other():
     assert cells(compare([first, larger], anyway=True), "p50 ms")[1] == "–"
     both = retimed(other_run(), 0.3, (8, "real"), (1, "real"))
     assert differences([first, both]) == (
-        f"the peak memory of {first.run} is that of batch size 1, of other that of batch size 8",
+        f"the peak memory of {first.run} was measured at batch size 1, of other at batch size 8",
     )
 
 
@@ -95,7 +95,7 @@ def test_other_test_splits_are_refused():
     assert "different test splits (445 and 400 examples)" in differences([bert_run(), run])[0]
     with pytest.raises(UsageError):
         compare([bert_run(), run])
-    assert cells(compare([bert_run(), run], anyway=True), "score against the first") == ["–", "–"]
+    assert cells(compare([bert_run(), run], anyway=True), "score vs. the first run") == ["–", "–"]
 
 
 def test_the_same_split_under_other_label_numbers_is_another_one_only_by_name():

@@ -41,13 +41,13 @@ def test_the_terminal_marks_the_row_and_claims_no_speed(width: int) -> None:
         assert "×" not in line
         assert ("disturbed" in line) is (width >= 100)
     said = "\n".join(line.plain for line in summary_lines(RUN))
-    assert "Disturbed by other processes" in said
+    assert "Other processes disturbed the timing" in said
     assert "'export'" in said
 
 
 def test_no_headline_tells_a_speed_and_no_verdict_is_left() -> None:
     (tile,) = [tile for tile in tiles(RUN) if "speed" in tile.label]
-    assert tile.value == "not told"
+    assert tile.value == "unknown"
     assert not any("×" in text and "faster" in text for text in verdicts(RUN))
     assert any("faster" in tile.label for tile in tiles(bert_run()))
 
@@ -95,13 +95,13 @@ def test_where_nobody_counts_the_report_says_unknown() -> None:
 
 
 def test_what_passes_chose_meanwhile_is_marked() -> None:
-    assert not any("chose by timing" in text for text in verdicts(bert_run()))
+    assert not any("timings by which" in text for text in verdicts(bert_run()))
     for facts in ({"timing_disturbed": True}, {"target": {"timing_disturbed": True}}):
         run = change_step(bert_run(), "quantize", facts=facts)
-        assert any("'quantize' chose by timing" in text for text in verdicts(run))
+        assert any("timings by which 'quantize' chose" in text for text in verdicts(run))
     # A probe chooses nothing.
     run = change_step(bert_run(), "quantize", facts={"probe": {"timing_disturbed": True}})
-    assert not any("chose by timing" in text for text in verdicts(run))
+    assert not any("timings by which" in text for text in verdicts(run))
 
 
 # Budgets.
@@ -161,7 +161,7 @@ def test_a_limit_that_is_not_judged_is_neither_held_nor_missed() -> None:
     said = "\n".join(line.plain for line in summary_lines(run))
     assert "not judged  export: speedup" in said
     assert "other processes disturbed the timing" in said
-    assert "was held" not in said
+    assert "was met" not in said
     body = contract(run)
     assert (body["status"], body["bundle"]) == ("not_judged", run.bundle)
     assert {limit["name"]: limit["held"] for limit in body["budget"]} == {"speedup": None, "size_mb": True}

@@ -79,13 +79,13 @@ def test_there_are_no_classes_to_confuse() -> None:
 
 def test_the_verdict_speaks_of_similarities() -> None:
     assert headline.verdicts(embedding_run())[1] == (
-        "The similarities of 'export' order the test texts otherwise than the baseline's: their Spearman correlation "
+        "The similarities of 'export' rank the test texts differently from the baseline's: their Spearman correlation "
         "is 0.941, with a 95 % interval of 0.937–0.945."
     )
     same = embedding_accuracy(0.9998, 0.99, margin=0.0002)
     words = headline.verdicts(_exported(embedding_run(), same))[1]
     assert words.startswith(
-        "The similarities of 'export' order the test texts as the baseline's, to within the arithmetic"
+        "The similarities of 'export' rank the test texts as the baseline's do, up to rounding"
     )
     tile = headline.tiles(embedding_run())[2]
     assert (tile.value, tile.label) == ("94.1 %", "of the baseline's Spearman correlation kept")
@@ -98,7 +98,7 @@ def test_given_scores_are_tested() -> None:
     )
     run = _exported(embedding_run(), scored)
     assert headline.verdicts(run)[1] == (
-        "The Spearman correlation of 'export' is worse than the baseline's beyond chance (paired bootstrap over the "
+        "The Spearman correlation of 'export' is significantly worse than the baseline's (paired bootstrap over the "
         "pairs, p = 0.03)."
     )
     assert retention_interval(embedding_accuracy(0.82, 1, "scores"), scored) == (0.97, 0.999)
@@ -107,7 +107,7 @@ def test_given_scores_are_tested() -> None:
 def test_the_budget_limits_a_correlation() -> None:
     run = embedding_run()
     (row,) = headline.budget(run).tables[0].rows
-    assert [cell.text for cell in row.cells] == ["score", "export", "≥ 0.930", "0.941", "held"]
+    assert [cell.text for cell in row.cells] == ["score", "export", "≥ 0.930", "0.941", "met"]
     assert str(budget_lines(run.limits, run.metric)[0]).endswith(
         "export: score 0.941, the limit is at least 0.930"
     )
@@ -119,8 +119,8 @@ def test_the_budget_limits_a_correlation() -> None:
 def test_the_protocol_and_the_metrics_say_what_was_compared() -> None:
     run = embedding_run()
     words = " ".join(run_sections.protocol(run).paragraphs)
-    assert "scored on 2000 texts of the split 'test'" in words
-    assert "that of the correlation, cannot tell two models apart" in words
+    assert "scored on 2000 texts of split 'test'" in words
+    assert "that of the correlation, cannot tell the two models apart" in words
     section = run_sections.metrics(run)
     assert section.tables[0].columns == ("Step", "Spearman correlation", "recall@10")
     assert section.tables[0].rows[-1].cells[2].text == "62.1 %"
@@ -172,7 +172,7 @@ def test_runs_of_embeddings_side_by_side() -> None:
     second = _exported(embedding_run(run="other-1"), embedding_accuracy(0.97, 0.7))
     lines = {row.cells[0].text: row.cells[1:] for row in compare([first, second]).deployed.rows}
     assert [cell.text for cell in lines["score"]] == ["0.941", "0.970"]
-    assert lines["score against the first"][1].text == "better"
+    assert lines["score vs. the first run"][1].text == "better"
     assert lines["baseline score"][0].text == "1.000"
     elsewhere = _exported(second, embedding_accuracy(0.97, 0.7, examples="f" * 64))
     assert differences([first, elsewhere]) == (
@@ -180,7 +180,7 @@ def test_runs_of_embeddings_side_by_side() -> None:
     )
     taught = change_step(second, "baseline", key="another")
     assert differences([first, taught]) == (
-        f"{first.run} and other-1 were scored against different teachers' similarities",
+        f"{first.run} and other-1 were scored against the similarities of different teachers",
     )
 
 
@@ -218,7 +218,7 @@ def test_a_report_of_images_speaks_of_images(tmp_path: Path) -> None:
     assert timings.text_columns == frozenset({6})
     words = run_sections.protocol(run)
     assert "scored on 445 images" in words.paragraphs[0]
-    assert "Reading images is left out of the latencies." in words.paragraphs[0]
+    assert "Reading images is not included in the latencies." in words.paragraphs[0]
     assert "token" not in words.paragraphs[0]
     assert words.tables[0].rows[0].cells[0].detail == "batch 1"
     assert not classes.classes(run).empty

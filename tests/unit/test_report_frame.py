@@ -197,7 +197,7 @@ def test_a_run_that_did_not_finish_has_failed_and_says_why(status):
     run = bert_run(status=status, bundle=None)
     answer = contract(run.model_copy(update={"steps": run.steps[:2]}))
     assert answer["status"] == "failed"
-    assert "started again" in answer["reason"]
+    assert "run the same command" in answer["reason"]
 
 
 def test_a_run_without_steps():

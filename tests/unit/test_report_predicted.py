@@ -83,7 +83,7 @@ def test_phones_are_told_of():
     ]
     (line,) = phone_lines(exported())
     assert line == (
-        "export: 3 operators in a reduced build; of 63 nodes NNAPI 40 (worth a try: no), CoreML 60 (worth a try: yes)"
+        "export: 3 operators in a reduced build; of 63 nodes NNAPI 40 (worth trying: no), CoreML 60 (worth trying: yes)"
     )
 
 

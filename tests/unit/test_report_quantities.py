@@ -198,7 +198,7 @@ def test_the_pages_show_them_and_plots_set_scores_against_the_first():
     (figure,) = front(RUN).figures
     assert figure.plot.x_label == "writing, tokens/s"
     (plane,) = (section for section in document(RUN).sections if section.key == "plane")
-    assert "down and right is better" in plane.figures[0].caption
+    assert "better is down and to the right" in plane.figures[0].caption
     assert "down and left is better" in plane.figures[1].caption
     (old,) = front(bert_run()).figures
     assert old.plot.x_label == "median latency, ms"
@@ -270,7 +270,7 @@ def test_memory_of_other_lengths_is_not_compared():
     assert [line.quantity for line in found.worse] == ["memory"]
     longer = contract(weighed_at("read:512 write:32"))
     with pytest.raises(
-        UsageError, match=r"that of batch size 1 \(read:512 write:32\) now, and of batch size 1"
+        UsageError, match=r"measured at batch size 1 \(read:512 write:32\) now, and at batch size 1"
     ):
         check(longer, then, Tolerances())
     old = json.loads(json.dumps(contract(weighed_at("real"))))
@@ -320,6 +320,6 @@ def test_a_task_says_itself_what_its_metrics_mean_and_which_test_tells_models_ap
         )
         run = change_step(run, step.step, measurements=(found.model_copy(update={"accuracy": scored}),))
     (said,) = run_sections.metrics(run).paragraphs
-    assert said.startswith("Perplexity is e to the mean of minus the log-probability of a token")
+    assert said.startswith("Perplexity is the exponential of the mean negative log-likelihood per token")
     words = " ".join(run_sections.protocol(run).paragraphs)
-    assert "or the paired bootstrap over the documents, cannot tell two models apart" in words
+    assert "or the paired bootstrap over the documents, cannot tell the two models apart" in words

@@ -12,7 +12,7 @@ LAYERS = [
 MIXED = {
     "max_drop": 0.005,
     "held": True,
-    "reason": "the loss holds",
+    "reason": "the loss limit is met",
     "score_lost": 0.002,
     "score_lost_in_integers": 0.08,
     "given_back": ["second"],
@@ -40,30 +40,30 @@ def test_the_worst_layer_stands_first_and_what_was_given_back_is_told_apart():
     ]
     first = [cell.text for cell in section.tables[0].rows[0].cells]
     assert first == ["second", "attention", "20", "0.500", "floating point"]
-    assert "a loss of at most 0.5 % of validation score: the loss holds" in section.paragraphs[0]
-    assert "with 1 of them given back" in section.paragraphs[0]
+    assert "a loss of at most 0.5 % of validation score: the loss limit is met" in section.paragraphs[0]
+    assert "with 1 of them kept in floating point" in section.paragraphs[0]
 
 
 def test_what_was_predicted_stands_beside_what_was_measured():
     found = {key: value for key, value in MIXED.items() if key != "max_drop"}
     found |= {"latency_ms": 3.0, "predicted_ms": 2.5, "measured_ms": 2.75}
     told = sensitivity(run_with(found)).paragraphs[0]
-    assert "at most 3.00 ms an example" in told
+    assert "at most 3.00 ms per example" in told
     assert "2.50 ms were predicted and 2.75 measured" in told
 
 
 def test_layers_that_the_time_left_unmeasured_are_counted():
     told = sensitivity(mixed_run(layers=5, layers_measured=3)).paragraphs[0]
-    assert "The time sufficed to measure 3 of 5 layers; the others count as those that lose least." in told
-    assert "The time sufficed" not in sensitivity(mixed_run(layers=3, layers_measured=3)).paragraphs[0]
+    assert "There was time to measure 3 of 5 layers; the others are assumed to lose the least." in told
+    assert "There was time" not in sensitivity(mixed_run(layers=3, layers_measured=3)).paragraphs[0]
     # Where the loss holds at once none is measured, whatever the time.
-    assert "The time sufficed" not in sensitivity(mixed_run(layers=3, layers_measured=0)).paragraphs[0]
+    assert "There was time" not in sensitivity(mixed_run(layers=3, layers_measured=0)).paragraphs[0]
 
 
 def test_the_page_draws_it():
     text = html(document(mixed_run()))
     assert "sensitivity of the layers" in text
-    assert "given back" in text
+    assert "floating point" in text
     assert "sensitivities" not in text
 
 
@@ -105,4 +105,4 @@ def test_what_blocks_changed_is_told_by_kinds_of_layers():
 def test_what_is_lost_of_a_perplexity_is_told_in_percent():
     told = sensitivity(mixed_run().model_copy(update={"metric": "perplexity"})).paragraphs[0]
     assert "a loss of at most 0.5 % of validation score" in told
-    assert "changes the score by −8.0 %" in told
+    assert "the score changes by −8.0 %" in told

@@ -59,7 +59,7 @@ def test_long_names_are_cut_and_markup_is_text():
 
 def test_the_budget():
     held, missed = (line.plain for line in budget_lines(missed_run().limits))
-    assert held == "held    export: retention 98.6 %, the limit is at least 97.0 %"
+    assert held == "met     export: retention 98.6 %, the limit is at least 97.0 %"
     assert missed == "MISSED  export: size_mb 1.61 MB, the limit is at most 1.50 MB"
 
 

@@ -78,11 +78,11 @@ def test_data_free_teaching_says_so() -> None:
     run = bert_run(task="image-classification")
     alone = run.model_copy(update={"steps": tuple(s for s in run.steps if s.role != "control")})
     assert taught(alone, **facts) == [
-        ("distill", "no training data was shown", "shown: images of a generator; 20,000 images"),
+        ("distill", "no training data used", "shown: images of a generator; 20,000 images"),
         (
             "",
-            "against the training data",
-            "not measured; `control: true` in the profile teaches the same student with it, too",
+            "compared with using training data",
+            "not measured; with `control: true` in the profile the same student is also trained on it",
         ),
     ]
 
@@ -102,8 +102,8 @@ def test_what_is_given_up_without_data_is_said_against_the_same_student_with_it(
     ]
     assert rows[1] == (
         "",
-        "against the training data",
-        f"accuracy {scores[0]} without it, {scores[1]} for the same student taught with it, on the test split",
+        "compared with using training data",
+        f"accuracy {scores[0]} without it, {scores[1]} for the same student trained on it, on the test split",
     )
 
 

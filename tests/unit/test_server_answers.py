@@ -157,7 +157,7 @@ def test_who_refuses_is_asked_once(
         assert isinstance(there, Scripted)
         assert len(there.heads) == 1
     assert caught.value.code == code
-    assert "0 answers are kept; the same command goes on" in str(caught.value)
+    assert "0 answers are kept; run the same command to continue" in str(caught.value)
     assert SECRET not in str(caught.value)
     said = body.get("error", {}).get("message", body.get("detail")) if isinstance(body, dict) else None
     assert said is None or said.replace(SECRET, "***") in str(caught.value)
@@ -176,7 +176,7 @@ def test_what_is_in_flight_when_one_is_refused_is_kept(tmp_path: Path):
     with listening(Picky(0.1)) as there:
         server = spec(there.url, concurrency=6)
         with pytest.raises(
-            ModelError, match=r"a prompt of 5 letters that begins with 'cat 3'.*not this one"
+            ModelError, match=r"a prompt of 5 characters that begins with 'cat 3'.*not this one"
         ) as caught:
             write_answers(server, PROMPTS, How(8), tmp_path)
         assert "5 answers are kept" in str(caught.value)
@@ -367,7 +367,7 @@ def test_what_is_asked_stands_in_the_request(tmp_path: Path):
         assert json.loads(body) == {"model": "scripted", "temperature": 0, "prompt": "hi", "max_tokens": 5}
         with pytest.raises(DataError, match="this is a conversation"):
             write_answers(spec(there.url, api="completions"), [talk], How(5), tmp_path)
-        with pytest.raises(DataError, match="answers prompts and writes none"):
+        with pytest.raises(DataError, match="answers prompts but cannot write them"):
             write_answers(spec(there.url), [UNWRITTEN], How(5), tmp_path)
     with pytest.raises(ModelError, match="has no `top_k`"):
         write_answers(spec(there.url), ["hi"], How(5, Sampling(1.0, top_k=3)), tmp_path)

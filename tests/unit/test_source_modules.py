@@ -305,4 +305,4 @@ def test_a_ready_module_needs_a_declaration(base: Path) -> None:
 def test_weights_that_nobody_trained_need_none(base: Path) -> None:
     artifact = made(base, "drawn", finetuned=False)
     (note,) = artifact.facts["notes"]
-    assert "drawn at random" in note
+    assert "its weights are random" in note

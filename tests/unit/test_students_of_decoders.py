@@ -142,7 +142,7 @@ def test_a_student_from_scratch_has_the_shape_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "asked", "words"),
     [
-        ("llama", {"heads": 3}, "no multiple of 2"),
+        ("llama", {"heads": 3}, "not a multiple of 2"),
         ("llama", {"hidden_size": 30}, "do not divide"),
         ("llama", {"intermediate_size": 97}, "more than the 96"),
         ("gpt2", {"heads": 2}, "hidden_size: 32"),

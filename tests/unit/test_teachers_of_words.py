@@ -237,14 +237,14 @@ def test_teachers_with_unlike_rows_of_words_are_refused(
     model = load_model(first.path)
     model.resize_token_embeddings(264)
     wide = written(tmp_path / "wide", model, first)
-    with pytest.raises(ModelError, match="260 and 264 outputs have no mean"):
+    with pytest.raises(ModelError, match="260 and 264 outputs cannot be averaged"):
         distill.run(prepared(tmp_path / "step", ((first, task, data), wide)))
 
 
 def test_their_likeliest_words_have_a_mean_and_what_lies_inside_them_has_none() -> None:
     several = Lesson(task_kind("causal-lm"), teachers=2)
     assert all(LogitsLoss(top_k=k).fault(several) is None for k in (None, 16, "all"))
-    assert "has no mean" in str(HiddenLoss().fault(several))
+    assert "in their outputs only" in str(HiddenLoss().fault(several))
 
 
 def test_a_mean_of_many_rows_is_made_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_it_is_told_how_many_tokens_are_learnt(
     assert kept["of"] == int(learnt.sum())
     assert abs(kept["tokens"] - left) <= 2
     assert 0 < left < kept["of"]
-    share = f"{kept['tokens'] / kept['of']:.1%} of the tokens of {len(inputs)} windows are learnt"
+    share = f"{kept['tokens'] / kept['of']:.1%} of the tokens in {len(inputs)} windows are selected"
     assert any(share in line for line in said.lines)
 
 
@@ -305,6 +305,6 @@ def test_where_no_token_would_be_left_nothing_is_trained(
 
     monkeypatch.setattr("compress.passes.distill.teaching.train", train)
     ctx = prepared(tmp_path, both, teachers=teachers, select={"confidence": 0.999999})
-    with pytest.raises(PassError, match=r"none of \d+ tokens of 27 windows would be left") as raised:
+    with pytest.raises(PassError, match=r"none of the \d+ tokens in 27 windows would be selected") as raised:
         distill.run(ctx)
-    assert "the teacher's highest is " in str(raised.value.hint)
+    assert "the teacher's highest confidence is " in str(raised.value.hint)

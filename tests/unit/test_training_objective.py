@@ -460,7 +460,7 @@ class TestMaskedLm:
                 )
 
     def test_a_student_of_images_is_refused(self) -> None:
-        with pytest.raises(ModelError, match="no transformer that reads words"):
+        with pytest.raises(ModelError, match="not a transformer that reads tokens"):
             between(image_model("vit"), None, [MaskedLmLoss()], IMAGES)
 
 
@@ -512,5 +512,5 @@ def test_signals_of_unlike_lengths_are_refused() -> None:
     objective = between(student, teacher, [HiddenLoss()], text_batch())
     mine = capture(student, text_batch(), objective.student_needs)
     theirs = capture(teacher, text_batch(padding=2), objective.teacher_needs)
-    with pytest.raises(PassError, match="must cut their inputs alike"):
+    with pytest.raises(PassError, match="must split their inputs alike"):
         objective(mine, theirs, LABELS, text_batch()["attention_mask"], text_batch())

@@ -195,7 +195,7 @@ def test_tokens_of_other_pieces_are_not_compared(teacher: Artifact, tmp_path: Pa
     halves = tiny_tokenizer((*words, "gre", "##en"))
     model = write_torch_artifact(tmp_path / "model", tiny_bert(vocab=20), halves)
     asked = {"losses": [{"hidden": {}}, {"logits": {}}]}
-    with pytest.raises(ModelError, match="student and teacher cut texts into different pieces, so hidden"):
+    with pytest.raises(ModelError, match="student and teacher tokenize texts differently, so hidden"):
         first_loss(tmp_path / "run", model, teacher, text_task(16), texts(), asked)
     # What the models put out is compared whatever they read.
     assert len(first_loss(tmp_path / "out", model, teacher, text_task(16), texts())) == 1

@@ -251,7 +251,7 @@ def test_what_a_model_has_not_is_refused(name: str) -> None:
 
 
 def test_an_embedding_of_convolutions_is_refused() -> None:
-    with pytest.raises(PassError, match="no layers that could be told apart"):
+    with pytest.raises(PassError, match="its layers are not known"):
         Recorder(Convolutions(), {"embedding"})
 
 

@@ -92,17 +92,19 @@ def write_page(bundle: Path, out: Path, runtime_folder: Path | None = None) -> W
     files = listed_files(bundle, manifest)
     problems = hash_problems(bundle, files) or golden_problems(bundle / GOLDEN, manifest)
     if problems:
-        raise ModelError(f"the bundle is not as it was made: {'; '.join(problems)}", where=str(bundle))
+        raise ModelError(
+            f"the bundle was changed since it was made: {'; '.join(problems)}", where=str(bundle)
+        )
     if f"{ONNX_MODEL}.data" in files:
-        raise ModelError("its weights lie in a file of their own: too large for a browser", where=str(bundle))
+        raise ModelError("its weights are in a separate file: too large for a browser", where=str(bundle))
     kind = _kind_of(manifest)
     if kind != "images":
         check_tokenizer(bundle / TOKENIZER)
     if PREDICTOR in files and (foreign := foreign_code(files)):
         raise UsageError(
-            f"no release of compress has written {' and '.join(foreign[:3])}: nothing of it was run",
+            f"{' and '.join(foreign[:3])} is not code from any release of compress, so none of it was run",
             where=str(bundle / foreign[0]),
-            hint="The outputs that the page is compared with are computed by the bundle's own code.",
+            hint="The page's reference outputs are computed by the bundle's own code.",
             code="code-not-allowed",
         )
     make_folder(out.parent)
@@ -138,14 +140,14 @@ def _check_free(out: Path) -> None:
         UsageError: with the code `not-ours`.
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UsageError("this is no folder", where=str(out), hint="Give another `--out`.", code="not-ours")
+        raise UsageError("not a folder", where=str(out), hint="Choose another `--out`.", code="not-ours")
     others = not_ours(out, KIND) if out.exists() else []
     if others:
         raise UsageError(
-            f"there is something here that is no page as it was written: {others[0]}"
+            f"this folder holds more than an unmodified page: {others[0]}"
             + (f" and {len(others) - 1} more" if len(others) > 1 else ""),
             where=str(out),
-            hint="Give another `--out`, or remove the folder yourself.",
+            hint="Choose another `--out`, or remove the folder yourself.",
             code="not-ours",
         )
 

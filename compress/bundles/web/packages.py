@@ -80,7 +80,7 @@ def check_integrity(tarball: Path, package: Package) -> None:
         raise ModelError(
             f"the tarball of {package.name} {package.version} is not the pinned one: its sha512 differs",
             where=package.name,
-            hint="Something between here and the registry changes what is downloaded. Nothing of it was used.",
+            hint="Something between here and the registry alters downloads. Nothing from this one was used.",
         )
 
 
@@ -98,7 +98,7 @@ def unpack(tarball: Path, package: Package, target: Path) -> None:
                 assert stream is not None
                 write_bytes(target / PurePosixPath(file).name, stream.read())
     except KeyError as error:
-        raise ModelError(f"the package holds no {error.args[0]}", where=package.name) from error
+        raise ModelError(f"the package lacks {error.args[0]}", where=package.name) from error
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ModelError(f"the package cannot be unpacked: {error}", where=package.name) from error
 
@@ -107,13 +107,13 @@ def _is_plain(member: tarfile.TarInfo, package: Package) -> bool:
     """Whether it is a file; folders are none, and what is neither is refused."""
     if name_fault(member.name) is not None:
         raise ModelError(
-            f"the package names a path outside of it: {member.name!a}",
+            f"the package contains a path outside itself: {member.name!a}",
             where=package.name,
             code="outside-folder",
         )
     if not member.isfile() and not member.isdir():
         raise ModelError(
-            f"the package holds {member.name!r}, which is neither file nor folder", where=package.name
+            f"the package contains {member.name!r}, which is neither a file nor a folder", where=package.name
         )
     return member.isfile()
 
@@ -122,8 +122,8 @@ def _fetch(package: Package, work: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise UsageError(
-            f"npm is not installed, and without it {package.name} cannot be fetched",
-            hint=f"Install Node.js, or give an installed {RUNTIME} with `--{RUNTIME} FOLDER`.",
+            f"npm is not installed, so {package.name} cannot be fetched",
+            hint=f"Install Node.js, or pass an installed {RUNTIME} with `--{RUNTIME} FOLDER`.",
         )
     asked = f"{package.name}@{package.version}"
     command = [
@@ -155,7 +155,7 @@ def _copy(package: Package, folder: Path, target: Path) -> None:
         raise UsageError(
             f"{package.name} is not installed here",
             where=str(folder),
-            hint=f"`npm install {package.name}@{package.version}` puts it into node_modules.",
+            hint=f"Install it into node_modules: `npm install {package.name}@{package.version}`.",
         ) from error
     if version != package.version:
         raise UsageError(
@@ -163,5 +163,5 @@ def _copy(package: Package, folder: Path, target: Path) -> None:
         )
     for file in package.files:
         if not (folder / file).is_file():
-            raise UsageError(f"the package holds no {file}", where=str(folder))
+            raise UsageError(f"the package lacks {file}", where=str(folder))
         copy_file(folder / file, target / PurePosixPath(file).name)

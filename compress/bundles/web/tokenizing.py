@@ -27,7 +27,7 @@ AWKWARD = (
 
 _KINDS = ("WordPiece", "BPE")
 _REFUSED = {
-    "Unigram": ": where two ways to cut a word score the same, JavaScript takes another one than Python"
+    "Unigram": ": where two ways to split a word score the same, JavaScript picks a different one than Python"
 }
 _NORMALIZERS = (
     "BertNormalizer", "Sequence", "Replace", "NFC", "NFD", "NFKC", "NFKD", "Strip", "StripAccents",
@@ -79,7 +79,7 @@ def surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     encoded = tokenizer.encode("a")
     content = [place for place, owner in enumerate(encoded.sequence_ids) if owner is not None]
     if not content:
-        raise ModelError("the tokenizer makes no token of the letter a")
+        raise ModelError("the tokenizer produces no token for the letter a")
     return encoded.ids[: content[0]], encoded.ids[content[-1] + 1 :]
 
 

@@ -65,27 +65,25 @@ def sentence(problem: Mapping[str, Any], tolerance: float) -> str:
     """What is wrong, for a user."""
     if problem["kind"] == "tokens":
         return (
-            f"the text {problem['text']!r} has the tokens {problem['found']}, in Python {problem['ids']}: "
+            f"the text {problem['text']!r} has the tokens {problem['found']}, but {problem['ids']} in Python: "
             "a browser cannot run this tokenizer faithfully"
         )
     if problem["kind"] == "text":
         return (
-            f"the tokens {problem['ids']} are the text {problem['text']!r}, in Python {problem['decoded']!r}: "
+            f"the tokens {problem['ids']} decode to {problem['text']!r}, but to {problem['decoded']!r} in Python: "
             "a browser cannot run this tokenizer faithfully"
         )
     if problem["kind"] == "pixels":
         return (
-            f"the pixel values of example {problem['place']} are up to {problem['apart']:.3g} from Python's: a browser "
-            "does not scale images as this model needs it"
+            f"the pixel values of example {problem['place']} differ by up to {problem['apart']:.3g} from Python's: a "
+            "browser does not resize images the way this model needs"
         )
     if problem["kind"] == "outputs":
-        return (
-            f"example {problem['place']} is {problem['apart']:.3g} from Python's, allowed are {tolerance:.3g}"
-        )
+        return f"example {problem['place']} differs by {problem['apart']:.3g} from Python's; limit: {tolerance:.3g}"
     for pattern in _MISSING:
         if found := pattern.search(problem["message"]):
-            return f"it has no operator {found[1]}, which the model uses"
-    return f"it refuses the model: {problem['message']}"
+            return f"it lacks the operator {found[1]}, which the model uses"
+    return f"it rejects the model: {problem['message']}"
 
 
 def _runtime() -> str:

@@ -37,7 +37,7 @@ class AttentionLoss(LossSpec):
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""
         if self.of == "spatial" and lesson.reads == "texts":
-            return "models of texts have no spatial maps: use of: scores or of: probabilities"
+            return "text models have no spatial maps: use `of: scores` or `of: probabilities`"
         return super().fault(lesson)
 
 

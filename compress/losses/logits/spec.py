@@ -40,7 +40,7 @@ class LogitsLoss(LossSpec):
     def _goes_together(self) -> LogitsLoss:
         if self.hard and self.divergence != "forward":
             raise ValueError(
-                "`hard` learns one class alone, so there is no `divergence`: leave one of them out"
+                "`hard` learns a single class, so `divergence` does not apply: leave one of them out"
             )
         if self.standardize and isinstance(self.top_k, int):
             raise ValueError("`standardize` needs all logits: leave it or `top_k` out")
@@ -68,8 +68,8 @@ class LogitsLoss(LossSpec):
         if not task.writes or self.temperature <= 1 or self.reads_all:
             return None
         return (
-            "softened by a `temperature` above 1, most of what a language model holds possible lies outside its "
-            "likeliest words, which are all that is kept of a teacher: use `temperature: 1`, or `top_k: all`"
+            "with a `temperature` above 1, most of a language model's probability lies outside its most likely tokens, "
+            "the only ones kept of a teacher: use `temperature: 1`, or `top_k: all`"
         )
 
     def fault(self, lesson: Lesson) -> str | None:
@@ -77,7 +77,7 @@ class LogitsLoss(LossSpec):
         if not lesson.logits:
             return lesson.no_logits
         if self.top_k is not None and not lesson.task.writes:
-            return "`top_k` chooses among the words of a language model; other outputs are kept whole: leave it out"
+            return "`top_k` is for the tokens of a language model; other outputs are kept whole: leave it out"
         return None
 
 

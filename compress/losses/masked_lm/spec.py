@@ -20,7 +20,7 @@ class MaskedLmLoss(LossSpec):
 
     def fault(self, lesson: Lesson) -> str | None:
         """Why it cannot be used there; None where it can, as far as a profile tells."""
-        return "images have no tokens to hide" if lesson.reads == "images" else super().fault(lesson)
+        return "images have no tokens to mask" if lesson.reads == "images" else super().fault(lesson)
 
 
 MASKED_LM = LossKind(MaskedLmLoss, "compress.losses.masked_lm.term:MaskedLmTerm")

@@ -26,7 +26,9 @@ class MaskedLmTerm(Term):
         student, model, mask_id = models.student, models.student_model, models.mask_id
         words = None if model is None else _words(model)
         if model is None or words is None or student.hidden is None:
-            refuse("masked_lm", "the student is no transformer that reads words", "Leave `masked_lm` out.")
+            refuse(
+                "masked_lm", "the student is not a transformer that reads tokens", "Leave `masked_lm` out."
+            )
         if mask_id is None or mask_id < 0 or models.special_ids is None:
             refuse("masked_lm", "the student's tokenizer has no mask token", "Leave `masked_lm` out.")
         super().__init__()

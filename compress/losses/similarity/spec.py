@@ -28,7 +28,7 @@ class SimilarityLoss(LossSpec):
         """Why it cannot be used there; None where it can, as far as a profile tells."""
         if self.reaches_outputs and not lesson.rows:
             return (
-                f"outputs of {lesson.task.name} are not one vector an example: use `representation: pooled`"
+                f"outputs of {lesson.task.name} are not one vector per example: use `representation: pooled`"
             )
         return super().fault(lesson)
 

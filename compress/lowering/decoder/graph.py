@@ -220,7 +220,7 @@ class _Builder:
         names = [f"{path}.first.weight" for path in paths]
         shared = {self.weights[name].data_ptr() for name in names if name in self.weights}
         if len(shared) > 1:
-            raise ModelError(f"{paths[0]!r} is factored apart from what reads the same as it")
+            raise ModelError(f"{paths[0]!r} is factored separately from the maps that share its input")
         return names[0] if names[0] in self.weights else None
 
     def turned(self, roles: Sequence[str], paths: Sequence[str], in_out: bool) -> Float:
@@ -310,7 +310,7 @@ class _Builder:
 
     def check(self, name: str) -> None:
         if name not in self.weights:
-            raise ModelError(f"its weights lack {name!r}, which its config asks for", code="weights-missing")
+            raise ModelError(f"its weights lack {name!r}, which its config requires", code="weights-missing")
 
     def read(self, name: str) -> Float:
         self.check(name)

@@ -83,7 +83,7 @@ def layout_of(config: Any) -> Layout:
     layers = sizes["layers"]
     kinds = known.get("layer_types") or [_SLIDING if known.get("sliding_window") else _FULL] * layers
     if unknown := sorted(set(kinds) - {_FULL, _SLIDING}):
-        raise _refused(config, f"its layers of the kind {unknown[0]!r} are not known")
+        raise _refused(config, f"its layer type {unknown[0]!r} is not supported")
     window = known.get("sliding_window")
     activation = next(
         value
@@ -91,7 +91,7 @@ def layout_of(config: Any) -> Layout:
         if (value := known.get(key))
     )
     if activation not in _ACTIVATIONS:
-        raise _refused(config, f"its activation {activation!r} has no operator")
+        raise _refused(config, f"its activation {activation!r} is not supported")
     tables = _rotary_tables(config, network, sizes, kinds) if network.positions == "rotary" else {}
     attended = known.get("query_pre_attn_scalar") or sizes["head_size"]
     return Layout(
@@ -134,7 +134,7 @@ def _rotary(config: Any, kind: str | None, rope: Mapping[str, Any], sizes: Mappi
     rotated = int(head_size * rope.get("partial_rotary_factor", 1.0))
     if rotated % _ROTARY_MULTIPLE or head_size % (_ROTARY_MULTIPLE // 2):
         raise _refused(
-            config, f"it rotates {rotated} of {head_size} numbers of a head, expected is a multiple of 16"
+            config, f"it rotates {rotated} of {head_size} dimensions of a head; expected a multiple of 16"
         )
     how = rope.get("rope_type", "default")
     if how == "default":
@@ -147,7 +147,7 @@ def _rotary(config: Any, kind: str | None, rope: Mapping[str, Any], sizes: Mappi
         made, factor = ROPE_INIT_FUNCTIONS[how](config, "cpu", **given)
         frequencies = made.numpy()
     else:
-        raise _refused(config, f"its rotary positions of the kind {how!r} change with the length of the text")
+        raise _refused(config, f"its rotary positions of type {how!r} change with the length of the text")
     angles = np.outer(np.arange(sizes["positions"], dtype=np.float32), frequencies.astype(np.float32))
     return Rotary((np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32))
 

@@ -78,7 +78,7 @@ def _reasons(config: Config) -> Iterator[str]:
     kind = str(config.get("model_type"))
     family = LLAMA_CPP.get(kind)
     if family is None:
-        yield f"GGUF is written of {', '.join(LLAMA_CPP)}, and this is a {kind}"
+        yield f"GGUF can be written for {', '.join(LLAMA_CPP)}, and this is a {kind}"
         return
     network = network_of(kind)
     config = {**network.defaults, **config}
@@ -88,20 +88,20 @@ def _reasons(config: Config) -> Iterator[str]:
     if activation is not None and activation not in family.activations:
         yield f"llama.cpp computes a {kind} with {' or '.join(sorted(family.activations))}, not {activation}"
     if family.square and sizes["queries"] != sizes["hidden"]:
-        yield f"the heads of a {kind} are together as wide as the model in llama.cpp, and these are not"
+        yield f"llama.cpp expects the heads of a {kind} together to be as wide as the model, and these are not"
     if not family.output_bias and network.has_bias("attention_output", config):
-        yield f"a {kind} has no bias behind its attention in llama.cpp, and this one has"
+        yield f"llama.cpp expects no bias after the attention of a {kind}, and this one has it"
     if bool(config.get("attn_logit_softcapping", family.softcaps)) != family.softcaps or (
         family.softcaps and not config.get("final_logit_softcapping", True)
     ):
-        yield f"the scores of a {kind} are {'' if family.softcaps else 'not '}bent in llama.cpp, unlike this one's"
+        yield f"llama.cpp {'caps' if family.softcaps else 'does not cap'} the scores of a {kind}, unlike this model"
     if family.tied and not config["tie_word_embeddings"]:
-        yield f"the head of a {kind} is its table of words in llama.cpp, and this one has another"
+        yield f"llama.cpp ties the head of a {kind} to its embeddings, and this one has a separate head"
     if not config.get("scale_attn_weights", True) or config.get("scale_attn_by_inverse_layer_idx"):
-        yield "llama.cpp scales the scores of attention by the size of a head alone"
+        yield "llama.cpp scales attention scores by the head size only"
     rope = rope_of(config)
     how = str(rope.get("rope_type", rope.get("type", "default")))
     if how not in family.ropes:
-        yield f"llama.cpp has no rotary positions of the kind {how!r} for a {kind}"
+        yield f"llama.cpp has no rotary positions of type {how!r} for a {kind}"
     if how == "yarn" and (said := {"attention_factor", "mscale", "mscale_all_dim"} & rope.keys()):
-        yield f"llama.cpp finds the factors of yarn itself, and this config names {sorted(said)[0]}"
+        yield f"llama.cpp computes the yarn factors itself, and this config sets {sorted(said)[0]}"

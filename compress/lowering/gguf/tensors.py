@@ -68,8 +68,8 @@ class GgufTensor:
         made = np.ascontiguousarray(self.make(), np.float32)
         if self.kind == GGMLQuantizationType.F16 and (largest := float(np.abs(made).max())) > _LARGEST_HALF:
             raise PassError(
-                f"{self.name} holds {largest:.3g}, and 16 bits reach to {_LARGEST_HALF:.0f}",
-                hint="`gguf: q8_0` holds it.",
+                f"{self.name} holds {largest:.3g}, above the largest 16-bit float, {_LARGEST_HALF:.0f}",
+                hint="Use `gguf: q8_0`, which can hold it.",
             )
         return np.asarray(quantize(made, self.kind))
 
@@ -132,7 +132,7 @@ class _Arrays:
     ) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Float]]]:
         if f"{path}.weight" not in self.weights:
             raise ModelError(
-                f"its weights lack {path + '.weight'!r}, which its config asks for", code="weights-missing"
+                f"its weights lack {path + '.weight'!r}, which its config requires", code="weights-missing"
             )
         for kind in ("weight", "bias"):
             tensor = self.weights.get(f"{path}.{kind}")

@@ -109,27 +109,27 @@ def _reasons(tokenizer: Json, kind: str) -> Iterator[str]:
     model = tokenizer.get("model") or {}
     how = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
     if how != "BPE":
-        yield f"its tokenizer is a {how}, and GGUF is written of BPE"
+        yield f"its tokenizer is a {how}, and GGUF can be written for BPE only"
         return
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            yield f"its tokenizer has {key}, which llama.cpp has not"
+            yield f"its tokenizer has {key}, which llama.cpp does not support"
     for token in tokenizer.get("added_tokens") or ():
         if token.get("lstrip") or token.get("single_word") or (token.get("rstrip") and kind != _STRIPS):
-            yield f"its token {token['content']!r} takes blanks beside it or stands alone, unlike in llama.cpp"
+            yield f"its token {token['content']!r} strips adjacent spaces or matches whole words only, unlike llama.cpp"
     if model.get("byte_fallback"):
         if _adds_space(tokenizer) is None:
-            yield "its tokenizer writes spaces otherwise than llama.cpp's `llama`"
+            yield "its tokenizer handles spaces differently from llama.cpp's `llama`"
         return
     if not model.get("merges"):
-        yield "its tokenizer merges nothing, and llama.cpp refuses to open that"
+        yield "its tokenizer has no merges, which llama.cpp refuses to open"
     normalizers = parts_of(tokenizer.get("normalizer"), "normalizers")
     if any(part["type"] != "NFC" for part in normalizers):
-        yield f"its tokenizer has the normalizer {normalizers[0]['type']}, which llama.cpp has not"
+        yield f"its tokenizer has the normalizer {normalizers[0]['type']}, which llama.cpp does not support"
     if rules_of(tokenizer) is None:
-        yield "its tokenizer cuts texts into words by other rules than those of GPT-2, SmolLM, Llama 3 and Qwen 2"
+        yield "its tokenizer splits texts into words by rules other than those of GPT-2, SmolLM, Llama 3 and Qwen 2"
     elif rules_of(tokenizer) == pre_tokenization.WHOLE_WORDS and not model.get("ignore_merges"):
-        yield "its tokenizer cuts texts like Llama 3's but merges whole words too, which llama.cpp does not"
+        yield "its tokenizer splits texts like Llama 3's but also merges whole words, which llama.cpp does not"
 
 
 def rules_of(tokenizer: Json) -> str | None:

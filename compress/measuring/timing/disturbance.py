@@ -33,8 +33,8 @@ def is_disturbed(result: Result, scenario: int) -> bool:
 def chosen_while_disturbed(what: str, place: str) -> str:
     """What a pass says that chose by a disturbed timing."""
     return (
-        f"{what}: other processes kept the cores of {place} busy while it timed what it chooses between; on a quiet "
-        "machine it may choose otherwise"
+        f"{what}: other processes kept the cores of {place} busy while it timed its candidates; on a quiet machine "
+        "it may choose differently"
     )
 
 

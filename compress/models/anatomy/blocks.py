@@ -66,7 +66,7 @@ def transformer_of(model: nn.Module) -> PreTrainedModel:
     if (inside := _transformer_in(model)) is not None:
         return inside
     raise ModelError(
-        f"a {type(model).__name__} is no transformer whose layers we know",
+        f"a {type(model).__name__} is not a transformer with a known layer structure",
         hint=f"Known families: {', '.join(families_that_can('take apart'))}.",
     )
 

@@ -78,7 +78,7 @@ class DecoderFlow:
         base = base_of(decoder.model, decoder.network)
         observe_tokens(base, batches, [*outputs, *self._norms], self._note)
         if not self._rows:
-            raise ModelError("there are no examples to choose by what is kept", where=where)
+            raise ModelError("there are no examples by which to choose what to keep", where=where)
 
     def leaving(self, share: Share) -> Tensor:
         """Of parts at the inputs of a map: the mean square of what the map makes of each, (parts,)."""

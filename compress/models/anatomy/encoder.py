@@ -129,7 +129,7 @@ def encoder_of(model: nn.Module) -> Encoder:
     try:
         return _encoder(model, inside, network_of(kind), alone)
     except AttributeError as error:
-        whole = "an encoder of texts" if alone else "a classifier"
+        whole = "a text encoder" if alone else "a classifier"
         raise ModelError(f"this {kind} model is not {whole}: {error}") from error
 
 

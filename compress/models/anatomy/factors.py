@@ -142,7 +142,7 @@ def apply_factors(model: nn.Module, described: object, where: str) -> None:
             isinstance(names, list) and names and all(can_factor(modules.get(name, model)) for name in names)
         )
         if not known or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise ModelError(f"no maps that could be factored as {entry!r}", where=where)
+            raise ModelError(f"no maps that fit the factors {entry!r}", where=where)
         assert isinstance(names, list)
         insert_factors(model, names, rank)
 

@@ -36,7 +36,7 @@ def measure_stream(encoder: Encoder, batches: Batches) -> Stream:
     Raises:
         ModelError: there are no examples.
     """
-    nothing = ModelError("no examples to measure the teacher's hidden states on", where="student.basis")
+    nothing = ModelError("no examples to compute the teacher's hidden states on", where="student.basis")
 
     norms = [norm for layer in encoder.layers for norm in (layer.attention_norm, layer.output_norm)]
     before = encoder.embedding_norm if encoder.projection is None else encoder.projection

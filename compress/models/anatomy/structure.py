@@ -77,7 +77,7 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
     }
     for name, shape in _mapping(structure, "shapes", where).items():
         if name not in tensors or not _is_shape(shape, tensors[name].dim()):
-            raise ModelError(f"no parameter {name!r} that could have the shape {shape}", where=where)
+            raise ModelError(f"no parameter {name!r} that fits the shape {shape}", where=where)
         owner, _, own_name = name.rpartition(".")
         _resize(model.get_submodule(owner), own_name, tuple(shape))
     modules = dict(model.named_modules())
@@ -85,7 +85,7 @@ def apply_structure(model: nn.Module, structure: Structure, where: str) -> None:
         known = _attributes(modules[name]) if name in modules else {}
         for attribute, value in values.items():
             if attribute not in known or not _is_shape([value], 1):
-                raise ModelError(f"{name!r} has no {attribute!r} that could be {value!r}", where=where)
+                raise ModelError(f"{name!r} has no {attribute!r} that fits the value {value!r}", where=where)
             setattr(modules[name], attribute, value)
 
 

@@ -56,7 +56,7 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
         taken = get_peft_model_state_dict(adapted, save_embedding_layers=tables)
         for name, values in held.items():
             if not _same(taken.get(name), values):
-                raise _unfit(f"this adapter corrects {name!r}, which the model does not have", where)
+                raise _unfit(f"this adapter changes {name!r}, which the model does not have", where)
         if lacking := sorted(taken.keys() - held.keys()):
             raise _unfit(f"this adapter lacks {lacking[0]!r}", where)
         wanted = adapted(input_ids=ids).logits
@@ -66,8 +66,8 @@ def merged(model: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, dict[
         difference, apart = compared(found(input_ids=ids).logits, wanted)
     if apart:
         raise _unfit(
-            f"with this adapter added to its weights the model gives other outputs than with the adapter beside "
-            f"them: they differ by {difference:.2g}",
+            f"with this adapter merged into its weights the model gives different outputs than with the adapter "
+            f"applied separately: they differ by {difference:.2g}",
             where,
         )
     return found.requires_grad_(True), {"merged_difference": difference}

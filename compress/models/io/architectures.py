@@ -46,14 +46,14 @@ def read_config(path: Path) -> PretrainedConfig:
         raise ModelError(
             f"the architecture {kind!r} is unknown to transformers {transformers.__version__}",
             where=str(file),
-            hint="`model_type` must name one that transformers has; code from model folders is not run.",
+            hint="`model_type` must be one that transformers knows; code from model folders is not run.",
         )
     for problem in (*fetching_settings(values), *impossible_sizes(values)):
         raise ModelError(problem.message, where=str(file), code=problem.code)
     for name in own_classes(values):
         if not hasattr(transformers, name):
             raise ModelError(
-                f"this model is defined by code of its own, {name!r}, which is not run",
+                f"this model is defined by custom code, {name!r}, which is not run",
                 where=str(file),
                 hint="Name a model that transformers itself has, or a `python:module:function` that builds this one.",
                 code="own-code",
@@ -138,7 +138,7 @@ def _construct(kind: Any, config: PretrainedConfig, path: Path, attention: Atten
             return kind._from_config(config, attn_implementation=chosen, dtype=torch.float32)
     except _NO_MODEL as error:
         raise ModelError(
-            f"this config describes no model: {error}", where=str(path / MODEL_CONFIG)
+            f"this config does not describe a model: {error}", where=str(path / MODEL_CONFIG)
         ) from error
 
 

@@ -200,7 +200,7 @@ def _plain_for_labels(path: Path, labels: Sequence[str], allow_code: bool) -> Pl
         raise ModelError(
             f"this model has {outputs} outputs, but the data has {len(labels)} labels",
             where=model.origin.source,
-            hint=f"Let the function build a model with {len(labels)} outputs.",
+            hint=f"Make the function build a model with {len(labels)} outputs.",
         )
     return model
 
@@ -230,9 +230,7 @@ def _check_names(model: nn.Module, found: set[str], path: Path) -> None:
     left_over = sorted(found - set(own))
     if missing or left_over:
         what = (
-            f"lacks {missing[0]!r}"
-            if missing
-            else f"holds {left_over[0]!r}, which the model has no place for"
+            f"lacks {missing[0]!r}" if missing else f"holds {left_over[0]!r}, which the model does not have"
         )
         count = len(missing) or len(left_over)
         more = f" ({count} such weights)" if count > 1 else ""

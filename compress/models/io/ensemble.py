@@ -28,7 +28,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         if len(members) < 2:
-            raise ModelError(f"an ensemble of {len(members)}: two models at least are averaged")
+            raise ModelError(f"an ensemble of {len(members)}: it needs at least two models")
         embeds = {isinstance(member, SentenceEncoder) for member in members}
         if len(embeds) > 1:
             raise ModelError("classifiers and sentence encoders cannot be averaged")
@@ -57,7 +57,7 @@ def member_folders(path: Path) -> tuple[Path, ...]:
     body = read_model_json(path / ENSEMBLE)
     names = body.get("members") if isinstance(body, dict) else None
     if not isinstance(names, list) or len(names) < 2:
-        raise ModelError("expected the names of two folders at least", where=str(path / ENSEMBLE))
+        raise ModelError("expected the names of at least two folders", where=str(path / ENSEMBLE))
     return tuple(_member(path, name) for name in names)
 
 
@@ -66,7 +66,7 @@ def _member(path: Path, name: str) -> Path:
     folder = inside(path, name, where=where)
     # A link to the ensemble itself would have no end.
     if folder.parent != path or folder.resolve() == path.resolve():
-        raise ModelError(f"{name!a} is no folder beside this file", where=where, code="outside-folder")
+        raise ModelError(f"{name!a} is not a folder beside this file", where=where, code="outside-folder")
     if (folder / ENSEMBLE).exists():
-        raise ModelError(f"{name!a} is an average itself", where=where, code="nested-ensemble")
+        raise ModelError(f"{name!a} is itself an ensemble", where=where, code="nested-ensemble")
     return folder

@@ -89,7 +89,8 @@ def read_low_bit(path: Path) -> LowBit:
         raise ModelError(f"this file is damaged: {error}", where=str(path / BITSANDBYTES)) from error
     if found.numbers not in ("int8", "nf4", "fp4") or settings != (OUTLIER_THRESHOLD, BLOCK_SIZE):
         raise ModelError(
-            f"weights stored as {found.numbers} with {settings} are unknown", where=str(path / BITSANDBYTES)
+            f"weights stored as {found.numbers} with {settings} are not supported",
+            where=str(path / BITSANDBYTES),
         )
     return found
 

@@ -69,9 +69,9 @@ def onnx_file(model: Path) -> Path:
         return model / ONNX_MODEL
     if model.suffix == ".ort":
         raise ModelError(
-            "this is onnxruntime's mobile format, which does not say what its inputs are",
+            "this is onnxruntime's mobile format, which does not describe its inputs",
             where=str(model),
-            hint=f"Measure the {ONNX_MODEL} that it was made of.",
+            hint=f"Measure the {ONNX_MODEL} that it was made from.",
         )
     return model
 
@@ -86,15 +86,15 @@ def read_onnx(path: Path) -> OnnxFile:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
-        raise ModelError("there is no such file", where=str(path))
+        raise ModelError("file not found", where=str(path))
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(
-            "this is not an ONNX model, or it was cut off", where=str(path), hint=first_line(error)
+            "this is not an ONNX model, or it is truncated", where=str(path), hint=first_line(error)
         ) from error
     if not model.graph.node or not model.graph.output:
-        raise ModelError("this ONNX model has no graph: it is empty, or it was cut off", where=str(path))
+        raise ModelError("this ONNX model has no graph: it is empty or truncated", where=str(path))
     external = _external_files(model, path)
     try:
         onnx.checker.check_model(_with_shapes(model) or str(path))
@@ -227,7 +227,7 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
             end = int(part.offset or 0) + int(part.length or 0)
         except (TypeError, ValueError) as error:
             raise ModelError(
-                f"the place of the weights {tensor.name!r} is not valid: {first_line(error)}",
+                f"the location of the weights {tensor.name!r} is not valid: {first_line(error)}",
                 where=str(path),
                 code="damaged-model",
             ) from error
@@ -239,14 +239,14 @@ def _external_files(model: Any, path: Path) -> tuple[str, ...]:
             raise ModelError(
                 f"the file with the model's weights is missing: {name}",
                 where=str(path),
-                hint="It belongs into the same folder as the model.",
+                hint="It belongs in the same folder as the model.",
             )
         present = (path.parent / name).stat().st_size
         if present < size:
             raise ModelError(
-                f"the file with the model's weights was cut off: {name} has {present} bytes, the model reads {size}",
+                f"the file with the model's weights is truncated: {name} has {present} bytes, the model needs {size}",
                 where=str(path),
-                hint="Fetch or make both files again.",
+                hint="Download or create both files again.",
             )
     return tuple(sorted(needed))
 
@@ -272,7 +272,7 @@ def _ports(values: Sequence[Any], path: Path) -> tuple[Port, ...]:
             dtype = str(tensor_dtype_to_np_dtype(tensor.elem_type)) if kind else "unknown"
         except KeyError as error:
             raise ModelError(
-                f"{value.name!r} is of a type that onnx does not know", where=str(path), code="damaged-model"
+                f"{value.name!r} has a type that onnx does not know", where=str(path), code="damaged-model"
             ) from error
         # numpy has no type of texts, and says so.
         found.append(Port(value.name, "string" if dtype == "object" else dtype, axes))

@@ -61,7 +61,7 @@ def rows_of(result: Any) -> Tensor:
 def _unfit(result: Any) -> ModelError:
     return ModelError(
         f"the model gives {_described(result)}; expected a tensor (batch, outputs), or an object with `logits`",
-        hint="Let its forward return the logits alone, one number for each label.",
+        hint="Make its forward return only the logits, one number per label.",
         code="module-outputs",
     )
 

@@ -93,18 +93,18 @@ def _check_kind(module: nn.Module, where: str) -> None:
     for name, each in module.named_modules():
         if isinstance(each, torch.jit.ScriptModule):
             raise ModelError(
-                f"{name or 'it'} is a TorchScript module: nobody can train, prune or export it as a module",
+                f"{name or 'it'} is a TorchScript module, which cannot be trained, pruned or exported",
                 where=where,
-                hint="Let the function build the nn.Module itself, and load its weights.",
+                hint="Make the function build the nn.Module itself and load its weights.",
                 code="module-torchscript",
             )
     tensors = (*module.named_parameters(), *module.named_buffers())
     lazy = [name for name, tensor in tensors if is_lazy(tensor)]
     if lazy:
         raise ModelError(
-            f"{lazy[0]!r} gets its shape only when the module first runs",
+            f"{lazy[0]!r} is lazy: it gets its shape only when the module first runs",
             where=where,
-            hint="Run the module once on a batch in the function, before it returns it.",
+            hint="Run the module once on a batch in the function, before returning it.",
             code="module-lazy",
         )
 
@@ -122,7 +122,7 @@ def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
         origin = Origin(described["source"], Path(described["base"]), described["sha256"])
         order = described.get("order")
         if order is not None and sorted(order) != list(range(len(order))):
-            raise ValueError("`order` is no order")
+            raise ValueError("`order` is not a permutation")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"this file is damaged: {error!r}", where=str(file)) from error
     if (now := Origin.of(origin.source, origin.base).sha256) != origin.sha256:
@@ -130,7 +130,7 @@ def rebuild(path: Path, *, allow_code: bool) -> PlainModel:
             f"the code of this model was changed: its file has the sha256 {now[:12]}..., "
             f"expected {origin.sha256[:12]}...",
             where=str(module_file(origin.source, origin.base)),
-            hint="Run the profile again: the model is made anew from the code as it is now.",
+            hint="Run the profile again: the model is rebuilt from the current code.",
         )
     module, _ = make_module(origin, seed=0, allow_code=allow_code)
     if (path / STRUCTURE).exists():
@@ -153,7 +153,7 @@ def image_outputs(model: nn.Module, channels: int, size: tuple[int, int], where:
     except Exception as error:  # the user's own code may raise anything
         shown = f"{channels} x {size[0]} x {size[1]}"
         raise ModelError(
-            f"the model does not take images of {shown}: {error}",
+            f"the model does not accept images of {shown}: {error}",
             where=where,
-            hint="Set `data.image_size` to the height and width that it takes.",
+            hint="Set `data.image_size` to the height and width that it accepts.",
         ) from error

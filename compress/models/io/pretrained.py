@@ -54,7 +54,7 @@ def load_pretrained(
     lacking = sorted(key for key in untrained if "pooler." not in key)
     if lacking:
         raise ModelError(
-            f"its files lack {len(lacking)} weights of a {type(model).__name__}, {lacking[0]!r} among them",
+            f"its files lack {len(lacking)} weights of a {type(model).__name__}, for example {lacking[0]!r}",
             where=str(folder),
         )
     return model.eval(), untrained

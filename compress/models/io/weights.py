@@ -69,17 +69,19 @@ def missing_weights(folder: Path) -> ModelError | None:
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
     if pickles:
         return ModelError(
-            f"no safetensors here, only {pickles[0]}, a pickle: it could run any code and is never loaded",
+            f"no safetensors here, only {pickles[0]}, a pickle: it could run arbitrary code and is never loaded",
             where=str(folder),
-            hint="Save the model as safetensors first: `save_pretrained` of transformers does.",
+            hint="Save the model as safetensors first, with `save_pretrained` of transformers.",
         )
     return ModelError(
         f"no {TORCH_WEIGHTS} here",
         where=str(folder),
-        hint="Only safetensors are read; of a hub model that has pickles alone (.bin), name a `revision` with them.",
+        hint="Only safetensors are read; if a hub model has only pickles (.bin), name a `revision` with safetensors.",
     )
 
 
 def _unreadable(file: Path, error: Exception) -> ModelError:
-    damaged = ModelError(f"this file is damaged: {error}", where=str(file), hint="Fetch or make it again.")
+    damaged = ModelError(
+        f"this file is damaged: {error}", where=str(file), hint="Download or create it again."
+    )
     return damaged if file.is_file() else missing_weights(file.parent) or damaged

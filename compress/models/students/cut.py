@@ -93,7 +93,7 @@ def make_student(
                 project(old, new, shape.layers, measure_stream(old, batches))
             else:
                 raise ModelError(
-                    "there are no examples to measure the teacher's hidden states on",
+                    "there are no examples to compute the teacher's hidden states on",
                     where=f"{_WHERE}.basis",
                     hint="Use `basis: embeddings`.",
                 )

@@ -72,7 +72,7 @@ def _parts(model: PreTrainedModel) -> Decoder:
 def _shrink(decoder: Decoder, sizes: Mapping[str, int], batches: Batches | None) -> None:
     """Leave the most important groups, units and dimensions; the config still says the old sizes."""
     if batches is None:
-        raise ModelError("there are no examples to choose by what a student keeps", where=_WHERE)
+        raise ModelError("there are no examples by which to choose what the student keeps", where=_WHERE)
     seen = DecoderFlow(decoder, batches, _WHERE)
     for layer in range(len(decoder.blocks)):
         for shares, kept in (

@@ -34,7 +34,9 @@ def choose_layers(
     if not isinstance(wanted, int):
         return _given(tuple(wanted), available)
     if wanted > available:
-        raise ModelError(f"{wanted} layers asked of a teacher of {available}", where=f"{_WHERE}.layers")
+        raise ModelError(
+            f"{wanted} layers requested, but the teacher has {available}", where=f"{_WHERE}.layers"
+        )
     if how == "first":
         return tuple(range(wanted))
     if how == "last":
@@ -54,6 +56,6 @@ def choose_layers(
 def _given(layers: tuple[int, ...], available: int) -> tuple[int, ...]:
     if not layers or len(set(layers)) < len(layers) or min(layers) < 0 or max(layers) >= available:
         raise ModelError(
-            f"layers {list(layers)} must be different ones of 0 to {available - 1}", where=f"{_WHERE}.layers"
+            f"layers {list(layers)} must be distinct and from 0 to {available - 1}", where=f"{_WHERE}.layers"
         )
     return layers

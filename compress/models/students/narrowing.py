@@ -122,7 +122,7 @@ def _project_embedding(old: Encoder, new: Encoder, narrowing: _Narrowing, stream
         _put(new.patches.bias, bias)
         return Reader.of_stream(basis, torch.zeros(len(basis), dtype=torch.float64))
     if old.embedding_norm is None or new.embedding_norm is None or stream.embedding is None:
-        raise ModelError("this encoder has neither patches nor a norm of its embeddings")
+        raise ModelError("this encoder has neither patches nor a normalization of its embeddings")
     if old.projection is None:
         for theirs, mine in _tables(old, new):
             _put(mine, theirs.double() @ basis)

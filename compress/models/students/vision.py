@@ -41,7 +41,7 @@ def fresh_vision(
     """
     if not isinstance(spec.layers, int):
         raise ModelError(
-            "a fresh student takes over no layers of its teacher",
+            "a fresh student takes no layers from its teacher",
             where=f"{_WHERE}.layers",
             hint="Give a number of layers.",
         )

@@ -45,7 +45,7 @@ def call(source: str, base: Path, seed: int, *, allow_code: bool) -> Any:
 
 
 def function_of(
-    source: str, base: Path, *, allow_code: bool, what: str = "this model is made"
+    source: str, base: Path, *, allow_code: bool, what: str = "this model is built"
 ) -> Callable[..., Any]:
     """The function that `python:module:function` names, imported; `what` is what it does, for the error.
 
@@ -73,9 +73,9 @@ def _import(name: str, file: Path, base: Path) -> ModuleType:
     module = importlib.import_module(name)
     if Path(module.__file__ or "").resolve() != file.resolve():
         raise ModelError(
-            f"another module is called {name!r} already: {module.__file__}",
+            f"another module is already called {name!r}: {module.__file__}",
             where=str(file),
-            hint="Give the module a name of its own.",
+            hint="Give the module a unique name.",
         )
     return module
 

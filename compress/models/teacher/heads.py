@@ -78,7 +78,7 @@ def plan_head(path: Path, config: PretrainedConfig, labels: Sequence[str]) -> He
     if missing - may_be_fresh:
         example, count = min(missing - may_be_fresh), len(missing - may_be_fresh)
         raise ModelError(
-            f"the encoder lacks {count} of its weights, {example!r} among them",
+            f"the encoder lacks {count} of its weights, for example {example!r}",
             where=str(path / TORCH_WEIGHTS),
         )
     return HeadPlan(names, tuple(sorted(missing)), order, label_rows(kind, config))

@@ -110,7 +110,7 @@ def _from_folder(
         kind = model_class(config, folder) if items_of_head(values) else AutoModel
         model, untrained = load_pretrained(kind, folder, config)
     if getattr(model, "main_input_name", None) != "pixel_values":
-        raise ModelError(f"a {type(model).__name__} takes no images", where=spec.model)
+        raise ModelError(f"a {type(model).__name__} does not take images", where=spec.model)
     assert isinstance(model, PreTrainedModel)
     head = put_head_in_order(model, spec, labels)
     return ImageTeacher(model, _said_in(folder, values), head, untrained, commit)
@@ -169,9 +169,9 @@ def _ordered(
     """A plain model whose outputs stand in the order of the labels, if they have their names."""
     if names is None and spec.finetune is None:
         raise ModelError(
-            "nothing says what the outputs of this model mean",
+            "the meaning of this model's outputs is not declared",
             where=spec.model,
-            hint="Let the function return (module, labels), set `teacher.labels` to their names in order, "
+            hint="Make the function return (module, labels), set `teacher.labels` to their names in order, "
             "or add `teacher.finetune` to train the model on the data.",
         )
     if spec.finetune is None:

@@ -40,7 +40,7 @@ def head_names(config: Mapping[str, Any], declared: Sequence[str] | None = None)
         raise ModelError(
             f"{len(declared)} names for a head of {len(names)} outputs",
             where="teacher.labels",
-            hint="Name each output of the model, in its order.",
+            hint="Name each output of the model, in order.",
         )
     return tuple(declared)
 
@@ -107,9 +107,9 @@ def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -
         return order
     if all(_GENERIC.fullmatch(name) for name in names):
         raise ModelError(
-            f"this model calls its {len(names)} outputs {_list(names)}, which does not say what they mean",
+            f"this model names its {len(names)} outputs {_list(names)}, which does not tell what they mean",
             where=where,
-            hint=f"Set `teacher.labels` to their names in order, out of {_list(labels)}; "
+            hint=f"Set `teacher.labels` to their names in order, from {_list(labels)}; "
             "or add `teacher.finetune` to train a new head.",
         )
     known, wanted = {_folded(name) for name in names}, {_folded(label) for label in labels}
@@ -119,7 +119,7 @@ def check_head(names: Sequence[str] | None, labels: Sequence[str], where: str) -
         [f"the data lacks its {_list(foreign)}"] if foreign else []
     )
     raise ModelError(
-        "the model's labels are not those of the data: " + ("; ".join(parts) or "a name stands there twice"),
+        "the model's labels are not those of the data: " + ("; ".join(parts) or "a name occurs twice"),
         where=where,
         hint="Add `teacher.finetune` to train a new head, or name the outputs in `teacher.labels`.",
     )

@@ -171,7 +171,7 @@ def check_lengths(config: PretrainedConfig, max_length: int, where: str) -> None
     positions = most_tokens(config.to_dict())
     if positions is not None and max_length > positions:
         raise ModelError(
-            f"data.max_length is {max_length}, but the model takes {positions} tokens at most", where=where
+            f"data.max_length is {max_length}, but the model takes at most {positions} tokens", where=where
         )
 
 
@@ -204,7 +204,7 @@ def _from_code(spec: TeacherSpec, base: Path, allow_code: bool, seed: int, *, ba
     made = call(source, base, seed, allow_code=allow_code)
     known = (PreTrainedModel, SentenceEncoder) if bare else PreTrainedModel
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], known)):
-        raise ModelError("expected the function to return (model, tokenizer) of transformers", where=source)
+        raise ModelError("expected the function to return (model, tokenizer) from transformers", where=source)
     model = made[0].float().cpu().eval()
     said = Pooling(model.pooling, model.normalize) if isinstance(model, SentenceEncoder) else MEAN
     pooling = Pooling(spec.pooling or said.mode, said.normalize)

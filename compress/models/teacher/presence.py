@@ -82,13 +82,13 @@ def _names(file: Path) -> set[str]:
             return set(tensors.keys())
     except FileNotFoundError as error:
         raise ModelError(
-            f"no {file.name} here, which the index names", where=str(file.parent), code="weights-missing"
+            f"{file.name} is missing, which the index names", where=str(file.parent), code="weights-missing"
         ) from error
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"these weights cannot be read: {error}",
             where=str(file),
-            hint="Was the file copied or downloaded whole?",
+            hint="Copy or download the file again: it may be incomplete.",
             code="weights-damaged",
         ) from error
 

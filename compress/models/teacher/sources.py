@@ -66,7 +66,7 @@ GGUF = ".gguf"
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ONNX_HINT = (
     "An ONNX file cannot be trained or pruned; name the model that it was exported from. "
-    "`compress measure` takes the file as it is."
+    "`compress measure` can measure the file as it is."
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -159,7 +159,7 @@ def _check_folder(
         check_code_allowed(spec.model, allow_code)
         if task_kind(task).items != "image":
             raise ModelError(
-                "this model is a module of somebody's code, which has no tokenizer: it serves images alone",
+                "this model is a module from code, which has no tokenizer: it can be used for images only",
                 where=spec.model,
                 hint="Name a `python:module:function` that returns a model of transformers and its tokenizer.",
                 code="module-without-tokenizer",
@@ -217,7 +217,7 @@ def tokenizer_place(source: str, base: Path) -> Path:
     return place
 
 
-def check_code_allowed(model: str, allow_code: bool, what: str = "this model is made") -> None:
+def check_code_allowed(model: str, allow_code: bool, what: str = "this model is built") -> None:
     """Refuse to run code that the user did not allow.
 
     Raises:
@@ -225,9 +225,9 @@ def check_code_allowed(model: str, allow_code: bool, what: str = "this model is 
     """
     if not allow_code:
         raise UsageError(
-            f"{what} by running Python code, which nobody allowed",
+            f"{what} by running Python code, which is not allowed by default",
             where=model,
-            hint="If you trust it, start again with `--allow-code`; in Python, with `allow_code=True`.",
+            hint="If you trust it, run again with `--allow-code`; in Python, with `allow_code=True`.",
             code="code-not-allowed",
         )
 
@@ -251,7 +251,7 @@ def shards_of(folder: Path) -> set[str]:
             raise ModelError("expected a mapping `weight_map` of weights to files", where=str(index))
         for name in set(placed.values()):
             if inside(folder, name, where=str(index)).parent != folder or not name.endswith(".safetensors"):
-                raise ModelError(f"{name!r} is no safetensors file beside this one", where=str(index))
+                raise ModelError(f"{name!r} is not a safetensors file beside this one", where=str(index))
         names.update(placed.values())
     return names
 
@@ -287,7 +287,7 @@ def module_file(source: str, base: Path) -> Path:
     raise ModelError(
         f"there is no module {'.'.join([top, *rest])!r}",
         where=source,
-        hint=f"It is looked for in {base} and in what this Python can import.",
+        hint=f"It was looked for in {base} and among the modules that this Python can import.",
     )
 
 
@@ -297,7 +297,7 @@ def _folder(path: Path) -> Path:
         raise ModelError(problem.message, where=str(path), code=problem.code)
     if path.suffix.lower() == GGUF or (path.is_dir() and not model_files(path) and any(path.glob("*.gguf"))):
         raise ModelError(
-            "GGUF files hold language models, which write texts; this task cannot use one as its teacher",
+            "GGUF files hold language models, which generate text; this task cannot use one as its teacher",
             where=str(path),
             hint="Set the task of models that write texts, or name a folder with config.json, model.safetensors and a "
             "tokenizer.",
@@ -324,7 +324,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         return read_mapping(file)
     except FileNotFoundError as error:
         raise ModelError(
-            f"no {MODEL_CONFIG} here: this folder holds no model",
+            f"no {MODEL_CONFIG} here: this is not a model folder",
             where=str(folder),
             hint=_ONNX_HINT if (folder / ONNX_MODEL).is_file() else None,
         ) from error

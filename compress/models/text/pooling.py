@@ -73,9 +73,9 @@ def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
         if kind == "Transformer":
             if place not in ("", "."):
                 raise ModelError(
-                    f"the transformer lies in the sub-folder {place!r}; name that folder as the model",
+                    f"the transformer is in the sub-folder {place!r}; name that folder as the model",
                     where=str(folder),
-                    hint="Set `teacher.pooling` then: its pooling stands in the folder above.",
+                    hint="Then set `teacher.pooling` too: the pooling is declared in the parent folder.",
                 )
         elif kind == "Pooling":
             if override is None:
@@ -84,7 +84,7 @@ def _of_modules(folder: Path, override: PoolingMode | None) -> Pooling:
             normalize = True
         else:
             raise ModelError(
-                f"after the transformer stands a {kind or 'module without a type'}, which would be lost; "
+                f"the transformer is followed by a {kind or 'module without a type'}, which would be lost; "
                 "known are Pooling and Normalize",
                 where=str(file),
             )
@@ -108,9 +108,9 @@ def _mode(file: Path) -> PoolingMode:
     if len(asked) == 1 and asked[0] in short:
         return short[asked[0]]
     raise ModelError(
-        f"this model pools by {' and '.join(asked) or 'nothing'}; known are mean_tokens and cls_token",
+        f"this model pools by {' and '.join(asked) or 'nothing'}; supported are mean_tokens and cls_token",
         where=str(file),
-        hint="Set `teacher.pooling` to mean or cls if you want that in its place.",
+        hint="Set `teacher.pooling` to mean or cls to use that instead.",
     )
 
 

@@ -87,7 +87,7 @@ def _default_prompt(folder: Path) -> tuple[str | None, str]:
     text = prompts.get(name) if isinstance(prompts, dict) else None
     if not isinstance(text, str):
         raise ModelError(
-            f"its default prompt {name!r} is none of `prompts`", where=str(file), code=SENTENCE_SETTING
+            f"its default prompt {name!r} is not in `prompts`", where=str(file), code=SENTENCE_SETTING
         )
     return str(name), text
 
@@ -97,7 +97,7 @@ def _check_pooled_prompt(folder: Path) -> None:
     for file in folder.glob("*_Pooling/config.json"):
         if read_mapping(file).get("include_prompt") is False:
             raise ModelError(
-                "`include_prompt: false` leaves the tokens of the prompt out of the mean, which is not known here",
+                "`include_prompt: false` leaves the prompt's tokens out of the mean, which is not supported",
                 where=str(file),
                 code=SENTENCE_SETTING,
             )

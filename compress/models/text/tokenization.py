@@ -108,10 +108,10 @@ class Tokenization:
             for text, got, expected in zip(tried, ours, wanted, strict=True):
                 if got != expected:
                     raise ModelError(
-                        f"this tokenizer cannot be carried into a bundle: of {text[:60]!r} transformers makes "
-                        f"{expected[:12]}, the file {got[:12]}",
+                        f"this tokenizer cannot be put into a bundle: transformers tokenizes {text[:60]!r} as "
+                        f"{expected[:12]}, its file as {got[:12]}",
                         where=where,
-                        hint=f"Load it with AutoTokenizer, and save it into the folder as a plain tokenizer: "
+                        hint=f"Load it with AutoTokenizer and save it in the folder as a plain tokenizer: "
                         f"`tokenizer.backend_tokenizer.save('{TOKENIZER}')`, without a {TOKENIZER_CONFIG}.",
                         code=TOKENIZER_SETTING,
                     )
@@ -156,7 +156,7 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise ModelError(
-            f"{type(tokenizer).__name__} is not of the `tokenizers` library and cannot be put into a bundle",
+            f"{type(tokenizer).__name__} is not a `tokenizers` tokenizer and cannot be put into a bundle",
             where=where,
             hint="Name a model whose tokenizer has a tokenizer.json.",
             code=TOKENIZER_SETTING,
@@ -164,8 +164,8 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if getattr(tokenizer, "split_special_tokens", False):
         raise ModelError(
-            "`split_special_tokens: true` cannot be carried: a tokenizer.json always reads special tokens that "
-            "stand in a text as such",
+            "`split_special_tokens: true` is not supported: a tokenizer.json always parses special tokens in a "
+            "text as such",
             where=where,
             code=TOKENIZER_SETTING,
         )
@@ -184,7 +184,7 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
 
     if "token_type_ids" in tokenizer.model_input_names and any(backend.encode("a b").type_ids):
         raise ModelError(
-            "it marks a text that stands alone with `token_type_ids` other than 0, and only 0 is given to models here",
+            "it marks single texts with `token_type_ids` other than 0, but models here are always given 0",
             where=where,
             code=TOKENIZER_SETTING,
         )
@@ -193,7 +193,7 @@ def of_transformers(tokenizer: Any, where: str, settings: SentenceSettings = PLA
     plain.no_padding()
     if plain.get_vocab() != backend.get_vocab():
         raise ModelError(
-            "two of its tokens share an id, which a tokenizer.json cannot be written with",
+            "two of its tokens share an id, which a tokenizer.json cannot represent",
             where=where,
             code=TOKENIZER_SETTING,
         )

@@ -27,8 +27,8 @@ Ids = NDArray[np.int64]
 
 _CONTINUES = "##"
 _REFUSED = {
-    "BPE": "its merges are written in token ids, so two tokens cannot share one",
-    "Unigram": "a token's id is its place in the table, so two tokens cannot share one",
+    "BPE": "its merges refer to token ids, so two tokens cannot share one",
+    "Unigram": "a token's id is its position in the table, so two tokens cannot share one",
 }
 
 
@@ -105,7 +105,7 @@ def check_can_trim(vocabulary: Vocabulary) -> None:
     if vocabulary.kind != "WordPiece":
         reason = _REFUSED.get(vocabulary.kind, "only WordPiece vocabularies can be trimmed")
         if vocabulary.kind == "BPE" and vocabulary.unknown is None:
-            reason = "it spells every text out of bytes, and no unknown token stands for what is dropped"
+            reason = "it falls back to bytes, so there is no unknown token for what is dropped"
         raise ModelError(
             f"cannot trim the vocabulary of a {vocabulary.kind} tokenizer: {reason}",
             hint="Use `vocabulary: keep`.",

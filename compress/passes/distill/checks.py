@@ -57,16 +57,16 @@ def warnings(check: PassCheck) -> Iterator[str]:
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
     if any(loss.softens for loss in losses) and finetune is not None and finetune.smoothing > 0:
         yield (
-            "teacher.finetune.smoothing: a teacher trained with smoothed labels may distil worse, as its logits tell "
-            "wrong classes apart less (Mueller et al. 2019); on CLINC150 no difference was measured, so measure yours"
+            "teacher.finetune.smoothing: a teacher trained with label smoothing may distil worse, as its logits "
+            "distinguish wrong classes less (Mueller et al. 2019); on CLINC150 no difference was found, so measure it"
         )
     for why in dict.fromkeys(loss.disappoints(task_kind(check.profile.task)) for loss in losses):
         if why is not None:
             yield f"passes.{check.index}.distill.losses: {why}"
     if spec.data_free is not None and not spec.control:
         yield (
-            f"passes.{check.index}.distill.data_free: how much is lost by showing no training data will not be "
-            "measured; `control: true` teaches the same student with the data too, and the report compares them"
+            f"passes.{check.index}.distill.data_free: the loss from not using training data will not be measured; "
+            "with `control: true` the same student is also trained on the data, and the report compares them"
         )
 
 
@@ -87,7 +87,7 @@ def _distill_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         if wanted == "unlabeled" and profile.data.unlabeled is None:
             yield (place[:-1] or ("data",)), "`unlabeled` needs `data.unlabeled` in the profile"
         if wanted == "unlabeled" and all(loss.learns_labels for loss in losses_of(stage)):
-            yield place, "unlabelled examples have no labels to learn from: add a loss with the teacher"
+            yield place, "unlabelled examples have no labels to learn from: add a loss against the teacher"
     yield from dict.fromkeys(_on_policy_faults(profile, spec))
     if not any(loss.reaches_outputs for loss in losses_of(spec.staged[-1])):
         last = "the last stage has" if spec.stages else "there is"
@@ -103,16 +103,16 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         if student.decoder is not None and not task_kind(profile.task).writes:
             yield (
                 (*place, "architecture"),
-                f"{student.architecture} goes on with texts, and {profile.task} does not",
+                f"{student.architecture} generates text, and {profile.task} does not",
             )
         elif student.decoder is None and student.architecture is not None and takes(profile) != "images":
             yield (*place, "architecture"), f"{student.architecture} reads images, not texts"
         if spec.data_free is not None and spec.sequence is None and student.choose == "similarity":
-            yield (*place, "choose"), "data_free shows no examples to measure the similarity of layers on"
+            yield (*place, "choose"), "data_free provides no examples to measure layer similarity on"
         if student.is_cut and student.basis == "embeddings" and task_kind(profile.task).writes:
             yield (
                 (*place, "basis"),
-                "a student cut out of a decoder keeps those dimensions that are largest on training examples: leave "
+                "a student cut out of a decoder keeps the dimensions that are largest on training examples: leave "
                 "`basis` out",
             )
         if student.patch_size is not None and student.architecture is None:
@@ -120,7 +120,7 @@ def _student_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         if student.model is not None and spec.trimmed is not None:
             yield (
                 ("vocabulary",),
-                "a student that stands ready keeps its own tokenizer; leave `vocabulary` out",
+                "a ready-made student keeps its own tokenizer; leave `vocabulary` out",
             )
 
 
@@ -131,7 +131,7 @@ def _foreign_keys(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         given: Spec | None = getattr(spec, section)
         for theirs, name in ((theirs, name) for theirs, names in keys.items() for name in names):
             if given is not None and name in given.model_fields_set and theirs != ours and ours in keys:
-                why = f"it serves {theirs} only; for {ours} there are: {', '.join(keys[ours])}"
+                why = f"only for {theirs}; the keys for {ours} are {', '.join(keys[ours])}"
                 yield (section, name), why
 
 
@@ -145,13 +145,13 @@ def _data_free_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         if spec.stages:
             yield (
                 ("stages",),
-                "a generator of images teaches in one stage by nature; leave `stages` out and give `losses`",
+                "training with generated images has exactly one stage; leave `stages` out and give `losses`",
             )
         for name in ("accumulate", "gradient_checkpointing"):
             if getattr(spec, name) != type(spec).model_fields[name].default:
                 yield (
                     (name,),
-                    "generator and student are trained step by step in turns, whole batches at a time",
+                    "not available with generated images: generator and student alternate, one whole batch per step",
                 )
         return
     fewest, room = spec.data_free.length[0], profile.data.max_length
@@ -167,19 +167,19 @@ def _prompt_faults(profile: Profile, spec: DistillSpec, free: DataFreeSpec) -> I
     if spec.sequence is None:
         yield (
             ("data_free",),
-            "the teacher writes prompts to answer them: add `sequence`, which says how, and by which licence",
+            "the teacher writes prompts and answers them: add `sequence`, which sets how and under which licence",
         )
         return
     room = profile.data.max_length - spec.sequence.most
     if "most" in free.model_fields_set and free.most > room > 0:
         yield (
             ("data_free", "most"),
-            f"with `sequence.most` it must be at most `data.max_length`, which leaves {room}",
+            f"with `sequence.most` it must fit into `data.max_length`, which leaves {room}",
         )
     if profile.data.goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
         yield (
             ("sequence", "prompt_tokens"),
-            "the data gives no prompts: `data_free.most` says how long those are that are written",
+            "no prompts are taken from the data: `data_free.most` sets the length of the generated ones",
         )
 
 
@@ -198,7 +198,7 @@ def _template_faults(profile: Profile, spec: DistillSpec, files: ModelFiles) -> 
     if folder is not None and folder.is_dir() and not has_template(folder, files):
         yield (
             ("data_free",),
-            "the teacher has no chat template, which says where the words of a user begin; without one it can write "
+            "the teacher has no chat template, which marks where a user's message begins; without one it can write "
             "plain texts (`text_column`)",
         )
 
@@ -208,7 +208,7 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if spec.sequence is None:
         return
     if not task_kind(profile.task).writes:
-        yield ("sequence",), f"the models of {profile.task} write no texts"
+        yield ("sequence",), f"models for {profile.task} cannot generate text"
         return
     server = spec.sequence.server
     teacher = (spec.teachers[0].model if spec.teachers else None) or profile.teacher.model
@@ -222,7 +222,7 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
             f"it must be below `data.max_length`, which is {profile.data.max_length}",
         )
     if profile.train.nodes > 1:
-        yield ("sequence",), "each of several machines (`train.nodes`) would write texts of its own"
+        yield ("sequence",), "with several machines (`train.nodes`) each would write different texts"
     if server is not None:
         yield from _server_faults(
             server, profile, pairs=spec.synthetic is not None, free=spec.data_free is not None
@@ -235,7 +235,7 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if not goes_on and "prompt_tokens" in spec.sequence.model_fields_set:
         yield (
             ("sequence", "prompt_tokens"),
-            "the data has prompts of its own; only plain texts are cut into prompts",
+            "the data already has prompts; only plain texts are cut into prompts",
         )
     if (
         goes_on
@@ -244,13 +244,13 @@ def _written_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     ):
         yield (
             ("sequence", "prompt_tokens"),
-            f"with `most` it must be at most `data.max_length`, which is {profile.data.max_length}",
+            f"together with `most` it must be at most `data.max_length`, which is {profile.data.max_length}",
         )
     for name in ("rejection", "reasoning"):
         if goes_on and getattr(spec, name) is not None:
             yield (
                 (name,),
-                "plain texts hold no answers: name `prompt_column` and `completion_column`, or `messages_column`",
+                "plain texts have no answers: name `prompt_column` and `completion_column`, or `messages_column`",
             )
 
 
@@ -262,9 +262,8 @@ def _probability_faults(spec: DistillSpec) -> Iterator[Found]:
             if loss.compares and not spec.teachers:
                 yield (
                     (*place, number),
-                    "a server gives texts, and no probabilities that are known to be of the student's words: leave "
-                    "`next_token` alone, or name in `teachers` who scores what it writes (`teachers: [{}]`: the "
-                    "profile's teacher)",
+                    "a server gives texts, but no probabilities for the student's tokens: use `next_token` only, or "
+                    "name in `teachers` a model that scores what it writes (`teachers: [{}]`: the profile's teacher)",
                 )
 
 
@@ -272,14 +271,14 @@ def _pair_faults(profile: Profile, how: SequenceSpec, pairs: SyntheticSpec) -> I
     if not profile.data.goes_on:
         yield (
             ("synthetic",),
-            "pairs are written from documents, and the data holds prompts or conversations: give texts",
+            "pairs are written from documents, but the data holds prompts or conversations: give plain texts",
         )
         return
     longest, room = pairs.passage_tokens[1], profile.data.max_length
     if PASSAGE in pairs.prompt and longest + 2 * how.most > room:
         yield (
             ("synthetic", "passage_tokens"),
-            f"a passage of {longest} tokens, a question and an answer of `sequence.most` each have no room in "
+            f"a passage of {longest} tokens with a question and an answer of `sequence.most` each does not fit into "
             f"`data.max_length`, which is {room}",
         )
 
@@ -293,12 +292,12 @@ def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         above: Path_ = ("stages", index) if spec.stages else ()
         place: Path_ = (*(above if stage.on_policy else ()), "on_policy")
         if not task_kind(profile.task).writes:
-            yield place, f"the models of {profile.task} write no texts"
+            yield place, f"models for {profile.task} cannot generate text"
             continue
         if profile.train.strategy == "fsdp" and profile.train.world > 1:
             yield (
                 place,
-                "each process writes with all weights, which `train.strategy: fsdp` spreads: use `ddp`",
+                "each process needs all weights to write, but `train.strategy: fsdp` shards them: use `ddp`",
             )
         yield from _to_judge(own, (*above, "losses"))
         most, room = own.on_policy.most, profile.data.max_length
@@ -307,12 +306,12 @@ def _on_policy_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         elif profile.data.goes_on and own.prompt_tokens + most > room:
             yield (
                 (*place, "prompt_tokens"),
-                f"with `most` it must be at most `data.max_length`, which is {room}",
+                f"together with `most` it must be at most `data.max_length`, which is {room}",
             )
         if not profile.data.goes_on and own.on_policy.prompt_tokens is not None:
             yield (
                 (*place, "prompt_tokens"),
-                "the data has prompts of its own; only plain texts are cut into prompts",
+                "the data already has prompts; only plain texts are cut into prompts",
             )
 
 
@@ -323,14 +322,14 @@ def _to_judge(spec: DistillSpec, place: Path_) -> Iterator[Found]:
         but = ", or set `on_policy: false` here" if place[:-1] else ""
         yield (
             place,
-            f"none of them compares with a teacher, who is to judge what the student writes: add logits{but}",
+            f"none of them compares with a teacher, which has to judge what the student writes: add logits{but}",
         )
         return
     for number, entry in enumerate(spec.losses):
         if spec.on_policy.share == 1 and not entry.body.compares:
             yield (
                 (*place, number),
-                f"`on_policy.lambda: 1` shows no text of the data, so {entry.key} has nothing to learn: lower "
+                f"with `on_policy.lambda: 1` no text of the data is used, so {entry.key} has nothing to learn: lower "
                 "`lambda`, or leave the loss out",
             )
 
@@ -338,20 +337,20 @@ def _to_judge(spec: DistillSpec, place: Path_) -> Iterator[Found]:
 def _server_faults(server: ServerSpec, profile: Profile, *, pairs: bool, free: bool) -> Iterator[Found]:
     place = ("sequence", "server")
     if profile.data.goes_on and server.api == "chat" and not pairs:
-        yield (*place, "api"), "the data holds texts to go on with, not prompts: use `api: completions`"
+        yield (*place, "api"), "the data holds plain texts to continue, not prompts: use `api: completions`"
     if profile.data.converses and server.api == "completions" and server.template is None:
         yield (
             (*place, "api"),
-            "`completions` goes on with texts, and the data holds conversations: use `api: chat`",
+            "`completions` continues plain texts, but the data holds conversations: use `api: chat`",
         )
     if not profile.data.goes_on and free and server.template is None:
         yield (
             (*place, "api"),
-            "`chat` answers prompts and writes none: name `api: completions` and `template: teacher`, with a teacher "
-            "that has the chat template and the tokenizer of the server's model",
+            "`chat` answers prompts but cannot write them: use `api: completions` and `template: teacher`, with a "
+            "teacher that has the chat template and the tokenizer of the server's model",
         )
     if profile.data.goes_on and server.template is not None:
-        yield (*place, "template"), "the data holds texts to go on with, not prompts"
+        yield (*place, "template"), "the data holds plain texts to continue, not prompts"
     try:
         server.key()
     except ModelError as error:
@@ -363,7 +362,7 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
         if entry.finetune is not None and (why := why_not_packed(entry.finetune, profile.task)) is not None:
             yield ("teachers", number, "finetune", "pack"), why
     if spec.keep == "ensemble" and task_kind(profile.task).writes:
-        yield ("keep",), "several models that go on with texts are no one file: keep the `last` or the `best`"
+        yield ("keep",), "several language models cannot be stored as one file: keep the `last` or the `best`"
     losses = [loss for stage in spec.staged for loss in losses_of(stage)]
     taught = any(loss.compares for loss in losses)
     writes: tuple[str, ...] = () if spec.sequence is None else ("data_free",)
@@ -372,27 +371,27 @@ def _teacher_faults(profile: Profile, spec: DistillSpec) -> Iterator[Found]:
     if not taught:
         for name in ("teachers", "select", "online", "ema", "data_free", "assistants"):
             if getattr(spec, name) and name not in writes:
-                yield (name,), "every loss looks at the labels alone, so nobody teaches"
+                yield (name,), "every loss uses only the labels, so there is no teacher"
         if spec.generations > 1:
             yield (
                 ("generations",),
-                "every loss looks at the labels alone: a generation would learn nothing new",
+                "every loss uses only the labels: a further generation would learn nothing new",
             )
     if spec.ema is not None and not any(loss.learns_labels for loss in losses):
-        yield ("ema",), "a student that follows its own average alone learns nothing: add a labels loss"
+        yield ("ema",), "a student that only follows its own average learns nothing: add a labels loss"
     if not lesson_of(profile).labelled and not embeds(profile):
         for name in ("online",) if task_kind(profile.task).writes else ("select", "online"):
             if getattr(spec, name) is not None:
-                yield (name,), f"it needs labels, which {profile.task} has not"
+                yield (name,), f"it needs labels, which {profile.task} does not have"
     if not embeds(profile):
         return
     if spec.control and spec.data_free is None:
         yield (
             ("control",),
-            "embeddings have no labels, so nobody could teach the same student without the teacher",
+            "embeddings have no labels, so the same student cannot be trained without the teacher",
         )
     if len(spec.teachers) > 1:
-        yield ("teachers",), "embeddings of different models have no common axes, so they cannot be averaged"
+        yield ("teachers",), "embeddings of different models do not share axes, so they cannot be averaged"
     for name in ("select", "online", "ema"):
         if getattr(spec, name) is not None:
-            yield (name,), "it needs probabilities or labels, which embeddings have not"
+            yield (name,), "it needs probabilities or labels, which embeddings do not have"

@@ -128,6 +128,6 @@ def together(first: Examples, second: Examples) -> Examples:
 def _word_embeddings(teacher: Artifact, allow_code: bool) -> NDArray[np.float32]:
     words = encoder_of(load_model(teacher.path, allow_code=allow_code)).words
     if words is None:
-        raise ModelError("this teacher has no word embeddings to draw neighbours from", where="augment")
+        raise ModelError("this teacher has no word embeddings to find neighbours in", where="augment")
     embeddings: NDArray[np.float32] = words.weight.detach().numpy()
     return embeddings

@@ -31,7 +31,7 @@ def gap_warnings(teachers: Sequence[TeacherAt], parameters: int) -> list[str]:
         return []
     return [
         f"the student has {ratio:.0f} times fewer parameters than its teacher; a gap above {FAR_SMALLER} often "
-        "costs accuracy: `assistants` of sizes between them may help (Mirzadeh et al. 2020)"
+        "costs accuracy: `assistants` of intermediate size may help (Mirzadeh et al. 2020)"
     ]
 
 

@@ -50,4 +50,4 @@ def _faults(spec: DistillSpec, lesson: Pairing, files: ModelFiles) -> Iterator[F
             yield (*place, number), why
     two = lesson.unlike(files)
     if two is not None and spec.augment is not None:
-        yield ("augment",), f"{two}, so new texts cannot be made for both"
+        yield ("augment",), f"{two}, so texts cannot be augmented for both"

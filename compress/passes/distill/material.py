@@ -34,7 +34,7 @@ def check_segmentation(inputs: Inputs, source: Inputs, words: Words) -> None:
     """
     pairs = zip(tokens_of(inputs).ids, tokens_of(source).ids, strict=True)
     if not all(np.array_equal(mine, words.table[theirs]) for mine, theirs in pairs):
-        raise PassError("the trimmed tokenizer cuts texts otherwise than the one it was made from")
+        raise PassError("the trimmed tokenizer splits texts differently from the original one")
 
 
 def extra_texts(
@@ -89,10 +89,10 @@ def translated(ids: Iterable[Ids], old: Path, new: Path, own: TokenInputs) -> To
     if (found.flat.values < 0).any():
         lost = [word for word, number in words.ids.items() if bridge[number] < 0]
         raise ModelError(
-            f"the tokenizer of the student lacks {len(lost)} tokens of the teacher's, among them {lost[0]!r}, and has "
-            "no unknown token to read them as",
+            f"the student's tokenizer lacks {len(lost)} of the teacher's tokens, for example {lost[0]!r}, and has no "
+            "unknown token to stand for them",
             where="data_free",
-            hint="Take a student with the teacher's tokenizer, or one whose tokenizer has an unknown token.",
+            hint="Use a student with the teacher's tokenizer, or one whose tokenizer has an unknown token.",
         )
     return replace(own, ids=found)
 
@@ -108,7 +108,7 @@ def _checked_bridge(old: Vocabulary, texts: TokenInputs, new: Vocabulary, own: T
     bridge = _bridge(old, new)
     if not all(np.array_equal(bridge[a], b) for a, b in zip(texts.ids, own.ids, strict=True)):
         raise ModelError(
-            "student and teacher cut texts into different pieces, so new texts cannot be made for both",
+            "student and teacher tokenize texts differently, so texts cannot be augmented for both",
             where="augment",
             hint="Leave `augment` out.",
         )

@@ -32,7 +32,7 @@ def trusted(outputs: NDArray[np.float32], labels: NDArray[np.int64], spec: Selec
         kept &= (labels == UNLABELLED) | (outputs.argmax(axis=1) == labels)
     if kept.sum() < FEWEST:
         raise PassError(
-            f"{int(kept.sum())} of {len(kept)} examples are left to learn from",
+            f"only {int(kept.sum())} of {len(kept)} examples are selected",
             where="select",
             hint=f"Lower `confidence` ({spec.confidence:g}); the teacher's median is {np.median(confidence):.3f}.",
         )

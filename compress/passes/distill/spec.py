@@ -185,14 +185,16 @@ def refuse_combinations(spec: DistillSpec) -> None:
     """
     live = [name for name in ("online", "ema", "data_free") if getattr(spec, name) is not None]
     if len(live) > 1:
-        raise ValueError(f"{live[0]} and {live[1]} exclude each other: each decides alone who teaches")
+        raise ValueError(
+            f"{live[0]} and {live[1]} exclude each other: each determines the teacher on its own"
+        )
     if live and spec.teachers:
-        raise ValueError(f"{live[0]} has one teacher by nature; leave `teachers` out")
+        raise ValueError(f"{live[0]} always has exactly one teacher; leave `teachers` out")
     if live and spec.generations > 1:
         raise ValueError(f"{live[0]} and generations exclude each other: a generation needs a fixed teacher")
     if live and spec.select is not None:
         raise ValueError(
-            f"{live[0]} and select exclude each other: the teacher's answers are not known beforehand"
+            f"{live[0]} and select exclude each other: the teacher's outputs are not known in advance"
         )
     if live and spec.assistants and live[0] != "data_free":
         raise ValueError(f"{live[0]} and assistants exclude each other")
@@ -201,7 +203,7 @@ def refuse_combinations(spec: DistillSpec) -> None:
     if spec.data_free is not None:
         _refuse_shown_data(spec)
     if spec.online is not None and spec.stages:
-        raise ValueError("online has one stage by nature; leave `stages` out")
+        raise ValueError("online always has exactly one stage; leave `stages` out")
     _refuse_written(spec)
     _refuse_on_policy(spec)
 
@@ -211,46 +213,46 @@ def _refuse_written(spec: DistillSpec) -> None:
     for name in ("rejection", "reasoning", "synthetic"):
         if getattr(spec, name) is not None and spec.sequence is None:
             raise ValueError(
-                f"{name} looks at what the teacher writes: add `sequence`, which says how it writes"
+                f"{name} works on texts written by the teacher: add `sequence`, which sets how they are written"
             )
     if spec.control == "answers_only" and spec.reasoning is None:
-        raise ValueError("control: answers_only needs `reasoning`, which tells answers from traces")
+        raise ValueError("control: answers_only needs `reasoning`, which separates answers from traces")
     if spec.sequence is None:
         return
     if spec.synthetic is not None:
         _refuse_pairs(spec)
     if len(spec.teachers) > 1:
-        raise ValueError("sequence has one teacher: several cannot write one text")
+        raise ValueError("sequence takes one teacher: several cannot write one text together")
     for name, why in (
-        ("online", "a teacher that learns too would write other texts with every step"),
-        ("ema", "the student's average would teach it what another one wrote"),
-        ("select", "what is learnt of written texts says `rejection`"),
-        ("assistants", "each of them would have to write all texts anew"),
+        ("online", "a teacher that is trained too would write different texts at every step"),
+        ("ema", "the student's average would teach texts that another model wrote"),
+        ("select", "use `rejection` to choose among written texts"),
+        ("assistants", "each of them would have to write all texts again"),
         ("augment", "the texts are the teacher's own"),
     ):
         if getattr(spec, name):
             raise ValueError(f"sequence and {name} exclude each other: {why}")
     if spec.generations > 1:
         raise ValueError(
-            "sequence and generations exclude each other: each of them would have to write all texts anew"
+            "sequence and generations exclude each other: each of them would have to write all texts again"
         )
     if spec.trimmed is not None:
         raise ValueError(
-            "sequence and vocabulary: trim exclude each other: the teacher may write tokens that the data has not"
+            "sequence and vocabulary: trim exclude each other: the teacher may write tokens that are not in the data"
         )
     if spec.data_free is not None and (spec.rejection is not None or spec.sequence.own_answers):
         other = "rejection" if spec.rejection is not None else "own_answers"
         raise ValueError(
-            f"data_free and {other} exclude each other: written prompts have no answers of the data"
+            f"data_free and {other} exclude each other: the data has no answers to generated prompts"
         )
     if spec.rejection is not None:
         if "samples" in spec.sequence.model_fields_set:
             raise ValueError(
-                "`rejection.candidates` says how many answers are written: leave `sequence.samples` out"
+                "`rejection.candidates` sets how many answers are written: leave `sequence.samples` out"
             )
         if spec.rejection.candidates > 1 and spec.sequence.temperature == 0:
             raise ValueError(
-                "the likeliest answer is always the same: several `rejection.candidates` need a "
+                "greedy decoding always gives the same answer: several `rejection.candidates` need a "
                 "`sequence.temperature`"
             )
 
@@ -263,13 +265,13 @@ def _refuse_pairs(spec: DistillSpec) -> None:
     for name in ("rejection", "reasoning"):
         if getattr(spec, name) is not None:
             raise ValueError(
-                f"synthetic and {name} exclude each other: documents hold no answers to compare with; "
-                "`synthetic.validator` judges pairs"
+                f"synthetic and {name} exclude each other: documents have no answers to compare with; use "
+                "`synthetic.validator` to judge pairs"
             )
     for name, why in (
-        ("ask", "`synthetic.ask` says what the teacher is asked"),
-        ("prompt_tokens", "passages are asked about, and `synthetic.passage_tokens` says how long they are"),
-        ("own_answers", "documents hold no answers"),
+        ("ask", "`synthetic.ask` sets what the teacher is asked"),
+        ("prompt_tokens", "questions are about passages; `synthetic.passage_tokens` sets their length"),
+        ("own_answers", "documents have no answers"),
     ):
         if name in spec.sequence.model_fields_set:
             raise ValueError(f"synthetic and sequence.{name} exclude each other: {why}")
@@ -279,51 +281,49 @@ def _refuse_on_policy(spec: DistillSpec) -> None:
     """What a student cannot learn of its own texts, or not beside them."""
     own = [one for stage in spec.staged if (one := spec.stage_training(stage).on_policy) is not None]
     if spec.on_policy is not None and not any(stage.on_policy is None for stage in spec.staged):
-        raise ValueError(
-            "every stage says itself whether the student writes: leave the pass's `on_policy` out"
-        )
+        raise ValueError("every stage sets its own `on_policy`: leave the pass's `on_policy` out")
     if not own:
         return
     for name, why in (
-        ("online", "a teacher that learns too judges nothing for sure"),
-        ("ema", "the student's average knows no more of its texts than it does"),
-        ("data_free", "students write to the prompts of the training split, which it does not show"),
-        ("synthetic", "the data's documents are no prompts, and the questions about them are the teacher's"),
-        ("patience", "validation has the data's own answers, by which a student that writes is not judged"),
+        ("online", "a teacher that is still being trained cannot judge reliably"),
+        ("ema", "the student's average knows no more about its texts than the student"),
+        ("data_free", "students answer the prompts of the training split, which data_free does not show"),
+        ("synthetic", "documents are not prompts, and the questions about them come from the teacher"),
+        ("patience", "the validation score is on the data's answers, not on what the student writes"),
     ):
         if getattr(spec, name) is not None:
             raise ValueError(f"on_policy and {name} exclude each other: {why}")
     if spec.trimmed is not None:
         raise ValueError(
-            "on_policy and vocabulary: trim exclude each other: the teacher reads the very tokens that the student "
-            "writes"
+            "on_policy and vocabulary: trim exclude each other: the teacher must read exactly the tokens that the "
+            "student writes"
         )
     if spec.select is not None and spec.select.right:
         raise ValueError(
-            "on_policy and select.right exclude each other: of what the student writes itself no token is known to be "
-            "right; `confidence` alone serves"
+            "on_policy and select.right exclude each other: the right tokens are unknown for texts that the student "
+            "writes; use `confidence` only"
         )
     if spec.control == "answers_only":
         raise ValueError(
-            "on_policy and control: answers_only exclude each other: a student that learns answers alone would write "
-            "no traces, which the teacher waits for"
+            "on_policy and control: answers_only exclude each other: a student trained on answers only would write no "
+            "traces, which the teacher expects"
         )
     if spec.sequence is None:
         return
     if spec.sequence.server is not None:
         raise ValueError(
-            "on_policy and sequence.server exclude each other: what writes behind a server tells no distributions, by "
-            "which it could judge the student's tokens; name a teacher that runs here, or leave `on_policy` out"
+            "on_policy and sequence.server exclude each other: a server gives no distributions to judge the student's "
+            "tokens with; name a teacher that runs locally, or leave `on_policy` out"
         )
     if spec.sequence.ask != PROMPT:
         raise ValueError(
-            "on_policy and sequence.ask exclude each other: the teacher judges what the student writes behind the "
-            "prompt that the student sees"
+            "on_policy and sequence.ask exclude each other: the teacher judges the student's text after the prompt "
+            "that the student sees"
         )
     if len(own) == len(spec.staged) and all(one.share == 1 for one in own):
         raise ValueError(
-            "on_policy.lambda: 1 lets the student write in all steps, so that nothing is learnt of what `sequence` "
-            "lets the teacher write: lower `lambda`, or leave `sequence` out"
+            "with on_policy.lambda: 1 the student writes in every step, so the texts that the teacher writes for "
+            "`sequence` are never used: lower `lambda`, or leave `sequence` out"
         )
 
 

@@ -75,7 +75,7 @@ def untrained_student(
     teacher = load_model(source, attention="eager", allow_code=ctx.allow_code)
     if isinstance(teacher, PlainModel):
         raise ModelError(
-            "no student can be cut from a module of your own: its layers are not known",
+            "a student cannot be cut from your own module: its layers are not known",
             where="student",
             hint="Name another with `student.model: python:...`, use `student.architecture`, or `prune` this one.",
         )

@@ -285,13 +285,13 @@ class _School:
             found = trusted.counted(seen())
         if found.kept == 0:
             raise PassError(
-                f"none of {found.of} tokens of {len(some)} windows would be left to learn from",
+                f"none of the {found.of} tokens in {len(some)} windows would be selected for training",
                 where=f"{title}: select",
-                hint=f"Lower `confidence` ({trusted.confidence:g}), or leave `right` out; the teacher's highest is "
-                f"{found.highest:.4g}.",
+                hint=f"Lower `confidence` ({trusted.confidence:g}), or leave `right` out; the teacher's highest "
+                f"confidence is {found.highest:.4g}.",
             )
         ctx.progress.say(
-            f"{title}: {found.kept / found.of:.1%} of the tokens of {len(some)} windows are learnt"
+            f"{title}: {found.kept / found.of:.1%} of the tokens in {len(some)} windows are selected"
         )
         return {"tokens": found.kept, "of": found.of}
 
@@ -356,8 +356,8 @@ class _School:
         for teacher in self.teachers:
             if teacher.artifact.read_json(TASK)["image"] != own:
                 raise PassError(
-                    f"{teacher.name} reads images of another size or scale than the student, so it cannot label "
-                    "what `augment` makes of them",
+                    f"{teacher.name} reads images of a different size or scale than the student, so it cannot label "
+                    "the images that `augment` makes",
                     where="augment",
                     hint="Leave `augment` out, or give both the same `data.image_size`.",
                 )

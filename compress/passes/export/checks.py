@@ -24,14 +24,14 @@ def faults(check: PassCheck) -> Iterator[Found]:
     if formats and not task_kind(check.profile.task).writes:
         yield (
             ("formats",),
-            f"{' and '.join(formats)} {'is a format' if len(formats) == 1 else 'are formats'} of language models, and "
-            f"{check.profile.task} is none",
+            f"{' and '.join(formats)} {'is a format' if len(formats) == 1 else 'are formats'} for language models, not "
+            f"for {check.profile.task}",
         )
         return
     tokenizer = check.files.json(check.model, TOKENIZER)
     for name in formats:
         yield from (
-            (("formats",), f"no {name} of this model: {why}")
+            (("formats",), f"{name} cannot be written for this model: {why}")
             for why in (_of_model(name, check.config), _of_tokenizer(name, tokenizer, check.family))
             if why is not None
         )

@@ -31,7 +31,9 @@ def write_formats(ctx: StepContext, spec: ExportSpec) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if "genai" in spec.formats:
         if (why := why_no_genai(tokenizer)) is not None:
-            raise ModelError(f"no genai of this model: {why}", where=str(source.path / TOKENIZER))
+            raise ModelError(
+                f"genai cannot be written for this model: {why}", where=str(source.path / TOKENIZER)
+            )
         write_genai(ctx.out, layout_of(read_config(source.path)).sizes, tokenizer, task)
     if "gguf" in spec.formats:
         model = load_model(source.path)

@@ -20,8 +20,8 @@ def phones(run: RunRecord) -> Section:
     if not found:
         return Section("phones", "On phones")
     words = (
-        "By onnxruntime's check of mobile usability, which reads its tables: nothing was run on a phone. The CPU runs "
-        "all operators; an accelerator takes the nodes it knows, the better the fewer parts they fall into.",
+        "According to onnxruntime's mobile usability check, which reads its tables: nothing was run on a phone. The "
+        "CPU runs all operators; an accelerator takes the nodes it supports, and the fewer partitions, the better.",
     )
     columns = (
         "Step",
@@ -29,11 +29,11 @@ def phones(run: RunRecord) -> Section:
         "nodes",
         "parts",
         "nodes, fixed shapes",
-        "parts, fixed shapes",
-        "worth a try",
+        "partitions, fixed shapes",
+        "worth trying",
     )
     usability = Table(
-        "What accelerators could take",
+        "What accelerators could run",
         columns,
         tuple(line for step, mobile in found for line in _usability(step, mobile)),
         frozenset({1, 6}),
@@ -55,7 +55,7 @@ def phone_lines(run: RunRecord) -> list[str]:
     for step, mobile in _mobile(run):
         operators = sum(len(names) for names in step.facts.get("operators", {}).values())
         taken = ", ".join(
-            f"{name} {mobile[key]['nodes_fixed']} (worth a try: {mobile[key]['verdict']})"
+            f"{name} {mobile[key]['nodes_fixed']} (worth trying: {mobile[key]['verdict']})"
             for key, name in _ACCELERATORS.items()
             if key in mobile
         )

@@ -31,12 +31,12 @@ class ExportSpec(PassSpec):
     @model_validator(mode="after")
     def _of_its_format(self) -> Self:
         if "gguf" in self.model_fields_set and "gguf" not in self.formats:
-            raise ValueError("gguf says how the format `gguf` stores weights: add it to `formats`")
+            raise ValueError("gguf sets how the format `gguf` stores weights: add `gguf` to `formats`")
         return self
 
     def needs(self) -> str:
         """What this one can start from, in words."""
-        whole = "a model whose maps are whole, as llama.cpp has no products of two"
+        whole = "a model without factored maps, which llama.cpp does not support"
         return whole if "gguf" in self.formats else self.accepts
 
     def fits(self, form: Form) -> bool:

@@ -84,7 +84,7 @@ def _without_labels(ctx: StepContext, spec: FinetuneSpec, source: Path) -> StepR
     """Train a model whose task has no labels."""
     alone = ctx.task.kind.label_loss
     if alone is None:
-        raise PassError("nothing says what is right but a teacher, so the model cannot be trained alone")
+        raise PassError("there are no labels, so the model cannot be trained without a teacher")
     model = load_model(source, attention="eager", allow_code=ctx.allow_code)
     adapters = None if spec.lora is None else add_adapters(model, spec.lora, ctx.seed)
     inputs: Inputs = ctx.task.encode(ctx.data.train, source)

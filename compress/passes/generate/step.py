@@ -45,8 +45,8 @@ SHOWN = 40
 _LETTERS = 240
 _OTHER_SAMPLES = 3
 _HINTS = {
-    TRAINED: "The model knows the training texts by heart: lower `finetune.epochs`, or raise `temperature`.",
-    HELD_OUT: "Validation and test texts are much like the training texts; raise `temperature`.",
+    TRAINED: "The model has memorized the training texts: lower `finetune.epochs`, or raise `temperature`.",
+    HELD_OUT: "Validation and test texts resemble the training texts; raise `temperature`.",
     REPEATED: "Raise `temperature` or `top_p`.",
     OTHER: "Leave `agree` out, or train the model longer (`finetune.epochs`).",
 }
@@ -206,10 +206,10 @@ class _Desk:
 def _nothing_kept(reasons: Sequence[str]) -> PassError:
     counts = Counter(reasons).most_common()
     return PassError(
-        f"of {len(reasons)} texts that were written none is kept: {in_words(counts)}",
+        f"none of the {len(reasons)} generated texts is kept: {in_words(counts)}",
         where="data.unlabeled.generate",
         hint=_HINTS.get(
             counts[0][0],
-            "Look at what the model writes, or train it longer (`finetune.epochs`).",
+            "Check what the model writes, or train it longer (`finetune.epochs`).",
         ),
     )

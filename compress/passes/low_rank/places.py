@@ -78,9 +78,9 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
     ]
     if not chosen:
         what = (
-            "all its maps are excluded" if groups else "it has no linear maps or convolutions of torch's own"
+            "all its maps are excluded" if groups else "it has no standard torch linear maps or convolutions"
         )
-        raise ModelError(f"nothing of this model can be factored: {what}", where="low_rank")
+        raise ModelError(f"nothing in this model can be factored: {what}", where="low_rank")
     return [Place(group, torch.cat([_matrix(model, name) for name in group])) for group in chosen]
 
 

@@ -50,7 +50,7 @@ def choose_ranks(
         found = _within_drop(decompositions, spec.max_drop, spec.round_to, drop_of)
     if not any(found.ranks):
         raise PassError(
-            "no map would be factored: factors that keep what was asked would multiply no less than the maps do",
+            "no map would be factored: factors that keep enough would not need fewer multiplications than the maps",
             where="low_rank",
             hint="Raise `ratio` or `max_drop`, or lower `energy` or `round_to`.",
         )

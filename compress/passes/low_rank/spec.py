@@ -48,7 +48,7 @@ class LowRankSpec(PassSpec):
     @model_validator(mode="after")
     def _one_rule(self) -> LowRankSpec:
         if sum(value is not None for value in (self.ratio, self.energy, self.max_drop)) != 1:
-            raise ValueError("name one of ratio, energy and max_drop: it decides the ranks")
+            raise ValueError("give exactly one of ratio, energy and max_drop: it determines the ranks")
         return self
 
     def fits(self, form: Form) -> bool:

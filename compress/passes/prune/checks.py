@@ -23,16 +23,16 @@ def faults(check: PassCheck) -> Iterator[Found]:
     if spec.remove is not None:
         texts = takes(check.profile) == "texts"
         if spec.remove.channels and texts:
-            yield ("remove", "channels"), "models of texts have no channels"
+            yield ("remove", "channels"), "text models have no channels"
         if spec.remove.vocabulary == "unused" and not texts:
-            yield ("remove", "vocabulary"), "models of images have no vocabulary"
+            yield ("remove", "vocabulary"), "image models have no vocabulary"
     if spec.layers_by == "loss" and embeds(check.profile):
-        yield ("layers_by",), "embeddings have no loss; name `importance`"
+        yield ("layers_by",), "embeddings have no loss; use `importance`"
     if task_kind(check.profile.task).writes:
         yield from _of_decoders(spec, family, check.config)
         return
     if spec.reconstruct:
-        yield ("reconstruct",), "it refits decoders alone, and this task has encoders"
+        yield ("reconstruct",), "only decoders can be refitted, and this task has encoders"
     # Of other families nothing is said: some have convolutions beside their attention.
     if family not in CONVOLUTIONAL:
         return
@@ -40,24 +40,24 @@ def faults(check: PassCheck) -> Iterator[Found]:
         key = "latency_ms" if spec.target.latency_ms is not None else "speedup"
         yield (
             ("target", key),
-            f"latencies are predicted for layers with attention, and a {family} has none; name `ratio` or `size_mb`",
+            f"latencies are predicted for attention layers only, and a {family} has none; use `ratio` or `size_mb`",
         )
     for key in OF_ENCODERS:
         if spec.remove is not None and getattr(spec.remove, key):
-            yield ("remove", key), f"the model is a {family}, whose convolutions lose `channels`"
+            yield ("remove", key), f"the model is a {family}: from convolutions remove `channels`"
 
 
 def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> Iterator[Found]:
     """What a decoder cannot lose: what is left of one must be what a config can describe."""
     goes = (
-        "of a decoder `remove` takes whole `layers`, groups of `heads` and `feed_forward` units, alike in each layer, "
-        "and `hidden` width"
+        "from a decoder `remove` can take whole `layers`, groups of `heads` and `feed_forward` units, equally in each "
+        "layer, and `hidden` width"
     )
     network = network_of_kind(family or "")
     if spec.reconstruct and network is not None and network.norms == "around":
         yield (
             ("reconstruct",),
-            f"a {family} norms what its feed-forward parts give before it is added to the stream",
+            f"a {family} normalizes the outputs of its feed-forward parts before they are added to the residual stream",
         )
     if spec.target is not None:
         yield ("target",), goes
@@ -67,7 +67,7 @@ def _of_decoders(spec: PruneSpec, family: str | None, config: Config | None) -> 
         why = None if network is None else why_groups_stay(network)
         for key in ("heads", "hidden"):
             if getattr(spec.remove, key) and why is not None:
-                yield ("remove", key), f"none of it can go from a {family}: {why}"
+                yield ("remove", key), f"none of it can be removed from a {family}: {why}"
         if config is not None and network is not None and why is None:
             try:
                 decoder_goals(config, spec.remove, spec.round_to)
@@ -91,7 +91,7 @@ def warnings(check: PassCheck) -> Iterator[str]:
     for key in ("latency_ms", "speedup"):
         if getattr(spec.target, key) is not None:
             yield (
-                f"passes.{check.index}.prune.target.{key}: this is reached on {named}, not on {target.label} "
+                f"passes.{check.index}.prune.target.{key}: this is optimized for {named}, not for {target.label} "
                 f"({target.device}), which does not run onnxruntime; `size_mb` and `ratio` are the same everywhere, "
-                "and the report measures it"
+                "and the report measures the latency there"
             )

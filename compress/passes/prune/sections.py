@@ -26,10 +26,10 @@ def pruned_to(run: RunRecord) -> Section:
     timed = any("measured_ms" in target for _, target in _targets(run))
     words = (
         "Latencies of one example, in FP32: predicted from a table of timed parts of the layers, then measured on the "
-        "pruned model and the one before it, each in processes of its own, without what else the machine did.",
+        "pruned model and the one before it, each in separate processes, without disturbed rounds.",
     )
     columns = ("Step", "asked", "before", "predicted", "measured", "measured / predicted")
-    table = Table("What pruning was to reach", columns, rows, frozenset({1}))
+    table = Table("Pruning targets", columns, rows, frozenset({1}))
     return Section("pruned_to", "Pruned for a target", words if timed else (), (table,) if rows else ())
 
 

@@ -41,7 +41,7 @@ class RemoveSpec(PassSpecBase):
     def _something(self) -> RemoveSpec:
         fractions = (self.feed_forward, self.heads, self.channels, self.layers, self.hidden)
         if not any(fractions) and self.vocabulary == "keep":
-            raise ValueError("nothing to remove: all fractions are 0, and the vocabulary is kept")
+            raise ValueError("nothing to remove: all fractions are 0 and the vocabulary is kept")
         if self.channels and (any(fractions[:2]) or any(fractions[3:]) or self.vocabulary != "keep"):
             raise ValueError(
                 "channels are removed from convolutions, everything else from transformers: not both"
@@ -71,7 +71,7 @@ class PruneTargetSpec(PassSpecBase):
     @model_validator(mode="after")
     def _one(self) -> PruneTargetSpec:
         if sum(value is not None for value in (self.latency_ms, self.speedup, self.size_mb, self.ratio)) != 1:
-            raise ValueError("name one of latency_ms, speedup, size_mb and ratio")
+            raise ValueError("give exactly one of latency_ms, speedup, size_mb and ratio")
         return self
 
     @property
@@ -127,13 +127,13 @@ class PruneSpec(PassSpec):
     @model_validator(mode="after")
     def _one_goal(self) -> PruneSpec:
         if (self.remove is None) == (self.target is None):
-            raise ValueError("name what to remove (`remove`) or what to reach (`target`), one of them")
+            raise ValueError("give exactly one of `remove` (what to remove) and `target` (what to reach)")
         if self.layers_by == "loss" and (self.remove is None or not self.remove.layers):
-            raise ValueError("`layers_by: loss` chooses layers, and `remove.layers` takes none")
+            raise ValueError("`layers_by: loss` chooses layers, but `remove.layers` removes none")
         if self.reconstruct and self.remove is not None and self.remove.hidden:
-            raise ValueError("`reconstruct` follows the whole model's stream, and `remove.hidden` narrows it")
+            raise ValueError("`reconstruct` needs the whole residual stream, but `remove.hidden` narrows it")
         if self.steps > 1 and self.recover is None:
-            raise ValueError("`steps` without `recover` would remove in steps what one step removes")
+            raise ValueError("`steps` has no effect without `recover`: one step removes the same")
         if self.scope == "global" and self.remove is not None and self.remove.channels:
             raise ValueError("`scope: global` ranks heads and feed-forward units, not channels")
         return self

@@ -85,7 +85,7 @@ def run(ctx: StepContext) -> StepResult:
             if pruner.parameters == before and not last:
                 continue  # widths are rounded: nothing went, so there is nothing to recover from
             if whole is not None and isinstance(pruner, DecoderPruner):
-                ctx.progress.say("prune: refits what the feed-forward parts write")
+                ctx.progress.say("prune: refitting the outputs of the feed-forward parts")
                 facts["reconstructed"] = pruner.reconstruct(whole)
             if spec.recover is not None:
                 if last:

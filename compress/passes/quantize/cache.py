@@ -34,7 +34,7 @@ def store_cache(graph: ir.Graph, path: Path, batches: Callable[[], Iterator[Batc
     nodes = [node for node in graph if node.op_type == "GroupQueryAttention"]
     if not nodes:
         raise ModelError(
-            "this model keeps no keys and values", where="quantize.cache", hint="Leave `cache` out."
+            "this model has no key-value cache", where="quantize.cache", hint="Leave `cache` out."
         )
     largest: dict[str, NDArray[np.float32]] = {}
     for found in observe(

@@ -19,25 +19,25 @@ def faults(check: PassCheck) -> Iterator[Found]:
     if isinstance(spec, Int8Spec) and spec.equalize and takes(check.profile) == "texts":
         yield (
             ("equalize",),
-            "only convolutions are equalised, and models of texts have none; `smooth` is for their outliers",
+            "only convolutions can be equalised, and text models have none; use `smooth` for their outliers",
         )
     if isinstance(spec, Int8Spec) and spec.train is not None and task_kind(check.profile.task).writes:
         yield (
             ("train",),
-            "the rounding of what a decoder's layers read cannot be simulated; with `scheme: weight_only` or `bits: 4` "
-            "the scales of the weights are trained",
+            "activation rounding in a decoder cannot be simulated; with `scheme: weight_only` or `bits: 4` the scales "
+            "of the weights are trained",
         )
     if isinstance(spec, Int8Spec) and spec.mixed is not None and task_kind(check.profile.task).writes:
         yield (
             ("mixed",),
-            "a language model's outputs are too large to be kept and compared for each layer; `bits: 4` with `mixed: "
-            "{size_mb: ...}` gives 8 bits to the weights that lose most, `scheme: weight_only` to all",
+            "a language model's outputs are too large to be stored and compared for each layer; `bits: 4` with `mixed: "
+            "{size_mb: ...}` keeps the weights that lose most in 8 bits, `scheme: weight_only` keeps all",
         )
     if isinstance(spec, WeightOnlySpec) and not task_kind(check.profile.task).writes:
         if spec.cache is not None:
-            yield ("cache",), "only language models keep keys and values; leave it out"
+            yield ("cache",), "only language models have a key-value cache; leave it out"
         if spec.rotate:
-            yield ("rotate",), "only language models are rotated; leave it out"
+            yield ("rotate",), "only language models can be rotated; leave it out"
     # Of other families nothing is said: some have convolutions beside their attention.
     if isinstance(spec, OnnxSpec) and family in CONVOLUTIONAL:
         yield from _of_convolutions(spec, family)
@@ -46,22 +46,22 @@ def faults(check: PassCheck) -> Iterator[Found]:
 def _of_convolutions(spec: OnnxSpec, family: str | None) -> Iterator[Found]:
     if spec.exclude or "convolution" in spec.exclude_kinds:
         return
-    without = "`exclude_kinds: [convolution]` leaves them floating"
+    without = "keep them in floating point with `exclude_kinds: [convolution]`"
     if not isinstance(spec, Int8Spec):
         yield (
             ("bits",),
-            f"the model is a {family}, and convolutions have no 4-bit blocks; use 8, or {without}",
+            f"the model is a {family}, and 4-bit blocks are not supported for convolutions; use 8, or {without}",
         )
         return
     if spec.scheme == "dynamic":
         yield (
             ("scheme",),
-            f"the model is a {family}, whose convolutions are slower with ranges found at run time than in floating "
-            f"point; use `static` or `auto`, or {without}",
+            f"the model is a {family}, whose convolutions are slower with dynamic ranges than in floating point; use "
+            f"`static` or `auto`, or {without}",
         )
     if spec.mixed is not None and spec.mixed.latency_ms is not None:
         yield (
             ("mixed", "latency_ms"),
-            f"the model is a {family}, and latencies of convolutions in integers cannot be predicted; name `max_drop` "
-            "or `size_mb`",
+            f"the model is a {family}, and latencies of integer convolutions cannot be predicted; use `max_drop` or "
+            "`size_mb`",
         )

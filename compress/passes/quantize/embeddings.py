@@ -46,7 +46,7 @@ def read_blocks(graph: ir.Graph, tables: Sequence[Table], blocks: Blocks) -> Non
         raise ModelError(
             f"its rows have {width} values, an odd number that 4-bit storage cannot hold",
             where=node.name,
-            hint=f"Leave it floating: quantize: {{exclude: [{node.name}]}}",
+            hint=f"Keep it in floating point: quantize: {{exclude: [{node.name}]}}",
         )
     # What fills the last block of a row is not stored.
     bytes_used = width * blocks.bits // 8

@@ -156,7 +156,7 @@ def fitting(found: Sequence[Layer], patterns: Sequence[str], where: str) -> set[
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ModelError(
-                f"no layer of the model fits the pattern {pattern!r}",
+                f"no layer of the model matches the pattern {pattern!r}",
                 where=where,
                 hint=f"The layers are: {', '.join(names)}",
             )

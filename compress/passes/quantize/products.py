@@ -27,17 +27,17 @@ class Product:
 
 
 _INT8_INSTEAD = {
-    "method": "weights of 8 bits are rounded to the nearest; `bias_correction`, `smooth` or `train` make that cost "
-    "less, and `scheme: weight_only` has methods",
-    "block_size": "weights of 8 bits have a scale for each output (`per_channel`), and tables blocks of their own; "
-    "with `scheme: weight_only` all have blocks",
-    "symmetric": "weights of 8 bits are always around zero; `calibration.symmetric` is of activations, and `scheme: "
+    "method": "8-bit weights are rounded to nearest; `bias_correction`, `smooth` or `train` reduce the loss, and "
+    "`scheme: weight_only` offers methods",
+    "block_size": "8-bit weights have a scale per output (`per_channel`), and embedding tables have their own blocks; "
+    "with `scheme: weight_only` all weights have blocks",
+    "symmetric": "8-bit weights are always symmetric; `calibration.symmetric` is for activations, and `scheme: "
     "weight_only` has zero points",
 }
 _INT8_INSTEAD["activation_order"] = _INT8_INSTEAD["method"]
 _WEIGHT_ONLY_INSTEAD = {
     "reduce_range": "products of 4-bit weights do not overflow; leave it out",
-    "per_channel": "4-bit weights have a scale for each block; `block_size` says how large that is",
+    "per_channel": "4-bit weights have a scale per block; `block_size` sets its size",
 }
 
 
@@ -107,7 +107,7 @@ QuantizeBody = Annotated[
     Discriminator(
         product_of,
         custom_error_type="quantize_product",
-        custom_error_message="`bits` should be 4, 8 or 16, and `library` onnxruntime or bitsandbytes",
+        custom_error_message="`bits` must be 4, 8 or 16, and `library` onnxruntime or bitsandbytes",
     ),
     BeforeValidator(refuse_foreign),
     Field(description=QuantizeSpec.__doc__),

@@ -49,19 +49,16 @@ def _words(step: StepRecord, found: Mapping[str, Any], run: RunRecord) -> str:
     elif "size_mb" in found:
         goal = f"a file of at most {significant(found['size_mb'])} MB"
     else:
-        goal = f"at most {significant(found['latency_ms'])} ms an example"
+        goal = f"at most {significant(found['latency_ms'])} ms per example"
     words = (
-        f"{step.step} was asked for {goal}: {found['reason']}. On the validation split every layer in integers changes "
-        f"the score by {change(found['score_lost_in_integers'])}, and with {len(found['given_back'])} of them "
-        f"given back to floating point it changes by {change(found['score_lost'])} ({len(found['trials'])} "
-        "models were tried)."
+        f"The goal of {step.step} was {goal}: {found['reason']}. On the validation split the score changes by "
+        f"{change(found['score_lost_in_integers'])} with every layer in integers, and by "
+        f"{change(found['score_lost'])} with {len(found['given_back'])} of them kept in floating point "
+        f"({len(found['trials'])} models were tried)."
     )
     measured, layers = found.get("layers_measured", 0), found.get("layers", 0)
     if 0 < measured < layers:
-        words += (
-            f" The time sufficed to measure {measured} of {layers} layers; the others count as those that lose "
-            "least."
-        )
+        words += f" There was time to measure {measured} of {layers} layers; the others are assumed to lose the least."
     if "predicted_ms" in found:
         words += (
             f" {significant(found['predicted_ms'])} ms were predicted and "
@@ -76,7 +73,7 @@ def _figure(step: StepRecord, layers: list[Mapping[str, Any]]) -> Figure:
     cut = "" if len(shown) == len(layers) else f", the worst {len(shown)} of {len(layers)}"
     worst = ", ".join(f"{bar.label} {significant(bar.value)}" for bar in bars[:3])
     return Figure(
-        Bars("change of the outputs with this layer alone in integers", bars, "given back", "in integers"),
+        Bars("change of the outputs with only this layer in integers", bars, "floating point", "in integers"),
         caption=f"{step.step}: sensitivity of the layers{cut}",
         alt=f"Bars of the sensitivity of {len(layers)} layers; the largest: {worst}.",
     )
@@ -93,7 +90,7 @@ def _table(step: StepRecord, layers: list[Mapping[str, Any]]) -> Table:
         )
         for one in layers
     )
-    columns = ("Layer", "kind", "weights", "change of the outputs", "multiplies")
+    columns = ("Layer", "kind", "weights", "change of the outputs", "arithmetic")
     return Table(f"{step.step}: every layer", columns, rows, frozenset({1, 4}))
 
 
@@ -117,9 +114,9 @@ def blocks(run: RunRecord) -> Section:
             for worst in [max(found, key=lambda one: one["error"])]
         ]
         if lines:
-            head = ("Layers", "bits", "how many", "weights", "changed, %", "most, %")
+            head = ("Layers", "bits", "number", "weights", "mean error, %", "largest error, %")
             tables.append(
-                Table(f"{step.step}: by kinds of layers", head, tuple(lines), frozenset({1, 2, 3, 4}))
+                Table(f"{step.step}: by kind of layer", head, tuple(lines), frozenset({1, 2, 3, 4}))
             )
         if isinstance(chosen := step.facts.get("eight_bits"), Mapping):
             worst_first = sorted(chosen["weights"], key=lambda one: -(one["divergence"] or 0.0))
@@ -130,13 +127,13 @@ def blocks(run: RunRecord) -> Section:
             ]
             paragraphs.append(
                 f"{step.step}: of {len(worst_first)} weights, {chosen['measured']} of them measured, {len(eight)} have "
-                f"8 bits within {significant(chosen['size_mb'])} MB; in brackets the divergence (nats) with each alone "
-                f"in 4: {', '.join(eight) or 'none'}."
+                f"8 bits within {significant(chosen['size_mb'])} MB; in brackets the divergence (nats) with only that "
+                f"one in 4 bits: {', '.join(eight) or 'none'}."
             )
     if tables:
         paragraphs.insert(
             0,
-            "Changed: the root mean square of what rounding changes, over that of what was there; of the products' "
-            "outputs on what the method learnt from, and where it looks at the weights alone of these.",
+            "Error: the root mean square of the change by rounding, relative to that of the original values: of the "
+            "layer outputs on the calibration examples, or of the weights if the method uses only these.",
         )
-    return Section("blocks", "What weights in blocks changed", tuple(paragraphs), tuple(tables))
+    return Section("blocks", "Rounding error of block-quantized weights", tuple(paragraphs), tuple(tables))

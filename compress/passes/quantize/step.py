@@ -244,15 +244,15 @@ def schemes_for(spec: OnnxSpec, convolutions: Sequence[Convolution]) -> list[str
     found = f"{len(convolutions)} convolutions ({names}{', ...' if len(convolutions) > 3 else ''})"
     if not isinstance(spec, Int8Spec):
         raise ModelError(
-            f"this model has {found}, and weights in 4-bit blocks exist for matrix products only",
+            f"this model has {found}, but 4-bit block weights are supported for matrix products only",
             where="quantize.bits",
-            hint="Set `bits: 8`, or name the convolutions in `exclude` to leave them floating.",
+            hint="Set `bits: 8`, or list the convolutions in `exclude` to keep them in floating point.",
         )
     if spec.scheme == "dynamic":
         raise ModelError(
-            f"this model has {found}, which are slower with ranges found at run time than in floating point",
+            f"this model has {found}, which are slower with dynamic ranges than in floating point",
             where="quantize.scheme",
-            hint="Set `scheme: static` (or `auto`, which takes it), or name the convolutions in `exclude`.",
+            hint="Set `scheme: static` (or `auto`, which chooses it), or list the convolutions in `exclude`.",
         )
     return ["static"]
 
@@ -287,14 +287,14 @@ def check_promise(
     Raises:
         PassError: one of the two does not hold.
     """
-    hint = "Nothing of this model is worth quantizing, or `exclude` leaves too much of it out."
+    hint = "Nothing in this model is worth quantizing, or `exclude` leaves too much of it out."
     sizes = sizes_in_facts(model_bytes(before), model_bytes(after), scheme, hint)
     products = count_products(after / ONNX_MODEL, allowed)
     if products.floating:
         names = ", ".join(products.floating[:5])
         raise PassError(
-            f"{len(products.floating)} products with a constant weight still multiply floats: {names}",
+            f"{len(products.floating)} products with a constant weight are still in floating point: {names}",
             where="quantize",
-            hint="If that is wanted, name them in `exclude`.",
+            hint="If that is intended, list them in `exclude`.",
         )
     return products, sizes

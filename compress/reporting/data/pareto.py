@@ -55,16 +55,15 @@ def front(run: RunRecord) -> Section:
     """Score against latency, the size as the bubble, and the table that says what beats what; on each target."""
     found = [shown for target in run.targets if (shown := _on(run, target)) is not None]
     if not found:
-        return Section("front", "What is worth having")
+        return Section("front", "Pareto front")
     words = (
-        f"A row is beaten where another one is nowhere worse in score, {speed_of(run.task).words} and size, and better "
-        "somewhere. "
-        "The rows that nothing beats are the Pareto front; which of them to deploy is a choice. The values are "
-        "compared as they were measured: whether a difference is beyond chance stands in the tables above. Rows whose "
-        "timing was disturbed have no place here.",
+        f"A row is dominated if another row is no worse in score, {speed_of(run.task).words} and size, and better in "
+        "at least one of them. The rows that are not dominated form the Pareto front; which of them to deploy is your "
+        "choice. Measured values are compared as they are: the tables above say which differences are significant. "
+        "Rows whose timing was disturbed are left out.",
     )
     tables, figures = zip(*found, strict=True)
-    return Section("front", "What is worth having", words, tables, figures)
+    return Section("front", "Pareto front", words, tables, figures)
 
 
 def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
@@ -78,7 +77,7 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
             continue
         x, y = found[0], read.factor * values["score"]
         verdict = (
-            Cell(f"beaten by {', '.join(beaten)}", tone="quiet")
+            Cell(f"dominated by {', '.join(beaten)}", tone="quiet")
             if beaten
             else Cell("on the front", tone="good")
         )
@@ -105,7 +104,7 @@ def _on(run: RunRecord, target: str) -> tuple[Table, Figure] | None:
     if len(points) < 2:
         return None
     where = f" on {target}" if len(run.targets) > 1 else ""
-    said = "; ".join(point.label + ("" if point.on_front else ", beaten") for point in points)
+    said = "; ".join(point.label + ("" if point.on_front else ", dominated") for point in points)
     figure = Figure(
         Plane(f"{speed.words}, {speed.unit}", read.axis, tuple(points)),
         f"{read.title} against {speed.words}{where}; the area of a bubble is the size on disk. Filled: the Pareto "

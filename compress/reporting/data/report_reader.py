@@ -40,9 +40,9 @@ def read_report(file: Path) -> Report:
     try:
         body = read_json(file, error=UsageError)
     except FileNotFoundError as error:
-        raise UsageError("there is no such report", where=str(file)) from error
+        raise UsageError("report not found", where=str(file)) from error
     if not isinstance(body, dict) or any(key not in body for key in _KEYS) or not _are_rows(body["rows"]):
-        raise UsageError("this is no report.json: `compress report RUN --json` prints one", where=str(file))
+        raise UsageError("not a report.json: `compress report RUN --json` prints one", where=str(file))
     for row in body["rows"]:
         lacking = [key for key in (*CONTRACT_KEYS, "targets") if key not in row]
         if lacking:

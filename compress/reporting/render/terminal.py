@@ -164,9 +164,9 @@ class RunTable:
 
 
 def budget_lines(limits: Iterable[Limit], metric: str = "accuracy") -> list[Text]:
-    """One line a limit: `held`, `MISSED` or `not judged`, the limit and the value; `metric` is that of the task."""
+    """One line a limit: `met`, `MISSED` or `not judged`, the limit and the value; `metric` is that of the task."""
     words = {
-        True: ("held    ", "green"),
+        True: ("met     ", "green"),
         False: ("MISSED  ", "bold red"),
         None: ("not judged  ", "bold yellow"),
     }

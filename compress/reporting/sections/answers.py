@@ -53,16 +53,16 @@ def answers(run: RunRecord) -> Section:
             kind = "deployed" if step is deployed else step.role
             lines.append(row(step.step, *map(count, numbers), kind=kind))
     noun = examples_word(run.task)
-    columns = ("Step", "right now, wrong before", "wrong now, right before", "wrong in another way")
-    tables = [Table(f"Test {noun} whose answer is another than the baseline's", columns, tuple(lines))]
+    columns = ("Step", "newly right", "newly wrong", "still wrong, other answer")
+    tables = [Table(f"Test {noun} answered differently from the baseline", columns, tuple(lines))]
     after = accuracy_on(deployed, target)
     found = None if deployed is baseline else changed_answers(before, after)
     if found is not None and before is not None and after is not None:
         tables += [
-            _examples(run, before, after, found.broken, "Wrong now, right before"),
-            _examples(run, before, after, found.fixed, "Right now, wrong before"),
+            _examples(run, before, after, found.broken, "Newly wrong"),
+            _examples(run, before, after, found.fixed, "Newly right"),
         ]
-    words = ("An example is named by its place in the test split, counted from 0.",)
+    words = ("Examples are numbered by their position in the test split, from 0.",)
     return section_of("answers", "Answers that changed", *tables, words=words)
 
 
@@ -83,13 +83,13 @@ def calibration(run: RunRecord) -> Section:
         if step.role in ("baseline", "step"):
             before = error
     words = (
-        f"The expected calibration error (ECE; Guo et al. 2017): the test examples are put into {BINS} bins of equal "
-        "width by the probability of their prediction; the error is the mean over the examples of the distance between "
-        "the share of right predictions in their bin and the mean probability there. A model that is right as often as "
-        "it is sure has 0. The change is against the pass before.",
+        f"The expected calibration error (ECE; Guo et al. 2017): the test examples are grouped into {BINS} bins of "
+        "equal width by the probability of their prediction; the error is the distance between accuracy and mean "
+        "probability in a bin, averaged over the examples. A perfectly calibrated model has 0. The change is from the "
+        "previous pass.",
     )
     columns = ("Step", "mean probability", run.metric, "ECE", "change, points")
-    table = Table("How sure, and how right", columns, tuple(lines))
+    table = Table("Confidence and accuracy", columns, tuple(lines))
     return section_of("calibration", "Calibration", table, words=words)
 
 
@@ -112,8 +112,8 @@ def _examples(
         for index in chosen
     )
     if len(indices) > SHOWN:
-        order = "of which it is most sure" if sure else "that stand first"
-        caption = f"{caption} (the {SHOWN} {order}, of {len(indices)})"
+        order = f"{SHOWN} most confident" if sure else f"first {SHOWN}"
+        caption = f"{caption} (the {order} of {len(indices)})"
     columns = ("Example", *(("text",) if shown else ()), "true label", "baseline", "deployed")
     return Table(
         caption, (*columns, *(("probability",) if sure else ())), lines, frozenset(range(1, len(columns)))

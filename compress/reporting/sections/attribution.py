@@ -49,9 +49,9 @@ def table(run: RunRecord) -> Table:
     for step, _, change in rows[1:]:
         cells = [_change(change[name], totals[name], name, run) for name in QUANTITIES.values()]
         lines.append(row(step.step, *cells))
-    lines.append(_end("all together", rows[-1][1], run, "deployed"))
+    lines.append(_end("total", rows[-1][1], run, "deployed"))
     return Table(
-        "From the baseline to the last step: what each pass added, with its share of the whole change",
+        "From the baseline to the last step: the change by each pass, with its share of the total",
         columns,
         tuple(lines),
     )

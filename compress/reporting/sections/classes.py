@@ -24,13 +24,11 @@ def classes(run: RunRecord) -> Section:
         return Section("classes", title)
     rows, beyond_chance = _class_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
     if not rows:
-        return Section(
-            "classes", title, paragraphs=("No class is recognised less often than by the baseline.",)
-        )
+        return Section("classes", title, paragraphs=("No class has a lower recall than in the baseline.",))
     words = (
-        f"{len(rows)} of {len(set(baseline.truth))} classes are recognised less often than by the baseline; "
-        + (f"{beyond_chance} of them beyond chance" if beyond_chance else "none of them beyond chance")
-        + " (exact McNemar test on the class's examples, 5 % shared among the classes)."
+        f"{len(rows)} of {len(set(baseline.truth))} classes have a lower recall than in the baseline; "
+        + (f"{beyond_chance} of them significantly" if beyond_chance else "none of them significantly")
+        + " (exact McNemar test on each class's examples, 5 % level, Bonferroni-corrected)."
     )
     pairs = _pair_rows(run, baseline.truth, baseline.predictions, deployed.predictions)
     tables = (
@@ -41,8 +39,8 @@ def classes(run: RunRecord) -> Section:
             frozenset({5}),
         ),
         Table(
-            _capped("What they are taken for: confusions that grew", len(pairs)),
-            ("Class", "taken for", "baseline", "deployed"),
+            _capped("Confusions that became more frequent", len(pairs)),
+            ("Class", "predicted as", "baseline", "deployed"),
             tuple(pairs[:_SHOWN]),
             frozenset({1}),
         ),

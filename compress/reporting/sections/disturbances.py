@@ -33,19 +33,19 @@ def disturbances(run: RunRecord) -> Section:
         if (found := latency.disturbance) is not None
     ]
     words = (
-        "Waited: for how long the threads of the timing process waited for a core, as a share of the rounds' time (all "
-        "waits added up). A round in which they waited for more than 2 % of it is left out, and timed again while "
-        "`measure.patience_s` lasts; where more than a tenth of the rounds stays disturbed, the row is. Pressure: the "
-        "share of the time in which any thread of the machine waited for a core. Stolen: time that a hypervisor took "
-        "from its cores. Switches: how often the process lost its core, a round. What a row shares with others beside "
-        "cores (caches, memory, a GPU) is not seen.",
+        "Waited: how long the threads of the timing process waited for a core, as a share of the rounds' time (summed "
+        "over all waits). A round in which they waited for more than 2 % of it is discarded and timed again while "
+        "`measure.patience_s` lasts; if more than a tenth of the rounds stay disturbed, so does the row. Pressure: the "
+        "share of time in which any thread on the machine waited for a core. Stolen: time that a hypervisor took from "
+        "the machine's cores. Switches: how often per round the process lost its core. Contention for anything but "
+        "cores (caches, memory, a GPU) is not detected.",
     )
     columns = (
         *("Step", "waited", "baseline waited", "rounds left out", "pressure", "stolen", "switches"),
         *("timed again for", "verdict"),
     )
-    table = Table("What other processes did meanwhile", columns, tuple(rows), frozenset({8}))
-    return section_of("disturbances", "What else the machine did", table, words=words)
+    table = Table("Interference by other processes during timing", columns, tuple(rows), frozenset({8}))
+    return section_of("disturbances", "Interference by other processes", table, words=words)
 
 
 def _share(value: float | None) -> str:

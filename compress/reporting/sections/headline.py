@@ -45,9 +45,9 @@ _UNITS = {
 def status_words(run: RunRecord) -> tuple[str, Tone]:
     """The status in words, and whether it is good news."""
     if run.status == "ok" and useless_words(run):
-        return "Complete, of a baseline that is no better than chance", "bad"
+        return "Complete, but the baseline is no better than chance", "bad"
     if run.status == "ok":
-        return ("Budget held" if run.limits else "Complete"), "good"
+        return ("Budget met" if run.limits else "Complete"), "good"
     words = {
         "budget_missed": "Budget missed",
         "not_judged": "Budget not judged",
@@ -68,8 +68,8 @@ def failure_reason(run: RunRecord) -> str | None:
             return f"step {step.step!r} failed: {step.error or run.error or 'no error was recorded'}"
         return run.error or "the run failed; no error was recorded"
     if run.status == "interrupted":
-        return run.error or "the run was interrupted; started again, it goes on from its last checkpoint"
-    return "the run is not finished: it is still going on, or it was killed; started again, it goes on"
+        return run.error or "the run was interrupted; run the same command to resume from its last checkpoint"
+    return "the run is not finished: it is still running, or it was killed; run the same command to resume it"
 
 
 def verdicts(run: RunRecord) -> tuple[str, ...]:
@@ -86,21 +86,21 @@ def verdicts(run: RunRecord) -> tuple[str, ...]:
         lines += [f"Missed: {limit_words(limit, run.metric)}." for limit in missed]
         lines += [f"Not judged: {limit_words(limit, run.metric)}." for limit in unjudged]
         if not (missed or unjudged):
-            lines.append(f"Every limit of the budget was held ({len(run.limits)} of {len(run.limits)}).")
+            lines.append(f"Every limit of the budget was met ({len(run.limits)} of {len(run.limits)}).")
     else:
         lines.append("The profile sets no budget.")
     if baseline is not None and deployed is not None and deployed is not baseline:
         lines += _cannot_tell(run, baseline, deployed)
     lines += disturbed_words(run)
     lines += [
-        f"{step.step!r} does not fit {found.target}: {significant(found.memory.absolute_peak_mb)} MB at its peak, and "
-        f"{found.memory.limit_mb:g} MB are allowed. It was measured without the limit."
+        f"{step.step!r} does not fit {found.target}: its peak memory is {significant(found.memory.absolute_peak_mb)} "
+        f"MB, the limit is {found.memory.limit_mb:g} MB. It was measured without the limit."
         for step in ordered(run)
         for found in step.measurements
         if found.memory.over_limit
     ]
     lines += [
-        f"{step.step!r}, a row for comparison only, has no figures: {step.error or 'no error was recorded'}"
+        f"{step.step!r}, a row for comparison only, failed: {step.error or 'no error was recorded'}"
         for step in run.steps
         if step.role == "variant" and step.status == "failed"
     ]
@@ -113,7 +113,7 @@ def useless_words(run: RunRecord) -> tuple[str, ...]:
     if found is None:
         return ()
     hint = " `teacher.finetune: {class_weights: balanced}`, more epochs or another learning rate may help."
-    return (f"{found}. What is kept of it says nothing." + (hint if run.labels else ""),)
+    return (f"{found}. Retention relative to it is meaningless." + (hint if run.labels else ""),)
 
 
 def limit_words(limit: Limit, metric: str = "accuracy") -> str:
@@ -145,15 +145,14 @@ def disturbed_words(run: RunRecord) -> list[str]:
     lines = []
     if found:
         lines.append(
-            f"Disturbed by other processes while they were timed, so that nothing is claimed of their speed: "
-            f"{', '.join(found)}. The same command times them again; `measure.patience_s` is how long it waits for a "
-            "quiet machine."
+            f"Other processes disturbed the timing, so no speed is claimed for: {', '.join(found)}. Run the same "
+            "command to time them again; `measure.patience_s` sets how long it waits for a quiet machine."
         )
     chosen = [step.step for step in run.steps if _chose_while_disturbed(step.facts)]
     if chosen:
         lines.append(
-            f"What {', '.join(map(repr, chosen))} chose by timing was chosen while other processes disturbed it: on a "
-            "quiet machine it may be otherwise."
+            f"Other processes disturbed the timings by which {', '.join(map(repr, chosen))} chose: on a quiet machine "
+            "the choice may differ."
         )
     return lines
 
@@ -178,7 +177,7 @@ def budget(run: RunRecord) -> Section:
     """Every judged limit."""
     table = Table(
         "Limits of the budget, judged on the first target",
-        ("Limit", "after step", "wanted", "measured", "verdict"),
+        ("Limit", "after step", "required", "measured", "verdict"),
         tuple(
             row(
                 limit.name,
@@ -198,7 +197,7 @@ def budget(run: RunRecord) -> Section:
 def _judgement(limit: Limit) -> Cell:
     if limit.held is None:
         return Cell("not judged", limit.reason or "", "bad")
-    return Cell("held", tone="good") if limit.held else Cell("missed", tone="bad")
+    return Cell("met", tone="good") if limit.held else Cell("missed", tone="bad")
 
 
 def tiles(run: RunRecord) -> tuple[Tile, ...]:
@@ -210,7 +209,7 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
     before, after = (row_of(step, baseline, target) for step in (baseline, deployed))
     found = []
     if useless := useless_words(run):
-        found.append(Tile("of no use", "the baseline", useless[0], "bad"))
+        found.append(Tile("useless", "baseline", useless[0], "bad"))
     if known(before["size_mb"]) and known(after["size_mb"]):
         detail = f"{significant(after['size_mb'])} MB instead of {significant(before['size_mb'])} MB on disk"
         found.append(
@@ -219,7 +218,7 @@ def tiles(run: RunRecord) -> tuple[Tile, ...]:
     latency = latency_on(deployed, target)
     if latency is not None and latency.disturbed:
         detail = "other processes kept the cores busy while it was timed"
-        found.append(Tile("not told", "speed", detail, "bad"))
+        found.append(Tile("unknown", "speed", detail, "bad"))
     elif latency is not None and known(latency.speedup):
         detail = (
             f"{significant(latency.p50_ms)} ms instead of {significant(latency.baseline_p50_ms)} ms (median, "
@@ -278,8 +277,8 @@ def _score_words(run: RunRecord, deployed: StepRecord, values: dict[str, Any]) -
     if accuracy is not None and accuracy.against == "baseline":
         said = f"their {read.words} is {read.value(values['score'])}"
         interval = read.range(values["score_low"], values["score_high"])
-        order = "as the baseline's, to within the arithmetic" if same else "otherwise than the baseline's"
-        return f"The similarities of {deployed.step!r} order the test texts {order}: {said}" + (
+        order = "as the baseline's do, up to rounding" if same else "differently from the baseline's"
+        return f"The similarities of {deployed.step!r} rank the test texts {order}: {said}" + (
             f", with a 95 % interval of {interval}." if interval else "."
         )
     kind = read.test
@@ -291,8 +290,8 @@ def _score_words(run: RunRecord, deployed: StepRecord, values: dict[str, Any]) -
             f"from the baseline's{test}."
         )
     return (
-        f"The {read.words} of {deployed.step!r} is {values['score_verdict']} than the baseline's "
-        f"beyond chance{test}."
+        f"The {read.words} of {deployed.step!r} is significantly {values['score_verdict']} than the "
+        f"baseline's{test}."
     )
 
 

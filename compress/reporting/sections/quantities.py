@@ -38,7 +38,7 @@ def quantities(run: RunRecord) -> Section:
         for target in run.targets
     ]
     words = (
-        "Read off the timings below: of their medians, where nothing else is said. Budgets and columns are called "
-        f"{', '.join(each.name for each in declared)}.",
+        "Derived from the timings below, from their medians unless stated otherwise. Their names in budgets and "
+        f"columns: {', '.join(each.name for each in declared)}.",
     )
-    return section_of("quantities", f"What {run.task} is measured by", *tables, words=words)
+    return section_of("quantities", f"Metrics specific to {run.task}", *tables, words=words)

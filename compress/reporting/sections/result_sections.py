@@ -62,7 +62,7 @@ def steps(run: RunRecord) -> Section:
     beside = metrics_beside(run)
     table = Table(
         f"Every step on {first_target(run) or 'the first target'}: medians, with 95 % intervals below them; speed-up: "
-        "the baseline's median in the same rounds over the step's",
+        "the baseline's median divided by the step's, from the same rounds",
         (
             "Step",
             reading(run.metric).words,
@@ -77,7 +77,7 @@ def steps(run: RunRecord) -> Section:
             "peak MB",
             "size MB",
             "parameters",
-            "made in",
+            "time taken",
         ),
         tuple(
             _step_row(
@@ -132,7 +132,7 @@ def plane(run: RunRecord) -> Section:
         figures.append(
             Figure(
                 Scatter(label, read.axis, tuple(found)),
-                f"{read.title} against {words}; {way} and {side} is better. Bars are 95 % intervals.",
+                f"{read.title} against {words}; better is {way} and to the {side}. Bars are 95 % intervals.",
                 f"{read.words} against {label}. {said}.",
             )
         )
@@ -143,20 +143,20 @@ def passes(run: RunRecord) -> Section:
     """What each pass cost and earned against the step before it, and each control against its own step."""
     chain = [step for step in ordered(run) if step.role in ("baseline", "step") and step.status != "failed"]
     if len(chain) < 2:
-        return Section("passes", "What each pass cost and earned")
+        return Section("passes", "What each pass cost and gained")
     table = Table(
-        "Each pass against the model it was given",
+        "Each pass compared with its input model",
         ("Pass", reading(run.metric).change_axis, "latency", "size", "memory", "parameters", "work"),
         tuple(_pass_row(run, before, after) for before, after in pairwise(chain)),
     )
     controls = [step for step in run.steps if step.role in ("control", "variant") and step.status != "failed"]
     beside = Table(
-        "Controls and variants against the step they belong to",
+        "Controls and variants compared with their step",
         ("Row", "compared with", reading(run.metric).change_axis, "verdict"),
         tuple(found for step in controls if (found := _control_row(run, step)) is not None),
         frozenset({1, 3}),
     )
-    made = section_of("passes", "What each pass cost and earned", table, beside, attribution.table(run))
+    made = section_of("passes", "What each pass cost and gained", table, beside, attribution.table(run))
     return replace(made, figures=_waterfalls(run, chain))
 
 
@@ -278,12 +278,12 @@ def _shrink(before: float | None, after: float | None, unit: str) -> Cell:
 def _waterfalls(run: RunRecord, chain: Sequence[StepRecord]) -> tuple[Figure, ...]:
     """Score and size from pass to pass, and the latency on each target."""
     read, first = reading(run.metric), first_target(run)
-    lost = "the points that" if read.percent else "what"
-    grey = "grey where the data cannot tell the two models apart"
+    lost = "points" if read.percent else "change"
+    grey = "grey where the difference is not significant"
     score = _score_waterfall(
-        run, chain, f"{read.title}: {lost} each pass lost or won, the baseline at 0; {grey}."
+        run, chain, f"{read.title}: {lost} lost or gained by each pass, the baseline at 0; {grey}."
     )
-    given = "from the model that a pass was given to the one it made"
+    given = "from each pass's input model to its output"
     latencies = [
         _ratio_waterfall(
             run,

@@ -118,7 +118,7 @@ def memory(run: RunRecord) -> Section:
         "peak MB",
         "absolute peak MB",
         "before loading MB",
-        "loaded in, ms",
+        "load time, ms",
         *(("fits the limit",) if limited else ()),
         *(("GPU peak MB",) if gpu else ()),
     )
@@ -148,9 +148,9 @@ def memory(run: RunRecord) -> Section:
         if step.size is not None
     )
     words = (
-        "Peak is the highest resident size above that before the model is loaded, in a process of its own that "
-        "imports only numpy and the runtime. MB are 10^6 bytes. Files are in the system's cache when they are loaded.",
-        *(f"What is run meanwhile: {one}, in tokens." for one in run_meanwhile if one != "real"),
+        "Peak is the highest resident memory above the level before the model was loaded, in a separate process that "
+        "imports only numpy and the runtime. 1 MB is 10^6 bytes. Files are in the system's cache when they are loaded.",
+        *(f"Workload while memory was measured: {one}, in tokens." for one in run_meanwhile if one != "real"),
     )
     disk = ("Step", "model MB", "tokenizer MB", "all files MB", "form")
     return section_of(
@@ -184,18 +184,18 @@ def protocol(run: RunRecord) -> Section:
             )
             if latency.verdict not in (None, "no difference"):
                 words.append(
-                    f"The machine was not steady: on {target} at batch {latency.batch_size} the baseline came out as "
+                    f"The machine was not steady: on {target} at batch {latency.batch_size} the baseline measured "
                     f"{latency.verdict} than itself ({times(latency.speedup)}). Do not trust differences of that size."
                 )
     if not words:
         return Section("protocol", "How it was measured")
     words.append(
-        "Every model is the saved file, loaded again in a fresh process, and timed in alternation with the baseline "
-        "(A B A B, both in the same process, thread spinning off), so that a machine that drifts does not invent a "
+        "Every model is loaded from its saved file in a fresh process and timed in alternation with the baseline "
+        "(A B A B, both in the same process, thread spinning off), so that drift of the machine cannot fake a "
         "speed-up. Speed-ups are ratios of the medians of such a pair, with a 95 % bootstrap interval; 'no difference' "
-        f"is said where that interval, or {_test_words(baseline, run)}, cannot tell two models apart. Rounds in which "
-        "other processes kept the threads waiting for a core do not count; a row with too many of them is marked "
-        "'disturbed', and nothing is claimed of its speed."
+        f"means that this interval, or {_test_words(baseline, run)}, cannot tell the two models apart. Rounds in which "
+        "other processes kept the threads waiting for a core are discarded; a row with too many of them is marked "
+        "'disturbed', and no speed is claimed for it."
     )
     noise = Table(
         "Noise floor: the baseline timed against itself (A/A run)",
@@ -237,7 +237,7 @@ def data(run: RunRecord) -> Section:
     )
     words = [f"{len(run.labels)} labels: {labels}." if run.labels else "The texts have no labels."]
     words += run.notes
-    words.append(f"Seed {run.seed}. The test split is never trained on, calibrated on or tuned on.")
+    words.append(f"Seed {run.seed}. The test split is never used for training, calibration or tuning.")
     tables = (Table("Examples in each split", ("Split", "examples"), rows),) if rows else ()
     return Section("data", "Data", tuple(words), tables)
 
@@ -247,8 +247,8 @@ def environment(run: RunRecord) -> Section:
     worked = sum(step.seconds + step.lower_seconds for step in run.steps)
     measured = sum(step.measure_seconds for step in run.steps)
     words = (
-        f"Run {run.run}, started {run.started}. The work of its steps took {format_seconds(worked)}, measuring them "
-        f"{format_seconds(measured)} (what came from the cache counts with the time it took when it was made).",
+        f"Run {run.run}, started {run.started}. Its steps took {format_seconds(worked)}, and measuring them "
+        f"{format_seconds(measured)} (cached results count with the time they took originally).",
     )
     rows = tuple(row(key, text) for key, text in flatten(run.environment))
     tables = (Table("Environment", ("What", "value"), rows, frozenset({1})),) if rows else ()
@@ -285,12 +285,12 @@ def _protocol_words(found: TargetMeasurement, task: str) -> str:
         f"{examples_of(accuracy)} {'pairs of texts' if accuracy.against == 'scores' else examples_word(task)}"
     )
     words = (
-        f"{found.target}: scored on {scored} of the split {accuracy.split!r} at batch size "
+        f"{found.target}: scored on {scored} of split {accuracy.split!r} at batch size "
         f"{accuracy.batch_size}. Timed: {timed or 'nothing'}. "
-        f"{'Reading images' if images else 'Tokenization'} is left out of the latencies"
+        f"{'Reading images' if images else 'Tokenization'} is not included in the latencies"
     )
     if known(found.tokenization_ms):
-        words += f"; it takes {significant(found.tokenization_ms)} ms an example beside them"
+        words += f"; it takes a further {significant(found.tokenization_ms)} ms per example"
     return f"{words}. Protocol {found.protocol}, target {found.fingerprint[:12]}."
 
 

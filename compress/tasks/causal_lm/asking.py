@@ -43,7 +43,7 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
             places.append(place)
     if not places:
         raise DataError(
-            f"no prompt of the test split has at most {room} tokens, so that {data.answers.most} more fit into "
+            f"no prompt of the test split has at most {room} tokens, which would leave {data.answers.most} more in "
             f"`max_length`, {data.max_length}",
             where="data.answers.most",
             code="no-room",

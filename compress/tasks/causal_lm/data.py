@@ -45,10 +45,10 @@ def load(spec: DataSpec, base: Path, seed: int, kind: ItemKind) -> Splits:
     """
     assert isinstance(spec, LanguageData)
     if spec.labels is not None:
-        raise DataError("texts to go on with have no labels: leave `labels` out", where="data.labels")
+        raise DataError("texts for a language model have no labels: leave `labels` out", where="data.labels")
     if spec.unlabeled is not None:
         raise DataError(
-            "every text says itself what follows, so there are no unlabelled ones",
+            "every text is its own target, so there is no unlabelled data",
             where="data.unlabeled",
             hint="Give all texts as `data.path`.",
         )

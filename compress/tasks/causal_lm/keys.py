@@ -77,13 +77,13 @@ class LanguageData(DataSpec):
             raise ValueError("`prompt_column` and `completion_column` go together")
         if self.messages_column is not None and self.prompt_column is not None:
             raise ValueError(
-                "examples are conversations or prompts, not both: leave out `messages_column` or the others"
+                "examples are either conversations or prompts: leave out `messages_column` or the other columns"
             )
         if self.context >= self.max_length:
             raise ValueError(f"`context` must be below `max_length`, which is {self.max_length}")
         if self.answers is not None and self.written == "texts":
             raise ValueError(
-                "`answers` need something to answer: name `prompt_column` and `completion_column`, or `messages_column`"
+                "`answers` needs prompts: name `prompt_column` and `completion_column`, or `messages_column`"
             )
         if self.answers is not None and self.answers.most >= self.max_length:
             raise ValueError(f"`answers.most` must be below `max_length`, which is {self.max_length}")

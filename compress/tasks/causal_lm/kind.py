@@ -13,21 +13,19 @@ PERPLEXITY = MetricKind(
     smaller_is_better=True,
     meanings={
         "examples": (
-            "Perplexity is e to the mean of minus the log-probability of a token: less is better. Intervals are a "
-            "bootstrap over the documents."
+            "Perplexity is the exponential of the mean negative log-likelihood per token: less is better. Intervals "
+            "are a bootstrap over the documents."
         )
     },
 )
 BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
 NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
 DIVERGENCE = MetricKind(
-    "divergence", "KL from the baseline, nats a token", percent=False, smaller_is_better=True
+    "divergence", "KL from the baseline, nats per token", percent=False, smaller_is_better=True
 )
 RIGHT = MetricKind("right_answers", "right answers", test="exact McNemar test", column="right")
-IN_TASKS = MetricKind(
-    "task_accuracy", "right in tasks of lm-eval", test="exact McNemar test", column="in tasks"
-)
-AGREEMENT = MetricKind("agreement", "agreement with the baseline's likeliest token")
+IN_TASKS = MetricKind("task_accuracy", "lm-eval accuracy", test="exact McNemar test", column="in tasks")
+AGREEMENT = MetricKind("agreement", "agreement with the baseline's most likely token")
 PROMPT = 128
 """Tokens of a prompt, where a target names no other lengths."""
 ANSWER = 32
@@ -65,15 +63,14 @@ KIND = TaskKind(
     scored_in="compress.tasks.causal_lm.harness.scores:scored_in",
     sections=("compress.tasks.causal_lm.sections:answers", "compress.tasks.causal_lm.sections:tasks"),
     uses={
-        "teacher.config": "trains a model from its first weights on",
+        "teacher.config": "trains a model from scratch",
         "teacher.adapter": "adds an adapter to a model's weights",
     },
     refused={
-        "data.labels": "the next token is the truth, so there are no labels",
-        "data.unlabeled": "every text says itself what follows: give all of them as `data.path`",
+        "data.labels": "the next token is the target, so there are no labels",
+        "data.unlabeled": "every text is its own target: give all of them as `data.path`",
         "passes.distill.augment": (
-            "texts are changed for the encoders of classifiers; a language model learns from the texts of the data "
-            "alone"
+            "text augmentation is for encoder classifiers; a language model learns from the texts of the data only"
         ),
     },
 )

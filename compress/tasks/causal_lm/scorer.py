@@ -66,7 +66,7 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     """
     ids, learnt = batch["input_ids"], np.asarray(batch["beside.learnt"], bool)
     if outputs.ndim != 3 or outputs.shape[:2] != ids.shape:
-        raise ValueError("the outputs are not one row of logits a token")
+        raise ValueError("the outputs are not one row of logits per token")
     nats, right = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
     length = settings.get("length", 0)
     likeliest = np.full((len(ids), length), -1, np.int32)

@@ -41,24 +41,20 @@ def answers(run: RunRecord) -> Section:
         for step, written in found
     ]
     if before is None or not lines:
-        return Section("written-answers", "Answers in words")
+        return Section("written-answers", "Generated answers")
     head = ("Step", "right", "share", "p (McNemar)", "against the baseline")
     tables = [Table("Right answers", head, tuple(lines), frozenset({4})), _controls(found, run)]
     if after is not None and after is not before and after.examples == before.examples:
         changed = [place for place, same in enumerate(map(eq, before.right, after.right)) if not same]
         tables += [
-            _side_by_side(
-                before, after, [one for one in changed if before.right[one]], "Wrong now, right before"
-            ),
-            _side_by_side(
-                before, after, [one for one in changed if after.right[one]], "Right now, wrong before"
-            ),
+            _side_by_side(before, after, [one for one in changed if before.right[one]], "Newly wrong"),
+            _side_by_side(before, after, [one for one in changed if after.right[one]], "Newly right"),
         ]
     words = (
-        f"{len(before.right)} prompts of the test split were answered greedily where the model runs, and judged by "
-        f"`{before.validator}`. An example is named by its place in the test split, counted from 0.",
+        f"{len(before.right)} prompts of the test split were answered by greedy decoding on the target and judged by "
+        f"`{before.validator}`. Examples are numbered by their position in the test split, from 0.",
     )
-    return section_of("written-answers", "Answers in words", *tables, words=words)
+    return section_of("written-answers", "Generated answers", *tables, words=words)
 
 
 def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Table:
@@ -73,8 +69,8 @@ def _controls(found: Sequence[tuple[StepRecord, Written]], run: RunRecord) -> Ta
             shares = (percent(sum(one.right) / len(one.right)) for one in (own, theirs))
             told = p_value(test.p_value) or MISSING
             lines.append(row(step.step, control.step, *shares, told, test.verdict))
-    head = ("Step", "control", "right", "control's", "p (McNemar)", "the step is")
-    return Table("Right answers beside those of the control", head, tuple(lines), frozenset({1, 5}))
+    head = ("Step", "control", "right", "right (control)", "p (McNemar)", "the step is")
+    return Table("Right answers compared with the control", head, tuple(lines), frozenset({1, 5}))
 
 
 def tasks(run: RunRecord) -> Section:
@@ -83,7 +79,7 @@ def tasks(run: RunRecord) -> Section:
     lines = []
     steps = [(step, scored.tasks) for step in ordered(run) if (scored := accuracy_on(step, target))]
     baseline = {one.task: one for step, found in steps if step is baseline_of(run) for one in found}
-    harness = {f"{one.harness}, of which {one.task} is version {one.version}" for one in baseline.values()}
+    harness = {f"{one.harness} ({one.task} version {one.version})" for one in baseline.values()}
     for step, found in steps:
         for one in found:
             first = one.metrics[0]
@@ -106,11 +102,11 @@ def tasks(run: RunRecord) -> Section:
             )
     head = ("Step", "Task", "right", "others", "95 %", "documents", "retention", "p (McNemar)", "verdict")
     if not lines:
-        return Section("lm-eval", "Tasks of lm-eval")
-    words = (f"Asked and judged by {'; '.join(sorted(harness))}; scored where the model runs.",)
+        return Section("lm-eval", "lm-eval tasks")
+    words = (f"Prompts and scoring by {'; '.join(sorted(harness))}; run on the target.",)
     return section_of(
         "lm-eval",
-        "Tasks of lm-eval",
+        "lm-eval tasks",
         Table("Scores", head, tuple(lines), frozenset({1, 2, 3, 8})),
         words=words,
     )

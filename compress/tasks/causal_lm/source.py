@@ -125,7 +125,7 @@ def _found(ctx: StepContext, spec: TeacherSpec) -> _Source:
         made = call(spec.model, ctx.base, ctx.seed, allow_code=ctx.allow_code)
         if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], PreTrainedModel)):
             raise ModelError(
-                "expected the function to return (model, tokenizer) of transformers", where=spec.model
+                "expected the function to return (model, tokenizer) from transformers", where=spec.model
             )
         return _Source(
             made[0].float().cpu().eval(), of_transformers(made[1], spec.model), *_conversations(made[1])
@@ -139,7 +139,7 @@ def _adapted(source: _Source, adapter: str, base: Path) -> _Source:
     """A model with an adapter added to its weights; where a tokenizer lies beside that, texts were written by it."""
     folder = local_path(adapter, base)
     if folder is None:
-        raise ModelError("an adapter is a folder on this machine", where=adapter)
+        raise ModelError("an adapter must be a folder on this machine", where=adapter)
     with understood("this adapter", str(folder)), offline(), quiet():
         model, facts = merged(source.model, folder)
         facts = {"adapter": adapter, **facts}
@@ -253,10 +253,10 @@ def _check_scores(file: Path, tokenizer: Tokenizer) -> None:
     made = {"".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]}
     if len({score for token, score in zip(tokens, scores, strict=True) if token in made}) < len(made):
         raise ModelError(
-            "tokens of this GGUF file have equal scores (`tokenizer.ggml.scores`), so that nobody knows which letters "
-            "are joined first",
+            "tokens of this GGUF file have equal scores (`tokenizer.ggml.scores`), so the order of merges is "
+            "unknown",
             where=str(file),
-            hint="Name the folder that the file was made of.",
+            hint="Name the folder that the file was made from.",
             code="tokenizer-unsupported",
         )
 

@@ -21,7 +21,5 @@ class SentenceData(DataSpec):
     @classmethod
     def _pairs_stay_whole(cls, sentences: bool, info: ValidationInfo) -> bool:
         if sentences and info.data.get("pair_columns") is not None:
-            raise ValueError(
-                "given pairs are compared as they are, so their texts cannot be cut into sentences"
-            )
+            raise ValueError("pairs are compared as they are, so their texts cannot be split into sentences")
         return sentences

@@ -11,12 +11,12 @@ CORRELATION = MetricKind(
     test="paired bootstrap over the pairs",
     meanings={
         "baseline": (
-            "The Spearman correlation is that of the cosine similarities of pairs of test texts with the baseline's "
-            "own, so the baseline has 1 by definition: over all pairs of up to 2,000 texts, else over 2,000,000 evenly "
-            "chosen ones. Its interval is a bootstrap over texts."
+            "The Spearman correlation is between the cosine similarities of pairs of test texts and the baseline's, so "
+            "the baseline has 1 by definition: over all pairs of up to 2,000 texts, else over 2,000,000 evenly chosen "
+            "ones. Its interval is a bootstrap over texts."
         ),
         "scores": (
-            "The Spearman correlation is that of the cosine similarities of the test pairs with their given scores; "
+            "The Spearman correlation is between the cosine similarities of the test pairs and their given scores; "
             "its interval is a bootstrap over pairs."
         ),
     },
@@ -55,7 +55,7 @@ KIND = TaskKind(
     refused={
         "data.labels": "sentence embeddings have no labels",
         "teacher.finetune": (
-            "a sentence encoder is used as it is: fine-tuning needs labels, which this task has not"
+            "a sentence encoder is used as it is: fine-tuning needs labels, which this task does not have"
         ),
     },
 )

@@ -76,7 +76,7 @@ def split_pairs(
         if len(scores) < FEWEST_PAIRS:
             raise DataError(
                 f"the {role} split has {counted(len(scores), 'pair')}; "
-                f"comparing their order needs {FEWEST_PAIRS} at least",
+                f"comparing their order needs at least {FEWEST_PAIRS}",
                 where=where,
                 hint="Pairs that share a text stay in one split; name splits that exist under `data.splits`.",
             )
@@ -87,7 +87,7 @@ def split_pairs(
                 hint=_HINT,
             )
     if not len(pairs["train"].scores):
-        raise DataError("no training pair is left: each shares a text with a held-out pair", where=where)
+        raise DataError("no training pair is left: every one shares a text with a held-out pair", where=where)
     made = {role: _examples(each) for role, each in pairs.items()}
     return Splits(made["train"], made["validation"], made["test"], (), notes=tuple(notes))
 

@@ -17,5 +17,5 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     if rows.ndim > 2 and sum(size != 1 for size in rows.shape[1:]) <= 1:
         rows = rows.reshape(len(rows), -1)
     if rows.ndim != 2:
-        raise ValueError("the outputs are not one row of numbers an example")
+        raise ValueError("the outputs are not one row of numbers per example")
     return {"vector": rows}

@@ -180,7 +180,7 @@ def layer_pairs(kind: str, wanted: LayerMap, student: int, teacher: int) -> tupl
                 raise ModelError(
                     f"the pair [{mine}, {theirs}] names layer {layer} of the {who}, whose layers are 0 to {count - 1}",
                     where=f"losses.{kind}.layers",
-                    hint="Give pairs [student layer, teacher layer], or `uniform` or `last`.",
+                    hint="Use pairs [student layer, teacher layer], `uniform` or `last`.",
                 )
     return wanted
 
@@ -212,7 +212,7 @@ def aligned(student: Tensor, teacher: Tensor, extra: tuple[int, int]) -> tuple[T
     if student.shape[:2] != teacher.shape[:2]:
         raise PassError(
             f"the student's signal covers {tuple(student.shape[:2])} examples and tokens, the teacher's "
-            f"{tuple(teacher.shape[:2])}: they must cut their inputs alike"
+            f"{tuple(teacher.shape[:2])}: they must split their inputs alike"
         )
     return student, teacher
 
@@ -237,7 +237,7 @@ def check_queries(kind: str, models: Models) -> None:
         if not anatomy.heads:
             refuse(
                 kind,
-                f"the {who} computes query, key and value in one map, so they cannot be told apart",
+                f"the {who} computes query, key and value in one map, so they cannot be separated",
                 "Compare `hidden` instead.",
             )
 
@@ -254,7 +254,7 @@ class Pooled:
             self.name, self.width = f"feature.{anatomy.features[-1].name}", anatomy.features[-1].channels
         else:
             hint = "Set `representation: outputs`." if kind == "similarity" else None
-            refuse(kind, f"the {who} has no layers and no feature maps to take a mean of", hint)
+            refuse(kind, f"the {who} has no layers and no feature maps to average", hint)
 
     def __call__(self, signals: Signals, mask: Tensor | None) -> Tensor:
         """float32 (n, width)."""

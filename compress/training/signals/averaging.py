@@ -54,9 +54,9 @@ def mean_outputs(outputs: Sequence[tuple[Tensor, float]], combine: Combine) -> T
     if len(shapes) > 1:
         sizes = " and ".join(str(shape[-1]) for shape in sorted(shapes))
         raise ModelError(
-            f"teachers with {sizes} outputs have no mean",
+            f"teachers with {sizes} outputs cannot be averaged",
             where="teachers",
-            hint="Give teachers of the same outputs: of language models, those with as many rows of words.",
+            hint="Use teachers with the same outputs; for language models, with equally many rows of words.",
         )
     weights = shares([weight for _, weight in outputs])
     shape = shapes.pop()

@@ -237,7 +237,7 @@ def _of_layer(layers: tuple[Block, ...], kind: str, number: str) -> nn.Module | 
 
 def _what_it_has(layers: tuple[Block, ...]) -> str:
     if not layers:
-        return "it has no layers that could be told apart"
+        return "its layers are not known"
     queries = "" if heads_of(layers)[0] else ", whose queries, keys and values cannot be captured"
     return f"it has {len(layers)} layers{queries}"
 

@@ -16,7 +16,7 @@ from compress.training.signals.capture import OUTPUTS
 from compress.training.signals.top_k import TopK
 
 _OTHER_WORDS = (
-    "Take a student with the teacher's tokenizer, or let the teacher write what the student learns: `sequence` with "
+    "Use a student with the teacher's tokenizer, or let the teacher write what the student learns: `sequence` with "
     "`next_token` as its only loss."
 )
 
@@ -47,8 +47,8 @@ def check_aligned(
     for name, path, inputs in teachers:
         if not (isinstance(inputs, TokenInputs) and cut_alike((path, inputs), (folder, own))):
             raise ModelError(
-                f"student and {name} cut texts into different pieces, so {', '.join(sorted(inner))} of the "
-                "two cannot be compared token by token",
+                f"student and {name} tokenize texts differently, so {', '.join(sorted(inner))} cannot be compared "
+                "token by token",
                 where="losses",
                 hint="Use logits, or similarity with `representation: outputs`, or a student with the teacher's "
                 "tokenizer."
@@ -57,8 +57,8 @@ def check_aligned(
             )
         if of_words and not same_ids(inputs, own):
             raise ModelError(
-                f"student and {name} cut texts alike, but give the pieces other ids, so {', '.join(sorted(inner))} of "
-                "the two cannot be compared word by word",
+                f"student and {name} split texts alike but use different token ids, so {', '.join(sorted(inner))} "
+                "cannot be compared token by token",
                 where="losses",
                 hint=_OTHER_WORDS,
             )
@@ -80,7 +80,7 @@ def check_same_words(student: Path, teachers: Sequence[tuple[str, Path]]) -> Non
         other = next((number for number in own if theirs.get(number) != own[number]), None)
         if other is not None:
             raise ModelError(
-                f"student and {name} have unlike tokenizers: {other} is {own[other]!a} for the one and "
+                f"student and {name} have different tokenizers: {other} is {own[other]!a} for one and "
                 f"{theirs.get(other)!a} for the other, so {name} cannot judge what the student writes",
                 where="on_policy",
                 hint=_OTHER_WORDS,

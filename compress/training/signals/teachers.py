@@ -174,7 +174,7 @@ def cached_signals(
                 stored = _stored(folder, kept, offsets)
         rest = [name for name in wanted if name not in stored]
         if rest:
-            progress.say(f"{title}: {_few(rest)} would not fit into the cache; computed for each batch")
+            progress.say(f"{title}: {_few(rest)} do not fit into the cache and are computed for each batch")
             live = LiveSignals(model, inputs, rest, device=device, precision=precision)
     with suppress(FileNotFoundError):
         # Somebody may prune the cache just now; what is mapped stays readable.
@@ -344,7 +344,7 @@ def _stored(folder: Path, names: Iterable[str], offsets: NDArray[np.int64]) -> d
 def _locked(folder: Path, progress: Progress, title: str) -> Iterator[None]:
     """Hold the folder, which exists then; waits, and says so, while another process fills it."""
     make_folder(folder.parent)
-    busy = f"{title}: another process computes what it says; waiting"
+    busy = f"{title}: waiting for another process that computes its outputs"
     with held(folder.with_suffix(".lock"), lambda: progress.say(busy)):
         make_folder(folder)
         yield

@@ -48,7 +48,8 @@ def answers_to(
     make_folder(ctx.shared)
     started = time.monotonic()
     with held(
-        ctx.shared / f"{key}.lock", lambda: ctx.progress.say("another run lets this model write; waiting")
+        ctx.shared / f"{key}.lock",
+        lambda: ctx.progress.say("waiting for another run that generates with this model"),
     ):
         make_folder(folder)
         write_sealed(folder / SIGNALS_NOTE, {"title": "answers that a teacher wrote"})

@@ -10,7 +10,7 @@ let forgot = false;
 
 function number(id) {
   const value = element(id).valueAsNumber;
-  if (Number.isNaN(value)) throw new Error(`${element(id).name} is no number`);
+  if (Number.isNaN(value)) throw new Error(`${element(id).name} is not a number`);
   return value;
 }
 

@@ -11,7 +11,7 @@ export async function readImage(blob, transparency = "white") {
   const { data } = context.getImageData(0, 0, width, height);
   if (transparency === "drop" && data.some((value, place) => place % 4 === 3 && value < 255)) {
     // A canvas forgets the colours that transparent pixels hide, and this model was trained to see them.
-    throw new Error("this image has transparent parts, which a browser cannot show as the model was trained to see them");
+    throw new Error("this image has transparent parts, which a browser cannot render the way the model was trained on them");
   }
   context.globalCompositeOperation = "destination-over";
   context.fillStyle = "white";

@@ -122,7 +122,7 @@ const AROUND = new RegExp(`^${BLANKS}|${BLANKS}$`, "g");
 export function conversation(pieces, messages) {
   const text = messages.map(({ role, content }, place) => {
     const before = place ? pieces.between[`${messages[place - 1].role}>${role}`] : pieces.start[role];
-    if (before === undefined) throw new Error("the model's chat template knows no such conversation");
+    if (before === undefined) throw new Error("the model's chat template does not support this conversation");
     return before + (pieces.trim?.includes(role) ? content.replace(AROUND, "") : content);
   });
   return text.join("") + pieces.asks[messages.at(-1).role];

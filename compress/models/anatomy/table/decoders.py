@@ -203,10 +203,10 @@ _GPT_NEOX = Network(
     defaults={"attention_bias": True, "use_parallel_residual": True, "tie_word_embeddings": False},
 )
 
-DECODES = "each token looks at those before it alone"
+DECODES = "each token attends only to earlier tokens"
 _CANNOT: Mapping[Use, str] = {
     "lower": DECODES,
-    "take apart": "it is a decoder, and only encoders can be",
+    "take apart": "it is a decoder, and only encoders are supported",
 }
 
 

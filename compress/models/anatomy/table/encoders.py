@@ -223,11 +223,11 @@ _MODERNBERT = Network(
     defaults={"attention_bias": False, "mlp_bias": False, "norm_bias": False, "classifier_bias": False},
 )
 
-_RELATIVE = "its attention reads relative positions through"
+_RELATIVE = "its attention uses relative positions with"
 DEBERTA_CANNOT: Mapping[Use, str] = {
-    "lower": f"{_RELATIVE} a mask of its own form",
-    "take apart": f"{_RELATIVE} weights of their own",
-    "compare": f"{_RELATIVE} weights of their own",
+    "lower": f"{_RELATIVE} a special mask",
+    "take apart": f"{_RELATIVE} separate weights",
+    "compare": f"{_RELATIVE} separate weights",
 }
 
 ENCODERS: Mapping[str, Family] = {
@@ -242,8 +242,8 @@ ENCODERS: Mapping[str, Family] = {
         "texts",
         _MPNET,
         {
-            "take apart": "its layers share one table of relative positions, a column a head",
-            "compare": "its layers share one table of relative positions, a column a head",
+            "take apart": "its layers share one table of relative positions, with one column per head",
+            "compare": "its layers share one table of relative positions, with one column per head",
         },
         counts_from_padding=True,
     ),
@@ -252,7 +252,7 @@ ENCODERS: Mapping[str, Family] = {
         _ALBERT,
         {
             "lower": "all its layers share one set of weights",
-            "take apart": "all its layers share one set of weights, so none can be cut out or changed alone",
+            "take apart": "all its layers share one set of weights, so none can be removed or changed separately",
             "compare": "all its layers share one set of weights",
         },
     ),
@@ -261,7 +261,7 @@ ENCODERS: Mapping[str, Family] = {
         "texts",
         _MODERNBERT,
         {
-            "lower": "in most of its layers tokens look at their neighbours alone",
+            "lower": "in most of its layers tokens attend only to their neighbours",
             "take apart": "query, key and value are one map, and its feed-forward part has a gate",
         },
     ),

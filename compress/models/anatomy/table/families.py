@@ -19,7 +19,7 @@ from compress.models.anatomy.table.vision import VISION
 FAMILY_UNSUPPORTED = "family-unsupported"
 """The code of a fault about a family."""
 
-_UNKNOWN = "where its layers stand is not known"
+_UNKNOWN = "its layer structure is not known"
 _WHOLE: Mapping[Use, str] = {"take apart": _UNKNOWN}
 _TEXTS = Family("texts", cannot=_WHOLE)
 _OFFSET = replace(_TEXTS, counts_from_padding=True)
@@ -31,7 +31,7 @@ def _unlowered(takes: Literal["texts", "images"], why: str, attends: bool = True
     return Family(takes, cannot={**_WHOLE, "lower": why}, attends=attends)
 
 
-_NEIGHBOURS = "its tokens look at their neighbours and at chosen tokens alone"
+_NEIGHBOURS = "its tokens attend only to their neighbours and to selected tokens"
 
 FAMILIES: Mapping[str, Family] = {
     **ENCODERS,
@@ -52,7 +52,7 @@ FAMILIES: Mapping[str, Family] = {
     "eurobert": _unlowered("texts", "its heads share keys and values"),
     "longformer": _unlowered("texts", _NEIGHBOURS),
     "big_bird": _unlowered("texts", _NEIGHBOURS),
-    "xlnet": _unlowered("texts", "it reads texts padded on the left, in a layout of its own"),
+    "xlnet": _unlowered("texts", "it needs texts padded on the left, in its own layout"),
     "beit": _IMAGES,
     "clip": _IMAGES,
     "data2vec-vision": _IMAGES,
@@ -83,7 +83,7 @@ FAMILIES: Mapping[str, Family] = {
     "regnet": _CONVOLUTIONS,
     "resnet": _CONVOLUTIONS,
     "textnet": _CONVOLUTIONS,
-    "timm_wrapper": _unlowered("images", "its layers lie in another package, timm", attends=False),
+    "timm_wrapper": _unlowered("images", "its layers are in another package, timm", attends=False),
 }
 
 CONVOLUTIONAL = frozenset(name for name, family in FAMILIES.items() if not family.attends)
@@ -121,14 +121,14 @@ def why_not_lowered(config: Config, *, embeds: bool = False) -> str | None:
         return "its config.json names no `model_type`"
     family = FAMILIES.get(kind)
     if family is None or "lower" in family.cannot:
-        unseen = "nobody has seen its ONNX file say the same as the model"
+        unseen = "its ONNX export has not been verified"
         why = unseen if family is None else family.cannot["lower"]
         return f"a model of the family {kind!r} cannot be lowered to ONNX here: {why}"
     if embeds and "embed" in family.cannot:
         return f"a model of the family {kind!r} {family.cannot['embed']}, so it cannot embed sentences here"
     for key in ("is_decoder", "add_cross_attention"):
         if config.get(key) is True:
-            return f"this {kind} has `{key}: true`, and the lowering knows encoders alone"
+            return f"this {kind} has `{key}: true`, but only encoders can be lowered"
     return None
 
 
@@ -142,10 +142,10 @@ def why_no_decoder(config: Config) -> str | None:
     if kind in DECODERS:
         return None
     if config.get("is_encoder_decoder") is True:
-        why = "it reads a text and writes another, and only models that go on with a text are known"
+        why = "it is an encoder-decoder, and only decoder-only models are supported"
     else:
-        why = "its layers and its cache are not known"
-    return f"a model of the family {kind!r} cannot write texts here: {why}"
+        why = "its layers and its cache are not supported"
+    return f"a model of the family {kind!r} cannot generate text here: {why}"
 
 
 def why_whole(kind: str) -> str | None:
@@ -158,7 +158,7 @@ def why_whole(kind: str) -> str | None:
 def why_not_corrected(kind: str) -> str | None:
     """Why low-rank corrections cannot be put beside the maps in the layers of a `model_type`; None where they can."""
     known = network_of_kind(kind) is not None
-    return None if known else f"a model of the family {kind!r} takes no adapters here: {_UNKNOWN}"
+    return None if known else f"a model of the family {kind!r} cannot take adapters here: {_UNKNOWN}"
 
 
 def why_not_compared(kind: str | None) -> str | None:

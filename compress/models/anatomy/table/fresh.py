@@ -45,7 +45,7 @@ class FreshDecoder:
         if self.hidden % heads:
             return f"{heads} heads do not divide the width {self.hidden}"
         if self.groups is not None and "groups" not in network.keys:
-            return f"the heads of {self.kind} share no keys and values: leave `groups` out"
+            return f"{self.kind} has no grouped keys and values: leave `groups` out"
         if self.groups is not None and heads % self.groups:
             return f"{self.groups} groups of keys and values do not divide {heads} heads"
         size = self.hidden // heads

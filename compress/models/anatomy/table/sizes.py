@@ -76,7 +76,7 @@ def dimensions(network: Network, config: Config) -> dict[str, int]:
     }
     missing = [network.keys[size] for size in ("hidden", "layers", "heads") if not found.get(size)]
     if missing:
-        raise ModelError(f"its config.json does not say {', '.join(f'`{key}`' for key in missing)}")
+        raise ModelError(f"its config.json lacks {', '.join(f'`{key}`' for key in missing)}")
     hidden, heads = found["hidden"], found["heads"]
     found.setdefault("feed_forward", 4 * hidden)
     found.setdefault("groups", heads)

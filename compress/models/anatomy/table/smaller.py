@@ -62,13 +62,13 @@ class SmallerDecoder:
         if heads % shared:
             yield (
                 "heads",
-                f"{shared} heads share keys and values in the model that the student is cut from and stay together: "
-                f"{heads} is no multiple of {shared}",
+                f"{shared} heads share keys and values in the model that the student is cut from, and stay together: "
+                f"{heads} is not a multiple of {shared}",
             )
         if not self._says_head_size and hidden != heads * new["head_size"]:
             yield (
                 "heads" if self.heads else "hidden_size",
-                f"a {self.config['model_type']} says how large a head is by how many there are, and heads of "
+                f"a {self.config['model_type']} derives the head size from the number of heads, and heads of size "
                 f"{new['head_size']} stay whole: {heads} of them need `hidden_size: {heads * new['head_size']}`",
             )
         elif hidden % heads:
@@ -82,5 +82,5 @@ class SmallerDecoder:
 def why_groups_stay(network: Network) -> str | None:
     """Why neither heads nor dimensions of a family can go alone; None where they can."""
     if "head_size" not in network.keys:
-        return "its config says how large a head is by how many there are"
+        return "its config derives the head size from the number of heads"
     return None

@@ -42,30 +42,28 @@ def generated(run: RunRecord) -> Section:
     ]
     samples = [line for step, _ in found for line in sample_rows(step, step.samples)]
     words = tuple(
-        f"{step.step}: {count(told['kept'])} of {count(told['wanted'])} texts that were wanted are kept. The teacher "
-        f"gives {percent(told['agreed'] / told['kept'])} of them the label that was asked for; the student learns its "
-        "answers to all."
+        f"{step.step}: {count(told['kept'])} of the {count(told['wanted'])} requested texts are kept. The teacher "
+        f"gives {percent(told['agreed'] / told['kept'])} of them the requested label; the student learns the "
+        "teacher's outputs for all of them."
         for step, told in found
     )
     tables = (
-        Table("Texts that were written", ("Step", "", "texts", "share"), tuple(reasons), frozenset({1})),
+        Table("Generated texts", ("Step", "", "texts", "share"), tuple(reasons), frozenset({1})),
         Table(
-            "By their labels, those first of whose texts the teacher gives fewest that label",
-            ("Step", "label", "wanted", "written", "kept", "of the label"),
+            "By label, lowest agreement of the teacher first",
+            ("Step", "label", "requested", "written", "kept", "agreement"),
             tuple(line for step, told in found for line in _by_label(step, told)),
             frozenset({1}),
         ),
         Table(
-            "Who wrote, and what it took",
+            "Generating model and cost",
             ("Step", "model", "licence", "perplexity", "texts", "tokens", "written before", "time"),
             tuple(costs),
             frozenset({1, 2}),
         ),
-        Table("Samples", ("Step", "", "asked for", "text"), tuple(samples), frozenset({1, 2, 3})),
+        Table("Samples", ("Step", "", "requested label", "text"), tuple(samples), frozenset({1, 2, 3})),
     )
-    return section_of(
-        "generated-texts", "Texts that a model wrote for the teacher to label", *tables, words=words
-    )
+    return section_of("generated-texts", "Generated texts labelled by the teacher", *tables, words=words)
 
 
 def _by_label(step: StepRecord, told: Mapping[str, Any]) -> list[Row]:

@@ -38,16 +38,16 @@ def own_texts(run: RunRecord) -> Section:
     ]
     head = ("Step", "stage", "steps", "answers", "tokens", "ended by itself", "writing", "teacher")
     tables = (
-        Table("What it wrote, and what it took", head, tuple(found), frozenset({1})),
+        Table("Texts written and their cost", head, tuple(found), frozenset({1})),
         Table(
-            "The first answers and the last ones",
+            "First and last answers",
             ("Step", "", "prompt", "answer"),
             tuple(samples),
             frozenset({1, 2, 3}),
         ),
     )
     words = (
-        "In these steps the student learnt from its own answers, which the teacher judged token by token. The time of "
-        "the teacher is that of these steps alone: nothing that it says of them can be kept.",
+        "In these steps the student learnt from its own answers, which the teacher judged token by token. The "
+        "teacher's time is for these steps only: its outputs for them cannot be cached.",
     )
     return section_of("own-texts", "What the student wrote", *tables, words=words)

@@ -36,7 +36,7 @@ def _taught(step: StepRecord, run: RunRecord) -> list[Row]:
         if key in step.facts and step.facts[key] not in (None, [], {}):
             words += _SAY[key](step.facts[key], run)
     if step.facts.get("data_free"):
-        words.append(("against the training data", _given_up(step, run)))
+        words.append(("compared with using training data", _given_up(step, run)))
     words = [(what.removesuffix(f": {step.step}"), how) for what, how in words]
     return [
         row(Cell(step.step if number == 0 else ""), what, how) for number, (what, how) in enumerate(words)
@@ -63,18 +63,18 @@ def _say_teachers(teachers: Any, run: RunRecord) -> list[tuple[str, str]]:
 
 def _say_data_free(data_free: Any, run: RunRecord) -> list[tuple[str, str]]:
     words = _further(data_free, run) if isinstance(data_free, Mapping) else [value_words(data_free)]
-    return [("no training data was shown", "; ".join(words))]
+    return [("no training data used", "; ".join(words))]
 
 
 def _given_up(step: StepRecord, run: RunRecord) -> str:
     """What a student that saw no training data gives up against the same one that saw it."""
     control = next((other for other in run.steps if other.step == f"{step.step}.control"), None)
     if control is None or not control.measurements or not step.measurements:
-        return "not measured; `control: true` in the profile teaches the same student with it, too"
+        return "not measured; with `control: true` in the profile the same student is also trained on it"
     read = reading(run.metric)
     without, with_data = (one.measurements[0].accuracy.metrics[0].value for one in (step, control))
     return (
-        f"{read.words} {read.value(without)} without it, {read.value(with_data)} for the same student taught with it, "
+        f"{read.words} {read.value(without)} without it, {read.value(with_data)} for the same student trained on it, "
         "on the test split"
     )
 

@@ -65,22 +65,22 @@ def written(run: RunRecord) -> Section:
         for step, told in _told(run, HELD_OUT)
     ]
     tables = (
-        Table("Prompts that were written", ("Step", "", "prompts", "share"), tuple(asked), frozenset({1})),
-        Table("Answers that were written", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
+        Table("Generated prompts", ("Step", "", "prompts", "share"), tuple(asked), frozenset({1})),
+        Table("Generated answers", ("Step", "", "answers", "share"), tuple(reasons), frozenset({1})),
         Table(
-            "Right answers of a prompt",
+            "Right answers per prompt",
             ("Step", "right answers", "prompts", "share"),
             tuple(by_prompt),
         ),
         Table(
-            "Who wrote, and what it took",
+            "Generating model and cost",
             ("Step", "teacher", "licence", "prompts", "answers", "tokens", "written before", "time"),
             tuple(costs),
             frozenset({1, 2}),
         ),
         Table(
             "Held-out pairs",
-            ("Step", "documents", "pairs", "perplexity", "untaught", "gain", "above the student"),
+            ("Step", "documents", "pairs", "perplexity", "untrained", "gain", "control above the student"),
             tuple(held_out),
         ),
         Table("Samples", ("Step", "", "prompt", "answer"), tuple(samples), frozenset({1, 2, 3})),
@@ -91,41 +91,41 @@ def written(run: RunRecord) -> Section:
 def _words(found: list[tuple[StepRecord, Mapping[str, Any]]]) -> Iterator[str]:
     if found:
         yield (
-            "Tokens are all that were drawn for these answers; those written before were not asked again, and the time "
-            "is that of the others."
+            "Tokens: all tokens generated for these answers. Answers written before were reused, and the time is that "
+            "of the others."
         )
     for step, told in found:
         if step.kind != DistillSpec.kind:
             yield (
-                f"{step.step} learnt of the same texts the answers alone. What it can do its right answers tell: its "
-                "perplexity is that of the data's answers, traces and all, which it was not taught to write."
+                f"{step.step} learnt only the answers of the same texts. Judge it by its right answers: its perplexity "
+                "is on the data's answers including their traces, which it was not trained to write."
             )
             continue
         left = []
         if told["prompts_left_out"]:
-            left.append(f"of {count(told['prompts_left_out'])} prompts no answer is kept")
+            left.append(f"no answer is kept for {count(told['prompts_left_out'])} prompts")
         if "prompts_too_long" in told:
             left.append(
-                f"{count(told['prompts_too_long'])} were not asked, as they leave no room for an answer"
+                f"{count(told['prompts_too_long'])} prompts were skipped, as they leave no room for an answer"
             )
         if "passages_left_out" in told:
             left.append(
-                f"{count(told['passages_left_out'])} passages are copies of others, or of held-out ones, and were not "
-                "asked about"
+                f"{count(told['passages_left_out'])} passages were skipped as near-duplicates of others or of held-out "
+                "ones"
             )
         if "own_answers" in told:
-            left.append(f"{count(told['own_answers'])} answers of the data are learnt too")
+            left.append(f"{count(told['own_answers'])} answers of the data are used too")
         if "prompt_tokens" in told:
-            left.append(f"the server read {count(told['prompt_tokens'])} tokens of prompts")
+            left.append(f"the server read {count(told['prompt_tokens'])} prompt tokens")
         if left:
             yield f"{step.step}: {'; '.join(left)}."
     if any("documents" in told for _, told in found):
         yield (
-            "Pairs were written of the training documents, and others, to be held out, of the validation documents. "
-            "Perplexity is that of the answers of held-out pairs, none of which chose weights; untaught that of the "
-            "student before its training. Gain, and how far the control is above the student, are differences of log "
-            "perplexity. Intervals (95 %) are bootstraps over the documents. `samples.jsonl` beside this report holds "
-            "pairs with their passages."
+            "Pairs were written from the training documents, and held-out pairs from the validation documents. "
+            "Perplexity is on the answers of held-out pairs that were not used to choose weights; `untrained` is that "
+            "of the student before training. `gain` and `control above the student` are differences of log perplexity. "
+            "Intervals (95 %) are bootstraps over the documents. `samples.jsonl` beside this report holds pairs with "
+            "their passages."
         )
 
 

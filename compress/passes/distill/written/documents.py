@@ -248,10 +248,10 @@ def _halves(writing: _Writing, held: Sequence[_Passage], spec: SyntheticSpec) ->
     chooses, (scored, documents) = writing.examples(halves[0])[0], writing.examples(halves[1])
     if len(set(documents)) < 2:
         raise PassError(
-            f"pairs of {len(number)} validation documents are kept, and four are needed: half of them choose among the "
-            f"student's weights, half are scored",
+            f"pairs from only {len(number)} validation documents are kept, and four are needed: half of them choose "
+            f"among the student's weights, half are scored",
             where="synthetic.held_out",
-            hint="Raise it, or give more validation documents.",
+            hint="Raise it, or provide more validation documents.",
         )
     places = np.unique(documents, return_inverse=True)[1]
     return HeldOut(writing.task, chooses, scored, places)
@@ -291,21 +291,21 @@ def _samples(own: Sequence[_Passage]) -> list[dict[str, str]]:
 def _no_passages(spec: SyntheticSpec, split: str) -> PassError:
     fewest, most = spec.passage_tokens
     return PassError(
-        f"the {split} documents give no passage of {fewest} to {most} tokens",
+        f"the {split} documents contain no passage of {fewest} to {most} tokens",
         where="synthetic.passage_tokens",
-        hint="Lower the fewest tokens, or give longer documents.",
+        hint="Lower the minimum, or provide longer documents.",
     )
 
 
 def _nothing_kept(counts: dict[str, int]) -> PassError:
     often = max(counts, key=counts.__getitem__)
-    hint = "Look at what the teacher writes, at `synthetic.ask` and `synthetic.examples`."
+    hint = "Check what the teacher writes, `synthetic.ask` and `synthetic.examples`."
     if often == UNSUPPORTED:
-        hint += " `synthetic.support` says how much of an answer stands in its passage."
+        hint += " `synthetic.support` sets how much of an answer must be in its passage."
     if often == LONG:
         hint = "Raise `data.max_length`, or lower `synthetic.passage_tokens`."
     return PassError(
-        f"of {sum(counts.values())} pairs that the teacher wrote none is kept: {in_words(counts.items())}",
+        f"none of the {sum(counts.values())} pairs that the teacher wrote is kept: {in_words(counts.items())}",
         where="synthetic",
         hint=hint,
     )

@@ -44,9 +44,9 @@ SHOWN = 240
 _SAMPLES = 5
 _OTHER_SAMPLES = 2
 _HINTS = {
-    CUT: "Raise `sequence.most`, or name what ends an answer in `sequence.stop`.",
-    UNANSWERED: "Look at what the teacher writes, and at the pattern of `reasoning.answer`.",
-    WRONG: "Raise `rejection.candidates`, or look at what the teacher writes and at `rejection.validator`.",
+    CUT: "Raise `sequence.most`, or set `sequence.stop` to what ends an answer.",
+    UNANSWERED: "Check what the teacher writes, and the pattern of `reasoning.answer`.",
+    WRONG: "Raise `rejection.candidates`, or check what the teacher writes and `rejection.validator`.",
 }
 
 
@@ -297,7 +297,7 @@ def _last(prompt: Prompt) -> str:
 def no_room(prompts: int, most: str) -> PassError:
     """The error of prompts that are all too long; `most`: the key that says how long an answer may be."""
     return PassError(
-        f"none of {prompts} prompts leaves room for an answer",
+        f"none of the {prompts} prompts leaves room for an answer",
         where=most,
         hint=f"Lower `{most}`, or raise `data.max_length`.",
     )
@@ -306,16 +306,16 @@ def no_room(prompts: int, most: str) -> PassError:
 def _nothing_kept(reasons: Sequence[str], long: int, written: Prompts | None) -> PassError:
     if written is not None and not written.kept:
         return PassError(
-            f"of {written.told['prompts']} prompts that the teacher wrote none is kept: "
+            f"none of the {written.told['prompts']} prompts that the teacher wrote is kept: "
             f"{in_words(Counter(written.told['by_reason']).most_common())}",
             where="data_free",
-            hint="Raise `data_free.most`, or look at what the teacher writes.",
+            hint="Raise `data_free.most`, or check what the teacher writes.",
         )
     if not reasons:
         return no_room(long, "sequence.most")
     counts = Counter(reasons).most_common()
     return PassError(
-        f"of {len(reasons)} answers that the teacher wrote none is kept: {in_words(counts)}",
+        f"none of the {len(reasons)} answers that the teacher wrote is kept: {in_words(counts)}",
         where="sequence",
-        hint=_HINTS.get(counts[0][0], "Look at what the teacher writes."),
+        hint=_HINTS.get(counts[0][0], "Check what the teacher writes."),
     )

@@ -56,8 +56,8 @@ def policy_of(
         said=writer.text,
     )
     ctx.progress.say(
-        f"in {how.share:.0%} of the steps the student writes, and its teacher runs along: nothing of that can be kept "
-        "for the next time"
+        f"in {how.share:.0%} of the steps the student writes and the teacher judges it on the fly: this cannot be "
+        "cached"
     )
     return policy
 

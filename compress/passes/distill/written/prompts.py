@@ -93,10 +93,10 @@ def check_tokenizer(answer: Answer, writer: Writer, server: ServerSpec) -> None:
     read, own = (answer.used or {}).get("prompt"), len(writer.tokens(answer.prompt))
     if read is not None and read != own:
         raise ModelError(
-            f"the server reads {read} tokens where the teacher's tokenizer makes {own}: its model has another one, so "
-            "that the teacher's chat template is not its own",
+            f"the server counts {read} tokens where the teacher's tokenizer counts {own}: its model has a different "
+            "tokenizer, so the teacher's chat template does not fit it",
             where=server.url,
-            hint="Name as `teacher.model` a model of the same tokenizer and template as that behind the server.",
+            hint="Set `teacher.model` to a model with the same tokenizer and template as the server's model.",
             code="server-tokenizer",
         )
 

@@ -50,8 +50,8 @@ def decoder_goals(config: Config, remove: RemoveSpec, round_to: int) -> DecoderG
     for _, why in faults if remove.heads else ():
         may = [str(count) for count in range(1, sizes["groups"]) if not sizes["hidden"] % (count * each)]
         raise PassError(
-            f"{why}: of its {sizes['groups']} groups of heads {' or '.join(may) or 'none but all'} can stay, or any "
-            "where `hidden` goes too",
+            f"{why}: of its {sizes['groups']} groups of heads {' or '.join(may) or 'only all'} can be kept, or any "
+            "number if `hidden` is reduced too",
             where="prune.remove.heads",
         )
     return found

@@ -155,7 +155,7 @@ def read_sizes(folder: Path) -> ModelSizes:
         raise ModelError(why, where=str(folder))
     layers = layers_of(shapes, config)
     if not layers:
-        raise ModelError("no encoder layers whose parts are known", where=str(folder))
+        raise ModelError("no encoder layers with known parts", where=str(folder))
     return ModelSizes(sum(math.prod(shape) for shape in shapes.values()), layers)
 
 

@@ -221,7 +221,7 @@ def _layer_shape(model: nn.Module, typical: Batch, selected: bool, device: str) 
 
     observe(model, [to_tensors(typical, device)], [encoder.layers[0].block], note)
     if not seen or len(seen[0]) != 3:
-        raise ModelError("cannot see what the layers of this model read", where="prune.target")
+        raise ModelError("cannot determine the inputs of this model's layers", where="prune.target")
     read = 2 if encoder.head_teacher is not None else 1
     return LayerShape(
         batch=1,

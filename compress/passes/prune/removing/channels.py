@@ -84,9 +84,9 @@ class ChannelSurgeon:
             if ran_out(error) or isinstance(error, CompressError):
                 raise
             raise ModelError(
-                f"which channels of this model belong together cannot be told: {in_short(error)}",
+                f"cannot determine which channels of this model belong together: {in_short(error)}",
                 where="prune",
-                hint="Leave `prune` out, or write the model so that it runs on a batch of two in eval mode.",
+                hint="Leave `prune` out, or make the model run on a batch of two in eval mode.",
                 code="untraceable",
             ) from error
         self.names = {module: name for name, module in model.named_modules()}
@@ -158,7 +158,7 @@ class ChannelSurgeon:
             except Exception as error:
                 if ran_out(error):
                     raise
-                self.left_whole[name] = "what is coupled to it cannot be told"
+                self.left_whole[name] = "what it is coupled to cannot be determined"
                 continue
             seen.update(
                 dependency.target.module
@@ -305,13 +305,13 @@ def widths_within(surgeon: ChannelSurgeon, target: PruneTargetSpec, round_to: in
 
     if whole <= asked.limit:
         raise PassError(
-            f"{asked.what}: the model has no more than that already, nothing would be removed",
+            f"{asked.what}: the model is already within that, so nothing would be removed",
             where=asked.where,
         )
     part = bisect_left(range(PARTS), True, key=lambda part: parameters(part) <= asked.limit)
     if part == PARTS and (least := parameters(PARTS)) > asked.limit:
         raise PassError(
-            f"{asked.what} cannot be reached: with the fewest channels {least:,} of {whole:,} parameters stay",
+            f"{asked.what} cannot be reached: with the fewest channels {least:,} of {whole:,} parameters remain",
             where=asked.where,
             hint="Ask for less, or lower `round_to`.",
         )

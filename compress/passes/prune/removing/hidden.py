@@ -45,7 +45,7 @@ class StreamSurgeon:
         }
         if coupled != _expected(encoder):
             raise ModelError(
-                "the stream of this model is coupled with other layers than an encoder's is",
+                "the residual stream of this model is not coupled with its layers as in an encoder",
                 where="prune.remove.hidden",
             )
 

@@ -76,7 +76,7 @@ def remove_layers(encoder: Encoder, places: Sequence[int]) -> None:
     lists = (module for module in encoder.model.modules() if isinstance(module, nn.ModuleList))
     stack = next((each for each in lists if set(each) == blocks), None)
     if stack is None:
-        raise ModelError("the layers of this model do not stand in one list", where="prune.remove.layers")
+        raise ModelError("the layers of this model are not in one list", where="prune.remove.layers")
     for place in sorted(places, reverse=True):
         del stack[place]
     setattr(transformer_of(encoder.model).config, config_keys(encoder.model)["layers"], len(stack))

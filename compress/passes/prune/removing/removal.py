@@ -52,22 +52,22 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
         if reason is not None and (target.timed or not convolutions):
             chosen = "for a latency" if target.timed else "for a target"
             raise ModelError(
-                f"heads and feed-forward widths are chosen {chosen}, and this model has none: {reason.message}",
+                f"heads and feed-forward widths are chosen {chosen}, but this model has none: {reason.message}",
                 where="prune.target",
-                hint="Channels of convolutions are chosen for a `ratio` or a `size_mb`, or removed by `channels`.",
+                hint="For convolutions use `ratio` or `size_mb`, or remove `channels`.",
             )
         if target.timed and any(isinstance(module, Factored) for module in model.modules()):
             raise ModelError(
-                "latencies are predicted for whole maps, and those of this model are factored",
+                "latencies cannot be predicted for factored maps, and this model has them",
                 where="prune.target",
-                hint="Prune before `low_rank`, or name `ratio` or `size_mb`.",
+                hint="Prune before `low_rank`, or use `ratio` or `size_mb`.",
             )
     if remove is None:
         return
     if remove.channels:
         if reason is None:
             raise ModelError(
-                "this model is a transformer: it has no convolutions that could lose channels",
+                "this model is a transformer: it has no convolutions to remove channels from",
                 where="prune.remove.channels",
                 hint="Remove `heads` and `feed_forward` instead.",
             )
@@ -76,9 +76,9 @@ def check_request(model: nn.Module, spec: PruneSpec) -> None:
     for asked in ("heads", "feed_forward", "layers", "hidden"):
         if getattr(remove, asked) and reason is not None:
             raise ModelError(
-                f"this model has no {asked.replace('_', '-')} that could be removed: {reason.message}",
+                f"this model has no removable {asked.replace('_', '-')}: {reason.message}",
                 where=f"prune.remove.{asked}",
-                hint="Of a model with convolutions remove `channels`.",
+                hint="From a model with convolutions remove `channels`.",
             )
 
 
@@ -168,7 +168,7 @@ class ChannelPruner:
     def whole_groups(self) -> dict[str, str]:
         """The groups that lost nothing, by name, and why."""
         narrow = {
-            name: f"{width} channels are too few to lose a multiple of {self._goals[name][1]}"
+            name: f"{width} channels are too few to remove a multiple of {self._goals[name][1]}"
             for name, width in self.widths.items()
             if width == self.whole[name] and name not in self.left_whole
         }
@@ -196,7 +196,7 @@ def nothing_to_prune(left_whole: Mapping[str, str], where: str) -> ModelError:
     return ModelError(
         f"no channels of this model can be removed: {whole_words(left_whole)}",
         where=where,
-        hint="Leave `prune` out, or write what stands in its way so that it follows the widths of its inputs.",
+        hint="Leave `prune` out, or rewrite what blocks it so that it follows the widths of its inputs.",
         code="nothing-to-prune",
     )
 

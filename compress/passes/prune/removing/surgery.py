@@ -67,7 +67,7 @@ class Surgeon:
         coupled = {part.target.module for part, _ in group if _has_weights(part.target.module)}
         if coupled != expected:
             raise ModelError(
-                f"{len(coupled)} layers are coupled where an encoder has {len(expected)}; cannot prune this model"
+                f"cannot prune this model: {len(coupled)} layers are coupled where an encoder has {len(expected)}"
             )
         return group
 

@@ -108,7 +108,7 @@ def _unscored(surgeon: ChannelSurgeon, cuts: Sequence[Cut]) -> str | None:
 
 
 def _untied(whole: nn.Module, narrow: nn.Module) -> str | None:
-    return None if _ties(whole) == _ties(narrow) else "weights that are shared would no longer be"
+    return None if _ties(whole) == _ties(narrow) else "shared weights would no longer be shared"
 
 
 def _ties(model: nn.Module) -> list[list[str]]:
@@ -166,7 +166,7 @@ def _other_outputs(
             return f"its outputs become {tuple(got.shape)} instead of {tuple(wanted.shape)}"
         limit = tolerance * float(wanted.abs().max())
         same = torch.allclose(got, wanted, rtol=0, atol=limit, equal_nan=True)
-        return None if same else "what is left would compute something else"
+        return None if same else "what remains would compute something different"
     return None
 
 
@@ -219,13 +219,13 @@ def _not_rebuilt(whole: nn.Module, narrow: nn.Module, example: Example) -> str |
         return None  # factored maps are put in anew, which a model that has them already cannot show
     structure = describe_structure(narrow, duplicate(whole))
     if structure is None:
-        return "nothing of it that could be written down would change"
+        return "nothing in its description would change"
     rebuilt = duplicate(whole)
     apply_structure(rebuilt, structure, "trial")
     rebuilt.load_state_dict(narrow.state_dict())
     with torch.no_grad():
         wanted, got = _run(narrow.eval(), example), _run(rebuilt.eval(), example)
-    return None if torch.equal(wanted, got) else "it cannot be built again from its widths"
+    return None if torch.equal(wanted, got) else "it cannot be rebuilt from its widths"
 
 
 def _run(model: nn.Module, example: Example) -> Tensor:

@@ -40,7 +40,7 @@ class BitsandbytesSpec(QuantizeSpec):
     def _of_four_bits(self) -> Self:
         if self.bits == 8 and "double_quantization" in self.model_fields_set:
             raise ValueError(
-                "double_quantization serves 4 bits only: LLM.int8() has one scale an output, and nothing to "
+                "double_quantization is for 4 bits only: LLM.int8() has one scale per output and nothing to "
                 "quantize twice; leave it out, or use `bits: 4`"
             )
         return self
@@ -58,7 +58,7 @@ class BitsandbytesSpec(QuantizeSpec):
         """Why bitsandbytes stays in torch, and how to get the same bits without it."""
         operator = "MatMulNBits" if self.bits == 4 else "integer products"
         return (
-            "ONNX has no operator for the weights of bitsandbytes, which only its own kernels read; "
+            "ONNX has no operator for bitsandbytes weights, which only its own kernels can read; "
             f"for {self.bits} bits in ONNX use `quantize: {{bits: {self.bits}}}` ({operator})"
         )
 
@@ -66,7 +66,7 @@ class BitsandbytesSpec(QuantizeSpec):
         """Why a model that is an average of several is not packed, and the key that asks for it."""
         return (
             "library",
-            "bitsandbytes packs one file of weights, and {} leaves an average of several models; leave `library` out, "
+            "bitsandbytes packs one file of weights, but {} leaves an ensemble of several models; leave `library` out, "
             "or distil with `keep: last` or `keep: best`",
         )
 

@@ -36,7 +36,7 @@ def run(ctx: StepContext) -> StepResult:
     model = bare_model(load_model(source.path, allow_code=ctx.allow_code))
     if model is None:
         raise ModelError(
-            "bitsandbytes packs one file of weights, and an average of several models has one for each",
+            "bitsandbytes packs one file of weights, but an ensemble of several models has one for each",
             where="quantize.library",
             hint="Leave `library` out, or distil with `keep: last` or `keep: best`.",
         )
@@ -76,7 +76,7 @@ def _chosen(found: list[str], exclude: tuple[str, ...]) -> list[str]:
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in found):
             raise ModelError(
-                f"no linear layer of the model fits the pattern {pattern!r}",
+                f"no linear layer of the model matches the pattern {pattern!r}",
                 where="quantize.exclude",
                 hint=f"The layers are: {', '.join(found)}",
             )

@@ -30,7 +30,7 @@ class HalfSpec(QuantizeSpec):
     def _multiplies(self) -> Self:
         if self.numbers == "bf16" and self.arithmetic == "half":
             raise ValueError(
-                "onnxruntime multiplies no bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`"
+                "onnxruntime cannot multiply bf16 on a CPU: use `arithmetic: fp32`, or `numbers: fp16`"
             )
         return self
 

@@ -39,7 +39,7 @@ def run(ctx: StepContext) -> StepResult:
         model_bytes(source.path),
         model_bytes(ctx.out),
         numbers,
-        "Nothing of this model is worth storing in 16 bits.",
+        "Nothing in this model is worth storing in 16 bits.",
     )
     try:
         open_session(str(path))
@@ -48,7 +48,7 @@ def run(ctx: StepContext) -> StepResult:
         raise PassError(
             f"onnxruntime cannot run this model in {numbers} here: {error}",
             where="quantize.arithmetic",
-            hint="`arithmetic: fp32` stores the same 16 bits and multiplies in FP32.",
+            hint="Use `arithmetic: fp32`, which stores the same 16 bits and multiplies in FP32.",
         ) from error
     shapes = real_shapes(ctx.task, ctx.data.validation, source)
     facts = {

@@ -84,7 +84,7 @@ def remedied(
     if spec.scheme == "auto":
         facts["chosen"] = best
         left = metric.lost(float_score, tried[best])
-        told = f"{loses}; with {best} {_said(left, metric)}, which is taken"
+        told = f"{loses}; with {best} only {_said(left, metric)}, so it is used"
         return Outcome(candidates[best], facts, f"warning: {told}" if left > ALARMING else told)
     keys = ", ".join(f"`{key}: true`" for key in best.split(" and "))
     facts["would_help"] = best

@@ -87,7 +87,7 @@ class Int8Spec(OnnxSpec):
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
         if self.format == "qdq" and self.scheme == "dynamic":
-            raise ValueError("`format: qdq` writes calibrated ranges down, and `scheme: dynamic` has none")
+            raise ValueError("`format: qdq` stores calibrated ranges, but `scheme: dynamic` has none")
         self._calibrates()
         if self.train is not None:
             self._trains()
@@ -98,7 +98,7 @@ class Int8Spec(OnnxSpec):
             return
         of_ranges = ("method", "percentile", "symmetric")
         given = [f"calibration.{key}" for key in of_ranges if key in self.calibration.model_fields_set]
-        found = "with `scheme: dynamic` ranges are found at run time"
+        found = "with `scheme: dynamic` ranges are determined at run time"
         if given:
             verb = "serves" if len(given) == 1 else "serve"
             raise ValueError(f"{' and '.join(given)} {verb} `scheme: static` or `auto`: {found}")
@@ -112,11 +112,11 @@ class Int8Spec(OnnxSpec):
         moved = [key for key in ("smooth", "equalize", "bias_correction") if getattr(self, key)]
         if moved:
             raise ValueError(
-                f"{' and '.join(moved)} would move the weights that `train` has fitted to their rounding"
+                f"{' and '.join(moved)} would change the weights that `train` has fitted to their rounding"
             )
         if self.scheme != "dynamic" and self.calibration.method != "minmax":
             raise ValueError(
-                f"`calibration.method: {self.calibration.method}` would cut other ranges than those that `train` "
+                f"`calibration.method: {self.calibration.method}` would clip ranges differently from what `train` "
                 "simulates; use `minmax`, or leave `train` out"
             )
 

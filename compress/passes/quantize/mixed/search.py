@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from compress.core.knapsack import Option, choose_options
 
-HELD = "the loss holds"
+HELD = "the loss limit is met"
 FITS = "it fits"
-OUT_OF_TIME = "the time was used up"
-NOTHING_LEFT = "it does not hold with every layer given back"
+OUT_OF_TIME = "the time ran out"
+NOTHING_LEFT = "it is not met even with every layer in floating point"
 
 
 @dataclass(frozen=True)

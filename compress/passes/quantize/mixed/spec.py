@@ -35,6 +35,6 @@ class MixedSpec(PassSpecBase):
     def _one(self) -> MixedSpec:
         if sum(value is not None for value in (self.max_drop, self.size_mb, self.latency_ms)) != 1:
             raise ValueError(
-                "name one of max_drop, size_mb and latency_ms: it decides which layers stay floating"
+                "give exactly one of max_drop, size_mb and latency_ms: it decides which layers stay in floating point"
             )
         return self

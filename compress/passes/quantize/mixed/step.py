@@ -128,7 +128,7 @@ class _Mixing:
         ranked = sorted(range(len(known)), key=lambda place: -losses[place])
         # What the time left unmeasured comes last, as if it lost least.
         worst_first = [*ranked, *range(len(known), len(self.layers))] if known else []
-        with self.ctx.progress.bar("giving layers back", len(worst_first)) as advance:
+        with self.ctx.progress.bar("returning layers to floating point", len(worst_first)) as advance:
 
             def drop_of(given: frozenset[int]) -> float:
                 if not given:
@@ -141,9 +141,9 @@ class _Mixing:
             found = give_back_until(worst_first, max_drop, drop_of, self.in_time, guess)
         if not found.held:
             self.ctx.progress.say(
-                f"quantize: the loss of {100 * max_drop:g} {unit} was not reached: {found.reason}; "
+                f"quantize: the loss limit of {100 * max_drop:g} {unit} was not met: {found.reason}; "
                 f"{100 * found.best.drop:.2f} {unit} are lost with {len(found.best.given_back)} of {len(self.layers)} "
-                "layers given back"
+                "layers in floating point"
             )
         return self.made(found, known, {"max_drop": max_drop})
 
@@ -153,7 +153,7 @@ class _Mixing:
             raise PassError(
                 f"{size_mb:g} MB cannot be reached: with every layer in integers the file has {least:.3f} MB",
                 where="quantize.mixed.size_mb",
-                hint="Ask for more, or make the model smaller before (`distill`, `prune`, `embeddings: 4`).",
+                hint="Raise the limit, or make the model smaller first (`distill`, `prune`, `embeddings: 4`).",
             )
         known = self.sensitivities()
         room = BYTES_PER_MB * (size_mb - least)
@@ -172,16 +172,16 @@ class _Mixing:
         products = [layer for layer in self.layers if isinstance(layer, Linear | FusedAttention)]
         if not all(isinstance(layer, Linear | FusedAttention | Table) for layer in self.layers):
             raise PassError(
-                "the latencies of convolutions in integers depend on their neighbours, so none can be predicted",
+                "latencies of integer convolutions depend on the neighbouring layers and cannot be predicted",
                 where="quantize.mixed.latency_ms",
-                hint="Name `max_drop` or `size_mb` instead.",
+                hint="Use `max_drop` or `size_mb` instead.",
             )
         least = self.latency(frozenset())
         if least > latency_ms:
             raise PassError(
                 f"{latency_ms:g} ms cannot be reached: with every layer in integers the model takes {least:.3f} ms",
                 where="quantize.mixed.latency_ms",
-                hint="Ask for more, or make the model faster before (`distill`, `prune`).",
+                hint="Raise the limit, or make the model faster first (`distill`, `prune`).",
             )
         known = self.sensitivities()
         rows = typical_length(self.ctx, self.source)
@@ -245,8 +245,8 @@ class _Mixing:
         remove(folder)
         if len(found) < len(self.layers):
             self.ctx.progress.say(
-                f"quantize: the time of `mixed.minutes` sufficed to measure {len(found)} of {len(self.layers)} layers; "
-                "the others count as those that lose least"
+                f"quantize: within `mixed.minutes` only {len(found)} of {len(self.layers)} layers could be measured; "
+                "the others are assumed to lose the least"
             )
         return found
 

@@ -55,7 +55,7 @@ def run(ctx: StepContext) -> StepResult:
     rounded, simulated = simulate(model, path, spec, limit, first, lowered)
     remove(lowered)
     if not simulated["weights"]:
-        raise ModelError("no weight of this model would be rounded", where="quantize.train")
+        raise ModelError("no weight in this model would be rounded", where="quantize.train")
     calibration = calibration_batches(ctx, source, spec.calibration_examples)
 
     def examples() -> Iterator[dict[str, Tensor]]:
@@ -71,7 +71,7 @@ def run(ctx: StepContext) -> StepResult:
     after = validation.score(rounded)
     rounded.release()
     if after < before:
-        ctx.progress.say("quantize: training did no good, and the weights before it are kept")
+        ctx.progress.say("quantize: training did not help; the untrained weights are kept")
         put_weights(model, weights)
     save_model(model.cpu(), ctx.out)
     copy_interface(source.path, ctx.out)

@@ -143,7 +143,7 @@ def widened(
         raise PassError(
             f"{most:g} MB cannot be reached: with every weight in {spec.bits} bits the file has {least:.3f} MB",
             where="quantize.mixed.size_mb",
-            hint="Ask for more, take larger blocks, or make the model smaller before.",
+            hint="Raise the limit, use larger blocks, or make the model smaller first.",
         )
     model = ir.load(path)
     chosen = _narrow(model.graph, spec)

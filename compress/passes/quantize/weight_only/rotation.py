@@ -32,7 +32,7 @@ def rotate(graph: ir.Graph, seed: int = 0) -> None:
     """
     words = next((node for node in graph if node.op_type == "Gather" and node.name == "words"), None)
     if words is None:
-        raise _sees("it is no decoder that was lowered here")
+        raise _sees("it is not a decoder exported by compress")
     turn = rotation(constant_of(inputs_of(words, 0)[0]).shape[1], seed)
     stream, following = words.outputs[0], _next(graph, words)
     readers = list(stream.uses())
@@ -59,7 +59,7 @@ def _pass_on(graph: ir.Graph, stream: ir.Value, turn: _Turn) -> None:
             if node.op_type in _NORMS:
                 _fold(graph, node, turn)
             elif node.op_type != "Mul" or scalar(node.inputs[1 - use.idx]) is None:
-                raise _sees(f"a {node.op_type} reads what flows between its layers")
+                raise _sees(f"a {node.op_type} reads the residual stream")
             if node.op_type == _OF_SUM:
                 _turn_result(node.inputs[0], turn)
                 following.append(node.outputs[3])
@@ -105,9 +105,7 @@ def _turn_result(value: ir.Value | None, turn: _Turn) -> None:
             else:
                 _set(node, place, bias @ turn)
     else:
-        raise _sees(
-            f"a {'value' if node is None else node.op_type} is added to what flows between its layers"
-        )
+        raise _sees(f"a {'value' if node is None else node.op_type} is added to the residual stream")
 
 
 def _set(node: ir.Node, place: int, array: NDArray[np.float64]) -> None:
@@ -129,7 +127,7 @@ def _next(graph: ir.Graph, node: ir.Node) -> ir.Node:
 
 def _sees(why: str) -> ModelError:
     return ModelError(
-        f"the stream of this model cannot be rotated: {why}",
+        f"the residual stream of this model cannot be rotated: {why}",
         where="quantize.rotate",
         hint="Leave `rotate` out.",
         code="rotation-seen",

@@ -48,8 +48,8 @@ def rows_of(model: nn.Module, graph: ir.Graph) -> dict[str, list[Row]]:
         alike = [known.get(row.tobytes(), []) for row in np.ascontiguousarray(weight)]
         if not all(alike):
             raise ModelError(
-                f"the weight of {layer.node.name} in the file is made of other numbers than those of the torch model, "
-                "so its scales cannot be trained there",
+                f"the weight of {layer.node.name} in the file does not match the torch model's, so its scales cannot "
+                "be trained there",
                 where="quantize.train",
                 hint="Leave `train` out.",
             )

@@ -32,7 +32,7 @@ class ExamplesSpec(PassSpecBase):
         if ranges:
             raise ValueError(
                 f"{' and '.join(ranges)} {'serves' if len(ranges) == 1 else 'serve'} 8 bits only: 4-bit weights have "
-                "no ranges of activations; `method` and `symmetric` of `quantize` say how they are made"
+                "no activation ranges; `method` and `symmetric` of `quantize` set how they are made"
             )
         return value
 
@@ -96,8 +96,8 @@ class WeightOnlySpec(OnnxSpec):
     def _of_its_scheme(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("scheme", "weight_only") != "weight_only":
             raise ValueError(
-                "scheme serves 8 bits only: inputs of 4-bit weights stay in floating point and have no ranges; leave "
-                "it out, or use `bits: 8`"
+                "scheme serves 8 bits only: with 4-bit weights activations stay in floating point and have no ranges; "
+                "leave it out, or use `bits: 8`"
             )
         return value
 
@@ -107,20 +107,19 @@ class WeightOnlySpec(OnnxSpec):
             raise ValueError("activation_order serves `method: gptq` only")
         if not self.learns and "examples" in self.calibration.model_fields_set:
             raise ValueError(
-                "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others look at the weights "
-                "alone"
+                "calibration.examples serves `method: gptq` and `awq`, and `cache`: the others use only the weights"
             )
         if self.rotate and (self.train is not None or self.mixed is not None):
             other = "train" if self.train is not None else "mixed"
             raise ValueError(
-                f"`{other}` looks at the weights as they are, and `rotate` changes them: leave one out"
+                f"`{other}` needs the original weights, but `rotate` changes them: leave one of them out"
             )
         if self.mixed is not None and self.bits == 8:
-            raise ValueError("`mixed` chooses between 4 and 8 bits, and this is `bits: 8`; use `bits: 4`")
+            raise ValueError("`mixed` chooses between 4 and 8 bits, but this is `bits: 8`; use `bits: 4`")
         if self.train is not None and self.method == "awq":
             raise ValueError(
-                "`method: awq` moves scales from layer to layer, and in the model that `train` runs they stand where "
-                "they were; use `gptq`, `hqq` or `rtn`"
+                "`method: awq` moves scales between layers, but in the model that `train` runs they are not moved; "
+                "use `gptq`, `hqq` or `rtn`"
             )
         return self
 

@@ -39,14 +39,14 @@ def run(ctx: StepContext) -> StepResult:
     quantized = ir.load(source.path / ONNX_MODEL)
     student = scaled_model(model, rows, stored_blocks(quantized.graph))
     if not student.weights:
-        raise ModelError("no product of this model has a weight in blocks", where="quantize.train")
+        raise ModelError("no product in this model has block-quantized weights", where="quantize.train")
     interface = ctx.inputs["float"].path
     validation = Validation.of(ctx, interface, ctx.inputs["teacher"])
     before = validation.score(student.to(ctx.device))
     curve = recover(ctx, student, spec.train, interface, validation, name="train")
     after = validation.score(student)
     if after < before:
-        ctx.progress.say("quantize: training did no good, and the scales before it are kept")
+        ctx.progress.say("quantize: training did not help; the untrained scales are kept")
         put_weights(
             student.changes, {name: torch.zeros_like(one) for name, one in student.changes.named_parameters()}
         )

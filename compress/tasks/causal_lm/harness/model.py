@@ -62,7 +62,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for found in (self.form.begin, named, self.form.end):
             if found is not None:
                 return int(found)
-        raise DataError("the model has no token that begins or ends a text", where="data.lm_eval")
+        raise DataError("the model has no beginning-of-text or end-of-text token", where="data.lm_eval")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         """A text as token ids, behind the model's begin token but where it says that itself."""
@@ -106,7 +106,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             settings = normalize_gen_kwargs(request.args[1], MOST)
             if settings["do_sample"]:
                 raise DataError(
-                    "a task of lm-eval wants answers to be drawn, and they are written greedily here",
+                    "an lm-eval task asks for sampled answers, but only greedy decoding is supported here",
                     where=TASKS,
                 )
             stops = [stop for stop in settings["until"] if stop]
@@ -129,7 +129,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         room = self.form.max_length - 1 - most
         if room < 1:
             raise DataError(
-                f"a task of lm-eval wants answers of {most} tokens, and a window has {self.form.max_length}",
+                f"an lm-eval task asks for answers of {most} tokens, but a window has {self.form.max_length}",
                 where="data.max_length",
             )
         return np.array(self.tok_encode(text)[-room:] or [self.eot_token_id], np.int32)
@@ -152,7 +152,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for before, wanted in pairs:
             if len(wanted) >= longest:
                 raise DataError(
-                    f"the likelihood of {len(wanted)} tokens is wanted, and a window has {longest}",
+                    f"the likelihood of {len(wanted)} tokens is requested, but a window has {longest}",
                     where="data.max_length",
                 )
             ids.add([np.array([*before, *wanted][-longest:], np.int32)])

@@ -65,7 +65,7 @@ def scored_in(
                 torch_random_seed=None,
             )
         except (OSError, ValueError, KeyError, TypeError, ConnectionError) as error:
-            raise DataError(f"lm-eval cannot ask its tasks: {error}", where=TASKS) from error
+            raise DataError(f"lm-eval cannot run its tasks: {error}", where=TASKS) from error
     return tuple(_score(name, found) for name in spec.tasks)
 
 

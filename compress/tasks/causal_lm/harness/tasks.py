@@ -25,12 +25,14 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
     """
     if spec.include is not None:
         # Beside `!function`, their templates are Jinja that lm-eval renders outside of a sandbox.
-        check_code_allowed(spec.include, allow_code, "tasks of one's own are read")
+        check_code_allowed(spec.include, allow_code, "your own tasks are loaded")
         if not (base / spec.include).is_dir():
-            raise DataError("there is no such folder of tasks", where=f"data.lm_eval.include: {spec.include}")
+            raise DataError(
+                "this folder of tasks does not exist", where=f"data.lm_eval.include: {spec.include}"
+            )
     if find_spec("lm_eval") is None:
         raise DataError(
-            "tasks of lm-eval are asked for, and it is not installed here",
+            "lm-eval tasks are requested, but lm-eval is not installed",
             where="data.lm_eval",
             hint="Install it: pip install lm-eval",
             code="not-installed",
@@ -38,26 +40,28 @@ def check_tasks(spec: LmEvalSpec, base: Path, *, allow_code: bool) -> None:
     index = tasks_of(spec, base).task_index
     for name in spec.tasks:
         if (entry := index.get(name)) is None:
-            raise DataError(f"lm-eval has no task {name!r}", where=TASKS, hint="lm-eval ls tasks names them.")
+            raise DataError(
+                f"lm-eval has no task {name!r}", where=TASKS, hint="`lm-eval ls tasks` lists them."
+            )
         settings = entry.cfg or {}
         first = FIRST.get(settings.get("output_type", "multiple_choice"))
         metrics = [one.get("metric") for one in settings.get("metric_list", [])]
         if entry.kind.name != "TASK" or first is None or (metrics and first not in metrics):
             known = ", ".join(f"{asked} by `{metric}`" for asked, metric in FIRST.items())
             raise DataError(
-                f"{name!r} is no single task whose documents are right or wrong ({known}), and only such tasks are "
-                "scored here",
+                f"{name!r} is not a single task whose documents are right or wrong ({known}); only such tasks can be "
+                "scored",
                 where=TASKS,
             )
         drawn = settings.get("generation_kwargs", {}).get("do_sample") or settings.get("repeats", 1) > 1
         if first == FIRST["generate_until"] and drawn:
             raise DataError(
-                f"{name!r} wants answers to be drawn, and models are asked for their likeliest here",
+                f"{name!r} asks for sampled answers, but only greedy decoding is supported here",
                 where=TASKS,
             )
         if spec.shots and settings.get("num_fewshot") == 0:
             raise DataError(
-                f"{name!r} says that nothing stands before its documents, and lm-eval holds to that",
+                f"{name!r} is fixed at zero shots, and lm-eval enforces that",
                 where="data.lm_eval.shots",
             )
 

@@ -60,13 +60,13 @@ def messages_item(messages: Any, where: str | None = None) -> str:
         known = isinstance(message, Mapping) and message.get("role") in ROLES
         if not known or not isinstance(message.get("content"), str):
             raise DataError(
-                f"a message needs a `role` ({', '.join(ROLES)}) and a text as its `content`",
+                f"a message needs a `role` ({', '.join(ROLES)}) and a text in `content`",
                 where=where,
                 code="no-messages",
             )
         made.append({"role": message["role"], "content": message["content"]})
     if all(message["role"] != "assistant" for message in made):
-        raise DataError("the assistant says nothing in this conversation", where=where, code="no-answer")
+        raise DataError("this conversation has no assistant message", where=where, code="no-answer")
     return json.dumps(made, ensure_ascii=False)
 
 
@@ -87,7 +87,7 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
         return [Piece(said["prompt"], learnt=False), Piece(said["completion"], learnt=True, ends=ends)]
     if render is None:
         raise DataError(
-            "the model has no chat template, which conversations need",
+            "conversations need a chat template, but the model has none",
             where="data.messages_column",
             code="no-chat-template",
         )
@@ -100,7 +100,7 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
         asked, answered = render(messages[:place], True), render(messages[: place + 1], False)
         if not asked.startswith(done) or not answered.startswith(asked):
             raise DataError(
-                "the chat template of the model changes what stands before an answer once it is given, so the "
+                "the model's chat template changes the text before an answer once the answer is added, so the "
                 "assistant's words cannot be told from the rest",
                 where="data.messages_column",
                 hint="Give the examples as `prompt_column` and `completion_column`.",
@@ -109,12 +109,12 @@ def pieces_of(item: str, written: Written, render: Render | None) -> list[Piece]
         before, learnt = asked[len(done) :], answered[len(asked) :]
         if not _holds(before, learnt, message["content"]):
             raise DataError(
-                "the chat template of the model leaves out or changes a part of what the assistant says, such as its "
+                "the model's chat template leaves out or changes part of the assistant's message, such as its "
                 f"reasoning, so that part would not be learnt: of {_shown(message['content'])} it keeps "
                 f"{_shown(learnt)}",
                 where="data.messages_column",
-                hint="Write the template of the model's folder (chat_template.jinja, or `chat_template` in "
-                "tokenizer_config.json) so that it gives answers whole, or give the examples as `prompt_column` and "
+                hint="Change the template in the model's folder (chat_template.jinja, or `chat_template` in "
+                "tokenizer_config.json) so that it keeps answers whole, or give the examples as `prompt_column` and "
                 "`completion_column`.",
                 code="chat-template",
             )

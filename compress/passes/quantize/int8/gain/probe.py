@@ -134,9 +134,7 @@ def warning(
     if speedup is None:
         if _FAST.intersection(found.flags):
             return None
-        return (
-            f"{machine}'s processor has {lacking(found.flags)}: 8-bit arithmetic may be no faster than FP32"
-        )
+        return f"{machine}'s processor has {lacking(found.flags)}: INT8 may be no faster than FP32"
     if speedup >= WORTH_IT:
         return None
     reason = "" if _FAST.intersection(found.flags) else f"; its processor has {lacking(found.flags)}"
@@ -150,7 +148,7 @@ def warning(
 def lacking(flags: Collection[str]) -> str:
     """What a processor lacks, in words."""
     known = f" (it has {', '.join(sorted(flags))})" if flags else ""
-    return f"no instructions for products of bytes{known}"
+    return f"no INT8 dot-product instructions{known}"
 
 
 def _times(
