@@ -199,7 +199,7 @@ def test_the_pages_show_them_and_plots_set_scores_against_the_first():
     assert figure.plot.x_label == "writing, tokens/s"
     (plane,) = (section for section in document(RUN).sections if section.key == "plane")
     assert "better is down and to the right" in plane.figures[0].caption
-    assert "down and left is better" in plane.figures[1].caption
+    assert "better is down and to the left" in plane.figures[1].caption
     (old,) = front(bert_run()).figures
     assert old.plot.x_label == "median latency, ms"
 
