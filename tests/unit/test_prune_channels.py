@@ -213,7 +213,7 @@ def test_a_pruned_network_is_described_and_rebuilt_bit_by_bit(tmp_path: Path) ->
     ],
 )
 def test_a_structure_that_does_not_fit_is_refused(structure: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="that could"):
+    with pytest.raises(ModelError, match="that fits the"):
         apply_structure(tiny_network(tmp_path), structure, "structure.json")
 
 
