@@ -322,7 +322,7 @@ NARROW = {"student": {"layers": 2, "hidden_size": 33, "heads": 3}, "losses": [{"
         ),
         (
             {"passes": [{"quantize": {"bits": 4, "rotate": True, "train": {"epochs": 1}}}]},
-            "leave one out",
+            "leave one of them out",
         ),
         ({"data": {"path": "data", "max_length": 64, "labels": ["a"]}}, "no labels"),
     ],

@@ -312,6 +312,6 @@ def test_a_server_writes_them_behind_the_template_of_its_model(teacher: Artifact
         assert 20 < len(written_in(tmp_path / "limit")) < 40
         before, there.off = len(there.asked), 1
         ctx = prepared(tmp_path / "two", teacher, free, [], sequence={"most": 8, "server": server, **OK})
-        with pytest.raises(ModelError, match=r"the server reads 7 tokens where .* makes 6") as caught:
+        with pytest.raises(ModelError, match=r"the server counts 7 tokens where .* counts 6") as caught:
             lessons_of(ctx)
         assert (caught.value.code, len(there.asked)) == ("server-tokenizer", before + 1)

@@ -190,7 +190,9 @@ def test_too_few_pairs_to_hold_out_are_told(teacher: Taught, tmp_path: Path):
         )
         few = Examples(tuple(map(document, [201, 202])), np.full(2, UNLABELLED, np.int64))
         ctx = replace(ctx, data=replace(ctx.data, validation=few))
-        with pytest.raises(PassError, match="pairs of 2 validation documents are kept, and four are needed"):
+        with pytest.raises(
+            PassError, match="pairs from only 2 validation documents are kept, and four are needed"
+        ):
             written_pairs(ctx, ctx.asked(DistillSpec), ctx.inputs["teacher"])
 
 

@@ -248,7 +248,7 @@ def test_the_pages_tell_of_the_task_and_the_pass(done: list[dict[str, Any]], fol
         assert "Perplexity" in shown
         assert "Shared values" in shown
         assert "bits per character" in shown
-        assert "down and left is better" in shown
+        assert "better is down and to the left" in shown
         assert "characters read, characters/s" in shown
     assert "paired bootstrap over the documents" in text
     assert "next_character" in text

@@ -139,7 +139,7 @@ def test_two_thousand_resamples_of_five_hundred_take_no_time() -> None:
 
 
 def test_no_interval_is_made_of_what_is_no_number() -> None:
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         around(1.0, np.array([0.9, np.nan, 1.1]))
 
 

@@ -61,7 +61,7 @@ def test_too_few_declared_names_are_refused():
     ("names", "message", "hint"),
     [
         (None, "no classification head", "finetune"),
-        (("LABEL_0", "LABEL_1"), "does not say", "teacher.labels"),
+        (("LABEL_0", "LABEL_1"), "does not tell what they mean", "teacher.labels"),
         (("neg", "neutral"), "lacks 'pos'; the data lacks its 'neutral'", "finetune"),
         (("neg", "neg"), "lacks 'pos'", "finetune"),
     ],

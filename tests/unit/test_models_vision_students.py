@@ -66,7 +66,7 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 
 
 def test_named_layers_are_refused() -> None:
-    with pytest.raises(ModelError, match="takes over no layers"):
+    with pytest.raises(ModelError, match="takes no layers from its teacher"):
         make(layers=(0, 2))
 
 

@@ -176,7 +176,7 @@ def test_weights_that_are_not_there_are_missed(
 ) -> None:
     made = in_constants(model, "w.bin", tmp_path / "mine")
     (tmp_path / "mine" / "w.bin").write_bytes(bytes(20))
-    with pytest.raises(ModelError, match="cut off"):
+    with pytest.raises(ModelError, match="truncated"):
         taken(made, tmp_path)
     (tmp_path / "mine" / "w.bin").unlink()
     with pytest.raises(ModelError, match="missing"):

@@ -151,7 +151,7 @@ def test_sixteen_bits_are_not_mixed():
 def test_blocks_are_mixed_within_a_size_alone():
     with pytest.raises(ValidationError, match="size_mb"):
         quantize_spec({"bits": 4, "mixed": {"max_drop": 0.01}})
-    with pytest.raises(ValidationError, match="`mixed` chooses between 4 and 8 bits, and this is `bits: 8`"):
+    with pytest.raises(ValidationError, match="`mixed` chooses between 4 and 8 bits, but this is `bits: 8`"):
         quantize_spec({"bits": 8, "scheme": "weight_only", "mixed": {"size_mb": 1}})
 
 

@@ -331,13 +331,13 @@ def test_no_more_tokens_are_used_than_allowed(tmp_path: Path):
     how = How(8)
     with listening(Speaker()) as there:
         limit = 40
-        with pytest.raises(ResourceError, match=r"of `max_tokens_total: 40` \d+ are used") as caught:
+        with pytest.raises(ResourceError, match=r"\d+ of `max_tokens_total: 40` are used") as caught:
             write_answers(spec(there.url, max_tokens_total=limit), PROMPTS, how, tmp_path)
         kept = list(read_answers(answers_file(tmp_path, spec(there.url), how)))
         # A request may take 13 or 14, and takes 6: with 28 used, no further one has room.
         assert [sum(one.used.values()) for one in kept if one.used] == [6] * 5
         assert caught.value.exit_code == 7
-        assert "Raise it to go on. 5 answers are kept" in str(caught.value)
+        assert "Raise it to continue. 5 answers are kept" in str(caught.value)
         assert isinstance(there, Speaker)
         assert len(there.asked) == 5
         # It holds for all runs together.

@@ -147,7 +147,7 @@ def test_a_student_from_scratch_has_the_shape_alone() -> None:
         ("llama", {"intermediate_size": 97}, "more than the 96"),
         ("gpt2", {"heads": 2}, "hidden_size: 32"),
         ("qwen2", {"hidden_size": 40}, "hidden_size: 32"),
-        ("llama", {"layers": 4}, "a teacher of 3"),
+        ("llama", {"layers": 4}, "the teacher has 3"),
     ],
 )
 def test_what_no_config_can_say_is_refused(name: str, asked: dict[str, int], words: str) -> None:
