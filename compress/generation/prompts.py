@@ -9,11 +9,8 @@ from pathlib import Path
 from compress.core.artifacts import TASK, TOKENIZER
 from compress.core.disk.reading import read_mapping, understood
 from compress.core.errors import DataError, ModelError
-from compress.models.text.chat import Conversation, Format, Prompt
+from compress.models.text.chat import PLACEHOLDER, Conversation, Format, Prompt
 from compress.models.text.tokenizer_files import open_uncut
-
-_WORDS = "\ue000"
-"""Stands for what is to be written: a letter that is nobody's, so that no template has it."""
 
 
 class Writer:
@@ -92,7 +89,7 @@ class Writer:
     def _around(self, prompt: Conversation) -> tuple[str, str]:
         """What stands before and behind the words that are to be written."""
         *before, last = prompt
-        start, found, end = self._rendered([*before, {**last, "content": _WORDS}]).partition(_WORDS)
+        start, found, end = self._rendered([*before, {**last, "content": PLACEHOLDER}]).partition(PLACEHOLDER)
         if not found:
             raise ModelError(
                 "the model's chat template leaves out the user's message",
@@ -152,9 +149,7 @@ class Writer:
     def said(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """What an answer says: what stands before the first token that ends it, and before the first of `stops`."""
         ends = self.stopping(stops)
-        text = self.text(list(takewhile(lambda token: token not in ends, tokens)))
-        cut = cut_at(text, stops)
-        return text if cut is None else cut
+        return text_before(self.text(list(takewhile(lambda token: token not in ends, tokens))), stops)
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens say, special ones left out."""
@@ -166,3 +161,9 @@ def cut_at(text: str, stops: Sequence[str]) -> str | None:
     """What stands before the first of `stops` in a text; None where none of them does."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None
+
+
+def text_before(text: str, stops: Sequence[str]) -> str:
+    """What stands before the first of `stops` in a text; all of it where none of them does."""
+    cut = cut_at(text, stops)
+    return text if cut is None else cut

@@ -16,6 +16,8 @@ UNWRITTEN: Conversation = ({"role": "user"},)
 """What a user would say first is to be written."""
 Render = Callable[[Conversation, bool], str]
 """The template of a model: messages, and whether the assistant's next answer is asked for -> the text."""
+PLACEHOLDER = "\ue000"
+"""Stands for what is written where a template is looked at: a letter that is nobody's, so that no template has it."""
 
 
 @dataclass(frozen=True)

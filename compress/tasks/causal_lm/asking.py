@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,11 @@ from compress.core.errors import DataError
 from compress.data.splits import Examples
 from compress.encoding.tokens import TokenInputs
 from compress.generation.prompts import Writer
+from compress.generation.writing import TOGETHER
 from compress.measuring.timing.feeds import sample_indices
 from compress.tasks.base import Asked, Task
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.text.documents import question_of
-
-TOGETHER = 16
-"""Answers that are written at once."""
 
 
 def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
@@ -50,10 +49,8 @@ def asked(task: Task, test: Examples, model: Path, seed: int) -> Asked | None:
         )
     stops = data.answers.stop
     ends = sorted(writer.stopping(stops))
-
-    def text(tokens: list[int]) -> str:
-        return writer.said(tokens, stops)
-
     settings = {"most": data.answers.most, "ends": ends, "together": TOGETHER}
     inputs = TokenInputs(tokens, ("input_ids", "attention_mask"), writer.format.pad)
-    return Asked(inputs, settings, tuple(places), tuple(prompts), tuple(expected), text)
+    return Asked(
+        inputs, settings, tuple(places), tuple(prompts), tuple(expected), partial(writer.said, stops=stops)
+    )

@@ -3,7 +3,7 @@ that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -16,7 +16,9 @@ from tokenizers import Tokenizer
 
 from compress.core.errors import DataError
 from compress.encoding.tokens import TokenInputs
-from compress.generation.prompts import cut_at
+from compress.generation.prompts import text_before
+from compress.generation.writing import TOGETHER
+from compress.measuring.scoring import Writes
 from compress.models.text.chat import Format
 from compress.store.flat import RaggedWriter
 from compress.tasks.base import Answers
@@ -27,8 +29,6 @@ Pair = tuple[Sequence[int], Sequence[int]]
 """Tokens that stand before, and those whose likelihood is wanted."""
 MOST = 256
 """Tokens of an answer, where a task does not say how many: lm-eval's own default."""
-TOGETHER = 16
-"""Answers that are written at once."""
 
 
 class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
@@ -49,7 +49,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         form: Format,
         names: tuple[str, ...],
         answer: Callable[[WindowInputs], Answers],
-        write: Callable[[TokenInputs, Mapping[str, Any]], NDArray[np.int32]],
+        write: Writes,
     ) -> None:
         super().__init__()
         self.tokens, self.form, self.names = tokenizer, form, names
@@ -121,8 +121,7 @@ class Harness(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         # A special token among the stops is in no text.
         marks = {self.tokens.token_to_id(stop) for stop in stops}
         said: str = self.tokens.decode([*takewhile(lambda token: token not in marks, tokens)])
-        cut = cut_at(said, stops)
-        return said if cut is None else cut
+        return text_before(said, stops)
 
     def _prompt(self, text: str, most: int) -> NDArray[np.int32]:
         """The end of a prompt that leaves room for an answer, as lm-eval's own runner cuts it."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.core.artifacts import TOKENIZER
 from compress.core.disk.files import digest_of
 from compress.core.errors import DataError
 from compress.core.records import Metric, TaskScore
-from compress.encoding.tokens import TokenInputs
+from compress.measuring.scoring import Writes
 from compress.measuring.statistics import wilson
 from compress.models.text.tokenizer_files import open_uncut
 from compress.tasks.base import Answers, Task
@@ -30,7 +29,7 @@ def scored_in(
     task: Task,
     model: Path,
     answer: Callable[[WindowInputs], Answers],
-    write: Callable[[TokenInputs, Mapping[str, Any]], NDArray[np.int32]],
+    write: Writes,
     base: Path,
 ) -> tuple[TaskScore, ...]:
     """What the artifact directory `model` reaches in the tasks that the data names.

@@ -9,10 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from compress.core.errors import ModelError
-from compress.models.text.chat import Render
-
-_SAID = "\ue000"
-"""Stands for an answer: a letter that is nobody's, so that no template has it."""
+from compress.models.text.chat import PLACEHOLDER, Render
 
 
 def end_of(said: int | list[int] | None, tokenizer: Tokenizer, special: Mapping[str, str]) -> int | None:
@@ -46,10 +43,10 @@ def _end_of_turn(render: Render | None, tokenizer: Tokenizer) -> int | None:
     """The special token that a chat template puts behind what the assistant says; None where it puts none."""
     if render is None:
         return None
-    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SAID}]
+    talk = [{"role": "user", "content": "x"}, {"role": "assistant", "content": PLACEHOLDER}]
     # A template that refuses so plain a conversation will say so where one is to be learnt.
     with suppress(ModelError):
-        behind = tokenizer.encode(render(talk, False).partition(_SAID)[2], add_special_tokens=False).ids
+        behind = tokenizer.encode(render(talk, False).partition(PLACEHOLDER)[2], add_special_tokens=False).ids
         added = tokenizer.get_added_tokens_decoder()
         return next((one for one in behind if one in added and added[one].special), None)
     return None
