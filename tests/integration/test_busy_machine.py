@@ -50,6 +50,7 @@ def busy() -> Iterator[None]:
             one.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not runner.schedstat_files(), reason="this system does not count who waits")
 def test_what_is_timed_beside_others_is_marked_and_nothing_is_claimed(busy: None, tmp_path: Path) -> None:
     # A batch takes longer than the kernel leaves a core to anyone.

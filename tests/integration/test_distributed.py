@@ -239,6 +239,7 @@ def signals(folder: Path) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 
+@pytest.mark.slow
 def test_a_run_in_two_processes_gives_the_same_cache_one_report_and_as_good_a_student(job: Path):
     """Also where one of the processes was killed: that ends the run with its error, and the command goes on."""
     one, said = report_of(job)["rows"], signals(job)
@@ -307,6 +308,7 @@ def test_a_run_in_two_processes_prunes_for_a_latency(tmp_path: Path):
     assert target["predicted_speedup"] >= 1.2
 
 
+@pytest.mark.slow
 def test_the_processes_die_with_the_run(job: Path):
     words = ("run", job / "tiny.yaml", "--set", "train.processes=2")
     words += ("--set", "passes.0.distill.epochs=300", "--set", "seed=1")

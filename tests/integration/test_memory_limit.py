@@ -34,6 +34,7 @@ def run_of(folder: Path, baseline: Make, deployed: Make) -> RunRecord:
     ]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_does_not_fit_is_told_and_ends_nothing(tmp_path: Path):
     run = run_of(tmp_path, HEAVY, LIGHT)
     assert run.status == "ok"

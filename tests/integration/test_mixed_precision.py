@@ -95,6 +95,7 @@ def test_layers_are_given_back_until_the_loss_holds(fragile: Artifact, data: Tra
     assert len(halves) == len(found["given_back"])
 
 
+@pytest.mark.slow
 def test_what_loses_most_is_given_back_within_a_size(
     fragile: Artifact, data: TrainingData, least_mb: float, tmp_path: Path
 ):
@@ -129,6 +130,7 @@ def test_the_written_file_decides_what_fits(
     assert 0 < len(found["given_back"]) < found["layers"] == found["layers_measured"]
 
 
+@pytest.mark.slow
 def test_layers_are_measured_while_there_is_time_and_then_one_model_is_tried(
     fragile: Artifact, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

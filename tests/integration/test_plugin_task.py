@@ -190,6 +190,7 @@ def test_schema_reference_and_plugins_hold_it(site: Path):
     assert all(key in reference for key in ("`alphabet`", "passes-cluster", "losses-reverse"))
 
 
+@pytest.mark.slow
 def test_the_run_ends_as_its_budget_says(done: list[dict[str, Any]], folder: Path):
     report = report_of(folder)
     assert done[0]["code"] == 3, done[0]["err"]
@@ -202,6 +203,7 @@ def test_the_run_ends_as_its_budget_says(done: list[dict[str, Any]], folder: Pat
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_better_is_what_is_smaller(done: list[dict[str, Any]], folder: Path):
     rows = rows_of(folder)
     baseline, student, deployed = rows["baseline"], rows["distill"], rows["export"]
@@ -217,6 +219,7 @@ def test_what_is_better_is_what_is_smaller(done: list[dict[str, Any]], folder: P
     assert deployed["size_mb"] < student["size_mb"] < baseline["size_mb"]
 
 
+@pytest.mark.slow
 def test_both_texts_are_timed_and_nothing_but_sums_comes_back(done: list[dict[str, Any]], folder: Path):
     target = rows_of(folder)["export"]["targets"][0]
     assert [timing["lengths"] for timing in target["latency"]] == ["fixed:32", "fixed:8"]
@@ -241,6 +244,7 @@ def test_both_texts_are_timed_and_nothing_but_sums_comes_back(done: list[dict[st
     }
 
 
+@pytest.mark.slow
 def test_the_pages_tell_of_the_task_and_the_pass(done: list[dict[str, Any]], folder: Path):
     assert json.loads(done[1]["out"]) == report_of(folder)
     page, text = ((folder / f"reports/letters/report.{kind}").read_text() for kind in ("html", "md"))
@@ -254,6 +258,7 @@ def test_the_pages_tell_of_the_task_and_the_pass(done: list[dict[str, Any]], fol
     assert "next_character" in text
 
 
+@pytest.mark.slow
 def test_the_weights_take_as_many_values_as_were_asked_for(done: list[dict[str, Any]], folder: Path):
     from safetensors.numpy import load_file
 
@@ -264,6 +269,7 @@ def test_the_weights_take_as_many_values_as_were_asked_for(done: list[dict[str, 
     assert max(values.values()) == 16
 
 
+@pytest.mark.slow
 def test_layers_that_lose_most_stay_floating(done: list[dict[str, Any]], folder: Path):
     (facts,) = (
         record["facts"]["mixed"]
@@ -275,6 +281,7 @@ def test_layers_that_lose_most_stay_floating(done: list[dict[str, Any]], folder:
     assert all(one["divergence"] > 0 for one in facts["sensitivities"])
 
 
+@pytest.mark.slow
 def test_the_bundle_is_proved_and_predicts(done: list[dict[str, Any]], site: Path, folder: Path):
     assert done[2]["code"] == 0, done[2]["err"]
     assert "4 golden examples match" in done[2]["out"]
@@ -286,6 +293,7 @@ def test_the_bundle_is_proved_and_predicts(done: list[dict[str, Any]], site: Pat
     assert len(answer) == len("the green\n")
 
 
+@pytest.mark.slow
 def test_it_is_held_against_itself(done: list[dict[str, Any]]):
     check, compared = done[3], done[4]
     assert check["code"] == 0, check["out"] + check["err"]
@@ -299,12 +307,14 @@ def test_it_is_held_against_itself(done: list[dict[str, Any]]):
     assert "no difference" in compared["out"]
 
 
+@pytest.mark.slow
 def test_a_file_alone_is_measured(done: list[dict[str, Any]], folder: Path):
     assert done[5]["code"] == 0, done[5]["err"]
     (row,) = report_of(folder, "alone")["rows"]
     assert row["score"] == pytest.approx(rows_of(folder)["export"]["score"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_all_of_it_is_in_the_cache(done: list[dict[str, Any]]):
     assert {step["state"] for step in json.loads(done[6]["out"])} == {"cached"}
 

@@ -324,6 +324,7 @@ def test_a_ratio_and_a_size_are_reached(source: Artifact, tmp_path: Path):
         make(prune, tmp_path / "small", spec(target={"size_mb": 0.01}), source)
 
 
+@pytest.mark.slow
 def test_a_speed_is_predicted_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for module in (targets, latency_table):
         monkeypatch.setattr(

@@ -23,7 +23,6 @@ from compress.lowering.parity import outputs_of
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.calibration.examples import calibration_batches
-from compress.passes.quantize.int8.affine import INT8_LIMIT
 from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.qat import step as qat_step
 from compress.passes.quantize.qat.fake_quant import simulate
@@ -34,6 +33,7 @@ from compress.training.prediction import predict
 from compress.training.rounding.rounded_model import RoundedModel, folding_factors
 from tests.integration import test_images_after_training as of_images
 from tests.integration import test_lower_quantize_export as of_texts
+from tests.processor import WEIGHT_LIMIT
 from tests.steps import run
 from tests.tiny import WORDS, tiny_bert, tiny_tokenizer, write_torch_artifact
 from tests.tiny_vision import images, tiny_network, tiny_vit, write_image_artifact
@@ -42,7 +42,7 @@ from tests.tiny_vision import images, tiny_network, tiny_vit, write_image_artifa
 def spec(**changes: Any) -> Int8Spec:
     # Ranges that are found at run time are found without calibration examples.
     read = {} if changes.get("scheme") == "dynamic" else {"calibration": {"examples": 24}}
-    return Int8Spec.model_validate({"reduce_range": False, **read, **changes})
+    return Int8Spec.model_validate({**read, **changes})
 
 
 def context_of(kind: str, folder: Path, made: Spec, model: Artifact) -> StepContext:
@@ -71,7 +71,7 @@ class Lowered:
 
     def simulate(self, model: torch.nn.Module, made: Int8Spec) -> tuple[RoundedModel, dict[str, Any]]:
         path = self.artifact.path / ONNX_MODEL
-        return simulate(model, path, made, INT8_LIMIT, self.tensors, self.folder)
+        return simulate(model, path, made, WEIGHT_LIMIT, self.tensors, self.folder)
 
     def quantized(self, made: Int8Spec, name: str) -> Artifact:
         if name not in self.made:
@@ -217,6 +217,7 @@ def finished(lowered: Lowered, made: Int8Spec, source: Artifact, folder: Path) -
     return after
 
 
+@pytest.mark.slow
 def test_a_text_model_learns_to_be_rounded(text: Lowered, tmp_path: Path) -> None:
     made = spec(scheme="dynamic", per_channel=False, embeddings=4, train=TRAIN)
     artifact, result = trained(text, made, tmp_path)

@@ -294,6 +294,7 @@ def test_a_cuda_target_without_cuda_is_refused_before_any_work(tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_control_trimming_augmenting_heads_and_four_bits_on_both_runtimes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -196,6 +196,7 @@ def distil_alone(folder: Path, teacher: Path) -> None:
     (folder / "digest").write_text(distilled(folder, open_artifact(teacher), epochs=20).digest)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_artifact(teacher: Artifact, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     began = time.monotonic()

@@ -126,6 +126,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_the_student_learns_without_an_image(tmp_path: Path, teacher: nn.Module):
     setup = Setup(tmp_path, teacher, epochs=25)
     before = accuracy(setup.student)

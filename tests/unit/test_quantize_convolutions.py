@@ -21,6 +21,7 @@ from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.int8.static import needed_values, quantize_static, ranged_values
 from compress.passes.quantize.layers import Convolution, layers, split_excluded
 from compress.runtimes.runner import open_session
+from tests.processor import WEIGHT_LIMIT
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 8, 6, 6)).astype(np.float32)
@@ -63,7 +64,7 @@ def quantized(
     ranges = calibrate(
         path, names, lambda: iter({"x": row[None]} for row in X), "minmax", folder, optional=optional
     )
-    quantize_static(model, chosen, ranges, per_channel=per_channel, embeddings=True)
+    quantize_static(model, chosen, ranges, per_channel=per_channel, embeddings=True, limit=WEIGHT_LIMIT)
     ir.save(model, after)
     got = open_session(str(after)).run(None, {"x": X})[0]
     return [node.op_type for node in model.graph], got, wanted
@@ -199,7 +200,9 @@ def test_a_mean_that_is_tiny_beside_what_it_is_of_still_runs(tmp_path: Path) -> 
     names = ranged_values(model.graph, chosen)
     ones = [{"x": np.ones((1, 8, 6, 6), np.float32)}]
     ranges = calibrate(path, names, lambda: iter(ones), "minmax", tmp_path)
-    quantize_static(model, chosen, {**ranges, "y": (-1e-4, 1e-4)}, per_channel=True, embeddings=True)
+    quantize_static(
+        model, chosen, {**ranges, "y": (-1e-4, 1e-4)}, per_channel=True, embeddings=True, limit=WEIGHT_LIMIT
+    )
     ir.save(model, path)
     assert np.abs(open_session(str(path)).run(None, ones[0])[0]).max() < 1000 / 64
 

@@ -21,6 +21,7 @@ from compress.passes.quantize.layers import Linear, Table, layers, split_exclude
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
 from compress.runtimes.runner import open_session
+from tests.processor import WEIGHT_LIMIT
 
 RNG = np.random.default_rng(0)
 
@@ -87,7 +88,7 @@ def close(got: np.ndarray, wanted: np.ndarray, share: float) -> bool:
 def test_dynamic_products_take_their_bias_in(tmp_path, rank):
     model, x = mlp(rank), normal(*[5, 7][: rank - 1], 32)
     wanted = run(model, tmp_path, x=x)
-    quantize_dynamic(model, list(layers(model.graph)), per_channel=True, embeddings=True)
+    quantize_dynamic(model, list(layers(model.graph)), per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
     assert kinds(model) == ["DynamicQuantizeMatMul", "DynamicQuantizeMatMul", "Gelu"]
     assert close(run(model, tmp_path, x=x), wanted, 0.03)
     assert count_products(tmp_path / "run.onnx").integer == 2
@@ -101,7 +102,7 @@ def test_static_products_stay_integer_at_any_rank(tmp_path, rank, method):
     found = list(layers(model.graph))
     assert ranged_values(model.graph, found) == ["x"]
     ranges = calibrate(tmp_path / "run.onnx", ["x"], lambda: iter([{"x": x}]), method, tmp_path)
-    quantize_static(model, found, ranges, per_channel=True, embeddings=True)
+    quantize_static(model, found, ranges, per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
     # What comes out of the activation function keeps a range found at run time.
     assert kinds(model) == ["DynamicQuantizeMatMul", "Gelu", "MatMulIntegerToFloat", "QuantizeLinear"]
     assert close(run(model, tmp_path, x=x), wanted, 0.05 if method == "minmax" else 0.3)
@@ -188,7 +189,7 @@ def test_a_gemm_is_a_linear_layer(tmp_path):
     (layer,) = layers(model.graph)
     assert isinstance(layer, Linear)
     assert layer.weight.shape == (32, 24)
-    quantize_dynamic(model, [layer], per_channel=True, embeddings=True)
+    quantize_dynamic(model, [layer], per_channel=True, embeddings=True, limit=WEIGHT_LIMIT)
     x = normal(3, 32)
     assert close(run(model, tmp_path, x=x), x @ weight.T + bias, 0.03)
 
