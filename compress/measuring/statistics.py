@@ -173,7 +173,7 @@ def _macro_f1(counts: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
-    """Mean of numbers (n,), n > 0, with a percentile bootstrap interval over them."""
+    """Mean of numbers (n,), n > 0, with a percentile bootstrap interval over them, widened where they are few."""
     n = len(values)
     draws = bootstrap(
         lambda generator, count: values[generator.integers(n, size=(count, n))].mean(axis=1),
@@ -181,7 +181,7 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
         seed,
         RESAMPLES,
     )
-    return around(float(values.mean()), draws)
+    return around(float(values.mean()), draws, n)
 
 
 def bootstrap(
@@ -200,8 +200,9 @@ def bootstrap(
 
 def quotients_drawn(
     quotients: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int
-) -> NDArray[np.float64]:
-    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples).
+) -> tuple[NDArray[np.float64], int]:
+    """Quotients of sums over documents (n,) each, in every resample of the documents: (quotients, resamples); and how
+    many documents were drawn from.
 
     A document that one of them has nothing to divide by of is left out: a resample may be of such ones alone.
     """
@@ -214,18 +215,44 @@ def quotients_drawn(
         drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=count)
         return np.stack([(drawn @ above) / (drawn @ below) for above, below in quotients])
 
-    return bootstrap(resampled, documents, seed, RESAMPLES)
+    return bootstrap(resampled, documents, seed, RESAMPLES), documents
 
 
-def around(value: float, draws: NDArray[np.float64]) -> Interval:
+def around(value: float, draws: NDArray[np.float64], units: int | None = None) -> Interval:
     """The percentile interval of bootstrap draws, made to hold the value.
 
-    A median of two clusters, as of processes at two speeds, may lie where hardly any draw does.
+    A median of two clusters, as of processes at two speeds, may lie where hardly any draw does. Draws of few units
+    spread too little: their percentiles are moved outwards, to where a t interval would have its ends (Hesterberg 2015,
+    "What Teachers Should Know About the Bootstrap", 5.3).
+
+    Args:
+        units: how many independent ones were drawn from, where they may be few; a single one tells nothing of others,
+            and its interval is the value alone.
 
     Raises:
         ValueError: a draw is no number.
     """
     if np.isnan(draws).any():
         raise ValueError("a resample is not a number")
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    tail = (1 - CONFIDENCE) / 2
+    if units is not None and units > 1:
+        from scipy.special import stdtrit  # imported here: reports read intervals, and draw none
+
+        tail = NormalDist().cdf(float(stdtrit(units - 1, tail)) * math.sqrt(units / (units - 1)))
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(value, min(value, float(low)), max(value, float(high)))
+
+
+def p_value_of_draws(share: float, resamples: int, units: int) -> float:
+    """The two-sided p value of a bootstrap in which the smaller tail holds a `share` of the resamples: of few units it
+    is larger than twice that share, as the interval of `around` is wider. 1 of a single one."""
+    if units < 2:
+        return 1.0
+    # No share of so many resamples proves a smaller one than this.
+    tail = (share * resamples + 1) / (resamples + 1)
+    if tail >= 0.5:
+        return 1.0
+    from scipy.special import stdtr
+
+    score = NormalDist().inv_cdf(tail) * math.sqrt((units - 1) / units)
+    return min(1.0, 2 * float(stdtr(units - 1, score)))

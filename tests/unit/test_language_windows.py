@@ -393,12 +393,24 @@ def test_a_text_without_a_window_leaves_the_intervals_alone():
 
 def test_a_difference_that_rounding_makes_is_none():
     random = np.random.default_rng(0)
-    assert told_apart(1e-5 + 1e-6 * random.normal(size=1000)) == (1.0, False)
-    assert told_apart(0.02 + 0.001 * random.normal(size=1000)) == (0.0, True)
-    assert told_apart(-0.02 + 0.001 * random.normal(size=1000)) == (0.0, False)
-    p_value, worse = told_apart(0.02 + 0.02 * random.normal(size=4000))
+    many = 5000
+    assert told_apart(1e-5 + 1e-6 * random.normal(size=1000), many) == (1.0, False)
+    p_value, worse = told_apart(0.02 + 0.001 * random.normal(size=1000), many)
+    assert (p_value, worse) == (pytest.approx(0.002, rel=0.02), True)
+    p_value, worse = told_apart(-0.02 + 0.001 * random.normal(size=1000), many)
+    assert (p_value, worse) == (pytest.approx(0.002, rel=0.02), False)
+    p_value, worse = told_apart(0.02 + 0.02 * random.normal(size=4000), many)
     # Normal: the share below 0.001 is that beyond 0.95 standard deviations.
     assert (p_value, worse) == (pytest.approx(2 * 0.171, abs=0.03), True)
+
+
+@pytest.mark.parametrize("documents", [1, 2, 4])
+def test_so_few_documents_prove_no_difference(documents: int):
+    places = list(range(documents))
+    own = sums(places, [8.0 + place for place in places])
+    theirs = sums(places, [4.0 + place for place in places])
+    found = language_record(scored(own, theirs, documents))
+    assert (found.verdict, found.p_value > 0.05) == ("no difference", True)
 
 
 def rendered(template: str, roles: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn.metrics import f1_score
 
 from compress.measuring.statistics import (
@@ -14,7 +14,10 @@ from compress.measuring.statistics import (
     bootstrap_medians,
     macro_f1_interval,
     mcnemar_exact,
+    mean_interval,
+    p_value_of_draws,
     percentile,
+    quotients_drawn,
     wilson,
 )
 
@@ -141,6 +144,52 @@ def test_two_thousand_resamples_of_five_hundred_take_no_time() -> None:
 def test_no_interval_is_made_of_what_is_no_number() -> None:
     with pytest.raises(ValueError, match="not a number"):
         around(1.0, np.array([0.9, np.nan, 1.1]))
+
+
+def _documents(trial: int, documents: int) -> tuple[np.ndarray, ...]:
+    """Tokens of documents of very different lengths, and of two equally good models the nats of each."""
+    generator = np.random.default_rng(trial)
+    tokens = np.maximum(generator.lognormal(5, 0.8, documents).round(), 2)
+    each = generator.normal(3, 0.4, documents)
+    one, two = (tokens * (each + generator.normal(0, 0.05, documents)) for _ in range(2))
+    return tokens, one, two
+
+
+@pytest.mark.parametrize("documents", [2, 3, 6, 20])
+def test_few_documents_seldom_tell_two_equally_good_models_apart(documents: int) -> None:
+    found = 0
+    for trial in range(100):
+        tokens, one, two = _documents(trial, documents)
+        (first, second), drawn_from = quotients_drawn([(one, tokens), (two, tokens)], trial)
+        share = float(min((first <= second).mean(), (first >= second).mean()))
+        found += p_value_of_draws(share, len(first), drawn_from) < 0.05
+    assert found <= 12
+
+
+def test_the_interval_of_few_documents_holds_the_mean_about_as_often_as_it_says() -> None:
+    held = 0
+    for trial in range(200):
+        tokens, one, _ = _documents(trial, 6)
+        (draws,), drawn_from = quotients_drawn([(one, tokens)], trial)
+        interval = around(float(one.sum() / tokens.sum()), draws, drawn_from)
+        held += interval.low <= 3 <= interval.high
+    assert held >= 180
+
+
+def test_the_interval_of_few_is_about_that_of_student() -> None:
+    values = np.random.default_rng(3).normal(5, 1, 12)
+    low, high = t.interval(0.95, 11, values.mean(), values.std(ddof=1) / np.sqrt(12))
+    interval = mean_interval(values, seed=0)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.1)
+
+
+def test_a_p_value_of_draws() -> None:
+    # Of many units twice the tail; of few more; never 0; and a single unit proves nothing.
+    assert p_value_of_draws(0.01, 20_000, 5000) == pytest.approx(0.02, rel=0.02)
+    assert p_value_of_draws(0.01, 20_000, 6) > 0.05
+    assert p_value_of_draws(0.0, 2000, 5000) == pytest.approx(0.001, rel=0.02)
+    assert p_value_of_draws(0.0, 2000, 1) == 1.0
+    assert p_value_of_draws(0.5, 2000, 10) == 1.0
 
 
 def test_macro_f1_by_hand() -> None:

@@ -13,7 +13,7 @@ from compress.core.task_kind import MetricKind
 from compress.generation.validators import validator_of
 from compress.measuring.accuracy import SPLIT, metric_record
 from compress.measuring.protocol import RESAMPLES, SIGNIFICANCE
-from compress.measuring.statistics import around, paired_verdict, quotients_drawn, wilson
+from compress.measuring.statistics import around, p_value_of_draws, paired_verdict, quotients_drawn, wilson
 from compress.tasks.base import Answers, Scored, Truth
 from compress.tasks.causal_lm.keys import LanguageData
 from compress.tasks.causal_lm.kind import AGREEMENT, BITS, DIVERGENCE, IN_TASKS, NEXT_TOKEN, PERPLEXITY, RIGHT
@@ -44,7 +44,8 @@ def language_record(scored: Scored) -> Accuracy:
         (sums["right"], sums["tokens"]),
         *([] if same is None else [(by_document(own, same, documents), sums["tokens"])]),
     ]
-    log_perplexity, baseline, per_byte, *shares = quotients_drawn(quotients, scored.seed)
+    drawn, counted = quotients_drawn(quotients, scored.seed)
+    log_perplexity, baseline, per_byte, *shares = drawn
     _, _, bytewise, *means = (float(above.sum() / below.sum()) for above, below in quotients)
     value = scored.task.score(own, Truth.of(scored.examples)).value
     retention: float | None = 1.0
@@ -55,9 +56,9 @@ def language_record(scored: Scored) -> Accuracy:
     high: float | None = None
     if scored.baseline is not None:
         retention = PERPLEXITY.retention(value, scored.baseline.metrics[0].value)
-        p_value, worse = told_apart(log_perplexity - baseline)
+        p_value, worse = told_apart(log_perplexity - baseline, counted)
         verdict = "no difference" if p_value >= SIGNIFICANCE else "worse" if worse else "better"
-        kept = around(retention or 0.0, np.exp(baseline - log_perplexity))
+        kept = around(retention or 0.0, np.exp(baseline - log_perplexity), counted)
         low, high = kept.low, kept.high
     nat = float(np.log(2))
     found: list[tuple[MetricKind, float, Floats]] = [
@@ -74,7 +75,9 @@ def language_record(scored: Scored) -> Accuracy:
         batch_size=scored.batch_size,
         metrics=(
             *(
-                metric_record(metric, around(mean, draws), _compared(own) if metric is DIVERGENCE else tokens)
+                metric_record(
+                    metric, around(mean, draws, counted), _compared(own) if metric is DIVERGENCE else tokens
+                )
                 for metric, mean, draws in found
             ),
             *([] if written is None else [_share(RIGHT, written.right)]),
@@ -104,7 +107,8 @@ def divergence(own: Answers, documents: int, is_baseline: bool, seed: int) -> tu
         return None
     counts = by_document(own, (own["compared"] >= 0).sum(axis=1), documents)
     sums = by_document(own, own["divergence"], documents)
-    return float(sums.sum() / counts.sum()), quotients_drawn([(sums, counts)], seed)[0]
+    drawn, _ = quotients_drawn([(sums, counts)], seed)
+    return float(sums.sum() / counts.sum()), drawn[0]
 
 
 def written_record(scored: Scored) -> Written | None:
@@ -170,13 +174,14 @@ def _compared(own: Answers) -> int:
     return int((own["compared"] >= 0).sum())
 
 
-def told_apart(differences: Floats) -> tuple[float, bool]:
-    """The p-value of a difference beyond `SAME`, from a difference for each resample, and whether it is above 0.
+def told_apart(differences: Floats, documents: int) -> tuple[float, bool]:
+    """The p-value of a difference beyond `SAME`, from a difference for each resample of so many documents, and whether
+    it is above 0.
 
-    Twice the share of the resamples in which the difference is not beyond `SAME` on its side.
+    By the share of the resamples in which the difference is not beyond `SAME` on its side.
     """
     above, below = float((differences <= SAME).mean()), float((differences >= -SAME).mean())
-    return min(1.0, 2 * min(above, below)), above < below
+    return p_value_of_draws(min(above, below), len(differences), documents), above < below
 
 
 def by_document(answers: Answers, sums: NDArray[Any], documents: int) -> Floats:

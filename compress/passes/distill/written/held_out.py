@@ -75,14 +75,14 @@ class Exam:
             }
             write_json(ctx.out / FILE, body)
         found = [after, self.before, *([] if self.beside is None else [self.beside])]
-        draws = quotients_drawn([(one[0], one[1]) for one in found], ctx.seed)
+        draws, drawn_from = quotients_drawn([(one[0], one[1]) for one in found], ctx.seed)
         values = [float(one[0].sum() / one[1].sum()) for one in found]
 
         def perplexity(place: int) -> list[float]:
-            return [float(np.exp(one)) for one in astuple(around(values[place], draws[place]))]
+            return [float(np.exp(one)) for one in astuple(around(values[place], draws[place], drawn_from))]
 
         def apart(one: int, other: int) -> list[float]:
-            return list(astuple(around(values[one] - values[other], draws[one] - draws[other])))
+            return list(astuple(around(values[one] - values[other], draws[one] - draws[other], drawn_from)))
 
         return {
             "pairs": len(held.scored),
