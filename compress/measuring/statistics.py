@@ -144,10 +144,15 @@ def macro_f1_interval(
 ) -> Interval:
     """Mean F1 over the classes that occur, with a percentile bootstrap interval over the examples.
 
+    Where all or none are right, a resample is too, and tells nothing: there F1 is the accuracy, and so is its interval.
+
     Args:
         predicted, truth: label indices, int64 (n,), n > 0.
         seed: of the draws.
     """
+    hits = int((predicted == truth).sum())
+    if hits in (0, len(truth)):
+        return wilson(hits, len(truth))
     classes, flat = np.unique(np.concatenate([predicted, truth]), return_inverse=True)
     one_hot = np.eye(len(classes), dtype=np.float32)
     guesses, support = one_hot[flat[: len(predicted)]], one_hot[flat[len(predicted) :]]

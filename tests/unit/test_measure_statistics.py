@@ -199,10 +199,17 @@ def test_macro_f1_by_hand() -> None:
     assert 0 <= interval.low <= interval.value <= interval.high <= 1
 
 
-def test_perfect_predictions_leave_no_doubt() -> None:
-    truth = np.arange(50) % 7
-    interval = macro_f1_interval(truth, truth, seed=0)
-    assert (interval.low, interval.value, interval.high) == (1, 1, 1)
+def test_perfect_predictions_of_few_examples_leave_a_doubt() -> None:
+    truth = np.arange(20) % 2
+    assert macro_f1_interval(truth, truth, seed=0) == wilson(20, 20)
+    assert macro_f1_interval(1 - truth, truth, seed=0) == wilson(0, 20)
+    held = 0
+    for trial in range(100):
+        generator = np.random.default_rng(trial)
+        predicted = np.where(generator.random(20) < 0.95, truth, 1 - truth)
+        interval = macro_f1_interval(predicted, truth, trial, resamples=200)
+        held += interval.low <= 0.95 <= interval.high
+    assert held >= 90
 
 
 @settings(deadline=None)
