@@ -14,6 +14,7 @@ from compress.measuring.statistics import Interval
 from compress.measuring.timing.feeds import Scenario
 from compress.measuring.timing.latency import latency_jobs, latency_record, milliseconds, speed_verdict
 from compress.profile.schema import MeasureSpec
+from compress.reporting.sections.calibration import error_of
 from compress.tasks.base import Scored, answers_of
 from tests.tiny import text_task
 
@@ -41,6 +42,16 @@ def test_scores_of_a_baseline() -> None:
     assert (record.retention, record.p_value, record.verdict) == (1.0, None, None)
     assert record.predictions == (0, 1, 2, 0)
     assert record.unknown_token_share == 0.25
+    assert record.examples == "d"
+
+
+def test_a_probability_that_rounding_left_above_1_is_1() -> None:
+    # As a Softmax in 8 bits gives it.
+    outputs = np.array([[1.0004, 0.0, 0.0], [0.0, 0.75, 0.25]], np.float32)
+    record = record_of(outputs, np.array([0, 1]), None)
+    assert record.confidence == (1.0, 0.75)
+    earlier = record.model_copy(update={"confidence": (1.0004, 0.75)})
+    assert error_of(earlier) == error_of(record) == pytest.approx(0.125)
 
 
 def test_scores_against_a_baseline() -> None:

@@ -40,4 +40,5 @@ def error_of(accuracy: Accuracy | None) -> float | None:
     hits = None if accuracy is None else hits_of(accuracy)
     if accuracy is None or not hits or len(accuracy.confidence) != len(hits):
         return None
-    return calibration_error(accuracy.confidence, hits)
+    # Records of before may hold a probability that rounding left above 1.
+    return calibration_error([min(one, 1.0) for one in accuracy.confidence], hits)
