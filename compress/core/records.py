@@ -77,9 +77,10 @@ class Accuracy(Record):
     Embeddings have none of these. They are scored `against` given scores of pairs, where the test is a paired
     bootstrap over the pairs, or against the baseline's similarities, where there is no test: the verdict says whether
     the interval of the correlation stays below 1. What the `examples` say themselves is right needs no truth either:
-    the test is that of the metric. `retention_low` and `retention_high` are given where they cannot be
-    had of the predictions. `examples` is the sha256 of what was scored. `confidence` is the probability of each
-    prediction, rounded to four decimals; records of before it was kept have none. `written`: where the model was asked
+    the test is that of the metric. `retention_low` and `retention_high` are given where they cannot be had of the
+    predictions. `examples` is the sha256 of what was scored, labels left out; records of classifiers of before it was
+    kept have none. `confidence` is the probability of each prediction, rounded to four decimals; records of before it
+    was kept have none. `written`: where the model was asked
     to answer in words; `tasks`: where it was scored in those of a harness.
     """
 

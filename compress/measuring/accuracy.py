@@ -47,6 +47,7 @@ def accuracy_record(scored: Scored) -> Accuracy:
         predictions=tuple(predictions.tolist()),
         truth=tuple(truth.tolist()),
         unknown_token_share=scored.unknown_token_share,
+        examples=scored.digest,
         confidence=tuple(np.round(confidence(scored.answers), _DECIMALS).tolist()),
     )
 

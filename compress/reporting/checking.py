@@ -11,7 +11,7 @@ from rich.text import Text
 
 from compress.core.errors import UsageError
 from compress.core.task_kind import Quantity
-from compress.reporting.data.paired import reported_test
+from compress.reporting.data.paired import reported_test, same_split
 from compress.reporting.data.report_reader import (
     Report,
     deployed_row,
@@ -20,7 +20,6 @@ from compress.reporting.data.report_reader import (
     same_machine,
     same_memory_batch,
     same_memory_lengths,
-    same_split,
     timed_words,
     timing_like,
     timing_words,

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.core.errors import UsageError
-from compress.reporting.data.paired import reported_test
+from compress.reporting.data.paired import reported_test, same_split
 from compress.reporting.data.report_reader import (
     Report,
     Result,
@@ -23,7 +23,6 @@ from compress.reporting.data.report_reader import (
     same_machine,
     same_memory_batch,
     same_memory_lengths,
-    same_split,
     timed_words,
     timing_like,
 )

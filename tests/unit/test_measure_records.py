@@ -30,7 +30,7 @@ def record_of(
 ) -> Accuracy:
     examples = Examples(("x",) * len(truth), truth)
     answers = answers_of(TASK, outputs)
-    return accuracy_record(Scored(TASK, answers, examples, baseline, None, 1, 0, "", unknown))
+    return accuracy_record(Scored(TASK, answers, examples, baseline, None, 1, 0, "d", unknown))
 
 
 def test_scores_of_a_baseline() -> None:

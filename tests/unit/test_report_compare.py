@@ -98,6 +98,27 @@ def test_other_test_splits_are_refused():
     assert cells(compare([bert_run(), run], anyway=True), "score vs. the first run") == ["–", "–"]
 
 
+def scored_on(digest, **changes):
+    """The run, of whose test examples this is the digest; their labels are the same."""
+    run = bert_run(**changes)
+    for step in run.steps:
+        found = [
+            one.model_copy(update={"accuracy": one.accuracy.model_copy(update={"examples": digest})})
+            for one in step.measurements
+        ]
+        run = change_step(run, step.step, measurements=tuple(found))
+    return run
+
+
+def test_other_examples_with_the_same_labels_are_another_test_split():
+    # As two seeds make them of data that is sorted by class.
+    one, two = scored_on("a" * 64), scored_on("b" * 64, run="other")
+    assert "different test splits (445 and 445 examples)" in differences([one, two])[0]
+    assert cells(compare([one, two], anyway=True), "score vs. the first run") == ["–", "–"]
+    assert differences([one, scored_on("a" * 64, run="other")]) == ()
+    assert differences([one, bert_run(run="of before digests were kept")]) == ()
+
+
 def test_the_same_split_under_other_label_numbers_is_another_one_only_by_name():
     renamed = bert_run(run="renamed", labels=("a", "b", "c", "d", "e"))
     assert differences([bert_run(), renamed])

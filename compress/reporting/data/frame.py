@@ -134,8 +134,9 @@ def _latency_values(latency: Latency) -> dict[str, Any]:
 
 
 def test_split(run: RunRecord, found: TargetMeasurement) -> str:
-    """What tells one test split from another: the digest of its examples, or of its labels by name."""
-    if found.accuracy.examples is not None:
+    """What tells one test split from another: the digest of its examples, or, where they have some, of its labels by
+    name, whatever examples these are of."""
+    if found.accuracy.against != "labels" and found.accuracy.examples is not None:
         return found.accuracy.examples
     labels = run.labels
     named = [labels[index] if 0 <= index < len(labels) else index for index in found.accuracy.truth]
@@ -155,6 +156,7 @@ def _target_values(
         "examples": examples_of(found.accuracy),
         "against": found.accuracy.against,
         "test_split": test_split(run, found),
+        "test_examples": found.accuracy.examples,
         "hits": None if hits is None else packed(hits),
         **score_values(step, baseline, found),
         "unknown_token_share": found.accuracy.unknown_token_share,

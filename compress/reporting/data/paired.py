@@ -79,9 +79,17 @@ def paired_test(first: Accuracy | None, second: Accuracy | None) -> PairedTest |
     return _apart(one, two)
 
 
+def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether two reports hold scores on the same examples of a target: as many, with equal digests of their labels and
+    of themselves; reports of before they said these tell less."""
+    digests = ([each.get(key) for each in (one, two)] for key in ("test_split", "test_examples"))
+    alike = all(None in pair or pair[0] == pair[1] for pair in digests)
+    return one["examples"] == two["examples"] and alike
+
+
 def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:
     """The same of what two reports hold of a target: `test_split`, `hits`, and `metrics` with their intervals."""
-    if first.get("test_split") is None or first["test_split"] != second.get("test_split"):
+    if None in (first.get("test_split"), second.get("test_split")) or not same_split(first, second):
         return None
     if first.get("hits") is not None and second.get("hits") is not None:
         return Paired.of(*(unpacked(each["hits"], each["examples"]) for each in (first, second))).test

@@ -87,12 +87,6 @@ def first_target_of(report: Report, row: Mapping[str, Any] | None) -> Mapping[st
     return next((found for found in row["targets"] if found["target"] == report["targets"][0]), None)
 
 
-def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
-    """Whether two models were scored on the same examples; reports of before they said it tell only how many."""
-    digests = [each.get("test_split") for each in (one, two)]
-    return one["examples"] == two["examples"] and (None in digests or digests[0] == digests[1])
-
-
 def same_machine(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     """Whether timings of two models were taken on the same machine, with the same threads and cores.
 
