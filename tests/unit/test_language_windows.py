@@ -364,7 +364,7 @@ def scored(own: dict[str, np.ndarray], theirs: dict[str, np.ndarray], number: in
     return Scored(task, own, texts, baseline, theirs, 1, 0, "d")
 
 
-def sums(documents: Sequence[int], nats: Sequence[float]) -> dict[str, np.ndarray]:
+def sums(documents: Sequence[int], nats: Sequence[float] | np.ndarray) -> dict[str, np.ndarray]:
     """Of windows of four tokens and four bytes each."""
     count = len(documents)
     return {
@@ -402,6 +402,23 @@ def test_a_difference_that_rounding_makes_is_none():
     p_value, worse = told_apart(0.02 + 0.02 * random.normal(size=4000), many)
     # Normal: the share below 0.001 is that beyond 0.95 standard deviations.
     assert (p_value, worse) == (pytest.approx(2 * 0.171, abs=0.03), True)
+
+
+def test_other_tokens_are_scored_per_token_of_the_baseline():
+    # The same likelihood of the same texts, in eight times as many tokens.
+    nats = np.random.default_rng(0).normal(12, 1, 40)
+    theirs = sums(range(40), nats)
+    own = {**sums(range(40), nats), "tokens": np.full(40, 32), "likeliest": np.zeros((40, 32), np.int32)}
+    del own["divergence"], own["compared"]
+    run = scored(own, theirs, 40)
+    found = language_record(run)
+    before, after = (record.metrics[0] for record in (run.baseline, found))
+    assert after.value == pytest.approx(np.exp(nats.sum() / 160))
+    assert (after.value, after.low, after.high, after.n) == pytest.approx(
+        (before.value, before.low, before.high, before.n)
+    )
+    assert (found.retention, found.verdict) == (pytest.approx(1), "no difference")
+    assert found.metrics[2].n == 40 * 32
 
 
 @pytest.mark.parametrize("documents", [1, 2, 4])

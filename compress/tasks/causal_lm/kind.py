@@ -13,8 +13,9 @@ PERPLEXITY = MetricKind(
     smaller_is_better=True,
     meanings={
         "examples": (
-            "Perplexity is the exponential of the mean negative log-likelihood per token: less is better. Intervals "
-            "are a bootstrap over the documents."
+            "Perplexity is the exponential of the mean negative log-likelihood per token: less is better. Of a model "
+            "with other tokens than the baseline's it is per token of the baseline (over the same bytes), and its "
+            "next-token accuracy is not comparable. Intervals are a bootstrap over the documents."
         )
     },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,18 +28,23 @@ SAME = 1e-3
 def language_record(scored: Scored) -> Accuracy:
     """Perplexity, bits per byte, next-token accuracy, and agreement with the baseline on the same tokens.
 
-    Retention is the baseline's perplexity over the model's. Intervals are a bootstrap over the documents, and a test
-    of the difference in log-perplexity on the same resamples (`told_apart`).
+    Retention is the baseline's perplexity over the model's. The perplexity of a model that reads other tokens than the
+    baseline is per token of the baseline, over the same bytes: per token of its own, it would be the better the shorter
+    its tokens are. Intervals are a bootstrap over the documents, and a test of the difference in log-perplexity on the
+    same resamples (`told_apart`).
     """
     assert scored.reference is not None
     own, theirs = scored.answers, scored.reference
     documents = len(scored.examples)
-    sums = {name: by_document(own, own[name], documents) for name in ("nats", "tokens", "right", "bytes")}
-    before = [by_document(theirs, theirs[name], documents) for name in ("nats", "tokens")]
+    sums, before = (
+        {name: by_document(each, each[name], documents) for name in ("nats", "tokens", "right", "bytes")}
+        for each in (own, theirs)
+    )
     same = _agreed(own, theirs)
+    per = sums["tokens"] if same is not None else _tokens_of(before, sums["bytes"])
     quotients = [
-        (sums["nats"], sums["tokens"]),
-        (before[0], before[1]),
+        (sums["nats"], per),
+        (before["nats"], before["tokens"]),
         (sums["nats"], sums["bytes"]),
         (sums["right"], sums["tokens"]),
         *([] if same is None else [(by_document(own, same, documents), sums["tokens"])]),
@@ -48,10 +53,11 @@ def language_record(scored: Scored) -> Accuracy:
     log_perplexity, baseline, per_byte, *shares = drawn
     _, _, bytewise, *means = (float(above.sum() / below.sum()) for above, below in quotients)
     value = scored.task.score(own, Truth.of(scored.examples)).value
+    if same is None:
+        value = float(np.exp(sums["nats"][per > 0].sum() / per.sum()))
     retention: float | None = 1.0
     p_value: float | None = None
     verdict: Verdict | None = None
-    tokens = int(sums["tokens"].sum())
     low: float | None = None
     high: float | None = None
     if scored.baseline is not None:
@@ -61,25 +67,21 @@ def language_record(scored: Scored) -> Accuracy:
         kept = around(retention or 0.0, np.exp(baseline - log_perplexity), counted)
         low, high = kept.low, kept.high
     nat = float(np.log(2))
-    found: list[tuple[MetricKind, float, Floats]] = [
-        (PERPLEXITY, value, np.exp(log_perplexity)),
-        (BITS, bytewise / nat, per_byte / nat),
+    tokens = int(sums["tokens"].sum())
+    found: list[tuple[MetricKind, float, Floats, int]] = [
+        (PERPLEXITY, value, np.exp(log_perplexity), round(float(per.sum()))),
+        (BITS, bytewise / nat, per_byte / nat, tokens),
         # Of other tokens than the baseline's there is no agreement.
-        *zip((NEXT_TOKEN, AGREEMENT), means, shares, strict=False),
+        *((*one, tokens) for one in zip((NEXT_TOKEN, AGREEMENT), means, shares, strict=False)),
     ]
     if (diverged := divergence(own, documents, scored.baseline is None, scored.seed)) is not None:
-        found.append((DIVERGENCE, *diverged))
+        found.append((DIVERGENCE, *diverged, _compared(own)))
     written, tasks = written_record(scored), compared_tasks(scored)
     return Accuracy(
         split=SPLIT,
         batch_size=scored.batch_size,
         metrics=(
-            *(
-                metric_record(
-                    metric, around(mean, draws, counted), _compared(own) if metric is DIVERGENCE else tokens
-                )
-                for metric, mean, draws in found
-            ),
+            *(metric_record(metric, around(mean, draws, counted), n) for metric, mean, draws, n in found),
             *([] if written is None else [_share(RIGHT, written.right)]),
             *([_share(IN_TASKS, [one for task in tasks for one in task.right])] if tasks else []),
         ),
@@ -182,6 +184,14 @@ def told_apart(differences: Floats, documents: int) -> tuple[float, bool]:
     """
     above, below = float((differences <= SAME).mean()), float((differences >= -SAME).mean())
     return p_value_of_draws(min(above, below), len(differences), documents), above < below
+
+
+def _tokens_of(baseline: Mapping[str, Floats], size: Floats) -> Floats:
+    """The baseline's tokens of so many bytes of each document (documents,): what the perplexity of a model is held
+    against that reads other tokens; of its own it says nothing of another's. 0 where the baseline has none."""
+    each = np.zeros_like(size)
+    np.divide(baseline["tokens"], baseline["bytes"], out=each, where=baseline["bytes"] > 0)
+    return each * size
 
 
 def by_document(answers: Answers, sums: NDArray[Any], documents: int) -> Floats:
