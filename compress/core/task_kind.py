@@ -21,7 +21,8 @@ class MetricKind:
     test that tells two models apart, in words.
     `smaller_is_better`: as of an error or a perplexity; retention is then the baseline's value over the model's.
     `meanings`: what its values mean, for readers, by what records hold them `against`. `column`: the title under which
-    it stands beside the primary metric wherever a run has it; empty: among all metrics alone.
+    it stands beside the primary metric wherever a run has it; empty: among all metrics alone. `counts`: what the `n` of
+    its records counts, as `tokens`; empty: examples.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MetricKind:
     smaller_is_better: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict, hash=False)
     column: str = ""
+    counts: str = ""
 
     @property
     def relative(self) -> bool:

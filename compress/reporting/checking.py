@@ -11,7 +11,7 @@ from rich.text import Text
 
 from compress.core.errors import UsageError
 from compress.core.task_kind import Quantity
-from compress.reporting.data.paired import reported_test, same_split
+from compress.reporting.data.paired import other_split, reported_test, same_split
 from compress.reporting.data.report_reader import (
     Report,
     deployed_row,
@@ -149,8 +149,8 @@ def check(now: Report, then: Report, tolerances: Tolerances, *, deployed_only: b
                 raise UsageError(f"{now['run']}: row {after['step']!r} was not measured on {target}")
             if not same_split(one, two):
                 raise UsageError(
-                    f"row {after['step']!r} was scored on a different test split: {two['examples']} examples now, "
-                    f"{one['examples']} in the report"
+                    f"row {after['step']!r} now and in the report was scored on "
+                    f"{other_split(now['metric'], two, one)}"
                 )
             lines += _score(before, one, two, target, tolerances)
             for old in one["latency"][judged]:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from compress.core.errors import UsageError
-from compress.reporting.data.paired import reported_test, same_split
+from compress.reporting.data.paired import other_split, reported_test, same_split
 from compress.reporting.data.report_reader import (
     Report,
     Result,
@@ -122,10 +122,7 @@ def differences(runs: Sequence[Result]) -> tuple[str, ...]:
         if one["latency"] and two["latency"]:
             found += _other_setting(name, one, other_name, two)
         if not same_split(one, two):
-            found.append(
-                f"{name} and {other_name} were scored on different test splits "
-                f"({one['examples']} and {two['examples']} examples)"
-            )
+            found.append(f"{name} and {other_name} were scored on {other_split(first['metric'], one, two)}")
         elif "baseline" in (one.get("against"), two.get("against")) and not same_baseline(first, other):
             found.append(
                 f"{name} and {other_name} were scored against the similarities of different teachers"

@@ -16,7 +16,7 @@ from compress.profile.json_schema import json_schema
 from compress.profile.load import load_profile
 from compress.profile.specs.budget import budget_spec
 from compress.reporting.checking import Tolerances, check
-from compress.reporting.compare import compare
+from compress.reporting.compare import compare, differences
 from compress.reporting.data.frame import contract, rows
 from compress.reporting.data.pareto import front
 from compress.reporting.render.document import row
@@ -307,19 +307,31 @@ def test_scores_that_passes_note_are_read_as_the_metric():
     assert row("export", "validation_score", "12.5") in run_sections.findings(run).tables[0].rows
 
 
-def test_a_task_says_itself_what_its_metrics_mean_and_which_test_tells_models_apart():
-    run = RUN
+def scored_by_perplexity(run: RunRecord, tokens: int) -> RunRecord:
+    """The run with scores of a language model, over so many tokens."""
+    scores = Metric(name="perplexity", value=9.0, low=8.0, high=10.0, n=tokens, smaller_is_better=True)
+    metrics = (scores, scores.model_copy(update={"name": "bits_per_byte"}))
+    made = {"against": "examples", "metrics": metrics, "truth": (), "predictions": (), "examples": "e" * 64}
     for step in run.steps:
         (found,) = step.measurements
-        scores = Metric(name="perplexity", value=9.0, low=8.0, high=10.0, n=9, smaller_is_better=True)
-        scored = found.accuracy.model_copy(
-            update={
-                "against": "examples",
-                "metrics": (scores, scores.model_copy(update={"name": "bits_per_byte"})),
-            }
-        )
+        scored = found.accuracy.model_copy(update=made)
         run = change_step(run, step.step, measurements=(found.model_copy(update={"accuracy": scored}),))
+    return run
+
+
+def test_a_task_says_itself_what_its_metrics_mean_and_which_test_tells_models_apart():
+    run = scored_by_perplexity(RUN, 9)
     (said,) = run_sections.metrics(run).paragraphs
     assert said.startswith("Perplexity is the exponential of the mean negative log-likelihood per token")
     words = " ".join(run_sections.protocol(run).paragraphs)
     assert "or the paired bootstrap over the documents, cannot tell the two models apart" in words
+
+
+def test_tokens_are_not_taken_for_texts():
+    one, two = scored_by_perplexity(RUN, 5120), scored_by_perplexity(RUN, 3000)
+    assert "scored on 5120 tokens of split 'test'" in run_sections.protocol(one).paragraphs[0]
+    said = "different tokens of the same test split (5120 and 3000)"
+    assert said in differences([one, two])[0]
+    with pytest.raises(UsageError) as caught:
+        check(contract(one), contract(two), Tolerances())
+    assert said in str(caught.value)

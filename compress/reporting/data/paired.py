@@ -12,6 +12,7 @@ import numpy as np
 from compress.core.records import Accuracy, Metric, Verdict
 from compress.measuring.protocol import SAME_ORDER
 from compress.measuring.statistics import normal_quantile, paired_verdict, wilson_bounds
+from compress.tasks.table import metric_kind
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ def same_split(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
     digests = ([each.get(key) for each in (one, two)] for key in ("test_split", "test_examples"))
     alike = all(None in pair or pair[0] == pair[1] for pair in digests)
     return one["examples"] == two["examples"] and alike
+
+
+def other_split(metric: str, one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
+    """How what two reports were scored on differs, in words, where it is not `same_split`."""
+    counted, digest = metric_kind(metric).counts, one.get("test_split")
+    if counted and digest is not None and digest == two.get("test_split"):
+        return f"different {counted} of the same test split ({one['examples']} and {two['examples']})"
+    return f"different test splits ({one['examples']} and {two['examples']} {counted or 'examples'})"
 
 
 def reported_test(first: Mapping[str, Any], second: Mapping[str, Any]) -> PairedTest | None:

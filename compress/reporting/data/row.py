@@ -111,7 +111,8 @@ def metric_on(step: StepRecord, target: str | None, name: str) -> Metric | None:
 
 
 def examples_of(accuracy: Accuracy) -> int:
-    """How many examples a model was scored on: classified ones, texts, or given pairs."""
+    """How many examples a model was scored on: classified ones, texts, or given pairs; or how much of what its metric
+    counts."""
     return accuracy.metrics[0].n if accuracy.metrics and not accuracy.truth else len(accuracy.truth)
 
 

@@ -281,9 +281,9 @@ def _protocol_words(found: TargetMeasurement, task: str) -> str:
         + f", {latency.rounds} rounds"
         for latency in found.latency
     )
-    scored = (
-        f"{examples_of(accuracy)} {'pairs of texts' if accuracy.against == 'scores' else examples_word(task)}"
-    )
+    pairs = "pairs of texts" if accuracy.against == "scores" else ""
+    counted = accuracy.metrics and metric_kind(accuracy.metrics[0].name).counts
+    scored = f"{examples_of(accuracy)} {pairs or counted or examples_word(task)}"
     words = (
         f"{found.target}: scored on {scored} of split {accuracy.split!r} at batch size "
         f"{accuracy.batch_size}. Timed: {timed or 'nothing'}. "

@@ -18,6 +18,7 @@ PERPLEXITY = MetricKind(
             "next-token accuracy is not comparable. Intervals are a bootstrap over the documents."
         )
     },
+    counts="tokens",
 )
 BITS = MetricKind("bits_per_byte", "bits per byte", percent=False, smaller_is_better=True)
 NEXT_TOKEN = MetricKind("next_token_accuracy", "next-token accuracy")
