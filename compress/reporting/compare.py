@@ -37,7 +37,7 @@ from compress.reporting.render.numbers import (
     times,
     times_range,
 )
-from compress.reporting.render.scores import reading
+from compress.reporting.render.scores import rate_words, reading
 from compress.tasks.table import quantities_of
 
 _OF_ONE_TIMING = (
@@ -178,7 +178,7 @@ def _deployed_table(reports: Sequence[Report], names: Sequence[str]) -> Table:
                 else Cell(times(v["speedup"]), times_range(v["speedup_low"], v["speedup_high"]))
             ),
         ),
-        line("examples/s", lambda v: Cell(significant(v["throughput"]))),
+        line(rate_words(reports[0]["task"]), lambda v: Cell(significant(v["throughput"]))),
         *(
             row(f"{each.words}, {each.unit}", *_at_first(each.name, reports))
             for each in quantities_of(reports[0]["task"])

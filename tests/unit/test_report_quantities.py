@@ -20,11 +20,13 @@ from compress.reporting.compare import compare, differences
 from compress.reporting.data.frame import contract, rows
 from compress.reporting.data.pareto import front
 from compress.reporting.render.document import row
+from compress.reporting.render.markdown import markdown
 from compress.reporting.render.scores import reading
 from compress.reporting.render.terminal import RowLine, RunTable, budget_lines
 from compress.reporting.sections import result_sections, run_sections
 from compress.reporting.sections.content import document
 from compress.reporting.sections.facts import as_measured
+from compress.reporting.sections.headline import tiles
 from compress.reporting.sections.quantities import quantities
 from compress.tasks.table import quantities_of
 from tests.records import bert_run, change_step, disturbed_step, measurement
@@ -325,6 +327,20 @@ def test_a_task_says_itself_what_its_metrics_mean_and_which_test_tells_models_ap
     assert said.startswith("Perplexity is the exponential of the mean negative log-likelihood per token")
     words = " ".join(run_sections.protocol(run).paragraphs)
     assert "or the paired bootstrap over the documents, cannot tell the two models apart" in words
+
+
+def test_a_token_that_is_written_is_no_example():
+    run = scored_by_perplexity(RUN, 9)
+    page = markdown(document(run))
+    assert "rows/s" in page
+    assert "examples/s" not in page
+    assert "examples/s" not in str(compare([run, run]).deployed)
+    assert "examples/s" in markdown(document(bert_run()))
+
+
+def test_retention_of_a_perplexity_is_said_as_what_it_is():
+    tile = tiles(scored_by_perplexity(RUN, 9))[2]
+    assert tile.label == "retention: the baseline's perplexity over its own"
 
 
 def test_tokens_are_not_taken_for_texts():

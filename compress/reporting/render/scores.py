@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.reporting.render.numbers import MISSING, known, percent, percent_range, points, signed, span
-from compress.tasks.table import TASKS, metric_kind, task_kind
+from compress.tasks.table import TASKS, metric_kind, quantities_of, task_kind
 
 _DECIMALS = 3
 
@@ -73,6 +73,12 @@ def reading(metric: str) -> Reading:
 def examples_word(task: str) -> str:
     """What the examples of a task are."""
     return f"{task_kind(task).items}s" if task in TASKS else "examples"
+
+
+def rate_words(task: str) -> str:
+    """What a timing makes a second, as columns call it: where a task says itself what is timed, a row of a batch may be
+    no example, but a token."""
+    return "rows/s" if quantities_of(task) else "examples/s"
 
 
 def _plain(value: float) -> str:

@@ -249,7 +249,12 @@ def _retention_tile(run: RunRecord, before: dict[str, float], after: dict[str, f
     limit = [limit for limit in run.limits if limit.name == "retention"][-1:]
     if limit:
         tone = "good" if limit[0].held else "bad"
-    return Tile(percent(after["retention"]), f"of the baseline's {read.words} kept", detail, tone)
+    label = (
+        f"retention: the baseline's {read.words} over its own"
+        if read.smaller_is_better
+        else f"of the baseline's {read.words} kept"
+    )
+    return Tile(percent(after["retention"]), label, detail, tone)
 
 
 def _factor(factor: float, words: tuple[str, str, str], detail: str) -> Tile:

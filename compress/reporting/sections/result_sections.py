@@ -50,7 +50,7 @@ from compress.reporting.render.numbers import (
     times,
     times_range,
 )
-from compress.reporting.render.scores import Reading, reading
+from compress.reporting.render.scores import Reading, rate_words, reading
 from compress.reporting.sections import attribution
 from compress.tasks.table import quantities_of
 
@@ -72,7 +72,7 @@ def steps(run: RunRecord) -> Section:
             "p95 ms",
             "baseline p50 ms",
             "speed-up",
-            "examples/s",
+            rate_words(run.task),
             *(f"{quantity.words}, {quantity.unit}" for quantity in own),
             "peak MB",
             "size MB",

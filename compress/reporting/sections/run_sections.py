@@ -16,7 +16,7 @@ from compress.reporting.data.row import (
 )
 from compress.reporting.render.document import Cell, Code, Section, Table, row, section_of
 from compress.reporting.render.numbers import MISSING, count, known, percent, significant, times, times_range
-from compress.reporting.render.scores import examples_word, reading
+from compress.reporting.render.scores import examples_word, rate_words, reading
 from compress.reporting.sections.facts import as_measured, flatten
 from compress.tasks.table import metric_kind
 
@@ -28,7 +28,7 @@ def timings(run: RunRecord) -> Section:
     lengths = () if images else ("lengths",)
     columns = (
         *("Step", "batch", *lengths, "p50 ms", "p95 ms", "baseline p50 ms"),
-        *("speed-up", "verdict", "examples/s"),
+        *("speed-up", "verdict", rate_words(run.task)),
     )
     words = frozenset({columns.index(name) for name in (*lengths, "verdict")})
     for target in run.targets:
