@@ -18,9 +18,9 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
         settings: `order`, where there is one: for each label of the data which output stands for it.
 
     Returns:
-        `label` int64 (n,), the highest output; `softmax` and `output` float64 (n,), its probability and its value;
-        `distribution` bool (n,), whether the outputs are probabilities already: a model may end in a Softmax of its
-        own. Where an output is no finite number, so is `softmax`.
+        `label` int64 (n,), the highest output; `softmax` and `output` float64 (n,), its share of the powers of e and of
+        the outputs themselves; `distribution` bool (n,), whether all that the model puts out are probabilities already:
+        it may end in a Softmax of its own. Where an output is no finite number, so is `softmax`.
 
     Raises:
         ValueError: the outputs are not one row of numbers an example.
@@ -28,16 +28,19 @@ def answers(outputs: Any, batch: dict[str, Any], settings: dict[str, Any]) -> di
     rows = np.asarray(outputs).reshape(len(outputs), -1) if flat(outputs.shape) else outputs
     if rows.ndim != 2:
         raise ValueError("the outputs are not one row of numbers per example")
-    if settings.get("order") is not None:
-        rows = rows[:, settings["order"]]
     wide = rows.astype(np.float64)
-    label = np.asarray(wide.argmax(axis=1), np.int64)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        # Of all outputs: those of labels that the data does not have take their part.
+        own = (wide >= 0).all(axis=1) & np.isclose(wide.sum(axis=1), 1, atol=SUM_TOLERANCE)
+        if settings.get("order") is not None:
+            wide = wide[:, settings["order"]]
+        label = np.asarray(wide.argmax(axis=1), np.int64)
         powers = np.exp(wide - wide.max(axis=1, keepdims=True))
         sure = powers.max(axis=1) / powers.sum(axis=1)
-        own = (wide >= 0).all(axis=1) & np.isclose(wide.sum(axis=1), 1, atol=SUM_TOLERANCE)
+        total = wide.sum(axis=1)
+        output = np.where(own & (total > 0), wide.max(axis=1) / total, wide.max(axis=1))
     sure[~np.isfinite(wide).all(axis=1)] = np.nan
-    return {"label": label, "softmax": sure, "output": wide.max(axis=1), "distribution": own}
+    return {"label": label, "softmax": sure, "output": output, "distribution": own}
 
 
 def flat(shape: Any) -> bool:

@@ -82,9 +82,9 @@ def accuracy(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 
 def confidence(answers: Answers) -> NDArray[np.float64]:
-    """The probability of each answer (n,): by softmax, or as they are where all outputs are probabilities already, of
-    which rounding may leave one a little above 1."""
-    return np.minimum(answers["output"], 1.0) if answers["distribution"].all() else answers["softmax"]
+    """The probability of each answer (n,) among the labels of the data: by softmax, or its share of the outputs where
+    these are probabilities already."""
+    return answers["output"] if answers["distribution"].all() else answers["softmax"]
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

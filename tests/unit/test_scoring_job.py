@@ -117,3 +117,17 @@ def test_probabilities_are_known_as_such():
     assert own["distribution"].all()
     np.testing.assert_allclose(own["output"], [0.9, 0.8], rtol=1e-6)
     assert not label_scorer.answers(np.array([[2.0, 1.0]], np.float32), {}, {})["distribution"].any()
+
+
+def test_probabilities_of_more_labels_than_the_data_has_are_shared_among_its_own():
+    logits = np.array([[2.0, 1.0, 0.5, 3.0], [0.0, 1.0, 2.0, -1.0]])
+    powers = np.exp(logits)
+    order = {"order": [2, 0]}
+    found = label_scorer.answers((powers / powers.sum(axis=1, keepdims=True)).astype(np.float32), {}, order)
+    of_logits = label_scorer.answers(logits.astype(np.float32), {}, order)
+    assert found["distribution"].all()
+    assert not of_logits["distribution"].any()
+    np.testing.assert_allclose(found["output"], of_logits["softmax"], rtol=1e-5)
+    # Where the data's labels are all impossible, nothing is divided by 0.
+    nothing = label_scorer.answers(np.array([[0.0, 1.0, 0.0]], np.float32), {}, order)
+    assert nothing["output"].tolist() == [0.0]
