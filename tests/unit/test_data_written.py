@@ -126,6 +126,17 @@ def test_what_cannot_be_decoded_is_refused_with_its_line(
     assert "data.encoding" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    "raw", [b"text,label\na\0bcd,good\n", b"text,label\nab\0cd,good\n", b"a stray \0 zero!!"]
+)
+def test_a_stray_zero_byte_makes_no_utf_16(raw: bytes):
+    assert len(raw) % 2 == 0
+    with pytest.raises(DataError) as caught:
+        decode(raw, Path("file"))
+    assert caught.value.code == "not-text"
+    assert decode("a,b\n花园,c\n".encode("utf-16-le"), Path("file"))[1] == "utf-16-le"
+
+
 def test_zero_bytes_are_no_text():
     with pytest.raises(DataError) as caught:
         decode(b"PK\x03\x04\0\0\0x", Path("file"))

@@ -104,11 +104,26 @@ def _unicode(raw: bytes, path: Path) -> str | None:
 
 
 def _without_mark(raw: bytes, path: Path) -> str:
-    """UTF-16 by its zero bytes, which line feeds and separators have all on one side."""
+    """UTF-16 by its zero bytes, which line feeds and separators have all on one side; what is UTF-8 but for a few zero
+    bytes is not taken for it."""
     for encoding, zeros in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2])):
-        if len(raw) % 2 == 0 and zeros.count(0) == raw.count(0):
+        if len(raw) % 2 == 0 and zeros.count(0) == raw.count(0) and not _is_utf_8_with_strays(raw):
             return encoding
-    raise DataError("contains null bytes: not a text file", where=shown(path), code="not-text")
+    raise DataError(
+        "contains null bytes: not a text file",
+        where=shown(path),
+        hint=f"Remove them; if the file is UTF-16, set `{_KEY}: utf-16`.",
+        code="not-text",
+    )
+
+
+def _is_utf_8_with_strays(raw: bytes) -> bool:
+    """Whether these bytes are UTF-8 with fewer zeros than UTF-16 has of letters that UTF-8 shares with it: half."""
+    try:
+        raw.decode(UTF_8)
+    except UnicodeDecodeError:
+        return False
+    return 4 * raw.count(0) < len(raw)
 
 
 def _told(raws: Sequence[bytes], path: Path) -> str:
