@@ -194,7 +194,7 @@ def main() -> None:
                     spec = spec.model_copy(update={"exclude": TURNS})
                 quantize_weights(model, path, spec, batches, work)
                 if variant.cache is not None:
-                    store_cache(model.graph, path, batches, work)
+                    store_cache(model, batches, work)
                 path = save_onnx(model, work)
                 seconds = time.perf_counter() - started
             size = round(megabytes(model_bytes(path.parent)), 1)

@@ -9,11 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from compress.core.errors import ModelError
+from compress.lowering.graph import constant_of
 from compress.passes.quantize.cache import store_cache
+from compress.passes.quantize.calibration.activation_capture import fed
 from compress.runtimes.decoding import Decoder, generate
 from compress.runtimes.runner import CachedSession, open_session
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
-from tests.unit.test_decoder_quantization import UNSEEN, batches, logits
+from tests.unit.test_decoder_quantization import UNSEEN, batches, logits, quantized
 
 FAMILIES = ["llama, tied with biases", "qwen3", "gemma2", "gemma3", "mistral", "gpt2", "gpt_neox"]
 
@@ -24,7 +26,7 @@ def files(request, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("cache")
     lowered = lowered_decoder(tiny_decoder(request.param), folder)
     model = ir.load(lowered)
-    store_cache(model.graph, lowered, batches, folder)
+    store_cache(model, batches, folder)
     ir.save(model, folder / "cache.onnx")
     return lowered, folder / "cache.onnx"
 
@@ -54,6 +56,26 @@ def test_prompts_of_unlike_lengths_are_answered_as_alone(files: tuple[Path, Path
 
 
 def test_a_model_without_a_cache_is_refused(tmp_path: Path):
-    graph = ir.Graph([], [], nodes=[], name="empty")
+    model = ir.Model(ir.Graph([], [], nodes=[], name="empty"), ir_version=10)
     with pytest.raises(ModelError, match="has no key-value cache"):
-        store_cache(graph, tmp_path / "model.onnx", batches, tmp_path)
+        store_cache(model, batches, tmp_path)
+
+
+def test_scales_are_of_the_values_that_the_file_keeps(tmp_path: Path):
+    """`awq` moves scales into the values: those of the float model are others."""
+    folder = tmp_path / "awq"
+    folder.mkdir()
+    path = quantized(lowered_decoder(tiny_decoder("llama"), tmp_path), folder, method="awq", bits=8)
+    session = open_session(str(path))
+    names = [value.name for value in session.get_outputs() if value.name.endswith("value")]
+    largest = dict.fromkeys(names, 0.0)
+    for batch in batches():
+        found = session.run(names, fed(session.get_inputs(), batch))
+        for name, values in zip(names, found, strict=True):
+            largest[name] = np.maximum(largest[name], np.abs(values).max(axis=(0, 2), keepdims=True))
+    model = ir.load(path)
+    store_cache(model, batches, tmp_path)
+    for name in names:
+        np.testing.assert_allclose(
+            constant_of(model.graph.initializers[f"{name}.scale"]), largest[name] / 127, 1e-4
+        )

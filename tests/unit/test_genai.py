@@ -45,7 +45,7 @@ def written(
         ir.save(graph, path)
     if cache:
         graph = ir.load(path)
-        store_cache(graph.graph, path, batches, folder)
+        store_cache(graph, batches, folder)
         ir.save(graph, path)
     (folder / "tokenizer.json").write_text(json.dumps(BYTES))
     write_genai(folder, layout_of(model.config).sizes, BYTES, {**TASK, "words": WORDS, "end_id": 0})

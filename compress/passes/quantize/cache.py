@@ -9,8 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compress.core.disk.files import empty_folder, remove
 from compress.core.errors import ModelError
 from compress.encoding.inputs import Batch
+from compress.lowering.files import save_onnx
 from compress.lowering.graph import add_initializer
 from compress.passes.quantize.calibration.activation_capture import observe
 
@@ -19,30 +21,34 @@ _PAST, _SCALES = (3, 4), (12, 13)
 """Where `GroupQueryAttention` takes the cache, and its scales."""
 
 
-def store_cache(graph: ir.Graph, path: Path, batches: Callable[[], Iterator[Batch]], work: Path) -> None:
+def store_cache(model: ir.Model, batches: Callable[[], Iterator[Batch]], work: Path) -> None:
     """Let the cache of a decoder be int8: `past_key_values.*` and `present.*`.
 
+    How large its keys and values are is seen in the model as it is now, weights in blocks included: a method may have
+    moved scales into them.
+
     Args:
-        graph: changed.
-        path: the float model, whose keys and values on the examples say how large they are.
+        model: changed.
         batches: starts an iteration over the examples, unpadded.
-        work: where a copy of the model may lie for a moment.
+        work: where copies of the model may lie for a moment.
 
     Raises:
         ModelError: the model keeps no cache.
     """
+    graph = model.graph
     nodes = [node for node in graph if node.op_type == "GroupQueryAttention"]
     if not nodes:
         raise ModelError(
             "this model has no key-value cache", where="quantize.cache", hint="Leave `cache` out."
         )
+    empty_folder(seen := work / "uncached")
+    names = [value.name or "" for node in nodes for value in node.outputs[1:3]]
     largest: dict[str, NDArray[np.float32]] = {}
-    for found in observe(
-        path, [value.name or "" for node in nodes for value in node.outputs[1:3]], batches(), work
-    ):
+    for found in observe(save_onnx(model, seen), names, batches(), work):
         for name, values in found.items():
             sizes = np.abs(values).max(axis=(0, 2), keepdims=True)
             largest[name] = np.maximum(largest.get(name, sizes), sizes)
+    remove(seen)
     for node in nodes:
         node.resize_inputs(_SCALES[-1] + 1)
         for kept, past, scale in zip(node.outputs[1:3], _PAST, _SCALES, strict=True):

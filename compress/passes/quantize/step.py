@@ -113,7 +113,7 @@ def _blocks(ctx: StepContext, source: Artifact, spec: WeightOnlySpec, scheme: st
     rounded = quantize_weights(model, path, spec, batches, folder.parent)
     facts["blocks"] = [one._asdict() for one in rounded]
     if spec.cache is not None:
-        store_cache(model.graph, path, batches, folder.parent)
+        store_cache(model, batches, folder.parent)
     save_onnx(model, folder)
     return _Made(folder, scheme, left_floating(path.parent, spec), facts)
 
