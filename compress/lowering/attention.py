@@ -6,6 +6,7 @@ quantized) stands for fifteen. Heads are counted from the weights, so each layer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,17 @@ _HEADS_APART_TRANSPOSED = [0, 2, 3, 1]
 
 @dataclass(frozen=True)
 class Projection:
-    """x (batch, sequence, hidden) @ weight (hidden, heads * head_size) + bias, seen as heads."""
+    """x (batch, sequence, hidden) @ weight (hidden, heads * head_size) + bias, seen as heads.
+
+    `constants` are the weight and the bias in the graph; None: there is no bias.
+    """
 
     name: str
     source: ir.Value
     weight: Array
     bias: Array
     head_size: int
+    constants: tuple[ir.Value | None, ir.Value | None]
 
 
 def fuse_attention(model: ir.Model) -> int:
@@ -48,6 +53,7 @@ def fuse_attention(model: ir.Model) -> int:
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == MASK), None)
     short: ir.Value | None = None
+    joined = _Joined(graph)
     fused = 0
     for node in list(graph):
         if node.op_type != "Softmax":
@@ -60,29 +66,50 @@ def fuse_attention(model: ir.Model) -> int:
             # The kernel reads a 32-bit mask (batch, sequence): 1 is kept, 0 is left out.
             cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask.int32")
             short = insert_before(graph, next(iter(graph)), cast)
-        replace(result, insert_before(graph, node, _attention(graph, projections, scale, short)))
+        replace(result, insert_before(graph, node, _attention(joined, projections, scale, short)))
         fused += 1
     return fused
 
 
+class _Joined:
+    """Weights and biases side by side; layers that share theirs share what is made of them, but for their names."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.made: dict[tuple[object, ...], ir.Value] = {}
+        self.names: set[str] = set()
+
+    def name(self, wanted: str) -> str:
+        """A name that no other layer has."""
+        free = wanted if wanted not in self.names else f"{wanted}.{len(self.names)}"
+        self.names.add(free)
+        return free
+
+    def constant(self, name: str, parts: Sequence[ir.Value | None], arrays: Sequence[Array]) -> ir.Value:
+        """Arrays (..., outputs) that stand in the graph as `parts`."""
+        key = (*map(id, parts), *(array.shape for array in arrays))
+        if key not in self.made:
+            self.made[key] = add_initializer(self.graph, name, np.concatenate(arrays, axis=-1))
+        return self.made[key]
+
+
 def _attention(
-    graph: ir.Graph, projections: tuple[Projection, ...], scale: float, mask: ir.Value | None
+    joined: _Joined, projections: tuple[Projection, ...], scale: float, mask: ir.Value | None
 ) -> ir.Node:
-    weight = np.concatenate([projection.weight for projection in projections], axis=1)
-    bias = np.concatenate([projection.bias for projection in projections])
     query = projections[0]
     width = query.weight.shape[1]
     heads = width // query.head_size
     # `bert.encoder.layer.0.attention.self.query` is a part of `bert.encoder.layer.0.attention.self`.
     # Of a factored query the second factor is here; the first is a product of its own.
-    name = query.name.removesuffix(".second").rpartition(".")[0] or query.name
+    name = joined.name(query.name.removesuffix(".second").rpartition(".")[0] or query.name)
     attributes: dict[str, object] = {"num_heads": heads, "scale": scale}
     if width != query.weight.shape[0]:
         attributes["qkv_hidden_sizes"] = [projection.weight.shape[1] for projection in projections]
+    weights, biases = zip(*(one.constants for one in projections), strict=True)
     inputs = [
         query.source,
-        add_initializer(graph, f"{name}.qkv.weight", weight),
-        add_initializer(graph, f"{name}.qkv.bias", bias),
+        joined.constant(f"{name}.qkv.weight", weights, [one.weight for one in projections]),
+        joined.constant(f"{name}.qkv.bias", biases, [one.bias for one in projections]),
         *([] if mask is None else [mask]),
     ]
     return ir.node("Attention", inputs, attributes, domain=MS_DOMAIN, name=name)
@@ -139,19 +166,23 @@ def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
         return None
     add = made_by(reshape.inputs[0], "Add")
     product = made_by(reshape.inputs[0], "MatMul")
-    bias = None
+    added: ir.Value | None = None
     if add is not None:
         for one, other in ((0, 1), (1, 0)):
             if made_by(add.inputs[one], "MatMul") and constant(add.inputs[other]) is not None:
-                product, bias = made_by(add.inputs[one], "MatMul"), constant(add.inputs[other])
+                product, added = made_by(add.inputs[one], "MatMul"), add.inputs[other]
     if product is None or head_size is None or head_size < 1:
         return None
     weight, source = constant(product.inputs[1]), product.inputs[0]
     if weight is None or source is None or weight.ndim != 2 or weight.shape[1] % int(head_size):
         return None
+    bias = constant(added)
     if bias is None:
         bias = np.zeros(weight.shape[1], weight.dtype)
-    return Projection(product.name or "", source, weight, bias, int(head_size)) if bias.ndim == 1 else None
+    if bias.ndim != 1:
+        return None
+    constants = product.inputs[1], added
+    return Projection(product.name or "", source, weight, bias, int(head_size), constants)
 
 
 def _last_axis(shape: ir.Value | None) -> float | None:

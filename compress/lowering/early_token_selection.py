@@ -37,12 +37,13 @@ def select_early(model: ir.Model) -> bool:
     for node in graph:
         if _selects_token(node):
             by_source.setdefault(node.inputs[0], []).append(node)
-    moved = [_move_up(graph, selections) for selections in by_source.values()]
+    names: set[str] = set()
+    moved = [_move_up(graph, selections, names) for selections in by_source.values()]
     return any(moved)
 
 
-def _move_up(graph: ir.Graph, selections: list[ir.Node]) -> bool:
-    """Move all selections from one value; whether they moved."""
+def _move_up(graph: ir.Graph, selections: list[ir.Node], names: set[str]) -> bool:
+    """Move all selections from one value; whether they moved. `names` are those of all that were moved."""
     narrow = _narrow_nodes(graph, set(selections))
     if not narrow:
         return False
@@ -60,6 +61,9 @@ def _move_up(graph: ir.Graph, selections: list[ir.Node]) -> bool:
                 continue
             if id(value) not in chosen:
                 name = f"{value.name}.selected"
+                if name in names:
+                    name = f"{value.name}.{len(names)}.selected"
+                names.add(name)
                 early = ir.node("Gather", [value, select.inputs[1]], {"axis": _TOKEN_AXIS}, name=name)
                 chosen[id(value)] = insert_before(graph, node, early)
                 chosen[id(value)].shape = _without_tokens(value) if one else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from compress.lowering.attention import fuse_attention
 from compress.lowering.early_token_selection import select_early
 from compress.lowering.export import export_graph, signature_of
-from compress.lowering.graph import add_initializer, tidy
+from compress.lowering.graph import add_initializer, constant_of, tidy
 from compress.lowering.macs import count_macs
 from compress.lowering.patches import multiply_patches
 from compress.lowering.pooling import pool_globally
@@ -99,26 +100,31 @@ def test_a_mean_over_channels_is_no_pooling() -> None:
     assert pool_globally(model_of(nodes, ["batch", 4, 6, 5], axes=np.array([1, 2]))) == 0
 
 
-def attention(masked: bool, everywhere: bool = True) -> ir.Model:
-    """Self-attention of 2 heads of 4 over 5 tokens, with a mask that hides nothing, or the first token."""
+def attention(masked: bool, everywhere: bool = True, times: int = 1) -> ir.Model:
+    """Self-attention of 2 heads of 4 over 5 tokens, with a mask that hides nothing, or the first token; the same
+    weights so many times."""
     nodes = []
-    for name, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+    streams = ["x", *(f"x{turn}" for turn in range(1, times)), "y"]
+    for turn, (x, y) in enumerate(pairwise(streams)):
+        for name, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+            own = f"{name}{turn}."
+            nodes += [
+                helper.make_node("MatMul", [x, f"w{name}"], [f"{own}0"], name=f"attention.{name}.{turn}"),
+                helper.make_node("Reshape", [f"{own}0", "apart"], [f"{own}1"]),
+                helper.make_node("Transpose", [f"{own}1"], [f"{own}2"], perm=order),
+            ]
+        own = f"{turn}."
         nodes += [
-            helper.make_node("MatMul", ["x", f"w{name}"], [f"{name}0"], name=f"attention.{name}"),
-            helper.make_node("Reshape", [f"{name}0", "apart"], [f"{name}1"]),
-            helper.make_node("Transpose", [f"{name}1"], [f"{name}2"], perm=order),
+            helper.make_node("MatMul", [f"q{own}2", f"k{own}2"], [f"{own}s0"]),
+            helper.make_node("Mul", [f"{own}s0", "scale"], [f"{own}s1"]),
+            helper.make_node("Expand", ["kept", "wide"], [f"{own}m0"]),
+            helper.make_node("Where", [f"{own}m0", "nothing", "lowest"], [f"{own}m1"]),
+            helper.make_node("Add", [f"{own}s1", f"{own}m1"], [f"{own}s2"]),
+            helper.make_node("Softmax", [f"{own}s2" if masked else f"{own}s1"], [f"{own}p"], axis=-1),
+            helper.make_node("MatMul", [f"{own}p", f"v{own}2"], [f"{own}c0"]),
+            helper.make_node("Transpose", [f"{own}c0"], [f"{own}c1"], perm=[0, 2, 1, 3]),
+            helper.make_node("Reshape", [f"{own}c1", "together"], [y]),
         ]
-    nodes += [
-        helper.make_node("MatMul", ["q2", "k2"], ["s0"]),
-        helper.make_node("Mul", ["s0", "scale"], ["s1"]),
-        helper.make_node("Expand", ["kept", "wide"], ["m0"]),
-        helper.make_node("Where", ["m0", "nothing", "lowest"], ["m1"]),
-        helper.make_node("Add", ["s1", "m1"], ["s2"]),
-        helper.make_node("Softmax", ["s2" if masked else "s1"], ["p"], axis=-1),
-        helper.make_node("MatMul", ["p", "v2"], ["c0"]),
-        helper.make_node("Transpose", ["c0"], ["c1"], perm=[0, 2, 1, 3]),
-        helper.make_node("Reshape", ["c1", "together"], ["y"]),
-    ]
     kept = np.ones((1, 1, 5, 5), bool)
     kept[..., 0] = everywhere
     constants = {f"w{name}": normal(8, 8) for name in "qkv"}
@@ -135,6 +141,17 @@ def test_attention_without_padding_is_one_operator(masked: bool, tmp_path: Path)
     assert fuse_attention(model) == 1
     tidy(model)
     assert kinds(model) == ["Attention"]
+    assert run(model, tmp_path, x) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_layers_that_share_their_weights_share_what_is_made_of_them(tmp_path: Path) -> None:
+    model, x = attention(masked=True, times=3), normal(3, 5, 8)
+    wanted = run(model, tmp_path, x)
+    assert fuse_attention(model) == 3
+    tidy(model)
+    assert kinds(model) == ["Attention"] * 3
+    held = sum(constant_of(value).size for value in model.graph.initializers.values())
+    assert held == 3 * 8 * 8 + 3 * 8
     assert run(model, tmp_path, x) == pytest.approx(wanted, abs=1e-5)
 
 
@@ -160,6 +177,24 @@ def test_two_tokens_are_selected_early_together(tmp_path: Path) -> None:
     tidy(model)
     found = kinds(model)
     assert found.index("Gather") < found.index("MatMul")
+    assert run(model, tmp_path, x) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_two_heads_select_early_each_for_itself(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Abs", ["x"], ["t"]),
+        helper.make_node("MatMul", ["t", "a"], ["h0"]),
+        helper.make_node("Gather", ["h0", "first"], ["one"], axis=1),
+        helper.make_node("MatMul", ["t", "b"], ["h1"]),
+        helper.make_node("Gather", ["h1", "first"], ["other"], axis=1),
+        helper.make_node("Sub", ["one", "other"], ["y"]),
+    ]
+    constants = {"a": normal(6, 10), "b": normal(6, 10), "first": np.array(0, np.int64)}
+    model, x = model_of(nodes, ["batch", 4, 6], **constants), normal(3, 4, 6)
+    wanted = run(model, tmp_path, x)
+    assert select_early(model)
+    tidy(model)
+    assert kinds(model) == ["Abs", "Gather", "MatMul", "Gather", "MatMul", "Sub"]
     assert run(model, tmp_path, x) == pytest.approx(wanted, abs=1e-5)
 
 
