@@ -179,7 +179,7 @@ def _projection(heads: ir.Value | None, order: list[int]) -> Projection | None:
     bias = constant(added)
     if bias is None:
         bias = np.zeros(weight.shape[1], weight.dtype)
-    if bias.ndim != 1:
+    if bias.shape != (weight.shape[1],):
         return None
     constants = product.inputs[1], added
     return Projection(product.name or "", source, weight, bias, int(head_size), constants)

@@ -58,7 +58,7 @@ def quantized(
     path, after = folder / "float.onnx", folder / "integer.onnx"
     ir.save(model, path)
     wanted = open_session(str(path)).run(None, {"x": X})[0]
-    chosen, _ = split_excluded(list(layers(model.graph)), exclude)
+    chosen, _ = split_excluded(model.graph, exclude)
     names = ranged_values(model.graph, chosen)
     optional = set(names) - needed_values(chosen)
     ranges = calibrate(

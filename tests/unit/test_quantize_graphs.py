@@ -10,14 +10,16 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.core.errors import ModelError
+from compress.core.errors import ModelError, PassError
 from compress.lowering.early_token_selection import select_early
-from compress.lowering.graph import tidy
+from compress.lowering.graph import add_initializer, tidy
 from compress.passes.quantize.calibration.activation_ranges import calibrate
 from compress.passes.quantize.int8.coverage import count_products
 from compress.passes.quantize.int8.dynamic import quantize_dynamic
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.int8.static import quantize_static, ranged_values
 from compress.passes.quantize.layers import Linear, Table, layers, split_excluded
+from compress.passes.quantize.step import check_promise, left_floating
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.matmul_nbits import write_blocks
 from compress.runtimes.runner import open_session
@@ -194,6 +196,57 @@ def test_a_gemm_is_a_linear_layer(tmp_path):
     assert close(run(model, tmp_path, x=x), x @ weight.T + bias, 0.03)
 
 
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("width", [48, 1])
+def test_only_a_vector_as_wide_as_the_product_is_its_bias(tmp_path, op, width):
+    added = normal(7 if width == 1 else 1)
+    if op == "MatMul":
+        nodes = [helper.make_node("MatMul", ["x", "a"], ["h"], name="product")]
+    else:
+        nodes = [helper.make_node("Gemm", ["x", "a"], ["h"], name="product")]
+    nodes.append(helper.make_node("Add", ["h", "b"], ["y"]))
+    shape = ["n", max(width, len(added))]
+    x, constants = normal(20, 32), {"a": normal(32, width), "b": added}
+    model = model_of(nodes, constants, [("x", TensorProto.FLOAT, ["n", 32])], [("y", shape)])
+    wanted = run(model, tmp_path, x=x)
+    quantize_dynamic(model, list(layers(model.graph)), per_channel=True, embeddings=True, limit=64)
+    assert kinds(model) == ["Add", "DynamicQuantizeMatMul"]
+    assert close(run(model, tmp_path, x=x), wanted, 0.03)
+
+
+def other_products_graph() -> ir.Model:
+    """A weight on the left, and a bias of one number in a `Gemm`."""
+    nodes = [
+        helper.make_node("MatMul", ["left", "x"], ["h"], name="turned"),
+        helper.make_node("Gemm", ["h", "a", "b"], ["y"], name="with_number"),
+    ]
+    constants = {"left": normal(16, 24), "a": normal(32, 48), "b": normal(1)}
+    return model_of(nodes, constants, [("x", TensorProto.FLOAT, [24, 32])], [("y", [16, 48])])
+
+
+def test_products_that_are_no_layers_can_be_excluded(tmp_path):
+    ir.save(other_products_graph(), tmp_path / "model.onnx")
+    assert list(layers(other_products_graph().graph)) == []
+    allowed = left_floating(tmp_path, Int8Spec(exclude=("turned", "with_*")))
+    assert allowed == ["left", "a"]
+    products = count_products(tmp_path / "model.onnx", allowed)
+    assert products.floating == ()
+    assert count_products(tmp_path / "model.onnx").floating
+    with pytest.raises(ModelError, match="no layer of the model matches") as caught:
+        left_floating(tmp_path, Int8Spec(exclude=("other",)))
+    assert "turned, with_number" in str(caught.value)
+
+
+def test_a_product_left_in_floats_is_told_by_the_name_that_excludes_it(tmp_path):
+    for folder, size in (("before", 2), ("after", 1)):
+        (tmp_path / folder).mkdir()
+        model = other_products_graph()
+        add_initializer(model.graph, "ballast", np.zeros(1000 * size, np.float32))
+        ir.save(model, tmp_path / folder / "model.onnx")
+    with pytest.raises(PassError, match=r"in floating point: with_number\n"):
+        check_promise(tmp_path / "before", tmp_path / "after", ["left"], "dynamic")
+
+
 def test_a_shared_weight_is_stored_once():
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], name="one"),
@@ -206,7 +259,7 @@ def test_a_shared_weight_is_stored_once():
 
 def test_excluded_layers_are_left_and_allowed(tmp_path):
     model = mlp()
-    chosen, left = split_excluded(list(layers(model.graph)), ["sec*"])
+    chosen, left = split_excluded(model.graph, ["sec*"])
     assert [layer.node.name for layer in left] == ["second"]
     quantize_dynamic(model, chosen, per_channel=True, embeddings=True)
     path = tmp_path / "m.onnx"
@@ -217,7 +270,7 @@ def test_excluded_layers_are_left_and_allowed(tmp_path):
 
 def test_a_pattern_that_fits_nothing_is_an_error():
     with pytest.raises(ModelError, match="no layer of the model matches") as caught:
-        split_excluded(list(layers(mlp().graph)), ["encoder.*"])
+        split_excluded(mlp().graph, ["encoder.*"])
     assert "first, second" in str(caught.value)
 
 

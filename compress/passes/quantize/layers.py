@@ -24,6 +24,8 @@ from compress.lowering.graph import (
 
 Floats = NDArray[np.float32]
 
+_PRODUCTS = ("MatMul", "Gemm", "Conv")
+
 SMALLEST_TABLE_BYTES = 16384
 """A smaller table is left alone: a step to dequantize it costs more than its bytes."""
 
@@ -127,18 +129,21 @@ def layers_to_quantize(graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[
     Raises:
         ModelError: see `split_excluded`.
     """
-    return split_excluded(list(layers(graph)), exclude, kinds)[0]
+    return split_excluded(graph, exclude, kinds)[0]
 
 
 def split_excluded(
-    found: Sequence[Layer], exclude: Sequence[str], kinds: Sequence[str] = ()
+    graph: ir.Graph, exclude: Sequence[str], kinds: Sequence[str] = ()
 ) -> tuple[list[Layer], list[Layer]]:
     """Layers to quantize, and layers whose node's name fits one of the shell patterns or that are of a kind.
 
     Raises:
-        ModelError: a pattern fits no layer.
+        ModelError: a pattern fits no layer and no product of `other_products`.
     """
-    named = fitting(found, exclude, "quantize.exclude")
+    found = list(layers(graph))
+    named = fitting(
+        [layer.node for layer in found] + list(other_products(graph)), exclude, "quantize.exclude"
+    )
     classes = tuple(KINDS[kind] for kind in kinds)
     out = [isinstance(layer, classes) or layer.node in named for layer in found]
     chosen = [layer for layer, excluded in zip(found, out, strict=True) if not excluded]
@@ -146,13 +151,28 @@ def split_excluded(
     return chosen, left
 
 
-def fitting(found: Sequence[Layer], patterns: Sequence[str], where: str) -> set[ir.Node]:
-    """The nodes of layers whose name fits one of the shell patterns; `where` in the profile these stand.
+def other_products(graph: ir.Graph) -> dict[ir.Node, str]:
+    """Products with a constant weight that nothing multiplies in integers, as they are no layers: by their nodes the
+    names of the weights. The weight stands on the left, say, or holds several matrices."""
+    known = {layer.node for layer in layers(graph)}
+    found: dict[ir.Node, str] = {}
+    for node in graph:
+        if node.op_type in _PRODUCTS and not node.domain and node not in known:
+            names = [
+                value.name or "" for value in node.inputs[:2] if value and constant_shape(value) is not None
+            ]
+            if names:
+                found[node] = names[0]
+    return found
+
+
+def fitting(nodes: Sequence[ir.Node], patterns: Sequence[str], where: str) -> set[ir.Node]:
+    """The nodes whose name fits one of the shell patterns; `where` in the profile these stand.
 
     Raises:
-        ModelError: a pattern fits no layer.
+        ModelError: a pattern fits none.
     """
-    names = [layer.node.name or "" for layer in found]
+    names = [node.name or "" for node in nodes]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ModelError(
@@ -160,7 +180,7 @@ def fitting(found: Sequence[Layer], patterns: Sequence[str], where: str) -> set[
                 where=where,
                 hint=f"The layers are: {', '.join(names)}",
             )
-    return {layer.node for layer in found if any(fnmatchcase(layer.node.name or "", one) for one in patterns)}
+    return {node for node in nodes if any(fnmatchcase(node.name or "", one) for one in patterns)}
 
 
 def weight_name(layer: Layer) -> str:
@@ -182,29 +202,26 @@ def _linear(node: ir.Node) -> Linear | None:
     ):
         return None
     if node.op_type == "MatMul":
-        return Linear(node, value, *_added(node.outputs[0]))
+        return Linear(node, value, *_added(node.outputs[0], shape[1]))
     plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
     if not plain or attribute(node, "transA", 0):
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
+    width = shape[0 if attribute(node, "transB", 0) else 1]
     if bias is None:
-        return Linear(node, value, *_added(node.outputs[0]))
-    return Linear(node, value, bias, node.outputs[0]) if _is_vector(bias) else None
+        return Linear(node, value, *_added(node.outputs[0], width))
+    return Linear(node, value, bias, node.outputs[0]) if constant_shape(bias) == (width,) else None
 
 
-def _added(product: ir.Value) -> tuple[ir.Value | None, ir.Value]:
-    """The constant vector that is added to `product`, and the sum; None and `product` where there is none."""
+def _added(product: ir.Value, width: int) -> tuple[ir.Value | None, ir.Value]:
+    """The constant vector, as wide as `product`, that is added to it, and the sum; None and `product` where there is
+    none."""
     uses = list(product.uses())
     if len(uses) == 1 and uses[0].node.op_type == "Add" and not product.is_graph_output():
         other = uses[0].node.inputs[1 - uses[0].idx]
-        if other is not None and _is_vector(other):
+        if other is not None and constant_shape(other) == (width,):
             return other, uses[0].node.outputs[0]
     return None, product
-
-
-def _is_vector(value: ir.Value) -> bool:
-    shape = constant_shape(value)
-    return shape is not None and len(shape) == 1
 
 
 def _attention(node: ir.Node) -> FusedAttention | None:

@@ -29,8 +29,10 @@ from compress.passes.quantize.layers import (
     Convolution,
     Layer,
     Table,
+    fitting,
     layers,
     layers_to_quantize,
+    other_products,
     split_excluded,
     weight_name,
 )
@@ -271,9 +273,14 @@ def _measured(ctx: StepContext, contest: Contest, folders: dict[str, Path]) -> d
 
 def left_floating(source: Path, spec: OnnxSpec) -> list[str]:
     """Names of the weights that the user excluded."""
-    found = list(layers(ir.load(source / ONNX_MODEL).graph))
-    _, excluded = split_excluded(found, spec.exclude, spec.exclude_kinds)
-    return [weight_name(layer) for layer in excluded if not isinstance(layer, Table)]
+    graph = ir.load(source / ONNX_MODEL).graph
+    _, excluded = split_excluded(graph, spec.exclude, spec.exclude_kinds)
+    others = other_products(graph)
+    named = fitting([*(layer.node for layer in layers(graph)), *others], spec.exclude, "quantize.exclude")
+    return [
+        *(weight_name(layer) for layer in excluded if not isinstance(layer, Table)),
+        *(others[node] for node in others if node in named),
+    ]
 
 
 def check_promise(
@@ -291,7 +298,10 @@ def check_promise(
     sizes = sizes_in_facts(model_bytes(before), model_bytes(after), scheme, hint)
     products = count_products(after / ONNX_MODEL, allowed)
     if products.floating:
-        names = ", ".join(products.floating[:5])
+        # A session calls what it fuses by other names than the file, which `exclude` goes by.
+        others = other_products(ir.load(after / ONNX_MODEL).graph)
+        named = [node.name or "" for node, weight in others.items() if weight not in allowed]
+        names = ", ".join((named or products.floating)[:5])
         raise PassError(
             f"{len(products.floating)} products with a constant weight are still in floating point: {names}",
             where="quantize",

@@ -55,7 +55,7 @@ def simulate(
     """
     graph = ir.load(path).graph
     every = list(layers(graph))
-    chosen, _ = split_excluded(every, spec.exclude, spec.exclude_kinds)
+    chosen, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
     scheme = schemes_for(spec, convolutions(chosen))[0]
     wanted = {layer.node for layer in chosen if spec.embeddings or not isinstance(layer, Table)}
     seen = watch(model, batch)

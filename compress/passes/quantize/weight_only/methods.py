@@ -58,14 +58,14 @@ def quantize_weights(
         ModelError: see `split_excluded`, `fitting` and `write_blocks`.
     """
     graph = model.graph
-    found = list(layers(graph))
-    kept, _ = split_excluded(found, spec.exclude, spec.exclude_kinds)
+    kept, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
     chosen = [
         layer
         for layer in kept
         if isinstance(layer, Linear | FusedAttention) or (isinstance(layer, Table) and spec.embeddings)
     ]
-    method = _Method(spec, fitting(found, spec.eight_bits, "quantize.eight_bits"))
+    nodes = [layer.node for layer in layers(graph)]
+    method = _Method(spec, fitting(nodes, spec.eight_bits, "quantize.eight_bits"))
     if spec.method == "awq":
         method.scale_activations(graph, chosen, moments_of(path, input_names(chosen), batches, work))
     done: list[Rounded] = []

@@ -23,6 +23,7 @@ from compress.lowering.graph import constant_of
 from compress.passes.quantize.calibration.activation_capture import fed, open_written
 from compress.passes.quantize.calibration.examples import calibration_batches
 from compress.passes.quantize.embeddings import table_blocks
+from compress.passes.quantize.int8.gain.probe import typical_length
 from compress.passes.quantize.layers import Layer, Table, fitting, layers, split_excluded
 from compress.passes.quantize.mixed.search import give_back_within, take_back_until
 from compress.passes.quantize.size_check import model_bytes
@@ -128,7 +129,10 @@ def widened(
     assert spec.mixed is not None
     path, most, folder = source.path / ONNX_MODEL, spec.mixed.size_mb, ctx.work / "mixed"
     nearest = spec.model_copy(update={"method": "rtn", "mixed": None})
-    batches = calibration_batches(ctx, source, spec.mixed.tokens, spec.mixed.tokens)
+    # To what encodes it an image is one token, to the model it is many.
+    each = typical_length(ctx, source) if ctx.task.kind.items == "image" else 1
+    most_read = max(1, spec.mixed.tokens // each)
+    batches = calibration_batches(ctx, source, most_read, most_read)
     make_folder(folder)
 
     def size_mb(eight: Iterable[str]) -> float:
@@ -174,9 +178,8 @@ def widened(
 
 def _narrow(graph: ir.Graph, spec: WeightOnlySpec) -> list[Layer]:
     """The layers whose weights the spec gives fewer than 8 bits."""
-    found = list(layers(graph))
-    kept, _ = split_excluded(found, spec.exclude, spec.exclude_kinds)
-    named = fitting(found, spec.eight_bits, "quantize.eight_bits")
+    kept, _ = split_excluded(graph, spec.exclude, spec.exclude_kinds)
+    named = fitting([layer.node for layer in layers(graph)], spec.eight_bits, "quantize.eight_bits")
     wide = {layer.weight_value for layer in kept if layer.node in named}
     wide |= {layer.weight_value for layer in kept if isinstance(layer, Table) and spec.table_bits == 8}
     return [
