@@ -42,6 +42,23 @@ def test_products_fuse_at_any_rank(tmp_path: Path, rank: int):
     assert (products.integer, products.floating) == (2, ())
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-8])
+def test_an_output_with_next_to_no_weights_keeps_its_bias(tmp_path: Path, rank: int, size: float):
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"], name="first"),
+        helper.make_node("Add", ["h", "b"], ["y"]),
+    ]
+    constants = {"a": normal(32, 48) / 8, "b": normal(48)}
+    constants["a"][:, 5] *= size
+    axes = ["n", "m"][: rank - 1]
+    model = model_of(nodes, constants, [("x", TensorProto.FLOAT, [*axes, 32])], [("y", [*axes, 48])])
+    wanted, _, written = both(model, tmp_path, normal(*[40, 7][: rank - 1], 32))
+    np.testing.assert_allclose(written[..., 5], np.full_like(wanted[..., 5], constants["b"][5]), rtol=1e-4)
+    products = count_products(tmp_path / "run.onnx")
+    assert (products.integer, products.floating) == (1, ())
+
+
 def test_a_product_before_relu_stays_an_operator(tmp_path: Path):
     nodes = [
         helper.make_node("Gemm", ["x", "a", "b"], ["h"], name="first"),

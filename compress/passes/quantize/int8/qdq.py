@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.lowering.graph import (
+    Array,
     add_initializer,
     attend_apart,
     constant,
@@ -37,6 +38,7 @@ _TAKEN_IN = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"}
 )
 _LARGEST_BIAS = 2**30
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 _MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 """Operators that run on integers as they are."""
 
@@ -146,6 +148,8 @@ def _matmul(
     bias: ir.Value | None = None,
 ) -> ir.Value:
     """DequantizeLinear(x) @ DequantizeLinear(weight) + DequantizeLinear(bias)."""
+    if bias is not None:
+        weight, weight_scale = _fitting(graph, weight, weight_scale, constant_of(scale), constant_of(bias))
     inputs = [
         _floating(graph, node, [x, scale, zero]),
         _floating(graph, node, [weight, weight_scale, None], 1),
@@ -154,18 +158,33 @@ def _matmul(
     if bias is None:
         return product
     product.name = f"{node.name}.product"
-    add = ir.node("Add", [product, _small_bias(graph, node, bias, scale, weight_scale)])
+    add = ir.node("Add", [product, _whole_bias(graph, node, bias, scale, weight_scale)])
     add.outputs[0].name = add.name = f"{node.name}.sum"
     return insert_before(graph, node, add)
 
 
-def _small_bias(
+def _fitting(
+    graph: ir.Graph, weight: ir.Value | None, scales: ir.Value | None, step: Array, bias: Array
+) -> tuple[ir.Value | None, ir.Value | None]:
+    """The weight and its scales, of which those that are too small for the bias in 32 bits are larger: of outputs with
+    next to no weights, as `quantize_kernel` has them."""
+    needed = np.maximum(np.abs(bias.astype(np.float64)) / _LARGEST_BIAS, _SMALLEST_SCALE) / float(step)
+    found = constant_of(scales)
+    wider = np.maximum(found, needed if found.ndim else needed.max()).astype(np.float32)
+    if weight is None or scales is None or (wider == found).all():
+        return weight, scales
+    values = np.rint(constant_of(weight) * (found.astype(np.float64) / wider)).astype(np.int8)
+    return (
+        add_initializer(graph, f"{weight.name}.fitting", values),
+        add_initializer(graph, f"{scales.name}.fitting", wider),
+    )
+
+
+def _whole_bias(
     graph: ir.Graph, node: ir.Node, bias: ir.Value, scale: ir.Value | None, weight_scale: ir.Value | None
 ) -> ir.Value:
     """The bias as int32: a product of two axes becomes a `Gemm`, which fuses with such a bias only."""
     values, step, steps = map(constant_of, (bias, scale, weight_scale))
-    if np.abs(values.astype(np.float64) / (step.astype(np.float64) * steps)).max() > _LARGEST_BIAS:
-        return bias
     whole = quantize_bias(values, np.broadcast_to(steps, values.shape), float(step))
     stored = add_initializer(graph, f"{bias.name}.int32", whole)
     return _floating(graph, node, _bias(graph, stored, scale, weight_scale), axis=0)
