@@ -127,8 +127,7 @@ def test_scales_of_both_factors_are_trained(name: str, tmp_path: Path) -> None:
             change.uniform_(-0.2, 0.2, generator=torch.manual_seed(1))
         expected = student(input_ids=UNSEEN_IDS).logits[0].numpy()
         assert np.array_equal(student(input_ids=UNSEEN_IDS).logits[0].numpy(), expected)
-    for node, found in train.factors_of(student, rows).items():
-        multiply_scales(graph.graph, node, found)
+    multiply_scales(graph.graph, train.factors_of(student, rows))
     ir.save(graph, file)
     near = 2e-4 * np.abs(expected).max()
     np.testing.assert_allclose(logits(dequantized(file)), expected, rtol=0, atol=near)

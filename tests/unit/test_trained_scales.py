@@ -15,6 +15,7 @@ from torch import nn
 from compress.core.artifacts import ONNX_MODEL, Artifact
 from compress.core.errors import ModelError
 from compress.lowering import step as lower
+from compress.lowering.files import save_onnx
 from compress.lowering.parity import outputs_of
 from compress.models.io.checkpoints import load_model
 from compress.passes.quantize import step as quantize
@@ -26,6 +27,7 @@ from compress.step import StepContext
 from tests import tiny_language
 from tests.steps import context, run
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
+from tests.tiny_families import text_batch, tiny_model
 from tests.tiny_language import Taught
 from tests.unit.test_decoder_quantization import UNSEEN, dequantized, logits, quantized
 
@@ -54,8 +56,7 @@ def test_the_trained_model_is_the_file(tmp_path: Path, name: str):
     for change in student.changes:
         nn.init.uniform_(change, -0.2, 0.2)
     before = stored_blocks(graph.graph)
-    for node, factors in train.factors_of(student, rows).items():
-        multiply_scales(graph.graph, node, factors)
+    multiply_scales(graph.graph, train.factors_of(student, rows))
     for node, stored in stored_blocks(graph.graph).items():
         np.testing.assert_array_equal(stored.blocks.values, before[node].blocks.values)
     ir.save(graph, file)
@@ -66,6 +67,29 @@ def test_the_trained_model_is_the_file(tmp_path: Path, name: str):
             logits(dequantized(file)), expected, rtol=0, atol=2e-4 * np.abs(expected).max()
         )
     assert np.corrcoef(logits(file).ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_scales_that_layers_share_are_trained_once(tmp_path: Path):
+    """All layers of an ALBERT are one."""
+    model = tiny_model("albert", num_hidden_layers=3)
+    model.set_attn_implementation("eager")
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    task = {"input_names": names, "output_names": ["logits"], "max_length": 16}
+    lowered = lower.lower(model, task)[0]
+    path = save_onnx(lowered, tmp_path)
+    file = quantized(path, tmp_path, method="rtn", block_size=16)
+    rows, graph = rows_of(model, ir.load(path).graph), ir.load(file)
+    student = train.scaled_model(model, rows, stored_blocks(graph.graph))
+    torch.manual_seed(1)
+    for change in student.changes:
+        nn.init.uniform_(change, -0.2, 0.2)
+    multiply_scales(graph.graph, train.factors_of(student, rows))
+    ir.save(graph, file)
+    batch = text_batch("albert", 1, 12, names)
+    with torch.no_grad():
+        expected = student(**batch).logits.numpy()
+    given = outputs_of(dequantized(file))({name: values.numpy() for name, values in batch.items()})
+    np.testing.assert_allclose(given, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path):
@@ -108,7 +132,7 @@ def test_training_makes_up_for_rounding(tmp_path: Path, taught: Taught):
     for node, stored in stored_blocks(spoilt.graph).items():
         if not stored.is_read:
             factors = drawn.uniform(0.6, 1.4, stored.blocks.scales.shape)
-            multiply_scales(spoilt.graph, node, factors.astype(np.float32))
+            multiply_scales(spoilt.graph, {node: factors.astype(np.float32)})
     shutil.copytree(blocks.path, folder)
     ir.save(spoilt, folder / ONNX_MODEL)
     blocks = replace(blocks, path=folder)

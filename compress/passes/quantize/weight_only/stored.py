@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -40,11 +41,21 @@ def stored_blocks(graph: ir.Graph) -> dict[str, Stored]:
     return found
 
 
-def multiply_scales(graph: ir.Graph, node: str, factors: Floats) -> None:
-    """Multiply the scales of a product in blocks, each by its factor (rows, blocks)."""
-    scales = next(inputs_of(one, 2)[0] for one in graph if one.name == node and one.op_type == "MatMulNBits")
-    made = np.asarray(constant_of(scales) * factors.reshape(-1), np.float32)
-    scales.const_value = ir.tensor(made, name=scales.name)
+def multiply_scales(graph: ir.Graph, factors: Mapping[str, Floats]) -> None:
+    """Multiply the scales of products in blocks, each by its factor (rows, blocks); those that layers share once.
+
+    Args:
+        factors: by the names of the nodes.
+    """
+    multiplied: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type != "MatMulNBits" or node.name not in factors:
+            continue
+        (scales,) = inputs_of(node, 2)
+        if scales not in multiplied:
+            made = np.asarray(constant_of(scales) * factors[node.name].reshape(-1), np.float32)
+            scales.const_value = ir.tensor(made, name=scales.name)
+            multiplied.add(scales)
 
 
 def _blocks(node: ir.Node, integers: Bytes, scales: Floats, zeros: Bytes | None, width: int) -> Blocks:

@@ -50,8 +50,7 @@ def run(ctx: StepContext) -> StepResult:
         put_weights(
             student.changes, {name: torch.zeros_like(one) for name, one in student.changes.named_parameters()}
         )
-    for node, factors in factors_of(student, rows).items():
-        multiply_scales(quantized.graph, node, factors)
+    multiply_scales(quantized.graph, factors_of(student, rows))
     save_onnx(quantized, ctx.out)
     copy_interface(source.path, ctx.out)
     facts = {
