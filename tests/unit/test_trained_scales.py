@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.core.artifacts import ONNX_MODEL, TASK, Artifact
 from compress.core.errors import ModelError
 from compress.lowering import step as lower
 from compress.lowering.files import save_onnx
@@ -29,6 +29,7 @@ from tests.steps import context, run
 from tests.tiny_decoders import lowered_decoder, tiny_decoder
 from tests.tiny_families import text_batch, tiny_model
 from tests.tiny_language import Taught
+from tests.tiny_vision import tiny_vit, write_image_artifact
 from tests.unit.test_decoder_quantization import UNSEEN, dequantized, logits, quantized
 
 TIED = "llama, tied with biases"
@@ -67,6 +68,31 @@ def test_the_trained_model_is_the_file(tmp_path: Path, name: str):
             logits(dequantized(file)), expected, rtol=0, atol=2e-4 * np.abs(expected).max()
         )
     assert np.corrcoef(logits(file).ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_the_patches_of_images_are_those_of_the_file(tmp_path: Path):
+    """They are a kernel in torch and a matrix in the file."""
+    artifact = write_image_artifact(tmp_path / "torch", tiny_vit())
+    model = load_model(artifact.path, attention="eager")
+    lowered, _ = lower.lower(model, artifact.read_json(TASK))
+    ir.save(lowered, tmp_path / ONNX_MODEL)
+    file = quantized(tmp_path / ONNX_MODEL, tmp_path, method="rtn", block_size=16)
+    rows, stored = rows_of(model, ir.load(tmp_path / ONNX_MODEL).graph), stored_blocks(ir.load(file).graph)
+    student = train.scaled_model(model, rows, stored)
+    name = next(name for name in stored if name.endswith("patch_embeddings.projection"))
+    kernel = model.get_parameter(f"{name}.weight").detach().numpy()
+    np.testing.assert_array_equal(kernel.reshape(len(kernel), -1), stored[name].blocks.dequantized())
+    assert {f"{name}.weight", *(one.name for one in student.weights)} >= {
+        f"{owner}.weight"
+        for owner, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    assert name not in train.factors_of(student, rows)
+    pixels = {"pixel_values": np.random.default_rng(0).normal(size=(2, 1, 8, 8)).astype(np.float32)}
+    with torch.no_grad():
+        expected = student(pixel_values=torch.from_numpy(pixels["pixel_values"])).logits.numpy()
+    given = outputs_of(dequantized(file))(pixels)
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_scales_that_layers_share_are_trained_once(tmp_path: Path):

@@ -14,7 +14,7 @@ from compress.passes.quantize.layers import Convolution, Table, layers
 
 
 class Row(NamedTuple):
-    """The `number`-th row of a parameter; of one that is `turned`, its column."""
+    """The `number`-th row of a parameter, of a kernel flattened; of one that is `turned`, its column."""
 
     parameter: str
     number: int
@@ -36,8 +36,8 @@ def rows_of(model: nn.Module, graph: ir.Graph) -> dict[str, list[Row]]:
     known: dict[bytes, list[Row]] = {}
     for owner, module in model.named_modules():
         for name, parameter in module.named_parameters(owner, recurse=False):
-            if parameter.ndim == 2:
-                held, turned = parameter.detach().numpy(), isinstance(module, Conv1D)
+            if parameter.ndim > 1:
+                held, turned = parameter.detach().flatten(1).numpy(), isinstance(module, Conv1D)
                 for number, row in enumerate(np.ascontiguousarray(held.T if turned else held)):
                     known.setdefault(row.tobytes(), []).append(Row(name, number, turned))
     found = {}

@@ -26,8 +26,8 @@ from compress.training.validation import Validation
 def run(ctx: StepContext) -> StepResult:
     """Put the weights of the file into the torch model, train the scales there, and write them into the file.
 
-    Tables of words, and a head that is tied to one, stay as they are. Where training leaves a lower validation score
-    than it found, so do the scales.
+    Tables of words, a head that is tied to one, and the patches of images stay as they are. Where training leaves a
+    lower validation score than it found, so do the scales.
 
     Raises:
         ModelError: the file holds nothing to train, or other weights than the torch model.
@@ -83,8 +83,9 @@ def scaled_model(
         floats = torch.from_numpy(blocks.dequantized())
         for name, (turned, own, numbers) in _by_parameter(rows[node]).items():
             held = parameters[name].detach()
-            (held.T if turned else held)[numbers] = floats[own]
-            if not is_read and len(numbers) == held.shape[turned]:
+            rows_held = held.view(len(held), -1)
+            (rows_held.T if turned else rows_held)[numbers] = floats[own]
+            if not is_read and held.ndim == 2 and len(numbers) == held.shape[turned]:
                 weights[name] = ScaledWeight(name, blocks.block_size, turned)
     return ScaledBlocks(model, [*weights.values()])
 
