@@ -173,6 +173,8 @@ def test_what_is_excluded_or_does_not_pay_keeps_its_weight(text_model: Artifact,
         of_texts.make(low_rank, tmp_path / "c", spec(round_to=32), text_model)
     with pytest.raises(ModelError, match="all its maps are excluded"):
         of_texts.make(low_rank, tmp_path / "d", spec(exclude=["*"]), text_model)
+    with pytest.raises(ModelError, match=r"no module of the model matches the pattern '\*\.keys'"):
+        of_texts.make(low_rank, tmp_path / "e", spec(exclude=["*.keys"]), text_model)
 
 
 def test_max_drop_holds_before_recovery(text_model: Artifact, tmp_path: Path):

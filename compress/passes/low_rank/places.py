@@ -62,7 +62,7 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
         exclude: shell patterns of module names; one that names a part of a place leaves out the place.
 
     Raises:
-        ModelError: there is nothing to factor.
+        ModelError: there is nothing to factor, or a pattern fits no module.
     """
     names = {module: name for name, module in model.named_modules()}
     weights = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
@@ -71,6 +71,13 @@ def places_of(model: nn.Module, exclude: Sequence[str]) -> list[Place]:
         for group in _groups(model)
         if all(can_factor(module) and weights.count(id(module.weight)) == 1 for module in group)
     ]
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name in names.values()):
+            raise ModelError(
+                f"no module of the model matches the pattern {pattern!r}",
+                where="low_rank.exclude",
+                hint=f"The maps are: {', '.join(name for group in groups for name in group)}",
+            )
     chosen = [
         group
         for group in groups
