@@ -291,6 +291,10 @@ IDLE = [
         "double_quantization is for 4 bits only: LLM.int8() has one scale per output and nothing to quantize twice; "
         "leave it out, or use `bits: 4`",
     ),
+    (
+        "library: bitsandbytes, numbers: fp4",
+        "numbers is for 4 bits only: LLM.int8() stores integers; leave it out, or use `bits: 4`",
+    ),
 ]
 
 

@@ -43,6 +43,10 @@ class BitsandbytesSpec(QuantizeSpec):
                 "double_quantization is for 4 bits only: LLM.int8() has one scale per output and nothing to "
                 "quantize twice; leave it out, or use `bits: 4`"
             )
+        if self.bits == 8 and "numbers" in self.model_fields_set:
+            raise ValueError(
+                "numbers is for 4 bits only: LLM.int8() stores integers; leave it out, or use `bits: 4`"
+            )
         return self
 
     @property
