@@ -49,6 +49,16 @@ def nothing_past(session, rows: int) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.parametrize("key", ["scale_attn_by_inverse_layer_idx", "scale_attn_weights"])
+def test_attention_is_scaled_as_the_config_says(key: str, tmp_path: Path):
+    model = tiny_decoder("gpt2", **{key: key == "scale_attn_by_inverse_layer_idx"})
+    session = open_session(str(lowered_decoder(model, tmp_path)))
+    ids = np.random.default_rng(0).integers(3, WORDS, 24).tolist()
+    wanted = whole_logits(model, ids)
+    found = unshared(session, np.array([ids]), np.ones((1, 24), np.int64), nothing_past(session, 1))[0][0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_file_says_the_same_as_the_model(name: str, tmp_path: Path):
     model = tiny_decoder(name)

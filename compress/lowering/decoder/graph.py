@@ -141,7 +141,7 @@ class _Builder:
         attributes = {
             "num_heads": sizes["heads"],
             "kv_num_heads": sizes["groups"],
-            "scale": layout.scale,
+            "scale": layout.scale / (layer + 1 if layout.deeper_weaker else 1),
             "do_rotary": int(kind is not None),
         }
         attributes |= {} if window is None else {"local_window_size": window}

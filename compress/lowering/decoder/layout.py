@@ -42,9 +42,10 @@ class Layout:
     """A decoder as its config describes it.
 
     `windows`: of each layer, how many tokens it looks at, itself included; None: all before it. `rotaries`: of each
-    layer, the name of its tables in `tables`; None: it turns nothing. `scale`: what products of queries and keys
-    are multiplied with. `softcap`, `final_softcap`: bounds that attention's scores and logits are bent to, 0: none.
-    `embedding_scale`: what embeddings are multiplied with. `tied`: the head is the table of words.
+    layer, the name of its tables in `tables`; None: it turns nothing. `scale`: what products of queries and keys are
+    multiplied with; `deeper_weaker`: divided by the number of the layer, from 1 on. `softcap`, `final_softcap`: bounds
+    that attention's scores and logits are bent to, 0: none. `embedding_scale`: what embeddings are multiplied with.
+    `tied`: the head is the table of words.
     """
 
     network: Network
@@ -53,6 +54,7 @@ class Layout:
     activation: Activation
     epsilon: float
     scale: float
+    deeper_weaker: bool
     softcap: float
     final_softcap: float
     embedding_scale: float
@@ -100,7 +102,8 @@ def layout_of(config: Any) -> Layout:
         sizes=sizes,
         activation=_ACTIVATIONS[activation],
         epsilon=float(_first(known, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
-        scale=float(attended) ** -0.5,
+        scale=float(attended) ** -0.5 if known.get("scale_attn_weights", True) else 1.0,
+        deeper_weaker=bool(known.get("scale_attn_by_inverse_layer_idx")),
         softcap=float(known.get("attn_logit_softcapping") or 0),
         final_softcap=float(known.get("final_logit_softcapping") or 0),
         embedding_scale=sizes["hidden"] ** 0.5 if network.scales_words else 1.0,
