@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from compress.encoding.inputs import Batch
 from compress.lowering import step as lower
 from compress.passes.quantize import step as quantize
 from compress.passes.quantize.layers import Layer, layers
+from compress.passes.quantize.weight_only import mixed
 from compress.passes.quantize.weight_only.blocks import quantize_blocks
 from compress.passes.quantize.weight_only.mixed import Sensitivity, sensitivities
 from compress.passes.quantize.weight_only.spec import WeightOnlySpec
@@ -48,6 +50,22 @@ def size_of(file: Path) -> int:
     return sum(
         value.const_value.nbytes for value in ir.load(file).graph.initializers.values() if value.const_value
     )
+
+
+@pytest.mark.parametrize(("items", "read"), [("image", 64), ("text", 1024)])
+def test_an_image_is_as_many_tokens_as_the_model_makes_of_it(tmp_path: Path, monkeypatch, items, read):
+    asked = []
+
+    def note(_ctx, _source, count, tokens):
+        asked.append((count, tokens))
+        raise StopIteration
+
+    monkeypatch.setattr(mixed, "calibration_batches", note)
+    monkeypatch.setattr(mixed, "typical_length", lambda *_: 16)
+    ctx = SimpleNamespace(task=SimpleNamespace(kind=SimpleNamespace(items=items)), work=tmp_path)
+    with pytest.raises(StopIteration):
+        mixed.widened(ctx, SimpleNamespace(path=tmp_path), SPEC)
+    assert asked == [(read, read)]
 
 
 @pytest.mark.parametrize("name", ["llama, tied with biases", "qwen3"])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from compress.core.numerics import bytes_overflow, reduced_range
+from compress.data.splits import Examples
+from compress.lowering.graph import tidy
+from compress.lowering.patches import multiply_patches
 from compress.passes.quantize.int8.affine import REDUCED_LIMIT, UINT8_LEVELS, quantize_columns
-from compress.passes.quantize.int8.gain.probe import Probe, Timing, probe, shapes_of, warning
+from compress.passes.quantize.int8.gain.probe import Probe, Timing, probe, shapes_of, typical_length, warning
 from compress.passes.quantize.layers import layers
 from compress.profile.schema import TargetSpec
 from compress.targets.local import resolve
+from tests.unit.test_lowering_graphs import normal, patches
 from tests.unit.test_quantize_graphs import mlp
 
 
@@ -79,6 +86,20 @@ def test_the_speedup_is_that_of_all_products():
 )
 def test_the_warning(probed, message):
     assert warning(probed) == message
+
+
+def test_an_image_has_as_many_rows_as_the_model_makes_of_it(tmp_path):
+    model = patches()
+    assert multiply_patches(model) == 1
+    tidy(model)
+    ir.save(model, tmp_path / "model.onnx")
+    images = SimpleNamespace(
+        lengths=np.ones(3, np.int64), batch=lambda which: {"x": normal(len(which), 3, 8, 8)}
+    )
+    task = SimpleNamespace(kind=SimpleNamespace(items="image"), encode=lambda *_: images)
+    data = SimpleNamespace(train=Examples.unlabelled(["one", "two", "three"]))
+    context = SimpleNamespace(task=task, data=data, work=tmp_path)
+    assert typical_length(context, SimpleNamespace(path=tmp_path)) == 16
 
 
 def test_every_shape_is_timed():

@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.core.artifacts import Artifact
+from compress.core.artifacts import ONNX_MODEL, Artifact
+from compress.encoding.inputs import Batch
 from compress.lowering.graph import MS_DOMAIN
 from compress.measuring.jobs import JobFolder
 from compress.measuring.timing.disturbance import any_disturbed
 from compress.measuring.timing.latency import milliseconds, timed
-from compress.passes.quantize.layers import FusedAttention, Layer, Linear
+from compress.passes.quantize.calibration.activation_capture import observe
+from compress.passes.quantize.layers import FusedAttention, Layer, Linear, layers
 from compress.profile.schema import MeasureSpec
 from compress.step import StepContext
 from compress.targets.local import ResolvedTarget
@@ -88,9 +91,25 @@ def shapes_of(chosen: Sequence[Layer]) -> Counter[Shape]:
 
 
 def typical_length(ctx: StepContext, source: Artifact) -> int:
-    """Tokens of a typical training example, as the model `source` reads it: rows of its products."""
+    """Tokens of a typical training example, as the model `source` reads it: rows of its products. An image has as many
+    as the model makes of it."""
     some = ctx.data.train.take(range(min(TYPICAL, len(ctx.data.train))))
-    return int(np.median(ctx.task.encode(some, source.path).lengths))
+    inputs = ctx.task.encode(some, source.path)
+    if ctx.task.kind.items != "image":
+        return int(np.median(inputs.lengths))
+    return most_rows(source.path / ONNX_MODEL, inputs.batch([0]), ctx.work)
+
+
+def most_rows(path: Path, example: Batch, work: Path) -> int:
+    """The most rows that a linear layer of a float model reads of one example; 1 where it has none.
+
+    Args:
+        work: where a copy of the model may lie for a moment.
+    """
+    linear = [layer for layer in layers(ir.load(path).graph) if isinstance(layer, Linear | FusedAttention)]
+    names = list(dict.fromkeys(layer.source.name or "" for layer in linear))
+    (found,) = observe(path, names, iter([example]), work)
+    return max((values.size // values.shape[-1] for values in found.values()), default=1)
 
 
 def probe(
