@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
+from compress.passes.quantize.int8 import smoothquant
 from compress.passes.quantize.int8.smoothquant import (
     ChannelSample,
     best_alpha,
@@ -20,8 +21,10 @@ from compress.passes.quantize.int8.smoothquant import (
     smooth,
     smoothing_factors,
 )
+from compress.passes.quantize.int8.spec import Int8Spec
 from compress.passes.quantize.layers import layers
-from tests.unit.test_quantize_graphs import model_of, normal, run
+from compress.passes.quantize.preparation import prepare
+from tests.unit.test_quantize_graphs import mlp, model_of, normal, run
 
 POSITIVE = arrays.arrays(np.float32, 5, elements=st.floats(0, 1e4, width=32))
 
@@ -53,17 +56,34 @@ def outliers(rows: int, width: int) -> np.ndarray:
     return x
 
 
-def test_the_error_is_that_of_the_integers():
+@pytest.mark.parametrize("limit", [127, 64])
+def test_the_error_is_that_of_the_integers(limit):
     rows, weight = normal(6, 4), normal(4, 3)
     low, high = min(rows.min(), 0), max(rows.max(), 0)
     scale = (high - low) / 255
     zero = round(-low / scale)
     x = (np.clip(np.rint(rows / scale) + zero, 0, 255) - zero) * scale
-    steps = np.abs(weight).max(axis=0) / 127
+    steps = np.abs(weight).max(axis=0) / limit
     w = np.rint(weight / steps) * steps
     wanted = rows @ weight
     error = np.square(x @ w - wanted).sum() / np.square(wanted).sum()
-    assert output_error(sample_of(rows), [weight], np.ones(4, np.float32)) == pytest.approx(error, rel=1e-3)
+    found = output_error(sample_of(rows), [weight], np.ones(4, np.float32), limit=limit)
+    assert found == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize(("reduced", "limit"), [(True, 64), (False, 127)])
+def test_the_search_rounds_as_the_file_will(tmp_path: Path, monkeypatch, reduced, limit):
+    seen = set()
+
+    def observed(*arguments, **named):
+        seen.add(named.get("limit", arguments[-1]))
+        return 0.0
+
+    monkeypatch.setattr(smoothquant, "output_error", observed)
+    ir.save(mlp(), tmp_path / "model.onnx")
+    spec = Int8Spec(smooth=True, reduce_range=reduced)
+    prepare(tmp_path, spec, lambda: iter([{"x": normal(1, 7, 32)}]), tmp_path)
+    assert seen == {limit}
 
 
 def test_outliers_are_worth_smoothing_and_even_channels_are_not():

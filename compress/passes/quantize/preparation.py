@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from compress.core.artifacts import ONNX_MODEL
 from compress.core.disk.files import empty_folder
+from compress.core.numerics import reduced_range
 from compress.encoding.inputs import Batch
 from compress.lowering.files import save_onnx
+from compress.passes.quantize.int8.affine import weight_limit
 from compress.passes.quantize.int8.cross_layer_equalization import equalize
 from compress.passes.quantize.int8.smoothquant import smooth
 from compress.passes.quantize.int8.spec import Int8Spec
@@ -44,7 +46,14 @@ def prepare(
     if smoothing is not None:
         alpha = None if smoothing.alpha == "search" else smoothing.alpha
         facts["smoothed"] = smooth(
-            model, chosen, folder / ONNX_MODEL, batches, work, alpha=alpha, per_channel=spec.per_channel
+            model,
+            chosen,
+            folder / ONNX_MODEL,
+            batches,
+            work,
+            alpha=alpha,
+            per_channel=spec.per_channel,
+            limit=weight_limit(reduced_range(spec.reduce_range)),
         )
     save_onnx(model, prepared)
     return prepared, facts

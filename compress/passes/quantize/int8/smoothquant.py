@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from compress.encoding.inputs import Batch
 from compress.passes.quantize.calibration.activation_capture import observe
 from compress.passes.quantize.calibration.observers import ChannelSample
-from compress.passes.quantize.int8.affine import activation_scale, quantize_columns, rounded_activations
+from compress.passes.quantize.int8.affine import (
+    INT8_LIMIT,
+    activation_scale,
+    quantize_columns,
+    rounded_activations,
+)
 from compress.passes.quantize.layers import Layer
 from compress.passes.quantize.scale_folding import divisible, groups, scale_channels
 
@@ -40,6 +45,7 @@ def smooth(
     *,
     alpha: float | None,
     per_channel: bool,
+    limit: int = INT8_LIMIT,
 ) -> dict[str, float]:
     """Smooth the inputs of linear layers; the outputs of the float model stay what they are.
 
@@ -48,6 +54,7 @@ def smooth(
         chosen: its layers that will be quantized.
         path: the same graph as a file, which calibration examples are run on.
         alpha: the same for every layer; None: for each the one with the least error of its output.
+        limit: the largest integer of the weights.
 
     Returns:
         alpha by the name of the first layer of each group that was smoothed.
@@ -62,7 +69,7 @@ def smooth(
         sample = samples[group.source.name or ""]
         weights = [layer.weight for layer in group.layers]
         share = 1.0 if divisible(model.graph, group) is not None else WORTH_A_MULTIPLICATION
-        picked = alpha if alpha is not None else best_alpha(sample, weights, per_channel, share)
+        picked = alpha if alpha is not None else best_alpha(sample, weights, per_channel, share, limit)
         if picked is None:
             continue
         factors = factors_of(sample, weights, picked)
@@ -88,7 +95,11 @@ def factors_of(sample: ChannelSample, weights: Sequence[Floats], alpha: float) -
 
 
 def output_error(
-    sample: ChannelSample, weights: Sequence[Floats], factors: Floats, per_channel: bool = True
+    sample: ChannelSample,
+    weights: Sequence[Floats],
+    factors: Floats,
+    per_channel: bool = True,
+    limit: int = INT8_LIMIT,
 ) -> float:
     """Squares of what 8 bits change in the layers' outputs on the sampled rows, over the squares of the outputs.
 
@@ -99,21 +110,25 @@ def output_error(
     total = 0.0
     for weight in weights:
         wanted = sample.rows @ weight
-        rounded = quantize_columns(weight * factors[:, None], per_channel)
+        rounded = quantize_columns(weight * factors[:, None], per_channel, limit)
         off = rows @ (rounded.values * rounded.scales) - wanted
         total += float(np.square(off).sum() / max(np.square(wanted).sum(), 1e-30))
     return total
 
 
 def best_alpha(
-    sample: ChannelSample, weights: Sequence[Floats], per_channel: bool = True, share: float = 1.0
+    sample: ChannelSample,
+    weights: Sequence[Floats],
+    per_channel: bool = True,
+    share: float = 1.0,
+    limit: int = INT8_LIMIT,
 ) -> float | None:
     """The alpha with the least error; None where none brings it below `share` of the error without smoothing."""
     one = np.ones(sample.rows.shape[1], np.float32)
-    limit = share * output_error(sample, weights, one, per_channel)
+    most = share * output_error(sample, weights, one, per_channel, limit)
     errors = {
-        alpha: output_error(sample, weights, factors_of(sample, weights, alpha), per_channel)
+        alpha: output_error(sample, weights, factors_of(sample, weights, alpha), per_channel, limit)
         for alpha in ALPHAS
     }
     best = min(errors, key=lambda alpha: errors[alpha])
-    return best if errors[best] < limit else None
+    return best if errors[best] < most else None
