@@ -324,9 +324,22 @@ def test_a_file_that_is_no_model_is_named(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(bundle, tmp_path / "bundle")
-    (tmp_path / "bundle" / "task.json").write_text("{")
-    assert asked(tmp_path / "bundle" / "predict.py", monkeypatch, "a text") == 1
-    assert capsys.readouterr().err.startswith("cannot load the model: ")
+    for name, content in (("model.onnx", "not a model"), ("tokenizer.json", "{}"), ("task.json", "{")):
+        (tmp_path / "bundle" / name).write_text(content)
+        assert asked(tmp_path / "bundle" / "predict.py", monkeypatch, "a text") == 1
+        told = capsys.readouterr().err
+        assert told.startswith("cannot load the model: ")
+        assert told.count("\n") == 1
+
+
+def test_a_model_of_a_language_that_fails_as_it_runs_is_told_of_in_one_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    beyond = models.WordLevel({"cat": 100_000, "[UNK]": 100_001}, unk_token="[UNK]")
+    Tokenizer(beyond).save(str(tmp_path / "bundle" / "tokenizer.json"))
+    assert asked(tmp_path / "bundle" / "predict.py", monkeypatch, "cat") == 1
+    assert capsys.readouterr().err.startswith("the model failed: ")
 
 
 def test_backslashes_of_stops_are_those_of_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,12 @@ sys.path.insert(0, str(FOLDER))
 from runner import RunnerError, open_predictor, softmax  # type: ignore[import-not-found]  # noqa: E402
 
 
+def in_words(error: Exception) -> str:
+    """An error in one line, with its kind where its words were not written for users."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
+
+
 def main() -> int:
     """Read the command line, predict, print."""
     parser = argparse.ArgumentParser(description="Classify texts or images.")
@@ -40,8 +46,8 @@ def main() -> int:
         parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
         classifier = open_predictor(str(FOLDER), threads=asked.threads, model=asked.model)
-    except (OSError, ValueError, RunnerError) as error:
-        print(f"cannot load the model: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 (each library has errors of its own for a damaged file)
+        print(f"cannot load the model: {in_words(error)}", file=sys.stderr)
         return 1
     kind = "image" if "image" in classifier.task else "text"
     for given in inputs:
@@ -49,6 +55,9 @@ def main() -> int:
             row = softmax(classifier.outputs([given]))[0]
         except RunnerError as error:
             print(error, file=sys.stderr)
+            return 1
+        except Exception as error:  # noqa: BLE001 (as above)
+            print(f"the model failed: {in_words(error)}", file=sys.stderr)
             return 1
         best = int(row.argmax())
         if asked.json:

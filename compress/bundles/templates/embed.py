@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,32 @@ sys.dont_write_bytecode = True
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-from runner import RunnerError, open_predictor  # type: ignore[import-not-found]  # noqa: E402
+from runner import RunnerError, cosine, open_predictor  # type: ignore[import-not-found]  # noqa: E402
+
+
+def in_words(error: Exception) -> str:
+    """An error in one line, with its kind where its words were not written for users."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
+
+
+def write(path: Path, embeddings: Any) -> None:
+    """Write the array as a whole or not at all; to what is no file, as /dev/stdout, as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # What a link leads to is replaced, not the link.
+    path = Path(os.path.realpath(path)) if path.is_file() else path
+    made = path if path.exists() and not path.is_file() else path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(made, "wb") as stream:
+            np.save(stream, embeddings)
+        if made != path:
+            os.replace(made, path)
+    finally:
+        if made != path and made.exists():
+            made.unlink()
 
 
 def main() -> int:
@@ -44,22 +71,28 @@ def main() -> int:
         parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
         encoder = open_predictor(str(FOLDER), threads=asked.threads, model=asked.model)
-    except (OSError, ValueError, RunnerError) as error:
-        print(f"cannot load the model: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 (each library has errors of its own for a damaged file)
+        print(f"cannot load the model: {in_words(error)}", file=sys.stderr)
         return 1
+    made = []
+    for text in texts:
+        try:
+            # One by one: an integer model's scales follow the whole batch, so neighbours would change an embedding.
+            made.append(encoder.outputs([text])[0])
+        except Exception as error:  # noqa: BLE001 (as above)
+            print(f"the model failed: {in_words(error)}", file=sys.stderr)
+            return 1
+        if not (asked.out or asked.similar):
+            values = [float(value) for value in made.pop()]
+            print(json.dumps({"text": text, "embedding": values}, ensure_ascii=False))
     if asked.similar:
-        print(f"{encoder.similarity(*texts):.4f}")
-        return 0
-    # One by one: an integer model's scales follow the whole batch, so neighbours would change an embedding.
-    embeddings = (encoder.outputs([text])[0] for text in texts)
+        print(f"{cosine(*made):.4f}")
     if asked.out:
-        with open(asked.out, "wb") as stream:
-            np.save(stream, np.stack(list(embeddings)))
-        return 0
-    for text, embedding in zip(texts, embeddings):  # noqa: B905
-        print(
-            json.dumps({"text": text, "embedding": [float(value) for value in embedding]}, ensure_ascii=False)
-        )
+        try:
+            write(Path(asked.out), np.stack(made))
+        except OSError as error:
+            print(f"cannot write {asked.out}: {error.strerror or error}", file=sys.stderr)
+            return 1
     return 0
 
 

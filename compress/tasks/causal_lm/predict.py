@@ -39,6 +39,12 @@ def stop(text: str) -> str:
     return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), text)
 
 
+def in_words(error: Exception) -> str:
+    """An error in one line, with its kind where its words were not written for users."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, RunnerError) else f"{type(error).__name__}: {words}"
+
+
 def main() -> int:
     """Answer the prompts of the command line, or those that are typed in."""
     parser = argparse.ArgumentParser(description="Answers prompts, or goes on with texts.")
@@ -71,8 +77,8 @@ def main() -> int:
         parser.error(f"argument --model: there is no {asked.model} in this folder")
     try:
         model = open_predictor(str(FOLDER), asked.threads, model=asked.model)
-    except (OSError, ValueError, RunnerError) as error:
-        print(f"cannot load the model: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 (each library has errors of its own for a damaged file)
+        print(f"cannot load the model: {in_words(error)}", file=sys.stderr)
         return 1
     if asked.chat and not model.chats:
         parser.error("this model has no chat template that could be carried: give it plain prompts")
@@ -100,6 +106,12 @@ def main() -> int:
                 print(part, end="", flush=True)
         except RunnerError as error:
             print(error, file=sys.stderr)
+            return 1
+        except OSError:
+            # Of what is printed to: nobody reads it any more.
+            raise
+        except Exception as error:  # noqa: BLE001 (as above)
+            print(f"the model failed: {in_words(error)}", file=sys.stderr)
             return 1
         print()
         said.append({"role": "assistant", "content": answer})
