@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compress.core.artifacts import open_artifact
 from compress.core.disk.files import Damaged, first_damaged, is_temporary, read_sealed, remove
+from compress.core.disk.inside import inside
 from compress.core.errors import CompressError
 
 CHECKPOINT = "checkpoint.json"
@@ -87,9 +88,15 @@ def _with_files(loss: str, index: Callable[[Path], Path]) -> Callable[[Path], It
         noting = index(path)
         try:
             entries = read_sealed(noting).get("files", {})
+            for name in entries:
+                inside(noting.parent, name, where=str(noting))
             damaged = first_damaged(noting.parent, entries)
         except (Damaged, FileNotFoundError):
             yield Finding(noting, "it is missing, or does not match its checksum", loss, (noting, path))
+            return
+        except (CompressError, AttributeError, KeyError, TypeError):
+            # It was not written here: what it names is left alone.
+            yield Finding(noting, "it does not list files of its folder", loss, (noting, path))
             return
         if damaged is not None:
             parts = (noting, *(noting.parent / name for name in entries))

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from compress.cli.root import main
+from compress.core.disk.files import write_sealed
 from compress.core.errors import DataError, UsageError
 from compress.measuring.scoring import _keep, _kept
 from compress.store.cache import Cache
@@ -37,7 +38,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def a_measurement(cache: Cache) -> Path:
-    measurement = bert_run().steps[0].measurements[0]
+    measurement = bert_run().steps[0].measurements[0].model_copy(update={"key": "9" * 64})
     cache.keep_measurement(measurement)
     assert cache.measurement(measurement.key) == measurement
     return cache.root / "measurements" / f"{measurement.key}.json"
@@ -161,7 +162,7 @@ def everything(folder: Path, cache: Cache) -> None:
 
     publish(cache)
     a_measurement(cache)
-    _keep({"vector": np.zeros((3, 4), np.float32)}, cache.references / "a.npz")
+    _keep({"vector": np.zeros((3, 4), np.float32)}, cache.references / f"{KEY}.npz")
     weights = {"w": torch.arange(9.0)}
     save_checkpoint(cache.work("f" * 64) / "distill", {"step": 3, "plan": {}}, weights, weights, 2)
     say(cache, "e" * 64)
@@ -229,3 +230,32 @@ def test_signals_whose_note_is_damaged_are_listed_and_can_be_removed(cache: Cach
     assert entry.key == "e" * 64
     assert cache.remove_signals(entry.key) is True
     assert cache.signals_entries() == []
+
+
+@pytest.fixture
+def here(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with that cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPRESS_CACHE", str(cache.root))
+    return tmp_path
+
+
+def asked(*words: str) -> str:
+    """What `compress cache` prints."""
+    done = CliRunner().invoke(main, ["cache", *words])
+    assert "internal error" not in done.output
+    return done.output
+
+
+@pytest.mark.parametrize(
+    "files", [{"../../../mine": {"sha256": "0", "bytes": 1}}, ["../../../mine"], {"../../../mine": 3}, 7]
+)
+def test_what_a_damaged_index_names_elsewhere_is_left_alone(here: Path, cache: Cache, files: object):
+    """A cache may come from somebody else, with right checksums."""
+    (here / "mine").write_text("mine")
+    folder = cache.work("f" * 64)
+    assert (folder / "../../../mine").samefile(here / "mine")
+    write_sealed(folder / "checkpoint.json", {"files": files})
+    assert "1 damaged and removed" in asked("check", "--remove")
+    assert (here / "mine").read_text() == "mine"
+    assert list(folder.iterdir()) == []

@@ -57,7 +57,7 @@ def work(base: Path) -> None:
                     publish(cache)
                     made = cache.find(KEY)
             assert made is not None
-            references = cache.references / "a.npz"
+            references = cache.references / f"{KEY}.npz"
             if _kept(references) is None:
                 _keep({"vector": OUTPUTS}, references)
             for position, step_ in enumerate(RUN.steps):
@@ -77,7 +77,7 @@ def assert_whole(base: Path) -> None:
     made = cache.find(KEY, hashed=True)
     assert made is not None
     assert (store.path / "bundle" / "model.safetensors").read_text() == "weights"
-    kept = _kept(cache.references / "a.npz")
+    kept = _kept(cache.references / f"{KEY}.npz")
     assert kept is not None
     assert np.array_equal(kept["vector"], OUTPUTS)
     assert not list((cache.root / "making").glob("[!.]*"))
