@@ -15,7 +15,6 @@ making/<key>/           directories that are being filled
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -43,7 +42,7 @@ from compress.core.disk.package_paths import at_home
 from compress.core.errors import CompressError, ResourceError
 from compress.core.records import Curve, TargetMeasurement
 from compress.core.terminal.progress import Progress
-from compress.store.checking import LAYOUT
+from compress.store.checking import LAYOUT, is_ours
 from compress.store.in_use import InUse
 from compress.store.locks import held
 
@@ -275,7 +274,7 @@ class Cache:
         """What teachers said, the one used last first."""
         found = []
         for folder in self.signals.glob("*"):
-            if folder.is_dir() and not is_temporary(folder):
+            if folder.is_dir() and is_ours(folder.name) and not is_temporary(folder):
                 note = folder / SIGNALS_NOTE
                 names = tuple(sorted({unquote(file.stem) for file in folder.glob(f"*.{LAYOUT}")}))
                 found.append(
@@ -330,8 +329,7 @@ class Cache:
         freed = 0
         for folder in ("work", "making", "artifacts"):
             for path in (self.root / folder).glob("*"):
-                if not (_KEY.fullmatch(path.name) or is_temporary(path)):
-                    # Somebody else's: the cache may have been put where other things lie.
+                if not (is_ours(path.name) or is_temporary(path)):
                     continue
                 if is_temporary(path) or (folder == "artifacts" and self.find(path.name) is not None):
                     continue
@@ -350,9 +348,6 @@ class Cache:
                     freed += _size_of(path)
                     remove(path)
         return freed
-
-
-_KEY = re.compile("[0-9a-f]{64}")
 
 
 def _read_note(file: Path) -> dict[str, Any] | None:

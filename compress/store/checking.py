@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,13 @@ LAYOUT = "layout"
 """The suffix of what says how a signal of a teacher lies in its file."""
 CHECKSUMS = ".checksums"
 """The suffix of what is noted of the outputs of a baseline."""
+_KEY = re.compile("[0-9a-f]{64}")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file or folder of the cache is called as what we put there, after a key: the cache may lie where other
+    things are, which are never removed."""
+    return _KEY.fullmatch(name.partition(".")[0]) is not None
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Finding:
 
 
 def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
-    """All that there is to be read, by its kind."""
+    """All that there is to be read, by its kind; what is called otherwise than ours is somebody else's."""
     kinds = {
         "artifact": (root / "artifacts").glob("*"),
         "step": (root / "steps").glob("*.json"),
@@ -45,14 +53,20 @@ def places(root: Path, runs: Path) -> list[tuple[str, Path]]:
         "signal": (root / "signals").glob(f"*/*.{LAYOUT}"),
         "teacher": (root / "signals").glob("*/teacher.json"),
         "checkpoint": (root / "work").rglob(CHECKPOINT),
-        "run": runs.glob("*/run.json"),
     }
-    return [
+    cached = [
         (kind, path)
         for kind, found in kinds.items()
         for path in sorted(found)
-        if not any(map(is_temporary, (path, *path.parents)))
+        if is_ours(path.relative_to(root).parts[1]) and not any(map(is_temporary, (path, *path.parents)))
     ]
+    found_runs = [path for path in sorted(runs.glob("*/run.json")) if _is_run(path.parent)]
+    return [*cached, *(("run", path) for path in found_runs)]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether something of a run of ours stands beside the `run.json` of a folder; other programs have such files."""
+    return any((folder / name).exists() for name in ("records", "profile.yaml"))
 
 
 def check(kind: str, path: Path) -> Finding | None:

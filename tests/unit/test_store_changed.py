@@ -259,3 +259,21 @@ def test_what_a_damaged_index_names_elsewhere_is_left_alone(here: Path, cache: C
     assert "1 damaged and removed" in asked("check", "--remove")
     assert (here / "mine").read_text() == "mine"
     assert list(folder.iterdir()) == []
+
+
+def test_what_others_have_in_folders_of_the_same_names_is_left_alone(here: Path, cache: Cache):
+    """A cache may lie where other things are."""
+    theirs = [
+        *(cache.root / name / "project" / "file" for name in ("artifacts", "signals", "work", "making")),
+        cache.root / "work" / "project" / "checkpoint.json",
+        cache.root / "steps" / "one.json",
+        cache.root / "references" / "table.npz",
+        here / "runs" / "theirs" / "run.json",
+    ]
+    for file in theirs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("theirs")
+    say(cache, "e" * 64)
+    assert "3 entries read" in asked("check", "--remove")
+    assert "on 1 sets of inputs" in asked("prune", "--everything")
+    assert [file.read_text() for file in theirs] == ["theirs"] * len(theirs)
