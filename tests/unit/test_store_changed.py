@@ -277,3 +277,9 @@ def test_what_others_have_in_folders_of_the_same_names_is_left_alone(here: Path,
     assert "3 entries read" in asked("check", "--remove")
     assert "on 1 sets of inputs" in asked("prune", "--everything")
     assert [file.read_text() for file in theirs] == ["theirs"] * len(theirs)
+
+
+def test_a_number_of_days_below_0_removes_nothing(here: Path, cache: Cache):
+    publish(cache)
+    assert "Invalid value for '--older-than'" in asked("prune", "--older-than", "-1")
+    assert cache.find(KEY) is not None

@@ -41,7 +41,10 @@ def cache_list(as_json: bool) -> None:
 
 @cache.command("prune")
 @click.option(
-    "--older-than", type=float, metavar="DAYS", help="Remove what no run has used for this many days."
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Remove what no run has used for this many days.",
 )
 @click.option("--everything", is_flag=True, help="Remove all artifacts, teachers' signals and checkpoints.")
 @click.option(
