@@ -173,8 +173,11 @@ def find_run(word: str, root: Path) -> RunStore:
     for path in (Path(word), root / word):
         if (path / _RUN).is_file():
             return RunStore(path)
-    candidates = [path.parent for path in root.glob(f"*/{_RUN}") if path.parent.name.startswith(word)]
+    found = [path.parent for path in root.glob(f"*/{_RUN}")]
+    # A profile's name may be the beginning of another's.
+    named = [path for path in found if path.name.rpartition("-")[0] == word]
+    candidates = (named or [path for path in found if path.name.startswith(word)]) if word else []
     if not candidates:
-        known = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{_RUN}"))) or "none"
+        known = ", ".join(sorted(path.name for path in found)) or "none"
         raise UsageError(f"no run {word!r}", hint=f"Runs in {root}: {known}.")
     return RunStore(max(candidates, key=lambda path: (path / _RUN).stat().st_mtime))

@@ -245,8 +245,17 @@ def test_a_run_is_found_by_folder_id_or_name(tmp_path: Path):
     RunStore(tmp_path / "job-1").begin(a_run())
     for word in (str(tmp_path / "job-1"), "job-1", "job"):
         assert find_run(word, tmp_path).path.name == "job-1"
-    with pytest.raises(UsageError, match="no run 'other'"):
-        find_run("other", tmp_path)
+    for word in ("other", ""):
+        with pytest.raises(UsageError, match=f"no run '{word}'"):
+            find_run(word, tmp_path)
+
+
+def test_a_profile_whose_name_begins_as_anothers_is_found(tmp_path: Path):
+    for name in ("job-1", "job_of_others-2", "job-of-others-3"):
+        RunStore(tmp_path / name).begin(a_run())
+        os.utime(tmp_path / name / "run.json", (int(name[-1]), int(name[-1])))
+    assert find_run("job", tmp_path).path.name == "job-1"
+    assert find_run("job_", tmp_path).path.name == "job_of_others-2"
 
 
 def test_records_of_another_version_are_refused(tmp_path: Path):
